@@ -1,0 +1,51 @@
+# `make quickstart` and `make test` work on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
+
+.PHONY: quickstart test install check test-slow test-wheel demo-checkpoints results benchmark clean
+
+quickstart: install
+	$(BIN)/bitnet-bench quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	# torch alone first: with a pin pip takes a CPU build where one is offered
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+check: install
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-slow: install
+	$(BIN)/python -m pytest -m ''
+
+# the tests once more, outside the checkout, against the built wheel
+test-wheel: install
+	$(BIN)/python -m build --quiet --wheel --outdir build/dist
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/pip install --quiet --no-deps --target build/wheel build/dist/bitnet_bench-*.whl
+	rm -rf build/outside && mkdir -p build/outside && cp -r tests pyproject.toml build/outside/
+	cd build/outside && BITNET_BENCH_DATA=$(abspath $(DATA)) BITNET_BENCH_FROM_WHEEL=$(abspath build/wheel) \
+		PYTHONPATH=$(abspath build/wheel) $(abspath $(BIN))/python -P -m pytest
+
+demo-checkpoints: install
+	$(BIN)/python -m bitnet_bench.demo.build --data-dir $(DATA) --work runs/demo
+
+results: install
+	$(BIN)/python benchmarks/results.py --data-dir $(DATA) --out runs/results
+
+benchmark: install
+	$(BIN)/python -m pytest benchmarks --benchmark-only -m ''
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,32 @@
+"""The `hf` backend: transformers models, Trainer underneath for training, PyTorch for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from bitnet_bench.ports import Progress
+from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord, Precision
+
+if TYPE_CHECKING:
+    from bitnet_bench.backends.hf.inference import HFSession
+    from bitnet_bench.data.rows import Row
+
+
+class HFBackend:
+    """Trains and runs causal LMs through transformers."""
+
+    summary = "transformers on PyTorch: trains (ternary QAT, FP16) and runs every precision"
+
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[HFSession]:
+        """Open *checkpoint*: ternary runs on int8 codes with exact integer sums, others as plain layers."""
+        from bitnet_bench.backends.hf.inference import open_session
+
+        return open_session(checkpoint, precision)
+
+    def finetune(self, job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: Progress) -> FinetuneRecord:
+        """Fine-tune or pre-train with transformers' Trainer; resumes what was killed."""
+        from bitnet_bench.backends.hf.training import finetune
+
+        return finetune(job, base, rows, progress)

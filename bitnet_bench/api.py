@@ -1,0 +1,364 @@
+"""The composition root: open plugins, hand checkpoints, rows and sessions on, keep what comes back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench import plugins, store
+from bitnet_bench.environment import environment
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.files import write_whole
+from bitnet_bench.ports import InferenceBackend, Progress, Steps, TrainingBackend
+from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Precision, RunRecord, Score
+
+if TYPE_CHECKING:
+    from bitnet_bench.data.rows import Row
+    from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.measure.run import Scenario
+
+EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
+DATA_VARIABLE = "BITNET_BENCH_DATA"
+TWIN_SUFFIX = "-fp16"
+
+Contender = tuple[str, Precision, Path | None]
+"""What to measure: model, precision, and the run folder whose record gains the cost, if any."""
+
+
+@contextmanager
+def quiet(title: str) -> Iterator[Progress]:
+    """Show no progress."""
+    yield lambda done, total, note="": None
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Return what *model* is: `demo`, `demo-fp16`, a folder, or a hub id (downloaded, safetensors only)."""
+    from bitnet_bench.ternary.checkpoint import inspect
+
+    if model in EMBEDDED:
+        return inspect(Path(__file__).parent / "demo" / EMBEDDED[model], source=model)
+    if Path(model).exists():
+        return inspect(Path(model))
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise BenchError(
+            f"There is no checkpoint {model}.", "Give a folder, a hub id such as ORG/NAME, or `demo` / `demo-fp16`."
+        )
+    path = _download(model)
+    return inspect(path, source=model, revision=path.name)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise BenchError(
+            f"{model} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",
+            "Check the name, the network, and `hf auth login` for a gated model.",
+        ) from error
+
+
+def data_directory(given: Path | None) -> Path | None:
+    """Return the folder of local rows: --data-dir, else $BITNET_BENCH_DATA, else None (the hub)."""
+    chosen = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    if chosen is not None and not chosen.is_dir():
+        raise BenchError(f"There is no data folder {chosen}.", f"Check --data-dir or {DATA_VARIABLE}.")
+    return chosen
+
+
+def suites() -> dict[str, Suite]:
+    """Return every installed suite by name."""
+    from bitnet_bench.evaluation.suites import find_suites
+
+    return find_suites(plugins.task_folders())
+
+
+def select_tasks(names: Sequence[str], tasks: Sequence[str] = ()) -> list[tuple[Suite, Task]]:
+    """Return the tasks of the suites called *names*, or only those of them called in *tasks*."""
+    from bitnet_bench.evaluation.suites import choose
+
+    found = suites()
+    chosen = [choose(found, name) for name in names]
+    if not tasks:
+        return [(suite, task) for suite in chosen for task in suite.tasks]
+    selected = []
+    for name in tasks:
+        owners = [suite for suite in chosen if name in {task.name for task in suite.tasks}]
+        if not owners and chosen:
+            chosen[0].task(name)  # says what there is
+        selected += [(suite, suite.task(name)) for suite in owners]
+    return selected
+
+
+def training_rows(job: FinetuneJob) -> list[Row]:
+    """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split."""
+    from bitnet_bench.data.rows import Row, Turn, read_rows
+    from bitnet_bench.evaluation.run import training_rows as task_rows
+
+    rows: list[Row] = []
+    for source in job.data:
+        suite, _, task = source.partition(":")
+        if Path(source).is_file() or not task:
+            rows += read_rows(Path(source))[: job.limit]
+            continue
+        directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+        for owner, found in select_tasks([suite], [task]):
+            pairs = task_rows(owner, found, directory, job.limit)
+            rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
+    return rows
+
+
+def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
+    """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
+    done = Path(job.out) / "finetune.json"
+    if done.is_file():
+        record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8"))
+        differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
+        if differing:
+            raise BenchError(
+                f"{job.out} holds a finished run with another {', '.join(differing)}.",
+                "Give another --out, or delete the folder.",
+            )
+        return record
+    trainer = plugins.load("backends", backend)
+    if not isinstance(trainer, TrainingBackend):
+        raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
+    base = open_checkpoint(job.model)
+    rows = training_rows(job)
+    with steps(f"fine-tune {job.precision}" if job.method == "sft" else f"pre-train {job.precision}") as progress:
+        return trainer.finetune(job, base, rows, progress)
+
+
+def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
+    """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`."""
+    if model is None:
+        model = "demo-fp16" if job.model == "demo" else job.model
+    return job.model_copy(
+        update={"model": model, "precision": "fp16", "out": f"{job.out}{TWIN_SUFFIX}", "keep_masters": False}
+    )
+
+
+def default_precision(checkpoint: Checkpoint) -> Precision:
+    """Return how a checkpoint is scored unless told otherwise: ternary as ternary, floats in float32."""
+    return "ternary" if checkpoint.is_ternary else "fp32"
+
+
+def evaluate(
+    model: str,
+    tasks: Sequence[tuple[Suite, Task]],
+    out: Path,
+    *,
+    backend: str = "hf",
+    precision: Precision | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+    stage: str | None = None,
+    steps: Steps = quiet,
+) -> RunRecord:
+    """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
+
+    A run that finished with the same checkpoint and settings is not done again.
+    """
+    checkpoint = open_checkpoint(model)
+    directory = data_directory(data_dir)
+    record = RunRecord(
+        name=out.name,
+        checkpoint=checkpoint,
+        backend=backend,
+        precision=precision or default_precision(checkpoint),
+        suites={suite.name: suite.version for suite, _ in tasks},
+        settings={
+            "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
+            "limit": limit,
+            "data_dir": str(directory) if directory else None,
+            **({"stage": stage} if stage else {}),
+        },
+        environment=environment(),
+    )
+    finished = _finished(out, record)
+    return finished or _score(record, tasks, out, directory, limit, steps)
+
+
+def _finished(out: Path, record: RunRecord) -> RunRecord | None:
+    """Return the run in *out* if it is this one, finished; refuse a folder that holds another."""
+    if not (out / store.RECORD).is_file():
+        return None
+    there = store.load_record(out)
+    same = ("precision", "backend", "suites", "settings")
+    differing = [name for name in same if getattr(there, name) != getattr(record, name)]
+    if there.checkpoint.sha256 != record.checkpoint.sha256:
+        differing.insert(0, "checkpoint")
+    if there.scores and differing:
+        raise BenchError(
+            f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
+        )
+    complete = {score.task for score in there.scores} == set(record.settings["tasks"])
+    return there if complete and not differing else None
+
+
+def _score(
+    record: RunRecord,
+    tasks: Sequence[tuple[Suite, Task]],
+    out: Path,
+    directory: Path | None,
+    limit: int | None,
+    steps: Steps,
+) -> RunRecord:
+    from bitnet_bench.evaluation.run import evaluate_task
+
+    started = time.monotonic()
+    opener: InferenceBackend = plugins.load("backends", record.backend)
+    scores: list[Score] = []
+    data: dict[str, str] = {}
+    counts = {"requests": 0, "truncated": 0}
+    with opener.open(record.checkpoint, record.precision) as session:
+        for suite, task in tasks:
+            with steps(f"{record.name} {suite.name}:{task.name}") as progress:
+                result = evaluate_task(session, suite, task, directory, limit, progress)
+            store.save_samples(out, result.name, result.examples)
+            scores += result.scores
+            data[result.name] = result.rows_sha256
+            counts = {name: counts[name] + result.counts[name] for name in counts}
+            record = record.model_copy(
+                update={
+                    "scores": tuple(scores),
+                    "data": dict(data),
+                    "counts": dict(counts),
+                    "seconds": time.monotonic() - started,
+                }
+            )
+            store.save_record(out, record)  # what is finished stays, whatever happens next
+    return record
+
+
+def measure(
+    contestants: Sequence[Contender],
+    scenario: Scenario,
+    *,
+    backend: str = "hf",
+    meter: str = "rapl",
+    steps: Steps = quiet,
+) -> list[RunRecord]:
+    """Measure *contestants* in alternating rounds; return a record for each checkpoint.
+
+    Where a run folder is given its record gains the costs; it must be of the same checkpoint.
+    """
+    from bitnet_bench.measure.run import Contestant
+    from bitnet_bench.measure.run import measure as run_rounds
+
+    found = plugins.names("backends")
+    if backend not in found:
+        plugins.load("backends", backend)  # says what there is
+    meters = plugins.names("meters")
+    opened = {model: open_checkpoint(model) for model, _, _ in contestants}
+    entered = [
+        Contestant(opened[model], precision, backend, found[backend].value) for model, precision, _ in contestants
+    ]
+    _refuse_too_long(entered, scenario)
+    with steps("measure") as progress:
+        costs = run_rounds(entered, scenario, meters[meter].value, progress)
+    records: dict[str, RunRecord] = {}
+    for (model, precision, out), cost in zip(contestants, costs, strict=True):
+        record = records.get(model) or _record_to_extend(out, opened[model], backend, precision)
+        records[model] = record.model_copy(update={"costs": (*record.costs, cost)})
+    for model, _, out in contestants:
+        if out is not None:
+            store.save_record(out, records[model])
+    return list(records.values())
+
+
+def contenders(models: Sequence[str], precisions: Sequence[Precision], out: Path | None) -> list[Contender]:
+    """Pair models with precisions; by default a ternary one runs as ternary, a float one as FP16 and as BF16.
+
+    BF16 stands beside FP16 because many CPUs have no fast FP16: against FP16 alone ternary looks better than it is.
+    """
+    paired: list[Contender] = []
+    for model in models:
+        default: Sequence[Precision] = ["ternary"] if open_checkpoint(model).is_ternary else ["fp16", "bf16"]
+        paired += [(model, precision, out) for precision in precisions or default]
+    return paired
+
+
+def backends() -> list[dict[str, str | bool]]:
+    """Return name, summary and abilities of every installed backend; one that cannot be imported says so."""
+    found: list[dict[str, str | bool]] = []
+    for name in plugins.names("backends"):
+        try:
+            backend = plugins.load("backends", name)
+        except BenchError as error:
+            found.append({"name": name, "runs": False, "trains": False, "summary": error.problem})
+            continue
+        summary = str(getattr(backend, "summary", ""))
+        runs, trains = isinstance(backend, InferenceBackend), isinstance(backend, TrainingBackend)
+        found.append({"name": name, "runs": runs, "trains": trains, "summary": summary})
+    return found
+
+
+def _refuse_too_long(contestants: Sequence[object], scenario: Scenario) -> None:
+    from bitnet_bench.ternary.checkpoint import read_config
+
+    if scenario.new_tokens < 2:
+        raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")
+    for contestant in contestants:
+        checkpoint = contestant.checkpoint  # type: ignore[attr-defined]
+        context = read_config(Path(checkpoint.path)).get("max_position_embeddings", 2**31)
+        if scenario.prompt_tokens + scenario.new_tokens > context:
+            raise UsageError(
+                f"{scenario.prompt_tokens} + {scenario.new_tokens} tokens exceed the context of "
+                f"{checkpoint.source}, {context}.",
+                "Lower --prompt-tokens or --new-tokens.",
+            )
+
+
+def _record_to_extend(out: Path | None, checkpoint: Checkpoint, backend: str, precision: Precision) -> RunRecord:
+    if out is not None and (out / store.RECORD).is_file():
+        record = store.load_record(out)
+        if record.checkpoint.sha256 != checkpoint.sha256:
+            raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
+        return record.model_copy(update={"costs": ()})
+    return RunRecord(
+        name=out.name if out else checkpoint.source,
+        checkpoint=checkpoint,
+        backend=backend,
+        precision=precision,
+        environment=environment(),
+    )
+
+
+def load_run(folder: Path) -> RunRecord:
+    """Return the record of a run folder."""
+    return store.load_record(folder)
+
+
+def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
+    """Write one report about the run folders *runs* to *out* and return it."""
+    loaded: list[tuple[RunRecord, Sequence[Example]]] = []
+    for folder in runs:
+        record = store.load_record(folder)
+        loaded.append((record, store.load_samples(folder, list(dict.fromkeys(s.task for s in record.scores)))))
+    write_whole(out, plugins.load("reports", renderer).render(loaded))
+    return out
+
+
+__all__ = [
+    "backends",
+    "contenders",
+    "data_directory",
+    "default_precision",
+    "evaluate",
+    "finetune",
+    "load_run",
+    "measure",
+    "open_checkpoint",
+    "report",
+    "select_tasks",
+    "suites",
+    "twin_of",
+]

@@ -1,0 +1,337 @@
+"""The command line: read arguments, call one function, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitnet_bench import __version__
+from bitnet_bench.errors import BenchError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune, evaluate, measure and compare Korean BitNet b1.58 models. Start with `bitnet-bench quickstart`.",
+)
+
+
+class Precision(StrEnum):
+    """How a checkpoint is run."""
+
+    ternary = "ternary"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class TrainingPrecision(StrEnum):
+    """What is trained."""
+
+    ternary = "ternary"
+    fp16 = "fp16"
+
+
+class Method(StrEnum):
+    """How it is trained."""
+
+    sft = "sft"
+    pretrain = "pretrain"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after warm-up."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Template(StrEnum):
+    """How a row becomes text."""
+
+    auto = "auto"
+    plain = "plain"
+    dialogue = "dialogue"
+    instruction = "instruction"
+    chat = "chat"
+
+
+class Compute(StrEnum):
+    """The dtype of matrix products in training."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
+Backend = Annotated[str, typer.Option(help="The runtime; `bitnet-bench backends` lists them.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows of each task or file.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def main() -> None:
+    """Run the command line; a BenchError becomes a sentence and exit status 1, wrong use status 2."""
+    # our own bars replace those of libraries; tokenizers warns about forks that never happen
+    for name, value in {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except BenchError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for everything it writes.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job on an embedded default: fine-tune a tiny pair, evaluate, measure, report. About 3 minutes."""
+    from bitnet_bench import console
+    from bitnet_bench.quickstart import quickstart as run
+
+    records, report_path = run(out, seed, console.progress_bar)
+    if as_json:
+        _print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
+        return
+    _show_runs(records)
+    print(f"Report: {report_path}")
+
+
+@app.command()
+def finetune(
+    data: Annotated[
+        list[str], typer.Option(help="A JSONL file, or SUITE:TASK for a task's training rows. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint; the same command goes on after a kill.")],
+    model: Model = "demo",
+    backend: Backend = "hf",
+    precision: Annotated[TrainingPrecision, typer.Option(help="Ternary QAT, or FP16.")] = TrainingPrecision.ternary,
+    twin: Annotated[bool, typer.Option(help="Then fine-tune the FP16 twin into OUT-fp16, on the same data.")] = False,
+    twin_model: Annotated[
+        str | None, typer.Option(help="Where the twin starts: by default demo-fp16 for demo, else --model itself.")
+    ] = None,
+    method: Annotated[Method, typer.Option(help="sft: loss on responses. pretrain: on all tokens.")] = Method.sft,
+    template: Annotated[Template, typer.Option(help="Text around prompt and response.")] = Template.auto,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop earlier, after this many optimizer steps.")] = None,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate falls after warm-up.")] = Schedule.cosine,
+    warmup_ratio: Annotated[float, typer.Option(help="Share of the steps that warm up.")] = 0.05,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences a forward pass.")] = 16,
+    gradient_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes an optimizer step.")] = 1,
+    max_length: Annotated[int, typer.Option(min=2, help="Longest sequence in tokens.")] = 256,
+    compute: Annotated[Compute, typer.Option(help="Dtype of products; masters are float32 always.")] = Compute.bf16,
+    limit: Limit = None,
+    seed: Seed = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between the states that a kill falls back to.")] = 200,
+    keep_masters: Annotated[bool, typer.Option(help="Keep the float32 masters too, in OUT/masters.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune with ternary QAT (or FP16); the result is a packed checkpoint that transformers opens as well."""
+    from bitnet_bench import api, console
+    from bitnet_bench.records import FinetuneJob
+
+    job = _job(
+        FinetuneJob,
+        model=model, data=tuple(data), data_dir=str(data_dir) if data_dir else None, out=str(out),
+        method=method.value, precision=precision.value, template=template.value, epochs=epochs, max_steps=max_steps,
+        learning_rate=lr, schedule=schedule.value, warmup_ratio=warmup_ratio, weight_decay=weight_decay,
+        batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
+        compute=compute.value, limit=limit, seed=seed, save_every=save_every, keep_masters=keep_masters,
+    )  # fmt: skip
+    jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
+    records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
+    if as_json:
+        _print_json([record.model_dump(mode="json") for record in records])
+        return
+    console.show(console.finetune_table(records))
+
+
+@app.command()
+def evaluate(
+    suite: Annotated[list[str], typer.Option(help="A suite; `bitnet-bench suites` lists them. Repeatable.")],
+    model: Model = "demo",
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder [default: runs/MODEL-SUITE].", show_default=False)
+    ] = None,
+    backend: Backend = "hf",
+    precision: Annotated[
+        Precision | None, typer.Option(help="[default: ternary for ternary checkpoints, else fp32]", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on suites of Korean tasks; keeps every example beside the scores."""
+    from bitnet_bench import api, console
+
+    suites_named = [name for value in suite for name in value.split(",")]
+    folder = out or Path("runs") / f"{Path(model).name}-{'-'.join(suites_named)}"
+    record = api.evaluate(
+        model,
+        api.select_tasks(suites_named, task or []),
+        folder,
+        backend=backend,
+        precision=precision.value if precision else None,
+        data_dir=data_dir,
+        limit=limit,
+        steps=console.progress_bar,
+    )
+    if as_json:
+        _print_json(record.model_dump(mode="json"))
+        return
+    _show_runs([record])
+    print(f"Run: {folder}")
+
+
+@app.command()
+def measure(
+    model: Annotated[list[str], typer.Option(help="A checkpoint; repeat to alternate between several.")] = ["demo"],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder whose record gains the costs (with one --model).")
+    ] = None,
+    backend: Backend = "hf",
+    precision: Annotated[
+        list[Precision] | None,
+        typer.Option(help="[default: ternary for ternary checkpoints, else fp16 and bf16]", show_default=False),
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Prompt length.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; models alternate within each.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Measure weight bytes, memory, latency and energy, each model in a process of its own."""
+    from bitnet_bench import api, console
+    from bitnet_bench.measure.run import Scenario
+
+    if out is not None and len(model) > 1:
+        raise UsageError("--out takes the costs of one --model.", "Measure without --out, or one model at a time.")
+    records = api.measure(
+        api.contenders(model, [p.value for p in precision or []], out),
+        Scenario(prompt_tokens, new_tokens, batch, threads, rounds),
+        backend=backend,
+        steps=console.progress_bar,
+    )
+    if as_json:
+        _print_json([record.model_dump(mode="json") for record in records])
+        return
+    _show_runs(records)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML file that compares runs; it opens offline."""
+    from bitnet_bench import api
+
+    print(f"Report: {api.report(runs, out)}")
+
+
+@app.command()
+def suites(as_json: Json = False) -> None:
+    """List the suites and their tasks."""
+    from bitnet_bench import api, console
+
+    found = api.suites().values()
+    if as_json:
+        _print_json([{**s.model_dump(mode="json", exclude={"folder"})} for s in found])
+        return
+    rows = [
+        [s.name, t.name, t.metrics[0], f"{t.chance:.1f}", s.licence, "embedded" if s.embedded else (s.hub or "local")]
+        for s in found
+        for t in s.tasks
+    ]
+    columns = ["suite", "task", "primary metric", "chance", "licence", "rows from (without --data-dir)"]
+    console.show(console.table("Suites", columns, rows, numbers_from=99))
+
+
+@app.command()
+def backends(as_json: Json = False) -> None:
+    """List the runtimes that are installed and what each can do."""
+    from bitnet_bench import api, console
+
+    found = api.backends()
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        [str(b["name"]), "yes" if b["runs"] else "no", "yes" if b["trains"] else "no", str(b["summary"])] for b in found
+    ]
+    console.show(console.table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can run and measure, and how to enable the rest."""
+    from bitnet_bench import api, console
+    from bitnet_bench.doctor import diagnose
+
+    findings = diagnose(api.DATA_VARIABLE)
+    if as_json:
+        _print_json([finding.model_dump() for finding in findings])
+        return
+    rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
+    console.show(console.table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+
+
+def _job(kind: Any, **settings: Any) -> Any:
+    """Build a job; a value out of range is wrong use of the command line."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.", "See --help.") from error
+
+
+def _show_runs(records: list[Any]) -> None:
+    from bitnet_bench import console
+
+    if any(record.scores for record in records):
+        console.show(console.scores_table(records))
+    if any(record.costs for record in records):
+        console.show(console.costs_table(records))
+    for note in console.notes(records):
+        print(note)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What a person sees in a terminal: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bitnet_bench import ports
+    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score
+
+DASH = "—"
+LOG_EVERY_S = 10.0
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ports.Progress]:
+    """Show a bar with what is left; where standard error is no terminal, a line every ten seconds and at the end."""
+    if not sys.stderr.isatty():
+        yield _LineProgress(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+
+
+class _LineProgress:
+    """Progress for a log file."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._last = title, time.monotonic()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if done >= total or time.monotonic() - self._last >= LOG_EVERY_S:
+            self._last = time.monotonic()
+            print(f"{self._title}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def show(table: Table) -> None:
+    """Print a table; wide ones are not cut when the output is no terminal."""
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
+    """Return a table whose columns from *numbers_from* on are right-aligned."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i >= numbers_from else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def scores_table(runs: Sequence[RunRecord]) -> Table:
+    """Return value and 95 % half-width of every score, a row a task and metric, a column a run."""
+    keys = list(dict.fromkeys((s.task, s.metric) for run in runs for s in run.scores))
+    found = [{(s.task, s.metric): s for s in run.scores} for run in runs]
+    rows = []
+    for key in keys:
+        one = next(scores[key] for scores in found if key in scores)
+        chance = DASH if one.chance is None else f"{one.chance:.1f}"
+        rows.append([key[0], key[1], *(_score(scores.get(key)) for scores in found), chance, str(one.n)])
+    title = "Scores, 0-100, ± 95 % interval"
+    return table(title, ["task", "metric", *(run.name for run in runs), "chance", "n"], rows, numbers_from=2)
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return DASH
+    return f"{score.value:.1f}" + (f" ±{1.96 * score.stderr:.1f}" if score.stderr is not None else "")
+
+
+def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
+    """Return what each training run did, a row a run."""
+    rows = [
+        [
+            record.job.out,
+            record.job.precision,
+            str(record.steps),
+            f"{record.train_loss:.3f}",
+            f"{record.train_seconds:.0f} s",
+            f"{record.rows} ({record.dropped_rows} dropped, {record.truncated_rows} cut)",
+            megabytes(sum(record.result.weight_bytes.values())),
+        ]
+        for record in records
+    ]
+    columns = ["checkpoint", "precision", "steps", "loss at the end", "time", "rows", "weights on disk"]
+    return table("Fine-tuned", columns, rows, numbers_from=2)
+
+
+def costs_table(runs: Sequence[RunRecord]) -> Table:
+    """Return what each measured run costs, a row a run and precision."""
+    rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
+    columns = ["run", "precision", "weights on disk", "in memory", "peak", "prefill tok/s", "decode tok/s", "energy"]
+    return table("Cost", columns, rows, numbers_from=2)
+
+
+def _cost_row(name: str, cost: Cost) -> list[str]:
+    return [
+        name,
+        cost.precision,
+        megabytes(sum(cost.weight_bytes.values())),
+        megabytes(cost.resident_weight_bytes),
+        _median(cost.metrics["peak_bytes"], megabytes),
+        _median(cost.metrics["prefill_tokens_per_s"], "{:.0f}".format),
+        _median(cost.metrics["decode_tokens_per_s"], "{:.0f}".format),
+        _median(cost.metrics["energy_j"], "{:.3f} J".format),
+    ]
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as MB (10^6)."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def _median(measurement: Measurement, form: Any) -> str:
+    if measurement.kind == "measured":
+        return str(form(measurement.median))
+    return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
+
+
+def notes(runs: Sequence[RunRecord]) -> list[str]:
+    """Return why numbers are missing, and which were disturbed."""
+    reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
+    found = [f"{DASH} {reason}" for reason in sorted(reasons)]
+    disturbed = [f"{run.name} {cost.precision}" for run in runs for cost in run.costs if cost.foreign_load > 0.1]
+    if disturbed:
+        found.append(f"Other processes used over 10 % of this machine while it measured: {', '.join(disturbed)}.")
+    return found

@@ -1,0 +1,148 @@
+"""Read JSONL training rows of the shapes that are in use, or say which line is wrong."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bitnet_bench.errors import BenchError
+
+Role = Literal["user", "model", "text"]
+USER_NAMES = {"user", "human", "사용자", "질문자", "고객"}
+MODEL_NAMES = {"model", "assistant", "system_answer", "system", "bot", "gpt", "모델", "상담원", "sys"}
+SHAPES = (
+    '{"prompt", "response"}, {"instruction", "input", "output"}, {"messages": [...]}, {"turns": [...]}, {"Q", "A"}; '
+    'for --method pretrain also {"text"} or {"document"}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side said; the role `text` is running text with no sides."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training example. *verbatim*: its turns are joined as they are, as in an evaluation prompt."""
+
+    turns: tuple[Turn, ...]
+    verbatim: bool = False
+
+
+class BadRowError(ValueError):
+    """Why a row cannot be used, as the end of a sentence that begins with its line number."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a JSONL file, in NFC; BenchError names the first bad line."""
+    if not path.is_file():
+        raise BenchError(
+            f"There is no file {path}.",
+            "--data takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
+        )
+    rows = [row for _, row in _numbered(path)]
+    if not rows:
+        raise BenchError(f"{path} has no rows.", f"Give a JSONL file with rows like {SHAPES}.")
+    return rows
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield number, parse_row(line)
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+    except BadRowError as error:
+        raise BenchError(f"Line {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
+
+
+def parse_row(line: str) -> Row:
+    """Return the row of one JSONL line, in NFC; BadRowError says what is wrong with it."""
+    try:
+        fields = json.loads(unicodedata.normalize("NFC", line))
+    except ValueError as error:
+        raise BadRowError(f"is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise BadRowError("is not a JSON object")
+    for keys, build in _SHAPES:
+        if keys & fields.keys():
+            turns = tuple(build(fields))
+            if all(turn.role == "user" for turn in turns):
+                raise BadRowError("has no model turn to learn from")
+            return Row(turns)
+    raise BadRowError(f"has none of the known fields (it has {', '.join(sorted(fields)) or 'no fields'})")
+
+
+def _text(fields: dict[str, Any], key: str, may_be_empty: bool = False) -> str:
+    if key not in fields:
+        raise BadRowError(f'has no "{key}"')
+    value = fields[key]
+    if not isinstance(value, str):
+        raise BadRowError(f'has a "{key}" that is no string')
+    if not value.strip() and not may_be_empty:
+        raise BadRowError(f'has an empty "{key}"')
+    return value
+
+
+def _pair(question: str, answer: str) -> Any:
+    return lambda fields: (Turn("user", _text(fields, question)), Turn("model", _text(fields, answer)))
+
+
+def _instruction(fields: dict[str, Any]) -> Iterator[Turn]:
+    extra = _text(fields, "input", may_be_empty=True).strip() if fields.get("input") else ""
+    instruction = _text(fields, "instruction")
+    yield Turn("user", f"{instruction}\n{extra}" if extra else instruction)
+    yield Turn("model", _text(fields, "output"))
+
+
+def _running_text(fields: dict[str, Any]) -> Iterator[Turn]:
+    yield Turn("text", _text(fields, "text" if "text" in fields else "document"))
+
+
+def _dialogue(fields: dict[str, Any]) -> Iterator[Turn]:
+    turns = fields.get("messages", fields.get("turns"))
+    if not isinstance(turns, list) or not turns:
+        raise BadRowError('has a "turns" or "messages" that is no list of turns')
+    for turn in turns:
+        yield from _turn(turn)
+
+
+def _turn(turn: Any) -> Iterator[Turn]:
+    if isinstance(turn, str):
+        speaker, _, said = turn.partition(":")
+        yield Turn(_role(speaker), said.strip())
+    elif isinstance(turn, dict) and "user_message" in turn:
+        yield Turn("user", _text(turn, "user_message"))
+        yield Turn("model", _text(turn, "system_message"))
+    elif isinstance(turn, dict) and "role" in turn:
+        key = next((k for k in ("content", "utterance", "text") if k in turn), "content")
+        yield Turn(_role(turn["role"]), _text(turn, key))
+    else:
+        raise BadRowError("has a turn that is neither a string nor an object with role and content")
+
+
+def _role(name: Any) -> Role:
+    lowered = str(name).strip().lower()
+    if lowered in USER_NAMES:
+        return "user"
+    if lowered in MODEL_NAMES:
+        return "model"
+    raise BadRowError(f"has a turn by {name!r}, who is neither user nor model")
+
+
+_SHAPES: tuple[tuple[set[str], Any], ...] = (
+    ({"messages", "turns"}, _dialogue),
+    ({"prompt", "response"}, _pair("prompt", "response")),
+    ({"instruction", "output"}, _instruction),
+    ({"Q", "A"}, _pair("Q", "A")),
+    ({"text", "document"}, _running_text),
+)

@@ -1,0 +1,22 @@
+"""The one error that is meant for the reader of a terminal."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """What went wrong, in a sentence, and what to do about it.
+
+    Raised anywhere, caught once, in `bitnet_bench.cli.main`, which prints both parts and exits with status 1.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  {self.hint}" if self.hint else self.problem
+
+
+class UsageError(BenchError):
+    """The command line itself is wrong: exit status 2."""

@@ -1,0 +1,1 @@
+"""Checkpoint x suite -> scores. The only place that imports lm_eval."""

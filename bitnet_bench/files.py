@@ -1,0 +1,56 @@
+"""Write files whole: a reader, or a resumed run, never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bitnet_bench.errors import BenchError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write *text* to *path* as UTF-8 by a temporary name, fsync and rename."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".tmp")
+        try:
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(out: Path, last: str) -> Iterator[Path]:
+    """Give an empty folder to write into; on success move its files into *out*, the one named *last* at the end.
+
+    A folder without its *last* file (a checkpoint without config.json) is not taken for a finished one.
+    """
+    partial = out / ".partial"
+    with disk_errors(out):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for file in sorted(partial.iterdir(), key=lambda f: f.name == last):
+                file.replace(out / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error while writing below *path* into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise BenchError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Free some space or choose another folder with --out; what was finished before is kept.",
+        ) from error

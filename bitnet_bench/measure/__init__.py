@@ -1,0 +1,1 @@
+"""Memory, latency and energy of checkpoints, each in a process of its own."""

@@ -1,0 +1,60 @@
+"""Exact match and character F1 of KorQuAD 1.0's official script (evaluate-v1.0.py)."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from bitnet_bench.records import Example
+from bitnet_bench.statistics import mean_stderr
+
+SPACED = re.compile("['\"《》<>〈〉()‘’]")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Return *text* as the official script compares it, after NFC."""
+    spaced = SPACED.sub(" ", unicodedata.normalize("NFC", text))
+    return " ".join(spaced.lower().translate(PUNCTUATION).split())
+
+
+class ExactMatch:
+    """The normalised output equals one of the references."""
+
+    def of_one(self, example: Example) -> float:
+        """Return 1.0 on a match with any reference."""
+        return float(any(normalise(example.output) == normalise(reference) for reference in example.references))
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the mean over examples, 0..100."""
+        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return the standard error of the mean."""
+        error = mean_stderr([self.of_one(example) for example in examples])
+        return None if error is None else 100.0 * error
+
+    def signature(self) -> str:
+        """Return the signature."""
+        return "exact_match|norm:korquad1+nfc|refs:max|stderr:mean|v1"
+
+
+class CharacterF1(ExactMatch):
+    """F1 over the bag of characters, white space left out; the best over the references."""
+
+    def of_one(self, example: Example) -> float:
+        """Return the best F1 over the references."""
+        return max(_f1(normalise(example.output), normalise(reference)) for reference in example.references)
+
+    def signature(self) -> str:
+        """Return the signature."""
+        return "char_f1|norm:korquad1+nfc|refs:max|stderr:mean|v1"
+
+
+def _f1(output: str, reference: str) -> float:
+    ours, theirs = Counter(output.replace(" ", "")), Counter(reference.replace(" ", ""))
+    same = (ours & theirs).total()
+    return 2.0 * same / (ours.total() + theirs.total()) if same else 0.0

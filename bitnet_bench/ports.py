@@ -1,0 +1,88 @@
+"""The protocols that plugins satisfy. A plugin is a plain class: it inherits nothing from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Measurement, Precision, RunRecord
+
+
+class Progress(Protocol):
+    """Told how far a long job is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say that *done* of *total* units are finished; *note* is a short current figure such as the loss."""
+
+
+class Steps(Protocol):
+    """Opens a progress display for one long job after the other."""
+
+    def __call__(self, title: str) -> AbstractContextManager[Progress]:
+        """Show *title* and give what to tell the progress to."""
+
+
+class Session(Protocol):
+    """An opened model. Token ids in, numbers and ids out: text and prompts are the caller's."""
+
+    tokenizer: Any
+    max_length: int
+    """The longest sequence in tokens, prompt and continuation together."""
+    precision: Precision
+
+    def loglikelihood(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress
+    ) -> list[tuple[float, bool]]:
+        """Return, for each (context ids, continuation ids), the summed log-probability in nats of the
+        continuation and whether greedy decoding would give it. Context and continuation are not empty."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], progress: Progress
+    ) -> list[str]:
+        """Return the greedy continuation of each prompt, up to EOS, a stop string (left out) or the limit."""
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
+        """Read prompts of one length and return an opaque state for `decode`, once the work is really done."""
+
+    def decode(self, state: Any, steps: int) -> Any:
+        """Decode *steps* greedy tokens for every row and return the new state, once the work is really done."""
+
+    def footprint(self) -> tuple[int, int]:
+        """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
+
+
+@runtime_checkable
+class InferenceBackend(Protocol):
+    """Opens checkpoints for scoring and measuring."""
+
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[Session]:
+        """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
+
+
+@runtime_checkable
+class TrainingBackend(Protocol):
+    """Fine-tunes checkpoints."""
+
+    def finetune(self, job: FinetuneJob, base: Checkpoint, rows: Sequence[Any], progress: Progress) -> FinetuneRecord:
+        """Run *job* on *rows* (`bitnet_bench.data.rows.Row`) and leave a checkpoint and its record in `job.out`.
+
+        Resumable: called again with the same job after a kill, it goes on from the last saved step.
+        """
+
+
+class Report(Protocol):
+    """Shows runs to a person."""
+
+    def render(self, runs: Sequence[tuple[RunRecord, Sequence[Example]]]) -> str:
+        """Return a document about *runs*, each with its examples."""
+
+
+class Meter(Protocol):
+    """Reads energy over an interval."""
+
+    def start(self) -> None:
+        """Begin the interval."""
+
+    def stop(self) -> Measurement:
+        """End it and return joules, or why there are none."""

@@ -1,0 +1,227 @@
+"""The values that cross a file boundary: what a job was, what a model scored, what it cost, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["ternary", "fp32", "bf16", "fp16"]
+TrainingPrecision = Literal["ternary", "fp16"]
+
+
+class Value(BaseModel):
+    """An immutable record; unknown fields are refused, so that a typo or another version is not read in silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Checkpoint(Value):
+    """What a checkpoint is, found by looking into its files (`bitnet_bench.ternary.checkpoint.inspect`)."""
+
+    source: str
+    """What the user named: a folder, a hub id, or an embedded checkpoint such as `demo`."""
+    path: str
+    revision: str | None = None
+    architecture: str
+    format: Literal["float", "masters", "packed"]
+    """float: plain weights. masters: float weights that a quantizer makes ternary on the fly. packed: 2-bit codes."""
+    scale_direction: Literal["multiply", "divide"] | None = None
+    """packed only: what the stored `weight_scale` does to the integer product."""
+    dtype: str
+    """The dtype of the weights that are not ternary."""
+    sha256: str
+    """Over the weight files, in name order."""
+    weight_bytes: dict[str, int]
+    """Bytes on disk by kind: ternary, linear, embedding, head, norm. A tied head adds nothing."""
+    parameters: int
+    ternary_parameters: int
+    zero_density: float | None = None
+    """The share of codes that are 0; None where no codes are stored."""
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether the checkpoint is meant to be run with ternary weights."""
+        return self.format != "float"
+
+
+class FinetuneJob(Value):
+    """One training run. The FP16 twin of a job is the same job with another model, precision and out."""
+
+    model: str
+    data: tuple[str, ...]
+    data_dir: str | None = None
+    out: str
+    method: Literal["sft", "pretrain"] = "sft"
+    precision: TrainingPrecision = "ternary"
+    template: Literal["auto", "plain", "dialogue", "instruction", "chat"] = "auto"
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=16, gt=0)
+    gradient_accumulation: int = Field(default=1, gt=0)
+    max_length: int = Field(default=256, gt=1)
+    compute: Literal["fp32", "bf16"] = "bf16"
+    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always."""
+    seed: int = 0
+    limit: int | None = Field(default=None, gt=0)
+    save_every: int = Field(default=200, gt=0)
+    keep_masters: bool = False
+    """Keep the float32 masters beside the packed result, in `<out>/masters`."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the result: all but where it is written and how often it is saved."""
+        return self.model_dump(mode="json", exclude={"out", "save_every"})
+
+
+class FinetuneRecord(Value):
+    """What a training run did: written to `finetune.json` beside the checkpoint that it made."""
+
+    schema_version: int = SCHEMA_VERSION
+    job: FinetuneJob
+    backend: str
+    base: Checkpoint
+    result: Checkpoint
+    rows: int
+    dropped_rows: int
+    truncated_rows: int
+    data_sha256: str
+    steps: int
+    train_loss: float
+    """Mean loss per response token over the last tenth of the steps, in nats."""
+    history: tuple[dict[str, float], ...]
+    train_seconds: float
+    resumed_from_step: int
+    environment: Environment
+
+
+class Environment(Value):
+    """The machine and the software behind a number."""
+
+    time: str
+    platform: str
+    python: str
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    packages: dict[str, str]
+    command: str
+
+
+class Score(Value):
+    """One metric over one task, with its uncertainty and a signature that says exactly what was computed."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    """None where no standard error is defined; never 0 for missing."""
+    n: int
+    signature: str
+    primary: bool = False
+    chance: float | None = None
+
+
+class Example(Value):
+    """One evaluated row: enough to score it again and to compare two runs pairwise."""
+
+    task: str
+    doc_id: int
+    prompt: str
+    choices: tuple[str, ...] = ()
+    loglikelihoods: tuple[float, ...] = ()
+    target: str
+    target_choice: int | None = None
+    """Index into choices; None for a task that generates."""
+    references: tuple[str, ...] = ()
+    output: str
+    output_choice: int | None = None
+    correct: float
+    """The primary metric on this row alone, in 0..1."""
+
+
+class Measured(Value):
+    """A number that was read off this machine; *readings* are the raw repetitions."""
+
+    kind: Literal["measured"] = "measured"
+    unit: str
+    method: str
+    readings: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def median(self) -> float:
+        """The median reading, in *unit*."""
+        ordered = sorted(self.readings)
+        middle = len(ordered) // 2
+        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+class Modelled(Value):
+    """A number that a formula gave: never shown as measured."""
+
+    kind: Literal["modelled"] = "modelled"
+    unit: str
+    model: str
+    value: float
+
+
+class Unavailable(Value):
+    """No number, and why."""
+
+    kind: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
+Measurement = Annotated[Measured | Modelled | Unavailable, Field(discriminator="kind")]
+
+
+class Cost(Value):
+    """What one checkpoint costs to run at one precision in one process of its own."""
+
+    backend: str
+    precision: Precision
+    prompt_tokens: int
+    new_tokens: int
+    batch: int
+    threads: int
+    weight_bytes: dict[str, int]
+    """Bytes on disk by kind."""
+    resident_weight_bytes: int
+    """Bytes of the weights as this backend holds them in memory."""
+    kv_bytes: int
+    """Bytes of the key-value cache after the whole scenario."""
+    metrics: dict[str, Measurement]
+    """load_s, prefill_s, prefill_tokens_per_s, decode_s (a token), decode_tokens_per_s, peak_bytes, energy_j."""
+    foreign_load: float
+    """Mean share of the machine's cores that other processes used while this one measured, 0..1."""
+
+
+class RunRecord(Value):
+    """Everything that is known about one checkpoint in one run folder (`record.json`)."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    checkpoint: Checkpoint
+    backend: str
+    precision: Precision
+    suites: dict[str, str] = {}
+    """Suite name -> version."""
+    settings: dict[str, Any] = {}
+    """What the user passed: limit, data_dir, seed, few-shot."""
+    data: dict[str, str] = {}
+    """Task -> sha256 of the rows that were scored."""
+    counts: dict[str, int] = {}
+    """What happened to prompts: requests, truncated."""
+    scores: tuple[Score, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    seconds: float = 0.0
+    environment: Environment
+
+
+FinetuneRecord.model_rebuild()

@@ -1,0 +1,1 @@
+"""The b1.58 arithmetic: quantizers, layers, packing and checkpoint formats."""

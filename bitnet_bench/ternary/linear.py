@@ -1,0 +1,122 @@
+"""The ternary linear layers: one with masters that trains, one with codes that only runs.
+
+Both compute y = (q @ codes.T) * (step * gamma) with exact integer sums, so that a trained layer and the layer
+that is deployed give the same numbers, and so that a row's result does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
+
+# float32 holds every integer up to 2**24; a sum of K products |q * code| <= 128 stays exact below this K.
+LARGEST_EXACT_K = 2**24 // 128
+
+
+def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
+    """Return q @ codes.T exactly, as float32 [M, N], for int8 q [M, K] and int8 codes [N, K].
+
+    `torch._int_mm` is several times faster than a float32 GEMM where the CPU has VNNI and falls back to naive
+    loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K).
+    """
+    if q.shape[-1] > LARGEST_EXACT_K:
+        raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
+    if q.device.type == "cpu" and _has_vnni():
+        return torch._int_mm(q, codes.t()).float()
+    return q.float() @ codes.float().t()
+
+
+def _has_vnni() -> bool:
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def _forward(q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor) -> Tensor:
+    rows = q.reshape(-1, q.shape[-1])
+    return integer_matmul(rows, codes).mul_(step.reshape(-1, 1) * gamma).view(*q.shape[:-1], codes.shape[0])
+
+
+class TernaryMatmul(torch.autograd.Function):
+    """y = Q(x) @ T(w).T with straight-through gradients for both quantizers (arXiv:2402.17764; b1.58 FAQ).
+
+    Backward: dx = dy @ (gamma * codes), dw = dy.T @ (step * q). Saved for backward: int8 q and int8 codes, a
+    quarter of what float32 activations would keep alive.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+        """Return y [..., N] in *out_dtype* for x [..., K] and float masters [N, K]."""
+        q, step = quantize_activations(x)
+        codes, gamma = ternarize(weight)
+        ctx.save_for_backward(q, step, codes, gamma)
+        ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
+        return _forward(q, step, codes, gamma).to(out_dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Return (dx, dw, None) for dy [..., N]; products are taken in dy's dtype."""
+        (grad,) = grads
+        q, step, codes, gamma = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        grad_x = grad_w = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ (codes.to(grad.dtype))).to(ctx.input_dtype).mul_(gamma).view(q.shape)
+        if ctx.needs_input_grad[1]:
+            # the step goes to the gradient's side: int8 q is exact in any dtype, q * step is not
+            scaled = (grad * step.reshape(-1, 1)).to(grad.dtype)
+            grad_w = (scaled.t() @ q.reshape(-1, q.shape[-1]).to(grad.dtype)).to(ctx.weight_dtype)
+        return grad_x, grad_w, None
+
+
+class BitLinear(nn.Linear):
+    """A linear layer with float32 masters whose forward is exactly ternary: weight [N, K], x [..., K] -> [..., N]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y [..., N] in x's dtype, or in autocast's."""
+        device = x.device.type
+        out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        y: Tensor = TernaryMatmul.apply(x, self.weight, out_dtype)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+class CodesLinear(nn.Module):
+    """An inference-only ternary layer: int8 codes [N, K] and a float32 scale; no masters, no gradients."""
+
+    codes: Tensor
+    gamma: Tensor
+    bias: Tensor | None
+
+    def __init__(self, codes: Tensor, gamma: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = codes.shape
+        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("gamma", gamma.float().reshape(()), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y [..., N] in x's dtype."""
+        q, step = quantize_activations(x)
+        y = _forward(q, step, self.codes, self.gamma).to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+def ternary_targets(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers that b1.58 makes ternary, by name: all but the output head."""
+    find_head: Any = getattr(model, "get_output_embeddings", None)
+    head = find_head() if find_head else None
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+
+
+def make_trainable_ternary(model: nn.Module) -> nn.Module:
+    """Turn the ternary targets of *model* into `BitLinear` in place, keeping their parameters, and return it."""
+    for layer in ternary_targets(model).values():
+        layer.__class__ = BitLinear
+    return model
+
+
+def bit_linears(model: nn.Module) -> dict[str, BitLinear]:
+    """Return the trainable ternary layers of *model* by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, BitLinear)}

@@ -1,0 +1,164 @@
+"""Lay out what runs cost: one table per scenario, so that what stands side by side was measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bitnet_bench.records import Cost, Measured
+from bitnet_bench.reports.figures import Figure, figure, missing, size
+from bitnet_bench.reports.runs import NamedRun
+
+DISTURBED = 0.1
+"""Above this foreign load other processes have probably changed the timings."""
+
+KINDS = {
+    "ternary": "삼진 가중치",
+    "embedding": "임베딩",
+    "head": "출력층(head)",
+    "linear": "밀집 선형층",
+    "norm": "정규화",
+}
+METRICS = {
+    "load_s": "불러오기",
+    "prefill_s": "프리필 시간",
+    "prefill_tokens_per_s": "프리필 속도",
+    "decode_s": "디코드 시간",
+    "decode_tokens_per_s": "디코드 속도",
+    "peak_bytes": "최대 메모리",
+    "energy_j": "에너지",
+}
+Scenario = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class CostColumn:
+    """One cost of one run."""
+
+    run: NamedRun
+    cost: Cost
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes were busy meanwhile."""
+        return disturbed(self.cost)
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One item over the columns of a table."""
+
+    label: str
+    group: str
+    cells: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an item was measured."""
+
+    label: str
+    method: str
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """All costs of one scenario. *machines* is true if they come from more than one machine."""
+
+    scenario: str
+    columns: tuple[CostColumn, ...]
+    rows: tuple[CostRow, ...]
+    methods: tuple[Method, ...]
+    machines: bool
+
+
+def scenario(cost: Cost) -> Scenario:
+    """Return what two costs must share to be compared."""
+    return cost.prompt_tokens, cost.new_tokens, cost.batch, cost.threads
+
+
+def scenario_words(cost: Cost) -> str:
+    """Say what was timed."""
+    prompt, new, batch, threads = scenario(cost)
+    return f"프롬프트 {prompt:,}토큰 · 새 토큰 {new:,}개 · 배치 {batch:,} · 스레드 {threads:,}개"
+
+
+def disturbed(cost: Cost) -> bool:
+    """Return whether other processes took so much of the machine that the timings are in doubt."""
+    return cost.foreign_load > DISTURBED
+
+
+def machine(run: NamedRun) -> tuple[str, str]:
+    """Return what two runs must share for their timings to be compared."""
+    return run.record.environment.cpu, run.record.environment.platform
+
+
+def main_cost(run: NamedRun) -> Cost | None:
+    """Return the first cost at the run's own precision."""
+    return next((cost for cost in run.record.costs if cost.precision == run.record.precision), None)
+
+
+def cost_tables(runs: Sequence[NamedRun]) -> tuple[CostTable, ...]:
+    """Return a table for each scenario, in the order in which they come."""
+    columns: dict[Scenario, list[CostColumn]] = {}
+    for run in runs:
+        for cost in run.record.costs:
+            columns.setdefault(scenario(cost), []).append(CostColumn(run, cost))
+    return tuple(_table(tuple(group)) for group in columns.values())
+
+
+def _table(columns: tuple[CostColumn, ...]) -> CostTable:
+    costs = [column.cost for column in columns]
+    rows = [
+        *(_row(label, "저장 가중치", costs, lambda cost, kind=kind: _bytes(cost, kind)) for kind, label in _kinds(costs)),
+        _row("합계", "저장 가중치", costs, lambda cost: Figure(size(sum(cost.weight_bytes.values())))),
+        _row("가중치", "메모리", costs, lambda cost: Figure(size(cost.resident_weight_bytes))),
+        _row("KV 캐시", "메모리", costs, lambda cost: Figure(size(cost.kv_bytes))),
+        *(_row(label, "실행", costs, lambda cost, key=key: figure(cost.metrics.get(key))) for key, label in _metrics(costs)),
+        _row("다른 프로세스의 부하", "실행", costs, _load),
+    ]  # fmt: skip
+    return CostTable(
+        scenario=scenario_words(costs[0]),
+        columns=columns,
+        rows=tuple(rows),
+        methods=_methods(costs),
+        machines=len({machine(column.run) for column in columns}) > 1,
+    )
+
+
+def _row(label: str, group: str, costs: Sequence[Cost], cell: Callable[[Cost], Figure]) -> CostRow:
+    return CostRow(label, group, tuple(cell(cost) for cost in costs))
+
+
+def _kinds(costs: Sequence[Cost]) -> list[tuple[str, str]]:
+    return _labelled(KINDS, [kind for cost in costs for kind in cost.weight_bytes])
+
+
+def _metrics(costs: Sequence[Cost]) -> list[tuple[str, str]]:
+    return _labelled(METRICS, [name for cost in costs for name in cost.metrics])
+
+
+def _labelled(known: dict[str, str], others: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the *known* keys with their labels, then the others under their own names."""
+    return list({**known, **{key: key for key in others if key not in known}}.items())
+
+
+def _bytes(cost: Cost, kind: str) -> Figure:
+    if not cost.weight_bytes.get(kind):
+        return missing("이 체크포인트에 따로 저장된 것이 없음")
+    return Figure(size(cost.weight_bytes[kind]))
+
+
+def _load(cost: Cost) -> Figure:
+    shown = Figure(f"{cost.foreign_load:.0%}")
+    return replace(shown, detail="방해받은 측정", warning=True) if disturbed(cost) else shown
+
+
+def _methods(costs: Sequence[Cost]) -> tuple[Method, ...]:
+    found = dict.fromkeys(
+        Method(METRICS.get(name, name), measurement.method)
+        for cost in costs
+        for name, measurement in cost.metrics.items()
+        if isinstance(measurement, Measured)
+    )
+    return tuple(found)

@@ -1,0 +1,118 @@
+"""What the tests share: a tiny tokenizer, and tiny random checkpoints of several architectures."""
+
+from __future__ import annotations
+
+import os
+
+# before torch and transformers are imported: their compiled quantizers need a C++ compiler and a minute each
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VOCABULARY = 300
+CORPUS = (
+    "사용자: 안녕하세요?\n모델: 안녕하세요! 만나서 반가워요.",
+    "사용자: 오늘 날씨 어때요?\n모델: 오늘 날씨는 맑아요.",
+    "### Instruction:\n한국의 수도는?\n\n### Response:\n한국의 수도는 서울이에요.",
+    "오늘 안녕 오늘 안녕 한국 한국 서울 서울 네 네 네",
+)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[[bool], Any]:
+    """Give a factory of byte-level BPE tokenizers that add `<s>` by themselves.
+
+    *trim_offsets*: whether the offsets of " 답" begin at 답, as in GPT-2, or at the space, as in Llama 3 and Qwen.
+    """
+
+    def make(trim_offsets: bool = False) -> Any:
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+        from transformers import PreTrainedTokenizerFast
+
+        bpe = Tokenizer(models.BPE())
+        bpe.normalizer = normalizers.NFC()
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=["<s>", "</s>", "<pad>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        bpe.train_from_iterator(CORPUS, trainer)
+        bpe.post_processor = processors.Sequence(
+            [
+                processors.ByteLevel(trim_offsets=trim_offsets),
+                processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)]),
+            ]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=bpe,
+            bos_token="<s>",
+            eos_token="</s>",
+            pad_token="<pad>",
+            clean_up_tokenization_spaces=False,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
+    """Give a tokenizer of 300 tokens, with `<s>` 0, `</s>` 1 and `<pad>` 2."""
+    return make_tokenizer(False)
+
+
+def _config(architecture: str) -> Any:
+    from transformers import BitNetConfig, GPT2Config, LlamaConfig, Qwen2Config
+
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    if architecture == "gpt2":
+        return GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128, **special)
+    family = {"bitnet": BitNetConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
+    return family(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        tie_word_embeddings=architecture != "llama",
+        **special,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
+    """Give a factory of checkpoint folders as transformers writes them: bitnet, llama (untied head), qwen2, gpt2.
+
+    Weights are random and float32; norms and biases are random too, so that none of them can be lost unseen.
+    """
+    made: dict[str, Path] = {}
+
+    def make(architecture: str) -> Path:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if architecture not in made:
+            torch.manual_seed(7)
+            model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if parameter.dim() == 1:
+                        parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if "norm" in name else 0.0))
+            folder = tmp_path_factory.mktemp("checkpoints") / architecture
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[architecture] = folder
+        return made[architecture]
+
+    return make
