@@ -13,9 +13,9 @@ TrainingPrecision = Literal["ternary", "fp16"]
 
 
 class Value(BaseModel):
-    """An immutable record; unknown fields are refused, so that a typo or another version is not read in silence."""
+    """An immutable record; unknown fields and NaN are refused, never read in silence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Checkpoint(Value):

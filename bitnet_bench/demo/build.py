@@ -206,19 +206,20 @@ can be tried without a network. They are far too small to be useful as language 
 | held-out loss, nats a token | {ternary_loss:.4f} | {fp16_loss:.4f} |
 | held-out perplexity | {ternary_ppl:.2f} | {fp16_ppl:.2f} |
 
-The held-out text is {tokens:,} tokens, one document in a hundred, drawn by seed before training. {note}
+The held-out text is {tokens:,} tokens, one document in a hundred, drawn by seed before training.
+{note}
 
 ## Data and licence
 Korean React and Vue documentation (CC BY 4.0), the Hugging Face course (Apache-2.0) and PyTorch tutorials
 (BSD-3-Clause) in Korean, the KAIST treebank's prose (CC BY-SA 4.0; Chun et al. 2018), NSMC reviews (CC0 1.0; Park
-2016), Chatbot_data (MIT; Song 2018), and the HG-TODS dialogues (MIT; NLPLAB at Sungkyunkwan University, 2022-2024): {rows:,} documents.
-Documents whose normalised text is in an evaluation split of NSMC, Chatbot_data or HG-TODS were left out; no text of
+2016), Chatbot_data (MIT; Song 2018), and the HG-TODS dialogues (MIT; NLPLAB at Sungkyunkwan University, 2022-2024):
+{rows:,} documents. Documents whose normalised text is in an evaluation split of NSMC, Chatbot_data or HG-TODS were left out; no text of
 KLUE, KoBEST, KorQuAD or FLORES is in it. Because of the treebank the weights are offered under **CC BY-SA 4.0**.
 
 ## Recipe
 AdamW (beta 0.9, 0.95), learning rate 3e-3 with 5 % warm-up and cosine decay, weight decay 0.1, gradient norm 1.0, batch
-16 x 256 tokens, 1.5 epochs, seed {seed} for data and weights, float32 masters and scales, bfloat16 products outside the
-ternary forward; one thread each. Neither arm's learning rate was searched. `make demo-checkpoints` repeats it.
+16 x 256 tokens, 1.5 epochs, seed {seed} for the split and the first weights and 0 for the order, float32 masters and
+scales, bfloat16 products outside the ternary forward; one thread each. Neither arm's learning rate was searched. `make demo-checkpoints` repeats it.
 """
 
 
@@ -263,7 +264,7 @@ def main() -> None:
         losses[precision] = heldout_loss(pair[precision].result, read_rows(heldout))
         (given.out / precision).mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
-            shutil.copyfile(given.work / precision / name, given.out / precision / name)
+            shutil.copy(given.work / precision / name, given.out / precision / name)
     write_card(given.out, pair, losses)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -394,6 +395,8 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "p
         (folder / "config.json").write_text(
             json.dumps(_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
+        # safetensors gives its file to the owner alone; a checkpoint is as readable as what stands beside it
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
 
@@ -411,6 +414,7 @@ def _narrow(name: str, tensor: Tensor, dtype: Any) -> Tensor:
 def _saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = model.config.to_dict()
     config["dtype"] = dtype
+    config["use_cache"] = True  # Trainer turns it off
     config["architectures"] = [type(model).__name__]
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)

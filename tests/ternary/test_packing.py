@@ -10,9 +10,6 @@ from hypothesis import strategies as st
 
 from bitnet_bench.ternary.packing import pack, unpack
 
-# torch's own: importing transformers' @torch.compile functions imports torch.jit
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-
 
 def random_codes(rows: int, columns: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (rows, columns), dtype=np.int8))

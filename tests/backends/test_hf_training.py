@@ -1,0 +1,133 @@
+"""Training through the `hf` backend: killed and resumed, refused, diverged, and exactly ternary at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bitnet_bench import api
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import FinetuneJob
+from bitnet_bench.ternary.packing import unpack
+
+ROWS = [
+    {"prompt": f"{i}번 손님은 무엇을 드시나요?", "response": f"{i}번 손님은 {'국수' if i % 2 else '비빔밥'}를 드세요."}
+    for i in range(24)
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Give a JSONL file of 24 rows."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
+    return file
+
+
+def job(rows: Path, out: Path, **settings: object) -> FinetuneJob:
+    """Return a short job on the embedded ternary checkpoint."""
+    defaults = {"model": "demo", "data": (str(rows),), "out": str(out), "max_steps": 12, "batch_size": 4, "epochs": 9}
+    return FinetuneJob.model_validate({**defaults, "learning_rate": 2e-3, "save_every": 3, **settings})
+
+
+def _command(rows: Path, out: Path) -> list[str]:
+    options = ["--max-steps", "12", "--batch-size", "4", "--epochs", "9", "--lr", "2e-3", "--save-every", "3"]
+    return [sys.executable, "-P", "-m", "bitnet_bench", "finetune", "--data", str(rows), "--out", str(out), *options]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows: Path, tmp_path: Path) -> None:
+    """SIGKILL half-way, the same command again: bit for bit the checkpoint of a run that was not killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(_command(rows, killed), env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (killed / ".trainer/checkpoint-6/complete").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "config.json").exists()
+    for out in (killed, whole):
+        subprocess.run(_command(rows, out), env=environment, check=True, capture_output=True)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert json.loads((killed / "finetune.json").read_text())["resumed_from_step"] >= 6
+    assert not (killed / ".trainer").exists()
+
+
+def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: Path) -> None:
+    """Every ternary layer is stored as codes -1, 0 and +1 with one float32 scale, and the loss fell."""
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=40))
+    stored = load_file(tmp_path / "out/model.safetensors")
+    packed = [name for name, tensor in stored.items() if tensor.dtype == torch.uint8]
+    assert len(packed) == 4 * 7
+    for name in packed:
+        assert set(unpack(stored[name]).unique().tolist()) == {-1, 0, 1}
+        assert stored[name.replace(".weight", ".weight_scale")].dtype == torch.float32
+    assert record.result.format == "packed"
+    assert record.history[-1]["loss"] < 0.7 * record.history[0]["loss"]
+    assert {"flips", "zeros", "grad_norm"} <= record.history[-1].keys()
+
+
+def test_the_twin_sees_the_same_data_in_the_same_order(rows: Path, tmp_path: Path) -> None:
+    """The twin is float, FP16, and its record has the digest of the same rows and as many steps."""
+    one = job(rows, tmp_path / "out")
+    ternary, twin = api.finetune(one), api.finetune(api.twin_of(one, None))
+    assert twin.result.format == "float"
+    assert twin.result.dtype == "float16"
+    assert (twin.data_sha256, twin.steps) == (ternary.data_sha256, ternary.steps)
+    assert Path(twin.job.out).name == "out-fp16"
+
+
+def test_other_settings_do_not_go_on_in_the_same_folder(rows: Path, tmp_path: Path) -> None:
+    """A finished folder is given back for the same job and refused for another, by the name of what differs."""
+    one = job(rows, tmp_path / "out", max_steps=2)
+    first = api.finetune(one)
+    assert api.finetune(one) == first
+    with pytest.raises(BenchError, match="another learning_rate"):
+        api.finetune(one.model_copy(update={"learning_rate": 1e-4}))
+
+
+def test_an_unfinished_folder_refuses_other_data(rows: Path, tmp_path: Path) -> None:
+    """Resuming on changed rows would be a run that nobody asked for."""
+    one = job(rows, tmp_path / "out")
+    api.finetune(one.model_copy(update={"max_steps": 2}))
+    (tmp_path / "out/finetune.json").unlink()
+    (tmp_path / "out/.trainer").mkdir()
+    (tmp_path / "out/.trainer/job.json").write_text(json.dumps({**one.settings(), "data rows": "other"}))
+    with pytest.raises(BenchError, match="data rows"):
+        api.finetune(one)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(rows: Path, tmp_path: Path) -> None:
+    """A diverged run says at which step, and leaves no checkpoint that looks finished."""
+    with pytest.raises(BenchError, match=r"The loss became (nan|inf) at step"):
+        api.finetune(
+            job(rows, tmp_path / "out", learning_rate=1e30, warmup_ratio=0.0, precision="fp16", model="demo-fp16")
+        )
+    assert not (tmp_path / "out/config.json").exists()
+
+
+def test_pretraining_learns_from_running_text(tmp_path: Path) -> None:
+    """`pretrain` takes text rows and puts the loss on every token."""
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "강물은 바다로 흐르고 바다는 하늘로 오른다."}\n' * 40, encoding="utf-8")
+    record = api.finetune(job(file, tmp_path / "out", method="pretrain", max_length=64, max_steps=10))
+    assert record.history[-1]["loss"] < record.history[0]["loss"]
+
+
+def test_accumulated_batches_give_the_step_of_one_large_batch(rows: Path, tmp_path: Path) -> None:
+    """Two forward passes of 4 rows and one of 8 take the same first step, within float error."""
+    settings = {"max_steps": 1, "compute": "fp32", "schedule": "constant", "warmup_ratio": 0.0}
+    small = api.finetune(job(rows, tmp_path / "a", batch_size=4, gradient_accumulation=2, **settings))
+    large = api.finetune(job(rows, tmp_path / "b", batch_size=8, **settings))
+    assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=0.5)

@@ -1,0 +1,105 @@
+"""Our session gives what lm-eval's own `hf` model gives, on the same rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitnet_bench import api
+from bitnet_bench.backends.hf import HFBackend
+from bitnet_bench.evaluation.run import evaluate_task
+from bitnet_bench.evaluation.tasks import build_task
+from bitnet_bench.ternary.checkpoint import load_model, load_tokenizer
+
+DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+KOBEST = ["boolq", "copa", "wic", "hellaswag", "sentineg"]
+needs_data = pytest.mark.skipif(
+    not (DATA / "kobest").is_dir(), reason="no local rows: ../shared/data or BITNET_BENCH_DATA"
+)
+
+
+def _reference(model: str, precision: Any, built: Any, limit: int | None) -> list[dict[str, Any]]:
+    """Return lm-eval's samples from its own HFLM, one request at a time so that nothing is padded."""
+    from lm_eval import evaluator
+    from lm_eval.models.huggingface import HFLM
+
+    checkpoint = api.open_checkpoint(model)
+    loaded = load_model(checkpoint, "run", precision)
+    lm = HFLM(pretrained=loaded, tokenizer=load_tokenizer(checkpoint), batch_size=1)
+    tasks = {"tasks": {built.task_name: built}, "groups": {}, "group_map": {}}
+    results = evaluator.evaluate(lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True)
+    return sorted(results["samples"][built.task_name], key=lambda s: s["doc_id"])
+
+
+def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit: int | None) -> None:
+    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    data = None if suite_name == "sample" else DATA
+    with HFBackend().open(api.open_checkpoint(model), precision) as session:
+        ours = evaluate_task(session, suite, task, data, limit, lambda *_: None).examples
+    theirs = _reference(model, precision, build_task(suite, task, data), limit)
+    assert len(ours) == len(theirs) > 0
+    for example, sample in zip(ours, theirs, strict=True):
+        assert example.prompt == sample["arguments"][0][0]
+        if example.choices:
+            reference = [ll for ll, _ in sample["filtered_resps"]]
+            assert example.loglikelihoods == pytest.approx(reference, abs=1e-4)
+            assert example.output_choice == reference.index(max(reference))
+            assert float(example.output_choice == example.target_choice) == sample["acc"]
+        else:
+            assert example.output == sample["filtered_resps"][0].strip()
+
+
+@needs_data
+@pytest.mark.parametrize("task", KOBEST)
+@pytest.mark.parametrize(("model", "precision"), [("demo", "ternary"), ("demo-fp16", "fp32")])
+def test_kobest_predictions_equal_lm_evals(model: str, precision: str, task: str) -> None:
+    """On forty rows of each KoBEST task, log-probabilities agree to 1e-4 and every prediction is the same."""
+    _compare(model, precision, "kobest", task, 40)
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("task", KOBEST)
+def test_kobest_predictions_equal_lm_evals_on_all_rows(task: str) -> None:
+    """The same over the whole test half."""
+    _compare("demo", "ternary", "kobest", task, None)
+
+
+@pytest.mark.parametrize("task", ["wic", "hellaswag"])
+def test_sample_predictions_equal_lm_evals(task: str) -> None:
+    """The same on embedded rows, where no data is at hand."""
+    _compare("demo", "ternary", "sample", task, 8)
+
+
+@pytest.mark.parametrize("task", ["qa", "translation"])
+def test_generated_text_equals_lm_evals(task: str) -> None:
+    """Greedy continuations and their stops are the same, token for token."""
+    _compare("demo", "ternary", "sample", task, 6)
+
+
+def test_scores_do_not_depend_on_the_batch() -> None:
+    """A request alone and among others gets the same log-probability, to the last bits of the head's sums."""
+    checkpoint = api.open_checkpoint("demo")
+    with HFBackend().open(checkpoint, "ternary") as session:
+        encode = session.tokenizer.encode
+        requests = [(encode(f"문장 {i}: 오늘은 날씨가"), encode(" 좋다", add_special_tokens=False)) for i in range(30)]
+        together = session.loglikelihood(requests, lambda *_: None)
+        alone = [session.loglikelihood([request], lambda *_: None)[0] for request in requests]
+    assert [ll for ll, _ in together] == pytest.approx([ll for ll, _ in alone], abs=1e-5)
+    assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
+
+
+def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_path: Path) -> None:
+    """The end of the prompt and the choice stay; the record says how many requests were cut."""
+    folder = tmp_path / "kobest/sentineg"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text(
+        '{"sentence": "' + "아주 길다 " * 600 + '", "label": 0}\n{"sentence": "짧다", "label": 1}\n', encoding="utf-8"
+    )
+    ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
+    with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
+        result = evaluate_task(session, suite, task, tmp_path, None, lambda *_: None)
+    assert result.counts == {"requests": 4, "truncated": 2}

@@ -1,0 +1,109 @@
+"""The command line as a person meets it: help, errors in a sentence, exit statuses, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bitnet_bench", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["quickstart", "finetune", "evaluate", "measure", "report", "suites", "doctor"])
+def test_every_command_has_help(command: str, tmp_path: Path) -> None:
+    """--help names the command's options and ends with status 0."""
+    done = bench(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--help" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["evaluate", "--suite", "kobset"], 2, ["no suite 'kobset'", "Did you mean kobest?"]),
+        (["evaluate", "--suite", "sample", "--task", "bolq"], 2, ["no task 'bolq'", "boolq"]),
+        (["evaluate", "--suite", "sample", "--backend", "hg"], 2, ["no backend 'hg'", "hf"]),
+        (["evaluate", "--suite", "sample", "--model", "./nothing"], 1, ["There is no checkpoint ./nothing"]),
+        (["evaluate", "--suite", "sample", "--model", "."], 1, ["not a checkpoint", "config.json"]),
+        (["evaluate", "--suite", "sample", "--model", "nobody/nothing"], 1, ["nobody/nothing", "hub"]),
+        (["evaluate", "--suite", "kobest", "--data-dir", "nowhere"], 1, ["no data folder nowhere"]),
+        (["evaluate", "--suite", "kobest", "--task", "copa"], 1, ["no local rows", "--data-dir"]),
+        (["evaluate", "--suite", "sample", "--precision", "bf16"], 1, ["packed ternary", "--precision ternary"]),
+        (["evaluate", "--suite", "sample", "--precision", "int3"], 2, ["int3"]),
+        (["finetune", "--data", "nothing.jsonl", "--out", "o"], 1, ["no file nothing.jsonl"]),
+        (["finetune", "--data", "bad.jsonl", "--out", "o"], 1, ['Line 2 of bad.jsonl has no "response"', "prompt"]),
+        (["finetune", "--data", "kobest:nsmc", "--out", "o"], 2, ["no task 'nsmc'"]),
+        (["finetune", "--data", "good.jsonl", "--out", "o", "--lr", "-1"], 2, ["--learning-rate", "greater than 0"]),
+        (["finetune", "--data", "good.jsonl", "--out", "full"], 1, ["full is not empty"]),
+        (
+            ["finetune", "--data", "good.jsonl", "--out", "o", "--max-length", "2"],
+            1,
+            ["response token", "--max-length"],
+        ),
+        (["finetune", "--data", "text.jsonl", "--out", "o"], 1, ["running text", "--method pretrain"]),
+        (["measure", "--prompt-tokens", "9999"], 2, ["exceed the context", "--prompt-tokens"]),
+        (["report", "full"], 1, ["full is not a run", "record.json"]),
+        (["evaluate", "--out"], 2, ["--out"]),
+        (["frobnicate"], 2, ["frobnicate"]),
+    ],
+)
+def test_bad_input_is_a_sentence(arguments: list[str], status: int, words: list[str], tmp_path: Path) -> None:
+    """What happened and what to do, status 1 or 2, no traceback, and nothing left behind."""
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "가", "response": "나"}\n{"prompt": "다"}\n', encoding="utf-8")
+    (tmp_path / "good.jsonl").write_text('{"prompt": "가", "response": "나"}\n', encoding="utf-8")
+    (tmp_path / "text.jsonl").write_text('{"text": "가나다"}\n', encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/keep.txt").write_text("mine", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    done = bench(*arguments, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_results_can_be_had_as_json(tmp_path: Path) -> None:
+    """--json prints one JSON document and nothing else on standard output."""
+    for arguments in (["suites"], ["backends"], ["doctor"]):
+        done = bench(*arguments, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+
+
+def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
+    """Scores and costs of one run stand in one record, a second call does not score again, and the report has both."""
+    run = tmp_path / "run"
+    scored = ["evaluate", "--suite", "sample", "--task", "copa", "--limit", "4", "--out", str(run), "--json"]
+    first = bench(*scored, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    record = json.loads(first.stdout)
+    assert {score["metric"] for score in record["scores"]} == {"macro_f1", "accuracy"}
+    assert all(score["stderr"] is not None and score["signature"] for score in record["scores"])
+    assert len((run / "samples/sample-copa.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--json", "--out", str(run)]
+    measured = bench("measure", *quick, cwd=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    again = bench(*scored, cwd=tmp_path)
+    assert json.loads(again.stdout)["scores"] == record["scores"]
+    assert json.loads(again.stdout)["environment"] == record["environment"]
+    assert len(json.loads(again.stdout)["costs"]) == 1
+    assert bench("report", str(run), "--out", "r.html", cwd=tmp_path).returncode == 0
+    assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run), cwd=tmp_path)
+    assert other.returncode == 1
+    assert "another suites" in other.stderr or "another settings" in other.stderr
