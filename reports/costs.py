@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bitnet_bench.records import Cost, Measured
@@ -49,8 +49,15 @@ class CostRow:
     """One item over the columns of a table."""
 
     label: str
-    group: str
     cells: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class CostGroup:
+    """Items of one sort."""
+
+    label: str
+    rows: tuple[CostRow, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class CostTable:
 
     scenario: str
     columns: tuple[CostColumn, ...]
-    rows: tuple[CostRow, ...]
+    groups: tuple[CostGroup, ...]
     methods: tuple[Method, ...]
     machines: bool
 
@@ -109,33 +116,37 @@ def cost_tables(runs: Sequence[NamedRun]) -> tuple[CostTable, ...]:
 
 def _table(columns: tuple[CostColumn, ...]) -> CostTable:
     costs = [column.cost for column in columns]
-    rows = [
-        *(_row(label, "저장 가중치", costs, lambda cost, kind=kind: _bytes(cost, kind)) for kind, label in _kinds(costs)),
-        _row("합계", "저장 가중치", costs, lambda cost: Figure(size(sum(cost.weight_bytes.values())))),
-        _row("가중치", "메모리", costs, lambda cost: Figure(size(cost.resident_weight_bytes))),
-        _row("KV 캐시", "메모리", costs, lambda cost: Figure(size(cost.kv_bytes))),
-        *(_row(label, "실행", costs, lambda cost, key=key: figure(cost.metrics.get(key))) for key, label in _metrics(costs)),
-        _row("다른 프로세스의 부하", "실행", costs, _load),
-    ]  # fmt: skip
     return CostTable(
         scenario=scenario_words(costs[0]),
         columns=columns,
-        rows=tuple(rows),
+        groups=(
+            CostGroup("저장 가중치", _weight_rows(costs)),
+            CostGroup("메모리", _memory_rows(costs)),
+            CostGroup("실행", _metric_rows(costs)),
+        ),
         methods=_methods(costs),
         machines=len({machine(column.run) for column in columns}) > 1,
     )
 
 
-def _row(label: str, group: str, costs: Sequence[Cost], cell: Callable[[Cost], Figure]) -> CostRow:
-    return CostRow(label, group, tuple(cell(cost) for cost in costs))
+def _weight_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
+    kinds = _labelled(KINDS, [kind for cost in costs for kind in cost.weight_bytes])
+    rows = [CostRow(label, tuple(_bytes(cost, kind) for cost in costs)) for kind, label in kinds]
+    total = tuple(Figure(size(sum(cost.weight_bytes.values()))) for cost in costs)
+    return (*rows, CostRow("합계", total))
 
 
-def _kinds(costs: Sequence[Cost]) -> list[tuple[str, str]]:
-    return _labelled(KINDS, [kind for cost in costs for kind in cost.weight_bytes])
+def _memory_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
+    return (
+        CostRow("상주 가중치", tuple(Figure(size(cost.resident_weight_bytes)) for cost in costs)),
+        CostRow("KV 캐시", tuple(Figure(size(cost.kv_bytes)) for cost in costs)),
+    )
 
 
-def _metrics(costs: Sequence[Cost]) -> list[tuple[str, str]]:
-    return _labelled(METRICS, [name for cost in costs for name in cost.metrics])
+def _metric_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
+    names = _labelled(METRICS, [name for cost in costs for name in cost.metrics])
+    rows = [CostRow(label, tuple(figure(cost.metrics.get(name)) for cost in costs)) for name, label in names]
+    return (*rows, CostRow("다른 프로세스의 부하", tuple(map(_load, costs))))
 
 
 def _labelled(known: dict[str, str], others: Sequence[str]) -> list[tuple[str, str]]:
@@ -145,7 +156,7 @@ def _labelled(known: dict[str, str], others: Sequence[str]) -> list[tuple[str, s
 
 def _bytes(cost: Cost, kind: str) -> Figure:
     if not cost.weight_bytes.get(kind):
-        return missing("이 체크포인트에 따로 저장된 것이 없음")
+        return missing("따로 저장되지 않음")
     return Figure(size(cost.weight_bytes[kind]))
 
 

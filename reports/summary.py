@@ -63,10 +63,10 @@ def summary(runs: Sequence[NamedRun], pairs: Sequence[Pair]) -> Summary:
 
 
 def _row(run: NamedRun, runs: Sequence[NamedRun], notes: list[str]) -> SummaryRow:
-    cells = []
+    cells, cost = [], main_cost(run)
     for label, shown, remarks in _figures(run, runs):
         if shown.kind == "missing":
-            remarks = (f"{label} 없음: {shown.detail}", *remarks)
+            remarks = (shown.detail if cost is None else f"{label} 없음: {shown.detail}", *remarks)
         cells.append(SummaryCell(label, shown, tuple(_number(remark, notes) for remark in remarks)))
     return SummaryRow(run, STAGES.get(run.stage or "", run.stage or ""), tuple(cells))
 

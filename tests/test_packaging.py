@@ -70,7 +70,13 @@ def test_no_row_of_the_data_sets_is_in_the_tree() -> None:
     import json
 
     def texts(files: list[Path]) -> set[str]:
-        values = (v for f in files for line in f.open(encoding="utf-8") for v in json.loads(line).values())
+        values = (
+            v
+            for f in files
+            for line in f.read_text(encoding="utf-8").split("\n")
+            if line
+            for v in json.loads(line).values()
+        )
         return {"".join(v.split()) for v in values if isinstance(v, str) and len(v) > 15}
 
     ours = texts([*(ROOT / "tasks/sample/data").rglob("*.jsonl"), ROOT / "bitnet_bench/demo/instructions.jsonl"])

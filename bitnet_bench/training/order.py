@@ -13,7 +13,8 @@ SORTED_WINDOW = 50
 
 def total_steps(examples: int, batch: int, accumulation: int, epochs: float, max_steps: int | None) -> int:
     """Return the number of optimizer steps."""
-    steps = math.ceil(epochs * examples / (batch * accumulation))
+    seen = round(epochs * examples, 6)  # 1.1 epochs of 100 examples are 110, not 110.00000000000001
+    steps = math.ceil(seen / (batch * accumulation))
     return min(steps, max_steps) if max_steps else steps
 
 
@@ -21,6 +22,7 @@ def batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> 
     """Return indices into the examples, *batches* x *batch* long: epoch after epoch, each shuffled anew.
 
     Within a window of `SORTED_WINDOW` batches, examples of like length share a batch; batches are then shuffled.
+    A batch that an epoch leaves incomplete is filled by the first examples of the next.
     """
     wanted, epoch = batches * batch, 0
     order: list[int] = []
@@ -28,17 +30,23 @@ def batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> 
     while len(order) < wanted:
         rng = np.random.default_rng([seed, epoch])
         shuffled = rng.permutation(len(sizes))
-        groups: list[np.ndarray] = []
-        for start in range(0, len(shuffled), batch * SORTED_WINDOW):
-            window = shuffled[start : start + batch * SORTED_WINDOW]
-            window = window[np.argsort(sizes[window], kind="stable")]
-            groups += [window[i : i + batch] for i in range(0, len(window), batch)]
-        # a short last group stays last: batch boundaries must not move
-        whole = [g for g in groups if len(g) == batch]
-        rest = [g for g in groups if len(g) < batch]
+        missing = -len(order) % batch
+        order += shuffled[:missing].tolist()
+        groups = _like_lengths(shuffled[missing:], sizes, batch)
+        whole = [group for group in groups if len(group) == batch]
         for i in rng.permutation(len(whole)):
             order += whole[i].tolist()
-        for group in rest:
-            order += group.tolist()
+        for group in groups:
+            order += group.tolist() if len(group) < batch else []
         epoch += 1
     return order[:wanted]
+
+
+def _like_lengths(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Cut *shuffled* into windows, sort each by length, and cut it into batches; the very last may be short."""
+    groups = []
+    for start in range(0, len(shuffled), batch * SORTED_WINDOW):
+        window = shuffled[start : start + batch * SORTED_WINDOW]
+        window = window[np.argsort(sizes[window], kind="stable")]
+        groups += [window[i : i + batch] for i in range(0, len(window), batch)]
+    return groups

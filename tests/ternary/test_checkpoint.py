@@ -542,7 +542,7 @@ def test_packed_weights_are_not_run_as_float(precision: Any, packed: Path) -> No
     """Packed codes have no float weights to run or to train."""
     for purpose in ("run", "train"):
         with pytest.raises(BenchError, match=f"has no {precision} weights"):
-            load_model(inspect(packed), purpose, precision)  # type: ignore[arg-type]
+            load_model(inspect(packed), purpose, precision)
 
 
 def test_a_tokenizer_larger_than_its_model_is_refused(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from bitnet_bench.ternary.linear import make_trainable_ternary
 from bitnet_bench.training.flips import FlipMonitor
 
 
-def model_with(*rows: list[float]) -> nn.Module:
+def model_with(*rows: list[float]) -> Any:
     """Return a model with one ternary layer that has these weights."""
     layer = nn.Linear(len(rows[0]), len(rows), bias=False)
     with torch.no_grad():
@@ -23,7 +25,7 @@ def test_one_flip_is_counted() -> None:
     model = model_with([2.0, 0.0, -2.0, 0.0], [2.0, 2.0, -2.0, -2.0])
     monitor = FlipMonitor(model)
     with torch.no_grad():
-        model[0].weight[0, 0] = 0.1  # type: ignore[index]
+        model[0].weight[0, 0] = 0.1
     assert monitor.look() == {"flips": 1 / 8, "zeros": 3 / 8}
 
 
@@ -31,7 +33,7 @@ def test_a_look_counts_from_the_look_before() -> None:
     """Flips are those since the last look: a flip is counted once, and again when it is undone."""
     model = model_with([2.0, 2.0, 2.0, 2.0])
     monitor = FlipMonitor(model)
-    weight = model[0].weight  # type: ignore[index]
+    weight = model[0].weight
     seen = []
     for value in (2.0, -2.0, -2.0, 2.0):
         with torch.no_grad():
@@ -45,19 +47,19 @@ def test_a_change_that_flips_nothing_is_no_flip() -> None:
     model = model_with([2.0, -1.9, 0.01, -2.1])
     monitor = FlipMonitor(model)
     with torch.no_grad():
-        model[0].weight.mul_(1.001)  # type: ignore[index,union-attr]
+        model[0].weight.mul_(1.001)
     assert monitor.look()["flips"] == 0.0
 
 
 def test_layers_count_by_their_size() -> None:
     """The share is of all codes of all layers, not a mean over layers."""
     model = make_trainable_ternary(nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 8, bias=False)))
-    for layer in model:  # type: ignore[attr-defined]
+    for layer in model:
         with torch.no_grad():
             layer.weight.fill_(1.0)
     monitor = FlipMonitor(model)
     with torch.no_grad():
-        model[0].weight.mul_(-1)  # type: ignore[index,union-attr]
+        model[0].weight.mul_(-1)
     assert monitor.look() == {"flips": 8 / 40, "zeros": 0.0}
 
 
@@ -69,7 +71,7 @@ def test_a_float_model_has_no_flips() -> None:
 def test_looking_changes_nothing() -> None:
     """A look leaves the masters and their gradients as they are."""
     model = model_with([2.0, 0.5, -1.0, 0.0])
-    weight = model[0].weight  # type: ignore[index]
+    weight = model[0].weight
     before = weight.detach().clone()
     FlipMonitor(model).look()
     assert torch.equal(weight.detach(), before)
@@ -84,7 +86,7 @@ def test_shares_lie_between_0_and_1() -> None:
     monitor = FlipMonitor(model)
     for _ in range(3):
         with torch.no_grad():
-            model[0].weight.normal_()  # type: ignore[index,union-attr]
+            model[0].weight.normal_()
         shares = monitor.look()
         assert all(0.0 <= share <= 1.0 for share in shares.values())
         assert shares["flips"] == pytest.approx(0.66, abs=0.2)

@@ -63,7 +63,7 @@ def test_examples_of_like_length_share_a_batch() -> None:
     lengths = np.random.default_rng(0).permutation(np.arange(1, 401)).tolist()
     order = batch_order(lengths, 8, 50, seed=3)
     spans = [max(group) - min(group) for group in ([lengths[i] for i in b] for b in batches_of(order, 8))]
-    assert 8 * SORTED_WINDOW == len(lengths)
+    assert len(lengths) == 8 * SORTED_WINDOW
     assert set(spans) == {7}
     assert padding(order, lengths, 8) < 0.03
 
@@ -106,5 +106,5 @@ def test_steps_are_counted(
 
 
 def test_decimal_epochs_add_no_step() -> None:
-    """1.1 epochs of 10 examples are 11 examples: the last bit of the float 1.1 does not make a twelfth step."""
-    assert total_steps(10, 1, 1, 1.1, None) == 11
+    """1.1 epochs of 100 examples are 110 examples: the last bit of the float 1.1 does not make step 111."""
+    assert total_steps(100, 1, 1, 1.1, None) == 110
