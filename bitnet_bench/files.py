@@ -38,6 +38,7 @@ def folder_written_whole(out: Path, last: str) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
+            (out / last).unlink(missing_ok=True)  # an old mark must not vouch for new files
             for file in sorted(partial.iterdir(), key=lambda f: f.name == last):
                 file.replace(out / file.name)
         finally:

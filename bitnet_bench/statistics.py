@@ -34,9 +34,9 @@ def confusion_bootstrap_stderr(
     return float(np.std(statistic(drawn), ddof=1))
 
 
-def resampled_indices(n: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """Return [resamples, n] indices drawn with replacement, the same for the same n: pairs stay pairs."""
-    return np.random.default_rng(SEED).integers(0, n, size=(resamples, n))
+def resampled_counts(n: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return [resamples, n], how often each of n examples is drawn with replacement; the same for the same n."""
+    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=resamples)
 
 
 def interval(value: float, stderr: float | None, low: float = 0.0, high: float = 100.0) -> tuple[float, float] | None:

@@ -42,7 +42,8 @@ def _spread(measurement: Measured) -> str:
     if count == 1:
         return "1회"
     low, high = (quantity(of(measurement.readings), measurement.unit) for of in (min, max))
-    return f"{count}회, {low} ~ {high}"
+    figure_of, unit = low.split(" ", 1)
+    return f"{count}회, {figure_of if high.endswith(f' {unit}') else low} ~ {high}"
 
 
 def quantity(value: float, unit: str) -> str:

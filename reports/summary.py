@@ -151,11 +151,11 @@ def _versus(pair: Pair) -> tuple[str, tuple[str, ...]]:
     prefill, decode, notes = _speeds(a, b)
     sentence = (
         f"삼진 실행 ‘{a.name}’의 점수는 {b.record.precision} 실행 ‘{b.name}’에 견주어 {_quality(pair)}, "
-        f"저장 가중치는 {_size(a, b)}, 프리필은 {prefill}고, 디코드는 {decode}다."
+        f"{_sizes(a, b)}, 프리필은 {prefill}고, 디코드는 {decode}다."
     )
     refused = len(pair.tasks) - len(pair.differences)
     skipped = (f"{len(pair.tasks)}개 과제 가운데 {refused}개는 짝을 지을 수 없어 뺐다.",) if refused else ()
-    return sentence, (*skipped, *notes)
+    return sentence, (*skipped, *_storage_notes(a, b), *notes)
 
 
 def _quality(pair: Pair) -> str:
@@ -165,17 +165,37 @@ def _quality(pair: Pair) -> str:
     limits = mean.interval
     shown = f"95 % 구간 {signed(limits[0])} ~ {signed(limits[1])}: " if limits else ""
     size_of = points(abs(mean.value))
-    moved = "이 같고" if size_of == "0.0" else f" {size_of}점 {'높고' if mean.value > 0 else '낮고'}"
+    amount = "0.1점 미만으로" if size_of == "0.0" else f"{size_of}점"
+    moved = f" {amount} {'높고' if mean.value > 0 else '낮고'}" if mean.value else "이 같고"
     return f"{len(pair.differences)}개 과제 평균{moved}({shown}{in_words(mean)})"
 
 
-def _size(a: NamedRun, b: NamedRun) -> str:
-    ours, theirs = (sum(run.record.checkpoint.weight_bytes.values()) for run in (a, b))
+def _sizes(a: NamedRun, b: NamedRun) -> str:
+    stored = [sum(run.record.checkpoint.weight_bytes.values()) for run in (a, b)]
+    words = f"저장 가중치는 {_size(*stored)}"
+    ours, theirs = main_cost(a), main_cost(b)
+    if ours is None or theirs is None:
+        return words
+    return f"{words}, 메모리의 가중치는 {_size(ours.resident_weight_bytes, theirs.resident_weight_bytes)}"
+
+
+def _size(ours: int, theirs: int) -> str:
     if not ours or not theirs:
         return "견줄 수 없고"
     if ours == theirs:
         return "크기가 같고"
     return f"{factor(theirs / ours)} 작고" if ours < theirs else f"{factor(ours / theirs)} 크고"
+
+
+def _storage_notes(a: NamedRun, b: NamedRun) -> tuple[str, ...]:
+    """Say what makes the ratio of stored bytes differ from that of 2 bits to 16."""
+    notes = []
+    if a.record.checkpoint.format != "packed":
+        notes.append(f"{a.key}의 체크포인트는 2비트로 묶지 않은 채 저장되어 있다.")
+    for run in (a, b):
+        if "32" in run.record.checkpoint.dtype and run.record.precision != "fp32":
+            notes.append(f"{run.key}의 체크포인트는 {run.record.checkpoint.dtype}라 16비트보다 크다.")
+    return tuple(notes)
 
 
 def _speeds(a: NamedRun, b: NamedRun) -> tuple[str, str, tuple[str, ...]]:

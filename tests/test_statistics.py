@@ -17,7 +17,7 @@ from bitnet_bench.statistics import (
     interval,
     mean_stderr,
     paired_difference,
-    resampled_indices,
+    resampled_counts,
     wilson,
 )
 
@@ -118,11 +118,12 @@ def test_runs_of_other_lengths_are_no_pairs(a: list[float], b: list[float]) -> N
 
 
 def test_the_same_n_is_resampled_the_same_way() -> None:
-    """Indices depend on n alone, so that two runs are resampled as pairs; each lies in 0..n - 1."""
-    first, second = resampled_indices(7, 50), resampled_indices(7, 50)
+    """Counts depend on n alone, so that two runs are resampled as pairs; each resample draws n examples."""
+    first, second = resampled_counts(7, 50), resampled_counts(7, 50)
     assert np.array_equal(first, second)
     assert first.shape == (50, 7)
-    assert set(first.ravel().tolist()) == set(range(7))
+    assert (first.sum(1) == 7).all()
+    assert first.mean(0) == pytest.approx(np.ones(7), abs=0.5)
 
 
 def test_the_confusion_bootstrap_of_accuracy_is_the_binomial_one() -> None:

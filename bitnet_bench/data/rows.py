@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bitnet_bench.data.jsonl import nfc_json, numbered_lines
 from bitnet_bench.errors import BenchError
 
-Role = Literal["user", "model", "text"]
+Role = Literal["user", "model", "system", "text"]
 USER_NAMES = {"user", "human", "사용자", "질문자", "고객"}
-MODEL_NAMES = {"model", "assistant", "system_answer", "system", "bot", "gpt", "모델", "상담원", "sys"}
+MODEL_NAMES = {"model", "assistant", "bot", "gpt", "모델", "상담원"}
+SYSTEM_NAMES = {"system", "sys", "시스템"}
+"""An instruction beside a model's turns; the answering side where dialogues have no other (HG-TODS, WoS)."""
 SHAPES = (
     '{"prompt", "response"}, {"instruction", "input", "output"}, {"messages": [...]}, {"turns": [...]}, {"Q", "A"}; '
     'for --method pretrain also {"text"} or {"document"}'
@@ -22,7 +23,7 @@ SHAPES = (
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said; the role `text` is running text with no sides."""
+    """What one side said; `system` is an instruction, and `text` is running text with no sides."""
 
     role: Role
     text: str
@@ -54,21 +55,17 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield number, parse_row(line)
-    except UnicodeDecodeError as error:
-        raise BenchError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
-    except BadRowError as error:
-        raise BenchError(f"Line {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
+    for number, line in numbered_lines(path):
+        try:
+            yield number, parse_row(line)
+        except BadRowError as error:
+            raise BenchError(f"Line {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
 
 
 def parse_row(line: str) -> Row:
     """Return the row of one JSONL line, in NFC; BadRowError says what is wrong with it."""
     try:
-        fields = json.loads(unicodedata.normalize("NFC", line))
+        fields = nfc_json(line)
     except ValueError as error:
         raise BadRowError(f"is not JSON ({error})") from error
     if not isinstance(fields, dict):
@@ -76,7 +73,7 @@ def parse_row(line: str) -> Row:
     for keys, build in _SHAPES:
         if keys & fields.keys():
             turns = tuple(build(fields))
-            if all(turn.role == "user" for turn in turns):
+            if all(turn.role in ("user", "system") for turn in turns):
                 raise BadRowError("has no model turn to learn from")
             return Row(turns)
     raise BadRowError(f"has none of the known fields (it has {', '.join(sorted(fields)) or 'no fields'})")
@@ -112,13 +109,17 @@ def _dialogue(fields: dict[str, Any]) -> Iterator[Turn]:
     turns = fields.get("messages", fields.get("turns"))
     if not isinstance(turns, list) or not turns:
         raise BadRowError('has a "turns" or "messages" that is no list of turns')
-    for turn in turns:
-        yield from _turn(turn)
+    said = [part for turn in turns for part in _turn(turn)]
+    if "turns" in fields and all(turn.role != "model" for turn in said):
+        said = [Turn("model", turn.text) if turn.role == "system" else turn for turn in said]
+    yield from said
 
 
 def _turn(turn: Any) -> Iterator[Turn]:
     if isinstance(turn, str):
         speaker, _, said = turn.partition(":")
+        if not said.strip():
+            raise BadRowError(f"has an empty turn {turn!r}")
         yield Turn(_role(speaker), said.strip())
     elif isinstance(turn, dict) and "user_message" in turn:
         yield Turn("user", _text(turn, "user_message"))
@@ -136,6 +137,8 @@ def _role(name: Any) -> Role:
         return "user"
     if lowered in MODEL_NAMES:
         return "model"
+    if lowered in SYSTEM_NAMES:
+        return "system"
     raise BadRowError(f"has a turn by {name!r}, who is neither user nor model")
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitnet_bench.data.rows import Row
 from bitnet_bench.errors import BenchError
 
-# before a user turn, before a model turn, between turns
+
+class _Marks(NamedTuple):
+    """Text around turns. *lead* belongs to the response: a prompt that ended in a space would be no token prefix."""
+
+    user: str
+    model: str
+    lead: str
+    between: str
+
+
 _MARKS = {
-    "plain": ("", "", ""),
-    "dialogue": ("사용자: ", "모델: ", "\n"),
-    "instruction": ("### Instruction:\n", "### Response:\n", "\n\n"),
+    "plain": _Marks("", "", "", ""),
+    "dialogue": _Marks("사용자: ", "모델:", " ", "\n"),
+    "instruction": _Marks("### Instruction:\n", "### Response:\n", "", "\n\n"),
 }
 
 
@@ -39,14 +48,14 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
     """Render *row*; each response ends with the tokenizer's EOS."""
     if template == "chat":
         return _render_chat(row, tokenizer)
-    user, model, between = _MARKS[template]
+    marks = _MARKS[template]
     text, spans = "", []
     for turn in row.turns:
-        text += between if text else ""
-        text += {"user": user, "model": model, "text": ""}[turn.role]
+        text += marks.between if text else ""
+        text += {"user": marks.user, "model": marks.model}.get(turn.role, "")
         start = len(text)
-        text += turn.text
-        if turn.role != "user":
+        text += marks.lead + turn.text if turn.role == "model" else turn.text
+        if turn.role in ("model", "text"):
             text += tokenizer.eos_token
             spans.append((start, len(text)))
     return Rendered(text, tuple(spans))
@@ -55,7 +64,13 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
 def _render_chat(row: Row, tokenizer: Any) -> Rendered:
     if not tokenizer.chat_template:
         raise BenchError("The checkpoint has no chat template.", "Use --template dialogue, instruction or plain.")
-    messages = [{"role": "assistant" if t.role == "model" else "user", "content": t.text} for t in row.turns]
+    if row.turns[0].role == "model":
+        raise BenchError(
+            "A dialogue begins with the model's turn, which a chat template has no prompt for.",
+            "Remove such rows, or use --template dialogue or instruction.",
+        )
+    names = {"model": "assistant"}
+    messages = [{"role": names.get(t.role, t.role), "content": t.text} for t in row.turns]
     text, spans = "", []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":

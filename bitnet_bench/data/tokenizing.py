@@ -45,15 +45,15 @@ class Encoded:
 
 def encode(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool) -> Encoded:
     """Tokenize *rows*: one sequence a row for SFT; for pretraining, documents joined and cut into max_length pieces."""
-    chat = bool(tokenizer.chat_template)
-    rendered = [render(row, choose(template, row, chat), tokenizer) for row in rows]
     if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
         raise BenchError("These rows are running text, with no prompt and response.", "Use --method pretrain for them.")
-    masked = list(_tokenize(rendered, tokenizer))
+    chat = bool(tokenizer.chat_template)
+    rendered = [render(row, choose(template, row, chat), tokenizer) for row in rows]
     if pretrain:
-        return Encoded(list(_pieces(masked, max_length)), len(rows), 0, 0)
+        whole = _token_ids([r.text for r in rendered], [r.has_special_tokens for r in rendered], tokenizer)
+        return Encoded(list(_pieces(whole, max_length)), len(rows), 0, 0)
     kept, truncated = [], 0
-    for example in masked:
+    for example in _masked(rendered, tokenizer):
         short = Example(example.input_ids[:max_length], example.labels[:max_length])
         if all(label == IGNORED for label in short.labels[1:]):
             continue
@@ -67,35 +67,56 @@ def encode(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, 
     return Encoded(kept, len(rows), len(rows) - len(kept), truncated)
 
 
-def _tokenize(rendered: Iterable[Rendered], tokenizer: Any, chunk: int = 2048) -> Iterator[Example]:
-    rendered = list(rendered)
-    for i in range(0, len(rendered), chunk):
-        part = rendered[i : i + chunk]
-        encoded = tokenizer(
-            [r.text for r in part],
-            add_special_tokens=not part[0].has_special_tokens,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for r, ids, offsets in zip(part, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield Example(ids, list(_labels(ids, offsets, r.responses)))
+def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:
+    """Yield ids and labels of each row.
+
+    Where a response begins and ends is found as lm-eval finds it, by tokenizing the text before it: a token is
+    learned if it is no part of that. A token that holds the end of a prompt and the start of a response is learned.
+    """
+    texts: list[str] = []
+    special: list[bool] = []
+    for r in rendered:
+        parts = [r.text, *(r.text[:cut] for span in r.responses for cut in span)]
+        texts += parts
+        special += [r.has_special_tokens] * len(parts)
+    encoded = iter(_token_ids(texts, special, tokenizer))
+    for r in rendered:
+        ids = next(encoded)
+        labels = [IGNORED] * len(ids)
+        for _ in r.responses:
+            start, end = _shared(next(encoded), ids), _shared(next(encoded), ids)
+            labels[start:end] = ids[start:end]
+        yield Example(ids, labels)
 
 
-def _labels(ids: list[int], offsets: list[tuple[int, int]], spans: tuple[tuple[int, int], ...]) -> Iterator[int]:
-    """Yield the id of tokens that begin inside a response, IGNORED for others; (0, 0) is a special token added."""
-    for token, (start, end) in zip(ids, offsets, strict=True):
-        inside = any(a <= start < b for a, b in spans) and end > start
-        yield token if inside else IGNORED
+def _shared(prefix: list[int], ids: list[int]) -> int:
+    """Return how many leading tokens two sequences have in common."""
+    pairs = zip(prefix, ids, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(ids)))
 
 
-def _pieces(documents: Iterable[Example], length: int) -> Iterator[Example]:
-    """Join documents end to end and cut; the last piece shorter than two tokens is left out."""
-    stream: list[int] = []
-    for document in documents:
-        stream += document.input_ids
-        while len(stream) >= length:
-            yield Example(stream[:length], stream[:length])
-            stream = stream[length:]
-    if len(stream) > 1:
-        yield Example(stream, stream)
+def _token_ids(texts: Sequence[str], has_special: Sequence[bool], tokenizer: Any) -> list[list[int]]:
+    """Return ids of each text, with special tokens added where the text has none; an EOS added with them is dropped.
+
+    Rows carry their EOS as text, so that each response of a dialogue ends with one.
+    """
+    if not texts:
+        return []
+    encoded: list[list[int]] = [[] for _ in texts]
+    for present in (False, True):
+        members = [i for i, has in enumerate(has_special) if has is present]
+        if members:
+            batch = tokenizer([texts[i] for i in members], add_special_tokens=not present, verbose=False).input_ids
+            adds_eos = not present and tokenizer("").input_ids[-1:] == [tokenizer.eos_token_id]
+            for i, ids in zip(members, batch, strict=True):
+                encoded[i] = ids[:-1] if adds_eos else ids
+    return encoded
+
+
+def _pieces(documents: Iterable[list[int]], length: int) -> Iterator[Example]:
+    """Join documents end to end and cut; a last piece of one token has nothing to predict and is left out."""
+    stream = [token for document in documents for token in document]
+    for start in range(0, len(stream), length):
+        piece = stream[start : start + length]
+        if len(piece) > 1:
+            yield Example(piece, piece)

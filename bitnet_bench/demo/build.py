@@ -19,6 +19,7 @@ from typing import Any
 
 from bitnet_bench import api
 from bitnet_bench.console import progress_bar
+from bitnet_bench.data.jsonl import nfc_json, numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
 from bitnet_bench.files import write_whole
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord, TrainingPrecision
@@ -60,9 +61,8 @@ def documents(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield json.loads(unicodedata.normalize("NFC", line))
+    for _, line in numbered_lines(path):
+        yield nfc_json(line)
 
 
 def _normalised(text: str) -> str:
@@ -213,13 +213,16 @@ The held-out text is {tokens:,} tokens, one document in a hundred, drawn by seed
 Korean React and Vue documentation (CC BY 4.0), the Hugging Face course (Apache-2.0) and PyTorch tutorials
 (BSD-3-Clause) in Korean, the KAIST treebank's prose (CC BY-SA 4.0; Chun et al. 2018), NSMC reviews (CC0 1.0; Park
 2016), Chatbot_data (MIT; Song 2018), and the HG-TODS dialogues (MIT; NLPLAB at Sungkyunkwan University, 2022-2024):
-{rows:,} documents. Documents whose normalised text is in an evaluation split of NSMC, Chatbot_data or HG-TODS were left out; no text of
-KLUE, KoBEST, KorQuAD or FLORES is in it. Because of the treebank the weights are offered under **CC BY-SA 4.0**.
+{rows:,} documents. Documents whose normalised text is in an evaluation split of NSMC, Chatbot_data or HG-TODS were
+left out; no text of KLUE, KoBEST, KorQuAD or FLORES is in it. Because of the treebank the weights are offered under
+**CC BY-SA 4.0**.
 
 ## Recipe
 AdamW (beta 0.9, 0.95), learning rate 3e-3 with 5 % warm-up and cosine decay, weight decay 0.1, gradient norm 1.0, batch
 16 x 256 tokens, 1.5 epochs, seed {seed} for the split and the first weights and 0 for the order, float32 masters and
-scales, bfloat16 products outside the ternary forward; one thread each. Neither arm's learning rate was searched. `make demo-checkpoints` repeats it.
+scales, bfloat16 products outside the ternary forward; one thread each. Neither arm's learning rate was searched.
+`make demo-checkpoints` repeats the recipe. It does not give the same bits: after these were made, the order of the
+second pass changed (a batch that the first leaves incomplete is now filled), and sums depend on the processor.
 """
 
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bitnet_bench.errors import BenchError
 from bitnet_bench.ports import Session
 from bitnet_bench.records import Checkpoint
 
@@ -125,4 +126,8 @@ def _status(field: str) -> int | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BenchError as error:  # the parent shows the last line
+        print(error.problem, error.hint, file=sys.stderr)
+        sys.exit(1)

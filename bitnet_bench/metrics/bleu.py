@@ -40,5 +40,5 @@ class Bleu:
 
     def signature(self) -> str:
         """Return sacrebleu's own signature, with ours."""
-        self._bleu.num_refs = 1
+        self._bleu.num_refs = getattr(self._bleu, "num_refs", 1)  # unknown until something was scored
         return f"bleu|sacrebleu:{self._bleu.get_signature()}|norm:nfc|v1"

@@ -33,5 +33,5 @@ class ChrfPlusPlus:
 
     def signature(self) -> str:
         """Return sacrebleu's own signature, with ours."""
-        self._chrf.num_refs = 1
+        self._chrf.num_refs = getattr(self._chrf, "num_refs", 1)  # unknown until something was scored
         return f"chrf++|sacrebleu:{self._chrf.get_signature()}|norm:nfc|v1"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import resampled_indices
+from bitnet_bench.statistics import resampled_counts
 
 
 def outputs_and_references(examples: Sequence[Example]) -> tuple[list[str], list[list[str]]]:
@@ -28,5 +28,5 @@ def corpus_stderr(scorer: Any, examples: Sequence[Example]) -> float | None:
     if len(examples) < 2:
         return None
     statistics = np.array(scorer._extract_corpus_statistics(*outputs_and_references(examples)))
-    sums = statistics[resampled_indices(len(examples))].sum(1)
+    sums = resampled_counts(len(examples)) @ statistics
     return float(np.std([scorer._compute_score_from_stats(list(row)).score for row in sums], ddof=1))

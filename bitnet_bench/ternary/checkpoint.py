@@ -76,7 +76,10 @@ def weight_files(path: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BenchError(f"{index} is no index of weight files.", "Get the checkpoint again.") from error
         if any(Path(name).name != name for name in names):
             raise BenchError(f"{index} names a file outside its folder.", "Do not use this checkpoint.")
         files = [path / name for name in names]
@@ -138,6 +141,11 @@ def _format(
             f"{path} is quantized with quant_method {method!r}, which bitnet-bench does not read.",
             "It reads float checkpoints and quant_method 'bitnet'.",
         )
+    if quant.get("use_rms_norm"):
+        raise BenchError(
+            f"{path} normalizes inside BitLinear (use_rms_norm), which is not read yet.",
+            "Run it through transformers; its scores there are its own.",
+        )
     if packed:
         if method is None:
             raise BenchError(
@@ -150,8 +158,6 @@ def _format(
             f"{path} says that its weights are packed, but no tensor of it is 8-bit.",
             'If these are masters, set "quantization_mode": "online" and "linear_class": "autobitlinear".',
         )
-    if method == "bitnet" and quant.get("use_rms_norm"):
-        raise BenchError(f"{path} normalizes inside BitLinear (use_rms_norm), which is not read yet.", "")
     if method == "bitnet" or (config["model_type"] == "bitnet" and config.get(LABEL) != "fp16"):
         return "masters", None
     return "float", None
@@ -224,18 +230,20 @@ def load_model(checkpoint: Checkpoint, purpose: Literal["train", "run"], precisi
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
     _refuse_mismatch(checkpoint, purpose, precision)
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = run_dtypes.get(precision, torch.float32) if purpose == "run" else torch.float32
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except ValueError as error:
-        raise BenchError(f"transformers has no causal LM for {checkpoint.architecture}.", str(error)) from error
+        raise BenchError(
+            f"transformers cannot build {checkpoint.architecture} of {checkpoint.source}.", str(error).splitlines()[0]
+        ) from error
     floats, packed = _read_tensors(checkpoint)
     if precision == "ternary" and purpose == "run":
-        _install_codes(model, floats, packed)
+        _install_codes(model, floats, packed, checkpoint)
     else:
         floats |= {f"{name}.weight": masters_from_codes(*layer) for name, layer in packed.items()}
     _load_floats(model, {name: tensor.to(dtype) for name, tensor in floats.items()}, checkpoint)
@@ -267,11 +275,17 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def refuse_unpackable(model: PreTrainedModel) -> None:
-    """BenchError if a ternary layer of *model* has a row count that the packed layout cannot hold."""
+    """BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot hold."""
     from bitnet_bench.ternary.linear import bit_linears
     from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
-    for name, layer in bit_linears(model).items():
+    layers = bit_linears(model)
+    if not layers:
+        raise BenchError(
+            f"{type(model).__name__} has no linear layer to make ternary.",
+            "Ternary training takes architectures of nn.Linear layers, such as BitNet, Llama and Qwen.",
+        )
+    for name, layer in layers.items():
         if layer.out_features % CODES_PER_BYTE:
             raise BenchError(
                 f"{name} has {layer.out_features} rows, no multiple of {CODES_PER_BYTE}: it cannot be packed.",
@@ -327,14 +341,21 @@ def _gamma(module: str, scale: Tensor | None, direction: Direction | None) -> Te
     return scale[0] if direction == "multiply" else 1.0 / scale[0]
 
 
-def _install_codes(model: PreTrainedModel, floats: dict[str, Tensor], packed: dict[str, tuple[Tensor, Tensor]]) -> None:
+def _install_codes(
+    model: PreTrainedModel, floats: dict[str, Tensor], packed: dict[str, tuple[Tensor, Tensor]], checkpoint: Checkpoint
+) -> None:
     """Replace the ternary layers of *model* by `CodesLinear`, taking their tensors out of *floats*."""
     from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
     from bitnet_bench.ternary.quantizer import ternarize
 
-    for name in ternary_targets(model):
+    targets = ternary_targets(model)
+    if unknown := sorted(packed.keys() - targets.keys()):
+        raise _misfit(checkpoint, f"{unknown[0]} is not a linear layer of the model")
+    for name, layer in targets.items():
         if name in packed:
             codes, gamma = packed[name]
+            if codes.shape != layer.weight.shape:
+                raise _misfit(checkpoint, f"{name} is {tuple(codes.shape)} and must be {tuple(layer.weight.shape)}")
         elif f"{name}.weight" in floats:
             codes, gamma = ternarize(floats.pop(f"{name}.weight"))
         else:
@@ -342,22 +363,23 @@ def _install_codes(model: PreTrainedModel, floats: dict[str, Tensor], packed: di
         model.set_submodule(name, CodesLinear(codes, gamma, floats.pop(f"{name}.bias", None)))
 
 
+def _misfit(checkpoint: Checkpoint, what: str) -> BenchError:
+    return BenchError(
+        f"The weights of {checkpoint.source} do not fit its config: {what}.",
+        "config.json and the weights belong to different models, or the download is incomplete.",
+    )
+
+
 def _load_floats(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     try:
         outcome = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise BenchError(
-            f"The weights of {checkpoint.source} do not fit its config: {str(error).splitlines()[-1].strip()}",
-            "config.json and the weights belong to different models.",
-        ) from error
+        raise _misfit(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
     missing = [name for name in outcome.missing_keys if name not in tied]
     if missing or outcome.unexpected_keys:
         name, what = (missing[0], "missing") if missing else (outcome.unexpected_keys[0], "not part of the model")
-        raise BenchError(
-            f"The weights of {checkpoint.source} do not fit its config: {name} is {what}.",
-            "config.json and the weights belong to different models, or the download is incomplete.",
-        )
+        raise _misfit(checkpoint, f"{name} is {what}")
     model.tie_weights()
 
 
@@ -379,11 +401,13 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "p
     state: dict[str, Tensor] = {}
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
     for name, tensor in model.state_dict().items():
-        module = name.removesuffix(".weight")
+        module, _, kind = name.rpartition(".")
         if name in tied:
             continue
-        if module not in ternary:
-            state[name] = _narrow(name, tensor, getattr(torch, dtype))
+        if module not in ternary or kind == "bias":
+            if form == "packed" and module in ternary:  # AutoBitLinear multiplies W x + b by the scale
+                tensor = tensor / ternarize(ternary[module].weight)[1]
+            state[name] = _narrow(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
         elif form == "masters":
             state[name] = tensor.float()
         else:

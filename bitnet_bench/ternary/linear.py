@@ -27,7 +27,8 @@ def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
         raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
     if q.device.type == "cpu" and _has_vnni():
         return torch._int_mm(q, codes.t()).float()
-    return q.float() @ codes.float().t()
+    with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round the sums
+        return q.float() @ codes.float().t()
 
 
 def _has_vnni() -> bool:

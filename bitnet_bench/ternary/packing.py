@@ -17,7 +17,7 @@ def pack(codes: Tensor) -> Tensor:
     rows = codes.shape[0]
     if rows % CODES_PER_BYTE:
         raise ValueError(f"{rows} rows are no multiple of {CODES_PER_BYTE}; this layout cannot hold them")
-    if codes.abs().amax() > 1:
+    if ((codes < -1) | (codes > 1)).any():
         raise ValueError("codes must be -1, 0 or +1")
     quarters = (codes + 1).to(torch.uint8).chunk(CODES_PER_BYTE)
     packed = quarters[0].clone()

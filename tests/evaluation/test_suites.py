@@ -73,6 +73,16 @@ def test_missing_rows_name_the_file_and_the_hub(tmp_path: Path) -> None:
     assert "skt/kobest_v1" in error.value.hint
 
 
+def test_rows_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
+    """A field that the prompt needs and no row has would make an empty prompt; it is a sentence instead."""
+    folder = tmp_path / "kobest/copa"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text('{"premise": "비가 왔다.", "label": 0}\n', encoding="utf-8")
+    ((suite, task),) = api.select_tasks(["kobest"], ["copa"])
+    with pytest.raises(BenchError, match="first row of kobest:copa does not fit"):
+        build_task(suite, task, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"), [("{", "Line 2"), ("[1]", "Line 2"), ('{"premise": "가"}', 'Line 2 .* no "label"')]
 )
@@ -91,7 +101,8 @@ def test_a_label_outside_the_set_is_refused(tmp_path: Path) -> None:
 
     folder = tmp_path / "kobest/sentineg"
     folder.mkdir(parents=True)
-    (folder / "test.jsonl").write_text('{"sentence": "좋아요", "label": 7}\n', encoding="utf-8")
+    rows = '{"sentence": "좋아요", "label": 1}\n{"sentence": "싫어요", "label": 7}\n'
+    (folder / "test.jsonl").write_text(rows, encoding="utf-8")
     ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
     opened = HFBackend().open(api.open_checkpoint("demo"), "ternary")
     with opened as session, pytest.raises(BenchError, match="label 7") as error:
