@@ -90,18 +90,20 @@ def main() -> None:
         "--jobs", type=int, default=2, help="commands at once; give each one thread (OMP_NUM_THREADS=1)"
     )
     parser.add_argument("--masters", type=Path, help="true masters of `demo`: compare fine-tuning from them instead")
+    parser.add_argument("--task", action="append", choices=list(EPOCHS), help="only this task; repeatable")
     given = parser.parse_args()
+    tasks = given.task or list(EPOCHS)
     arms = ARMS
     if given.masters:
         arms = {"ternary": "demo", "ternary-masters": str(given.masters)}
     with ThreadPoolExecutor(given.jobs) as pool:
-        work = [(arms, task, seed, given.out, given.data_dir) for task in EPOCHS for seed in SEEDS]
+        work = [(arms, task, seed, given.out, given.data_dir) for task in tasks for seed in SEEDS]
         for future in [pool.submit(arm_runs, *one) for one in work]:
             future.result()
     names = list(arms)
     print(f"| task | metric | n | chance | {' | '.join(names)} | {names[0]} - {names[1]}, accuracy |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for task in EPOCHS:
+    for task in tasks:
         print(row(task, names, given.out))
 
 

@@ -19,7 +19,7 @@ from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecor
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.suites import Suite, Task
-    from bitnet_bench.measure.run import Scenario
+    from bitnet_bench.measure.run import Contestant, Scenario
 
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
@@ -301,13 +301,13 @@ def backends() -> list[dict[str, str | bool]]:
     return found
 
 
-def _refuse_too_long(contestants: Sequence[object], scenario: Scenario) -> None:
+def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
     from bitnet_bench.ternary.checkpoint import read_config
 
     if scenario.new_tokens < 2:
         raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")
     for contestant in contestants:
-        checkpoint = contestant.checkpoint  # type: ignore[attr-defined]
+        checkpoint = contestant.checkpoint
         context = read_config(Path(checkpoint.path)).get("max_position_embeddings", 2**31)
         if scenario.prompt_tokens + scenario.new_tokens > context:
             raise UsageError(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from bitnet_bench.errors import BenchError
 
+FULL_DISK_BYTES = 4 << 20
+"""Less free space than this beside a failed write means that the disk is full."""
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write *text* to *path* as UTF-8 by a temporary name, fsync and rename."""
@@ -50,8 +53,22 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn an operating-system error while writing below *path* into a sentence."""
     try:
         yield
-    except OSError as error:
+    except BenchError:
+        raise
+    except Exception as error:
+        # torch and safetensors report a full disk as errors of their own
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif _free_bytes(path) < FULL_DISK_BYTES:
+            reason = "the disk is full"
+        else:
+            raise
         raise BenchError(
-            f"Cannot write {path}: {error.strerror or error}.",
+            f"Cannot write {path}: {reason}.",
             "Free some space or choose another folder with --out; what was finished before is kept.",
         ) from error
+
+
+def _free_bytes(path: Path) -> int:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.checkpoint import load_model, load_tokenizer
+from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
 
 TOKENS_PER_BATCH = 1024

@@ -22,7 +22,9 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
-from bitnet_bench.ternary.checkpoint import inspect, load_model, load_tokenizer, read_config, refuse_unpackable, save
+from bitnet_bench.ternary.checkpoint import inspect, read_config
+from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.ternary.saving import refuse_unpackable, save
 from bitnet_bench.training.flips import FlipMonitor
 from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.order import batch_order, total_steps

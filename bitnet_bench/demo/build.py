@@ -124,7 +124,7 @@ def write_random(tokenizer: Path, out: Path, precision: str) -> None:
     import torch
     from transformers import AutoTokenizer, BitNetConfig, BitNetForCausalLM
 
-    from bitnet_bench.ternary.checkpoint import save
+    from bitnet_bench.ternary.saving import save
 
     config = BitNetConfig(
         vocab_size=VOCABULARY,
@@ -171,7 +171,7 @@ def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, in
     import torch
 
     from bitnet_bench.data.tokenizing import encode
-    from bitnet_bench.ternary.checkpoint import load_model, load_tokenizer
+    from bitnet_bench.ternary.loading import load_model, load_tokenizer
     from bitnet_bench.training.loss import response_loss
 
     model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")

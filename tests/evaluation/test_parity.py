@@ -12,7 +12,7 @@ from bitnet_bench import api
 from bitnet_bench.backends.hf import HFBackend
 from bitnet_bench.evaluation.run import evaluate_task
 from bitnet_bench.evaluation.tasks import build_task
-from bitnet_bench.ternary.checkpoint import load_model, load_tokenizer
+from bitnet_bench.ternary.loading import load_model, load_tokenizer
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KOBEST = ["boolq", "copa", "wic", "hellaswag", "sentineg"]

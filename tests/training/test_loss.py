@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.data.tokenizing import IGNORED
-from bitnet_bench.ternary.checkpoint import inspect, load_model
+from bitnet_bench.ternary.checkpoint import inspect
+from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.training import loss
 from bitnet_bench.training.loss import PLAIN_HEADS, response_loss
 
