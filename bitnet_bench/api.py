@@ -212,16 +212,18 @@ def _score(
     steps: Steps,
 ) -> RunRecord:
     from bitnet_bench.evaluation.run import evaluate_task
+    from bitnet_bench.evaluation.tasks import build_task
 
     started = time.monotonic()
     opener: InferenceBackend = plugins.load("backends", record.backend)
     scores: list[Score] = []
     data: dict[str, str] = {}
     counts = {"requests": 0, "truncated": 0}
+    built = [build_task(suite, task, directory) for suite, task in tasks]  # missing rows are found before loading
     with opener.open(record.checkpoint, record.precision) as session:
-        for suite, task in tasks:
+        for (suite, task), rows in zip(tasks, built, strict=True):
             with steps(f"{record.name} {suite.name}:{task.name}") as progress:
-                result = evaluate_task(session, suite, task, directory, limit, progress)
+                result = evaluate_task(session, suite, task, rows, limit, progress)
             store.save_samples(out, result.name, result.examples)
             scores += result.scores
             data[result.name] = result.rows_sha256

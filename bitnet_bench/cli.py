@@ -111,7 +111,11 @@ def quickstart(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The main job on an embedded default: fine-tune a tiny pair, evaluate, measure, report. About 3 minutes."""
+    """Run the main job on embedded tiny models.
+
+    Evaluates the embedded pair on the `sample` suite, fine-tunes both with ternary QAT and in FP16, evaluates again,
+    measures both and writes a report. No network; a few minutes on two cores.
+    """
     from bitnet_bench import console
     from bitnet_bench.quickstart import quickstart as run
 
@@ -155,7 +159,11 @@ def finetune(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune with ternary QAT (or FP16); the result is a packed checkpoint that transformers opens as well."""
+    """Fine-tune with ternary QAT, or in FP16.
+
+    The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
+    moment, the same command goes on from the last saved step.
+    """
     from bitnet_bench import api, console
     from bitnet_bench.records import FinetuneJob
 
@@ -191,7 +199,10 @@ def evaluate(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """Score a model on suites of Korean tasks; keeps every example beside the scores."""
+    """Score a model on suites of Korean tasks.
+
+    Writes OUT/record.json and every example in OUT/samples/. A run that finished is not done again.
+    """
     from bitnet_bench import api, console
 
     suites_named = [name for value in suite for name in value.split(",")]
@@ -231,7 +242,10 @@ def measure(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; models alternate within each.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Measure weight bytes, memory, latency and energy, each model in a process of its own."""
+    """Measure memory, speed and energy.
+
+    Each model runs in a process of its own, in rounds that alternate. With --out the costs join that run's record.
+    """
     from bitnet_bench import api, console
     from bitnet_bench.measure.run import Scenario
 
@@ -254,7 +268,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
 ) -> None:
-    """Write one self-contained HTML file that compares runs; it opens offline."""
+    """Write one HTML file that compares runs.
+
+    It needs no network and no other file.
+    """
     from bitnet_bench import api
 
     print(f"Report: {api.report(runs, out)}")
@@ -280,7 +297,7 @@ def suites(as_json: Json = False) -> None:
 
 @app.command()
 def backends(as_json: Json = False) -> None:
-    """List the runtimes that are installed and what each can do."""
+    """List the runtimes that are installed."""
     from bitnet_bench import api, console
 
     found = api.backends()
@@ -295,7 +312,7 @@ def backends(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can run and measure, and how to enable the rest."""
+    """Say what this machine can run and measure."""
     from bitnet_bench import api, console
     from bitnet_bench.doctor import diagnose
 

@@ -26,15 +26,14 @@ class TaskResult:
 
 
 def evaluate_task(
-    session: Session, suite: Suite, task: Task, data_dir: Path | None, limit: int | None, progress: Progress
+    session: Session, suite: Suite, task: Task, built: Any, limit: int | None, progress: Progress
 ) -> TaskResult:
-    """Score *session* on one task, on its first *limit* rows if given."""
+    """Score *session* on one task, *built* by `tasks.build_task`, on its first *limit* rows if given."""
     from lm_eval import evaluator
 
     from bitnet_bench.evaluation.lm import SessionLM
-    from bitnet_bench.evaluation.tasks import build_task, rows_digest
+    from bitnet_bench.evaluation.tasks import rows_digest
 
-    built: Any = build_task(suite, task, data_dir)
     lm = SessionLM(session, progress)
     results = evaluator.evaluate(
         lm,

@@ -38,7 +38,7 @@ def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit:
     ((suite, task),) = api.select_tasks([suite_name], [task_name])
     data = None if suite_name == "sample" else DATA
     with HFBackend().open(api.open_checkpoint(model), precision) as session:
-        ours = evaluate_task(session, suite, task, data, limit, lambda *_: None).examples
+        ours = evaluate_task(session, suite, task, build_task(suite, task, data), limit, lambda *_: None).examples
     theirs = _reference(model, precision, build_task(suite, task, data), limit)
     assert len(ours) == len(theirs) > 0
     for example, sample in zip(ours, theirs, strict=True):
@@ -101,5 +101,5 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
     )
     ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
     with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
-        result = evaluate_task(session, suite, task, tmp_path, None, lambda *_: None)
+        result = evaluate_task(session, suite, task, build_task(suite, task, tmp_path), None, lambda *_: None)
     assert result.counts == {"requests": 4, "truncated": 2}

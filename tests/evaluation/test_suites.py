@@ -106,5 +106,5 @@ def test_a_label_outside_the_set_is_refused(tmp_path: Path) -> None:
     ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
     opened = HFBackend().open(api.open_checkpoint("demo"), "ternary")
     with opened as session, pytest.raises(BenchError, match="label 7") as error:
-        evaluate_task(session, suite, task, tmp_path, None, lambda *_: None)
+        evaluate_task(session, suite, task, build_task(suite, task, tmp_path), None, lambda *_: None)
     assert "kobest:sentineg" in error.value.problem
