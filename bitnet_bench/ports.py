@@ -54,7 +54,11 @@ class Session(Protocol):
 
 @runtime_checkable
 class InferenceBackend(Protocol):
-    """Opens checkpoints for scoring and measuring."""
+    """Opens checkpoints for scoring and measuring.
+
+    An optional method `prepare(checkpoint)` imports what opening it will need and loads no weight: memory is measured
+    over a process that has done that.
+    """
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[Session]:
         """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""

@@ -68,7 +68,7 @@ def _chart(task: str, scores: Sequence[tuple[NamedRun, Score]]) -> Chart:
     bottom = TOP + STEP * len(scores)
     chances = [score.chance for _, score in scores if score.chance]
     metric = scores[0][1].metric
-    spoken = ", ".join(f"{run.name} {points(s.value)} (95 % 구간 {span(_interval(s))})" for run, s in scores)
+    spoken = ", ".join(f"{run.name} {points(s.value)} (95% 구간 {span(_interval(s))})" for run, s in scores)
     return Chart(
         task=task,
         metric=metric,

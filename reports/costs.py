@@ -100,9 +100,33 @@ def machine(run: NamedRun) -> tuple[str, str]:
     return run.record.environment.cpu, run.record.environment.platform
 
 
-def main_cost(run: NamedRun) -> Cost | None:
-    """Return the first cost at the run's own precision."""
-    return next((cost for cost in run.record.costs if cost.precision == run.record.precision), None)
+def main_cost(run: NamedRun, wanted: Scenario | None = None) -> Cost | None:
+    """Return the cost that stands for *run*, in the *wanted* scenario or else in its first one.
+
+    That is the cost at the precision of its scores. A float run that was not measured at that precision is
+    represented by its fastest float cost: ternary has to beat that one, not the slowest.
+    """
+    ternary = run.record.precision == "ternary"
+    costs = [cost for cost in run.record.costs if (cost.precision == "ternary") == ternary]
+    if wanted is None and costs:
+        wanted = scenario(costs[0])
+    costs = [cost for cost in costs if scenario(cost) == wanted]
+    exact = [cost for cost in costs if cost.precision == run.record.precision]
+    return exact[0] if exact else max(costs, key=_decode_speed, default=None)
+
+
+def _decode_speed(cost: Cost) -> float:
+    speed = cost.metrics.get("decode_tokens_per_s")
+    return speed.median if isinstance(speed, Measured) else 0.0
+
+
+def precision_note(run: NamedRun, cost: Cost) -> str | None:
+    """Say that costs and scores are of different precisions, if they are."""
+    if cost.precision == run.record.precision:
+        return None
+    tried = [other.precision for other in run.record.costs if other.precision != "ternary"]
+    fastest = ", 잰 것 가운데 디코드가 가장 빠른 것" if len(set(tried)) > 1 else ""
+    return f"{run.key}의 점수는 {run.record.precision}, 비용은 {cost.precision} 기준{fastest}"
 
 
 def cost_tables(runs: Sequence[NamedRun]) -> tuple[CostTable, ...]:

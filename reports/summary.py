@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from bitnet_bench.records import Cost, Measured, Measurement, Unavailable
-from bitnet_bench.reports.costs import disturbed, machine, main_cost, scenario, scenario_words
+from bitnet_bench.reports.costs import disturbed, machine, main_cost, precision_note, scenario, scenario_words
 from bitnet_bench.reports.figures import Figure, factor, figure, missing, points, signed, size, span
 from bitnet_bench.reports.pairs import Pair, in_words
 from bitnet_bench.reports.runs import NamedRun
@@ -16,7 +15,7 @@ from bitnet_bench.statistics import NORMAL_95, interval
 
 FORMATS = {"float": "실수(float)", "masters": "마스터(masters)", "packed": "2비트(packed)"}
 STAGES = {"before": "미세조정 전", "after": "미세조정 후"}
-NO_COST = "이 실행의 정밀도로 잰 비용이 없음"
+NO_COST = "이 실행의 비용을 재지 않았음"
 
 
 @dataclass(frozen=True)
@@ -81,22 +80,27 @@ def _figures(run: NamedRun, runs: Sequence[NamedRun]) -> list[tuple[str, Figure,
     record, cost = run.record, main_cost(run)
     stored = record.checkpoint.weight_bytes
     resident = Figure(size(cost.resident_weight_bytes)) if cost else missing(NO_COST)
-    timing = _timing_remarks(cost, runs)
+    timing, precision = _timing_remarks(cost, runs), _precision_remarks(run, cost)
     return [
         ("형식", Figure(FORMATS[record.checkpoint.format]), ()),
         ("정밀도", Figure(record.precision), ()),
         ("평균 점수", *_mean(run, runs)),
         ("저장 가중치", Figure(size(sum(stored.values()))) if stored else missing("가중치 크기가 기록되지 않음"), ()),
-        ("상주 가중치", resident, ()),
-        ("프리필", _metric(cost, "prefill_tokens_per_s"), timing),
-        ("디코드", _metric(cost, "decode_tokens_per_s"), timing),
-        ("최대 메모리", _metric(cost, "peak_bytes"), ()),
-        ("에너지", _metric(cost, "energy_j"), ()),
+        ("상주 가중치", resident, precision),
+        ("프리필", _metric(cost, "prefill_tokens_per_s"), (*precision, *timing)),
+        ("디코드", _metric(cost, "decode_tokens_per_s"), (*precision, *timing)),
+        ("최대 메모리", _metric(cost, "peak_bytes"), precision),
+        ("에너지", _metric(cost, "energy_j"), precision),
     ]
 
 
 def _metric(cost: Cost | None, name: str) -> Figure:
     return figure(cost.metrics.get(name)) if cost else missing(NO_COST)
+
+
+def _precision_remarks(run: NamedRun, cost: Cost | None) -> tuple[str, ...]:
+    note = precision_note(run, cost) if cost else None
+    return (note,) if note else ()
 
 
 def _timing_remarks(cost: Cost | None, runs: Sequence[NamedRun]) -> tuple[str, ...]:
@@ -143,7 +147,7 @@ def _alone(run: NamedRun) -> str:
 
 def _mean_words(mean: Mean) -> str:
     limits = span(interval(mean.value, mean.stderr)) if mean.stderr is not None else "없음"
-    return f"{mean.tasks}개 과제 평균 점수는 {points(mean.value)}점(95 % 구간 {limits})이고"
+    return f"{mean.tasks}개 과제 평균 점수는 {points(mean.value)}점(95% 구간 {limits})이고"
 
 
 def _versus(pair: Pair) -> tuple[str, tuple[str, ...]]:
@@ -163,7 +167,7 @@ def _quality(pair: Pair) -> str:
     if mean is None:
         return "알 수 없고(짝지을 수 있는 과제가 없다)"
     limits = mean.interval
-    shown = f"95 % 구간 {signed(limits[0])} ~ {signed(limits[1])}: " if limits else ""
+    shown = f"95% 구간 {signed(limits[0])} ~ {signed(limits[1])}: " if limits else ""
     size_of = points(abs(mean.value))
     amount = "0.1점 미만으로" if size_of == "0.0" else f"{size_of}점"
     moved = f" {amount} {'높고' if mean.value > 0 else '낮고'}" if mean.value else "이 같고"
@@ -173,7 +177,7 @@ def _quality(pair: Pair) -> str:
 def _sizes(a: NamedRun, b: NamedRun) -> str:
     stored = [sum(run.record.checkpoint.weight_bytes.values()) for run in (a, b)]
     words = f"저장 가중치는 {_size(*stored)}"
-    ours, theirs = main_cost(a), main_cost(b)
+    ours, theirs = _alike(a, b)
     if ours is None or theirs is None:
         return words
     return f"{words}, 메모리의 가중치는 {_size(ours.resident_weight_bytes, theirs.resident_weight_bytes)}"
@@ -202,11 +206,10 @@ def _speeds(a: NamedRun, b: NamedRun) -> tuple[str, str, tuple[str, ...]]:
     """Return how the prefill and decode speeds compare, as stems before -고 and -다, and what to add to that."""
     if machine(a) != machine(b):
         return "견주지 못했", "견주지 못했", ("속도: 두 실행을 서로 다른 기계에서 쟀다.",)
-    costs = product(_own_costs(a), _own_costs(b))
-    ours, theirs = next(((x, y) for x, y in costs if scenario(x) == scenario(y)), (None, None))
+    ours, theirs = _alike(a, b)
     if ours is None or theirs is None:
         return "견주지 못했", "견주지 못했", ("속도: 같은 조건에서 잰 짝이 없다.",)
-    notes = [f"속도 조건: {scenario_words(ours)}."]
+    notes = [f"속도 조건: {scenario_words(ours)}.", *(f"{note}." for note in _precision_remarks(b, theirs))]
     if disturbed(ours) or disturbed(theirs):
         notes.append("속도를 재는 동안 다른 프로세스가 기계를 많이 썼다. 다시 재는 것이 좋다.")
     stems = [
@@ -216,8 +219,13 @@ def _speeds(a: NamedRun, b: NamedRun) -> tuple[str, str, tuple[str, ...]]:
     return stems[0], stems[1], tuple(notes)
 
 
-def _own_costs(run: NamedRun) -> list[Cost]:
-    return [cost for cost in run.record.costs if cost.precision == run.record.precision]
+def _alike(a: NamedRun, b: NamedRun) -> tuple[Cost | None, Cost | None]:
+    """Return a cost of each in the first scenario that both were measured in; (None, None) if there is none."""
+    for wanted in dict.fromkeys(map(scenario, a.record.costs)):
+        ours, theirs = main_cost(a, wanted), main_cost(b, wanted)
+        if ours and theirs:
+            return ours, theirs
+    return None, None
 
 
 def _speed(ours: Measurement | None, theirs: Measurement | None) -> str:
@@ -239,4 +247,4 @@ def _chance_notes(runs: Sequence[NamedRun]) -> tuple[str, ...]:
         above = [s for s in guessed if (i := interval(s.value, s.stderr)) and s.chance is not None and i[0] > s.chance]
         if guessed:
             counts.append(f"{run.key} {len(above)}/{len(guessed)}")
-    return (f"95 % 구간이 우연 수준보다 위에 있는 과제: {', '.join(counts)}.",) if counts else ()
+    return (f"95% 구간이 우연 수준보다 위에 있는 과제: {', '.join(counts)}.",) if counts else ()

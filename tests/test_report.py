@@ -265,7 +265,7 @@ def test_clear_difference_is_said() -> None:
     better = make_examples([1.0] * 40)
     worse = make_examples([0.0] * 38 + [1.0] * 2)
     text = render(make_run("삼진", examples=worse), make_run("쌍둥이", "fp16", better))
-    assert "1개 과제 평균 95.0점 낮고(95 % 구간 −100.0 ~ −88.2: 차이가 있다)" in text
+    assert "1개 과제 평균 95.0점 낮고(95% 구간 −100.0 ~ −88.2: 차이가 있다)" in text
     assert "저장 가중치는 8.0배 작고" in text
 
 
@@ -327,6 +327,21 @@ def test_speeds_are_compared_in_the_same_scenario_only() -> None:
     verdict = summary(other, pairs(other)).verdict
     assert "디코드는 견주지 못했다" in verdict.sentence
     assert "속도: 같은 조건에서 잰 짝이 없다." in verdict.notes
+
+
+def test_float_run_is_represented_by_its_fastest_precision() -> None:
+    """A run scored at fp32 and measured at fp16 and bf16 is compared at the faster one, and the report says so."""
+    costs = (make_cost("fp16", speed=10.0), make_cost("bf16", speed=100.0), make_cost("ternary", speed=900.0))
+    runs = named([make_run(costs=(make_cost(speed=300.0),)), make_run("b", "fp32", costs=costs)])
+    verdict = summary(runs, pairs(runs)).verdict
+    assert "디코드는 3.0배 빠르다" in verdict.sentence
+    assert "B의 점수는 fp32, 비용은 bf16 기준, 잰 것 가운데 디코드가 가장 빠른 것." in verdict.notes
+
+
+def test_ternary_run_never_borrows_a_float_cost() -> None:
+    """A ternary run whose checkpoint was measured as float only has no cost to show."""
+    runs = named([make_run(costs=(make_cost("fp16"),))])
+    assert [cell.figure.kind for cell in summary(runs, ()).rows[0].cells if cell.label == "디코드"] == ["missing"]
 
 
 def test_speed_within_the_spread_is_no_claim() -> None:

@@ -25,6 +25,16 @@ class HFBackend:
 
         return open_session(checkpoint, precision)
 
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Import the model's and the tokenizer's code, and load nothing."""
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        import bitnet_bench.backends.hf.inference  # noqa: F401
+
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+
     def finetune(self, job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: Progress) -> FinetuneRecord:
         """Fine-tune or pre-train with transformers' Trainer; resumes what was killed."""
         from bitnet_bench.backends.hf.training import finetune

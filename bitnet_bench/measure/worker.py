@@ -36,7 +36,9 @@ def main() -> None:
     backend = pkgutil.resolve_name(task["backend"])()
     meter = pkgutil.resolve_name(task["meter"])()
     checkpoint = Checkpoint.model_validate(task["checkpoint"])
-    warm_imports(torch)
+    if hasattr(backend, "prepare"):
+        backend.prepare(checkpoint)
+    torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
     baseline = _reset_peak()
     started = time.perf_counter()
     with backend.open(checkpoint, task["precision"]) as session:
@@ -48,13 +50,6 @@ def main() -> None:
         for _ in sys.stdin:
             reading = _round(session, prompts, task["new_tokens"], meter)
             _say(answers, {**reading, "peak_bytes": _peak() - baseline})
-
-
-def warm_imports(torch: Any) -> None:
-    """Import what any checkpoint needs and touch the thread pool, so that the baseline holds it already."""
-    import transformers.models.auto.modeling_auto  # noqa: F401
-
-    torch.ones(64, 64) @ torch.ones(64, 64)
 
 
 def _say(stream: Any, answer: dict[str, Any]) -> None:
