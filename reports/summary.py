@@ -65,7 +65,7 @@ def _row(run: NamedRun, runs: Sequence[NamedRun], notes: list[str]) -> SummaryRo
     cells, cost = [], main_cost(run)
     for label, shown, remarks in _figures(run, runs):
         if shown.kind == "missing":
-            remarks = (shown.detail if cost is None else f"{label} 없음: {shown.detail}", *remarks)
+            remarks = (shown.detail if cost is None else f"{label} 없음: {shown.detail}",)
         cells.append(SummaryCell(label, shown, tuple(_number(remark, notes) for remark in remarks)))
     return SummaryRow(run, STAGES.get(run.stage or "", run.stage or ""), tuple(cells))
 
