@@ -96,7 +96,7 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
             f"{record.train_loss:.3f}",
             f"{record.train_seconds:.0f} s",
             f"{record.rows} ({record.dropped_rows} dropped, {record.truncated_rows} cut)",
-            megabytes(sum(record.result.weight_bytes.values())),
+            mebibytes(sum(record.result.weight_bytes.values())),
         ]
         for record in records
     ]
@@ -115,18 +115,18 @@ def _cost_row(name: str, cost: Cost) -> list[str]:
     return [
         name,
         cost.precision,
-        megabytes(sum(cost.weight_bytes.values())),
-        megabytes(cost.resident_weight_bytes),
-        _median(cost.metrics["peak_bytes"], megabytes),
+        mebibytes(sum(cost.weight_bytes.values())),
+        mebibytes(cost.resident_weight_bytes),
+        _median(cost.metrics["peak_bytes"], mebibytes),
         _median(cost.metrics["prefill_tokens_per_s"], "{:.0f}".format),
         _median(cost.metrics["decode_tokens_per_s"], "{:.0f}".format),
         _median(cost.metrics["energy_j"], "{:.3f} J".format),
     ]
 
 
-def megabytes(size: float) -> str:
-    """Return bytes as MB (10^6)."""
-    return f"{size / 1e6:.1f} MB"
+def mebibytes(size: float) -> str:
+    """Return bytes as MiB (2^20)."""
+    return f"{size / 2**20:.2f} MiB"
 
 
 def _median(measurement: Measurement, form: Any) -> str:

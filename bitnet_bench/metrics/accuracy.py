@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import mean_stderr
 
 
-class Accuracy:
+class Accuracy(MeanMetric):
     """The most likely choice is the target; the first of equally likely ones counts."""
 
     def of_one(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""
         return float(example.output_choice == example.target_choice)
-
-    def value(self, examples: Sequence[Example]) -> float:
-        """Return the percentage of right outputs."""
-        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
-
-    def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return the standard error of the mean."""
-        error = mean_stderr([self.of_one(example) for example in examples])
-        return None if error is None else 100.0 * error
 
     def signature(self) -> str:
         """Return the signature."""

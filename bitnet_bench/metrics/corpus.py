@@ -1,4 +1,4 @@
-"""What sacrebleu's corpus metrics share: their inputs, and a vectorised bootstrap over their statistics."""
+"""What sacrebleu's corpus metrics share: inputs in NFC, and a vectorised bootstrap over their statistics."""
 
 from __future__ import annotations
 
@@ -23,10 +23,29 @@ def outputs_and_references(examples: Sequence[Example]) -> tuple[list[str], list
     return outputs, streams
 
 
-def corpus_stderr(scorer: Any, examples: Sequence[Example]) -> float | None:
-    """Return the bootstrap standard error of a sacrebleu metric; None below two examples."""
-    if len(examples) < 2:
-        return None
-    statistics = np.array(scorer._extract_corpus_statistics(*outputs_and_references(examples)))
-    sums = resampled_counts(len(examples)) @ statistics
-    return float(np.std([scorer._compute_score_from_stats(list(row)).score for row in sums], ddof=1))
+class CorpusMetric:
+    """A metric of sacrebleu's over the whole corpus; *name* and `scorer` are its own."""
+
+    name: str
+
+    @property
+    def scorer(self) -> Any:
+        """Return sacrebleu's metric."""
+        raise NotImplementedError
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the corpus score, 0..100."""
+        return float(self.scorer.corpus_score(*outputs_and_references(examples)).score)
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return its bootstrap standard error over examples; None below two."""
+        if len(examples) < 2:
+            return None
+        statistics = np.array(self.scorer._extract_corpus_statistics(*outputs_and_references(examples)))
+        sums = resampled_counts(len(examples)) @ statistics
+        return float(np.std([self.scorer._compute_score_from_stats(list(row)).score for row in sums], ddof=1))
+
+    def signature(self) -> str:
+        """Return sacrebleu's own signature, with ours."""
+        self.scorer.num_refs = getattr(self.scorer, "num_refs", 1)  # unknown until something was scored
+        return f"{self.name}|sacrebleu:{self.scorer.get_signature()}|norm:nfc|v1"

@@ -6,10 +6,9 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
 
+from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import mean_stderr
 
 SPACED = re.compile("['\"《》<>〈〉()‘’]")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -21,21 +20,12 @@ def normalise(text: str) -> str:
     return " ".join(spaced.lower().translate(PUNCTUATION).split())
 
 
-class ExactMatch:
+class ExactMatch(MeanMetric):
     """The normalised output equals one of the references."""
 
     def of_one(self, example: Example) -> float:
         """Return 1.0 on a match with any reference."""
         return float(any(normalise(example.output) == normalise(reference) for reference in example.references))
-
-    def value(self, examples: Sequence[Example]) -> float:
-        """Return the mean over examples, 0..100."""
-        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
-
-    def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return the standard error of the mean."""
-        error = mean_stderr([self.of_one(example) for example in examples])
-        return None if error is None else 100.0 * error
 
     def signature(self) -> str:
         """Return the signature."""

@@ -6,12 +6,11 @@ rouge_score's own tokenizer keeps only [a-z0-9] and so gives Korean 0, or a fals
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import mean_stderr
 
 
 class _Morphemes:
@@ -26,7 +25,7 @@ class _Morphemes:
         return list(self._mecab(unicodedata.normalize("NFC", text)).split())
 
 
-class RougeL:
+class RougeL(MeanMetric):
     """Mean over examples of the best ROUGE-L F over the references (Lin 2004)."""
 
     @cached_property
@@ -38,15 +37,6 @@ class RougeL:
     def of_one(self, example: Example) -> float:
         """Return ROUGE-L F of one output, 0..1."""
         return max(float(self._scorer.score(ref, example.output)["rougeL"].fmeasure) for ref in example.references)
-
-    def value(self, examples: Sequence[Example]) -> float:
-        """Return the mean, 0..100."""
-        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
-
-    def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return the standard error of the mean."""
-        error = mean_stderr([self.of_one(example) for example in examples])
-        return None if error is None else 100.0 * error
 
     def signature(self) -> str:
         """Return the signature."""

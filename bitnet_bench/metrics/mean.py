@@ -1,0 +1,25 @@
+"""What metrics that are a mean over examples share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bitnet_bench.records import Example
+from bitnet_bench.statistics import mean_stderr
+
+
+class MeanMetric:
+    """A metric whose value is the mean of `of_one`."""
+
+    def of_one(self, example: Example) -> float:
+        """Return the figure of one example, 0..1."""
+        raise NotImplementedError
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the mean over examples, 0..100."""
+        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return the standard error of the mean; None below two examples."""
+        error = mean_stderr([self.of_one(example) for example in examples])
+        return None if error is None else 100.0 * error
