@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.tokenizing import IGNORED, Encoded, Example, encode
@@ -49,6 +50,7 @@ def finetune(job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: 
         refuse_unpackable(model)
     trainer, steps = _trainer(job, model, encoded, _pad_id(tokenizer), out / STATE, progress)
     resumed = _last_complete(out / STATE)
+    transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()
     with disk_errors(out):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
