@@ -43,44 +43,59 @@ def finetune(job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: 
     tokenizer = load_tokenizer(base)
     length = min(job.max_length, _context(base))
     encoded = encode(rows, tokenizer, job.template, length, pretrain=job.method == "pretrain")
-    claim(out, job, base, encoded)
     set_seed(job.seed)
     model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
     if job.precision == "ternary":
         refuse_unpackable(model)
-    trainer, steps = _trainer(job, model, encoded, _pad_id(tokenizer), out / STATE, progress)
+    claim(out, job, base, encoded)
+    trainer = _trainer(job, model, encoded, _pad_id(tokenizer), out / STATE, progress)
     resumed = _last_complete(out / STATE)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()
     with disk_errors(out):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
+        _save_result(job, model, tokenizer, base.dtype)
+    record = _record(job, base, encoded, trainer, seconds, resumed)
+    write_whole(out / "finetune.json", record.model_dump_json(indent=1))
+    shutil.rmtree(out / STATE, ignore_errors=True)
+    return record
+
+
+def _save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
+    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
+    out = Path(job.out)
     tokenizer.save_pretrained(out)
-    if job.keep_masters:
+    if job.keep_masters and job.precision == "ternary":
         tokenizer.save_pretrained(out / "masters")
-        save(model, out / "masters", "masters", base.dtype)
-    save(model, out, "packed" if job.precision == "ternary" else "float", _stored_dtype(job, base))
+        save(model, out / "masters", "masters", dtype)
+    if job.precision == "ternary":
+        save(model, out, "packed", dtype)
+    else:
+        save(model, out, "float", "float16")
+
+
+def _record(
+    job: FinetuneJob, base: Checkpoint, encoded: Encoded, trainer: _Trainer, seconds: float, resumed: Path | None
+) -> FinetuneRecord:
     history = tuple(trainer.history)
     tail = [point["loss"] for point in history[-max(1, len(history) // 10) :]]
-    record = FinetuneRecord(
+    return FinetuneRecord(
         job=job,
         backend="hf",
         base=base,
-        result=inspect(out),
+        result=inspect(Path(job.out)),
         rows=encoded.rows,
         dropped_rows=encoded.dropped,
         truncated_rows=encoded.truncated,
         data_sha256=encoded.sha256,
-        steps=steps,
+        steps=trainer.state.global_step,
         train_loss=sum(tail) / len(tail),
         history=history,
         train_seconds=seconds,
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
         environment=environment(),
     )
-    write_whole(out / "finetune.json", record.model_dump_json(indent=1))
-    shutil.rmtree(out / STATE, ignore_errors=True)
-    return record
 
 
 def claim(out: Path, job: FinetuneJob, base: Checkpoint, encoded: Encoded) -> None:
@@ -113,10 +128,6 @@ def _last_complete(state: Path) -> Path | None:
 
 def _context(base: Checkpoint) -> int:
     return int(read_config(Path(base.path)).get("max_position_embeddings", 2**31))
-
-
-def _stored_dtype(job: FinetuneJob, base: Checkpoint) -> str:
-    return "float16" if job.precision == "fp16" else base.dtype
 
 
 def _pad_id(tokenizer: Any) -> int:
@@ -212,7 +223,7 @@ class _Watch(TrainerCallback):
 
 def _trainer(
     job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, pad: int, state: Path, progress: Progress
-) -> tuple[_Trainer, int]:
+) -> _Trainer:
     examples = encoded.examples
     steps = total_steps(len(examples), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     batches = steps * job.gradient_accumulation
@@ -247,4 +258,4 @@ def _trainer(
         train_dataset=_Ordered(examples, order),
         data_collator=_Collator(pad),
         progress=progress,
-    ), steps
+    )

@@ -126,8 +126,12 @@ def test_pretraining_learns_from_running_text(tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_give_the_step_of_one_large_batch(rows: Path, tmp_path: Path) -> None:
-    """Two forward passes of 4 rows and one of 8 take the same first step, within float error."""
-    settings = {"max_steps": 1, "compute": "fp32", "schedule": "constant", "warmup_ratio": 0.0}
+    """Two forward passes of 4 of eight rows and one of all 8 have the same gradient, token-weighted.
+
+    In FP16's float32 training: a ternary forward may round an activation differently under other padding.
+    """
+    settings = {"max_steps": 1, "compute": "fp32", "limit": 8, "model": "demo-fp16", "precision": "fp16"}
     small = api.finetune(job(rows, tmp_path / "a", batch_size=4, gradient_accumulation=2, **settings))
     large = api.finetune(job(rows, tmp_path / "b", batch_size=8, **settings))
-    assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=0.5)
+    assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=1e-4)
+    assert small.history[0]["loss"] == pytest.approx(large.history[0]["loss"], rel=1e-4)
