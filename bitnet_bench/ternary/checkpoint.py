@@ -143,6 +143,11 @@ def _format(
             f"{path} normalizes inside BitLinear (use_rms_norm), which is not read yet.",
             "Run it through transformers; its scores there are its own.",
         )
+    if kept := [name for name in quant.get("modules_to_not_convert") or [] if "lm_head" not in name]:
+        raise BenchError(
+            f"{path} keeps {kept[0]} out of quantization (modules_to_not_convert), which is not read yet.",
+            "All linear layers but the head would be made ternary here, and its scores would be wrong.",
+        )
     if packed:
         if method is None:
             raise BenchError(

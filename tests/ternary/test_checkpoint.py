@@ -458,6 +458,18 @@ def test_a_norm_inside_the_layers_is_refused_for_packed_weights(packed: Path) ->
         load_model(inspect(packed), "run", "ternary")
 
 
+@pytest.mark.parametrize(("kept", "refused"), [(["lm_head"], False), (["model.layers.0.mlp.up_proj"], True)])
+def test_a_layer_kept_out_of_quantization_is_refused(packed: Path, kept: list[str], refused: bool) -> None:
+    """Only the head may be kept out: another layer would be made ternary in silence."""
+    quant = {"quant_method": "bitnet", "linear_class": "autobitlinear", "modules_to_not_convert": kept}
+    edit_config(packed, quantization_config=quant)
+    if refused:
+        with pytest.raises(BenchError, match="modules_to_not_convert"):
+            inspect(packed)
+    else:
+        assert inspect(packed).format == "packed"
+
+
 def test_a_missing_scale_is_named(packed: Path) -> None:
     """A packed layer without its weight_scale is named."""
     edit_tensors(packed, lambda tensors: tensors.pop(f"{LAYER}.weight_scale"))
