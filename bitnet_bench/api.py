@@ -183,6 +183,8 @@ def evaluate(
         environment=environment(),
     )
     finished = _finished(out, record)
+    if finished is None and (out / store.RECORD).is_file():
+        record = record.model_copy(update={"costs": store.load_record(out).costs})  # measured before it was scored
     return finished or _score(record, tasks, out, directory, limit, steps)
 
 
@@ -195,7 +197,7 @@ def _finished(out: Path, record: RunRecord) -> RunRecord | None:
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
     if there.checkpoint.sha256 != record.checkpoint.sha256:
         differing.insert(0, "checkpoint")
-    if there.scores and differing:
+    if differing and (there.scores or differing[0] == "checkpoint"):
         raise BenchError(
             f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
         )

@@ -105,6 +105,10 @@ def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
     assert len(json.loads(again.stdout)["costs"]) == 1
     assert bench("report", str(run), "--out", "r.html", cwd=tmp_path).returncode == 0
     assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    first_measured = tmp_path / "measured-first"
+    assert bench("measure", *quick[:-1], str(first_measured), cwd=tmp_path).returncode == 0
+    late = bench(*scored[:-2], str(first_measured), "--json", cwd=tmp_path)
+    assert len(json.loads(late.stdout)["costs"]) == 1, "costs that were measured first must stay"
     other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run), cwd=tmp_path)
     assert other.returncode == 1
     assert "another suites" in other.stderr or "another settings" in other.stderr

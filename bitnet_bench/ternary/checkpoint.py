@@ -69,6 +69,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def tied_names(model: Any) -> set[str]:
+    """Return the tensors of a transformers *model* that are stored under another name only (a tied head)."""
+    return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+
+
 def weight_files(path: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
     index = path / "model.safetensors.index.json"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.checkpoint import Direction, open_weights, read_codes, read_config, weight_files
+from bitnet_bench.ternary.checkpoint import Direction, open_weights, read_codes, read_config, tied_names, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,7 +153,7 @@ def _load_floats(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: C
         outcome = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise _misfit(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    tied = tied_names(model)
     missing = [name for name in outcome.missing_keys if name not in tied]
     if missing or outcome.unexpected_keys:
         name, what = (missing[0], "missing") if missing else (outcome.unexpected_keys[0], "not part of the model")

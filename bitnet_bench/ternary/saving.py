@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import folder_written_whole
-from bitnet_bench.ternary.checkpoint import LABEL
+from bitnet_bench.ternary.checkpoint import LABEL, tied_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "p
 
     ternary = {} if form == "float" else bit_linears(model)
     state: dict[str, Tensor] = {}
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()
+    tied = tied_names(model)
     for name, tensor in model.state_dict().items():
         module, _, kind = name.rpartition(".")
         if name in tied:
