@@ -1,0 +1,50 @@
+/* The dot products on 64-bit ARM with the dot-product extension (ARMv8.2 and later, Apple M1 and later). */
+#if defined(__aarch64__)
+#include "kernel.h"
+#include "dots.h"
+#include <arm_neon.h>
+
+#if defined(__clang__)
+#define TARGET __attribute__((target("dotprod")))
+#else
+#define TARGET __attribute__((target("+dotprod")))
+#endif
+
+TARGET INLINE void neon_dots(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,
+                             const int rows) {
+    const uint8x16_t mask = vdupq_n_u8(3);
+    int32x4_t sums[4][4];
+    for (int m = 0; m < rows; m++)
+        for (int g = 0; g < 4; g++) sums[m][g] = vdupq_n_s32(0);
+    for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES) {
+        __builtin_prefetch(codes + 2048);
+        int8x16_t x[4];
+        for (int m = 0; m < rows; m++) x[m] = vld1q_s8(q + m * stride + s * STEP);
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) { /* 4 rows of the panel */
+            const uint8x16_t packed = vld1q_u8(codes + 16 * g);
+            const int8x16_t c0 = vreinterpretq_s8_u8(vandq_u8(packed, mask));
+            const int8x16_t c1 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(packed, 2), mask));
+            const int8x16_t c2 = vreinterpretq_s8_u8(vandq_u8(vshrq_n_u8(packed, 4), mask));
+            const int8x16_t c3 = vreinterpretq_s8_u8(vshrq_n_u8(packed, 6));
+#pragma GCC unroll 4
+            for (int m = 0; m < rows; m++) {
+                sums[m][g] = vdotq_laneq_s32(sums[m][g], c0, x[m], 0);
+                sums[m][g] = vdotq_laneq_s32(sums[m][g], c1, x[m], 1);
+                sums[m][g] = vdotq_laneq_s32(sums[m][g], c2, x[m], 2);
+                sums[m][g] = vdotq_laneq_s32(sums[m][g], c3, x[m], 3);
+            }
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int g = 0; g < 4; g++) vst1q_s32(out + m * PANEL + 4 * g, sums[m][g]);
+}
+#define F(M)                                                                                                \
+    TARGET static void neon_dots##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
+        neon_dots(c, s, q, d, o, M);                                                                        \
+    }
+EACH4(F)
+#undef F
+static const dots_fn neon_dots_all[] = {neon_dots1, neon_dots2, neon_dots3, neon_dots4};
+const path_t neon_path = {.name = "neon-dotprod", .most_rows = 4, .dots = neon_dots_all};
+#endif

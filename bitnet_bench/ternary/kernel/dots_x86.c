@@ -1,0 +1,172 @@
+/* The dot products on x86: AVX512-VNNI, 256-bit VNNI in both encodings, AVX2. */
+#if defined(__x86_64__)
+#include "kernel.h"
+#include "dots.h"
+#include <immintrin.h>
+
+#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define TARGET_AVXVNNI __attribute__((target("avx2,avxvnni")))
+#define TARGET_AVX2 __attribute__((target("avx2")))
+#define AHEAD 4096 /* bytes of prefetch: one page */
+
+INLINE int32_t four(const int8_t *q) { return *(const int32_t *)__builtin_assume_aligned(q, 4); }
+
+/* ---- AVX512-VNNI ---- */
+
+/* Straight from the 2-bit codes: for few rows the memory is the limit. With one accumulator a row the dot products
+ * would wait for each other (4 cycles each), so few rows get several. */
+TARGET_AVX512 INLINE void avx512_dots(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride,
+                                      int32_t *out, const int rows) {
+    const int apart = rows == 1 ? 4 : rows < 4 ? 2 : 1;
+    const __m512i mask = _mm512_set1_epi8(3);
+    __m512i sums[12][4];
+    for (int m = 0; m < rows; m++)
+        for (int a = 0; a < apart; a++) sums[m][a] = _mm512_setzero_si512();
+    for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES) {
+        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+        const __m512i packed = _mm512_loadu_si512(codes);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const __m512i fields = _mm512_and_si512(_mm512_srli_epi16(packed, 2 * j), mask);
+#pragma GCC unroll 12
+            for (int m = 0; m < rows; m++) {
+                const __m512i x = _mm512_set1_epi32(four(q + m * stride + s * STEP + 4 * j));
+                sums[m][j % apart] = _mm512_dpbusd_epi32(sums[m][j % apart], fields, x);
+            }
+        }
+    }
+    for (int m = 0; m < rows; m++) {
+        __m512i sum = sums[m][0];
+        for (int a = 1; a < apart; a++) sum = _mm512_add_epi32(sum, sums[m][a]);
+        _mm512_storeu_si512(out + m * PANEL, sum);
+    }
+}
+#define F(M)                                                                                                      \
+    TARGET_AVX512 static void avx512_dots##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
+        avx512_dots(c, s, q, d, o, M);                                                                            \
+    }
+EACH12(F)
+#undef F
+
+TARGET_AVX512 static void avx512_unpack(const uint8_t *codes, int64_t steps, uint8_t *bytes) {
+    const __m512i mask = _mm512_set1_epi8(3);
+    for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES, bytes += 4 * STEP_BYTES) {
+        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+        const __m512i packed = _mm512_loadu_si512(codes);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            _mm512_store_si512(bytes + j * STEP_BYTES, _mm512_and_si512(_mm512_srli_epi16(packed, 2 * j), mask));
+    }
+}
+
+/* From bytes in cache, two panels side by side: 24 accumulators hold 12 x 32 sums over all of K. */
+TARGET_AVX512 INLINE void avx512_tiles(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride,
+                                       int32_t *out, const int rows) {
+    const uint8_t *second = bytes + steps * 4 * STEP_BYTES;
+    __m512i sums[12][2];
+    for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < 4 * steps; k++) {
+        const __m512i a = _mm512_load_si512(bytes + k * STEP_BYTES), b = _mm512_load_si512(second + k * STEP_BYTES);
+#pragma GCC unroll 12
+        for (int m = 0; m < rows; m++) {
+            const __m512i x = _mm512_set1_epi32(four(q + m * stride + 4 * k));
+            sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], a, x);
+            sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], b, x);
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int p = 0; p < 2; p++) _mm512_storeu_si512(out + (2 * m + p) * PANEL, sums[m][p]);
+}
+#define F(M)                                                                                                       \
+    TARGET_AVX512 static void avx512_tiles##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
+        avx512_tiles(c, s, q, d, o, M);                                                                            \
+    }
+EACH12(F)
+#undef F
+
+#define F(M) avx512_dots##M,
+static const dots_fn avx512_dots_all[] = {EACH12(F)};
+#undef F
+#define F(M) avx512_tiles##M,
+static const dots_fn avx512_tiles_all[] = {EACH12(F)};
+#undef F
+const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_tiles_all, avx512_unpack};
+
+/* ---- 256-bit VNNI: the same loop in the AVX512VL and in the AVX-VNNI encoding ---- */
+
+#define DOTS_256(NAME, TARGET, DPBUSD)                                                                              \
+    TARGET INLINE void NAME(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,     \
+                            const int rows) {                                                                       \
+        const __m256i mask = _mm256_set1_epi8(3);                                                                   \
+        __m256i sums[4][2];                                                                                         \
+        for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm256_setzero_si256();                            \
+        for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES) {                                                  \
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);                                                 \
+            const __m256i low = _mm256_loadu_si256((const __m256i *)codes);                                         \
+            const __m256i high = _mm256_loadu_si256((const __m256i *)(codes + 32));                                 \
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {                                                   \
+                const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, 2 * j), mask);                            \
+                const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), mask);                           \
+                _Pragma("GCC unroll 4") for (int m = 0; m < rows; m++) {                                            \
+                    const __m256i x = _mm256_set1_epi32(four(q + m * stride + s * STEP + 4 * j));                   \
+                    sums[m][0] = DPBUSD(sums[m][0], a, x);                                                          \
+                    sums[m][1] = DPBUSD(sums[m][1], b, x);                                                          \
+                }                                                                                                   \
+            }                                                                                                       \
+        }                                                                                                           \
+        for (int m = 0; m < rows; m++)                                                                              \
+            for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(out + m * PANEL + 8 * h), sums[m][h]);      \
+    }
+DOTS_256(vnni256_dots, TARGET_AVX512, _mm256_dpbusd_epi32)
+DOTS_256(avxvnni_dots, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
+
+/* ---- AVX2: products of bytes are summed in 16 bits (|pair| <= 2 * 2 * 128), 32 of them before they could wrap ---- */
+
+TARGET_AVX2 INLINE void avx2_dots(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,
+                                  const int rows) {
+    enum { STEPS_IN_16_BITS = 8 };
+    const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+    __m256i sums[4][2];
+    for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm256_setzero_si256();
+    for (int64_t s = 0; s < steps;) {
+        const int64_t end = s + STEPS_IN_16_BITS < steps ? s + STEPS_IN_16_BITS : steps;
+        __m256i pairs[4][2];
+        for (int m = 0; m < rows; m++) pairs[m][0] = pairs[m][1] = _mm256_setzero_si256();
+        for (; s < end; s++, codes += STEP_BYTES) {
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+            const __m256i low = _mm256_loadu_si256((const __m256i *)codes);
+            const __m256i high = _mm256_loadu_si256((const __m256i *)(codes + 32));
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, 2 * j), mask);
+                const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), mask);
+#pragma GCC unroll 4
+                for (int m = 0; m < rows; m++) {
+                    const __m256i x = _mm256_set1_epi32(four(q + m * stride + s * STEP + 4 * j));
+                    pairs[m][0] = _mm256_add_epi16(pairs[m][0], _mm256_maddubs_epi16(a, x));
+                    pairs[m][1] = _mm256_add_epi16(pairs[m][1], _mm256_maddubs_epi16(b, x));
+                }
+            }
+        }
+        for (int m = 0; m < rows; m++)
+            for (int h = 0; h < 2; h++)
+                sums[m][h] = _mm256_add_epi32(sums[m][h], _mm256_madd_epi16(pairs[m][h], ones));
+    }
+    for (int m = 0; m < rows; m++)
+        for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(out + m * PANEL + 8 * h), sums[m][h]);
+}
+
+#define ONE_256(NAME, TARGET, M)                                                                          \
+    TARGET static void NAME##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
+        NAME(c, s, q, d, o, M);                                                                       \
+    }
+#define F(M) ONE_256(vnni256_dots, TARGET_AVX512, M) ONE_256(avxvnni_dots, TARGET_AVXVNNI, M) ONE_256(avx2_dots, TARGET_AVX2, M)
+EACH4(F)
+#undef F
+#define PATH_256(VARIABLE, NAME, DOTS)                                                       \
+    static const dots_fn DOTS##_all[] = {DOTS##1, DOTS##2, DOTS##3, DOTS##4};            \
+    const path_t VARIABLE = {.name = NAME, .most_rows = 4, .dots = DOTS##_all};
+PATH_256(vnni256_path, "avx512-vnni-256", vnni256_dots)
+PATH_256(avxvnni_path, "avx-vnni", avxvnni_dots)
+PATH_256(avx2_path, "avx2", avx2_dots)
+#endif

@@ -1,0 +1,43 @@
+/* What the files of the kernel share. No dependency on torch or Python: plain C, called through ctypes. */
+#pragma once
+#include <stdint.h>
+#include <stddef.h>
+
+#define PANEL 16      /* rows of a panel */
+#define STEP 16       /* columns of a step */
+#define STEP_BYTES 64 /* 16 rows x 16 columns x 2 bits */
+#define API __attribute__((visibility("default")))
+
+/* Loops in plain C are compiled once per instruction set and chosen when the library is loaded. Their sums run in a
+ * fixed order (LANES partial sums) and are never contracted, so every machine gets the same float bits. */
+#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
+#define CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#else
+#define CLONES
+#endif
+#define LANES 16
+
+/* Integer dot products of one panel: out[m][16] = sum over k of (code + 1) * q[m][k]. */
+typedef void (*dots_fn)(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out);
+
+typedef struct {
+    const char *name;
+    int most_rows;              /* rows of activations that one call takes at most */
+    const dots_fn *dots;        /* dots[m - 1] takes m rows */
+    int tile_rows;              /* the same for `tiles`, 0 where there is none */
+    const dots_fn *tiles;       /* tiles[m - 1]: two panels of bytes, out[m][32] */
+    void (*unpack)(const uint8_t *codes, int64_t steps, uint8_t *bytes); /* one panel to one byte a code */
+} path_t;
+
+extern const path_t portable_path;
+#if defined(__x86_64__)
+extern const path_t avx2_path, vnni256_path, avxvnni_path, avx512_path;
+#elif defined(__aarch64__)
+extern const path_t neon_path;
+#endif
+
+const path_t *current_path(void);
+
+/* Run work(argument) on so many threads of the pool that was given by bb_set_pool, or here. */
+void in_parallel(void (*work)(void *), void *argument, int threads);
+void *scratch(size_t bytes); /* this thread's own buffer, 64-byte aligned, good until the next call */

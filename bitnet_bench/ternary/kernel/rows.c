@@ -1,0 +1,178 @@
+/* What happens to rows of activations between the matrix products: norms, gates, int8 quantization, rotation.
+ *
+ * All of it in float32. Rows are independent, so results do not depend on the batch or on the threads. */
+#include "vectors.h"
+#include <math.h>
+
+enum activation { NONE, SILU, RELU_SQUARED };
+
+/* How a row of `columns` floats becomes int8: an activation gate, an RMS norm, both or neither come first. */
+typedef struct {
+    const float *x; /* [tokens][x_stride]; with a gate the second half of 2 x columns is multiplied by act(first half) */
+    int64_t x_stride, tokens, columns;
+    const float *norm; /* [columns] weight of an RMS norm, NULL for ones */
+    float epsilon;
+    int32_t normed, activation;
+    int8_t *q;          /* [tokens][stride] */
+    float *steps;       /* [tokens] */
+    int32_t *sums;      /* [tokens] */
+    float *y;           /* [tokens][columns], or NULL: the row as it is before quantization */
+    int64_t stride;
+    int64_t next;
+} rows_job_t;
+
+CLONES static void gate(const float *x, int64_t columns, int activation, float *out) {
+    const float *up = x + columns;
+    if (activation == RELU_SQUARED) {
+        for (int64_t i = 0; i < columns; i++) {
+            const float r = x[i] > 0.0f ? x[i] : x[i] * 0.0f; /* keeps NaN, as torch's relu does */
+            out[i] = r * r * up[i];
+        }
+        return;
+    }
+    int64_t i = 0;
+    for (; i + 16 <= columns; i += 16) {
+        const v16 g = load16(x + i);
+        store16(out + i, g / (1.0f + exp16(-g)) * load16(up + i));
+    }
+    for (; i < columns; i++) out[i] = x[i] / (1.0f + expf(-x[i])) * up[i];
+}
+
+CLONES static void rms_norm(const float *x, int64_t columns, const float *weight, float epsilon, float *out) {
+    v16 squares = all16(0.0f);
+    float rest = 0.0f;
+    int64_t i = 0;
+    for (; i + 16 <= columns; i += 16) squares += load16(x + i) * load16(x + i);
+    for (; i < columns; i++) rest += x[i] * x[i];
+    const float scale = 1.0f / sqrtf((total16(squares) + rest) / (float)columns + epsilon);
+    if (weight)
+        for (i = 0; i < columns; i++) out[i] = weight[i] * (x[i] * scale);
+    else
+        for (i = 0; i < columns; i++) out[i] = x[i] * scale;
+}
+
+/* q = clip(round(x * 127 / max(absmax, 1e-5)), -128, 127), half to even; sums of q; the step absmax / 127.
+ *
+ * The largest magnitude is found among the bits: NaN is larger than all numbers there, so that a NaN in a row makes
+ * its step NaN and is seen in every output instead of being lost in an integer. */
+CLONES static void quantize(const float *x, int64_t columns, int64_t stride, int8_t *q, float *step, int32_t *sum) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, half to even */
+    int32_t largest_bits = 0, magic_bits, total = 0;
+    for (int64_t i = 0; i < columns; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        largest_bits = bits > largest_bits ? bits : largest_bits;
+    }
+    float largest;
+    memcpy(&largest, &largest_bits, 4);
+    memcpy(&magic_bits, &magic, 4);
+    if (largest < 1e-5f) largest = 1e-5f;
+    const float scale = 127.0f / largest;
+    for (int64_t i = 0; i < columns; i++) {
+        const float product = x[i] * scale, shifted = product + magic;
+        int32_t bits;
+        memcpy(&bits, &shifted, 4);
+        q[i] = (int8_t)(bits - magic_bits);
+        total += q[i];
+    }
+    memset(q + columns, 0, (size_t)(stride - columns));
+    *step = largest / 127.0f;
+    *sum = total;
+}
+
+static void rows_work(void *argument) {
+    rows_job_t *job = argument;
+    float *buffer = scratch((size_t)job->columns * sizeof(float));
+    for (int64_t t; (t = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->tokens;) {
+        const float *x = job->x + t * job->x_stride;
+        if (job->activation) {
+            gate(x, job->columns, job->activation, buffer);
+            x = buffer;
+        }
+        if (job->normed) {
+            rms_norm(x, job->columns, job->norm, job->epsilon, buffer);
+            x = buffer;
+        }
+        if (job->y) memcpy(job->y + t * job->columns, x, (size_t)job->columns * sizeof(float));
+        if (job->q)
+            quantize(x, job->columns, job->stride, job->q + t * job->stride, job->steps + t, job->sums + t);
+    }
+}
+
+/* Quantize rows for bb_linear, after a gate and a norm where the job has them. */
+API void bb_rows(rows_job_t *job, int threads) {
+    job->next = 0;
+    in_parallel(rows_work, job, job->tokens > 4 ? threads : 1);
+}
+
+/* Rows out of an embedding table: bfloat16 (width 2), float32 (4). */
+CLONES static void widen(const uint16_t *from, int64_t columns, float *to) {
+    for (int64_t i = 0; i < columns; i++) {
+        const uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(to + i, &bits, 4);
+    }
+}
+
+API void bb_embed(const void *table, int width, const int64_t *ids, int64_t tokens, int64_t columns, float *y) {
+    for (int64_t t = 0; t < tokens; t++) {
+        if (width == 2)
+            widen((const uint16_t *)table + ids[t] * columns, columns, y + t * columns);
+        else
+            memcpy(y + t * columns, (const float *)table + ids[t] * columns, (size_t)columns * sizeof(float));
+    }
+}
+
+/* ---- a head in bfloat16 for few rows: as fast as the memory gives the table ---- */
+
+typedef struct {
+    const uint16_t *table; /* [rows][columns] bfloat16 */
+    const float *x;        /* [tokens][columns] */
+    float *y;              /* [tokens][rows] */
+    int64_t rows, columns, tokens, next;
+} head_job_t;
+
+INLINE v16 bfloat16s(const uint16_t *p) {
+    typedef uint16_t u16x16 __attribute__((vector_size(32)));
+    typedef uint32_t u32x16 __attribute__((vector_size(64)));
+    u16x16 narrow;
+    memcpy(&narrow, p, sizeof narrow);
+    return (v16)(__builtin_convertvector(narrow, u32x16) << 16);
+}
+
+CLONES static void head_rows(const head_job_t *job, int64_t from, int64_t to) {
+    for (int64_t n = from; n < to; n++) {
+        const uint16_t *w = job->table + n * job->columns;
+        for (int64_t t = 0; t < job->tokens; t++) {
+            const float *x = job->x + t * job->columns;
+            v16 a = all16(0.0f), b = a;
+            float rest = 0.0f;
+            int64_t i = 0;
+            for (; i + 32 <= job->columns; i += 32) {
+                __builtin_prefetch(w + i + 2048);
+                a += bfloat16s(w + i) * load16(x + i);
+                b += bfloat16s(w + i + 16) * load16(x + i + 16);
+            }
+            for (; i < job->columns; i++) {
+                const uint32_t bits = (uint32_t)w[i] << 16;
+                float value;
+                memcpy(&value, &bits, 4);
+                rest += value * x[i];
+            }
+            job->y[t * job->rows + n] = total16(a + b) + rest;
+        }
+    }
+}
+
+static void head_work(void *argument) {
+    head_job_t *job = argument;
+    enum { CHUNK = 256 };
+    for (int64_t n; (n = __atomic_fetch_add(&job->next, CHUNK, __ATOMIC_RELAXED)) < job->rows;)
+        head_rows(job, n, n + CHUNK < job->rows ? n + CHUNK : job->rows);
+}
+
+/* y = x @ table.T in float32 from bfloat16 weights. */
+API void bb_head(head_job_t *job, int threads) {
+    job->next = 0;
+    in_parallel(head_work, job, threads);
+}
