@@ -46,5 +46,5 @@ TARGET INLINE void neon_dots(const uint8_t *codes, int64_t steps, const int8_t *
 EACH4(F)
 #undef F
 static const dots_fn neon_dots_all[] = {neon_dots1, neon_dots2, neon_dots3, neon_dots4};
-const path_t neon_path = {.name = "neon-dotprod", .most_rows = 4, .dots = neon_dots_all};
+const path_t neon_path = {"neon-dotprod", 4, neon_dots_all, 1, portable_bytes};
 #endif

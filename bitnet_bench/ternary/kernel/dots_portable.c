@@ -12,16 +12,16 @@ CLONES static void dots1(const uint8_t *codes, int64_t steps, const int8_t *q, i
     memcpy(out, sums, sizeof sums);
 }
 
-/* Bytes as they are (int8 + 128 of a quantized head), two panels. */
-CLONES static void tiles1(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out) {
-    int32_t sums[2 * PANEL] = {0};
+/* Bytes as they are: int8 + 128 of a quantized head. */
+CLONES static void bytes1(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out) {
+    int32_t sums[PANEL] = {0};
     (void)stride;
-    for (int half = 0; half < 2; half++)
-        for (int64_t k = 0; k < 4 * steps; k++, bytes += STEP_BYTES)
-            for (int n = 0; n < PANEL; n++)
-                for (int i = 0; i < 4; i++) sums[half * PANEL + n] += bytes[4 * n + i] * q[4 * k + i];
+    for (int64_t k = 0; k < 4 * steps; k++, bytes += STEP_BYTES)
+        for (int n = 0; n < PANEL; n++)
+            for (int i = 0; i < 4; i++) sums[n] += bytes[4 * n + i] * q[4 * k + i];
     memcpy(out, sums, sizeof sums);
 }
 
-static const dots_fn dots[] = {dots1}, tiles[] = {tiles1};
-const path_t portable_path = {.name = "portable", .most_rows = 1, .dots = dots, .tile_rows = 1, .tiles = tiles};
+static const dots_fn portable_dots[] = {dots1};
+const dots_fn portable_bytes[] = {bytes1};
+const path_t portable_path = {"portable", 1, portable_dots, 1, portable_bytes};

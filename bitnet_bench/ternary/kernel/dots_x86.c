@@ -48,38 +48,34 @@ TARGET_AVX512 INLINE void avx512_dots(const uint8_t *codes, int64_t steps, const
 EACH12(F)
 #undef F
 
-TARGET_AVX512 static void avx512_unpack(const uint8_t *codes, int64_t steps, uint8_t *bytes) {
-    const __m512i mask = _mm512_set1_epi8(3);
-    for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES, bytes += 4 * STEP_BYTES) {
-        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-        const __m512i packed = _mm512_loadu_si512(codes);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++)
-            _mm512_store_si512(bytes + j * STEP_BYTES, _mm512_and_si512(_mm512_srli_epi16(packed, 2 * j), mask));
-    }
-}
-
-/* From bytes in cache, two panels side by side: 24 accumulators hold 12 x 32 sums over all of K. */
-TARGET_AVX512 INLINE void avx512_tiles(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride,
+/* From bytes as they are. */
+TARGET_AVX512 INLINE void avx512_bytes(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride,
                                        int32_t *out, const int rows) {
-    const uint8_t *second = bytes + steps * 4 * STEP_BYTES;
-    __m512i sums[12][2];
-    for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < 4 * steps; k++) {
-        const __m512i a = _mm512_load_si512(bytes + k * STEP_BYTES), b = _mm512_load_si512(second + k * STEP_BYTES);
+    const int apart = rows < 4 ? 4 : 1;
+    __m512i sums[12][4];
+    for (int m = 0; m < rows; m++)
+        for (int a = 0; a < apart; a++) sums[m][a] = _mm512_setzero_si512();
+    for (int64_t s = 0; s < steps; s++, bytes += 4 * STEP_BYTES) {
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            _mm_prefetch((const char *)bytes + j * STEP_BYTES + AHEAD, _MM_HINT_T0);
+            const __m512i values = _mm512_loadu_si512(bytes + j * STEP_BYTES);
 #pragma GCC unroll 12
-        for (int m = 0; m < rows; m++) {
-            const __m512i x = _mm512_set1_epi32(four(q + m * stride + 4 * k));
-            sums[m][0] = _mm512_dpbusd_epi32(sums[m][0], a, x);
-            sums[m][1] = _mm512_dpbusd_epi32(sums[m][1], b, x);
+            for (int m = 0; m < rows; m++) {
+                const __m512i x = _mm512_set1_epi32(four(q + m * stride + s * STEP + 4 * j));
+                sums[m][j % apart] = _mm512_dpbusd_epi32(sums[m][j % apart], values, x);
+            }
         }
     }
-    for (int m = 0; m < rows; m++)
-        for (int p = 0; p < 2; p++) _mm512_storeu_si512(out + (2 * m + p) * PANEL, sums[m][p]);
+    for (int m = 0; m < rows; m++) {
+        __m512i sum = sums[m][0];
+        for (int a = 1; a < apart; a++) sum = _mm512_add_epi32(sum, sums[m][a]);
+        _mm512_storeu_si512(out + m * PANEL, sum);
+    }
 }
 #define F(M)                                                                                                       \
-    TARGET_AVX512 static void avx512_tiles##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
-        avx512_tiles(c, s, q, d, o, M);                                                                            \
+    TARGET_AVX512 static void avx512_bytes##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
+        avx512_bytes(c, s, q, d, o, M);                                                                            \
     }
 EACH12(F)
 #undef F
@@ -87,10 +83,10 @@ EACH12(F)
 #define F(M) avx512_dots##M,
 static const dots_fn avx512_dots_all[] = {EACH12(F)};
 #undef F
-#define F(M) avx512_tiles##M,
-static const dots_fn avx512_tiles_all[] = {EACH12(F)};
+#define F(M) avx512_bytes##M,
+static const dots_fn avx512_bytes_all[] = {EACH12(F)};
 #undef F
-const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_tiles_all, avx512_unpack};
+const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes_all};
 
 /* ---- 256-bit VNNI: the same loop in the AVX512VL and in the AVX-VNNI encoding ---- */
 
@@ -165,7 +161,7 @@ EACH4(F)
 #undef F
 #define PATH_256(VARIABLE, NAME, DOTS)                                                       \
     static const dots_fn DOTS##_all[] = {DOTS##1, DOTS##2, DOTS##3, DOTS##4};            \
-    const path_t VARIABLE = {.name = NAME, .most_rows = 4, .dots = DOTS##_all};
+    const path_t VARIABLE = {NAME, 4, DOTS##_all, 1, portable_bytes};
 PATH_256(vnni256_path, "avx512-vnni-256", vnni256_dots)
 PATH_256(avxvnni_path, "avx-vnni", avxvnni_dots)
 PATH_256(avx2_path, "avx2", avx2_dots)

@@ -22,12 +22,15 @@ typedef void (*dots_fn)(const uint8_t *codes, int64_t steps, const int8_t *q, in
 
 typedef struct {
     const char *name;
-    int most_rows;              /* rows of activations that one call takes at most */
-    const dots_fn *dots;        /* dots[m - 1] takes m rows */
-    int tile_rows;              /* the same for `tiles`, 0 where there is none */
-    const dots_fn *tiles;       /* tiles[m - 1]: two panels of bytes, out[m][32] */
-    void (*unpack)(const uint8_t *codes, int64_t steps, uint8_t *bytes); /* one panel to one byte a code */
+    int most_rows; /* rows of activations that one call takes at most */
+    const dots_fn *dots; /* dots[m - 1] takes m rows */
+    int most_rows_bytes; /* the same for an int8 layer, stored as bytes of value + 128, four columns a step */
+    const dots_fn *bytes;
 } path_t;
+#define MOST_ROWS 12
+
+/* The int8 layer in plain C, for paths that have no instruction for it. */
+extern const dots_fn portable_bytes[];
 
 extern const path_t portable_path;
 #if defined(__x86_64__)

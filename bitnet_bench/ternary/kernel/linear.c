@@ -2,6 +2,8 @@
 #include "kernel.h"
 #include <string.h>
 
+enum { BLOCK_BYTES = 256 << 10 }; /* of activations, which a core keeps in its second-level cache */
+
 /* Rows of one layer; several that read the same activations (q, k, v; gate, up) are one call. */
 typedef struct {
     const uint8_t *codes; /* [panels][steps][64] ternary, or [panels][K / 4][64] bytes of int8 + 128 */
@@ -35,7 +37,7 @@ CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, in
                           const int32_t *sums, float *y, int add) {
     const int32_t excess = part->bytes ? 128 * x->sums[token] : x->sums[token];
     const float step = x->steps[token];
-    float product[2 * PANEL];
+    float product[PANEL];
     if (part->scales)
         for (int n = 0; n < count; n++) product[n] = (float)(sums[n] - excess) * (step * part->scales[first + n]);
     else
@@ -50,52 +52,32 @@ CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, in
 
 static int at_most(int64_t value, int limit) { return value < limit ? (int)value : limit; }
 
-/* One or two panels of a part, for all tokens, from bytes: unpacked into this thread's cache, or stored as bytes. */
-static void tiled(const job_t *job, const part_t *part, const path_t *path, const uint8_t *bytes, int64_t steps,
-                  int64_t panel, int64_t end, int64_t column) {
-    int32_t sums[12 * 2 * PANEL];
-    const int64_t first = panel * PANEL, last = end * PANEL < part->rows ? end * PANEL : part->rows;
-    for (int64_t t = 0; t < job->x->tokens;) {
-        const int m = at_most(job->x->tokens - t, path->tile_rows);
-        path->tiles[m - 1](bytes, steps, job->x->q + t * job->x->stride, job->x->stride, sums);
-        for (int i = 0; i < m; i++, t++)
-            finish(part, job->x, t, first, at_most(last - first, 2 * PANEL), sums + i * 2 * PANEL,
-                   job->y + t * job->y_stride + column + first, job->add);
-    }
-}
-
-static void direct(const job_t *job, const part_t *part, const path_t *path, int64_t steps, int64_t panel,
-                   int64_t column) {
-    int32_t sums[12 * PANEL];
-    const int64_t first = panel * PANEL;
-    const uint8_t *codes = part->codes + panel * steps * STEP_BYTES;
-    for (int64_t t = 0; t < job->x->tokens;) {
-        const int m = at_most(job->x->tokens - t, path->most_rows);
-        path->dots[m - 1](codes, steps, job->x->q + t * job->x->stride, job->x->stride, sums);
-        for (int i = 0; i < m; i++, t++)
-            finish(part, job->x, t, first, at_most(part->rows - first, PANEL), sums + i * PANEL,
-                   job->y + t * job->y_stride + column + first, job->add);
-    }
-}
-
-/* Panels [panel, end) of one part whose first output column is `column`. */
-static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
+/* One panel of a part for tokens [t, end). Few tokens or many, the codes are unpacked in registers: 12 rows of
+ * activations share the work, and writing bytes to cache and reading them back took longer. */
+static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel, int64_t first, int64_t t, int64_t end,
+                      float *y) {
     const path_t *path = current_path();
-    const int64_t steps = (job->x->columns + STEP - 1) / STEP, bytes_of_panel = steps * 4 * STEP_BYTES;
-    if (part->bytes) {
-        if (!path->tiles) path = &portable_path;
-        for (; panel < end; panel += 2)
-            tiled(job, part, path, part->codes + panel * bytes_of_panel, steps, panel, end, column);
-    } else if (path->unpack && job->x->tokens > path->most_rows) {
-        uint8_t *bytes = scratch(2 * (size_t)bytes_of_panel);
-        for (; panel < end; panel += 2) {
-            path->unpack(part->codes + panel * steps * STEP_BYTES, steps, bytes);
-            if (panel + 1 < end)
-                path->unpack(part->codes + (panel + 1) * steps * STEP_BYTES, steps, bytes + bytes_of_panel);
-            tiled(job, part, path, bytes, steps, panel, end, column);
-        }
-    } else
-        for (; panel < end; panel++) direct(job, part, path, steps, panel, column);
+    const dots_fn *dots = part->bytes ? path->bytes : path->dots;
+    const int most = part->bytes ? path->most_rows_bytes : path->most_rows, count = at_most(part->rows - first, PANEL);
+    const rows_t *x = job->x;
+    int32_t sums[MOST_ROWS * PANEL];
+    while (t < end) {
+        const int m = at_most(end - t, most);
+        dots[m - 1](panel, (x->columns + STEP - 1) / STEP, x->q + t * x->stride, x->stride, sums);
+        for (int i = 0; i < m; i++, t++)
+            finish(part, x, t, first, count, sums + i * PANEL, y + t * job->y_stride, job->add);
+    }
+}
+
+/* Panels [panel, end) of one part whose first output column is `column`: a block of tokens stays in cache for all. */
+static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
+    const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->bytes ? 4 : 1);
+    const int64_t fitting = BLOCK_BYTES / job->x->stride / MOST_ROWS * MOST_ROWS;
+    const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
+    for (int64_t t = 0; t < job->x->tokens; t += block)
+        for (int64_t p = panel; p < end; p++)
+            one_panel(job, part, part->codes + p * size, p * PANEL, t,
+                      t + block < job->x->tokens ? t + block : job->x->tokens, job->y + column + p * PANEL);
 }
 
 static int64_t panels_of(const part_t *part) { return (part->rows + PANEL - 1) / PANEL; }
@@ -118,14 +100,14 @@ static void work(void *argument) {
 
 /* y[t] = q[t] @ codes.T * (step[t] * scale) + bias for every part, or y[t] += that.
  *
- * Chunks are handed out as threads get free, so that a core that others use holds nobody up; they are even in number,
- * as two panels are worked on together. Small products stay on the calling thread: waking another costs more. */
+ * Chunks are handed out as threads get free, so that a core that others use holds nobody up. Small products stay on
+ * the calling thread: waking another costs more. */
 API void bb_linear(const part_t *parts, int count, const rows_t *x, float *y, int64_t y_stride, int add, int threads) {
     enum { CHUNKS_PER_THREAD = 6, SMALL = 1 << 19 };
     job_t job = {.parts = parts, .count = count, .x = x, .y = y, .y_stride = y_stride, .add = add};
     for (int p = 0; p < count; p++) job.panels += panels_of(parts + p);
     if (job.panels * PANEL * x->columns * x->tokens < SMALL) threads = 1;
     const int64_t share = threads > 1 ? job.panels / (threads * CHUNKS_PER_THREAD) : job.panels;
-    job.chunk = share < 2 ? 2 : (share + 1) & ~(int64_t)1;
+    job.chunk = share < 1 ? 1 : share;
     in_parallel(work, &job, threads);
 }

@@ -1,0 +1,270 @@
+"""The CPU kernel: 2-bit weights times int8 activations with exact integer sums, and what stands between two products.
+
+The library is plain C, built with the package as an optional extension and reached through ctypes. Its threads are those
+of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
+
+VARIABLE = "BITNET_BENCH_KERNEL"
+ACTIVATIONS = {"silu": 1, "relu2": 2}
+CACHE_LINE = 64
+
+
+class _Part(Structure):
+    _fields_ = (
+        ("codes", c_void_p),
+        ("bias", c_void_p),
+        ("scales", c_void_p),
+        ("scale", c_float),
+        ("bytes", c_int32),
+        ("rows", c_int64),
+    )
+
+
+class _Rows(Structure):
+    _fields_ = (
+        ("q", c_void_p),
+        ("steps", c_void_p),
+        ("sums", c_void_p),
+        ("tokens", c_int64),
+        ("columns", c_int64),
+        ("stride", c_int64),
+    )
+
+
+class _RowsJob(Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("tokens", c_int64),
+        ("columns", c_int64),
+        ("norm", c_void_p),
+        ("epsilon", c_float),
+        ("normed", c_int32),
+        ("activation", c_int32),
+        ("q", c_void_p),
+        ("steps", c_void_p),
+        ("sums", c_void_p),
+        ("y", c_void_p),
+        ("stride", c_int64),
+        ("next", c_int64),
+    )
+
+
+class _Attention(Structure):
+    _fields_ = (
+        ("qkv", c_void_p),
+        ("stride", c_int64),
+        ("tokens", c_int64),
+        ("slots", c_void_p),
+        ("positions", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("capacity", c_int64),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("dimension", c_int32),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("epsilon", c_float),
+        ("scale", c_float),
+        ("out", c_void_p),
+        ("next", c_int64),
+        ("heads_per_tile", c_int32),
+        ("tokens_per_tile", c_int32),
+        ("tiles", c_void_p),
+        ("tile_count", c_int64),
+    )
+
+
+class _Head(Structure):
+    _fields_ = (
+        ("table", c_void_p),
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("tokens", c_int64),
+        ("next", c_int64),
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
+    wanted = os.environ.get(VARIABLE, "")
+    spec = find_spec(f"{__name__}._library")
+    if wanted == "off" or spec is None or spec.origin is None:
+        return None
+    loaded = ctypes.CDLL(spec.origin)
+    loaded.bb_path.restype = c_char_p
+    loaded.bb_linear.argtypes = (POINTER(_Part), c_int, POINTER(_Rows), c_void_p, c_int64, c_int, c_int)
+    loaded.bb_embed.argtypes = (c_void_p, c_int, c_void_p, c_int64, c_int64, c_void_p)
+    loaded.bb_set_pool(_pool())
+    if wanted and not loaded.bb_use_path(wanted.encode()):
+        raise BenchError(
+            f"{VARIABLE} is {wanted!r}, which this processor or this build does not have.",
+            f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
+        )
+    return loaded
+
+
+def paths() -> list[str]:
+    """Return the instruction sets that this machine can run, best first; none without the kernel."""
+    loaded = library()
+    return _paths(loaded) if loaded else []
+
+
+def _paths(loaded: ctypes.CDLL) -> list[str]:
+    names = []
+    while name := loaded.bb_path(len(names)):
+        names.append(name.decode())
+    return names
+
+
+def use_path(name: str) -> None:
+    """Switch to another of `paths()`, for tests and benchmarks."""
+    loaded = library()
+    if loaded is None or not loaded.bb_use_path(name.encode()):
+        raise ValueError(f"no kernel path {name}")
+
+
+def _pool() -> c_void_p | None:
+    """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
+    here = Path(torch.__file__).parent / "lib"
+    for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, c_void_p)
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def threaded() -> bool:
+    """Say whether the kernel can use more than one thread here."""
+    return _pool() is not None
+
+
+def filled_columns(columns: int) -> int:
+    """Return how many bytes a row of quantized activations takes: whole steps, and no multiple of 4096.
+
+    Rows 4096 bytes apart would share the same few cache lines.
+    """
+    stride = -(-columns // CACHE_LINE) * CACHE_LINE
+    return stride + CACHE_LINE if stride % 1024 == 0 else stride
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T]."""
+
+    q: Tensor
+    steps: Tensor
+    sums: Tensor
+    columns: int
+
+    @classmethod
+    def empty(cls, tokens: int, columns: int) -> Rows:
+        """Return room for *tokens* rows."""
+        return cls(
+            torch.empty(tokens, filled_columns(columns), dtype=torch.int8),
+            torch.empty(tokens, dtype=torch.float32),
+            torch.empty(tokens, dtype=torch.int32),
+            columns,
+        )
+
+
+class Parts:
+    """Ternary layers that read the same activations, as one call: q, k and v, or gate and up, or one alone."""
+
+    def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
+        """Take (codes, scale, rows, bias) each: uint8 codes [panels, steps, 64] with one float scale, or an int8 layer
+        as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows]; bias float32 [rows] or None."""
+        self._kept: list[object] = []
+        self._array = (_Part * len(parts))()
+        self.columns = columns
+        self.rows = sum(rows for _, _, rows, _ in parts)
+        for part, (codes, scale, rows, bias) in zip(self._array, parts, strict=True):
+            per_row = isinstance(scale, Tensor) and scale.numel() > 1
+            steps = -(-columns // STEP_COLUMNS) * (4 if per_row else 1)
+            panels = -(-rows // PANEL_ROWS)
+            if codes.shape[1:] != (steps, CACHE_LINE) or codes.shape[0] < panels or codes.dtype != torch.uint8:
+                raise ValueError(f"panels {tuple(codes.shape)} do not hold {rows} x {columns}")
+            part.codes, part.rows, part.bytes = _address(codes), rows, per_row
+            part.scale = 0.0 if per_row else float(scale)
+            part.scales = _address(scale) if isinstance(scale, Tensor) and per_row else None
+            part.bias = _address(bias) if bias is not None else None
+            self._kept += [codes, scale, bias]
+
+    def __call__(self, x: Rows, tokens: int, y: Tensor, add: bool = False) -> None:
+        """Write the product into float32 *y* [tokens, rows], or add it to what is there."""
+        loaded = library()
+        assert loaded is not None
+        if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1:
+            raise ValueError(f"{x.columns} columns for a layer of {self.columns}")
+        rows = _Rows(
+            x.q.data_ptr(), x.steps.data_ptr(), x.sums.data_ptr(), tokens, x.columns, x.q.shape[1]
+        )
+        loaded.bb_linear(
+            self._array, len(self._array), byref(rows), y.data_ptr(), y.stride(0), add, torch.get_num_threads()
+        )
+
+
+def _address(tensor: Tensor) -> int:
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        raise ValueError("the kernel reads contiguous tensors on the CPU")
+    return tensor.data_ptr()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """An RMS norm: float32 weight [columns] or None for ones, and its epsilon."""
+
+    weight: Tensor | None
+    epsilon: float
+
+
+def quantize_rows(
+    x: Tensor, tokens: int, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+) -> None:
+    """Quantize float32 rows x [tokens, K] (with an *activation*: [tokens, 2 K], act(first half) * second) into *out*.
+
+    A gate and an RMS norm come first where they are given; *y* [tokens, K] receives the rows before quantization.
+    """
+    loaded = library()
+    assert loaded is not None
+    columns = out.columns if out is not None else x.shape[-1]
+    job = _RowsJob(
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        tokens=tokens,
+        columns=columns,
+        norm=_address(norm.weight) if norm and norm.weight is not None else None,
+        epsilon=norm.epsilon if norm else 0.0,
+        normed=norm is not None,
+        activation=ACTIVATIONS[activation] if activation else 0,
+        q=out.q.data_ptr() if out is not None else None,
+        steps=out.steps.data_ptr() if out is not None else None,
+        sums=out.sums.data_ptr() if out is not None else None,
+        y=y.data_ptr() if y is not None else None,
+        stride=out.q.shape[1] if out is not None else 0,
+    )
+    loaded.bb_rows(byref(job), torch.get_num_threads())
