@@ -1,19 +1,20 @@
 """The CPU kernel: 2-bit weights times int8 activations with exact integer sums, and what stands between two products.
 
-The library is plain C, built with the package as an optional extension and reached through ctypes. Its threads are those
-of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
+The library is plain C, built with the package as an optional extension and reached through ctypes. Its threads are
+those of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
 VARIABLE = "BITNET_BENCH_KERNEL"
 ACTIVATIONS = {"silu": 1, "relu2": 2}
 CACHE_LINE = 64
+TABLES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+"""A function of the library and its arguments, whose pointers stay good while their tensors live."""
 
 
 class _Part(Structure):
@@ -89,7 +94,6 @@ class _Attention(Structure):
         ("out", c_void_p),
         ("next", c_int64),
         ("heads_per_tile", c_int32),
-        ("tokens_per_tile", c_int32),
         ("tiles", c_void_p),
         ("tile_count", c_int64),
     )
@@ -104,6 +108,7 @@ class _Head(Structure):
         ("columns", c_int64),
         ("tokens", c_int64),
         ("next", c_int64),
+        ("dtype", c_int32),
     )
 
 
@@ -117,13 +122,18 @@ def library() -> ctypes.CDLL | None:
     loaded = ctypes.CDLL(spec.origin)
     loaded.bb_path.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(_Part), c_int, POINTER(_Rows), c_void_p, c_int64, c_int, c_int)
-    loaded.bb_embed.argtypes = (c_void_p, c_int, c_void_p, c_int64, c_int64, c_void_p)
     loaded.bb_set_pool(_pool())
     if wanted and not loaded.bb_use_path(wanted.encode()):
         raise BenchError(
             f"{VARIABLE} is {wanted!r}, which this processor or this build does not have.",
             f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
         )
+    return loaded
+
+
+def _loaded() -> ctypes.CDLL:
+    loaded = library()
+    assert loaded is not None, "whoever calls the kernel has asked library() whether it is there"
     return loaded
 
 
@@ -211,27 +221,33 @@ class Parts:
             part.codes, part.rows, part.bytes = _address(codes), rows, per_row
             part.scale = 0.0 if per_row else float(scale)
             part.scales = _address(scale) if isinstance(scale, Tensor) and per_row else None
-            part.bias = _address(bias) if bias is not None else None
+            part.bias = _optional(bias)
             self._kept += [codes, scale, bias]
 
     def __call__(self, x: Rows, tokens: int, y: Tensor, add: bool = False) -> None:
-        """Write the product into float32 *y* [tokens, rows], or add it to what is there."""
-        loaded = library()
-        assert loaded is not None
-        if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1:
-            raise ValueError(f"{x.columns} columns for a layer of {self.columns}")
-        rows = _Rows(
-            x.q.data_ptr(), x.steps.data_ptr(), x.sums.data_ptr(), tokens, x.columns, x.q.shape[1]
-        )
-        loaded.bb_linear(
-            self._array, len(self._array), byref(rows), y.data_ptr(), y.stride(0), add, torch.get_num_threads()
-        )
+        """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to what is there."""
+        function, arguments = self.call(x, y, add, tokens)
+        function(*arguments)
+
+    def call(self, x: Rows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
+        """Return the call that does so, to be made again and again over the same buffers."""
+        if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1 or y.shape[-1] != self.rows:
+            raise ValueError(
+                f"{x.columns} columns into {tuple(y.shape)} do not fit a layer [{self.rows}, {self.columns}]"
+            )
+        rows = _Rows(x.q.data_ptr(), x.steps.data_ptr(), x.sums.data_ptr(), tokens or len(x.q), x.columns, x.q.shape[1])
+        arguments = (self._array, len(self._array), byref(rows), y.data_ptr(), y.stride(0), add)
+        return _loaded().bb_linear, (*arguments, torch.get_num_threads())
 
 
 def _address(tensor: Tensor) -> int:
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError("the kernel reads contiguous tensors on the CPU")
     return tensor.data_ptr()
+
+
+def _optional(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else _address(tensor)
 
 
 @dataclass(frozen=True)
@@ -245,26 +261,92 @@ class Norm:
 def quantize_rows(
     x: Tensor, tokens: int, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
 ) -> None:
-    """Quantize float32 rows x [tokens, K] (with an *activation*: [tokens, 2 K], act(first half) * second) into *out*.
+    """Quantize the first *tokens* rows of x into *out*; see `rows_call`."""
+    function, arguments = rows_call(x[:tokens], out, norm=norm, activation=activation, y=y)
+    function(*arguments)
 
-    A gate and an RMS norm come first where they are given; *y* [tokens, K] receives the rows before quantization.
+
+def rows_call(
+    x: Tensor, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+) -> Call:
+    """Return the call that quantizes float32 rows x [T, K] into *out*.
+
+    With an *activation* x is [T, 2 K], and act(first half) * second half comes first; then the RMS norm, where there is
+    one. *y* [T, K] receives the rows as they are before quantization.
     """
-    loaded = library()
-    assert loaded is not None
     columns = out.columns if out is not None else x.shape[-1]
     job = _RowsJob(
         x=x.data_ptr(),
         x_stride=x.stride(0),
-        tokens=tokens,
+        tokens=len(x),
         columns=columns,
-        norm=_address(norm.weight) if norm and norm.weight is not None else None,
+        norm=_optional(norm.weight if norm else None),
         epsilon=norm.epsilon if norm else 0.0,
         normed=norm is not None,
         activation=ACTIVATIONS[activation] if activation else 0,
         q=out.q.data_ptr() if out is not None else None,
         steps=out.steps.data_ptr() if out is not None else None,
         sums=out.sums.data_ptr() if out is not None else None,
-        y=y.data_ptr() if y is not None else None,
+        y=_optional(y),
         stride=out.q.shape[1] if out is not None else 0,
     )
-    loaded.bb_rows(byref(job), torch.get_num_threads())
+    return _loaded().bb_rows, (byref(job), torch.get_num_threads())
+
+
+def attention_call(
+    qkv: Tensor,
+    out: Tensor,
+    where: tuple[Tensor, Tensor, Tensor],
+    cache: tuple[Tensor, Tensor, int],
+    angles: tuple[Tensor, Tensor],
+    norms: tuple[Tensor | None, Tensor | None, float],
+    heads: tuple[int, int, int],
+    heads_per_tile: int,
+) -> Call:
+    """Return the call that rotates, fills the cache and attends: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
+
+    *where*: slots, positions and tiles (first token, how many), int32. *cache*: keys, values, and how many positions
+    they hold. *angles*: cosines and sines [positions, d / 2]. *norms*: those of single heads, or None, and their
+    epsilon. *heads*: query heads, key-value heads, d.
+    """
+    slots, positions, tiles = where
+    job = _Attention(
+        qkv=qkv.data_ptr(),
+        stride=qkv.stride(0),
+        tokens=len(qkv),
+        slots=slots.data_ptr(),
+        positions=positions.data_ptr(),
+        keys=cache[0].data_ptr(),
+        values=cache[1].data_ptr(),
+        capacity=cache[2],
+        heads=heads[0],
+        kv_heads=heads[1],
+        dimension=heads[2],
+        cosines=_address(angles[0]),
+        sines=_address(angles[1]),
+        query_norm=_optional(norms[0]),
+        key_norm=_optional(norms[1]),
+        epsilon=norms[2],
+        scale=heads[2] ** -0.5,
+        out=out.data_ptr(),
+        heads_per_tile=heads_per_tile,
+        tiles=tiles.data_ptr(),
+        tile_count=len(tiles),
+    )
+    return _loaded().bb_attention, (byref(job), torch.get_num_threads())
+
+
+def head(table: Tensor, x: Tensor, y: Tensor) -> None:
+    """Write x @ table.T into float32 y [R, V], for x [R, K] and a table [V, K] in bfloat16, float16 or float32."""
+    if table.shape[1] % 16 or table.dtype not in TABLES:
+        raise ValueError(f"a table {tuple(table.shape)} of {table.dtype} is not read by the kernel")
+    job = _Head(
+        table=_address(table),
+        x=_address(x),
+        y=_address(y),
+        rows=table.shape[0],
+        columns=table.shape[1],
+        tokens=len(x),
+        dtype=TABLES[table.dtype],
+    )
+    _loaded().bb_head(byref(job), torch.get_num_threads())

@@ -20,7 +20,7 @@ typedef struct {
     float epsilon, scale;
     float *out;              /* [tokens][heads * dimension] */
     int64_t next;
-    int32_t heads_per_tile, tokens_per_tile;
+    int32_t heads_per_tile;
     const int32_t *tiles;    /* [count][2] first token, how many */
     int64_t tile_count;
 } attention_t;

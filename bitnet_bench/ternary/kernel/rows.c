@@ -106,72 +106,67 @@ API void bb_rows(rows_job_t *job, int threads) {
     in_parallel(rows_work, job, job->tokens > 4 ? threads : 1);
 }
 
-/* Rows out of an embedding table: bfloat16 (width 2), float32 (4). */
-CLONES static void widen(const uint16_t *from, int64_t columns, float *to) {
-    for (int64_t i = 0; i < columns; i++) {
-        const uint32_t bits = (uint32_t)from[i] << 16;
-        memcpy(to + i, &bits, 4);
-    }
-}
+/* ---- a head for few rows: as fast as the memory gives the table, in the dtype it is stored in ---- */
 
-API void bb_embed(const void *table, int width, const int64_t *ids, int64_t tokens, int64_t columns, float *y) {
-    for (int64_t t = 0; t < tokens; t++) {
-        if (width == 2)
-            widen((const uint16_t *)table + ids[t] * columns, columns, y + t * columns);
-        else
-            memcpy(y + t * columns, (const float *)table + ids[t] * columns, (size_t)columns * sizeof(float));
-    }
-}
-
-/* ---- a head in bfloat16 for few rows: as fast as the memory gives the table ---- */
+enum table { BFLOAT16 = 1, FLOAT16, FLOAT32 };
 
 typedef struct {
-    const uint16_t *table; /* [rows][columns] bfloat16 */
-    const float *x;        /* [tokens][columns] */
-    float *y;              /* [tokens][rows] */
+    const void *table; /* [rows][columns] */
+    const float *x;    /* [tokens][columns] */
+    float *y;          /* [tokens][rows] */
     int64_t rows, columns, tokens, next;
+    int32_t dtype;
 } head_job_t;
 
-INLINE v16 bfloat16s(const uint16_t *p) {
-    typedef uint16_t u16x16 __attribute__((vector_size(32)));
-    typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+
+INLINE v16 weights16(const void *table, int64_t i, const int dtype) {
+    if (dtype == FLOAT32) return load16((const float *)table + i);
     u16x16 narrow;
-    memcpy(&narrow, p, sizeof narrow);
-    return (v16)(__builtin_convertvector(narrow, u32x16) << 16);
+    memcpy(&narrow, (const uint16_t *)table + i, sizeof narrow);
+    const u32x16 bits = __builtin_convertvector(narrow, u32x16);
+    if (dtype == BFLOAT16) return (v16)(bits << 16);
+    /* float16: exponent and fraction moved into place, and 2^112 for the other bias; exact for subnormals too */
+    const v16 magnitude = (v16)((bits & 0x7fff) << 13) * 0x1p112f;
+    return (v16)((u32x16)magnitude | (bits & 0x8000) << 16);
 }
 
-CLONES static void head_rows(const head_job_t *job, int64_t from, int64_t to) {
+/* Columns are a multiple of 16: the caller sees to that. Two rows at a time hide the latency of the sums. */
+INLINE void head_rows(const head_job_t *job, int64_t from, int64_t to, const int dtype) {
+    const int width = dtype == FLOAT32 ? 4 : 2;
     for (int64_t n = from; n < to; n++) {
-        const uint16_t *w = job->table + n * job->columns;
+        const char *w = (const char *)job->table + n * job->columns * width;
         for (int64_t t = 0; t < job->tokens; t++) {
             const float *x = job->x + t * job->columns;
-            v16 a = all16(0.0f), b = a;
-            float rest = 0.0f;
+            v16 sums[4] = {all16(0.0f), all16(0.0f), all16(0.0f), all16(0.0f)};
             int64_t i = 0;
-            for (; i + 32 <= job->columns; i += 32) {
-                __builtin_prefetch(w + i + 2048);
-                a += bfloat16s(w + i) * load16(x + i);
-                b += bfloat16s(w + i + 16) * load16(x + i + 16);
+            for (; i + 64 <= job->columns; i += 64) {
+                __builtin_prefetch(w + i * width + 4096);
+                __builtin_prefetch(w + i * width + 4096 + 64);
+#pragma GCC unroll 4
+                for (int a = 0; a < 4; a++) sums[a] += weights16(w, i + 16 * a, dtype) * load16(x + i + 16 * a);
             }
-            for (; i < job->columns; i++) {
-                const uint32_t bits = (uint32_t)w[i] << 16;
-                float value;
-                memcpy(&value, &bits, 4);
-                rest += value * x[i];
-            }
-            job->y[t * job->rows + n] = total16(a + b) + rest;
+            for (; i < job->columns; i += 16) sums[0] += weights16(w, i, dtype) * load16(x + i);
+            job->y[t * job->rows + n] = total16((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     }
 }
 
+CLONES static void head_bfloat16(const head_job_t *j, int64_t from, int64_t to) { head_rows(j, from, to, BFLOAT16); }
+CLONES static void head_float16(const head_job_t *j, int64_t from, int64_t to) { head_rows(j, from, to, FLOAT16); }
+CLONES static void head_float32(const head_job_t *j, int64_t from, int64_t to) { head_rows(j, from, to, FLOAT32); }
+
 static void head_work(void *argument) {
     head_job_t *job = argument;
     enum { CHUNK = 256 };
-    for (int64_t n; (n = __atomic_fetch_add(&job->next, CHUNK, __ATOMIC_RELAXED)) < job->rows;)
-        head_rows(job, n, n + CHUNK < job->rows ? n + CHUNK : job->rows);
+    for (int64_t n; (n = __atomic_fetch_add(&job->next, CHUNK, __ATOMIC_RELAXED)) < job->rows;) {
+        const int64_t to = n + CHUNK < job->rows ? n + CHUNK : job->rows;
+        (job->dtype == BFLOAT16 ? head_bfloat16 : job->dtype == FLOAT16 ? head_float16 : head_float32)(job, n, to);
+    }
 }
 
-/* y = x @ table.T in float32 from bfloat16 weights. */
+/* y = x @ table.T, products and sums in float32. */
 API void bb_head(head_job_t *job, int threads) {
     job->next = 0;
     in_parallel(head_work, job, threads);
