@@ -306,7 +306,7 @@ def backends() -> list[dict[str, str | bool]]:
 
 
 def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
-    from bitnet_bench.ternary.checkpoint import read_config
+    from bitnet_bench.ternary.config import read_config
 
     if scenario.new_tokens < 2:
         raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")

@@ -10,6 +10,13 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["ternary", "fp32", "bf16", "fp16"]
 TrainingPrecision = Literal["ternary", "fp16"]
+Format = Literal["float", "masters", "bitlinear", "autobitlinear", "tinyllama", "baked", "packed"]
+"""How the weights of a checkpoint are stored.
+
+float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
+codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
+baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
+"""
 
 
 class Value(BaseModel):
@@ -26,10 +33,12 @@ class Checkpoint(Value):
     path: str
     revision: str | None = None
     architecture: str
-    format: Literal["float", "masters", "packed"]
-    """float: plain weights. masters: float weights that a quantizer makes ternary on the fly. packed: 2-bit codes."""
+    format: Format
     scale_direction: Literal["multiply", "divide"] | None = None
-    """packed only: what the stored `weight_scale` does to the integer product."""
+    """What a stored `weight_scale` does to the integer product; None where none is stored."""
+    inner_norm: Literal["plain", "learned"] | None = None
+    """An RMSNorm inside every ternary layer, before its activations are quantized: without or with weights."""
+    inner_norm_eps: float | None = None
     dtype: str
     """The dtype of the weights that are not ternary."""
     sha256: str
@@ -39,12 +48,17 @@ class Checkpoint(Value):
     parameters: int
     ternary_parameters: int
     zero_density: float | None = None
-    """The share of codes that are 0; None where no codes are stored."""
+    """The share of codes that are 0; None where codes are not stored but computed from masters."""
 
     @property
     def is_ternary(self) -> bool:
         """Whether the checkpoint is meant to be run with ternary weights."""
         return self.format != "float"
+
+    @property
+    def has_codes_only(self) -> bool:
+        """Whether the ternary layers are stored as 2-bit codes, so that there are no float weights to run."""
+        return self.format in ("bitlinear", "autobitlinear", "packed")
 
 
 class FinetuneJob(Value):

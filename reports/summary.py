@@ -13,7 +13,15 @@ from bitnet_bench.reports.runs import NamedRun
 from bitnet_bench.reports.scores import Mean, primary_mean
 from bitnet_bench.statistics import NORMAL_95, interval
 
-FORMATS = {"float": "실수(float)", "masters": "마스터(masters)", "packed": "2비트(packed)"}
+FORMATS = {
+    "float": "실수(float)",
+    "masters": "마스터(masters)",
+    "bitlinear": "2비트(bitlinear)",
+    "autobitlinear": "2비트(autobitlinear)",
+    "tinyllama": "마스터(tinyllama)",
+    "baked": "삼진 값의 실수(baked)",
+    "packed": "2비트(packed)",
+}
 STAGES = {"before": "미세조정 전", "after": "미세조정 후"}
 NO_COST = "이 실행의 비용을 재지 않았음"
 
@@ -194,7 +202,7 @@ def _size(ours: int, theirs: int) -> str:
 def _storage_notes(a: NamedRun, b: NamedRun) -> tuple[str, ...]:
     """Say what makes the ratio of stored bytes differ from that of 2 bits to 16."""
     notes = []
-    if a.record.checkpoint.format != "packed":
+    if not a.record.checkpoint.has_codes_only:
         notes.append(f"{a.key}의 체크포인트는 2비트로 묶지 않은 채 저장되어 있다.")
     for run in (a, b):
         if "32" in run.record.checkpoint.dtype and run.record.precision != "fp32":

@@ -84,7 +84,7 @@ def make_run(
         source="demo",
         path="/demo",
         architecture="LlamaForCausalLM",
-        format="packed" if precision == "ternary" else "float",
+        format="autobitlinear" if precision == "ternary" else "float",
         dtype="bfloat16",
         sha256="b" * 64,
         weight_bytes={"ternary": 1000} if precision == "ternary" else {"linear": 8000},

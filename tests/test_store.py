@@ -17,8 +17,9 @@ from bitnet_bench.records import Checkpoint, Example, RunRecord, Score
 def record() -> RunRecord:
     """Give a small record."""
     checkpoint = Checkpoint(
-        source="demo", path="demo", architecture="BitNetForCausalLM", format="packed", scale_direction="multiply",
-        dtype="float16", sha256="0" * 64, weight_bytes={"ternary": 1}, parameters=4, ternary_parameters=4,
+        source="demo", path="demo", architecture="BitNetForCausalLM", format="autobitlinear",
+        scale_direction="multiply", dtype="float16", sha256="0" * 64, weight_bytes={"ternary": 1},
+        parameters=4, ternary_parameters=4,
     )  # fmt: skip
     score = Score(task="sample:copa", metric="accuracy", value=50.0, stderr=None, n=1, signature="accuracy|v1")
     return RunRecord(

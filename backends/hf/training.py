@@ -23,7 +23,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
-from bitnet_bench.ternary.checkpoint import inspect, read_config
+from bitnet_bench.ternary.checkpoint import inspect
+from bitnet_bench.ternary.config import read_config
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.saving import refuse_unpackable, save
 from bitnet_bench.training.flips import FlipMonitor
@@ -70,7 +71,7 @@ def _save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype
         tokenizer.save_pretrained(out / "masters")
         save(model, out / "masters", "masters", dtype)
     if job.precision == "ternary":
-        save(model, out, "packed", dtype)
+        save(model, out, "autobitlinear", dtype)
     else:
         save(model, out, "float", "float16")
 

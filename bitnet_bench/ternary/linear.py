@@ -6,6 +6,7 @@ that is deployed give the same numbers, and so that a row's result does not depe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,6 +84,26 @@ class BitLinear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
+class InnerNorm(nn.Module):
+    """The RMSNorm inside a ternary layer, in float32: y = x / sqrt(mean(x^2) + eps), times a weight [K] if it has one.
+
+    As LlamaRMSNorm in transformers' `use_rms_norm` (with a weight) and in tinyllama-bitnet (without).
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y of x's shape [..., K] and dtype."""
+        wide = x.float()
+        y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        return y if self.weight is None else self.weight.to(x.dtype) * y
+
+
 class CodesLinear(nn.Module):
     """An inference-only ternary layer: int8 codes [N, K] and a float32 scale; no masters, no gradients."""
 
@@ -90,30 +111,39 @@ class CodesLinear(nn.Module):
     gamma: Tensor
     bias: Tensor | None
 
-    def __init__(self, codes: Tensor, gamma: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, codes: Tensor, gamma: Tensor, bias: Tensor | None, norm: InnerNorm | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = codes.shape
+        self.norm = norm
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("gamma", gamma.float().reshape(()), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype."""
-        q, step = quantize_activations(x)
+        q, step = quantize_activations(x if self.norm is None else self.norm(x))
         y = _forward(q, step, self.codes, self.gamma).to(x.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def ternary_targets(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers that b1.58 makes ternary, by name: all but the output head."""
+def ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
+    """Return the linear layers that b1.58 makes ternary, by name: all but the output head and those of *kept*.
+
+    *kept* are patterns of `modules_to_not_convert`, matched as transformers matches them.
+    """
     find_head: Any = getattr(model, "get_output_embeddings", None)
     head = find_head() if find_head else None
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    if not kept:
+        return linear
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    return {name: m for name, m in linear.items() if should_convert_module(name, list(kept))}
 
 
-def make_trainable_ternary(model: nn.Module) -> nn.Module:
+def make_trainable_ternary(model: nn.Module, kept: Sequence[str] = ()) -> nn.Module:
     """Turn the ternary targets of *model* into `BitLinear` in place, keeping their parameters, and return it."""
-    for layer in ternary_targets(model).values():
+    for layer in ternary_targets(model, kept).values():
         layer.__class__ = BitLinear
     return model
 

@@ -7,45 +7,44 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.checkpoint import Direction, open_weights, read_codes, read_config, tied_names, weight_files
+from bitnet_bench.ternary.building import build, tied_names
+from bitnet_bench.ternary.config import kept_patterns, read_config
+from bitnet_bench.ternary.evidence import dropped_norms
+from bitnet_bench.ternary.packing import CODES_PER_BYTE
+from bitnet_bench.ternary.reading import Weights
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
+Purpose = Literal["train", "run"]
 
-def load_model(checkpoint: Checkpoint, purpose: Literal["train", "run"], precision: Precision) -> PreTrainedModel:
+
+def load_model(checkpoint: Checkpoint, purpose: Purpose, precision: Precision) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
     train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the rest in
     float32. Any other precision: plain layers, float32 to train and in that dtype to run.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from bitnet_bench.ternary.linear import make_trainable_ternary
-    from bitnet_bench.ternary.quantizer import masters_from_codes
 
     _refuse_mismatch(checkpoint, purpose, precision)
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = run_dtypes.get(precision, torch.float32) if purpose == "run" else torch.float32
-    try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except ValueError as error:
-        raise BenchError(
-            f"transformers cannot build {checkpoint.architecture} of {checkpoint.source}.", str(error).splitlines()[0]
-        ) from error
-    floats, packed = _read_tensors(checkpoint)
+    weights = Weights(checkpoint)
+    model = build(weights.config, dtype)
+    _refuse_misfits(model, weights)
     if precision == "ternary" and purpose == "run":
-        _install_codes(model, floats, packed, checkpoint)
+        _install_codes(model, weights)
+        state = {name: weights.tensor(name) for name in weights.floats}
     else:
-        floats |= {f"{name}.weight": masters_from_codes(*layer) for name, layer in packed.items()}
-    _load_floats(model, {name: tensor.to(dtype) for name, tensor in floats.items()}, checkpoint)
+        state = _plain_state(weights)
+    _load_floats(model, {name: _narrow(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
     if precision == "ternary" and purpose == "train":
-        make_trainable_ternary(model)
+        make_trainable_ternary(model, kept_patterns(weights.config))
     return model.train() if purpose == "train" else model.eval().requires_grad_(False)
 
 
@@ -71,10 +70,18 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def _refuse_mismatch(checkpoint: Checkpoint, purpose: str, precision: Precision) -> None:
-    if precision != "ternary" and checkpoint.format == "packed":
+def why_untrainable(checkpoint: Checkpoint) -> str | None:
+    """Return why ternary training cannot go on from *checkpoint*, or None if it can."""
+    if checkpoint.inner_norm:
+        return "it normalizes inside its ternary layers, which training does not do"
+    return None
+
+
+def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precision) -> None:
+    if precision != "ternary" and (checkpoint.has_codes_only or checkpoint.inner_norm):
+        kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
         raise BenchError(
-            f"{checkpoint.source} is packed ternary; it has no {precision} weights.",
+            f"{checkpoint.source} is {kind}; it has no {precision} weights.",
             "Use --precision ternary, or name an FP16 checkpoint (for --twin: --twin-model).",
         )
     if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
@@ -82,63 +89,95 @@ def _refuse_mismatch(checkpoint: Checkpoint, purpose: str, precision: Precision)
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
             "Fine-tune it with `bitnet-bench finetune --precision ternary` first, or run it with --precision fp32.",
         )
+    reason = why_untrainable(checkpoint)
+    if purpose == "train" and reason:
+        raise BenchError(
+            f"{checkpoint.source} cannot be trained: {reason}.",
+            "Run it, or train from a checkpoint without inner norms.",
+        )
 
 
-def _read_tensors(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """Return the float tensors by name, and (codes int8 [N, K], gamma) of packed layers by module name."""
+def _plain_state(weights: Weights) -> dict[str, Tensor]:
+    """Return all tensors by name, codes as the masters that have them."""
+    from bitnet_bench.ternary.quantizer import masters_from_codes
+
+    state = {name: weights.tensor(name) for name in weights.floats}
+    for module in weights.ternary:
+        rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
+        name = f"{module}.weight"
+        if rebuilt:
+            state[name] = masters_from_codes(*weights.codes(module))
+        elif weights.has(name):
+            state[name] = weights.tensor(name)
+        bias = weights.bias(module)
+        if bias is not None:
+            state[f"{module}.bias"] = bias
+    return state
+
+
+def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
+    """Replace the ternary layers of *model* by `CodesLinear`; norms that moved into them become identities."""
+    from torch import nn
+
+    from bitnet_bench.ternary.linear import CodesLinear, InnerNorm
+
+    checkpoint = weights.checkpoint
+    for module in weights.ternary:
+        if not weights.has(f"{module}.weight"):
+            continue  # reported as missing when the rest is loaded
+        norm = None
+        if checkpoint.inner_norm:
+            learned = weights.inner_norm(module)
+            norm = InnerNorm(None if learned is None else learned.float(), checkpoint.inner_norm_eps or 0.0)
+        model.set_submodule(module, CodesLinear(*weights.codes(module), weights.bias(module), norm))
+    gone = dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
+    for name, _ in list(model.named_modules()):
+        if name.rpartition(".")[2] in gone:
+            model.set_submodule(name, nn.Identity())
+
+
+def _refuse_misfits(model: PreTrainedModel, weights: Weights) -> None:
+    """BenchError if a ternary layer is none of the model's, or of another shape, or if one is float for no reason."""
+    from bitnet_bench.ternary.linear import ternary_targets
+
+    checkpoint = weights.checkpoint
+    targets = ternary_targets(model, kept_patterns(weights.config))
+    for module, shape in weights.ternary.items():
+        if module not in targets:
+            raise _misfit(checkpoint, f"{module} is not a linear layer of the model")
+        if weights.has(f"{module}.weight"):
+            stored = shape if checkpoint.has_codes_only else weights.shards.headers[f"{module}.weight"].shape
+            _refuse_other_shape(checkpoint, module, stored, tuple(targets[module].weight.shape))
+    for module in targets.keys() - weights.ternary.keys() if checkpoint.is_ternary else ():
+        if weights.has(f"{module}.weight"):
+            raise _misfit(checkpoint, f"{module} is not ternary and modules_to_not_convert does not name it")
+
+
+def _refuse_other_shape(
+    checkpoint: Checkpoint, module: str, stored: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    if stored == expected:
+        return
+    if checkpoint.has_codes_only and stored[1:] == expected[1:] and 0 < stored[0] - expected[0] < CODES_PER_BYTE:
+        raise BenchError(
+            f"{module} of {checkpoint.source} has {expected[0]} rows, no multiple of {CODES_PER_BYTE}, in a layout "
+            "that cannot say where its rows end.",
+            "Convert the masters that it was made from with `bitnet-bench convert --to packed`.",
+        )
+    raise _misfit(checkpoint, f"{module} is {stored} and must be {expected}")
+
+
+def _narrow(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return *tensor* in *dtype*; BenchError if a value is beyond its range."""
     import torch
 
-    floats: dict[str, Tensor] = {}
-    stored: dict[str, Tensor] = {}
-    with open_weights(weight_files(Path(checkpoint.path))) as handles:
-        for handle in handles:
-            for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
-                tensor = handle.get_tensor(name)
-                (stored if tensor.dtype == torch.uint8 else floats)[name] = tensor
-    packed = {}
-    for name, tensor in stored.items():
-        module = name.removesuffix(".weight")
-        gamma = _gamma(module, floats.pop(f"{module}.weight_scale", None), checkpoint.scale_direction)
-        packed[module] = (read_codes(name, tensor), gamma)
-        if checkpoint.scale_direction == "multiply" and f"{module}.bias" in floats:
-            # AutoBitLinear multiplies (W x + b) by the scale; BitLinear adds the bias after it
-            floats[f"{module}.bias"] = floats[f"{module}.bias"].float() * gamma
-    return floats, packed
-
-
-def _gamma(module: str, scale: Tensor | None, direction: Direction | None) -> Tensor:
-    """Return the float32 number that the integer product is multiplied by."""
-    if scale is None:
-        raise BenchError(f"{module} is packed but has no weight_scale.", "The checkpoint is incomplete; get it again.")
-    scale = scale.float().reshape(-1)
-    if scale.numel() != 1 or not bool(scale.isfinite().all()) or float(scale) <= 0:
+    narrow = tensor.to(dtype)
+    if tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and narrow.isinf().any():
         raise BenchError(
-            f"{module}.weight_scale is {scale.tolist()}, and must be one positive number.",
-            "The checkpoint is damaged; get it again.",
+            f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
+            "Run it with --precision bf16 or fp32.",
         )
-    return scale[0] if direction == "multiply" else 1.0 / scale[0]
-
-
-def _install_codes(
-    model: PreTrainedModel, floats: dict[str, Tensor], packed: dict[str, tuple[Tensor, Tensor]], checkpoint: Checkpoint
-) -> None:
-    """Replace the ternary layers of *model* by `CodesLinear`, taking their tensors out of *floats*."""
-    from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
-    from bitnet_bench.ternary.quantizer import ternarize
-
-    targets = ternary_targets(model)
-    if unknown := sorted(packed.keys() - targets.keys()):
-        raise _misfit(checkpoint, f"{unknown[0]} is not a linear layer of the model")
-    for name, layer in targets.items():
-        if name in packed:
-            codes, gamma = packed[name]
-            if codes.shape != layer.weight.shape:
-                raise _misfit(checkpoint, f"{name} is {tuple(codes.shape)} and must be {tuple(layer.weight.shape)}")
-        elif f"{name}.weight" in floats:
-            codes, gamma = ternarize(floats.pop(f"{name}.weight"))
-        else:
-            continue  # reported as missing when the rest is loaded
-        model.set_submodule(name, CodesLinear(codes, gamma, floats.pop(f"{name}.bias", None)))
+    return narrow
 
 
 def _misfit(checkpoint: Checkpoint, what: str) -> BenchError:

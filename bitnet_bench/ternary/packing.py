@@ -32,3 +32,13 @@ def unpack(packed: Tensor) -> Tensor:
     if (fields == 3).any():
         raise ValueError("a 2-bit field holds 3, which is no ternary code")
     return fields.to(torch.int8) - 1
+
+
+def count_codes(packed: Tensor) -> tuple[int, int, int]:
+    """Return how many fields of uint8 *packed*, of any layout, hold -1, 0 and +1; ValueError if one holds 3."""
+    of_byte = torch.tensor([[(byte >> shift) & 3 for shift in (0, 2, 4, 6)] for byte in range(256)])
+    bytes_counted = torch.bincount(packed.flatten(), minlength=256)
+    minus, zero, plus, invalid = (int((bytes_counted * (of_byte == value).sum(dim=1)).sum()) for value in range(4))
+    if invalid:
+        raise ValueError("a 2-bit field holds 3, which is no ternary code")
+    return minus, zero, plus

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import folder_written_whole
-from bitnet_bench.ternary.checkpoint import LABEL, tied_names
+from bitnet_bench.ternary.building import tied_names
+from bitnet_bench.ternary.config import LABEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +36,10 @@ def refuse_unpackable(model: PreTrainedModel) -> None:
             )
 
 
-def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "packed"], dtype: str) -> None:
+def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str) -> None:
     """Write a trained *model* (float32) to the folder *out*, whole.
 
-    packed: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
+    autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
     transformers opens as well. masters: float32 weights with an online quantization_config. float: all in *dtype*.
     In each, what is not ternary is stored in *dtype*.
     """
@@ -57,7 +58,7 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "p
         if name in tied:
             continue
         if module not in ternary or kind == "bias":
-            if form == "packed" and module in ternary:  # AutoBitLinear multiplies W x + b by the scale
+            if form == "autobitlinear" and module in ternary:  # AutoBitLinear multiplies W x + b by the scale
                 tensor = tensor / ternarize(ternary[module].weight)[1]
             state[name] = _narrow(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
         elif form == "masters":
@@ -99,6 +100,18 @@ def _saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, An
         config["quantization_config"] = {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
-            "quantization_mode": "offline" if form == "packed" else "online",
+            "quantization_mode": "offline" if form == "autobitlinear" else "online",
         }
+        if kept := _float_linears(model):
+            config["quantization_config"]["modules_to_not_convert"] = kept
     return config
+
+
+def _float_linears(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers of a ternary *model* that stayed float, if there are others than the head."""
+    from torch import nn
+
+    from bitnet_bench.ternary.linear import BitLinear
+
+    kept = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, BitLinear)}
+    return list(kept) if any(module is not model.get_output_embeddings() for module in kept.values()) else []

@@ -73,7 +73,7 @@ def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: P
     for name in packed:
         assert set(unpack(stored[name]).unique().tolist()) == {-1, 0, 1}
         assert stored[name.replace(".weight", ".weight_scale")].dtype == torch.float32
-    assert record.result.format == "packed"
+    assert record.result.format == "autobitlinear"
     assert record.history[-1]["loss"] < 0.7 * record.history[0]["loss"]
     assert {"flips", "zeros", "grad_norm"} <= record.history[-1].keys()
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.checkpoint import LABEL, inspect
+from bitnet_bench.ternary.checkpoint import inspect
+from bitnet_bench.ternary.config import LABEL
 from bitnet_bench.ternary.linear import BitLinear, CodesLinear, bit_linears
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.packing import unpack
@@ -44,7 +45,7 @@ def trained(source: Path) -> Any:
 @pytest.fixture
 def packed(tiny_model: Models, tmp_path: Path) -> Path:
     """Give a packed checkpoint of the tiny BitNet, its other weights in float32."""
-    save(trained(tiny_model("bitnet")), tmp_path / "packed", "packed", "float32")
+    save(trained(tiny_model("bitnet")), tmp_path / "packed", "autobitlinear", "float32")
     return tmp_path / "packed"
 
 
@@ -121,7 +122,7 @@ def test_a_packed_checkpoint_says_what_it_is(tiny_model: Models, packed: Path) -
     found = inspect(packed)
     codes = [ternarize(layer.weight)[0] for layer in bit_linears(trained(tiny_model("bitnet"))).values()]
     zeros = sum(int((c == 0).sum()) for c in codes)
-    assert (found.format, found.scale_direction, found.is_ternary) == ("packed", "multiply", True)
+    assert (found.format, found.scale_direction, found.is_ternary) == ("autobitlinear", "multiply", True)
     assert found.dtype == "float32"
     assert found.ternary_parameters == TERNARY_PARAMETERS
     assert found.parameters == inspect(tiny_model("bitnet")).parameters
@@ -145,7 +146,7 @@ def test_the_digest_changes_with_the_weights(packed: Path) -> None:
 def test_what_was_trained_is_what_is_deployed(architecture: str, tiny_model: Models, tmp_path: Path) -> None:
     """The logits of a packed checkpoint equal those of the model that was trained, within 1e-5."""
     model = trained(tiny_model(architecture))
-    save(model, tmp_path / "packed", "packed", "float32")
+    save(model, tmp_path / "packed", "autobitlinear", "float32")
     deployed = load_model(inspect(tmp_path / "packed"), "run", "ternary")
     assert all(isinstance(deployed.get_submodule(name), CodesLinear) for name in bit_linears(model))
     torch.testing.assert_close(logits(deployed), logits(model), rtol=0, atol=1e-5)
@@ -177,7 +178,7 @@ def test_masters_keep_float32_whatever_the_rest_is_stored_in(tiny_model: Models,
 def test_scales_stay_float32_whatever_the_rest_is_stored_in(dtype: str, tiny_model: Models, tmp_path: Path) -> None:
     """A packed checkpoint keeps its scales to the bit, and its norms and embedding in the dtype asked for."""
     model = trained(tiny_model("bitnet"))
-    save(model, tmp_path / "packed", "packed", dtype)
+    save(model, tmp_path / "packed", "autobitlinear", dtype)
     tensors = load_file(tmp_path / "packed" / "model.safetensors")
     for name, layer in bit_linears(model).items():
         assert torch.equal(tensors[f"{name}.weight_scale"], ternarize(layer.weight)[1].reshape(1))
@@ -229,7 +230,7 @@ def test_transformers_opens_a_packed_checkpoint(architecture: str, tiny_model: M
     from transformers import AutoModelForCausalLM
 
     model = trained(tiny_model(architecture))
-    save(model, tmp_path / "packed", "packed", "float32")
+    save(model, tmp_path / "packed", "autobitlinear", "float32")
     theirs = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "packed", dtype=torch.float32))
     ours = logits(model)
     assert float((theirs - ours).abs().max()) < 0.1
@@ -277,7 +278,7 @@ def test_an_interrupted_save_leaves_nothing(tiny_model: Models, tmp_path: Path) 
     model = trained(tiny_model("bitnet"))
     model.generation_config = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        save(model, tmp_path / "out", "packed", "float32")
+        save(model, tmp_path / "out", "autobitlinear", "float32")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -441,18 +442,18 @@ def test_float_weights_that_claim_to_be_packed_are_refused(folder: Path) -> None
         inspect(folder)
 
 
-def test_a_norm_inside_the_layers_is_refused_for_masters(folder: Path) -> None:
-    """use_rms_norm is refused, since it would be left out of the forward."""
+def test_norms_that_masters_announce_and_lack_are_named(folder: Path) -> None:
+    """use_rms_norm without the weights of the norms is refused: transformers would run with ones."""
     edit_config(
         folder,
         quantization_config={"quant_method": "bitnet", "quantization_mode": "online", "use_rms_norm": True},
     )
-    with pytest.raises(BenchError, match="use_rms_norm"):
+    with pytest.raises(BenchError, match=r"q_proj has no rms_norm\.weight"):
         inspect(folder)
 
 
-def test_a_norm_inside_the_layers_is_refused_for_packed_weights(packed: Path) -> None:
-    """use_rms_norm is refused for packed weights as well, before anything runs without the norm."""
+def test_norms_that_packed_weights_announce_and_lack_are_named(packed: Path) -> None:
+    """use_rms_norm without the weights of the norms is refused for packed weights as well."""
     edit_config(packed, quantization_config={"quant_method": "bitnet", "use_rms_norm": True})
     with pytest.raises(BenchError):
         load_model(inspect(packed), "run", "ternary")
@@ -467,7 +468,7 @@ def test_a_layer_kept_out_of_quantization_is_refused(packed: Path, kept: list[st
         with pytest.raises(BenchError, match="modules_to_not_convert"):
             inspect(packed)
     else:
-        assert inspect(packed).format == "packed"
+        assert inspect(packed).format == "autobitlinear"
 
 
 def test_a_missing_scale_is_named(packed: Path) -> None:
@@ -496,7 +497,7 @@ def test_a_scale_per_row_is_refused(packed: Path) -> None:
 def test_a_field_that_is_no_code_is_named(packed: Path) -> None:
     """A packed byte that holds a 3 is named with its tensor, already by inspect()."""
     edit_tensors(packed, lambda tensors: tensors[f"{LAYER}.weight"][0, 0].fill_(3))
-    with pytest.raises(BenchError, match=rf"{LAYER}\.weight is damaged"):
+    with pytest.raises(BenchError, match=rf"{LAYER}\.weight in .*model\.safetensors is damaged"):
         inspect(packed)
 
 

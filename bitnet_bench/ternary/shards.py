@@ -1,0 +1,124 @@
+"""The safetensors files of a checkpoint folder: find them, and read what they hold tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitnet_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+DAMAGED = "The file is damaged or cut off; get it again."
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about one tensor: *dtype* as safetensors names it (U8, F16, BF16, F32)."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many values it holds."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """The size on disk."""
+        bits = re.search(r"\d+", self.dtype)  # BOOL has none
+        return self.elements * (int(bits.group()) if bits else 8) // 8
+
+
+class Shards:
+    """The tensors of a checkpoint folder by name. No file stays open, and no tensor is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = weight_files(folder)
+
+    @cached_property
+    def headers(self) -> dict[str, Header]:
+        """The header of every tensor, by name; BenchError if two files hold the same name."""
+        found: dict[str, Header] = {}
+        for file in self.files:
+            with _opened(file) as handle:
+                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
+                    part = handle.get_slice(name)
+                    if name in found:
+                        raise BenchError(f"{name} is in {found[name].file} and in {file}.", "Remove the stale file.")
+                    found[name] = Header(file, part.get_dtype(), tuple(part.get_shape()))
+        return found
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the first file."""
+        with _opened(self.files[0]) as handle:
+            return handle.metadata() or {}
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor as stored, mapped from disk: its pages are read when touched and freed with it."""
+        with _opened(self.headers[name].file) as handle:
+            found: Tensor = handle.get_tensor(name)
+        return found
+
+    def where(self, name: str) -> str:
+        """Return "NAME in FILE", for a sentence about the tensor *name*."""
+        return f"{name} in {self.headers[name].file}"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
+    index = folder / INDEX
+    files = _indexed(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+    missing = [f.name for f in files if not f.is_file()]
+    if missing:
+        raise BenchError(f"{folder} lacks {missing[0]}, which its index names.", "Download the checkpoint again.")
+    if files:
+        return files
+    if any(folder.glob("*.bin")):
+        raise BenchError(
+            f"{folder} has only pickled weights (*.bin), which can run code when opened.",
+            "Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(OUT) writes safetensors.",
+        )
+    raise BenchError(f"{folder} has no *.safetensors file.", "Give the folder that holds the weights.")
+
+
+def _indexed(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"{index} is no index of weight files.", "Get the checkpoint again.") from error
+    if any(Path(name).name != name for name in names):
+        raise BenchError(f"{index} names a file outside its folder.", "Do not use this checkpoint.")
+    return [folder / name for name in names]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a safetensors file; a damaged one becomes a sentence that names it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise BenchError(f"{file} cannot be read as safetensors: {error}.", DAMAGED) from error
+
+
+def blocks(tensor: Tensor, elements: int = 1 << 22) -> Iterator[Tensor]:
+    """Yield *tensor* in flat pieces of at most *elements*, so that what is computed of one stays small."""
+    flat = tensor.flatten()
+    for begin in range(0, flat.numel(), elements):
+        yield flat[begin : begin + elements]
