@@ -1,0 +1,39 @@
+"""The `ternary` backend: exact 2-bit inference on the CPU kernel."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from bitnet_bench.records import Checkpoint, Precision
+
+if TYPE_CHECKING:
+    from bitnet_bench.backends.session import BatchedSession
+
+
+class TernaryBackend:
+    """Runs ternary checkpoints on 2-bit codes, the head in the dtype it is stored in."""
+
+    summary = "2-bit codes on the CPU kernel: exact integer sums, ternary checkpoints only"
+    head = "stored"
+
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[BatchedSession]:
+        """Open *checkpoint* on the lean engine, or as transformers modules where its architecture asks for that."""
+        from bitnet_bench.backends.ternary.inference import open_session
+
+        return open_session(checkpoint, precision, self.head)
+
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Import what opening needs, and load nothing."""
+        from transformers import AutoConfig
+
+        import bitnet_bench.backends.ternary.inference  # noqa: F401
+
+        AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+
+
+class Int8HeadBackend(TernaryBackend):
+    """The same with the head in int8: faster, and no longer the checkpoint's own numbers."""
+
+    summary = "as `ternary`, with the output head quantized to int8: faster decoding, an approximation"
+    head = "int8"

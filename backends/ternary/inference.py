@@ -1,0 +1,114 @@
+"""Score and generate on the lean engine: sequences of any length side by side, nothing padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.backends.session import BatchedSession, Ids
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import Checkpoint, Precision
+from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.engine import Batch, Cache, Engine, unfit
+from bitnet_bench.ternary.loading import load_tokenizer
+from bitnet_bench.ternary.reading import Weights
+
+TOKENS_PER_BATCH = 512
+"""The kernel is at its full rate from about 100 tokens on; more only cost memory."""
+
+
+@contextmanager
+def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Iterator[BatchedSession]:
+    """Load *checkpoint*; the head as stored, or `int8`."""
+    from transformers import AutoConfig
+
+    if precision != "ternary" or not checkpoint.is_ternary:
+        raise BenchError(
+            f"The backend `ternary` runs ternary weights only, and {checkpoint.source} was asked for at {precision}.",
+            "Use --backend hf for other precisions and for float checkpoints.",
+        )
+    if kernel.library() is None:
+        raise BenchError(
+            "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
+            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; --backend hf runs without it.",
+        )
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    weights = Weights(checkpoint)
+    if reason := unfit(weights, config):
+        raise BenchError(
+            f"The backend `ternary` does not run {checkpoint.source}: it has {reason}.",
+            "Use --backend hf, which runs it through transformers with the same integer sums.",
+        )
+    tokenizer = load_tokenizer(checkpoint)
+    with torch.inference_mode():
+        yield TernarySession(Engine(weights, config, head), tokenizer)
+
+
+@dataclass
+class Decoding:
+    """Where rows are in decoding: the cache, their lengths in it, and the last greedy token of each [B]."""
+
+    cache: Cache
+    lengths: list[int]
+    tokens: Tensor
+
+
+class TernarySession(BatchedSession):
+    """An opened model on the lean engine; see `bitnet_bench.ports.Session`."""
+
+    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+        super().__init__(tokenizer, "ternary", int(getattr(engine.config, "max_position_embeddings", 2048)))
+        self._engine = engine
+
+    def batches(self, rows: list[Ids]) -> Iterator[list[Ids]]:
+        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
+        batch: list[Ids] = []
+        tokens = 0
+        for row in sorted(rows, key=len, reverse=True):
+            if batch and tokens + len(row) > TOKENS_PER_BATCH:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(row)
+            tokens += len(row)
+        if batch:
+            yield batch
+
+    def logits(self, batch: list[Ids], rows: Tensor, columns: Tensor) -> Tensor:
+        """Return logits [len(rows), V] at positions (row, column) of *batch* only."""
+        cache = self._engine.cache(len(batch), max(map(len, batch)), layers=1)
+        hidden = self._engine.hidden(Batch.of(batch), cache)
+        return self._engine.logits(hidden[_starts(batch)[rows] + columns])
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
+        """Read prompts of any lengths and choose the first new token of each."""
+        lengths = [len(prompt) for prompt in batch]
+        cache = self._engine.cache(len(batch), max(lengths))
+        hidden = self._engine.hidden(Batch.of(batch), cache)
+        last = _starts(batch) + torch.tensor(lengths) - 1
+        return Decoding(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
+
+    def decode(self, state: Decoding, steps: int) -> Decoding:
+        """Choose *steps* more tokens for every row, one after the other."""
+        tokens, lengths = state.tokens, list(state.lengths)
+        slots = torch.arange(len(lengths), dtype=torch.int32)
+        positions = torch.tensor(lengths, dtype=torch.int32)
+        for _ in range(steps):
+            hidden = self._engine.hidden(Batch(tokens, slots, positions), state.cache)
+            tokens = self._engine.logits(hidden).argmax(-1)
+            positions += 1
+        return Decoding(state.cache, [length + steps for length in lengths], tokens)
+
+    def footprint(self) -> tuple[int, int]:
+        """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
+        return self._engine.weight_bytes, self._engine.kv_bytes
+
+
+def _starts(batch: Sequence[Sequence[int]]) -> Tensor:
+    """Return the index of each sequence's first token where they lie side by side."""
+    lengths = torch.tensor([len(row) for row in batch])
+    return lengths.cumsum(0) - lengths
