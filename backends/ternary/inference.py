@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.session import BatchedSession, Ids
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.engine import Batch, Cache, Engine, unfit
-from bitnet_bench.ternary.loading import load_tokenizer
+from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.ternary.ops import PanelsLinear
 from bitnet_bench.ternary.reading import Weights
 
 TOKENS_PER_BATCH = 512
@@ -39,14 +41,29 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
         )
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
     weights = Weights(checkpoint)
-    if reason := unfit(weights, config):
-        raise BenchError(
-            f"The backend `ternary` does not run {checkpoint.source}: it has {reason}.",
-            "Use --backend hf, which runs it through transformers with the same integer sums.",
-        )
     tokenizer = load_tokenizer(checkpoint)
+    reason = unfit(weights, config)
+    if reason and head != "stored":
+        raise BenchError(
+            f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
+            "Use --backend ternary.",
+        )
     with torch.inference_mode():
-        yield TernarySession(Engine(weights, config, head), tokenizer)
+        if reason:
+            yield HFSession(_modules(checkpoint, weights), tokenizer, precision)
+        else:
+            yield TernarySession(Engine(weights, config, head), tokenizer)
+
+
+def _modules(checkpoint: Checkpoint, weights: Weights) -> Any:
+    """Return the transformers model with its ternary layers on the kernel, for architectures the engine leaves out."""
+    model = load_model(checkpoint, "run", "ternary")
+    for module, shape in weights.ternary.items():
+        panels, gamma = weights.panels(module)
+        norm = (weights.inner_norm(module), checkpoint.inner_norm_eps or 1e-6) if checkpoint.inner_norm else None
+        layer = PanelsLinear(panels, float(gamma), shape, weights.bias(module), norm)
+        model.set_submodule(module, layer)
+    return model
 
 
 @dataclass

@@ -120,7 +120,7 @@ def library() -> ctypes.CDLL | None:
     if wanted == "off" or spec is None or spec.origin is None:
         return None
     loaded = ctypes.CDLL(spec.origin)
-    loaded.bb_path.restype = c_char_p
+    loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(_Part), c_int, POINTER(_Rows), c_void_p, c_int64, c_int, c_int)
     loaded.bb_set_pool(_pool())
     if wanted and not loaded.bb_use_path(wanted.encode()):
@@ -148,6 +148,12 @@ def _paths(loaded: ctypes.CDLL) -> list[str]:
     while name := loaded.bb_path(len(names)):
         names.append(name.decode())
     return names
+
+
+def current_path() -> str:
+    """Return the instruction set in use."""
+    name: bytes = _loaded().bb_current()
+    return name.decode()
 
 
 def use_path(name: str) -> None:

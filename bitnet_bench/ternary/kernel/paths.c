@@ -74,6 +74,8 @@ const path_t *current_path(void) {
     return chosen;
 }
 
+API const char *bb_current(void) { return current_path()->name; }
+
 /* torch's own OpenMP pool: a second pool beside it would fight with its spinning threads. */
 static void (*pool)(void (*)(void *), void *, unsigned, unsigned);
 
