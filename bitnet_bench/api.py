@@ -14,16 +14,20 @@ from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import InferenceBackend, Progress, Steps, TrainingBackend
-from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Precision, RunRecord, Score
+from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Format, Precision, RunRecord, Score
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.measure.run import Contestant, Scenario
+    from bitnet_bench.ternary.inspecting import Inspection
+    from bitnet_bench.ternary.parity import Logits, Parity
 
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TWIN_SUFFIX = "-fp16"
+GIGABYTE = 10**9
+SHARD_GIGABYTES = 2.0
 
 Contender = tuple[str, Precision, Path | None]
 """What to measure: model, precision, and the run folder whose record gains the cost, if any."""
@@ -63,6 +67,69 @@ def _download(model: str) -> Path:
             f"{model} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",
             "Check the name, the network, and `hf auth login` for a gated model.",
         ) from error
+
+
+def look_into(model: str, steps: Steps = quiet) -> Inspection:
+    """Return everything that can be said about the checkpoint *model* without running it."""
+    from bitnet_bench.ternary.inspecting import look_into as look
+
+    checkpoint = open_checkpoint(model)
+    with steps("inspect") as progress:
+        return look(checkpoint, progress)
+
+
+def convert(
+    model: str, form: Format, out: Path, *, shard_gigabytes: float = SHARD_GIGABYTES, steps: Steps = quiet
+) -> tuple[Checkpoint, Parity]:
+    """Write the checkpoint *model* in format *form* to *out*; return what *out* is and how equal it is to *model*.
+
+    BenchError if the two are not the same model; *out* does not exist then.
+    """
+    from bitnet_bench.ternary.converting import convert as write
+
+    source = open_checkpoint(model)
+    with steps(f"convert to {form}") as progress:
+        size = int(shard_gigabytes * GIGABYTE)
+        parity = write(source, form, out, progress, logits=_logits_of(source), shard_bytes=size)
+    return open_checkpoint(str(out)), parity
+
+
+def _logits_of(checkpoint: Checkpoint) -> Logits | None:
+    """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
+    import psutil
+
+    from bitnet_bench.ternary.parity import transformers_logits
+
+    needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
+    return transformers_logits if needed < 0.7 * psutil.virtual_memory().available else None
+
+
+def presets() -> dict[str, str]:
+    """Return the published model whose shape each preset has."""
+    from bitnet_bench.ternary.initializing import presets as found
+
+    return found()
+
+
+def init(
+    preset: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    form: Format | None = None,
+    shard_gigabytes: float = SHARD_GIGABYTES,
+    steps: Steps = quiet,
+) -> Checkpoint:
+    """Write a random checkpoint of a published shape to *out*, in its published format or in *form*.
+
+    It gets the tokenizer of the embedded pair, because the published ones cannot be had without a download.
+    """
+    from bitnet_bench.ternary.initializing import initialize, preset_config
+
+    tokenizer = Path(__file__).parent / "demo" / EMBEDDED["demo"]
+    with steps(f"init {preset}") as progress:
+        initialize(preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE))
+    return open_checkpoint(str(out))
 
 
 def data_directory(given: Path | None) -> Path | None:
@@ -354,13 +421,17 @@ def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
 __all__ = [
     "backends",
     "contenders",
+    "convert",
     "data_directory",
     "default_precision",
     "evaluate",
     "finetune",
+    "init",
     "load_run",
+    "look_into",
     "measure",
     "open_checkpoint",
+    "presets",
     "report",
     "select_tasks",
     "suites",

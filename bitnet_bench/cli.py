@@ -71,12 +71,24 @@ class Compute(StrEnum):
     fp32 = "fp32"
 
 
+class Format(StrEnum):
+    """How ternary weights are stored."""
+
+    packed = "packed"
+    autobitlinear = "autobitlinear"
+    bitlinear = "bitlinear"
+    masters = "masters"
+    baked = "baked"
+    tinyllama = "tinyllama"
+
+
 Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
 Backend = Annotated[str, typer.Option(help="The runtime; `bitnet-bench backends` lists them.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+ShardSize = Annotated[float, typer.Option(min=0.001, help="Largest weight file, in GB (10^9 bytes).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows of each task or file.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
@@ -261,6 +273,82 @@ def measure(
         _print_json([record.model_dump(mode="json") for record in records])
         return
     _show_runs(records)
+
+
+@app.command()
+def inspect(
+    ckpt: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is.
+
+    Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
+    whether it can be trained: by what its files hold, never by its name.
+    """
+    from bitnet_bench import api, console
+
+    found = api.look_into(ckpt, console.progress_bar)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    console.show(console.inspection_table(found))
+    if found.layers:
+        console.show(console.layers_table(found))
+
+
+@app.command()
+def convert(
+    ckpt: Annotated[str, typer.Argument(help="A ternary checkpoint: a folder, a hub id, or `demo`.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
+    to: Annotated[Format, typer.Option(help="packed: for the `ternary` backend. The others: for transformers.")],
+    shard_size: ShardSize = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Write a ternary checkpoint in another format.
+
+    The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
+    Korean prompts. Without parity there is no OUT.
+    """
+    from bitnet_bench import api, console
+
+    checkpoint, parity = api.convert(ckpt, to.value, out, shard_gigabytes=shard_size, steps=console.progress_bar)
+    if as_json:
+        _print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
+        return
+    print(console.parity_sentence(parity))
+    print(f"Checkpoint: {out} ({checkpoint.format}, {console.mebibytes(sum(checkpoint.weight_bytes.values()))})")
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
+    preset: Annotated[str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")],
+    seed: Seed = 0,
+    to: Annotated[Format | None, typer.Option("--format", help="[default: as published]", show_default=False)] = None,
+    shard_size: ShardSize = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Write a random checkpoint in the shape of a published model.
+
+    It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
+    noise. Its tokenizer is that of the embedded pair.
+    """
+    from bitnet_bench import api, console
+
+    checkpoint = api.init(
+        preset,
+        out,
+        seed=seed,
+        form=to.value if to else None,
+        shard_gigabytes=shard_size,
+        steps=console.progress_bar,
+    )
+    if as_json:
+        _print_json(checkpoint.model_dump(mode="json"))
+        return
+    size = console.mebibytes(sum(checkpoint.weight_bytes.values()))
+    print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
+    print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
 
 
 @app.command()

@@ -15,6 +15,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from bitnet_bench import ports
     from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score
+    from bitnet_bench.ternary.inspecting import Inspection
+    from bitnet_bench.ternary.parity import Parity
 
 DASH = "—"
 LOG_EVERY_S = 10.0
@@ -122,6 +124,64 @@ def _cost_row(name: str, cost: Cost) -> list[str]:
         _median(cost.metrics["decode_tokens_per_s"], "{:.0f}".format),
         _median(cost.metrics["energy_j"], "{:.3f} J".format),
     ]
+
+
+def inspection_table(found: Inspection) -> Table:
+    """Return what a checkpoint is, a row a fact."""
+    checkpoint = found.checkpoint
+    norm = f"{checkpoint.inner_norm}, eps {checkpoint.inner_norm_eps:g}" if checkpoint.inner_norm else None
+    sizes = [f"{kind} {mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
+    trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
+    facts = {
+        "format": checkpoint.format,
+        "architecture": checkpoint.architecture,
+        "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
+        "norm inside ternary layers": norm,
+        "parameters": f"{checkpoint.parameters:,}, of which ternary {checkpoint.ternary_parameters:,}",
+        "zeros": _or_dash(found.zero_density, "{:.2%} of the codes"),
+        "bytes": ", ".join(sizes),
+        "bits per ternary weight": _or_dash(found.ternary_bits_per_weight, "{:.3f}"),
+        "bits per weight": f"{found.bits_per_weight:.3f}",
+        "other weights": checkpoint.dtype,
+        "trainable": trainable,
+        "sha256": checkpoint.sha256,
+    }
+    rows = [[name, fact] for name, fact in facts.items() if fact is not None]
+    return table(checkpoint.source, ["", ""], rows, numbers_from=99)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return DASH if value is None else form.format(value)
+
+
+def layers_table(found: Inspection) -> Table:
+    """Return the ternary layers, a row for those of one kind and shape, such as all 30 q_proj."""
+    kinds: dict[tuple[str, int, int], list[float]] = {}
+    for layer in found.layers:
+        kinds.setdefault((layer.name.rpartition(".")[2], layer.rows, layer.columns), []).append(layer.zero_density)
+    rows = [
+        [
+            kind,
+            str(len(zeros)),
+            f"{n} x {k}",
+            f"{sum(zeros) / len(zeros):.2%}",
+            f"{min(zeros):.2%}",
+            f"{max(zeros):.2%}",
+        ]
+        for (kind, n, k), zeros in kinds.items()
+    ]
+    return table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
+
+
+def parity_sentence(parity: Parity) -> str:
+    """Say how equal a converted checkpoint is to its source."""
+    codes = f"Parity: the codes of {parity.layers} layers are equal, scales within {parity.largest_scale_error:.1e}"
+    if parity.mean_logit_error is None or parity.largest_logit_error is None:
+        return f"{codes}. Logits were not compared: this machine has too little memory to run the model."
+    return (
+        f"{codes}, logits of {parity.prompt_tokens} Korean tokens within {parity.mean_logit_error:.1e} standard "
+        f"deviations in the mean and {parity.largest_logit_error:.1e} at most."
+    )
 
 
 def mebibytes(size: float) -> str:

@@ -70,12 +70,20 @@ def tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
 
 
 def _config(architecture: str) -> Any:
-    from transformers import BitNetConfig, GPT2Config, LlamaConfig, Qwen2Config
+    from transformers import BitNetConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     if architecture == "gpt2":
         return GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128, **special)
-    family = {"bitnet": BitNetConfig, "llama": LlamaConfig, "qwen2": Qwen2Config}[architecture]
+    family = {
+        "bitnet": BitNetConfig,
+        "llama": LlamaConfig,
+        "mistral": MistralConfig,
+        "qwen2": Qwen2Config,
+        "qwen3": Qwen3Config,
+    }[architecture]
+    if architecture == "qwen3":
+        special["head_dim"] = 16
     return family(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -92,8 +100,9 @@ def _config(architecture: str) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
-    """Give a factory of checkpoint folders as transformers writes them: bitnet, llama (untied head), qwen2, gpt2.
+    """Give a factory of checkpoint folders as transformers writes them.
 
+    bitnet, llama (with an untied head), mistral, qwen2 (with biases), qwen3 (with norms of q and k) and gpt2.
     Weights are random and float32; norms and biases are random too, so that none of them can be lost unseen.
     """
     made: dict[str, Path] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from bitnet_bench.ternary.panels import panel_shape, to_panels
 from bitnet_bench.ternary.quantizer import masters_from_codes
 from bitnet_bench.ternary.streaming import Planned
 
+if TYPE_CHECKING:
+    from bitnet_bench.ternary.reading import Weights
+
 TRANSFORMERS_PACKED = ("bitlinear", "autobitlinear")
 WITHOUT_LAYER_NORMS = ("packed", "tinyllama")
 """The formats that can say that a layer's norm is gone because its linear layers normalize."""
@@ -26,8 +29,9 @@ WITHOUT_LAYER_NORMS = ("packed", "tinyllama")
 class Source(Protocol):
     """A ternary model to write: `bitnet_bench.ternary.reading.Weights`, or one that is made up as it is written."""
 
-    checkpoint: Checkpoint
     config: dict[str, Any]
+    inner_norm_kind: Literal["plain", "learned"] | None
+    inner_norm_eps: float | None
 
     @property
     def ternary(self) -> dict[str, tuple[int, int]]:
@@ -53,7 +57,7 @@ class Source(Protocol):
         """Return the learned weight [K] of the norm inside the layer, or None."""
 
 
-def refuse_unwritable(source: Source, form: Format) -> None:
+def refuse_unwritable(source: Weights, form: Format) -> None:
     """BenchError if *form* cannot hold everything that *source* is."""
     checkpoint = source.checkpoint
     if checkpoint.format == "float":
@@ -70,7 +74,12 @@ def refuse_unwritable(source: Source, form: Format) -> None:
             "Convert it to masters, bitlinear, autobitlinear or packed.",
         )
     _refuse_norms(checkpoint, dropped_norms(source.floats) if checkpoint.inner_norm else (), form)
-    for module, (rows, _) in source.ternary.items():
+    refuse_rows(source.ternary, form)
+
+
+def refuse_rows(ternary: dict[str, tuple[int, int]], form: Format) -> None:
+    """BenchError if *form* cannot hold the number of rows of a layer."""
+    for module, (rows, _) in ternary.items():
         if form in TRANSFORMERS_PACKED and rows % CODES_PER_BYTE:
             raise BenchError(
                 f"{module} has {rows} rows, no multiple of {CODES_PER_BYTE}: {form} cannot hold it.",
@@ -168,7 +177,6 @@ def metadata(source: Source, form: Format) -> dict[str, str]:
 
 def config_of(source: Source, form: Format, digests: dict[str, str]) -> dict[str, Any]:
     """Return config.json of *source* in format *form*, whose weight files have the sha256 *digests* by name."""
-    checkpoint = source.checkpoint
     config = {k: v for k, v in source.config.items() if k not in ("quantization_config", "_name_or_path", LABEL)}
     if form == "baked":
         return config
@@ -177,15 +185,15 @@ def config_of(source: Source, form: Format, digests: dict[str, str]) -> dict[str
         return config
     kept = {"modules_to_not_convert": list(patterns)} if (patterns := kept_patterns(source.config)) else {}
     if form == "packed":
-        norm = {"inner_norm": checkpoint.inner_norm, "inner_norm_eps": checkpoint.inner_norm_eps}
+        norm = {"inner_norm": source.inner_norm_kind, "inner_norm_eps": source.inner_norm_eps}
         layout = {"quant_method": PACKED_METHOD, "layout": LAYOUT, "version": VERSION}
         return config | {
-            "quantization_config": layout | (norm if checkpoint.inner_norm else {}) | kept | {"sha256": digests}
+            "quantization_config": layout | (norm if source.inner_norm_kind else {}) | kept | {"sha256": digests}
         }
     quant = {
         "quant_method": "bitnet",
         "linear_class": "bitlinear" if form == "bitlinear" else "autobitlinear",
         "quantization_mode": "online" if form == "masters" else "offline",
     }
-    norm = {"use_rms_norm": True, "rms_norm_eps": checkpoint.inner_norm_eps} if checkpoint.inner_norm else {}
+    norm = {"use_rms_norm": True, "rms_norm_eps": source.inner_norm_eps} if source.inner_norm_kind else {}
     return config | {"quantization_config": quant | norm | kept}

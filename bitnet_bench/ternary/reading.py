@@ -27,6 +27,8 @@ class Weights:
         self.checkpoint = checkpoint
         self.config = read_config(Path(checkpoint.path))
         self.shards = Shards(Path(checkpoint.path))
+        self.inner_norm_kind = checkpoint.inner_norm
+        self.inner_norm_eps = checkpoint.inner_norm_eps
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ follows from the widest dtype to the narrowest, which aligns each to its own ele
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Callable, Sequence
@@ -60,29 +61,26 @@ def write_shards(
     shard_bytes: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Write *tensors* into files of at most *shard_bytes* (or one tensor) and return the sha256 of each file by name.
+    """Write *tensors* into files and return the sha256 of each file by name.
 
-    Several files get an index, as transformers expects. *progress* counts MiB.
+    A file holds at most *shard_bytes* of data, or one tensor. Several files get an index, as transformers expects. *progress* counts tensors.
     """
     shards = _split(tensors, shard_bytes)
     names = [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         for i in range(1, len(shards) + 1)
     ]
-    total = sum(tensor.bytes for tensor in tensors)
-    written = 0
-    digests = {}
-    for name, shard in zip(names, shards, strict=True):
-        base = written
+    done = itertools.count(1)
 
-        def count(done: int, base: int = base) -> None:
-            progress((base + done) >> 20, total >> 20, "MiB")
+    def one_more() -> None:
+        progress(next(done), len(tensors))
 
-        digests[name] = _write_file(folder / name, shard, metadata, count)
-        written += sum(tensor.bytes for tensor in shard)
+    digests = {
+        name: _write_file(folder / name, shard, metadata, one_more) for name, shard in zip(names, shards, strict=True)
+    }
     if len(shards) > 1:
         places = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+        index = {"metadata": {"total_size": sum(tensor.bytes for tensor in tensors)}, "weight_map": places}
         (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return digests
 
@@ -99,10 +97,9 @@ def _split(tensors: Sequence[Planned], shard_bytes: int) -> list[list[Planned]]:
     return shards
 
 
-def _write_file(file: Path, tensors: Sequence[Planned], metadata: dict[str, str], count: Callable[[int], None]) -> str:
+def _write_file(file: Path, tensors: Sequence[Planned], metadata: dict[str, str], one_more: Callable[[], None]) -> str:
     ordered = sorted(tensors, key=_place)
     digest = hashlib.sha256()
-    written = 0
     with file.open("wb") as stream:
         head = _header(ordered, metadata)
         stream.write(head)
@@ -111,8 +108,8 @@ def _write_file(file: Path, tensors: Sequence[Planned], metadata: dict[str, str]
             data = _data(planned)
             stream.write(data)
             digest.update(data)
-            written += len(data)
-            count(written)
+            del data  # else it would be held while the next one is made
+            one_more()
     return digest.hexdigest()
 
 
