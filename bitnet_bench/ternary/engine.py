@@ -50,8 +50,8 @@ def unfit(weights: Weights, config: Any) -> str | None:
     if weights.checkpoint.inner_norm == "learned":
         return "a learned norm inside each layer"
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if head % 16 or config.hidden_size % 16:
-        return "heads or hidden states that are no multiple of 16"
+    if head % 16 or head > 512 or config.hidden_size % 16:
+        return "heads or hidden states that are no multiple of 16, or heads beyond 512"
     return None
 
 

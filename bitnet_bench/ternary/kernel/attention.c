@@ -7,6 +7,8 @@
 #include "vectors.h"
 #include <math.h>
 
+enum { MOST_DIMENSIONS = 512 }; /* of a head */
+
 typedef struct {
     float *qkv;              /* [tokens][stride]: query heads, key heads, value heads side by side */
     int64_t stride, tokens;
@@ -58,58 +60,85 @@ static void rotate_work(void *argument) {
     }
 }
 
-/* Scores of `rows` queries against the 16 positions of one block of keys. */
-INLINE void block_scores(const float *const *queries, const float *block, int d, const int rows, v16 *sums) {
-    for (int r = 0; r < rows; r++) sums[r] = all16(0.0f);
-    for (int i = 0; i < d; i++) {
-        const v16 key = load16(block + 16 * i);
+/* Scores of `rows` queries [dimension][rows] against `blocks` x 16 positions: enough sums that none waits for another.
+ * Every sum runs over the dimensions in order, so that it does not matter who shares a tile. */
+INLINE void block_scores(const float *queries, const float *keys, int d, float scale, float *scores, int64_t width,
+                         const int rows, const int blocks) {
+    v16 sums[8][4];
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < blocks; b++) sums[r][b] = all16(0.0f);
+    for (int i = 0; i < d; i++)
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) {
+            const v16 key = load16(keys + 16 * ((int64_t)b * d + i));
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) sums[r] += queries[r][i] * key;
-    }
+            for (int r = 0; r < rows; r++) sums[r][b] += queries[i * rows + r] * key;
+        }
+    for (int r = 0; r < rows; r++)
+        for (int b = 0; b < blocks; b++) store16(scores + r * width + 16 * b, sums[r][b] * scale);
 }
 
-/* Exact softmax in two passes: all scores of a tile first, then their exponentials times the values. */
-INLINE void attend_rows(const attention_t *job, const float *const *queries, const int32_t *limits, const float *keys,
-                        const float *values, float *const *outs, float *scores, const int rows) {
-    const int d = job->dimension;
-    int32_t longest = 0;
-    for (int r = 0; r < rows; r++) longest = limits[r] > longest ? limits[r] : longest;
-    const int64_t width = (longest + 15) / 16 * 16;
-    v16 sums[8];
-    for (int64_t p = 0; p < width; p += 16) {
-        block_scores(queries, keys + p * d, d, rows, sums);
-        for (int r = 0; r < rows; r++) store16(scores + r * width + p, sums[r] * job->scale);
-    }
-    float shares[8];
+/* Scores [rows][width] -> shares of the values [width][rows], not yet divided by the sums that are returned. */
+INLINE void soften(float *scores, int64_t width, const int32_t *limits, float *shares, float *totals, const int rows) {
     for (int r = 0; r < rows; r++) {
-        float *row = scores + r * width, largest = row[0];
+        float *row = scores + r * width;
         for (int64_t p = limits[r]; p < width; p++) row[p] = -INFINITY;
-        for (int32_t p = 0; p < limits[r]; p++) largest = row[p] > largest ? row[p] : largest;
+        v16 most = load16(row);
+        for (int64_t p = 16; p < width; p += 16) {
+            const v16 other = load16(row + p);
+            const i16 larger = other > most;
+            most = (v16)(((i16)other & larger) | ((i16)most & ~larger));
+        }
+        float largest = most[0];
+        for (int i = 1; i < 16; i++) largest = most[i] > largest ? most[i] : largest;
         v16 total = all16(0.0f);
         for (int64_t p = 0; p < width; p += 16) {
             const v16 e = exp16(load16(row + p) - largest);
-            store16(row + p, e);
             total += e;
+            for (int i = 0; i < 16; i++) shares[(p + i) * rows + r] = e[i];
         }
-        shares[r] = 1.0f / total16(total);
+        totals[r] = total16(total);
     }
-    for (int first = 0; first < d; first += 32) {
-        const int second = first + 16 < d ? 16 : 0; /* a head of 16 dimensions has no second half */
-        v16 left[8], right[8];
-        for (int r = 0; r < rows; r++) left[r] = right[r] = all16(0.0f);
-        for (int32_t p = 0; p < longest; p++) {
-            const v16 a = load16(values + (int64_t)p * d + first), b = load16(values + (int64_t)p * d + first + second);
+}
+
+/* `vectors` x 16 dimensions of the outputs of all rows. */
+INLINE void weighted(const float *shares, const float *values, int d, int64_t count, const float *totals,
+                     float *const *outs, int first, const int rows, const int vectors) {
+    v16 sums[8][4];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) sums[r][v] = all16(0.0f);
+    for (int64_t p = 0; p < count; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            const v16 value = load16(values + p * d + first + 16 * v);
 #pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                left[r] += scores[r * width + p] * a;
-                right[r] += scores[r * width + p] * b;
-            }
+            for (int r = 0; r < rows; r++) sums[r][v] += shares[p * rows + r] * value;
         }
-        for (int r = 0; r < rows; r++) {
-            store16(outs[r] + first, left[r] * shares[r]);
-            if (second) store16(outs[r] + first + second, right[r] * shares[r]);
-        }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) store16(outs[r] + first + 16 * v, sums[r][v] / totals[r]);
+}
+
+/* Exact softmax in two passes: all scores of a tile first, then their exponentials times the values. */
+INLINE void attend_rows(const attention_t *job, const float *const *heads, const int32_t *limits, const float *keys,
+                        const float *values, float *const *outs, float *scores, const int rows) {
+    const int d = job->dimension, blocks = rows > 4 ? 1 : rows > 2 ? 2 : 4, vectors = rows > 4 ? 2 : 4;
+    float queries[8 * MOST_DIMENSIONS], totals[8];
+    int32_t longest = 0;
+    for (int r = 0; r < rows; r++) {
+        longest = limits[r] > longest ? limits[r] : longest;
+        for (int i = 0; i < d; i++) queries[i * rows + r] = heads[r][i];
     }
+    const int64_t width = (longest + 15) / 16 * 16;
+    int64_t p = 0;
+    for (; p + 16 * blocks <= width; p += 16 * blocks)
+        block_scores(queries, keys + p * d, d, job->scale, scores + p, width, rows, blocks);
+    for (; p < width; p += 16) block_scores(queries, keys + p * d, d, job->scale, scores + p, width, rows, 1);
+    float *shares = scores + rows * width;
+    soften(scores, width, limits, shares, totals, rows);
+    int first = 0;
+    for (; first + 16 * vectors <= d; first += 16 * vectors)
+        weighted(shares, values, d, longest, totals, outs, first, rows, vectors);
+    for (; first < d; first += 16) weighted(shares, values, d, longest, totals, outs, first, rows, 1);
 }
 
 #define F(M)                                                                                                        \
@@ -142,7 +171,7 @@ static void attend_tile(const attention_t *job, const int32_t *tile, int head, f
 static void attend_work(void *argument) {
     attention_t *job = argument;
     const int64_t units = job->heads / job->heads_per_tile;
-    float *scores = scratch(8 * (size_t)(job->capacity + 16) * sizeof(float));
+    float *scores = scratch(16 * (size_t)(job->capacity + 16) * sizeof(float));
     for (int64_t u; (u = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->tile_count * units;)
         attend_tile(job, job->tiles + 2 * (u % job->tile_count), (int)(u / job->tile_count) * job->heads_per_tile, scores);
 }
