@@ -121,15 +121,18 @@ def transformers_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor]) -> Te
 
 
 def prompt_ids(checkpoint: Checkpoint) -> list[Tensor]:
-    """Return the ids [T] of each of `PROMPTS`, by the checkpoint's tokenizer, or their UTF-8 bytes if it has none."""
+    """Return the ids [T] of each of `PROMPTS`: by the checkpoint's tokenizer, or UTF-8 bytes if it has none that fits.
+
+    Weights can be compared without a tokenizer, and any ids will do for that.
+    """
     from bitnet_bench.ternary.loading import load_tokenizer
 
-    path = Path(checkpoint.path)
-    vocabulary = read_config(path).get("vocab_size", 256)
-    if any(path.glob("tokenizer*")):
+    try:
         tokenizer = load_tokenizer(checkpoint)
-        return [torch.tensor(tokenizer(prompt).input_ids) for prompt in PROMPTS]
-    return [torch.tensor([byte % vocabulary for byte in prompt.encode()]) for prompt in PROMPTS]
+    except BenchError:
+        vocabulary = read_config(Path(checkpoint.path)).get("vocab_size", 256)
+        return [torch.tensor([byte % vocabulary for byte in prompt.encode()]) for prompt in PROMPTS]
+    return [torch.tensor(tokenizer(prompt).input_ids) for prompt in PROMPTS]
 
 
 def _differ(what: str) -> BenchError:

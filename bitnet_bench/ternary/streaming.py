@@ -63,7 +63,8 @@ def write_shards(
 ) -> dict[str, str]:
     """Write *tensors* into files and return the sha256 of each file by name.
 
-    A file holds at most *shard_bytes* of data, or one tensor. Several files get an index, as transformers expects. *progress* counts tensors.
+    A file holds at most *shard_bytes* of data, or one tensor. Several files get an index, as transformers expects.
+    *progress* counts tensors.
     """
     shards = _split(tensors, shard_bytes)
     names = [
