@@ -73,7 +73,7 @@ def refuse_unwritable(source: Weights, form: Format) -> None:
             f"{checkpoint.source} keeps {kept[0]} out of quantization, and {form} cannot say so.",
             "Convert it to masters, bitlinear, autobitlinear or packed.",
         )
-    _refuse_norms(checkpoint, dropped_norms(source.floats) if checkpoint.inner_norm else (), form)
+    _refuse_norms(checkpoint, dropped_norms(source.shards.headers) if checkpoint.inner_norm else (), form)
     refuse_rows(source.ternary, form)
 
 
