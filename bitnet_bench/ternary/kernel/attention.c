@@ -71,6 +71,7 @@ INLINE void block_scores(const float *queries, const float *keys, int d, float s
 #pragma GCC unroll 4
         for (int b = 0; b < blocks; b++) {
             const v16 key = load16(keys + 16 * ((int64_t)b * d + i));
+            if (rows <= 4) __builtin_prefetch(keys + 16 * ((int64_t)(b + blocks) * d + i)); /* memory is the limit */
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) sums[r][b] += queries[i * rows + r] * key;
         }
@@ -111,6 +112,7 @@ INLINE void weighted(const float *shares, const float *values, int d, int64_t co
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) {
             const v16 value = load16(values + p * d + first + 16 * v);
+            if (rows <= 4) __builtin_prefetch(values + (p + 16) * d + first + 16 * v);
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++) sums[r][v] += shares[p * rows + r] * value;
         }

@@ -2,7 +2,7 @@
 #include "kernel.h"
 #include <string.h>
 
-enum { BLOCK_BYTES = 256 << 10 }; /* of activations, which a core keeps in its second-level cache */
+enum { BLOCK_BYTES = 128 << 10 }; /* of activations, which a core keeps in its second-level cache */
 
 /* Rows of one layer; several that read the same activations (q, k, v; gate, up) are one call. */
 typedef struct {
