@@ -98,8 +98,10 @@ def _logits_of(checkpoint: Checkpoint) -> Logits | None:
     """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
     import psutil
 
-    from bitnet_bench.ternary.parity import transformers_logits
+    from bitnet_bench.ternary.parity import engine_logits, engine_runs, transformers_logits
 
+    if engine_runs(checkpoint):
+        return engine_logits
     needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
     return transformers_logits if needed < 0.7 * psutil.virtual_memory().available else None
 

@@ -225,9 +225,9 @@ class Engine:
             self._cosines, self._sines = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
 
     def _heads_per_tile(self, tokens: int) -> int:
-        """Heads that read the same keys share a tile of 8 queries; two tiles a group where there are few tokens."""
+        """Heads that read the same keys share a tile of 8 queries, unless threads would have nothing to do then."""
         group: int = self.heads // self.kv_heads
-        most = max(1, group // 2) if tokens * self.kv_heads < 8 * torch.get_num_threads() else group
+        most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
 
 

@@ -140,3 +140,27 @@ def _differ(what: str) -> BenchError:
         f"The converted checkpoint is not the same model: {what}. It was deleted.",
         "This is a bug of bitnet-bench: please report it with the output of `bitnet-bench inspect`.",
     )
+
+
+def engine_runs(checkpoint: Checkpoint) -> bool:
+    """Say whether the CPU kernel is here and its lean pass knows the architecture of *checkpoint*."""
+    from transformers import AutoConfig
+
+    from bitnet_bench.ternary import kernel
+    from bitnet_bench.ternary.engine import unfit
+
+    if kernel.library() is None:
+        return False
+    return unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
+
+
+def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor]) -> Tensor:
+    """Return the logits of the lean pass, in seconds where transformers' modules take a minute."""
+    from transformers import AutoConfig
+
+    from bitnet_bench.ternary.engine import Batch, Engine
+
+    batch = [ids.tolist() for ids in prompts]
+    with torch.inference_mode():
+        engine = Engine(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))

@@ -123,7 +123,7 @@ INLINE void weighted(const float *shares, const float *values, int d, int64_t co
 /* Exact softmax in two passes: all scores of a tile first, then their exponentials times the values. */
 INLINE void attend_rows(const attention_t *job, const float *const *heads, const int32_t *limits, const float *keys,
                         const float *values, float *const *outs, float *scores, const int rows) {
-    const int d = job->dimension, blocks = rows > 4 ? 1 : rows > 2 ? 2 : 4, vectors = rows > 4 ? 2 : 4;
+    const int d = job->dimension, blocks = rows > 4 ? 1 : 2, vectors = rows > 4 ? 2 : 4;
     float queries[8 * MOST_DIMENSIONS], totals[8];
     int32_t longest = 0;
     for (int r = 0; r < rows; r++) {
