@@ -13,7 +13,7 @@ test: install
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternary/kernel/*.[ch])
 	test -d .venv || $(PYTHON) -m venv .venv
 	# torch alone first: with a pin pip takes a CPU build where one is offered
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
@@ -44,8 +44,9 @@ demo-checkpoints: install
 results: install
 	$(BIN)/python benchmarks/results.py --data-dir $(DATA) --out runs/results
 
+# one layer against torch; a whole model against peers: benchmarks/engine.py model --help
 benchmark: install
-	$(BIN)/python -m pytest benchmarks --benchmark-only -m ''
+	$(BIN)/python benchmarks/engine.py layer
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -42,6 +42,7 @@ def diagnose(data_variable: str) -> list[Finding]:
             found="yes" if vnni else "no",
             remedy="" if vnni else "Ternary layers run on float32 products: exact, several times slower.",
         ),
+        _kernel(),
         Finding(
             what="GPU",
             ok=cuda,
@@ -68,3 +69,14 @@ def diagnose(data_variable: str) -> list[Finding]:
         ),
         Finding(what="free disk here", ok=free > 2e9, found=f"{free / 1e9:.0f} GB", remedy=""),
     ]
+
+
+def _kernel() -> Finding:
+    from bitnet_bench.ternary import kernel
+
+    what = "ternary CPU kernel"
+    if kernel.library() is None:
+        remedy = f"Reinstall with a C compiler, or unset {kernel.VARIABLE}; --backend hf runs without it, slower."
+        return Finding(what=what, ok=False, found="not built, or turned off", remedy=remedy)
+    remedy = "" if kernel.threaded() else "torch's OpenMP library was not found: the kernel runs on one thread."
+    return Finding(what=what, ok=kernel.threaded(), found=kernel.current_path(), remedy=remedy)

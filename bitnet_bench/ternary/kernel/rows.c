@@ -68,7 +68,7 @@ CLONES static void quantize(const float *x, int64_t columns, int64_t stride, int
     memcpy(&largest, &largest_bits, 4);
     memcpy(&magic_bits, &magic, 4);
     if (largest < 1e-5f) largest = 1e-5f;
-    const float scale = 127.0f / largest;
+    const float scale = 1.0f / largest * 127.0f; /* two roundings: torch divides a number by a tensor so */
     for (int64_t i = 0; i < columns; i++) {
         const float product = x[i] * scale, shifted = product + magic;
         int32_t bits;
