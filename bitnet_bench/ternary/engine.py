@@ -184,7 +184,7 @@ class Engine:
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values that one token takes."""
-        return 2 * 4 * len(self.layers) * self.kv_heads * self.dimension
+        return 2 * 4 * len(self.layers) * int(self.kv_heads * self.dimension)
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""

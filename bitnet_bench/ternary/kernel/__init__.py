@@ -144,7 +144,7 @@ def paths() -> list[str]:
 
 
 def _paths(loaded: ctypes.CDLL) -> list[str]:
-    names = []
+    names: list[str] = []
     while name := loaded.bb_path(len(names)):
         names.append(name.decode())
     return names
