@@ -140,6 +140,10 @@ class Score(Value):
     signature: str
     primary: bool = False
     chance: float | None = None
+    majority: float | None = None
+    """The metric of always answering the most frequent target of these very rows; None for a task that generates."""
+    parts: dict[str, float] = {}
+    """The same metric by label, entity type or n-gram order, where it has such parts."""
 
 
 class Example(Value):
@@ -156,6 +160,17 @@ class Example(Value):
     references: tuple[str, ...] = ()
     output: str
     output_choice: int | None = None
+    target_labels: tuple[str, ...] = ()
+    """The gold answer of a structured task: a tag for each character (NER), "head relation" for each word (DP), the
+    slots of a dialogue state (WOS)."""
+    output_labels: tuple[str, ...] = ()
+    """What the output says in the same form; a malformed output is `malformed_labels`, which agrees with no gold."""
+    target_value: float | None = None
+    """The gold number of a graded task (STS)."""
+    output_value: float | None = None
+    """The number that the model gave: the mean of the choices' values under their probabilities."""
+    malformed: bool = False
+    """Whether the output broke the task's grammar: it is scored as wrong, and counted."""
     correct: float
     """The primary metric on this row alone, in 0..1."""
 
