@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import InferenceBackend, Progress, Steps, TrainingBackend
-from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Format, Precision, RunRecord, Score
+from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Format, Precision, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.evaluation.tasks import Setting
     from bitnet_bench.measure.run import Contestant, Scenario
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
@@ -149,29 +150,71 @@ def suites() -> dict[str, Suite]:
     return find_suites(plugins.task_folders())
 
 
-def select_tasks(names: Sequence[str], tasks: Sequence[str] = ()) -> list[tuple[Suite, Task]]:
-    """Return the tasks of the suites called *names*, or only those of them called in *tasks*."""
-    from bitnet_bench.evaluation.suites import choose
+def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
+    """Return what there is to know of every task without running it; rows are counted where they are at hand."""
+    from bitnet_bench.evaluation.rows import count_rows
+
+    directory = data_directory(data_dir)
+    listed = []
+    for suite in suites().values():
+        for task in suite.tasks:
+            file = suite.rows_file(task, "test", directory)
+            local = file is not None and file.is_file()
+            listed.append(
+                {
+                    "suite": suite.name,
+                    "version": suite.version,
+                    "task": task.name,
+                    "rows": count_rows(file) if local and file else None,
+                    "from": "embedded" if suite.embedded else str(file) if local else _origin(suite, task),
+                    "metrics": list(task.metrics),
+                    "primary_metric": task.metrics[0],
+                    "chance": task.chance,
+                    "prompts": ["default", *suite.prompts],
+                    "licence": suite.licence_of(task),
+                    "citation": task.citation or suite.citation,
+                }
+            )
+    return listed
+
+
+def _origin(suite: Suite, task: Task) -> str:
+    if task.own_rows:
+        return f"--rows {suite.name}:{task.name}=FILE"
+    return suite.hub_of(task) or "--data-dir"
+
+
+def select_tasks(
+    names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
+) -> list[tuple[Suite, Task]]:
+    """Return the tasks of the suites called *names* that have rows here, or those of them called in *tasks*."""
+    from bitnet_bench.evaluation.suites import choose, nearest
 
     found = suites()
     chosen = [choose(found, name) for name in names]
     if not tasks:
-        return [(suite, task) for suite in chosen for task in suite.tasks]
+        return [(suite, task) for suite in chosen for task in suite.runnable(data_dir)]
     selected = []
     for name in tasks:
         owners = [suite for suite in chosen if name in {task.name for task in suite.tasks}]
-        if not owners and chosen:
-            chosen[0].task(name)  # says what there is
+        if not owners:
+            there = [task.name for suite in chosen for task in suite.tasks]
+            raise UsageError(f"No task {name!r} in {', '.join(names)}.", nearest(name, there))
         selected += [(suite, suite.task(name)) for suite in owners]
     return selected
 
 
-def training_rows(job: FinetuneJob) -> list[Row]:
-    """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split."""
+def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
+    """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split.
+
+    The second value counts rows of tasks that were left out because their evaluation asks the same.
+    """
     from bitnet_bench.data.rows import Row, Turn, read_rows
-    from bitnet_bench.evaluation.run import training_rows as task_rows
+    from bitnet_bench.evaluation.run import training_pairs
+    from bitnet_bench.evaluation.tasks import Setting, build_task
 
     rows: list[Row] = []
+    left_out = 0
     for source in job.data:
         suite, _, task = source.partition(":")
         if Path(source).is_file() or not task:
@@ -179,9 +222,10 @@ def training_rows(job: FinetuneJob) -> list[Row]:
             continue
         directory = data_directory(Path(job.data_dir) if job.data_dir else None)
         for owner, found in select_tasks([suite], [task]):
-            pairs = task_rows(owner, found, directory, job.limit)
+            pairs, overlap = training_pairs(build_task(owner, found, Setting(directory)), job.limit)
+            left_out += overlap
             rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
-    return rows
+    return rows, left_out
 
 
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
@@ -200,9 +244,13 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
     base = open_checkpoint(job.model)
-    rows = training_rows(job)
+    rows, left_out = training_rows(job)
     with steps(f"fine-tune {job.precision}" if job.method == "sft" else f"pre-train {job.precision}") as progress:
-        return trainer.finetune(job, base, rows, progress)
+        record = trainer.finetune(job, base, rows, progress)
+    if left_out:
+        record = record.model_copy(update={"overlapping_rows": left_out})
+        write_whole(done, record.model_dump_json(indent=2))
+    return record
 
 
 def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
@@ -227,16 +275,27 @@ def evaluate(
     backend: str = "hf",
     precision: Precision | None = None,
     data_dir: Path | None = None,
+    rows: Mapping[str, Path] | None = None,
+    prompts: str = "default",
+    shots: int = 0,
+    seed: int = 0,
+    chat_template: bool = False,
     limit: int | None = None,
     stage: str | None = None,
     steps: Steps = quiet,
 ) -> RunRecord:
     """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
 
-    A run that finished with the same checkpoint and settings is not done again.
+    *rows* gives a task (SUITE:TASK) the user's own rows; *prompts* names one of the suite's prompts; *seed* chooses the
+    few-shot examples. A run that finished with the same checkpoint and settings is not done again.
     """
+    from bitnet_bench.evaluation.tasks import Setting
+
+    if not tasks:
+        raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
     checkpoint = open_checkpoint(model)
     directory = data_directory(data_dir)
+    setting = Setting(directory, dict(rows or {}), prompts, shots, seed, chat_template)
     record = RunRecord(
         name=out.name,
         checkpoint=checkpoint,
@@ -247,6 +306,11 @@ def evaluate(
             "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
             "limit": limit,
             "data_dir": str(directory) if directory else None,
+            "prompts": prompts,
+            "shots": shots,
+            "seed": seed,
+            "chat_template": chat_template,
+            **({"rows": {name: str(file) for name, file in setting.rows.items()}} if setting.rows else {}),
             **({"stage": stage} if stage else {}),
         },
         environment=environment(),
@@ -254,7 +318,7 @@ def evaluate(
     finished = _finished(out, record)
     if finished is None and (out / store.RECORD).is_file():
         record = record.model_copy(update={"costs": store.load_record(out).costs})  # measured before it was scored
-    return finished or _score(record, tasks, out, directory, limit, steps)
+    return finished or _score(record, tasks, out, setting, limit, steps)
 
 
 def _finished(out: Path, record: RunRecord) -> RunRecord | None:
@@ -278,32 +342,32 @@ def _score(
     record: RunRecord,
     tasks: Sequence[tuple[Suite, Task]],
     out: Path,
-    directory: Path | None,
+    setting: Setting,
     limit: int | None,
     steps: Steps,
 ) -> RunRecord:
-    from bitnet_bench.evaluation.run import evaluate_task
+    from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.run import check_rows, evaluate_task
     from bitnet_bench.evaluation.tasks import build_task
 
     started = time.monotonic()
     opener: InferenceBackend = plugins.load("backends", record.backend)
-    scores: list[Score] = []
-    data: dict[str, str] = {}
-    counts = {"requests": 0, "truncated": 0}
-    built = [build_task(suite, task, directory) for suite, task in tasks]  # missing rows are found before loading
+    built = [build_task(suite, task, setting) for suite, task in tasks]
+    for one in built:
+        check_rows(one, limit)  # missing and malformed rows are found before the model is loaded
     with opener.open(record.checkpoint, record.precision) as session:
-        for (suite, task), rows in zip(tasks, built, strict=True):
-            with steps(f"{record.name} {suite.name}:{task.name}") as progress:
-                result = evaluate_task(session, suite, task, rows, limit, progress)
+        for one in built:
+            with steps(f"{record.name} {one.name}") as progress:
+                lm = SessionLM(session, progress)
+                result = evaluate_task(lm, one, limit, setting.chat_template)
             store.save_samples(out, result.name, result.examples)
-            scores += result.scores
-            data[result.name] = result.rows_sha256
-            counts = {name: counts[name] + result.counts[name] for name in counts}
+            happened = lm.counts | {"malformed": sum(example.malformed for example in result.examples)}
             record = record.model_copy(
                 update={
-                    "scores": tuple(scores),
-                    "data": dict(data),
-                    "counts": dict(counts),
+                    "scores": (*record.scores, *result.scores),
+                    "data": record.data | {result.name: result.rows_sha256},
+                    "sources": record.sources | {result.name: one.source},
+                    "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
                     "seconds": time.monotonic() - started,
                 }
             )

@@ -208,6 +208,13 @@ def evaluate(
         Precision | None, typer.Option(help="[default: ternary for ternary checkpoints, else fp32]", show_default=False)
     ] = None,
     data_dir: DataDir = None,
+    rows: Annotated[
+        list[str] | None, typer.Option(metavar="SUITE:TASK=FILE", help="Score your own rows. Repeatable.")
+    ] = None,
+    prompts: Annotated[str, typer.Option(help="The suite's prompts: `default`, or `lm-eval` for kobest.")] = "default",
+    shots: Annotated[int, typer.Option(min=0, help="Training examples before every question.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the training examples of --shots.")] = 0,
+    chat_template: Annotated[bool, typer.Option(help="Ask through the checkpoint's chat template.")] = False,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -221,11 +228,16 @@ def evaluate(
     folder = out or Path("runs") / f"{Path(model).name}-{'-'.join(suites_named)}"
     record = api.evaluate(
         model,
-        api.select_tasks(suites_named, task or []),
+        api.select_tasks(suites_named, task or [], api.data_directory(data_dir)),
         folder,
         backend=backend,
         precision=precision.value if precision else None,
         data_dir=data_dir,
+        rows=_own_rows(rows or []),
+        prompts=prompts,
+        shots=shots,
+        seed=seed,
+        chat_template=chat_template,
         limit=limit,
         steps=console.progress_bar,
     )
@@ -366,21 +378,23 @@ def report(
 
 
 @app.command()
-def suites(as_json: Json = False) -> None:
-    """List the suites and their tasks."""
+def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the suites and their tasks.
+
+    Rows are counted where a data directory is given; --limit and wos, whose dialogues hold several questions, apart.
+    """
     from bitnet_bench import api, console
 
-    found = api.suites().values()
+    found = api.list_tasks(data_dir)
     if as_json:
-        _print_json([{**s.model_dump(mode="json", exclude={"folder"})} for s in found])
+        _print_json(found)
         return
     rows = [
-        [s.name, t.name, t.metrics[0], f"{t.chance:.1f}", s.licence, "embedded" if s.embedded else (s.hub or "local")]
-        for s in found
-        for t in s.tasks
+        [t["suite"], t["task"], t["rows"] or "-", t["metrics"][0], f"{t['chance']:.1f}", t["licence"], t["from"]]
+        for t in found
     ]
-    columns = ["suite", "task", "primary metric", "chance", "licence", "rows from (without --data-dir)"]
-    console.show(console.table("Suites", columns, rows, numbers_from=99))
+    columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
+    console.show(console.table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
 
 
 @app.command()
@@ -410,6 +424,17 @@ def doctor(as_json: Json = False) -> None:
         return
     rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
     console.show(console.table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+
+
+def _own_rows(given: list[str]) -> dict[str, Path]:
+    """Return the files of --rows by task; UsageError says what the form is."""
+    rows = {}
+    for value in given:
+        name, _, file = value.partition("=")
+        if name.count(":") != 1 or not file:
+            raise UsageError(f"--rows {value} is not SUITE:TASK=FILE.", "Such as translation:own_en_ko=pairs.jsonl.")
+        rows[name] = Path(file)
+    return rows
 
 
 def _job(kind: Any, **settings: Any) -> Any:

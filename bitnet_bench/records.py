@@ -104,6 +104,8 @@ class FinetuneRecord(Value):
     rows: int
     dropped_rows: int
     truncated_rows: int
+    overlapping_rows: int = 0
+    """Rows of a task's training split that were left out because its evaluation asks the same."""
     data_sha256: str
     steps: int
     train_loss: float
@@ -242,11 +244,13 @@ class RunRecord(Value):
     suites: dict[str, str] = {}
     """Suite name -> version."""
     settings: dict[str, Any] = {}
-    """What the user passed: limit, data_dir, seed, few-shot."""
+    """What the user passed: limit, data_dir, prompts, shots, seed, chat_template."""
     data: dict[str, str] = {}
     """Task -> sha256 of the rows that were scored."""
+    sources: dict[str, str] = {}
+    """Task -> the file, or the hub id and revision, that its rows come from."""
     counts: dict[str, int] = {}
-    """What happened to prompts: requests, truncated."""
+    """What happened: requests, truncated prompts, malformed outputs."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
     seconds: float = 0.0

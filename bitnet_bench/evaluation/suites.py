@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.records import Value
 
+DEFAULT_PROMPTS = "default"
+
 
 class Task(Value):
     """One task of a suite: its metrics, the first of which is primary, and where its rows are."""
@@ -18,11 +20,19 @@ class Task(Value):
     name: str
     metrics: tuple[str, ...] = Field(min_length=1)
     chance: float
-    """The primary metric of a uniformly random answer, 0..100."""
-    local: str
-    """Folder of the rows below the data directory."""
-    splits: dict[str, str]
-    """What `train` and `test` are called in the local folder."""
+    """The primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
+    local: str | None = None
+    """Folder of the rows below the data directory; None where they can only come from the hub or from the user."""
+    files: dict[str, str] = {}
+    """The local file of `test`, and of `train` where there is one."""
+    own_rows: bool = False
+    """Whether the task has no rows but those that the user names."""
+    module: str | None = None
+    """A Python file beside the task's YAML that says what gold answers and outputs mean (docs/suites/README.md)."""
+    hub: str | None = None
+    """The hub data set, where it is not the suite's."""
+    licence: str | None = None
+    citation: str | None = None
 
 
 class Suite(Value):
@@ -36,6 +46,8 @@ class Suite(Value):
     hub: str | None = None
     embedded: str | None = None
     """Folder of the rows inside the suite itself: such a suite needs no data directory."""
+    prompts: dict[str, str] = {}
+    """Other prompts than our own, by name: the name of lm-eval's own task, with `{task}` in it."""
     tasks: tuple[Task, ...]
     folder: Path
 
@@ -43,13 +55,31 @@ class Suite(Value):
         """Return the task called *name*; UsageError names the nearest."""
         names = [task.name for task in self.tasks]
         if name not in names:
-            raise UsageError(f"Suite {self.name} has no task {name!r}.", _nearest(name, names))
+            raise UsageError(f"Suite {self.name} has no task {name!r}.", nearest(name, names))
         return self.tasks[names.index(name)]
 
+    def hub_of(self, task: Task) -> str | None:
+        """Return the hub id of a task's rows."""
+        return task.hub or self.hub
+
+    def licence_of(self, task: Task) -> str:
+        """Return the licence of a task's rows."""
+        return task.licence or self.licence
+
     def rows_file(self, task: Task, split: str, data_dir: Path | None) -> Path | None:
-        """Return the JSONL file of a split, or None where rows can only come from the hub."""
+        """Return the file of a split, or None where rows can only come from the hub, or there is no such split."""
         base = self.folder / self.embedded if self.embedded else data_dir
-        return base / task.local / f"{task.splits[split]}.jsonl" if base else None
+        if base is None or task.local is None or split not in task.files:
+            return None
+        return base / task.local / task.files[split]
+
+    def runnable(self, data_dir: Path | None) -> tuple[Task, ...]:
+        """Return the tasks that a run of the whole suite takes: those that have rows here.
+
+        With a data directory that is every task with local rows; without one, every task with rows on the hub.
+        """
+        local = self.embedded is not None or data_dir is not None
+        return tuple(t for t in self.tasks if not t.own_rows and (t.local if local else self.hub_of(t)))
 
 
 def find_suites(folders: list[Path]) -> dict[str, Suite]:
@@ -69,11 +99,12 @@ def find_suites(folders: list[Path]) -> dict[str, Suite]:
 def choose(suites: dict[str, Suite], name: str) -> Suite:
     """Return the suite called *name*; UsageError names the nearest."""
     if name not in suites:
-        raise UsageError(f"There is no suite {name!r}.", _nearest(name, list(suites)))
+        raise UsageError(f"There is no suite {name!r}.", nearest(name, list(suites)))
     return suites[name]
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
+    """Return what a wrong *name* may have meant, and what there is."""
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
     return f"{hint}There are: {', '.join(names)}."

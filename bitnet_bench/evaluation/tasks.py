@@ -1,97 +1,215 @@
-"""Build lm-eval tasks from a suite's YAMLs, on local rows or on the hub's."""
+"""Build lm-eval tasks from a suite's YAMLs, on local rows, the user's own or the hub's."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import importlib.util
 import logging
+import random
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from bitnet_bench.data.jsonl import nfc_json, numbered_lines
-from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.suites import Suite, Task
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.evaluation.rows import read_rows_file
+from bitnet_bench.evaluation.suites import DEFAULT_PROMPTS, Suite, Task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
 
+TEST, TRAIN = "test_split", "training_split"
 
-def build_task(suite: Suite, task: Task, data_dir: Path | None) -> ConfigurableTask:
-    """Return the lm-eval task `bb_<suite>_<task>` with its rows loaded.
 
-    Rows come from the suite itself, else from *data_dir*, else from the hub.
-    """
+@dataclass(frozen=True)
+class Setting:
+    """How tasks are asked, and where their rows are."""
+
+    data_dir: Path | None = None
+    rows: Mapping[str, Path] = field(default_factory=dict)
+    """The user's own rows by SUITE:TASK: they stand for the test split."""
+    prompts: str = DEFAULT_PROMPTS
+    shots: int = 0
+    seed: int = 0
+    """Chooses the few-shot examples, which are the same for every document."""
+    chat_template: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltTask:
+    """A task with its rows loaded, ready for lm-eval."""
+
+    suite: Suite
+    task: Task
+    lm_task: Any
+    """lm-eval's ConfigurableTask."""
+    source: str
+    """Where the rows come from: a file, or the hub id with its revision."""
+    lines: Sequence[int] | None = None
+    """The line of each test row in that file; None from the hub, and where rows are made of several."""
+
+    @property
+    def name(self) -> str:
+        """SUITE:TASK."""
+        return f"{self.suite.name}:{self.task.name}"
+
+    @cached_property
+    def module(self) -> Any:
+        """The Python file that says what gold answers and outputs mean; None where the YAML says it all."""
+        return load_module(self.suite.folder / self.task.module) if self.task.module else None
+
+    def where(self, doc_id: int) -> str:
+        """Return the words for a row's place, for an error."""
+        if self.lines is None:
+            return f"Row {doc_id} of {self.name} ({self.source})"
+        return f"Line {self.lines[doc_id]} of {self.source}"
+
+    def training_documents(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the training rows that are no test rows, and how many were: equal by the normalised prompt."""
+        if not self.lm_task.has_training_docs():
+            raise BenchError(f"{self.name} has no training rows.", "Use another task or a JSONL file.")
+        asked = {normalised(self.lm_task.doc_to_text(doc)) for doc in self.lm_task.test_docs()}
+        rows = list(self.lm_task.training_docs())
+        kept = [doc for doc in rows if normalised(self.lm_task.doc_to_text(doc)) not in asked]
+        return kept, len(rows) - len(kept)
+
+
+def normalised(text: str) -> str:
+    """Return the letters and digits of *text* in NFKC and lower case: what makes two rows the same row."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
+
+
+def load_module(file: Path) -> Any:
+    """Return the Python file that stands beside a task's YAML, as lm-eval's `!function` loads it: by path."""
+    spec = importlib.util.spec_from_file_location(f"bitnet_bench_task_{file.parent.name}_{file.stem}", file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise BenchError(f"There is no {file}.", "Correct `module` in suite.yaml.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
+    """Return the task with its rows: the user's own, else the suite's, else of the data directory, else the hub's."""
     from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks._yaml_loader import load_yaml
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    config = load_yaml(suite.folder / f"{task.name}.yaml", resolve_func=True)
-    files = _local_files(suite, task, data_dir, config)
-    if not files and suite.hub is None:
-        raise BenchError(f"Suite {suite.name} has neither local rows nor a hub id.", "Correct its suite.yaml.")
+    config = _configuration(suite, task, setting.prompts)
+    files = _local_files(suite, task, setting)
+    lines = None
     if files:
-        rows = _local(files, suite)
-        config["dataset_kwargs"] = {}
-        config["custom_dataset"] = lambda **_: rows
+        splits = {name: read_rows_file(file, _without(suite, task)) for name, file in files.items()}
+        source = str(files[TEST])
+        lines = None if "process_docs" in config else splits[TEST][1]
+        _use_local(config, {name: rows for name, (rows, _lines) in splits.items()})
+    else:
+        source = _use_hub(suite, task, config)
     try:
-        return ConfigurableTask(config=config)
+        built = BuiltTask(suite, task, ConfigurableTask(config=config), source, lines)
     except (OSError, RuntimeError) as error:
         raise BenchError(
-            f"{suite.name}:{task.name} has no local rows, and {suite.hub} cannot be had from the hub.",
-            f"Give --data-dir (or BITNET_BENCH_DATA) with {task.local}/{task.splits['test']}.jsonl, or go online.",
+            f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
+            f"Give --data-dir (or BITNET_BENCH_DATA) with {_wanted(task)}, or go online.",
         ) from error
     except (LookupError, TypeError, ValueError, TemplateError) as error:
         raise BenchError(
-            f"The first row of {suite.name}:{task.name} does not fit the task: {error}.",
+            f"The first row of {suite.name}:{task.name} ({source}) does not fit the task: {error}.",
             "Its label must be one of the choices, and it needs every field that the prompt uses.",
         ) from error
+    if setting.shots:
+        _add_shots(built, setting)
+    return built
 
 
-def _local_files(suite: Suite, task: Task, data_dir: Path | None, config: dict[str, Any]) -> dict[str, Path]:
-    """Return the file of each split by lm-eval's name; without training rows *config* loses that split."""
-    test, train = (suite.rows_file(task, split, data_dir) for split in ("test", "train"))
+def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    if prompts == DEFAULT_PROMPTS:
+        return load_yaml(suite.folder / f"{task.name}.yaml", resolve_func=True)
+    if prompts not in suite.prompts:
+        there = ", ".join([DEFAULT_PROMPTS, *suite.prompts])
+        raise UsageError(f"Suite {suite.name} has no prompts called {prompts!r}.", f"There are: {there}.")
+    config = load_yaml(_shipped(suite.prompts[prompts].format(task=task.name)), resolve_func=True)
+    config["task"] = f"bb_{suite.name}_{task.name}"
+    # `hf_evaluate: true` asks the hub for a metric that is then not used; ours score the samples in any case
+    config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    return config
+
+
+def _shipped(name: str) -> Path:
+    """Return the YAML of a task that lm-eval ships."""
+    spec = importlib.util.find_spec("lm_eval")
+    places = spec.submodule_search_locations if spec else None
+    for place in places or []:
+        for file in Path(place, "tasks").rglob(f"{name}.yaml"):
+            return file
+    raise BenchError(f"lm-eval ships no task {name}.", "Install the version in constraints.txt.")
+
+
+def _local_files(suite: Suite, task: Task, setting: Setting) -> dict[str, Path]:
+    """Return the files of a task by lm-eval's name of the split, the test split first; {} where rows are the hub's."""
+    own = setting.rows.get(f"{suite.name}:{task.name}")
+    test = own or suite.rows_file(task, "test", setting.data_dir)
+    train = suite.rows_file(task, "train", setting.data_dir)
     if test is None:
         return {}
-    files = {config["test_split"]: test}
-    if train is not None and train.is_file():
-        files[config["training_split"]] = train
-    else:
-        del config["training_split"]
-    return files
+    return {TEST: test} | ({TRAIN: train} if train is not None and train.is_file() else {})
 
 
-def _local(splits: dict[str, Path], suite: Suite) -> Any:
+def _use_local(config: dict[str, Any], splits: Mapping[str, list[dict[str, Any]]]) -> None:
     from datasets import Dataset, DatasetDict
 
-    return DatasetDict({name: Dataset.from_list(read_split(file, suite)) for name, file in splits.items()})
+    rows = DatasetDict({name.removesuffix("_split"): Dataset.from_list(of_split) for name, of_split in splits.items()})
+    for name in (TEST, TRAIN, "validation_split", "fewshot_split"):
+        config.pop(name, None)
+    config |= {name: name.removesuffix("_split") for name in splits}
+    config["dataset_kwargs"] = {}
+    config["custom_dataset"] = lambda **_: rows
 
 
-def read_split(file: Path, suite: Suite) -> list[dict[str, Any]]:
-    """Return the rows of a JSONL split in NFC; BenchError names the file, and the line of a malformed row."""
-    if not file.is_file():
-        where = f" It would come from {suite.hub} on the hub without --data-dir." if suite.hub else ""
-        raise BenchError(f"There is no {file}.", f"Check --data-dir or BITNET_BENCH_DATA.{where}")
-    rows: list[dict[str, Any]] = []
-    for number, line in numbered_lines(file):
-        try:
-            row = nfc_json(line)
-        except ValueError as error:
-            raise BenchError(f"Line {number} of {file} is not JSON: {error}.", "Correct or remove it.") from error
-        if not isinstance(row, dict):
-            raise BenchError(f"Line {number} of {file} is not a JSON object.", "Correct or remove it.")
-        if rows and (lacking := sorted(rows[0].keys() - row.keys())):
-            raise BenchError(f'Line {number} of {file} has no "{lacking[0]}".', "Every row needs the same fields.")
-        rows.append(row)
-    if not rows:
-        raise BenchError(f"{file} has no rows.", "Get the data again.")
-    return rows
+def _use_hub(suite: Suite, task: Task, config: dict[str, Any]) -> str:
+    """Pin the revision of the hub's rows and return `id@revision`; unpinned rows take the newest, and say which."""
+    hub = suite.hub_of(task)
+    if hub is None or task.own_rows:
+        option = f"Give --rows {suite.name}:{task.name}=FILE." if task.own_rows else _without(suite, task)
+        raise BenchError(f"{suite.name}:{task.name} has no rows here.", option)
+    arguments = dict(config.get("dataset_kwargs") or {})
+    if "revision" not in arguments:
+        arguments["revision"] = _newest_revision(hub)
+    config["dataset_kwargs"] = {name: value for name, value in arguments.items() if value is not None}
+    return f"{hub}@{arguments['revision'] or 'unknown'}"
 
 
-def rows_digest(documents: Any) -> str:
-    """Return the sha256 of rows, in order, as JSON with sorted keys."""
-    digest = hashlib.sha256()
-    for row in documents:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
-    return digest.hexdigest()
+def _newest_revision(hub: str) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(hub, timeout=10).sha
+    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
+        return None  # loading says what is wrong, or finds the rows in the cache
+
+
+def _wanted(task: Task) -> str:
+    return f"{task.local}/{task.files['test']}" if task.local else "rows (this task has none in that layout)"
+
+
+def _without(suite: Suite, task: Task) -> str:
+    hub = suite.hub_of(task)
+    where = f" It would come from {hub} on the hub without --data-dir." if hub else ""
+    return f"Give --data-dir (or BITNET_BENCH_DATA) a folder with {_wanted(task)}.{where}"
+
+
+def _add_shots(built: BuiltTask, setting: Setting) -> None:
+    """Put the same seeded training examples, none of them a test row, before every document."""
+    from lm_eval.api.samplers import FirstNSampler
+
+    rows, _overlap = built.training_documents()
+    if len(rows) < setting.shots:
+        raise BenchError(f"{built.name} has {len(rows)} training rows for {setting.shots} shots.", "Use fewer.")
+    chosen = random.Random(setting.seed).sample(rows, setting.shots)
+    built.lm_task.sampler = FirstNSampler(chosen)
+    built.lm_task.set_config("num_fewshot", setting.shots)

@@ -1,0 +1,81 @@
+"""Read a task's local rows: JSON Lines, or a file in SQuAD's layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from bitnet_bench.data.jsonl import nfc_json, numbered_lines
+from bitnet_bench.errors import BenchError
+
+
+def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return (rows in NFC, the line of each); BenchError names the file, and the line of a malformed row.
+
+    A `.json` file is in SQuAD's layout, and its rows have the line 1. *missing_hint* says what to do without the file.
+    """
+    if not file.is_file():
+        raise BenchError(f"There is no {file}.", missing_hint)
+    if file.suffix == ".json":
+        rows = _squad(file)
+        lines = [1] * len(rows)
+    else:
+        rows, lines = _json_lines(file)
+    if not rows:
+        raise BenchError(f"{file} has no rows.", "Get the data again.")
+    return rows, lines
+
+
+def _json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in numbered_lines(file):
+        try:
+            row = nfc_json(line)
+        except ValueError as error:
+            raise BenchError(f"Line {number} of {file} is not JSON: {error}.", "Correct or remove it.") from error
+        if not isinstance(row, dict):
+            raise BenchError(f"Line {number} of {file} is not a JSON object.", "Correct or remove it.")
+        if rows and (lacking := sorted(rows[0].keys() - row.keys())):
+            raise BenchError(f'Line {number} of {file} has no "{lacking[0]}".', "Every row needs the same fields.")
+        rows.append(row)
+        lines.append(number)
+    return rows, lines
+
+
+def _squad(file: Path) -> list[dict[str, Any]]:
+    """Return the questions of a SQuAD 1.1 file in the hub's flat form: id, title, context, question, answers."""
+    try:
+        articles = nfc_json(file.read_text(encoding="utf-8-sig"))["data"]
+        return [
+            {
+                "id": question["id"],
+                "title": article["title"],
+                "context": paragraph["context"],
+                "question": question["question"],
+                "answers": {key: [answer[key] for answer in question["answers"]] for key in ("text", "answer_start")},
+            }
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{file} is not in SQuAD's layout: {error!r}.", "Get the file again, unchanged.") from error
+
+
+def count_rows(file: Path) -> int:
+    """Return how many rows a file has, without reading them as rows where a line is one."""
+    if file.suffix == ".json":
+        return len(_squad(file))
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def rows_digest(documents: Any) -> str:
+    """Return the sha256 of rows, in order, as JSON with sorted keys."""
+    digest = hashlib.sha256()
+    for row in documents:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+    return digest.hexdigest()
