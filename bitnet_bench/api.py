@@ -188,12 +188,14 @@ def select_tasks(
     names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[tuple[Suite, Task]]:
     """Return the tasks of the suites called *names* that have rows here, or those of them called in *tasks*."""
+    from bitnet_bench.evaluation.shipped import PREFIX, shipped_suite
     from bitnet_bench.evaluation.suites import choose, nearest
 
     found = suites()
-    chosen = [choose(found, name) for name in names]
+    prefix = f"{PREFIX}:"
+    chosen = [shipped_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose(found, n) for n in names]
     if not tasks:
-        return [(suite, task) for suite in chosen for task in suite.runnable(data_dir)]
+        return [(s, task) for s in chosen for task in (s.tasks if s.name == PREFIX else s.runnable(data_dir))]
     selected = []
     for name in tasks:
         owners = [suite for suite in chosen if name in {task.name for task in suite.tasks}]

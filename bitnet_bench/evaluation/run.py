@@ -10,9 +10,11 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.rows import rows_digest
+from bitnet_bench.evaluation.shipped import AS_IS, own_scores
 from bitnet_bench.evaluation.tasks import BuiltTask
 from bitnet_bench.metrics import metric
 from bitnet_bench.records import Example, Score
+from bitnet_bench.statistics import RESAMPLES
 
 IMPOSSIBLE = -1e4
 """Log-probability (nats) that stands for an answer that is never given."""
@@ -51,13 +53,21 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
         lm,
         {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
         limit=limit,
-        bootstrap_iters=0,
+        bootstrap_iters=RESAMPLES if AS_IS in built.task.metrics else 0,  # ours have standard errors of their own
         log_samples=True,
         apply_chat_template=chat_template,
         fewshot_as_multiturn=chat_template,
     )
-    samples = sorted(results["samples"][built.lm_task.task_name], key=lambda sample: int(sample["doc_id"]))
-    return score(built, [_example(built, sample) for sample in samples], rows_digest(s["doc"] for s in samples))
+    task_name = built.lm_task.task_name
+    samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
+    examples = [_example(built, sample) for sample in samples]
+    digest = rows_digest(sample["doc"] for sample in samples)
+    if AS_IS not in built.task.metrics:
+        return score(built, examples, digest)
+    scores = own_scores(built.name, results["results"][task_name], len(examples))
+    right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
+    own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
+    return TaskResult(built.name, scores, own, digest)
 
 
 def score(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:

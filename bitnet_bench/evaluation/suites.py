@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -23,7 +24,7 @@ class Task(Value):
     """The primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
     local: str | None = None
     """Folder of the rows below the data directory; None where they can only come from the hub or from the user."""
-    files: dict[str, str] = {}
+    files: Mapping[str, str] = Field(default_factory=dict)
     """The local file of `test`, and of `train` where there is one."""
     own_rows: bool = False
     """Whether the task has no rows but those that the user names."""
@@ -46,7 +47,7 @@ class Suite(Value):
     hub: str | None = None
     embedded: str | None = None
     """Folder of the rows inside the suite itself: such a suite needs no data directory."""
-    prompts: dict[str, str] = {}
+    prompts: Mapping[str, str] = Field(default_factory=dict)
     """Other prompts than our own, by name: the name of lm-eval's own task, with `{task}` in it."""
     tasks: tuple[Task, ...]
     folder: Path

@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.rows import read_rows_file
+from bitnet_bench.evaluation.shipped import AS_IS, shipped_yaml
 from bitnet_bench.evaluation.suites import DEFAULT_PROMPTS, Suite, Task
-
-if TYPE_CHECKING:
-    from lm_eval.api.task import ConfigurableTask
 
 TEST, TRAIN = "test_split", "training_split"
 
@@ -127,26 +125,22 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
 def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
+    config: dict[str, Any]
+    if AS_IS in task.metrics:
+        config = load_yaml(shipped_yaml(task.name), resolve_func=True)
+        for entry in config.get("metric_list", []):
+            entry.pop("hf_evaluate", None)  # asks the hub for a metric that is then not used
+        return config
     if prompts == DEFAULT_PROMPTS:
-        return load_yaml(suite.folder / f"{task.name}.yaml", resolve_func=True)
+        config = load_yaml(suite.folder / f"{task.name}.yaml", resolve_func=True)
+        return config
     if prompts not in suite.prompts:
         there = ", ".join([DEFAULT_PROMPTS, *suite.prompts])
         raise UsageError(f"Suite {suite.name} has no prompts called {prompts!r}.", f"There are: {there}.")
-    config = load_yaml(_shipped(suite.prompts[prompts].format(task=task.name)), resolve_func=True)
+    config = load_yaml(shipped_yaml(suite.prompts[prompts].format(task=task.name)), resolve_func=True)
     config["task"] = f"bb_{suite.name}_{task.name}"
-    # `hf_evaluate: true` asks the hub for a metric that is then not used; ours score the samples in any case
-    config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]  # ours score samples
     return config
-
-
-def _shipped(name: str) -> Path:
-    """Return the YAML of a task that lm-eval ships."""
-    spec = importlib.util.find_spec("lm_eval")
-    places = spec.submodule_search_locations if spec else None
-    for place in places or []:
-        for file in Path(place, "tasks").rglob(f"{name}.yaml"):
-            return file
-    raise BenchError(f"lm-eval ships no task {name}.", "Install the version in constraints.txt.")
 
 
 def _local_files(suite: Suite, task: Task, setting: Setting) -> dict[str, Path]:

@@ -10,8 +10,9 @@ import pytest
 
 from bitnet_bench import api
 from bitnet_bench.backends.hf import HFBackend
+from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.run import evaluate_task
-from bitnet_bench.evaluation.tasks import build_task
+from bitnet_bench.evaluation.tasks import Setting, build_task
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -38,8 +39,9 @@ def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit:
     ((suite, task),) = api.select_tasks([suite_name], [task_name])
     data = None if suite_name == "sample" else DATA
     with HFBackend().open(api.open_checkpoint(model), precision) as session:
-        ours = evaluate_task(session, suite, task, build_task(suite, task, data), limit, lambda *_: None).examples
-    theirs = _reference(model, precision, build_task(suite, task, data), limit)
+        lm = SessionLM(session, lambda *_: None)
+        ours = evaluate_task(lm, build_task(suite, task, Setting(data)), limit).examples
+    theirs = _reference(model, precision, build_task(suite, task, Setting(data)).lm_task, limit)
     assert len(ours) == len(theirs) > 0
     for example, sample in zip(ours, theirs, strict=True):
         assert example.prompt == sample["arguments"][0][0]
@@ -101,5 +103,6 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
     )
     ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
     with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
-        result = evaluate_task(session, suite, task, build_task(suite, task, tmp_path), None, lambda *_: None)
-    assert result.counts == {"requests": 4, "truncated": 2}
+        lm = SessionLM(session, lambda *_: None)
+        evaluate_task(lm, build_task(suite, task, Setting(tmp_path)))
+    assert lm.counts == {"requests": 4, "truncated": 2}

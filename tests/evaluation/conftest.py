@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from lm_eval.api.model import LM
 
 from bitnet_bench.evaluation.run import IMPOSSIBLE
@@ -42,7 +43,7 @@ def _until(text: str, stops: list[str]) -> str:
     return text
 
 
-def gold(built: BuiltTask) -> AnswerLM:
+def gold_lm(built: BuiltTask) -> AnswerLM:
     """Return the model that gives every gold answer of a task."""
     task, module = built.lm_task, built.module
 
@@ -69,10 +70,10 @@ def graded(value: float, values: tuple[float, ...]) -> list[float]:
     return [math.log(weights[v]) if weights.get(v, 0.0) > 0.0 else IMPOSSIBLE for v in values]
 
 
-def noise(built: BuiltTask, seed: int) -> AnswerLM:
+def noise_lm(built: BuiltTask, seed: int = 0) -> AnswerLM:
     """Return the model that answers at random: a random choice, or the gold text with characters lost and swapped."""
     rng = random.Random(seed)
-    right = gold(built)
+    right = gold_lm(built)
 
     def choose(doc: dict[str, Any], choices: list[str]) -> list[float]:
         return [-random.Random(f"{seed}{doc}{i}").random() for i in range(len(choices))]
@@ -86,7 +87,7 @@ def noise(built: BuiltTask, seed: int) -> AnswerLM:
     return _with_choices(AnswerLM(choose, write), built.lm_task)
 
 
-def empty(built: BuiltTask) -> AnswerLM:
+def empty_lm(built: BuiltTask) -> AnswerLM:
     """Return the model that writes nothing and finds every choice equally likely."""
     return _with_choices(AnswerLM(lambda doc, choices: [-1.0] * len(choices), lambda doc: ""), built.lm_task)
 
@@ -94,3 +95,21 @@ def empty(built: BuiltTask) -> AnswerLM:
 def _with_choices(lm: AnswerLM, task: Any) -> AnswerLM:
     lm.choices = lambda doc: [str(choice) for choice in task.doc_to_choice(doc)]
     return lm
+
+
+@pytest.fixture
+def gold() -> Callable[[BuiltTask], AnswerLM]:
+    """Give what makes a model that knows every answer of a task."""
+    return gold_lm
+
+
+@pytest.fixture
+def noise() -> Callable[[BuiltTask], AnswerLM]:
+    """Give what makes a model that answers a task at random."""
+    return noise_lm
+
+
+@pytest.fixture
+def empty() -> Callable[[BuiltTask], AnswerLM]:
+    """Give what makes a model that writes nothing."""
+    return empty_lm

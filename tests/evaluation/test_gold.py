@@ -1,0 +1,54 @@
+"""Every task's own path, from prompt to score, on answers that are known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lm_eval.api.model import LM
+
+from bitnet_bench import api
+from bitnet_bench.evaluation.run import check_rows, evaluate_task
+from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
+from bitnet_bench.metrics import metric
+
+DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
+LOCAL = DATA if (DATA / "kobest").is_dir() else None
+PAIRS = [(s.name, t.name) for s in api.suites().values() for t in s.runnable(LOCAL or Path()) if s.embedded or LOCAL]
+KNOWN_MAXIMUM: dict[tuple[str, str], float] = {}
+Maker = Callable[[BuiltTask], LM]
+
+
+@pytest.mark.skipif(LOCAL is None, reason="no local rows: ../shared/data or BITNET_BENCH_DATA")
+def test_every_suite_has_local_rows() -> None:
+    """Without this, an empty data folder would pass the tests below by having nothing to test."""
+    assert {suite for suite, _ in PAIRS} == set(api.suites())
+
+
+@pytest.mark.parametrize(("suite_name", "task_name"), PAIRS)
+def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, gold: Maker) -> None:
+    """On every row, the gold answer passes through prompt, stops and parser, and scores 100."""
+    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    built = build_task(suite, task, Setting(LOCAL))
+    check_rows(built, None)
+    result = evaluate_task(gold(built), built)
+    assert not any(example.malformed for example in result.examples)
+    for score in result.scores:
+        best = 0.0 if score.metric == "bits_per_byte" else 1.0 if score.metric == "byte_perplexity" else 100.0
+        wanted = KNOWN_MAXIMUM.get((score.task, score.metric), best)
+        assert score.value == pytest.approx(wanted, abs=1e-9), score.metric
+
+
+@pytest.mark.parametrize(("suite_name", "task_name"), PAIRS)
+def test_odd_answers_are_scored_by_a_rule(suite_name: str, task_name: str, noise: Maker, empty: Maker) -> None:
+    """Random choices, damaged text and nothing at all get a finite score below gold, and never an exception."""
+    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    for make in (noise, empty):
+        built = build_task(suite, task, Setting(LOCAL))
+        result = evaluate_task(make(built), built, limit=200)
+        for score in result.scores:
+            if built.lm_task.OUTPUT_TYPE != "loglikelihood_rolling":
+                assert 0.0 <= score.value < 100.0 or score.metric in ("pearson", "spearman"), score.metric
+            assert 0.0 <= metric(score.metric).of_one(result.examples[0]) <= 1.0
