@@ -160,13 +160,14 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
         for task in suite.tasks:
             file = suite.rows_file(task, "test", directory)
             local = file is not None and file.is_file()
+            below = f"{task.local}/{task.files.get('test')}"
             listed.append(
                 {
                     "suite": suite.name,
                     "version": suite.version,
                     "task": task.name,
                     "rows": count_rows(file) if local and file else None,
-                    "from": "embedded" if suite.embedded else str(file) if local else _origin(suite, task),
+                    "from": "embedded" if suite.embedded else below if local else _origin(suite, task),
                     "metrics": list(task.metrics),
                     "primary_metric": task.metrics[0],
                     "chance": task.chance,

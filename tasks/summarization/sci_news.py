@@ -5,7 +5,7 @@ from typing import Any
 
 def prompt(doc: dict[str, Any]) -> str:
     """Return the article, one sentence on each line, and what is asked."""
-    return f"기사:\n{_lines(doc['sentences'])}\n\n중요한 문장만 골라 요약:\n"
+    return f"기사:\n{_lines(doc['sentences'])}\n\n중요한 문장만 골라 요약:"
 
 
 def target(doc: dict[str, Any]) -> str:

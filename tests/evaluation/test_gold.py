@@ -52,3 +52,29 @@ def test_odd_answers_are_scored_by_a_rule(suite_name: str, task_name: str, noise
             if built.lm_task.OUTPUT_TYPE != "loglikelihood_rolling":
                 assert 0.0 <= score.value < 100.0 or score.metric in ("pearson", "spearman"), score.metric
             assert 0.0 <= metric(score.metric).of_one(result.examples[0]) <= 1.0
+
+
+WRITTEN = Path(__file__).parent / "rows"
+WRITTEN_PAIRS = [(s.name, t.name) for s in api.suites().values() for t in s.runnable(WRITTEN) if not s.embedded]
+
+
+@pytest.mark.parametrize(("suite_name", "task_name"), WRITTEN_PAIRS)
+def test_gold_answers_of_written_rows_get_the_maximum(suite_name: str, task_name: str, gold: Maker) -> None:
+    """The same on rows written for these tests, in the layout of the data directory: it needs no data."""
+    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    built = build_task(suite, task, Setting(WRITTEN))
+    check_rows(built, None)
+    result = evaluate_task(gold(built), built)
+    assert not any(example.malformed for example in result.examples)
+    assert all(example.correct == pytest.approx(1.0) for example in result.examples if example.output)
+
+
+@pytest.mark.parametrize(("suite_name", "task_name"), WRITTEN_PAIRS)
+def test_pages_show_the_exact_prompt(suite_name: str, task_name: str) -> None:
+    """docs/suites/ shows what is asked: the prompt and the gold answer of a written row, to the character."""
+    if task_name.endswith("_ko_en") or suite_name == "language_modeling":
+        pytest.skip("the page shows one direction, and running text has no prompt")
+    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    built = build_task(suite, task, Setting(WRITTEN)).lm_task
+    page = (Path(__file__).parents[2] / "docs/suites" / f"{suite_name}.md").read_text(encoding="utf-8")
+    assert f"```text\n{built.doc_to_text(next(iter(built.test_docs())))}\n```" in page
