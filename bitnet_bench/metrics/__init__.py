@@ -1,4 +1,4 @@
-"""One metric per file, each over evaluated examples, each with a signature that says what was computed."""
+"""The metrics, each over evaluated examples, each with a signature that says what was computed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from bitnet_bench.records import Example
 
 
 class Metric(Protocol):
-    """A figure in 0..100 over all examples of a task, and on one of them alone in 0..1."""
+    """A figure over all examples of a task, in 0..100 where nothing else is said, and on one example in 0..1.
+
+    A metric that has parts (a figure for each label, entity type or n-gram order) also has a method
+    `parts(examples) -> dict[str, float]` in the same unit.
+    """
 
     def of_one(self, example: Example) -> float:
         """Return the figure of one example, 0..1; for a corpus metric, that of a corpus of this example alone."""
 
     def value(self, examples: Sequence[Example]) -> float:
-        """Return the figure, 0..100."""
+        """Return the figure."""
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its standard error in the same unit, or None where there are too few examples for one."""
@@ -29,19 +33,53 @@ class Metric(Protocol):
 _METRICS = {
     "accuracy": "accuracy:Accuracy",
     "accuracy_norm": "accuracy:LengthNormalisedAccuracy",
-    "macro_f1": "f1:MacroF1",
+    "macro_f1": "classification:MacroF1",
+    "micro_f1": "classification:MicroF1",
+    "weighted_f1": "classification:WeightedF1",
+    "macro_precision": "classification:MacroPrecision",
+    "macro_recall": "classification:MacroRecall",
+    "f1": "classification:PositiveF1",
+    "pearson": "correlation:Pearson",
+    "spearman": "correlation:Spearman",
+    "f1_at_3": "correlation:F1AtThree",
+    "entity_f1": "klue_ner:EntityF1",
+    "character_macro_f1": "klue_ner:CharacterMacroF1",
+    "re_micro_f1": "klue_re:MicroF1WithoutNoRelation",
+    "re_auprc": "klue_re:AUPRC",
+    "uas": "klue_dp:UAS",
+    "las": "klue_dp:LAS",
+    "uas_accuracy": "klue_dp:UASAccuracy",
+    "las_accuracy": "klue_dp:LASAccuracy",
+    "klue_exact_match": "klue_mrc:ExactMatch",
+    "klue_rouge_w": "klue_mrc:RougeW",
+    "joint_goal_accuracy": "klue_wos:JointGoalAccuracy",
+    "slot_f1": "klue_wos:SlotF1",
     "exact_match": "korquad:ExactMatch",
     "char_f1": "korquad:CharacterF1",
+    "rouge_1": "rouge:Rouge1",
+    "rouge_2": "rouge:Rouge2",
     "rouge_l": "rouge:RougeL",
+    "rouge_lsum": "rouge:RougeLsum",
     "bleu": "bleu:Bleu",
     "chrf": "chrf:ChrfPlusPlus",
+    "meteor": "meteor:Meteor",
+    "bits_per_byte": "perplexity:BitsPerByte",
+    "byte_perplexity": "perplexity:BytePerplexity",
 }
 
 
-def metric(name: str) -> Metric:
-    """Return the metric called *name*; BenchError lists those there are."""
+def metric(key: str) -> Metric:
+    """Return the metric that *key* names, `name` or `name:argument`; BenchError lists those there are.
+
+    The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, or `corrected` for
+    `klue_exact_match` and `klue_rouge_w`.
+    """
+    name, _, argument = key.partition(":")
     if name not in _METRICS:
         raise BenchError(f"There is no metric {name!r}.", f"There are: {', '.join(sorted(_METRICS))}.")
     module, attribute = _METRICS[name].split(":")
-    found: Metric = getattr(import_module(f"bitnet_bench.metrics.{module}"), attribute)()
+    kind = getattr(import_module(f"bitnet_bench.metrics.{module}"), attribute)
+    if argument and kind.__init__ is object.__init__:
+        raise BenchError(f"The metric {name!r} takes no argument, and {key!r} gives it one.", f"Write {name!r}.")
+    found: Metric = kind(argument) if argument else kind()
     return found

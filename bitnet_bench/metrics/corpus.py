@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import resampled_counts
+from bitnet_bench.statistics import bootstrap_stderr
 
 
 def outputs_and_references(examples: Sequence[Example]) -> tuple[list[str], list[list[str]]]:
@@ -39,11 +39,11 @@ class CorpusMetric:
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
-        if len(examples) < 2:
-            return None
         statistics = np.array(self.scorer._extract_corpus_statistics(*outputs_and_references(examples)))
-        sums = resampled_counts(len(examples)) @ statistics
-        return float(np.std([self.scorer._compute_score_from_stats(list(row)).score for row in sums], ddof=1))
+        return bootstrap_stderr(statistics, self._of_sums)
+
+    def _of_sums(self, sums: np.ndarray) -> np.ndarray:
+        return np.array([self.scorer._compute_score_from_stats(list(row)).score for row in sums])
 
     def signature(self) -> str:
         """Return sacrebleu's own signature, with ours."""

@@ -1,45 +1,54 @@
-"""ROUGE-L F over Korean morphemes: rouge_score's scorer with a mecab-ko tokenizer.
-
-rouge_score's own tokenizer keeps only [a-z0-9] and so gives Korean 0, or a false 1 where digits agree.
-"""
+"""ROUGE (Lin 2004) over Korean tokens: rouge_score's scorer with a tokenizer that keeps Hangul."""
 
 from __future__ import annotations
 
-import unicodedata
-from functools import cached_property
-from typing import Any
+from functools import lru_cache
 
 from bitnet_bench.metrics.mean import MeanMetric
+from bitnet_bench.metrics.tokenizers import tokenizer
 from bitnet_bench.records import Example
 
 
-class _Morphemes:
-    """rouge_score's tokenizer protocol over sacrebleu's mecab-ko tokenizer."""
+class Rouge1(MeanMetric):
+    """Mean over examples of the best ROUGE-1 F over the references."""
 
-    def __init__(self) -> None:
-        from sacrebleu.tokenizers.tokenizer_ko_mecab import TokenizerKoMecab
+    kind = "rouge1"
 
-        self._mecab = TokenizerKoMecab()
-
-    def tokenize(self, text: str) -> list[str]:
-        return list(self._mecab(unicodedata.normalize("NFC", text)).split())
-
-
-class RougeL(MeanMetric):
-    """Mean over examples of the best ROUGE-L F over the references (Lin 2004)."""
-
-    @cached_property
-    def _scorer(self) -> Any:
-        from rouge_score.rouge_scorer import RougeScorer
-
-        return RougeScorer(["rougeL"], tokenizer=_Morphemes())
+    def __init__(self, tokens: str = "mecab") -> None:
+        self.tokens = tokens
+        self.tokenizer_name = tokenizer(tokens).name
 
     def of_one(self, example: Example) -> float:
-        """Return ROUGE-L F of one output, 0..1."""
-        return max(float(self._scorer.score(ref, example.output)["rougeL"].fmeasure) for ref in example.references)
+        """Return the F of one output, 0..1."""
+        return max(_f(self.kind, self.tokens, reference, example.output) for reference in example.references)
 
     def signature(self) -> str:
         """Return the signature."""
-        from importlib.metadata import version
+        return f"{self.kind}|tok:{self.tokenizer_name}|norm:nfc|refs:max|stderr:mean|v1"
 
-        return f"rougeL|tok:mecab-ko-{version('mecab-ko')}|norm:nfc|refs:max|stderr:mean|v1"
+
+class Rouge2(Rouge1):
+    """Mean over examples of the best ROUGE-2 F over the references."""
+
+    kind = "rouge2"
+
+
+class RougeL(Rouge1):
+    """Mean over examples of the best ROUGE-L F over the references: one longest common subsequence for a text."""
+
+    kind = "rougeL"
+
+
+class RougeLsum(Rouge1):
+    """Mean over examples of the best summary-level ROUGE-L F: a union of subsequences over the lines of a text."""
+
+    kind = "rougeLsum"
+
+
+@lru_cache(maxsize=1 << 16)
+def _f(kind: str, tokens: str, reference: str, output: str) -> float:
+    # kept, because the figure, its standard error and the examples' own figures are each asked for
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer([kind], tokenizer=tokenizer(tokens))
+    return float(scorer.score(reference, output)[kind].fmeasure)

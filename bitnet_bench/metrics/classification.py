@@ -1,0 +1,163 @@
+"""Precision, recall and F1 over the labels of a classification task, as scikit-learn defines them.
+
+Where the choices of a task differ by row (COPA, HellaSwag) a label is the choice's position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts
+from bitnet_bench.records import Example
+from bitnet_bench.statistics import confusion_bootstrap_stderr
+
+
+def label_f1(confusion: np.ndarray) -> np.ndarray:
+    """Return F1 of every label, 2 TP / (2 TP + FP + FN), for confusion[..., target, output]."""
+    return f1_of_counts(_hits(confusion), confusion.sum(-1) + confusion.sum(-2))
+
+
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean of `label_f1`, without labels that are neither a target nor an output (as scikit-learn)."""
+    return _macro(label_f1(confusion), confusion)
+
+
+class ConfusionMetric:
+    """A metric that is `of_confusion` of confusion[..., target, output]."""
+
+    name: str
+    choice = "argmax-loglikelihood"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return the figure, 0..1."""
+        raise NotImplementedError
+
+    def decided(self, example: Example) -> tuple[int, int]:
+        """Return the target and the output of an example, as labels 0, 1, ..."""
+        if example.target_choice is None or example.output_choice is None:
+            raise BenchError(
+                f"{self.name} is for tasks that choose, and {example.task} generates.", "Take another metric."
+            )
+        return example.target_choice, example.output_choice
+
+    def labels(self, examples: Sequence[Example]) -> int:
+        """Return how many labels there are."""
+        return max(len(example.choices) for example in examples)
+
+    def of_one(self, example: Example) -> float:
+        """Return 1.0 if the output is the target: these figures have no meaning on one example."""
+        target, output = self.decided(example)
+        return float(target == output)
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the figure, 0..100."""
+        return 100.0 * float(self.of_confusion(self._confusion(examples)))
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return its bootstrap standard error over examples; None below two."""
+        error = confusion_bootstrap_stderr(self._confusion(examples), self.of_confusion)
+        return None if error is None else 100.0 * error
+
+    def signature(self) -> str:
+        """Return the signature."""
+        return f"{self.name}|choice:{self.choice}|{BOOTSTRAP}|v1"
+
+    def _confusion(self, examples: Sequence[Example]) -> np.ndarray:
+        labels = self.labels(examples)
+        matrix = np.zeros((labels, labels), dtype=np.int64)
+        for example in examples:
+            matrix[self.decided(example)] += 1
+        return matrix
+
+
+class MacroF1(ConfusionMetric):
+    """Macro-averaged F1 (KoBEST, KLUE ynat)."""
+
+    name = "macro_f1"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return macro-F1, 0..1."""
+        return macro_f1(confusion)
+
+    def parts(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Return F1 of each label, 0..100; {} where the choices differ by row."""
+        if len({example.choices for example in examples}) != 1:
+            return {}
+        scores = 100.0 * label_f1(self._confusion(examples))
+        return dict(zip(examples[0].choices, scores.tolist(), strict=True))
+
+
+class MicroF1(ConfusionMetric):
+    """Micro-averaged F1 over all labels, which for one label an example is the accuracy."""
+
+    name = "micro_f1"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return micro-F1, 0..1."""
+        scores: np.ndarray = _hits(confusion).sum(-1) / confusion.sum((-2, -1))
+        return scores
+
+
+class WeightedF1(ConfusionMetric):
+    """The mean of the labels' F1, weighted by how often each is the target."""
+
+    name = "weighted_f1"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return weighted F1, 0..1."""
+        scores: np.ndarray = (label_f1(confusion) * confusion.sum(-1)).sum(-1) / confusion.sum((-2, -1))
+        return scores
+
+
+class MacroPrecision(ConfusionMetric):
+    """The mean over labels of TP / (TP + FP), 0 for a label that is never the output."""
+
+    name = "macro_precision"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return macro precision, 0..1."""
+        return _macro(_share(_hits(confusion), confusion.sum(-2)), confusion)
+
+
+class MacroRecall(ConfusionMetric):
+    """The mean over labels of TP / (TP + FN), 0 for a label that is never the target."""
+
+    name = "macro_recall"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return macro recall, 0..1."""
+        return _macro(_share(_hits(confusion), confusion.sum(-1)), confusion)
+
+
+class PositiveF1(ConfusionMetric):
+    """F1 of one class, by its index: `f1` is that of choice 1, `f1:0` that of choice 0."""
+
+    def __init__(self, positive: str = "1") -> None:
+        if not positive.isdecimal():
+            raise BenchError(f"'f1:{positive}' names no class by its index.", "Write f1:0, f1:1 and so on.")
+        self.positive = int(positive)
+        self.name = f"f1:{self.positive}"
+
+    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+        """Return F1 of the positive class, 0..1; 0 where it is neither a target nor an output."""
+        if self.positive >= confusion.shape[-1]:
+            raise BenchError(f"{self.name} asks for class {self.positive} of {confusion.shape[-1]}.", "Count from 0.")
+        return label_f1(confusion)[..., self.positive]
+
+
+def _hits(confusion: np.ndarray) -> np.ndarray:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    share: np.ndarray = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
+    return share
+
+
+def _macro(scores: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    involved = confusion.sum(-1) + confusion.sum(-2)
+    mean: np.ndarray = scores.sum(-1) / (involved > 0).sum(-1)
+    return mean

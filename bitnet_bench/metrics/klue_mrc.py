@@ -1,0 +1,63 @@
+"""KLUE-MRC (Park et al. 2021, section 3.7): exact match and ROUGE-W as KLUE-baseline computes them, and corrected.
+
+Two faults of the official script are kept, because published figures have them, and mended in the variant `corrected`:
+its pattern of marks has a misplaced bracket, so that marks outside ASCII stay in the text (`《기생충》` is not `기생충`);
+and difflib leaves out frequent characters of an answer of 200 or more, so that a long right answer may get 0.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from difflib import SequenceMatcher
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.metrics.mean import MeanMetric
+from bitnet_bench.records import Example
+
+OFFICIAL_MARKS = re.compile(r"['\"《》<>〈〉]\(\)‘’")
+MARKS = re.compile(r"['\"《》<>〈〉()‘’]")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class ExactMatch(MeanMetric):
+    """The normalised output equals one of the references; for a question without an answer both are empty."""
+
+    name = "klue_exact_match"
+
+    def __init__(self, variant: str = "official") -> None:
+        if variant not in ("official", "corrected"):
+            raise BenchError(f"{self.name} has no variant {variant!r}.", "Write official or corrected.")
+        self.variant = variant
+
+    def normalise(self, text: str) -> str:
+        """Return *text* as it is compared, after NFC."""
+        marks = MARKS if self.variant == "corrected" else OFFICIAL_MARKS
+        return " ".join(marks.sub(" ", unicodedata.normalize("NFC", text).lower()).translate(PUNCTUATION).split())
+
+    def of_one(self, example: Example) -> float:
+        """Return the best figure over the references, 0..1."""
+        output = self.normalise(example.output)
+        return max(self.of_pair(output, self.normalise(reference)) for reference in example.references)
+
+    def of_pair(self, output: str, reference: str) -> float:
+        """Return 1.0 if the two are equal."""
+        return float(output == reference)
+
+    def signature(self) -> str:
+        """Return the signature."""
+        return f"{self.name}|norm:klue-mrc-{self.variant}+nfc|refs:max|stderr:mean|v1"
+
+
+class RougeW(ExactMatch):
+    """F1 of the longest common substring, in characters; for an empty reference, whether the output is empty."""
+
+    name = "klue_rouge_w"
+
+    def of_pair(self, output: str, reference: str) -> float:
+        """Return the F1 of one pair, 0..1."""
+        if not reference or not output:
+            return float(output == reference)
+        matcher = SequenceMatcher(None, output, reference, autojunk=self.variant == "official")
+        return 2.0 * matcher.find_longest_match().size / (len(output) + len(reference))

@@ -1,0 +1,55 @@
+"""How well a model predicts text, by byte of UTF-8, so that models of different tokenizers compare; lower is better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitnet_bench.metrics.sums import BOOTSTRAP
+from bitnet_bench.records import Example
+from bitnet_bench.statistics import bootstrap_stderr
+
+
+class BitsPerByte:
+    """Negative log2-likelihood of all texts over their bytes (lm-eval's bits_per_byte); 0 is a perfect prediction."""
+
+    name = "bits_per_byte"
+
+    def of_one(self, example: Example) -> float:
+        """Return the geometric mean of the probability of a byte, 0..1: higher is better."""
+        loglikelihood, size = _statistics([example])[0]
+        return float(np.exp(min(0.0, loglikelihood) / size))
+
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Return bits per byte for sums [..., 2] of nats and bytes."""
+        bits: np.ndarray = -sums[..., 0] / sums[..., 1] / np.log(2.0)
+        return bits
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the figure over all texts, in its own unit."""
+        return float(self.of_sums(_statistics(examples).sum(0)))
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return its bootstrap standard error over texts; None below two."""
+        return bootstrap_stderr(_statistics(examples), self.of_sums)
+
+    def signature(self) -> str:
+        """Return the signature."""
+        return f"{self.name}|unit:utf8-byte|lower-is-better|{BOOTSTRAP}|v1"
+
+
+class BytePerplexity(BitsPerByte):
+    """2 to the bits per byte (lm-eval's byte_perplexity); 1 is a perfect prediction."""
+
+    name = "byte_perplexity"
+
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Return the perplexity of a byte for sums [..., 2] of nats and bytes."""
+        perplexity: np.ndarray = np.exp(-sums[..., 0] / sums[..., 1])
+        return perplexity
+
+
+def _statistics(examples: Sequence[Example]) -> np.ndarray:
+    """Return [n, 2], nats and bytes; a text without bytes has one, for it holds the end of the text at least."""
+    return np.array([(e.loglikelihoods[0], max(1, len(e.references[0].encode()))) for e in examples])

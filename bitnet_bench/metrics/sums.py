@@ -1,0 +1,70 @@
+"""What metrics share that are a function of sums over examples: F1 from counts, correlation from moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bitnet_bench.records import Example
+from bitnet_bench.statistics import RESAMPLES, SEED, bootstrap_stderr
+
+BOOTSTRAP = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"
+
+
+class SumMetric:
+    """A metric whose value is `of_sums` of what `statistics` gives for each example, added up."""
+
+    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, k]: the numbers of each example that add up."""
+        raise NotImplementedError
+
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        """Return the figure, 0..1, for each of the sums [..., k]."""
+        raise NotImplementedError
+
+    def of_one(self, example: Example) -> float:
+        """Return the figure of one example, 0..1."""
+        return float(self.of_sums(self.statistics([example]).sum(0)))
+
+    def value(self, examples: Sequence[Example]) -> float:
+        """Return the figure over all examples, 0..100."""
+        return 100.0 * float(self.of_sums(self.statistics(examples).sum(0)))
+
+    def stderr(self, examples: Sequence[Example]) -> float | None:
+        """Return its bootstrap standard error over examples; None below two."""
+        error = bootstrap_stderr(self.statistics(examples), self.of_sums)
+        return None if error is None else 100.0 * error
+
+
+def f1_of_counts(hits: np.ndarray, involved: np.ndarray, absent: float = 0.0) -> np.ndarray:
+    """Return F1 = 2 hits / involved, where *involved* counts targets and outputs; *absent* where there are none."""
+    f1: np.ndarray = np.divide(2.0 * hits, involved, out=np.full(np.shape(hits), absent), where=involved > 0)
+    return f1
+
+
+def label_counts(
+    targets: Sequence[Sequence[str]], outputs: Sequence[Sequence[str]], labels: Sequence[str]
+) -> np.ndarray:
+    """Return [n, 2, labels]: for each example, its hits and its targets plus outputs of each label.
+
+    Targets and outputs are aligned, position by position. What is none of *labels* is not counted.
+    """
+    place = {label: i for i, label in enumerate(labels)}
+    counts = np.zeros((len(targets), 2, len(labels)), dtype=np.int64)
+    for row, target, output in zip(counts, targets, outputs, strict=True):
+        for wanted, given in zip(target, output, strict=True):
+            if wanted in place:
+                row[1, place[wanted]] += 1
+            if given in place:
+                row[1, place[given]] += 1
+                row[0, place[given]] += wanted == given
+    return counts
+
+
+def macro_of_counts(sums: np.ndarray) -> np.ndarray:
+    """Return the mean F1 over the labels that occur, for sums [..., 2, labels] of `label_counts`."""
+    hits, involved = sums[..., 0, :], sums[..., 1, :]
+    occurring = np.maximum((involved > 0).sum(-1), 1)
+    scores: np.ndarray = f1_of_counts(hits, involved).sum(-1) / occurring
+    return scores

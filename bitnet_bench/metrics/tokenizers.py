@@ -1,0 +1,87 @@
+"""The tokenizers of ROUGE and METEOR: text in, tokens out, with a name that says which and which version."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from bitnet_bench.errors import BenchError
+
+HANGUL = re.compile("[\uac00-\ud7a3]")
+PROBE = "한국어 문장을 3개 나눈다."
+
+
+class Tokenizer:
+    """rouge_score's tokenizer protocol, over text in NFC."""
+
+    def __init__(self, name: str, split: Callable[[str], list[str]]) -> None:
+        self.name = name
+        self._split = split
+
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens of *text*."""
+        return self._split(unicodedata.normalize("NFC", text))
+
+
+@lru_cache(maxsize=None)
+def tokenizer(key: str) -> Tokenizer:
+    """Return the tokenizer called *key*; BenchError for an unknown one, and for one that would drop Hangul."""
+    if key not in _TOKENIZERS:
+        raise BenchError(f"There is no tokenizer {key!r}.", f"There are: {', '.join(_TOKENIZERS)}.")
+    found = _TOKENIZERS[key]()
+    check_hangul(key, found.tokenize(PROBE))
+    return found
+
+
+def check_hangul(key: str, tokens: list[str]) -> None:
+    """Raise BenchError if *tokens* of `PROBE` lack its Hangul: a score over what is left would be a false one."""
+    if HANGUL.findall("".join(tokens)) != HANGUL.findall(PROBE):
+        raise BenchError(
+            f"The tokenizer {key!r} drops Hangul, so that Korean scores 0, or a false 100 where digits agree.",
+            "Take one for Korean, such as mecab.",
+        )
+
+
+def _mecab() -> Tokenizer:
+    from sacrebleu.tokenizers.tokenizer_ko_mecab import TokenizerKoMecab
+
+    mecab = TokenizerKoMecab()
+    return Tokenizer(f"mecab-ko-{version('mecab-ko')}", lambda text: list(mecab(text).split()))
+
+
+def _kiwi() -> Tokenizer:
+    try:
+        from kiwipiepy import Kiwi
+
+        kiwi, name = Kiwi(), f"kiwi-{version('kiwipiepy')}"
+    except (ImportError, PackageNotFoundError) as missing:
+        raise BenchError(
+            "The tokenizer 'kiwi' needs kiwipiepy, which is not installed.", "pip install 'bitnet-bench[kiwi]'"
+        ) from missing
+    return Tokenizer(name, lambda text: [token.form for token in kiwi.tokenize(text)])
+
+
+def _syllable() -> Tokenizer:
+    return Tokenizer("syllable", lambda text: list("".join(text.split())))
+
+
+def _space() -> Tokenizer:
+    return Tokenizer("space", str.split)
+
+
+def _rouge_score() -> Tokenizer:
+    from rouge_score.tokenizers import DefaultTokenizer
+
+    return Tokenizer("rouge_score", DefaultTokenizer(False).tokenize)
+
+
+_TOKENIZERS = {
+    "mecab": _mecab,
+    "kiwi": _kiwi,
+    "syllable": _syllable,
+    "space": _space,
+    "rouge_score": _rouge_score,
+}
