@@ -17,7 +17,8 @@ install: .venv/installed
 	test -d .venv || $(PYTHON) -m venv .venv
 	# torch alone first: with a pin pip takes a CPU build where one is offered
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# seqeval's setup.py builds in an environment of its own only
+	$(BIN)/pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 check: install

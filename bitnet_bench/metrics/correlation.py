@@ -95,7 +95,8 @@ def _pearson(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     # below this a side is constant but for rounding
     known = spread > 1e-24 * np.maximum(xx * yy, np.finfo(float).tiny)
     r = np.divide(xy - mean_x * mean_y, np.sqrt(np.maximum(spread, 0)), out=np.zeros_like(spread), where=known)
-    return np.clip(r, -1.0, 1.0)
+    clipped: np.ndarray = np.clip(r, -1.0, 1.0)
+    return clipped
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """KLUE-MRC (Park et al. 2021, section 3.7): exact match and ROUGE-W as KLUE-baseline computes them, and corrected.
 
-Two faults of the official script are kept, because published figures have them, and mended in the variant `corrected`:
-its pattern of marks has a misplaced bracket, so that marks outside ASCII stay in the text (`《기생충》` is not `기생충`);
+Two faults of the official script are kept, as published figures have them, and mended in the variant `corrected`:
+its pattern of marks has a misplaced bracket, so that marks outside ASCII stay (`《기생충》` is not `기생충`);
 and difflib leaves out frequent characters of an answer of 200 or more, so that a long right answer may get 0.
 """
 

@@ -10,7 +10,7 @@ from bitnet_bench.metrics.sums import BOOTSTRAP, SumMetric, f1_of_counts, label_
 from bitnet_bench.records import Example
 
 TYPES = ("PS", "LC", "OG", "DT", "TI", "QT")
-TAGS = tuple(f"{place}-{kind}" for kind in TYPES for place in "BI") + ("O",)
+TAGS = (*(f"{place}-{kind}" for kind in TYPES for place in "BI"), "O")
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:

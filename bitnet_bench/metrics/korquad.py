@@ -33,11 +33,15 @@ class ExactMatch(MeanMetric):
 
 
 class CharacterF1(ExactMatch):
-    """F1 over the bag of characters, white space left out; the best over the references."""
+    """F1 over the bag of characters, white space left out; the best over the references.
+
+    For a question without an answer, whose reference is "", it is 1 if the output is empty too, as in SQuAD 2.0;
+    KorQuAD 1.0 has none.
+    """
 
     def of_one(self, example: Example) -> float:
         """Return the best F1 over the references."""
-        return max(_f1(normalise(example.output), normalise(reference)) for reference in example.references)
+        return max(_f1(example.output, reference) for reference in example.references)
 
     def signature(self) -> str:
         """Return the signature."""
@@ -45,6 +49,8 @@ class CharacterF1(ExactMatch):
 
 
 def _f1(output: str, reference: str) -> float:
-    ours, theirs = Counter(output.replace(" ", "")), Counter(reference.replace(" ", ""))
+    if not reference:
+        return float(not normalise(output))
+    ours, theirs = (Counter(normalise(text).replace(" ", "")) for text in (output, reference))
     same = (ours & theirs).total()
     return 2.0 * same / (ours.total() + theirs.total()) if same else 0.0

@@ -50,6 +50,4 @@ def _meteor(tokens: str, reference: str, output: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
     split = tokenizer(tokens).tokenize
-    return float(
-        single_meteor_score(split(reference), split(output), stemmer=_NoStemmer(), wordnet=_NoSynonyms())  # type: ignore[arg-type]
-    )
+    return float(single_meteor_score(split(reference), split(output), stemmer=_NoStemmer(), wordnet=_NoSynonyms()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from bitnet_bench.errors import BenchError
@@ -26,7 +26,7 @@ class Tokenizer:
         return self._split(unicodedata.normalize("NFC", text))
 
 
-@lru_cache(maxsize=None)
+@cache
 def tokenizer(key: str) -> Tokenizer:
     """Return the tokenizer called *key*; BenchError for an unknown one, and for one that would drop Hangul."""
     if key not in _TOKENIZERS:

@@ -12,7 +12,7 @@ import pytest
 
 from bitnet_bench.metrics import metric
 from bitnet_bench.records import Example
-from bitnet_bench.statistics import resampled_counts
+from bitnet_bench.statistics import bootstrap_counts
 
 Make = Callable[..., Example]
 OUTPUT = "한국은행이 기준금리를 3.5%로 동결했다."
@@ -89,7 +89,9 @@ def test_a_corpus_metric_is_resampled_over_examples(name: str, generated: Make) 
     found = metric(name)
     naive = [
         found.value([examples[i] for i in drawn])
-        for drawn in (np.repeat(range(12), counts) for counts in resampled_counts(12)[:150])
+        for drawn in (
+            np.repeat(range(12), counts.astype(int)) for counts in np.concatenate(list(bootstrap_counts(12, 150)))
+        )
     ]
     assert found.stderr(examples) == pytest.approx(np.std(naive, ddof=1), rel=0.2)
 

@@ -38,7 +38,7 @@ def naive_f1(output: str, reference: str) -> float:
 
 
 @settings(deadline=None, max_examples=150)
-@given(output=TEXT, references=st.lists(TEXT, min_size=1, max_size=3))
+@given(output=TEXT, references=st.lists(TEXT.filter(bool), min_size=1, max_size=3))
 def test_the_metrics_are_the_official_ones(output: str, references: list[str], generated: Make) -> None:
     """On any texts both metrics are the best over the references of the official definition."""
     example = generated(output, *references)
@@ -94,3 +94,9 @@ def test_hangul_is_never_dropped(name: str, generated: Make) -> None:
     assert metric(name).value([generated(same, same)]) == pytest.approx(100.0)
     assert metric(name).value([generated(other, same)]) < 45
     assert metric(name).value([generated("가나다 라마바", "사아자 차카타")]) < 15
+
+
+def test_a_question_without_an_answer_wants_an_empty_output(generated: Make) -> None:
+    """Its reference is "": character F1 is 1 for nothing at all and for marks that are not compared, else 0."""
+    scored = [metric("char_f1").of_one(generated(output, "")) for output in ("", " ...", "서울")]
+    assert scored == [1.0, 1.0, 0.0]
