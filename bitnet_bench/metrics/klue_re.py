@@ -75,12 +75,16 @@ def _area(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.n
     """Return [R], the area under the precision-recall curve of one label."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # a threshold is a run of equal scores
-    weights = weights[:, order]
-    taken = np.cumsum(weights, axis=-1)[:, last]
-    hits = np.cumsum(weights * positive[order], axis=-1)[:, last]
+    found = np.flatnonzero(positive[order])
+    # recall moves only at a threshold that finds a target: the points there and just before are all of the curve
+    turns = np.searchsorted(last, found)
+    kept = last[np.unique(np.concatenate([turns, np.maximum(turns - 1, 0), [len(last) - 1]]))]
+    taken = np.cumsum(weights[:, order], axis=-1)[:, kept]
+    found_upto = np.cumsum(np.pad(weights[:, order[found]], ((0, 0), (1, 0))), axis=-1)
+    hits = found_upto[:, np.searchsorted(found, kept, side="right")]
     precision = np.divide(hits, taken, out=np.ones(hits.shape), where=taken > 0)  # nothing taken: the curve's start
     everything = hits[:, -1:]
     recall = np.where(taken > 0, np.divide(hits, everything, out=np.ones(hits.shape), where=everything > 0), 0.0)
-    before = np.concatenate([np.ones_like(precision[:, :1]), precision[:, :-1]], axis=-1)
+    before = np.pad(precision[:, :-1], ((0, 0), (1, 0)), constant_values=1.0)
     area: np.ndarray = (np.diff(recall, axis=-1, prepend=0.0) * (precision + before) / 2).sum(-1)
     return area
