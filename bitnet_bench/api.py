@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -362,6 +363,7 @@ def _score(
         for one in built:
             with steps(f"{record.name} {one.name}") as progress:
                 lm = SessionLM(session, progress)
+                template = hashlib.sha256(lm.template.encode()).hexdigest() if setting.chat_template else None
                 result = evaluate_task(lm, one, limit, setting.chat_template)
             store.save_samples(out, result.name, result.examples)
             happened = lm.counts | {"malformed": sum(example.malformed for example in result.examples)}
@@ -370,6 +372,7 @@ def _score(
                     "scores": (*record.scores, *result.scores),
                     "data": record.data | {result.name: result.rows_sha256},
                     "sources": record.sources | {result.name: one.source},
+                    "chat_template_sha256": template,
                     "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
                     "seconds": time.monotonic() - started,
                 }

@@ -38,12 +38,40 @@ class SessionLM(TemplateLM):
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Return what lm-eval names prompts by that were made with this tokenizer's template."""
+        return str(self.tokenizer.name_or_path)
+
+    @property
+    def template(self) -> str:
+        """Return the checkpoint's chat template; BenchError where it has none."""
+        if not self.tokenizer.chat_template:
+            raise BenchError(
+                "The checkpoint has no chat template, and --chat-template asks through one.",
+                "Leave --chat-template out, or use a checkpoint whose tokenizer has one (chat_template.jinja).",
+            )
+        return str(self.tokenizer.chat_template)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the conversation as the checkpoint's template writes it, up to where the answer begins."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return ids; special tokens as the tokenizer adds them, and no second BOS where the text has one."""
         if add_special_tokens is None:
             bos = self.tokenizer.bos_token
             add_special_tokens = not (bos and string.startswith(bos))
-        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        # quiet about length: what does not fit is cut, and counted, here
+        ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -71,7 +99,7 @@ class SessionLM(TemplateLM):
         """Return the log-probability of whole texts, in windows of the session's context."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-        totals = []
+        texts = []
         for request in requests:
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
@@ -79,12 +107,15 @@ class SessionLM(TemplateLM):
                 max_seq_len=self._session.max_length,
                 context_len=1,
             )
-            pairs = [(None, *make_disjoint_window(window)) for window in windows]
-            totals.append(sum(ll for ll, _ in self._loglikelihood_tokens(pairs)))
-        return totals
+            texts.append([(None, *make_disjoint_window(window)) for window in windows])
+        scored = iter(self._loglikelihood_tokens([pair for pairs in texts for pair in pairs]))
+        return [sum(next(scored)[0] for _ in pairs) for pairs in texts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return greedy continuations; requests with the same stops and limit share one call."""
+        """Return greedy continuations; requests with the same stops and limit share one call.
+
+        A prompt keeps at least half of the session's context, whatever the task allows the answer.
+        """
         outputs = [""] * len(requests)
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for i, request in enumerate(requests):
@@ -92,10 +123,11 @@ class SessionLM(TemplateLM):
             stops = handle_stop_sequences(options["until"], eos=None)
             groups.setdefault((tuple(stops), int(options["max_gen_toks"])), []).append(i)
         for (stops, limit), members in groups.items():
+            limit = min(limit, self._session.max_length // 2)
+            room = self._session.max_length - limit
             prompts = []
             for i in members:
                 ids = self.tok_encode(requests[i].args[0])
-                room = self._session.max_length - limit
                 self.counts["truncated"] += len(ids) > room
                 prompts.append(ids[max(0, len(ids) - room) :])
             self.counts["requests"] += len(prompts)

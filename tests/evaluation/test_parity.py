@@ -10,6 +10,7 @@ import pytest
 
 from bitnet_bench import api
 from bitnet_bench.backends.hf import HFBackend
+from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.run import evaluate_task
 from bitnet_bench.evaluation.tasks import Setting, build_task
@@ -106,3 +107,63 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
         lm = SessionLM(session, lambda *_: None)
         evaluate_task(lm, build_task(suite, task, Setting(tmp_path)))
     assert lm.counts == {"requests": 4, "truncated": 2}
+
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
+    """The prompt is a user's turn with the assistant's begun, and BOS, which the template brings, stands once."""
+    ((suite, task),) = api.select_tasks(["sample"], ["copa"])
+    with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
+        session.tokenizer.chat_template = CHAT
+        lm = SessionLM(session, lambda *_: None)
+        plain, asked = (
+            evaluate_task(lm, build_task(suite, task, Setting(None, chat_template=chat)), 3, chat).examples
+            for chat in (False, True)
+        )
+        bos = session.tokenizer.bos_token
+        assert lm.tok_encode(asked[0].prompt).count(session.tokenizer.bos_token_id) == 1
+    for before, after in zip(plain, asked, strict=True):
+        assert after.prompt == f"{bos}<|user|>{before.prompt}\n<|assistant|>"
+        assert after.loglikelihoods != before.loglikelihoods
+
+
+def test_a_checkpoint_without_a_chat_template_says_so(tmp_path: Path) -> None:
+    """The demo has none: the command ends with what to do, and nothing is written."""
+    with pytest.raises(BenchError, match="no chat template"):
+        api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", chat_template=True)
+    assert not (tmp_path / "run").exists()
+
+
+class Small:
+    """A session of eight tokens that keeps what it is asked."""
+
+    max_length = 8
+    precision = "fp32"
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.asked: list[tuple[list[list[int]], int]] = []
+
+    def generate(self, prompts: Any, max_new_tokens: int, stop: Any, progress: Any) -> list[str]:
+        """Return nothing for each prompt."""
+        self.asked.append(([list(p) for p in prompts], max_new_tokens))
+        return ["" for _ in prompts]
+
+
+def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
+    """A task that allows 512 new tokens can be asked of a model of 8: the prompt keeps 4, the last ones."""
+    from lm_eval.api.instance import Instance
+
+    small = Small(load_tokenizer(api.open_checkpoint("demo")))
+    lm = SessionLM(small, lambda *_: None)
+    text = "오늘 날씨가 맑아서 친구와 함께 공원에 갔다."
+    options = {"until": ["\n"], "max_gen_toks": 512, "do_sample": False}
+    lm.generate_until([Instance("generate_until", {}, (text, options), 0)])
+    ((prompts, new),) = small.asked
+    assert (prompts, new) == ([lm.tok_encode(text)[-4:]], 4)
+    assert lm.counts == {"requests": 1, "truncated": 1}
