@@ -77,15 +77,18 @@ def scores_table(runs: Sequence[RunRecord]) -> Table:
     for key in keys:
         one = next(scores[key] for scores in found if key in scores)
         chance = DASH if one.chance is None else f"{one.chance:.1f}"
-        rows.append([key[0], key[1], *(_score(scores.get(key)) for scores in found), chance, str(one.n)])
-    title = "Scores, 0-100, ± 95 % interval"
+        name = f"{key[1]} ↓" if one.lower_is_better else key[1]
+        rows.append([key[0], name, *(_score(scores.get(key)) for scores in found), chance, str(one.n)])
+    smaller = "; ↓: not 0-100, less is better" if any(s.lower_is_better for run in runs for s in run.scores) else ""
+    title = f"Scores, 0-100, ± 95 % interval{smaller}"
     return table(title, ["task", "metric", *(run.name for run in runs), "chance", "n"], rows, numbers_from=2)
 
 
 def _score(score: Score | None) -> str:
     if score is None:
         return DASH
-    return f"{score.value:.1f}" + (f" ±{1.96 * score.stderr:.1f}" if score.stderr is not None else "")
+    digits = 3 if score.lower_is_better else 1
+    return f"{score.value:.{digits}f}" + (f" ±{1.96 * score.stderr:.{digits}f}" if score.stderr is not None else "")
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:

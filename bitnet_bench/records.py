@@ -144,6 +144,9 @@ class Score(Value):
     chance: float | None = None
     majority: float | None = None
     """The metric of always answering the most frequent target of these very rows; None for a task that generates."""
+    limits: tuple[float, float | None] = (0.0, 100.0)
+    """The least and the greatest value of the metric; None where it has no greatest."""
+    lower_is_better: bool = False
     parts: dict[str, float] = {}
     """The same metric by label, entity type or n-gram order, where it has such parts."""
 

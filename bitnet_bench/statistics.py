@@ -62,11 +62,14 @@ def bootstrap_stderr(
     return float(np.std(of_sums(np.concatenate(sums)), ddof=1))
 
 
-def interval(value: float, stderr: float | None, low: float = 0.0, high: float = 100.0) -> tuple[float, float] | None:
+def interval(
+    value: float, stderr: float | None, low: float = 0.0, high: float | None = 100.0
+) -> tuple[float, float] | None:
     """Return the 95 % normal interval cut to the metric's range; None without a standard error."""
     if stderr is None:
         return None
-    return max(low, value - NORMAL_95 * stderr), min(high, value + NORMAL_95 * stderr)
+    above = value + NORMAL_95 * stderr
+    return max(low, value - NORMAL_95 * stderr), above if high is None else min(high, above)
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bitnet_bench.records import Score
 from bitnet_bench.reports.figures import number, points, span
 from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.statistics import interval
+from bitnet_bench.reports.scores import score_interval
 
 LEFT, PLOT, TOP, STEP, BAR = 24.0, 240.0, 8.0, 22.0, 14.0
 
@@ -59,8 +59,8 @@ class Chart:
 
 
 def charts(runs: Sequence[NamedRun]) -> tuple[Chart, ...]:
-    """Return a chart of the primary metric of every task."""
-    tasks = dict.fromkeys(task for run in runs for task in run.primary)
+    """Return a chart of the primary metric of every task whose values are at most 100."""
+    tasks = dict.fromkeys(task for run in runs for task, score in run.primary.items() if score.limits[1] == 100.0)
     return tuple(_chart(task, [(run, run.primary[task]) for run in runs if task in run.primary]) for task in tasks)
 
 
@@ -68,7 +68,7 @@ def _chart(task: str, scores: Sequence[tuple[NamedRun, Score]]) -> Chart:
     bottom = TOP + STEP * len(scores)
     chances = [score.chance for _, score in scores if score.chance]
     metric = scores[0][1].metric
-    spoken = ", ".join(f"{run.name} {points(s.value)} (95% 구간 {span(_interval(s))})" for run, s in scores)
+    spoken = ", ".join(f"{run.name} {points(s.value)} (95% 구간 {span(score_interval(s))})" for run, s in scores)
     return Chart(
         task=task,
         metric=metric,
@@ -83,14 +83,10 @@ def _chart(task: str, scores: Sequence[tuple[NamedRun, Score]]) -> Chart:
 
 def _bar(run: NamedRun, score: Score, top: float) -> Bar:
     middle = top + STEP / 2
-    limits = _interval(score)
+    limits = score_interval(score)
     whisker = Whisker(_x(limits[0]), _x(limits[1]), middle - 4, middle + 4) if limits else None
     width = round(_x(score.value) - LEFT, 1)
     return Bar(run.key, run.colour, points(score.value), middle - BAR / 2, middle, width, whisker)
-
-
-def _interval(score: Score) -> tuple[float, float] | None:
-    return interval(score.value, score.stderr)
 
 
 def _x(value: float) -> float:

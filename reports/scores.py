@@ -32,6 +32,7 @@ class ScoreRow:
     primary: bool
     n: str
     chance: str
+    majority: str
     cells: tuple[ScoreCell, ...]
 
 
@@ -64,8 +65,8 @@ class Mean:
 
 
 def primary_mean(run: NamedRun) -> Mean | None:
-    """Return the mean of primary scores; its standard error takes tasks as independent. None without scores."""
-    scores = list(run.primary.values())
+    """Return the mean of the primary scores of which more is better; its error takes tasks as independent."""
+    scores = [score for score in run.primary.values() if not score.lower_is_better]
     if not scores:
         return None
     return Mean(sum(s.value for s in scores) / len(scores), mean_of_errors([s.stderr for s in scores]), len(scores))
@@ -77,6 +78,11 @@ def mean_of_errors(errors: Sequence[float | None]) -> float | None:
     if not known or len(known) < len(errors):
         return None
     return math.sqrt(sum(error**2 for error in known)) / len(known)
+
+
+def score_interval(score: Score) -> tuple[float, float] | None:
+    """Return the 95 % interval of a score inside its metric's limits; None without a standard error."""
+    return interval(score.value, score.stderr, *score.limits)
 
 
 def score_table(runs: Sequence[NamedRun]) -> ScoreTable:
@@ -93,10 +99,11 @@ def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> ScoreRow:
     having = [(run, run.scores[key]) for run in runs if key in run.scores]
     return ScoreRow(
         task=key[0],
-        metric=key[1],
+        metric=key[1] + (" ↓" if any(score.lower_is_better for _, score in having) else ""),
         primary=any(score.primary for _, score in having),
         n=_common((run.key, f"{score.n:,}") for run, score in having),
         chance=_common((run.key, number(score.chance)) for run, score in having if score.chance is not None),
+        majority=_common((run.key, points(score.majority)) for run, score in having if score.majority is not None),
         cells=tuple(_cell(run, run.scores.get(key)) for run in runs),
     )
 
@@ -113,10 +120,16 @@ def _cell(run: NamedRun, score: Score | None) -> ScoreCell:
     if score is None:
         return ScoreCell(run, DASH, "", "", "이 과제를 채점하지 않음")
     if score.stderr is None:
-        return ScoreCell(run, points(score.value), DASH, "", "표준오차가 정의되지 않음")
+        return ScoreCell(run, _shown(score, score.value), DASH, "", "표준오차가 정의되지 않음")
     note = "모든 예제의 결과가 같아 구간이 실제보다 좁음" if score.stderr == 0 else ""
-    limits = span(interval(score.value, score.stderr))
-    return ScoreCell(run, points(score.value), points(NORMAL_95 * score.stderr), limits, note)
+    low, high = score_interval(score) or (score.value, score.value)
+    limits = span((low, high)) if score.limits[1] else f"{_shown(score, low)} ~ {_shown(score, high)}"
+    return ScoreCell(run, _shown(score, score.value), _shown(score, NORMAL_95 * score.stderr), limits, note)
+
+
+def _shown(score: Score, value: float) -> str:
+    """Return *value* with one decimal, or with three where the metric is no percentage but a small number."""
+    return points(value) if score.limits[1] else f"{value:.3f}"
 
 
 def _signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> Iterable[SignatureRow]:

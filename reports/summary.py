@@ -10,7 +10,7 @@ from bitnet_bench.reports.costs import disturbed, machine, main_cost, precision_
 from bitnet_bench.reports.figures import Figure, factor, figure, missing, points, signed, size, span
 from bitnet_bench.reports.pairs import Pair, in_words
 from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.reports.scores import Mean, primary_mean
+from bitnet_bench.reports.scores import Mean, primary_mean, score_interval
 from bitnet_bench.statistics import NORMAL_95, interval
 
 FORMATS = {
@@ -251,8 +251,9 @@ def _chance_notes(runs: Sequence[NamedRun]) -> tuple[str, ...]:
     """Say how many tasks each run does better than chance: two runs that guess do not differ either."""
     counts = []
     for run in runs:
-        guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None]
-        above = [s for s in guessed if (i := interval(s.value, s.stderr)) and s.chance is not None and i[0] > s.chance]
+        scores = [s for s in run.primary.values() if not s.lower_is_better]
+        guessed = [s for s in scores if s.chance and s.stderr is not None]
+        above = [s for s in guessed if (i := score_interval(s)) and s.chance is not None and i[0] > s.chance]
         if guessed:
             counts.append(f"{run.key} {len(above)}/{len(guessed)}")
     return (f"95% 구간이 우연 수준보다 위에 있는 과제: {', '.join(counts)}.",) if counts else ()

@@ -25,6 +25,7 @@ from bitnet_bench.records import (
     Score,
     Unavailable,
 )
+from bitnet_bench.reports.charts import charts
 from bitnet_bench.reports.figures import figure, quantity, signed
 from bitnet_bench.reports.html import HTMLReport
 from bitnet_bench.reports.pairs import Difference, Refused, difference, in_words, pairs
@@ -483,3 +484,48 @@ def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
 def test_signs() -> None:
     """A difference has a true minus sign, and what rounds to zero has none."""
     assert [signed(value) for value in (-1.25, 2.0, -0.01)] == ["−1.2", "+2.0", "0.0"]
+
+
+def test_a_metric_of_which_less_is_better_stands_apart() -> None:
+    """Bits per byte are shown to three decimals with an arrow, and are in no mean, no chart and no count of chance."""
+    bits = Score(
+        task="lm:text",
+        metric="bits_per_byte",
+        value=1.2345,
+        stderr=0.01,
+        n=4,
+        signature="v1",
+        primary=True,
+        chance=8.0,
+        limits=(0.0, None),
+        lower_is_better=True,
+    )
+    usual = Score(task=TASK, metric="accuracy", value=60.0, stderr=5.0, n=4, signature="v1", primary=True, chance=50.0)
+    (run,) = named([make_run(scores=[bits, usual])])
+    mean = primary_mean(run)
+    assert mean is not None
+    assert (mean.value, mean.tasks) == (60.0, 1)
+    assert [chart.task for chart in charts([run])] == [TASK]
+    page = render(make_run(scores=[bits, usual]))
+    assert "bits_per_byte ↓" in page
+    assert "1.234" in page
+    assert "1.215 ~ 1.254" in page
+    assert "우연 수준보다 위에 있는 과제: A 1/1" in page
+
+
+def test_a_correlation_below_zero_has_its_whole_interval() -> None:
+    """Pearson's r goes from -100 to 100, and so does its interval."""
+    r = Score(
+        task=TASK,
+        metric="pearson",
+        value=-41.6,
+        stderr=10.0,
+        n=20,
+        signature="v1",
+        primary=True,
+        limits=(-100.0, 100.0),
+        majority=0.0,
+    )
+    page = render(make_run(scores=[r]))
+    assert "−61.2 ~ −22.0" in page
+    assert '<td data-label="최빈"><span>0.0</span></td>' in page

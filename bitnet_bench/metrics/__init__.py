@@ -14,7 +14,8 @@ class Metric(Protocol):
     """A figure over all examples of a task, in 0..100 where nothing else is said, and on one example in 0..1.
 
     A metric that has parts (a figure for each label, entity type or n-gram order) also has a method
-    `parts(examples) -> dict[str, float]` in the same unit.
+    `parts(examples) -> dict[str, float]` in the same unit. One whose values are not 0..100 has `limits`, and one whose
+    lower values are better has `lower_is_better = True`.
     """
 
     def of_one(self, example: Example) -> float:

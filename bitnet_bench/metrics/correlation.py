@@ -27,6 +27,7 @@ class Pearson:
     """Pearson's r x 100, -100..100; 0 where either side is constant, for which r is not defined."""
 
     name = "pearson"
+    limits = (-100.0, 100.0)
 
     def of_one(self, example: Example) -> float:
         """Return 1 / (1 + |error|), for one pair has no correlation: at least a half within one grade."""

@@ -15,6 +15,8 @@ class BitsPerByte:
     """Negative log2-likelihood of all texts over their bytes (lm-eval's bits_per_byte); 0 is a perfect prediction."""
 
     name = "bits_per_byte"
+    limits: tuple[float, float | None] = (0.0, None)
+    lower_is_better = True
 
     def of_one(self, example: Example) -> float:
         """Return the geometric mean of the probability of a byte, 0..1: higher is better."""
@@ -43,6 +45,7 @@ class BytePerplexity(BitsPerByte):
     """2 to the bits per byte (lm-eval's byte_perplexity); 1 is a perfect prediction."""
 
     name = "byte_perplexity"
+    limits = (1.0, None)
 
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the perplexity of a byte for sums [..., 2] of nats and bytes."""
