@@ -99,7 +99,9 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     files = _local_files(suite, task, setting)
     lines = None
     if files:
-        splits = {name: read_rows_file(file, _without(suite, task)) for name, file in files.items()}
+        own = f"{suite.name}:{task.name}" in setting.rows
+        hint = "Correct the path in --rows." if own else _without(suite, task)
+        splits = {name: read_rows_file(file, hint) for name, file in files.items()}
         source = str(files[TEST])
         lines = None if "process_docs" in config else splits[TEST][1]
         _use_local(config, {name: rows for name, (rows, _lines) in splits.items()})

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import string
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
+from korouge_score import rouge_scorer
 from lm_eval.api.model import LM
 from scipy.special import softmax
 from scipy.stats import pearsonr, spearmanr
@@ -242,6 +245,42 @@ def macro_recall(examples: Examples) -> float:
     return float(recall_score(*classes(examples), average="macro", zero_division=0.0))
 
 
+def texts(examples: Examples) -> tuple[list[str], list[str]]:
+    """Return outputs and references in NFC."""
+    return (
+        [unicodedata.normalize("NFC", e.output) for e in examples],
+        [unicodedata.normalize("NFC", e.references[0]) for e in examples],
+    )
+
+
+def bleu(examples: Examples) -> float:
+    """sacrebleu's own function, into Korean."""
+    outputs, references = texts(examples)
+    return sacrebleu.corpus_bleu(outputs, [references], tokenize="ko-mecab").score / 100
+
+
+def bleu_13a(examples: Examples) -> float:
+    """sacrebleu's own function, into English."""
+    outputs, references = texts(examples)
+    return sacrebleu.corpus_bleu(outputs, [references]).score / 100
+
+
+def chrf(examples: Examples) -> float:
+    """sacrebleu's chrF++."""
+    outputs, references = texts(examples)
+    return sacrebleu.corpus_chrf(outputs, [references], word_order=2).score / 100
+
+
+def rouge(kind: str) -> Reference:
+    """korouge-score's F over white space, of which it makes empty tokens at the ends of a text."""
+
+    def of(examples: Examples) -> float:
+        scorer = rouge_scorer.RougeScorer([kind])
+        return float(np.mean([scorer.score(r.strip(), o.strip())[kind].fmeasure for o, r in zip(*texts(examples), strict=True)]))
+
+    return of
+
+
 OFFICIAL: dict[tuple[str, str], dict[str, Reference]] = {
     ("klue", "ynat"): {"macro_f1": macro_f1, "accuracy": accuracy},
     ("klue", "sts"): {"pearson": pearson, "f1_at_3": f1_at_3, "spearman": spearman},
@@ -258,6 +297,13 @@ OFFICIAL: dict[tuple[str, str], dict[str, Reference]] = {
         "f1": positive_f1,
         "macro_precision": macro_precision,
         "macro_recall": macro_recall,
+    },
+    ("translation", "tatoeba_en_ko"): {"bleu": bleu, "chrf": chrf},
+    ("translation", "flores200_ko_en"): {"bleu:13a": bleu_13a, "chrf": chrf},
+    ("summarization", "sae4k"): {
+        "rouge_1:space": rouge("rouge1"),
+        "rouge_2:space": rouge("rouge2"),
+        "rouge_l:space": rouge("rougeL"),
     },
     ("classification", "korsts"): {"spearman": spearman, "pearson": pearson},
 }
