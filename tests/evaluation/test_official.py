@@ -276,7 +276,8 @@ def rouge(kind: str) -> Reference:
 
     def of(examples: Examples) -> float:
         scorer = rouge_scorer.RougeScorer([kind])
-        return float(np.mean([scorer.score(r.strip(), o.strip())[kind].fmeasure for o, r in zip(*texts(examples), strict=True)]))
+        pairs = zip(*texts(examples), strict=True)
+        return float(np.mean([scorer.score(r.strip(), o.strip())[kind].fmeasure for o, r in pairs]))
 
     return of
 
