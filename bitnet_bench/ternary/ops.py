@@ -1,10 +1,13 @@
 """The ternary product as a torch operator, `bitnet_bench::ternary_linear`, and the module that calls it.
 
-torch.compile sees one opaque operator with a known shape. On the CPU it runs the C kernel, or without one a product in
-torch that gives the same bits.
+torch.compile sees one opaque operator with a known shape. On the CPU it runs the C kernel, on CUDA a Triton kernel, and
+without one of these a product in torch that gives the same bits.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +25,24 @@ def ternary_linear(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Ten
     *panels* are uint8 [panels, steps, 64] (`bitnet_bench.ternary.panels`), *bias* float32 [rows] or None.
     """
     flat = x.reshape(-1, x.shape[-1])
-    product = _by_kernel if kernel.library() is not None and x.device.type == "cpu" else _by_torch
-    return product(flat.float().contiguous(), panels, gamma, rows, bias).to(x.dtype).view(*x.shape[:-1], rows)
+    return (
+        _product_on(x.device)(flat.float().contiguous(), panels, gamma, rows, bias)
+        .to(x.dtype)
+        .view(*x.shape[:-1], rows)
+    )
 
 
 @ternary_linear.register_fake
 def _(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], rows)
+
+
+def _product_on(device: torch.device) -> Callable[[Tensor, Tensor, float, int, Tensor | None], Tensor]:
+    if device.type == "cpu" and kernel.library() is not None:
+        return _by_kernel
+    if device.type == "cuda" and find_spec("triton") is not None:
+        return _by_triton
+    return _by_torch
 
 
 def _by_kernel(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
@@ -38,6 +52,14 @@ def _by_kernel(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor 
         kernel.quantize_rows(x, len(x), quantized)
         kernel.Parts([(panels, gamma, rows, bias)], x.shape[1])(quantized, len(x), y)
     return y
+
+
+def _by_triton(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
+    from bitnet_bench.ternary.triton_kernel import scaled_product
+
+    q, step = quantize_activations(x)
+    y = scaled_product(q, (step * gamma).squeeze(-1), panels, rows)
+    return y if bias is None else y.add_(bias)
 
 
 def _by_torch(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
