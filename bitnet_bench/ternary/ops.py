@@ -25,11 +25,8 @@ def ternary_linear(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Ten
     *panels* are uint8 [panels, steps, 64] (`bitnet_bench.ternary.panels`), *bias* float32 [rows] or None.
     """
     flat = x.reshape(-1, x.shape[-1])
-    return (
-        _product_on(x.device)(flat.float().contiguous(), panels, gamma, rows, bias)
-        .to(x.dtype)
-        .view(*x.shape[:-1], rows)
-    )
+    y = _product_on(x.device)(flat.float().contiguous(), panels, gamma, rows, bias)
+    return y.to(x.dtype).view(*x.shape[:-1], rows)
 
 
 @ternary_linear.register_fake
