@@ -13,7 +13,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from bitnet_bench.ternary.panels import to_panels
 from bitnet_bench.ternary.quantizer import quantize_activations
 
 ROWS, COLUMNS, TOKENS = 6912, 2560, (1, 8, 128, 512)
+DENSE = {"_int_mm": torch.int8, "bf16": torch.bfloat16, "fp32": torch.float32}
 COPIES = 24
 """Layers in turn, so that weights come from memory and not from cache."""
 app = typer.Typer(add_completion=False)
@@ -43,21 +44,31 @@ def best_seconds(work: Callable[[int], object], repeats: int) -> float:
     return min(times)
 
 
-def _products(x: Tensor, q: Tensor, dense: dict[torch.dtype, list[Tensor]]) -> dict[str, Callable[[int], object]]:
-    return {
-        "_int_mm": lambda i: torch._int_mm(q, dense[torch.int8][i].t()),
-        "bf16": lambda i: x.bfloat16() @ dense[torch.bfloat16][i].t(),
-        "fp32": lambda i: x @ dense[torch.float32][i].t(),
-    }
+def contestants(tokens: int, names: Container[str]) -> dict[str, Callable[[int], object]]:
+    """Return what multiplies *tokens* rows by the i-th copy of the weights, for each of *names*."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-1, 2, (ROWS, COLUMNS), generator=generator, dtype=torch.int8)
+    x = torch.randn(tokens, COLUMNS, generator=generator)
+    found = {name: _dense(x, codes, dtype) for name, dtype in DENSE.items() if name in names}
+    return found | ({"kernel": _kernel(x, codes)} if "kernel" in names else {})
 
 
-def _kernel(x: Tensor, panels: list[Tensor], expected: Tensor) -> Callable[[int], object]:
-    """Return the kernel as a contestant, once its product is *expected*."""
+def _dense(x: Tensor, codes: Tensor, dtype: torch.dtype) -> Callable[[int], object]:
+    weights = [codes.to(dtype) for _ in range(COPIES)]
+    if dtype == torch.int8:
+        q = quantize_activations(x)[0]
+        return lambda i: torch._int_mm(q, weights[i].t())
+    return lambda i: x.to(dtype) @ weights[i].t()
+
+
+def _kernel(x: Tensor, codes: Tensor) -> Callable[[int], object]:
+    """Return the kernel as a contestant, once its product is the exact one."""
+    q, step = quantize_activations(x)
     rows, y = kernel.Rows.empty(*x.shape), torch.empty(len(x), ROWS)
     kernel.quantize_rows(x, len(x), rows)
-    layers = [kernel.Parts([(p, 1.0, ROWS, None)], COLUMNS) for p in panels]
+    layers = [kernel.Parts([(to_panels(codes), 1.0, ROWS, None)], COLUMNS) for _ in range(COPIES)]
     layers[0](rows, len(x), y)
-    if not torch.equal(y, expected):
+    if not torch.equal(y, (q.float() @ codes.float().t()) * step):
         raise AssertionError("the kernel is wrong")
     return lambda i: layers[i](rows, len(x), y)
 
@@ -78,18 +89,12 @@ def _seconds(work: Callable[[], object]) -> float:
 def layer(threads: int = 1, repeats: int = 5) -> None:
     """One layer of 6912 x 2560: GOP/s of each contestant at 1, 8, 128 and 512 tokens."""
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-    codes = torch.randint(-1, 2, (ROWS, COLUMNS), generator=generator, dtype=torch.int8)
-    panels = [to_panels(codes) for _ in range(COPIES)]
-    dense = {dtype: [codes.to(dtype) for _ in range(COPIES)] for dtype in (torch.int8, torch.bfloat16, torch.float32)}
     print(f"threads {threads}, path {kernel.current_path()}, read bandwidth {read_bandwidth() / 1e9:.1f} GB/s")
     for tokens in TOKENS:
-        x = torch.randn(tokens, COLUMNS, generator=generator)
-        q, step = quantize_activations(x)
-        contestants = _products(x, q, dense) | {"kernel": _kernel(x, panels, (q.float() @ codes.float().t()) * step)}
-        seconds = {name: best_seconds(work, 1 if tokens == 512 else repeats) for name, work in contestants.items()}
+        works = contestants(tokens, {"kernel", *DENSE})
+        seconds = {name: best_seconds(work, 1 if tokens == 512 else repeats) for name, work in works.items()}
         rates = {name: f"{2e-9 * tokens * ROWS * COLUMNS / s:.0f}" for name, s in seconds.items()}
-        print(f"M={tokens}", rates, f"kernel reads {panels[0].numel() / seconds['kernel'] / 1e9:.1f} GB/s of codes")
+        print(f"M={tokens}", rates, f"kernel reads {ROWS * COLUMNS / 4e9 / seconds['kernel']:.1f} GB/s of codes")
 
 
 @app.command()
