@@ -48,6 +48,7 @@ results: install
 # one layer against torch; a whole model against peers: benchmarks/engine.py model --help
 benchmark: install
 	$(BIN)/python benchmarks/engine.py layer
+	$(BIN)/python -m pytest benchmarks -q --benchmark-columns=median,iqr,rounds
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

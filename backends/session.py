@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +15,34 @@ from bitnet_bench.ports import Progress
 from bitnet_bench.records import Precision
 
 Ids = tuple[int, ...]
+Place = tuple[int, int, int]
+"""(tree of the batch, branch, offset in the branch); the offset -1 is the last token of the context, of branch 0."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A context and the inputs that branch off it: a document with its choices, each without its last token."""
+
+    context: Ids
+    branches: tuple[Ids, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of the context and of every branch."""
+        return len(self.context), *map(len, self.branches)
+
+    def __len__(self) -> int:
+        return sum(self.shape)
+
+
+Row = TypeVar("Row", Ids, Tree)
 
 
 class BatchedSession(ABC):
     """A `bitnet_bench.ports.Session` over the few methods in which torch backends differ."""
+
+    shares_contexts = True
+    """Whether `logits` takes trees with several branches; if not, every branch comes with a context of its own."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int) -> None:
         self.tokenizer = tokenizer
@@ -25,12 +50,12 @@ class BatchedSession(ABC):
         self.max_length = max_length
 
     @abstractmethod
-    def batches(self, rows: list[Ids]) -> Iterator[list[Ids]]:
+    def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Cut *rows* into batches, the longest first."""
 
     @abstractmethod
-    def logits(self, batch: list[Ids], rows: Tensor, columns: Tensor) -> Tensor:
-        """Return logits [len(rows), V] at positions (row, column) of *batch* only."""
+    def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return logits [len(places), V] at *places* only."""
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
@@ -45,44 +70,52 @@ class BatchedSession(ABC):
     ) -> list[tuple[float, bool]]:
         """Return (summed log-probability in nats, greedy) of each continuation.
 
-        Requests with the same input (contexts whose choices are single tokens) share one forward pass.
+        Requests with one context are one tree, whose context is read once whatever the number of choices.
         """
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        by_input: dict[Ids, list[int]] = defaultdict(list)
+        grouped: dict[Ids, dict[Ids, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, (context, continuation) in enumerate(requests):
-            by_input[(*context, *continuation[:-1])].append(i)
+            grouped[tuple(context)][tuple(continuation[:-1])].append(i)
+        trees = [tree for context, branches in grouped.items() for tree in self._trees(context, tuple(branches))]
+        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         done = 0
-        for batch in self.batches(list(by_input)):
-            members = [by_input[row] for row in batch]
-            picks = [(b, i) for b, group in enumerate(members) for i in group]
-            for i, result in zip((i for _, i in picks), self._score(batch, picks, requests), strict=True):
+        for batch in self.batches(trees):
+            picks = [
+                (t, b, i)
+                for t, tree in enumerate(batch)
+                for b, branch in enumerate(tree.branches)
+                for i in grouped[tree.context][branch]
+            ]
+            for (_, _, i), result in zip(picks, self._score(batch, picks, requests), strict=True):
                 results[i] = result
             done += len(picks)
             progress(done, len(requests))
         return results
 
+    def _trees(self, context: Ids, branches: tuple[Ids, ...]) -> list[Tree]:
+        return [Tree(context, branches)] if self.shares_contexts else [Tree(context, (b,)) for b in branches]
+
     def _score(
         self,
-        batch: list[Ids],
-        picks: list[tuple[int, int]],
+        batch: list[Tree],
+        picks: list[tuple[int, int, int]],
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     ) -> Iterator[tuple[float, bool]]:
-        """Yield the result of each (row of the batch, request), from one forward pass over *batch*."""
+        """Yield the result of each (tree, branch, request), from one forward pass over *batch*."""
+        places: dict[Place, int] = {}
         rows: list[int] = []
-        columns: list[int] = []
         targets: list[int] = []
-        for b, i in picks:
+        for t, b, i in picks:
             continuation = requests[i][1]
-            first = len(batch[b]) - len(continuation)
-            rows += [b] * len(continuation)
-            columns += range(first, len(batch[b]))
+            for offset in range(-1, len(continuation) - 1):
+                place = (t, b if offset >= 0 else 0, offset)
+                rows.append(places.setdefault(place, len(places)))
             targets += continuation
-        logits = self.logits(batch, torch.tensor(rows), torch.tensor(columns))
-        wanted = torch.tensor(targets, device=logits.device)
-        logprobs = torch.log_softmax(logits.float(), dim=-1).gather(1, wanted[:, None])[:, 0].tolist()
-        greedy = (logits.argmax(dim=-1) == wanted).tolist()
+        logits = self.logits(batch, list(places))
+        at, wanted = torch.tensor(rows, device=logits.device), torch.tensor(targets, device=logits.device)
+        logprobs = torch.log_softmax(logits.float(), dim=-1)[at, wanted].tolist()
+        greedy = (logits.argmax(dim=-1)[at] == wanted).tolist()
         start = 0
-        for _, i in picks:
+        for _, _, i in picks:
             end = start + len(requests[i][1])
             yield sum(logprobs[start:end]), all(greedy[start:end])
             start = end

@@ -103,12 +103,13 @@ def model(
     peer: Annotated[list[str], typer.Option(help="NAME=COMMAND, printing JSON")] = [],  # noqa: B006 - Typer's custom
     threads: int = 2,
     rounds: int = 3,
+    prompt_tokens: int = 512,
     backend: Annotated[list[str], typer.Option()] = ["ternary", "ternary-int8-head"],  # noqa: B006
 ) -> None:
-    """Whole models: 512 tokens of prompt, then 32, in alternating rounds."""
+    """Whole models: tokens of prompt, then 32 more, in alternating rounds."""
     commands = {
-        name: f"bitnet-bench measure --model {checkpoint} --backend {name} --prompt-tokens 512 --new-tokens 32 "
-        f"--threads {threads} --rounds 2 --json"
+        name: f"bitnet-bench measure --model {checkpoint} --backend {name} --prompt-tokens {prompt_tokens} "
+        f"--new-tokens 32 --threads {threads} --rounds 2 --json"
         for name in backend
     } | dict(entry.split("=", 1) for entry in peer)
     found: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": [], "foreign": []} for name in commands}

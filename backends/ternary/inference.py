@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.session import BatchedSession, Ids
+from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary import kernel
@@ -22,6 +23,8 @@ from bitnet_bench.ternary.reading import Weights
 
 TOKENS_PER_BATCH = 512
 """The kernel is at its full rate from about 100 tokens on; more only cost memory."""
+COPIED_POSITIONS = 2048
+"""Positions whose keys and values are copied at once so that branches can follow: 0.3 GB in the shape of 2B-4T."""
 
 
 @contextmanager
@@ -82,9 +85,9 @@ class TernarySession(BatchedSession):
         super().__init__(tokenizer, "ternary", int(getattr(engine.config, "max_position_embeddings", 2048)))
         self._engine = engine
 
-    def batches(self, rows: list[Ids]) -> Iterator[list[Ids]]:
+    def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
-        batch: list[Ids] = []
+        batch: list[Row] = []
         tokens = 0
         for row in sorted(rows, key=len, reverse=True):
             if batch and tokens + len(row) > TOKENS_PER_BATCH:
@@ -95,11 +98,40 @@ class TernarySession(BatchedSession):
         if batch:
             yield batch
 
-    def logits(self, batch: list[Ids], rows: Tensor, columns: Tensor) -> Tensor:
-        """Return logits [len(rows), V] at positions (row, column) of *batch* only."""
-        cache = self._engine.cache(len(batch), max(map(len, batch)), layers=1)
-        hidden = self._engine.hidden(Batch.of(batch), cache)
-        return self._engine.logits(hidden[_starts(batch)[rows] + columns])
+    def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""
+        branches = [(t, b) for t, tree in enumerate(batch) for b, ids in enumerate(tree.branches) if ids]
+        contexts = [tree.context for tree in batch]
+        cache = self._engine.cache(len(batch), max(map(len, contexts)), layers=None if branches else 1)
+        hidden = self._engine.hidden(Batch.of(contexts), cache)
+        ends = _starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1
+        found = torch.empty(len(places), hidden.shape[1])
+        at: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for row, (t, b, offset) in enumerate(places):
+            if offset < 0:
+                found[row] = hidden[ends[t]]
+            else:
+                at[t, b].append((row, offset))
+        for some in _parts(branches, batch):
+            self._read_branches(batch, some, cache, at, found)
+        return self._engine.logits(found)
+
+    def _read_branches(
+        self,
+        batch: list[Tree],
+        branches: list[tuple[int, int]],
+        cache: Cache,
+        at: Mapping[tuple[int, int], list[tuple[int, int]]],
+        found: Tensor,
+    ) -> None:
+        """Read *branches* (tree, branch) after copies of their contexts, and put what *at* asks for into *found*."""
+        sequences = [batch[t].branches[b] for t, b in branches]
+        past = [len(batch[t].context) for t, _ in branches]
+        longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
+        hidden = self._engine.hidden(Batch.of(sequences, past), cache.copied([t for t, _ in branches], longest))
+        for start, branch in zip(_starts(sequences).tolist(), branches, strict=True):
+            for row, offset in at[branch]:
+                found[row] = hidden[start + offset]
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
         """Read prompts of any lengths and choose the first new token of each."""
@@ -123,6 +155,21 @@ class TernarySession(BatchedSession):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
         return self._engine.weight_bytes, self._engine.kv_bytes
+
+
+def _parts(branches: list[tuple[int, int]], batch: list[Tree]) -> Iterator[list[tuple[int, int]]]:
+    """Cut *branches* into parts whose contexts, which are copied for each branch, take `COPIED_POSITIONS` at most."""
+    part: list[tuple[int, int]] = []
+    positions = 0
+    for t, b in branches:
+        length = len(batch[t].context) + len(batch[t].branches[b])
+        if part and positions + length > COPIED_POSITIONS:
+            yield part
+            part, positions = [], 0
+        part.append((t, b))
+        positions += length
+    if part:
+        yield part
 
 
 def _starts(batch: Sequence[Sequence[int]]) -> Tensor:

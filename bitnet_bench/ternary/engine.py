@@ -9,6 +9,7 @@ that is prepared once for a number of tokens, and costs about a microsecond of P
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,17 @@ class Cache:
         self.keys = [F.pad(t, (0, more)) for t in self.keys]
         self.values = [F.pad(t, (0, more)) for t in self.values]
         self.capacity = capacity
+
+    def copied(self, slots: Sequence[int], positions: int) -> Cache:
+        """Return a cache whose slot i holds what slot *slots*[i] holds here, with room for *positions* positions."""
+        made = copy(self)
+        kept = -(-min(positions, self.capacity) // 16) * 16 * self._dimension
+        chosen = torch.tensor(slots)
+        made.keys = [t[:, :, :kept].index_select(0, chosen) for t in self.keys]
+        made.values = [t[:, :, :kept].index_select(0, chosen) for t in self.values]
+        made.capacity = kept // self._dimension
+        made.reserve(positions)
+        return made
 
 
 @dataclass(frozen=True)
