@@ -38,6 +38,20 @@ class Tree:
 Row = TypeVar("Row", Ids, Tree)
 
 
+def in_budget(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
+    """Cut *rows* as they come into batches of at most *budget* tokens or one row."""
+    batch: list[Row] = []
+    tokens = 0
+    for row in rows:
+        if batch and tokens + len(row) > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += len(row)
+    if batch:
+        yield batch
+
+
 class BatchedSession(ABC):
     """A `bitnet_bench.ports.Session` over the few methods in which torch backends differ."""
 

@@ -11,19 +11,19 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree
+from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree, in_budget
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
 
-TOKENS_PER_BATCH = 1024
-"""On two cores 1024 was faster than 4096: activations stay in cache."""
+TOKENS_PER_BATCH = 512
+"""On two cores products are at their full rate from 256 tokens on, and more only cost attention and cache."""
 
 
 BRANCHING = {"llama", "qwen2", "qwen3"}
@@ -47,16 +47,18 @@ class Decoding:
     tokens: Tensor
 
 
-def _branching(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return (additive mask [1, 1, T, T], positions [1, T]) of a context with branches side by side after it.
+def _forest(shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """Return (additive mask [1, 1, T, T], positions [1, T]) of trees side by side, given their `Tree.shape`.
 
-    A branch sees the context and its own earlier tokens, at the positions it would have if it stood there alone.
+    A branch sees its context and its own earlier tokens, at the positions it would have if it stood there alone.
     """
-    context, *branches = shape
-    owner = torch.repeat_interleave(torch.arange(len(shape)), torch.tensor(shape))
-    positions = torch.cat([torch.arange(context), *(torch.arange(context, context + n) for n in branches)])
-    order = torch.arange(len(owner))
-    seen = (order[:, None] >= order) & ((owner[:, None] == owner) | (owner == 0))
+    trees = [torch.full((sum(shape),), t) for t, shape in enumerate(shapes)]
+    parts = [torch.repeat_interleave(torch.arange(len(shape)), torch.tensor(shape)) for shape in shapes]
+    starts = [0, *(start for shape in shapes for start in (0, *[shape[0]] * (len(shape) - 1)))][1:]
+    lengths = [length for shape in shapes for length in shape]
+    positions = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    tree, part, order = torch.cat(trees), torch.cat(parts), torch.arange(len(positions))
+    seen = (order[:, None] >= order) & (tree[:, None] == tree) & ((part[:, None] == part) | (part == 0))
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
     return mask[None, None], positions[None]
 
@@ -74,31 +76,36 @@ class HFSession(BatchedSession):
         )
 
     def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Cut *rows* into batches of one shape, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
-        by_shape: dict[tuple[int, ...], list[Row]] = defaultdict(list)
-        for row in rows:
-            by_shape[row.shape if isinstance(row, Tree) else (len(row),)].append(row)
-        for shape in sorted(by_shape, key=sum, reverse=True):
-            size = max(1, TOKENS_PER_BATCH // sum(shape))
-            for i in range(0, len(by_shape[shape]), size):
-                yield by_shape[shape][i : i + size]
+        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row.
+
+        Those that are no trees side by side are of one length.
+        """
+        groups: dict[int, list[Row]] = defaultdict(list)
+        for row in sorted(rows, key=len, reverse=True):
+            groups[0 if isinstance(row, Tree) and self.shares_contexts else len(row)].append(row)
+        for group in groups.values():
+            yield from in_budget(group, TOKENS_PER_BATCH)
 
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V] at *places* only; all of *batch* have one shape."""
+        """Return logits [len(places), V] at *places* only."""
         device = self._model.device
-        shape = batch[0].shape
-        ids = torch.tensor([[*tree.context, *chain(*tree.branches)] for tree in batch], device=device)
-        options: dict[str, Any] = {"use_cache": False}
-        if len(shape) > 2:
-            mask, positions = _branching(shape)
-            options |= {"attention_mask": mask.to(device, self._model.dtype), "position_ids": positions.to(device)}
+        rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         # the offset -1, whose branch is 0, is the token before the first branch
-        rows = torch.tensor([tree for tree, _, _ in places], device=device)
-        columns = torch.tensor([sum(shape[: branch + 1]) + offset for _, branch, offset in places], device=device)
+        columns = [sum(batch[t].shape[: branch + 1]) + offset for t, branch, offset in places]
+        options: dict[str, Any] = {"use_cache": False}
+        if self.shares_contexts:
+            starts = [0, *accumulate(map(len, batch))]
+            at = [starts[t] + column for (t, _, _), column in zip(places, columns, strict=True)]
+            mask, positions = _forest([tree.shape for tree in batch])
+            options |= {"attention_mask": mask.to(device, self._model.dtype), "position_ids": positions.to(device)}
+            rows = [list(chain(*rows))]
+        else:
+            at = [t * len(batch[0]) + column for (t, _, _), column in zip(places, columns, strict=True)]
+        ids, where = torch.tensor(rows, device=device), torch.tensor(at, device=device)
         if self._model.config.model_type not in PLAIN_HEADS:
-            logits: Tensor = self._model(ids, **options).logits[rows, columns]
+            logits: Tensor = self._model(ids, **options).logits.flatten(0, 1)[where]
             return logits
-        hidden = self._model.base_model(ids, **options).last_hidden_state[rows, columns]
+        hidden = self._model.base_model(ids, **options).last_hidden_state.flatten(0, 1)[where]
         chosen: Tensor = self._model.get_output_embeddings()(hidden)
         return chosen
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree
+from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree, in_budget
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary import kernel
@@ -87,16 +87,7 @@ class TernarySession(BatchedSession):
 
     def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
-        batch: list[Row] = []
-        tokens = 0
-        for row in sorted(rows, key=len, reverse=True):
-            if batch and tokens + len(row) > TOKENS_PER_BATCH:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(row)
-            tokens += len(row)
-        if batch:
-            yield batch
+        return in_budget(sorted(rows, key=len, reverse=True), TOKENS_PER_BATCH)
 
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
         """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""

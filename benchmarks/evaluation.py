@@ -1,0 +1,167 @@
+"""CPU seconds of scoring KoBEST rows through lm-eval's own `hf` model and through ours, alternating.
+
+    python benchmarks/evaluation.py float --vocabulary 32000 --data-dir DATA
+    python benchmarks/evaluation.py ternary --data-dir DATA
+
+Both score the very same requests of a random model of 125M's shape; log-probabilities are compared to 1e-4 (float) and
+predictions are counted where they differ. lm-eval's batch size is the fastest of those given.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from bitnet_bench import api
+from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.backends.ternary import TernaryBackend
+from bitnet_bench.evaluation.lm import SessionLM
+from bitnet_bench.evaluation.tasks import Setting, build_task
+from bitnet_bench.ternary.checkpoint import inspect
+from bitnet_bench.ternary.converting import convert
+from bitnet_bench.ternary.loading import load_tokenizer
+
+TASKS = ("boolq", "copa", "wic", "hellaswag", "sentineg")
+SHAPE = {
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 2048,
+}
+ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+Results = list[tuple[float, bool]]
+app = typer.Typer(add_completion=False)
+DataDir = Annotated[Path, typer.Option(help="Folder of local rows.")]
+Batches = Annotated[list[int], typer.Option(help="Batch sizes of lm-eval's to try.")]
+
+
+def requests(data: Path, shots: int, limit: int) -> list[Any]:
+    """Return the log-likelihood requests of the first *limit* rows of every KoBEST task."""
+    made = []
+    for suite, task in api.select_tasks(["kobest"], list(TASKS)):
+        lm_task = build_task(suite, task, Setting(data, shots=shots)).lm_task
+        lm_task.build_all_requests(limit=limit, rank=0, world_size=1)
+        made += lm_task.instances
+    return made
+
+
+def random_llama(vocabulary: int, dtype: torch.dtype) -> Any:
+    """Return a random Llama of 125M's shape."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=True, **SHAPE)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def timed(work: Callable[[], Results]) -> tuple[float, float, Results]:
+    """Return (CPU seconds, wall seconds, results)."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    results = work()
+    return time.process_time() - cpu, time.perf_counter() - wall, results
+
+
+def theirs(model: Any, tokenizer: Any, asked: Sequence[Any], size: int) -> Callable[[], Results]:
+    """Return a run of lm-eval's `hf` model."""
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)
+    return lambda: [tuple(r) for r in lm.loglikelihood(list(asked), disable_tqdm=True)]
+
+
+def ours(session: Any, asked: Sequence[Any]) -> Callable[[], Results]:
+    """Return a run of our session."""
+    lm = SessionLM(session, lambda *_: None)
+    return lambda: lm.loglikelihood(list(asked))
+
+
+def predictions(asked: Sequence[Any], results: Results) -> list[int]:
+    """Return the most likely choice of each document."""
+    scores: dict[tuple[str, int], list[float]] = {}
+    for request, (loglikelihood, _) in zip(asked, results, strict=True):
+        scores.setdefault((request.task_name, request.doc_id), []).append(loglikelihood)
+    return [max(range(len(s)), key=s.__getitem__) for s in scores.values()]
+
+
+def compare(asked: Sequence[Any], runs: dict[str, Callable[[], Results]], rounds: int, bound: float | None) -> None:
+    """Alternate *runs*, the last of which is ours, check what it says against the first, and print the table."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    results: dict[str, Results] = {}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            cpu, wall, results[name] = timed(run)
+            seconds[name].append((cpu, wall))
+    mine, first = list(runs)[-1], next(iter(runs))
+    error = max(abs(a - b) for (a, _), (b, _) in zip(results[mine], results[first], strict=True))
+    other = sum(
+        a != b for a, b in zip(predictions(asked, results[mine]), predictions(asked, results[first]), strict=True)
+    )
+    if bound is not None and (error > bound or other):
+        raise AssertionError(f"log-probabilities differ by {error}, {other} predictions differ")
+    print(f"{len(asked)} requests, largest difference {error:.1e} nats, {other} predictions differ")
+    best = {name: min(pairs) for name, pairs in seconds.items()}
+    fastest = min(cpu for name, (cpu, _) in best.items() if name != mine)
+    for name, (cpu, wall) in best.items():
+        print(json.dumps({"contestant": name, "cpu_s": round(cpu, 1), "wall_s": round(wall, 1)}))
+    print(f"CPU of lm-eval's best over ours: {fastest / best[mine][0]:.2f}")
+
+
+@app.command("float")
+def plain(
+    data_dir: DataDir,
+    vocabulary: int = 32000,
+    shots: int = 0,
+    limit: int = 40,
+    dtype: str = "float32",
+    rounds: int = 2,
+    batch: Batches = [1, 8, 32],  # noqa: B006
+) -> None:
+    """A float model of 125M's shape, the same weights on both sides."""
+    model = random_llama(vocabulary, getattr(torch, dtype))
+    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    asked = requests(data_dir, shots, limit)
+    runs = {f"lm-eval hf, batch {size}": theirs(model, tokenizer, asked, size) for size in batch}
+    with torch.inference_mode():
+        runs["bitnet-bench hf"] = ours(HFSession(model, tokenizer, "fp32"), asked)
+        compare(asked, runs, rounds, 1e-4 if dtype == "float32" else None)
+
+
+@app.command()
+def ternary(
+    data_dir: DataDir,
+    vocabulary: int = 32000,
+    shots: int = 0,
+    limit: int = 40,
+    rounds: int = 1,
+    batch: Batches = [8, 32],  # noqa: B006
+) -> None:
+    """A ternary model of 125M's shape: transformers' online BitLinear in bfloat16 against the ternary backend."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    asked = requests(data_dir, shots, limit)
+    with tempfile.TemporaryDirectory() as folder:
+        masters, packed = Path(folder) / "masters", Path(folder) / "packed"
+        random_llama(vocabulary, torch.float32).save_pretrained(masters)
+        tokenizer.save_pretrained(masters)
+        config = json.loads((masters / "config.json").read_text())
+        (masters / "config.json").write_text(json.dumps(config | {"quantization_config": ONLINE}))
+        convert(inspect(masters), "packed", packed, lambda *_: None, logits=None)
+        online = AutoModelForCausalLM.from_pretrained(masters, dtype=torch.bfloat16).eval()
+        runs = {f"lm-eval hf, batch {size}": theirs(online, tokenizer, asked, size) for size in batch}
+        with TernaryBackend().open(inspect(packed), "ternary") as session:
+            runs["bitnet-bench ternary"] = ours(session, asked)
+            compare(asked, runs, rounds, None)
+
+
+if __name__ == "__main__":
+    app()
