@@ -36,6 +36,8 @@ class Tree:
 
 
 Row = TypeVar("Row", Ids, Tree)
+SHORTEST_PREFIX = 16
+"""Tokens: a shorter common beginning costs more to keep than to read again."""
 
 
 def in_budget(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
@@ -68,8 +70,12 @@ class BatchedSession(ABC):
         """Cut *rows* into batches, the longest first."""
 
     @abstractmethod
+    def read_prefix(self, prefix: Ids) -> None:
+        """Make ready for `logits` of trees that follow *prefix*, which may be empty."""
+
+    @abstractmethod
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V] at *places* only."""
+        """Return logits [len(places), V] at *places* only, each tree after the prefix that was read last."""
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
@@ -84,11 +90,14 @@ class BatchedSession(ABC):
     ) -> list[tuple[float, bool]]:
         """Return (summed log-probability in nats, greedy) of each continuation.
 
-        Requests with one context are one tree, whose context is read once whatever the number of choices.
+        Requests with one context are one tree, whose context is read once whatever the number of choices, and what all
+        contexts begin with (few-shot examples) is read once for all.
         """
+        prefix = self._common_prefix([context for context, _ in requests])
         grouped: dict[Ids, dict[Ids, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, (context, continuation) in enumerate(requests):
-            grouped[tuple(context)][tuple(continuation[:-1])].append(i)
+            grouped[tuple(context[len(prefix) :])][tuple(continuation[:-1])].append(i)
+        self.read_prefix(prefix)
         trees = [tree for context, branches in grouped.items() for tree in self._trees(context, tuple(branches))]
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         done = 0
@@ -104,6 +113,16 @@ class BatchedSession(ABC):
             done += len(picks)
             progress(done, len(requests))
         return results
+
+    def _common_prefix(self, contexts: Sequence[Sequence[int]]) -> Ids:
+        """Return what all *contexts* begin with, the last token of none; () where it is not worth a pass of its own."""
+        distinct = {tuple(context) for context in contexts}
+        if not self.shares_contexts or len(distinct) < 2:
+            return ()
+        first, last = min(distinct), max(distinct)  # in order of their ids, so that all others lie between
+        shortest = min(map(len, distinct))
+        common = next((i for i in range(shortest) if first[i] != last[i]), shortest - 1)
+        return first[:common] if common >= SHORTEST_PREFIX else ()
 
     def _trees(self, context: Ids, branches: tuple[Ids, ...]) -> list[Tree]:
         return [Tree(context, branches)] if self.shares_contexts else [Tree(context, (b,)) for b in branches]

@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,9 +80,10 @@ def theirs(model: Any, tokenizer: Any, asked: Sequence[Any], size: int) -> Calla
 
 
 def ours(session: Any, asked: Sequence[Any]) -> Callable[[], Results]:
-    """Return a run of our session."""
+    """Return a run of our session, task by task as `evaluate` does it."""
     lm = SessionLM(session, lambda *_: None)
-    return lambda: lm.loglikelihood(list(asked))
+    tasks = [list(group) for _, group in groupby(asked, key=lambda request: request.task_name)]
+    return lambda: [result for task in tasks for result in lm.loglikelihood(task)]
 
 
 def predictions(asked: Sequence[Any], results: Results) -> list[int]:

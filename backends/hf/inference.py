@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
@@ -47,20 +47,20 @@ class Decoding:
     tokens: Tensor
 
 
-def _forest(shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """Return (additive mask [1, 1, T, T], positions [1, T]) of trees side by side, given their `Tree.shape`.
+def _forest(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
+    """Return (additive mask [1, 1, T, prefix + T], positions [1, T]) of trees side by side, given their `Tree.shape`.
 
-    A branch sees its context and its own earlier tokens, at the positions it would have if it stood there alone.
+    A branch sees the prefix, its context and its own earlier tokens, at the positions it would have if it stood alone.
     """
-    trees = [torch.full((sum(shape),), t) for t, shape in enumerate(shapes)]
-    parts = [torch.repeat_interleave(torch.arange(len(shape)), torch.tensor(shape)) for shape in shapes]
-    starts = [0, *(start for shape in shapes for start in (0, *[shape[0]] * (len(shape) - 1)))][1:]
-    lengths = [length for shape in shapes for length in shape]
-    positions = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
-    tree, part, order = torch.cat(trees), torch.cat(parts), torch.arange(len(positions))
+    lengths = torch.tensor([length for shape in shapes for length in shape])
+    tree = torch.repeat_interleave(torch.arange(len(shapes)), torch.tensor([sum(shape) for shape in shapes]))
+    part = torch.repeat_interleave(torch.tensor([p for shape in shapes for p in range(len(shape))]), lengths)
+    starts = [prefix + (shape[0] if p else 0) for shape in shapes for p in range(len(shape))]
+    positions = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, lengths.tolist(), strict=True)])
+    order = torch.arange(len(positions))
     seen = (order[:, None] >= order) & (tree[:, None] == tree) & ((part[:, None] == part) | (part == 0))
     mask = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
-    return mask[None, None], positions[None]
+    return torch.nn.functional.pad(mask, (prefix, 0))[None, None], positions[None]
 
 
 class HFSession(BatchedSession):
@@ -96,18 +96,30 @@ class HFSession(BatchedSession):
         if self.shares_contexts:
             starts = [0, *accumulate(map(len, batch))]
             at = [starts[t] + column for (t, _, _), column in zip(places, columns, strict=True)]
-            mask, positions = _forest([tree.shape for tree in batch])
+            mask, positions = _forest([tree.shape for tree in batch], self._prefix_length)
             options |= {"attention_mask": mask.to(device, self._model.dtype), "position_ids": positions.to(device)}
+            if self._prefix_cache is not None:
+                options |= {"past_key_values": self._prefix_cache, "use_cache": True}
             rows = [list(chain(*rows))]
         else:
             at = [t * len(batch[0]) + column for (t, _, _), column in zip(places, columns, strict=True)]
         ids, where = torch.tensor(rows, device=device), torch.tensor(at, device=device)
-        if self._model.config.model_type not in PLAIN_HEADS:
-            logits: Tensor = self._model(ids, **options).logits.flatten(0, 1)[where]
+        plain = self._model.config.model_type in PLAIN_HEADS
+        output = (self._model.base_model if plain else self._model)(ids, **options)
+        if self._prefix_cache is not None:
+            self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
+        if not plain:
+            logits: Tensor = output.logits.flatten(0, 1)[where]
             return logits
-        hidden = self._model.base_model(ids, **options).last_hidden_state.flatten(0, 1)[where]
-        chosen: Tensor = self._model.get_output_embeddings()(hidden)
+        chosen: Tensor = self._model.get_output_embeddings()(output.last_hidden_state.flatten(0, 1)[where])
         return chosen
+
+    def read_prefix(self, prefix: Ids) -> None:
+        """Keep the keys and values of *prefix*."""
+        self._prefix_length, self._prefix_cache = len(prefix), None
+        if prefix:
+            ids = torch.tensor([prefix], device=self._model.device)
+            self._prefix_cache = self._model.base_model(ids, use_cache=True).past_key_values
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
         """Read prompts of one length and choose the first new token of each."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.session import BatchedSession, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary import kernel
@@ -84,6 +84,8 @@ class TernarySession(BatchedSession):
     def __init__(self, engine: Engine, tokenizer: Any) -> None:
         super().__init__(tokenizer, "ternary", int(getattr(engine.config, "max_position_embeddings", 2048)))
         self._engine = engine
+        self._prefix: Ids = ()
+        self._prefix_cache: Cache | None = None
 
     def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
@@ -93,8 +95,12 @@ class TernarySession(BatchedSession):
         """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""
         branches = [(t, b) for t, tree in enumerate(batch) for b, ids in enumerate(tree.branches) if ids]
         contexts = [tree.context for tree in batch]
-        cache = self._engine.cache(len(batch), max(map(len, contexts)), layers=None if branches else 1)
-        hidden = self._engine.hidden(Batch.of(contexts), cache)
+        longest = len(self._prefix) + max(map(len, contexts))
+        if self._prefix_cache is None:
+            cache = self._engine.cache(len(batch), longest, layers=None if branches else 1)
+        else:
+            cache = self._prefix_cache.copied([0] * len(batch), longest)
+        hidden = self._engine.hidden(Batch.of(contexts, [len(self._prefix)] * len(batch)), cache)
         ends = _starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1
         found = torch.empty(len(places), hidden.shape[1])
         at: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
@@ -103,7 +109,7 @@ class TernarySession(BatchedSession):
                 found[row] = hidden[ends[t]]
             else:
                 at[t, b].append((row, offset))
-        for some in _parts(branches, batch):
+        for some in _parts(branches, batch, len(self._prefix)):
             self._read_branches(batch, some, cache, at, found)
         return self._engine.logits(found)
 
@@ -117,12 +123,19 @@ class TernarySession(BatchedSession):
     ) -> None:
         """Read *branches* (tree, branch) after copies of their contexts, and put what *at* asks for into *found*."""
         sequences = [batch[t].branches[b] for t, b in branches]
-        past = [len(batch[t].context) for t, _ in branches]
+        past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
         hidden = self._engine.hidden(Batch.of(sequences, past), cache.copied([t for t, _ in branches], longest))
         for start, branch in zip(_starts(sequences).tolist(), branches, strict=True):
             for row, offset in at[branch]:
                 found[row] = hidden[start + offset]
+
+    def read_prefix(self, prefix: Ids) -> None:
+        """Keep the keys and values of *prefix*."""
+        self._prefix, self._prefix_cache = prefix, None
+        if prefix:
+            self._prefix_cache = self._engine.cache(1, len(prefix))
+            self._engine.hidden(Batch.of([prefix]), self._prefix_cache)
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
         """Read prompts of any lengths and choose the first new token of each."""
@@ -148,12 +161,12 @@ class TernarySession(BatchedSession):
         return self._engine.weight_bytes, self._engine.kv_bytes
 
 
-def _parts(branches: list[tuple[int, int]], batch: list[Tree]) -> Iterator[list[tuple[int, int]]]:
+def _parts(branches: list[tuple[int, int]], batch: list[Tree], prefix: int) -> Iterator[list[tuple[int, int]]]:
     """Cut *branches* into parts whose contexts, which are copied for each branch, take `COPIED_POSITIONS` at most."""
     part: list[tuple[int, int]] = []
     positions = 0
     for t, b in branches:
-        length = len(batch[t].context) + len(batch[t].branches[b])
+        length = prefix + len(batch[t].context) + len(batch[t].branches[b])
         if part and positions + length > COPIED_POSITIONS:
             yield part
             part, positions = [], 0

@@ -56,12 +56,13 @@ def ternary_session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
         yield ternary.TernarySession(Engine(Weights(inspect(tmp_path / "codes")), config, "int8"), None)
 
 
-def requests(seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Documents of 1 to 60 tokens with 1 to 5 choices of 1 to 9, some of them equal, in no order."""
-    rng = random.Random(seed)
+def requests(shared: int = 0) -> list[tuple[list[int], list[int]]]:
+    """Documents of 1 to 60 tokens, after *shared* common ones, with choices of 1 to 9, some equal, in no order."""
+    rng = random.Random(0)
     made = []
+    prefix = [rng.randrange(3, 300) for _ in range(shared)]
     for _ in range(25):
-        context = [rng.randrange(3, 300) for _ in range(rng.choice([1, 7, 16, 17, 33, 60]))]
+        context = prefix + [rng.randrange(3, 300) for _ in range(rng.choice([1, 7, 16, 17, 33, 60]))]
         choices = [[rng.randrange(3, 300) for _ in range(rng.randint(1, 9))] for _ in range(rng.randint(1, 5))]
         choices += [choices[0][:1]]
         made += [(context, choice) for choice in choices]
@@ -80,11 +81,12 @@ def alone(session: BatchedSession, asked: Any, monkeypatch: pytest.MonkeyPatch) 
         return [session.loglikelihood([request], quiet)[0] for request in asked]
 
 
+@pytest.mark.parametrize("shared", [0, 5, 70])
 def test_a_float_model_gives_the_same_with_branches(
-    float_session: BatchedSession, monkeypatch: pytest.MonkeyPatch
+    float_session: BatchedSession, shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Log-probabilities to 1e-4, greedy equal; an architecture that is not known to branch does not."""
-    asked = requests()
+    asked = requests(shared)
     assert float_session.shares_contexts == (float_session._model.config.model_type != "mistral")  # type: ignore[attr-defined]
     together = float_session.loglikelihood(asked, quiet)
     for (ours, greedy), (theirs, wanted) in zip(together, alone(float_session, asked, monkeypatch), strict=True):
@@ -92,11 +94,12 @@ def test_a_float_model_gives_the_same_with_branches(
         assert greedy == wanted
 
 
+@pytest.mark.parametrize("shared", [0, 5, 70])
 def test_the_engine_gives_the_same_bits_with_branches(
-    ternary_session: BatchedSession, monkeypatch: pytest.MonkeyPatch
+    ternary_session: BatchedSession, shared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a context is shared, how large batches are, and in which order requests come: the same bits."""
-    asked = requests()
+    asked = requests(shared)
     wanted = alone(ternary_session, asked, monkeypatch)
     assert ternary_session.loglikelihood(asked, quiet) == wanted
     monkeypatch.setattr(ternary, "TOKENS_PER_BATCH", 40)
