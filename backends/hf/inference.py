@@ -1,4 +1,4 @@
-"""Score and generate with a transformers model, in batches of one length so that nothing is padded.
+"""Score and generate with a transformers model, without padding.
 
 A document's context is read once, with its choices as branches after it (a tree mask), where the model takes that.
 Rows of a batch do not see each other: ternary layers sum integers exactly, attention works on each row
