@@ -7,7 +7,7 @@
 #if defined(__clang__)
 #define TARGET __attribute__((target("dotprod")))
 #else
-#define TARGET __attribute__((target("+dotprod")))
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod"))) /* GCC inlines vdotq into nothing less */
 #endif
 
 TARGET INLINE void neon_dots(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,
