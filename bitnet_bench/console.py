@@ -70,18 +70,23 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:
-    """Return value and 95 % half-width of every score, a row a task and metric, a column a run."""
+    """Return value and 95 % half-width of every score, a row a task and metric, a column a run.
+
+    Beside them stand chance and what always answering the most frequent target gets.
+    """
     keys = list(dict.fromkeys((s.task, s.metric) for run in runs for s in run.scores))
     found = [{(s.task, s.metric): s for s in run.scores} for run in runs]
     rows = []
     for key in keys:
         one = next(scores[key] for scores in found if key in scores)
-        chance = DASH if one.chance is None else f"{one.chance:.1f}"
+        chance, majority = (DASH if v is None else f"{v:.1f}" for v in (one.chance, one.majority))
         name = f"{key[1]} ↓" if one.lower_is_better else key[1]
-        rows.append([key[0], name, *(_score(scores.get(key)) for scores in found), chance, str(one.n)])
+        rows.append([key[0], name, *(_score(scores.get(key)) for scores in found), chance, majority, str(one.n)])
     smaller = "; ↓: not 0-100, less is better" if any(s.lower_is_better for run in runs for s in run.scores) else ""
     title = f"Scores, 0-100, ± 95 % interval{smaller}"
-    return table(title, ["task", "metric", *(run.name for run in runs), "chance", "n"], rows, numbers_from=2)
+    return table(
+        title, ["task", "metric", *(run.name for run in runs), "chance", "majority", "n"], rows, numbers_from=2
+    )
 
 
 def _score(score: Score | None) -> str:

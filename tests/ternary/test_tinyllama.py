@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitnet_bench.api import open_checkpoint
+from bitnet_bench.backends.ternary import TernaryBackend
 from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.converting import convert
 from bitnet_bench.ternary.inspecting import look_into
-from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.parity import transformers_logits
 
 LAYERS = 2
@@ -93,6 +96,23 @@ def test_it_computes_what_its_training_code_computes(generation: int, form: str,
     assert found.inner_norm_eps == 1e-6
     assert float((got - expected).abs().max()) < 0.1
     assert float((got - expected).abs().mean()) < 5e-3
+
+
+@pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+@pytest.mark.parametrize("generation", [1, 2])
+@torch.inference_mode()
+def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path) -> None:
+    """On the engine or, for norms with weights, on modules with the kernel: the same log-probabilities."""
+    model = make(tmp_path, generation)
+    load_tokenizer(open_checkpoint("demo")).save_pretrained(tmp_path)
+    ids = torch.randint(3, 300, (17,), generator=torch.Generator().manual_seed(3))
+    expected = model(ids[None]).logits[0].log_softmax(-1)
+    requests = [(ids[:i].tolist(), [int(ids[i])]) for i in range(1, 17)]
+    with TernaryBackend().open(inspect(tmp_path), "ternary") as session:
+        got = [ll for ll, _ in session.loglikelihood(requests, nothing)]
+    wanted = [float(expected[i - 1, ids[i]]) for i in range(1, 17)]
+    assert got == pytest.approx(wanted, abs=0.1)
+    assert sum(abs(a - b) for a, b in zip(got, wanted, strict=True)) / 16 < 0.02
 
 
 @pytest.mark.parametrize("generation", [1, 2])
