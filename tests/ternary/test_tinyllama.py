@@ -13,14 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitnet_bench.api import open_checkpoint
 from bitnet_bench.backends.ternary import TernaryBackend
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.converting import convert
 from bitnet_bench.ternary.inspecting import look_into
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.ternary.parity import transformers_logits
 
 LAYERS = 2
@@ -51,7 +50,7 @@ def make(folder: Path, generation: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(generation)
-    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": LAYERS}
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": LAYERS}
     config = LlamaConfig(
         **sizes, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.1, rms_norm_eps=1e-5
     )
@@ -101,10 +100,10 @@ def test_it_computes_what_its_training_code_computes(generation: int, form: str,
 @pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
 @pytest.mark.parametrize("generation", [1, 2])
 @torch.inference_mode()
-def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path) -> None:
+def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path, tokenizer: Any) -> None:
     """On the engine or, for norms with weights, on modules with the kernel: the same log-probabilities."""
     model = make(tmp_path, generation)
-    load_tokenizer(open_checkpoint("demo")).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
     ids = torch.randint(3, 300, (17,), generator=torch.Generator().manual_seed(3))
     expected = model(ids[None]).logits[0].log_softmax(-1)
     requests = [(ids[:i].tolist(), [int(ids[i])]) for i in range(1, 17)]
@@ -179,7 +178,7 @@ def test_transformers_own_inner_norms_are_carried(form: Any, tmp_path: Path, edi
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(5)
-    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+    sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, initializer_range=0.1))
     source = tmp_path / "source"
     model.save_pretrained(source)
