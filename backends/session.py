@@ -40,16 +40,16 @@ SHORTEST_PREFIX = 16
 """Tokens: a shorter common beginning costs more to keep than to read again."""
 
 
-def in_budget(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
-    """Cut *rows* as they come into batches of at most *budget* tokens or one row."""
+def in_budget(rows: Sequence[Row], budget: int, extra: int = 0) -> Iterator[list[Row]]:
+    """Cut *rows* as they come into batches of at most *budget* tokens, *extra* for each row, or of one row."""
     batch: list[Row] = []
     tokens = 0
     for row in rows:
-        if batch and tokens + len(row) > budget:
+        if batch and tokens + len(row) + extra > budget:
             yield batch
             batch, tokens = [], 0
         batch.append(row)
-        tokens += len(row)
+        tokens += len(row) + extra
     if batch:
         yield batch
 

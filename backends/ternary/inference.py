@@ -88,8 +88,12 @@ class TernarySession(BatchedSession):
         self._prefix_cache: Cache | None = None
 
     def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row."""
-        return in_budget(sorted(rows, key=len, reverse=True), TOKENS_PER_BATCH)
+        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row.
+
+        A prefix is copied for every row, so it counts for as much as keeps copies within `COPIED_POSITIONS`.
+        """
+        copied = len(self._prefix) * TOKENS_PER_BATCH // COPIED_POSITIONS
+        return in_budget(sorted(rows, key=len, reverse=True), TOKENS_PER_BATCH, copied)
 
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
         """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""
