@@ -291,7 +291,8 @@ def evaluate(
     """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
 
     *rows* gives a task (SUITE:TASK) the user's own rows; *prompts* names one of the suite's prompts; *seed* chooses the
-    few-shot examples. A run that finished with the same checkpoint and settings is not done again.
+    few-shot examples. Tasks that were finished with the same checkpoint and settings are not done again. A task that
+    cannot be scored does not lose the others: it stands in the record's `errors`.
     """
     from bitnet_bench.evaluation.tasks import Setting
 
@@ -319,16 +320,16 @@ def evaluate(
         },
         environment=environment(),
     )
-    finished = _finished(out, record)
-    if finished is None and (out / store.RECORD).is_file():
-        record = record.model_copy(update={"costs": store.load_record(out).costs})  # measured before it was scored
-    return finished or _score(record, tasks, out, setting, limit, steps)
+    record = _begun(out, record)
+    scored = {score.task for score in record.scores}
+    pending = [(suite, task) for suite, task in tasks if f"{suite.name}:{task.name}" not in scored]
+    return _score(record, pending, out, setting, limit, steps) if pending else record
 
 
-def _finished(out: Path, record: RunRecord) -> RunRecord | None:
-    """Return the run in *out* if it is this one, finished; refuse a folder that holds another."""
+def _begun(out: Path, record: RunRecord) -> RunRecord:
+    """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
     if not (out / store.RECORD).is_file():
-        return None
+        return record
     there = store.load_record(out)
     same = ("precision", "backend", "suites", "settings")
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
@@ -338,8 +339,8 @@ def _finished(out: Path, record: RunRecord) -> RunRecord | None:
         raise BenchError(
             f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
         )
-    complete = {score.task for score in there.scores} == set(record.settings["tasks"])
-    return there if complete and not differing else None
+    # other settings without scores: it was measured before it was scored
+    return record.model_copy(update={"costs": there.costs}) if differing else there
 
 
 def _score(
@@ -359,12 +360,20 @@ def _score(
     built = [build_task(suite, task, setting) for suite, task in tasks]
     for one in built:
         check_rows(one, limit)  # missing and malformed rows are found before the model is loaded
+    before = record.seconds
     with opener.open(record.checkpoint, record.precision) as session:
+        template = None
+        if setting.chat_template:
+            template = hashlib.sha256(SessionLM(session, lambda *_: None).template.encode()).hexdigest()
         for one in built:
-            with steps(f"{record.name} {one.name}") as progress:
-                lm = SessionLM(session, progress)
-                template = hashlib.sha256(lm.template.encode()).hexdigest() if setting.chat_template else None
-                result = evaluate_task(lm, one, limit, setting.chat_template)
+            try:
+                with steps(f"{record.name} {one.name}") as progress:
+                    lm = SessionLM(session, progress)
+                    result = evaluate_task(lm, one, limit, setting.chat_template)
+            except BenchError as error:
+                record = record.model_copy(update={"errors": record.errors | {one.name: str(error)}})
+                store.save_record(out, record)
+                continue
             store.save_samples(out, result.name, result.examples)
             happened = lm.counts | {"malformed": sum(example.malformed for example in result.examples)}
             record = record.model_copy(
@@ -374,7 +383,8 @@ def _score(
                     "sources": record.sources | {result.name: one.source},
                     "chat_template_sha256": template,
                     "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
-                    "seconds": time.monotonic() - started,
+                    "errors": {task: said for task, said in record.errors.items() if task != result.name},
+                    "seconds": before + time.monotonic() - started,
                 }
             )
             store.save_record(out, record)  # what is finished stays, whatever happens next

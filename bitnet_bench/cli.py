@@ -220,7 +220,8 @@ def evaluate(
 ) -> None:
     """Score a model on suites of Korean tasks.
 
-    Writes OUT/record.json and every example in OUT/samples/. A run that finished is not done again.
+    Writes OUT/record.json and every example in OUT/samples/. Tasks that are finished are not done again. A task that
+    cannot be scored does not lose the others; the exit status is 1 then.
     """
     from bitnet_bench import api, console
 
@@ -243,9 +244,13 @@ def evaluate(
     )
     if as_json:
         _print_json(record.model_dump(mode="json"))
-        return
-    _show_runs([record])
-    print(f"Run: {folder}")
+    else:
+        _show_runs([record])
+        print(f"Run: {folder}")
+    for name, said in record.errors.items():
+        print(f"Error: {name} was not scored. {said}", file=sys.stderr)
+    if record.errors:
+        raise typer.Exit(1)
 
 
 @app.command()

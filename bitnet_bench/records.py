@@ -256,6 +256,8 @@ class RunRecord(Value):
     """Of the checkpoint's chat template, where the prompts were asked through it."""
     counts: dict[str, int] = {}
     """What happened: requests, truncated prompts, malformed outputs."""
+    errors: dict[str, str] = {}
+    """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
     seconds: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,7 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
     """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
     from lm_eval import evaluator
-    from lm_eval.api import task as lm_eval_task
 
-    lm_eval_task.tqdm = _unshown  # its bar of prompts being built would break our own display
     results = evaluator.evaluate(
         lm,
         {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
@@ -70,10 +68,6 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
     right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
     own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
     return TaskResult(built.name, scores, own, digest)
-
-
-def _unshown(iterable: Iterable[Any], **_options: Any) -> Iterable[Any]:
-    return iterable
 
 
 def score(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
