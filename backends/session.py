@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,16 +40,19 @@ SHORTEST_PREFIX = 16
 """Tokens: a shorter common beginning costs more to keep than to read again."""
 
 
-def in_budget(rows: Sequence[Row], budget: int, extra: int = 0) -> Iterator[list[Row]]:
-    """Cut *rows* as they come into batches of at most *budget* tokens, *extra* for each row, or of one row."""
-    batch: list[Row] = []
-    tokens = 0
-    for row in rows:
-        if batch and tokens + len(row) + extra > budget:
+Item = TypeVar("Item")
+
+
+def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+    """Cut *items* as they come into batches that cost at most *budget*, or of one item."""
+    batch: list[Item] = []
+    spent = 0
+    for item in items:
+        if batch and spent + cost(item) > budget:
             yield batch
-            batch, tokens = [], 0
-        batch.append(row)
-        tokens += len(row) + extra
+            batch, spent = [], 0
+        batch.append(item)
+        spent += cost(item)
     if batch:
         yield batch
 

@@ -25,7 +25,6 @@ from bitnet_bench.training.loss import PLAIN_HEADS
 TOKENS_PER_BATCH = 512
 """On two cores products are at their full rate from 256 tokens on, and more only cost attention and cache."""
 
-
 BRANCHING = {"llama", "qwen2", "qwen3"}
 """Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""
 
@@ -84,25 +83,22 @@ class HFSession(BatchedSession):
         for row in sorted(rows, key=len, reverse=True):
             groups[0 if isinstance(row, Tree) and self.shares_contexts else len(row)].append(row)
         for group in groups.values():
-            yield from in_budget(group, TOKENS_PER_BATCH)
+            yield from in_budget(group, len, TOKENS_PER_BATCH)
 
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
         """Return logits [len(places), V] at *places* only."""
         device = self._model.device
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
+        starts = [0, *accumulate(map(len, batch))]
         # the offset -1, whose branch is 0, is the token before the first branch
-        columns = [sum(batch[t].shape[: branch + 1]) + offset for t, branch, offset in places]
+        at = [starts[t] + sum(batch[t].shape[: branch + 1]) + offset for t, branch, offset in places]
         options: dict[str, Any] = {"use_cache": False}
         if self.shares_contexts:
-            starts = [0, *accumulate(map(len, batch))]
-            at = [starts[t] + column for (t, _, _), column in zip(places, columns, strict=True)]
             mask, positions = _forest([tree.shape for tree in batch], self._prefix_length)
             options |= {"attention_mask": mask.to(device, self._model.dtype), "position_ids": positions.to(device)}
             if self._prefix_cache is not None:
                 options |= {"past_key_values": self._prefix_cache, "use_cache": True}
             rows = [list(chain(*rows))]
-        else:
-            at = [t * len(batch[0]) + column for (t, _, _), column in zip(places, columns, strict=True)]
         ids, where = torch.tensor(rows, device=device), torch.tensor(at, device=device)
         plain = self._model.config.model_type in PLAIN_HEADS
         output = (self._model.base_model if plain else self._model)(ids, **options)

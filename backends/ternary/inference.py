@@ -93,7 +93,7 @@ class TernarySession(BatchedSession):
         A prefix is copied for every row, so it counts for as much as keeps copies within `COPIED_POSITIONS`.
         """
         copied = len(self._prefix) * TOKENS_PER_BATCH // COPIED_POSITIONS
-        return in_budget(sorted(rows, key=len, reverse=True), TOKENS_PER_BATCH, copied)
+        return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, TOKENS_PER_BATCH)
 
     def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
         """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""
@@ -113,7 +113,12 @@ class TernarySession(BatchedSession):
                 found[row] = hidden[ends[t]]
             else:
                 at[t, b].append((row, offset))
-        for some in _parts(branches, batch, len(self._prefix)):
+
+        def positions(place: tuple[int, int]) -> int:
+            t, b = place
+            return len(self._prefix) + len(batch[t].context) + len(batch[t].branches[b])
+
+        for some in in_budget(branches, positions, COPIED_POSITIONS):
             self._read_branches(batch, some, cache, at, found)
         return self._engine.logits(found)
 
@@ -163,21 +168,6 @@ class TernarySession(BatchedSession):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
         return self._engine.weight_bytes, self._engine.kv_bytes
-
-
-def _parts(branches: list[tuple[int, int]], batch: list[Tree], prefix: int) -> Iterator[list[tuple[int, int]]]:
-    """Cut *branches* into parts whose contexts, which are copied for each branch, take `COPIED_POSITIONS` at most."""
-    part: list[tuple[int, int]] = []
-    positions = 0
-    for t, b in branches:
-        length = prefix + len(batch[t].context) + len(batch[t].branches[b])
-        if part and positions + length > COPIED_POSITIONS:
-            yield part
-            part, positions = [], 0
-        part.append((t, b))
-        positions += length
-    if part:
-        yield part
 
 
 def _starts(batch: Sequence[Sequence[int]]) -> Tensor:

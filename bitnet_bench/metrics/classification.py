@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts
+from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts, mean_of_occurring
 from bitnet_bench.records import Example
 from bitnet_bench.statistics import confusion_bootstrap_stderr
 
@@ -158,6 +158,4 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _macro(scores: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    involved = confusion.sum(-1) + confusion.sum(-2)
-    mean: np.ndarray = scores.sum(-1) / (involved > 0).sum(-1)
-    return mean
+    return mean_of_occurring(scores, confusion.sum(-1) + confusion.sum(-2))

@@ -65,6 +65,10 @@ def label_counts(
 def macro_of_counts(sums: np.ndarray) -> np.ndarray:
     """Return the mean F1 over the labels that occur, for sums [..., 2, labels] of `label_counts`."""
     hits, involved = sums[..., 0, :], sums[..., 1, :]
-    occurring = np.maximum((involved > 0).sum(-1), 1)
-    scores: np.ndarray = f1_of_counts(hits, involved).sum(-1) / occurring
-    return scores
+    return mean_of_occurring(f1_of_counts(hits, involved), involved)
+
+
+def mean_of_occurring(scores: np.ndarray, involved: np.ndarray) -> np.ndarray:
+    """Return the mean over labels of *scores* [..., labels], those left out whose *involved* is 0; 0 if all are."""
+    mean: np.ndarray = scores.sum(-1) / np.maximum((involved > 0).sum(-1), 1)
+    return mean

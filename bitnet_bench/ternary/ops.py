@@ -7,6 +7,7 @@ without one of these a product in torch that gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -34,10 +35,15 @@ def _(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -
     return x.new_empty(*x.shape[:-1], rows)
 
 
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _product_on(device: torch.device) -> Callable[[Tensor, Tensor, float, int, Tensor | None], Tensor]:
     if device.type == "cpu" and kernel.library() is not None:
         return _by_kernel
-    if device.type == "cuda" and find_spec("triton") is not None:
+    if device.type == "cuda" and _has_triton():
         return _by_triton
     return _by_torch
 
