@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.ports import Progress
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ports import ALL, Part
 from bitnet_bench.records import Precision
 
 Ids = tuple[int, ...]
@@ -36,11 +38,17 @@ class Tree:
 
 
 Row = TypeVar("Row", Ids, Tree)
+Item = TypeVar("Item")
+Work = TypeVar("Work")
+Answer = tuple[float, bool]
+
 SHORTEST_PREFIX = 16
 """Tokens: a shorter common beginning costs more to keep than to read again."""
-
-
-Item = TypeVar("Item")
+TOKENS_PER_BATCH = 512
+"""On two cores products are at full rate from 100 (kernel) to 256 tokens on; more only cost attention and memory."""
+TOKENS_PER_BATCH_ON_CUDA = 4096
+LOGITS_AT_ONCE = 2**24
+"""Logits held at a time: 64 MB in float32."""
 
 
 def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
@@ -61,24 +69,31 @@ class BatchedSession(ABC):
     """A `bitnet_bench.ports.Session` over the few methods in which torch backends differ."""
 
     shares_contexts = True
-    """Whether `logits` takes trees with several branches; if not, every branch comes with a context of its own."""
+    """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
 
-    def __init__(self, tokenizer: Any, precision: Precision, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.max_length = max_length
+        self.budget = TOKENS_PER_BATCH
+        """Tokens of a batch; halved whenever a batch does not fit into memory."""
+        self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
 
     @abstractmethod
-    def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, the longest first."""
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows*, which follow *prefix* tokens, into batches within the budget, the longest first."""
 
     @abstractmethod
     def read_prefix(self, prefix: Ids) -> None:
-        """Make ready for `logits` of trees that follow *prefix*, which may be empty."""
+        """Make ready for `hidden` of trees that follow *prefix*, which may be empty; forget the one before."""
 
     @abstractmethod
-    def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V] at *places* only, each tree after the prefix that was read last."""
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return what the head takes, [len(places), H], each tree after the prefix that was read last."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits [N, V] of *hidden* [N, H]."""
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
@@ -89,9 +104,9 @@ class BatchedSession(ABC):
         """Choose *steps* more tokens for every row, one after the other."""
 
     def loglikelihood(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress
-    ) -> list[tuple[float, bool]]:
-        """Return (summed log-probability in nats, greedy) of each continuation.
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
+    ) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
 
         Requests with one context are one tree, whose context is read once whatever the number of choices, and what all
         contexts begin with (few-shot examples) is read once for all.
@@ -100,22 +115,78 @@ class BatchedSession(ABC):
         grouped: dict[Ids, dict[Ids, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, (context, continuation) in enumerate(requests):
             grouped[tuple(context[len(prefix) :])][tuple(continuation[:-1])].append(i)
-        self.read_prefix(prefix)
         trees = [tree for context, branches in grouped.items() for tree in self._trees(context, tuple(branches))]
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        done = 0
-        for batch in self.batches(trees):
+
+        def unknown(tree: Tree) -> Tree | None:
+            left = [b for b in tree.branches if not part.known.issuperset(grouped[tree.context][b])]
+            return Tree(tree.context, tuple(left)) if left else None
+
+        def answers(batch: list[Tree]) -> list[tuple[int, Answer]]:
             picks = [
                 (t, b, i)
                 for t, tree in enumerate(batch)
                 for b, branch in enumerate(tree.branches)
                 for i in grouped[tree.context][branch]
             ]
-            for (_, _, i), result in zip(picks, self._score(batch, picks, requests), strict=True):
-                results[i] = result
-            done += len(picks)
-            progress(done, len(requests))
-        return results
+            return list(zip([i for _, _, i in picks], self._score(batch, picks, requests), strict=True))
+
+        ready = False
+        try:
+            for batch in self._left(self.batches(trees, len(prefix)), unknown, part):
+                if not ready:
+                    self.read_prefix(prefix)
+                    ready = True
+                yield from self._in_memory(batch, answers, lambda: self.read_prefix(prefix))
+        finally:
+            self.read_prefix(())
+
+    @staticmethod
+    def _left(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Part) -> Iterator[list[Row]]:
+        """Yield what is not known of this worker's batches."""
+        for batch in islice(batches, part.worker, None, part.workers):
+            left = [row for row in map(unknown, batch) if row is not None]
+            if left:
+                yield left
+
+    def _in_memory(
+        self, batch: list[Row], work: Callable[[list[Row]], Work], forget: Callable[[], None]
+    ) -> Iterator[Work]:
+        """Yield the *work* of *batch*, in parts where memory is too small for the whole.
+
+        *forget* makes the session ready again after a pass that was cut off.
+        """
+        waiting: deque[list[Row]] = deque([batch])
+        while waiting:
+            some = waiting.popleft()
+            cut = list(in_budget(some, len, self.budget))
+            if len(cut) > 1:
+                waiting.extendleft(reversed(cut))
+                continue
+            done = self._tried(some, work)
+            if done is not None:
+                yield done
+                continue
+            if len(some) == 1:
+                raise BenchError(
+                    f"A prompt of {len(some[0])} tokens does not fit into memory beside the weights.",
+                    "Use a machine with more memory, a smaller model, or leave this task out with --task.",
+                )
+            self.budget = max(1, sum(map(len, some)) // 2)
+            forget()
+            waiting.appendleft(some)
+
+    @staticmethod
+    def _tried(batch: list[Row], work: Callable[[list[Row]], Work]) -> Work | None:
+        """Return the *work* of *batch*, or None if memory is too small for it."""
+        try:
+            return work(batch)
+        except (RuntimeError, MemoryError) as error:
+            out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+            if not out:
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
     def _common_prefix(self, contexts: Sequence[Sequence[int]]) -> Ids:
         """Return what all *contexts* begin with, the last token of none; () where it is not worth a pass of its own."""
@@ -146,29 +217,45 @@ class BatchedSession(ABC):
                 place = (t, b if offset >= 0 else 0, offset)
                 rows.append(places.setdefault(place, len(places)))
             targets += continuation
-        logits = self.logits(batch, list(places))
-        at, wanted = torch.tensor(rows, device=logits.device), torch.tensor(targets, device=logits.device)
-        logprobs = torch.log_softmax(logits.float(), dim=-1)[at, wanted].tolist()
-        greedy = (logits.argmax(dim=-1)[at] == wanted).tolist()
+        logprobs, greedy = self._at(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
         start = 0
         for _, _, i in picks:
             end = start + len(requests[i][1])
             yield sum(logprobs[start:end]), all(greedy[start:end])
             start = end
 
+    def _at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
+        """Return the log-probability of each of *targets* [N] at its row of *hidden* [P, H], and whether it is greedy.
+
+        Logits of the whole vocabulary are held for a bounded number of rows at a time.
+        """
+        logprobs = torch.empty(len(rows), dtype=torch.float32)
+        greedy = torch.empty(len(rows), dtype=torch.bool)
+        for start in range(0, len(hidden), self._head_rows):
+            logits = self.head(hidden[start : start + self._head_rows]).float()
+            inside = ((rows >= start) & (rows < start + len(logits))).nonzero()[:, 0]
+            at, wanted = rows[inside].to(logits.device) - start, targets[inside].to(logits.device)
+            logprobs[inside] = (logits[at, wanted] - logits.logsumexp(-1)[at]).cpu()
+            greedy[inside] = (logits.argmax(-1)[at] == wanted).cpu()
+        return logprobs.tolist(), greedy.tolist()
+
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], progress: Progress
-    ) -> list[str]:
-        """Return greedy continuations up to EOS, the first stop string, or *max_new_tokens*."""
-        texts: dict[int, str] = {}
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Yield (index, greedy continuation) up to EOS, the first stop string, or *max_new_tokens*, batch by batch."""
         by_input: dict[Ids, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
             by_input[tuple(prompt)].append(i)
-        for batch in self.batches(list(by_input)):
-            for row, text in zip(batch, self._continue(batch, max_new_tokens, stop), strict=True):
-                texts |= dict.fromkeys(by_input[row], text)
-            progress(len(texts), len(prompts))
-        return [texts[i] for i in range(len(prompts))]
+
+        def unknown(row: Ids) -> Ids | None:
+            return None if part.known.issuperset(by_input[row]) else row
+
+        def texts(batch: list[Ids]) -> list[tuple[int, str]]:
+            written = self._continue(batch, max_new_tokens, stop)
+            return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
+
+        for batch in self._left(self.batches(list(by_input), 0), unknown, part):
+            yield from self._in_memory(batch, texts, lambda: None)
 
     def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
         state = self.prefill(batch)

@@ -81,7 +81,7 @@ def theirs(model: Any, tokenizer: Any, asked: Sequence[Any], size: int) -> Calla
 
 def ours(session: Any, asked: Sequence[Any]) -> Callable[[], Results]:
     """Return a run of our session, task by task as `evaluate` does it."""
-    lm = SessionLM(session, lambda *_: None)
+    lm = SessionLM(session)
     tasks = [list(group) for _, group in groupby(asked, key=lambda request: request.task_name)]
     return lambda: [result for task in tasks for result in lm.loglikelihood(task)]
 

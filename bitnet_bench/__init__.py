@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from bitnet_bench.api import evaluate, finetune, load_run, measure, report, select_tasks, suites, twin_of
     from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.measure.run import Scenario
-    from bitnet_bench.records import FinetuneJob
+    from bitnet_bench.records import EvaluateJob, FinetuneJob
 
 _LAZY = {
     "open": ("bitnet_bench.api", "open_checkpoint"),
     "Scenario": ("bitnet_bench.measure.run", "Scenario"),
+    "EvaluateJob": ("bitnet_bench.records", "EvaluateJob"),
     "FinetuneJob": ("bitnet_bench.records", "FinetuneJob"),
     **{
         name: ("bitnet_bench.api", name)
@@ -31,6 +32,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "EvaluateJob",
     "FinetuneJob",
     "Scenario",
     "evaluate",

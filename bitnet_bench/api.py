@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +13,21 @@ from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import InferenceBackend, Progress, Steps, TrainingBackend
-from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Format, Precision, RunRecord
+from bitnet_bench.records import (
+    Checkpoint,
+    EvaluateJob,
+    Example,
+    FinetuneJob,
+    FinetuneRecord,
+    Format,
+    Precision,
+    RunRecord,
+)
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
+    from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.evaluation.suites import Suite, Task
-    from bitnet_bench.evaluation.tasks import Setting
     from bitnet_bench.measure.run import Contestant, Scenario
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
@@ -266,129 +273,51 @@ def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
     )
 
 
-def default_precision(checkpoint: Checkpoint) -> Precision:
-    """Return how a checkpoint is scored unless told otherwise: ternary as ternary, floats in float32."""
-    return "ternary" if checkpoint.is_ternary else "fp32"
-
-
 def evaluate(
-    model: str,
-    tasks: Sequence[tuple[Suite, Task]],
-    out: Path,
-    *,
-    backend: str = "hf",
-    precision: Precision | None = None,
-    data_dir: Path | None = None,
-    rows: Mapping[str, Path] | None = None,
-    prompts: str = "default",
-    shots: int = 0,
-    seed: int = 0,
-    chat_template: bool = False,
-    limit: int | None = None,
-    stage: str | None = None,
-    steps: Steps = quiet,
+    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: Steps = quiet
 ) -> RunRecord:
     """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
 
-    *rows* gives a task (SUITE:TASK) the user's own rows; *prompts* names one of the suite's prompts; *seed* chooses the
-    few-shot examples. Tasks that were finished with the same checkpoint and settings are not done again. A task that
-    cannot be scored does not lose the others: it stands in the record's `errors`.
+    Tasks that were finished with the same checkpoint and settings are not done again, nor is an answer that the cache
+    holds. A task that cannot be scored does not lose the others: it stands in the record's `errors`.
     """
-    from bitnet_bench.evaluation.tasks import Setting
+    return evaluate_several([(model, out)], tasks, job, steps)[0]
+
+
+def evaluate_several(
+    models: Sequence[tuple[str, Path]],
+    tasks: Sequence[tuple[Suite, Task]],
+    job: EvaluateJob | None = None,
+    steps: Steps = quiet,
+) -> list[RunRecord]:
+    """Score every model into the folder beside it, as `evaluate` does, task by task in turn.
+
+    Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
+    """
+    from bitnet_bench.evaluation.parallel import workers
+    from bitnet_bench.scoring import score
 
     if not tasks:
         raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
-    checkpoint = open_checkpoint(model)
-    directory = data_directory(data_dir)
-    setting = Setting(directory, dict(rows or {}), prompts, shots, seed, chat_template)
-    record = RunRecord(
-        name=out.name,
-        checkpoint=checkpoint,
-        backend=backend,
-        precision=precision or default_precision(checkpoint),
-        suites={suite.name: suite.version for suite, _ in tasks},
-        settings={
-            "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
-            "limit": limit,
-            "data_dir": str(directory) if directory else None,
-            "prompts": prompts,
-            "shots": shots,
-            "seed": seed,
-            "chat_template": chat_template,
-            **({"rows": {name: str(file) for name, file in setting.rows.items()}} if setting.rows else {}),
-            **({"stage": stage} if stage else {}),
-        },
-        environment=environment(),
-    )
-    record = _begun(out, record)
-    scored = {score.task for score in record.scores}
-    pending = [(suite, task) for suite, task in tasks if f"{suite.name}:{task.name}" not in scored]
-    return _score(record, pending, out, setting, limit, steps) if pending else record
+    job = job or EvaluateJob()
+    directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+    opened = [(open_checkpoint(model), out) for model, out in models]
+    with workers() as crew:
+        return score(opened, tasks, job, directory, crew, steps if crew.first else quiet)
 
 
-def _begun(out: Path, record: RunRecord) -> RunRecord:
-    """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
-    if not (out / store.RECORD).is_file():
-        return record
-    there = store.load_record(out)
-    same = ("precision", "backend", "suites", "settings")
-    differing = [name for name in same if getattr(there, name) != getattr(record, name)]
-    if there.checkpoint.sha256 != record.checkpoint.sha256:
-        differing.insert(0, "checkpoint")
-    if differing and (there.scores or differing[0] == "checkpoint"):
-        raise BenchError(
-            f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
-        )
-    # other settings without scores: it was measured before it was scored
-    return record.model_copy(update={"costs": there.costs}) if differing else there
+def kept_answers() -> tuple[Path, list[Kept]]:
+    """Return the file of answers that evaluations keep, and what is in it by model."""
+    from bitnet_bench.evaluation.cache import cache_file, kept
+
+    return cache_file(), kept(cache_file())
 
 
-def _score(
-    record: RunRecord,
-    tasks: Sequence[tuple[Suite, Task]],
-    out: Path,
-    setting: Setting,
-    limit: int | None,
-    steps: Steps,
-) -> RunRecord:
-    from bitnet_bench.evaluation.lm import SessionLM
-    from bitnet_bench.evaluation.run import check_rows, evaluate_task
-    from bitnet_bench.evaluation.tasks import build_task
+def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
+    """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
+    from bitnet_bench.evaluation.cache import cache_file, prune
 
-    started = time.monotonic()
-    opener: InferenceBackend = plugins.load("backends", record.backend)
-    built = [build_task(suite, task, setting) for suite, task in tasks]
-    for one in built:
-        check_rows(one, limit)  # missing and malformed rows are found before the model is loaded
-    before = record.seconds
-    with opener.open(record.checkpoint, record.precision) as session:
-        template = None
-        if setting.chat_template:
-            template = hashlib.sha256(SessionLM(session, lambda *_: None).template.encode()).hexdigest()
-        for one in built:
-            try:
-                with steps(f"{record.name} {one.name}") as progress:
-                    lm = SessionLM(session, progress)
-                    result = evaluate_task(lm, one, limit, setting.chat_template)
-            except BenchError as error:
-                record = record.model_copy(update={"errors": record.errors | {one.name: str(error)}})
-                store.save_record(out, record)
-                continue
-            store.save_samples(out, result.name, result.examples)
-            happened = lm.counts | {"malformed": sum(example.malformed for example in result.examples)}
-            record = record.model_copy(
-                update={
-                    "scores": (*record.scores, *result.scores),
-                    "data": record.data | {result.name: result.rows_sha256},
-                    "sources": record.sources | {result.name: one.source},
-                    "chat_template_sha256": template,
-                    "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
-                    "errors": {task: said for task, said in record.errors.items() if task != result.name},
-                    "seconds": before + time.monotonic() - started,
-                }
-            )
-            store.save_record(out, record)  # what is finished stays, whatever happens next
-    return record
+    return prune(cache_file(), unused_days)
 
 
 def measure(
@@ -505,15 +434,17 @@ __all__ = [
     "contenders",
     "convert",
     "data_directory",
-    "default_precision",
     "evaluate",
+    "evaluate_several",
     "finetune",
     "init",
+    "kept_answers",
     "load_run",
     "look_into",
     "measure",
     "open_checkpoint",
     "presets",
+    "prune_answers",
     "report",
     "select_tasks",
     "suites",

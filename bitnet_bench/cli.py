@@ -22,6 +22,11 @@ app = typer.Typer(
     help="Fine-tune, evaluate, measure and compare Korean BitNet b1.58 models. Start with `bitnet-bench quickstart`.",
 )
 
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The answers that evaluations keep, by model and request."
+)
+app.add_typer(cache_app, name="cache")
+
 
 class Precision(StrEnum):
     """How a checkpoint is run."""
@@ -197,11 +202,19 @@ def finetune(
 
 @app.command()
 def evaluate(
-    suite: Annotated[list[str], typer.Option(help="A suite; `bitnet-bench suites` lists them. Repeatable.")],
-    model: Model = "demo",
+    suite: Annotated[
+        list[str], typer.Option(help="A suite, or several with commas; `bitnet-bench suites` lists them.")
+    ],
+    model: Annotated[
+        list[str], typer.Option(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`. Repeatable.")
+    ] = ["demo"],  # noqa: B006
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder [default: runs/MODEL-SUITE].", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Run folder; with several models, the folder of theirs [default: runs/MODEL-SUITE].",
+            show_default=False,
+        ),
     ] = None,
     backend: Backend = "hf",
     precision: Annotated[
@@ -216,40 +229,41 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Chooses the training examples of --shots.")] = 0,
     chat_template: Annotated[bool, typer.Option(help="Ask through the checkpoint's chat template.")] = False,
     limit: Limit = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep answers and use those that are kept: `bitnet-bench cache`.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Score a model on suites of Korean tasks.
+    """Score models on suites of Korean tasks.
 
-    Writes OUT/record.json and every example in OUT/samples/. Tasks that are finished are not done again. A task that
-    cannot be scored does not lose the others; the exit status is 1 then.
+    Writes OUT/record.json and every example in OUT/samples/. Stopped at any moment, the same command goes on from the
+    last batch. A task that cannot be scored does not lose the others; the exit status is 1 then. Several models take
+    turns, task by task. Under `torchrun --no-python` or `accelerate launch` the processes share the work.
     """
     from bitnet_bench import api, console
+    from bitnet_bench.evaluation.parallel import is_first
+    from bitnet_bench.records import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
-    folder = out or Path("runs") / f"{Path(model).name}-{'-'.join(suites_named)}"
-    record = api.evaluate(
-        model,
-        api.select_tasks(suites_named, task or [], api.data_directory(data_dir)),
-        folder,
-        backend=backend,
-        precision=precision.value if precision else None,
-        data_dir=data_dir,
-        rows=_own_rows(rows or []),
-        prompts=prompts,
-        shots=shots,
-        seed=seed,
-        chat_template=chat_template,
-        limit=limit,
-        steps=console.progress_bar,
-    )
-    if as_json:
-        _print_json(record.model_dump(mode="json"))
-    else:
-        _show_runs([record])
-        print(f"Run: {folder}")
-    for name, said in record.errors.items():
-        print(f"Error: {name} was not scored. {said}", file=sys.stderr)
-    if record.errors:
+    folders = _run_folders(model, out, "-".join(suites_named))
+    job = _job(
+        EvaluateJob,
+        backend=backend, precision=precision.value if precision else None,
+        data_dir=str(data_dir) if data_dir else None, rows=_own_rows(rows or []), prompts=prompts, shots=shots,
+        seed=seed, chat_template=chat_template, limit=limit, cache=cache,
+    )  # fmt: skip
+    chosen = api.select_tasks(suites_named, task or [], api.data_directory(data_dir))
+    records = api.evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)
+    if is_first():
+        if as_json:
+            _print_json([record.model_dump(mode="json") for record in records])
+        else:
+            _show_runs(records)
+            print("\n".join(f"Run: {folder}" for folder in folders))
+        for record in records:
+            for name, said in record.errors.items():
+                print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
+    if any(record.errors for record in records):
         raise typer.Exit(1)
 
 
@@ -417,6 +431,53 @@ def backends(as_json: Json = False) -> None:
     console.show(console.table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
 
 
+@cache_app.command("ls")
+def cache_list(as_json: Json = False) -> None:
+    """List the models whose answers are kept."""
+    from bitnet_bench import api, console
+
+    file, models = api.kept_answers()
+    if as_json:
+        _print_json({"file": str(file), "models": [_kept(model) for model in models]})
+        return
+    console.show(console.kept_table(models))
+    print(f"Cache: {file}")
+
+
+@cache_app.command("prune")
+def cache_prune(
+    days: Annotated[float, typer.Option(min=0, help="Forget models that were not used for so many days.")] = 30.0,
+    everything: Annotated[bool, typer.Option("--all", help="Forget every model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget answers of models that were not used lately."""
+    from bitnet_bench import api, console
+
+    forgotten, freed = api.prune_answers(0.0 if everything else days)
+    if as_json:
+        _print_json({"forgotten": [_kept(model) for model in forgotten], "freed_bytes": freed})
+        return
+    answers = sum(model.answers for model in forgotten)
+    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {console.mebibytes(freed)} are free again.")
+
+
+def _kept(model: Any) -> dict[str, Any]:
+    return {**model.about, "answers": model.answers, "bytes": model.size, "used": model.used}
+
+
+@app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval's own command line with our backends.
+
+    Such as: bitnet-bench lm-eval run --model bitnet-bench --model_args pretrained=demo,backend=ternary --tasks kobest
+    """
+    from bitnet_bench.lm_eval_model import run
+
+    run(context.args)
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
@@ -431,14 +492,28 @@ def doctor(as_json: Json = False) -> None:
     console.show(console.table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
 
 
-def _own_rows(given: list[str]) -> dict[str, Path]:
+def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:
+    """Return a run folder for each model; UsageError where two would share one."""
+    if out is not None and len(models) == 1:
+        return [out]
+    names = [Path(model).name for model in models]
+    folders = [out / name if out else Path("runs") / f"{name}-{suites_named}" for name in names]
+    if len(set(folders)) < len(folders):
+        raise UsageError(
+            f"Two of {', '.join(models)} end in the same name, and would share a run folder.",
+            "Evaluate them one at a time, each with an --out of its own.",
+        )
+    return folders
+
+
+def _own_rows(given: list[str]) -> dict[str, str]:
     """Return the files of --rows by task; UsageError says what the form is."""
     rows = {}
     for value in given:
         name, _, file = value.partition("=")
         if name.count(":") != 1 or not file:
             raise UsageError(f"--rows {value} is not SUITE:TASK=FILE.", "Such as translation:own_en_ko=pairs.jsonl.")
-        rows[name] = Path(file)
+        rows[name] = file
     return rows
 
 

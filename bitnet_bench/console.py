@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bitnet_bench import ports
+    from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Parity
@@ -42,15 +43,23 @@ def progress_bar(title: str) -> Iterator[ports.Progress]:
 
 
 class _LineProgress:
-    """Progress for a log file."""
+    """Progress for a log file: how much is done, and how long the rest takes at the pace so far."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._last = title, time.monotonic()
+        self._title, self._began = title, time.monotonic()
+        self._last = self._began
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        if done >= total or time.monotonic() - self._last >= LOG_EVERY_S:
-            self._last = time.monotonic()
-            print(f"{self._title}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if done < total and now - self._last < LOG_EVERY_S:
+            return
+        self._last = now
+        left = f", {_duration((now - self._began) / done * (total - done))} left" if 0 < done < total else ""
+        print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def show(table: Table) -> None:
@@ -156,6 +165,24 @@ def inspection_table(found: Inspection) -> Table:
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]
     return table(checkpoint.source, ["", ""], rows, numbers_from=99)
+
+
+def kept_table(models: Sequence[Kept]) -> Table:
+    """Return whose answers are kept, a row a model."""
+    rows = [
+        [
+            model.about.get("model", DASH),
+            model.about.get("precision", DASH),
+            model.about.get("backend", DASH),
+            model.about.get("software", DASH),
+            model.used[:16].replace("T", " "),
+            f"{model.answers:,}",
+            mebibytes(model.size),
+        ]
+        for model in models
+    ]
+    columns = ["model", "precision", "backend", "software", "last used (UTC)", "answers", "size"]
+    return table("Answers kept", columns, rows, numbers_from=5)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from bitnet_bench.records import Checkpoint, Example, FinetuneJob, FinetuneRecord, Measurement, Precision, RunRecord
 
@@ -23,6 +24,30 @@ class Steps(Protocol):
         """Show *title* and give what to tell the progress to."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which of a call's requests a session answers.
+
+    Batches are cut from all of them whatever the part, so that an answer has the same bits when others are known
+    already, or are computed by another worker. A session that answers more than its part is slow, not wrong.
+    """
+
+    known: frozenset[int] = frozenset()
+    """Indices of requests whose answers are at hand."""
+    worker: int = 0
+    workers: int = 1
+    """This worker takes every *workers*-th batch, from its own number on."""
+
+
+ALL = Part()
+Answer = TypeVar("Answer")
+
+
+def in_order(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer]:
+    """Return every answer of a session's call in the order of its requests."""
+    return [answer for _, answer in sorted((pair for some in answers for pair in some), key=lambda pair: pair[0])]
+
+
 class Session(Protocol):
     """An opened model. Token ids in, numbers and ids out: text and prompts are the caller's."""
 
@@ -32,15 +57,17 @@ class Session(Protocol):
     precision: Precision
 
     def loglikelihood(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress
-    ) -> list[tuple[float, bool]]:
-        """Return, for each (context ids, continuation ids), the summed log-probability in nats of the
-        continuation and whether greedy decoding would give it. Context and continuation are not empty."""
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
+    ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
+        """Answer (context ids, continuation ids), neither empty: yield (index, answer) as batches are finished.
+
+        The answer is the summed log-probability of the continuation in nats, and whether greedy decoding gives it.
+        """
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], progress: Progress
-    ) -> list[str]:
-        """Return the greedy continuation of each prompt, up to EOS, a stop string (left out) or the limit."""
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
+    ) -> Iterator[Sequence[tuple[int, str]]]:
+        """Yield (index, greedy continuation) of prompts, up to EOS, a stop string (left out) or the limit."""
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of one length and return an opaque state for `decode`, once the work is really done."""

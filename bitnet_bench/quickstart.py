@@ -7,9 +7,10 @@ from pathlib import Path
 from bitnet_bench import api
 from bitnet_bench.measure.run import Scenario
 from bitnet_bench.ports import Steps
-from bitnet_bench.records import FinetuneJob, RunRecord
+from bitnet_bench.records import EvaluateJob, FinetuneJob, RunRecord
 
 SCENARIO = Scenario(prompt_tokens=128, new_tokens=32, rounds=5)
+BEFORE, AFTER = EvaluateJob(stage="before"), EvaluateJob(stage="after")
 PAIR = {"ternary": "demo", "fp16": "demo-fp16"}
 
 
@@ -22,13 +23,13 @@ def quickstart(out: Path, seed: int = 0, steps: Steps = api.quiet) -> tuple[list
     tasks = api.select_tasks(["sample"])
     runs = {}
     for name, model in PAIR.items():
-        runs[f"{name}-before"] = api.evaluate(model, tasks, out / f"{name}-before", stage="before", steps=steps)
+        runs[f"{name}-before"] = api.evaluate(model, tasks, out / f"{name}-before", BEFORE, steps)
     tuned = {}
     job = quickstart_job(out / "model", seed)
     for name, one in {"ternary": job, "fp16": api.twin_of(job, PAIR["fp16"])}.items():
         api.finetune(one, steps=steps)
         tuned[name] = one.out
-        runs[f"{name}-after"] = api.evaluate(one.out, tasks, out / f"{name}-after", stage="after", steps=steps)
+        runs[f"{name}-after"] = api.evaluate(one.out, tasks, out / f"{name}-after", AFTER, steps)
     if not all(runs[f"{name}-after"].costs for name in PAIR):
         contestants: list[api.Contender] = [(tuned["ternary"], "ternary", out / "ternary-after")]
         contestants += [(tuned["fp16"], precision, out / "fp16-after") for precision in ("fp16", "bf16")]

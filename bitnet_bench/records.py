@@ -93,6 +93,28 @@ class FinetuneJob(Value):
         return self.model_dump(mode="json", exclude={"out", "save_every"})
 
 
+class EvaluateJob(Value):
+    """How checkpoints are scored."""
+
+    backend: str = "hf"
+    precision: Precision | None = None
+    """None: ternary checkpoints as ternary, float ones in float32."""
+    data_dir: str | None = None
+    rows: dict[str, str] = {}
+    """The user's own rows: SUITE:TASK -> file."""
+    prompts: str = "default"
+    """One of the suite's prompts."""
+    shots: int = Field(default=0, ge=0)
+    seed: int = 0
+    """Chooses the few-shot examples."""
+    chat_template: bool = False
+    limit: int | None = Field(default=None, gt=0)
+    stage: Literal["before", "after"] | None = None
+    """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
+    cache: bool = True
+    """Keep answers, and take those that are kept."""
+
+
 class FinetuneRecord(Value):
     """What a training run did: written to `finetune.json` beside the checkpoint that it made."""
 
@@ -255,12 +277,13 @@ class RunRecord(Value):
     chat_template_sha256: str | None = None
     """Of the checkpoint's chat template, where the prompts were asked through it."""
     counts: dict[str, int] = {}
-    """What happened: requests, truncated prompts, malformed outputs."""
+    """What happened: requests, those of them answered from the cache, truncated prompts, malformed outputs."""
     errors: dict[str, str] = {}
     """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
     seconds: float = 0.0
+    """Spent on scoring; an answer from the cache takes none."""
     environment: Environment
 
 

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.records import SCHEMA_VERSION, Example, RunRecord
 
 RECORD = "record.json"
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process: BenchError if another one writes into it."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BenchError(
+                f"Another process is scoring into {folder}.", "Wait until it has finished, or give another --out."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if [file.name for file in folder.iterdir()] == [LOCK]:  # nothing came of it
+            (folder / LOCK).unlink()
+            for place in missing:
+                place.rmdir()
 
 
 def save_samples(folder: Path, task: str, examples: Iterable[Example]) -> None:

@@ -38,7 +38,7 @@ def facts(run: NamedRun) -> FactList:
 
 
 def _run_facts(record: RunRecord) -> list[Fact]:
-    counts = {"requests": "요청", "truncated": "잘린 프롬프트", "malformed": "형식이 틀린 출력"}
+    counts = {"requests": "요청", "cached": "저장된 답", "truncated": "잘린 프롬프트", "malformed": "형식이 틀린 출력"}
     return [
         Fact("명령", record.environment.command, code=True),
         Fact("시각", record.environment.time),

@@ -24,6 +24,14 @@ CORPUS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the answers of a test to itself: what one test computed must not answer another."""
+    file = tmp_path_factory.mktemp("cache") / "answers.sqlite3"
+    monkeypatch.setenv("BITNET_BENCH_CACHE", str(file))
+    return file
+
+
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[[bool], Any]:
     """Give a factory of byte-level BPE tokenizers that add `<s>` by themselves.

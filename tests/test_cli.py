@@ -98,7 +98,7 @@ def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
     scored = ["evaluate", "--suite", "sample", "--task", "copa", "--limit", "4", "--out", str(run), "--json"]
     first = bench(*scored, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    record = json.loads(first.stdout)
+    (record,) = json.loads(first.stdout)
     assert {score["metric"] for score in record["scores"]} == {"macro_f1", "accuracy"}
     assert all(score["stderr"] is not None and score["signature"] for score in record["scores"])
     assert len((run / "samples/sample-copa.jsonl").read_text(encoding="utf-8").splitlines()) == 4
@@ -106,15 +106,15 @@ def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
     measured = bench("measure", *quick, cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
     again = bench(*scored, cwd=tmp_path)
-    assert json.loads(again.stdout)["scores"] == record["scores"]
-    assert json.loads(again.stdout)["environment"] == record["environment"]
-    assert len(json.loads(again.stdout)["costs"]) == 1
+    assert json.loads(again.stdout)[0]["scores"] == record["scores"]
+    assert json.loads(again.stdout)[0]["environment"] == record["environment"]
+    assert len(json.loads(again.stdout)[0]["costs"]) == 1
     assert bench("report", str(run), "--out", "r.html", cwd=tmp_path).returncode == 0
     assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
     first_measured = tmp_path / "measured-first"
     assert bench("measure", *quick[:-1], str(first_measured), cwd=tmp_path).returncode == 0
     late = bench(*scored[:-2], str(first_measured), "--json", cwd=tmp_path)
-    assert len(json.loads(late.stdout)["costs"]) == 1, "costs that were measured first must stay"
+    assert len(json.loads(late.stdout)[0]["costs"]) == 1, "costs that were measured first must stay"
     other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run), cwd=tmp_path)
     assert other.returncode == 1
     assert "another suites" in other.stderr or "another settings" in other.stderr

@@ -33,7 +33,7 @@ def test_an_installed_backend_is_listed_and_evaluates(tmp_path: Path) -> None:
     assert (listed["constant"]["runs"], listed["constant"]["trains"]) == (True, False)
     done = bench("evaluate", "--suite", "sample", "--backend", "constant", "--limit", "6", "--json")
     assert done.returncode == 0, done.stderr
-    assert {s["task"]: s["value"] for s in json.loads(done.stdout)["scores"]}["sample:qa"] == 0.0
+    assert {s["task"]: s["value"] for s in json.loads(done.stdout)[0]["scores"]}["sample:qa"] == 0.0
     refused = bench("finetune", "--data", "sample:copa", "--backend", "constant", "--out", "o")
     assert refused.returncode == 2
     assert "does not train" in refused.stderr

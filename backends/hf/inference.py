@@ -17,13 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import TOKENS_PER_BATCH_ON_CUDA, BatchedSession, Ids, Place, Row, Tree, in_budget
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
-
-TOKENS_PER_BATCH = 512
-"""On two cores products are at their full rate from 256 tokens on, and more only cost attention and cache."""
 
 BRANCHING = {"llama", "qwen2", "qwen3"}
 """Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""
@@ -66,16 +63,21 @@ class HFSession(BatchedSession):
     """An opened model; see `bitnet_bench.ports.Session`."""
 
     def __init__(self, model: Any, tokenizer: Any, precision: Precision) -> None:
-        super().__init__(tokenizer, precision, int(getattr(model.config, "max_position_embeddings", 2048)))
+        context = int(getattr(model.config, "max_position_embeddings", 2048))
+        super().__init__(tokenizer, precision, context, model.config.vocab_size)
         self._model = model
+        # other families do more to their logits than this, so their own forward gives them
+        self._plain_head = model.config.model_type in PLAIN_HEADS
+        if model.device.type == "cuda":
+            self.budget = TOKENS_PER_BATCH_ON_CUDA
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         # int8 rounding turns float noise of a masked attention into steps, so a ternary model reads plain rows
         self.shares_contexts = (
             precision != "ternary" and model.config.model_type in BRANCHING and layers == {"full_attention"}
         )
 
-    def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row.
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows* into batches, longest first, within the budget or of one row.
 
         Those that are no trees side by side are of one length.
         """
@@ -83,10 +85,10 @@ class HFSession(BatchedSession):
         for row in sorted(rows, key=len, reverse=True):
             groups[0 if isinstance(row, Tree) and self.shares_contexts else len(row)].append(row)
         for group in groups.values():
-            yield from in_budget(group, len, TOKENS_PER_BATCH)
+            yield from in_budget(group, len, self.budget)
 
-    def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V] at *places* only."""
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return what the head takes, [len(places), H]; of a family with a head of its own, the logits."""
         device = self._model.device
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         starts = [0, *accumulate(map(len, batch))]
@@ -100,15 +102,15 @@ class HFSession(BatchedSession):
                 options |= {"past_key_values": self._prefix_cache, "use_cache": True}
             rows = [list(chain(*rows))]
         ids, where = torch.tensor(rows, device=device), torch.tensor(at, device=device)
-        plain = self._model.config.model_type in PLAIN_HEADS
-        output = (self._model.base_model if plain else self._model)(ids, **options)
+        output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
         if self._prefix_cache is not None:
             self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
-        if not plain:
-            logits: Tensor = output.logits.flatten(0, 1)[where]
-            return logits
-        chosen: Tensor = self._model.get_output_embeddings()(output.last_hidden_state.flatten(0, 1)[where])
-        return chosen
+        found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
+        return found
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits [N, V]."""
+        return self._model.get_output_embeddings()(hidden) if self._plain_head else hidden
 
     def read_prefix(self, prefix: Ids) -> None:
         """Keep the keys and values of *prefix*."""

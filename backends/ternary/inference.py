@@ -21,8 +21,6 @@ from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.ops import PanelsLinear
 from bitnet_bench.ternary.reading import Weights
 
-TOKENS_PER_BATCH = 512
-"""The kernel is at its full rate from about 100 tokens on; more only cost memory."""
 COPIED_POSITIONS = 2048
 """Positions whose keys and values are copied at once so that branches can follow: 0.3 GB in the shape of 2B-4T."""
 
@@ -82,21 +80,22 @@ class TernarySession(BatchedSession):
     """An opened model on the lean engine; see `bitnet_bench.ports.Session`."""
 
     def __init__(self, engine: Engine, tokenizer: Any) -> None:
-        super().__init__(tokenizer, "ternary", int(getattr(engine.config, "max_position_embeddings", 2048)))
+        context = int(getattr(engine.config, "max_position_embeddings", 2048))
+        super().__init__(tokenizer, "ternary", context, engine.config.vocab_size)
         self._engine = engine
         self._prefix: Ids = ()
         self._prefix_cache: Cache | None = None
 
-    def batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, of at most `TOKENS_PER_BATCH` tokens or one row.
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows* into batches, longest first, within the budget or of one row.
 
         A prefix is copied for every row, so it counts for as much as keeps copies within `COPIED_POSITIONS`.
         """
-        copied = len(self._prefix) * TOKENS_PER_BATCH // COPIED_POSITIONS
-        return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, TOKENS_PER_BATCH)
+        copied = prefix * self.budget // COPIED_POSITIONS
+        return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
 
-    def logits(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V] at *places* only: contexts are read side by side, then branches after them."""
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return hidden states [len(places), H]: contexts are read side by side, then branches after them."""
         branches = [(t, b) for t, tree in enumerate(batch) for b, ids in enumerate(tree.branches) if ids]
         contexts = [tree.context for tree in batch]
         longest = len(self._prefix) + max(map(len, contexts))
@@ -120,7 +119,11 @@ class TernarySession(BatchedSession):
 
         for some in in_budget(branches, positions, COPIED_POSITIONS):
             self._read_branches(batch, some, cache, at, found)
-        return self._engine.logits(found)
+        return found
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits [N, V]."""
+        return self._engine.logits(hidden)
 
     def _read_branches(
         self,

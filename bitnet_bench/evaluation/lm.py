@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import struct
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import Progress, Session
+from bitnet_bench.evaluation.cache import NoAnswers
+from bitnet_bench.evaluation.parallel import Workers
+from bitnet_bench.ports import Part, Progress, Session
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+Answer = TypeVar("Answer")
+LIKELIHOOD = struct.Struct("<d?")
+"""How (log-probability, greedy) is kept."""
+
+
+def untold(done: int, total: int, note: str = "") -> None:
+    """Tell nobody how far it is."""
 
 
 class SessionLM(TemplateLM):
     """Scores lm-eval requests with a session. Splitting text into context and continuation is lm-eval's own code.
 
     A request longer than the session's context loses tokens on the left of its context, as in lm-eval's `hf`
-    model; `counts` says how many did.
+    model; `counts` says how many did, and how many answers came from *answers*, where they are kept. *workers* share
+    the batches. *progress* is told documents.
     """
 
-    def __init__(self, session: Session, progress: Progress) -> None:
+    def __init__(
+        self,
+        session: Session,
+        progress: Progress = untold,
+        answers: NoAnswers | None = None,
+        workers: Workers | None = None,
+    ) -> None:
         super().__init__()
+        refuse_odd_tokenizer(session.tokenizer)
         self._session, self._progress = session, progress
+        self._kept, self._workers = answers or NoAnswers(), workers or Workers()
+        self._documents: list[int] = []
         self.tokenizer = session.tokenizer
-        self.counts = {"requests": 0, "truncated": 0}
+        self.counts = {"requests": 0, "truncated": 0, "cached": 0}
 
     @property
     def eot_token_id(self) -> int:
@@ -76,6 +102,7 @@ class SessionLM(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) of each request's continuation."""
+        self._documents = _documents(requests)
         return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
 
     def _loglikelihood_tokens(
@@ -92,15 +119,22 @@ class SessionLM(TemplateLM):
                 )
             self.counts["truncated"] += len(context) > room
             pairs.append((context[max(0, len(context) - room) :], continuation))
-        self.counts["requests"] += len(pairs)
-        return self._session.loglikelihood(pairs, self._progress)
+        return self._answered(
+            keys=[_key("loglikelihood", context, continuation) for context, continuation in pairs],
+            documents=self._documents,
+            told=_Told(self._documents, self._progress),
+            ask=partial(self._session.loglikelihood, pairs),
+            pack=lambda answer: LIKELIHOOD.pack(*answer),
+            unpack=LIKELIHOOD.unpack,
+        )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-probability of whole texts, in windows of the session's context."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
         texts = []
-        for request in requests:
+        self._documents = []
+        for document, request in zip(_documents(requests), requests, strict=True):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
@@ -108,6 +142,7 @@ class SessionLM(TemplateLM):
                 context_len=1,
             )
             texts.append([(None, *make_disjoint_window(window)) for window in windows])
+            self._documents += [document] * len(texts[-1])
         scored = iter(self._loglikelihood_tokens([pair for pairs in texts for pair in pairs]))
         return [sum(next(scored)[0] for _ in pairs) for pairs in texts]
 
@@ -117,20 +152,98 @@ class SessionLM(TemplateLM):
         A prompt keeps at least half of the session's context, whatever the task allows the answer.
         """
         outputs = [""] * len(requests)
+        documents = _documents(requests)
+        told = _Told(documents, self._progress)
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for i, request in enumerate(requests):
             options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=256)
             stops = handle_stop_sequences(options["until"], eos=None)
-            groups.setdefault((tuple(stops), int(options["max_gen_toks"])), []).append(i)
+            limit = min(int(options["max_gen_toks"]), self._session.max_length // 2)
+            groups.setdefault((tuple(stops), limit), []).append(i)
         for (stops, limit), members in groups.items():
-            limit = min(limit, self._session.max_length // 2)
-            room = self._session.max_length - limit
-            prompts = []
-            for i in members:
-                ids = self.tok_encode(requests[i].args[0])
-                self.counts["truncated"] += len(ids) > room
-                prompts.append(ids[max(0, len(ids) - room) :])
-            self.counts["requests"] += len(prompts)
-            for i, text in zip(members, self._session.generate(prompts, limit, stops, self._progress), strict=True):
+            prompts = self._prompts([requests[i].args[0] for i in members], self._session.max_length - limit)
+            texts = self._answered(
+                keys=[_key("generate", prompt, [limit], json.dumps(stops)) for prompt in prompts],
+                documents=[documents[i] for i in members],
+                told=told,
+                ask=partial(self._session.generate, prompts, limit, stops),
+                pack=str.encode,
+                unpack=bytes.decode,
+            )
+            for i, text in zip(members, texts, strict=True):
                 outputs[i] = text
         return outputs
+
+    def _prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
+        """Return the ids of *texts*, the last *room* of those that are longer."""
+        prompts = [self.tok_encode(text) for text in texts]
+        self.counts["truncated"] += sum(len(ids) > room for ids in prompts)
+        return [ids[max(0, len(ids) - room) :] for ids in prompts]
+
+    def _answered(
+        self,
+        keys: Sequence[bytes],
+        documents: Sequence[int],
+        told: _Told,
+        ask: Callable[[Part], Iterator[Sequence[tuple[int, Answer]]]],
+        pack: Callable[[Answer], bytes],
+        unpack: Callable[[bytes], Any],
+    ) -> list[Answer]:
+        """Return the answer to each of *keys*: what is kept, and the rest from the session, kept batch by batch."""
+        found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.known(keys).items()}
+        self.counts["requests"] += len(keys)
+        self.counts["cached"] += len(found)
+        told.answered(documents[i] for i in found)
+        failed = None
+        try:
+            for some in ask(Part(frozenset(found), self._workers.worker, self._workers.count)):
+                some = [(i, answer) for i, answer in some if i not in found]  # what was known stays
+                self._kept.keep([(keys[i], pack(answer)) for i, answer in some])
+                found.update(some)
+                told.answered(documents[i] for i, _ in some)
+        except BenchError as error:
+            failed = error
+        found = self._workers.joined(found, failed)
+        return [found[i] for i in range(len(keys))]
+
+
+class _Told:
+    """Tells how many documents have all their answers."""
+
+    def __init__(self, documents: Iterable[int], progress: Progress) -> None:
+        self._left = Counter(documents)
+        self._total = len(self._left)
+        self._progress = progress
+
+    def answered(self, documents: Iterable[int]) -> None:
+        """Say that a request of each of *documents* has its answer."""
+        for document in documents:
+            self._left[document] -= 1
+            if not self._left[document]:
+                del self._left[document]
+        self._progress(self._total - len(self._left), self._total)
+
+
+def refuse_odd_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that begins a text twice, or ends one that goes on: every score would be of another text."""
+    ids = tokenizer.encode("가")
+    if ids[:2] == [tokenizer.bos_token_id] * 2:
+        raise BenchError(
+            f"The tokenizer of {tokenizer.name_or_path} puts {tokenizer.bos_token} twice before a text.",
+            "Its tokenizer.json adds one, and so does its tokenizer_config.json: remove one of them.",
+        )
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        raise BenchError(
+            f"The tokenizer of {tokenizer.name_or_path} ends every text with {tokenizer.eos_token}.",
+            "A choice would follow the end of its question. Set add_eos_token to false in tokenizer_config.json.",
+        )
+
+
+def _documents(requests: Sequence[Instance]) -> list[int]:
+    return [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
+
+
+def _key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:
+    """Return the bytes that say what is asked: the kind, then every list of ids and text with its length."""
+    parts = [p.encode() if isinstance(p, str) else array("q", p).tobytes() for p in (kind, *ids_and_text)]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)

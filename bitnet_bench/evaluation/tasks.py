@@ -8,7 +8,7 @@ import random
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    _compile_prompts_once()
     config = _configuration(suite, task, setting.prompts)
     files = _local_files(suite, task, setting)
     lines = None
@@ -122,6 +123,14 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     if setting.shots:
         _add_shots(built, setting)
     return built
+
+
+@cache
+def _compile_prompts_once() -> None:
+    """Keep lm-eval's compiled prompts: it compiles the template anew for every row, which takes 7 ms a row."""
+    from lm_eval.utils import env
+
+    env.from_string = cache(env.from_string)
 
 
 def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Purpose = Literal["train", "run"]
+_log = logging.getLogger(__name__)
 
 
 def load_model(checkpoint: Checkpoint, purpose: Purpose, precision: Precision) -> PreTrainedModel:
@@ -61,12 +63,17 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         raise BenchError(f"{path} has a slow tokenizer, which gives no offsets.", "Save it with a tokenizer.json.")
     if tokenizer.eos_token_id is None:
         raise BenchError(f"The tokenizer of {path} has no EOS token.", "Name one in its tokenizer_config.json.")
-    vocabulary = read_config(path).get("vocab_size", len(tokenizer))
-    if len(tokenizer) > vocabulary:
+    config = read_config(path)
+    largest = max(tokenizer.get_vocab().values()) + 1  # special tokens may have ids far above the others
+    if largest > config.get("vocab_size", largest):
         raise BenchError(
-            f"The tokenizer of {path} has {len(tokenizer)} tokens and its model only {vocabulary}.",
+            f"The tokenizer of {path} has tokens up to {largest} and its model only {config['vocab_size']}.",
             "Tokenizer and weights belong to different models.",
         )
+    begins = config.get("bos_token_id")
+    if None not in (begins, tokenizer.bos_token_id) and begins != tokenizer.bos_token_id:
+        # often a default that nobody corrected, and harmless then
+        _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
     return tokenizer
 
 

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bitnet_bench.backends.hf import inference as hf
 from bitnet_bench.backends.session import BatchedSession
 from bitnet_bench.backends.ternary import inference as ternary
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ports import Part, in_order
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.engine import Engine
@@ -70,15 +72,11 @@ def requests(shared: int = 0) -> list[tuple[list[int], list[int]]]:
     return made
 
 
-def quiet(done: int, total: int, note: str = "") -> None:
-    """Show nothing."""
-
-
 def alone(session: BatchedSession, asked: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
     """Return the results with every choice after a context of its own, one request at a time."""
     with monkeypatch.context() as patch:
         patch.setattr(session, "shares_contexts", False)
-        return [session.loglikelihood([request], quiet)[0] for request in asked]
+        return [in_order(session.loglikelihood([request]))[0] for request in asked]
 
 
 @pytest.mark.parametrize("shared", [0, 5, 70])
@@ -88,7 +86,7 @@ def test_a_float_model_gives_the_same_with_branches(
     """Log-probabilities to 1e-4, greedy equal; an architecture that is not known to branch does not."""
     asked = requests(shared)
     assert float_session.shares_contexts == (float_session._model.config.model_type != "mistral")  # type: ignore[attr-defined]
-    together = float_session.loglikelihood(asked, quiet)
+    together = in_order(float_session.loglikelihood(asked))
     for (ours, greedy), (theirs, wanted) in zip(together, alone(float_session, asked, monkeypatch), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
         assert greedy == wanted
@@ -101,27 +99,115 @@ def test_the_engine_gives_the_same_bits_with_branches(
     """Whether a context is shared, how large batches are, and in which order requests come: the same bits."""
     asked = requests(shared)
     wanted = alone(ternary_session, asked, monkeypatch)
-    assert ternary_session.loglikelihood(asked, quiet) == wanted
-    monkeypatch.setattr(ternary, "TOKENS_PER_BATCH", 40)
+    assert in_order(ternary_session.loglikelihood(asked)) == wanted
+    ternary_session.budget = 40
     monkeypatch.setattr(ternary, "COPIED_POSITIONS", 50)
-    assert ternary_session.loglikelihood(asked[::-1], quiet)[::-1] == wanted
+    assert in_order(ternary_session.loglikelihood(asked[::-1]))[::-1] == wanted
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_nothing(ternary_session: BatchedSession, threads: int) -> None:
     """Scores on one thread and on two are the same bits."""
     before = torch.get_num_threads()
-    reference = ternary_session.loglikelihood(requests(), quiet)
+    reference = in_order(ternary_session.loglikelihood(requests()))
     try:
         torch.set_num_threads(threads)
-        assert ternary_session.loglikelihood(requests(), quiet) == reference
+        assert in_order(ternary_session.loglikelihood(requests())) == reference
     finally:
         torch.set_num_threads(before)
 
 
-def test_progress_ends_at_all_requests(float_session: BatchedSession) -> None:
-    """The last report is of all requests."""
-    said: list[tuple[int, int]] = []
-    float_session.loglikelihood(requests(), lambda done, total, note="": said.append((done, total)))
-    assert said[-1] == (len(requests()), len(requests()))
-    assert said == sorted(said)
+@pytest.mark.parametrize("shared", [0, 70])
+def test_workers_together_answer_what_one_answers(float_session: BatchedSession, shared: int) -> None:
+    """Each request is answered by one worker of three, and with the bits that it has when there is one worker."""
+    float_session.budget = 40
+    asked = requests(shared)
+    wanted = in_order(float_session.loglikelihood(asked))
+    parts = [list(float_session.loglikelihood(asked, Part(worker=worker, workers=3))) for worker in range(3)]
+    assert all(parts)
+    answered = [i for part in parts for some in part for i, _ in some]
+    assert sorted(answered) == list(range(len(asked)))
+    assert in_order(some for part in parts for some in part) == wanted
+
+
+def test_batches_that_are_known_are_not_computed_and_change_no_other(float_session: BatchedSession) -> None:
+    """After a stop the batches that are left have the bits that they would have had; all known, nothing is read."""
+    float_session.budget = 40
+    asked = requests(70)
+    batches = list(float_session.loglikelihood(asked))
+    wanted = in_order(batches)
+    for cut in (1, len(batches) // 2, len(batches)):
+        known = [pair for some in batches[:cut] for pair in some]
+        rest = list(float_session.loglikelihood(asked, Part(known=frozenset(i for i, _ in known))))
+        assert len(rest) == len(batches) - cut
+        assert in_order([known, *rest]) == wanted
+
+
+class Scarce:
+    """Lets passes of more than *room* tokens fail as a full memory does, half-way through."""
+
+    def __init__(self, session: BatchedSession, room: int, error: Exception) -> None:
+        self.hidden, self.room, self.error, self.failures = session.hidden, room, error, 0
+
+    def __call__(self, batch: Any, places: Any) -> Any:
+        """Return the hidden states of a batch that fits."""
+        found = self.hidden(batch, places)
+        if sum(map(len, batch)) > self.room:
+            self.failures += 1
+            raise self.error
+        return found
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried 1 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["cuda", "cpu", "python"])
+def test_a_full_memory_halves_the_batches(
+    float_session: BatchedSession, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are those of smaller batches, and the batches after it are small from the start."""
+    asked = requests(70)
+    float_session.budget = 160
+    wanted = in_order(float_session.loglikelihood(asked))
+    float_session.budget = 600
+    scarce = Scarce(float_session, 160, error)
+    monkeypatch.setattr(float_session, "hidden", scarce)
+    for (ours, _), (theirs, _) in zip(in_order(float_session.loglikelihood(asked)), wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert float_session.budget <= 160
+    assert 1 <= scarce.failures <= 3
+
+
+def test_a_prompt_that_fits_into_no_memory_is_an_error(
+    float_session: BatchedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to halve: the error says how long the prompt is. Another error stays what it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(float_session, "hidden", Scarce(float_session, 0, MemoryError()))
+        with pytest.raises(BenchError, match="does not fit into memory"):
+            in_order(float_session.loglikelihood(requests()))
+    monkeypatch.setattr(float_session, "hidden", Scarce(float_session, 0, RuntimeError("size mismatch")))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        in_order(float_session.loglikelihood(requests()))
+
+
+def test_logits_are_held_for_few_rows_at_a_time(float_session: BatchedSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head takes a bounded number of rows, and log-probabilities stay."""
+    asked = requests()
+    wanted = in_order(float_session.loglikelihood(asked))
+    head, rows = float_session.head, []
+
+    def seen(hidden: torch.Tensor) -> torch.Tensor:
+        rows.append(len(hidden))
+        return head(hidden)
+
+    monkeypatch.setattr(float_session, "head", seen)
+    monkeypatch.setattr(float_session, "_head_rows", 7)
+    for (ours, greedy), (theirs, same) in zip(in_order(float_session.loglikelihood(asked)), wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+        assert greedy == same
+    assert max(rows) == 7

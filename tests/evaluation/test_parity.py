@@ -14,6 +14,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.run import evaluate_task
 from bitnet_bench.evaluation.tasks import Setting, build_task
+from bitnet_bench.ports import in_order
+from bitnet_bench.records import EvaluateJob
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -40,7 +42,7 @@ def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit:
     ((suite, task),) = api.select_tasks([suite_name], [task_name])
     data = None if suite_name == "sample" else DATA
     with HFBackend().open(api.open_checkpoint(model), precision) as session:
-        lm = SessionLM(session, lambda *_: None)
+        lm = SessionLM(session)
         ours = evaluate_task(lm, build_task(suite, task, Setting(data)), limit).examples
     theirs = _reference(model, precision, build_task(suite, task, Setting(data)).lm_task, limit)
     assert len(ours) == len(theirs) > 0
@@ -89,8 +91,8 @@ def test_scores_do_not_depend_on_the_batch() -> None:
     with HFBackend().open(checkpoint, "ternary") as session:
         encode = session.tokenizer.encode
         requests = [(encode(f"문장 {i}: 오늘은 날씨가"), encode(" 좋다", add_special_tokens=False)) for i in range(30)]
-        together = session.loglikelihood(requests, lambda *_: None)
-        alone = [session.loglikelihood([request], lambda *_: None)[0] for request in requests]
+        together = in_order(session.loglikelihood(requests))
+        alone = [in_order(session.loglikelihood([request]))[0] for request in requests]
     assert [ll for ll, _ in together] == pytest.approx([ll for ll, _ in alone], abs=1e-5)
     assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
 
@@ -104,9 +106,9 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
     )
     ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
     with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
-        lm = SessionLM(session, lambda *_: None)
+        lm = SessionLM(session)
         evaluate_task(lm, build_task(suite, task, Setting(tmp_path)))
-    assert lm.counts == {"requests": 4, "truncated": 2}
+    assert lm.counts == {"requests": 4, "truncated": 2, "cached": 0}
 
 
 CHAT = (
@@ -120,7 +122,7 @@ def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
     ((suite, task),) = api.select_tasks(["sample"], ["copa"])
     with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
         session.tokenizer.chat_template = CHAT
-        lm = SessionLM(session, lambda *_: None)
+        lm = SessionLM(session)
         plain, asked = (
             evaluate_task(lm, build_task(suite, task, Setting(None, chat_template=chat)), 3, chat).examples
             for chat in (False, True)
@@ -135,7 +137,7 @@ def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
 def test_a_checkpoint_without_a_chat_template_says_so(tmp_path: Path) -> None:
     """The demo has none: the command ends with what to do, and nothing is written."""
     with pytest.raises(BenchError, match="no chat template"):
-        api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", chat_template=True)
+        api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", EvaluateJob(chat_template=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -149,10 +151,10 @@ class Small:
         self.tokenizer = tokenizer
         self.asked: list[tuple[list[list[int]], int]] = []
 
-    def generate(self, prompts: Any, max_new_tokens: int, stop: Any, progress: Any) -> list[str]:
-        """Return nothing for each prompt."""
+    def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Any) -> Any:
+        """Answer each prompt with nothing."""
         self.asked.append(([list(p) for p in prompts], max_new_tokens))
-        return ["" for _ in prompts]
+        yield [(i, "") for i in range(len(prompts))]
 
 
 def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
@@ -160,10 +162,10 @@ def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
     from lm_eval.api.instance import Instance
 
     small = Small(load_tokenizer(api.open_checkpoint("demo")))
-    lm = SessionLM(small, lambda *_: None)
+    lm = SessionLM(small)
     text = "오늘 날씨가 맑아서 친구와 함께 공원에 갔다."
     options = {"until": ["\n"], "max_gen_toks": 512, "do_sample": False}
     lm.generate_until([Instance("generate_until", {}, (text, options), 0)])
     ((prompts, new),) = small.asked
     assert (prompts, new) == ([lm.tok_encode(text)[-4:]], 4)
-    assert lm.counts == {"requests": 1, "truncated": 1}
+    assert lm.counts == {"requests": 1, "truncated": 1, "cached": 0}

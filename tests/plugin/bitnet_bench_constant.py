@@ -29,14 +29,16 @@ class ConstantSession:
     def __init__(self, tokenizer: Any, precision: str) -> None:
         self.tokenizer, self.precision = tokenizer, precision
 
-    def loglikelihood(self, requests: Sequence[Any], progress: Any) -> list[tuple[float, bool]]:
-        """Return -tokens x log V."""
-        progress(len(requests), len(requests))
-        return [(-len(continuation) * math.log(len(self.tokenizer)), False) for _, continuation in requests]
+    def loglikelihood(self, requests: Sequence[Any], part: Any = None) -> Iterator[list[tuple[int, Any]]]:
+        """Answer -tokens x log V, all at once."""
+        bits = math.log(len(self.tokenizer))
+        yield [(i, (-len(continuation) * bits, False)) for i, (_, continuation) in enumerate(requests)]
 
-    def generate(self, prompts: Sequence[Any], max_new_tokens: int, stop: Sequence[str], progress: Any) -> list[str]:
-        """Return nothing for every prompt."""
-        return ["" for _ in prompts]
+    def generate(
+        self, prompts: Sequence[Any], max_new_tokens: int, stop: Sequence[str], part: Any = None
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Answer every prompt with nothing."""
+        yield [(i, "") for i in range(len(prompts))]
 
     def prefill(self, batch: Any) -> None:
         """Do nothing."""

@@ -1,0 +1,70 @@
+"""lm-eval's model `bitnet-bench`, for those who work with lm-eval itself.
+
+    bitnet-bench lm-eval run --model bitnet-bench --model_args pretrained=demo,backend=ternary --tasks kobest_copa
+
+lm-eval finds models by import alone: in a program of one's own, `import bitnet_bench.lm_eval_model` registers it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import lm_eval.models  # noqa: F401 - fills the registry, which otherwise is taken for filled by ours alone
+from lm_eval.api.registry import register_model
+
+from bitnet_bench import plugins
+from bitnet_bench.api import open_checkpoint
+from bitnet_bench.errors import UsageError
+from bitnet_bench.evaluation.lm import SessionLM
+from bitnet_bench.ports import InferenceBackend
+from bitnet_bench.scoring import default_precision
+
+
+@register_model("bitnet-bench")
+class BitNetBenchLM(SessionLM):
+    """A checkpoint on a backend of ours, as `--model_args` names them.
+
+    lm-eval's own batch size and device are not used: batches are cut by tokens, and a GPU is taken where there is one.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        backend: str = "hf",
+        precision: Any = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            raise UsageError(
+                f"The model bitnet-bench has no argument {', '.join(unknown)}.",
+                "--model_args takes pretrained, backend and precision.",
+            )
+        self.checkpoint = open_checkpoint(pretrained)
+        self._backend = backend
+        opener: InferenceBackend = plugins.load("backends", backend)
+        self._open = ExitStack()
+        session = opener.open(self.checkpoint, precision or default_precision(self.checkpoint))
+        super().__init__(self._open.enter_context(session))
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what lm-eval writes beside its results."""
+        return {
+            "model_num_parameters": self.checkpoint.parameters,
+            "model_sha256": self.checkpoint.sha256,
+            "precision": self._session.precision,
+            "backend": self._backend,
+        }
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run lm-eval's own command line with the model `bitnet-bench` among its models."""
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm-eval", *arguments]
+    cli_evaluate()

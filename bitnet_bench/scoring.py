@@ -1,0 +1,263 @@
+"""Score checkpoints on tasks: a run folder for each, every finished task kept, several checkpoints in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench import plugins, store
+from bitnet_bench.environment import environment
+from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.cache import Answers, NoAnswers, cache_file, digest
+from bitnet_bench.files import write_whole
+from bitnet_bench.ports import InferenceBackend, Session, Steps
+from bitnet_bench.records import Checkpoint, EvaluateJob, Precision, RunRecord
+
+if TYPE_CHECKING:
+    from bitnet_bench.evaluation.parallel import Workers
+    from bitnet_bench.evaluation.run import TaskResult
+    from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.evaluation.tasks import BuiltTask
+
+SHARE_OF_MEMORY = 0.5
+"""Checkpoints whose float32 weights fit into this share of what is free are open at the same time."""
+
+
+class Run:
+    """A run folder that is being filled: every finished task is saved at once, by the first worker."""
+
+    def __init__(self, out: Path, record: RunRecord, writes: bool) -> None:
+        self.out, self.record, self._writes = out, record, writes
+
+    def has(self, task: str) -> bool:
+        """Return whether *task* (SUITE:TASK) is scored."""
+        return any(score.task == task for score in self.record.scores)
+
+    def asks_through(self, session: Session, chat_template: bool) -> None:
+        """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
+        from bitnet_bench.evaluation.lm import SessionLM
+
+        lm = SessionLM(session)
+        used = hashlib.sha256(lm.template.encode()).hexdigest() if chat_template else None
+        self.record = self.record.model_copy(update={"chat_template_sha256": used})
+
+    def scored(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
+        """Keep the scores and the examples of a task."""
+        record = self.record
+        happened = {**counts, "malformed": sum(example.malformed for example in result.examples)}
+        self.record = record.model_copy(
+            update={
+                "scores": (*record.scores, *result.scores),
+                "data": record.data | {result.name: result.rows_sha256},
+                "sources": record.sources | {result.name: one.source},
+                "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
+                "errors": {task: said for task, said in record.errors.items() if task != result.name},
+                "seconds": record.seconds + seconds,
+            }
+        )
+        if self._writes:
+            store.save_samples(self.out, result.name, result.examples)
+            store.save_record(self.out, self.record)  # what is finished stays, whatever happens next
+
+    def failed(self, task: str, error: Exception) -> None:
+        """Keep why *task* could not be scored; what was not foreseen leaves its traceback in OUT/errors."""
+        said = str(error)
+        if not isinstance(error, BenchError):
+            file = self.out / "errors" / f"{task.replace(':', '-')}.txt"
+            said = f"{type(error).__name__}: {error}\n  The traceback is in {file}."
+            if self._writes:
+                write_whole(file, "".join(traceback.format_exception(error)))
+        self.record = self.record.model_copy(update={"errors": self.record.errors | {task: said}})
+        if self._writes:
+            store.save_record(self.out, self.record)
+
+
+def score(
+    models: Sequence[tuple[Checkpoint, Path]],
+    tasks: Sequence[tuple[Suite, Task]],
+    job: EvaluateJob,
+    data_dir: Path | None,
+    workers: Workers,
+    steps: Steps,
+) -> list[RunRecord]:
+    """Score every checkpoint on *tasks* into its folder, and return the records; what is scored already stays.
+
+    Missing and malformed rows are found before a model is loaded.
+    """
+    from bitnet_bench.evaluation.run import check_rows
+    from bitnet_bench.evaluation.tasks import Setting, build_task
+
+    rows = {name: Path(file) for name, file in job.rows.items()}
+    setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    opener: InferenceBackend = plugins.load("backends", job.backend)
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(_begun(out, _blank(out, checkpoint, tasks, job, data_dir), workers))
+            for checkpoint, out in models
+        ]
+        names = [f"{suite.name}:{task.name}" for suite, task in tasks]
+        left = [run for run in runs if not all(map(run.has, names))]
+        built = [
+            build_task(suite, task, setting)
+            for name, (suite, task) in zip(names, tasks, strict=True)
+            if not all(run.has(name) for run in left)
+        ]
+        for one in built:
+            check_rows(one, job.limit)
+        for together in _that_fit_together(left):
+            _score_in_turn(together, built, job, opener, workers, steps)
+    return [run.record for run in runs]
+
+
+def default_precision(checkpoint: Checkpoint) -> Precision:
+    """Return how a checkpoint is scored unless told otherwise: ternary as ternary, floats in float32."""
+    return "ternary" if checkpoint.is_ternary else "fp32"
+
+
+def _blank(
+    out: Path, checkpoint: Checkpoint, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob, data_dir: Path | None
+) -> RunRecord:
+    settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
+    return RunRecord(
+        name=out.name,
+        checkpoint=checkpoint,
+        backend=job.backend,
+        precision=job.precision or default_precision(checkpoint),
+        suites={suite.name: suite.version for suite, _ in tasks},
+        settings={
+            "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
+            "data_dir": str(data_dir) if data_dir else None,
+            **settings,
+            **({"rows": job.rows} if job.rows else {}),
+            **({"stage": job.stage} if job.stage else {}),
+        },
+        environment=environment(),
+    )
+
+
+@contextmanager
+def _begun(out: Path, record: RunRecord, workers: Workers) -> Iterator[Run]:
+    """Hold the run folder *out* and give the run in it, or *record* where there is none."""
+    with store.locked(out) if workers.first else nullcontext():
+        yield Run(out, workers.agreed(_continued(out, record) if workers.first else record), workers.first)
+
+
+def _continued(out: Path, record: RunRecord) -> RunRecord:
+    """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
+    if not (out / store.RECORD).is_file():
+        return record
+    there = store.load_record(out)
+    same = ("precision", "backend", "suites", "settings")
+    differing = [name for name in same if getattr(there, name) != getattr(record, name)]
+    if there.checkpoint.sha256 != record.checkpoint.sha256:
+        differing.insert(0, "checkpoint")
+    if differing and (there.scores or differing[0] == "checkpoint"):
+        raise BenchError(
+            f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
+        )
+    # other settings without scores: it was measured before it was scored
+    return record.model_copy(update={"costs": there.costs}) if differing else there
+
+
+def _that_fit_together(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return groups of runs whose checkpoints may be open at once: all, or one by one where memory is short."""
+    import psutil
+    import torch
+
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    needed = sum(4 * run.record.checkpoint.parameters for run in runs)
+    return [list(runs)] if needed < SHARE_OF_MEMORY * free else [[run] for run in runs]
+
+
+def _score_in_turn(
+    runs: Sequence[Run],
+    built: Sequence[BuiltTask],
+    job: EvaluateJob,
+    opener: InferenceBackend,
+    workers: Workers,
+    steps: Steps,
+) -> None:
+    """Score task after task, each with every one of *runs*, so that a busy machine slows all of them alike."""
+    with ExitStack() as stack:
+        opened = [
+            (
+                run,
+                stack.enter_context(opener.open(run.record.checkpoint, run.record.precision)),
+                stack.enter_context(_answers(run.record, job)),
+            )
+            for run in runs
+        ]
+        for run, session, _ in opened:
+            run.asks_through(session, job.chat_template)
+        for number, one in enumerate(built, 1):
+            for run, session, answers in opened:
+                if not run.has(one.name):
+                    title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
+                    _score_one(run, one, job, session, answers, workers, title, steps)
+
+
+def _score_one(
+    run: Run,
+    one: BuiltTask,
+    job: EvaluateJob,
+    session: Session,
+    answers: NoAnswers,
+    workers: Workers,
+    title: str,
+    steps: Steps,
+) -> None:
+    from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.run import evaluate_task
+
+    started = time.monotonic()
+    try:
+        with steps(title) as progress:
+            lm = SessionLM(session, progress, answers, workers)
+            result = evaluate_task(lm, one, job.limit, job.chat_template)
+    except Exception as error:  # whatever a task's rows or its module do, the others are scored
+        if workers.count > 1 and not isinstance(error, BenchError):
+            raise  # the other workers wait for answers that will not come: the launcher ends them
+        run.failed(one.name, error)
+        return
+    run.scored(one, result, lm.counts, time.monotonic() - started)
+
+
+def _answers(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[NoAnswers]:
+    """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
+    if not job.cache:
+        return nullcontext(NoAnswers())
+    software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
+    backend = plugins.names("backends")[job.backend]
+    if backend.dist:
+        software[backend.dist.name] = backend.dist.version
+    about = {
+        "model": record.checkpoint.source,
+        "precision": record.precision,
+        "backend": record.backend,
+        "device": _device(),
+        "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
+    }
+    identity = digest(
+        record.checkpoint.sha256,
+        _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
+        *(_files_digest(Path(__file__).parent / part, ("*.py", "*.so")) for part in ("backends", "ternary")),
+        *(about[name] for name in ("precision", "backend", "device", "software")),
+    )
+    return closing(Answers(cache_file(), identity, about))
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
+    """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != "finetune.json"})
+    return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))

@@ -1,0 +1,79 @@
+"""An evaluation that is killed at any moment ends, when it is run again, as one that was not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+KILLS = 20
+PRELOAD = [
+    "bitnet_bench.api",
+    "bitnet_bench.scoring",
+    "lm_eval.evaluator",
+    "datasets",
+    "bitnet_bench.backends.hf.inference",
+]
+
+
+def evaluate(out: str, cache: str) -> None:
+    """Score two tasks of embedded rows with answers of both kinds, in many small batches, in a process of its own."""
+    os.environ["BITNET_BENCH_CACHE"] = cache
+    import torch
+
+    from bitnet_bench import api
+    from bitnet_bench.backends import session
+    from bitnet_bench.records import EvaluateJob
+
+    torch.set_num_threads(1)
+    session.TOKENS_PER_BATCH = 60
+    api.evaluate("demo-fp16", api.select_tasks(["sample"], ["copa", "qa"]), Path(out), EvaluateJob(limit=12))
+
+
+def results(out: Path) -> tuple[object, list[bytes]]:
+    record = json.loads((out / "record.json").read_text(encoding="utf-8"))
+    return (record["scores"], record["data"], record["errors"]), [
+        file.read_bytes() for file in sorted((out / "samples").iterdir())
+    ]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
+    """Killed once at a random moment each time, then run again: scores and samples of an uninterrupted run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+
+    def run(name: str, kill_after: float | None = None) -> float:
+        process = context.Process(target=evaluate, args=(str(tmp_path / name), str(tmp_path / f"{name}.sqlite3")))
+        began = time.monotonic()
+        process.start()
+        process.join(kill_after)
+        if kill_after is None:
+            assert process.exitcode == 0
+        elif process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+            process.join()
+            killed.append(name)
+        process.close()
+        return time.monotonic() - began
+
+    killed: list[str] = []
+    run("warm")  # the server that forks has imported everything then
+    seconds = run("whole")
+    wanted = results(tmp_path / "whole")
+    resumed = 0
+    rng = random.Random(0)
+    for number in range(KILLS):
+        name = f"killed-{number}"
+        run(name, rng.uniform(0, seconds))
+        resumed += (tmp_path / f"{name}.sqlite3").exists() and not (tmp_path / name / "record.json").exists()
+        run(name)
+        assert results(tmp_path / name) == wanted
+    assert len(killed) >= KILLS * 0.8, "the moments were too late to kill"
+    assert resumed >= 3, "no kill fell within a task"
