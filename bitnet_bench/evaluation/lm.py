@@ -122,7 +122,7 @@ class SessionLM(TemplateLM):
         return self._answered(
             keys=[_key("loglikelihood", context, continuation) for context, continuation in pairs],
             documents=self._documents,
-            told=_Told(self._documents, self._progress),
+            told=_Told(self._documents, self._progress, self._workers.count),
             ask=partial(self._session.loglikelihood, pairs),
             pack=lambda answer: LIKELIHOOD.pack(*answer),
             unpack=LIKELIHOOD.unpack,
@@ -153,7 +153,7 @@ class SessionLM(TemplateLM):
         """
         outputs = [""] * len(requests)
         documents = _documents(requests)
-        told = _Told(documents, self._progress)
+        told = _Told(documents, self._progress, self._workers.count)
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for i, request in enumerate(requests):
             options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=256)
@@ -203,17 +203,19 @@ class SessionLM(TemplateLM):
                 told.answered(documents[i] for i, _ in some)
         except BenchError as error:
             failed = error
+        mine = frozenset(found)
         found = self._workers.joined(found, failed)
+        told.answered(documents[i] for i in found if i not in mine)
         return [found[i] for i in range(len(keys))]
 
 
 class _Told:
-    """Tells how many documents have all their answers."""
+    """Tells how many documents have all their answers. Other workers are taken to be as far as this one."""
 
-    def __init__(self, documents: Iterable[int], progress: Progress) -> None:
+    def __init__(self, documents: Iterable[int], progress: Progress, workers: int) -> None:
         self._left = Counter(documents)
         self._total = len(self._left)
-        self._progress = progress
+        self._progress, self._workers = progress, workers
 
     def answered(self, documents: Iterable[int]) -> None:
         """Say that a request of each of *documents* has its answer."""
@@ -221,7 +223,8 @@ class _Told:
             self._left[document] -= 1
             if not self._left[document]:
                 del self._left[document]
-        self._progress(self._total - len(self._left), self._total)
+        done = (self._total - len(self._left)) * self._workers
+        self._progress(min(done, self._total - bool(self._left)), self._total)
 
 
 def refuse_odd_tokenizer(tokenizer: Any) -> None:

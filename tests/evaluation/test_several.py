@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from bitnet_bench import api, cli, scoring, store
 from bitnet_bench.errors import BenchError
@@ -170,7 +171,7 @@ def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: s
     with opener.open(checkpoint, "ternary" if model == "demo" else "fp32") as session:
         lm = SessionLM(session)
         pairs = [(f"{d['premise']} 그래서", f" {d[f'alternative_{i}']}") for d in docs for i in (1, 2)]
-        ours = [ll for ll, _ in lm._loglikelihood_tokens([(pair, *lm._encode_pair(*pair)) for pair in pairs])]
+        ours = [ll for ll, _ in lm.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs])]
     assert [ll for i in range(len(docs)) for ll in theirs[i]] == pytest.approx(ours, abs=1e-5)
 
 
@@ -191,6 +192,7 @@ class Odd:
         self.begin, self.end = begin, end
 
     def encode(self, text: str, **_: Any) -> list[int]:
+        """Return one token with what is added."""
         return [*self.begin, 7, *self.end]
 
 
