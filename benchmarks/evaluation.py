@@ -2,6 +2,8 @@
 
     python benchmarks/evaluation.py float --vocabulary 32000 --data-dir DATA
     python benchmarks/evaluation.py ternary --data-dir DATA
+    bitnet-bench init --preset bitnet-2b-4t --format masters MASTERS && bitnet-bench convert --to packed MASTERS PACKED
+    python benchmarks/evaluation.py checkpoints MASTERS PACKED --data-dir DATA
 
 Both score the very same requests of a random model of 125M's shape; log-probabilities are compared to 1e-4 (float) and
 predictions are counted where they differ. lm-eval's batch size is the fastest of those given.
@@ -147,10 +149,7 @@ def ternary(
     batch: Batches = [8, 32],  # noqa: B006
 ) -> None:
     """A ternary model of 125M's shape: transformers' online BitLinear in bfloat16 against the ternary backend."""
-    from transformers import AutoModelForCausalLM
-
     tokenizer = load_tokenizer(api.open_checkpoint("demo"))
-    asked = requests(data_dir, shots, limit)
     with tempfile.TemporaryDirectory() as folder:
         masters, packed = Path(folder) / "masters", Path(folder) / "packed"
         random_llama(vocabulary, torch.float32).save_pretrained(masters)
@@ -158,11 +157,29 @@ def ternary(
         config = json.loads((masters / "config.json").read_text())
         (masters / "config.json").write_text(json.dumps(config | {"quantization_config": ONLINE}))
         convert(inspect(masters), "packed", packed, lambda *_: None, logits=None)
-        online = AutoModelForCausalLM.from_pretrained(masters, dtype=torch.bfloat16).eval()
-        runs = {f"lm-eval hf, batch {size}": theirs(online, tokenizer, asked, size) for size in batch}
-        with TernaryBackend().open(inspect(packed), "ternary") as session:
-            runs["bitnet-bench ternary"] = ours(session, asked)
-            compare(asked, runs, rounds, None)
+        checkpoints(masters, packed, data_dir, shots, limit, rounds, batch)
+
+
+@app.command()
+def checkpoints(
+    masters: Annotated[Path, typer.Argument(help="A checkpoint of masters, which transformers makes ternary online.")],
+    packed: Annotated[Path, typer.Argument(help="The same, packed for the ternary backend.")],
+    data_dir: DataDir,
+    shots: int = 0,
+    limit: int = 40,
+    rounds: int = 1,
+    batch: Batches = [8],  # noqa: B006
+) -> None:
+    """A ternary checkpoint of any size: the same comparison."""
+    from transformers import AutoModelForCausalLM
+
+    asked = requests(data_dir, shots, limit)
+    online = AutoModelForCausalLM.from_pretrained(masters, dtype=torch.bfloat16).eval()
+    tokenizer = load_tokenizer(inspect(packed))
+    runs = {f"lm-eval hf, batch {size}": theirs(online, tokenizer, asked, size) for size in batch}
+    with TernaryBackend().open(inspect(packed), "ternary") as session:
+        runs["bitnet-bench ternary"] = ours(session, asked)
+        compare(asked, runs, rounds, None)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class Method(StrEnum):
 
     sft = "sft"
     pretrain = "pretrain"
+    dpo = "dpo"
 
 
 class Schedule(StrEnum):
@@ -157,15 +158,20 @@ def finetune(
     twin_model: Annotated[
         str | None, typer.Option(help="Where the twin starts: by default demo-fp16 for demo, else --model itself.")
     ] = None,
-    method: Annotated[Method, typer.Option(help="sft: loss on responses. pretrain: on all tokens.")] = Method.sft,
+    method: Annotated[
+        Method, typer.Option(help="sft: loss on responses. pretrain: on all tokens. dpo: on preference pairs.")
+    ] = Method.sft,
     template: Annotated[Template, typer.Option(help="Text around prompt and response.")] = Template.auto,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop earlier, after this many optimizer steps.")] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate [default: 1e-3; dpo: 1e-4].", show_default=False)
+    ] = None,
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate falls after warm-up.")] = Schedule.cosine,
     warmup_ratio: Annotated[float, typer.Option(help="Share of the steps that warm up.")] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences a forward pass.")] = 16,
+    beta: Annotated[float, typer.Option(help="DPO: how strongly the model is held to where it began.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences, or pairs, a forward pass.")] = 16,
     gradient_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes an optimizer step.")] = 1,
     max_length: Annotated[int, typer.Option(min=2, help="Longest sequence in tokens.")] = 256,
     compute: Annotated[Compute, typer.Option(help="Dtype of products; masters are float32 always.")] = Compute.bf16,
@@ -188,7 +194,8 @@ def finetune(
         FinetuneJob,
         model=model, data=tuple(data), data_dir=str(data_dir) if data_dir else None, out=str(out),
         method=method.value, precision=precision.value, template=template.value, epochs=epochs, max_steps=max_steps,
-        learning_rate=lr, schedule=schedule.value, warmup_ratio=warmup_ratio, weight_decay=weight_decay,
+        learning_rate=lr or (1e-4 if method is Method.dpo else 1e-3), schedule=schedule.value,
+        warmup_ratio=warmup_ratio, weight_decay=weight_decay, beta=beta,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
         compute=compute.value, limit=limit, seed=seed, save_every=save_every, keep_masters=keep_masters,
     )  # fmt: skip

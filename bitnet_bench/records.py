@@ -68,7 +68,7 @@ class FinetuneJob(Value):
     data: tuple[str, ...]
     data_dir: str | None = None
     out: str
-    method: Literal["sft", "pretrain"] = "sft"
+    method: Literal["sft", "pretrain", "dpo"] = "sft"
     precision: TrainingPrecision = "ternary"
     template: Literal["auto", "plain", "dialogue", "instruction", "chat"] = "auto"
     epochs: float = Field(default=3.0, gt=0)
@@ -77,6 +77,8 @@ class FinetuneJob(Value):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    beta: float = Field(default=0.1, gt=0)
+    """Of DPO: how strongly the policy is held to its reference."""
     batch_size: int = Field(default=16, gt=0)
     gradient_accumulation: int = Field(default=1, gt=0)
     max_length: int = Field(default=256, gt=1)
@@ -131,7 +133,7 @@ class FinetuneRecord(Value):
     data_sha256: str
     steps: int
     train_loss: float
-    """Mean loss per response token over the last tenth of the steps, in nats."""
+    """Mean loss over the last tenth of the steps, in nats: per response token, of DPO per pair."""
     history: tuple[dict[str, float], ...]
     train_seconds: float
     resumed_from_step: int

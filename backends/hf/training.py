@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.tokenizing import IGNORED, Encoded, Example, encode
+from bitnet_bench.data.tokenizing import IGNORED, Encoded, Example, encode, encode_pairs
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
@@ -28,8 +29,9 @@ from bitnet_bench.ternary.config import read_config
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.saving import refuse_unpackable, save
 from bitnet_bench.training.flips import FlipMonitor
-from bitnet_bench.training.loss import response_loss
+from bitnet_bench.training.loss import response_logprobs, response_loss
 from bitnet_bench.training.order import batch_order, total_steps
+from bitnet_bench.training.preference import LN2, Preferences, dpo_loss, reference_is_the_policy
 
 STATE = ".trainer"
 """Where a run keeps what it needs to go on; removed when it is finished."""
@@ -43,7 +45,10 @@ def finetune(job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: 
     out = Path(job.out)
     tokenizer = load_tokenizer(base)
     length = min(job.max_length, _context(base))
-    encoded = encode(rows, tokenizer, job.template, length, pretrain=job.method == "pretrain")
+    if job.method == "dpo":
+        encoded = encode_pairs(rows, tokenizer, job.template, length)
+    else:
+        encoded = encode(rows, tokenizer, job.template, length, pretrain=job.method == "pretrain")
     set_seed(job.seed)
     model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
     if job.precision == "ternary":
@@ -136,17 +141,29 @@ def _pad_id(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-class _Ordered(Dataset[Example]):
-    """The examples in the order in which they are trained on, repeated over epochs."""
+@dataclass(frozen=True)
+class _Item:
+    """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
 
-    def __init__(self, examples: Sequence[Example], order: Sequence[int]) -> None:
-        self._examples, self._order = examples, order
+    examples: Sequence[Example]
+    reference: Sequence[float] = ()
+    """Log-probability of each answer before training, in nats."""
+
+    def __len__(self) -> int:
+        return max(len(example.input_ids) for example in self.examples)
+
+
+class _Ordered(Dataset[_Item]):
+    """The items in the order in which they are trained on, repeated over epochs."""
+
+    def __init__(self, items: Sequence[_Item], order: Sequence[int]) -> None:
+        self._items, self._order = items, order
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, i: int) -> Example:
-        return self._examples[self._order[i]]
+    def __getitem__(self, i: int) -> _Item:
+        return self._items[self._order[i]]
 
 
 class _Collator:
@@ -155,7 +172,14 @@ class _Collator:
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
-    def __call__(self, examples: list[Example]) -> dict[str, Tensor]:
+    def __call__(self, items: list[_Item]) -> dict[str, Tensor]:
+        batch = self.padded([example for item in items for example in item.examples])
+        if items[0].reference:
+            batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
+        return batch
+
+    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T]."""
         longest = max(len(e.input_ids) for e in examples)
         batch = {"input_ids": self._padded([e.input_ids for e in examples], longest, self._pad)}
         batch["labels"] = self._padded([[IGNORED, *e.labels[1:]] for e in examples], longest, IGNORED)
@@ -171,8 +195,10 @@ class _Collator:
 class _Trainer(Trainer):
     """Trainer with our loss, which stops at the first loss that is no number, and with code flips in its log."""
 
-    def __init__(self, *args: Any, progress: Progress, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, progress: Progress, beta: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._beta = beta
+        self._preferences: list[Preferences] = []
         self.model_accepts_loss_kwargs = True  # our loss divides by the tokens of the whole accumulated batch
         self.flips = FlipMonitor(self.model)
         self.remove_callback(PrinterCallback)
@@ -185,16 +211,37 @@ class _Trainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        total, count = response_loss(model, inputs)
+        total, count = self._preference(model, inputs) if "reference" in inputs else response_loss(model, inputs)
         if not math.isfinite(total.item()):
             raise BenchError(
                 f"The loss became {total.item()} at step {self.state.global_step}.",
                 "Lower --lr or raise --warmup-ratio and start anew with another --out; the last saved step is kept.",
             )
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return total / count
+        # what is accumulated counts tokens, and a pair is one however long it is; all batches have as many
+        return total / (count * self.args.gradient_accumulation_steps if "reference" in inputs else num_items_in_batch)
+
+    def _preference(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, int]:
+        loss, found = dpo_loss(response_logprobs(model, inputs), inputs["reference"], self._beta)
+        first = loss.item() / found.pairs
+        if self.state.global_step == 0 and not self._preferences and not reference_is_the_policy(first):
+            raise BenchError(
+                f"DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the model that trains.",
+                "This is an error of bitnet-bench, or the model is not the same twice (dropout); please report it.",
+            )
+        self._preferences.append(found)
+        return loss, found.pairs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        super().log({**logs, **self.flips.look()} if "loss" in logs else logs, start_time)
+        super().log({**logs, **self._seen(), **self.flips.look()} if "loss" in logs else logs, start_time)
+
+    def _seen(self) -> dict[str, float]:
+        """Return margin and accuracy of the pairs since the last time; {} without pairs."""
+        seen, self._preferences = self._preferences, self._preferences[:0]
+        pairs = sum(found.pairs for found in seen)
+        names = ("margin", "accuracy") if pairs else ()
+        return {name: sum(getattr(found, name) * found.pairs for found in seen) / pairs for name in names}
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -225,10 +272,11 @@ class _Watch(TrainerCallback):
 def _trainer(
     job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, pad: int, state: Path, progress: Progress
 ) -> _Trainer:
-    examples = encoded.examples
-    steps = total_steps(len(examples), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
+    collator = _Collator(pad)
+    items = _pairs(job, model, encoded.examples, collator) if job.method == "dpo" else _singles(encoded.examples)
+    steps = total_steps(len(items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     batches = steps * job.gradient_accumulation
-    order = batch_order([len(e.input_ids) for e in examples], job.batch_size, batches, job.seed)
+    order = batch_order([len(item) for item in items], job.batch_size, batches, job.seed)
     arguments = TrainingArguments(
         output_dir=str(state),
         max_steps=steps,
@@ -256,7 +304,32 @@ def _trainer(
     return _Trainer(
         model=model,
         args=arguments,
-        train_dataset=_Ordered(examples, order),
-        data_collator=_Collator(pad),
+        train_dataset=_Ordered(items, order),
+        data_collator=collator,
         progress=progress,
+        beta=job.beta,
     )
+
+
+def _singles(examples: Sequence[Example]) -> list[_Item]:
+    return [_Item((example,)) for example in examples]
+
+
+def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: _Collator) -> list[_Item]:
+    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
+
+    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
+    reference = [0.0] * len(examples)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
+        for start in range(0, len(by_length), 2 * job.batch_size):
+            some = by_length[start : start + 2 * job.batch_size]
+            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
+            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
+                reference[i] = logprob
+    return [_Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]

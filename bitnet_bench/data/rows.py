@@ -17,7 +17,7 @@ SYSTEM_NAMES = {"system", "sys", "시스템"}
 """An instruction beside a model's turns; the answering side where dialogues have no other (HG-TODS, WoS)."""
 SHAPES = (
     '{"prompt", "response"}, {"instruction", "input", "output"}, {"messages": [...]}, {"turns": [...]}, {"Q", "A"}; '
-    'for --method pretrain also {"text"} or {"document"}'
+    'for --method pretrain also {"text"} or {"document"}; for dpo {"prompt", "chosen", "rejected"}'
 )
 
 
@@ -35,6 +35,12 @@ class Row:
 
     turns: tuple[Turn, ...]
     verbatim: bool = False
+    rejected: str | None = None
+    """The answer that was not preferred to the last turn, of a preference pair."""
+
+    def with_rejected(self) -> Row:
+        """Return the row that ends in its rejected answer."""
+        return Row((*self.turns[:-1], Turn("model", self.rejected or "")), self.verbatim)
 
 
 class BadRowError(ValueError):
@@ -73,9 +79,12 @@ def parse_row(line: str) -> Row:
     for keys, build in _SHAPES:
         if keys & fields.keys():
             turns = tuple(build(fields))
+            rejected = _text(fields, _REJECTED[_REJECTED[0] not in fields]) if build is _preference else None
+            if rejected == turns[-1].text:
+                raise BadRowError("prefers an answer to itself")
             if all(turn.role in ("user", "system") for turn in turns):
                 raise BadRowError("has no model turn to learn from")
-            return Row(turns)
+            return Row(turns, rejected=rejected)
     raise BadRowError(f"has none of the known fields (it has {', '.join(sorted(fields)) or 'no fields'})")
 
 
@@ -99,6 +108,14 @@ def _instruction(fields: dict[str, Any]) -> Iterator[Turn]:
     instruction = _text(fields, "instruction")
     yield Turn("user", f"{instruction}\n{extra}" if extra else instruction)
     yield Turn("model", _text(fields, "output"))
+
+
+_CHOSEN, _REJECTED = ("chosen", "chosen_response"), ("rejected", "rejected_response")
+
+
+def _preference(fields: dict[str, Any]) -> Iterator[Turn]:
+    yield Turn("user", _text(fields, "prompt"))
+    yield Turn("model", _text(fields, _CHOSEN[_CHOSEN[0] not in fields]))
 
 
 def _running_text(fields: dict[str, Any]) -> Iterator[Turn]:
@@ -143,6 +160,7 @@ def _role(name: Any) -> Role:
 
 
 _SHAPES: tuple[tuple[set[str], Any], ...] = (
+    ({*_CHOSEN, *_REJECTED}, _preference),
     ({"messages", "turns"}, _dialogue),
     ({"prompt", "response"}, _pair("prompt", "response")),
     ({"instruction", "output"}, _instruction),

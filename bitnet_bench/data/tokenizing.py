@@ -28,6 +28,7 @@ class Encoded:
     """Training sequences, and what became of the rows that are not among them whole."""
 
     examples: list[Example]
+    """Of preference pairs: the chosen and the rejected sequence of each, one after the other."""
     rows: int
     dropped: int
     """Rows whose response was cut off entirely by max_length."""
@@ -65,6 +66,38 @@ def encode(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, 
             "Raise --max-length, or shorten the prompts.",
         )
     return Encoded(kept, len(rows), len(rows) - len(kept), truncated)
+
+
+def encode_pairs(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int) -> Encoded:
+    """Tokenize preference pairs (DPO): two sequences a row, the loss on their last response only.
+
+    A pair is dropped when *max_length* leaves no token of one of its answers, or none in which they differ.
+    """
+    lacking = next((i for i, row in enumerate(rows, 1) if row.rejected is None), None)
+    if lacking is not None:
+        raise BenchError(
+            f"Row {lacking} has no rejected answer, and --method dpo learns from pairs.",
+            'Rows look like {"prompt", "chosen", "rejected"}.',
+        )
+    sides = [side for row in rows for side in (row, row.with_rejected())]
+    chat = bool(tokenizer.chat_template)
+    rendered = [render(side, choose(template, side, chat), tokenizer) for side in sides]
+    last = [Rendered(r.text, r.responses[-1:], r.has_special_tokens) for r in rendered]
+    whole = list(_masked(last, tokenizer))
+    short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
+    kept, truncated = [], 0
+    for i in range(0, len(short), 2):
+        pair = short[i : i + 2]
+        if pair[0] == pair[1] or any(all(label == IGNORED for label in side.labels[1:]) for side in pair):
+            continue
+        truncated += any(len(side.input_ids) > max_length for side in whole[i : i + 2])
+        kept += pair
+    if not kept:
+        raise BenchError(
+            f"None of the {len(rows)} pairs differs within {max_length} tokens.",
+            "Raise --max-length, or shorten the prompts.",
+        )
+    return Encoded(kept, len(rows), len(rows) - len(kept) // 2, truncated)
 
 
 def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:

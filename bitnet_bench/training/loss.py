@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from bitnet_bench.data.tokenizing import IGNORED
@@ -20,23 +21,34 @@ def response_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, i
 
     batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss.
     """
+    wanted = batch["labels"][:, 1:] != IGNORED
+    return _cross_entropy(model, batch, "sum"), int(wanted.sum())
+
+
+def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return the log-probability of each row's labelled tokens [B], in nats, in float32; *batch* as above."""
+    wanted = batch["labels"][:, 1:] != IGNORED
+    losses = _cross_entropy(model, batch, "none")
+    rows = wanted.nonzero()[:, 0]
+    return torch.zeros(len(wanted), device=losses.device).index_add(0, rows, -losses)
+
+
+def _cross_entropy(model: nn.Module, batch: dict[str, Tensor], reduction: Literal["sum", "none"]) -> Tensor:
     config: Any = model.config
     targets = batch["labels"][:, 1:]
     wanted = targets != IGNORED
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
     if config.model_type not in PLAIN_HEADS:
         logits = model(**inputs, use_cache=False).logits[:, :-1]
-        total = nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum")
-        return total, int(wanted.sum())
+        return nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction=reduction)
     base: Any = model.base_model
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     hidden = base(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
-    total = nn.functional.linear_cross_entropy(
+    return nn.functional.linear_cross_entropy(
         hidden.float(),
         head.weight.float(),
         targets[wanted],
         linear_bias=None if head.bias is None else head.bias.float(),
-        reduction="sum",
+        reduction=reduction,
         options=nn.LinearCrossEntropyOptions(batch_chunk_size=ROWS_AT_ONCE),
     )
-    return total, int(wanted.sum())

@@ -1,0 +1,42 @@
+"""Direct preference optimization (DPO; Rafailov et al. 2023, arXiv:2305.18290)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+LN2 = math.log(2)
+"""The loss of a policy that is its reference, as before the first step."""
+LN2_TOLERANCE = 0.02
+"""Nats: padding and bfloat16 move a ternary model's log-probabilities; without its quantizer it is off by more."""
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a batch of pairs says."""
+
+    pairs: int
+    margin: float
+    """Mean difference of the implicit rewards beta * log(policy / reference), chosen less rejected, in nats."""
+    accuracy: float
+    """Share of pairs whose chosen answer has the higher implicit reward."""
+
+
+def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Preferences]:
+    """Return equation 7 of the paper, in nats summed over pairs, for log-probabilities [2B] of answers.
+
+    Chosen and rejected answers come in turn.
+    """
+    rewards = beta * (policy - reference)
+    margins = rewards[0::2] - rewards[1::2]
+    with torch.no_grad():
+        margin, accuracy = float(margins.mean()), float((margins > 0).float().mean())
+    return -nn.functional.logsigmoid(margins).sum(), Preferences(len(margins), margin, accuracy)
+
+
+def reference_is_the_policy(first_loss: float) -> bool:
+    """Return whether *first_loss* (nats a pair, before any step) is that of a policy equal to its reference."""
+    return abs(first_loss - LN2) <= LN2_TOLERANCE
