@@ -147,7 +147,14 @@ def test_dpo_learns_the_preference(pairs: Path, tmp_path: Path, model: str, prec
 
 def test_accumulated_pairs_give_the_step_of_one_large_batch(pairs: Path, tmp_path: Path) -> None:
     """A pair counts as one however many tokens it has."""
-    options = {"max_steps": 1, "compute": "fp32", "schedule": "constant", "warmup_ratio": 0, "precision": "fp16", "limit": 8}
+    options = {
+        "max_steps": 1,
+        "compute": "fp32",
+        "schedule": "constant",
+        "warmup_ratio": 0,
+        "precision": "fp16",
+        "limit": 8,
+    }
     large = api.finetune(dpo(pairs, tmp_path / "large", model="demo-fp16", batch_size=8, **options))
     small = api.finetune(
         dpo(pairs, tmp_path / "small", model="demo-fp16", batch_size=4, gradient_accumulation=2, **options)
