@@ -109,7 +109,9 @@ def score(
         ]
         for one in built:
             check_rows(one, job.limit)
-        for together in _that_fit_together(left):
+        # what is free changes by the moment, and all workers must take the same turns
+        all_at_once = len(left) > 1 and workers.agreed(_fit_together(left))
+        for together in [left] if all_at_once else [[run] for run in left]:
             _score_in_turn(together, built, job, opener, workers, steps)
     return [run.record for run in runs]
 
@@ -164,14 +166,14 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
     return record.model_copy(update={"costs": there.costs}) if differing else there
 
 
-def _that_fit_together(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return groups of runs whose checkpoints may be open at once: all, or one by one where memory is short."""
+def _fit_together(runs: Sequence[Run]) -> bool:
+    """Return whether the checkpoints of *runs* may be open at the same time, in what is free of the memory."""
     import psutil
     import torch
 
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
-    return [list(runs)] if needed < SHARE_OF_MEMORY * free else [[run] for run in runs]
+    return needed < SHARE_OF_MEMORY * free
 
 
 def _score_in_turn(
