@@ -245,7 +245,7 @@ def evaluate(
 
     Writes OUT/record.json and every example in OUT/samples/. Stopped at any moment, the same command goes on from the
     last batch. A task that cannot be scored does not lose the others; the exit status is 1 then. Several models take
-    turns, task by task. Under `torchrun --no-python` or `accelerate launch` the processes share the work.
+    turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
     from bitnet_bench import api, console
     from bitnet_bench.evaluation.parallel import is_first

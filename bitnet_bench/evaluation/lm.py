@@ -203,10 +203,10 @@ class SessionLM(TemplateLM):
                 told.answered(documents[i] for i, _ in some)
         except BenchError as error:
             failed = error
-        mine = frozenset(found)
-        found = self._workers.joined(found, failed)
-        told.answered(documents[i] for i in found if i not in mine)
-        return [found[i] for i in range(len(keys))]
+        everything = self._workers.joined(found, failed)
+        if len(everything) > len(found):
+            told.answered(documents[i] for i in everything if i not in found)
+        return [everything[i] for i in range(len(keys))]
 
 
 class _Told:
