@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from bitnet_bench.records import (
 )
 
 if TYPE_CHECKING:
+    from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -239,6 +241,60 @@ def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
     return rows, left_out
 
 
+def check_data(
+    files: Sequence[Path],
+    model: str = "demo",
+    *,
+    template: str = "auto",
+    max_length: int = 256,
+    suites_named: Sequence[str] = (),
+    data_dir: Path | None = None,
+    steps: Steps = quiet,
+) -> list[Checked]:
+    """Say of every line of training *files* what is wrong with it, and how long rows are in tokens of *model*.
+
+    Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
+    """
+    from bitnet_bench.data.checking import check
+    from bitnet_bench.evaluation.tasks import normalised
+    from bitnet_bench.ternary.loading import load_tokenizer
+
+    asked = _asked(suites_named, data_dir) if suites_named else {}
+    tokenizer = load_tokenizer(open_checkpoint(model))
+    found = []
+    with steps("check") as progress:
+        for number, file in enumerate(files, 1):
+            found.append(check(file, tokenizer, template, max_length, asked, normalised))
+            progress(number, len(files))
+    return found
+
+
+def _asked(suites_named: Sequence[str], data_dir: Path | None) -> dict[str, str]:
+    """Return every text in the test rows of suites, as letters and digits, with its task."""
+    from bitnet_bench.evaluation.tasks import Setting, build_task, normalised
+
+    directory = data_directory(data_dir)
+    texts: dict[str, str] = {}
+    for suite, task in select_tasks(suites_named, data_dir=directory):
+        for doc in build_task(suite, task, Setting(directory)).lm_task.test_docs():
+            texts |= {normalised(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)}
+    return texts
+
+
+def convert_data(file: Path, out: Path) -> int:
+    """Write the rows of *file*, whatever their shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
+
+    Returns how many; BenchError names the first bad line, and *out* is not written then.
+    """
+    from bitnet_bench.data.rows import as_fields, read_rows
+
+    if out.exists():
+        raise BenchError(f"{out} is there already.", "Name another file.")
+    rows = read_rows(file)
+    write_whole(out, "".join(json.dumps(as_fields(row), ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
+
+
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
     done = Path(job.out) / "finetune.json"
@@ -431,8 +487,10 @@ def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
 
 __all__ = [
     "backends",
+    "check_data",
     "contenders",
     "convert",
+    "convert_data",
     "data_directory",
     "evaluate",
     "evaluate_several",

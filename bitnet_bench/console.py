@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from bitnet_bench import ports
+    from bitnet_bench.data.checking import Checked
     from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score
     from bitnet_bench.ternary.inspecting import Inspection
@@ -165,6 +166,29 @@ def inspection_table(found: Inspection) -> Table:
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]
     return table(checkpoint.source, ["", ""], rows, numbers_from=99)
+
+
+def findings_table(checked: Checked, shown: int) -> Table:
+    """Return the first *shown* findings of a file, a row a finding."""
+    rows = [[str(f.line), f.kind, f.reason] for f in checked.findings[:shown]]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in checked.counts.items())
+    title = f"{checked.file}: {checked.lines:,} rows; {counts or 'nothing found'}"
+    left = len(checked.findings) - shown
+    made = table(title, ["line", "what", "why"], rows, numbers_from=99)
+    made.caption = f"{left:,} more: --show, or --json for all" if left > 0 else None
+    return made
+
+
+def lengths_table(checked: Checked) -> Table:
+    """Return how long rows are in tokens, with a histogram."""
+    from bitnet_bench.data.checking import histogram, quantiles
+
+    whole, learned = quantiles(checked.tokens), quantiles(checked.response_tokens)
+    rows = [[name, f"{whole[name]:,.0f}", f"{learned[name]:,.0f}"] for name in whole]
+    bars = histogram(checked.tokens)
+    most = max((count for _, _, count in bars), default=1)
+    rows += [[f"{low}-{high}", f"{count:,}", "█" * round(24 * count / most)] for low, high, count in bars]
+    return table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
 
 
 def kept_table(models: Sequence[Kept]) -> Table:

@@ -88,6 +88,16 @@ def parse_row(line: str) -> Row:
     raise BadRowError(f"has none of the known fields (it has {', '.join(sorted(fields)) or 'no fields'})")
 
 
+def as_fields(row: Row) -> dict[str, Any]:
+    """Return the JSON object that says the same in the shape most tools read."""
+    if row.rejected is not None:
+        return {"prompt": row.turns[0].text, "chosen": row.turns[-1].text, "rejected": row.rejected}
+    if all(turn.role == "text" for turn in row.turns):
+        return {"text": row.turns[0].text}
+    names = {"model": "assistant"}
+    return {"messages": [{"role": names.get(turn.role, turn.role), "content": turn.text} for turn in row.turns]}
+
+
 def _text(fields: dict[str, Any], key: str, may_be_empty: bool = False) -> str:
     if key not in fields:
         raise BadRowError(f'has no "{key}"')
