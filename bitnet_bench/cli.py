@@ -485,7 +485,10 @@ def data_check(
         )
     else:
         for one in checked:
-            console.show(console.findings_table(one, show))
+            if one.findings:
+                console.show(console.findings_table(one, show))
+            else:
+                print(f"{one.file}: {one.lines:,} rows; nothing found")
     if any({"bad", "overlap"} & one.counts.keys() for one in checked):
         raise typer.Exit(1)
 
@@ -505,6 +508,7 @@ def data_stats(files: Files, model: Model = "demo", template: FormOf = Template.
         return
     for one in checked:
         console.show(console.lengths_table(one))
+        console.show(console.histogram_table(one))
 
 
 @data_app.command("convert")

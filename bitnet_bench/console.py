@@ -169,8 +169,11 @@ def inspection_table(found: Inspection) -> Table:
 
 
 def findings_table(checked: Checked, shown: int) -> Table:
-    """Return the first *shown* findings of a file, a row a finding."""
-    rows = [[str(f.line), f.kind, f.reason] for f in checked.findings[:shown]]
+    """Return *shown* findings of a file, a row a finding, those first that stop training."""
+    from bitnet_bench.data.checking import KINDS
+
+    order = sorted(checked.findings, key=lambda finding: list(KINDS).index(finding.kind))
+    rows = [[str(f.line), f.kind, f.reason] for f in order[:shown]]
     counts = ", ".join(f"{count:,} {kind}" for kind, count in checked.counts.items())
     title = f"{checked.file}: {checked.lines:,} rows; {counts or 'nothing found'}"
     left = len(checked.findings) - shown
@@ -180,15 +183,22 @@ def findings_table(checked: Checked, shown: int) -> Table:
 
 
 def lengths_table(checked: Checked) -> Table:
-    """Return how long rows are in tokens, with a histogram."""
-    from bitnet_bench.data.checking import histogram, quantiles
+    """Return how long rows are in tokens."""
+    from bitnet_bench.data.checking import quantiles
 
     whole, learned = quantiles(checked.tokens), quantiles(checked.response_tokens)
     rows = [[name, f"{whole[name]:,.0f}", f"{learned[name]:,.0f}"] for name in whole]
+    return table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
+
+
+def histogram_table(checked: Checked) -> Table:
+    """Return how many rows have how many tokens, as bars."""
+    from bitnet_bench.data.checking import histogram
+
     bars = histogram(checked.tokens)
     most = max((count for _, _, count in bars), default=1)
-    rows += [[f"{low}-{high}", f"{count:,}", "█" * round(24 * count / most)] for low, high, count in bars]
-    return table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
+    rows = [[f"{low:,}-{high:,}", f"{count:,}", "█" * round(40 * count / most)] for low, high, count in bars]
+    return table("", ["tokens", "rows", ""], rows, numbers_from=99)
 
 
 def kept_table(models: Sequence[Kept]) -> Table:
