@@ -32,6 +32,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+INTERRUPTED = 130
+"""The exit status that typer gives Ctrl-C: 128 + SIGINT."""
+
+
 class Precision(StrEnum):
     """How a checkpoint is run."""
 
@@ -113,9 +117,10 @@ def main() -> None:
     except BenchError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise
 
 
 @app.callback(invoke_without_command=True)

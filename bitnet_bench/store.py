@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,8 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
         if [file.name for file in folder.iterdir()] == [LOCK]:  # nothing came of it
             (folder / LOCK).unlink()
-            for place in missing:
-                place.rmdir()
+            with suppress(OSError):  # something else has come into a folder around it
+                for place in missing:
+                    place.rmdir()
 
 
 def save_samples(folder: Path, task: str, examples: Iterable[Example]) -> None:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import time
 from pathlib import Path
@@ -26,18 +27,20 @@ PRELOAD = [
 """What a process imports before it begins: it is the evaluation that is to be killed, not the imports."""
 
 
-def evaluate(out: str, cache: str) -> None:
-    """Score two tasks of embedded rows with answers of both kinds, in many small batches, in a process of its own."""
-    os.environ["BITNET_BENCH_CACHE"] = cache
-    import torch
+SCRIPT = """
+import os
+os.environ["BITNET_BENCH_CACHE"] = CACHE
+from pathlib import Path
+import torch
+from bitnet_bench import api
+from bitnet_bench.backends import session
+from bitnet_bench.records import EvaluateJob
 
-    from bitnet_bench import api
-    from bitnet_bench.backends import session
-    from bitnet_bench.records import EvaluateJob
-
-    torch.set_num_threads(1)
-    session.TOKENS_PER_BATCH = 60
-    api.evaluate("demo-fp16", api.select_tasks(["sample"], ["copa", "qa"]), Path(out), EvaluateJob(limit=12))
+torch.set_num_threads(1)
+session.TOKENS_PER_BATCH = 60
+api.evaluate("demo-fp16", api.select_tasks(["sample"], ["copa", "qa"]), Path(OUT), EvaluateJob(limit=12))
+"""
+"""Scores two tasks of embedded rows, with answers of both kinds, in many small batches."""
 
 
 def results(out: Path) -> tuple[object, list[bytes]]:
@@ -57,8 +60,11 @@ def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
 
+    (tmp_path / "evaluate.py").write_text(SCRIPT, encoding="utf-8")
+
     def run(name: str, kill_after: float | None = None) -> float:
-        process = context.Process(target=evaluate, args=(str(tmp_path / name), str(tmp_path / f"{name}.sqlite3")))
+        names = {"OUT": str(tmp_path / name), "CACHE": str(tmp_path / f"{name}.sqlite3")}
+        process = context.Process(target=runpy.run_path, args=(str(tmp_path / "evaluate.py"), names))
         began = time.monotonic()
         process.start()
         process.join(kill_after)

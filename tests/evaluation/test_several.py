@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 
 from bitnet_bench import api, cli, scoring, store
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.cache import kept
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.records import EvaluateJob
 
@@ -78,6 +79,39 @@ def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     with store.locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
         api.evaluate("demo", chosen(), out)
     assert not (tmp_path / "runs").exists()
+    with store.locked(out):
+        (tmp_path / "runs" / "another").mkdir()
+    assert [place.name for place in (tmp_path / "runs").iterdir()] == ["another"]
+
+
+def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_cache: Path
+) -> None:
+    """Status 130; the same command takes the answers of the batches before, and leaves no half-made folder."""
+    from bitnet_bench.backends.session import BatchedSession
+
+    real, passes = BatchedSession._score, []
+
+    def interrupted(*arguments: Any) -> Any:
+        passes.append(1)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    words = ["bitnet-bench", "evaluate", "--suite", "sample", "--task", "copa", "--out", str(tmp_path / "runs" / "one")]
+    monkeypatch.setattr("sys.argv", words)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchedSession, "_score", interrupted)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    before = sum(model.answers for model in kept(own_cache))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert store.load_record(tmp_path / "runs" / "one").counts["cached"] == before > 0
 
 
 def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
