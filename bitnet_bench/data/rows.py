@@ -38,6 +38,11 @@ class Row:
     rejected: str | None = None
     """The answer that was not preferred to the last turn, of a preference pair."""
 
+    def messages(self) -> list[dict[str, str]]:
+        """Return the turns as chat templates and most tools name them."""
+        names = {"model": "assistant"}
+        return [{"role": names.get(turn.role, turn.role), "content": turn.text} for turn in self.turns]
+
     def with_rejected(self) -> Row:
         """Return the row that ends in its rejected answer."""
         return Row((*self.turns[:-1], Turn("model", self.rejected or "")), self.verbatim)
@@ -94,8 +99,7 @@ def as_fields(row: Row) -> dict[str, Any]:
         return {"prompt": row.turns[0].text, "chosen": row.turns[-1].text, "rejected": row.rejected}
     if all(turn.role == "text" for turn in row.turns):
         return {"text": row.turns[0].text}
-    names = {"model": "assistant"}
-    return {"messages": [{"role": names.get(turn.role, turn.role), "content": turn.text} for turn in row.turns]}
+    return {"messages": row.messages()}
 
 
 def _text(fields: dict[str, Any], key: str, may_be_empty: bool = False) -> str:

@@ -69,8 +69,7 @@ def _render_chat(row: Row, tokenizer: Any) -> Rendered:
             "A dialogue begins with the model's turn, which a chat template has no prompt for.",
             "Remove such rows, or use --template dialogue or instruction.",
         )
-    names = {"model": "assistant"}
-    messages = [{"role": names.get(t.role, t.role), "content": t.text} for t in row.turns]
+    messages = row.messages()
     text, spans = "", []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":

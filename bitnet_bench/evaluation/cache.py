@@ -71,13 +71,15 @@ class Kept:
     """When it was last opened: ISO 8601, UTC."""
 
 
+def framed(*parts: str | bytes) -> bytes:
+    """Return *parts*, each with its length, so that no two lists of parts run together."""
+    data = [part.encode() if isinstance(part, str) else part for part in parts]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in data)
+
+
 def digest(*parts: str | bytes) -> bytes:
-    """Return the sha256 of *parts*, each with its length, so that no two lists of parts run together."""
-    found = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        found.update(len(data).to_bytes(8, "little") + data)
-    return found.digest()
+    """Return the sha256 of *parts*, framed."""
+    return hashlib.sha256(framed(*parts)).digest()
 
 
 class NoAnswers:

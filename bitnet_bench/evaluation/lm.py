@@ -14,7 +14,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import NoAnswers
+from bitnet_bench.evaluation.cache import NoAnswers, framed
 from bitnet_bench.evaluation.parallel import Workers
 from bitnet_bench.ports import Part, Progress, Session
 
@@ -248,5 +248,4 @@ def _documents(requests: Sequence[Instance]) -> list[int]:
 
 def _key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:
     """Return the bytes that say what is asked: the kind, then every list of ids and text with its length."""
-    parts = [p.encode() if isinstance(p, str) else array("q", p).tobytes() for p in (kind, *ids_and_text)]
-    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return framed(kind, *(part if isinstance(part, str) else array("q", part).tobytes() for part in ids_and_text))

@@ -45,12 +45,12 @@ class Workers:
 
     def joined(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
         """Return what all workers have *found*; an error of one of them is raised on all."""
-        everyone: list[Any] = [(found, error and (error.problem, error.hint))]
+        mine = found, error and (error.problem, error.hint)
+        everyone: list[Any] = [mine] * self.count
         if self.count > 1:
             import torch.distributed as dist
 
-            everyone = [None] * self.count
-            dist.all_gather_object(everyone, (found, error and (error.problem, error.hint)))
+            dist.all_gather_object(everyone, mine)
         for _, said in everyone:
             if said is not None:
                 raise BenchError(*said)
