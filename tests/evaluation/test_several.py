@@ -24,6 +24,16 @@ TASKS = ["copa", "qa"]
 QUIET = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def bench(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run *command* in *folder*, which keeps what it writes; it must succeed."""
+    environment = {**os.environ, **QUIET, "HF_DATASETS_CACHE": str(folder / "datasets")}
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def chosen() -> Any:
     return api.select_tasks(["sample"], TASKS)
 
@@ -140,16 +150,9 @@ def test_two_processes_score_as_one_does(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     words = ["evaluate", "--model", "demo-fp16", "--suite", "sample", "--limit", "12", "--out", str(tmp_path / "two")]
-    done = subprocess.run(
-        [*launcher, "-m", "bitnet_bench", *words, *(w for task in TASKS for w in ("--task", task)), "--json"],
-        env={**os.environ, **QUIET},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    done = bench(
+        tmp_path, *launcher, "-m", "bitnet_bench", *words, *(w for t in TASKS for w in ("--task", t)), "--json"
     )
-    assert done.returncode == 0, done.stderr
     (two,) = json.loads(done.stdout)  # one process talks
     assert [score.model_dump(mode="json") for score in one.scores] == two["scores"]
     for task in TASKS:
@@ -184,16 +187,7 @@ def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: s
     (tmp_path / "copa_here.yaml").write_text(TASK.format(file=rows), encoding="utf-8")
     words = ["run", "--model", "bitnet-bench", "--model_args", arguments, "--tasks", "copa_here"]
     places = ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples"]
-    done = subprocess.run(
-        [sys.executable, "-m", "bitnet_bench", "lm-eval", *words, *places],
-        env={**os.environ, **QUIET, "HF_DATASETS_CACHE": str(tmp_path / "datasets")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    bench(tmp_path, sys.executable, "-m", "bitnet_bench", "lm-eval", *words, *places)
     (result,) = (tmp_path / "out").rglob("results_*.json")
     model = arguments.removeprefix("pretrained=").split(",")[0]
     checkpoint = api.open_checkpoint(model)
