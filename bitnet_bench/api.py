@@ -13,7 +13,7 @@ from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
-from bitnet_bench.ports import InferenceBackend, Progress, Steps, TrainingBackend
+from bitnet_bench.ports import InferenceBackend, Ingredients, Progress, Steps, TrainingBackend
 from bitnet_bench.records import (
     Checkpoint,
     EvaluateJob,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TWIN_SUFFIX = "-fp16"
+TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
 
@@ -295,6 +296,25 @@ def convert_data(file: Path, out: Path) -> int:
     return len(rows)
 
 
+def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
+    """Return (training rows, validation rows): the job's files, and a share of its rows, in which no text recurs.
+
+    Which rows are held out depends on the rows alone, so that all seeds, settings and twins are validated on the same.
+    """
+    import random
+
+    from bitnet_bench.data.rows import read_rows
+
+    validation = [row for source in job.validation for row in read_rows(Path(source))]
+    chosen = set(random.Random(0).sample(range(len(rows)), round(job.hold_out * len(rows))))
+    validation += [row for i, row in enumerate(rows) if i in chosen]
+    kept = set(validation)
+    training = [row for row in rows if row not in kept]
+    if not training:
+        raise BenchError("Every training row is a validation row.", "Lower --hold-out, or give other --validation.")
+    return training, validation
+
+
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
     done = Path(job.out) / "finetune.json"
@@ -310,10 +330,12 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     trainer = plugins.load("backends", backend)
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
-    base = open_checkpoint(job.model)
     rows, left_out = training_rows(job)
-    with steps(f"fine-tune {job.precision}" if job.method == "sft" else f"pre-train {job.precision}") as progress:
-        record = trainer.finetune(job, base, rows, progress)
+    rows, held_out = hold_out(rows, job)
+    teacher = open_checkpoint(job.teacher) if job.teacher else None
+    given = Ingredients(open_checkpoint(job.model), rows, held_out, teacher)
+    with steps(f"{TITLES[job.method]} {job.precision}") as progress:
+        record = trainer.finetune(job, given, progress)
     if left_out:
         record = record.model_copy(update={"overlapping_rows": left_out})
         write_whole(done, record.model_dump_json(indent=2))
@@ -325,7 +347,13 @@ def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
     if model is None:
         model = "demo-fp16" if job.model == "demo" else job.model
     return job.model_copy(
-        update={"model": model, "precision": "fp16", "out": f"{job.out}{TWIN_SUFFIX}", "keep_masters": False}
+        update={
+            "model": model,
+            "precision": "fp16",
+            "out": f"{job.out}{TWIN_SUFFIX}",
+            "keep_masters": False,
+            "ternary_warmup": 0,
+        }
     )
 
 

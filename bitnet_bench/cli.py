@@ -58,6 +58,7 @@ class Method(StrEnum):
     sft = "sft"
     pretrain = "pretrain"
     dpo = "dpo"
+    distill = "distill"
 
 
 class Schedule(StrEnum):
@@ -66,6 +67,30 @@ class Schedule(StrEnum):
     cosine = "cosine"
     linear = "linear"
     constant = "constant"
+    two_stage = "two-stage"
+
+
+class Reduction(StrEnum):
+    """What the losses of a step's tokens become."""
+
+    mean = "mean"
+    sum = "sum"
+
+
+class Part(StrEnum):
+    """What can be left as it is."""
+
+    embeddings = "embeddings"
+    head = "head"
+    norms = "norms"
+
+
+class Tracker(StrEnum):
+    """Who is told how a run goes."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    trackio = "trackio"
 
 
 class Template(StrEnum):
@@ -168,8 +193,21 @@ def finetune(
         str | None, typer.Option(help="Where the twin starts: by default demo-fp16 for demo, else --model itself.")
     ] = None,
     method: Annotated[
-        Method, typer.Option(help="sft: loss on responses. pretrain: on all tokens. dpo: on preference pairs.")
+        Method,
+        typer.Option(
+            help="sft: loss on responses. pretrain: on all tokens. dpo: on preference pairs. "
+            "distill: sft taught by --teacher (BitDistill)."
+        ),
     ] = Method.sft,
+    teacher: Annotated[
+        str | None, typer.Option(help="distill: a float checkpoint with the same tokenizer.", show_default=False)
+    ] = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="A JSONL file to validate on. Repeatable.", show_default=False)
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of the rows that is validated on and not trained on; the same for every seed.")
+    ] = 0.0,
     template: Annotated[Template, typer.Option(help="Text around prompt and response.")] = Template.auto,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop earlier, after this many optimizer steps.")] = None,
@@ -179,15 +217,49 @@ def finetune(
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate falls after warm-up.")] = Schedule.cosine,
     warmup_ratio: Annotated[float, typer.Option(help="Share of the steps that warm up.")] = 0.05,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.0,
-    beta: Annotated[float, typer.Option(help="DPO: how strongly the model is held to where it began.")] = 0.1,
+    float_lr: Annotated[
+        float | None, typer.Option(help="Of embeddings, head and norms [default: --lr].", show_default=False)
+    ] = None,
+    loss: Annotated[Reduction, typer.Option(help="Mean or sum over the tokens of a step.")] = Reduction.mean,
+    ternary_warmup: Annotated[
+        int, typer.Option(min=0, help="Steps in which layers become ternary by and by (lambda warm-up).")
+    ] = 0,
+    freeze: Annotated[
+        list[Part] | None, typer.Option(help="Leave this part as it is. Repeatable.", show_default=False)
+    ] = None,
+    neftune_alpha: Annotated[
+        float | None, typer.Option(help="Noise on embeddings (NEFTune), such as 5.", show_default=False)
+    ] = None,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train adapters inside the quantizer, merged at the end.", show_default=False),
+    ] = None,
+    lora_alpha: Annotated[float, typer.Option(help="Adapters count alpha / rank.")] = 16.0,
+    subln: Annotated[
+        bool, typer.Option(help="Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training.")
+    ] = False,
+    beta: Annotated[float, typer.Option(help="dpo: how strongly the model is held to where it began.")] = 0.1,
+    distill_weight: Annotated[float, typer.Option(help="distill: weight of the teacher's probabilities.")] = 10.0,
+    temperature: Annotated[float, typer.Option(help="distill: of those probabilities.")] = 5.0,
+    relation_weight: Annotated[
+        float, typer.Option(help="distill: weight of the relations of queries, keys and values; 0 for none.")
+    ] = 1.0,
+    relation_layer: Annotated[int, typer.Option(help="distill: the layer of the relations, from either end.")] = -1,
+    relation_heads: Annotated[int, typer.Option(min=1, help="distill: heads of the relations.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences, or pairs, a forward pass.")] = 16,
     gradient_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes an optimizer step.")] = 1,
     max_length: Annotated[int, typer.Option(min=2, help="Longest sequence in tokens.")] = 256,
     compute: Annotated[Compute, typer.Option(help="Dtype of products; masters are float32 always.")] = Compute.bf16,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Less memory: activations are computed again in the backward pass.")
+    ] = False,
     limit: Limit = None,
     seed: Seed = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between the states that a kill falls back to.")] = 200,
     keep_masters: Annotated[bool, typer.Option(help="Keep the float32 masters too, in OUT/masters.")] = False,
+    track: Annotated[
+        list[Tracker], typer.Option(help="Where figures go while it runs; OUT/tensorboard. Repeatable.")
+    ] = [Tracker.tensorboard],  # noqa: B006
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -202,11 +274,17 @@ def finetune(
     job = _job(
         FinetuneJob,
         model=model, data=tuple(data), data_dir=str(data_dir) if data_dir else None, out=str(out),
+        validation=tuple(validation or ()), hold_out=hold_out, teacher=teacher,
         method=method.value, precision=precision.value, template=template.value, epochs=epochs, max_steps=max_steps,
         learning_rate=lr or (1e-4 if method is Method.dpo else 1e-3), schedule=schedule.value,
-        warmup_ratio=warmup_ratio, weight_decay=weight_decay, beta=beta,
+        warmup_ratio=warmup_ratio, weight_decay=weight_decay, float_learning_rate=float_lr, loss_reduction=loss.value,
+        ternary_warmup=ternary_warmup, freeze=tuple(part.value for part in freeze or ()), neftune_alpha=neftune_alpha,
+        lora_rank=lora_rank, lora_alpha=lora_alpha, subln=subln, beta=beta, distill_weight=distill_weight,
+        temperature=temperature, relation_weight=relation_weight, relation_layer=relation_layer,
+        relation_heads=relation_heads, gradient_checkpointing=gradient_checkpointing,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
         compute=compute.value, limit=limit, seed=seed, save_every=save_every, keep_masters=keep_masters,
+        track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
     jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
     records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
@@ -621,6 +699,8 @@ def _job(kind: Any, **settings: Any) -> Any:
         return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # what several options say together
+            raise UsageError(first["msg"].removeprefix("Value error, ") + ".", "See --help.") from error
         raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.", "See --help.") from error
 
 

@@ -91,12 +91,22 @@ class InferenceBackend(Protocol):
         """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
 
 
+@dataclass(frozen=True)
+class Ingredients:
+    """What a job names, found and opened; rows are `bitnet_bench.data.rows.Row`."""
+
+    base: Checkpoint
+    rows: Sequence[Any]
+    validation: Sequence[Any] = ()
+    teacher: Checkpoint | None = None
+
+
 @runtime_checkable
 class TrainingBackend(Protocol):
     """Fine-tunes checkpoints."""
 
-    def finetune(self, job: FinetuneJob, base: Checkpoint, rows: Sequence[Any], progress: Progress) -> FinetuneRecord:
-        """Run *job* on *rows* (`bitnet_bench.data.rows.Row`) and leave a checkpoint and its record in `job.out`.
+    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+        """Run *job* and leave a checkpoint and its record in `job.out`.
 
         Resumable: called again with the same job after a kill, it goes on from the last saved step.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -68,15 +68,44 @@ class FinetuneJob(Value):
     data: tuple[str, ...]
     data_dir: str | None = None
     out: str
-    method: Literal["sft", "pretrain", "dpo"] = "sft"
+    validation: tuple[str, ...] = ()
+    """JSONL files whose loss is taken before, during and after training."""
+    hold_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows that is kept from training and joins the validation rows; the same for every seed."""
+    method: Literal["sft", "pretrain", "dpo", "distill"] = "sft"
     precision: TrainingPrecision = "ternary"
     template: Literal["auto", "plain", "dialogue", "instruction", "chat"] = "auto"
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    float_learning_rate: float | None = Field(default=None, gt=0)
+    """Of what is not ternary (embeddings, head, norms); None: the same."""
+    schedule: Literal["cosine", "linear", "constant", "two-stage"] = "cosine"
+    """two-stage: linear, in the second half at 2/3 and without weight decay (the b1.58 recipe for pre-training)."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """Over the tokens of a step. sum: as in the fine-tuning of bitnet-b1.58-2B-4T; longer batches weigh more."""
+    ternary_warmup: int = Field(default=0, ge=0)
+    """Steps over which weights and activations become ternary by and by (lambda warm-up)."""
+    freeze: tuple[Literal["embeddings", "head", "norms"], ...] = ()
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """Uniform noise on embeddings while training, of magnitude alpha / sqrt(length x width) (arXiv:2310.05914)."""
+    lora_rank: int | None = Field(default=None, gt=0)
+    """Train adapters of this rank inside the quantizer, merged at the end, and nothing else."""
+    lora_alpha: float = Field(default=16.0, gt=0)
+    gradient_checkpointing: bool = False
+    subln: bool = False
+    """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
+    teacher: str | None = None
+    """Of distill: a float checkpoint with the same tokenizer."""
+    distill_weight: float = Field(default=10.0, ge=0)
+    """lambda, of the teacher's probabilities."""
+    temperature: float = Field(default=5.0, gt=0)
+    relation_weight: float = Field(default=1.0, ge=0)
+    """gamma, of the relations of queries, keys and values."""
+    relation_layer: int = -1
+    relation_heads: int = Field(default=8, gt=0)
     beta: float = Field(default=0.1, gt=0)
     """Of DPO: how strongly the policy is held to its reference."""
     batch_size: int = Field(default=16, gt=0)
@@ -89,10 +118,22 @@ class FinetuneJob(Value):
     save_every: int = Field(default=200, gt=0)
     keep_masters: bool = False
     """Keep the float32 masters beside the packed result, in `<out>/masters`."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Where figures go while the run goes on, beside the record; TensorBoard files are in `<out>/tensorboard`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> FinetuneJob:
+        if (self.method == "distill") != (self.teacher is not None):
+            raise ValueError("--method distill needs a --teacher, and no other method has one")
+        if self.method == "dpo" and self.neftune_alpha:
+            raise ValueError("--neftune-alpha would make the policy differ from its reference; dpo has none")
+        if self.lora_rank and self.freeze:
+            raise ValueError("--lora-rank trains adapters only: there is nothing to --freeze")
+        return self
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the result: all but where it is written and how often it is saved."""
-        return self.model_dump(mode="json", exclude={"out", "save_every"})
+        return self.model_dump(mode="json", exclude={"out", "save_every", "track"})
 
 
 class EvaluateJob(Value):
@@ -135,6 +176,10 @@ class FinetuneRecord(Value):
     train_loss: float
     """Mean loss over the last tenth of the steps, in nats: per response token, of DPO per pair."""
     history: tuple[dict[str, float], ...]
+    validation: tuple[dict[str, float], ...] = ()
+    """Of the validation rows by step: loss in nats a response token (of DPO a pair), with margin and accuracy."""
+    validation_rows: int = 0
+    warnings: tuple[str, ...] = ()
     train_seconds: float
     resumed_from_step: int
     environment: Environment

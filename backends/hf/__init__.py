@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.ports import Progress
+from bitnet_bench.ports import Ingredients, Progress
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord, Precision
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.hf.inference import HFSession
-    from bitnet_bench.data.rows import Row
 
 
 class HFBackend:
@@ -35,8 +33,8 @@ class HFBackend:
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
 
-    def finetune(self, job: FinetuneJob, base: Checkpoint, rows: Sequence[Row], progress: Progress) -> FinetuneRecord:
-        """Fine-tune or pre-train with transformers' Trainer; resumes what was killed."""
+    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+        """Fine-tune, pre-train or distill with transformers' Trainer; resumes what was killed."""
         from bitnet_bench.backends.hf.training import finetune
 
-        return finetune(job, base, rows, progress)
+        return finetune(job, given, progress)

@@ -76,12 +76,26 @@ class TernaryMatmul(torch.autograd.Function):
 class BitLinear(nn.Linear):
     """A linear layer with float32 masters whose forward is exactly ternary: weight [N, K], x [..., K] -> [..., N]."""
 
+    ternary_share = 1.0
+    """Less than 1 while training warms up: the share of quantized values, beside plain ones, in the forward."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype, or in autocast's."""
+        if self.ternary_share < 1:
+            return nn.functional.linear(*_partly_quantized(x, self.weight, self.ternary_share), self.bias)
         device = x.device.type
         out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         y: Tensor = TernaryMatmul.apply(x, self.weight, out_dtype)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
+def _partly_quantized(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Return x + share (Q(x) - x) and w + share (T(w) - w), straight-through."""
+    with torch.no_grad():
+        q, step = quantize_activations(x)
+        codes, gamma = ternarize(weight)
+        to_x, to_weight = share * (q * step - x), share * (codes * gamma - weight)
+    return x + to_x.to(x.dtype), weight + to_weight.to(weight.dtype)
 
 
 class InnerNorm(nn.Module):

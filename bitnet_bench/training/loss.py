@@ -15,40 +15,55 @@ PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 ROWS_AT_ONCE = 1024
 """Rows of logits held at a time. A GEMM of this size is efficient; at V = 128k it holds 0.5 GB, not 4."""
 
+States = tuple[Tensor, Tensor, nn.Module]
+"""(targets [n], hidden states [n, H], output head) of the n tokens of a batch that carry the loss."""
 
-def response_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+
+def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | None = None) -> tuple[Tensor, int]:
     """Return (sum of the cross-entropy in nats over labelled tokens, their count), in float32.
 
-    batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss.
+    batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss. *states*: what
+    `labelled_states` gave for it, where that is known already.
     """
-    wanted = batch["labels"][:, 1:] != IGNORED
-    return _cross_entropy(model, batch, "sum"), int(wanted.sum())
+    states = states or labelled_states(model, batch)
+    return _cross_entropy(states, "sum"), len(states[0])
 
 
 def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the log-probability of each row's labelled tokens [B], in nats, in float32; *batch* as above."""
     wanted = batch["labels"][:, 1:] != IGNORED
-    losses = _cross_entropy(model, batch, "none")
+    losses = _cross_entropy(labelled_states(model, batch), "none")
     rows = wanted.nonzero()[:, 0]
     return torch.zeros(len(wanted), device=losses.device).index_add(0, rows, -losses)
 
 
-def _cross_entropy(model: nn.Module, batch: dict[str, Tensor], reduction: Literal["sum", "none"]) -> Tensor:
+def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
+    """Return targets, hidden states and head; of a family with a head of its own, logits and an identity."""
     config: Any = model.config
     targets = batch["labels"][:, 1:]
     wanted = targets != IGNORED
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
     if config.model_type not in PLAIN_HEADS:
-        logits = model(**inputs, use_cache=False).logits[:, :-1]
-        return nn.functional.cross_entropy(logits[wanted].float(), targets[wanted], reduction=reduction)
+        # the class's forward: an instance's may be the loss itself
+        logits = type(model).forward(model, **inputs, use_cache=False).logits[:, :-1]
+        return targets[wanted], logits[wanted], nn.Identity()
     base: Any = model.base_model
-    head: Any = model.get_output_embeddings()  # type: ignore[operator]
     hidden = base(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+    return targets[wanted], hidden, head
+
+
+def _cross_entropy(states: States, reduction: Literal["sum", "none"]) -> Tensor:
+    targets, hidden, head = states
+    if isinstance(head, nn.Identity):
+        return nn.functional.cross_entropy(hidden.float(), targets, reduction=reduction)
+    weight: Any = head.weight
+    bias: Any = head.bias
     return nn.functional.linear_cross_entropy(
         hidden.float(),
-        head.weight.float(),
-        targets[wanted],
-        linear_bias=None if head.bias is None else head.bias.float(),
+        weight.float(),
+        targets,
+        linear_bias=None if bias is None else bias.float(),
         reduction=reduction,
         options=nn.LinearCrossEntropyOptions(batch_chunk_size=ROWS_AT_ONCE),
     )

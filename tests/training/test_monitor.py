@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitnet_bench.ternary.linear import make_trainable_ternary
-from bitnet_bench.training.flips import FlipMonitor
+from bitnet_bench.training.monitor import LOOKS, TernaryMonitor
 
 
 def model_with(*rows: list[float]) -> Any:
@@ -23,16 +23,17 @@ def model_with(*rows: list[float]) -> Any:
 def test_one_flip_is_counted() -> None:
     """Of eight codes +1 0 -1 0 / +1 +1 -1 -1, the first goes to 0: one flip, and three zeros."""
     model = model_with([2.0, 0.0, -2.0, 0.0], [2.0, 2.0, -2.0, -2.0])
-    monitor = FlipMonitor(model)
+    monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight[0, 0] = 0.1
-    assert monitor.look() == {"flips": 1 / 8, "zeros": 3 / 8}
+    seen = monitor.look()
+    assert (seen["flips"], seen["zeros"]) == (1 / 8, 3 / 8)
 
 
 def test_a_look_counts_from_the_look_before() -> None:
     """Flips are those since the last look: a flip is counted once, and again when it is undone."""
     model = model_with([2.0, 2.0, 2.0, 2.0])
-    monitor = FlipMonitor(model)
+    monitor = TernaryMonitor(model)
     weight = model[0].weight
     seen = []
     for value in (2.0, -2.0, -2.0, 2.0):
@@ -45,7 +46,7 @@ def test_a_look_counts_from_the_look_before() -> None:
 def test_a_change_that_flips_nothing_is_no_flip() -> None:
     """A learning rate too small for the scale moves masters, and no code."""
     model = model_with([2.0, -1.9, 0.01, -2.1])
-    monitor = FlipMonitor(model)
+    monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight.mul_(1.001)
     assert monitor.look()["flips"] == 0.0
@@ -57,15 +58,16 @@ def test_layers_count_by_their_size() -> None:
     for layer in model:
         with torch.no_grad():
             layer.weight.fill_(1.0)
-    monitor = FlipMonitor(model)
+    monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight.mul_(-1)
-    assert monitor.look() == {"flips": 8 / 40, "zeros": 0.0}
+    seen = monitor.look()
+    assert (seen["flips"], seen["zeros"]) == (8 / 40, 0.0)
 
 
 def test_a_float_model_has_no_flips() -> None:
     """The FP16 twin has no codes, and so no figures, rather than zeros."""
-    assert FlipMonitor(nn.Linear(3, 4)).look() == {}
+    assert TernaryMonitor(nn.Linear(3, 4)).look() == {}
 
 
 def test_looking_changes_nothing() -> None:
@@ -73,20 +75,55 @@ def test_looking_changes_nothing() -> None:
     model = model_with([2.0, 0.5, -1.0, 0.0])
     weight = model[0].weight
     before = weight.detach().clone()
-    FlipMonitor(model).look()
+    TernaryMonitor(model).look()
     assert torch.equal(weight.detach(), before)
     assert weight.requires_grad
     assert weight.grad is None
+
+
+def test_drift_and_closeness_to_a_boundary_are_those_of_their_definitions() -> None:
+    """gamma of the first layer doubles, that of the second stays: 50 %. One of twelve masters is at 0.52 gamma."""
+    model = make_trainable_ternary(nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[1].weight.copy_(torch.tensor([[1.0, -1.0, 0.52, 1.48]]))  # gamma 1
+    monitor = TernaryMonitor(model)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert monitor.look() == pytest.approx({"flips": 0, "zeros": 0, "near_boundary": 1 / 12, "scale_drift": 0.5})
+
+
+def test_weights_that_never_flip_are_warned_of_once() -> None:
+    """After twenty looks without a flip, with the size that a learning rate must be compared with."""
+    monitor = TernaryMonitor(model_with([2.0, 2.0, -2.0, 2.0]))
+    said = []
+    for _ in range(2 * LOOKS):
+        monitor.look()
+        said.append(monitor.warning())
+    assert [i for i, warning in enumerate(said) if warning] == [LOOKS - 1]
+    assert "mean |W| = 2" in str(said[LOOKS - 1])
+    assert TernaryMonitor(nn.Linear(2, 2)).warning() is None
+
+
+def test_weights_that_flip_all_the_time_are_warned_of() -> None:
+    """A quarter of the codes at every look is no learning."""
+    model = model_with([2.0, 2.0, -2.0, 2.0])
+    monitor = TernaryMonitor(model)
+    for _ in range(LOOKS):
+        with torch.no_grad():
+            model[0].weight[0, 0] *= -1
+        monitor.look()
+    assert "Lower --lr" in str(monitor.warning())
 
 
 def test_shares_lie_between_0_and_1() -> None:
     """Flips and zeros are shares, whatever happened to the weights."""
     torch.manual_seed(0)
     model = make_trainable_ternary(nn.Sequential(nn.Linear(13, 7)))
-    monitor = FlipMonitor(model)
+    monitor = TernaryMonitor(model)
     for _ in range(3):
         with torch.no_grad():
             model[0].weight.normal_()
         shares = monitor.look()
-        assert all(0.0 <= share <= 1.0 for share in shares.values())
+        assert all(0.0 <= shares[name] <= 1.0 for name in ("flips", "zeros", "near_boundary"))
         assert shares["flips"] == pytest.approx(0.66, abs=0.2)

@@ -1,0 +1,370 @@
+"""transformers' Trainer with our objectives, order, schedules, validation and monitor."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ports import Progress
+from bitnet_bench.records import FinetuneJob
+from bitnet_bench.ternary.linear import ternary_targets
+from bitnet_bench.training.folder import COMPLETE, STATE
+from bitnet_bench.training.monitor import TernaryMonitor
+from bitnet_bench.training.objectives import Preference, explodes, supervised
+from bitnet_bench.training.order import batch_order, total_steps
+from bitnet_bench.training.schedule import in_second_stage, set_ternary_share, two_stage
+
+LOG_POINTS = 200
+TENSORBOARD = "tensorboard"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
+
+    examples: Sequence[Example]
+    reference: Sequence[float] = ()
+    """Log-probability of each answer before training, in nats."""
+
+    def __len__(self) -> int:
+        return max(len(example.input_ids) for example in self.examples)
+
+
+class _Ordered(Dataset[Item]):
+    """The items in the order in which they are trained on, repeated over epochs."""
+
+    def __init__(self, items: Sequence[Item], order: Sequence[int]) -> None:
+        self._items, self._order = items, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, i: int) -> Item:
+        return self._items[self._order[i]]
+
+
+class Collator:
+    """Pads on the right to the longest of the batch."""
+
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Return the batch of *items*, with the `reference` [2B] of pairs."""
+        batch = self.padded([example for item in items for example in item.examples])
+        if items[0].reference:
+            batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
+        return batch
+
+    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T]."""
+        longest = max(len(e.input_ids) for e in examples)
+        batch = {"input_ids": self._padded([e.input_ids for e in examples], longest, self._pad)}
+        batch["labels"] = self._padded([[IGNORED, *e.labels[1:]] for e in examples], longest, IGNORED)
+        if any(len(e.input_ids) < longest for e in examples):
+            batch["attention_mask"] = self._padded([[1] * len(e.input_ids) for e in examples], longest, 0)
+        return batch
+
+    @staticmethod
+    def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learned from, what is validated on, and how either becomes a batch."""
+
+    items: Sequence[Item]
+    validation: Sequence[Item]
+    collator: Collator
+
+
+class BenchTrainer(Trainer):
+    """Trainer whose model returns an `Outcome`, with what a ternary trainer must see in its log."""
+
+    def __init__(self, *args: Any, job: FinetuneJob, plan: Plan, progress: Progress, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.job, self._plan = job, plan
+        self.model_accepts_loss_kwargs = True  # our loss divides by the tokens of the whole accumulated batch
+        self.warnings: list[str] = []
+        self.monitor = TernaryMonitor(self.model)
+        self._seen: Counter[str] = Counter()
+        self._since, self._first_loss = time.monotonic(), math.inf
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Watch(self, progress))
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
+        outcome = model(**inputs)
+        total: Tensor = outcome["loss"]
+        value = total.item()
+        if not math.isfinite(value):
+            raise BenchError(f"The loss became {value} at step {self.state.global_step}.", self._remedy())
+        tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum().item()
+        self._seen.update({"loss": value, "count": outcome["count"], "tokens": tokens, **outcome["figures"]})
+        scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
+        return scaled
+
+    def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
+        """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""
+        processes = self.accelerator.num_processes  # gradients are averaged over them
+        if self.job.loss_reduction == "sum":
+            return processes
+        if self.job.method == "dpo":  # a pair is one however long it is, and all batches have as many
+            return 1 / (count * self.args.gradient_accumulation_steps)
+        return processes / (count if step_tokens is None else step_tokens)
+
+    @staticmethod
+    def _remedy() -> str:
+        return "Lower --lr or raise --warmup-ratio and start anew with another --out; the last saved step is kept."
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to a step's log what an objective and the monitor saw since the last one."""
+        if "loss" not in logs:
+            super().log(logs, start_time)
+            return
+        figures = self._figures()
+        self._refuse_explosion(figures)
+        super().log({**logs, **figures, **self.monitor.look()}, start_time)
+        warning = self.monitor.warning()
+        if warning:
+            self.warnings.append(warning)
+            _log.warning("Step %s: %s", self.state.global_step, warning)
+
+    def _figures(self) -> dict[str, float]:
+        """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
+        names = list(self._seen)
+        sums = torch.tensor([float(self._seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
+        seen = dict(zip(names, self.accelerator.reduce(sums, "sum").tolist(), strict=True))
+        seconds = time.monotonic() - self._since
+        self._since = time.monotonic()
+        self._seen.clear()
+        count, tokens = seen.pop("count"), seen.pop("tokens")
+        return {**{name: value / count for name, value in seen.items()}, "tokens_per_s": tokens / seconds}
+
+    def _refuse_explosion(self, figures: dict[str, float]) -> None:
+        if self.job.method == "dpo":  # its loss has no scale of its own
+            return
+        loss = figures.get("cross_entropy", figures["loss"])
+        self._first_loss = min(self._first_loss, loss) if math.isfinite(self._first_loss) else loss
+        if explodes(loss, self._first_loss, self.model.config.vocab_size):
+            raise BenchError(f"The loss rose to {loss:.3g} at step {self.state.global_step}.", self._remedy())
+
+    def validate(self) -> None:
+        """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
+        if not self._plan.validation:
+            return
+        began = time.monotonic()
+        seen: Counter[str] = Counter()
+        with self._as_deployed():
+            for batch in self._validation_batches():
+                inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+                measure = Preference(self.job.beta, checked=True) if "reference" in inputs else supervised
+                outcome = measure(self.model, inputs)
+                seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
+        names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
+        sums = torch.tensor([float(seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
+        count, *rest = self.accelerator.reduce(sums, "sum").tolist()
+        self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
+        self._since += time.monotonic() - began
+
+    def _validation_batches(self) -> Any:
+        """Yield this process's share of the batches, rows of like length together."""
+        by_length = sorted(self._plan.validation, key=len)
+        size = self.job.batch_size
+        starts = range(0, len(by_length), size)[self.args.process_index :: self.args.world_size]
+        return (self._plan.collator(by_length[start : start + size]) for start in starts)
+
+    @contextmanager
+    def _as_deployed(self) -> Any:
+        """Switch dropout, noise and what is not ternary yet off."""
+        set_ternary_share(self.model, 1, 0)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.compute == "bf16"):
+            yield
+        self.model.train(training)
+        set_ternary_share(self.model, self.state.global_step, self.job.ternary_warmup)
+
+    def points(self, name: str) -> list[dict[str, float]]:
+        """Return the logged points that hold *name*, of the whole run: those before a kill included."""
+        return [{k: float(v) for k, v in point.items()} for point in self.state.log_history if name in point]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return AdamW in three groups: ternary layers (of a twin: what would be), other matrices, norms and biases."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        decaying = set(self.get_decay_parameter_names(self.model))
+        ternary = {id(p) for layer in ternary_targets(self.model).values() for p in layer.parameters()}
+        rate, other = self.job.learning_rate, self.job.float_learning_rate or self.job.learning_rate
+        groups = [
+            ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),
+            ([p for n, p in named if id(p) not in ternary and n in decaying], other, self.job.weight_decay),
+            ([p for n, p in named if n not in decaying], other, 0.0),
+        ]
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        made: torch.optim.Optimizer = kind(
+            [{"params": ps, "lr": lr, "weight_decay": decay} for ps, lr, decay in groups if ps],
+            **{**options, "lr": rate},
+        )
+        self.optimizer = made
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the job."""
+        if self.job.schedule != "two-stage":
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, two_stage(num_training_steps, warmup)
+        )
+        return self.lr_scheduler
+
+
+class _Watch(TrainerCallback):
+    """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
+
+    def __init__(self, trainer: BenchTrainer, progress: Progress) -> None:
+        self._trainer, self._progress, self._note = trainer, progress, ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.monitor.restart()
+        if state.global_step == 0:
+            self._trainer.validate()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        job = self._trainer.job
+        set_ternary_share(self._trainer.model, state.global_step, job.ternary_warmup)
+        if job.schedule == "two-stage" and in_second_stage(state.global_step, state.max_steps):
+            for group in self._trainer.optimizer.param_groups:
+                group["weight_decay"] = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._note = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        set_ternary_share(self._trainer.model, state.global_step, self._trainer.job.ternary_warmup)
+        if state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps, self._note)
+        if state.global_step % args.save_steps == 0 or state.global_step == state.max_steps:
+            self._trainer.validate()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path, progress: Progress) -> BenchTrainer:
+    """Return what trains *model* on *plan* in *out*."""
+    steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
+    if job.ternary_warmup >= steps:
+        raise BenchError(
+            f"--ternary-warmup {job.ternary_warmup} lasts as long as the whole run, {steps} steps.",
+            "Shorten it: the end of the run must be wholly ternary.",
+        )
+    order = batch_order([len(item) for item in plan.items], job.batch_size, steps * job.gradient_accumulation, job.seed)
+    trainer = BenchTrainer(
+        model=model,
+        args=_arguments(job, steps, out / STATE),
+        train_dataset=_Ordered(plan.items, order),
+        data_collator=plan.collator,
+        job=job,
+        plan=plan,
+        progress=progress,
+    )
+    if "tensorboard" in job.track and trainer.is_world_process_zero():
+        trainer.add_callback(_tensorboard(out / TENSORBOARD))
+    return trainer
+
+
+def _tensorboard(folder: Path) -> TrainerCallback:
+    from tensorboardX import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
+def _arguments(job: FinetuneJob, steps: int, state: Path) -> TrainingArguments:
+    batch, accumulation = _share(job)
+    cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(state),
+        max_steps=steps,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type={"constant": "constant_with_warmup", "two-stage": "linear"}.get(job.schedule, job.schedule),
+        warmup_steps=math.ceil(job.warmup_ratio * steps),
+        weight_decay=job.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=job.compute == "bf16",
+        use_cpu=cpu,
+        ddp_backend="gloo" if cpu and processes() > 1 else None,
+        ddp_find_unused_parameters=False,
+        train_sampling_strategy="sequential",
+        seed=job.seed,
+        neftune_noise_alpha=job.neftune_alpha,
+        activation_checkpointing=job.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if job.gradient_checkpointing else None,
+        logging_steps=max(1, steps // LOG_POINTS),
+        logging_nan_inf_filter=False,
+        save_steps=job.save_every,
+        save_total_limit=2,
+        disable_tqdm=True,
+        report_to=_reporters(job),
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+
+
+def processes() -> int:
+    """Return how many processes `torchrun` or `accelerate launch` started together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _share(job: FinetuneJob) -> tuple[int, int]:
+    """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
+    sharing = processes()
+    if job.gradient_accumulation % sharing == 0:
+        return job.batch_size, job.gradient_accumulation // sharing
+    if job.batch_size % sharing == 0:
+        return job.batch_size // sharing, job.gradient_accumulation
+    raise BenchError(
+        f"{sharing} processes cannot share steps of {job.gradient_accumulation} x {job.batch_size} sequences.",
+        "Make --gradient-accumulation or --batch-size a multiple of the number of processes.",
+    )
+
+
+def _reporters(job: FinetuneJob) -> list[str]:
+    """Return the trackers beside TensorBoard that are installed; one that is not is no error."""
+    from importlib.util import find_spec
+
+    wanted = [name for name in job.track if name != "tensorboard"]
+    for name in wanted:
+        if find_spec(name) is None:
+            _log.warning("%s is not installed, so it is not told: pip install %s", name, name)
+    return [name for name in wanted if find_spec(name)]

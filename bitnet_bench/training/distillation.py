@@ -1,0 +1,108 @@
+"""What a student is taught beyond its labels: a teacher's probabilities, and how its queries, keys and values relate.
+
+BitDistill (arXiv:2510.13998), after Hinton et al. 2015 and MiniLMv2 (arXiv:2012.15828).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from bitnet_bench.errors import BenchError
+
+ROWS_AT_ONCE = 1024
+"""Rows of two models' logits held at a time."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+def logits_divergence(
+    student: tuple[Tensor, nn.Module], teacher: tuple[Tensor, nn.Module], temperature: float
+) -> Tensor:
+    """Return KL(teacher || student) in nats, summed over rows, of softmax(logits / temperature) (eq. 8-9).
+
+    Each side is (hidden states [n, H], output head). Logits of `ROWS_AT_ONCE` rows exist at a time, in the backward
+    pass as well.
+    """
+    total = student[0].new_zeros((), dtype=torch.float32)
+    for start in range(0, len(student[0]), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part: Any = checkpoint(
+            _divergence, student[0][rows], student[1], teacher[0][rows], teacher[1], temperature, use_reentrant=False
+        )
+        total = total + part
+    return total
+
+
+def _divergence(student: Tensor, head: nn.Module, teacher: Tensor, taught: nn.Module, temperature: float) -> Tensor:
+    with torch.no_grad():
+        target = F.log_softmax(taught(teacher).float() / temperature, -1)
+    return F.kl_div(F.log_softmax(head(student).float() / temperature, -1), target, reduction="sum", log_target=True)
+
+
+class Relations:
+    """Keeps what the query, key and value projections of one layer gave in the last forward pass."""
+
+    def __init__(self, model: nn.Module, layer: int) -> None:
+        self.states: dict[str, Tensor] = {}
+        chosen = _attention_layers(model)[layer]
+        for name in PROJECTIONS:
+            getattr(chosen, name).register_forward_hook(self._keeper(name))
+
+    def _keeper(self, name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self.states[name] = output
+
+        return keep
+
+
+def _attention_layers(model: nn.Module) -> list[nn.Module]:
+    found = [module for module in model.modules() if all(hasattr(module, name) for name in PROJECTIONS)]
+    if not found:
+        raise BenchError(
+            f"{type(model).__name__} has no {', '.join(PROJECTIONS)} whose relations could be taught.",
+            "Use --relation-weight 0, which teaches by logits alone.",
+        )
+    return found
+
+
+def refuse_layer(model: nn.Module, layer: int) -> None:
+    """BenchError if *model* has no attention layer number *layer*."""
+    layers = len(_attention_layers(model))
+    if not -layers <= layer < layers:
+        raise BenchError(f"There is no layer {layer} of {layers}.", "--relation-layer counts from 0, or back from -1.")
+
+
+def relation_divergence(
+    student: dict[str, Tensor], teacher: dict[str, Tensor], valid: Tensor, heads: int, documents: Tensor | None = None
+) -> Tensor:
+    """Return KL(teacher || student) of the relations of queries, keys and values, in nats summed over positions.
+
+    Relations are softmax(X X^T / sqrt(d)) over earlier positions of the same document, for X in *heads* heads of d
+    columns (MiniLMv2, eq. 3-6, made causal for a decoder); the mean over the heads, and over the three.
+    student, teacher: projections [B, T, *]. valid [B, T]: positions that count. documents [B, T]: which document.
+    """
+    length = valid.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()[None]
+    if documents is not None:
+        seen = seen & (documents[:, :, None] == documents[:, None, :])
+    total = valid.new_zeros((), dtype=torch.float32)
+    for name in PROJECTIONS:
+        ours, theirs = (_relations(states[name], heads, seen) for states in (student, teacher))
+        each = F.kl_div(ours, theirs, reduction="none", log_target=True)
+        total = total + (each.masked_fill(~seen[:, None], 0.0).sum(-1).mean(1) * valid).sum()
+    return total / len(PROJECTIONS)
+
+
+def _relations(states: Tensor, heads: int, seen: Tensor) -> Tensor:
+    """Return log-softmax relations [B, heads, T, T]."""
+    batch, length, width = states.shape
+    if width % heads:
+        raise BenchError(f"{width} columns cannot be split into {heads} heads.", "Choose another --relation-heads.")
+    x = states.float().view(batch, length, heads, width // heads).transpose(1, 2)
+    with torch.autocast(x.device.type, enabled=False):
+        scores = x @ x.transpose(2, 3) * (width // heads) ** -0.5
+    return F.log_softmax(scores.masked_fill(~seen[:, None], torch.finfo(torch.float32).min), -1)

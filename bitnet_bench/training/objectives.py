@@ -1,0 +1,133 @@
+"""What a method minimizes: a batch through a model to a loss, a count, and figures for the log.
+
+An objective is called inside the model's own forward, so that wrappers around that (DistributedDataParallel) see it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from types import MethodType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.errors import BenchError
+from bitnet_bench.training.distillation import Relations, logits_divergence, refuse_layer, relation_divergence
+from bitnet_bench.training.loss import labelled_states, response_logprobs, response_loss
+from bitnet_bench.training.preference import LN2, dpo_loss, reference_is_the_policy
+
+Outcome = dict[str, Any]
+"""loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name."""
+
+
+class Objective(Protocol):
+    """Called with a model and the tensors of a batch."""
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+        """Return what the batch gives."""
+
+
+def install(model: nn.Module, objective: Objective) -> None:
+    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*."""
+
+    def forward(self: nn.Module, **batch: Tensor) -> Outcome:
+        return objective(self, batch)
+
+    model.forward = MethodType(forward, model)
+
+
+def supervised(model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+    """Cross-entropy over labelled tokens."""
+    loss, count = response_loss(model, batch)
+    return {"loss": loss, "count": count, "figures": {}}
+
+
+@dataclass
+class Preference:
+    """Direct preference optimization; *reference* in a batch holds the reference's log-probabilities."""
+
+    beta: float
+    checked: bool = field(default=False)
+    """Whether the first loss was seen, or there is none to see: a run that goes on."""
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+        """Return DPO's loss with margins and accuracy; BenchError if the first is not ln 2."""
+        loss, found = dpo_loss(response_logprobs(model, batch), batch["reference"], self.beta)
+        first = loss.item() / found.pairs
+        if not self.checked and not reference_is_the_policy(first):
+            raise BenchError(
+                f"DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the model that trains.",
+                "This is an error of bitnet-bench, or the model is not the same twice (dropout); please report it.",
+            )
+        self.checked = True
+        figures = {"margin": found.margin * found.pairs, "accuracy": found.accuracy * found.pairs}
+        return {"loss": loss, "count": found.pairs, "figures": figures}
+
+
+class Distillation:
+    """BitDistill's loss (arXiv:2510.13998, eq. 13): cross-entropy + weight * logits KD + relation_weight * relations.
+
+    Temperature is not squared: eq. 8 has none. Relations are a mean over all positions, added for each labelled token.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        *,
+        weight: float,
+        temperature: float,
+        relation_weight: float,
+        layer: int,
+        heads: int,
+    ) -> None:
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._weight, self._temperature = weight, temperature
+        self._relation_weight, self._heads = relation_weight, heads
+        if relation_weight:
+            refuse_layer(student, layer)
+            refuse_layer(teacher, layer)
+            self._student_states, self._teacher_states = Relations(student, layer), Relations(teacher, layer)
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+        """Return the weighted sum, with its parts as figures."""
+        targets, hidden, head = labelled_states(model, batch)
+        with torch.no_grad():
+            self._teacher.to(hidden.device)
+            _, taught, teacher_head = labelled_states(self._teacher, batch)
+        entropy, count = response_loss(model, batch, states=(targets, hidden, head))
+        divergence = logits_divergence((hidden, head), (taught, teacher_head), self._temperature)
+        loss = entropy + self._weight * divergence
+        figures = {"cross_entropy": float(entropy.detach()), "divergence": float(divergence.detach())}
+        if self._relation_weight:
+            valid = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+            documents = batch["position_ids"].eq(0).cumsum(1) if "position_ids" in batch else None
+            relations = relation_divergence(
+                self._student_states.states, self._teacher_states.states, valid, self._heads, documents
+            )
+            mean = relations / valid.sum()
+            loss = loss + self._relation_weight * mean * count
+            figures["relations"] = float(mean.detach()) * count
+        return {"loss": loss, "count": count, "figures": figures}
+
+
+def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
+    """BenchError if two tokenizers differ: a teacher's probabilities are of its own tokens."""
+    if student.get_vocab() != teacher.get_vocab():
+        raise BenchError(
+            "The teacher has another vocabulary than the model, so its probabilities are of other tokens.",
+            "Name a teacher with the same tokenizer.",
+        )
+
+
+def explodes(mean_loss: float, first: float, vocabulary: int) -> bool:
+    """Return whether a mean loss in nats is beyond twice that of uniform guessing, and of where the run began."""
+    return mean_loss > 2 * max(math.log(vocabulary), first)
+
+
+def labelled(batch: dict[str, Tensor]) -> int:
+    """Return the number of tokens of a batch that carry the loss."""
+    return int((batch["labels"][:, 1:] != IGNORED).sum())
