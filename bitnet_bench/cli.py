@@ -254,6 +254,15 @@ def finetune(
         bool, typer.Option(help="Less memory: activations are computed again in the backward pass.")
     ] = False,
     limit: Limit = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Try these values and choose on validation rows, for both arms alike. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="With --search: runs of the chosen settings, a seed each.")] = 1,
     seed: Seed = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between the states that a kill falls back to.")] = 200,
     keep_masters: Annotated[bool, typer.Option(help="Keep the float32 masters too, in OUT/masters.")] = False,
@@ -287,11 +296,27 @@ def finetune(
         track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
     jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
+    if search:
+        _search({one.precision: one for one in jobs}, search, seeds, out, backend, as_json)
+        return
     records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
     if as_json:
         _print_json([record.model_dump(mode="json") for record in records])
         return
     console.show(console.finetune_table(records))
+
+
+def _search(arms: dict[str, Any], options: list[str], seeds: int, out: Path, backend: str, as_json: bool) -> None:
+    from bitnet_bench import console
+    from bitnet_bench.search import RECORD, parse_grid
+    from bitnet_bench.search import search as run
+
+    found = run(arms, parse_grid(options), seeds, out, backend, console.progress_bar)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    console.show(console.search_table(found))
+    print(f"Search: {out / RECORD}")
 
 
 @app.command()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitnet_bench import ports
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.evaluation.cache import Kept
-    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score
+    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score, SearchRecord
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Parity
 
@@ -114,14 +114,42 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
             record.job.precision,
             str(record.steps),
             f"{record.train_loss:.3f}",
+            " to ".join(f"{point['loss']:.3f}" for point in record.validation[:: len(record.validation) - 1 or 1])
+            or DASH,
             f"{record.train_seconds:.0f} s",
             f"{record.rows} ({record.dropped_rows} dropped, {record.truncated_rows} cut)",
             mebibytes(sum(record.result.weight_bytes.values())),
         ]
         for record in records
     ]
-    columns = ["checkpoint", "precision", "steps", "loss at the end", "time", "rows", "weights on disk"]
+    columns = [
+        "checkpoint",
+        "precision",
+        "steps",
+        "loss at the end",
+        "validation loss",
+        "time",
+        "rows",
+        "weights on disk",
+    ]
     return table("Fine-tuned", columns, rows, numbers_from=2)
+
+
+def search_table(search: SearchRecord) -> Table:
+    """Return what a search tried, a row a run, with a mark at the settings that it chose."""
+    rows = [
+        [
+            trial.arm,
+            ", ".join(f"{name} {value}" for name, value in trial.settings.items()),
+            str(trial.seed),
+            DASH if trial.validation_loss is None else f"{trial.validation_loss:.4f}",
+            "chosen" if trial.out in search.chosen.get(trial.arm, ()) else "",
+            trial.error or trial.out,
+        ]
+        for trial in search.trials
+    ]
+    columns = ["precision", "settings", "seed", "validation loss", "", "checkpoint"]
+    return table("Search", columns, rows, numbers_from=99)
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:

@@ -20,3 +20,7 @@ class BenchError(Exception):
 
 class UsageError(BenchError):
     """The command line itself is wrong: exit status 2."""
+
+
+class DivergedError(BenchError):
+    """Training went wrong with these settings, and would again."""

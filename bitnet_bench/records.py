@@ -185,6 +185,29 @@ class FinetuneRecord(Value):
     environment: Environment
 
 
+class Trial(Value):
+    """One run of a search."""
+
+    arm: str
+    settings: dict[str, str]
+    seed: int
+    out: str
+    validation_loss: float | None
+    """At the end, in nats a response token (of DPO a pair); None if the run diverged."""
+    error: str | None = None
+
+
+class SearchRecord(Value):
+    """What a search tried, and what it chose on validation rows: written to `search.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    grid: dict[str, tuple[str, ...]]
+    seeds: int
+    trials: tuple[Trial, ...] = ()
+    chosen: dict[str, tuple[str, ...]] = {}
+    """Arm -> the folders of its best settings, a seed each."""
+
+
 class Environment(Value):
     """The machine and the software behind a number."""
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from bitnet_bench.data.tokenizing import IGNORED, Example
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
@@ -121,7 +121,7 @@ class BenchTrainer(Trainer):
         total: Tensor = outcome["loss"]
         value = total.item()
         if not math.isfinite(value):
-            raise BenchError(f"The loss became {value} at step {self.state.global_step}.", self._remedy())
+            raise DivergedError(f"The loss became {value} at step {self.state.global_step}.", self._remedy())
         tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum().item()
         self._seen.update({"loss": value, "count": outcome["count"], "tokens": tokens, **outcome["figures"]})
         scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
@@ -170,7 +170,7 @@ class BenchTrainer(Trainer):
         loss = figures.get("cross_entropy", figures["loss"])
         self._first_loss = min(self._first_loss, loss) if math.isfinite(self._first_loss) else loss
         if explodes(loss, self._first_loss, self.model.config.vocab_size):
-            raise BenchError(f"The loss rose to {loss:.3g} at step {self.state.global_step}.", self._remedy())
+            raise DivergedError(f"The loss rose to {loss:.3g} at step {self.state.global_step}.", self._remedy())
 
     def validate(self) -> None:
         """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
