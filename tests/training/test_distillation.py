@@ -1,0 +1,134 @@
+"""Distillation against its equations on full tensors, and through the `hf` backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bitnet_bench import api
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import FinetuneJob
+from bitnet_bench.training import distillation
+from bitnet_bench.training.distillation import logits_divergence, relation_divergence
+
+ROWS = [
+    {"prompt": f"{i}번 문은 어디인가요?", "response": f"{i}번 문은 {'왼쪽' if i % 2 else '오른쪽'}입니다."}
+    for i in range(24)
+]
+
+
+def test_the_divergence_is_that_of_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KL(teacher || student) at temperature 5, with its gradients, though rows are taken a few at a time."""
+    monkeypatch.setattr(distillation, "ROWS_AT_ONCE", 3)
+    torch.manual_seed(0)
+    student, teacher = torch.randn(8, 6, requires_grad=True), torch.randn(8, 5)
+    head, taught = nn.Linear(6, 11), nn.Linear(5, 11)
+    found = logits_divergence((student, head), (teacher, taught), 5.0)
+    p, q = ((taught(teacher) / 5).softmax(-1).detach(), (head(student) / 5).softmax(-1))
+    expected = (p * (p.log() - q.log())).sum()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    wanted = (student, head.weight)
+    for got, want in zip(torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def naive_relations(student: Any, teacher: Any, valid: Any, heads: int, documents: Any) -> float:
+    """Return the sum over valid positions of KL(teacher || student), a head and a position at a time."""
+    total = 0.0
+    for name in ("q_proj", "k_proj", "v_proj"):
+        for b in range(valid.shape[0]):
+            for t in range(valid.shape[1]):
+                if not valid[b, t]:
+                    continue
+                earlier = [s for s in range(t + 1) if documents[b, s] == documents[b, t]]
+                for h in range(heads):
+                    rows = []
+                    for states in (teacher, student):
+                        d = states[name].shape[-1] // heads
+                        x = states[name][b, :, h * d : (h + 1) * d]
+                        rows.append(torch.stack([x[t] @ x[s] / d**0.5 for s in earlier]).softmax(0))
+                    total += float((rows[0] * (rows[0].log() - rows[1].log())).sum()) / heads / 3
+    return total
+
+
+def test_relations_are_those_of_their_equations() -> None:
+    """Causal, of valid positions and of one document only; student and teacher may differ in width."""
+    torch.manual_seed(1)
+    student = {name: torch.randn(2, 7, 8) for name in ("q_proj", "k_proj", "v_proj")}
+    teacher = {name: torch.randn(2, 7, 12) for name in student}
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[1, 5:] = False
+    documents = torch.tensor([[1, 1, 1, 2, 2, 2, 2], [1] * 7])
+    found = relation_divergence(student, teacher, valid, 4, documents)
+    assert found.item() == pytest.approx(naive_relations(student, teacher, valid, 4, documents), rel=1e-4)
+    assert relation_divergence(teacher, teacher, valid, 4).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Give a JSONL file of 24 rows."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
+    return file
+
+
+def distill(rows: Path, out: Path, **settings: Any) -> FinetuneJob:
+    defaults = {"model": "demo", "data": (str(rows),), "out": str(out), "method": "distill", "teacher": "demo-fp16"}
+    return FinetuneJob.model_validate(
+        {**defaults, "learning_rate": 2e-3, "max_steps": 30, "batch_size": 4, "epochs": 9, **settings}
+    )
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+def test_a_student_comes_nearer_to_its_teacher(rows: Path, tmp_path: Path, compute: str) -> None:
+    """Every part of the loss falls, and the result is as ternary as any."""
+    record = api.finetune(distill(rows, tmp_path / "out", compute=compute, hold_out=0.25))
+    first, last = record.history[0], record.history[-1]
+    for part in ("loss", "cross_entropy", "divergence", "relations"):
+        assert last[part] < first[part], part
+    assert first["loss"] == pytest.approx(
+        first["cross_entropy"] + 10 * first["divergence"] + first["relations"], rel=1e-3
+    )
+    assert record.validation[-1]["loss"] < record.validation[0]["loss"]
+    assert record.result.format == "autobitlinear"
+
+
+def test_an_fp16_student_of_itself_has_nothing_to_learn_from_its_teacher(rows: Path, tmp_path: Path) -> None:
+    record = api.finetune(
+        distill(rows, tmp_path / "out", model="demo-fp16", precision="fp16", compute="fp32", max_steps=1)
+    )
+    assert record.history[0]["divergence"] == pytest.approx(0, abs=1e-5)
+    assert record.history[0]["relations"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(
+    rows: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    with pytest.raises(BenchError, match="another vocabulary"):
+        api.finetune(distill(rows, tmp_path / "out", teacher=str(tiny_model("llama"))))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"relation_layer": 9}, "no layer 9 of 4"),
+        ({"relation_heads": 7}, "cannot be split into 7 heads"),
+        ({"teacher": "demo"}, "has no bf16 weights"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(rows: Path, tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BenchError, match=said):
+        api.finetune(distill(rows, tmp_path / "out", **settings))
+
+
+def test_distill_and_teacher_go_together() -> None:
+    with pytest.raises(ValueError, match="needs a --teacher"):
+        FinetuneJob(model="demo", data=("x",), out="o", method="distill")
+    with pytest.raises(ValueError, match="no other method has one"):
+        FinetuneJob(model="demo", data=("x",), out="o", teacher="demo-fp16")

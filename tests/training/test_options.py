@@ -1,0 +1,197 @@
+"""What `finetune` can do beside its defaults: each option against what it says it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bitnet_bench import api
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import FinetuneJob
+from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
+from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
+from bitnet_bench.training.lora import add_adapters, merge_adapters
+from bitnet_bench.training.schedule import in_second_stage, set_ternary_share, two_stage
+
+ROWS = [{"prompt": f"{i}에 하나를 더하면?", "response": f"{i + 1}이 됩니다."} for i in range(24)]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Give a JSONL file of 24 rows."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
+    return file
+
+
+def job(rows: Path, out: Path, **settings: Any) -> FinetuneJob:
+    defaults = {"model": "demo", "data": (str(rows),), "out": str(out), "max_steps": 6, "batch_size": 4, "epochs": 9}
+    return FinetuneJob.model_validate({**defaults, "learning_rate": 2e-3, **settings})
+
+
+def test_two_stages_fall_to_nothing_with_a_step_of_two_thirds_in_the_middle() -> None:
+    factor = two_stage(steps=100, warmup=10)
+    assert [factor(step) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    assert factor(49) == pytest.approx(51 / 90)
+    assert factor(50) == pytest.approx(50 / 90 * 2 / 3)
+    assert factor(100) == 0.0
+    assert [in_second_stage(step, 100) for step in (49, 50)] == [False, True]
+
+
+def test_a_layer_that_is_half_ternary_is_half_way_between() -> None:
+    """With lambda 0 it is a plain layer, with 1 a ternary one, and gradients are straight through in between."""
+    torch.manual_seed(0)
+    plain = nn.Linear(16, 8)
+    layer: Any = nn.Linear(16, 8)
+    layer.load_state_dict(plain.state_dict())
+    model = make_trainable_ternary(nn.Sequential(layer))
+    x = torch.randn(3, 16)
+    set_ternary_share(model, 0, 10)
+    torch.testing.assert_close(layer(x), plain(x))
+    set_ternary_share(model, 5, 10)
+    (q, step), (codes, gamma) = quantize_activations(x), ternarize(layer.weight)
+    mixed_x, mixed_w = (x + q * step) / 2, (layer.weight + codes * gamma) / 2
+    torch.testing.assert_close(layer(x), nn.functional.linear(mixed_x, mixed_w, layer.bias))
+    (gradient,) = torch.autograd.grad(layer(x).sum(), layer.weight)
+    torch.testing.assert_close(gradient, mixed_x.sum(0).expand(8, 16).contiguous())
+    set_ternary_share(model, 10, 10)
+    assert layer.ternary_share == 1.0
+
+
+def test_adapters_are_inside_the_quantizer_and_merge_without_changing_a_code() -> None:
+    """Only A and B learn; the forward is that of the merged weight, ternarized, to the bit."""
+    torch.manual_seed(0)
+    model = make_trainable_ternary(nn.Sequential(nn.Linear(16, 8, bias=False), nn.Linear(8, 4, bias=False)))
+    before = [layer.weight.detach().clone() for layer in model]
+    x = torch.randn(5, 16)
+    expected = model(x).detach()
+    add_adapters(model, rank=2, alpha=4, seed=0)
+    assert torch.equal(model(x), expected)  # B is 0 in the beginning
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert [name.rpartition(".")[2] for name in learning] == ["a", "b"] * 2
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+    trained = model(x).detach()
+    merge_adapters(model)
+    assert torch.equal(model(x), trained)
+    for layer, old in zip(model, before, strict=True):
+        assert isinstance(layer, BitLinear)
+        assert torch.linalg.matrix_rank(layer.weight.detach() - old) <= 2
+    assert [name for name, _ in model.named_parameters()] == ["0.weight", "1.weight"]
+
+
+def test_a_run_with_adapters_changes_ternary_layers_only(rows: Path, tmp_path: Path) -> None:
+    """And is a checkpoint like any other; the same from both precisions."""
+    record = api.finetune(job(rows, tmp_path / "out", lora_rank=4, learning_rate=1e-2, max_steps=12))
+    before = load_file(Path(record.base.path) / "model.safetensors")
+    after = load_file(tmp_path / "out/model.safetensors")
+    changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed <= {"weight", "weight_scale"}
+    assert "model.layers.0.self_attn.q_proj.weight" in {n for n in before if not torch.equal(before[n], after[n])}
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert record.history[-1]["loss"] < record.history[0]["loss"]
+    twin = api.finetune(job(rows, tmp_path / "fp16", lora_rank=4, model="demo-fp16", precision="fp16"))
+    assert twin.result.format == "float"
+
+
+@pytest.mark.parametrize(
+    ("part", "names"),
+    [
+        ("embeddings", ["model.embed_tokens.weight"]),
+        ("norms", ["model.norm.weight", "model.layers.0.input_layernorm.weight"]),
+    ],
+)
+def test_a_frozen_part_stays_as_it_was(rows: Path, tmp_path: Path, part: str, names: list[str]) -> None:
+    """To the bit, while the rest learns."""
+    record = api.finetune(job(rows, tmp_path / "out", freeze=(part,)))
+    before, after = (
+        load_file(Path(record.base.path) / "model.safetensors"),
+        load_file(tmp_path / "out/model.safetensors"),
+    )
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_is_not_ternary_can_have_a_rate_of_its_own(rows: Path, tmp_path: Path) -> None:
+    """With next to none, embeddings move next to not at all, and codes do."""
+    record = api.finetune(job(rows, tmp_path / "out", float_learning_rate=1e-12, learning_rate=1e-2))
+    before, after = (
+        load_file(Path(record.base.path) / "model.safetensors"),
+        load_file(tmp_path / "out/model.safetensors"),
+    )
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert sum(point["flips"] for point in record.history) > 0
+
+
+def test_a_summed_loss_has_larger_gradients_and_logs_the_same_loss(rows: Path, tmp_path: Path) -> None:
+    """The gradient is that of the mean times the tokens of the step."""
+    first = [
+        api.finetune(
+            job(rows, tmp_path / name, loss_reduction=name, max_steps=1, model="demo-fp16", precision="fp16")
+        ).history[0]
+        for name in ("mean", "sum")
+    ]
+    assert first[1]["loss"] == pytest.approx(first[0]["loss"])
+    assert first[1]["grad_norm"] > 20 * first[0]["grad_norm"]
+
+
+def test_checkpointed_activations_give_the_same_weights(rows: Path, tmp_path: Path) -> None:
+    """What is computed again is computed to the same bits."""
+    weights = []
+    for on in (False, True):
+        api.finetune(job(rows, tmp_path / str(on), gradient_checkpointing=on, compute="fp32"))
+        weights.append((tmp_path / str(on) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_noise_on_embeddings_is_not_in_validation(rows: Path, tmp_path: Path) -> None:
+    """NEFTune changes what is learned from, and not what is measured: the first validation is that without it."""
+    plain, noisy = (
+        api.finetune(job(rows, tmp_path / str(alpha), neftune_alpha=alpha, hold_out=0.25)) for alpha in (None, 50.0)
+    )
+    assert noisy.validation[0] == plain.validation[0]
+    assert noisy.history[0]["loss"] != plain.history[0]["loss"]
+
+
+def test_a_warm_up_ends_wholly_ternary_and_is_validated_as_such(rows: Path, tmp_path: Path) -> None:
+    """The deployed model's loss is what validation says, though the layers of the first steps are float."""
+    plain, warm = (
+        api.finetune(job(rows, tmp_path / str(steps), ternary_warmup=steps, hold_out=0.25)) for steps in (0, 4)
+    )
+    assert warm.validation[0] == plain.validation[0]
+    assert warm.history[0]["loss"] != plain.history[0]["loss"]
+    with pytest.raises(BenchError, match="lasts as long as the whole run"):
+        api.finetune(job(rows, tmp_path / "long", ternary_warmup=6))
+
+
+def test_held_out_rows_are_the_same_for_every_seed_and_are_not_trained_on(rows: Path) -> None:
+    """A row that recurs is on one side only."""
+    from bitnet_bench.data.rows import read_rows
+
+    known = read_rows(rows)
+    splits = [api.hold_out(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
+    assert splits[0] == splits[1]
+    training, validation = splits[0]
+    assert not set(training) & set(validation)
+    assert set(training) | set(validation) == set(known)
+    with pytest.raises(BenchError, match="Every training row is a validation row"):
+        api.hold_out(known, job(rows, Path("o"), validation=(str(rows),)))
+
+
+def test_figures_are_written_for_tensorboard(rows: Path, tmp_path: Path) -> None:
+    """By default into OUT/tensorboard; the warmup of a tracker that is not installed is a warning and no error."""
+    api.finetune(job(rows, tmp_path / "out"))
+    (events,) = (tmp_path / "out/tensorboard").iterdir()
+    written = events.read_bytes()
+    assert all(name in written for name in (b"train/loss", b"train/flips", b"train/tokens_per_s"))
+    api.finetune(job(rows, tmp_path / "none", track=()))
+    assert not (tmp_path / "none/tensorboard").exists()
