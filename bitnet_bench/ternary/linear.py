@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
+from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.quantizer import absmean, quantize_activations, ternarize
 
 # float32 holds every integer up to 2**24; a sum of K products |q * code| <= 128 stays exact below this K.
 LARGEST_EXACT_K = 2**24 // 128
@@ -24,21 +25,47 @@ def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
     `torch._int_mm` is several times faster than a float32 GEMM where the CPU has VNNI and falls back to naive
     loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K).
     """
-    if q.shape[-1] > LARGEST_EXACT_K:
-        raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
+    _refuse_inexact(q)
     if q.device.type == "cpu" and _has_vnni():
         return torch._int_mm(q, codes.t()).float()
     with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round the sums
         return q.float() @ codes.float().t()
 
 
+def _refuse_inexact(q: Tensor) -> None:
+    if q.shape[-1] > LARGEST_EXACT_K:
+        raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
+
+
 def _has_vnni() -> bool:
     return bool(torch.cpu._is_vnni_supported())
 
 
+def _has_kernel(tensor: Tensor) -> bool:
+    """Return whether the C kernel is there for *tensor*; it gives the bits of the definitions in PyTorch."""
+    return tensor.device.type == "cpu" and tensor.numel() > 0 and kernel.library() is not None
+
+
+def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    return kernel.quantize(x.float().contiguous()) if _has_kernel(x) else quantize_activations(x)
+
+
+def _ternarized(weight: Tensor) -> tuple[Tensor, Tensor]:
+    if not _has_kernel(weight):
+        return ternarize(weight)
+    gamma = absmean(weight)
+    return kernel.ternarize(weight.float().contiguous(), gamma), gamma
+
+
 def _forward(q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor) -> Tensor:
     rows = q.reshape(-1, q.shape[-1])
-    return integer_matmul(rows, codes).mul_(step.reshape(-1, 1) * gamma).view(*q.shape[:-1], codes.shape[0])
+    step = step.reshape(-1, 1)
+    if _has_kernel(q) and _has_vnni():
+        _refuse_inexact(q)
+        scaled = kernel.scale_sums(torch._int_mm(rows, codes.t()), step, gamma)
+    else:
+        scaled = integer_matmul(rows, codes).mul_(step * gamma)
+    return scaled.view(*q.shape[:-1], codes.shape[0])
 
 
 class TernaryMatmul(torch.autograd.Function):
@@ -51,8 +78,8 @@ class TernaryMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
         """Return y [..., N] in *out_dtype* for x [..., K] and float masters [N, K]."""
-        q, step = quantize_activations(x)
-        codes, gamma = ternarize(weight)
+        q, step = _quantized(x)
+        codes, gamma = _ternarized(weight)
         ctx.save_for_backward(q, step, codes, gamma)
         ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
         return _forward(q, step, codes, gamma).to(out_dtype)
@@ -63,14 +90,35 @@ class TernaryMatmul(torch.autograd.Function):
         (grad,) = grads
         q, step, codes, gamma = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
-        grad_x = grad_w = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad @ (codes.to(grad.dtype))).to(ctx.input_dtype).mul_(gamma).view(q.shape)
-        if ctx.needs_input_grad[1]:
-            # the step goes to the gradient's side: int8 q is exact in any dtype, q * step is not
-            scaled = (grad * step.reshape(-1, 1)).to(grad.dtype)
-            grad_w = (scaled.t() @ q.reshape(-1, q.shape[-1]).to(grad.dtype)).to(ctx.weight_dtype)
-        return grad_x, grad_w, None
+        rows, step = q.reshape(-1, q.shape[-1]), step.reshape(-1, 1)
+        both = _float32_gradients if grad.dtype == torch.float32 and _has_kernel(grad) else _gradients
+        grad_x, grad_w = both(grad, rows, step, codes, gamma, ctx.needs_input_grad)
+        return (
+            None if grad_x is None else grad_x.to(ctx.input_dtype).view(q.shape),
+            None if grad_w is None else grad_w.to(ctx.weight_dtype),
+            None,
+        )
+
+
+Gradients = tuple[Tensor | None, Tensor | None]
+
+
+def _gradients(
+    grad: Tensor, q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor, needed: Sequence[bool]
+) -> Gradients:
+    """Return (dx, dw) with int8 operands, which are exact in any dtype; scales go to the gradient's side."""
+    grad_x = (grad @ codes.to(grad.dtype)).mul_(gamma) if needed[0] else None
+    grad_w = (grad * step).to(grad.dtype).t() @ q.to(grad.dtype) if needed[1] else None
+    return grad_x, grad_w
+
+
+def _float32_gradients(
+    grad: Tensor, q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor, needed: Sequence[bool]
+) -> Gradients:
+    """Return (dx, dw) in float32, which holds scaled operands well enough: one pass each instead of three."""
+    grad_x = grad @ kernel.scale_codes(codes, None, float(gamma)) if needed[0] else None
+    grad_w = grad.t() @ kernel.scale_codes(q, step) if needed[1] else None
+    return grad_x, grad_w
 
 
 class BitLinear(nn.Linear):
@@ -135,7 +183,7 @@ class CodesLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype."""
-        q, step = quantize_activations(x if self.norm is None else self.norm(x))
+        q, step = _quantized(x if self.norm is None else self.norm(x))
         y = _forward(q, step, self.codes, self.gamma).to(x.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

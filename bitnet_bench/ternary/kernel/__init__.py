@@ -112,6 +112,19 @@ class _Head(Structure):
     )
 
 
+class _Matrix(Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("scales", c_void_p),
+        ("scale", c_float),
+        ("kind", c_int32),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("next", c_int64),
+    )
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
@@ -356,3 +369,39 @@ def head(table: Tensor, x: Tensor, y: Tensor) -> None:
         dtype=TABLES[table.dtype],
     )
     _loaded().bb_head(byref(job), torch.get_num_threads())
+
+
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (q, step) of `quantizer.quantize_activations` for contiguous float32 x [..., K]."""
+    q, step = torch.empty(x.shape, dtype=torch.int8), torch.empty((*x.shape[:-1], 1))
+    rows = Rows(q.view(-1, x.shape[-1]), step, torch.empty(step.numel(), dtype=torch.int32), x.shape[-1])
+    function, arguments = rows_call(x.view(-1, x.shape[-1]), rows)
+    function(*arguments)
+    return q, step
+
+
+def ternarize(weight: Tensor, gamma: Tensor) -> Tensor:
+    """Return int8 clip(round(weight / gamma), -1, 1) of contiguous float32 *weight* [N, K]."""
+    codes = torch.empty(weight.shape, dtype=torch.int8)
+    _matrix(1, weight, codes, None, float(gamma))
+    return codes
+
+
+def scale_sums(sums: Tensor, scales: Tensor, scale: Tensor) -> Tensor:
+    """Return int32 *sums* [T, N] times scales [T] * scale as float32, in the memory of *sums*."""
+    y = sums.view(torch.float32)
+    _matrix(2, sums, y, scales, float(scale))
+    return y
+
+
+def scale_codes(codes: Tensor, scales: Tensor | None, scale: float = 1.0) -> Tensor:
+    """Return int8 *codes* [T, K] times scales [T] (None: ones) * scale, as float32."""
+    y = torch.empty(codes.shape)
+    _matrix(3, codes, y, scales, scale)
+    return y
+
+
+def _matrix(kind: int, x: Tensor, y: Tensor, scales: Tensor | None, scale: float) -> None:
+    rows, columns = x.shape
+    job = _Matrix(_address(x), _address(y), _optional(scales), scale, kind, rows, columns)
+    _loaded().bb_matrix(byref(job), torch.get_num_threads())
