@@ -27,7 +27,7 @@ from bitnet_bench.training.folder import COMPLETE, STATE
 from bitnet_bench.training.monitor import TernaryMonitor
 from bitnet_bench.training.objectives import Preference, explodes, supervised
 from bitnet_bench.training.order import batch_order, total_steps
-from bitnet_bench.training.schedule import in_second_stage, set_ternary_share, two_stage
+from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
@@ -255,6 +255,7 @@ class _Watch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         job = self._trainer.job
+        forget_codes(self._trainer.model)
         set_ternary_share(self._trainer.model, state.global_step, job.ternary_warmup)
         if job.schedule == "two-stage" and in_second_stage(state.global_step, state.max_steps):
             for group in self._trainer.optimizer.param_groups:
@@ -265,6 +266,7 @@ class _Watch(TrainerCallback):
             self._note = f"loss {float(logs['loss']):.3f}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        forget_codes(self._trainer.model)
         set_ternary_share(self._trainer.model, state.global_step, self._trainer.job.ternary_warmup)
         if state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps, self._note)
@@ -295,6 +297,8 @@ def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path
         plan=plan,
         progress=progress,
     )
+    if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
+        keep_codes(model)
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer

@@ -76,17 +76,16 @@ class TernaryMatmul(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
-        """Return y [..., N] in *out_dtype* for x [..., K] and float masters [N, K]."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, codes: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
+        """Return y [..., N] in *out_dtype* for x [..., K] and float masters [N, K] with their codes and scale."""
         q, step = _quantized(x)
-        codes, gamma = _ternarized(weight)
         ctx.save_for_backward(q, step, codes, gamma)
         ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
         return _forward(q, step, codes, gamma).to(out_dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """Return (dx, dw, None) for dy [..., N]; products are taken in dy's dtype."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        """Return (dx, dw, None, ...) for dy [..., N]; products are taken in dy's dtype."""
         (grad,) = grads
         q, step, codes, gamma = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
@@ -96,6 +95,8 @@ class TernaryMatmul(torch.autograd.Function):
         return (
             None if grad_x is None else grad_x.to(ctx.input_dtype).view(q.shape),
             None if grad_w is None else grad_w.to(ctx.weight_dtype),
+            None,
+            None,
             None,
         )
 
@@ -126,6 +127,12 @@ class BitLinear(nn.Linear):
 
     ternary_share = 1.0
     """Less than 1 while training warms up: the share of quantized values, beside plain ones, in the forward."""
+    keeps_codes = False
+    """Keep codes from one forward to the next, for micro-batches and recomputation between two optimizer steps.
+
+    Whoever turns this on calls `forget_codes` after each step: fused optimizers and `weight.data` leave no trace.
+    """
+    _kept: tuple[int, Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype, or in autocast's."""
@@ -133,8 +140,22 @@ class BitLinear(nn.Linear):
             return nn.functional.linear(*_partly_quantized(x, self.weight, self.ternary_share), self.bias)
         device = x.device.type
         out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        y: Tensor = TernaryMatmul.apply(x, self.weight, out_dtype)  # type: ignore[no-untyped-call]
+        y: Tensor = TernaryMatmul.apply(x, self.weight, *self._codes(), out_dtype)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _codes(self) -> tuple[Tensor, Tensor]:
+        """Return codes and scale of the weights as they are now; kept ones if nothing that counts has changed these since."""
+        with torch.no_grad():
+            if not self.keeps_codes:
+                return _ternarized(self.weight)
+            version = self.weight._version
+            if self._kept is None or self._kept[0] != version:
+                self._kept = version, *_ternarized(self.weight)
+            return self._kept[1:]
+
+    def forget_codes(self) -> None:
+        """Ternarize anew at the next forward."""
+        self._kept = None
 
 
 def _partly_quantized(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,11 @@
-"""What changes in the course of a run: learning rate, weight decay, and how ternary a layer is yet."""
+"""What changes from step to step: learning rate, weight decay, how ternary a layer is yet, and its codes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from bitnet_bench.ternary.linear import bit_linears
 
@@ -40,3 +41,15 @@ def set_ternary_share(model: nn.Module, step: int, warmup: int) -> None:
     share = min(step / warmup, 1.0) if warmup else 1.0
     for layer in bit_linears(model).values():
         layer.ternary_share = share
+
+
+def keep_codes(model: nn.Module) -> None:
+    """Let ternary layers quantize their weights once a step; adapters make new weights at each use, which cannot be."""
+    for layer in bit_linears(model).values():
+        layer.keeps_codes = not parametrize.is_parametrized(layer)
+
+
+def forget_codes(model: nn.Module) -> None:
+    """Begin a step, or look at weights that may have come from elsewhere."""
+    for layer in bit_linears(model).values():
+        layer.forget_codes()

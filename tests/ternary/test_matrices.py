@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.linear import BitLinear, TernaryMatmul, _float32_gradients, _gradients
+from bitnet_bench.ternary.linear import BitLinear, TernaryMatmul, _float32_gradients, _gradients, _ternarized
 from bitnet_bench.ternary.quantizer import absmean, quantize_activations, ternarize
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the kernel was not built here")
@@ -81,7 +81,7 @@ def test_a_step_with_the_kernel_is_the_step_without_it(dtype: torch.dtype, monke
     for on in (True, False):
         if not on:
             monkeypatch.setattr(kernel, "library", lambda: None)
-        y = TernaryMatmul.apply(x, weight, dtype)
+        y = TernaryMatmul.apply(x, weight, *_ternarized(weight.detach()), dtype)
         found.append((y.detach(), *torch.autograd.grad(y.float().square().sum(), (x, weight))))
     assert torch.equal(found[0][0], found[1][0])
     for with_kernel, without in zip(found[0][1:], found[1][1:], strict=True):

@@ -17,7 +17,7 @@ from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training.lora import add_adapters, merge_adapters
-from bitnet_bench.training.schedule import in_second_stage, set_ternary_share, two_stage
+from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
 ROWS = [{"prompt": f"{i}에 하나를 더하면?", "response": f"{i + 1}이 됩니다."} for i in range(24)]
 
@@ -195,3 +195,42 @@ def test_figures_are_written_for_tensorboard(rows: Path, tmp_path: Path) -> None
     assert all(name in written for name in (b"train/loss", b"train/flips", b"train/tokens_per_s"))
     api.finetune(job(rows, tmp_path / "none", track=()))
     assert not (tmp_path / "none/tensorboard").exists()
+
+
+def test_kept_codes_are_those_of_the_weights_at_every_step() -> None:
+    """Quantized once between two steps; what an operation of autograd's changes is seen even if nobody said so."""
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(16, 8, bias=False)
+    model = make_trainable_ternary(nn.Sequential(layer))
+    keep_codes(model)
+    x = torch.randn(3, 16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
+    for _ in range(3):
+        layer(x).square().sum().backward()
+        first = layer._kept
+        layer(x)
+        assert layer._kept is first
+        optimizer.step()
+        forget_codes(model)
+        codes, gamma = ternarize(layer.weight)
+        q, step = quantize_activations(x)
+        assert torch.equal(layer(x), (q.float() @ codes.float().T) * (step * gamma))
+    with torch.no_grad():
+        layer.weight.neg_()
+    assert torch.equal(layer(x), -((q.float() @ codes.float().T) * (step * gamma)))
+
+
+def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
+    from bitnet_bench.backends.hf import trainer
+
+    for rank in (None, 2):
+        options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}
+        api.finetune(job(rows, tmp_path / f"kept{rank}", **options))
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "keep_codes", lambda model: None)
+            api.finetune(job(rows, tmp_path / f"anew{rank}", **options))
+        first, second = ((tmp_path / f"{n}{rank}/model.safetensors").read_bytes() for n in ("kept", "anew"))
+        assert first == second
