@@ -144,7 +144,7 @@ class BitLinear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _codes(self) -> tuple[Tensor, Tensor]:
-        """Return codes and scale of the weights as they are now; kept ones if nothing that counts has changed these since."""
+        """Return codes and scale of the weights as they are, or those that were kept of this version of them."""
         with torch.no_grad():
             if not self.keeps_codes:
                 return _ternarized(self.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -62,6 +63,36 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows: Path, tmp_pat
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert json.loads((killed / "finetune.json").read_text())["resumed_from_step"] >= 6
     assert not (killed / ".trainer").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--method", "distill", "--teacher", "demo-fp16", "--ternary-warmup", "5")])
+def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
+    rows: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """SIGKILL while it loads, trains, validates or saves; noise and dropout have a state that is restored as well."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    more = ["--max-steps", "40", "--hold-out", "0.25", "--neftune-alpha", "5", "--gradient-accumulation", "2", *options]
+    commands = {out: [*_command(rows, out), *more] for out in (killed, whole)}
+    began = time.monotonic()
+    subprocess.run(commands[whole], env=environment, check=True, capture_output=True)
+    usual = time.monotonic() - began
+    moments, kills = random.Random(time.time_ns()), 0
+    while kills < 5:
+        process = subprocess.Popen(commands[killed], env=environment, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moments.uniform(0.2, 0.7) * usual)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        if process.wait() == 0:
+            break
+    assert kills >= 2
+    subprocess.run(commands[killed], env=environment, check=True, capture_output=True)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    records = [json.loads((out / "finetune.json").read_text()) for out in (killed, whole)]
+    assert records[0]["validation"] == records[1]["validation"]
 
 
 def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: Path) -> None:
