@@ -317,6 +317,8 @@ def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row
 
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
+    from bitnet_bench.evaluation.parallel import is_first
+
     done = Path(job.out) / "finetune.json"
     if done.is_file():
         record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8"))
@@ -333,13 +335,9 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     rows, left_out = training_rows(job)
     rows, held_out = hold_out(rows, job)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
-    given = Ingredients(open_checkpoint(job.model), rows, held_out, teacher)
-    with steps(f"{TITLES[job.method]} {job.precision}") as progress:
-        record = trainer.finetune(job, given, progress)
-    if left_out:
-        record = record.model_copy(update={"overlapping_rows": left_out})
-        write_whole(done, record.model_dump_json(indent=2))
-    return record
+    given = Ingredients(open_checkpoint(job.model), rows, held_out, teacher, left_out)
+    with (steps if is_first() else quiet)(f"{TITLES[job.method]} {job.precision}") as progress:
+        return trainer.finetune(job, given, progress)
 
 
 def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:

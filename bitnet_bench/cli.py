@@ -278,6 +278,7 @@ def finetune(
     moment, the same command goes on from the last saved step.
     """
     from bitnet_bench import api, console
+    from bitnet_bench.evaluation.parallel import is_first
     from bitnet_bench.records import FinetuneJob
 
     job = _job(
@@ -300,18 +301,25 @@ def finetune(
         _search({one.precision: one for one in jobs}, search, seeds, out, backend, as_json)
         return
     records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
+    if not is_first():
+        return
     if as_json:
         _print_json([record.model_dump(mode="json") for record in records])
         return
     console.show(console.finetune_table(records))
+    for warning in [warning for record in records for warning in record.warnings]:
+        print(f"Warning: {warning}", file=sys.stderr)
 
 
 def _search(arms: dict[str, Any], options: list[str], seeds: int, out: Path, backend: str, as_json: bool) -> None:
     from bitnet_bench import console
+    from bitnet_bench.evaluation.parallel import is_first
     from bitnet_bench.search import RECORD, parse_grid
     from bitnet_bench.search import search as run
 
     found = run(arms, parse_grid(options), seeds, out, backend, console.progress_bar)
+    if not is_first():
+        return
     if as_json:
         _print_json(found.model_dump(mode="json"))
         return

@@ -99,6 +99,8 @@ class Ingredients:
     rows: Sequence[Any]
     validation: Sequence[Any] = ()
     teacher: Checkpoint | None = None
+    overlapping: int = 0
+    """Rows of tasks that were left out because their evaluation asks the same."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError, DivergedError, UsageError
+from bitnet_bench.evaluation.parallel import is_first
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import Steps
 from bitnet_bench.records import FinetuneJob, SearchRecord, Trial
@@ -79,7 +80,8 @@ def search(
             tried.append(_trial(arm, job, points[best], out, backend, steps))
         chosen = {**record.chosen, arm: tuple(trial.out for trial in tried if trial.settings == points[best])}
         record = record.model_copy(update={"trials": (*record.trials, *tried), "chosen": chosen})
-        write_whole(out / RECORD, record.model_dump_json(indent=1))
+        if is_first():
+            write_whole(out / RECORD, record.model_dump_json(indent=1))
     return record
 
 

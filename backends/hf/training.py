@@ -232,6 +232,7 @@ def _record(
         rows=encoded.rows,
         dropped_rows=encoded.dropped,
         truncated_rows=encoded.truncated,
+        overlapping_rows=given.overlapping,
         data_sha256=encoded.sha256,
         steps=trainer.state.global_step,
         train_loss=sum(tail) / len(tail),

@@ -55,9 +55,8 @@ def _refuse(config: Any) -> None:
     if width != config.hidden_size:
         raise _cannot(config, f"its heads are {width} wide together and its hidden states {config.hidden_size}")
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"} or (
-        config.model_type == "mistral" and (config.sliding_window or 0) not in (0, None)
-    ):
+    window = (getattr(config, "sliding_window", None) or 2**31) if config.model_type == "mistral" else 2**31
+    if layers != {"full_attention"} or window < config.max_position_embeddings:
         raise _cannot(config, "its attention slides over a window")
 
 
