@@ -510,6 +510,35 @@ def init(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder, such as --out of finetune.")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub; `hf auth login` first.")],
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run folder whose scores the card gives. Repeatable.", show_default=False),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
+) -> None:
+    """Upload a checkpoint to the hub, with a model card made from its records."""
+    from bitnet_bench.hub import push as upload
+
+    upload(folder, repo, private=not public, runs=run or [])
+    print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
+) -> None:
+    """Download a checkpoint from the hub, safetensors only."""
+    from bitnet_bench.hub import pull as download
+
+    found = download(repo, out)
+    print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),

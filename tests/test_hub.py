@@ -1,0 +1,119 @@
+"""A checkpoint goes to a hub and comes back; the hub is a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitnet_bench import api
+from bitnet_bench.errors import BenchError
+from bitnet_bench.hub import card, pull, push
+from bitnet_bench.records import FinetuneJob
+
+
+class FolderHub:
+    """A hub that keeps repositories as folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.private: dict[str, bool] = {}
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        """Note whether it is private."""
+        assert exist_ok
+        self.private[repo_id] = private
+
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> None:
+        """Copy what the patterns let through."""
+        for file in folder_path.rglob("*"):
+            name = str(file.relative_to(folder_path))
+            matches = [any(fnmatch(name, p) for p in patterns) for patterns in (allow_patterns, ignore_patterns)]
+            if file.is_file() and matches == [True, False]:
+                (self.root / repo_id).mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, self.root / repo_id / name)
+
+    def snapshot_download(self, repo_id: str, *, allow_patterns: list[str], local_dir: Path) -> str:
+        """Copy everything, or say that there is nothing."""
+        if not (self.root / repo_id).is_dir():
+            raise OSError(f"404: no repository {repo_id}")
+        shutil.copytree(self.root / repo_id, local_dir)
+        return str(local_dir)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Any:
+    """Give an empty hub."""
+    return FolderHub(tmp_path / "hub")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """Give a checkpoint that was fine-tuned for two steps."""
+    rows = tmp_path / "비밀.jsonl"
+    rows.write_text(json.dumps({"prompt": "문이 열렸나요?", "response": "네, 열렸어요."}) + "\n", encoding="utf-8")
+    out = tmp_path / "tuned"
+    api.finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(out), max_steps=2, keep_masters=True))
+    return out
+
+
+def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Path) -> None:
+    """The same weights; privately unless told otherwise; no masters, no event files, no record with paths."""
+    text = push(trained, "org/name", private=True, runs=[], hub=hub)
+    assert hub.private == {"org/name": True}
+    sent = {file.name for file in (tmp_path / "hub/org/name").rglob("*")}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= sent
+    assert not {"masters", "tensorboard", "finetune.json"} & sent
+    found = pull("org/name", tmp_path / "pulled", hub=hub)
+    assert found.sha256 in text
+    assert (tmp_path / "pulled/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_a_card_says_how_the_model_came_about_and_names_no_file(trained: Path) -> None:
+    """Settings, steps and losses are those of the record; a path on the publisher's machine is nobody's business."""
+    from bitnet_bench.records import FinetuneRecord
+    from bitnet_bench.ternary.checkpoint import inspect
+
+    record = FinetuneRecord.model_validate_json((trained / "finetune.json").read_text(encoding="utf-8"))
+    text = card(inspect(trained), record)
+    assert "| `learning_rate` | 0.001 |" in text
+    assert f"{record.train_loss:.4f} nats" in text
+    assert "비밀" not in text
+    assert str(trained.parent) not in text
+
+
+def test_a_card_of_somebody_is_kept(hub: Any, trained: Path) -> None:
+    (trained / "README.md").write_text("# 내가 쓴 카드\n", encoding="utf-8")
+    push(trained, "org/name", private=False, runs=[], hub=hub)
+    assert (trained / "README.md").read_text(encoding="utf-8") == "# 내가 쓴 카드\n"
+
+
+def test_scores_of_other_weights_are_refused(hub: Any, trained: Path, tmp_path: Path) -> None:
+    """A card gives the scores of this very checkpoint."""
+    run = tmp_path / "run"
+    tasks = api.select_tasks(["sample"])[:1]
+    api.evaluate(str(trained), tasks, run)
+    assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push(trained, "o/n", private=True, runs=[run], hub=hub)
+    api.evaluate("demo", tasks, tmp_path / "other")
+    with pytest.raises(BenchError, match="scores of other weights"):
+        push(trained, "o/n", private=True, runs=[tmp_path / "other"], hub=hub)
+
+
+def test_a_hub_that_says_no_is_a_sentence_and_leaves_nothing(hub: Any, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="did not take or give org/none: 404"):
+        pull("org/none", tmp_path / "out", hub=hub)
+    (tmp_path / "hub/org/empty").mkdir(parents=True)
+    with pytest.raises(BenchError, match="is not a checkpoint"):
+        pull("org/empty", tmp_path / "out", hub=hub)
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "x").touch()
+    with pytest.raises(BenchError, match="is not empty"):
+        pull("org/name", full, hub=hub)
