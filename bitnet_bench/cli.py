@@ -249,6 +249,9 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences, or pairs, a forward pass.")] = 16,
     gradient_accumulation: Annotated[int, typer.Option(min=1, help="Forward passes an optimizer step.")] = 1,
     max_length: Annotated[int, typer.Option(min=2, help="Longest sequence in tokens.")] = 256,
+    packing: Annotated[
+        bool, typer.Option(help="Several short rows in one sequence, where none sees another: less padding.")
+    ] = False,
     compute: Annotated[Compute, typer.Option(help="Dtype of products; masters are float32 always.")] = Compute.bf16,
     gradient_checkpointing: Annotated[
         bool, typer.Option(help="Less memory: activations are computed again in the backward pass.")
@@ -293,8 +296,8 @@ def finetune(
         temperature=temperature, relation_weight=relation_weight, relation_layer=relation_layer,
         relation_heads=relation_heads, gradient_checkpointing=gradient_checkpointing,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
-        compute=compute.value, limit=limit, seed=seed, save_every=save_every, keep_masters=keep_masters,
-        track=tuple(tracker.value for tracker in track),
+        packing=packing, compute=compute.value, limit=limit, seed=seed, save_every=save_every,
+        keep_masters=keep_masters, track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
     jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
     if search:

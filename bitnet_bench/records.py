@@ -111,6 +111,8 @@ class FinetuneJob(Value):
     batch_size: int = Field(default=16, gt=0)
     gradient_accumulation: int = Field(default=1, gt=0)
     max_length: int = Field(default=256, gt=1)
+    packing: bool = False
+    """Put several short rows into one sequence of up to max_length tokens, where none sees another."""
     compute: Literal["fp32", "bf16"] = "bf16"
     """The dtype of matrix products outside the ternary forward; masters and scales are float32 always."""
     seed: int = 0
@@ -127,6 +129,10 @@ class FinetuneJob(Value):
             raise ValueError("--method distill needs a --teacher, and no other method has one")
         if self.method == "dpo" and self.neftune_alpha:
             raise ValueError("--neftune-alpha would make the policy differ from its reference; dpo has none")
+        if self.packing and self.method == "dpo":
+            raise ValueError("--packing puts rows into one sequence, and dpo compares an answer with its pair's other")
+        if self.packing and self.method == "pretrain":
+            raise ValueError("--packing is for rows with responses; pretrain joins documents end to end already")
         if self.lora_rank and self.freeze:
             raise ValueError("--lora-rank trains adapters only: there is nothing to --freeze")
         return self

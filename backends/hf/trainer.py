@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.packing import pack, refuse_unknown
 from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import FinetuneJob
@@ -34,18 +35,6 @@ TENSORBOARD = "tensorboard"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Item:
-    """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
-
-    examples: Sequence[Example]
-    reference: Sequence[float] = ()
-    """Log-probability of each answer before training, in nats."""
-
-    def __len__(self) -> int:
-        return max(len(example.input_ids) for example in self.examples)
-
-
 class _Ordered(Dataset[Item]):
     """The items in the order in which they are trained on, repeated over epochs."""
 
@@ -57,33 +46,6 @@ class _Ordered(Dataset[Item]):
 
     def __getitem__(self, i: int) -> Item:
         return self._items[self._order[i]]
-
-
-class Collator:
-    """Pads on the right to the longest of the batch."""
-
-    def __init__(self, pad: int) -> None:
-        self._pad = pad
-
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Return the batch of *items*, with the `reference` [2B] of pairs."""
-        batch = self.padded([example for item in items for example in item.examples])
-        if items[0].reference:
-            batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
-        return batch
-
-    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T]."""
-        longest = max(len(e.input_ids) for e in examples)
-        batch = {"input_ids": self._padded([e.input_ids for e in examples], longest, self._pad)}
-        batch["labels"] = self._padded([[IGNORED, *e.labels[1:]] for e in examples], longest, IGNORED)
-        if any(len(e.input_ids) < longest for e in examples):
-            batch["attention_mask"] = self._padded([[1] * len(e.input_ids) for e in examples], longest, 0)
-        return batch
-
-    @staticmethod
-    def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
-        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -281,6 +243,9 @@ class _Watch(TrainerCallback):
 
 def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path, progress: Progress) -> BenchTrainer:
     """Return what trains *model* on *plan* in *out*."""
+    if job.packing:
+        refuse_unknown(model.config.model_type)
+        plan = replace(plan, items=_packed(plan.items, job.max_length))
     steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(
@@ -302,6 +267,11 @@ def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer
+
+
+def _packed(items: Sequence[Item], max_length: int) -> list[Item]:
+    examples = [example for item in items for example in item.examples]
+    return [Item((example,)) for example in pack(examples, max_length)]
 
 
 def _tensorboard(folder: Path) -> TrainerCallback:

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from bitnet_bench.backends.hf.trainer import BenchTrainer, Collator, Item, Plan, make_trainer, processes
+from bitnet_bench.backends.hf.trainer import BenchTrainer, Plan, make_trainer, processes
+from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError

@@ -21,6 +21,8 @@ class Example:
 
     input_ids: list[int]
     labels: list[int]
+    parts: tuple[int, ...] = ()
+    """Lengths of the documents in it, which do not see each other; () for a single one."""
 
 
 @dataclass(frozen=True, slots=True)

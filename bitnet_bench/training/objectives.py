@@ -103,7 +103,7 @@ class Distillation:
         loss = entropy + self._weight * divergence
         figures = {"cross_entropy": float(entropy.detach()), "divergence": float(divergence.detach())}
         if self._relation_weight:
-            valid = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+            valid = _real_tokens(batch)
             documents = batch["position_ids"].eq(0).cumsum(1) if "position_ids" in batch else None
             relations = relation_divergence(
                 self._student_states.states, self._teacher_states.states, valid, self._heads, documents
@@ -112,6 +112,13 @@ class Distillation:
             loss = loss + self._relation_weight * mean * count
             figures["relations"] = float(mean.detach()) * count
         return {"loss": loss, "count": count, "figures": figures}
+
+
+def _real_tokens(batch: dict[str, Tensor]) -> Tensor:
+    """Return which positions [B, T] are no padding; of packed rows, which have no mask, up to the last label."""
+    if "position_ids" in batch:
+        return (batch["labels"] != IGNORED).flip(1).cumsum(1).flip(1) > 0
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
 def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
@@ -126,8 +133,3 @@ def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
 def explodes(mean_loss: float, first: float, vocabulary: int) -> bool:
     """Return whether a mean loss in nats is beyond twice that of uniform guessing, and of where the run began."""
     return mean_loss > 2 * max(math.log(vocabulary), first)
-
-
-def labelled(batch: dict[str, Tensor]) -> int:
-    """Return the number of tokens of a batch that carry the loss."""
-    return int((batch["labels"][:, 1:] != IGNORED).sum())

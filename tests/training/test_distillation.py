@@ -132,3 +132,15 @@ def test_distill_and_teacher_go_together() -> None:
         FinetuneJob(model="demo", data=("x",), out="o", method="distill")
     with pytest.raises(ValueError, match="no other method has one"):
         FinetuneJob(model="demo", data=("x",), out="o", teacher="demo-fp16")
+
+
+def test_packed_rows_are_taught_like_rows_alone(rows: Path, tmp_path: Path) -> None:
+    """Relations stay within a document and leave padding out, so that parts of the loss keep their size."""
+    alone, packed = (
+        api.finetune(
+            distill(rows, tmp_path / str(on), packing=on, max_steps=1, batch_size=24, max_length=96, compute="fp32")
+        ).history[0]
+        for on in (False, True)
+    )
+    for part in ("cross_entropy", "divergence", "relations"):
+        assert packed[part] == pytest.approx(alone[part], rel=0.05), part

@@ -1,0 +1,62 @@
+"""Examples to the tensors of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.data.tokenizing import IGNORED, Example
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
+
+    examples: Sequence[Example]
+    reference: Sequence[float] = ()
+    """Log-probability of each answer before training, in nats."""
+
+    def __len__(self) -> int:
+        return max(len(example.input_ids) for example in self.examples)
+
+
+class Collator:
+    """Pads on the right to the longest of the batch."""
+
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Return the batch of *items*, with the `reference` [2B] of pairs."""
+        batch = self.padded([example for item in items for example in item.examples])
+        if items[0].reference:
+            batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
+        return batch
+
+    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T].
+
+        With packed examples there are position_ids that restart at every document, and never an attention_mask:
+        transformers builds the block-diagonal mask from the former in the absence of the latter.
+        """
+        longest = max(len(e.input_ids) for e in examples)
+        batch = {"input_ids": self._padded([e.input_ids for e in examples], longest, self._pad)}
+        batch["labels"] = self._padded([[IGNORED, *e.labels[1:]] for e in examples], longest, IGNORED)
+        if any(e.parts for e in examples):
+            batch["position_ids"] = torch.tensor([_positions(e, longest) for e in examples])
+        elif any(len(e.input_ids) < longest for e in examples):
+            batch["attention_mask"] = self._padded([[1] * len(e.input_ids) for e in examples], longest, 0)
+        return batch
+
+    @staticmethod
+    def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+
+def _positions(example: Example, length: int) -> list[int]:
+    """Return positions within each document; the padding is a document of its own."""
+    used = len(example.input_ids)
+    return [position for part in (*(example.parts or (used,)), length - used) for position in range(part)]
