@@ -257,9 +257,11 @@ def check_data(
     Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
     """
     from bitnet_bench.data.checking import check
+    from bitnet_bench.data.templates import refuse_unknown
     from bitnet_bench.evaluation.tasks import normalised
     from bitnet_bench.ternary.loading import load_tokenizer
 
+    refuse_unknown(template)
     asked = _asked(suites_named, data_dir) if suites_named else {}
     tokenizer = load_tokenizer(open_checkpoint(model))
     found = []
@@ -317,8 +319,11 @@ def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row
 
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
+    from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.evaluation.parallel import is_first
 
+    refuse_unknown(job.template)
+    job = job.model_copy(update={"template_sha256": digest(job.template)})
     done = Path(job.out) / "finetune.json"
     if done.is_file():
         record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8"))

@@ -32,6 +32,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+TEMPLATES = (
+    "Text around prompt and response: auto (the checkpoint's chat template if there is one, else dialogue), chat, "
+    "dialogue, instruction, inst, plain, or a file that holds a Jinja chat template."
+)
 INTERRUPTED = 130
 """The exit status that typer gives Ctrl-C: 128 + SIGINT."""
 
@@ -91,16 +95,6 @@ class Tracker(StrEnum):
     tensorboard = "tensorboard"
     wandb = "wandb"
     trackio = "trackio"
-
-
-class Template(StrEnum):
-    """How a row becomes text."""
-
-    auto = "auto"
-    plain = "plain"
-    dialogue = "dialogue"
-    instruction = "instruction"
-    chat = "chat"
 
 
 class Compute(StrEnum):
@@ -208,7 +202,7 @@ def finetune(
     hold_out: Annotated[
         float, typer.Option(help="Share of the rows that is validated on and not trained on; the same for every seed.")
     ] = 0.0,
-    template: Annotated[Template, typer.Option(help="Text around prompt and response.")] = Template.auto,
+    template: Annotated[str, typer.Option(help=TEMPLATES)] = "auto",
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop earlier, after this many optimizer steps.")] = None,
     lr: Annotated[
@@ -288,7 +282,7 @@ def finetune(
         FinetuneJob,
         model=model, data=tuple(data), data_dir=str(data_dir) if data_dir else None, out=str(out),
         validation=tuple(validation or ()), hold_out=hold_out, teacher=teacher,
-        method=method.value, precision=precision.value, template=template.value, epochs=epochs, max_steps=max_steps,
+        method=method.value, precision=precision.value, template=template, epochs=epochs, max_steps=max_steps,
         learning_rate=lr or (1e-4 if method is Method.dpo else 1e-3), schedule=schedule.value,
         warmup_ratio=warmup_ratio, weight_decay=weight_decay, float_learning_rate=float_lr, loss_reduction=loss.value,
         ternary_warmup=ternary_warmup, freeze=tuple(part.value for part in freeze or ()), neftune_alpha=neftune_alpha,
@@ -592,14 +586,14 @@ def backends(as_json: Json = False) -> None:
 
 Files = Annotated[list[Path], typer.Argument(help="JSONL files of training rows.")]
 Tokens = Annotated[int, typer.Option(min=2, help="Longest sequence in tokens, as in `finetune`.")]
-FormOf = Annotated[Template, typer.Option(help="Text around prompt and response, as in `finetune`.")]
+FormOf = Annotated[str, typer.Option(help=TEMPLATES)]
 
 
 @data_app.command("check")
 def data_check(
     files: Files,
     model: Model = "demo",
-    template: FormOf = Template.auto,
+    template: FormOf = "auto",
     max_length: Tokens = 256,
     suite: Annotated[
         list[str] | None, typer.Option(help="Find rows that hold a text of this suite's test rows. Repeatable.")
@@ -618,7 +612,7 @@ def data_check(
     checked = api.check_data(
         files,
         model,
-        template=template.value,
+        template=template,
         max_length=max_length,
         suites_named=[name for value in suite or [] for name in value.split(",")],
         data_dir=data_dir,
@@ -642,12 +636,12 @@ def data_check(
 
 
 @data_app.command("stats")
-def data_stats(files: Files, model: Model = "demo", template: FormOf = Template.auto, as_json: Json = False) -> None:
+def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", as_json: Json = False) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
     from bitnet_bench import api, console
     from bitnet_bench.data.checking import quantiles
 
-    checked = api.check_data(files, model, template=template.value, steps=console.progress_bar)
+    checked = api.check_data(files, model, template=template, steps=console.progress_bar)
     if as_json:
         lengths = [
             {"file": c.file, "tokens": quantiles(c.tokens), "with_loss": quantiles(c.response_tokens)} for c in checked

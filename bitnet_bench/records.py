@@ -74,7 +74,10 @@ class FinetuneJob(Value):
     """Share of the rows that is kept from training and joins the validation rows; the same for every seed."""
     method: Literal["sft", "pretrain", "dpo", "distill"] = "sft"
     precision: TrainingPrecision = "ternary"
-    template: Literal["auto", "plain", "dialogue", "instruction", "chat"] = "auto"
+    template: str = "auto"
+    """A name (`bitnet_bench.data.templates.NAMES`), or a file that holds a Jinja chat template."""
+    template_sha256: str | None = None
+    """Of such a file; filled in when the job is run."""
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)

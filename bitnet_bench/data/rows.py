@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_bench.data.jsonl import nfc_json, numbered_lines
+from bitnet_bench.data import aihub
+from bitnet_bench.data.jsonl import is_whole, nfc_json, numbered_lines
 from bitnet_bench.errors import BenchError
 
 Role = Literal["user", "model", "system", "text"]
@@ -17,6 +18,7 @@ SYSTEM_NAMES = {"system", "sys", "시스템"}
 """An instruction beside a model's turns; the answering side where dialogues have no other (HG-TODS, WoS)."""
 SHAPES = (
     '{"prompt", "response"}, {"instruction", "input", "output"}, {"messages": [...]}, {"turns": [...]}, {"Q", "A"}; '
+    "AI Hub's files of summaries and questions; "
     'for --method pretrain also {"text"} or {"document"}; for dpo {"prompt", "chosen", "rejected"}'
 )
 
@@ -70,7 +72,8 @@ def _numbered(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             yield number, parse_row(line)
         except BadRowError as error:
-            raise BenchError(f"Line {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
+            what = "Entry" if is_whole(path) else "Line"
+            raise BenchError(f"{what} {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
 
 
 def parse_row(line: str) -> Row:
@@ -115,6 +118,17 @@ def _text(fields: dict[str, Any], key: str, may_be_empty: bool = False) -> str:
 
 def _pair(question: str, answer: str) -> Any:
     return lambda fields: (Turn("user", _text(fields, question)), Turn("model", _text(fields, answer)))
+
+
+def _of_aihub(read: Any) -> Any:
+    def turns(fields: dict[str, Any]) -> tuple[Turn, Turn]:
+        try:
+            request, answer = read(fields)
+        except ValueError as error:
+            raise BadRowError(str(error)) from error
+        return Turn("user", request), Turn("model", answer)
+
+    return turns
 
 
 def _instruction(fields: dict[str, Any]) -> Iterator[Turn]:
@@ -179,5 +193,8 @@ _SHAPES: tuple[tuple[set[str], Any], ...] = (
     ({"prompt", "response"}, _pair("prompt", "response")),
     ({"instruction", "output"}, _instruction),
     ({"Q", "A"}, _pair("Q", "A")),
+    ({"body"}, _of_aihub(aihub.dialogue_summary)),
+    ({"abstractive"}, _of_aihub(aihub.document_summary)),
+    ({"context"}, _of_aihub(aihub.question)),
     ({"text", "document"}, _running_text),
 )

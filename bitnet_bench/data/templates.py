@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_bench.data.rows import Row
-from bitnet_bench.errors import BenchError
+from jinja2 import TemplateError
+
+from bitnet_bench.data.rows import Row, Turn
+from bitnet_bench.errors import BenchError, UsageError
 
 
 class _Marks(NamedTuple):
-    """Text around turns. *lead* belongs to the response: a prompt that ended in a space would be no token prefix."""
+    """Text before each turn, by who speaks, and between turns."""
 
     user: str
     model: str
-    lead: str
-    between: str
+    lead: str = ""
+    """Belongs to the response: a prompt that ended in a space would be no token prefix."""
+    between: str = ""
+    after_user: str = ""
+    system: tuple[str, str] = ("", "")
+    """Around an instruction, which stands within the user's first turn where that has an end of its own."""
 
 
 _MARKS = {
-    "plain": _Marks("", "", "", ""),
-    "dialogue": _Marks("사용자: ", "모델:", " ", "\n"),
-    "instruction": _Marks("### Instruction:\n", "### Response:\n", "", "\n\n"),
+    "plain": _Marks("", ""),
+    "dialogue": _Marks("사용자: ", "모델:", lead=" ", between="\n"),
+    "instruction": _Marks("### Instruction:\n", "### Response:\n", between="\n\n"),
+    "inst": _Marks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
 }
+NAMES = ("auto", *_MARKS, "chat")
+
+
+def refuse_unknown(template: str) -> None:
+    """BenchError unless *template* is one of `NAMES` or a file."""
+    if template not in NAMES and not Path(template).is_file():
+        raise UsageError(
+            f"There is no template {template!r}.",
+            f"Choose {', '.join(NAMES)}, or name a file that holds a Jinja chat template.",
+        )
+
+
+def digest(template: str) -> str | None:
+    """Return the sha256 of a template from a file, None for one with a name."""
+    return None if template in NAMES else hashlib.sha256(Path(template).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +70,43 @@ def choose(template: str, row: Row, has_chat_template: bool) -> str:
 
 
 def render(row: Row, template: str, tokenizer: Any) -> Rendered:
-    """Render *row*; each response ends with the tokenizer's EOS."""
-    if template == "chat":
-        return _render_chat(row, tokenizer)
+    """Render *row*; each response ends with the tokenizer's EOS, or as its chat template has it."""
+    if template == "chat" or template not in _MARKS:
+        return _render_chat(row, tokenizer, None if template == "chat" else template)
     marks = _MARKS[template]
-    text, spans = "", []
+    text, spans, opened = "", [], False
     for turn in row.turns:
-        text += marks.between if text else ""
-        text += {"user": marks.user, "model": marks.model}.get(turn.role, "")
+        text += marks.between if text and not opened else ""
+        if turn.role in ("user", "system") and not opened:
+            text += marks.user if turn.role == "user" or marks.after_user else ""
+        opened = turn.role == "system" and bool(marks.after_user)  # [INST] stays open for the user's words
+        text += marks.model if turn.role == "model" else ""
         start = len(text)
-        text += marks.lead + turn.text if turn.role == "model" else turn.text
+        text += _words(turn, marks)
         if turn.role in ("model", "text"):
             text += tokenizer.eos_token
             spans.append((start, len(text)))
     return Rendered(text, tuple(spans))
 
 
-def _render_chat(row: Row, tokenizer: Any) -> Rendered:
-    if not tokenizer.chat_template:
+def _words(turn: Turn, marks: _Marks) -> str:
+    before, after = {
+        "model": (marks.lead, ""),
+        "user": ("", marks.after_user),
+        "system": marks.system,
+        "text": ("", ""),
+    }[turn.role]
+    return f"{before}{turn.text}{after}"
+
+
+@cache
+def _jinja(file: str) -> str:
+    return Path(file).read_text(encoding="utf-8")
+
+
+def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
+    """Render through the checkpoint's chat template, or one from a *file*; transformers runs either in a sandbox."""
+    if not (file or tokenizer.chat_template):
         raise BenchError("The checkpoint has no chat template.", "Use --template dialogue, instruction or plain.")
     if row.turns[0].role == "model":
         raise BenchError(
@@ -70,12 +114,19 @@ def _render_chat(row: Row, tokenizer: Any) -> Rendered:
             "Remove such rows, or use --template dialogue or instruction.",
         )
     messages = row.messages()
+    own: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
     text, spans = "", []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
-        after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+        try:
+            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True, **own)
+            after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False, **own)
+        except TemplateError as error:
+            raise BenchError(
+                f"The chat template {file or 'of the checkpoint'} does not take this row: {error}.",
+                "Correct it, or use --template dialogue or instruction.",
+            ) from error
         if not (before.startswith(text) and after.startswith(before)):
             raise BenchError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",

@@ -166,3 +166,16 @@ def test_accumulated_batches_give_the_step_of_one_large_batch(rows: Path, tmp_pa
     large = api.finetune(job(rows, tmp_path / "b", batch_size=8, **settings))
     assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=1e-4)
     assert small.history[0]["loss"] == pytest.approx(large.history[0]["loss"], rel=1e-4)
+
+
+def test_a_template_file_that_changed_is_another_job(rows: Path, tmp_path: Path) -> None:
+    """Its content decides the result, not its name; the record has its digest."""
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}{{ m.content }}</s>{% endfor %}", encoding="utf-8")
+    one = job(rows, tmp_path / "out", max_steps=2, template=str(template))
+    record = api.finetune(one)
+    assert len(record.job.template_sha256 or "") == 64
+    assert api.finetune(one) == record
+    template.write_text("{% for m in messages %}{{ m.content }} </s>{% endfor %}", encoding="utf-8")
+    with pytest.raises(BenchError, match="another template_sha256"):
+        api.finetune(one)

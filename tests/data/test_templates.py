@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.templates import Rendered, choose, render
-from bitnet_bench.errors import BenchError
+from bitnet_bench.data.templates import Rendered, choose, refuse_unknown, render
+from bitnet_bench.errors import BenchError, UsageError
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -37,6 +38,7 @@ def chat_tokenizer(make_tokenizer: Any) -> Any:
         ("plain", "질문답</s>"),
         ("dialogue", "사용자: 질문\n모델: 답</s>"),
         ("instruction", "### Instruction:\n질문\n\n### Response:\n답</s>"),
+        ("inst", "[INST] 질문 [/INST] 답</s>"),
         ("chat", "<s><|user|>질문</s><|assistant|>답</s>"),
     ],
 )
@@ -44,17 +46,17 @@ def test_a_template_has_one_text(template: str, text: str, chat_tokenizer: Any) 
     """Each template gives exactly this text, whose response is the model's words and EOS."""
     rendered = render(SINGLE, template, chat_tokenizer)
     assert rendered.text == text
-    assert responses(rendered) == [" 답</s>" if template == "dialogue" else "답</s>"]
+    assert responses(rendered) == [" 답</s>" if template in ("dialogue", "inst") else "답</s>"]
     assert rendered.has_special_tokens == (template == "chat")
 
 
-@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "chat"])
+@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "inst", "chat"])
 def test_every_model_turn_is_a_response(template: str, chat_tokenizer: Any) -> None:
     """Each model turn of a dialogue is a response with its own EOS, and no user turn is.
 
     After `모델:` the space belongs to the response: a prompt that ended in it would be no token prefix.
     """
-    lead = " " if template == "dialogue" else ""
+    lead = " " if template in ("dialogue", "inst") else ""
     assert responses(render(DIALOGUE, template, chat_tokenizer)) == [f"{lead}답</s>", f"{lead}네</s>"]
 
 
@@ -121,3 +123,43 @@ def test_the_eos_of_a_row_is_the_tokenizers() -> None:
     """A response ends with whatever EOS the tokenizer has."""
     other: Any = SimpleNamespace(eos_token="<끝>")
     assert render(SINGLE, "plain", other).text == "질문답<끝>"
+
+
+def test_an_instruction_stands_within_the_first_inst(tokenizer: Any) -> None:
+    """As Llama 2 was trained: <<SYS>> inside of [INST], and later turns without it; elsewhere it is plain text."""
+    row = Row((Turn("system", "짧게 답하세요."), *DIALOGUE.turns))
+    rendered = render(row, "inst", tokenizer)
+    assert rendered.text == ("[INST] <<SYS>>\n짧게 답하세요.\n<</SYS>>\n\n질문 [/INST] 답</s>[INST] 또? [/INST] 네</s>")
+    assert responses(rendered) == [" 답</s>", " 네</s>"]
+    assert render(row, "dialogue", tokenizer).text.startswith("짧게 답하세요.\n사용자: 질문\n모델: 답</s>")
+
+
+def test_a_template_from_a_file_is_used_in_place_of_the_checkpoints(chat_tokenizer: Any, tmp_path: Path) -> None:
+    """On a tokenizer with a chat template of its own and on one without."""
+    file = tmp_path / "own.jinja"
+    file.write_text(CHAT.replace("<|", "[").replace("|>", "]"), encoding="utf-8")
+    expected = "<s>[user]질문</s>[assistant]답</s>"
+    assert render(SINGLE, str(file), chat_tokenizer).text == expected
+    chat_tokenizer.chat_template = None
+    rendered = render(SINGLE, choose(str(file), SINGLE, False), chat_tokenizer)
+    assert (rendered.text, responses(rendered), rendered.has_special_tokens) == (expected, ["답</s>"], True)
+
+
+def test_a_broken_template_is_a_sentence(chat_tokenizer: Any, tmp_path: Path) -> None:
+    """So is one that refuses a row by itself, and a name that is none."""
+    for text, said in (("{% for %}", "does not take this row"), ("{{ raise_exception('no') }}", "row: no")):
+        file = tmp_path / f"{len(text)}.jinja"
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(BenchError, match=said):
+            render(SINGLE, str(file), chat_tokenizer)
+    with pytest.raises(UsageError, match="no template 'alpaca'"):
+        refuse_unknown("alpaca")
+    refuse_unknown(str(file))
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox(chat_tokenizer: Any, tmp_path: Path) -> None:
+    """A template may come with a model of a stranger."""
+    file = tmp_path / "evil.jinja"
+    file.write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}", encoding="utf-8")
+    with pytest.raises(BenchError, match="does not take this row"):
+        render(SINGLE, str(file), chat_tokenizer)

@@ -59,14 +59,14 @@ def test_the_fixture_joins_a_space_to_the_word_after_it(tokenizer: Any) -> None:
     assert any(token.startswith("Ġ") and len(token) > 1 for token in tokenizer.convert_ids_to_tokens(ids))
 
 
-@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction"])
+@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "inst"])
 def test_the_loss_is_on_the_response_and_eos(template: str, either_tokenizer: Any) -> None:
     """The labelled tokens decode to the response and EOS; a token may begin with the space before it."""
     (text,) = labelled(sft([ROW], either_tokenizer, template), either_tokenizer)
     assert text.lstrip(" ") == "서울이에요.</s>"
 
 
-@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction"])
+@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "inst"])
 def test_the_loss_is_on_every_response_of_a_dialogue(template: str, either_tokenizer: Any) -> None:
     """Each model turn is labelled up to its own EOS, and no user turn is."""
     (text,) = labelled(sft([DIALOGUE], either_tokenizer, template), either_tokenizer)
@@ -96,13 +96,14 @@ def test_the_prompt_is_a_token_prefix_of_the_example(either_tokenizer: Any) -> N
     for template, prompt in (
         ("plain", "한국의 수도는?"),
         ("instruction", "### Instruction:\n한국의 수도는?\n\n### Response:\n"),
+        ("inst", "[INST] 한국의 수도는? [/INST]"),
     ):
         (example,) = sft([ROW], either_tokenizer, template).examples
         first = next(i for i, label in enumerate(example.labels) if label != IGNORED)
         assert example.input_ids[:first] == either_tokenizer(prompt).input_ids
 
 
-@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction"])
+@pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "inst"])
 def test_there_is_one_bos_and_an_eos_for_each_response(template: str, either_tokenizer: Any) -> None:
     """A sequence begins with BOS, has no second one, and has one EOS for each response."""
     (example,) = sft([DIALOGUE], either_tokenizer, template).examples
