@@ -1,1 +1,1 @@
-"""What every training backend shares: the order of the data, the loss, and the code-flip monitor."""
+"""What every training backend shares: objectives, order of the data, schedules, adapters, folders, and the monitor."""
