@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bitnet_bench.errors import BenchError
 
@@ -144,7 +145,7 @@ class Answers(NoAnswers):
             some = keys[start : start + ROWS_AT_ONCE]
             marks = ",".join("?" * len(some))
             rows = connection.execute(f"SELECT key, answer, seal FROM answers WHERE key IN ({marks})", some)
-            found |= {key: answer for key, answer, seal in rows if seal == _seal(key, answer)}
+            found |= {key: answer for key, answer, seal in rows if _is_sealed(key, answer, seal)}
         return found
 
     def _open(self) -> None:
@@ -219,7 +220,7 @@ def kept(file: Path) -> list[Kept]:
         with closing(connect(file)) as connection:
             rows = connection.execute(query).fetchall()
             return [Kept(id_, json.loads(about), n, size, used) for id_, about, used, n, size in rows]
-    except (*BROKEN, OSError, _ForeignError) as error:
+    except (*BROKEN, OSError, _ForeignError, TypeError) as error:
         raise _unreadable(file, error) from error
 
 
@@ -248,6 +249,11 @@ def _unreadable(file: Path, error: Exception) -> BenchError:
         f"{file} is not a cache of answers that can be read: {error}.",
         f"Move it away, or name another with {VARIABLE}; the next evaluation sets it aside by itself.",
     )
+
+
+def _is_sealed(key: Any, answer: Any, seal: Any) -> bool:
+    """Return whether what was read is what was written; a damaged file has values of other types, too."""
+    return isinstance(key, bytes) and isinstance(answer, bytes) and seal == _seal(key, answer)
 
 
 def _seal(key: bytes, answer: bytes) -> bytes:

@@ -160,6 +160,21 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
     again.close()
 
 
+@pytest.mark.parametrize("column", ["answer", "seal"])
+@pytest.mark.parametrize("value", ["24942", "'text'", "1.5"])
+def test_a_value_of_another_type_is_no_answer(own_cache: Path, column: str, value: str) -> None:
+    """One changed byte of a row's header makes a number of a blob."""
+    answers = Answers(own_cache, b"model", {"model": "m"})
+    answers.keep(PAIRS[:3])
+    with sqlite3.connect(own_cache) as database:
+        database.execute(f"UPDATE answers SET {column} = {value}")
+    database.close()
+    assert answers.known([request for request, _ in PAIRS[:3]]) == {}
+    answers.keep(PAIRS[:3])
+    assert len(answers.known([request for request, _ in PAIRS[:3]])) == 3
+    answers.close()
+
+
 def test_the_models_that_are_kept_and_forgotten(own_cache: Path) -> None:
     """`ls` counts answers by model; `prune` forgets those that were not used lately, and the file shrinks."""
     assert kept(own_cache) == []
