@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,14 @@ from bitnet_bench.records import (
 )
 
 if TYPE_CHECKING:
+    from bitnet_bench.comparison import Comparison
+    from bitnet_bench.comparison.gate import Outcome
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.measure.run import Contestant, Scenario
+    from bitnet_bench.results import Notice
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
 
@@ -38,8 +42,20 @@ EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TWIN_SUFFIX = "-fp16"
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
+MARGIN = 1.0
+"""Points that are too few to matter, unless told otherwise."""
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
+
+    comparison: Comparison
+    outcomes: tuple[Outcome, ...]
+    notices: tuple[Notice, ...]
+
 
 Contender = tuple[str, Precision, Path | None]
 """What to measure: model, precision, and the run folder whose record gains the cost, if any."""
@@ -506,6 +522,25 @@ def load_run(folder: Path) -> RunRecord:
     return store.load_record(folder)
 
 
+def compare(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] = ()) -> Compared:
+    """Compare the run folder *a* with *b*, and hold their differences against *conditions* (`gate.parse`).
+
+    BenchError says what differs if no task can be compared.
+    """
+    from bitnet_bench.comparison import compare as compare_runs
+    from bitnet_bench.comparison.gate import judge, parse
+    from bitnet_bench.reading import read_run
+
+    ours, theirs = read_run(a), read_run(b)
+    asked = [parse(text, ours, theirs) for text in conditions]
+    found = compare_runs(ours, theirs, margin)
+    if not found.differences:
+        differing = dict.fromkeys(f"{words.en}." for refused in found.refused for words in refused.differs)
+        raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or "Neither has a score.")
+    outcomes = tuple(judge(condition, ours, theirs) for condition in asked)
+    return Compared(found, outcomes, tuple(dict.fromkeys((*ours.notices, *theirs.notices))))
+
+
 def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
     """Write one report about the run folders *runs* to *out* and return it."""
     loaded: list[tuple[RunRecord, Sequence[Example]]] = []
@@ -519,6 +554,7 @@ def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
 __all__ = [
     "backends",
     "check_data",
+    "compare",
     "contenders",
     "convert",
     "convert_data",

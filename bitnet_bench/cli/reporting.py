@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitnet_bench.cli.options import Json, Seed
+from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
+
+
+class Form(StrEnum):
+    """How a comparison is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
 
 
 def quickstart(
@@ -43,3 +55,38 @@ def report(
     from bitnet_bench import api
 
     print(f"Report: {api.report(runs, out)}")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
+    b: Annotated[Path, typer.Argument(help="The run folder that it is held against.")],
+    form: Annotated[Form, typer.Option("--format", help="How to write it.")] = Form.table,
+    margin: Margin = 1.0,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Exit with status 1 if A - B meets this, such as 'kobest.macro_f1 < -1.0'. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say whether two runs differ, on which tasks, and how sure that is.
+
+    Every example of A is paired with the same one of B. Runs over other data, prompts or versions are refused with what
+    differs. docs/reports.md explains the tests.
+    """
+    from bitnet_bench import api, console
+    from bitnet_bench.comparison.formats import FORMATS
+
+    found = api.compare(a, b, margin, fail_if or [])
+    for notice in found.notices:
+        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    if form is Form.table:
+        console.show_comparison(found.comparison)
+    else:
+        print(FORMATS[form.value](found.comparison).rstrip("\n"))
+    for outcome in found.outcomes:
+        print(console.outcome_sentence(outcome), file=sys.stderr)
+    if any(outcome.holds for outcome in found.outcomes):
+        raise typer.Exit(1)
