@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
-from bitnet_bench.ports import InferenceBackend, Ingredients, Progress, Steps, TrainingBackend
+from bitnet_bench.ports import InferenceBackend, Ingredients, Progress, ReportOptions, Steps, TrainingBackend
 from bitnet_bench.records import (
     Checkpoint,
     EvaluateJob,
-    Example,
     FinetuneJob,
     FinetuneRecord,
     Format,
@@ -541,14 +540,24 @@ def compare(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] 
     return Compared(found, outcomes, tuple(dict.fromkeys((*ours.notices, *theirs.notices))))
 
 
-def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
-    """Write one report about the run folders *runs* to *out* and return it."""
-    loaded: list[tuple[RunRecord, Sequence[Example]]] = []
-    for folder in runs:
-        record = store.load_record(folder)
-        loaded.append((record, store.load_samples(folder, list(dict.fromkeys(s.task for s in record.scores)))))
-    write_whole(out, plugins.load("reports", renderer).render(loaded))
-    return out
+def report(
+    runs: Sequence[Path],
+    out: Path,
+    renderer: str = "html",
+    options: ReportOptions | None = None,
+    training: Mapping[Path, Path] | None = None,
+) -> tuple[Path, list[Notice]]:
+    """Write one report about the run folders *runs* to *out*; return it, and what is wrong with the runs.
+
+    *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
+    """
+    from bitnet_bench.reading import read_runs, zeros_by_layer
+
+    found, unread = read_runs(runs, training or {})
+    options = replace(options or ReportOptions(), unread=tuple(unread))
+    found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
+    write_whole(out, plugins.load("reports", renderer).render(found, options))
+    return out, [*unread, *(notice for run in found for notice in run.notices)]
 
 
 __all__ = [

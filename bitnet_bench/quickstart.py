@@ -35,7 +35,7 @@ def quickstart(out: Path, seed: int = 0, steps: Steps = api.quiet) -> tuple[list
         contestants += [(tuned["fp16"], precision, out / "fp16-after") for precision in ("fp16", "bf16")]
         api.measure(contestants, SCENARIO, steps=steps)
     folders = [out / name for name in runs]
-    path = api.report(folders, out / "report.html")
+    path, _ = api.report(folders, out / "report.html")
     return [api.load_run(folder) for folder in folders], path
 
 

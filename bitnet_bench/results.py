@@ -27,3 +27,5 @@ class Results:
     """More may come while examples are read."""
     training: FinetuneRecord | None = None
     """How the checkpoint was made, where its `finetune.json` is beside it."""
+    layers: Mapping[str, float] = field(default_factory=dict)
+    """The share of codes that are 0 in each ternary layer, where the checkpoint is at hand."""

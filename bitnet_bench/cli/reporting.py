@@ -11,6 +11,14 @@ import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.errors import UsageError
+
+
+class Tongue(StrEnum):
+    """The languages of a report."""
+
+    ko = "ko"
+    en = "en"
 
 
 class Form(StrEnum):
@@ -47,14 +55,42 @@ def quickstart(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+    lang: Annotated[Tongue, typer.Option(help="Language that is shown first; the page switches.")] = Tongue.ko,
+    margin: Margin = 1.0,
+    samples: Annotated[int, typer.Option(min=0, help="Rows to show at most; 0 for none. All are compared.")] = 20_000,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN=DIR",
+            help="Where RUN's finetune.json is, if not beside its checkpoint. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write one HTML file that compares runs.
 
-    It needs no network and no other file.
+    How good, how certain, how much cheaper; paired differences, costs, training, samples side by side, and what it
+    takes to repeat it. It needs no network and no other file.
     """
     from bitnet_bench import api
+    from bitnet_bench.ports import ReportOptions
 
-    print(f"Report: {api.report(runs, out)}")
+    options = ReportOptions(lang.value, margin, samples)
+    path, notices = api.report(runs, out, options=options, training=_folders(training or []))
+    for notice in notices:
+        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    print(f"Report: {path}")
+
+
+def _folders(given: list[str]) -> dict[Path, Path]:
+    """Return the folders of --training by run."""
+    folders = {}
+    for value in given:
+        run, _, folder = value.partition("=")
+        if not folder:
+            raise UsageError(f"--training {value} is not RUN=DIR.", "Such as runs/scored/mine=runs/mine.")
+        folders[Path(run)] = Path(folder)
+    return folders
 
 
 def compare(

@@ -11,6 +11,7 @@ from bitnet_bench.comparison.words import (
     DASH,
     counts_words,
     difference_words,
+    effect_size,
     effect_words,
     headline,
     interval_words,
@@ -45,7 +46,7 @@ def rows(comparison: Comparison) -> list[list[str]]:
             difference_words(d),
             interval_words(d).en,
             p_words(d.p_holm),
-            effect_words(d.effect).en,
+            effect_words(d.effect).en + (f" {effect_size(d.effect).en}" if d.effect else ""),
             test_words(d.test).en,
             verdict_words(d.verdict, comparison.margin).en,
         ]

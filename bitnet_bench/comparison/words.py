@@ -62,13 +62,17 @@ def counts_words(comparison: Comparison) -> Said:
 
 
 def effect_words(effect: EffectSize | None) -> Said:
-    """Return an effect with its interval and its size in a word; a dash where no pair differs."""
+    """Return an effect with its interval; a dash where no pair differs."""
     if effect is None:
         return plain(DASH)
     limits = span_words(signed(effect.low, 2), signed(effect.high, 2))
-    numbers = plain(f"{effect.kind} {signed(effect.value, 2)} (") + limits + plain(") ")
+    return plain(f"{effect.kind} {signed(effect.value, 2)} (") + limits + plain(")")
+
+
+def effect_size(effect: EffectSize) -> Said:
+    """Return the size of an effect in a word."""
     reached = sum(abs(effect.value) >= least for least in SIZES[effect.kind])
-    return numbers + say(("effect.none", "effect.small", "effect.medium", "effect.large")[reached])
+    return say(("effect.none", "effect.small", "effect.medium", "effect.large")[reached])
 
 
 def test_words(name: str) -> Said:

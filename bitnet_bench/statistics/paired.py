@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from bitnet_bench.statistics.errors import BLOCK, NORMAL_95, RESAMPLES, SEED, bo
 
 EXACT_BELOW = 25
 """With fewer discordant pairs McNemar's test is the exact binomial one."""
+FEW = 5
+"""With fewer pairs that differ a standard error is not trusted to be small."""
 STEPS = 60
 """Halvings that find a limit of Tango's interval: to 2^-60 of its range."""
 
@@ -124,27 +127,31 @@ class BinaryPairs:
 class MeanPairs:
     """A difference with a standard error over *n* pairs: the t of a paired mean, or of a paired bootstrap.
 
-    *largest* is the largest difference that one pair can make to the mean, which says what remains possible where no
-    pair differs.
+    Where fewer than FEW pairs differ the spread of what was seen says little about what was not. The standard error is
+    then no less than that of n pairs of which none differs in right and wrong (Tango), *largest* being the largest
+    difference that a pair can make.
     """
 
     difference: float
     error: float
     n: int
     test: Literal["t", "bootstrap"]
+    differing: int
     largest: float = 100.0
 
-    @property
+    @cached_property
     def stderr(self) -> float:
-        """Return the standard error; where no pair differs, that of what n equal pairs cannot exclude."""
-        return self.error or (self.interval()[1] - self.interval()[0]) / (2 * NORMAL_95)
+        """Return the standard error."""
+        if self.differing >= FEW:
+            return self.error
+        return max(self.error, self.largest * tango_interval(0, 0, self.n)[1] / NORMAL_95)
 
     @property
     def p(self) -> float:
-        """Return the two-sided p of t = difference / error; 1 where no pair differs."""
-        if not self.error:
+        """Return the two-sided p of t = difference / stderr; 1 where no pair differs."""
+        if not self.stderr:
             return 1.0 if not self.difference else 0.0
-        return 2 * _t_tail(abs(self.difference) / self.error, self.n - 1)
+        return 2 * _t_tail(abs(self.difference) / self.stderr, self.n - 1)
 
     @property
     def effect(self) -> Effect | None:
@@ -156,21 +163,17 @@ class MeanPairs:
         return Effect("dz", dz, (dz - half, dz + half))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Return difference +- t x error."""
+        """Return difference +- t x stderr."""
         from scipy.special import stdtrit
 
-        if not self.error:
-            low, high = tango_interval(0, 0, self.n, level)
-            return self.difference + self.largest * low, self.difference + self.largest * high
-        half = float(stdtrit(self.n - 1, 0.5 + level / 2)) * self.error
+        half = float(stdtrit(max(1, self.n - 1), 0.5 + level / 2)) * self.stderr
         return self.difference - half, self.difference + half
 
     def equivalence_p(self, margin: float) -> float:
         """Return the larger p of the two one-sided t tests (Schuirmann 1987)."""
-        if not self.error:
-            return BinaryPairs(0, 0, self.n, self.largest).equivalence_p(max(0.0, margin - abs(self.difference)))
-        nearest = margin - abs(self.difference)
-        return _t_tail(nearest / self.error, self.n - 1)
+        if not self.stderr:
+            return float(abs(self.difference) >= margin)
+        return _t_tail((margin - abs(self.difference)) / self.stderr, self.n - 1)
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -229,7 +232,7 @@ def mean_pairs(a: np.ndarray, b: np.ndarray, scale: float = 100.0) -> BinaryPair
         return BinaryPairs(int((a > b).sum()), int((b > a).sum()), len(a), scale)
     difference = a - b
     error = float(np.std(difference, ddof=1)) / math.sqrt(len(a)) if len(a) > 1 else 0.0
-    return MeanPairs(scale * float(difference.mean()), scale * error, len(a), "t", scale)
+    return MeanPairs(scale * float(difference.mean()), scale * error, len(a), "t", int((a != b).sum()), scale)
 
 
 def bootstrap_pairs(
@@ -252,7 +255,8 @@ def bootstrap_pairs(
     error = float(np.std(np.concatenate(drawn), ddof=1)) if len(a) > 1 else 0.0
     if error <= 1e-12 * max(1.0, abs(difference)):
         error = 0.0
-    return MeanPairs(difference, error, len(a), "bootstrap", largest)
+    differing = int((a.reshape(len(a), -1) != b.reshape(len(b), -1)).any(1).sum()) if a.shape == b.shape else len(a)
+    return MeanPairs(difference, error, len(a), "bootstrap", differing, largest)
 
 
 def _distinct(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -285,4 +289,4 @@ def _normal_tail(z: float) -> float:
 def _t_tail(t: float, freedom: int) -> float:
     from scipy.special import stdtr
 
-    return float(stdtr(freedom, -t))
+    return float(stdtr(max(1, freedom), -t))

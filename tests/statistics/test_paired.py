@@ -83,7 +83,7 @@ def test_cohens_g() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(0, 2**32 - 1), st.integers(3, 80))
+@given(st.integers(0, 2**32 - 1), st.integers(5, 80))
 def test_a_mean_of_pairs_is_scipys_t_test(seed: int, n: int) -> None:
     """Difference, p and interval of graded pairs are those of ttest_rel, in points."""
     a, b = np.random.default_rng(seed).uniform(size=(2, n))
@@ -114,11 +114,22 @@ def test_right_and_wrong_are_counted() -> None:
 
 
 def test_equal_graded_values_have_an_interval_of_what_is_possible() -> None:
-    """Two runs that gave the same 24 grades may still differ by 13.8 points: 0 +- 0 would be a false certainty."""
+    """Two runs that gave the same 24 grades may still differ by 14.5 points: 0 +- 0 would be a false certainty."""
     values = np.linspace(0.1, 0.9, 24)
     found = mean_pairs(values, values)
     assert (found.difference, found.p) == (0.0, 1.0)
-    assert found.interval() == pytest.approx((-13.8, 13.8), abs=0.1)
+    assert found.interval() == pytest.approx((-14.5, 14.5), abs=0.1)
+    assert found.equivalence_p(1.0) > 0.05
+
+
+def test_one_small_difference_among_few_pairs_shows_no_equality() -> None:
+    """If one of 32 grades differs by 0.01 the spread is tiny, and the other side of the coin was never seen."""
+    values = np.linspace(0.1, 0.9, 32)
+    other = values.copy()
+    other[3] += 0.01
+    found = mean_pairs(values, other)
+    assert isinstance(found, MeanPairs)
+    assert found.differing == 1
     assert found.equivalence_p(1.0) > 0.05
 
 
@@ -163,7 +174,7 @@ def test_a_run_is_not_told_from_itself_by_the_bootstrap() -> None:
     """The same numbers on both sides differ by 0 in every resample."""
     values = np.random.default_rng(5).uniform(size=30)
     found = bootstrap_pairs((values, values), (_weighted_mean, _weighted_mean))
-    assert (found.difference, found.error, found.p) == (0.0, 0.0, 1.0)
+    assert (found.difference, found.error, found.differing, found.p) == (0.0, 0.0, 0, 1.0)
 
 
 def _false_positives(kind: str, n: int, comparisons: int = 1000) -> float:
