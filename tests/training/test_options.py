@@ -224,7 +224,7 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
-    from bitnet_bench.backends.hf import trainer
+    from bitnet_bench.backends import trainer
 
     for rank in (None, 2):
         options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}
