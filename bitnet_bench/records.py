@@ -116,8 +116,11 @@ class FinetuneJob(Value):
     max_length: int = Field(default=256, gt=1)
     packing: bool = False
     """Put several short rows into one sequence of up to max_length tokens, where none sees another."""
-    compute: Literal["fp32", "bf16"] = "bf16"
-    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always."""
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always.
+
+    auto: what this machine is fast at, filled in when the job is run; a run goes on only with the same.
+    """
     seed: int = 0
     limit: int | None = Field(default=None, gt=0)
     save_every: int = Field(default=200, gt=0)

@@ -16,6 +16,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
+from bitnet_bench.training.compute import fast_compute
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
@@ -234,3 +235,21 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
             api.finetune(job(rows, tmp_path / f"anew{rank}", **options))
         first, second = ((tmp_path / f"{n}{rank}/model.safetensors").read_bytes() for n in ("kept", "anew"))
         assert first == second
+
+
+@pytest.mark.parametrize(("instructions", "dtype"), [(["avx2"], "fp32"), (["avx512_bf16"], "bf16"), ([], "fp32")])
+def test_products_are_in_what_the_processor_is_fast_at(
+    instructions: list[str], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated bfloat16 products are 90 times slower than float32 ones."""
+    names = ("avx2", "avx512_bf16", "amx_bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in instructions for name in names})
+    assert fast_compute() == dtype
+
+
+def test_the_record_names_the_dtype_that_was_chosen(rows: Path, tmp_path: Path) -> None:
+    """`auto` on another machine may be something else, and then the run does not go on."""
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=1))
+    assert record.job.compute == fast_compute()
+    assert api.finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record

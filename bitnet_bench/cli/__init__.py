@@ -1,0 +1,77 @@
+"""The command line: each command reads its arguments, calls one function and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bitnet_bench import __version__
+from bitnet_bench.cli import cache, data
+from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
+from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
+from bitnet_bench.cli.finetuning import finetune
+from bitnet_bench.cli.measuring import backends, doctor, measure
+from bitnet_bench.cli.reporting import quickstart, report
+from bitnet_bench.errors import BenchError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune, evaluate, measure and compare Korean BitNet b1.58 models. Start with `bitnet-bench quickstart`.",
+)
+COMMANDS = (
+    quickstart,
+    finetune,
+    evaluate,
+    measure,
+    inspect,
+    convert,
+    init,
+    push,
+    pull,
+    report,
+    suites,
+    backends,
+    doctor,
+)
+"""In the order in which --help lists them."""
+for command in COMMANDS:
+    app.command()(command)
+app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)(lm_eval)
+app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
+
+INTERRUPTED = 130
+"""The exit status that typer gives Ctrl-C: 128 + SIGINT."""
+
+
+def main() -> None:
+    """Run the command line; a BenchError becomes a sentence and exit status 1, wrong use status 2."""
+    # our own bars replace those of libraries; tokenizers warns about forks that never happen
+    for name, value in {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+        os.environ.setdefault(name, value)
+    try:
+        app()
+    except BenchError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

@@ -1,0 +1,48 @@
+"""The commands about answers that evaluations keep."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bitnet_bench.cli.options import Json
+from bitnet_bench.cli.output import print_json
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The answers that evaluations keep, by model and request."
+)
+
+
+@app.command("ls")
+def cache_list(as_json: Json = False) -> None:
+    """List the models whose answers are kept."""
+    from bitnet_bench import api, console
+
+    file, models = api.kept_answers()
+    if as_json:
+        print_json({"file": str(file), "models": [_kept(model) for model in models]})
+        return
+    console.show(console.kept_table(models))
+    print(f"Cache: {file}")
+
+
+@app.command("prune")
+def cache_prune(
+    days: Annotated[float, typer.Option(min=0, help="Forget models that were not used for so many days.")] = 30.0,
+    everything: Annotated[bool, typer.Option("--all", help="Forget every model.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget answers of models that were not used lately."""
+    from bitnet_bench import api, console
+
+    forgotten, freed = api.prune_answers(0.0 if everything else days)
+    if as_json:
+        print_json({"forgotten": [_kept(model) for model in forgotten], "freed_bytes": freed})
+        return
+    answers = sum(model.answers for model in forgotten)
+    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {console.mebibytes(freed)} are free again.")
+
+
+def _kept(model: Any) -> dict[str, Any]:
+    return {**model.about, "answers": model.answers, "bytes": model.size, "used": model.used}

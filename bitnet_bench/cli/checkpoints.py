@@ -1,0 +1,111 @@
+"""The commands that look into checkpoints, write them and carry them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet_bench.cli.options import Format, Json, Seed, ShardSize
+from bitnet_bench.cli.output import print_json
+
+
+def inspect(
+    ckpt: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`.")],
+    as_json: Json = False,
+) -> None:
+    """Say what a checkpoint is.
+
+    Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
+    whether it can be trained: by what its files hold, never by its name.
+    """
+    from bitnet_bench import api, console
+
+    found = api.look_into(ckpt, console.progress_bar)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    console.show(console.inspection_table(found))
+    if found.layers:
+        console.show(console.layers_table(found))
+
+
+def convert(
+    ckpt: Annotated[str, typer.Argument(help="A ternary checkpoint: a folder, a hub id, or `demo`.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
+    to: Annotated[Format, typer.Option(help="packed: for the `ternary` backend. The others: for transformers.")],
+    shard_size: ShardSize = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Write a ternary checkpoint in another format.
+
+    The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
+    Korean prompts. Without parity there is no OUT.
+    """
+    from bitnet_bench import api, console
+
+    checkpoint, parity = api.convert(ckpt, to.value, out, shard_gigabytes=shard_size, steps=console.progress_bar)
+    if as_json:
+        print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
+        return
+    print(console.parity_sentence(parity))
+    print(f"Checkpoint: {out} ({checkpoint.format}, {console.mebibytes(sum(checkpoint.weight_bytes.values()))})")
+
+
+def init(
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
+    preset: Annotated[str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")],
+    seed: Seed = 0,
+    to: Annotated[Format | None, typer.Option("--format", help="[default: as published]", show_default=False)] = None,
+    shard_size: ShardSize = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Write a random checkpoint in the shape of a published model.
+
+    It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
+    noise. Its tokenizer is that of the embedded pair.
+    """
+    from bitnet_bench import api, console
+
+    checkpoint = api.init(
+        preset,
+        out,
+        seed=seed,
+        form=to.value if to else None,
+        shard_gigabytes=shard_size,
+        steps=console.progress_bar,
+    )
+    if as_json:
+        print_json(checkpoint.model_dump(mode="json"))
+        return
+    size = console.mebibytes(sum(checkpoint.weight_bytes.values()))
+    print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
+    print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint folder, such as --out of finetune.")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub; `hf auth login` first.")],
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run folder whose scores the card gives. Repeatable.", show_default=False),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
+) -> None:
+    """Upload a checkpoint to the hub, with a model card made from its records."""
+    from bitnet_bench.hub import push as upload
+
+    upload(folder, repo, private=not public, runs=run or [])
+    print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
+) -> None:
+    """Download a checkpoint from the hub, safetensors only."""
+    from bitnet_bench.hub import pull as download
+
+    found = download(repo, out)
+    print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")

@@ -1,0 +1,119 @@
+"""The options that several commands share, their choices, and the job that they make."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitnet_bench.errors import UsageError
+
+TEMPLATES = (
+    "Text around prompt and response: auto (the checkpoint's chat template if there is one, else dialogue), chat, "
+    "dialogue, instruction, inst, plain, or a file that holds a Jinja chat template."
+)
+
+
+class Precision(StrEnum):
+    """How a checkpoint is run."""
+
+    ternary = "ternary"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class TrainingPrecision(StrEnum):
+    """What is trained."""
+
+    ternary = "ternary"
+    fp16 = "fp16"
+
+
+class Method(StrEnum):
+    """How it is trained."""
+
+    sft = "sft"
+    pretrain = "pretrain"
+    dpo = "dpo"
+    distill = "distill"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after warm-up."""
+
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+    two_stage = "two-stage"
+
+
+class Reduction(StrEnum):
+    """What the losses of a step's tokens become."""
+
+    mean = "mean"
+    sum = "sum"
+
+
+class Part(StrEnum):
+    """What can be left as it is."""
+
+    embeddings = "embeddings"
+    head = "head"
+    norms = "norms"
+
+
+class Tracker(StrEnum):
+    """Who is told how a run goes."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    trackio = "trackio"
+
+
+class Compute(StrEnum):
+    """The dtype of matrix products in training."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+class Format(StrEnum):
+    """How ternary weights are stored."""
+
+    packed = "packed"
+    autobitlinear = "autobitlinear"
+    bitlinear = "bitlinear"
+    masters = "masters"
+    baked = "baked"
+    tinyllama = "tinyllama"
+
+
+Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
+Backend = Annotated[str, typer.Option(help="The runtime; `bitnet-bench backends` lists them.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
+ShardSize = Annotated[float, typer.Option(min=0.001, help="Largest weight file, in GB (10^9 bytes).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows of each task or file.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Files = Annotated[list[Path], typer.Argument(help="JSONL files of training rows.")]
+Tokens = Annotated[int, typer.Option(min=2, help="Longest sequence in tokens, as in `finetune`.")]
+FormOf = Annotated[str, typer.Option(help=TEMPLATES)]
+
+
+def build_job(kind: Any, **settings: Any) -> Any:
+    """Build a job; a value out of range is wrong use of the command line."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # what several options say together
+            raise UsageError(first["msg"].removeprefix("Value error, ") + ".", "See --help.") from error
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.", "See --help.") from error
