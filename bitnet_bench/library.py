@@ -23,7 +23,7 @@ def open_checkpoint(model: Location) -> Checkpoint:
     Example:
         >>> import bitnet_bench as bb
         >>> bb.open("demo").format
-        'packed'
+        'autobitlinear'
     """
     return api.open_checkpoint(str(model))
 
@@ -153,7 +153,7 @@ def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
 
 def twin_of(job: FinetuneJob) -> FinetuneJob:
     """Return the FP16 twin of a ternary job: the same rows, order and settings, written to `<out>-fp16`."""
-    return api.twin_of(job)
+    return api.twin_of(job, None)
 
 
 def load_run(folder: Location) -> RunRecord:

@@ -14,6 +14,7 @@ from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.measuring import backends, doctor, measure
+from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     quickstart,
+    run,
     finetune,
     evaluate,
     measure,
