@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
-    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score, SearchRecord
+    from bitnet_bench.records import (
+        Cost,
+        Estimated,
+        FinetuneRecord,
+        HumanJudgement,
+        Measurement,
+        RunRecord,
+        Score,
+        SearchRecord,
+        Unavailable,
+    )
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Parity
 
@@ -178,6 +188,29 @@ def plan_table(steps: Sequence[Estimate]) -> Table:
     made = table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
     made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
     return made
+
+
+def judgement_table(said: HumanJudgement) -> Table:
+    """Return what people said of two runs: the preference first, then each scale."""
+    counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
+    rows = [["preference", f"{_estimated(said.win_rate)} %", "", counts, _agreement(said.alpha["preference"])]]
+    for scale, means in said.scales.items():
+        a, b, difference = (_estimated(means[of], 2) for of in ("a", "b", "difference"))
+        rows.append([scale, a, b, difference, _agreement(said.alpha[scale])])
+    title = f"{len(said.raters)} raters, {said.items} items; 95 % intervals over items"
+    columns = ["", f"A: {said.a}", f"B: {said.b}", "A - B; or the count", "Krippendorff's alpha"]
+    return table(title, columns, rows)
+
+
+def _estimated(number: Estimated, digits: int = 1) -> str:
+    if number.interval is None:
+        return f"{number.value:.{digits}f}"
+    low, high = number.interval
+    return f"{number.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _agreement(alpha: Estimated | Unavailable) -> str:
+    return f"{alpha.value:.2f}" if alpha.kind == "estimated" else f"{DASH} {alpha.reason}"
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:

@@ -24,7 +24,7 @@ SAMPLED_ROWS = 200
 CALIBRATION_S = 0.3
 TOKENS = 512
 """Of the matrix product whose speed is taken."""
-TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.35, 0.5, 0.05
+TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
 """Of that speed, what training, reading a prompt and writing a token reach."""
 OPENING_S = 4.0
 """Importing, opening a checkpoint and building tasks."""

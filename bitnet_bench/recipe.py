@@ -150,7 +150,8 @@ def _dotted(place: Place) -> str:
 
 def _explained(error: ValidationError, file: Path, lines: dict[Place, int]) -> BenchError:
     """Return the first thing that is wrong with a recipe as a sentence with its line."""
-    first = error.errors()[0]
+    # a misspelt section is also a missing one: the spelling is what is wrong
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place: Place = tuple(first["loc"])
     known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
     where, name = f"Line {lines[known]} of {file}", _dotted(place)
