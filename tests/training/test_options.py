@@ -142,7 +142,8 @@ def test_a_summed_loss_has_larger_gradients_and_logs_the_same_loss(rows: Path, t
         for name in ("mean", "sum")
     ]
     assert first[1]["loss"] == pytest.approx(first[0]["loss"])
-    assert first[1]["grad_norm"] > 20 * first[0]["grad_norm"]
+    tokens = 20  # the four rows of the step have five response tokens each
+    assert first[1]["grad_norm"] == pytest.approx(tokens * first[0]["grad_norm"], rel=1e-2)
 
 
 def test_checkpointed_activations_give_the_same_weights(rows: Path, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
-    from bitnet_bench.backends.hf import trainer
+    from bitnet_bench.backends import trainer
 
     for rank in (None, 2):
         options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}
