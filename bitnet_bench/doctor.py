@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bitnet_bench.environment import environment
-from bitnet_bench.measure.energy import RaplMeter
+from bitnet_bench.measure.energy.rapl import RaplMeter
 from bitnet_bench.records import Unavailable, Value
 
 

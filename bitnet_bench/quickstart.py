@@ -31,8 +31,8 @@ def quickstart(out: Path, seed: int = 0, steps: Steps = api.quiet) -> tuple[list
         tuned[name] = one.out
         runs[f"{name}-after"] = api.evaluate(one.out, tasks, out / f"{name}-after", AFTER, steps)
     if not all(runs[f"{name}-after"].costs for name in PAIR):
-        contestants: list[api.Contender] = [(tuned["ternary"], "ternary", out / "ternary-after")]
-        contestants += [(tuned["fp16"], precision, out / "fp16-after") for precision in ("fp16", "bf16")]
+        contestants = [api.Contender(tuned["ternary"], "ternary", out / "ternary-after")]
+        contestants += [api.Contender(tuned["fp16"], precision, out / "fp16-after") for precision in api.FLOATS]
         api.measure(contestants, SCENARIO, steps=steps)
     folders = [out / name for name in runs]
     path = api.report(folders, out / "report.html")
