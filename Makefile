@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL ?= -n auto --dist worksteal
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install check test-slow test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install check test-slow notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart
@@ -31,6 +31,22 @@ check: install
 
 test-slow: install
 	$(BIN)/python -m pytest $(PARALLEL) -m ''
+
+# every cell of every notebook, on the embedded pair
+notebooks: install
+	$(BIN)/python -m pytest tests/test_notebooks.py -m ''
+
+# the site in build/site; a warning is an error
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# docs/cli.md from the command line itself; a test compares the two
+docs/cli.md: install
+	$(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
 
 # the tests once more, outside the checkout, against the built wheel
 test-wheel: install

@@ -342,6 +342,39 @@ class Cost(Value):
     """Mean share of the machine's cores that other processes used while this one measured, 0..1."""
 
 
+class Estimated(Value):
+    """A number that was computed from a sample, with its 95 % interval."""
+
+    kind: Literal["estimated"] = "estimated"
+    value: float
+    interval: tuple[float, float] | None = None
+    """None where none is defined or the sample is too small."""
+
+
+class HumanJudgement(Value):
+    """What people said of the answers of two runs, blindly (`bitnet_bench.rating`)."""
+
+    sheet: str
+    """The digest of what they were shown."""
+    a: str
+    b: str
+    a_sha256: str
+    """Of run A's weights."""
+    b_sha256: str
+    tasks: tuple[str, ...]
+    items: int
+    raters: tuple[str, ...]
+    wins_a: int
+    ties: int
+    wins_b: int
+    win_rate: Estimated
+    """Of A over B, 0..100, a tie being half a win: Wilson's interval over items."""
+    scales: dict[str, dict[Literal["a", "b", "difference"], Estimated]]
+    """fluency, accuracy and relevance, 1..5: means over items, of each item the mean over raters."""
+    alpha: dict[str, Annotated[Estimated | Unavailable, Field(discriminator="kind")]]
+    """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
+
+
 class RunRecord(Value):
     """Everything that is known about one checkpoint in one run folder (`record.json`)."""
 
@@ -366,6 +399,8 @@ class RunRecord(Value):
     """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
+    judgements: tuple[HumanJudgement, ...] = ()
+    """What people said of this run beside another one."""
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment

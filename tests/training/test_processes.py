@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -114,16 +114,18 @@ def test_a_sharded_model_has_the_loss_curve_of_a_whole_one(
 @pytest.mark.slow
 def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Each process goes on with its own part; `accelerate launch` asks for the same by its own names."""
-    options = ("--batch-size", "4", "--max-steps", "40", "--compute", "fp32", "--save-every", "5")
+    options = ("--batch-size", "4", "--max-steps", "30", "--compute", "fp32", "--save-every", "5")
     whole, killed = (tmp_path / name for name in ("whole", "killed"))
     run(command(tmp_path, ROWS, 2, whole, *options, "--shard"))
     again = command(tmp_path, ROWS, 2, killed, *options)
     accelerate = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    process = subprocess.Popen(again, env={**os.environ, "OMP_NUM_THREADS": "1", **accelerate}, start_new_session=True)
+    process = subprocess.Popen(again, env={**os.environ, "OMP_NUM_THREADS": "1", **accelerate})
     while not (killed / ".trainer/checkpoint-10/complete").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    launcher = psutil.Process(process.pid)
+    for each in (launcher, *launcher.children(recursive=True)):  # each process has a session of its own
+        each.kill()
     process.wait()
     run(again, **accelerate)
     record = json.loads((killed / "finetune.json").read_text(encoding="utf-8"))
