@@ -103,6 +103,8 @@ class FinetuneJob(Value):
     """Train adapters of this rank inside the quantizer, merged at the end, and nothing else."""
     lora_alpha: float = Field(default=16.0, gt=0)
     gradient_checkpointing: bool = False
+    shard: bool = False
+    """Split masters, gradients and optimizer states over the processes (FSDP2), instead of a copy in each."""
     subln: bool = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
     teacher: str | None = None
@@ -149,8 +151,8 @@ class FinetuneJob(Value):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result: all but where it is written and how often it is saved."""
-        return self.model_dump(mode="json", exclude={"out", "save_every", "track"})
+        """Return what decides the result: all but where it is written, how often it is saved, and by how many."""
+        return self.model_dump(mode="json", exclude={"out", "save_every", "track", "shard"})
 
 
 class EvaluateJob(Value):
