@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install check test-slow test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install check test-slow test-llamacpp test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart
@@ -29,6 +29,11 @@ check: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m ''
+
+# builds llama.cpp, which takes many minutes on two cores
+test-llamacpp: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[llamacpp]'
+	$(BIN)/python -m pytest tests/backends/test_llamacpp.py
 
 # the tests once more, outside the checkout, against the built wheel
 test-wheel: install

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from bitnet_bench.records import Environment
 
-PACKAGES = ("bitnet-bench", "torch", "transformers", "tokenizers", "datasets", "lm-eval", "sacrebleu", "rouge-score")
+PACKAGES = (
+    "bitnet-bench",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "lm-eval",
+    "sacrebleu",
+    "rouge-score",
+    "llama-cpp-python",
+)
 
 
 def environment() -> Environment:
