@@ -364,9 +364,11 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
     from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.evaluation.parallel import is_first
+    from bitnet_bench.training.compute import fast_compute
 
     refuse_unknown(job.template)
-    job = job.model_copy(update={"template_sha256": digest(job.template)})
+    compute = fast_compute() if job.compute == "auto" else job.compute
+    job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
     done = Path(job.out) / "finetune.json"
     if done.is_file():
         record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8"))

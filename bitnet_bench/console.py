@@ -17,11 +17,22 @@ if TYPE_CHECKING:
 
     from bitnet_bench import ports
     from bitnet_bench.data.checking import Checked
+    from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.gguf.parity import FileParity
     from bitnet_bench.measure.devices import Device
     from bitnet_bench.measure.floors import Plan
-    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score, SearchRecord
+    from bitnet_bench.records import (
+        Cost,
+        Estimated,
+        FinetuneRecord,
+        HumanJudgement,
+        Measurement,
+        RunRecord,
+        Score,
+        SearchRecord,
+        Unavailable,
+    )
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Parity
 
@@ -66,6 +77,8 @@ class _LineProgress:
 
 
 def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
@@ -158,6 +171,54 @@ def search_table(search: SearchRecord) -> Table:
     return table("Search", columns, rows, numbers_from=99)
 
 
+def plan_table(steps: Sequence[Estimate]) -> Table:
+    """Return the steps of a recipe, a row a step, with a sum of what is not done."""
+    rows = [
+        [
+            step.title,
+            "done" if step.done else "to do",
+            DASH if step.seconds is None else f"~{_duration(step.seconds)}",
+            DASH if step.memory_bytes is None else f"~{gigabytes(step.memory_bytes)}",
+            DASH if step.disk_bytes is None else f"~{gigabytes(step.disk_bytes)}",
+            step.note,
+        ]
+        for step in steps
+    ]
+    left = [step for step in steps if not step.done]
+    known = [step for step in left if step.seconds is not None]
+    total = f"~{_duration(sum(step.seconds or 0.0 for step in known))}"
+    disk = f"~{gigabytes(sum(step.disk_bytes or 0 for step in known))}"
+    memory = f"~{gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
+    unknown = len(left) - len(known)
+    rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
+    made = table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
+    made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
+    return made
+
+
+def judgement_table(said: HumanJudgement) -> Table:
+    """Return what people said of two runs: the preference first, then each scale."""
+    counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
+    rows = [["preference", f"{_estimated(said.win_rate)} %", "", counts, _agreement(said.alpha["preference"])]]
+    for scale, means in said.scales.items():
+        a, b, difference = (_estimated(means[of], 2) for of in ("a", "b", "difference"))
+        rows.append([scale, a, b, difference, _agreement(said.alpha[scale])])
+    title = f"{len(said.raters)} raters, {said.items} items; 95 % intervals over items"
+    columns = ["", f"A: {said.a}", f"B: {said.b}", "A - B; or the count", "Krippendorff's alpha"]
+    return table(title, columns, rows)
+
+
+def _estimated(number: Estimated, digits: int = 1) -> str:
+    if number.interval is None:
+        return f"{number.value:.{digits}f}"
+    low, high = number.interval
+    return f"{number.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _agreement(alpha: Estimated | Unavailable) -> str:
+    return f"{alpha.value:.2f}" if alpha.kind == "estimated" else f"{DASH} {alpha.reason}"
+
+
 def costs_table(runs: Sequence[RunRecord]) -> Table:
     """Return what each measured run costs, a row a run, backend, precision and batch; failures have a row, too."""
     rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
@@ -211,7 +272,7 @@ def _share_of_floor(cost: Cost) -> str:
     return " / ".join(shares)
 
 
-def plan_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
     """Return what each precision of a shape takes, a row a precision."""
     rows = [
         [
@@ -231,7 +292,7 @@ def plan_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
     return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
 
 
-def plan_notes(device: Device) -> list[str]:
+def floors_notes(device: Device) -> list[str]:
     """Return what a plan assumes."""
     return [
         f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "
@@ -365,6 +426,11 @@ def parity_sentence(parity: Parity) -> str:
 def mebibytes(size: float) -> str:
     """Return bytes as MiB (2^20)."""
     return f"{size / 2**20:.2f} MiB"
+
+
+def gigabytes(size: float) -> str:
+    """Return bytes as GB (10^9), or as MB where that is less than one."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _median(measurement: Measurement | None, form: Any) -> str:

@@ -121,8 +121,11 @@ class FinetuneJob(Value):
     max_length: int = Field(default=256, gt=1)
     packing: bool = False
     """Put several short rows into one sequence of up to max_length tokens, where none sees another."""
-    compute: Literal["fp32", "bf16"] = "bf16"
-    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always."""
+    compute: Literal["auto", "fp32", "bf16"] = "auto"
+    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always.
+
+    auto: what this machine is fast at, filled in when the job is run; a run goes on only with the same.
+    """
     seed: int = 0
     limit: int | None = Field(default=None, gt=0)
     save_every: int = Field(default=200, gt=0)
@@ -377,6 +380,39 @@ class Cost(Value):
     """Of a runtime that is not ours; one with a fault was measured because the user said so."""
 
 
+class Estimated(Value):
+    """A number that was computed from a sample, with its 95 % interval."""
+
+    kind: Literal["estimated"] = "estimated"
+    value: float
+    interval: tuple[float, float] | None = None
+    """None where none is defined or the sample is too small."""
+
+
+class HumanJudgement(Value):
+    """What people said of the answers of two runs, blindly (`bitnet_bench.rating`)."""
+
+    sheet: str
+    """The digest of what they were shown."""
+    a: str
+    b: str
+    a_sha256: str
+    """Of run A's weights."""
+    b_sha256: str
+    tasks: tuple[str, ...]
+    items: int
+    raters: tuple[str, ...]
+    wins_a: int
+    ties: int
+    wins_b: int
+    win_rate: Estimated
+    """Of A over B, 0..100, a tie being half a win: Wilson's interval over items."""
+    scales: dict[str, dict[Literal["a", "b", "difference"], Estimated]]
+    """fluency, accuracy and relevance, 1..5: means over items, of each item the mean over raters."""
+    alpha: dict[str, Annotated[Estimated | Unavailable, Field(discriminator="kind")]]
+    """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
+
+
 class RunRecord(Value):
     """Everything that is known about one checkpoint in one run folder (`record.json`)."""
 
@@ -403,6 +439,8 @@ class RunRecord(Value):
     costs: tuple[Cost, ...] = ()
     cost_errors: dict[str, str] = {}
     """Backend and precision -> why it could not be measured."""
+    judgements: tuple[HumanJudgement, ...] = ()
+    """What people said of this run beside another one."""
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment

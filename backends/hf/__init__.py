@@ -37,9 +37,10 @@ class HFBackend:
 
     def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or distill with transformers' Trainer; resumes what was killed."""
-        from bitnet_bench.backends.hf.training import finetune
+        from bitnet_bench.backends.finetuning import finetune
+        from bitnet_bench.backends.hf.training import build
 
-        return finetune(job, given, progress)
+        return finetune(job, given, progress, "hf", build)
 
 
 class HFDenseBackend(HFBackend):

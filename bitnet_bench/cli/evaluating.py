@@ -25,7 +25,8 @@ from bitnet_bench.errors import UsageError
 
 def evaluate(
     suite: Annotated[
-        list[str], typer.Option(help="A suite, or several with commas; `bitnet-bench suites` lists them.")
+        list[str],
+        typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
     ],
     model: Annotated[
         list[str], typer.Option(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`. Repeatable.")
@@ -70,7 +71,7 @@ def evaluate(
     from bitnet_bench.records import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
-    folders = _run_folders(model, out, "-".join(suites_named))
+    folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
     job = build_job(
         EvaluateJob,
         backend=backend, precision=precision.value if precision else None,

@@ -100,7 +100,10 @@ def finetune(
     packing: Annotated[
         bool, typer.Option(help="Several short rows in one sequence, where none sees another: less padding.")
     ] = False,
-    compute: Annotated[Compute, typer.Option(help="Dtype of products; masters are float32 always.")] = Compute.bf16,
+    compute: Annotated[
+        Compute,
+        typer.Option(help="Dtype of products; auto: bf16 where the processor has it. Masters are float32 always."),
+    ] = Compute.auto,
     gradient_checkpointing: Annotated[
         bool, typer.Option(help="Less memory: activations are computed again in the backward pass.")
     ] = False,

@@ -86,6 +86,7 @@ class Tracker(StrEnum):
 class Compute(StrEnum):
     """The dtype of matrix products in training."""
 
+    auto = "auto"
     bf16 = "bf16"
     fp32 = "fp32"
 

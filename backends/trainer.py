@@ -1,4 +1,4 @@
-"""transformers' Trainer with our objectives, order, schedules, validation and monitor."""
+"""What every trainer here adds to transformers' Trainer: order of the data, schedules, validation, monitor and log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.packing import pack, refuse_unknown
@@ -32,20 +31,9 @@ from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_c
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
+SCHEDULERS = {"constant": "constant_with_warmup", "two-stage": "linear"}
+"""What transformers calls a schedule where it has another name; two stages are made from the linear one."""
 _log = logging.getLogger(__name__)
-
-
-class _Ordered(Dataset[Item]):
-    """The items in the order in which they are trained on, repeated over epochs."""
-
-    def __init__(self, items: Sequence[Item], order: Sequence[int]) -> None:
-        self._items, self._order = items, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, i: int) -> Item:
-        return self._items[self._order[i]]
 
 
 @dataclass(frozen=True)
@@ -57,46 +45,39 @@ class Plan:
     collator: Collator
 
 
-class BenchTrainer(Trainer):
-    """Trainer whose model returns an `Outcome`, with what a ternary trainer must see in its log."""
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step, and what it is to become."""
 
-    def __init__(self, *args: Any, job: FinetuneJob, plan: Plan, progress: Progress, **kwargs: Any) -> None:
+    job: FinetuneJob
+    model: PreTrainedModel
+    tokenizer: Any
+    plan: Plan
+    teacher: PreTrainedModel | None
+    goes_on: bool
+    """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
+    progress: Progress
+
+
+class BenchTrainer(Trainer):
+    """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
+
+    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.job, self._plan = job, plan
-        self.model_accepts_loss_kwargs = True  # our loss divides by the tokens of the whole accumulated batch
+        self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
         self.monitor = TernaryMonitor(self.model)
         self._seen: Counter[str] = Counter()
         self._since, self._first_loss = time.monotonic(), math.inf
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self, progress))
+        self.add_callback(_Watch(self, start.progress))
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
-        outcome = model(**inputs)
-        total: Tensor = outcome["loss"]
-        value = total.item()
-        if not math.isfinite(value):
-            raise DivergedError(f"The loss became {value} at step {self.state.global_step}.", self._remedy())
+    def keep(self, loss: float, count: int, inputs: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
+        """Keep a micro-batch's sums over *count* for the log; DivergedError if *loss* is no number."""
+        if not math.isfinite(loss):
+            raise DivergedError(f"The loss became {loss} at step {self.state.global_step}.", self._remedy())
         tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum().item()
-        self._seen.update({"loss": value, "count": outcome["count"], "tokens": tokens, **outcome["figures"]})
-        scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
-        return scaled
-
-    def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
-        """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""
-        processes = self.accelerator.num_processes  # gradients are averaged over them
-        if self.job.loss_reduction == "sum":
-            return processes
-        if self.job.method == "dpo":  # a pair is one however long it is, and all batches have as many
-            return 1 / (count * self.args.gradient_accumulation_steps)
-        return processes / (count if step_tokens is None else step_tokens)
+        self._seen.update({"loss": loss, "count": count, "tokens": tokens, **figures})
 
     @staticmethod
     def _remedy() -> str:
@@ -104,8 +85,8 @@ class BenchTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a step's log what an objective and the monitor saw since the last one."""
-        if "loss" not in logs:
-            super().log(logs, start_time)
+        if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
+            Trainer.log(self, logs, start_time)
             return
         figures = self._figures()
         self._refuse_explosion(figures)
@@ -241,10 +222,15 @@ class _Watch(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path, progress: Progress) -> BenchTrainer:
-    """Return what trains *model* on *plan* in *out*."""
+Build = Callable[[Start, Mapping[str, Any], Sequence[int]], BenchTrainer]
+"""Makes a trainer of a start, the values of its TrainingArguments, and the order of the items."""
+
+
+def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
+    """Return what trains in *out*."""
+    job, plan = start.job, start.plan
     if job.packing:
-        refuse_unknown(model.config.model_type)
+        refuse_unknown(start.model.config.model_type)
         plan = replace(plan, items=_packed(plan.items, job.max_length))
     steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
@@ -253,17 +239,9 @@ def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path
             "Shorten it: the end of the run must be wholly ternary.",
         )
     order = batch_order([len(item) for item in plan.items], job.batch_size, steps * job.gradient_accumulation, job.seed)
-    trainer = BenchTrainer(
-        model=model,
-        args=_arguments(job, steps, out / STATE),
-        train_dataset=_Ordered(plan.items, order),
-        data_collator=plan.collator,
-        job=job,
-        plan=plan,
-        progress=progress,
-    )
+    trainer = build(replace(start, plan=plan), _arguments(job, steps, out / STATE), order)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
-        keep_codes(model)
+        keep_codes(start.model)
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer
@@ -281,38 +259,39 @@ def _tensorboard(folder: Path) -> TrainerCallback:
     return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
-def _arguments(job: FinetuneJob, steps: int, state: Path) -> TrainingArguments:
+def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
+    """Return the values of TrainingArguments."""
     batch, accumulation = _share(job)
     cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(state),
-        max_steps=steps,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type={"constant": "constant_with_warmup", "two-stage": "linear"}.get(job.schedule, job.schedule),
-        warmup_steps=math.ceil(job.warmup_ratio * steps),
-        weight_decay=job.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        bf16=job.compute == "bf16",
-        use_cpu=cpu,
-        ddp_backend="gloo" if cpu and processes() > 1 else None,
-        ddp_find_unused_parameters=False,
-        train_sampling_strategy="sequential",
-        seed=job.seed,
-        neftune_noise_alpha=job.neftune_alpha,
-        activation_checkpointing=job.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if job.gradient_checkpointing else None,
-        logging_steps=max(1, steps // LOG_POINTS),
-        logging_nan_inf_filter=False,
-        save_steps=job.save_every,
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to=_reporters(job),
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
+    return {
+        "output_dir": str(state),
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": SCHEDULERS.get(job.schedule, job.schedule),
+        "warmup_steps": math.ceil(job.warmup_ratio * steps),
+        "weight_decay": job.weight_decay,
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "bf16": job.compute == "bf16",
+        "use_cpu": cpu,
+        "ddp_backend": "gloo" if cpu and processes() > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "train_sampling_strategy": "sequential",
+        "seed": job.seed,
+        "neftune_noise_alpha": job.neftune_alpha,
+        "activation_checkpointing": job.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if job.gradient_checkpointing else None,
+        "logging_steps": max(1, steps // LOG_POINTS),
+        "logging_nan_inf_filter": False,
+        "save_steps": job.save_every,
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": _reporters(job),
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
 
 
 def processes() -> int:
