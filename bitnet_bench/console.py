@@ -272,7 +272,7 @@ def _share_of_floor(cost: Cost) -> str:
     return " / ".join(shares)
 
 
-def plan_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
     """Return what each precision of a shape takes, a row a precision."""
     rows = [
         [
@@ -292,7 +292,7 @@ def plan_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
     return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
 
 
-def plan_notes(device: Device) -> list[str]:
+def floors_notes(device: Device) -> list[str]:
     """Return what a plan assumes."""
     return [
         f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "

@@ -175,6 +175,12 @@ class EvaluateJob(Value):
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
     cache: bool = True
     """Keep answers, and take those that are kept."""
+    gguf: str | None = None
+    """A file to run in llamacpp or bitnetcpp instead of one that is exported."""
+    bitnetcpp_dir: str | None = None
+    """The user's own build of microsoft/BitNet."""
+    despite_parity: bool = False
+    """Score a runtime although it computes another model."""
 
 
 class FinetuneRecord(Value):

@@ -172,9 +172,11 @@ class LlamaCppSession(BatchedSession):
     def weights_by_kind(self) -> dict[str, int]:
         """Return the bytes of the weights by kind and type."""
         found: dict[str, int] = {}
-        for name, entry in self._file.tensors.items():
+        tensors = self._file.tensors
+        for name, entry in tensors.items():
             kind = next((k for part, k in KINDS.items() if part in name), "norm")
-            key = f"{kind} {entry.kind.name}"
+            layer = name.removesuffix(".weight").removesuffix(".scale")
+            key = f"{'ternary' if f'{layer}.scale' in tensors else kind} {entry.kind.name}"
             found[key] = found.get(key, 0) + entry.bytes
         return found
 
@@ -233,10 +235,10 @@ class LlamaCppSession(BatchedSession):
 KINDS = {
     "token_embd": "embedding",
     "output.": "head",
-    ".bias": "linear",
-    "attn_norm": "norm",
-    "ffn_norm": "norm",
-} | dict.fromkeys(("attn_q.", "attn_k.", "attn_v.", "attn_output", "ffn_gate", "ffn_up", "ffn_down"), "linear")
+    "norm": "norm",
+    "attn_": "linear",
+    "ffn_": "linear",
+}
 """Kinds of `Checkpoint.weight_bytes` by what a tensor's name holds."""
 
 

@@ -113,8 +113,8 @@ def plan(
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
-    console.show(console.plan_table(plans, context, batch))
-    print("\n".join(console.plan_notes(ceilings)))
+    console.show(console.floors_table(plans, context, batch))
+    print("\n".join(console.floors_notes(ceilings)))
 
 
 def backends(as_json: Json = False) -> None:

@@ -11,7 +11,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.gguf.parity import compare_weights
 from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.gguf.types import Form
+from bitnet_bench.gguf.types import BY_FORM, Form, OtherForm
 from bitnet_bench.gguf.writing import write_gguf
 from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
 
@@ -36,18 +36,21 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
 
 
-def file_for(checkpoint: Checkpoint, form: Form, own: str | None) -> GgufFile:
-    """Return the user's *own* file, or the checkpoint exported as *form*, once its weights are the checkpoint's.
+def file_for(checkpoint: Checkpoint, form: Form | OtherForm, own: str | None) -> GgufFile:
+    """Return the user's *own* file, or the checkpoint exported as *form*, once or again.
 
-    BenchError if they are not. An exported file of another writer's is never taken for ours: its name is a digest.
+    BenchError if *own* is not there, or holds no tensor of that form. Its weights are compared by `checked`.
     """
     path = Path(own) if own else folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check --gguf.")
-    if not path.is_file():
+    if not path.is_file() and form != "tl1" and form != "tl2":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_gguf(checkpoint, form, path, lambda done, total, note="": None)
-    return GgufFile(path)
+    file = GgufFile(path)
+    if own and BY_FORM[form] not in {entry.kind for entry in file.tensors.values()}:
+        raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as --precision.")
+    return file
 
 
 def checked(

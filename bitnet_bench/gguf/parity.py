@@ -7,7 +7,7 @@ import numpy as np
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf.layout import Layout, layout
 from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.gguf.types import BF16, F16, F32, TYPES, Array, TensorType
+from bitnet_bench.gguf.types import BF16, F16, F32, TYPES, UNREADABLE, Array, TensorType
 from bitnet_bench.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.records import Checkpoint, Value
 from bitnet_bench.ternary.reading import Weights
@@ -26,7 +26,7 @@ class FileParity(Value):
     types: dict[str, int]
     """Bytes by tensor type."""
     ternary_layers: int
-    """All of them have equal codes."""
+    """Those whose codes could be read: all of them are equal."""
     largest_scale_error: float
     """Relative, over ternary layers."""
     largest_float_error: float
@@ -37,7 +37,9 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     """Return how far *file* is from *checkpoint*; BenchError names the first tensor that is another model's."""
     weights = Weights(checkpoint)
     found = layout_of(checkpoint, weights, file)
-    scales = [_ternary_error(weights, found, file, module) for module in weights.ternary]
+    scales = [
+        _ternary_error(weights, found, file, module) for module in weights.ternary if _readable(file, found, module)
+    ]
     floats = [_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
     if said not in (None, weights.config.get("hidden_act", "silu")):
@@ -68,6 +70,12 @@ def another(file: GgufFile, what: str) -> BenchError:
         f"{file.path} is another model than the checkpoint: {what}.",
         "Export the checkpoint itself with `bitnet-bench convert --to gguf-...`.",
     )
+
+
+def _readable(file: GgufFile, found: Layout, module: str) -> bool:
+    """Return whether the codes of *module* can be read; TL1 and TL2 are left to the comparison of what is computed."""
+    entry = file.tensors.get(f"{found.name(module)}.weight")
+    return entry is None or entry.kind not in UNREADABLE
 
 
 def _ternary_error(weights: Weights, found: Layout, file: GgufFile, module: str) -> float:

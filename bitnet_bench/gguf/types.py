@@ -7,13 +7,14 @@ microsoft/BitNet as its x86 kernels read them (`quantize_to_i2_s`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Form = Literal["f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s"]
-FORMS: tuple[Form, ...] = get_args(Form)
+OtherForm = Literal["tl1", "tl2"]
+"""What bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]
 I2_S_BLOCK = 128
 I2_S_TAIL = 32
@@ -47,8 +48,11 @@ Q8_0 = TensorType("Q8_0", 8, 32, 34)
 TQ1_0 = TensorType("TQ1_0", 34, 256, 54)
 TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
 I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
-TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S)}
-BY_FORM: dict[Form, TensorType] = {
+TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
+"""Not read here: their layout depends on the kernels that a build was generated with, and so does their size."""
+UNREADABLE = (TL1, TL2)
+TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
+BY_FORM: dict[Form | OtherForm, TensorType] = {
     "f16": F16,
     "bf16": BF16,
     "q8_0": Q8_0,
@@ -56,9 +60,12 @@ BY_FORM: dict[Form, TensorType] = {
     "tq1_0": TQ1_0,
     "tq2_0": TQ2_0,
     "i2_s": I2_S,
+    "tl1": TL1,
+    "tl2": TL2,
 }
 TERNARY_FORMS: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
 """The forms that hold codes and nothing else."""
+FORMS_WITH_CODES = tuple(BY_FORM[form] for form in TERNARY_FORMS)
 
 
 def pack(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
