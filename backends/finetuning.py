@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.backends.trainer import BenchTrainer, Build, Plan, Start, make_trainer, processes
 from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.mapping import tokenize_once
 from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
@@ -67,8 +68,8 @@ def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[E
 
     def encoded(rows: Sequence[Any]) -> Encoded:
         if job.method == "dpo":
-            return encode_pairs(rows, tokenizer, job.template, length)
-        return encode(rows, tokenizer, job.template, length, pretrain=job.method == "pretrain")
+            return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
+        return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
 
     return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, 0, 0)
 
