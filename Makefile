@@ -1,15 +1,17 @@
 # `make quickstart` and `make test` work on a fresh machine with Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# a process a core, each with one thread (tests/conftest.py); the models are tiny, and threads gain nothing
+PARALLEL ?= -n auto --dist worksteal
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install browser check test-slow test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install browser check test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 install: .venv/installed
 
@@ -35,7 +37,28 @@ check: install
 	$(BIN)/lint-imports
 
 test-slow: install
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m ''
+
+# every cell of every notebook, on the embedded pair
+notebooks: install
+	$(BIN)/python -m pytest tests/test_notebooks.py -m ''
+
+# the site in build/site; a warning is an error
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+# docs/cli.md from the command line itself; a test compares the two
+docs/cli.md: install
+	$(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
+
+# builds llama.cpp, which takes many minutes on two cores
+test-llamacpp: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[llamacpp]'
+	$(BIN)/python -m pytest tests/backends/test_llamacpp.py
 
 # the tests once more, outside the checkout, against the built wheel
 test-wheel: install
@@ -44,7 +67,7 @@ test-wheel: install
 	$(BIN)/pip install --quiet --no-deps --target build/wheel build/dist/bitnet_bench-*.whl
 	rm -rf build/outside && mkdir -p build/outside && cp -r tests pyproject.toml build/outside/
 	cd build/outside && BITNET_BENCH_DATA=$(abspath $(DATA)) BITNET_BENCH_FROM_WHEEL=$(abspath build/wheel) \
-		PYTHONPATH=$(abspath build/wheel) $(abspath $(BIN))/python -P -m pytest
+		PYTHONPATH=$(abspath build/wheel) $(abspath $(BIN))/python -P -m pytest $(PARALLEL)
 
 demo-checkpoints: install
 	$(BIN)/python -m bitnet_bench.demo.build --data-dir $(DATA) --work runs/demo

@@ -2,47 +2,57 @@
 
     import bitnet_bench as bb
 
-    checkpoint = bb.open("demo")
-    run = bb.evaluate("demo", bb.select_tasks(["sample"]), Path("runs/demo"))
+    job = bb.FinetuneJob(model="demo", data=("train.jsonl",), out="runs/mine")
+    bb.finetune(job)                                          # exact ternary QAT
+    bb.finetune(bb.twin_of(job))                              # the same in FP16
+    bb.evaluate("runs/mine", "sample", "runs/scored/mine")
+    bb.evaluate("runs/mine-fp16", "sample", "runs/scored/mine-fp16")
+    bb.measure({"runs/mine": "runs/scored/mine", "runs/mine-fp16": "runs/scored/mine-fp16"})
+    bb.compare("runs/scored/mine", "runs/scored/mine-fp16")
+    bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
 
 Names are loaded when they are used: importing the package imports neither torch nor transformers.
 """
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from bitnet_bench.api import evaluate, finetune, load_run, measure, report, select_tasks, suites, twin_of
-    from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
+    from bitnet_bench.errors import BenchError
+    from bitnet_bench.library import compare, evaluate, finetune, load_run, measure, report, twin_of
+    from bitnet_bench.library import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.measure.run import Scenario
     from bitnet_bench.records import EvaluateJob, FinetuneJob
 
 _LAZY = {
-    "open": ("bitnet_bench.api", "open_checkpoint"),
+    "open": ("bitnet_bench.library", "open_checkpoint"),
+    "BenchError": ("bitnet_bench.errors", "BenchError"),
     "Scenario": ("bitnet_bench.measure.run", "Scenario"),
     "EvaluateJob": ("bitnet_bench.records", "EvaluateJob"),
     "FinetuneJob": ("bitnet_bench.records", "FinetuneJob"),
     **{
-        name: ("bitnet_bench.api", name)
-        for name in ("evaluate", "finetune", "load_run", "measure", "report", "select_tasks", "suites", "twin_of")
+        name: ("bitnet_bench.library", name)
+        for name in ("compare", "evaluate", "finetune", "load_run", "measure", "report", "twin_of")
     },
 }
 
 __all__ = [
+    "BenchError",
     "EvaluateJob",
     "FinetuneJob",
     "Scenario",
+    "compare",
     "evaluate",
     "finetune",
     "load_run",
     "measure",
     "open",
     "report",
-    "select_tasks",
-    "suites",
     "twin_of",
 ]
 
@@ -55,3 +65,19 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _LAZY[name]
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not, for completion."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package, where importing the sub-package `measure` does not hide the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "measure" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -13,17 +13,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitnet_bench import ports
     from bitnet_bench.comparison import Comparison
     from bitnet_bench.comparison.gate import Outcome
     from bitnet_bench.data.checking import Checked
+    from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
-    from bitnet_bench.records import Cost, FinetuneRecord, Measurement, RunRecord, Score, SearchRecord
+    from bitnet_bench.gguf.parity import FileParity
+    from bitnet_bench.measure.devices import Device
+    from bitnet_bench.measure.floors import Plan
+    from bitnet_bench.records import (
+        Cost,
+        Estimated,
+        FinetuneRecord,
+        HumanJudgement,
+        Measurement,
+        RunRecord,
+        Score,
+        SearchRecord,
+        Unavailable,
+    )
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Parity
 
 DASH = "—"
 LOG_EVERY_S = 10.0
+DISTURBED = 0.1
 
 
 @contextmanager
@@ -62,6 +79,8 @@ class _LineProgress:
 
 
 def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:,.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
@@ -154,24 +173,147 @@ def search_table(search: SearchRecord) -> Table:
     return table("Search", columns, rows, numbers_from=99)
 
 
+def steps_table(steps: Sequence[Estimate]) -> Table:
+    """Return the steps of a recipe, a row a step, with a sum of what is not done."""
+    rows = [
+        [
+            step.title,
+            "done" if step.done else "to do",
+            DASH if step.seconds is None else f"~{_duration(step.seconds)}",
+            DASH if step.memory_bytes is None else f"~{gigabytes(step.memory_bytes)}",
+            DASH if step.disk_bytes is None else f"~{gigabytes(step.disk_bytes)}",
+            step.note,
+        ]
+        for step in steps
+    ]
+    left = [step for step in steps if not step.done]
+    known = [step for step in left if step.seconds is not None]
+    total = f"~{_duration(sum(step.seconds or 0.0 for step in known))}"
+    disk = f"~{gigabytes(sum(step.disk_bytes or 0 for step in known))}"
+    memory = f"~{gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
+    unknown = len(left) - len(known)
+    rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
+    made = table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
+    made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
+    return made
+
+
+def judgement_table(said: HumanJudgement) -> Table:
+    """Return what people said of two runs: the preference first, then each scale."""
+    counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
+    rows = [["preference", f"{_estimated(said.win_rate)} %", "", counts, _agreement(said.alpha["preference"])]]
+    for scale, means in said.scales.items():
+        a, b, difference = (_estimated(means[of], 2) for of in ("a", "b", "difference"))
+        rows.append([scale, a, b, difference, _agreement(said.alpha[scale])])
+    title = f"{len(said.raters)} raters, {said.items} items; 95 % intervals over items"
+    columns = ["", f"A: {said.a}", f"B: {said.b}", "A - B; or the count", "Krippendorff's alpha"]
+    return table(title, columns, rows)
+
+
+def _estimated(number: Estimated, digits: int = 1) -> str:
+    if number.interval is None:
+        return f"{number.value:.{digits}f}"
+    low, high = number.interval
+    return f"{number.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _agreement(alpha: Estimated | Unavailable) -> str:
+    return f"{alpha.value:.2f}" if alpha.kind == "estimated" else f"{DASH} {alpha.reason}"
+
+
 def costs_table(runs: Sequence[RunRecord]) -> Table:
-    """Return what each measured run costs, a row a run and precision."""
+    """Return what each measured run costs, a row a run, backend, precision and batch; failures have a row, too."""
     rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
-    columns = ["run", "precision", "weights on disk", "in memory", "peak", "prefill tok/s", "decode tok/s", "energy"]
+    rows += [
+        [run.name, who, DASH, f"not measured: {said.splitlines()[0]}"]
+        for run in runs
+        for who, said in run.cost_errors.items()
+    ]
+    columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
+    columns += ["of floor", "p95 / p99 a token", "energy"]
     return table("Cost", columns, rows, numbers_from=2)
 
 
 def _cost_row(name: str, cost: Cost) -> list[str]:
+    get = cost.metrics.get
     return [
         name,
-        cost.precision,
-        mebibytes(sum(cost.weight_bytes.values())),
+        f"{cost.backend} {cost.precision}" + (" (another model)" if cost.parity and cost.parity.fault else ""),
+        str(cost.batch),
         mebibytes(cost.resident_weight_bytes),
-        _median(cost.metrics["peak_bytes"], mebibytes),
-        _median(cost.metrics["prefill_tokens_per_s"], "{:.0f}".format),
-        _median(cost.metrics["decode_tokens_per_s"], "{:.0f}".format),
-        _median(cost.metrics["energy_j"], "{:.3f} J".format),
+        mebibytes(cost.kv_bytes),
+        _median(get("peak_bytes"), mebibytes),
+        _median(get("prefill_s"), "{:.3g} s".format),
+        _spread(get("prefill_tokens_per_s")),
+        _spread(get("decode_tokens_per_s")),
+        _share_of_floor(cost),
+        f"{_median(get('token_p95_s'), _milliseconds)} / {_median(get('token_p99_s'), _milliseconds)}",
+        _median(get("energy_j"), "{:.3g} J".format),
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def _spread(measurement: Measurement | None) -> str:
+    """Return the median, and half of the width between the least and the most in per cent of it."""
+    if measurement is None or measurement.kind != "measured":
+        return DASH
+    low, high = min(measurement.readings), max(measurement.readings)
+    return f"{measurement.median:,.4g} ±{50 * (high - low) / measurement.median:.0f} %"
+
+
+def _share_of_floor(cost: Cost) -> str:
+    """Return how close prefill and decoding came to the least time that they can take."""
+    shares = []
+    for phase in ("prefill", "decode"):
+        floor, taken = cost.metrics.get(f"{phase}_floor_s"), cost.metrics.get(f"{phase}_s")
+        known = floor is not None and taken is not None and floor.kind == "modelled" and taken.kind == "measured"
+        shares.append(f"{floor.value / taken.median:.0%}" if known else DASH)  # type: ignore[union-attr]
+    return " / ".join(shares)
+
+
+def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+    """Return what each precision of a shape takes, a row a precision."""
+    rows = [
+        [
+            one.precision,
+            one.head,
+            mebibytes(one.layer_bytes),
+            mebibytes(one.head_bytes + one.embedding_bytes),
+            mebibytes(one.kv_bytes),
+            mebibytes(one.total_bytes),
+            f"{one.prefill_floor_s:.3g} s",
+            _milliseconds(one.decode_floor_s),
+            f"{batch / one.decode_floor_s:,.0f}",
+        ]
+        for one in plans
+    ]
+    columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
+    return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+
+
+def floors_notes(device: Device) -> list[str]:
+    """Return what a plan assumes."""
+    return [
+        f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "
+        f"GOP/s, floats {device.float_ops_per_s / 1e9:,.0f} GFLOP/s ({device.source}).",
+        "A token reads all weights but the embedding, and the keys and values of the whole context, once; ternary "
+        "layers multiply in int8, all else in floats; nothing else takes time. No runtime is faster, most are slower.",
+        "Keys and values are float32 in the backend `ternary`, and of 16 bits in the others.",
+    ]
+
+
+def gguf_sentence(out: Path, found: FileParity) -> str:
+    """Say how equal an exported GGUF file is to its source, and what a runtime makes of it."""
+    sizes = ", ".join(f"{name} {mebibytes(size)}" for name, size in found.types.items())
+    return (
+        f"Parity: the codes of {found.ternary_layers} layers are equal, scales within {found.largest_scale_error:.1e}, "
+        f"other tensors within {found.largest_float_error:.1e} of their largest value.\n"
+        f"GGUF: {out} (architecture {found.architecture}; {sizes}). What a runtime computes with it is compared "
+        "when it is measured or evaluated."
+    )
 
 
 def inspection_table(found: Inspection) -> Table:
@@ -308,17 +450,30 @@ def mebibytes(size: float) -> str:
     return f"{size / 2**20:.2f} MiB"
 
 
-def _median(measurement: Measurement, form: Any) -> str:
+def gigabytes(size: float) -> str:
+    """Return bytes as GB (10^9), or as MB where that is less than one."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _median(measurement: Measurement | None, form: Any) -> str:
+    if measurement is None:
+        return DASH
     if measurement.kind == "measured":
         return str(form(measurement.median))
     return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:
-    """Return why numbers are missing, and which were disturbed."""
+    """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
-    disturbed = [f"{run.name} {cost.precision}" for run in runs for cost in run.costs if cost.foreign_load > 0.1]
+    costs = [(run.name, cost) for run in runs for cost in run.costs]
+    for name, cost in costs:
+        if cost.parity and cost.parity.fault:
+            found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
+        if cost.disturbances:
+            found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
+    disturbed = [f"{name} {cost.backend} {cost.precision}" for name, cost in costs if cost.foreign_load > DISTURBED]
     if disturbed:
         found.append(f"Other processes used over 10 % of this machine while it measured: {', '.join(disturbed)}.")
     return found

@@ -12,7 +12,19 @@ from pathlib import Path
 
 from bitnet_bench.records import Environment
 
-PACKAGES = ("bitnet-bench", "torch", "transformers", "tokenizers", "datasets", "lm-eval", "sacrebleu", "rouge-score")
+PACKAGES = (
+    "bitnet-bench",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "lm-eval",
+    "sacrebleu",
+    "rouge-score",
+    "llama-cpp-python",
+)
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+"""Those that decide how fast ternary, bfloat16 and float products are."""
 
 
 def environment() -> Environment:
@@ -38,11 +50,24 @@ def _version(package: str) -> str | None:
         return None
 
 
+def processor(cpuinfo: str) -> str | None:
+    """Return name and vector instructions of the first processor in the text of /proc/cpuinfo; None if it has no name.
+
+    One name is sold with and without AVX-512, and a number from one says nothing about the other.
+    """
+    fields = (line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
+    first: dict[str, str] = {}
+    for key, value in fields:
+        first.setdefault(key.strip(), value.strip())
+    name = first.get("model name")
+    flags = (first.get("flags") or first.get("Features") or "").split()
+    has = [flag for flag in INSTRUCTIONS if flag in flags]
+    return name and (f"{name} ({' '.join(has)})" if has else name)
+
+
 def _cpu() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        found = processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        found = None
+    return found or platform.processor() or platform.machine()

@@ -1,159 +1,40 @@
-"""Ternary QAT and FP16 training on transformers' Trainer, resumable to the bit."""
+"""Steps on transformers' Trainer: the objective of a job is the model's forward."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import PreTrainedModel, set_seed
-from transformers.utils import logging as transformers_logging
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import TrainingArguments
 
-from bitnet_bench.backends.hf.trainer import BenchTrainer, Plan, make_trainer, processes
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
-from bitnet_bench.environment import environment
-from bitnet_bench.errors import BenchError
-from bitnet_bench.files import disk_errors, write_whole
-from bitnet_bench.ports import Ingredients, Progress
-from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.config import read_config
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
-from bitnet_bench.ternary.saving import refuse_unpackable, save
-from bitnet_bench.training.folder import STATE, claim, last_complete
-from bitnet_bench.training.lora import add_adapters, merge_adapters
-from bitnet_bench.training.loss import response_logprobs
-from bitnet_bench.training.objectives import (
-    Distillation,
-    Objective,
-    Preference,
-    install,
-    refuse_other_vocabulary,
-    supervised,
-)
+from bitnet_bench.backends.trainer import BenchTrainer, Start, validation_objective
+from bitnet_bench.data.collating import Item
+from bitnet_bench.training.objectives import Distillation, Objective, Outcome, Preference, install, supervised
 
 
-def finetune(job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
-    """Run *job*; see `bitnet_bench.ports.TrainingBackend.finetune`."""
-    out = Path(job.out)
-    tokenizer = load_tokenizer(given.base)
-    encoded, held_out = encode_rows(job, given, tokenizer)
-    set_seed(job.seed)
-    model = starting_model(job, given.base)
-    resumed = _claim(job, given, encoded, held_out)
-    teacher = _teacher(job, given, tokenizer)
-    collator = Collator(_pad_id(tokenizer))
-    items, validation = (_items(job, model, one, collator) for one in (encoded, held_out))
-    install(model, _objective(job, model, teacher, resumed is not None))
-    trainer = make_trainer(job, model, Plan(items, validation, collator), out, progress)
-    transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
-    started = time.monotonic()
-    with disk_errors(out):
-        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-        seconds = time.monotonic() - started
-        if not trainer.is_world_process_zero():
-            return _wait_for_record(trainer, out)
-        _save_result(job, model, tokenizer, given.base.dtype)
-    record = _record(job, given, encoded, held_out, trainer, seconds, resumed)
-    write_whole(out / "finetune.json", record.model_dump_json(indent=1))
-    shutil.rmtree(out / STATE, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    return record
+def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
+    """Make the trainer of *start*, whose model returns an `Outcome` from now on."""
+    install(start.model, _objective(start), validation_objective(start.job))
+    return HFTrainer(
+        model=start.model,
+        args=TrainingArguments(**arguments),
+        train_dataset=_Ordered(start.plan.items, order),
+        data_collator=start.plan.collator,
+        start=start,
+    )
 
 
-def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[Encoded, Encoded]:
-    """Return the training and the validation rows as tokens; the latter may be none."""
-    length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
-
-    def encoded(rows: Sequence[Any]) -> Encoded:
-        if job.method == "dpo":
-            return encode_pairs(rows, tokenizer, job.template, length)
-        return encode(rows, tokenizer, job.template, length, pretrain=job.method == "pretrain")
-
-    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, 0, 0)
-
-
-def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
-    """Return the model as it is before the first step: float32 masters, ternary layers, frozen parts, adapters."""
-    model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
-    if job.subln:
-        from bitnet_bench.ternary.linear import make_trainable_ternary
-        from bitnet_bench.ternary.subln import with_subln
-
-        model = with_subln(model)
-        if job.precision == "ternary":
-            make_trainable_ternary(model)
-    if job.precision == "ternary":
-        refuse_unpackable(model)
-    _freeze(model, job)
-    if job.lora_rank:
-        add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)
-    return model
-
-
-def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
-    """Stop gradients of what the job names; a tied head is its embedding."""
-    parts: list[nn.Module] = []
-    if "embeddings" in job.freeze:
-        parts.append(model.get_input_embeddings())
-    if "head" in job.freeze:
-        parts.append(model.get_output_embeddings())
-    if "norms" in job.freeze:
-        parts += [module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2].lower()]
-    for part in parts:
-        part.requires_grad_(False)
-
-
-def _claim(job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded) -> Path | None:
-    """Take the run folder and return the step to go on from; the first process does it for all."""
-    settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
-    settings |= {"validation rows": held_out.sha256, "teacher weights": given.teacher and given.teacher.sha256}
-    with _first_process_first():
-        if _rank() == 0:
-            claim(Path(job.out), settings)
-        return last_complete(Path(job.out) / STATE)
-
-
-def _first_process_first() -> Any:
-    if processes() == 1:
-        return nullcontext()
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise BenchError(
-            "FSDP is not supported: its mixed precision would round masters before they are quantized.",
-            "Use torchrun or accelerate launch without FSDP (DistributedDataParallel).",
-        )
-    from accelerate import PartialState
-
-    cpu = not torch.cuda.is_available()
-    return PartialState(cpu=cpu, **({"backend": "gloo"} if cpu else {})).main_process_first()
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrainedModel | None:
-    if given.teacher is None:
-        return None
-    refuse_other_vocabulary(tokenizer, load_tokenizer(given.teacher))
-    return load_model(given.teacher, "run", "bf16" if job.compute == "bf16" else "fp32")
-
-
-def _objective(job: FinetuneJob, model: nn.Module, teacher: nn.Module | None, goes_on: bool) -> Objective:
+def _objective(start: Start) -> Objective:
+    job = start.job
     if job.method == "dpo":
-        return Preference(job.beta, checked=goes_on)
-    if teacher is None:
+        return Preference(job.beta, checked=start.goes_on)
+    if start.teacher is None:
         return supervised
     return Distillation(
-        teacher,
-        model,
+        start.teacher,
+        start.model,
         weight=job.distill_weight,
         temperature=job.temperature,
         relation_weight=job.relation_weight,
@@ -162,89 +43,52 @@ def _objective(job: FinetuneJob, model: nn.Module, teacher: nn.Module | None, go
     )
 
 
-def _items(job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, collator: Collator) -> list[Item]:
-    if job.method != "dpo":
-        return [Item((example,)) for example in encoded.examples]
-    return _pairs(job, model, encoded.examples, collator)
+class _Ordered(Dataset[Item]):
+    """The items in the order in which they are trained on, repeated over epochs."""
+
+    def __init__(self, items: Sequence[Item], order: Sequence[int]) -> None:
+        self._items, self._order = items, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, i: int) -> Item:
+        return self._items[self._order[i]]
 
 
-def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: Collator) -> list[Item]:
-    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
+class HFTrainer(BenchTrainer):
+    """Trainer whose model returns an `Outcome`."""
 
-    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
-    reference = [0.0] * len(examples)
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
-        for start in range(0, len(by_length), 2 * job.batch_size):
-            some = by_length[start : start + 2 * job.batch_size]
-            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
-            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
-                reference[i] = logprob
-    return [Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]
+    loss_is_scaled_for_ga = True  # our loss divides by the tokens of the whole accumulated batch
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # so that the tokens of a step are counted over all processes
 
-def _pad_id(tokenizer: Any) -> int:
-    """Any id will do: padded positions are masked from attention and from the loss."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
+        outcome = model(**inputs)
+        total: Tensor = outcome["loss"]
+        self.keep(total.item(), outcome["count"], inputs, outcome["figures"])
+        scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
+        return scaled
 
+    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        """Return what the model's forward gives: a sharded model has its weights nowhere else."""
+        found: Outcome = self.model(**inputs)
+        return found
 
-def _save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
-    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
-    out = Path(job.out)
-    if job.lora_rank:
-        merge_adapters(model)
-    tokenizer.save_pretrained(out)
-    if job.keep_masters and job.precision == "ternary":
-        tokenizer.save_pretrained(out / "masters")
-        save(model, out / "masters", "masters", dtype)
-    if job.precision == "ternary":
-        save(model, out, "autobitlinear", dtype)
-    else:
-        save(model, out, "float", "float16")
-
-
-def _wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
-    """Return what the first process wrote."""
-    trainer.accelerator.wait_for_everyone()
-    return FinetuneRecord.model_validate_json((out / "finetune.json").read_text(encoding="utf-8"))
-
-
-def _record(
-    job: FinetuneJob,
-    given: Ingredients,
-    encoded: Encoded,
-    held_out: Encoded,
-    trainer: BenchTrainer,
-    seconds: float,
-    resumed: Path | None,
-) -> FinetuneRecord:
-    history = tuple(trainer.points("loss"))
-    tail = [point["loss"] for point in history[-max(1, len(history) // 10) :]]
-    return FinetuneRecord(
-        job=job,
-        backend="hf",
-        base=given.base,
-        result=inspect(Path(job.out)),
-        rows=encoded.rows,
-        dropped_rows=encoded.dropped,
-        truncated_rows=encoded.truncated,
-        overlapping_rows=given.overlapping,
-        data_sha256=encoded.sha256,
-        steps=trainer.state.global_step,
-        train_loss=sum(tail) / len(tail),
-        history=history,
-        validation=tuple(
-            {name.removeprefix("validation_"): value for name, value in point.items()}
-            for point in trainer.points("validation_loss")
-        ),
-        validation_rows=held_out.rows,
-        warnings=tuple(trainer.warnings),
-        train_seconds=seconds,
-        resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
-        environment=environment(),
-    )
+    def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
+        """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""
+        processes = self.accelerator.num_processes  # gradients are averaged over them
+        if self.job.loss_reduction == "sum":
+            return processes
+        if self.job.method == "dpo":  # a pair is one however long it is, and all batches have as many
+            return 1 / (count * self.args.gradient_accumulation_steps)
+        return processes / (count if step_tokens is None else step_tokens)

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from bitnet_bench import __version__
-from bitnet_bench.cli import cache, data
+from bitnet_bench.cli import cache, data, rating
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
-from bitnet_bench.cli.measuring import backends, doctor, measure
+from bitnet_bench.cli.measuring import backends, doctor, measure, plan
+from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
 
@@ -26,9 +27,11 @@ app = typer.Typer(
 )
 COMMANDS = (
     quickstart,
+    run,
     finetune,
     evaluate,
     measure,
+    plan,
     inspect,
     convert,
     init,
@@ -48,6 +51,7 @@ app.command(
 )(lm_eval)
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
+app.add_typer(rating.app, name="rate")
 
 INTERRUPTED = 130
 """The exit status that typer gives Ctrl-C: 128 + SIGINT."""

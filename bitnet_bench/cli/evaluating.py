@@ -8,14 +8,25 @@ from typing import Annotated
 
 import typer
 
-from bitnet_bench.cli.options import Backend, DataDir, Json, Limit, Precision, build_job
+from bitnet_bench.cli.options import (
+    Backend,
+    BitnetCpp,
+    DataDir,
+    DespiteParity,
+    Gguf,
+    Json,
+    Limit,
+    Precision,
+    build_job,
+)
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
 
 
 def evaluate(
     suite: Annotated[
-        list[str], typer.Option(help="A suite, or several with commas; `bitnet-bench suites` lists them.")
+        list[str],
+        typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
     ],
     model: Annotated[
         list[str], typer.Option(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`. Repeatable.")
@@ -44,6 +55,9 @@ def evaluate(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep answers and use those that are kept: `bitnet-bench cache`.")
     ] = True,
+    gguf: Gguf = None,
+    bitnetcpp_dir: BitnetCpp = None,
+    despite_parity: DespiteParity = False,
     as_json: Json = False,
 ) -> None:
     """Score models on suites of Korean tasks.
@@ -57,12 +71,13 @@ def evaluate(
     from bitnet_bench.records import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
-    folders = _run_folders(model, out, "-".join(suites_named))
+    folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
     job = build_job(
         EvaluateJob,
         backend=backend, precision=precision.value if precision else None,
         data_dir=str(data_dir) if data_dir else None, rows=_own_rows(rows or []), prompts=prompts, shots=shots,
-        seed=seed, chat_template=chat_template, limit=limit, cache=cache,
+        seed=seed, chat_template=chat_template, limit=limit, cache=cache, gguf=str(gguf) if gguf else None,
+        bitnetcpp_dir=str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity=despite_parity,
     )  # fmt: skip
     chosen = api.select_tasks(suites_named, task or [], api.data_directory(data_dir))
     records = api.evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)

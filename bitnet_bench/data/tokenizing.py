@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.templates import Rendered, choose, render
@@ -32,10 +32,15 @@ class Encoded:
     examples: list[Example]
     """Of preference pairs: the chosen and the rejected sequence of each, one after the other."""
     rows: int
-    dropped: int
-    """Rows whose response was cut off entirely by max_length."""
+    lost: tuple[int, ...]
+    """Indices of the rows whose response was cut off entirely by max_length."""
     truncated: int
     """Rows that lost some tokens and were kept."""
+
+    @property
+    def dropped(self) -> int:
+        """Return how many rows are not among the examples."""
+        return len(self.lost)
 
     @property
     def sha256(self) -> str:
@@ -46,19 +51,43 @@ class Encoded:
         return digest.hexdigest()
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool) -> Encoded:
+Learned = Literal["everything", "responses", "last response"]
+"""Which tokens of a row carry the loss."""
+
+
+class Tokenize(Protocol):
+    """Makes sequences of rows: one for each, whole."""
+
+    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[Example]:
+        """Return a sequence for each of *rows*."""
+
+
+def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[Example]:
+    """Return the tokens of each of *rows*, however many they are."""
+    chat = bool(tokenizer.chat_template)
+    rendered = [render(row, choose(template, row, chat), tokenizer) for row in rows]
+    if learned == "everything":
+        ids = _token_ids([r.text for r in rendered], [r.has_special_tokens for r in rendered], tokenizer)
+        return [Example(each, each) for each in ids]
+    if learned == "last response":
+        rendered = [Rendered(r.text, r.responses[-1:], r.has_special_tokens) for r in rendered]
+    return list(_masked(rendered, tokenizer))
+
+
+def encode(
+    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool, tokenize: Tokenize = tokenize
+) -> Encoded:
     """Tokenize *rows*: one sequence a row for SFT; for pretraining, documents joined and cut into max_length pieces."""
     if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
         raise BenchError("These rows are running text, with no prompt and response.", "Use --method pretrain for them.")
-    chat = bool(tokenizer.chat_template)
-    rendered = [render(row, choose(template, row, chat), tokenizer) for row in rows]
+    whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
-        whole = _token_ids([r.text for r in rendered], [r.has_special_tokens for r in rendered], tokenizer)
-        return Encoded(list(_pieces(whole, max_length)), len(rows), 0, 0)
-    kept, truncated = [], 0
-    for example in _masked(rendered, tokenizer):
+        return Encoded(list(_pieces([example.input_ids for example in whole], max_length)), len(rows), (), 0)
+    kept, lost, truncated = [], [], 0
+    for i, example in enumerate(whole):
         short = Example(example.input_ids[:max_length], example.labels[:max_length])
         if all(label == IGNORED for label in short.labels[1:]):
+            lost.append(i)
             continue
         truncated += len(example.input_ids) > max_length
         kept.append(short)
@@ -67,10 +96,12 @@ def encode(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, 
             f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
             "Raise --max-length, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), len(rows) - len(kept), truncated)
+    return Encoded(kept, len(rows), tuple(lost), truncated)
 
 
-def encode_pairs(rows: Sequence[Row], tokenizer: Any, template: str, max_length: int) -> Encoded:
+def encode_pairs(
+    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, tokenize: Tokenize = tokenize
+) -> Encoded:
     """Tokenize preference pairs (DPO): two sequences a row, the loss on their last response only.
 
     A pair is dropped when *max_length* leaves no token of one of its answers, or none in which they differ.
@@ -82,15 +113,13 @@ def encode_pairs(rows: Sequence[Row], tokenizer: Any, template: str, max_length:
             'Rows look like {"prompt", "chosen", "rejected"}.',
         )
     sides = [side for row in rows for side in (row, row.with_rejected())]
-    chat = bool(tokenizer.chat_template)
-    rendered = [render(side, choose(template, side, chat), tokenizer) for side in sides]
-    last = [Rendered(r.text, r.responses[-1:], r.has_special_tokens) for r in rendered]
-    whole = list(_masked(last, tokenizer))
+    whole = tokenize(sides, tokenizer, template, "last response")
     short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
-    kept, truncated = [], 0
+    kept, lost, truncated = [], [], 0
     for i in range(0, len(short), 2):
         pair = short[i : i + 2]
         if pair[0] == pair[1] or any(all(label == IGNORED for label in side.labels[1:]) for side in pair):
+            lost.append(i // 2)
             continue
         truncated += any(len(side.input_ids) > max_length for side in whole[i : i + 2])
         kept += pair
@@ -99,7 +128,7 @@ def encode_pairs(rows: Sequence[Row], tokenizer: Any, template: str, max_length:
             f"None of the {len(rows)} pairs differs within {max_length} tokens.",
             "Raise --max-length, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), len(rows) - len(kept) // 2, truncated)
+    return Encoded(kept, len(rows), tuple(lost), truncated)
 
 
 def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:

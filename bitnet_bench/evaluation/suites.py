@@ -13,6 +13,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.records import Value
 
 DEFAULT_PROMPTS = "default"
+SUITE = "suite.yaml"
 
 
 class Task(Value):
@@ -86,19 +87,26 @@ class Suite(Value):
 def find_suites(folders: list[Path]) -> dict[str, Suite]:
     """Return the suites below *folders* by name; BenchError names a suite.yaml that is wrong."""
     suites: dict[str, Suite] = {}
-    for file in sorted(file for folder in folders for file in folder.glob("*/suite.yaml")):
-        try:
-            suite = Suite(folder=file.parent, **yaml.safe_load(file.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError, TypeError) as error:
-            raise BenchError(f"{file} is not a valid suite.", str(error)) from error
+    for file in sorted(file for folder in folders for file in folder.glob(f"*/{SUITE}")):
+        suite = read_suite(file)
         if suite.name in suites:
             raise BenchError(f"Two suites are called {suite.name}.", f"{file} and {suites[suite.name].folder}.")
         suites[suite.name] = suite
     return suites
 
 
+def read_suite(file: Path) -> Suite:
+    """Return the suite of a suite.yaml; BenchError says what is wrong with it."""
+    try:
+        return Suite(folder=file.parent.resolve(), **yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        raise BenchError(f"{file} is not a valid suite.", str(error)) from error
+
+
 def choose(suites: dict[str, Suite], name: str) -> Suite:
-    """Return the suite called *name*; UsageError names the nearest."""
+    """Return the suite called *name*, or in the folder *name*; UsageError names the nearest."""
+    if name not in suites and (Path(name) / SUITE).is_file():
+        return read_suite(Path(name) / SUITE)
     if name not in suites:
         raise UsageError(f"There is no suite {name!r}.", nearest(name, list(suites)))
     return suites[name]

@@ -17,7 +17,7 @@ from bitnet_bench.data.tokenizing import IGNORED
 from bitnet_bench.errors import BenchError
 from bitnet_bench.training.distillation import Relations, logits_divergence, refuse_layer, relation_divergence
 from bitnet_bench.training.loss import labelled_states, response_logprobs, response_loss
-from bitnet_bench.training.preference import LN2, dpo_loss, reference_is_the_policy
+from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
 
 Outcome = dict[str, Any]
 """loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name."""
@@ -30,11 +30,11 @@ class Objective(Protocol):
         """Return what the batch gives."""
 
 
-def install(model: nn.Module, objective: Objective) -> None:
-    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*."""
+def install(model: nn.Module, objective: Objective, validation: Objective) -> None:
+    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*, in eval of *validation*."""
 
     def forward(self: nn.Module, **batch: Tensor) -> Outcome:
-        return objective(self, batch)
+        return (objective if self.training else validation)(self, batch)
 
     model.forward = MethodType(forward, model)
 
@@ -56,13 +56,9 @@ class Preference:
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
         """Return DPO's loss with margins and accuracy; BenchError if the first is not ln 2."""
         loss, found = dpo_loss(response_logprobs(model, batch), batch["reference"], self.beta)
-        first = loss.item() / found.pairs
-        if not self.checked and not reference_is_the_policy(first):
-            raise BenchError(
-                f"DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the model that trains.",
-                "This is an error of bitnet-bench, or the model is not the same twice (dropout); please report it.",
-            )
-        self.checked = True
+        if not self.checked:
+            refuse_other_reference(loss.item() / found.pairs)
+            self.checked = True
         figures = {"margin": found.margin * found.pairs, "accuracy": found.accuracy * found.pairs}
         return {"loss": loss, "count": found.pairs, "figures": figures}
 

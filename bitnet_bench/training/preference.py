@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bitnet_bench.errors import BenchError
+
 LN2 = math.log(2)
 """The loss of a policy that is its reference, as before the first step."""
 LN2_TOLERANCE = 0.02
@@ -37,6 +39,10 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Pr
     return -nn.functional.logsigmoid(margins).sum(), Preferences(len(margins), margin, accuracy)
 
 
-def reference_is_the_policy(first_loss: float) -> bool:
-    """Return whether *first_loss* (nats a pair, before any step) is that of a policy equal to its reference."""
-    return abs(first_loss - LN2) <= LN2_TOLERANCE
+def refuse_other_reference(first_loss: float) -> None:
+    """BenchError unless *first_loss* (nats a pair, before any step) is that of a policy equal to its reference."""
+    if abs(first_loss - LN2) > LN2_TOLERANCE:
+        raise BenchError(
+            f"DPO's first loss is {first_loss:.4f}, not ln 2 = {LN2:.4f}: the reference is not the model that trains.",
+            "This is an error of bitnet-bench, or the model is not the same twice (dropout); please report it.",
+        )

@@ -16,6 +16,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
+from bitnet_bench.training.compute import fast_compute
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
@@ -141,7 +142,8 @@ def test_a_summed_loss_has_larger_gradients_and_logs_the_same_loss(rows: Path, t
         for name in ("mean", "sum")
     ]
     assert first[1]["loss"] == pytest.approx(first[0]["loss"])
-    assert first[1]["grad_norm"] > 20 * first[0]["grad_norm"]
+    tokens = 20  # the four rows of the step have five response tokens each
+    assert first[1]["grad_norm"] == pytest.approx(tokens * first[0]["grad_norm"], rel=1e-2)
 
 
 def test_checkpointed_activations_give_the_same_weights(rows: Path, tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
-    from bitnet_bench.backends.hf import trainer
+    from bitnet_bench.backends import trainer
 
     for rank in (None, 2):
         options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}
@@ -234,3 +236,21 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
             api.finetune(job(rows, tmp_path / f"anew{rank}", **options))
         first, second = ((tmp_path / f"{n}{rank}/model.safetensors").read_bytes() for n in ("kept", "anew"))
         assert first == second
+
+
+@pytest.mark.parametrize(("instructions", "dtype"), [(["avx2"], "fp32"), (["avx512_bf16"], "bf16"), ([], "fp32")])
+def test_products_are_in_what_the_processor_is_fast_at(
+    instructions: list[str], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated bfloat16 products are 90 times slower than float32 ones."""
+    names = ("avx2", "avx512_bf16", "amx_bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: name in instructions for name in names})
+    assert fast_compute() == dtype
+
+
+def test_the_record_names_the_dtype_that_was_chosen(rows: Path, tmp_path: Path) -> None:
+    """`auto` on another machine may be something else, and then the run does not go on."""
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=1))
+    assert record.job.compute == fast_compute()
+    assert api.finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record

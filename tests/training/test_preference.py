@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bitnet_bench import api
-from bitnet_bench.backends.hf import training
+from bitnet_bench.backends import finetuning
 from bitnet_bench.data.rows import Row, Turn, parse_row
 from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
 from bitnet_bench.errors import BenchError
@@ -21,7 +21,7 @@ from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.training.loss import response_logprobs
-from bitnet_bench.training.preference import dpo_loss, reference_is_the_policy
+from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
 
 PAIRS = [
     {"prompt": f"{i}번 손님은 오셨나요?", "chosen": f"네, {i}번 손님은 오셨습니다.", "rejected": f"응, {i}번은 왔어."}
@@ -60,8 +60,9 @@ def test_the_loss_is_equation_seven() -> None:
 
 def test_ln_2_tells_a_reference_that_is_the_policy() -> None:
     """A reference without its quantizer gave 0.638 in another library."""
-    assert reference_is_the_policy(math.log(2))
-    assert not reference_is_the_policy(0.638)
+    refuse_other_reference(math.log(2))
+    with pytest.raises(BenchError, match=r"first loss is 0\.6380, not ln 2"):
+        refuse_other_reference(0.638)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_reference_without_its_quantizer_is_found(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference of plain linear layers, as after a reload without the swap, stops the run at its first step."""
-    real = training._pairs
+    real = finetuning._pairs
 
     def plain(job: Any, model: Any, *rest: Any) -> Any:
         from bitnet_bench.ternary.linear import BitLinear
@@ -180,6 +181,6 @@ def test_a_reference_without_its_quantizer_is_found(
             layer.__class__ = BitLinear
         return items
 
-    monkeypatch.setattr(training, "_pairs", plain)
+    monkeypatch.setattr(finetuning, "_pairs", plain)
     with pytest.raises(BenchError, match=r"first loss is .*, not ln 2"):
         api.finetune(dpo(pairs, tmp_path / "out", beta=1.0))

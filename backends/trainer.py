@@ -1,4 +1,4 @@
-"""transformers' Trainer with our objectives, order, schedules, validation and monitor."""
+"""What every trainer here adds to transformers' Trainer: order of the data, schedules, validation, monitor and log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
+from bitnet_bench.backends.sharding import load_shards, save_shards, shard
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.packing import pack, refuse_unknown
 from bitnet_bench.errors import BenchError, DivergedError
@@ -26,26 +26,16 @@ from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
 from bitnet_bench.training.folder import COMPLETE, STATE
 from bitnet_bench.training.monitor import TernaryMonitor
-from bitnet_bench.training.objectives import Preference, explodes, supervised
+from bitnet_bench.training.objectives import Objective, Outcome, Preference, explodes, supervised
 from bitnet_bench.training.order import batch_order, total_steps
 from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
+SCHEDULER = "scheduler.pt"
+SCHEDULERS = {"constant": "constant_with_warmup", "two-stage": "linear"}
+"""What transformers calls a schedule where it has another name; two stages are made from the linear one."""
 _log = logging.getLogger(__name__)
-
-
-class _Ordered(Dataset[Item]):
-    """The items in the order in which they are trained on, repeated over epochs."""
-
-    def __init__(self, items: Sequence[Item], order: Sequence[int]) -> None:
-        self._items, self._order = items, order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, i: int) -> Item:
-        return self._items[self._order[i]]
 
 
 @dataclass(frozen=True)
@@ -57,46 +47,47 @@ class Plan:
     collator: Collator
 
 
-class BenchTrainer(Trainer):
-    """Trainer whose model returns an `Outcome`, with what a ternary trainer must see in its log."""
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step, and what it is to become."""
 
-    def __init__(self, *args: Any, job: FinetuneJob, plan: Plan, progress: Progress, **kwargs: Any) -> None:
+    job: FinetuneJob
+    model: PreTrainedModel
+    tokenizer: Any
+    plan: Plan
+    teacher: PreTrainedModel | None
+    goes_on: bool
+    """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
+    progress: Progress
+
+
+def validation_objective(job: FinetuneJob) -> Objective:
+    """Return what is taken of validation rows: of a distilled student the plain cross-entropy too."""
+    return Preference(job.beta, checked=True) if job.method == "dpo" else supervised
+
+
+class BenchTrainer(Trainer):
+    """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
+
+    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.job, self._plan = job, plan
-        self.model_accepts_loss_kwargs = True  # our loss divides by the tokens of the whole accumulated batch
+        self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
+        if self.job.shard:
+            shard(self.model)
+            self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
         self._seen: Counter[str] = Counter()
         self._since, self._first_loss = time.monotonic(), math.inf
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self, progress))
+        self.add_callback(_Watch(self, start.progress))
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
-        outcome = model(**inputs)
-        total: Tensor = outcome["loss"]
-        value = total.item()
-        if not math.isfinite(value):
-            raise DivergedError(f"The loss became {value} at step {self.state.global_step}.", self._remedy())
+    def keep(self, loss: float, count: int, inputs: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
+        """Keep a micro-batch's sums over *count* for the log; DivergedError if *loss* is no number."""
+        if not math.isfinite(loss):
+            raise DivergedError(f"The loss became {loss} at step {self.state.global_step}.", self._remedy())
         tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum().item()
-        self._seen.update({"loss": value, "count": outcome["count"], "tokens": tokens, **outcome["figures"]})
-        scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
-        return scaled
-
-    def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
-        """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""
-        processes = self.accelerator.num_processes  # gradients are averaged over them
-        if self.job.loss_reduction == "sum":
-            return processes
-        if self.job.method == "dpo":  # a pair is one however long it is, and all batches have as many
-            return 1 / (count * self.args.gradient_accumulation_steps)
-        return processes / (count if step_tokens is None else step_tokens)
+        self._seen.update({"loss": loss, "count": count, "tokens": tokens, **figures})
 
     @staticmethod
     def _remedy() -> str:
@@ -104,8 +95,8 @@ class BenchTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a step's log what an objective and the monitor saw since the last one."""
-        if "loss" not in logs:
-            super().log(logs, start_time)
+        if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
+            Trainer.log(self, logs, start_time)
             return
         figures = self._figures()
         self._refuse_explosion(figures)
@@ -141,23 +132,34 @@ class BenchTrainer(Trainer):
         began = time.monotonic()
         seen: Counter[str] = Counter()
         with self._as_deployed():
-            for batch in self._validation_batches():
+            for batch, counts in self._validation_batches():
                 inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-                measure = Preference(self.job.beta, checked=True) if "reference" in inputs else supervised
-                outcome = measure(self.model, inputs)
-                seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
+                outcome = self.outcome(inputs)
+                if counts:
+                    seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
         names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
         sums = torch.tensor([float(seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
         count, *rest = self.accelerator.reduce(sums, "sum").tolist()
+        due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to
         self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
+        self.control.should_log = due
         self._since += time.monotonic() - began
 
+    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        """Return what a batch of validation rows gives."""
+        return validation_objective(self.job)(self.model, inputs)
+
     def _validation_batches(self) -> Any:
-        """Yield this process's share of the batches, rows of like length together."""
+        """Yield this process's share of the batches, rows of like length together, and whether each counts.
+
+        Processes of a sharded model go through it together: all have as many batches, and a spare one does not count.
+        """
         by_length = sorted(self._plan.validation, key=len)
-        size = self.job.batch_size
-        starts = range(0, len(by_length), size)[self.args.process_index :: self.args.world_size]
-        return (self._plan.collator(by_length[start : start + size]) for start in starts)
+        starts = range(0, len(by_length), self.job.batch_size)
+        for first in range(0, len(starts), self.args.world_size):
+            i = first + self.args.process_index
+            start = starts[min(i, len(starts) - 1)]
+            yield self._plan.collator(by_length[start : start + self.job.batch_size]), i < len(starts)
 
     @contextmanager
     def _as_deployed(self) -> Any:
@@ -203,6 +205,36 @@ class BenchTrainer(Trainer):
         )
         return self.lr_scheduler
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a saved step; those of a sharded model are written with its optimizer."""
+        if not self.job.shard:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.job.shard:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self._plain_optimizer(), Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer without accelerate's wrapper."""
+        wrapper: Any = self.optimizer
+        plain: torch.optim.Optimizer = wrapper.optimizer
+        return plain
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.job.shard:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.job.shard:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self._plain_optimizer(), Path(checkpoint))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+
 
 class _Watch(TrainerCallback):
     """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
@@ -241,11 +273,17 @@ class _Watch(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path, progress: Progress) -> BenchTrainer:
-    """Return what trains *model* on *plan* in *out*."""
+Build = Callable[[Start, Mapping[str, Any], Sequence[int]], BenchTrainer]
+"""Makes a trainer of a start, the values of its TrainingArguments, and the order of the items."""
+
+
+def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
+    """Return what trains in *out*."""
+    job, plan = start.job, start.plan
     if job.packing:
-        refuse_unknown(model.config.model_type)
-        plan = replace(plan, items=_packed(plan.items, job.max_length))
+        refuse_unknown(start.model.config.model_type)
+        items, validation = (_packed(some, job.max_length) for some in (plan.items, plan.validation))
+        plan = replace(plan, items=items, validation=validation)
     steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(
@@ -253,17 +291,9 @@ def make_trainer(job: FinetuneJob, model: PreTrainedModel, plan: Plan, out: Path
             "Shorten it: the end of the run must be wholly ternary.",
         )
     order = batch_order([len(item) for item in plan.items], job.batch_size, steps * job.gradient_accumulation, job.seed)
-    trainer = BenchTrainer(
-        model=model,
-        args=_arguments(job, steps, out / STATE),
-        train_dataset=_Ordered(plan.items, order),
-        data_collator=plan.collator,
-        job=job,
-        plan=plan,
-        progress=progress,
-    )
+    trainer = build(replace(start, plan=plan), _arguments(job, steps, out / STATE), order)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
-        keep_codes(model)
+        keep_codes(start.model)
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer
@@ -281,38 +311,39 @@ def _tensorboard(folder: Path) -> TrainerCallback:
     return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
-def _arguments(job: FinetuneJob, steps: int, state: Path) -> TrainingArguments:
+def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
+    """Return the values of TrainingArguments."""
     batch, accumulation = _share(job)
     cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(state),
-        max_steps=steps,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type={"constant": "constant_with_warmup", "two-stage": "linear"}.get(job.schedule, job.schedule),
-        warmup_steps=math.ceil(job.warmup_ratio * steps),
-        weight_decay=job.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        bf16=job.compute == "bf16",
-        use_cpu=cpu,
-        ddp_backend="gloo" if cpu and processes() > 1 else None,
-        ddp_find_unused_parameters=False,
-        train_sampling_strategy="sequential",
-        seed=job.seed,
-        neftune_noise_alpha=job.neftune_alpha,
-        activation_checkpointing=job.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if job.gradient_checkpointing else None,
-        logging_steps=max(1, steps // LOG_POINTS),
-        logging_nan_inf_filter=False,
-        save_steps=job.save_every,
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to=_reporters(job),
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
+    return {
+        "output_dir": str(state),
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": SCHEDULERS.get(job.schedule, job.schedule),
+        "warmup_steps": math.ceil(job.warmup_ratio * steps),
+        "weight_decay": job.weight_decay,
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "bf16": job.compute == "bf16",
+        "use_cpu": cpu,
+        "ddp_backend": "gloo" if cpu and processes() > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "train_sampling_strategy": "sequential",
+        "seed": job.seed,
+        "neftune_noise_alpha": job.neftune_alpha,
+        "activation_checkpointing": job.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if job.gradient_checkpointing else None,
+        "logging_steps": max(1, steps // LOG_POINTS),
+        "logging_nan_inf_filter": False,
+        "save_steps": job.save_every,
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": _reporters(job),
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
 
 
 def processes() -> int:

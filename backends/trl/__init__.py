@@ -1,0 +1,26 @@
+"""The `trl` backend: SFTTrainer and DPOTrainer take the steps of the same jobs."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from bitnet_bench.ports import Ingredients, Progress
+from bitnet_bench.records import FinetuneJob, FinetuneRecord
+
+
+class TRLBackend:
+    """Trains causal LMs through trl."""
+
+    summary = "trl's SFTTrainer and DPOTrainer: trains (ternary QAT, FP16) with the rows and the loss of hf"
+
+    def __init__(self) -> None:
+        if find_spec("trl") is None:
+            raise ImportError("trl is not installed", name="trl")
+
+    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+        """Fine-tune, pre-train or align with trl; resumes what was killed. BenchError for what trl cannot do."""
+        from bitnet_bench.backends.finetuning import finetune
+        from bitnet_bench.backends.trl.training import build, refuse_untaught
+
+        refuse_untaught(job)
+        return finetune(job, given, progress, "trl", build)

@@ -1,0 +1,161 @@
+"""Steps on trl's trainers, which compute the loss: on our tokens, in our order, with our reference."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from bitnet_bench.backends.trainer import BenchTrainer, Start
+from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import FinetuneJob
+from bitnet_bench.training.preference import refuse_other_reference
+
+Row = dict[str, Any]
+"""An `Item` as a row of a table."""
+
+
+def refuse_untaught(job: FinetuneJob) -> None:
+    """BenchError for what trl's trainers cannot do."""
+    if job.method == "distill":
+        raise BenchError(
+            "The backend 'trl' does not distill: trl's trainers know neither BitDistill's loss nor its relations.",
+            "Use --backend hf for --method distill.",
+        )
+
+
+def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
+    """Make the trainer of *start*."""
+    if start.job.shard:
+        raise BenchError(
+            "The backend 'trl' does not --shard: its forward reads the head of a model that is not gathered.",
+            "Use --backend hf, or leave --shard out: every process has a copy then.",
+        )
+    dpo = start.job.method == "dpo"
+    # trl checkpoints activations unless it is told not to, and quietly turns bfloat16 on where nothing is said
+    values = {**arguments, "gradient_checkpointing": False, "max_length": None}
+    rows = Dataset.from_list([_row(item) for item in start.plan.items]).select(order)
+    common = {
+        "model": start.model,
+        "train_dataset": rows,
+        "processing_class": copy.deepcopy(start.tokenizer),  # trl gives it a padding token; ours is saved as it was
+        "start": start,
+    }
+    if dpo:
+        args = DPOConfig(**values, beta=start.job.beta, precompute_ref_log_probs=True)
+        return PreferenceTrainer(args=args, data_collator=_Pairs(start.plan.collator), **common)
+    args = SFTConfig(**values, dataset_kwargs={"skip_prepare_dataset": True})
+    return SupervisedTrainer(args=args, data_collator=_Sequences(start.plan.collator), **common)
+
+
+def _row(item: Item) -> Row:
+    return {
+        "examples": [{"input_ids": e.input_ids, "labels": e.labels, "parts": e.parts} for e in item.examples],
+        "reference": item.reference,
+    }
+
+
+def _examples(rows: Sequence[Row]) -> list[Example]:
+    """Return the sequences of *rows*, the two of a pair one after the other."""
+    return [Example(e["input_ids"], e["labels"], tuple(e["parts"])) for row in rows for e in row["examples"]]
+
+
+class _Sequences:
+    """Makes the batch that SFTTrainer expects."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Return our batch; trl counts tokens by a mask, which packed sequences must not have."""
+        batch = self._collator.padded(_examples(rows))
+        return batch if "position_ids" in batch else _with_mask(batch)
+
+
+class _Pairs(_Sequences):
+    """Makes the batch that DPOTrainer expects: the chosen answers, then the rejected ones."""
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        examples = _examples(rows)
+        batch = _with_mask(self._collator.padded(examples[0::2] + examples[1::2]))
+        batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
+        chosen, rejected = torch.tensor([row["reference"] for row in rows]).unbind(1)
+        return {**batch, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+
+
+def _with_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"attention_mask": torch.ones_like(batch["input_ids"]), **batch}
+
+
+class _TRLTrainer(BenchTrainer):
+    """What both trainers leave out of trl."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: cards are made from records, not from saved steps."""
+
+    def _send_telemetry(self) -> None:
+        """Tell nobody that somebody trains."""
+
+
+class SupervisedTrainer(_TRLTrainer, SFTTrainer):
+    """SFTTrainer of tokens, for fine-tuning and for pre-training."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
+        count = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        step_tokens = count if num_items_in_batch is None else num_items_in_batch
+        mean: Tensor = super().compute_loss(model, inputs, num_items_in_batch=step_tokens)
+        self.keep(float(mean.detach() * step_tokens) / self.accelerator.num_processes, count, inputs, {})
+        return mean * step_tokens if self.job.loss_reduction == "sum" else mean
+
+
+class PreferenceTrainer(_TRLTrainer, DPOTrainer):
+    """DPOTrainer of tokens, whose reference is what the same quantized model said before the first step."""
+
+    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
+        super().__init__(*args, start=start, **kwargs)
+        self._checked = start.goes_on
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Return *dataset*: its rows are tokens already."""
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        """Return *dataset*: its rows have their reference, and trl would load another without its quantizers."""
+        return dataset
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the mean over a micro-batch's pairs, and keep its figures; BenchError if the first is not ln 2."""
+        mean: Tensor = super().compute_loss(model, inputs)
+        pairs = len(inputs["input_ids"]) // 2
+        if not self._checked:
+            refuse_other_reference(mean.item())
+            self._checked = True
+        said = {name: self._metrics["train"][f"rewards/{trl}"][-1] * pairs for name, trl in FIGURES.items()}
+        self.keep(mean.item() * pairs, pairs, inputs, said)
+        if self.job.loss_reduction == "sum":  # the mean over processes and micro-batches is taken after this
+            mean = mean * (pairs * self.accelerator.num_processes * self.args.gradient_accumulation_steps)
+        return mean
+
+
+FIGURES = {"margin": "margins", "accuracy": "accuracies"}
+"""What trl calls the figures of `bitnet_bench.training.preference.Preferences`."""

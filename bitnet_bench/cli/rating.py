@@ -1,0 +1,58 @@
+"""The commands that let people judge two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet_bench.cli.options import Json
+from bitnet_bench.cli.output import print_json
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Let people judge the answers of two runs blindly.")
+
+
+@app.command("sheet")
+def rate_sheet(
+    run_a: Annotated[Path, typer.Argument(help="A run folder.")],
+    run_b: Annotated[Path, typer.Argument(help="Another one, scored on the same rows.")],
+    samples: Annotated[int, typer.Option(min=1, help="Answers to judge.")] = 50,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SUITE:TASK", help="Only of this task [default: all whose answers are written].", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the answers, their order and their sides.")] = 0,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("sheet.html"),
+) -> None:
+    """Write a page on which a rater judges the answers of two runs.
+
+    It needs no network. Which run wrote what is in OUT's .key.json, which raters must not see.
+    """
+    from bitnet_bench.rating.sheet import make_sheet
+
+    items, key = make_sheet(run_a, run_b, out, samples=samples, seed=seed, tasks=task or ())
+    print(f"Sheet: {out} ({items} items)\nKey: {key} (keep it; `bitnet-bench rate collect` needs it)")
+
+
+@app.command("collect")
+def rate_collect(
+    files: Annotated[list[Path], typer.Argument(help="The key of a sheet, and the files that its raters saved.")],
+    as_json: Json = False,
+) -> None:
+    """Say what raters said: win rate, means of the scales, and how far raters agree.
+
+    The records of both runs gain it, and so does a report about them.
+    """
+    from bitnet_bench import console
+    from bitnet_bench.rating.collect import collect, keep
+
+    key, judgement = collect(files)
+    folders = keep(key, judgement)
+    if as_json:
+        print_json(judgement.model_dump(mode="json"))
+        return
+    console.show(console.judgement_table(judgement))
+    print("\n".join(f"Kept in: {folder}" for folder in folders))

@@ -1,0 +1,139 @@
+"""What `import bitnet_bench as bb` offers: open, fine-tune, evaluate, measure, compare and report, a function each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_bench import api, store
+from bitnet_bench.measure.run import Scenario
+from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
+
+Location = str | Path
+
+
+def open_checkpoint(model: Location) -> Checkpoint:
+    """Say what *model* is: a folder, a hub id (downloaded, safetensors only), or the embedded `demo` / `demo-fp16`.
+
+    Nothing is run. BenchError if it is no checkpoint, or a damaged one.
+
+    Example:
+        >>> import bitnet_bench as bb
+        >>> bb.open("demo").format
+        'autobitlinear'
+    """
+    return api.open_checkpoint(str(model))
+
+
+def finetune(job: FinetuneJob, *, backend: str = "hf") -> FinetuneRecord:
+    """Train as *job* says and return what happened; the checkpoint is in `job.out`.
+
+    A finished run of the same settings is not done again, and a killed one goes on from its last saved step. BenchError
+    names the file and the line of a bad row.
+
+    Example:
+        >>> job = bb.FinetuneJob(model="demo", data=("train.jsonl",), out="runs/mine", epochs=3)
+        >>> ternary = bb.finetune(job)
+        >>> fp16 = bb.finetune(bb.twin_of(job))  # the same rows, order and settings, into runs/mine-fp16
+    """
+    return api.finetune(job, backend)
+
+
+def evaluate(
+    model: Location,
+    suites: str | Sequence[str],
+    out: Location,
+    job: EvaluateJob | None = None,
+    *,
+    tasks: Sequence[str] = (),
+) -> RunRecord:
+    """Score *model* on *suites*, or on those of their tasks that are called *tasks*, and return the record.
+
+    A suite is a name (`bitnet-bench suites`), `lm-eval:NAME`, or a folder with a suite.yaml. The record and every
+    example are in the folder *out*; what is scored there already is not scored again. A task that could not be scored
+    stands in the record's `errors`, and does not lose the others.
+
+    Example:
+        >>> run = bb.evaluate("runs/mine", "sample", "runs/scored/mine", bb.EvaluateJob(limit=100))
+        >>> {score.task: score.value for score in run.scores if score.primary}
+    """
+    job = job or EvaluateJob()
+    named = [suites] if isinstance(suites, str) else list(suites)
+    directory = api.data_directory(Path(job.data_dir) if job.data_dir else None)
+    return api.evaluate(str(model), api.select_tasks(named, tasks, directory), Path(out), job)
+
+
+def measure(
+    models: Location | Sequence[Location] | Mapping[Location, Location],
+    scenario: Scenario | None = None,
+    *,
+    precisions: Sequence[Precision] = (),
+    backend: str = "hf",
+) -> list[RunRecord]:
+    """Measure memory, speed and energy of *models*, each in a process of its own, in rounds that alternate.
+
+    Given as a mapping from models to run folders, the record in each folder gains the costs. By default a ternary
+    checkpoint runs as ternary, and a float one both as FP16 and as BF16.
+
+    Example:
+        >>> runs = bb.measure({"runs/mine": "runs/scored/mine", "runs/mine-fp16": "runs/scored/mine-fp16"})
+        >>> runs[0].costs[0].metrics["decode_tokens_per_s"].median
+    """
+    folders: Mapping[Location, Location | None]
+    if isinstance(models, Mapping):
+        folders = dict(models)
+    else:
+        folders = dict.fromkeys([models] if isinstance(models, str | Path) else models)
+    contenders = [
+        contender
+        for model, out in folders.items()
+        for contender in api.contenders([str(model)], precisions, None if out is None else Path(out))
+    ]
+    return api.measure(contenders, scenario or Scenario(), backend=backend)
+
+
+@dataclass(frozen=True)
+class TaskDifference:
+    """What run A scored above run B on a task, in the unit of the task's primary metric."""
+
+    task: str
+    n: int
+    value: float
+    interval: tuple[float, float]
+    """The 95 % interval over examples."""
+    verdict: str
+    """`better`, `worse`, `slightly-better`, `slightly-worse`, `equal` (within the margin), or `undecided`."""
+
+
+def compare(a: Location, b: Location, margin: float = 1.0) -> list[TaskDifference]:
+    """Return by how much run folder *a* beats run folder *b* on each task that both scored on the very same rows.
+
+    *margin*, in points, is how much is as good as equal. The tests and the verdict are those of `bitnet-bench compare`.
+    BenchError says what differs if the runs share no task that can be compared.
+
+    Example:
+        >>> for task in bb.compare("runs/scored/mine", "runs/scored/mine-fp16"):
+        ...     print(task.task, task.value, task.interval, task.verdict)
+    """
+    found = api.compare(Path(a), Path(b), margin).comparison.differences
+    return [TaskDifference(d.task, d.n, d.difference, (d.low, d.high), d.verdict) for d in found]
+
+
+def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
+    """Write one self-contained HTML file about run folders, in the order of its columns, and return its path.
+
+    Example:
+        >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
+    """
+    return api.report([Path(run) for run in runs], Path(out))
+
+
+def twin_of(job: FinetuneJob) -> FinetuneJob:
+    """Return the FP16 twin of a ternary job: the same rows, order and settings, written to `<out>-fp16`."""
+    return api.twin_of(job, None)
+
+
+def load_run(folder: Location) -> RunRecord:
+    """Return the record of a run folder."""
+    return store.load_record(Path(folder))

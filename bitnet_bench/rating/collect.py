@@ -1,0 +1,169 @@
+"""Say what the files of several raters say together; a file that does not belong there is refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from bitnet_bench import store
+from bitnet_bench.errors import BenchError
+from bitnet_bench.rating.records import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
+from bitnet_bench.records import Estimated, HumanJudgement, Unavailable
+from bitnet_bench.statistics import interval, mean_stderr, wilson
+
+PREFERENCE = "preference"
+WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}
+"""What a preference counts for run A: a tie is half a win."""
+
+
+def collect(files: Sequence[Path]) -> tuple[Key, HumanJudgement]:
+    """Return the key among *files* and what the ratings among them say together.
+
+    BenchError names the file that is of another sheet, incomplete, changed by hand, or a rater's second one.
+    """
+    read = [(file, _read(file)) for file in files]
+    keys = [(file, found) for file, found in read if isinstance(found, Key)]
+    ratings = [(file, found) for file, found in read if isinstance(found, Rating)]
+    if not ratings:
+        raise BenchError("None of the files is a rating.", "A rater's page saves one: rating-SHEET-NAME.json.")
+    if len(keys) != 1:
+        there = "None of the files is a key" if not keys else f"{keys[0][0]} and {keys[1][0]} are both keys"
+        raise BenchError(f"{there}.", "Name the one file that `rate sheet` wrote beside the page: SHEET.key.json.")
+    key = keys[0][1]
+    _refuse_foreign(key, ratings)
+    return key, summarize(key, [rating for _, rating in ratings])
+
+
+def _read(file: Path) -> Key | Rating:
+    if not file.is_file():
+        raise BenchError(f"There is no file {file}.", "Name a key, and the files that raters saved.")
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        kind = fields.get("kind") if isinstance(fields, dict) else None
+        if kind not in (KEY, RESULT):
+            raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
+        return Key.model_validate(fields) if kind == KEY else Rating.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BenchError(
+            f"{file} is not complete, or was changed: {where}: {first['msg']}.",
+            "Ask for the file as the page saved it.",
+        ) from error
+    except ValueError as error:
+        raise BenchError(f"{file} is not JSON: {error}.", "Ask for the file as the page saved it.") from error
+
+
+def _refuse_foreign(key: Key, ratings: Sequence[tuple[Path, Rating]]) -> None:
+    """Refuse ratings of another sheet, of not all items, and two of one rater."""
+    seen: dict[str, Path] = {}
+    for file, rating in ratings:
+        if rating.sheet != key.sheet:
+            raise BenchError(
+                f"{file} rates another sheet ({rating.sheet[:8]}, and the key is of {key.sheet[:8]}).", "Leave it out."
+            )
+        items = [judgement.item for judgement in rating.judgements]
+        if sorted(items) != list(range(len(key.left_is_a))):
+            missing = len(set(range(len(key.left_is_a))) - set(items))
+            what = f"{missing} of {len(key.left_is_a)} items are missing" if missing else "an item stands twice"
+            raise BenchError(f"{file} is incomplete: {what}.", "Ask the rater to finish the page and save again.")
+        rater = " ".join(rating.rater.split()).casefold()
+        if rater in seen:
+            raise BenchError(
+                f"{seen[rater]} and {file} are both by {rating.rater}.",
+                "Keep the one that counts; one rater, one file.",
+            )
+        seen[rater] = file
+
+
+def summarize(key: Key, ratings: Sequence[Rating]) -> HumanJudgement:
+    """Return win rate, means of the scales and agreement; items are what is drawn, and each rater sees all of them."""
+    ordered = [sorted(rating.judgements, key=lambda one: one.item) for rating in ratings]
+    preferred = [[_whose(one, key) for one in judged] for judged in ordered]
+    worth = np.array([[WORTH[whose] for whose in row] for row in preferred]).mean(axis=0)
+    counts = [whose for row in preferred for whose in row]
+    low, high = wilson(float(worth.sum()), len(worth))
+    points = {scale: _points(ordered, key, scale) for scale in SCALES}
+    return HumanJudgement(
+        sheet=key.sheet,
+        a=key.a.name,
+        b=key.b.name,
+        a_sha256=key.a.checkpoint_sha256,
+        b_sha256=key.b.checkpoint_sha256,
+        tasks=key.tasks,
+        items=len(key.left_is_a),
+        raters=tuple(rating.rater for rating in ratings),
+        wins_a=counts.count("a"),
+        ties=counts.count("tie"),
+        wins_b=counts.count("b"),
+        win_rate=Estimated(value=100 * float(worth.mean()), interval=(100 * low, 100 * high)),
+        scales={scale: _means(*both) for scale, both in points.items()},
+        alpha={
+            PREFERENCE: _alpha([[list(WORTH).index(whose) for whose in row] for row in preferred], "nominal"),
+            **{scale: _alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()},
+        },
+    )
+
+
+def _whose(one: Judgement, key: Key) -> str:
+    if one.preferred == "tie":
+        return "tie"
+    return "a" if (one.preferred == "left") == key.left_is_a[one.item] else "b"
+
+
+def _points(ordered: Iterable[Sequence[Judgement]], key: Key, scale: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the points of run A and of run B, each [raters, items]."""
+    rows = [[(getattr(one.left, scale), getattr(one.right, scale)) for one in judged] for judged in ordered]
+    both = np.array(rows, dtype=float)
+    left, right = both[..., 0], both[..., 1]
+    is_a = np.array(key.left_is_a)
+    return np.where(is_a, left, right), np.where(is_a, right, left)
+
+
+def _means(a: np.ndarray, b: np.ndarray) -> dict[Literal["a", "b", "difference"], Estimated]:
+    """Return the mean of each run and of their difference, with 95 % intervals over items."""
+    span = HIGHEST - LOWEST
+    return {
+        "a": _mean(a, LOWEST, HIGHEST),
+        "b": _mean(b, LOWEST, HIGHEST),
+        "difference": _mean(a - b, -span, span),
+    }
+
+
+def _mean(values: np.ndarray, least: float, greatest: float) -> Estimated:
+    items = values.mean(axis=0).tolist()
+    mean = float(np.mean(items))
+    return Estimated(value=mean, interval=interval(mean, mean_stderr(items), least, greatest))
+
+
+def _alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
+    """Return Krippendorff's alpha of raters x units, or why there is none."""
+    if len(rows) < 2:
+        return Unavailable(reason="agreement needs two raters or more")
+    if len({value for row in rows for value in row}) < 2:
+        return Unavailable(reason="every rater gave everything the same value, and agreement by chance is certain")
+    import krippendorff
+
+    compute: Callable[..., float] = krippendorff.alpha
+    return Estimated(value=float(compute(reliability_data=rows, level_of_measurement=level)))
+
+
+def keep(key: Key, judgement: HumanJudgement) -> list[Path]:
+    """Add *judgement* to the records of both runs where they still are, for their report; return their folders."""
+    kept = []
+    for run in (key.a, key.b):
+        folder = Path(run.folder)
+        if not (folder / store.RECORD).is_file():
+            continue
+        record = store.load_record(folder)
+        if record.checkpoint.sha256 != run.checkpoint_sha256:
+            continue  # the folder was used for something else since
+        others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)
+        store.save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
+        kept.append(folder)
+    return kept

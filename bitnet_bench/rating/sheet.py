@@ -1,0 +1,116 @@
+"""Choose what a rater sees of two runs, in an order and on sides that say nothing of whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bitnet_bench import store
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import write_whole
+from bitnet_bench.rating.page import render
+from bitnet_bench.rating.records import Key, RatedRun
+from bitnet_bench.records import Example, RunRecord
+
+
+class Item(NamedTuple):
+    """One prompt and both answers, as the page shows them."""
+
+    task: str
+    prompt: str
+    target: str
+    left: str
+    right: str
+
+
+def make_sheet(
+    run_a: Path, run_b: Path, out: Path, *, samples: int = 50, seed: int = 0, tasks: Sequence[str] = ()
+) -> tuple[int, Path]:
+    """Write the page *out* about *samples* answers of both runs, and its key beside it; return (items, the key).
+
+    Answers are drawn by *seed* from tasks whose answers are written, an equal share from each, or from *tasks*
+    (SUITE:TASK). BenchError if the runs answered other questions, or none.
+    """
+    runs = [store.load_record(run) for run in (run_a, run_b)]
+    shared = _shared_tasks(runs, (run_a, run_b), tasks)
+    by_task = {task: _pairs(task, runs, (run_a, run_b)) for task in shared}
+    if not tasks:
+        by_task = {task: pairs for task, pairs in by_task.items() if pairs and pairs[0][0].target_choice is None}
+    if not any(by_task.values()):
+        raise BenchError(
+            f"{run_a} and {run_b} have no written answers in common: their tasks choose among given ones.",
+            "Evaluate both on summarization, translation or qa; or name a task with --task.",
+        )
+    rng = random.Random(seed)
+    drawn = _drawn(by_task, samples, rng)
+    left_is_a = [i % 2 == 0 for i in range(len(drawn))]
+    rng.shuffle(left_is_a)
+    items = [_item(a, b, left) for (a, b), left in zip(drawn, left_is_a, strict=True)]
+    sheet = hashlib.sha256(json.dumps(items, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+    key = Key(
+        sheet=sheet,
+        a=_rated(runs[0], run_a),
+        b=_rated(runs[1], run_b),
+        seed=seed,
+        tasks=tuple(dict.fromkeys(item.task for item in items)),
+        left_is_a=tuple(left_is_a),
+    )
+    beside = out.with_suffix(".key.json")
+    write_whole(beside, key.model_dump_json(indent=1))
+    write_whole(out, render(sheet, items))
+    return len(items), beside
+
+
+def _rated(record: RunRecord, folder: Path) -> RatedRun:
+    return RatedRun(name=record.name, folder=str(folder.resolve()), checkpoint_sha256=record.checkpoint.sha256)
+
+
+def _shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks: Sequence[str]) -> list[str]:
+    """Return the tasks that both runs answered on the same rows."""
+    a, b = runs
+    shared = [task for task, digest in a.data.items() if b.data.get(task) == digest]
+    for task in tasks:
+        if task not in shared:
+            there = ", ".join(shared) or "none"
+            raise BenchError(
+                f"{folders[0]} and {folders[1]} did not both answer {task} on the same rows.", f"They share: {there}."
+            )
+    if not shared:
+        raise BenchError(
+            f"{folders[0]} and {folders[1]} share no task on the same rows.", "Evaluate both on the same suites."
+        )
+    return list(tasks) or shared
+
+
+def _pairs(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> list[tuple[Example, Example]]:
+    """Return both runs' examples of *task*, question by question."""
+    a, b = ({e.doc_id: e for e in store.load_samples(folder, [task])} for folder in folders)
+    pairs = [(a[doc], b[doc]) for doc in a if doc in b]
+    if any(first.prompt != second.prompt for first, second in pairs):
+        raise BenchError(
+            f"{folders[0]} and {folders[1]} were asked {task} in other words.",
+            "Evaluate both with the same --prompts, --shots and --chat-template.",
+        )
+    return pairs
+
+
+def _drawn(
+    by_task: dict[str, list[tuple[Example, Example]]], samples: int, rng: random.Random
+) -> list[tuple[Example, Example]]:
+    """Return *samples* pairs in random order, a like number from each task; all where there are less."""
+    decks = [rng.sample(pairs, len(pairs)) for pairs in by_task.values()]
+    drawn: list[tuple[Example, Example]] = []
+    while len(drawn) < samples and any(decks):
+        drawn += [deck.pop() for deck in decks if deck]
+    drawn = drawn[:samples]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def _item(a: Example, b: Example, left_is_a: bool) -> Item:
+    left, right = (a, b) if left_is_a else (b, a)
+    return Item(a.task, a.prompt, a.target, left.output, right.output)

@@ -1,0 +1,93 @@
+"""Rows that `datasets` maps against rows that are tokenized at once, and its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from bitnet_bench.data import mapping
+from bitnet_bench.data.mapping import fingerprint, tokenize_once
+from bitnet_bench.data.rows import Row, Turn
+from bitnet_bench.data.tokenizing import Learned, encode, encode_pairs, tokenize
+
+ROWS = [
+    Row((Turn("user", f"{i}번 안녕"), Turn("model", "네"), Turn("user", "서울?"), Turn("model", "네 " * (i % 4 + 1))))
+    for i in range(30)
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep tokens of however few rows, in a folder of the test."""
+    monkeypatch.setattr(mapping, "LEAST_ROWS", 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    return tmp_path / "datasets"
+
+
+@pytest.mark.parametrize("learned", ["everything", "responses", "last response"])
+def test_mapped_rows_are_tokenized_once_and_to_the_same_tokens(
+    tokenizer: Any, learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time no row is tokenized."""
+    expected = tokenize(ROWS, tokenizer, "dialogue", learned)
+    assert tokenize_once(ROWS, tokenizer, "dialogue", learned) == expected
+    monkeypatch.setattr(mapping, "tokenize", None)
+    assert tokenize_once(ROWS, tokenizer, "dialogue", learned) == expected
+
+
+def test_the_digest_of_the_data_is_that_of_tokens_without_a_cache(tokenizer: Any) -> None:
+    """Whatever is cut off later: records of earlier runs keep their meaning."""
+    pairs = [Row(row.turns, rejected="아니요") for row in ROWS]
+    for length in (24, 96):
+        for _ in range(2):
+            kept = encode(ROWS, tokenizer, "dialogue", length, False, tokenize_once)
+            assert kept == encode(ROWS, tokenizer, "dialogue", length, False)
+            assert kept.sha256 == encode(ROWS, tokenizer, "dialogue", length, False).sha256
+    assert encode_pairs(pairs, tokenizer, "dialogue", 96, tokenize_once) == encode_pairs(
+        pairs, tokenizer, "dialogue", 96
+    )
+
+
+def test_whatever_decides_the_tokens_is_in_their_fingerprint(
+    tokenizer: Any, make_tokenizer: Callable[[bool], Any], tmp_path: Path
+) -> None:
+    """Rows, their order, tokenizer, chat template, template and its file, and what is learned."""
+    file = tmp_path / "own.jinja"
+    file.write_text("{{ messages }}", encoding="utf-8")
+    chat = make_tokenizer(False)
+    chat.chat_template = "{{ messages }}"
+    found = [
+        fingerprint(ROWS, tokenizer, "dialogue", "responses"),
+        fingerprint(ROWS[::-1], tokenizer, "dialogue", "responses"),
+        fingerprint(ROWS[:-1], tokenizer, "dialogue", "responses"),
+        fingerprint([Row(row.turns, verbatim=True) for row in ROWS], tokenizer, "dialogue", "responses"),
+        fingerprint(ROWS, make_tokenizer(True), "dialogue", "responses"),
+        fingerprint(ROWS, chat, "dialogue", "responses"),
+        fingerprint(ROWS, tokenizer, "plain", "responses"),
+        fingerprint(ROWS, tokenizer, str(file), "responses"),
+        fingerprint(ROWS, tokenizer, "dialogue", "everything"),
+    ]
+    file.write_text("{{ messages }} ", encoding="utf-8")
+    found.append(fingerprint(ROWS, tokenizer, str(file), "responses"))
+    assert len(set(found)) == len(found)
+    assert fingerprint(list(ROWS), make_tokenizer(False), "dialogue", "responses") == found[0]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tokenizer: Any, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows are tokenized, and the log says why their tokens are not kept."""
+    cache.write_text("a file where the folder should be", encoding="utf-8")
+    assert tokenize_once(ROWS, tokenizer, "plain", "responses") == tokenize(ROWS, tokenizer, "plain", "responses")
+    assert "Tokens of 30 rows are not kept" in caplog.text
+
+
+def test_a_damaged_cache_file_is_written_anew(tokenizer: Any, cache: Path) -> None:
+    expected = tokenize_once(ROWS, tokenizer, "plain", "responses")
+    (file,) = cache.rglob("*.arrow")
+    file.write_bytes(file.read_bytes()[:100])
+    assert tokenize_once(ROWS, tokenizer, "plain", "responses") == expected
