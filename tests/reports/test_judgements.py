@@ -17,6 +17,7 @@ from bitnet_bench.sections import Section, Table
 def rated(make_results: Any) -> list[Results]:
     """Give two runs that were rated, and a third that was not."""
     runs = [make_results(name, {"s:t": [1.0, 0.0]}) for name in ("a", "b", "c")]
+    scales = ("fluency", "accuracy", "relevance")
     means = {
         "a": Estimated(value=4.25, interval=(4.0, 4.5)),
         "b": Estimated(value=2.0),
