@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bitnet_bench.records import Cost, Measured
+from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured
 from bitnet_bench.reports.figures import Figure, figure, missing, size
 from bitnet_bench.reports.runs import NamedRun
 
@@ -107,7 +107,7 @@ def main_cost(run: NamedRun, wanted: Scenario | None = None) -> Cost | None:
     represented by its fastest float cost: ternary has to beat that one, not the slowest.
     """
     ternary = run.record.precision == "ternary"
-    costs = [cost for cost in run.record.costs if (cost.precision == "ternary") == ternary]
+    costs = [cost for cost in run.record.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
     if wanted is None and costs:
         wanted = scenario(costs[0])
     costs = [cost for cost in costs if scenario(cost) == wanted]
@@ -124,7 +124,7 @@ def precision_note(run: NamedRun, cost: Cost) -> str | None:
     """Say that costs and scores are of different precisions, if they are."""
     if cost.precision == run.record.precision:
         return None
-    tried = [other.precision for other in run.record.costs if other.precision != "ternary"]
+    tried = [other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS]
     fastest = ", 잰 것 가운데 디코드가 가장 빠른 것" if len(set(tried)) > 1 else ""
     return f"{run.key}의 점수는 {run.record.precision}, 비용은 {cost.precision} 기준{fastest}"
 
