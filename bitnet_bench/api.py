@@ -542,7 +542,7 @@ def contenders(
     precisions: Sequence[Precision],
     out: Path | None,
     *,
-    backends: Sequence[str] = ("hf",),
+    backends: Sequence[str | None] = (None,),
     baselines: Sequence[str] = (),
     against_floats: bool = False,
 ) -> list[Contender]:
@@ -559,7 +559,7 @@ def contenders(
     for model in baselines:
         default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
         paired += [Contender(model, precision, None, "hf") for precision in default]
-    here = {one.precision for one in paired if one.backend == "hf"}
+    here = {one.precision for one in paired if one.backend in (None, "hf")}
     for precision in [p for p in FLOATS if against_floats and p not in here]:
         twin = f"{models[0]}{TWIN_SUFFIX}"
         float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
