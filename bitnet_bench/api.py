@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from bitnet_bench.records import (
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.gate import Outcome as Judged
+    from bitnet_bench.comparison.gate import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
@@ -64,15 +64,6 @@ SHARD_GIGABYTES = 2.0
 FLOATS: tuple[Precision, ...] = ("fp16", "bf16")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
-
-    comparison: Comparison
-    outcomes: tuple[Judged, ...]
-    notices: tuple[Notice, ...]
-
-
 class Contender(NamedTuple):
     """What to measure."""
 
@@ -82,6 +73,15 @@ class Contender(NamedTuple):
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
     """None: that of the call."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
+
+    comparison: Comparison
+    outcomes: tuple[Judged, ...]
+    notices: tuple[Notice, ...]
 
 
 @contextmanager
@@ -542,7 +542,7 @@ def contenders(
     precisions: Sequence[Precision],
     out: Path | None,
     *,
-    backends: Sequence[str] = ("hf",),
+    backends: Sequence[str | None] = (None,),
     baselines: Sequence[str] = (),
     against_floats: bool = False,
 ) -> list[Contender]:
@@ -559,7 +559,7 @@ def contenders(
     for model in baselines:
         default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
         paired += [Contender(model, precision, None, "hf") for precision in default]
-    here = {one.precision for one in paired if one.backend == "hf"}
+    here = {one.precision for one in paired if one.backend in (None, "hf")}
     for precision in [p for p in FLOATS if against_floats and p not in here]:
         twin = f"{models[0]}{TWIN_SUFFIX}"
         float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
@@ -679,9 +679,8 @@ def report(
     renderer: str = "html",
     options: ReportOptions | None = None,
     training: Mapping[Path, Path] | None = None,
-    told: Callable[[Notice], object] = lambda notice: None,
-) -> Path:
-    """Write one report about the run folders *runs* to *out* and return it; *told* hears what is wrong with the runs.
+) -> tuple[Path, list[Notice]]:
+    """Write one report about the run folders *runs* to *out*; return it, and what is wrong with the runs.
 
     *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
     """
@@ -691,9 +690,7 @@ def report(
     options = replace(options or ReportOptions(), unread=tuple(unread))
     found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
     write_whole(out, plugins.load("reports", renderer).render(found, options))
-    for notice in [*unread, *(notice for run in found for notice in run.notices)]:
-        told(notice)
-    return out
+    return out, [*unread, *(notice for run in found for notice in run.notices)]
 
 
 __all__ = [

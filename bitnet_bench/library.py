@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench import api, store
+from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.measure.run import Scenario
 from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
 
@@ -93,31 +93,18 @@ def measure(
     return api.measure(contenders, scenario or Scenario(), backend=backend)
 
 
-@dataclass(frozen=True)
-class TaskDifference:
-    """What run A scored above run B on a task, in the unit of the task's primary metric."""
+def compare(a: Location, b: Location, margin: float = api.MARGIN) -> Comparison:
+    """Return whether run folder *a* differs from run folder *b*, on which tasks, and how sure that is.
 
-    task: str
-    n: int
-    value: float
-    interval: tuple[float, float]
-    """The 95 % interval over examples."""
-    verdict: str
-    """`better`, `worse`, `slightly-better`, `slightly-worse`, `equal` (within the margin), or `undecided`."""
-
-
-def compare(a: Location, b: Location, margin: float = 1.0) -> list[TaskDifference]:
-    """Return by how much run folder *a* beats run folder *b* on each task that both scored on the very same rows.
-
-    *margin*, in points, is how much is as good as equal. The tests and the verdict are those of `bitnet-bench compare`.
-    BenchError says what differs if the runs share no task that can be compared.
+    Every example of one is paired with the same one of the other. *margin*, in points, is what is too small to matter.
+    BenchError says what differs where the runs cannot be compared.
 
     Example:
-        >>> for task in bb.compare("runs/scored/mine", "runs/scored/mine-fp16"):
-        ...     print(task.task, task.value, task.interval, task.verdict)
+        >>> found = bb.compare("runs/scored/mine", "runs/scored/mine-fp16", margin=1.0)
+        >>> for task in found.differences:
+        ...     print(task.task, task.difference, (task.low, task.high), task.p_holm, task.verdict)
     """
-    found = api.compare(Path(a), Path(b), margin).comparison.differences
-    return [TaskDifference(d.task, d.n, d.difference, (d.low, d.high), d.verdict) for d in found]
+    return api.compare(Path(a), Path(b), margin).comparison
 
 
 def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
@@ -126,7 +113,8 @@ def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
     Example:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    return api.report([Path(run) for run in runs], Path(out))
+    path, _notices = api.report([Path(run) for run in runs], Path(out))
+    return path
 
 
 def twin_of(job: FinetuneJob) -> FinetuneJob:

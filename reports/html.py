@@ -13,6 +13,7 @@ from bitnet_bench.ports import ReportOptions
 from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, source, style, table_library
 from bitnet_bench.reports.costs import cost_section, pareto_section
 from bitnet_bench.reports.environment import environment_section
+from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_section
 from bitnet_bench.reports.runs import NamedRun, named
 from bitnet_bench.reports.samples import Samples
@@ -91,7 +92,7 @@ def _page(runs: tuple[NamedRun, ...], options: ReportOptions) -> Page:
         pair_section(compared),
         pareto_section(runs),
         cost_section(runs),
-        *filter(None, (training, seed_section(runs))),
+        *filter(None, (training, seed_section(runs), judgement_section(runs))),
         *options.sections,
         environment_section(runs),
     )

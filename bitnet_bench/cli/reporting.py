@@ -79,8 +79,10 @@ def report(
     from bitnet_bench.ports import ReportOptions
 
     options = ReportOptions(lang.value, margin, samples)
-    folders = _folders(training or [])
-    print(f"Report: {api.report(runs, out, options=options, training=folders, told=_tell)}")
+    path, notices = api.report(runs, out, options=options, training=_folders(training or []))
+    for notice in notices:
+        _tell(notice)
+    print(f"Report: {path}")
 
 
 def _tell(notice: Notice) -> None:
