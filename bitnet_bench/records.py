@@ -431,6 +431,8 @@ class RunRecord(Value):
     """Task -> sha256 of the rows that were scored."""
     sources: dict[str, str] = {}
     """Task -> the file, or the hub id and revision, that its rows come from."""
+    samples: dict[str, str] = {}
+    """Task -> sha256 of the file of its examples, as it was written."""
     chat_template_sha256: str | None = None
     """Of the checkpoint's chat template, where the prompts were asked through it."""
     counts: dict[str, int] = {}
