@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from bitnet_bench.ports import (
     InferenceBackend,
     Ingredients,
     Progress,
+    ReportOptions,
     RuntimeOptions,
     Steps,
     TrainingBackend,
@@ -26,7 +28,6 @@ from bitnet_bench.ports import (
 from bitnet_bench.records import (
     Checkpoint,
     EvaluateJob,
-    Example,
     FinetuneJob,
     FinetuneRecord,
     Format,
@@ -35,6 +36,8 @@ from bitnet_bench.records import (
 )
 
 if TYPE_CHECKING:
+    from bitnet_bench.comparison import Comparison
+    from bitnet_bench.comparison.gate import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from bitnet_bench.measure.floors import Plan
     from bitnet_bench.measure.run import Contestant, Outcome
     from bitnet_bench.measure.scenario import Scenario
+    from bitnet_bench.results import Notice
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
 
@@ -52,6 +56,8 @@ EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TWIN_SUFFIX = "-fp16"
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
+MARGIN = 1.0
+"""Points that are too few to matter, unless told otherwise."""
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
 
@@ -67,6 +73,15 @@ class Contender(NamedTuple):
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
     """None: that of the call."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
+
+    comparison: Comparison
+    outcomes: tuple[Judged, ...]
+    notices: tuple[Notice, ...]
 
 
 @contextmanager
@@ -639,19 +654,49 @@ def load_run(folder: Path) -> RunRecord:
     return store.load_record(folder)
 
 
-def report(runs: Sequence[Path], out: Path, renderer: str = "html") -> Path:
-    """Write one report about the run folders *runs* to *out* and return it."""
-    loaded: list[tuple[RunRecord, Sequence[Example]]] = []
-    for folder in runs:
-        record = store.load_record(folder)
-        loaded.append((record, store.load_samples(folder, list(dict.fromkeys(s.task for s in record.scores)))))
-    write_whole(out, plugins.load("reports", renderer).render(loaded))
-    return out
+def compare(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] = ()) -> Compared:
+    """Compare the run folder *a* with *b*, and hold their differences against *conditions* (`gate.parse`).
+
+    BenchError says what differs if no task can be compared.
+    """
+    from bitnet_bench.comparison import compare as compare_runs
+    from bitnet_bench.comparison.gate import judge, parse
+    from bitnet_bench.reading import read_run
+
+    ours, theirs = read_run(a), read_run(b)
+    asked = [parse(text, ours, theirs) for text in conditions]
+    found = compare_runs(ours, theirs, margin)
+    if not found.differences:
+        differing = dict.fromkeys(f"{words.en}." for refused in found.refused for words in refused.differs)
+        raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or "Neither has a score.")
+    outcomes = tuple(judge(condition, ours, theirs) for condition in asked)
+    return Compared(found, outcomes, tuple(dict.fromkeys((*ours.notices, *theirs.notices))))
+
+
+def report(
+    runs: Sequence[Path],
+    out: Path,
+    renderer: str = "html",
+    options: ReportOptions | None = None,
+    training: Mapping[Path, Path] | None = None,
+) -> tuple[Path, list[Notice]]:
+    """Write one report about the run folders *runs* to *out*; return it, and what is wrong with the runs.
+
+    *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
+    """
+    from bitnet_bench.reading import read_runs, zeros_by_layer
+
+    found, unread = read_runs(runs, training or {})
+    options = replace(options or ReportOptions(), unread=tuple(unread))
+    found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
+    write_whole(out, plugins.load("reports", renderer).render(found, options))
+    return out, [*unread, *(notice for run in found for notice in run.notices)]
 
 
 __all__ = [
     "backends",
     "check_data",
+    "compare",
     "contenders",
     "convert",
     "convert_data",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bitnet_bench import ports
+    from bitnet_bench.comparison import Comparison
+    from bitnet_bench.comparison.gate import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
@@ -171,7 +173,7 @@ def search_table(search: SearchRecord) -> Table:
     return table("Search", columns, rows, numbers_from=99)
 
 
-def plan_table(steps: Sequence[Estimate]) -> Table:
+def steps_table(steps: Sequence[Estimate]) -> Table:
     """Return the steps of a recipe, a row a step, with a sum of what is not done."""
     rows = [
         [
@@ -421,6 +423,26 @@ def parity_sentence(parity: Parity) -> str:
         f"{codes}, logits of {parity.prompt_tokens} Korean tokens within {parity.mean_logit_error:.1e} standard "
         f"deviations in the mean and {parity.largest_logit_error:.1e} at most."
     )
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print the verdict, and a row a task."""
+    from bitnet_bench.comparison.formats import COLUMNS, rows
+    from bitnet_bench.comparison.words import counts_words, headline
+
+    print(headline(comparison).en)
+    show(table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, rows(comparison), numbers_from=99))
+    print(counts_words(comparison).en)
+
+
+def outcome_sentence(outcome: Judged) -> str:
+    """Say whether a condition of --fail-if holds."""
+    from bitnet_bench.comparison.words import signed
+
+    asked = outcome.condition
+    over = f" (mean of {len(outcome.tasks)} tasks)" if len(outcome.tasks) > 1 else ""
+    found = f"{asked.scope}.{asked.metric} is {signed(outcome.difference)}{over}"
+    return f"{found}: {'fails' if outcome.holds else 'does not fail'} at {asked.sign} {asked.value:g}."
 
 
 def mebibytes(size: float) -> str:

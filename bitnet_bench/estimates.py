@@ -7,7 +7,7 @@ matrix product of the model's own shape. These are estimates: a factor of three 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -137,96 +137,120 @@ def estimate(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> 
 
     Files are read and tasks built, so that a missing file is found now; nothing is trained, scored or downloaded.
     """
+    planner = _Planner({step.job.out: step.job.model for step in steps if isinstance(step, Finetuning)}, speed)
     found = []
-    starts = {step.job.out: step.job for step in steps if isinstance(step, Finetuning)}
     for number, step in enumerate(steps, 1):
-        found.append(_of(step, starts, speed))
+        found.append(planner.estimate(step))
         progress(number, len(steps), step.title)
     return found
 
 
-def _of(step: Step, starts: dict[str, FinetuneJob], speed: Speed | None) -> Estimate:
-    if isinstance(step, Reporting):
-        return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")
-    try:
-        if isinstance(step, Finetuning):
-            return _training(step, speed)
-        if isinstance(step, Scoring):
-            return _scoring(step, starts, speed)
-        return _measuring(step, speed)
-    except BenchError as error:
-        return Estimate(step.title, step.is_done, None, None, None, error.problem)
+class _Planner:
+    """Estimates steps; what several of them ask alike is counted once."""
+
+    def __init__(self, starts: Mapping[str, str], speed: Speed | None) -> None:
+        self._starts, self._speed = starts, speed
+        self._counted: dict[str, Any] = {}
+
+    def estimate(self, step: Step) -> Estimate:
+        """Return what *step* will take, or why that cannot be said."""
+        try:
+            if isinstance(step, Finetuning):
+                return self._training(step)
+            if isinstance(step, Scoring):
+                return self._scoring(step)
+            return _measuring(step) if isinstance(step, Measuring) else _reporting(step)
+        except BenchError as error:
+            return Estimate(step.title, step.is_done, None, None, None, error.problem)
+
+    def _once(self, count: Callable[[], Any], *about: Any) -> Any:
+        key = repr(about)
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
+
+    def _training(self, step: Finetuning) -> Estimate:
+        from bitnet_bench.training.order import total_steps
+
+        job, shape = step.job, find_shape(step.job.model)
+        (tokenizer, whose), rows = self._tokenizer(job.model), self._rows_of(job)
+        sequences, tokens_a_row = self._once(
+            lambda: _sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
+        )
+        batch = job.batch_size * (2 if job.method == "dpo" else 1)
+        steps = total_steps(sequences, job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
+        tokens = steps * batch * job.gradient_accumulation * tokens_a_row
+        speed = self._speed or measured_speed(shape)
+        seconds = OPENING_S + 6 * shape.multiplied * tokens / (TRAINING_SHARE * speed.flops)
+        memory = PROCESS_BYTES + _training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
+        note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
+        return Estimate(step.title, step.is_done, seconds, memory, _kept_bytes(job, shape), note, speed.source)
+
+    def _rows_of(self, job: FinetuneJob) -> Sequence[Any]:
+        about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
+        rows: Sequence[Any] = self._once(lambda: api.hold_out(api.training_rows(job)[0], job)[0], *about)
+        return rows
+
+    def _tokenizer(self, model: str) -> tuple[Any, str]:
+        """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
+        from bitnet_bench.ternary.loading import load_tokenizer
+
+        here = Path(model).exists() or model in api.EMBEDDED
+        loaded = load_tokenizer(api.open_checkpoint(model if here else "demo"))
+        return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
+
+    def _scoring(self, step: Scoring) -> Estimate:
+        start = self._starts.get(step.model, step.model)
+        shape, (tokenizer, whose) = find_shape(start), self._tokenizer(start)
+        names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
+        asked = step.job.model_dump(exclude={"stage", "cache"})
+        sizes = self._once(lambda: _sizes(step, tokenizer), "tasks", names, asked, whose)
+        documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
+        speed = self._speed or measured_speed(shape)
+        flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
+        memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
+        note = f"{documents:,.0f} documents, {read:,.0f} tokens read, {written:,.0f} written at most, by {whose}"
+        seconds = OPENING_S + flops / speed.flops
+        return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
 
 
-def _training(step: Finetuning, speed: Speed | None) -> Estimate:
-    from bitnet_bench.training.order import total_steps
-
-    job, shape = step.job, find_shape(step.job.model)
-    rows, tokens_a_row, whose = _rows(job)
-    batch = job.batch_size * (2 if job.method == "dpo" else 1)
-    steps = total_steps(rows, job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
-    tokens = steps * batch * job.gradient_accumulation * tokens_a_row
-    speed = speed or measured_speed(shape)
-    seconds = OPENING_S + 6 * shape.multiplied * tokens / (TRAINING_SHARE * speed.flops)
-    at_once = batch * job.max_length if job.packing else batch * tokens_a_row
-    kept = (
-        4
-        * shape.hidden
-        * (1 if job.gradient_checkpointing else ACTIVATION_FLOATS_A_LAYER + 3 * shape.intermediate / shape.hidden)
-    )
-    memory = TRAINED_BYTES * shape.parameters + at_once * (shape.layers * kept + 3 * 4 * shape.vocabulary)
-    result = shape.matrices / 4 + 2 * shape.embeddings if job.precision == "ternary" else 2 * shape.parameters
-    masters = 4 * shape.parameters if job.keep_masters and job.precision == "ternary" else 0
-    note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
-    disk = int(result + masters + 2 * STATE_BYTES * shape.parameters)
-    return Estimate(step.title, step.is_done, seconds, int(PROCESS_BYTES + memory), disk, note, speed.source)
+def _training_bytes(job: FinetuneJob, shape: Shape, tokens: float) -> int:
+    """Return the memory of parameters, activations and logits for *tokens* at once."""
+    kept = 1.0 if job.gradient_checkpointing else ACTIVATION_FLOATS_A_LAYER + 3 * shape.intermediate / shape.hidden
+    activations = 4 * shape.hidden * kept * shape.layers + 3 * 4 * shape.vocabulary
+    return int(TRAINED_BYTES * shape.parameters + tokens * activations)
 
 
-def _rows(job: FinetuneJob) -> tuple[int, float, str]:
-    """Return how many rows a job trains on, the mean tokens of one, and whose tokens those are."""
+def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:
+    """Return the disk that the result takes, masters if they are kept, and two saved states while it goes on."""
+    ternary = job.precision == "ternary"
+    result = shape.matrices / 4 + 2 * shape.embeddings if ternary else 2 * shape.parameters
+    masters = 4 * shape.parameters if ternary and job.keep_masters else 0
+    return int(result + masters + 2 * STATE_BYTES * shape.parameters)
+
+
+def _sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
+    """Return how many sequences a job trains on, and the mean tokens of one, from a sample of its rows."""
     from bitnet_bench.data.tokenizing import encode, encode_pairs
 
-    rows, _held_out = api.hold_out(api.training_rows(job)[0], job)
-    tokenizer, whose = _tokenizer(job.model)
     some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
     if job.method == "dpo":
         examples = encode_pairs(some, tokenizer, job.template, job.max_length).examples
     else:
         examples = encode(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
     tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
-    sequences = round(len(rows) * len(examples) / len(some)) if job.method == "pretrain" else len(rows)
-    return sequences, tokens, whose
+    return round(len(rows) * len(examples) / len(some)) if job.method == "pretrain" else len(rows), tokens
 
 
-def _scoring(step: Scoring, starts: dict[str, FinetuneJob], speed: Speed | None) -> Estimate:
+def _sizes(step: Scoring, tokenizer: Any) -> list[tuple[int, float, float]]:
+    """Return (documents, tokens to read, tokens to write) of every task."""
     from bitnet_bench.evaluation.tasks import Setting, build_task
 
     job = step.job
-    start = starts[step.model].model if step.model in starts else step.model
-    shape = find_shape(start)
-    directory = Path(job.data_dir) if job.data_dir else None
     rows = {name: Path(file) for name, file in job.rows.items()}
+    directory = Path(job.data_dir) if job.data_dir else None
     setting = Setting(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
-    built = [build_task(suite, task, setting) for suite, task in step.tasks]
-    tokenizer, whose = _tokenizer(start)
-    sizes = [_documents(one.lm_task, tokenizer, job.limit) for one in built]
-    documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
-    speed = speed or measured_speed(shape)
-    flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
-    memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
-    note = f"{documents:,.0f} documents, {read:,.0f} tokens read, {written:,.0f} written at most, by {whose}"
-    return Estimate(
-        step.title, step.is_done, OPENING_S + flops / speed.flops, memory, int(8 * read), note, speed.source
-    )
-
-
-def _tokenizer(model: str) -> tuple[Any, str]:
-    """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
-    from bitnet_bench.ternary.loading import load_tokenizer
-
-    if Path(model).exists() or model in api.EMBEDDED:
-        return load_tokenizer(api.open_checkpoint(model)), "its own tokenizer"
-    return load_tokenizer(api.open_checkpoint("demo")), "the embedded tokenizer, its own not being here"
+    return [_documents(build_task(suite, task, setting).lm_task, tokenizer, job.limit) for suite, task in step.tasks]
 
 
 def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
@@ -239,14 +263,18 @@ def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         texts += [str(task.doc_to_target(doc)) for doc in some]
     share = len(documents) / max(1, len(some))
-    read = share * sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    read = share * sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
     longest = task.config.generation_kwargs.get("max_gen_toks", 0) if task.OUTPUT_TYPE == "generate_until" else 0
     return len(documents), read, float(longest * len(documents))
 
 
-def _measuring(step: Measuring, speed: Speed | None) -> Estimate:
+def _measuring(step: Measuring) -> Estimate:
     """Every contestant warms up with one round; a float checkpoint is two contestants unless told otherwise."""
     scenario, contestants = step.scenario, 2 * len(step.folders)
     seconds = contestants * (2 * OPENING_S + (scenario.rounds + 1) * SHORTEST_ROUND_S)
     note = f"up to {contestants} processes, {scenario.rounds} rounds of {SHORTEST_ROUND_S} s or more each"
     return Estimate(step.title, step.is_done, seconds, contestants * PROCESS_BYTES, 0, note)
+
+
+def _reporting(step: Reporting) -> Estimate:
+    return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")

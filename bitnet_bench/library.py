@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench import api, store
-from bitnet_bench.errors import BenchError
+from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.measure.run import Scenario
 from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
-from bitnet_bench.statistics import interval, paired_difference
 
 Location = str | Path
 
@@ -95,51 +93,18 @@ def measure(
     return api.measure(contenders, scenario or Scenario(), backend=backend)
 
 
-@dataclass(frozen=True)
-class TaskDifference:
-    """What run A scored above run B on a task, in points of the examples' own correctness (0..100)."""
+def compare(a: Location, b: Location, margin: float = api.MARGIN) -> Comparison:
+    """Return whether run folder *a* differs from run folder *b*, on which tasks, and how sure that is.
 
-    task: str
-    n: int
-    value: float
-    interval: tuple[float, float] | None
-    """The 95 % interval over examples; None where there are too few for one."""
-    margin: float
-
-    @property
-    def verdict(self) -> str:
-        """`different`, `equal within the margin`, or `undecided`, which is neither."""
-        if self.interval is None:
-            return "undecided"
-        low, high = self.interval
-        if not low <= 0.0 <= high:
-            return "different"
-        return "equal within the margin" if -self.margin < low and high < self.margin else "undecided"
-
-
-def compare(a: Location, b: Location, margin: float = 1.0) -> list[TaskDifference]:
-    """Return by how much run folder *a* beats run folder *b* on each task that both scored on the very same rows.
-
-    *margin*, in points, is how much is as good as equal. BenchError if the runs share no task on the same rows.
+    Every example of one is paired with the same one of the other. *margin*, in points, is what is too small to matter.
+    BenchError says what differs where the runs cannot be compared.
 
     Example:
-        >>> for task in bb.compare("runs/scored/mine", "runs/scored/mine-fp16"):
-        ...     print(task.task, task.value, task.interval, task.verdict)
+        >>> found = bb.compare("runs/scored/mine", "runs/scored/mine-fp16", margin=1.0)
+        >>> for task in found.differences:
+        ...     print(task.task, task.difference, (task.low, task.high), task.p_holm, task.verdict)
     """
-    first, second = store.load_record(Path(a)), store.load_record(Path(b))
-    shared = [task for task, digest in first.data.items() if second.data.get(task) == digest]
-    found = []
-    for task in shared:
-        rows = [{e.doc_id: 100 * e.correct for e in store.load_samples(Path(run), [task])} for run in (a, b)]
-        if rows[0] and rows[0].keys() == rows[1].keys():
-            value, stderr = paired_difference(list(rows[0].values()), [rows[1][doc] for doc in rows[0]])
-            found.append(TaskDifference(task, len(rows[0]), value, interval(value, stderr, -100.0), margin))
-    if not found:
-        raise BenchError(
-            f"{a} and {b} have no task in common that was scored on the same rows.",
-            "Evaluate both on the same suites, with the same --limit and rows.",
-        )
-    return found
+    return api.compare(Path(a), Path(b), margin).comparison
 
 
 def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
@@ -148,7 +113,8 @@ def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
     Example:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    return api.report([Path(run) for run in runs], Path(out))
+    path, _notices = api.report([Path(run) for run in runs], Path(out))
+    return path
 
 
 def twin_of(job: FinetuneJob) -> FinetuneJob:

@@ -9,16 +9,17 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from bitnet_bench.records import (
     Checkpoint,
-    Example,
     FinetuneJob,
     FinetuneRecord,
     Measured,
     Modelled,
     Precision,
-    RunRecord,
     RuntimeParity,
     Unavailable,
 )
+from bitnet_bench.results import Notice, Results
+from bitnet_bench.sections import Section
+from bitnet_bench.wording import Language
 
 
 class Progress(Protocol):
@@ -161,11 +162,27 @@ class TrainingBackend(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a reader chooses about a report."""
+
+    language: Language = "ko"
+    """The one that is shown first; the page holds both."""
+    margin: float = 1.0
+    """Points of a score that are too few to matter."""
+    samples: int = 20_000
+    """At most so many rows are shown; all of them are compared."""
+    unread: tuple[Notice, ...] = ()
+    """Runs that could not be read."""
+    sections: tuple[Section, ...] = ()
+    """What others have to add."""
+
+
 class Report(Protocol):
     """Shows runs to a person."""
 
-    def render(self, runs: Sequence[tuple[RunRecord, Sequence[Example]]]) -> str:
-        """Return a document about *runs*, each with its examples."""
+    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
+        """Return a document about *runs*."""
 
 
 class Meter(Protocol):

@@ -103,6 +103,8 @@ class FinetuneJob(Value):
     """Train adapters of this rank inside the quantizer, merged at the end, and nothing else."""
     lora_alpha: float = Field(default=16.0, gt=0)
     gradient_checkpointing: bool = False
+    shard: bool = False
+    """Split masters, gradients and optimizer states over the processes (FSDP2), instead of a copy in each."""
     subln: bool = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
     teacher: str | None = None
@@ -149,8 +151,8 @@ class FinetuneJob(Value):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result: all but where it is written and how often it is saved."""
-        return self.model_dump(mode="json", exclude={"out", "save_every", "track"})
+        """Return what decides the result: all but where it is written, how often it is saved, and by how many."""
+        return self.model_dump(mode="json", exclude={"out", "save_every", "track", "shard"})
 
 
 class EvaluateJob(Value):
@@ -429,6 +431,8 @@ class RunRecord(Value):
     """Task -> sha256 of the rows that were scored."""
     sources: dict[str, str] = {}
     """Task -> the file, or the hub id and revision, that its rows come from."""
+    samples: dict[str, str] = {}
+    """Task -> sha256 of the file of its examples, as it was written."""
     chat_template_sha256: str | None = None
     """Of the checkpoint's chat template, where the prompts were asked through it."""
     counts: dict[str, int] = {}
@@ -437,10 +441,10 @@ class RunRecord(Value):
     """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
-    cost_errors: dict[str, str] = {}
-    """Backend and precision -> why it could not be measured."""
     judgements: tuple[HumanJudgement, ...] = ()
     """What people said of this run beside another one."""
+    cost_errors: dict[str, str] = {}
+    """Backend and precision -> why it could not be measured."""
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment

@@ -49,6 +49,9 @@ class Run:
     def scored(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
         """Keep the scores and the examples of a task."""
         record = self.record
+        if self._writes:
+            saved = store.save_samples(self.out, result.name, result.examples)
+            record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
         happened = {**counts, "malformed": sum(example.malformed for example in result.examples)}
         self.record = record.model_copy(
             update={
@@ -61,7 +64,6 @@ class Run:
             }
         )
         if self._writes:
-            store.save_samples(self.out, result.name, result.examples)
             store.save_record(self.out, self.record)  # what is finished stays, whatever happens next
 
     def failed(self, task: str, error: Exception) -> None:

@@ -1,1 +1,4 @@
-"""Reports over runs: records in, one self-contained file out; found through the entry points `bitnet_bench.reports`."""
+"""Reports over runs: results in, one self-contained file out; found through the entry points `bitnet_bench.reports`.
+
+To add a part to the HTML report hand a `bitnet_bench.sections.Section` to `api.report(..., sections=[...])`.
+"""

@@ -2,81 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 
-from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured
-from bitnet_bench.reports.figures import Figure, figure, missing, size
+from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured, Modelled
+from bitnet_bench.reports.charts import bar_chart, pareto_chart, weight_chart
+from bitnet_bench.reports.figures import figure, missing, quantity, size, value_of
 from bitnet_bench.reports.runs import NamedRun
+from bitnet_bench.reports.scores import primary_mean
+from bitnet_bench.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
+from bitnet_bench.wording import Said, catalogue, plain, say
 
 DISTURBED = 0.1
 """Above this foreign load other processes have probably changed the timings."""
-
-KINDS = {
-    "ternary": "삼진 가중치",
-    "embedding": "임베딩",
-    "head": "출력층(head)",
-    "linear": "밀집 선형층",
-    "norm": "정규화",
-}
-METRICS = {
-    "load_s": "불러오기",
-    "prefill_s": "프리필 시간",
-    "prefill_tokens_per_s": "프리필 속도",
-    "decode_s": "디코드 시간",
-    "decode_tokens_per_s": "디코드 속도",
-    "peak_bytes": "최대 메모리",
-    "energy_j": "에너지",
-}
+METRICS = ("load_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s", "peak_bytes", "energy_j")
+KINDS = ("ternary", "embedding", "head", "linear", "norm")
+DRAWN = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_bytes", "energy_j")
+AGAINST = (("peak_bytes", 2**20, "axis.memory"), ("decode_s", 1e-3, "axis.latency"), ("energy_j", 1, "axis.energy"))
+"""What quality is set against: a metric, the size of the axis's unit, the axis."""
 Scenario = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class CostColumn:
-    """One cost of one run."""
-
-    run: NamedRun
-    cost: Cost
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether other processes were busy meanwhile."""
-        return disturbed(self.cost)
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One item over the columns of a table."""
-
-    label: str
-    cells: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class CostGroup:
-    """Items of one sort."""
-
-    label: str
-    rows: tuple[CostRow, ...]
-
-
-@dataclass(frozen=True)
-class Method:
-    """How an item was measured."""
-
-    label: str
-    method: str
-
-
-@dataclass(frozen=True)
-class CostTable:
-    """All costs of one scenario. *machines* is true if they come from more than one machine."""
-
-    scenario: str
-    columns: tuple[CostColumn, ...]
-    groups: tuple[CostGroup, ...]
-    methods: tuple[Method, ...]
-    machines: bool
+Column = tuple[NamedRun, Cost]
 
 
 def scenario(cost: Cost) -> Scenario:
@@ -84,10 +28,10 @@ def scenario(cost: Cost) -> Scenario:
     return cost.prompt_tokens, cost.new_tokens, cost.batch, cost.threads
 
 
-def scenario_words(cost: Cost) -> str:
+def scenario_words(cost: Cost) -> Said:
     """Say what was timed."""
     prompt, new, batch, threads = scenario(cost)
-    return f"프롬프트 {prompt:,}토큰 · 새 토큰 {new:,}개 · 배치 {batch:,} · 스레드 {threads:,}개"
+    return say("costs.scenario", prompt=f"{prompt:,}", new=f"{new:,}", batch=f"{batch:,}", threads=f"{threads:,}")
 
 
 def disturbed(cost: Cost) -> bool:
@@ -120,80 +64,126 @@ def _decode_speed(cost: Cost) -> float:
     return speed.median if isinstance(speed, Measured) else 0.0
 
 
-def precision_note(run: NamedRun, cost: Cost) -> str | None:
+def precision_note(run: NamedRun, cost: Cost) -> Said | None:
     """Say that costs and scores are of different precisions, if they are."""
     if cost.precision == run.record.precision:
         return None
-    tried = [other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS]
-    fastest = ", 잰 것 가운데 디코드가 가장 빠른 것" if len(set(tried)) > 1 else ""
-    return f"{run.key}의 점수는 {run.record.precision}, 비용은 {cost.precision} 기준{fastest}"
+    tried = {other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS}
+    key = "costs.precision.fastest" if len(tried) > 1 else "costs.precision"
+    return say(key, run=run.key, scored=run.record.precision, measured=cost.precision)
 
 
-def cost_tables(runs: Sequence[NamedRun]) -> tuple[CostTable, ...]:
-    """Return a table for each scenario, in the order in which they come."""
-    columns: dict[Scenario, list[CostColumn]] = {}
+def metric_words(name: str) -> Said:
+    """Return the name of a metric; one that the catalogue does not know has its own."""
+    return say(f"metric.{name}") if f"metric.{name}" in catalogue() else plain(name)
+
+
+def cost_section(runs: Sequence[NamedRun]) -> Section:
+    """Return the section of costs: what is drawn, then a table for each scenario in the order in which they come."""
+    columns: dict[Scenario, list[Column]] = {}
     for run in runs:
         for cost in run.record.costs:
-            columns.setdefault(scenario(cost), []).append(CostColumn(run, cost))
-    return tuple(_table(tuple(group)) for group in columns.values())
+            columns.setdefault(scenario(cost), []).append((run, cost))
+    stored = [(run, run.record.checkpoint.weight_bytes) for run in runs if run.record.checkpoint.weight_bytes]
+    blocks: list[Block] = [weight_chart(say("costs.weights"), stored)] if stored else []
+    if not columns:
+        blocks.append(Paragraph(say("costs.none")))
+    for group in columns.values():
+        blocks += _scenario(group)
+    return Section("costs", say("costs.title"), tuple(blocks))
 
 
-def _table(columns: tuple[CostColumn, ...]) -> CostTable:
-    costs = [column.cost for column in columns]
-    return CostTable(
-        scenario=scenario_words(costs[0]),
-        columns=columns,
-        groups=(
-            CostGroup("저장 가중치", _weight_rows(costs)),
-            CostGroup("메모리", _memory_rows(costs)),
-            CostGroup("실행", _metric_rows(costs)),
-        ),
-        methods=_methods(costs),
-        machines=len({machine(column.run) for column in columns}) > 1,
-    )
+def _scenario(columns: Sequence[Column]) -> Iterable[Block]:
+    yield Paragraph(scenario_words(columns[0][1]))
+    if len({machine(run) for run, _ in columns}) > 1:
+        yield Paragraph(say("costs.machines"), "warning")
+    named = [f"{run.key} ({cost.precision})" for run, cost in columns if disturbed(cost)]
+    if named:
+        yield Paragraph(say("costs.disturbed", runs=", ".join(named)), "warning")
+    yield from _charts(columns)
+    headings = tuple(plain(f"{run.key} · {run.name}, {cost.backend} {cost.precision}") for run, cost in columns)
+    yield Table((say("column.item"), *headings), tuple(_rows([cost for _, cost in columns])))
+    methods = tuple(_methods([cost for _, cost in columns]))
+    if methods:
+        yield Group(say("costs.methods"), (Facts(methods),))
 
 
-def _weight_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
-    kinds = _labelled(KINDS, [kind for cost in costs for kind in cost.weight_bytes])
-    rows = [CostRow(label, tuple(_bytes(cost, kind) for cost in costs)) for kind, label in kinds]
-    total = tuple(Figure(size(sum(cost.weight_bytes.values()))) for cost in costs)
-    return (*rows, CostRow("합계", total))
+def _charts(columns: Sequence[Column]) -> Iterable[Block]:
+    for name in DRAWN:
+        found = [
+            (plain(f"{run.key} {cost.precision}"), value, isinstance(measurement, Modelled), measurement)
+            for run, cost in columns
+            if (measurement := cost.metrics.get(name)) and (value := value_of(measurement)) is not None
+        ]
+        if found:
+            unit = next(m.unit for *_, m in found if m.kind != "unavailable")
+            scale, shown = (2**20, "MiB") if unit == "B" else (1, unit)
+            bars = [(label, value / scale, modelled, quantity(value, unit)) for label, value, modelled, _ in found]
+            yield bar_chart(metric_words(name), bars, shown)
 
 
-def _memory_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
-    return (
-        CostRow("상주 가중치", tuple(Figure(size(cost.resident_weight_bytes)) for cost in costs)),
-        CostRow("KV 캐시", tuple(Figure(size(cost.kv_bytes)) for cost in costs)),
-    )
+def _rows(costs: Sequence[Cost]) -> Iterable[Row]:
+    for kind in _ordered(KINDS, [cost.weight_bytes for cost in costs]):
+        kind_words = say(f"weights.{kind}") if kind in KINDS else plain(kind)
+        yield _row(say("costs.stored") + plain(" · ") + kind_words, [_bytes(cost, kind) for cost in costs])
+    totals = [Cell(plain(size(sum(cost.weight_bytes.values()))), (), "strong") for cost in costs]
+    yield _row(say("costs.stored") + plain(" · ") + say("costs.total"), totals)
+    yield _row(say("costs.resident"), [Cell(plain(size(cost.resident_weight_bytes))) for cost in costs])
+    yield _row(say("costs.kv"), [Cell(plain(size(cost.kv_bytes))) for cost in costs])
+    for name in _ordered(METRICS, [cost.metrics for cost in costs]):
+        yield _row(metric_words(name), [figure(cost.metrics.get(name)) for cost in costs])
+    yield _row(say("costs.load"), [_load(cost) for cost in costs])
 
 
-def _metric_rows(costs: Sequence[Cost]) -> tuple[CostRow, ...]:
-    names = _labelled(METRICS, [name for cost in costs for name in cost.metrics])
-    rows = [CostRow(label, tuple(figure(cost.metrics.get(name)) for cost in costs)) for name, label in names]
-    return (*rows, CostRow("다른 프로세스의 부하", tuple(map(_load, costs))))
+def _row(label: Said, cells: Iterable[Cell]) -> Row:
+    return Row((Cell(label, (), "strong"), *cells))
 
 
-def _labelled(known: dict[str, str], others: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the *known* keys with their labels, then the others under their own names."""
-    return list({**known, **{key: key for key in others if key not in known}}.items())
+def _ordered(known: Sequence[str], found: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the *known* keys that occur, then the others in the order in which they come."""
+    there = dict.fromkeys(key for one in found for key in one)
+    return [key for key in known if key in there] + [key for key in there if key not in known]
 
 
-def _bytes(cost: Cost, kind: str) -> Figure:
+def _bytes(cost: Cost, kind: str) -> Cell:
     if not cost.weight_bytes.get(kind):
-        return missing("따로 저장되지 않음")
-    return Figure(size(cost.weight_bytes[kind]))
+        return missing(say("costs.not-stored"))
+    return Cell(plain(size(cost.weight_bytes[kind])))
 
 
-def _load(cost: Cost) -> Figure:
-    shown = Figure(f"{cost.foreign_load:.0%}")
-    return replace(shown, detail="방해받은 측정", warning=True) if disturbed(cost) else shown
+def _load(cost: Cost) -> Cell:
+    shown = plain(f"{cost.foreign_load:.0%}")
+    return Cell(shown, (say("costs.disturbed.short"),), "warning") if disturbed(cost) else Cell(shown)
 
 
-def _methods(costs: Sequence[Cost]) -> tuple[Method, ...]:
+def _methods(costs: Sequence[Cost]) -> Iterable[tuple[Said, Cell]]:
     found = dict.fromkeys(
-        Method(METRICS.get(name, name), measurement.method)
+        (name, measurement.method)
         for cost in costs
         for name, measurement in cost.metrics.items()
         if isinstance(measurement, Measured)
     )
-    return tuple(found)
+    for name, method in found:
+        yield metric_words(name), Cell(plain(method))
+
+
+def pareto_section(runs: Sequence[NamedRun]) -> Section:
+    """Return quality against memory, latency and energy; where fewer than two runs have both, the reason."""
+    blocks: list[Block] = []
+    lacking: list[Said] = []
+    for name, unit, axis in AGAINST:
+        found = [
+            (run, value / unit, mean.value, isinstance(cost.metrics[name], Modelled))
+            for run in runs
+            if (cost := main_cost(run))
+            and (mean := primary_mean(run))
+            and (value := value_of(cost.metrics.get(name))) is not None
+        ]
+        if len(found) > 1:
+            blocks.append(pareto_chart(say(f"pareto.{name}"), axis, found, ",.4~g"))
+        else:
+            lacking.append(metric_words(name))
+    if blocks:
+        blocks.append(Paragraph(say("pareto.hint"), "hint"))
+    blocks += [Paragraph(say("pareto.lacking", metric=name), "hint") for name in lacking]
+    return Section("pareto", say("pareto.title"), tuple(blocks))

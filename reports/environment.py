@@ -1,78 +1,82 @@
-"""List where each run's numbers come from: checkpoint, data, command, machine and software."""
+"""List where each run's numbers come from, and what to type to have them again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from bitnet_bench.records import Checkpoint, Environment, RunRecord
 from bitnet_bench.reports.figures import DASH, number, size
 from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.reports.summary import FORMATS
+from bitnet_bench.sections import Block, Cell, Facts, Group, Paragraph, Section
+from bitnet_bench.wording import Said, joined, plain, say
 
-DIRECTIONS = {"multiply": "곱함(multiply)", "divide": "나눔(divide)"}
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A labelled value; *code* for what is to be copied as it stands."""
-
-    label: str
-    value: str
-    code: bool = False
+COUNTS = ("requests", "cached", "truncated", "malformed")
+Fact = tuple[Said, Cell]
 
 
-@dataclass(frozen=True)
-class FactList:
-    """All that is known about one run."""
-
-    run: NamedRun
-    facts: tuple[Fact, ...]
-
-
-def facts(run: NamedRun) -> FactList:
-    """Return what is known about where a run comes from."""
-    return FactList(
-        run, (*_run_facts(run.record), *_checkpoint(run.record.checkpoint), *_machine(run.record.environment))
-    )
-
-
-def _run_facts(record: RunRecord) -> list[Fact]:
-    counts = {"requests": "요청", "cached": "저장된 답", "truncated": "잘린 프롬프트", "malformed": "형식이 틀린 출력"}
-    return [
-        Fact("명령", record.environment.command, code=True),
-        Fact("시각", record.environment.time),
-        Fact("걸린 시간", f"{number(record.seconds)} s" if record.seconds else DASH),
-        Fact("백엔드", record.backend),
-        Fact("스위트", _list(record.suites)),
-        Fact("설정", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
-        Fact("프롬프트 수", _list({counts.get(key, key): f"{count:,}" for key, count in record.counts.items()})),
-        Fact("데이터 sha256", "\n".join(f"{task} {digest}" for task, digest in record.data.items()) or DASH, code=True),
+def environment_section(runs: Sequence[NamedRun]) -> Section:
+    """Return the section that says how to repeat the report."""
+    groups: list[Block] = [
+        Group(run.label, (Facts((*_run(run), *_checkpoint(run.record.checkpoint), *_machine(run.record.environment))),))
+        for run in runs
     ]
+    return Section("environment", say("environment.title"), (Paragraph(say("environment.hint"), "hint"), *groups))
+
+
+def _run(run: NamedRun) -> list[Fact]:
+    record, training = run.record, run.results.training
+    learned = [_fact("training-command", training.environment.command, code=True)] if training else []
+    return [
+        _fact("command", record.environment.command, code=True),
+        *learned,
+        _fact("time", record.environment.time),
+        _fact("seconds", f"{number(record.seconds)} s" if record.seconds else DASH),
+        _fact("backend", f"{record.backend}, {record.precision}"),
+        _fact("suites", _list(record.suites)),
+        _fact("settings", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
+        (say("fact.counts"), Cell(_counts(record))),
+        _fact("data", "\n".join(f"{task} {digest}" for task, digest in record.data.items()) or DASH, code=True),
+        _fact("sources", "\n".join(f"{task} {source}" for task, source in record.sources.items()) or DASH, code=True),
+    ]
+
+
+def _counts(record: RunRecord) -> Said:
+    named = [
+        (say(f"count.{key}") if key in COUNTS else plain(key)) + plain(f" {count:,}")
+        for key, count in record.counts.items()
+    ]
+    return joined(named) if named else plain(DASH)
 
 
 def _checkpoint(checkpoint: Checkpoint) -> list[Fact]:
     density = checkpoint.zero_density
-    direction = checkpoint.scale_direction
+    counts = {"all": f"{checkpoint.parameters:,}", "some": f"{checkpoint.ternary_parameters:,}"}
+    zeros = say("fact.zeros.none") if density is None else plain(f"{density:.1%}")
     return [
-        Fact("체크포인트", checkpoint.source, code=True),
-        Fact("리비전", checkpoint.revision or DASH, code=True),
-        Fact("가중치 sha256", checkpoint.sha256, code=True),
-        Fact("구조", f"{checkpoint.architecture}, {FORMATS[checkpoint.format]}, {checkpoint.dtype}"),
-        Fact("스케일 방향", DIRECTIONS[direction] if direction else f"{DASH} (묶인 코드가 없음)"),
-        Fact("매개변수", f"{checkpoint.parameters:,}개, 그중 삼진 {checkpoint.ternary_parameters:,}개"),
-        Fact("0인 코드의 비율", f"{DASH} (저장된 코드가 없음)" if density is None else f"{density:.1%}"),
+        _fact("checkpoint", checkpoint.source, code=True),
+        _fact("revision", checkpoint.revision or DASH, code=True),
+        _fact("weights", checkpoint.sha256, code=True),
+        _fact("architecture", f"{checkpoint.architecture}, {checkpoint.format}, {checkpoint.dtype}"),
+        _fact("scale", checkpoint.scale_direction or DASH),
+        (say("fact.parameters"), Cell(say("fact.parameters.words", **counts))),
+        (say("fact.zeros"), Cell(zeros)),
     ]
 
 
 def _machine(environment: Environment) -> list[Fact]:
+    cpu = say("fact.cpu.words", cpu=environment.cpu, cores=environment.cores, threads=environment.threads)
     return [
-        Fact("운영체제", environment.platform),
-        Fact("CPU", f"{environment.cpu}, 코어 {environment.cores}개, 스레드 {environment.threads}개"),
-        Fact("메모리", size(environment.memory_bytes)),
-        Fact("패키지", _list({"python": environment.python, **environment.packages})),
+        _fact("platform", environment.platform),
+        (say("fact.cpu"), Cell(cpu)),
+        _fact("memory", size(environment.memory_bytes)),
+        _fact("packages", _list({"python": environment.python, **environment.packages})),
     ]
 
 
-def _list(items: dict[str, str]) -> str:
+def _fact(key: str, value: str, code: bool = False) -> Fact:
+    return say(f"fact.{key}"), Cell(plain(value), (), "code" if code else "plain")
+
+
+def _list(items: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in items.items()) or DASH

@@ -1,49 +1,46 @@
-"""Say numbers, and the lack of them, in words: a figure knows whether it was measured, modelled or is missing."""
+"""Turn numbers, and the lack of them, into cells: measured, modelled or missing with its reason."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from bitnet_bench.records import Measured, Measurement, Modelled, Unavailable
+from bitnet_bench.sections import Cell
+from bitnet_bench.wording import Said, plain, say
 
 DASH = "—"
-NOT_RECORDED = Unavailable(reason="기록에 이 항목이 없음")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What one cell shows. *detail* says how the number came about or, for a dash, why there is none."""
-
-    text: str
-    kind: Literal["plain", "measured", "modelled", "missing"] = "plain"
-    word: str = ""
-    detail: str = ""
-    warning: bool = False
-
-
-def missing(reason: str) -> Figure:
+def missing(reason: Said) -> Cell:
     """Return a dash with its reason."""
-    return Figure(DASH, "missing", "없음", reason)
+    return Cell(plain(DASH), (reason,), "missing")
 
 
-def figure(measurement: Measurement | None) -> Figure:
+def figure(measurement: Measurement | None) -> Cell:
     """Return a measurement as it stands in a cell: the median of readings, a formula's value, or a dash."""
-    measurement = measurement or NOT_RECORDED
+    if measurement is None:
+        return missing(say("figure.not-recorded"))
     if isinstance(measurement, Unavailable):
-        return missing(measurement.reason)
+        return missing(plain(measurement.reason))
     if isinstance(measurement, Modelled):
-        return Figure(quantity(measurement.value, measurement.unit), "modelled", "모델 추정", measurement.model)
-    return Figure(quantity(measurement.median, measurement.unit), "measured", "측정", _spread(measurement))
+        value = plain(quantity(measurement.value, measurement.unit))
+        return Cell(value, (say("figure.modelled") + plain(f": {measurement.model}"),), "modelled")
+    return Cell(plain(quantity(measurement.median, measurement.unit)), (_spread(measurement),), "measured")
 
 
-def _spread(measurement: Measured) -> str:
+def value_of(measurement: Measurement | None) -> float | None:
+    """Return the number of a measurement, if it has one."""
+    if isinstance(measurement, Measured):
+        return measurement.median
+    return measurement.value if isinstance(measurement, Modelled) else None
+
+
+def _spread(measurement: Measured) -> Said:
     count = len(measurement.readings)
     if count == 1:
-        return "1회"
+        return say("figure.once")
     low, high = (quantity(of(measurement.readings), measurement.unit) for of in (min, max))
     figure_of, unit = low.split(" ", 1)
-    return f"{count}회, {figure_of if high.endswith(f' {unit}') else low} ~ {high}"
+    shown = figure_of if high.endswith(f" {unit}") else low
+    return say("figure.readings", count=count, low=shown, high=high)
 
 
 def quantity(value: float, unit: str) -> str:
@@ -74,17 +71,12 @@ def points(value: float) -> str:
     return f"{value:.1f}".replace("-", "−")
 
 
-def signed(value: float) -> str:
-    """Return a difference of scores with its sign; what rounds to zero has none."""
-    text = f"{value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+def span(low: str, high: str) -> Said:
+    """Return two limits as a span."""
+    return Said(f"{low} ~ {high}", f"{low} to {high}")
 
 
-def span(interval: tuple[float, float] | None) -> str:
-    """Return an interval of scores; a dash if there is none."""
-    return DASH if interval is None else f"{points(interval[0])} ~ {points(interval[1])}"
-
-
-def factor(ratio: float) -> str:
+def factor(ratio: float) -> Said:
     """Return a ratio with two significant digits, three close to one."""
-    return f"{ratio:.2f}배" if ratio < 1.1 else f"{ratio:.1f}배" if ratio < 10 else f"{ratio:.0f}배"
+    shown = f"{ratio:.2f}" if ratio < 1.1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    return Said(f"{shown}배", f"{shown}×")

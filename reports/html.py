@@ -1,79 +1,151 @@
-"""Render runs as one HTML file that needs nothing else: no network, no second file, no script."""
+"""Render runs as one HTML file that needs nothing else: no network, no second file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bitnet_bench.records import Example, RunRecord
-from bitnet_bench.reports.charts import Chart, charts
-from bitnet_bench.reports.costs import CostTable, cost_tables
-from bitnet_bench.reports.environment import FactList, facts
-from bitnet_bench.reports.pairs import PairView, pair_view, pairs
+from bitnet_bench.comparison.comparing import Found, assembled, shared_tasks, task_difference
+from bitnet_bench.comparison.results import Comparison
+from bitnet_bench.ports import ReportOptions
+from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, source, style, table_library
+from bitnet_bench.reports.costs import cost_section, pareto_section
+from bitnet_bench.reports.environment import environment_section
+from bitnet_bench.reports.judgements import judgement_section
+from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_section
 from bitnet_bench.reports.runs import NamedRun, named
-from bitnet_bench.reports.samples import PER_TASK, TaskSamples, samples
-from bitnet_bench.reports.scores import ScoreTable, score_table
-from bitnet_bench.reports.summary import Summary, summary
+from bitnet_bench.reports.samples import Samples
+from bitnet_bench.reports.scores import score_section
+from bitnet_bench.reports.seeds import seed_section
+from bitnet_bench.reports.summary import Summary, main_pair, summary
+from bitnet_bench.reports.training import training_section
 from bitnet_bench.reports.visible import visible
-
-FOLDER = Path(__file__).parent
+from bitnet_bench.results import Notice, Results
+from bitnet_bench.sections import Chart, Section
+from bitnet_bench.wording import LANGUAGES, Said, catalogue, say
 
 
 @dataclass(frozen=True)
 class Page:
     """Everything that the template shows, already in words."""
 
-    runs: tuple[NamedRun, ...]
+    language: str
     summary: Summary
-    charts: tuple[Chart, ...]
-    scores: ScoreTable
-    pairs: tuple[PairView, ...]
-    costs: tuple[CostTable, ...]
-    samples: tuple[TaskSamples, ...]
-    samples_per_task: int
-    environments: tuple[FactList, ...]
+    notices: tuple[Notice, ...]
+    sections: tuple[Section, ...]
+    samples: dict[str, Any]
 
 
 class HTMLReport:
-    """Shows runs side by side in Korean: verdict, scores, paired differences, costs, samples and environment."""
+    """Shows runs side by side: verdict, scores, paired differences, costs, training, samples and environment."""
 
     summary = "one self-contained HTML file"
 
-    def render(self, runs: Sequence[tuple[RunRecord, Sequence[Example]]]) -> str:
-        """Return the file's text; BenchError if there is no run, or a run has a number that is not finite."""
-        style, script = _read("report.css"), _read("report.js")
+    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
+        """Return the file's text; BenchError if there is no run."""
+        options = options or ReportOptions()
+        page = _page(named(runs), options)
+        scripts = [chart_library(), *([table_library()] if page.samples["doc"] else []), own_script()]
+        looks = style()
         policy = (
-            f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
+            f"default-src 'none'; style-src {source(looks)}; script-src {' '.join(map(source, scripts))}; "
             "base-uri 'none'; form-action 'none'"
         )
-        template = _environment().get_template("report.html.j2")
-        text: str = template.render(page=_page(named(runs)), policy=policy, style=_ours(style), script=_ours(script))
+        charts = Charts()
+        text: str = (
+            _environment()
+            .get_template("report.html.j2")
+            .render(
+                page=page,
+                policy=policy,
+                style=_ours(looks),
+                scripts=[_ours(script) for script in scripts],
+                say=say,
+                place=charts.place,
+                # called when the template has placed all charts
+                data=lambda: _ours(_json(_data(page, charts))),
+            )
+        )
         return text
 
 
-def _page(runs: tuple[NamedRun, ...]) -> Page:
-    paired = pairs(runs)
-    return Page(
-        runs=runs,
-        summary=summary(runs, paired),
-        charts=charts(runs),
-        scores=score_table(runs),
-        pairs=tuple(pair_view(pair) for pair in paired if pair.tasks),
-        costs=cost_tables(runs),
-        samples=samples(runs),
-        samples_per_task=PER_TASK,
-        environments=tuple(facts(run) for run in runs),
+class Charts:
+    """Numbers the charts in the order in which the template shows them."""
+
+    def __init__(self) -> None:
+        self.specs: list[dict[str, Any]] = []
+
+    def place(self, chart: Chart) -> int:
+        """Return the number under which the script finds *chart*."""
+        self.specs.append(dict(chart.specs))
+        return len(self.specs) - 1
+
+
+def _page(runs: tuple[NamedRun, ...], options: ReportOptions) -> Page:
+    pairs = chosen_pairs(runs)
+    compared, samples = _read(runs, pairs, options)
+    training = training_section(runs, {run.key: run.results.layers for run in runs})
+    sections = (
+        score_section(runs),
+        pair_section(compared),
+        pareto_section(runs),
+        cost_section(runs),
+        *filter(None, (training, seed_section(runs), judgement_section(runs))),
+        *options.sections,
+        environment_section(runs),
     )
+    notices = dict.fromkeys((*options.unread, *(notice for run in runs for notice in run.results.notices)))
+    shown = main_pair(compared)
+    data = samples.data(shown[0] if shown else None)
+    return Page(options.language, summary(runs, shown, len(compared)), tuple(notices), sections, data)
+
+
+def _read(
+    runs: Sequence[NamedRun], pairs: Sequence[Pair], options: ReportOptions
+) -> tuple[list[tuple[Pair, Comparison]], Samples]:
+    """Compare all pairs and collect samples, holding the examples of one task at a time."""
+    tasks = list(dict.fromkeys(task for run in runs for task in shared_tasks(run.results, run.results)))
+    samples = Samples(runs, options.samples)
+    found: list[dict[str, Found | list[Said]]] = [{} for _ in pairs]
+    for task in tasks:
+        examples = {run.key: run.results.examples.get(task, ()) for run in runs}
+        for (a, b), ours in zip(pairs, found, strict=True):
+            if task in a.primary or task in b.primary:
+                one, other = (Results(run.record, {task: examples[run.key]}) for run in (a, b))
+                ours[task] = task_difference(one, other, task, options.margin)
+        samples.add(task, examples, max(1, options.samples // len(tasks)) if options.samples else 0)
+    compared = [
+        (pair, assembled(_renamed(pair[0]), _renamed(pair[1]), ours, options.margin))
+        for pair, ours in zip(pairs, found, strict=True)
+    ]
+    return compared, samples
+
+
+def _renamed(run: NamedRun) -> Results:
+    return Results(run.record.model_copy(update={"name": run.name}))
+
+
+def _data(page: Page, charts: Charts) -> dict[str, Any]:
+    words = {key: said for key, said in catalogue().items() if key.startswith("page.")}
+    return {
+        "charts": charts.specs,
+        "samples": page.samples,
+        "words": {lang: {key: said.in_(lang) for key, said in words.items()} for lang in LANGUAGES},
+    }
+
+
+def _json(value: Any) -> str:
+    """Return JSON that cannot end its script element; a surrogate that stands alone is written as its escape."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
 
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         finalize=_shown,
@@ -81,6 +153,8 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.tests["a"] = lambda block, kind: type(block).__name__ == kind
+    return made
 
 
 def _shown(value: Any) -> Any:
@@ -89,16 +163,7 @@ def _shown(value: Any) -> Any:
 
 
 def _ours(text: str) -> Any:
-    """Mark the stylesheet or the script, which are part of this package, as not to be escaped."""
+    """Mark what is part of this package as not to be escaped."""
     from markupsafe import Markup
 
     return Markup(text)
-
-
-def _read(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
-
-
-def _source(text: str) -> str:
-    """Return what a Content-Security-Policy calls the inlined *text*."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,26 +1,302 @@
 "use strict";
 (() => {
-  const filters = document.getElementById("filters");
-  if (!filters) return;
-  const task = document.getElementById("filter-task");
-  const differ = document.getElementById("filter-differ");
-  const count = document.getElementById("filter-count");
-  const apply = () => {
-    let shown = 0;
-    for (const group of document.querySelectorAll("details[data-task]")) {
-      let matching = 0;
-      for (const sample of group.querySelectorAll("article")) {
-        sample.hidden = differ.checked && sample.dataset.differ !== "yes";
-        matching += sample.hidden ? 0 : 1;
-      }
-      group.hidden = (task.value !== "" && group.dataset.task !== task.value) || matching === 0;
-      if (!group.hidden) shown += matching;
-      if (task.value !== "" && !group.hidden) group.open = true;
-    }
-    count.textContent = `예제 ${shown}개`;
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const root = document.documentElement;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const words = (key) => data.words[root.lang]["page." + key];
+  const number = (value) => value.toLocaleString("en-US");
+
+  // Everything that a run wrote comes into the page here, as a text node.
+  const make = (tag, className, text) => {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
   };
-  filters.hidden = false;
-  task.addEventListener("change", apply);
-  differ.addEventListener("change", apply);
-  apply();
+
+  // Charts, drawn when they come near the window, all of them before printing.
+  const charts = [...document.querySelectorAll("[data-chart]")];
+  const drawn = new Map();
+  const look = () => {
+    const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+    const [ink, quiet, rule] = [colour("--ink"), colour("--quiet"), colour("--rule")];
+    return {
+      background: "transparent",
+      font: "system-ui, sans-serif",
+      view: { stroke: rule },
+      axis: { labelColor: ink, titleColor: quiet, gridColor: rule, domainColor: rule, tickColor: rule, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
+      legend: { labelColor: ink, titleColor: quiet, labelFontSize: 12, orient: "bottom", columns: 2, symbolStrokeColor: quiet },
+      text: { color: ink, fontSize: 12 },
+      rule: { color: quiet },
+    };
+  };
+  const draw = async (place) => {
+    const state = root.lang + dark.matches;
+    if (drawn.get(place) === state) return;
+    drawn.set(place, state);
+    const text = JSON.stringify(data.charts[place.dataset.chart][root.lang]);
+    const spec = JSON.parse(dark.matches ? text.replaceAll("#0072b2", "#4aa3df") : text);
+    await window.vegaEmbed(place, spec, {
+      actions: false, ast: true, config: look(), defaultStyle: false, mode: "vega-lite", renderer: "svg",
+      tooltip: { disableDefaultStyle: true, theme: "ours" },
+    });
+    place.dataset.drawn = "yes";
+  };
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
+  }, { rootMargin: "400px" });
+  for (const place of charts) near.observe(place);
+  const redraw = () => { for (const place of drawn.keys()) draw(place); };
+  window.addEventListener("beforeprint", () => { for (const place of charts) draw(place); });
+  dark.addEventListener("change", redraw);
+
+  // Language.
+  const speak = (language) => {
+    root.lang = language;
+    document.title = words("title");
+    for (const button of document.querySelectorAll("[data-language]")) {
+      button.setAttribute("aria-pressed", String(button.dataset.language === language));
+    }
+    redraw();
+    if (table) { fillOutcomes(); heads(); table.rows().invalidate().draw(false); say(); }
+  };
+  for (const button of document.querySelectorAll("[data-language]")) {
+    button.addEventListener("click", () => speak(button.dataset.language));
+  }
+
+  // Samples.
+  const samples = data.samples;
+  const at = (id) => document.getElementById(id);
+  let table = null;
+  let hits = null;
+  let texts = null;
+  const OUTCOMES = ["all", "to-wrong", "to-right", "both-wrong", "differ"];
+  const chosen = () => [Number(at("first").value), Number(at("second").value)];
+  const right = (row, run) => samples.got[row][run] !== null && samples.got[row][run] >= 1;
+  const outcome = (row, kind, a, b) => {
+    if (kind === "all") return true;
+    if (samples.got[row][a] === null || samples.got[row][b] === null) return false;
+    if (kind === "differ") return samples.outputs[row][a] !== samples.outputs[row][b];
+    if (kind === "to-wrong") return !right(row, a) && right(row, b);
+    if (kind === "to-right") return right(row, a) && !right(row, b);
+    return !right(row, a) && !right(row, b);
+  };
+  const option = (select, value, text) => {
+    const element = make("option", "", text);
+    element.value = value;
+    select.append(element);
+  };
+  const fillOutcomes = () => {
+    const select = at("outcome");
+    const value = select.value || "all";
+    select.replaceChildren();
+    for (const kind of OUTCOMES) option(select, kind, words("outcome." + kind));
+    select.value = value;
+    at("task").options[0].textContent = words("every-task");
+  };
+  const fill = () => {
+    samples.runs.forEach((run, i) => {
+      for (const id of ["first", "second"]) option(at(id), i, `${run.key} · ${run.name}`);
+    });
+    const [a, b] = samples.pair;
+    at("first").value = String(a);
+    at("second").value = String(b);
+    option(at("task"), "", "");
+    samples.tasks.forEach((task, i) => option(at("task"), i, task));
+    fillOutcomes();
+  };
+  const search = () => {
+    const wanted = at("search").value.normalize("NFC").toLowerCase().trim();
+    const task = at("task").value;
+    const kind = at("outcome").value;
+    const bad = at("malformed").checked;
+    const [a, b] = chosen();
+    if (wanted && !texts) {
+      texts = samples.doc.map((doc, i) =>
+        [doc, samples.prompt[i], samples.target[i], ...samples.outputs[i]].join("\n").normalize("NFC").toLowerCase());
+    }
+    hits = new Uint8Array(samples.doc.length);
+    for (let row = 0; row < hits.length; row += 1) {
+      if (task !== "" && samples.task[row] !== Number(task)) continue;
+      if (bad && !samples.malformed[row][a] && !samples.malformed[row][b]) continue;
+      if (!outcome(row, kind, a, b)) continue;
+      if (wanted && !texts[row].includes(wanted)) continue;
+      hits[row] = 1;
+    }
+  };
+  const say = () => {
+    const { recordsDisplay } = table.page.info();
+    at("count").textContent = words("count").replace("{shown}", number(recordsDisplay)).replace("{all}", number(samples.doc.length));
+  };
+  const apply = () => {
+    search();
+    table.draw();
+    say();
+  };
+  const mark = (row, run) => {
+    const got = samples.got[row][run];
+    if (got === null) return make("span", "mark none", "—");
+    const malformed = samples.malformed[row][run] ? " ⚠" : "";
+    if (got >= 1) return make("span", "mark right", "✓ " + words("right") + malformed);
+    if (got <= 0) return make("span", "mark wrong", "✗ " + words("wrong") + malformed);
+    return make("span", "mark partly", "◐ " + (100 * got).toFixed(0) + malformed);
+  };
+  const shortened = (text, most) => (text.length > most ? text.slice(0, most) + "…" : text);
+  const bdi = (text) => make("bdi", "", text);
+
+  // Words that only one of two texts has are marked: the longest common subsequence, for texts that are not too long.
+  const differences = (ours, theirs) => {
+    const split = (text) => text.match(/\s+|[^\s]+/gu) || [];
+    const [a, b] = [split(ours), split(theirs)];
+    if (a.length * b.length > 250000) return [[ours, false]];
+    const width = b.length + 1;
+    const length = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i -= 1) {
+      for (let j = b.length - 1; j >= 0; j -= 1) {
+        length[i * width + j] = a[i] === b[j]
+          ? length[(i + 1) * width + j + 1] + 1
+          : Math.max(length[(i + 1) * width + j], length[i * width + j + 1]);
+      }
+    }
+    const parts = [];
+    for (let i = 0, j = 0; i < a.length;) {
+      if (j < b.length && a[i] === b[j]) { parts.push([a[i], false]); i += 1; j += 1; }
+      else if (j < b.length && length[i * width + j + 1] >= length[(i + 1) * width + j]) j += 1;
+      else { parts.push([a[i], true]); i += 1; }
+    }
+    return parts;
+  };
+  const marked = (text, other) => {
+    const box = make("bdi");
+    for (const [part, differs] of other === null || other === text ? [[text, false]] : differences(text, other)) {
+      box.append(differs ? make("mark", "", part) : document.createTextNode(part));
+    }
+    return box;
+  };
+  const field = (name, content) => {
+    const box = make("div", "field");
+    const text = make("div", "text");
+    text.append(content);
+    text.tabIndex = 0;
+    box.append(make("h4", "", name), text);
+    return box;
+  };
+  const address = (row) => "#sample=" + encodeURIComponent(samples.tasks[samples.task[row]]) + "/" + samples.doc[row];
+  const detail = (row) => {
+    const box = make("div", "detail");
+    box.append(field(words("prompt"), bdi(samples.prompt[row])), field(words("target"), bdi(samples.target[row])));
+    const [a, b] = chosen();
+    const order = [a, b, ...samples.runs.map((_, i) => i).filter((i) => i !== a && i !== b)];
+    const outputs = make("div", "outputs");
+    order.filter((run, i) => order.indexOf(run) === i).forEach((run) => {
+      const output = samples.outputs[row][run];
+      const other = run === a ? samples.outputs[row][b] : run === b ? samples.outputs[row][a] : null;
+      const one = field(`${samples.runs[run].key} · ${samples.runs[run].name}`, output === null ? "—" : marked(output, other));
+      one.querySelector("h4").append(" ", mark(row, run));
+      outputs.append(one);
+    });
+    const link = make("a", "", words("link"));
+    link.href = address(row);
+    box.append(outputs, link);
+    return box;
+  };
+  const toggle = (tr, open) => {
+    const one = table.row(tr);
+    const show = open === undefined ? !one.child.isShown() : open;
+    if (show) one.child(detail(one.data()), "child").show();
+    else one.child.hide();
+    tr.querySelector("button").setAttribute("aria-expanded", String(show));
+  };
+  const cells = [
+    (td, row) => {
+      const button = make("button", "toggle", "");
+      button.type = "button";
+      button.setAttribute("aria-expanded", "false");
+      button.setAttribute("aria-label", `${words("open")} ${samples.tasks[samples.task[row]]} ${samples.doc[row]}`);
+      td.replaceChildren(button);
+    },
+    (td, row) => td.replaceChildren(bdi(samples.tasks[samples.task[row]])),
+    (td, row) => td.replaceChildren(number(samples.doc[row])),
+    (td, row) => td.replaceChildren(bdi(shortened(samples.prompt[row], 90))),
+    (td, row) => td.replaceChildren(bdi(shortened(samples.target[row], 40))),
+    ...[0, 1].map((side) => (td, row) => {
+      const run = chosen()[side];
+      td.replaceChildren(mark(row, run), " ", bdi(shortened(samples.outputs[row][run] || "", 40)));
+    }),
+  ];
+  const heads = () => {
+    chosen().forEach((run, side) => {
+      at("rows").querySelector(side ? "th.second" : "th.first").textContent = `${samples.runs[run].key} · ${shortened(samples.runs[run].name, 24)}`;
+    });
+  };
+  const NAMES = ["open", "task", "number", "prompt", "target", "first", "second"];
+  const build = () => {
+    if (table || !samples.doc.length) return;
+    fill();
+    at("filters").hidden = false;
+    at("rows").hidden = false;
+    heads();
+    search();
+    // DataTables is given numbers only: it would take a string for HTML.
+    table = new window.DataTable(at("rows"), {
+      autoWidth: false,
+      columns: NAMES.map((name, i) => ({
+        className: name,
+        orderable: name === "task" || name === "number",
+        searchable: false,
+        data: null,
+        render: (row, kind) => (kind === "display" ? "" : name === "task" ? samples.task[row] : samples.doc[row]),
+      })),
+      data: samples.doc.map((_, i) => i),
+      layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: "paging" },
+      order: [],
+      pageLength: 20,
+      rowCallback: (tr, row) => { [...tr.cells].forEach((td, i) => cells[i](td, row)); },
+    });
+    table.search.fixed("filters", (_, row) => hits[row] === 1);
+    table.draw();
+    say();
+    at("rows").querySelector("tbody").addEventListener("click", (event) => {
+      const tr = event.target.closest("tr");
+      if (tr && !tr.querySelector(".detail") && tr.querySelector(".toggle")) toggle(tr);
+    });
+    for (const id of ["task", "outcome", "malformed"]) at(id).addEventListener("change", apply);
+    for (const id of ["first", "second"]) {
+      at(id).addEventListener("change", () => { heads(); apply(); });
+    }
+    at("search").addEventListener("input", apply);
+    at("filters").addEventListener("submit", (event) => event.preventDefault());
+    at("clear").addEventListener("click", clear);
+  };
+  const clear = () => {
+    at("task").value = "";
+    at("outcome").value = "all";
+    at("malformed").checked = false;
+    at("search").value = "";
+    apply();
+  };
+  const follow = () => {
+    const matched = /^#sample=(.*)\/(-?\d+)$/.exec(location.hash);
+    if (!matched || !samples.doc.length) return;
+    build();
+    let task;
+    try { task = decodeURIComponent(matched[1]); } catch { return; }
+    const row = samples.doc.findIndex((doc, i) => doc === Number(matched[2]) && samples.tasks[samples.task[i]] === task);
+    if (row < 0) return;
+    clear();
+    const place = table.rows({ order: "applied", search: "applied" }).indexes().indexOf(row);
+    table.page(Math.floor(place / table.page.len())).draw("page");
+    const tr = table.row(row).node();
+    toggle(tr, true);
+    tr.scrollIntoView({ block: "center" });
+  };
+  if (samples.doc.length) {
+    const soon = new IntersectionObserver((entries) => {
+      if (entries.some((entry) => entry.isIntersecting)) { soon.disconnect(); build(); }
+    }, { rootMargin: "600px" });
+    soon.observe(document.querySelector(".samples"));
+  }
+  window.addEventListener("hashchange", follow);
+  follow();
+  root.dataset.ready = "yes";
 })();

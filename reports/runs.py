@@ -1,16 +1,18 @@
-"""Name the runs of a report apart, or say why they cannot be reported."""
+"""Name the runs of a report apart, and say what groups them: stage, seed, training."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Example, Measured, Modelled, RunRecord, Score
+from bitnet_bench.records import RunRecord, Score
+from bitnet_bench.results import Results
+from bitnet_bench.wording import Said, plain, say
 
-COLOURS = 7
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
+"""Okabe and Ito's palette (2008), which the colour-blind tell apart; shapes and letters say the same."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,13 @@ class NamedRun:
 
     key: str
     name: str
-    colour: str
-    record: RunRecord
-    examples: tuple[Example, ...]
+    colour: int
+    results: Results
+
+    @property
+    def record(self) -> RunRecord:
+        """The run's record."""
+        return self.results.record
 
     @cached_property
     def scores(self) -> dict[tuple[str, str], Score]:
@@ -33,13 +39,10 @@ class NamedRun:
         """The primary score of each task."""
         return {score.task: score for score in self.record.scores if score.primary}
 
-    @cached_property
-    def by_task(self) -> dict[str, list[Example]]:
-        """The examples of each task."""
-        tasks: dict[str, list[Example]] = {}
-        for example in self.examples:
-            tasks.setdefault(example.task, []).append(example)
-        return tasks
+    @property
+    def label(self) -> Said:
+        """Letter and name."""
+        return plain(f"{self.key} · {self.name}")
 
     @property
     def stage(self) -> str | None:
@@ -47,20 +50,34 @@ class NamedRun:
         stage = self.record.settings.get("stage")
         return str(stage) if stage else None
 
+    @property
+    def stage_words(self) -> tuple[Said, ...]:
+        """The stage in words, if there is one."""
+        if self.stage in ("before", "after"):
+            return (say(f"stage.{self.stage}"),)
+        return (plain(self.stage),) if self.stage else ()
 
-def named(runs: Sequence[tuple[RunRecord, Sequence[Example]]]) -> tuple[NamedRun, ...]:
-    """Return the runs under distinct names; BenchError if there are none or a number is not finite."""
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training behind the checkpoint, where that is known."""
+        return self.results.training.job.seed if self.results.training else None
+
+
+def named(runs: Sequence[Results]) -> tuple[NamedRun, ...]:
+    """Return the runs under distinct names; BenchError if there are none."""
     if not runs:
         raise BenchError("There is no run to report.", "Name at least one run folder.")
     names: list[str] = []
     result = []
-    for index, (record, examples) in enumerate(runs):
-        names.append(_free(record.name, names))
-        key = chr(ord("A") + index) if index < 26 else str(index + 1)
-        run = NamedRun(key, names[-1], f"c{index % COLOURS}", record, tuple(examples))
-        _check(run)
-        result.append(run)
+    for index, results in enumerate(runs):
+        names.append(_free(results.record.name, names))
+        result.append(NamedRun(letter(index), names[-1], index % len(COLOURS), results))
     return tuple(result)
+
+
+def letter(index: int) -> str:
+    """Return A, B, ... Z, then numbers."""
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:
@@ -69,26 +86,3 @@ def _free(name: str, taken: Sequence[str]) -> str:
         copy += 1
         free = f"{name} ({copy})"
     return free
-
-
-def _check(run: NamedRun) -> None:
-    for what, numbers in _numbers(run):
-        if any(number is not None and not math.isfinite(number) for number in numbers):
-            raise BenchError(
-                f"Run {run.name!r} has a number that is not finite: {what}.",
-                "Evaluate or measure it again; a missing number is left out of a record, never NaN.",
-            )
-
-
-def _numbers(run: NamedRun) -> Iterable[tuple[str, tuple[float | None, ...]]]:
-    for score in run.record.scores:
-        yield f"{score.metric} of {score.task}", (score.value, score.stderr, score.chance)
-    for example in run.examples:
-        yield f"example {example.doc_id} of {example.task}", (example.correct,)
-    for cost in run.record.costs:
-        yield "foreign_load", (cost.foreign_load,)
-        for name, measurement in cost.metrics.items():
-            if isinstance(measurement, Measured):
-                yield name, measurement.readings
-            elif isinstance(measurement, Modelled):
-                yield name, (measurement.value,)

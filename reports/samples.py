@@ -1,99 +1,93 @@
-"""Put the runs' outputs on the same row side by side."""
+"""Put the runs' outputs on the same row side by side, as data for the page's table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from bitnet_bench.records import Example
-from bitnet_bench.reports.figures import number
 from bitnet_bench.reports.runs import NamedRun
+from bitnet_bench.reports.visible import visible
 
-PER_TASK = 20
 LONGEST = 2000
+"""Characters of a text that are shown."""
+Answers = list[Example | None]
 
 
-@dataclass(frozen=True)
-class Clipped:
-    """Text of at most LONGEST characters; *note* says if some was cut."""
+@dataclass
+class Samples:
+    """The rows that the page shows, collected task by task, out of all that there are.
 
-    text: str
-    note: str
+    If a task has more rows than its share of *limit*, those on which runs differ in right and wrong come first, then
+    those that none has right, then by number: nothing is picked for what it says.
+    """
 
+    runs: Sequence[NamedRun]
+    limit: int
+    tasks: list[str] = field(default_factory=list)
+    total: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
-@dataclass(frozen=True)
-class Output:
-    """What one run answered. *mark* says in words and signs whether that was right."""
+    def add(self, task: str, examples: Mapping[str, Sequence[Example]], share: int) -> None:
+        """Add the rows of *task*, whose examples are given by the runs' letters, at most *share* of them."""
+        rows = _grouped([examples[run.key] for run in self.runs])
+        self.total += len(rows)
+        if not rows or not share:
+            return
+        number = len(self.tasks)
+        self.tasks.append(task)
+        if len(rows) > share:
+            rows = sorted(rows, key=_telling)[:share]
+        self.rows += [_row(number, answers) for answers in sorted(rows, key=_number)]
 
-    run: NamedRun
-    text: Clipped
-    mark: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row of a task."""
-
-    doc_id: int
-    prompt: Clipped
-    target: Clipped
-    outputs: tuple[Output, ...]
-    differ: bool
-
-
-@dataclass(frozen=True)
-class TaskSamples:
-    """The first rows of a task, out of *total*."""
-
-    task: str
-    total: int
-    samples: tuple[Sample, ...]
-    differing: int
-
-
-def samples(runs: Sequence[NamedRun]) -> tuple[TaskSamples, ...]:
-    """Return the first rows of each task by row number: none is picked for what it says."""
-    tasks = dict.fromkeys(example.task for run in runs for example in run.examples)
-    return tuple(_task(task, runs) for task in tasks)
+    def data(self, pair: tuple[NamedRun, NamedRun] | None) -> dict[str, Any]:
+        """Return what the page's script reads: a list for each column; *pair* is the one that is shown first."""
+        letters = [run.key for run in self.runs]
+        columns = ("task", "doc", "prompt", "target", "outputs", "got", "malformed")
+        return {
+            "tasks": [visible(task) for task in self.tasks],
+            "runs": [{"key": run.key, "name": visible(run.name), "colour": run.colour} for run in self.runs],
+            "pair": [letters.index(run.key) for run in pair] if pair else [0, 0],
+            "total": self.total,
+            **{column: [row[column] for row in self.rows] for column in columns},
+        }
 
 
-def _task(task: str, runs: Sequence[NamedRun]) -> TaskSamples:
+def _grouped(examples: Sequence[Sequence[Example]]) -> list[Answers]:
     """Group by number, prompt and target: rows of different data sets share a number, but are not the same."""
-    rows: dict[tuple[int, str, str], list[tuple[NamedRun, Example]]] = {}
-    for run in runs:
-        for example in run.by_task.get(task, []):
-            rows.setdefault((example.doc_id, example.prompt, example.target), []).append((run, example))
-    shown = tuple(_sample(answers) for _, answers in sorted(rows.items(), key=lambda item: item[0][0])[:PER_TASK])
-    return TaskSamples(task, len(rows), shown, sum(sample.differ for sample in shown))
+    rows: dict[tuple[int, str, str], Answers] = {}
+    for place, given in enumerate(examples):
+        for example in given:
+            key = (example.doc_id, example.prompt, example.target)
+            rows.setdefault(key, [None] * len(examples))[place] = example
+    return list(rows.values())
 
 
-def _sample(answers: Sequence[tuple[NamedRun, Example]]) -> Sample:
-    example = answers[0][1]
-    return Sample(
-        doc_id=example.doc_id,
-        prompt=clipped(example.prompt),
-        target=clipped(example.target),
-        outputs=tuple(_output(run, answer) for run, answer in answers),
-        differ=len({answer.output for _, answer in answers}) > 1,
-    )
+def _telling(answers: Answers) -> tuple[int, int]:
+    right = {answer.correct >= 1.0 for answer in answers if answer}
+    return (0 if len(right) > 1 else 1 if False in right else 2, _number(answers))
 
 
-def _output(run: NamedRun, example: Example) -> Output:
-    mark, kind = _mark(example.correct)
-    return Output(run, clipped(example.output), mark, kind)
+def _number(answers: Answers) -> int:
+    return next(answer.doc_id for answer in answers if answer)
 
 
-def _mark(correct: float) -> tuple[str, str]:
-    if correct >= 1.0:
-        return "✓ 맞음", "right"
-    if correct <= 0.0:
-        return "✗ 틀림", "wrong"
-    return f"◐ {number(100 * correct)}점", "partly"
+def _row(task: int, answers: Answers) -> dict[str, Any]:
+    first = next(answer for answer in answers if answer)
+    return {
+        "task": task,
+        "doc": first.doc_id,
+        "prompt": clipped(first.prompt),
+        "target": clipped(first.target),
+        "outputs": [clipped(answer.output) if answer else None for answer in answers],
+        "got": [round(answer.correct, 4) if answer else None for answer in answers],
+        "malformed": [int(answer.malformed) if answer else 0 for answer in answers],
+    }
 
 
-def clipped(text: str) -> Clipped:
-    """Return the beginning of *text*."""
+def clipped(text: str) -> str:
+    """Return the beginning of *text*, made visible; what was cut is counted at its end."""
     if len(text) <= LONGEST:
-        return Clipped(text, "")
-    return Clipped(text[:LONGEST], f"전체 {len(text):,}자 가운데 앞 {LONGEST:,}자만 보임")
+        return visible(text)
+    return f"{visible(text[:LONGEST])} … (+{len(text) - LONGEST:,})"

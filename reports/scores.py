@@ -1,58 +1,18 @@
-"""Lay out scores: a row per task and metric, a cell per run, and the signatures behind them."""
+"""Lay out scores: a row per task and metric, a cell per run, chance beside them, and the signatures behind them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.records import Score
-from bitnet_bench.reports.figures import DASH, number, points, span
+from bitnet_bench.reports.charts import score_chart
+from bitnet_bench.reports.figures import DASH, missing, number, points, span
 from bitnet_bench.reports.runs import NamedRun
+from bitnet_bench.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.statistics import NORMAL_95, interval
-
-
-@dataclass(frozen=True)
-class ScoreCell:
-    """A score as it is shown; *note* says why there is no score or no interval."""
-
-    run: NamedRun
-    value: str
-    margin: str
-    span: str
-    note: str
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One metric of one task over all runs."""
-
-    task: str
-    metric: str
-    primary: bool
-    n: str
-    chance: str
-    majority: str
-    cells: tuple[ScoreCell, ...]
-
-
-@dataclass(frozen=True)
-class SignatureRow:
-    """What exactly a score is; *runs* are the letters of the runs that share it."""
-
-    task: str
-    metric: str
-    signature: str
-    runs: str
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """All scores. *conflicts* names tasks whose signatures differ between runs."""
-
-    rows: tuple[ScoreRow, ...]
-    signatures: tuple[SignatureRow, ...]
-    conflicts: tuple[str, ...]
+from bitnet_bench.statistics.several import mean_of_errors
+from bitnet_bench.wording import Said, plain, say
 
 
 @dataclass(frozen=True)
@@ -72,39 +32,45 @@ def primary_mean(run: NamedRun) -> Mean | None:
     return Mean(sum(s.value for s in scores) / len(scores), mean_of_errors([s.stderr for s in scores]), len(scores))
 
 
-def mean_of_errors(errors: Sequence[float | None]) -> float | None:
-    """Return the standard error of a mean of independent estimates, sqrt(sum e^2) / k; None if one is missing."""
-    known = [error for error in errors if error is not None]
-    if not known or len(known) < len(errors):
-        return None
-    return math.sqrt(sum(error**2 for error in known)) / len(known)
-
-
 def score_interval(score: Score) -> tuple[float, float] | None:
     """Return the 95 % interval of a score inside its metric's limits; None without a standard error."""
     return interval(score.value, score.stderr, *score.limits)
 
 
-def score_table(runs: Sequence[NamedRun]) -> ScoreTable:
-    """Return the scores of *runs*, primary metrics first."""
+def score_section(runs: Sequence[NamedRun]) -> Section:
+    """Return the section of scores, primary metrics first."""
     keys = list(dict.fromkeys(key for run in runs for key in run.scores))
-    rows = sorted((_row(key, runs) for key in keys), key=lambda row: not row.primary)
-    signatures = tuple(signature for row in rows for signature in _signatures((row.task, row.metric), runs))
-    seen = [(signature.task, signature.metric) for signature in signatures]
-    conflicts = dict.fromkeys(f"{task} ({metric})" for task, metric in seen if seen.count((task, metric)) > 1)
-    return ScoreTable(tuple(rows), signatures, tuple(conflicts))
+    if not keys:
+        return Section("scores", say("scores.title"), (Paragraph(say("scores.none")),))
+    primary = [key for key in keys if any(key in run.scores and run.scores[key].primary for run in runs)]
+    others = [key for key in keys if key not in primary]
+    blocks: list[Block] = [*score_chart(runs), _table(primary, runs), Paragraph(say("scores.hint"), "hint")]
+    blocks += [Paragraph(conflict, "warning") for conflict in _conflicts(keys, runs)]
+    if others:
+        blocks.append(Group(say("scores.others", count=len(others)), (_table(others, runs),)))
+    signatures = tuple(_signature_rows(keys, runs))
+    headings = tuple(say(f"column.{key}") for key in ("task", "metric", "signature", "runs"))
+    blocks.append(Group(say("scores.signatures", count=len(signatures)), (Table(headings, signatures),)))
+    return Section("scores", say("scores.title"), tuple(blocks))
 
 
-def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> ScoreRow:
+def _table(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Table:
+    headings = [say(f"column.{key}") for key in ("task", "metric", "n", "chance", "majority")]
+    return Table((*headings, *(run.label for run in runs)), tuple(_row(key, runs) for key in keys))
+
+
+def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> Row:
     having = [(run, run.scores[key]) for run in runs if key in run.scores]
-    return ScoreRow(
-        task=key[0],
-        metric=key[1] + (" ↓" if any(score.lower_is_better for _, score in having) else ""),
-        primary=any(score.primary for _, score in having),
-        n=_common((run.key, f"{score.n:,}") for run, score in having),
-        chance=_common((run.key, number(score.chance)) for run, score in having if score.chance is not None),
-        majority=_common((run.key, points(score.majority)) for run, score in having if score.majority is not None),
-        cells=tuple(_cell(run, run.scores.get(key)) for run in runs),
+    down = " ↓" if any(score.lower_is_better for _, score in having) else ""
+    return Row(
+        (
+            Cell(plain(key[0]), (), "strong"),
+            Cell(plain(key[1] + down)),
+            Cell(plain(_common((run.key, f"{score.n:,}") for run, score in having))),
+            Cell(plain(_common((r.key, number(s.chance)) for r, s in having if s.chance is not None)), (), "quiet"),
+            Cell(plain(_common((r.key, points(s.majority)) for r, s in having if s.majority is not None)), (), "quiet"),
+            *(_cell(run.scores.get(key)) for run in runs),
+        )
     )
 
 
@@ -116,26 +82,47 @@ def _common(values: Iterable[tuple[str, str]]) -> str:
     return " · ".join(f"{key} {value}" for key, value in pairs)
 
 
-def _cell(run: NamedRun, score: Score | None) -> ScoreCell:
+def _cell(score: Score | None) -> Cell:
     if score is None:
-        return ScoreCell(run, DASH, "", "", "이 과제를 채점하지 않음")
-    if score.stderr is None:
-        return ScoreCell(run, _shown(score, score.value), DASH, "", "표준오차가 정의되지 않음")
-    note = "모든 예제의 결과가 같아 구간이 실제보다 좁음" if score.stderr == 0 else ""
-    low, high = score_interval(score) or (score.value, score.value)
-    limits = span((low, high)) if score.limits[1] else f"{_shown(score, low)} ~ {_shown(score, high)}"
-    return ScoreCell(run, _shown(score, score.value), _shown(score, NORMAL_95 * score.stderr), limits, note)
+        return missing(say("scores.not-scored"))
+    limits = score_interval(score)
+    if score.stderr is None or limits is None:
+        return Cell(plain(shown(score, score.value)), (say("scores.no-error"),), "strong")
+    small = [span(shown(score, limits[0]), shown(score, limits[1]))]
+    if score.stderr == 0:
+        small.append(say("scores.all-equal"))
+    margin = shown(score, NORMAL_95 * score.stderr)
+    return Cell(plain(f"{shown(score, score.value)} ± {margin}"), tuple(small), "strong")
 
 
-def _shown(score: Score, value: float) -> str:
+def shown(score: Score, value: float) -> str:
     """Return *value* with one decimal, or with three where the metric is no percentage but a small number."""
     return points(value) if score.limits[1] else f"{value:.3f}"
 
 
-def _signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> Iterable[SignatureRow]:
+def _signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> dict[str, list[str]]:
+    """Return the signatures of a score, each with the letters of the runs that share it."""
     sharing: dict[str, list[str]] = {}
     for run in runs:
         if key in run.scores:
             sharing.setdefault(run.scores[key].signature, []).append(run.key)
-    for signature, letters in sharing.items():
-        yield SignatureRow(key[0], key[1], signature, " ".join(letters))
+    return sharing
+
+
+def _signature_rows(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Row]:
+    for task, metric in keys:
+        for signature, letters in _signatures((task, metric), runs).items():
+            yield Row(
+                (
+                    Cell(plain(task), (), "strong"),
+                    Cell(plain(metric)),
+                    Cell(plain(signature), (), "code"),
+                    Cell(plain(" ".join(letters))),
+                )
+            )
+
+
+def _conflicts(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Said]:
+    named = [f"{task} ({metric})" for task, metric in keys if len(_signatures((task, metric), runs)) > 1]
+    if named:
+        yield say("scores.conflicts", tasks=", ".join(named))

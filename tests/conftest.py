@@ -135,3 +135,93 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Call
         return made[architecture]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_results() -> Callable[..., Any]:
+    """Give a factory of runs: name, task -> what each example got (0..1), and fields of the record to set.
+
+    Examples choose between two answers, so that accuracy and macro_f1 are theirs; a list of Example is taken as it is.
+    """
+    from bitnet_bench.metrics import metric
+    from bitnet_bench.records import Checkpoint, Environment, Example, RunRecord, Score
+    from bitnet_bench.results import Results
+
+    def example(task: str, doc: int, correct: float) -> Example:
+        target = doc % 2
+        output = target if correct >= 1.0 else 1 - target
+        choices = ("아니오", "예")
+        return Example(
+            task=task,
+            doc_id=doc,
+            prompt=f"질문 {doc}",
+            choices=choices,
+            loglikelihoods=tuple(-1.0 if i == output else -2.0 for i in range(2)),
+            target=choices[target],
+            target_choice=target,
+            output=choices[output],
+            output_choice=output,
+            correct=correct,
+        )
+
+    def make(name: str, tasks: Any, metrics: tuple[str, ...] = ("accuracy", "macro_f1"), **fields: Any) -> Results:
+        rows = {
+            task: [one if isinstance(one, Example) else example(task, doc, one) for doc, one in enumerate(given)]
+            for task, given in tasks.items()
+        }
+        precision = fields.pop("precision", "ternary")
+        ternary = precision == "ternary"
+        scores = tuple(
+            Score(
+                task=task,
+                metric=key,
+                value=metric(key).value(given),
+                stderr=metric(key).stderr(given),
+                n=len(given),
+                signature=metric(key).signature(),
+                primary=key == metrics[0],
+                chance=50.0 if key == metrics[0] else None,
+            )
+            for task, given in rows.items()
+            for key in metrics
+        )
+        checkpoint = Checkpoint(
+            source=f"/models/{name}",
+            path=f"/models/{name}",
+            architecture="LlamaForCausalLM",
+            format="autobitlinear" if ternary else "float",
+            scale_direction="divide" if ternary else None,
+            dtype="bfloat16",
+            sha256="b" * 64,
+            weight_bytes={"ternary": 1000} if ternary else {"linear": 8000},
+            parameters=4000,
+            ternary_parameters=4000 if ternary else 0,
+        )
+        environment = Environment(
+            time="2026-01-01T00:00:00+00:00",
+            platform="Linux",
+            python="3.11",
+            cpu="CPU",
+            cores=2,
+            threads=2,
+            memory_bytes=2**33,
+            packages={"bitnet-bench": "0.1.0", "torch": "2.13"},
+            command=f"bitnet-bench evaluate --model {name}",
+        )
+        notices = fields.pop("notices", ())
+        training = fields.pop("training", None)
+        record = {
+            "name": name,
+            "checkpoint": checkpoint,
+            "backend": "hf",
+            "precision": precision,
+            "suites": {task.partition(":")[0]: "1" for task in rows},
+            "settings": {"tasks": list(rows), "prompts": "default", "shots": 0, "seed": 0, "chat_template": False},
+            "data": {task: task.encode().hex().ljust(64, "0")[:64] for task in rows},
+            "scores": scores,
+            "environment": environment,
+            **fields,
+        }
+        return Results(RunRecord(**record), rows, notices, training)
+
+    return make

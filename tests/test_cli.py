@@ -24,7 +24,9 @@ def bench(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("command", ["quickstart", "finetune", "evaluate", "measure", "report", "suites", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["quickstart", "run", "rate", "finetune", "evaluate", "measure", "report", "suites", "doctor"]
+)
 def test_every_command_has_help(command: str, tmp_path: Path) -> None:
     """--help names the command's options and ends with status 0."""
     done = bench(command, "--help", cwd=tmp_path)
@@ -65,6 +67,9 @@ def test_every_command_has_help(command: str, tmp_path: Path) -> None:
         (["measure", "--prompt-tokens", "9999"], 2, ["exceed the context", "--prompt-tokens"]),
         (["report", "full"], 1, ["full is not a run", "record.json"]),
         (["evaluate", "--out"], 2, ["--out"]),
+        (["run", "nothing.yaml"], 1, ["no recipe nothing.yaml", "recipes/"]),
+        (["rate", "sheet", "full", "full"], 1, ["full is not a run"]),
+        (["rate", "collect", "nothing.json"], 1, ["no file nothing.json"]),
         (["frobnicate"], 2, ["frobnicate"]),
     ],
 )

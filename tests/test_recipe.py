@@ -13,6 +13,7 @@ from bitnet_bench import api, pipeline
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.estimates import Speed, estimate, find_shape, shape_of
+from bitnet_bench.quickstart import RECIPE
 from bitnet_bench.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +192,14 @@ def test_every_recipe_in_the_tree_can_be_planned(file: Path, tmp_path: Path) -> 
     recipe = read_recipe(file)
     steps: list[Any] = pipeline.plan(recipe, tmp_path / "out")
     assert {step.title.split()[0] for step in steps} == {"fine-tune", "evaluate", "measure", "report"}
+
+
+def test_quickstart_is_a_recipe_of_every_task_that_is_embedded(tmp_path: Path) -> None:
+    """It trains on the rows of each task that it scores, and has a run of each arm before and after."""
+    recipe = read_recipe(RECIPE)
+    assert recipe.finetune is not None
+    tasks = {f"{suite.name}:{task.name}" for suite, task in api.select_tasks(["sample"])}
+    assert {*recipe.finetune.data} - tasks == {str(RECIPE.parent / "instructions.jsonl")}
+    assert tasks < {*recipe.finetune.data}
+    runs = [step.out.name for step in pipeline.plan(recipe, tmp_path) if isinstance(step, pipeline.Scoring)]
+    assert runs == ["ternary-before", "fp16-before", "ternary-after", "fp16-after"]

@@ -15,7 +15,7 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.measuring import backends, doctor, measure, plan
 from bitnet_bench.cli.recipes import run
-from bitnet_bench.cli.reporting import quickstart, report
+from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ COMMANDS = (
     push,
     pull,
     report,
+    compare,
     suites,
     backends,
     doctor,

@@ -156,6 +156,7 @@ DespiteParity = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 ShardSize = Annotated[float, typer.Option(min=0.001, help="Largest weight file, in GB (10^9 bytes).")]
+Margin = Annotated[float, typer.Option(min=0.0, help="Points of a score that are too few to matter.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N rows of each task or file.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Files = Annotated[list[Path], typer.Argument(help="JSONL files of training rows.")]

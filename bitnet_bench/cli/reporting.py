@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitnet_bench.cli.options import Json, Seed
+from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.errors import UsageError
+
+
+class Tongue(StrEnum):
+    """The languages of a report."""
+
+    ko = "ko"
+    en = "en"
+
+
+class Form(StrEnum):
+    """How a comparison is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
 
 
 def quickstart(
@@ -35,11 +55,74 @@ def quickstart(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+    lang: Annotated[Tongue, typer.Option(help="Language that is shown first; the page switches.")] = Tongue.ko,
+    margin: Margin = 1.0,
+    samples: Annotated[int, typer.Option(min=0, help="Rows to show at most; 0 for none. All are compared.")] = 20_000,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN=DIR",
+            help="Where RUN's finetune.json is, if not beside its checkpoint. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write one HTML file that compares runs.
 
-    It needs no network and no other file.
+    How good, how certain, how much cheaper; paired differences, costs, training, samples side by side, and what it
+    takes to repeat it. It needs no network and no other file.
     """
     from bitnet_bench import api
+    from bitnet_bench.ports import ReportOptions
 
-    print(f"Report: {api.report(runs, out)}")
+    options = ReportOptions(lang.value, margin, samples)
+    path, notices = api.report(runs, out, options=options, training=_folders(training or []))
+    for notice in notices:
+        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    print(f"Report: {path}")
+
+
+def _folders(given: list[str]) -> dict[Path, Path]:
+    """Return the folders of --training by run."""
+    folders = {}
+    for value in given:
+        run, _, folder = value.partition("=")
+        if not folder:
+            raise UsageError(f"--training {value} is not RUN=DIR.", "Such as runs/scored/mine=runs/mine.")
+        folders[Path(run)] = Path(folder)
+    return folders
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
+    b: Annotated[Path, typer.Argument(help="The run folder that it is held against.")],
+    form: Annotated[Form, typer.Option("--format", help="How to write it.")] = Form.table,
+    margin: Margin = 1.0,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Exit with status 1 if A - B meets this, such as 'kobest.macro_f1 < -1.0'. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say whether two runs differ, on which tasks, and how sure that is.
+
+    Every example of A is paired with the same one of B. Runs over other data, prompts or versions are refused with what
+    differs. docs/reports.md explains the tests.
+    """
+    from bitnet_bench import api, console
+    from bitnet_bench.comparison.formats import FORMATS
+
+    found = api.compare(a, b, margin, fail_if or [])
+    for notice in found.notices:
+        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    if form is Form.table:
+        console.show_comparison(found.comparison)
+    else:
+        print(FORMATS[form.value](found.comparison).rstrip("\n"))
+    for outcome in found.outcomes:
+        print(console.outcome_sentence(outcome), file=sys.stderr)
+    if any(outcome.holds for outcome in found.outcomes):
+        raise typer.Exit(1)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
+import numpy as np
+
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import Example
 
@@ -26,6 +28,12 @@ class Metric(Protocol):
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its standard error in the same unit, or None where there are too few examples for one."""
+
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, ...]: all that the figure needs of each example."""
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the figure [R] of samples that hold each example *weights* [R, n] times; `value` where all are 1."""
 
     def signature(self) -> str:
         """Return name, tokenizer, normalisation, kind of standard error, and version."""

@@ -61,6 +61,23 @@ class ConfusionMetric:
         error = confusion_bootstrap_stderr(self._confusion(examples), self.of_confusion)
         return None if error is None else 100.0 * error
 
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, 3]: target, output, and how many labels there are."""
+        labels = self.labels(examples)
+        return np.array([(*self.decided(example), labels) for example in examples], dtype=np.int64)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the figure of each sample, 0..100."""
+        targets, outputs, labels = numbers.astype(np.int64).T
+        k = int(labels[0])
+        cells, place = np.unique(targets * k + outputs, return_inverse=True)
+        held = np.zeros((len(numbers), len(cells)))
+        held[np.arange(len(numbers)), place] = 1.0
+        confusion = np.zeros((len(weights), k * k))
+        confusion[:, cells] = weights @ held
+        figures: np.ndarray = 100.0 * self.of_confusion(confusion.reshape(-1, k, k))
+        return figures
+
     def signature(self) -> str:
         """Return the signature."""
         return f"{self.name}|choice:{self.choice}|{BOOTSTRAP}|v1"

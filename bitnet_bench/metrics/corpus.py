@@ -39,8 +39,15 @@ class CorpusMetric:
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
-        statistics = np.array(self.scorer._extract_corpus_statistics(*outputs_and_references(examples)))
-        return bootstrap_stderr(statistics, self._of_sums)
+        return bootstrap_stderr(self.numbers(examples), self._of_sums)
+
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, k], sacrebleu's statistics of each example."""
+        return np.array(self.scorer._extract_corpus_statistics(*outputs_and_references(examples)))
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the corpus score of each sample, 0..100."""
+        return self._of_sums(weights @ numbers)
 
     def _of_sums(self, sums: np.ndarray) -> np.ndarray:
         return np.array([self.scorer._compute_score_from_stats(list(row)).score for row in sums])

@@ -47,6 +47,14 @@ class Pearson:
         drawn = [_pearson(self.points(values, weights), weights) for weights in bootstrap_counts(len(examples))]
         return 100.0 * float(np.std(np.concatenate(drawn), ddof=1))
 
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, 2], gold and given grades."""
+        return grades(examples)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return 100 r of each sample."""
+        return 100.0 * _pearson(self.points(numbers, weights), weights)
+
     def points(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return [..., n, 2], what is correlated, of values [n, 2] of which each resample holds *weights* [R, n]."""
         return values

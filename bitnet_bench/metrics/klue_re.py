@@ -57,6 +57,15 @@ class AUPRC:
         areas = 100.0 * _areas(examples, np.ones((1, len(examples))))[:, 0]
         return dict(zip(examples[0].choices, areas.tolist(), strict=True))
 
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, 1 + labels], the target and the log-likelihood of each choice."""
+        return np.array([(e.target_choice, *e.loglikelihoods) for e in examples], dtype=float)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the mean area of each sample, 0..100."""
+        areas: np.ndarray = 100.0 * _areas_of(numbers[:, 0].astype(int), numbers[:, 1:], weights).mean(0)
+        return areas
+
     def signature(self) -> str:
         """Return the signature."""
         return f"re_auprc|score:softmax|average:macro-over-labels|stderr:bootstrap-{RESAMPLES}-seed{SEED}|v1"
@@ -65,9 +74,12 @@ class AUPRC:
 def _areas(examples: Sequence[Example], weights: np.ndarray) -> np.ndarray:
     """Return [labels, R], the areas in samples that hold each example *weights* [R, n] times."""
     logits = np.array([example.loglikelihoods for example in examples])
+    return _areas_of(np.array([example.target_choice for example in examples]), logits, weights)
+
+
+def _areas_of(targets: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     scores = np.exp(logits - logits.max(1, keepdims=True))
     scores /= scores.sum(1, keepdims=True)
-    targets = np.array([example.target_choice for example in examples])
     return np.stack([_area(scores[:, label], targets == label, weights) for label in range(scores.shape[1])])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from bitnet_bench.records import Example
 from bitnet_bench.statistics import mean_stderr
 
@@ -23,3 +25,12 @@ class MeanMetric:
         """Return the standard error of the mean; None below two examples."""
         error = mean_stderr([self.of_one(example) for example in examples])
         return None if error is None else 100.0 * error
+
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n], the figure of each example."""
+        return np.array([self.of_one(example) for example in examples], dtype=float)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return weighted means, 0..100."""
+        means: np.ndarray = 100.0 * (weights @ numbers) / weights.sum(-1)
+        return means

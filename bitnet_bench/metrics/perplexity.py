@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.metrics.sums import BOOTSTRAP
+from bitnet_bench.metrics.sums import BOOTSTRAP, weighted_sums
 from bitnet_bench.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
@@ -35,6 +35,14 @@ class BitsPerByte:
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over texts; None below two."""
         return bootstrap_stderr(_statistics(examples), self.of_sums)
+
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n, 2], nats and bytes of each text."""
+        return _statistics(examples)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the figure of each sample, in its own unit."""
+        return self.of_sums(weighted_sums(numbers, weights))
 
     def signature(self) -> str:
         """Return the signature."""

@@ -36,6 +36,22 @@ class SumMetric:
         error = bootstrap_stderr(self.statistics(examples), self.of_sums)
         return None if error is None else 100.0 * error
 
+    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return `statistics`."""
+        return self.statistics(examples)
+
+    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the figure of each weighted sum, 0..100."""
+        figures: np.ndarray = 100.0 * self.of_sums(weighted_sums(numbers, weights))
+        return figures
+
+
+def weighted_sums(numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return [R, ...], the sums of *numbers* [n, ...] of which each sample holds *weights* [R, n]."""
+    flat = numbers.reshape(len(numbers), -1).astype(float)
+    sums: np.ndarray = (weights @ flat).reshape(-1, *numbers.shape[1:])
+    return sums
+
 
 def f1_of_counts(hits: np.ndarray, involved: np.ndarray, absent: float = 0.0) -> np.ndarray:
     """Return F1 = 2 hits / involved, where *involved* counts targets and outputs; *absent* where there are none."""

@@ -1,0 +1,8 @@
+"""Whether two runs differ, on which tasks, and how sure that is: decided here, shown by the terminal and the report."""
+
+from __future__ import annotations
+
+from bitnet_bench.comparison.comparing import MARGIN, compare
+from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference, Refused
+
+__all__ = ["MARGIN", "Comparison", "Difference", "MeanDifference", "Refused", "compare"]

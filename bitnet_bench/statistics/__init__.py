@@ -1,0 +1,29 @@
+"""How sure a number is, and whether two differ: pure, numbers in and numbers out."""
+
+from __future__ import annotations
+
+from bitnet_bench.statistics.errors import (
+    NORMAL_95,
+    RESAMPLES,
+    SEED,
+    bootstrap_counts,
+    bootstrap_stderr,
+    confusion_bootstrap_stderr,
+    interval,
+    mean_stderr,
+    paired_difference,
+    wilson,
+)
+
+__all__ = [
+    "NORMAL_95",
+    "RESAMPLES",
+    "SEED",
+    "bootstrap_counts",
+    "bootstrap_stderr",
+    "confusion_bootstrap_stderr",
+    "interval",
+    "mean_stderr",
+    "paired_difference",
+    "wilson",
+]

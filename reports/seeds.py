@@ -1,0 +1,64 @@
+"""Say how much scores move with the seed: runs that differ in nothing else, side by side."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+
+from bitnet_bench.reports.figures import points, span
+from bitnet_bench.reports.runs import NamedRun
+from bitnet_bench.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.wording import plain, say
+
+OWN = {"seed", "out", "save_every", "track", "model"}
+"""Settings of a training that may differ between seeds of one experiment."""
+
+
+def seed_groups(runs: Sequence[NamedRun]) -> list[list[NamedRun]]:
+    """Return groups of two or more runs whose trainings and settings differ in the seed alone."""
+    groups: dict[str, list[NamedRun]] = {}
+    for run in runs:
+        if run.results.training:
+            groups.setdefault(_identity(run), []).append(run)
+    return [group for group in groups.values() if len({run.seed for run in group}) > 1]
+
+
+def _identity(run: NamedRun) -> str:
+    training, record = run.results.training, run.record
+    assert training is not None
+    job = training.job.model_dump(mode="json", exclude=OWN)
+    settings = {key: value for key, value in record.settings.items() if key != "data_dir"}
+    about = [job, training.base.sha256, settings, record.precision, record.backend, sorted(record.data.items())]
+    return json.dumps(about, sort_keys=True, default=str)
+
+
+def seed_section(runs: Sequence[NamedRun]) -> Section | None:
+    """Return mean, spread and range over seeds, or None if no runs differ in the seed alone."""
+    groups = seed_groups(runs)
+    if not groups:
+        return None
+    blocks: list[Block] = []
+    headings = tuple(say(f"column.{key}") for key in ("task", "metric", "seeds", "mean", "deviation", "range"))
+    for group in groups:
+        names = ", ".join(f"{run.key} ({run.seed})" for run in group)
+        blocks += [Paragraph(say("seeds.group", runs=names)), Table(headings, tuple(_rows(group)))]
+    return Section("seeds", say("seeds.title"), (*blocks, Paragraph(say("seeds.hint"), "hint")))
+
+
+def _rows(group: Sequence[NamedRun]) -> Iterable[Row]:
+    for task in dict.fromkeys(task for run in group for task in run.primary):
+        scores = [run.primary[task] for run in group if task in run.primary]
+        values = [score.value for score in scores]
+        if len(values) < 2:
+            continue
+        yield Row(
+            (
+                Cell(plain(task), (), "strong"),
+                Cell(plain(scores[0].metric)),
+                Cell(plain(len(values))),
+                Cell(plain(points(statistics.mean(values))), (), "strong"),
+                Cell(plain(points(statistics.stdev(values)))),
+                Cell(span(points(min(values)), points(max(values)))),
+            )
+        )

@@ -1,0 +1,267 @@
+"""The parts of a report: pairs, costs, charts, seeds, training, samples, and how numbers are said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bitnet_bench.records import Checkpoint, Environment, Example, FinetuneJob, FinetuneRecord
+from bitnet_bench.reports.charts import MOST_STEPS, pareto_front, thinned
+from bitnet_bench.reports.costs import main_cost, pareto_section
+from bitnet_bench.reports.figures import figure, quantity
+from bitnet_bench.reports.pairs import chosen_pairs
+from bitnet_bench.reports.runs import named
+from bitnet_bench.reports.samples import LONGEST, Samples
+from bitnet_bench.reports.scores import primary_mean, score_section
+from bitnet_bench.reports.seeds import seed_groups, seed_section
+from bitnet_bench.reports.summary import summary
+from bitnet_bench.reports.training import training_section
+from bitnet_bench.reports.visible import visible
+from bitnet_bench.sections import Chart, Paragraph, Table
+
+
+def trained(checkpoint: Checkpoint, environment: Environment, seed: int = 0) -> FinetuneRecord:
+    history = tuple({"step": float(i), "loss": 5.0 / i, "flips": 0.1, "zeros": 0.3} for i in range(1, 20))
+    return FinetuneRecord(
+        job=FinetuneJob(model="demo", data=("s:t",), out=f"out-{seed}", seed=seed),
+        backend="hf",
+        base=checkpoint,
+        result=checkpoint,
+        rows=10,
+        dropped_rows=0,
+        truncated_rows=0,
+        data_sha256="d" * 64,
+        steps=19,
+        train_loss=0.5,
+        history=history,
+        train_seconds=3.0,
+        resumed_from_step=0,
+        environment=environment,
+    )
+
+
+def with_training(run: Any, seed: int) -> Any:
+    return replace(run, training=trained(run.record.checkpoint, run.record.environment, seed))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("한글 abc\t1\n", "한글 abc\t1\n"),
+        ("가족 👨\u200d👩", "가족 👨\u200d👩"),
+        ("\u2067a\u2069\u200b", "⟨U+2067⟩a⟨U+2069⟩⟨U+200B⟩"),
+        ("\u2028\ud800\x85", "⟨U+2028⟩\ufffd\ufffd"),
+    ],
+)
+def test_visible_leaves_ordinary_text_alone(text: str, shown: str) -> None:
+    """Hangul, tabs, line breaks and emoji joiners pass; what hides or reorders does not."""
+    assert visible(text) == shown
+
+
+def test_stages_and_seeds_are_not_mixed(make_results: Any) -> None:
+    """Runs pair within their stage and their seed; a run that has neither pairs with any."""
+    stages = [("ternary", "before"), ("fp16", "before"), ("ternary", "after"), ("fp16", "after"), ("bf16", None)]
+    runs = named(
+        [make_results("r", {"s:t": [1.0]}, precision=p, settings={"stage": s} if s else {}) for p, s in stages]
+    )
+    found = [(a.key, b.key) for a, b in chosen_pairs(runs)]
+    assert found == [("A", "B"), ("A", "E"), ("C", "D"), ("C", "E")]
+    seeds = named(
+        [
+            with_training(make_results("r", {"s:t": [1.0]}, precision=p), seed)
+            for p in ("ternary", "fp16")
+            for seed in (0, 1)
+        ]
+    )
+    assert [(a.key, b.key) for a, b in chosen_pairs(seeds)] == [("A", "C"), ("B", "D")]
+
+
+def test_runs_of_one_precision_are_held_against_the_first(make_results: Any) -> None:
+    """Without a twin every later run is compared with the first."""
+    runs = named([make_results(name, {"s:t": [1.0]}) for name in "xyz"])
+    assert [(a.key, b.key) for a, b in chosen_pairs(runs)] == [("B", "A"), ("C", "A")]
+
+
+def test_names_are_kept_apart(make_results: Any) -> None:
+    """Runs of one name get a number, and a name that looks numbered already is not taken twice."""
+    runs = named([make_results(name, {}) for name in ("a", "a", "a (2)", "a")])
+    assert [run.name for run in runs] == ["a", "a (2)", "a (2) (2)", "a (3)"]
+
+
+def test_a_float_run_is_represented_by_its_fastest_precision(make_results: Any, make_cost: Any) -> None:
+    """A run scored at fp32 and measured at fp16 and bf16 is compared at the faster one; ternary never borrows it."""
+    costs = (make_cost("fp16", 10.0), make_cost("bf16", 100.0), make_cost("ternary", 900.0))
+    wide, narrow = named(
+        [
+            make_results("a", {"s:t": [1.0]}, precision="fp32", costs=costs),
+            make_results("b", {"s:t": [1.0]}, costs=costs[:2]),
+        ]
+    )
+    cost = main_cost(wide)
+    assert cost is not None
+    assert cost.precision == "bf16"
+    assert main_cost(narrow) is None
+
+
+def test_speeds_of_other_scenarios_are_not_compared(make_results: Any, make_cost: Any) -> None:
+    """The line on cost leaves speeds out where the runs were not measured alike, and a note says so."""
+    runs = named(
+        [
+            make_results("a", {"s:t": [1.0]}, costs=(make_cost(),)),
+            make_results("b", {"s:t": [1.0]}, precision="fp16", costs=(make_cost("fp16", prompt_tokens=64),)),
+        ]
+    )
+    from bitnet_bench.comparison import compare
+
+    pair = (runs[0], runs[1])
+    shown = summary(runs, (pair, compare(runs[0].results, runs[1].results)))
+    assert "decode" not in shown.cost.en
+    assert any("not measured in the same scenario" in note.en for note in shown.notes)
+
+
+def test_speed_within_the_spread_is_no_claim(make_results: Any, make_cost: Any) -> None:
+    """Readings that overlap are called a difference within the spread."""
+    from bitnet_bench.comparison import compare
+
+    runs = named(
+        [
+            make_results("a", {"s:t": [1.0]}, costs=(make_cost(speed=101.0),)),
+            make_results("b", {"s:t": [1.0]}, precision="fp16", costs=(make_cost("fp16"),)),
+        ]
+    )
+    shown = summary(runs, ((runs[0], runs[1]), compare(runs[0].results, runs[1].results)))
+    assert "decode 1.01× faster (within the spread of readings)" in shown.cost.en
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    """Of (cost, score) those stay that no cheaper one equals or beats."""
+    assert pareto_front([(3, 50), (1, 40), (2, 30), (4, 50), (5, 60)]) == [(1, 40), (3, 50), (5, 60)]
+
+
+def test_quality_is_drawn_against_what_was_measured(twins: Any) -> None:
+    """Memory and latency have a chart; energy, which nobody measured, a sentence."""
+    section = pareto_section(named(twins))
+    assert sum(isinstance(block, Chart) for block in section.blocks) == 2
+    said = [block.text.en for block in section.blocks if isinstance(block, Paragraph)]
+    assert any("Energy: not drawn" in words for words in said)
+
+
+def test_charts_are_drawn_by_vega(twins: Any) -> None:
+    """Every specification is one that Vega-Lite compiles and draws, in both languages."""
+    import vl_convert
+
+    from bitnet_bench.ports import ReportOptions
+    from bitnet_bench.reports.html import Charts, _page
+
+    page = _page(named([with_training(run, 0) for run in twins]), ReportOptions())
+    charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
+    assert len(charts) >= 8
+    assert Charts().place(charts[0]) == 0
+    for chart in charts:
+        assert "<svg" in vl_convert.vegalite_to_svg({**chart.specs["ko"], "width": 400}, vl_version="6.4")
+
+
+def test_a_metric_of_which_less_is_better_stands_apart(make_results: Any) -> None:
+    """Bits per byte have three decimals and an arrow, and are in no mean and no chart."""
+    asked = Example(task="lm:t", doc_id=0, prompt="", target="가", references=("가나다",), output="", correct=0.5)
+    row = asked.model_copy(update={"loglikelihoods": (-9.0,)})
+    run = make_results("a", {"lm:t": [row, row.model_copy(update={"doc_id": 1})]}, metrics=("bits_per_byte",))
+    limits = {"limits": (0.0, None), "lower_is_better": True}
+    scores = tuple(s.model_copy(update=limits) for s in run.record.scores)
+    (shown,) = named([replace(run, record=run.record.model_copy(update={"scores": scores}))])
+    assert primary_mean(shown) is None
+    section = score_section([shown])
+    assert not any(isinstance(block, Chart) for block in section.blocks)
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert table.rows[0].cells[1].text.en == "bits_per_byte ↓"
+    assert table.rows[0].cells[5].text.en.startswith("1.443")
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_group(make_results: Any) -> None:
+    """Two seeds of one training have a mean and a spread; another learning rate is no seed."""
+    runs = [with_training(make_results(f"r{s}", {"s:t": [1.0, float(s)]}), s) for s in (0, 1)]
+    other = with_training(make_results("other", {"s:t": [1.0, 1.0]}), 2)
+    job = other.training.job.model_copy(update={"learning_rate": 0.5})
+    other = replace(other, training=other.training.model_copy(update={"job": job}))
+    found = named([*runs, other])
+    assert [[run.key for run in group] for group in seed_groups(found)] == [["A", "B"]]
+    section = seed_section(found)
+    assert section is not None
+    row = next(block for block in section.blocks if isinstance(block, Table)).rows[0]
+    assert [cell.text.en for cell in row.cells[2:]] == ["2", "75.0", "35.4", "50.0 to 100.0"]
+    assert seed_section(found[:1]) is None
+
+
+def test_training_has_curves_and_zeros_by_layer(make_results: Any) -> None:
+    """Loss, flips and zeros are drawn from the record, zeros by layer from the checkpoint."""
+    (run,) = named([with_training(make_results("a", {"s:t": [1.0]}), 0)])
+    section = training_section([run], {"A": {"model.layers.0.self_attn.q_proj": 0.3}})
+    assert section is not None
+    charts = [block for block in section.blocks if isinstance(block, Chart)]
+    assert [chart.title.en for chart in charts] == [
+        "Training loss",
+        "Share of codes that flipped",
+        "Share of zeros",
+        "Zeros by layer: A · a",
+    ]
+    assert training_section(named([make_results("a", {"s:t": [1.0]})]), {}) is None
+
+
+def test_long_curves_are_thinned_with_their_ends() -> None:
+    """A curve of 10,000 steps keeps its first and its last point."""
+    line = [(float(i), float(i)) for i in range(10_000)]
+    assert len(thinned(line)) == MOST_STEPS
+    assert (thinned(line)[0], thinned(line)[-1]) == (line[0], line[-1])
+
+
+def test_samples_that_tell_runs_apart_come_first(make_results: Any) -> None:
+    """Where not all rows fit, those on which right and wrong differ are kept, then those that nobody has right."""
+    right = [1.0] * 10
+    a = make_results("a", {"s:t": [*right[:6], 0.0, 0.0, 0.0, 0.0]})
+    b = make_results("b", {"s:t": [*right[:8], 0.0, 0.0]})
+    samples = Samples(named([a, b]), 3)
+    samples.add("s:t", {"A": a.examples["s:t"], "B": b.examples["s:t"]}, 3)
+    assert samples.data(None)["doc"] == [6, 7, 8]
+    assert samples.data(None)["total"] == 10
+
+
+def test_rows_of_other_data_do_not_share_a_line(make_results: Any) -> None:
+    """Rows with the same number but another prompt are not put side by side."""
+    a = make_results("a", {"s:t": [1.0]})
+    rows = [a.examples["s:t"][0].model_copy(update={"prompt": "다른 질문"})]
+    samples = Samples(named([a, a]), 10)
+    samples.add("s:t", {"A": a.examples["s:t"], "B": rows}, 10)
+    assert samples.data(None)["got"] == [[1.0, None], [None, 1.0]]
+
+
+def test_a_long_output_is_cut_and_counted(make_results: Any) -> None:
+    """What is beyond the limit is left out, and its length stands in its place."""
+    a = make_results("a", {"s:t": [1.0]})
+    rows = [a.examples["s:t"][0].model_copy(update={"output": "가" * (LONGEST + 3000)})]
+    samples = Samples(named([a]), 10)
+    samples.add("s:t", {"A": rows}, 10)
+    (output,) = samples.data(None)["outputs"][0]
+    assert output == "가" * LONGEST + " … (+3,000)"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0.0123, "s", "12.3 ms"),
+        (0.0042, "s/token", "4.2 ms/token"),
+        (1234.5, "tokens/s", "1,234 tok/s"),
+        (1536, "B", "1.5 KiB"),
+        (0.0, "J", "0 J"),
+    ],
+)
+def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
+    """Quantities have three significant digits and the unit that suits their size."""
+    assert quantity(value, unit) == shown
+
+
+def test_a_measured_number_has_its_spread(measured: Any) -> None:
+    """Median, number of readings, least and most."""
+    cell = figure(measured("s", 3.0, 1.0, 2.0))
+    assert (cell.text.en, cell.small[0].en, cell.kind) == ("2 s", "3 readings, 1 to 3 s", "measured")
