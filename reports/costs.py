@@ -50,7 +50,7 @@ def main_cost(run: NamedRun, wanted: Scenario | None = None) -> Cost | None:
     That is the cost at the precision of its scores. A float run that was not measured at that precision is
     represented by its fastest float cost: ternary has to beat that one, not the slowest.
     """
-    ternary = run.record.precision == "ternary"
+    ternary = run.record.precision in TERNARY_PRECISIONS
     costs = [cost for cost in run.record.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
     if wanted is None and costs:
         wanted = scenario(costs[0])

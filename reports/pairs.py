@@ -16,6 +16,7 @@ from bitnet_bench.comparison.words import (
     p_words,
     test_words,
 )
+from bitnet_bench.records import TERNARY_PRECISIONS
 from bitnet_bench.reports.charts import difference_chart
 from bitnet_bench.reports.figures import DASH, points
 from bitnet_bench.reports.runs import NamedRun
@@ -32,8 +33,8 @@ def chosen_pairs(runs: Sequence[NamedRun]) -> tuple[Pair, ...]:
 
     A run without a stage or a seed goes with any.
     """
-    ternary = [run for run in runs if run.record.precision == "ternary"]
-    others = [run for run in runs if run.record.precision != "ternary"]
+    ternary = [run for run in runs if run.record.precision in TERNARY_PRECISIONS]
+    others = [run for run in runs if run.record.precision not in TERNARY_PRECISIONS]
     twins = [(a, b) for a, b in product(ternary, others) if _alike(a.stage, b.stage) and _alike(a.seed, b.seed)]
     return tuple(twins or [(run, runs[0]) for run in runs[1:]])
 

@@ -3,7 +3,7 @@
     fake_llama_server.py -m FILE -c CONTEXT -t THREADS -ngl 0 --host HOST --port PORT
 
 What it computes is the checkpoint in $FAKE_CHECKPOINT, with the activation in $FAKE_ACTIVATION if there is one.
-$FAKE_FAULT makes it fail: `crash`, `garbage`, `hang`, or `count` for a wrong number of tokens.
+$FAKE_FAULT makes it fail: `crash`, `garbage`, or `count` for a wrong number of tokens.
 """
 
 from __future__ import annotations
@@ -12,42 +12,41 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import torch
-from transformers import AutoConfig
-
-from bitnet_bench.api import open_checkpoint
-from bitnet_bench.ternary.engine import Batch, Engine
-from bitnet_bench.ternary.reading import Weights
-
 FAULT = os.environ.get("FAKE_FAULT")
-if "--version" in sys.argv:
-    print("version: 4242 (fake)\nbuilt with a text editor", file=sys.stderr)
-    sys.exit(0)
-if FAULT == "crash":
-    print("error: tensor blk.0.attn_q.weight has the wrong shape", file=sys.stderr)
-    sys.exit(1)
-
-options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
-assert set(options) == {"-m", "-c", "-t", "-ngl", "--host", "--port"}
-torch.set_num_threads(int(options["-t"]))
-weights = Weights(open_checkpoint(os.environ["FAKE_CHECKPOINT"]))
-config = AutoConfig.from_pretrained(weights.checkpoint.path)
-config.hidden_act = os.environ.get("FAKE_ACTIVATION", config.hidden_act)
-engine = Engine(weights, config)
 
 
-def after(ids: list[int]) -> torch.Tensor:
-    """Return the log-probabilities of the token after *ids*."""
-    with torch.inference_mode():
-        hidden = engine.hidden(Batch.of([ids]), engine.cache(1, len(ids)))
-        return engine.logits(hidden)[-1].log_softmax(-1)
+def loaded(threads: int) -> Callable[[list[int]], list[tuple[int, float]]]:
+    """Return what gives (id, log-probability) of every token after some ids, the likeliest first."""
+    import torch
+    from transformers import AutoConfig
+
+    from bitnet_bench.api import open_checkpoint
+    from bitnet_bench.ternary.engine import Batch, Engine
+    from bitnet_bench.ternary.reading import Weights
+
+    torch.set_num_threads(threads)
+    weights = Weights(open_checkpoint(os.environ["FAKE_CHECKPOINT"]))
+    config = AutoConfig.from_pretrained(weights.checkpoint.path)
+    config.hidden_act = os.environ.get("FAKE_ACTIVATION", config.hidden_act)
+    engine = Engine(weights, config)
+
+    def after(ids: list[int]) -> list[tuple[int, float]]:
+        with torch.inference_mode():
+            hidden = engine.hidden(Batch.of([ids]), engine.cache(1, len(ids)))
+            best = engine.logits(hidden)[-1].log_softmax(-1).sort(descending=True)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    return after
 
 
 class Handler(BaseHTTPRequestHandler):
     """GET /health and POST /completion."""
+
+    after: Callable[[list[int]], list[tuple[int, float]]]
 
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
@@ -59,18 +58,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a completion of ids."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if FAULT == "hang":
-            time.sleep(60)
         if FAULT == "garbage":
             self._send(b"<html>segmentation fault</html>", "text/html")
         elif asked["stream"]:
             self._stream(asked)
         else:
-            best = after(asked["prompt"]).sort(descending=True)
-            top = [
-                {"id": i, "token": "?", "bytes": [], "logprob": p}
-                for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            ][: asked["n_probs"]]
+            best = type(self).after(asked["prompt"])[: asked["n_probs"]]
+            top = [{"id": i, "token": "?", "bytes": [], "logprob": p} for i, p in best]
             said = {"content": "?", "completion_probabilities": [{**top[0], "top_logprobs": top}]}
             self._send(json.dumps(said).encode(), "application/json")
 
@@ -102,4 +96,19 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+def main() -> None:
+    """Serve until killed."""
+    if "--version" in sys.argv:
+        print("version: 4242 (fake)\nbuilt with a text editor", file=sys.stderr)
+        return
+    if FAULT == "crash":
+        sys.exit("error: tensor blk.0.attn_q.weight has the wrong shape")
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    assert set(options) == {"-m", "-c", "-t", "-ngl", "--host", "--port"}
+    if FAULT is None:
+        Handler.after = staticmethod(loaded(int(options["-t"])))
+    HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The gate: a runtime that computes another model is caught, by name where its activation is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.gguf import files
+from bitnet_bench.gguf.gate import compare_runtime, judge, source_logits
+from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.ternary.parity import prompt_ids
+
+
+def _runtime(checkpoint: Checkpoint, activation: str | None = None, noise: float = 0.0) -> Callable[..., Tensor]:
+    """Give a runtime that computes *checkpoint* with another activation, or with some noise."""
+
+    def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
+        found = source_logits(checkpoint, [torch.tensor(ids) for ids in prompts], activation)
+        return found + noise * found.std() * torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+
+    return logits
+
+
+@pytest.mark.parametrize("precision", ["tq2_0", "q4_0"])
+def test_a_wrong_activation_is_named_whatever_the_bound(precision: Precision, bitnet: Checkpoint) -> None:
+    """A runtime with SiLU is nearer to the source with SiLU than to the source, and is called that."""
+    found = compare_runtime(bitnet, precision, "fake 1", _runtime(bitnet, "silu"), None, computes="silu")
+    assert found.fault == "fake 1 computes SiLU where the checkpoint has a squared ReLU"
+
+
+def test_a_right_runtime_passes_with_its_own_rounding(bitnet: Checkpoint) -> None:
+    """Noise of a twentieth of the logits' spread is rounding; tokens are compared, too."""
+    ids = {tuple(row.tolist()) for row in prompt_ids(bitnet)}
+    found = compare_runtime(bitnet, "tq2_0", "fake 1", _runtime(bitnet, noise=0.05), lambda text: [1], computes="relu2")
+    assert found.fault is None
+    assert found.same_tokens is False
+    assert found.prompt_tokens == sum(map(len, ids))
+    assert 0 < (found.relative_error or 0) < 0.15
+
+
+def test_another_model_and_broken_logits_are_faults() -> None:
+    """Other numbers, NaN and another shape: none of them is the model, and nothing is compared by chance."""
+    torch.manual_seed(0)
+    ours, theirs = torch.randn(8, 50), torch.randn(8, 50)
+    assert judge(ours, ours, None, bound=0.15, runtime="x").fault is None
+    assert "another model" in str(judge(ours, theirs, None, bound=0.15, runtime="x").fault)
+    assert "not finite" in str(judge(ours, ours * float("nan"), None, bound=0.15, runtime="x").fault)
+    assert "shape" in str(judge(ours, theirs[:, :40], None, bound=0.15, runtime="x").fault)
+
+
+def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
+    """The same bytes in the same runtime are compared once; a file that was touched, or a new version, again."""
+    file = files.file_for(llama, "tq2_0", None)
+    asked: list[str] = []
+
+    def compare() -> RuntimeParity:
+        asked.append("")
+        return RuntimeParity(runtime="fake 1", prompt_tokens=1)
+
+    for runtime in ("fake 1", "fake 1", "fake 2"):
+        files.checked(llama, file, runtime, compare)
+    assert len(asked) == 2
+    data = file.path.read_bytes()
+    file.path.unlink()
+    Path(file.path).write_bytes(data)
+    files.checked(llama, file, "fake 1", compare)
+    assert len(asked) == 3
+
+
+def test_a_fault_is_refused_unless_it_is_wanted() -> None:
+    """The sentence has the numbers and the way around; what is within the bound passes."""
+    wrong = RuntimeParity(runtime="x", prompt_tokens=9, relative_error=0.4, bound=0.15, fault="x computes SiLU")
+    with pytest.raises(BenchError, match=r"x computes SiLU \(0.40 standard deviations on 9 tokens, bound 0.15\)"):
+        files.refuse_fault(wrong, despite=False)
+    files.refuse_fault(wrong, despite=True)
