@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL ?= -n auto --dist worksteal
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install check test-slow notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install check test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart
@@ -47,6 +47,11 @@ docs: .venv/docs
 # docs/cli.md from the command line itself; a test compares the two
 docs/cli.md: install
 	$(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
+
+# builds llama.cpp, which takes many minutes on two cores
+test-llamacpp: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[llamacpp]'
+	$(BIN)/python -m pytest tests/backends/test_llamacpp.py
 
 # the tests once more, outside the checkout, against the built wheel
 test-wheel: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -15,9 +16,11 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
+from bitnet_bench.backends import sharding
 from bitnet_bench.backends.trainer import BenchTrainer, Build, Plan, Start, make_trainer, processes
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.mapping import tokenize_once
+from bitnet_bench.data.rows import Row
 from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
@@ -33,10 +36,17 @@ from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.loss import response_logprobs
 from bitnet_bench.training.objectives import refuse_other_vocabulary
 
+BEGINNING = 40
+"""Characters by which a row is named."""
+NAMED = 5
+"""So many of the rows that are left out are named."""
+_log = logging.getLogger(__name__)
+
 
 def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: str, build: Build) -> FinetuneRecord:
     """Run *job* with the trainer that *build* makes; see `bitnet_bench.ports.TrainingBackend.finetune`."""
     out = Path(job.out)
+    job = _sharded(job)
     tokenizer = load_tokenizer(given.base)
     encoded, held_out = encode_rows(job, given, tokenizer)
     set_seed(job.seed)
@@ -47,11 +57,14 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
     items, validation = (_items(job, model, one, collator) for one in (encoded, held_out))
     plan = Plan(items, validation, collator)
     trainer = make_trainer(Start(job, model, tokenizer, plan, teacher, resumed is not None, progress), out, build)
+    trainer.warnings += lost_rows(encoded, given.rows, job.max_length)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()
     with disk_errors(out):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         seconds = time.monotonic() - started
+        if job.shard:
+            model = _whole(job, given.base, model)
         if not trainer.is_world_process_zero():
             return _wait_for_record(trainer, out)
         _save_result(job, model, tokenizer, given.base.dtype)
@@ -71,7 +84,21 @@ def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[E
             return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
         return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
 
-    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, 0, 0)
+    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, (), 0)
+
+
+def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
+    """Say, in the log as well, which rows are not learned from; () if all are."""
+    if not encoded.lost:
+        return ()
+    beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
+    warning = (
+        f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise --max-length; "
+        "`bitnet-bench data check` gives their lines."
+    )
+    _log.warning(warning)
+    return (warning,)
 
 
 def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
@@ -108,21 +135,46 @@ def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
 def _claim(job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded) -> Path | None:
     """Take the run folder and return the step to go on from; the first process does it for all."""
     settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
-    settings |= {"validation rows": held_out.sha256, "teacher weights": given.teacher and given.teacher.sha256}
+    settings |= {
+        "shard": job.shard,
+        "validation rows": held_out.sha256,
+        "teacher weights": given.teacher and given.teacher.sha256,
+    }
     with _first_process_first():
         if _rank() == 0:
             claim(Path(job.out), settings)
         return last_complete(Path(job.out) / STATE)
 
 
+def _sharded(job: FinetuneJob) -> FinetuneJob:
+    """Return *job* with what the launcher asked for; BenchError for what cannot be sharded."""
+    job = job.model_copy(update={"shard": sharding.launched_for_sharding() or job.shard})
+    if job.shard and processes() == 1:
+        raise BenchError(
+            "--shard splits a model over processes, and there is one.",
+            "Start them with `torchrun --nproc-per-node 2 -m bitnet_bench finetune --shard ...`.",
+        )
+    if job.shard and job.lora_rank:
+        raise BenchError(
+            "--lora-rank trains so little that there is nothing to --shard, and this was not tried.",
+            "Leave one of them out.",
+        )
+    return job
+
+
+def _whole(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreTrainedModel:
+    """Return *sharded* as a plain model, on the first process; on others as it is."""
+    state = sharding.gathered(sharded)
+    if not state:
+        return sharded
+    model = starting_model(job, base)
+    model.load_state_dict(state)
+    return model
+
+
 def _first_process_first() -> Any:
     if processes() == 1:
         return nullcontext()
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise BenchError(
-            "FSDP is not supported: its mixed precision would round masters before they are quantized.",
-            "Use torchrun or accelerate launch without FSDP (DistributedDataParallel).",
-        )
     from accelerate import PartialState
 
     cpu = not torch.cuda.is_available()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
+from bitnet_bench.backends.sharding import load_shards, save_shards, shard
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.packing import pack, refuse_unknown
 from bitnet_bench.errors import BenchError, DivergedError
@@ -25,12 +26,13 @@ from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
 from bitnet_bench.training.folder import COMPLETE, STATE
 from bitnet_bench.training.monitor import TernaryMonitor
-from bitnet_bench.training.objectives import Preference, explodes, supervised
+from bitnet_bench.training.objectives import Objective, Outcome, Preference, explodes, supervised
 from bitnet_bench.training.order import batch_order, total_steps
 from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
+SCHEDULER = "scheduler.pt"
 SCHEDULERS = {"constant": "constant_with_warmup", "two-stage": "linear"}
 """What transformers calls a schedule where it has another name; two stages are made from the linear one."""
 _log = logging.getLogger(__name__)
@@ -59,6 +61,11 @@ class Start:
     progress: Progress
 
 
+def validation_objective(job: FinetuneJob) -> Objective:
+    """Return what is taken of validation rows: of a distilled student the plain cross-entropy too."""
+    return Preference(job.beta, checked=True) if job.method == "dpo" else supervised
+
+
 class BenchTrainer(Trainer):
     """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
 
@@ -66,6 +73,9 @@ class BenchTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
+        if self.job.shard:
+            shard(self.model)
+            self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
         self._seen: Counter[str] = Counter()
         self._since, self._first_loss = time.monotonic(), math.inf
@@ -122,23 +132,34 @@ class BenchTrainer(Trainer):
         began = time.monotonic()
         seen: Counter[str] = Counter()
         with self._as_deployed():
-            for batch in self._validation_batches():
+            for batch, counts in self._validation_batches():
                 inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-                measure = Preference(self.job.beta, checked=True) if "reference" in inputs else supervised
-                outcome = measure(self.model, inputs)
-                seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
+                outcome = self.outcome(inputs)
+                if counts:
+                    seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
         names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
         sums = torch.tensor([float(seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
         count, *rest = self.accelerator.reduce(sums, "sum").tolist()
+        due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to
         self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
+        self.control.should_log = due
         self._since += time.monotonic() - began
 
+    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        """Return what a batch of validation rows gives."""
+        return validation_objective(self.job)(self.model, inputs)
+
     def _validation_batches(self) -> Any:
-        """Yield this process's share of the batches, rows of like length together."""
+        """Yield this process's share of the batches, rows of like length together, and whether each counts.
+
+        Processes of a sharded model go through it together: all have as many batches, and a spare one does not count.
+        """
         by_length = sorted(self._plan.validation, key=len)
-        size = self.job.batch_size
-        starts = range(0, len(by_length), size)[self.args.process_index :: self.args.world_size]
-        return (self._plan.collator(by_length[start : start + size]) for start in starts)
+        starts = range(0, len(by_length), self.job.batch_size)
+        for first in range(0, len(starts), self.args.world_size):
+            i = first + self.args.process_index
+            start = starts[min(i, len(starts) - 1)]
+            yield self._plan.collator(by_length[start : start + self.job.batch_size]), i < len(starts)
 
     @contextmanager
     def _as_deployed(self) -> Any:
@@ -183,6 +204,36 @@ class BenchTrainer(Trainer):
             optimizer or self.optimizer, two_stage(num_training_steps, warmup)
         )
         return self.lr_scheduler
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a saved step; those of a sharded model are written with its optimizer."""
+        if not self.job.shard:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.job.shard:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self._plain_optimizer(), Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer without accelerate's wrapper."""
+        wrapper: Any = self.optimizer
+        plain: torch.optim.Optimizer = wrapper.optimizer
+        return plain
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.job.shard:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.job.shard:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self._plain_optimizer(), Path(checkpoint))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
 
 class _Watch(TrainerCallback):
@@ -231,7 +282,8 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     job, plan = start.job, start.plan
     if job.packing:
         refuse_unknown(start.model.config.model_type)
-        plan = replace(plan, items=_packed(plan.items, job.max_length))
+        items, validation = (_packed(some, job.max_length) for some in (plan.items, plan.validation))
+        plan = replace(plan, items=items, validation=validation)
     steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(

@@ -8,26 +8,33 @@ Every step is a command of the command line, printed before it runs; a step that
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bitnet_bench import store
-from bitnet_bench.records import Example, RunRecord, SearchRecord
-from bitnet_bench.statistics import NORMAL_95, paired_difference
+from bitnet_bench.metrics import metric
+from bitnet_bench.records import Score, SearchRecord
+from bitnet_bench.statistics import NORMAL_95
+from bitnet_bench.statistics.paired import MeanPairs, bootstrap_pairs
+from bitnet_bench.statistics.several import mean_of_errors
 
 TASKS = {
-    "kobest:sentineg": "256",
-    "klue:ynat": "256",
-    "klue:nli": "256",
-    "classification:nsmc": "256",
-    "classification:korsts": "256",
-    "kobest:boolq": "448",
+    "klue:ynat": ("256", "2000", "1000"),
+    "klue:nli": ("256", "1000", "1000"),
+    "classification:nsmc": ("256", "1000", "1000"),
+    "classification:korsts": ("256", "500", "500"),
+    "kobest:sentineg": ("256", "500", "1000"),
+    "kobest:boolq": ("448", "500", "300"),
 }
-"""Task -> longest sequence in tokens; BoolQ's paragraphs are long."""
-ROWS, EPOCHS, SEEDS, RATES = "2000", "3", "3", "lr=5e-4,1.5e-3"
+"""Task -> longest sequence in tokens, most training rows, most test rows: two hours on two cores with AVX2."""
+EPOCHS, SEEDS, RATES = "3", "3", "lr=5e-4,1.5e-3"
 SETTLED = ["--ternary-warmup", "50", "--neftune-alpha", "5"]
 """What helped most in single trials on YNAT (docs/log.md)."""
 ARMS = {
@@ -36,6 +43,7 @@ ARMS = {
     "ternary-options": SETTLED,
     "ternary-distill": [*SETTLED, "--method", "distill"],
 }
+BASELINE = "fp16"
 
 
 def run(arguments: list[str]) -> None:
@@ -59,46 +67,97 @@ def chosen(task: str, arm: str, out: Path) -> list[Path]:
 def work(task: str, out: Path, data: Path) -> None:
     """Search, fine-tune and score every arm on one task."""
     suite, name = task.split(":")
+    length, rows, scored = TASKS[task]
     for arm, options in ARMS.items():
-        teacher = ["--teacher", str(chosen(task, "fp16", out)[0])] if "distill" in options else []
+        teacher = ["--teacher", str(chosen(task, BASELINE, out)[0])] if "distill" in options else []
         run([
-            "finetune", "--data", task, "--data-dir", str(data), "--limit", ROWS, "--hold-out", "0.1",
-            "--epochs", EPOCHS, "--max-length", TASKS[task], "--save-every", "1000", "--search", RATES,
+            "finetune", "--data", task, "--data-dir", str(data), "--limit", rows, "--hold-out", "0.1",
+            "--epochs", EPOCHS, "--compute", "fp32", "--max-length", length, "--save-every", "1000", "--search", RATES,
             "--seeds", SEEDS, *options, *teacher, "--out", str(folder_of(task, arm, out)),
         ])  # fmt: skip
-        for model in chosen(task, arm, out):
-            run([
-                "evaluate", "--model", str(model), "--suite", suite, "--task", name, "--data-dir", str(data),
-                "--out", str(model.parent / f"{model.name}-run"),
-            ])  # fmt: skip
+        models = chosen(task, arm, out)
+        run([
+            "evaluate", *(word for model in models for word in ("--model", str(model))),
+            "--suite", suite, "--task", name, "--data-dir", str(data), "--limit", scored,
+            "--backend", "hf" if arm == BASELINE else "ternary", "--out", str(runs_of(models[0])),
+        ])  # fmt: skip
 
 
-def load(task: str, arm: str, out: Path) -> list[tuple[RunRecord, list[Example]]]:
-    """Return the record and examples of each seed."""
-    folders = [model.parent / f"{model.name}-run" for model in chosen(task, arm, out)]
-    return [(store.load_record(folder), store.load_samples(folder, [task])) for folder in folders]
+def runs_of(model: Path) -> Path:
+    """Return the folder of the runs of a checkpoint's settings, a seed each."""
+    return model.parent / "runs"
 
 
-def mean_correct(runs: list[tuple[RunRecord, list[Example]]]) -> list[float]:
-    """Return each test row's correctness, averaged over seeds, 0..100."""
-    return [statistics.mean(row) for row in zip(*([100 * e.correct for e in found] for _, found in runs), strict=True)]
+@dataclass(frozen=True)
+class Arm:
+    """What the seeds of an arm scored on one task."""
+
+    scores: list[Score]
+    """The primary metric, a seed each."""
+    numbers: np.ndarray
+    """[n, seeds, ...], what the metric needs of each test row."""
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.mean(score.value for score in self.scores)
+
+    def figure(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the metric of each sample of rows, averaged over seeds."""
+        found = metric(self.scores[0].metric)
+        return np.mean([found.weighted(numbers[:, seed], weights) for seed in range(numbers.shape[1])], axis=0)
 
 
-def row(task: str, out: Path) -> tuple[str, list[float]]:
-    """Return a Markdown row, and each arm's mean primary score."""
-    cells, means = [], []
-    baseline = mean_correct(load(task, "fp16", out))
-    for arm in ARMS:
-        runs = load(task, arm, out)
-        primary = [next(score for score in record.scores if score.primary) for record, _ in runs]
-        values = [score.value for score in primary]
-        error = NORMAL_95 * statistics.mean(score.stderr or 0.0 for score in primary)
-        means.append(statistics.mean(values))
-        difference, stderr = paired_difference(mean_correct(runs), baseline)
-        versus = "" if arm == "fp16" or stderr is None else f", {difference:+.1f} ±{NORMAL_95 * stderr:.1f}"
-        cells.append(f"{means[-1]:.1f} ±{error:.1f} ({min(values):.1f} to {max(values):.1f}){versus}")
-    score = primary[0]
-    return f"| {task} | {score.metric} | {score.n} | {' | '.join(cells)} |", means
+def load(task: str, arm: str, out: Path) -> Arm:
+    """Return the results of an arm."""
+    scores, numbers = [], []
+    for model in chosen(task, arm, out):
+        folder = runs_of(model) / model.name
+        primary = next(score for score in store.load_record(folder).scores if score.primary)
+        scores.append(primary)
+        numbers.append(metric(primary.metric).numbers(store.load_samples(folder, [task])))
+    return Arm(scores, np.stack(numbers, axis=1))
+
+
+def difference(arm: Arm, baseline: Arm) -> MeanPairs:
+    """Return the arm's metric minus the baseline's over the same resamples of test rows, seeds averaged."""
+    return bootstrap_pairs((arm.numbers, baseline.numbers), (arm.figure, baseline.figure))
+
+
+def cell(arm: Arm, paired: MeanPairs | None) -> str:
+    """Say what an arm scored: mean, least and most of the seeds, and how far from the baseline."""
+    values = [score.value for score in arm.scores]
+    shown = f"{arm.mean:.1f} ({min(values):.1f} to {max(values):.1f})"
+    return shown if paired is None else f"{shown}, {paired.difference:+.1f} ±{NORMAL_95 * paired.stderr:.1f}"
+
+
+def table(tasks: list[str], out: Path) -> str:
+    """Return a Markdown table, a row a task; the last is the mean, tasks taken as independent."""
+    lines = [f"| task | metric | n | {' | '.join(ARMS)} |", f"| --- | --- | --- {'| --- ' * len(ARMS)}|"]
+    means: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    pairs: dict[str, list[MeanPairs]] = {arm: [] for arm in ARMS}
+    for task in tasks:
+        arms = {arm: load(task, arm, out) for arm in ARMS}
+        cells = []
+        for name, arm in arms.items():
+            paired = None if name == BASELINE else difference(arm, arms[BASELINE])
+            cells.append(cell(arm, paired))
+            means[name].append(arm.mean)
+            pairs[name] += [paired] if paired else []
+        score = arms[BASELINE].scores[0]
+        lines.append(f"| {task} | {score.metric} | {score.n} | {' | '.join(cells)} |")
+    last = [_mean_cell(means[arm], pairs[arm]) for arm in ARMS]
+    return "\n".join([*lines, f"| mean | | | {' | '.join(last)} |"])
+
+
+def _mean_cell(means: list[float], pairs: list[MeanPairs]) -> str:
+    shown = f"{statistics.mean(means):.1f}"
+    error = mean_of_errors([pair.stderr for pair in pairs])
+    if error is None:
+        return shown
+    value = statistics.mean(pair.difference for pair in pairs)
+    p = math.erfc(abs(value) / error / math.sqrt(2))
+    return f"{shown}, {value:+.1f} ±{NORMAL_95 * error:.1f} (p {p:.2f})"
 
 
 def main() -> None:
@@ -113,11 +172,7 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as pool:
         for future in [pool.submit(work, task, given.out, given.data_dir) for task in tasks]:
             future.result()
-    print(f"| task | metric | n | {' | '.join(ARMS)} |")
-    print(f"| --- | --- | --- {'| --- ' * len(ARMS)}|")
-    found = [row(task, given.out) for task in tasks]
-    print("\n".join(line for line, _ in found))
-    print(f"| mean | | | {' | '.join(f'{statistics.mean(m):.1f}' for m in zip(*(m for _, m in found), strict=True))} |")
+    print(table(tasks, given.out))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
-from bitnet_bench.ports import InferenceBackend, Ingredients, Progress, ReportOptions, Steps, TrainingBackend
+from bitnet_bench.ports import (
+    NO_OPTIONS,
+    CheckedBackend,
+    InferenceBackend,
+    Ingredients,
+    Progress,
+    ReportOptions,
+    RuntimeOptions,
+    Steps,
+    TrainingBackend,
+)
 from bitnet_bench.records import (
     Checkpoint,
     EvaluateJob,
@@ -26,13 +36,17 @@ from bitnet_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.gate import Outcome
+    from bitnet_bench.comparison import Comparison, gate
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
     from bitnet_bench.evaluation.suites import Suite, Task
-    from bitnet_bench.measure.run import Contestant, Scenario
+    from bitnet_bench.gguf.parity import FileParity
+    from bitnet_bench.gguf.types import Form
+    from bitnet_bench.measure.devices import Device
+    from bitnet_bench.measure.floors import Plan
+    from bitnet_bench.measure.run import Contestant, Outcome
+    from bitnet_bench.measure.scenario import Scenario
     from bitnet_bench.results import Notice
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
@@ -46,18 +60,27 @@ MARGIN = 1.0
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
 
+FLOATS: tuple[Precision, ...] = ("fp16", "bf16")
+
 
 @dataclass(frozen=True)
 class Compared:
     """A comparison, the conditions that it was held against, and what is wrong with the runs."""
 
     comparison: Comparison
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[gate.Outcome, ...]
     notices: tuple[Notice, ...]
 
 
-Contender = tuple[str, Precision, Path | None]
-"""What to measure: model, precision, and the run folder whose record gains the cost, if any."""
+class Contender(NamedTuple):
+    """What to measure."""
+
+    model: str
+    precision: Precision
+    out: Path | None = None
+    """The run folder whose record gains the cost, if any."""
+    backend: str | None = None
+    """None: that of the call."""
 
 
 @contextmanager
@@ -119,6 +142,25 @@ def convert(
         size = int(shard_gigabytes * GIGABYTE)
         parity = write(source, form, out, progress, logits=_logits_of(source), shard_bytes=size)
     return open_checkpoint(str(out)), parity
+
+
+def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> FileParity:
+    """Write the checkpoint *model* to the GGUF file *out*, and return how equal its weights are.
+
+    BenchError if they are not the same; *out* does not exist then.
+    """
+    from bitnet_bench.gguf.parity import compare_weights
+    from bitnet_bench.gguf.reading import GgufFile
+    from bitnet_bench.gguf.writing import write_gguf
+
+    checkpoint = open_checkpoint(model)
+    with steps(f"convert to gguf-{form}") as progress:
+        write_gguf(checkpoint, form, out, progress)
+    try:
+        return compare_weights(checkpoint, GgufFile(out))
+    except BenchError:
+        out.unlink()
+        raise
 
 
 def _logits_of(checkpoint: Checkpoint) -> Logits | None:
@@ -425,51 +467,139 @@ def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
 
 
 def measure(
-    contestants: Sequence[Contender],
+    contestants: Sequence[Contender | tuple[str, Precision, Path | None]],
     scenario: Scenario,
     *,
     backend: str = "hf",
-    meter: str = "rapl",
+    meter: str = "auto",
+    model_energy: bool = False,
+    options: RuntimeOptions = NO_OPTIONS,
     steps: Steps = quiet,
 ) -> list[RunRecord]:
     """Measure *contestants* in alternating rounds; return a record for each checkpoint.
 
-    Where a run folder is given its record gains the costs; it must be of the same checkpoint.
+    *backend* is that of contestants that name none. One that cannot be measured stands in its record's `cost_errors`.
+    *model_energy*: where no counter is, work joules out of the operations, and call them modelled. Where a run folder
+    is given its record gains the costs; it must be of the same checkpoint.
     """
-    from bitnet_bench.measure.run import Contestant
     from bitnet_bench.measure.run import measure as run_rounds
 
-    found = plugins.names("backends")
-    if backend not in found:
-        plugins.load("backends", backend)  # says what there is
+    entered = [Contender(*given) for given in contestants]
     meters = plugins.names("meters")
-    opened = {model: open_checkpoint(model) for model, _, _ in contestants}
-    entered = [
-        Contestant(opened[model], precision, backend, found[backend].value) for model, precision, _ in contestants
-    ]
-    _refuse_too_long(entered, scenario)
+    meter = _meter() if meter == "auto" else meter
+    if meter not in meters:
+        plugins.load("meters", meter)  # says what there is
+    opened = {model: open_checkpoint(model) for model in dict.fromkeys(one.model for one in entered)}
+    ready = [_contestant(opened[one.model], one, backend, options) for one in entered]
+    _refuse_too_long(ready, scenario)
     with steps("measure") as progress:
-        costs = run_rounds(entered, scenario, meters[meter].value, progress)
+        outcomes = run_rounds(ready, scenario, meters[meter].value, progress)
+    return _recorded(entered, ready, outcomes, model_energy)
+
+
+def _meter() -> str:
+    import torch
+
+    return "nvml" if torch.cuda.is_available() else "rapl"
+
+
+def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: RuntimeOptions) -> Contestant:
+    from bitnet_bench.measure.run import Contestant
+
+    name = one.backend or backend
+    loaded, path = plugins.load("backends", name), plugins.names("backends")[name].value
+    given = options if hasattr(loaded, "configured") else NO_OPTIONS
+    return Contestant(checkpoint, one.precision, name, path, given, isinstance(loaded, CheckedBackend))
+
+
+def _recorded(
+    entered: Sequence[Contender], ready: Sequence[Contestant], outcomes: Sequence[Outcome], model_energy: bool
+) -> list[RunRecord]:
+    """Return a record for each checkpoint with its costs and failures; those with a run folder are saved."""
+    from bitnet_bench.measure.floors import floored, with_modelled_energy
+
     records: dict[str, RunRecord] = {}
-    for (model, precision, out), cost in zip(contestants, costs, strict=True):
-        record = records.get(model) or _record_to_extend(out, opened[model], backend, precision)
-        records[model] = record.model_copy(update={"costs": (*record.costs, cost)})
-    for model, _, out in contestants:
-        if out is not None:
-            store.save_record(out, records[model])
+    for one, contestant, outcome in zip(entered, ready, outcomes, strict=True):
+        record = records.get(one.model) or _record_to_extend(
+            one.out, contestant.checkpoint, contestant.backend, contestant.precision
+        )
+        costs = [floored(cost, contestant.checkpoint) for cost in outcome.costs]
+        if model_energy:
+            costs = [with_modelled_energy(cost, contestant.checkpoint) for cost in costs]
+        failed = {f"{contestant.backend} {contestant.precision}": str(outcome.error)} if outcome.error else {}
+        records[one.model] = record.model_copy(
+            update={"costs": (*record.costs, *costs), "cost_errors": record.cost_errors | failed}
+        )
+    for one in entered:
+        if one.out is not None:
+            store.save_record(one.out, records[one.model])
     return list(records.values())
 
 
-def contenders(models: Sequence[str], precisions: Sequence[Precision], out: Path | None) -> list[Contender]:
-    """Pair models with precisions; by default a ternary one runs as ternary, a float one as FP16 and as BF16.
+def contenders(
+    models: Sequence[str],
+    precisions: Sequence[Precision],
+    out: Path | None,
+    *,
+    backends: Sequence[str] = ("hf",),
+    baselines: Sequence[str] = (),
+    against_floats: bool = False,
+) -> list[Contender]:
+    """Pair models with backends and precisions; by default a ternary one runs as ternary, a float one as FP16 and BF16.
 
     BF16 stands beside FP16 because many CPUs have no fast FP16: against FP16 alone ternary looks better than it is.
+    *against_floats* adds both for a model that has neither here: of its twin, or of its own weights as dense floats.
+    *baselines* are models of any kind, run in `hf`.
     """
     paired: list[Contender] = []
     for model in models:
-        default: Sequence[Precision] = ["ternary"] if open_checkpoint(model).is_ternary else ["fp16", "bf16"]
-        paired += [(model, precision, out) for precision in precisions or default]
+        default: Sequence[Precision] = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
+        paired += [Contender(model, p, out, backend) for backend in backends for p in precisions or default]
+    for model in baselines:
+        default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
+        paired += [Contender(model, precision, None, "hf") for precision in default]
+    here = {one.precision for one in paired if one.backend == "hf"}
+    for precision in [p for p in FLOATS if against_floats and p not in here]:
+        twin = f"{models[0]}{TWIN_SUFFIX}"
+        float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
+        paired.append(Contender(float_twin or models[0], precision, None, "hf" if float_twin else "hf-dense"))
     return paired
+
+
+def prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
+    """Return *count* prompts of the tasks of *suite*, the longest first, so that none cuts the others short."""
+    from bitnet_bench.evaluation.tasks import Setting, build_task
+
+    directory = data_directory(data_dir)
+    found: list[str] = []
+    for owner, task in select_tasks([suite], data_dir=directory):
+        built = build_task(owner, task, Setting(directory))
+        found += [built.lm_task.doc_to_text(doc) for doc in built.lm_task.test_docs()]
+    return tuple(sorted(found, key=len, reverse=True)[:count])
+
+
+def plan(
+    preset: str | None, model: str | None, context: int, batch: int, device: str = "cpu", threads: int = 0
+) -> tuple[Device, list[Plan]]:
+    """Return the ceilings of *device* and what each precision of a shape takes there at the least.
+
+    The shape is that of a *preset* or of a checkpoint *model*; the device `cpu` is this machine, measured now.
+    """
+    from bitnet_bench.measure.ceilings import LARGEST_BYTES, this_machine
+    from bitnet_bench.measure.devices import device as named
+    from bitnet_bench.measure.floors import plan as floors_of
+    from bitnet_bench.measure.machine import cores
+    from bitnet_bench.measure.shape import shape_of
+    from bitnet_bench.ternary.config import read_config
+    from bitnet_bench.ternary.initializing import preset_config
+
+    if (preset is None) == (model is None):
+        raise UsageError("A plan is of a --preset or of a --model.", "Such as --preset bitnet-2b-4t.")
+    config = preset_config(preset) if preset else read_config(Path(open_checkpoint(model or "").path))
+    ceilings = this_machine(LARGEST_BYTES, threads or cores()) if device == "cpu" else named(device)
+    shape = shape_of(config)
+    kinds: list[tuple[Precision, int]] = [("ternary", 16), ("ternary", 8), ("tq2_0", 16), ("q8_0", 8), ("bf16", 16)]
+    return ceilings, [floors_of(shape, precision, ceilings, context, batch, head) for precision, head in kinds]
 
 
 def backends() -> list[dict[str, str | bool]]:
@@ -508,7 +638,7 @@ def _record_to_extend(out: Path | None, checkpoint: Checkpoint, backend: str, pr
         record = store.load_record(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
-        return record.model_copy(update={"costs": ()})
+        return record.model_copy(update={"costs": (), "cost_errors": {}})
     return RunRecord(
         name=out.name if out else checkpoint.source,
         checkpoint=checkpoint,
@@ -572,6 +702,7 @@ __all__ = [
     "data_directory",
     "evaluate",
     "evaluate_several",
+    "export_gguf",
     "finetune",
     "init",
     "kept_answers",
@@ -579,7 +710,9 @@ __all__ = [
     "look_into",
     "measure",
     "open_checkpoint",
+    "plan",
     "presets",
+    "prompts",
     "prune_answers",
     "report",
     "select_tasks",

@@ -13,12 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitnet_bench import ports
     from bitnet_bench.comparison import Comparison
     from bitnet_bench.comparison.gate import Outcome
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
+    from bitnet_bench.gguf.parity import FileParity
+    from bitnet_bench.measure.devices import Device
+    from bitnet_bench.measure.floors import Plan
     from bitnet_bench.records import (
         Cost,
         Estimated,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
 DASH = "—"
 LOG_EVERY_S = 10.0
+DISTURBED = 0.1
 
 
 @contextmanager
@@ -167,7 +173,7 @@ def search_table(search: SearchRecord) -> Table:
     return table("Search", columns, rows, numbers_from=99)
 
 
-def plan_table(steps: Sequence[Estimate]) -> Table:
+def steps_table(steps: Sequence[Estimate]) -> Table:
     """Return the steps of a recipe, a row a step, with a sum of what is not done."""
     rows = [
         [
@@ -216,23 +222,98 @@ def _agreement(alpha: Estimated | Unavailable) -> str:
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:
-    """Return what each measured run costs, a row a run and precision."""
+    """Return what each measured run costs, a row a run, backend, precision and batch; failures have a row, too."""
     rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
-    columns = ["run", "precision", "weights on disk", "in memory", "peak", "prefill tok/s", "decode tok/s", "energy"]
+    rows += [
+        [run.name, who, DASH, f"not measured: {said.splitlines()[0]}"]
+        for run in runs
+        for who, said in run.cost_errors.items()
+    ]
+    columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
+    columns += ["of floor", "p95 / p99 a token", "energy"]
     return table("Cost", columns, rows, numbers_from=2)
 
 
 def _cost_row(name: str, cost: Cost) -> list[str]:
+    get = cost.metrics.get
     return [
         name,
-        cost.precision,
-        mebibytes(sum(cost.weight_bytes.values())),
+        f"{cost.backend} {cost.precision}" + (" (another model)" if cost.parity and cost.parity.fault else ""),
+        str(cost.batch),
         mebibytes(cost.resident_weight_bytes),
-        _median(cost.metrics["peak_bytes"], mebibytes),
-        _median(cost.metrics["prefill_tokens_per_s"], "{:.0f}".format),
-        _median(cost.metrics["decode_tokens_per_s"], "{:.0f}".format),
-        _median(cost.metrics["energy_j"], "{:.3f} J".format),
+        mebibytes(cost.kv_bytes),
+        _median(get("peak_bytes"), mebibytes),
+        _median(get("prefill_s"), "{:.3g} s".format),
+        _spread(get("prefill_tokens_per_s")),
+        _spread(get("decode_tokens_per_s")),
+        _share_of_floor(cost),
+        f"{_median(get('token_p95_s'), _milliseconds)} / {_median(get('token_p99_s'), _milliseconds)}",
+        _median(get("energy_j"), "{:.3g} J".format),
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def _spread(measurement: Measurement | None) -> str:
+    """Return the median, and half of the width between the least and the most in per cent of it."""
+    if measurement is None or measurement.kind != "measured":
+        return DASH
+    low, high = min(measurement.readings), max(measurement.readings)
+    return f"{measurement.median:,.4g} ±{50 * (high - low) / measurement.median:.0f} %"
+
+
+def _share_of_floor(cost: Cost) -> str:
+    """Return how close prefill and decoding came to the least time that they can take."""
+    shares = []
+    for phase in ("prefill", "decode"):
+        floor, taken = cost.metrics.get(f"{phase}_floor_s"), cost.metrics.get(f"{phase}_s")
+        known = floor is not None and taken is not None and floor.kind == "modelled" and taken.kind == "measured"
+        shares.append(f"{floor.value / taken.median:.0%}" if known else DASH)  # type: ignore[union-attr]
+    return " / ".join(shares)
+
+
+def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+    """Return what each precision of a shape takes, a row a precision."""
+    rows = [
+        [
+            one.precision,
+            one.head,
+            mebibytes(one.layer_bytes),
+            mebibytes(one.head_bytes + one.embedding_bytes),
+            mebibytes(one.kv_bytes),
+            mebibytes(one.total_bytes),
+            f"{one.prefill_floor_s:.3g} s",
+            _milliseconds(one.decode_floor_s),
+            f"{batch / one.decode_floor_s:,.0f}",
+        ]
+        for one in plans
+    ]
+    columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
+    return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+
+
+def floors_notes(device: Device) -> list[str]:
+    """Return what a plan assumes."""
+    return [
+        f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "
+        f"GOP/s, floats {device.float_ops_per_s / 1e9:,.0f} GFLOP/s ({device.source}).",
+        "A token reads all weights but the embedding, and the keys and values of the whole context, once; ternary "
+        "layers multiply in int8, all else in floats; nothing else takes time. No runtime is faster, most are slower.",
+        "Keys and values are float32 in the backend `ternary`, and of 16 bits in the others.",
+    ]
+
+
+def gguf_sentence(out: Path, found: FileParity) -> str:
+    """Say how equal an exported GGUF file is to its source, and what a runtime makes of it."""
+    sizes = ", ".join(f"{name} {mebibytes(size)}" for name, size in found.types.items())
+    return (
+        f"Parity: the codes of {found.ternary_layers} layers are equal, scales within {found.largest_scale_error:.1e}, "
+        f"other tensors within {found.largest_float_error:.1e} of their largest value.\n"
+        f"GGUF: {out} (architecture {found.architecture}; {sizes}). What a runtime computes with it is compared "
+        "when it is measured or evaluated."
+    )
 
 
 def inspection_table(found: Inspection) -> Table:
@@ -374,17 +455,25 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _median(measurement: Measurement, form: Any) -> str:
+def _median(measurement: Measurement | None, form: Any) -> str:
+    if measurement is None:
+        return DASH
     if measurement.kind == "measured":
         return str(form(measurement.median))
     return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
 
 
 def notes(runs: Sequence[RunRecord]) -> list[str]:
-    """Return why numbers are missing, and which were disturbed."""
+    """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
-    disturbed = [f"{run.name} {cost.precision}" for run in runs for cost in run.costs if cost.foreign_load > 0.1]
+    costs = [(run.name, cost) for run in runs for cost in run.costs]
+    for name, cost in costs:
+        if cost.parity and cost.parity.fault:
+            found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
+        if cost.disturbances:
+            found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
+    disturbed = [f"{name} {cost.backend} {cost.precision}" for name, cost in costs if cost.foreign_load > DISTURBED]
     if disturbed:
         found.append(f"Other processes used over 10 % of this machine while it measured: {', '.join(disturbed)}.")
     return found

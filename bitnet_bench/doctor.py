@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from bitnet_bench import plugins
 from bitnet_bench.environment import environment
-from bitnet_bench.measure.energy import RaplMeter
-from bitnet_bench.records import Unavailable, Value
+from bitnet_bench.measure import machine
+from bitnet_bench.measure.memory import proportional_bytes
+from bitnet_bench.records import Value
+
+COMPILERS = ("cc", "gcc", "clang")
 
 
 class Finding(Value):
@@ -22,53 +27,90 @@ class Finding(Value):
 
 
 def diagnose(data_variable: str) -> list[Finding]:
-    """Return findings about software, arithmetic, energy, Korean tokenizers, data and disk, in that order."""
+    """Return findings about software, arithmetic, meters, runtimes, Korean tokenizers, data and disk, in that order."""
+    return [*_machine(), *_readings(), *_runtimes(), *_rest(data_variable)]
+
+
+def _machine() -> Iterator[Finding]:
     import torch
 
     here = environment()
+    yield Finding(what="software", ok=True, found=", ".join(f"{n} {v}" for n, v in here.packages.items()))
+    yield Finding(what="processor", ok=True, found=f"{here.cpu}, {here.cores} cores, {here.memory_bytes / 1e9:.0f} GB")
     vnni = torch.cpu._is_vnni_supported()
+    slow = "Ternary layers run on float32 products or AVX2: exact, several times slower."
+    yield _found("int8 dot products (VNNI)", vnni, "yes", "no", slow)
+    yield _kernel()
     cuda = torch.cuda.is_available()
-    meter = RaplMeter()
-    meter.start()
-    energy = meter.stop()
+    name = torch.cuda.get_device_name() if cuda else ""
+    yield _found("GPU", cuda, name, "none", "Everything runs on the CPU.")
+
+
+def _readings() -> Iterator[Finding]:
+    """Yield what can be read while contestants run; what cannot is left out of records, with the reason."""
+    rapl, nvml = (plugins.load("meters", name).why_absent() for name in ("rapl", "nvml"))
+    yield _found("energy of the CPU (RAPL)", rapl is None, "yes", str(rapl), _enable(rapl))
+    yield _found("energy of GPUs (NVML)", nvml is None, "yes", str(nvml), "Install NVIDIA's driver, on such a machine.")
+    others = {name: find_spec(name) is not None for name in ("zeus", "codecarbon")}
+    missing = ", ".join(name for name, there in others.items() if not there)
+    yield _found(
+        "other meters",
+        not missing,
+        "zeus, codecarbon (a model)",
+        f"without {missing}",
+        "pip install 'bitnet-bench[zeus,codecarbon]'; or `measure --model-energy`, which is modelled",
+    )
+    pss = proportional_bytes(Path("/nonexistent")) is not None
+    yield _found("memory without shared pages (PSS)", pss, "yes", "no", "The largest resident memory stands in for it.")
+    moment = machine.now()
+    known = {"clock": moment.frequency_hz, "heat": moment.throttled, "swapping": moment.swapped_bytes}
+    unknown = ", ".join(name for name, value in known.items() if value is None)
+    yield _found(
+        "clock, heat, swapping",
+        not unknown,
+        "yes",
+        f"no {unknown}",
+        "A virtual machine does not show it; use a real one.",
+    )
+
+
+def _enable(reason: str | None) -> str:
+    if reason and "root only" in reason:
+        return "The command in brackets lets everybody read them."
+    return "Measure on bare metal with Intel or AMD RAPL; joules of a model are called modelled."
+
+
+def _runtimes() -> Iterator[Finding]:
+    compiler = next((name for name in COMPILERS if shutil.which(name)), None)
+    builders = [name for name in (compiler, "cmake" if shutil.which("cmake") else None) if name]
+    yield _found(
+        "compiler",
+        compiler is not None,
+        ", ".join(builders),
+        "none",
+        "apt-get install gcc: the kernel and llama.cpp need it",
+    )
+    llama = find_spec("llama_cpp") is not None
+    yield _found("llama.cpp", llama, "yes", "no", "pip install 'bitnet-bench[llamacpp]' (needs the compiler)")
+    named = os.environ.get("BITNETCPP_DIR", "")
+    there = bool(named) and any((Path(named) / "build" / "bin").glob("llama-server*"))
+    summary = "Build microsoft/BitNet, and name its folder: --bitnetcpp-dir or BITNETCPP_DIR."
+    yield _found("bitnet.cpp", there, named, "no build named", summary)
+
+
+def _rest(data_variable: str) -> Iterator[Finding]:
+    mecab = find_spec("mecab_ko") is not None
+    yield _found("Korean morphemes (mecab-ko)", mecab, "yes", "no", "pip install 'sacrebleu[ko]'")
     data = os.environ.get(data_variable, "")
+    there = bool(data) and Path(data).is_dir()
+    remedy = "Give --data-dir, or rows come from the hub."
+    yield _found(f"local data ({data_variable})", there, data, data or "not set", remedy)
     free = shutil.disk_usage(Path.cwd()).free
-    return [
-        Finding(what="software", ok=True, found=", ".join(f"{n} {v}" for n, v in here.packages.items())),
-        Finding(what="processor", ok=True, found=f"{here.cpu}, {here.cores} cores, {here.memory_bytes / 1e9:.0f} GB"),
-        Finding(
-            what="int8 dot products (VNNI)",
-            ok=vnni,
-            found="yes" if vnni else "no",
-            remedy="" if vnni else "Ternary layers run on float32 products: exact, several times slower.",
-        ),
-        _kernel(),
-        Finding(
-            what="GPU",
-            ok=cuda,
-            found=torch.cuda.get_device_name() if cuda else "none",
-            remedy="" if cuda else "Everything runs on the CPU.",
-        ),
-        Finding(
-            what="energy counter",
-            ok=not isinstance(energy, Unavailable),
-            found=energy.reason if isinstance(energy, Unavailable) else "RAPL",
-            remedy="Reports show a dash for energy; nothing is modelled." if isinstance(energy, Unavailable) else "",
-        ),
-        Finding(
-            what="Korean morphemes (mecab-ko)",
-            ok=find_spec("mecab_ko") is not None,
-            found="yes" if find_spec("mecab_ko") else "no",
-            remedy="" if find_spec("mecab_ko") else "pip install 'sacrebleu[ko]'",
-        ),
-        Finding(
-            what=f"local data ({data_variable})",
-            ok=bool(data) and Path(data).is_dir(),
-            found=data or "not set",
-            remedy="" if data else "Give --data-dir, or rows come from the hub.",
-        ),
-        Finding(what="free disk here", ok=free > 2e9, found=f"{free / 1e9:.0f} GB", remedy=""),
-    ]
+    yield _found("free disk here", free > 2e9, f"{free / 1e9:.0f} GB", f"{free / 1e9:.1f} GB", "Make room.")
+
+
+def _found(what: str, ok: bool, yes: str, no: str, remedy: str) -> Finding:
+    return Finding(what=what, ok=ok, found=yes if ok else no, remedy="" if ok else remedy)
 
 
 def _kernel() -> Finding:

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from bitnet_bench.records import Environment
 
-PACKAGES = ("bitnet-bench", "torch", "transformers", "tokenizers", "datasets", "lm-eval", "sacrebleu", "rouge-score")
+PACKAGES = (
+    "bitnet-bench",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "lm-eval",
+    "sacrebleu",
+    "rouge-score",
+    "llama-cpp-python",
+)
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 """Those that decide how fast ternary, bfloat16 and float products are."""
 

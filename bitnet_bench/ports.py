@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord, Measurement, Precision
+from bitnet_bench.records import (
+    Checkpoint,
+    FinetuneJob,
+    FinetuneRecord,
+    Measured,
+    Modelled,
+    Precision,
+    RuntimeParity,
+    Unavailable,
+)
 from bitnet_bench.results import Notice, Results
 from bitnet_bench.sections import Section
 from bitnet_bench.wording import Language
@@ -81,17 +90,53 @@ class Session(Protocol):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
 
+    # Two more methods are optional. `weights_by_kind()` returns those bytes by kind and dtype. A runtime behind a
+    # process, whose steps cannot be timed from here, has `timed(prompts, new_tokens)`: the seconds of prefill, of all
+    # tokens after the first, and of each of them.
+
 
 @runtime_checkable
 class InferenceBackend(Protocol):
     """Opens checkpoints for scoring and measuring.
 
     An optional method `prepare(checkpoint)` imports what opening it will need and loads no weight: memory is measured
-    over a process that has done that.
+    over a process that has done that. Another, `configured(options)`, returns the backend set up for a runtime of the
+    user's (`RuntimeOptions`).
     """
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[Session]:
         """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """What a user says of a runtime that is not ours."""
+
+    gguf: str | None = None
+    """A file to run instead of one that is exported; it must hold the checkpoint's weights."""
+    directory: str | None = None
+    """The user's own build."""
+    despite_parity: bool = False
+    """Run it although it computes another model; what it gives is marked."""
+
+
+NO_OPTIONS = RuntimeOptions()
+
+
+@runtime_checkable
+class CheckedBackend(InferenceBackend, Protocol):
+    """A backend over a runtime that is not ours, which is compared with the checkpoint before it is believed."""
+
+    def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
+        """Compare the runtime with *checkpoint*, or return what an earlier comparison found.
+
+        BenchError if the runtime is absent or its file holds another model.
+        """
+
+
+def configured(backend: Any, options: RuntimeOptions) -> Any:
+    """Return *backend* set up with *options*, if it takes any."""
+    return backend.configured(options) if hasattr(backend, "configured") else backend
 
 
 @dataclass(frozen=True)
@@ -141,10 +186,22 @@ class Report(Protocol):
 
 
 class Meter(Protocol):
-    """Reads energy over an interval."""
+    """Reads energy over an interval off a counter of this machine."""
 
     def start(self) -> None:
         """Begin the interval."""
 
-    def stop(self) -> Measurement:
-        """End it and return joules, or why there are none."""
+    def stop(self) -> Measured | Unavailable:
+        """End it and return joules, or why there are none: never what a formula gives."""
+
+
+class EnergyModel(Protocol):
+    """Works energy over an interval out by a formula."""
+
+    modelled: Literal[True]
+
+    def start(self) -> None:
+        """Begin the interval."""
+
+    def stop(self) -> Modelled | Unavailable:
+        """End it and return joules, named as what they are."""

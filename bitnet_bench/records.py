@@ -8,7 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
 
-Precision = Literal["ternary", "fp32", "bf16", "fp16"]
+Precision = Literal[
+    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
+]  # fmt: skip
+"""How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
+TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
+"""Those that hold ternary codes and no other weights in the layers."""
 TrainingPrecision = Literal["ternary", "fp16"]
 Format = Literal["float", "masters", "bitlinear", "autobitlinear", "tinyllama", "baked", "packed"]
 """How the weights of a checkpoint are stored.
@@ -98,6 +103,8 @@ class FinetuneJob(Value):
     """Train adapters of this rank inside the quantizer, merged at the end, and nothing else."""
     lora_alpha: float = Field(default=16.0, gt=0)
     gradient_checkpointing: bool = False
+    shard: bool = False
+    """Split masters, gradients and optimizer states over the processes (FSDP2), instead of a copy in each."""
     subln: bool = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
     teacher: str | None = None
@@ -144,8 +151,8 @@ class FinetuneJob(Value):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result: all but where it is written and how often it is saved."""
-        return self.model_dump(mode="json", exclude={"out", "save_every", "track"})
+        """Return what decides the result: all but where it is written, how often it is saved, and by how many."""
+        return self.model_dump(mode="json", exclude={"out", "save_every", "track", "shard"})
 
 
 class EvaluateJob(Value):
@@ -168,6 +175,12 @@ class EvaluateJob(Value):
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
     cache: bool = True
     """Keep answers, and take those that are kept."""
+    gguf: str | None = None
+    """A file to run in llamacpp or bitnetcpp instead of one that is exported."""
+    bitnetcpp_dir: str | None = None
+    """The user's own build of microsoft/BitNet."""
+    despite_parity: bool = False
+    """Score a runtime although it computes another model."""
 
 
 class FinetuneRecord(Value):
@@ -319,6 +332,25 @@ class Unavailable(Value):
 Measurement = Annotated[Measured | Modelled | Unavailable, Field(discriminator="kind")]
 
 
+class RuntimeParity(Value):
+    """How far what another runtime computes is from the checkpoint that it was given, on a few Korean prompts."""
+
+    runtime: str
+    """Its name and version."""
+    prompt_tokens: int
+    """Tokens of the prompts; 0 if nothing was compared."""
+    same_tokens: bool | None = None
+    """Whether the runtime's own tokenizer gives the checkpoint's ids; None if it was not asked."""
+    mean_error: float | None = None
+    """Mean |difference| of log-probabilities over the vocabulary, in nats."""
+    relative_error: float | None = None
+    """The same in standard deviations of the source's log-probabilities."""
+    bound: float | None = None
+    """What relative_error may be at most."""
+    fault: str | None = None
+    """What the runtime does wrong, by name where it is known; None if it is within the bound."""
+
+
 class Cost(Value):
     """What one checkpoint costs to run at one precision in one process of its own."""
 
@@ -335,9 +367,19 @@ class Cost(Value):
     kv_bytes: int
     """Bytes of the key-value cache after the whole scenario."""
     metrics: dict[str, Measurement]
-    """load_s, prefill_s, prefill_tokens_per_s, decode_s (a token), decode_tokens_per_s, peak_bytes, energy_j."""
+    """load_s; prefill_s (the time to the first token), prefill_tokens_per_s; decode_s (a token), decode_tokens_per_s;
+    token_p50_s, token_p95_s, token_p99_s; peak_bytes; energy_j and energy_net_j (an example), the same _per_token;
+    idle_power_w; prefill_floor_s and decode_floor_s, which are modelled."""
     foreign_load: float
     """Mean share of the machine's cores that other processes used while this one measured, 0..1."""
+    resident_by_kind: dict[str, int] = {}
+    """Bytes in memory by kind and dtype, such as `head bfloat16`; empty where the backend does not say."""
+    conditions: dict[str, Measurement] = {}
+    """Of the machine meanwhile: frequency_hz, throttled (events), swapped_bytes."""
+    disturbances: tuple[str, ...] = ()
+    """Rounds that were disturbed again when they were repeated, and by what."""
+    parity: RuntimeParity | None = None
+    """Of a runtime that is not ours; one with a fault was measured because the user said so."""
 
 
 class Estimated(Value):
@@ -401,6 +443,8 @@ class RunRecord(Value):
     costs: tuple[Cost, ...] = ()
     judgements: tuple[HumanJudgement, ...] = ()
     """What people said of this run beside another one."""
+    cost_errors: dict[str, str] = {}
+    """Backend and precision -> why it could not be measured."""
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment

@@ -15,7 +15,7 @@ from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.cache import Answers, NoAnswers, cache_file, digest
 from bitnet_bench.files import write_whole
-from bitnet_bench.ports import InferenceBackend, Session, Steps
+from bitnet_bench.ports import InferenceBackend, RuntimeOptions, Session, Steps, configured
 from bitnet_bench.records import Checkpoint, EvaluateJob, Precision, RunRecord
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def score(
 
     rows = {name: Path(file) for name, file in job.rows.items()}
     setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
-    opener: InferenceBackend = plugins.load("backends", job.backend)
+    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
+    opener: InferenceBackend = configured(plugins.load("backends", job.backend), options)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(_begun(out, _blank(out, checkpoint, tasks, job, data_dir), workers))
@@ -127,6 +128,7 @@ def _blank(
     out: Path, checkpoint: Checkpoint, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob, data_dir: Path | None
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
+    settings |= {"despite_parity": True} if job.despite_parity else {}
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bitnet_bench.records import Cost, Measured, Modelled
+from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured, Modelled
 from bitnet_bench.reports.charts import bar_chart, pareto_chart, weight_chart
 from bitnet_bench.reports.figures import figure, missing, quantity, size, value_of
 from bitnet_bench.reports.runs import NamedRun
@@ -51,7 +51,7 @@ def main_cost(run: NamedRun, wanted: Scenario | None = None) -> Cost | None:
     represented by its fastest float cost: ternary has to beat that one, not the slowest.
     """
     ternary = run.record.precision == "ternary"
-    costs = [cost for cost in run.record.costs if (cost.precision == "ternary") == ternary]
+    costs = [cost for cost in run.record.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
     if wanted is None and costs:
         wanted = scenario(costs[0])
     costs = [cost for cost in costs if scenario(cost) == wanted]
@@ -68,7 +68,7 @@ def precision_note(run: NamedRun, cost: Cost) -> Said | None:
     """Say that costs and scores are of different precisions, if they are."""
     if cost.precision == run.record.precision:
         return None
-    tried = {other.precision for other in run.record.costs if other.precision != "ternary"}
+    tried = {other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS}
     key = "costs.precision.fastest" if len(tried) > 1 else "costs.precision"
     return say(key, run=run.key, scored=run.record.precision, measured=cost.precision)
 

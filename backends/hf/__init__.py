@@ -17,11 +17,13 @@ class HFBackend:
 
     summary = "transformers on PyTorch: trains (ternary QAT, FP16) and runs every precision"
 
+    dense = False
+
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[HFSession]:
         """Open *checkpoint*: ternary runs on int8 codes with exact integer sums, others as plain layers."""
         from bitnet_bench.backends.hf.inference import open_session
 
-        return open_session(checkpoint, precision)
+        return open_session(checkpoint, precision, self.dense)
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import the model's and the tokenizer's code, and load nothing."""
@@ -39,3 +41,10 @@ class HFBackend:
         from bitnet_bench.backends.hf.training import build
 
         return finetune(job, given, progress, "hf", build)
+
+
+class HFDenseBackend(HFBackend):
+    """The same with packed ternary weights written out in floats: what the shape costs without being ternary."""
+
+    summary = "as `hf`, with ternary weights as dense floats: the baseline of a checkpoint that has no float twin"
+    dense = True

@@ -27,10 +27,10 @@ BRANCHING = {"llama", "qwen2", "qwen3"}
 
 
 @contextmanager
-def open_session(checkpoint: Checkpoint, precision: Precision) -> Iterator[HFSession]:
-    """Load *checkpoint* at *precision*, on the GPU if there is one."""
+def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = False) -> Iterator[HFSession]:
+    """Load *checkpoint* at *precision*, on the GPU if there is one; *dense*: packed codes written out in floats."""
     tokenizer = load_tokenizer(checkpoint)
-    model = load_model(checkpoint, "run", precision).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(checkpoint, "run", precision, dense=dense).to("cuda" if torch.cuda.is_available() else "cpu")
     with torch.inference_mode():
         yield HFSession(model, tokenizer, precision)
 
@@ -137,9 +137,30 @@ class HFSession(BatchedSession):
             torch.cuda.synchronize()
         return state
 
+    def weights_by_kind(self) -> dict[str, int]:
+        """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""
+        found: dict[str, int] = {}
+        seen = set()
+        for name, t in (*self._model.named_parameters(), *self._model.named_buffers()):
+            if t.data_ptr() not in seen:
+                seen.add(t.data_ptr())
+                key = f"{_kind(name, t)} {str(t.dtype).removeprefix('torch.')}"
+                found[key] = found.get(key, 0) + t.numel() * t.element_size()
+        return found
+
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
-        tensors = {t.data_ptr(): t for t in (*self._model.parameters(), *self._model.buffers())}
-        weights = sum(t.numel() * t.element_size() for t in tensors.values())
+        weights = sum(self.weights_by_kind().values())
         layers = self.prefill([[0]]).cache.layers
         return weights, sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
+
+
+def _kind(name: str, tensor: Tensor) -> str:
+    """Return which of the kinds of `Checkpoint.weight_bytes` a tensor of a model is."""
+    if tensor.dtype == torch.int8:
+        return "ternary"
+    if "embed" in name:
+        return "embedding"
+    if "lm_head" in name:
+        return "head"
+    return "linear" if tensor.dim() == 2 else "norm"

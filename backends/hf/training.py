@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from bitnet_bench.backends.trainer import BenchTrainer, Start
+from bitnet_bench.backends.trainer import BenchTrainer, Start, validation_objective
 from bitnet_bench.data.collating import Item
-from bitnet_bench.training.objectives import Distillation, Objective, Preference, install, supervised
+from bitnet_bench.training.objectives import Distillation, Objective, Outcome, Preference, install, supervised
 
 
 def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
     """Make the trainer of *start*, whose model returns an `Outcome` from now on."""
-    install(start.model, _objective(start))
+    install(start.model, _objective(start), validation_objective(start.job))
     return HFTrainer(
         model=start.model,
         args=TrainingArguments(**arguments),
@@ -78,6 +78,11 @@ class HFTrainer(BenchTrainer):
         self.keep(total.item(), outcome["count"], inputs, outcome["figures"])
         scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
         return scaled
+
+    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        """Return what the model's forward gives: a sharded model has its weights nowhere else."""
+        found: Outcome = self.model(**inputs)
+        return found
 
     def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
         """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""

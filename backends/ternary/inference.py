@@ -168,6 +168,10 @@ class TernarySession(BatchedSession):
             positions += 1
         return Decoding(state.cache, [length + steps for length in lengths], tokens)
 
+    def weights_by_kind(self) -> dict[str, int]:
+        """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""
+        return self._engine.weights_by_kind
+
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
         return self._engine.weight_bytes, self._engine.kv_bytes

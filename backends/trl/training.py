@@ -33,6 +33,11 @@ def refuse_untaught(job: FinetuneJob) -> None:
 
 def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
     """Make the trainer of *start*."""
+    if start.job.shard:
+        raise BenchError(
+            "The backend 'trl' does not --shard: its forward reads the head of a model that is not gathered.",
+            "Use --backend hf, or leave --shard out: every process has a copy then.",
+        )
     dpo = start.job.method == "dpo"
     # trl checkpoints activations unless it is told not to, and quietly turns bfloat16 on where nothing is said
     values = {**arguments, "gradient_checkpointing": False, "max_length": None}

@@ -13,7 +13,7 @@ from bitnet_bench.cli import cache, data, rating
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
-from bitnet_bench.cli.measuring import backends, doctor, measure
+from bitnet_bench.cli.measuring import backends, doctor, measure, plan
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
@@ -31,6 +31,7 @@ COMMANDS = (
     finetune,
     evaluate,
     measure,
+    plan,
     inspect,
     convert,
     init,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bitnet_bench.cli.options import Format, Json, Seed, ShardSize
+from bitnet_bench.cli.options import GGUF_FORMS, Format, Json, Seed, ShardSize, Target
 from bitnet_bench.cli.output import print_json
 
 
@@ -33,19 +33,28 @@ def inspect(
 
 def convert(
     ckpt: Annotated[str, typer.Argument(help="A ternary checkpoint: a folder, a hub id, or `demo`.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
-    to: Annotated[Format, typer.Option(help="packed: for the `ternary` backend. The others: for transformers.")],
+    out: Annotated[Path, typer.Argument(help="The folder (of gguf: the file) to write; it must not exist yet.")],
+    to: Annotated[
+        Target,
+        typer.Option(help="packed: for `ternary`. gguf-...: for llama.cpp, i2_s for bitnet.cpp. Else: transformers."),
+    ],
     shard_size: ShardSize = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Write a ternary checkpoint in another format.
+    """Write a ternary checkpoint in another format, or any as GGUF.
 
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
-    Korean prompts. Without parity there is no OUT.
+    Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
     from bitnet_bench import api, console
 
-    checkpoint, parity = api.convert(ckpt, to.value, out, shard_gigabytes=shard_size, steps=console.progress_bar)
+    if to in GGUF_FORMS:
+        found = api.export_gguf(ckpt, GGUF_FORMS[to], out, steps=console.progress_bar)
+        print_json(found.model_dump(mode="json")) if as_json else print(console.gguf_sentence(out, found))
+        return
+    checkpoint, parity = api.convert(
+        ckpt, Format(to.value).value, out, shard_gigabytes=shard_size, steps=console.progress_bar
+    )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from bitnet_bench.cli.options import Backend, DataDir, Json, Limit, Precision, build_job
+from bitnet_bench.cli.options import (
+    Backend,
+    BitnetCpp,
+    DataDir,
+    DespiteParity,
+    Gguf,
+    Json,
+    Limit,
+    Precision,
+    build_job,
+)
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
 
@@ -45,6 +55,9 @@ def evaluate(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep answers and use those that are kept: `bitnet-bench cache`.")
     ] = True,
+    gguf: Gguf = None,
+    bitnetcpp_dir: BitnetCpp = None,
+    despite_parity: DespiteParity = False,
     as_json: Json = False,
 ) -> None:
     """Score models on suites of Korean tasks.
@@ -63,7 +76,8 @@ def evaluate(
         EvaluateJob,
         backend=backend, precision=precision.value if precision else None,
         data_dir=str(data_dir) if data_dir else None, rows=_own_rows(rows or []), prompts=prompts, shots=shots,
-        seed=seed, chat_template=chat_template, limit=limit, cache=cache,
+        seed=seed, chat_template=chat_template, limit=limit, cache=cache, gguf=str(gguf) if gguf else None,
+        bitnetcpp_dir=str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity=despite_parity,
     )  # fmt: skip
     chosen = api.select_tasks(suites_named, task or [], api.data_directory(data_dir))
     records = api.evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)

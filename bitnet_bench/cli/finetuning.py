@@ -107,6 +107,9 @@ def finetune(
     gradient_checkpointing: Annotated[
         bool, typer.Option(help="Less memory: activations are computed again in the backward pass.")
     ] = False,
+    shard: Annotated[
+        bool, typer.Option(help="Under torchrun: split the model over the processes (FSDP2), no copy in each.")
+    ] = False,
     limit: Limit = None,
     search: Annotated[
         list[str] | None,
@@ -145,7 +148,7 @@ def finetune(
         ternary_warmup=ternary_warmup, freeze=tuple(part.value for part in freeze or ()), neftune_alpha=neftune_alpha,
         lora_rank=lora_rank, lora_alpha=lora_alpha, subln=subln, beta=beta, distill_weight=distill_weight,
         temperature=temperature, relation_weight=relation_weight, relation_layer=relation_layer,
-        relation_heads=relation_heads, gradient_checkpointing=gradient_checkpointing,
+        relation_heads=relation_heads, gradient_checkpointing=gradient_checkpointing, shard=shard,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
         packing=packing, compute=compute.value, limit=limit, seed=seed, save_every=save_every,
         keep_masters=keep_masters, track=tuple(tracker.value for tracker in track),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitnet_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bitnet_bench.gguf.types import Form
 
 TEMPLATES = (
     "Text around prompt and response: auto (the checkpoint's chat template if there is one, else dialogue), chat, "
@@ -23,6 +26,13 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    q8_0 = "q8_0"
+    q4_0 = "q4_0"
+    tq1_0 = "tq1_0"
+    tq2_0 = "tq2_0"
+    i2_s = "i2_s"
+    tl1 = "tl1"
+    tl2 = "tl2"
 
 
 class TrainingPrecision(StrEnum):
@@ -92,10 +102,57 @@ class Format(StrEnum):
     tinyllama = "tinyllama"
 
 
+class Target(StrEnum):
+    """What a checkpoint can be converted to: a format of ternary weights, or a GGUF file."""
+
+    packed = "packed"
+    autobitlinear = "autobitlinear"
+    bitlinear = "bitlinear"
+    masters = "masters"
+    baked = "baked"
+    tinyllama = "tinyllama"
+    gguf_f16 = "gguf-f16"
+    gguf_bf16 = "gguf-bf16"
+    gguf_q8_0 = "gguf-q8_0"
+    gguf_q4_0 = "gguf-q4_0"
+    gguf_tq2_0 = "gguf-tq2_0"
+    gguf_tq1_0 = "gguf-tq1_0"
+    gguf_i2_s = "gguf-i2_s"
+
+
+GGUF_FORMS: dict[Target, Form] = {
+    Target.gguf_f16: "f16",
+    Target.gguf_bf16: "bf16",
+    Target.gguf_q8_0: "q8_0",
+    Target.gguf_q4_0: "q4_0",
+    Target.gguf_tq2_0: "tq2_0",
+    Target.gguf_tq1_0: "tq1_0",
+    Target.gguf_i2_s: "i2_s",
+}
+
+
+class Use(StrEnum):
+    """Scenarios with a name."""
+
+    chat = "chat"
+    summarize = "summarize"
+    classify = "classify"
+
+
 Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
 Backend = Annotated[str, typer.Option(help="The runtime; `bitnet-bench backends` lists them.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
+]
+Gguf = Annotated[
+    Path | None,
+    typer.Option(help="A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."),
+]
+BitnetCpp = Annotated[
+    Path | None, typer.Option(help="Your build of microsoft/BitNet; else $BITNETCPP_DIR.", show_default=False)
+]
+DespiteParity = Annotated[
+    bool, typer.Option("--despite-parity", help="Run a runtime that computes another model, and mark what it gives.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of tables.")]
 ShardSize = Annotated[float, typer.Option(min=0.001, help="Largest weight file, in GB (10^9 bytes).")]

@@ -71,5 +71,5 @@ def _show_plan(steps: list[pipeline.Step], tflops: float | None, as_json: bool) 
     if as_json:
         print_json([vars(one) for one in found])
         return
-    console.show(console.plan_table(found))
+    console.show(console.steps_table(found))
     print("Estimates, good to a factor of three: docs/recipes.md says how they are made. Nothing was run.")

@@ -32,10 +32,15 @@ class Encoded:
     examples: list[Example]
     """Of preference pairs: the chosen and the rejected sequence of each, one after the other."""
     rows: int
-    dropped: int
-    """Rows whose response was cut off entirely by max_length."""
+    lost: tuple[int, ...]
+    """Indices of the rows whose response was cut off entirely by max_length."""
     truncated: int
     """Rows that lost some tokens and were kept."""
+
+    @property
+    def dropped(self) -> int:
+        """Return how many rows are not among the examples."""
+        return len(self.lost)
 
     @property
     def sha256(self) -> str:
@@ -77,11 +82,12 @@ def encode(
         raise BenchError("These rows are running text, with no prompt and response.", "Use --method pretrain for them.")
     whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
-        return Encoded(list(_pieces([example.input_ids for example in whole], max_length)), len(rows), 0, 0)
-    kept, truncated = [], 0
-    for example in whole:
+        return Encoded(list(_pieces([example.input_ids for example in whole], max_length)), len(rows), (), 0)
+    kept, lost, truncated = [], [], 0
+    for i, example in enumerate(whole):
         short = Example(example.input_ids[:max_length], example.labels[:max_length])
         if all(label == IGNORED for label in short.labels[1:]):
+            lost.append(i)
             continue
         truncated += len(example.input_ids) > max_length
         kept.append(short)
@@ -90,7 +96,7 @@ def encode(
             f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
             "Raise --max-length, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), len(rows) - len(kept), truncated)
+    return Encoded(kept, len(rows), tuple(lost), truncated)
 
 
 def encode_pairs(
@@ -109,10 +115,11 @@ def encode_pairs(
     sides = [side for row in rows for side in (row, row.with_rejected())]
     whole = tokenize(sides, tokenizer, template, "last response")
     short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
-    kept, truncated = [], 0
+    kept, lost, truncated = [], [], 0
     for i in range(0, len(short), 2):
         pair = short[i : i + 2]
         if pair[0] == pair[1] or any(all(label == IGNORED for label in side.labels[1:]) for side in pair):
+            lost.append(i // 2)
             continue
         truncated += any(len(side.input_ids) > max_length for side in whole[i : i + 2])
         kept += pair
@@ -121,7 +128,7 @@ def encode_pairs(
             f"None of the {len(rows)} pairs differs within {max_length} tokens.",
             "Raise --max-length, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), len(rows) - len(kept) // 2, truncated)
+    return Encoded(kept, len(rows), tuple(lost), truncated)
 
 
 def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:

@@ -1,28 +1,33 @@
-"""The process in which one checkpoint is measured: `python -m bitnet_bench.measure.worker`.
+"""The process in which one contestant is measured: `python -m bitnet_bench.measure.worker`.
 
-It reads one JSON line that says what to open, answers with a line of what that took, and then answers each
-further line with one round. Rounds are asked for one at a time, so that contestants alternate.
+It reads one JSON line that says what to open, answers with a line of what that took, and then answers each further
+line, which asks for a warm-up or a round of some batch. Rounds are asked for one at a time, so that contestants
+alternate.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pkgutil
 import random
-import resource
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import Session
+from bitnet_bench.measure import machine
+from bitnet_bench.measure.memory import PeakMemory, device_peak
+from bitnet_bench.ports import RuntimeOptions, Session, configured
 from bitnet_bench.records import Checkpoint
 
 SEED = 0
 SHORTEST_ROUND_S = 0.5
+SLOW_TOKEN_S = 0.005
+"""From this time of a token on, reading the clock after each of them takes under a thousandth."""
 
 
 def main() -> None:
@@ -33,23 +38,28 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(task["threads"])
-    backend = pkgutil.resolve_name(task["backend"])()
+    backend = configured(pkgutil.resolve_name(task["backend"])(), RuntimeOptions(**task["options"]))
     meter = pkgutil.resolve_name(task["meter"])()
     checkpoint = Checkpoint.model_validate(task["checkpoint"])
     if hasattr(backend, "prepare"):
         backend.prepare(checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
-    baseline = _reset_peak()
+    memory = PeakMemory(Path(checkpoint.path))
+    baseline = memory.read()
     started = time.perf_counter()
     with backend.open(checkpoint, task["precision"]) as session:
         load_s = time.perf_counter() - started
         weights, kv_per_token = session.footprint()
-        prompts = _prompts(session, task["batch"], task["prompt_tokens"])
-        _round(session, prompts, task["new_tokens"], meter)
-        _say(answers, {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token})
-        for _ in sys.stdin:
-            reading = _round(session, prompts, task["new_tokens"], meter)
-            _say(answers, {**reading, "peak_bytes": _peak() - baseline})
+        opened = {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token}
+        kinds = session.weights_by_kind() if hasattr(session, "weights_by_kind") else {}
+        _say(answers, {**opened, "resident_by_kind": kinds, "memory_method": memory.method})
+        for line in sys.stdin:
+            asked = json.loads(line)
+            contest = _Contest(session, task, asked["batch"], meter)
+            if asked["do"] == "warm up":
+                _say(answers, {"peak_bytes": contest.peak(memory, baseline)})
+            else:
+                _say(answers, contest.round())
 
 
 def _say(stream: Any, answer: dict[str, Any]) -> None:
@@ -57,67 +67,83 @@ def _say(stream: Any, answer: dict[str, Any]) -> None:
     stream.flush()
 
 
-def _prompts(session: Session, batch: int, length: int) -> list[list[int]]:
-    """Return seeded random ids: what a dense model computes does not depend on them."""
-    rng = random.Random(SEED)
-    size = len(session.tokenizer)
-    return [[rng.randrange(size) for _ in range(length)] for _ in range(batch)]
+class _Contest:
+    """One batch of one contestant."""
+
+    def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any) -> None:
+        self._session, self._new, self._meter = session, task["new_tokens"], meter
+        self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
+
+    def peak(self, memory: PeakMemory, baseline: int) -> int:
+        """Run once and return the peak of memory over *baseline*; on a GPU that of torch's allocator there."""
+        with memory.watched():
+            kept = self._run(stepwise=False)  # noqa: F841 - its cache is to be seen by the reading
+        on_device = device_peak()
+        return memory.read() - baseline if on_device is None else on_device
+
+    def round(self) -> dict[str, Any]:
+        """Time prefill and the new tokens after the first, again and again, and then each token by itself.
+
+        A round lasts `SHORTEST_ROUND_S` at least, so that a tiny model is not lost in the clock's and the counters'
+        grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
+        timed in a repetition of their own, or in all of them where they are slow.
+        """
+        before = machine.now()
+        prefill = decode = 0.0
+        repetitions = 0
+        tokens: list[float] = []
+        self._meter.start()
+        metered = time.perf_counter()
+        while prefill + decode < SHORTEST_ROUND_S:
+            slow = decode / max(repetitions, 1) / (self._new - 1) > SLOW_TOKEN_S
+            first, rest, each = self._run(stepwise=slow)
+            prefill, decode, repetitions, tokens = prefill + first, decode + rest, repetitions + 1, each or tokens
+        metered = time.perf_counter() - metered
+        energy = self._meter.stop()
+        if not tokens:
+            tokens = self._run(stepwise=True)[2]
+        return {
+            "prefill_s": prefill / repetitions,
+            "decode_s": decode / repetitions,
+            "token_s": tokens,
+            "prompt_tokens": len(self._prompts[0]),
+            "new_tokens": self._new,
+            "repetitions": repetitions,
+            "metered_s": metered,
+            "energy": energy.model_dump(mode="json"),
+            **machine.between(before, machine.now(), os.cpu_count() or 1),
+        }
+
+    def _run(self, stepwise: bool) -> tuple[float, float, list[float]]:
+        """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*."""
+        if hasattr(self._session, "timed"):
+            return self._session.timed(self._prompts, self._new)  # type: ignore[no-any-return]
+        clock = time.perf_counter
+        started = clock()
+        state = self._session.prefill(self._prompts)
+        first = clock()
+        if not stepwise:
+            self._session.decode(state, self._new - 1)
+            return first - started, clock() - first, []
+        marks = [first]
+        for _ in range(self._new - 1):
+            state = self._session.decode(state, 1)
+            marks.append(clock())
+        return first - started, marks[-1] - first, [b - a for a, b in pairwise(marks)]
 
 
-def _round(session: Session, prompts: list[list[int]], new_tokens: int, meter: Any) -> dict[str, Any]:
-    """Time prefill and *new_tokens* - 1 decoding steps (the first new token is prefill's), again and again.
+def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:
+    """Return *batch* prompts of one length: *texts* from the first on, or seeded random ids.
 
-    A round lasts `SHORTEST_ROUND_S` at least, so that a tiny model is not lost in the clock's and the counters'
-    grain; the readings are means over its repetitions.
+    What a dense model computes does not depend on ids, so that random ones time it as well.
     """
-    busy, wall = _busy(), time.perf_counter()
-    prefill = decode = 0.0
-    repetitions = 0
-    meter.start()
-    while prefill + decode < SHORTEST_ROUND_S:
-        started = time.perf_counter()
-        state = session.prefill(prompts)
-        first = time.perf_counter()
-        session.decode(state, new_tokens - 1)
-        decode += time.perf_counter() - first
-        prefill += first - started
-        repetitions += 1
-    energy = meter.stop()
-    return {
-        "prefill_s": prefill / repetitions,
-        "decode_s": decode / repetitions,
-        "repetitions": repetitions,
-        "energy": energy.model_dump(mode="json"),
-        "foreign_s": _busy() - busy,
-        "core_s": (time.perf_counter() - wall) * (os.cpu_count() or 1),
-    }
-
-
-def _busy() -> float:
-    """Return the CPU seconds that processes other than this one have used since boot."""
-    import psutil
-
-    times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(times.user + times.system - own.user - own.system)
-
-
-def _reset_peak() -> int:
-    """Set the peak of resident memory back to what is resident now, where Linux allows, and return that."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS") or _peak()
-
-
-def _peak() -> int:
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _status(field: str) -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return None
+    if not texts:
+        rng = random.Random(SEED)
+        size = len(session.tokenizer)
+        return [[rng.randrange(size) for _ in range(length)] for _ in range(batch)]
+    rows = [list(session.tokenizer(texts[i % len(texts)]).input_ids) for i in range(batch)]
+    shortest = min(length, *map(len, rows))
+    return [row[-shortest:] for row in rows]
 
 
 if __name__ == "__main__":

@@ -132,16 +132,16 @@ class Engine:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.epsilon = float(config.rms_norm_eps)
-        self._bytes: dict[int, int] = {}
+        self._bytes: dict[int, tuple[str, int]] = {}
         self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
         self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
         self.final_norm = Norm(self._float(weights, "model.norm.weight"), self.epsilon)
-        self.embedding = self._count(weights.tensor("model.embed_tokens.weight"))
+        self.embedding = self._count(weights.tensor("model.embed_tokens.weight"), "embedding")
         tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
-        table = self.embedding if tied else self._count(weights.tensor("lm_head.weight"))
+        table = self.embedding if tied else self._count(weights.tensor("lm_head.weight"), "head")
         self.head = Head(table, int8=head == "int8")
         if head == "int8":
-            self._count(self.head.codes)
+            self._count(self.head.codes, "head")
         self._frequencies, self._rope_scale = _frequencies(config)
         self._cosines = self._sines = torch.empty(0)
         self._plan: tuple[tuple[Any, ...], Plan] | None = None
@@ -173,7 +173,7 @@ class Engine:
     def _part(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
         panels, gamma = weights.panels(module)
         bias = weights.bias(module)
-        self._count(panels)
+        self._count(panels, "ternary")
         return panels, float(gamma), weights.ternary[module][0], bias
 
     def _float(self, weights: Weights, name: str) -> Tensor:
@@ -182,16 +182,25 @@ class Engine:
             raise BenchError(
                 f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
             )
-        return self._count(tensor)
+        return self._count(tensor, "norm")
 
-    def _count(self, tensor: Tensor) -> Tensor:
-        self._bytes[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    def _count(self, tensor: Tensor, kind: str) -> Tensor:
+        dtype = "2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch.")
+        self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
         return tensor
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights as they lie in memory, mapped ones included."""
-        return sum(self._bytes.values())
+        return sum(self.weights_by_kind.values())
+
+    @property
+    def weights_by_kind(self) -> dict[str, int]:
+        """The same by kind and dtype; a tied head is counted once, as the embedding."""
+        found: dict[str, int] = {}
+        for name, size in self._bytes.values():
+            found[name] = found.get(name, 0) + size
+        return found
 
     @property
     def kv_bytes(self) -> int:

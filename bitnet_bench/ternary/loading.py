@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Purpose = Literal["train", "run"]
+RUN_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
 _log = logging.getLogger(__name__)
 
 
-def load_model(checkpoint: Checkpoint, purpose: Purpose, precision: Precision) -> PreTrainedModel:
+def load_model(
+    checkpoint: Checkpoint, purpose: Purpose, precision: Precision, *, dense: bool = False
+) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
     train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the rest in
-    float32. Any other precision: plain layers, float32 to train and in that dtype to run.
+    float32. Any other precision: plain layers, float32 to train and in that dtype to run; *dense* lets a checkpoint
+    of packed codes run so too, which costs what its shape costs and computes without its int8 activations.
     """
     import torch
 
     from bitnet_bench.ternary.linear import make_trainable_ternary
 
-    _refuse_mismatch(checkpoint, purpose, precision)
+    _refuse_mismatch(checkpoint, purpose, precision, dense)
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = run_dtypes.get(precision, torch.float32) if purpose == "run" else torch.float32
     weights = Weights(checkpoint)
@@ -84,8 +88,13 @@ def why_untrainable(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precision) -> None:
-    if precision != "ternary" and (checkpoint.has_codes_only or checkpoint.inner_norm):
+def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool) -> None:
+    if precision not in RUN_PRECISIONS:
+        raise BenchError(
+            f"torch runs no {precision} weights.",
+            f"Use --backend llamacpp or bitnetcpp, or {', '.join(RUN_PRECISIONS)}.",
+        )
+    if precision != "ternary" and ((checkpoint.has_codes_only and not dense) or checkpoint.inner_norm):
         kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
         raise BenchError(
             f"{checkpoint.source} is {kind}; it has no {precision} weights.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class TernaryMonitor:
         total = sum(codes.numel() for codes in now.values())
         flips = sum(int((now[name] != self._last[name]).sum()) for name in now) / total
         zeros = sum(int((codes == 0).sum()) for codes in now.values()) / total
-        near = sum(_near_boundary(layer.weight, scales[name]) for name, layer in self._layers.items()) / total
+        near = sum(_near_boundary(_whole(layer.weight), scales[name]) for name, layer in self._layers.items()) / total
         drift = sum(abs(float(scales[name] / first) - 1) for name, first in self._first.items()) / len(scales)
         self._last = now
         self._still = self._still + 1 if flips == 0 else 0
@@ -68,8 +69,14 @@ class TernaryMonitor:
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return codes and scales by layer."""
-        both = {name: ternarize(layer.weight) for name, layer in self._layers.items()}
+        both = {name: ternarize(_whole(layer.weight)) for name, layer in self._layers.items()}
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """Return a weight of which each process has a part (a DTensor) whole, and others as they are."""
+    gather: Any = getattr(weight, "full_tensor", None)
+    return weight if gather is None else gather()
 
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> int:

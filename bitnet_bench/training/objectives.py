@@ -30,11 +30,11 @@ class Objective(Protocol):
         """Return what the batch gives."""
 
 
-def install(model: nn.Module, objective: Objective) -> None:
-    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*."""
+def install(model: nn.Module, objective: Objective, validation: Objective) -> None:
+    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*, in eval of *validation*."""
 
     def forward(self: nn.Module, **batch: Tensor) -> Outcome:
-        return objective(self, batch)
+        return (objective if self.training else validation)(self, batch)
 
     model.forward = MethodType(forward, model)
 

@@ -148,6 +148,32 @@ def test_a_loss_that_is_no_number_stops_the_run(rows: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out/config.json").exists()
 
 
+def test_rows_without_a_response_in_reach_are_named(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log before the first step, and in the record; of many only the first."""
+    with rows.open("a", encoding="utf-8") as file:
+        for i in range(7):
+            file.write(
+                json.dumps({"prompt": f"{i}쪽짜리 글입니다. " * 40, "response": "네"}, ensure_ascii=False) + "\n"
+            )
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=1, max_length=64))
+    (warning,) = record.warnings
+    assert "7 of 31 rows are left out, because 64 tokens leave nothing of their response" in warning
+    assert "“4쪽짜리 글입니다. " in warning
+    assert "“5쪽짜리" not in warning
+    assert warning in caplog.text
+    assert record.dropped_rows == 7
+
+
+def test_a_step_that_is_validated_is_logged_as_well(rows: Path, tmp_path: Path) -> None:
+    """Every step has its loss and its flips in the record, the last one too."""
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=5, save_every=2, hold_out=0.25))
+    assert [point["step"] for point in record.history] == [1, 2, 3, 4, 5]
+    assert [point["step"] for point in record.validation] == [0, 2, 4, 5]
+    assert all("flips" in point for point in record.history)
+
+
 def test_pretraining_learns_from_running_text(tmp_path: Path) -> None:
     """`pretrain` takes text rows and puts the loss on every token."""
     file = tmp_path / "text.jsonl"

@@ -144,9 +144,15 @@ def job(rows: Path, out: Path, **settings: Any) -> FinetuneJob:
 
 
 def test_a_packed_step_is_the_step_of_its_rows(rows: Path, tmp_path: Path) -> None:
-    """All rows in one sequence give the loss and the gradient that a batch of them gives."""
-    packed = api.finetune(job(rows, tmp_path / "packed", packing=True, max_length=1024, batch_size=1))
-    batch = api.finetune(job(rows, tmp_path / "batch", max_length=1024, batch_size=12))
+    """All rows in one sequence give the loss and the gradient that a batch of them gives; validation is packed too."""
+    held_out = tmp_path / "held-out.jsonl"
+    lines = [json.dumps({"prompt": f"{i}에 셋을 더하면?", "response": f"{i + 3}입니다."}) for i in range(5)]
+    held_out.write_text("\n".join(lines), encoding="utf-8")
+    both = {"max_length": 1024, "validation": (str(held_out),)}
+    packed = api.finetune(job(rows, tmp_path / "packed", packing=True, batch_size=1, **both))
+    batch = api.finetune(job(rows, tmp_path / "batch", batch_size=12, **both))
+    for one, other in zip(packed.validation, batch.validation, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-2)
     assert packed.steps == batch.steps == 1
     assert packed.history[0]["loss"] == pytest.approx(batch.history[0]["loss"], rel=1e-3)
     assert packed.history[0]["grad_norm"] == pytest.approx(batch.history[0]["grad_norm"], rel=2e-2)

@@ -158,7 +158,7 @@ def test_what_is_cut_off_is_counted(tokenizer: Any) -> None:
     long_answer = Row((Turn("user", "네"), Turn("model", "네 " * 50)))
     long_prompt = Row((Turn("user", "네 " * 50), Turn("model", "네")))
     encoded = sft([short, long_answer, long_prompt], tokenizer, "plain", 16)
-    assert (encoded.rows, encoded.dropped, encoded.truncated) == (3, 1, 1)
+    assert (encoded.rows, encoded.lost, encoded.dropped, encoded.truncated) == (3, (2,), 1, 1)
     assert [len(example.input_ids) for example in encoded.examples] == [
         len(tokenizer("네네</s>").input_ids),
         16,

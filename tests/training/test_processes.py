@@ -6,28 +6,44 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from bitnet_bench.backends import finetuning, sharding
+from bitnet_bench.errors import BenchError
+from bitnet_bench.records import FinetuneJob
 
 ROWS = [{"prompt": f"{i} 곱하기 2는?", "response": f"{2 * i}{'입니다. ' * (1 + i % 3)}"} for i in range(32)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(32)]
 
 
-def finetune(tmp_path: Path, rows: list[dict[str, str]], processes: int, *options: str) -> dict[str, Any]:
-    """Run the command line in so many processes, and return the record."""
-    file, out = tmp_path / "rows.jsonl", tmp_path / f"out{processes}"
+def command(tmp_path: Path, rows: list[dict[str, str]], processes: int, out: Path, *options: str) -> list[str]:
+    """Return the command that trains on *rows* in so many processes."""
+    file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "bitnet_bench"]
-    command = [sys.executable, "-P", *(launch if processes > 1 else ["-m", "bitnet_bench"]), "finetune"]
-    command += ["--data", str(file), "--out", str(out), "--max-steps", "6", "--hold-out", "0.25", "--save-every", "2"]
-    done = subprocess.run(
-        [*command, *options], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    start = [sys.executable, "-P", *(launch if processes > 1 else ["-m", "bitnet_bench"]), "finetune"]
+    fixed = ["--data", str(file), "--out", str(out), "--max-steps", "6", "--hold-out", "0.25", "--save-every", "2"]
+    return [*start, *fixed, *options]
+
+
+def run(arguments: list[str], **environment: str) -> None:
+    """Run a command line to its end."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def finetune(tmp_path: Path, rows: list[dict[str, str]], processes: int, *options: str) -> dict[str, Any]:
+    """Run the command line in so many processes, and return the record."""
+    out = tmp_path / f"out{processes}"
+    run(command(tmp_path, rows, processes, out, *options))
     record: dict[str, Any] = json.loads((out / "finetune.json").read_text(encoding="utf-8"))
     return record
 
@@ -65,6 +81,80 @@ def test_two_processes_end_exactly_ternary(tmp_path: Path) -> None:
     for alone, shared in zip(one["history"], two["history"], strict=True):
         assert shared["loss"] == pytest.approx(alone["loss"], rel=2e-2)
     assert two["result"]["format"] == "autobitlinear"
+
+
+@pytest.mark.parametrize(
+    ("options", "rel"),
+    [
+        ((*FP16, "--batch-size", "4", "--gradient-accumulation", "2", "--gradient-checkpointing"), 1e-4),
+        (("--compute", "fp32", "--batch-size", "4"), 2e-2),
+    ],
+    ids=["fp16", "ternary"],
+)
+def test_a_sharded_model_has_the_loss_curve_of_a_whole_one(
+    tmp_path: Path, options: tuple[str, ...], rel: float
+) -> None:
+    """Masters stay float32 and are gathered before they are quantized, so that scales are those of whole layers."""
+    one = finetune(tmp_path, ROWS, 1, *options)
+    two = finetune(tmp_path, ROWS, 2, *options, "--shard")
+    for name in ("history", "validation"):
+        losses = [[point["loss"] for point in record[name]] for record in (one, two)]
+        assert losses[1] == pytest.approx(losses[0], rel=rel)
+    assert two["history"][-1]["grad_norm"] == pytest.approx(one["history"][-1]["grad_norm"], rel=10 * rel)
+    configs = [json.loads((tmp_path / f"out{n}/config.json").read_text(encoding="utf-8")) for n in (1, 2)]
+    assert configs[0] == configs[1]
+    first, second = (load_file(tmp_path / f"out{n}/model.safetensors") for n in (1, 2))
+    assert first.keys() == second.keys()
+    for name in first:
+        if name.endswith("_scale"):
+            torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=0)
+    assert ("flips" in two["history"][-1]) == (two["result"]["format"] == "autobitlinear")
+
+
+@pytest.mark.slow
+def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Each process goes on with its own part; `accelerate launch` asks for the same by its own names."""
+    options = ("--batch-size", "4", "--max-steps", "30", "--compute", "fp32", "--save-every", "5")
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    run(command(tmp_path, ROWS, 2, whole, *options, "--shard"))
+    again = command(tmp_path, ROWS, 2, killed, *options)
+    accelerate = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    process = subprocess.Popen(again, env={**os.environ, "OMP_NUM_THREADS": "1", **accelerate})
+    while not (killed / ".trainer/checkpoint-10/complete").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    launcher = psutil.Process(process.pid)
+    for each in (launcher, *launcher.children(recursive=True)):  # each process has a session of its own
+        each.kill()
+    process.wait()
+    run(again, **accelerate)
+    record = json.loads((killed / "finetune.json").read_text(encoding="utf-8"))
+    assert record["resumed_from_step"] >= 10
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process, adapters, and FSDP1, which flattens layers into one."""
+    job = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
+    with pytest.raises(BenchError, match="splits a model over processes, and there is one"):
+        finetuning._sharded(job.model_copy(update={"shard": True}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BenchError, match="nothing to --shard"):
+        finetuning._sharded(job.model_copy(update={"shard": True, "lora_rank": 4}))
+    assert not finetuning._sharded(job).shard
+    sharding.launched_for_sharding.cache_clear()
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert finetuning._sharded(job).shard
+    assert "ACCELERATE_USE_FSDP" not in os.environ  # or accelerate would shard as well
+    assert finetuning._sharded(job).shard  # a twin's run in the same process
+    sharding.launched_for_sharding.cache_clear()
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(BenchError, match="FSDP1 flattens"):
+        finetuning._sharded(job)
+    monkeypatch.undo()
+    assert not sharding.launched_for_sharding()
 
 
 def test_steps_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:

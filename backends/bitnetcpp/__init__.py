@@ -1,0 +1,78 @@
+"""The `bitnetcpp` backend: the user's own build of microsoft/BitNet, through its `llama-server`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
+
+if TYPE_CHECKING:
+    from bitnet_bench.backends.session import BatchedSession
+    from bitnet_bench.gguf.reading import GgufFile
+
+VARIABLE = "BITNETCPP_DIR"
+PRECISIONS = ("i2_s", "tl1", "tl2", "ternary")
+PLACES = ("build/bin/llama-server", "build/bin/Release/llama-server.exe", "bin/llama-server", "llama-server")
+BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with --bitnetcpp-dir or $BITNETCPP_DIR."
+
+
+class BitnetCppBackend:
+    """Runs ternary checkpoints in bitnet.cpp: I2_S exported here, TL1 and TL2 from a file of the user's."""
+
+    summary = "your build of microsoft/BitNet (--bitnetcpp-dir): I2_S exported and checked first; TL1, TL2 with --gguf"
+
+    def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
+        self._options = options
+
+    def configured(self, options: RuntimeOptions) -> BitnetCppBackend:
+        """Return this backend with where the build is, and what the user says of files and of parity."""
+        return BitnetCppBackend(options)
+
+    @contextmanager
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
+        """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
+        from bitnet_bench.backends.bitnetcpp.inference import open_session
+        from bitnet_bench.gguf.files import refuse_fault
+
+        refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
+        with open_session(self.server(), checkpoint, self._file(checkpoint, precision), precision) as session:
+            yield session
+
+    def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
+        """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
+        from bitnet_bench.backends.bitnetcpp.inference import compare, version
+        from bitnet_bench.gguf.files import checked
+
+        server, file = self.server(), self._file(checkpoint, precision)
+        return checked(checkpoint, file, version(server), lambda: compare(server, checkpoint, file, precision))
+
+    def server(self) -> Path:
+        """Return the build's `llama-server`; BenchError says how to make one."""
+        named = self._options.directory or os.environ.get(VARIABLE)
+        if not named:
+            raise BenchError("The backend `bitnetcpp` needs your own build of bitnet.cpp.", BUILD)
+        found = next((Path(named) / place for place in PLACES if (Path(named) / place).is_file()), None)
+        if found is None:
+            raise BenchError(f"There is no {PLACES[0]} in {named}.", BUILD)
+        return found
+
+    def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
+        from bitnet_bench.gguf.files import file_for
+
+        if precision not in PRECISIONS:
+            raise BenchError(
+                f"bitnet.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as --precision."
+            )
+        if precision in ("tl1", "tl2") and not self._options.gguf:
+            raise BenchError(
+                f"{precision.upper()} depends on the kernels of your build, and is not exported here.",
+                "Make the file with bitnet.cpp's own converter, and name it with --gguf.",
+            )
+        kind = precision if precision in ("tl1", "tl2") else "i2_s"
+        return file_for(checkpoint, kind, self._options.gguf)

@@ -1,0 +1,61 @@
+"""The `llamacpp` backend: llama.cpp through llama-cpp-python, on the checkpoint's own weights as GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
+
+if TYPE_CHECKING:
+    from bitnet_bench.backends.session import BatchedSession
+    from bitnet_bench.gguf.reading import GgufFile
+
+PRECISIONS = ("fp16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "ternary")
+
+
+class LlamaCppBackend:
+    """Runs BitNet and Llama-type checkpoints in llama.cpp, exported and compared with the checkpoint first."""
+
+    summary = "llama.cpp (extra `llamacpp`): F16, BF16, Q8_0, Q4_0, TQ1_0 and TQ2_0, exported and checked first"
+
+    def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
+        self._options = options
+
+    def configured(self, options: RuntimeOptions) -> LlamaCppBackend:
+        """Return this backend with what the user says of files and of parity."""
+        return LlamaCppBackend(options)
+
+    @contextmanager
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
+        """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
+        from bitnet_bench.backends.llamacpp.inference import open_session
+        from bitnet_bench.gguf.files import refuse_fault
+
+        refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
+        with open_session(checkpoint, self._file(checkpoint, precision), precision) as session:
+            yield session
+
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Import what opening needs, export what is not exported yet, and load nothing."""
+        import bitnet_bench.backends.llamacpp.inference  # noqa: F401
+
+    def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
+        """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
+        from bitnet_bench.backends.llamacpp.inference import compare, version
+        from bitnet_bench.gguf.files import checked
+
+        file = self._file(checkpoint, precision)
+        return checked(checkpoint, file, version(), lambda: compare(checkpoint, file, precision))
+
+    def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
+        from bitnet_bench.gguf.files import FORM_OF, file_for
+
+        if precision not in PRECISIONS:
+            raise BenchError(
+                f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as --precision."
+            )
+        return file_for(checkpoint, FORM_OF[precision], self._options.gguf)

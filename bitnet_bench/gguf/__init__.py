@@ -1,0 +1,1 @@
+"""Checkpoints as GGUF files, the form that llama.cpp and bitnet.cpp run."""

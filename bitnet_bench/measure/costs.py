@@ -1,0 +1,97 @@
+"""Sum the rounds of a contestant up to a `Cost` for each batch; the raw readings stay in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bitnet_bench.measure.child import Opened
+from bitnet_bench.measure.energy.joules import energy_metrics
+from bitnet_bench.measure.rounds import Round, Turns
+from bitnet_bench.measure.worker import SHORTEST_ROUND_S
+from bitnet_bench.records import Checkpoint, Cost, Measured, Measurement, Precision, RuntimeParity, Unavailable
+
+CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after one untimed run"
+PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who was measured."""
+
+    backend: str
+    precision: Precision
+    checkpoint: Checkpoint
+    parity: RuntimeParity | None
+    threads: int
+
+
+def costs(entry: Entry, opened: Opened, turns: Turns, idle: Measured | Unavailable) -> list[Cost]:
+    """Return a cost for each batch with a round."""
+    return [_cost(entry, opened, turns, batch, idle) for batch, rounds in turns.rounds.items() if rounds]
+
+
+def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured | Unavailable) -> Cost:
+    rounds = turns.rounds[batch]
+    prompt, new = rounds[0].prompt_tokens, rounds[0].new_tokens
+    return Cost(
+        backend=entry.backend,
+        precision=entry.precision,
+        prompt_tokens=prompt,
+        new_tokens=new,
+        batch=batch,
+        threads=entry.threads,
+        weight_bytes=entry.checkpoint.weight_bytes,
+        resident_weight_bytes=opened.resident_weight_bytes,
+        resident_by_kind=opened.resident_by_kind,
+        kv_bytes=opened.kv_per_token * (prompt + new - 1) * batch,
+        metrics={
+            "load_s": _measured("s", "monotonic clock around opening", [opened.load_s]),
+            **_speeds(rounds, batch),
+            "peak_bytes": _measured("B", opened.memory_method, [float(turns.peak_bytes[batch])]),
+            **energy_metrics(rounds, batch, idle),
+        },
+        foreign_load=sum(r.foreign_share for r in rounds) / len(rounds),
+        conditions=_conditions(rounds),
+        disturbances=tuple(turns.disturbances.get(batch, ())),
+        parity=entry.parity,
+    )
+
+
+def _speeds(rounds: Sequence[Round], batch: int) -> dict[str, Measurement]:
+    prefill = [r.prefill_s for r in rounds]
+    decode = [r.decode_s / (r.new_tokens - 1) for r in rounds]
+    tokens = [s for r in rounds for s in r.token_s]
+    prompt = rounds[0].prompt_tokens
+    found: dict[str, Measurement] = {
+        "prefill_s": _measured("s", f"{CLOCK}; the first new token is chosen in it", prefill),
+        "prefill_tokens_per_s": _measured("tokens/s", "prompt tokens / time", [batch * prompt / s for s in prefill]),
+        "decode_s": _measured("s/token", CLOCK, decode),
+        "decode_tokens_per_s": _measured("tokens/s", "batch / time of a token", [batch / s for s in decode]),
+        "token_s": _measured("s", "monotonic clock around each token, one repetition a round", tokens),
+    }
+    method = f"nearest rank of {len(tokens)} tokens timed one by one"
+    return found | {name: _measured("s", method, [percentile(tokens, q)]) for name, q in PERCENTILES.items()}
+
+
+def percentile(readings: Sequence[float], share: float) -> float:
+    """Return the least reading that *share* of all readings do not exceed (the nearest rank)."""
+    return sorted(readings)[max(0, math.ceil(share * len(readings)) - 1)]
+
+
+def _conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
+    return {
+        "frequency_hz": _read("Hz", "mean of the cores, at the ends of a round", (r.frequency_hz for r in rounds)),
+        "throttled": _read("events", "the kernel's counts of thermal throttling", (r.throttled for r in rounds)),
+        "swapped_bytes": _read("B", "pages swapped in and out, whole machine", (r.swapped_bytes for r in rounds)),
+    }
+
+
+def _read(unit: str, method: str, readings: Iterable[float | None]) -> Measurement:
+    known = [float(value) for value in readings if value is not None]
+    return _measured(unit, method, known) if known else Unavailable(reason="this machine does not say")
+
+
+def _measured(unit: str, method: str, readings: list[float]) -> Measured:
+    return Measured(unit=unit, method=method, readings=tuple(readings))

@@ -1,0 +1,94 @@
+"""What the machine did while a round ran: work of other processes, clock, heat, swapping."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROC, CPUS = Path("/proc"), Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Counters at one moment; None where this machine keeps none."""
+
+    time_s: float
+    foreign_s: float
+    """CPU seconds of all processes but this one and its children, since boot."""
+    frequency_hz: float | None
+    throttled: int | None
+    swapped_bytes: int | None
+
+
+def now(proc: Path = PROC, cpus: Path = CPUS) -> Moment:
+    """Read the counters."""
+    return Moment(time.perf_counter(), _foreign(), _frequency(proc, cpus), _throttled(cpus), _swapped(proc))
+
+
+def between(before: Moment, after: Moment, cores: int) -> dict[str, Any]:
+    """Return the fields of a `rounds.Round` that tell what happened between two moments."""
+    share = (after.foreign_s - before.foreign_s) / ((after.time_s - before.time_s) * cores)
+    clocks = [m.frequency_hz for m in (before, after) if m.frequency_hz is not None]
+    return {
+        "foreign_share": min(1.0, max(0.0, share)),
+        "frequency_hz": max(clocks, default=None),
+        "throttled": _difference(before.throttled, after.throttled),
+        "swapped_bytes": _difference(before.swapped_bytes, after.swapped_bytes),
+    }
+
+
+def cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _difference(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _foreign() -> float:
+    import psutil
+
+    times, own = psutil.cpu_times(), psutil.Process()
+    ours = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            used = process.cpu_times()
+            ours += used.user + used.system
+    return float(times.user + times.system - ours)
+
+
+def _frequency(proc: Path, cpus: Path) -> float | None:
+    """Return the mean clock of the cores in Hz: from cpufreq, else as /proc/cpuinfo has it."""
+    clocks = [_number(file) for file in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    known = [1e3 * clock for clock in clocks if clock is not None]
+    if not known:
+        with contextlib.suppress(OSError, ValueError):
+            lines = (proc / "cpuinfo").read_text().splitlines()
+            known = [1e6 * float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    return sum(known) / len(known) if known else None
+
+
+def _throttled(cpus: Path) -> int | None:
+    counts = [_number(file) for file in cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _swapped(proc: Path) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        fields = dict(line.split() for line in (proc / "vmstat").read_text().splitlines())
+        pages = int(fields.get("pswpin", 0)) + int(fields.get("pswpout", 0))
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None

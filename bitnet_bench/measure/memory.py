@@ -1,0 +1,96 @@
+"""How much memory a contestant takes: the peak of its proportional set, over what it had before it loaded anything."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+SAMPLE_S = 0.02
+PROC = Path("/proc")
+
+
+def proportional_bytes(own_files: Path, pid: int | str = "self", proc: Path = PROC) -> int | None:
+    """Return the PSS of a process in bytes, with files below *own_files* counted whole; None where there is no PSS.
+
+    Two contestants that map one checkpoint share its pages, and each of them needs them all.
+    """
+    total, inside = 0, False
+    try:
+        with (proc / str(pid) / "smaps").open() as lines:
+            for line in lines:
+                name, _, rest = line.partition(":")
+                if name == ("Rss" if inside else "Pss"):
+                    total += int(rest.split()[0]) * 1024
+                elif "-" in name and not name[0].isupper():
+                    inside = str(own_files) in line
+    except OSError:
+        return None
+    return total or None
+
+
+class PeakMemory:
+    """The most memory of this process and its children, read every `SAMPLE_S` and whenever it is asked for."""
+
+    def __init__(self, own_files: Path) -> None:
+        self._own_files = own_files.resolve()
+        self._most = 0
+
+    @property
+    def method(self) -> str:
+        """How the peak is read."""
+        if proportional_bytes(self._own_files) is None:
+            return "largest resident memory over the process before loading"
+        return "peak PSS of one untimed run (the checkpoint's own files whole), over the process before loading"
+
+    def read(self) -> int:
+        """Read now, and return the most so far."""
+        self._most = max(self._most, self._now())
+        return self._most
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Read again and again meanwhile."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(SAMPLE_S):
+                self.read()
+
+        self._most = 0
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.read()
+            ended.set()
+            thread.join()
+
+    def _now(self) -> int:
+        own = proportional_bytes(self._own_files)
+        if own is None:
+            return _largest_resident()
+        return own + sum(proportional_bytes(self._own_files, pid) or 0 for pid in _children())
+
+
+def device_peak() -> int | None:
+    """Return the most bytes that torch's allocator held on the GPU; None where no GPU is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _children() -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def _largest_resident() -> int:
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -1,0 +1,102 @@
+"""The `llamacpp` backend: a Llama passes the gate, and llama.cpp's SiLU for a BitNet is caught by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make test-llamacpp")
+
+from bitnet_bench import api, console
+from bitnet_bench.backends.llamacpp import LlamaCppBackend
+from bitnet_bench.errors import BenchError
+from bitnet_bench.gguf.gate import source_logits
+from bitnet_bench.gguf.writing import write_gguf
+from bitnet_bench.measure.scenario import Scenario
+from bitnet_bench.ports import RuntimeOptions, in_order
+from bitnet_bench.records import Checkpoint, Precision
+from bitnet_bench.ternary.parity import PROMPTS, prompt_ids
+
+DEMO = Path(api.__file__).parent / "demo" / "ternary"
+SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep exported files of a test to itself."""
+    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Give a random ternary Llama of 2 layers whose rows fill blocks of 256."""
+    from bitnet_bench.ternary.config import read_config
+    from bitnet_bench.ternary.initializing import initialize
+
+    config = read_config(DEMO) | {"num_hidden_layers": 2, "intermediate_size": 512, "initializer_range": 0.1}
+    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    folder = tmp_path_factory.mktemp("llama") / "llama"
+    initialize(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
+    return api.open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0"])
+def test_a_llama_passes_in_every_type(precision: Precision, llama: Checkpoint) -> None:
+    """Weights, tokens and log-probabilities are the checkpoint's, within the bound."""
+    parity = LlamaCppBackend().check(llama, precision)
+    assert parity.fault is None
+    assert parity.same_tokens
+    assert parity.relative_error is not None
+    assert parity.relative_error < (0.5 if precision == "q4_0" else 0.1)
+
+
+def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
+    """The embedded BitNet has a squared ReLU: measure refuses llama.cpp, and marks the row if it is told to go on."""
+    (refused,) = api.measure([api.Contender("demo", "tq2_0", None, "llamacpp")], SHORT, meter="none")
+    assert not refused.costs
+    assert "SiLU where the checkpoint has a squared ReLU" in refused.cost_errors["llamacpp tq2_0"]
+    (told,) = api.measure(
+        [api.Contender("demo", "tq2_0", None, "llamacpp")],
+        SHORT,
+        meter="none",
+        options=RuntimeOptions(despite_parity=True),
+    )
+    (cost,) = told.costs
+    assert cost.parity is not None
+    assert "SiLU" in str(cost.parity.fault)
+    assert any("another model" in note for note in console.notes([told]))
+
+
+def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:
+    """Log-likelihoods agree with the exact engine's, whatever stands beside them, and decoding is greedy."""
+    ids = [row.tolist() for row in prompt_ids(llama)]
+    requests = [(row[:5], row[5:9]) for row in ids]
+    with LlamaCppBackend().open(llama, "fp16") as session:
+        together = in_order(session.loglikelihood(requests))
+        alone = [in_order(session.loglikelihood([request]))[0] for request in requests]
+        state = session.prefill([row[:6] for row in ids])
+        after = session.decode(state, 2)
+        text = in_order(session.generate([ids[0]], 4, [PROMPTS[0]]))[0]
+    for (logprob, _), (single, _), row in zip(together, alone, ids, strict=True):
+        ours = source_logits(llama, [torch.tensor(row[:8])]).log_softmax(-1)
+        exact = sum(float(ours[i + 4, row[i + 5]]) for i in range(4))
+        assert logprob == pytest.approx(single, abs=1e-3)
+        assert logprob == pytest.approx(exact, rel=0.05)
+    assert after.lengths == [8] * 4
+    assert isinstance(text, str)
+
+
+def test_a_file_of_another_model_is_refused(llama: Checkpoint, tmp_path: Path) -> None:
+    """--gguf takes the user's own file only if it holds the checkpoint's weights, in the type that was named."""
+    other = tmp_path / "other.gguf"
+    write_gguf(api.open_checkpoint("demo"), "tq2_0", other, lambda done, total, note="": None)
+    backend = LlamaCppBackend(RuntimeOptions(gguf=str(other)))
+    with pytest.raises(BenchError, match="another model than the checkpoint"):
+        backend.check(llama, "tq2_0")
+    with pytest.raises(BenchError, match="no tensor of TQ1_0"):
+        backend.check(llama, "tq1_0")
+    with pytest.raises(BenchError, match="no file"):
+        LlamaCppBackend(replace(RuntimeOptions(), gguf=str(tmp_path / "none.gguf"))).check(llama, "tq2_0")

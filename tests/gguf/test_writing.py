@@ -1,0 +1,169 @@
+"""GGUF export: codes and scales come back equal, other models are caught, and what has no place is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitnet_bench import api
+from bitnet_bench.errors import BenchError
+from bitnet_bench.gguf import vocabulary
+from bitnet_bench.gguf.layout import Layout
+from bitnet_bench.gguf.parity import compare_weights
+from bitnet_bench.gguf.reading import GgufFile
+from bitnet_bench.gguf.types import FORMS_WITH_CODES, I2_S, TQ1_0, TQ2_0, Form, i2_s_scale, pack, unpack
+from bitnet_bench.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, write_gguf
+from bitnet_bench.records import Checkpoint
+
+ALL: tuple[Form, ...] = ("f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s")
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    """Tell nobody."""
+
+
+@settings(deadline=None)  # the first call imports the gguf package
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_codes_survive_the_blocks_of_ggml(rows: int, blocks: int, seed: int) -> None:
+    """TQ2_0, TQ1_0 and I2_S give back every code; TQ2_0 has the very bytes of the gguf package."""
+    from gguf import GGMLQuantizationType, quants
+
+    codes = np.random.default_rng(seed).integers(-1, 2, (rows, 256 * blocks), dtype=np.int8)
+    codes[:, ::256] = 1  # the package takes a block's scale from its largest value, which 256 zeros have not
+    for kind in FORMS_WITH_CODES:
+        data = pack(codes, kind, scale=0.25)
+        assert data.size == kind.bytes(codes.size)
+        assert np.array_equal(unpack(data.reshape(-1), kind, codes.shape), codes)
+    theirs = quants.quantize(codes.astype(np.float32), GGMLQuantizationType.TQ2_0)
+    assert np.array_equal(pack(codes, TQ2_0).reshape(-1), theirs.reshape(-1))
+    assert i2_s_scale(pack(codes, I2_S, scale=0.25)) == 0.25
+
+
+def test_i2_s_stands_as_bitnet_cpp_reads_it() -> None:
+    """Of 128 codes the first 32 are in the highest bits of 32 bytes (quantize_to_i2_s of microsoft/BitNet)."""
+    codes = np.zeros((1, 128), dtype=np.int8)
+    codes[0, 0], codes[0, 33], codes[0, 127] = 1, -1, 1
+    data = pack(codes, I2_S, scale=2.0)
+    zero = 0b01010101
+    assert data[0] == zero + (1 << 6)
+    assert data[1] == zero - (1 << 4)
+    assert data[31] == zero + 1
+    assert data.size == 32 + 32
+
+
+@pytest.mark.parametrize("form", ALL)
+def test_an_exported_llama_is_the_checkpoint(form: Form, llama: Checkpoint, tmp_path: Path) -> None:
+    """Codes are equal in every type, and scales where the type keeps them, whatever the order of a head's rows."""
+    file = tmp_path / "model.gguf"
+    assert write_gguf(llama, form, file, quiet) == ()
+    found = compare_weights(llama, GgufFile(file))
+    assert found.ternary_layers == 14
+    assert found.largest_scale_error <= {"q8_0": 1e-3, "q4_0": 0.2}.get(form, 1e-6)
+    assert found.largest_float_error <= {"q8_0": 0.01, "q4_0": 0.01}.get(form, 1e-3)
+
+
+def test_a_bitnet_says_its_norms_and_its_activation(bitnet: Checkpoint, tmp_path: Path) -> None:
+    """SubLN's tensors stand under llama.cpp's names; the squared ReLU and the source are fields of the file."""
+    file = tmp_path / "model.gguf"
+    write_gguf(bitnet, "tq2_0", file, quiet)
+    found = GgufFile(file)
+    assert found.architecture == "bitnet"
+    assert {"blk.0.attn_sub_norm.weight", "blk.1.ffn_sub_norm.weight", "blk.0.attn_q.scale"} <= found.tensors.keys()
+    assert found.fields[ACTIVATION_KEY] == "relu2"
+    assert found.fields[SOURCE_KEY] == bitnet.sha256
+    write_gguf(bitnet, "i2_s", tmp_path / "i2_s.gguf", quiet)
+    assert GgufFile(tmp_path / "i2_s.gguf").architecture == "bitnet-b1.58"
+
+
+def test_rows_that_fill_no_block_stay_codes(tmp_path: Path) -> None:
+    """The embedded model's 704 columns are no blocks of 256: those layers are F16, and named; I2_S refuses."""
+    demo = api.open_checkpoint("demo")
+    named = write_gguf(demo, "tq2_0", tmp_path / "model.gguf", quiet)
+    assert named == tuple(f"blk.{i}.ffn_down.weight" for i in range(4))
+    assert compare_weights(demo, GgufFile(tmp_path / "model.gguf")).largest_scale_error == 0
+    with pytest.raises(BenchError, match="704 columns"):
+        write_gguf(demo, "i2_s", tmp_path / "i2_s.gguf", quiet)
+
+
+def test_a_float_model_is_exported_and_has_no_ternary_types(tmp_path: Path) -> None:
+    """The FP16 twin becomes F16; TQ2_0 would need codes that it has not."""
+    twin = api.open_checkpoint("demo-fp16")
+    write_gguf(twin, "f16", tmp_path / "model.gguf", quiet)
+    assert compare_weights(twin, GgufFile(tmp_path / "model.gguf")).largest_float_error == 0
+    with pytest.raises(BenchError, match="plain float weights"):
+        write_gguf(twin, "tq2_0", tmp_path / "other.gguf", quiet)
+
+
+def test_a_file_of_another_model_is_caught(
+    llama: Checkpoint, other_llama: Checkpoint, bitnet: Checkpoint, tmp_path: Path
+) -> None:
+    """Another seed of one shape differs in its codes, another architecture by its name, and floats by their values."""
+    file = tmp_path / "model.gguf"
+    write_gguf(other_llama, "tq2_0", file, quiet)
+    with pytest.raises(BenchError, match=r"another model .* codes of blk\.0"):
+        compare_weights(llama, GgufFile(file))
+    with pytest.raises(BenchError, match="of the architecture llama, the checkpoint is bitnet"):
+        compare_weights(bitnet, GgufFile(file))
+
+
+def test_one_wrong_code_is_caught(llama: Checkpoint, tmp_path: Path) -> None:
+    """A single byte of a matrix that is another is another model."""
+    file = tmp_path / "model.gguf"
+    write_gguf(llama, "tq1_0", file, quiet)
+    data = bytearray(file.read_bytes())
+    data[GgufFile(file).tensors["blk.1.ffn_up.weight"].start] ^= 0b10000
+    file.write_bytes(data)
+    with pytest.raises(BenchError, match=r"codes of blk\.1\.ffn_up"):
+        compare_weights(llama, GgufFile(file))
+
+
+def test_a_cut_off_or_foreign_file_is_refused(llama: Checkpoint, tmp_path: Path) -> None:
+    """Half a file, and a file of another kind, are named and not read."""
+    file = tmp_path / "model.gguf"
+    write_gguf(llama, "tq2_0", file, quiet)
+    whole = file.read_bytes()
+    for part in (whole[: len(whole) // 2], whole[:100], b"PK\x03\x04" + whole[4:]):
+        file.write_bytes(part)
+        with pytest.raises(BenchError, match=r"GGUF|ends before"):
+            GgufFile(file)
+
+
+def test_heads_rows_are_turned_as_llama_cpp_wants() -> None:
+    """The halves of a head become neighbours, as in llama.cpp's own converter; a BitNet's rows stay."""
+    config = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    rows = torch.arange(8)[:, None]
+    turned = Layout("llama", config).rows("model.layers.0.self_attn.q_proj", rows)
+    assert turned[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert torch.equal(Layout("bitnet", config).rows("model.layers.0.self_attn.q_proj", rows), rows)
+
+
+def test_splits_of_text_are_named() -> None:
+    """GPT-2's, Llama 3's and Qwen's expressions are told apart by how they take digits."""
+    assert vocabulary.split_of({"type": "ByteLevel", "use_regex": True}) == "gpt-2"
+    assert vocabulary.split_of({"pattern": {"Regex": r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+"}}) == "llama-bpe"
+    assert vocabulary.split_of({"pattern": {"Regex": r"\p{N}| ?[^\s\p{L}\p{N}]+"}}) == "qwen2"
+
+
+def test_families_are_exported_and_strange_ones_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """Biases, norms of heads and untied heads of float families come back; GPT-2 has no place."""
+    for family in ("llama", "mistral", "qwen2", "qwen3"):
+        checkpoint = api.open_checkpoint(str(tiny_model(family)))
+        if family == "mistral":
+            with pytest.raises(BenchError, match="sliding-window"):
+                write_gguf(checkpoint, "f16", tmp_path / "mistral.gguf", quiet)
+            continue
+        write_gguf(checkpoint, "f16", tmp_path / f"{family}.gguf", quiet)
+        assert compare_weights(checkpoint, GgufFile(tmp_path / f"{family}.gguf")).largest_float_error < 1e-3
+    with pytest.raises(BenchError, match="model_type gpt2"):
+        write_gguf(api.open_checkpoint(str(tiny_model("gpt2"))), "f16", tmp_path / "gpt2.gguf", quiet)
+
+
+def test_tq1_holds_its_own_size() -> None:
+    """54 bytes for 256 codes: 1.6875 bits each."""
+    assert TQ1_0.bytes(256) == 54
