@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL ?= -n auto --dist worksteal
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install check test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install browser check test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart
@@ -22,6 +22,13 @@ install: .venv/installed
 	# seqeval's setup.py builds in an environment of its own only
 	$(BIN)/pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# Chromium and its driver, for the tests that click through a report; without them those tests are skipped
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-noto-cjk; \
+		else echo "no chromium and chromedriver here: the tests that need them are skipped"; fi
 
 check: install
 	$(BIN)/ruff format --check

@@ -36,7 +36,8 @@ from bitnet_bench.records import (
 )
 
 if TYPE_CHECKING:
-    from bitnet_bench.comparison import Comparison, gate
+    from bitnet_bench.comparison import Comparison
+    from bitnet_bench.comparison.gate import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
     from bitnet_bench.evaluation.cache import Kept
@@ -63,15 +64,6 @@ SHARD_GIGABYTES = 2.0
 FLOATS: tuple[Precision, ...] = ("fp16", "bf16")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
-
-    comparison: Comparison
-    outcomes: tuple[gate.Outcome, ...]
-    notices: tuple[Notice, ...]
-
-
 class Contender(NamedTuple):
     """What to measure."""
 
@@ -81,6 +73,15 @@ class Contender(NamedTuple):
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
     """None: that of the call."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
+
+    comparison: Comparison
+    outcomes: tuple[Judged, ...]
+    notices: tuple[Notice, ...]
 
 
 @contextmanager
@@ -541,7 +542,7 @@ def contenders(
     precisions: Sequence[Precision],
     out: Path | None,
     *,
-    backends: Sequence[str] = ("hf",),
+    backends: Sequence[str | None] = (None,),
     baselines: Sequence[str] = (),
     against_floats: bool = False,
 ) -> list[Contender]:
@@ -558,7 +559,7 @@ def contenders(
     for model in baselines:
         default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
         paired += [Contender(model, precision, None, "hf") for precision in default]
-    here = {one.precision for one in paired if one.backend == "hf"}
+    here = {one.precision for one in paired if one.backend in (None, "hf")}
     for precision in [p for p in FLOATS if against_floats and p not in here]:
         twin = f"{models[0]}{TWIN_SUFFIX}"
         float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None

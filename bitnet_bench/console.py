@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bitnet_bench import ports
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.gate import Outcome
+    from bitnet_bench.comparison.gate import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.estimates import Estimate
     from bitnet_bench.evaluation.cache import Kept
@@ -435,7 +435,7 @@ def show_comparison(comparison: Comparison) -> None:
     print(counts_words(comparison).en)
 
 
-def outcome_sentence(outcome: Outcome) -> str:
+def outcome_sentence(outcome: Judged) -> str:
     """Say whether a condition of --fail-if holds."""
     from bitnet_bench.comparison.words import signed
 

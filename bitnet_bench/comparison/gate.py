@@ -40,7 +40,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Judged:
     """A condition with the difference that it was held against."""
 
     condition: Condition
@@ -70,7 +70,7 @@ def parse(text: str, a: Results, b: Results) -> Condition:
     return condition
 
 
-def judge(condition: Condition, a: Results, b: Results) -> Outcome:
+def judge(condition: Condition, a: Results, b: Results) -> Judged:
     """Return whether *condition* holds; BenchError if a task in its scope cannot be compared."""
     compared = compare(_within(a, condition), _within(b, condition), MARGIN, condition.metric)
     if compared.refused:
@@ -82,7 +82,7 @@ def judge(condition: Condition, a: Results, b: Results) -> Outcome:
     found = compared.differences
     mean = mean_difference(found, MARGIN)
     value = mean.difference if mean else 0.0
-    return Outcome(condition, value, tuple(d.task for d in found), condition.holds(value))
+    return Judged(condition, value, tuple(d.task for d in found), condition.holds(value))
 
 
 def _within(run: Results, condition: Condition) -> Results:

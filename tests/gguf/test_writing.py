@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf import vocabulary
-from bitnet_bench.gguf.layout import Layout
+from bitnet_bench.gguf.layout import Layout, layout
 from bitnet_bench.gguf.parity import compare_weights
 from bitnet_bench.gguf.reading import GgufFile
 from bitnet_bench.gguf.types import FORMS_WITH_CODES, I2_S, TQ1_0, TQ2_0, Form, i2_s_scale, pack, unpack
-from bitnet_bench.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, write_gguf
+from bitnet_bench.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
 from bitnet_bench.records import Checkpoint
+from bitnet_bench.ternary.reading import Weights
 
 ALL: tuple[Form, ...] = ("f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s")
 
@@ -151,17 +152,18 @@ def test_splits_of_text_are_named() -> None:
 
 
 def test_families_are_exported_and_strange_ones_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """Biases, norms of heads and untied heads of float families come back; GPT-2 has no place."""
-    for family in ("llama", "mistral", "qwen2", "qwen3"):
+    """An untied head comes back; biases and norms of heads have names; what llama.cpp computes otherwise is refused."""
+    llama = api.open_checkpoint(str(tiny_model("llama")))
+    write_gguf(llama, "f16", tmp_path / "llama.gguf", quiet)
+    assert compare_weights(llama, GgufFile(tmp_path / "llama.gguf")).largest_float_error < 1e-3
+    for family, name in {"qwen2": "blk.0.attn_q.bias", "qwen3": "blk.1.attn_k_norm.weight"}.items():
         checkpoint = api.open_checkpoint(str(tiny_model(family)))
-        if family == "mistral":
-            with pytest.raises(BenchError, match="sliding-window"):
-                write_gguf(checkpoint, "f16", tmp_path / "mistral.gguf", quiet)
-            continue
-        write_gguf(checkpoint, "f16", tmp_path / f"{family}.gguf", quiet)
-        assert compare_weights(checkpoint, GgufFile(tmp_path / f"{family}.gguf")).largest_float_error < 1e-3
-    with pytest.raises(BenchError, match="model_type gpt2"):
-        write_gguf(api.open_checkpoint(str(tiny_model("gpt2"))), "f16", tmp_path / "gpt2.gguf", quiet)
+        weights = Weights(checkpoint)
+        found = planned(weights, layout(checkpoint, weights.config, "llama.cpp"), "f16")
+        assert name in {entry.name for entry in found}
+    for family, reason in {"mistral": "sliding-window", "gpt2": "model_type gpt2"}.items():
+        with pytest.raises(BenchError, match=reason):
+            write_gguf(api.open_checkpoint(str(tiny_model(family))), "f16", tmp_path / "other.gguf", quiet)
 
 
 def test_tq1_holds_its_own_size() -> None:
