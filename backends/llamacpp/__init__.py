@@ -40,7 +40,7 @@ class LlamaCppBackend:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening needs, export what is not exported yet, and load nothing."""
+        """Import what opening needs, and load nothing."""
         import bitnet_bench.backends.llamacpp.inference  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
