@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitnet_bench import api, store
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.measure.run import Scenario
+from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
 
 Location = str | Path

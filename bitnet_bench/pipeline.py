@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench import api, store
-from bitnet_bench.measure.run import Scenario
+from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import Steps
 from bitnet_bench.recipe import Recipe, Training, claim
 from bitnet_bench.records import EvaluateJob, FinetuneJob, RunRecord

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         written = self._record.samples.get(task)
         if written and hashlib.sha256(content).hexdigest() != written:
             self._note(file, say("notice.edited"))
-        examples = list(self._examples(file, content))
+        with _no_collection():
+            examples = list(self._examples(file, content))
         if len(examples) != self._tasks[task]:
             self._note(file, say("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}"))
         return examples
@@ -68,6 +71,18 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         notice = Notice(str(file), what)
         if notice not in self._notices:
             self._notices.append(notice)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from walking a hundred thousand new examples, which hold no cycle, again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def read_run(folder: Path, training: Path | None = None) -> Results:

@@ -1,6 +1,6 @@
 """Parts of a report as values: text, tables and charts, each said in both languages.
 
-Who has something to add to a report makes a `Section` of these and hands it to `api.report(..., sections=[...])`: the
+Who has something to add to a report makes a `Section` of these and puts it into `ReportOptions(sections=...)`: the
 report gives it a heading, an entry in its contents, both languages, a place on paper and on a small screen. All text is
 shown as text, whatever it holds; a chart is a Vega-Lite specification without data from elsewhere.
 """

@@ -105,16 +105,17 @@
     samples.tasks.forEach((task, i) => option(at("task"), i, task));
     fillOutcomes();
   };
+  const index = () => {
+    texts = texts || samples.doc.map((doc, i) =>
+      [doc, samples.prompt[i], samples.target[i], ...samples.outputs[i]].join("\n").normalize("NFC").toLowerCase());
+  };
   const search = () => {
     const wanted = at("search").value.normalize("NFC").toLowerCase().trim();
     const task = at("task").value;
     const kind = at("outcome").value;
     const bad = at("malformed").checked;
     const [a, b] = chosen();
-    if (wanted && !texts) {
-      texts = samples.doc.map((doc, i) =>
-        [doc, samples.prompt[i], samples.target[i], ...samples.outputs[i]].join("\n").normalize("NFC").toLowerCase());
-    }
+    if (wanted) index();
     hits = new Uint8Array(samples.doc.length);
     for (let row = 0; row < hits.length; row += 1) {
       if (task !== "" && samples.task[row] !== Number(task)) continue;
@@ -267,6 +268,7 @@
     at("search").addEventListener("input", apply);
     at("filters").addEventListener("submit", (event) => event.preventDefault());
     at("clear").addEventListener("click", clear);
+    requestIdleCallback(index); // so that the first search is as quick as the others
   };
   const clear = () => {
     at("task").value = "";

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bitnet_bench.results import Notice
 
 
 class Tongue(StrEnum):
@@ -78,8 +81,12 @@ def report(
     options = ReportOptions(lang.value, margin, samples)
     path, notices = api.report(runs, out, options=options, training=_folders(training or []))
     for notice in notices:
-        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+        _tell(notice)
     print(f"Report: {path}")
+
+
+def _tell(notice: Notice) -> None:
+    print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
 
 
 def _folders(given: list[str]) -> dict[Path, Path]:
@@ -117,7 +124,7 @@ def compare(
 
     found = api.compare(a, b, margin, fail_if or [])
     for notice in found.notices:
-        print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+        _tell(notice)
     if form is Form.table:
         console.show_comparison(found.comparison)
     else:
