@@ -41,7 +41,10 @@ class LlamaCppBackend:
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
-        import bitnet_bench.backends.llamacpp.inference  # noqa: F401
+        from transformers import AutoTokenizer  # noqa: F401
+
+        import bitnet_bench.backends.llamacpp.inference
+        import bitnet_bench.gguf.files  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
