@@ -44,6 +44,13 @@ class BitnetCppBackend:
         with open_session(self.server(), checkpoint, self._file(checkpoint, precision), precision) as session:
             yield session
 
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Import what opening needs, and load nothing."""
+        from transformers import AutoTokenizer  # noqa: F401
+
+        import bitnet_bench.backends.bitnetcpp.inference
+        import bitnet_bench.gguf.files  # noqa: F401
+
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
         from bitnet_bench.backends.bitnetcpp.inference import compare, version

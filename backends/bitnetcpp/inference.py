@@ -222,8 +222,9 @@ class BitnetCppSession(BatchedSession):
                 if not request.get("stream", True):
                     yield json.load(answer)
                     return
-                for line in answer:
-                    if line.startswith(b"data:"):
-                        yield json.loads(line[len(b"data:") :])
+                for line in filter(bytes.strip, answer):
+                    if not line.startswith(b"data:"):
+                        raise ValueError(line[:80])
+                    yield json.loads(line[len(b"data:") :])
         except (OSError, ValueError) as error:
             raise BenchError(f"bitnet.cpp did not answer as llama-server does: {error}.", REBUILD) from error

@@ -40,8 +40,11 @@ class LlamaCppBackend:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening needs, export what is not exported yet, and load nothing."""
-        import bitnet_bench.backends.llamacpp.inference  # noqa: F401
+        """Import what opening needs, and load nothing."""
+        from transformers import AutoTokenizer  # noqa: F401
+
+        import bitnet_bench.backends.llamacpp.inference
+        import bitnet_bench.gguf.files  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""

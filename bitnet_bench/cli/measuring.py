@@ -36,7 +36,7 @@ def measure(
     batch: Annotated[list[int], typer.Option(min=1, help="Prompts at once; repeatable.")] = [1],  # noqa: B006
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="The most rounds; models alternate within each.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0, help="After so long no further round begins.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=0, help="After so long no further round begins.")] = 20.0,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which one that does not answer hangs.")] = 600.0,
     meter: Annotated[str, typer.Option(help="auto, rapl, nvml, zeus, codecarbon (a model), trace or none.")] = "auto",
     model_energy: Annotated[

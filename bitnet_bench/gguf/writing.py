@@ -121,9 +121,14 @@ def _ternary(weights: Weights, found: Layout, form: Form, module: str) -> Iterat
 
     yield Planned(f"{name}.weight", kind, shape, codes)
     if kind != I2_S:
-        yield Planned(f"{name}.scale", F32, (1,), lambda: pack(weights.codes(module)[1].reshape(1).numpy(), F32))
+        yield Planned(f"{name}.scale", F32, (1,), lambda: pack(_gamma(weights, module).reshape(1).numpy(), F32))
     if weights.bias(module) is not None:
         yield Planned(f"{name}.bias", F32, shape[:1], lambda: _bias(weights, found, module))
+
+
+def _gamma(weights: Weights, module: str) -> Tensor:
+    """Return the scale alone, without unpacking the codes where it is stored."""
+    return weights.gamma(module) if weights.checkpoint.has_codes_only else weights.codes(module)[1]
 
 
 def _bias(weights: Weights, found: Layout, module: str) -> Array:

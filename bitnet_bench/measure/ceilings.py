@@ -3,44 +3,71 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 from bitnet_bench.measure.devices import Device
 
-LARGEST_BYTES = 1 << 29
-"""Beyond every cache."""
+SMALLEST_BYTES, LARGEST_BYTES = 1 << 16, 1 << 29
+"""Of the array that is read: the largest is beyond every cache."""
 PRODUCT = (256, 2560, 2560)
 """Tokens, columns and rows of the products that are timed."""
 REPEATS = 5
 
 
-@cache
+@dataclass(frozen=True)
+class Rates:
+    """Operations a second of matrix products."""
+
+    int8: float
+    floats: float
+
+
 def this_machine(read_bytes: int, threads: int) -> Device:
     """Return the rates of this machine's cores; *read_bytes* is what is read again and again, which may fit a cache."""
+    size = min(max(read_bytes, SMALLEST_BYTES), LARGEST_BYTES)
+    rates = _rates(threads)
+    return Device(
+        name=f"this machine, {threads} threads",
+        read_bytes_per_s=_reading(size, threads),
+        int8_ops_per_s=rates.int8,
+        float_ops_per_s=rates.floats,
+        source=f"measured now: a sum over {size / 2**20:.0f} MiB, products in torch",
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(count)
     try:
-        floats = max(_product(torch.float32), _product(torch.bfloat16))
-        return Device(
-            name=f"this machine, {threads} threads",
-            read_bytes_per_s=_reading(min(max(read_bytes, 1 << 16), LARGEST_BYTES)),
-            int8_ops_per_s=max(_int8_product(), floats),
-            float_ops_per_s=floats,
-            source=f"measured now: a sum over {min(read_bytes, LARGEST_BYTES) / 2**20:.0f} MiB, products in torch",
-        )
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _reading(size: int) -> float:
+@cache
+def _rates(threads: int) -> Rates:
+    """Return the best of int8 and of float products: what multiplies floats faster multiplies integers as well."""
+    import torch
+
+    with _threads(threads):
+        floats = max(_product(torch.float32), _product(torch.bfloat16))
+        return Rates(max(_int8_product(), floats), floats)
+
+
+@cache
+def _reading(size: int, threads: int) -> float:
     import torch
 
     data = torch.ones(size // 4)
     passes = max(1, (1 << 26) // size)
-    return passes * size / _best(lambda: [data.sum() for _ in range(passes)])
+    with _threads(threads):
+        return passes * size / _best(lambda: [data.sum() for _ in range(passes)])
 
 
 def _product(dtype: object) -> float:

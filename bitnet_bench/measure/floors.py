@@ -8,8 +8,9 @@ from bitnet_bench.measure.ceilings import this_machine
 from bitnet_bench.measure.devices import Device
 from bitnet_bench.measure.energy.joules import modelled_metrics
 from bitnet_bench.measure.energy.models import Work
+from bitnet_bench.measure.memory import ON_GPU
 from bitnet_bench.measure.shape import Shape, shape_of
-from bitnet_bench.records import TERNARY_PRECISIONS, Checkpoint, Cost, Modelled, Precision, Unavailable, Value
+from bitnet_bench.records import TERNARY_PRECISIONS, Checkpoint, Cost, Measured, Modelled, Precision, Unavailable, Value
 from bitnet_bench.ternary.config import read_config
 
 BITS: dict[Precision, float] = {
@@ -95,10 +96,12 @@ def _products_s(shape: Shape, precision: Precision, device: Device, tokens: int,
 def floored(cost: Cost, checkpoint: Checkpoint) -> Cost:
     """Return *cost* with prefill_floor_s and decode_floor_s, from this machine's own ceilings.
 
-    The bytes are those that the backend holds: an embedding that is not the head is not read as a whole.
+    The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a GPU,
+    whose ceilings are not measured, there are none.
     """
     found = _shape(checkpoint)
-    if isinstance(found, Unavailable) or any("cuda" in kind for kind in cost.resident_by_kind):
+    peak = cost.metrics["peak_bytes"]
+    if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == ON_GPU):
         return cost
     beside = sum(size for kind, size in cost.resident_by_kind.items() if kind.startswith("embedding"))
     weights = cost.resident_weight_bytes - (beside if found.embedding_weights else 0)

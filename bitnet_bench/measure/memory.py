@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SAMPLE_S = 0.02
+ON_GPU = "peak of torch's allocator on the GPU in one untimed run"
 PROC = Path("/proc")
 
 
@@ -42,6 +43,8 @@ class PeakMemory:
     @property
     def method(self) -> str:
         """How the peak is read."""
+        if device_peak() is not None:
+            return ON_GPU
         if proportional_bytes(self._own_files) is None:
             return "largest resident memory over the process before loading"
         return "peak PSS of one untimed run (the checkpoint's own files whole), over the process before loading"

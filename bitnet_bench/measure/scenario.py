@@ -22,7 +22,7 @@ class Scenario:
     rounds: int = 20
     """The most; fewer where the interval is narrow sooner."""
     least_rounds: int = 3
-    seconds: float = 30.0
+    seconds: float = 20.0
     """After so long no further round begins, whatever the interval."""
     tolerance: float = 0.03
     """An interval of the median is narrow when it is no wider than this share of it."""

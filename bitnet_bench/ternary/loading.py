@@ -47,7 +47,7 @@ def load_model(
         _install_codes(model, weights)
         state = {name: weights.tensor(name) for name in weights.floats}
     else:
-        state = _plain_state(weights)
+        state = _plain_state(weights, dtype)
     _load_floats(model, {name: _narrow(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
     if precision == "ternary" and purpose == "train":
         make_trainable_ternary(model, kept_patterns(weights.config))
@@ -113,8 +113,8 @@ def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precis
         )
 
 
-def _plain_state(weights: Weights) -> dict[str, Tensor]:
-    """Return all tensors by name, codes as the masters that have them."""
+def _plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return all tensors by name, codes as the masters that have them, narrowed at once: all of them would be much."""
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
     state = {name: weights.tensor(name) for name in weights.floats}
@@ -122,7 +122,7 @@ def _plain_state(weights: Weights) -> dict[str, Tensor]:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"
         if rebuilt:
-            state[name] = masters_from_codes(*weights.codes(module))
+            state[name] = _narrow(name, masters_from_codes(*weights.codes(module)), dtype)
         elif weights.has(name):
             state[name] = weights.tensor(name)
         bias = weights.bias(module)
