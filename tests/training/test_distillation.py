@@ -119,7 +119,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(
     [
         ({"relation_layer": 9}, "no layer 9 of 4"),
         ({"relation_heads": 7}, "cannot be split into 7 heads"),
-        ({"teacher": "demo"}, "has no bf16 weights"),
+        ({"teacher": "demo", "compute": "bf16"}, "has no bf16 weights"),
     ],
 )
 def test_what_cannot_be_taught_is_refused(rows: Path, tmp_path: Path, settings: dict[str, Any], said: str) -> None:
