@@ -15,14 +15,14 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import Row, RuntimeSession, in_budget
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf.gate import compare_runtime
 from bitnet_bench.gguf.layout import ACTIVATIONS
@@ -117,10 +117,8 @@ class Decoding:
     tokens: Tensor
 
 
-class BitnetCppSession(BatchedSession):
+class BitnetCppSession(RuntimeSession):
     """A server that has loaded a file; see `bitnet_bench.ports.Session`."""
-
-    shares_contexts = False
 
     def __init__(self, address: str, file: GgufFile, tokenizer: Any, precision: Precision, context: int) -> None:
         self._address, self._file = address, file
@@ -130,18 +128,6 @@ class BitnetCppSession(BatchedSession):
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first; the server answers one after the other."""
         yield from in_budget(sorted(rows, key=len, reverse=True), len, self.budget)
-
-    def read_prefix(self, prefix: Ids) -> None:
-        """Do nothing: the server keeps what prompts have in common."""
-
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return log-probabilities [len(places), V], which `head` leaves as they are."""
-        rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
-        return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Return *hidden*: the server has applied the head."""
-        return hidden
 
     def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
         """Return log-probabilities [len(places), V] at (row, position): a request for each of them."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
-from itertools import chain
 from typing import Any
 
 import llama_cpp as api
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import Row, RuntimeSession, in_budget
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf.gate import compare_runtime
 from bitnet_bench.gguf.layout import ACTIVATIONS
@@ -95,10 +94,8 @@ class Decoding:
     tokens: Tensor
 
 
-class LlamaCppSession(BatchedSession):
+class LlamaCppSession(RuntimeSession):
     """An opened file; see `bitnet_bench.ports.Session`."""
-
-    shares_contexts = False
 
     def __init__(self, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self._file = file
@@ -120,18 +117,6 @@ class LlamaCppSession(BatchedSession):
         """Cut *rows* into batches, longest first, within the budget and the sequences that fit side by side."""
         for batch in in_budget(sorted(rows, key=len, reverse=True), len, self.budget):
             yield from (batch[start : start + SEQUENCES] for start in range(0, len(batch), SEQUENCES))
-
-    def read_prefix(self, prefix: Ids) -> None:
-        """Do nothing: contexts are not shared."""
-
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return logits [len(places), V], which `head` leaves as they are."""
-        rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
-        return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Return *hidden*: llama.cpp has applied the head."""
-        return hidden
 
     def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
         """Read *rows* side by side and return logits [len(places), V] at (row, position)."""
