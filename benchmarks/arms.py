@@ -1,4 +1,4 @@
-"""Fine-tune the embedded pair in four ways on six tasks, three seeds, each under one search budget, and compare.
+"""Fine-tune the embedded pair in five ways on six tasks, three seeds, each under one search budget, and compare.
 
 python benchmarks/arms.py --data-dir DATA --out runs/arms
 
@@ -42,7 +42,9 @@ ARMS = {
     "ternary": [],
     "ternary-options": SETTLED,
     "ternary-distill": [*SETTLED, "--method", "distill"],
+    "fp16-neftune": ["--model", "demo-fp16", "--precision", "fp16", "--neftune-alpha", "5"],
 }
+"""The last one tells how much of the others' gain is NEFTune's."""
 BASELINE = "fp16"
 
 
@@ -79,7 +81,7 @@ def work(task: str, out: Path, data: Path) -> None:
         run([
             "evaluate", *(word for model in models for word in ("--model", str(model))),
             "--suite", suite, "--task", name, "--data-dir", str(data), "--limit", scored,
-            "--backend", "hf" if arm == BASELINE else "ternary", "--out", str(runs_of(models[0])),
+            "--backend", "hf" if arm.startswith("fp16") else "ternary", "--out", str(runs_of(models[0])),
         ])  # fmt: skip
 
 
