@@ -224,14 +224,14 @@ def _agreement(alpha: Estimated | Unavailable) -> str:
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:
     """Return what each measured run costs, a row a run, backend, precision and batch; failures have a row, too."""
-    rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
-    rows += [
-        [run.name, who, DASH, f"not measured: {said.splitlines()[0]}"]
-        for run in runs
-        for who, said in run.cost_errors.items()
-    ]
     columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
     columns += ["of floor", "p95 / p99 a token", "energy"]
+    rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
+    rows += [
+        [run.name, who, *[DASH] * (len(columns) - 2)]  # `notes` says why
+        for run in runs
+        for who in run.cost_errors
+    ]
     return table("Cost", columns, rows, numbers_from=2)
 
 
@@ -468,6 +468,10 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
     """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
+    for run in runs:
+        found += [
+            f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
+        ]
     costs = [(run.name, cost) for run in runs for cost in run.costs]
     for name, cost in costs:
         if cost.parity and cost.parity.fault:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bitnet_bench import plugins
 from bitnet_bench.environment import environment
 from bitnet_bench.measure import machine
-from bitnet_bench.measure.memory import proportional_bytes
+from bitnet_bench.measure.memory import memory_bytes
 from bitnet_bench.records import Value
 
 COMPILERS = ("cc", "gcc", "clang")
@@ -60,7 +60,7 @@ def _readings() -> Iterator[Finding]:
         f"without {missing}",
         "pip install 'bitnet-bench[zeus,codecarbon]'; or `measure --model-energy`, which is modelled",
     )
-    pss = proportional_bytes(Path("/nonexistent")) is not None
+    pss = memory_bytes() is not None
     yield _found("memory without shared pages (PSS)", pss, "yes", "no", "The largest resident memory stands in for it.")
     moment = machine.now()
     known = {"clock": moment.frequency_hz, "heat": moment.throttled, "swapping": moment.swapped_bytes}

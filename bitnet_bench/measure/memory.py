@@ -1,4 +1,4 @@
-"""How much memory a contestant takes: the peak of its proportional set, over what it had before it loaded anything."""
+"""How much memory a contestant takes: its peak, over what it had before it loaded anything."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ ON_GPU = "peak of torch's allocator on the GPU in one untimed run"
 PROC = Path("/proc")
 
 
-def proportional_bytes(own_files: Path, pid: int | str = "self", proc: Path = PROC) -> int | None:
-    """Return the PSS of a process in bytes, with files below *own_files* counted whole; None where there is no PSS.
+def memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
+    """Return the memory of a process in bytes: mapped files whole, the rest as PSS; None where there is no PSS.
 
-    Two contestants that map one checkpoint share its pages, and each of them needs them all.
+    Contestants share the pages of libraries and of a checkpoint, and each of them needs them all: by PSS a process
+    would shrink when another one starts. Of its own memory a process shares only what a fork of it has.
     """
-    total, inside = 0, False
+    total, is_file = 0, False
     try:
         with (proc / str(pid) / "smaps").open() as lines:
             for line in lines:
                 name, _, rest = line.partition(":")
-                if name == ("Rss" if inside else "Pss"):
+                if name == ("Rss" if is_file else "Pss"):
                     total += int(rest.split()[0]) * 1024
-                elif "-" in name and not name[0].isupper():
-                    inside = str(own_files) in line
+                elif not name[0].isupper():  # addresses, permissions, offset, device, inode: 0 is no file
+                    is_file = line.split()[4] != "0"
     except OSError:
         return None
     return total or None
@@ -36,8 +37,7 @@ def proportional_bytes(own_files: Path, pid: int | str = "self", proc: Path = PR
 class PeakMemory:
     """The most memory of this process and its children, read every `SAMPLE_S` and whenever it is asked for."""
 
-    def __init__(self, own_files: Path) -> None:
-        self._own_files = own_files.resolve()
+    def __init__(self) -> None:
         self._most = 0
 
     @property
@@ -45,9 +45,9 @@ class PeakMemory:
         """How the peak is read."""
         if device_peak() is not None:
             return ON_GPU
-        if proportional_bytes(self._own_files) is None:
+        if memory_bytes() is None:
             return "largest resident memory over the process before loading"
-        return "peak PSS of one untimed run (the checkpoint's own files whole), over the process before loading"
+        return "peak of one untimed run (mapped files whole, the rest as PSS) over the process before loading"
 
     def read(self) -> int:
         """Read now, and return the most so far."""
@@ -74,10 +74,10 @@ class PeakMemory:
             thread.join()
 
     def _now(self) -> int:
-        own = proportional_bytes(self._own_files)
+        own = memory_bytes()
         if own is None:
             return _largest_resident()
-        return own + sum(proportional_bytes(self._own_files, pid) or 0 for pid in _children())
+        return own + sum(memory_bytes(pid) or 0 for pid in _children())
 
 
 def device_peak() -> int | None:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError
@@ -44,7 +43,7 @@ def main() -> None:
     if hasattr(backend, "prepare"):
         backend.prepare(checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
-    memory = PeakMemory(Path(checkpoint.path))
+    memory = PeakMemory()
     baseline = memory.read()
     started = time.perf_counter()
     with backend.open(checkpoint, task["precision"]) as session:

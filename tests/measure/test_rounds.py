@@ -17,7 +17,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.measure import machine
 from bitnet_bench.measure.child import Child
 from bitnet_bench.measure.costs import percentile
-from bitnet_bench.measure.memory import proportional_bytes
+from bitnet_bench.measure.memory import memory_bytes
 from bitnet_bench.measure.rounds import Round, alternate, disturbances, median_interval
 from bitnet_bench.measure.scenario import Scenario, preset
 from bitnet_bench.records import Unavailable
@@ -212,15 +212,20 @@ def test_the_machine_is_read_through_the_kernels_files(tmp_path: Path) -> None:
     assert (empty.frequency_hz, empty.throttled, empty.swapped_bytes) == (None, None, None)
 
 
-def test_shared_pages_of_the_checkpoint_count_whole(tmp_path: Path) -> None:
-    """PSS splits shared pages between processes; a contestant needs all of its own weights. Without PSS: None."""
+def test_pages_of_files_count_whole(tmp_path: Path) -> None:
+    """PSS splits them between processes: a contestant would shrink below its start when the next one maps torch.
+
+    Each needs all of its libraries and weights. Without PSS: None.
+    """
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "smaps").write_text(
         "00400000-00452000 r--p 00000000 08:02 1 /models/a/model.safetensors\nRss: 100 kB\nPss: 50 kB\n"
         "7f00-7f01 r--p 00000000 08:02 1 /usr/lib/libc.so\nRss: 30 kB\nPss: 10 kB\nVmFlags: rd\n"
+        "c000-d000 rw-p 00000000 00:00 0 [heap]\nRss: 8 kB\nPss: 4 kB\n"
+        "e000-f000 rw-p 00000000 00:00 0\nRss: 2 kB\nPss: 2 kB\n"
     )
-    assert proportional_bytes(Path("/models/a"), proc=tmp_path) == 110 * 1024
-    assert proportional_bytes(Path("/models/a"), pid=1, proc=tmp_path) is None
+    assert memory_bytes(proc=tmp_path) == 136 * 1024
+    assert memory_bytes(pid=1, proc=tmp_path) is None
 
 
 def test_random_rounds_never_lose_a_contender() -> None:
