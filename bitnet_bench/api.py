@@ -15,6 +15,7 @@ from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import (
+    MARGIN,
     NO_OPTIONS,
     CheckedBackend,
     InferenceBackend,
@@ -56,8 +57,6 @@ EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TWIN_SUFFIX = "-fp16"
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
-MARGIN = 1.0
-"""Points that are too few to matter, unless told otherwise."""
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
 

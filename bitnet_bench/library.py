@@ -8,6 +8,7 @@ from pathlib import Path
 from bitnet_bench import api, store
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.measure.scenario import Scenario
+from bitnet_bench.ports import MARGIN
 from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
 
 Location = str | Path
@@ -93,7 +94,7 @@ def measure(
     return api.measure(contenders, scenario or Scenario(), backend=backend)
 
 
-def compare(a: Location, b: Location, margin: float = api.MARGIN) -> Comparison:
+def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
     """Return whether run folder *a* differs from run folder *b*, on which tasks, and how sure that is.
 
     Every example of one is paired with the same one of the other. *margin*, in points, is what is too small to matter.

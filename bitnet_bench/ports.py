@@ -162,13 +162,17 @@ class TrainingBackend(Protocol):
         """
 
 
+MARGIN = 1.0
+"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
+
+
 @dataclass(frozen=True)
 class ReportOptions:
     """What a reader chooses about a report."""
 
     language: Language = "ko"
     """The one that is shown first; the page holds both."""
-    margin: float = 1.0
+    margin: float = MARGIN
     """Points of a score that are too few to matter."""
     samples: int = 20_000
     """At most so many rows are shown; all of them are compared."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_bench.comparison.comparing import MARGIN, compare
+from bitnet_bench.comparison.comparing import compare
 from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference, Refused
 
-__all__ = ["MARGIN", "Comparison", "Difference", "MeanDifference", "Refused", "compare"]
+__all__ = ["Comparison", "Difference", "MeanDifference", "Refused", "compare"]

@@ -20,6 +20,7 @@ from bitnet_bench.comparison.results import (
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import Metric, metric
+from bitnet_bench.ports import MARGIN
 from bitnet_bench.records import Example, Score
 from bitnet_bench.results import Results
 from bitnet_bench.statistics import NORMAL_95
@@ -28,8 +29,6 @@ from bitnet_bench.statistics.several import holm, mean_of_errors
 from bitnet_bench.wording import Said
 
 ALPHA = 0.05
-MARGIN = 1.0
-"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
 
 
 @dataclass(frozen=True)
