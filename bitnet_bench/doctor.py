@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bitnet_bench import plugins
 from bitnet_bench.environment import environment
+from bitnet_bench.errors import BenchError
 from bitnet_bench.measure import machine
 from bitnet_bench.measure.memory import memory_bytes
 from bitnet_bench.records import Value
@@ -92,10 +93,15 @@ def _runtimes() -> Iterator[Finding]:
     )
     llama = find_spec("llama_cpp") is not None
     yield _found("llama.cpp", llama, "yes", "no", "pip install 'bitnet-bench[llamacpp]' (needs the compiler)")
-    named = os.environ.get("BITNETCPP_DIR", "")
-    there = bool(named) and any((Path(named) / "build" / "bin").glob("llama-server*"))
-    summary = "Build microsoft/BitNet, and name its folder: --bitnetcpp-dir or BITNETCPP_DIR."
-    yield _found("bitnet.cpp", there, named, "no build named", summary)
+    yield _bitnetcpp()
+
+
+def _bitnetcpp() -> Finding:
+    try:
+        found: str = plugins.load("backends", "bitnetcpp").build().version
+    except BenchError as error:
+        return Finding(what="bitnet.cpp", ok=False, found=error.problem, remedy=error.hint)
+    return Finding(what="bitnet.cpp", ok=True, found=found)
 
 
 def _rest(data_variable: str) -> Iterator[Finding]:

@@ -90,9 +90,7 @@ class Session(Protocol):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
 
-    # Two more methods are optional. `weights_by_kind()` returns those bytes by kind and dtype. A runtime behind a
-    # process, whose steps cannot be timed from here, has `timed(prompts, new_tokens)`: the seconds of prefill, of all
-    # tokens after the first, and of each of them.
+    # One more method is optional: `weights_by_kind()` returns those bytes by kind and dtype.
 
 
 @runtime_checkable

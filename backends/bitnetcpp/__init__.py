@@ -1,10 +1,10 @@
-"""The `bitnetcpp` backend: the user's own build of microsoft/BitNet, through its `llama-server`."""
+"""The `bitnetcpp` backend: the user's own build of microsoft/BitNet, through its shared library."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,14 @@ from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
 from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
 
 if TYPE_CHECKING:
+    from bitnet_bench.backends.bitnetcpp.library import Build
     from bitnet_bench.backends.session import BatchedSession
     from bitnet_bench.gguf.reading import GgufFile
 
 VARIABLE = "BITNETCPP_DIR"
 PRECISIONS = ("i2_s", "tl1", "tl2", "ternary")
-PLACES = ("build/bin/llama-server", "build/bin/Release/llama-server.exe", "bin/llama-server", "llama-server")
+PLACES = ("build/3rdparty/llama.cpp/src", "build/bin", "build/lib", "lib")
+LIBRARIES = ("libllama.so", "libllama.dylib")
 BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with --bitnetcpp-dir or $BITNETCPP_DIR."
 
 
@@ -37,37 +39,55 @@ class BitnetCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
-        from bitnet_bench.backends.bitnetcpp.inference import open_session
+        from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
+        from bitnet_bench.backends.llama import LlamaSession
         from bitnet_bench.gguf.files import refuse_fault
+        from bitnet_bench.ternary.loading import load_tokenizer
 
         refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
-        with open_session(self.server(), checkpoint, self._file(checkpoint, precision), precision) as session:
+        file = self._file(checkpoint, precision)
+        library = BuildLibrary(self.build(), file)
+        with closing(LlamaSession(library, file, load_tokenizer(checkpoint), precision)) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
         from transformers import AutoTokenizer  # noqa: F401
 
-        import bitnet_bench.backends.bitnetcpp.inference
-        import bitnet_bench.gguf.files  # noqa: F401
+        import bitnet_bench.backends.bitnetcpp.library  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
-        from bitnet_bench.backends.bitnetcpp.inference import compare, version
+        from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
+        from bitnet_bench.backends.llama import compare
         from bitnet_bench.gguf.files import checked
+        from bitnet_bench.gguf.layout import ACTIVATIONS
 
-        server, file = self.server(), self._file(checkpoint, precision)
-        return checked(checkpoint, file, version(server), lambda: compare(server, checkpoint, file, precision))
+        file, build = self._file(checkpoint, precision), self.build()
+        computes = ACTIVATIONS["bitnet.cpp"].get(file.architecture)
 
-    def server(self) -> Path:
-        """Return the build's `llama-server`; BenchError says how to make one."""
+        def load(vocabulary_only: bool) -> BuildLibrary:
+            return BuildLibrary(build, file, vocabulary_only)
+
+        return checked(
+            checkpoint,
+            file,
+            build.version,
+            lambda: compare(checkpoint, file, precision, build.version, load, computes),
+        )
+
+    def build(self) -> Build:
+        """Return the user's build; BenchError says how to make one."""
+        from bitnet_bench.backends.bitnetcpp.library import Build
+
         named = self._options.directory or os.environ.get(VARIABLE)
         if not named:
             raise BenchError("The backend `bitnetcpp` needs your own build of bitnet.cpp.", BUILD)
-        found = next((Path(named) / place for place in PLACES if (Path(named) / place).is_file()), None)
+        places = (Path(named) / place / name for place in PLACES for name in LIBRARIES)
+        found = next((path for path in places if path.is_file()), None)
         if found is None:
-            raise BenchError(f"There is no {PLACES[0]} in {named}.", BUILD)
-        return found
+            raise BenchError(f"There is no {PLACES[0]}/{LIBRARIES[0]} in {named}.", BUILD)
+        return Build(Path(named), found)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
         from bitnet_bench.gguf.files import file_for

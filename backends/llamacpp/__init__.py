@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
@@ -32,27 +32,37 @@ class LlamaCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
-        from bitnet_bench.backends.llamacpp.inference import open_session
+        from bitnet_bench.backends.llama import LlamaSession
+        from bitnet_bench.backends.llamacpp.library import PythonLibrary
         from bitnet_bench.gguf.files import refuse_fault
+        from bitnet_bench.ternary.loading import load_tokenizer
 
         refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
-        with open_session(checkpoint, self._file(checkpoint, precision), precision) as session:
+        file = self._file(checkpoint, precision)
+        with closing(LlamaSession(PythonLibrary(file), file, load_tokenizer(checkpoint), precision)) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
         from transformers import AutoTokenizer  # noqa: F401
 
-        import bitnet_bench.backends.llamacpp.inference
+        import bitnet_bench.backends.llamacpp.library
         import bitnet_bench.gguf.files  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
-        from bitnet_bench.backends.llamacpp.inference import compare, version
+        from bitnet_bench.backends.llama import compare
+        from bitnet_bench.backends.llamacpp.library import PythonLibrary, version
         from bitnet_bench.gguf.files import checked
+        from bitnet_bench.gguf.layout import ACTIVATIONS
 
-        file = self._file(checkpoint, precision)
-        return checked(checkpoint, file, version(), lambda: compare(checkpoint, file, precision))
+        file, runtime = self._file(checkpoint, precision), version()
+        computes = ACTIVATIONS["llama.cpp"].get(file.architecture)
+
+        def load(vocabulary_only: bool) -> PythonLibrary:
+            return PythonLibrary(file, vocabulary_only)
+
+        return checked(checkpoint, file, runtime, lambda: compare(checkpoint, file, precision, runtime, load, computes))
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
         from bitnet_bench.gguf.files import FORM_OF, file_for

@@ -12,7 +12,16 @@ from bitnet_bench.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.records import Checkpoint, Value
 from bitnet_bench.ternary.reading import Weights
 
-SCALE_TOLERANCES = {"I2_S": 1e-6, "F16": 1e-6, "BF16": 1e-6, "TQ1_0": 1e-3, "TQ2_0": 1e-3, "Q8_0": 1e-3, "Q4_0": 0.2}
+SCALE_TOLERANCES = {
+    "I2_S": 1e-6,
+    "F32": 1e-6,
+    "F16": 1e-6,
+    "BF16": 1e-6,
+    "TQ1_0": 1e-3,
+    "TQ2_0": 1e-3,
+    "Q8_0": 1e-3,
+    "Q4_0": 0.2,
+}
 """Relative. Files of other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
 FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q4_0": 0.2}
 """Of a tensor that is not ternary: largest |difference|, relative to its largest value."""
@@ -90,7 +99,7 @@ def _ternary_error(weights: Weights, found: Layout, file: GgufFile, module: str)
         raise another(file, f"{differing:,} of {codes.numel():,} codes of {name} are others")
     if not largest:
         return 0.0
-    error = abs(float(np.abs(stored[stored != 0]).mean()) * file.scale(name) / float(gamma) - 1)
+    error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
     if not error <= SCALE_TOLERANCES[kind]:
         raise another(file, f"the scale of {name} is off by {error:.2%}")
     return error

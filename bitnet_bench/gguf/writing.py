@@ -17,7 +17,7 @@ from torch import Tensor
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors
 from bitnet_bench.gguf.layout import Layout, Runtime, layout
-from bitnet_bench.gguf.types import BF16, BY_FORM, F16, F32, I2_S, Q8_0, TERNARY_FORMS, Array, Form, TensorType, pack
+from bitnet_bench.gguf.types import BF16, BY_FORM, F16, F32, Q8_0, TERNARY_FORMS, Array, Form, TensorType, pack
 from bitnet_bench.gguf.vocabulary import add_vocabulary
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import Checkpoint
@@ -53,7 +53,7 @@ def runtime_of(form: Form) -> Runtime:
 
 
 def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress) -> tuple[str, ...]:
-    """Write *checkpoint* to the new file *out*; return the layers that are F16 because *form* cannot hold their rows.
+    """Write *checkpoint* to the new file *out*; return the layers that are floats: *form* cannot hold their rows.
 
     BenchError for what the runtime cannot compute, or where a value has no place in *form*.
     """
@@ -64,7 +64,7 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     if out.exists():
         raise BenchError(f"{out} is there already.", "Give another OUT, or delete the file.")
     weights = Weights(checkpoint)
-    _refuse(checkpoint, weights, form)
+    _refuse(checkpoint, form)
     found = layout(checkpoint, weights.config, runtime_of(form))
     plan = list(planned(weights, found, form))
     part = out.with_name(f"{out.name}.part")
@@ -97,6 +97,14 @@ def embedding_type(form: Form, columns: int) -> TensorType:
     return wanted if wanted.holds(columns) else F16
 
 
+def fallback_type(form: Form) -> TensorType:
+    """Return how a ternary layer is stored whose rows *form* cannot hold.
+
+    Beside I2_S its scale is multiplied in, since bitnet.cpp reads no `.scale`; F16 would round it.
+    """
+    return F32 if form == "i2_s" else F16
+
+
 def _float(weights: Weights, found: Layout, form: Form, name: str) -> Planned:
     shape = weights.outline(name)[1]
     target = found.name(name)
@@ -112,15 +120,17 @@ def _float(weights: Weights, found: Layout, form: Form, name: str) -> Planned:
 
 def _ternary(weights: Weights, found: Layout, form: Form, module: str) -> Iterator[Planned]:
     name, shape = found.name(module), weights.ternary[module]
-    kind = BY_FORM[form] if BY_FORM[form].holds(shape[1]) else F16
+    kind = BY_FORM[form] if BY_FORM[form].holds(shape[1]) else fallback_type(form)
 
     def codes() -> Array:
         values, gamma = weights.codes(module)
-        packed: Array = pack(found.rows(module, values).numpy(), kind, float(gamma))
-        return packed
+        rows = found.rows(module, values)
+        if kind == F32:
+            rows = rows * gamma
+        return pack(rows.numpy(), kind, float(gamma))
 
     yield Planned(f"{name}.weight", kind, shape, codes)
-    if kind != I2_S:
+    if form != "i2_s":
         yield Planned(f"{name}.scale", F32, (1,), lambda: pack(_gamma(weights, module).reshape(1).numpy(), F32))
     if weights.bias(module) is not None:
         yield Planned(f"{name}.bias", F32, shape[:1], lambda: _bias(weights, found, module))
@@ -148,22 +158,16 @@ def _checked(values: Tensor, kind: TensorType) -> Array:
     return found
 
 
-def _refuse(checkpoint: Checkpoint, weights: Weights, form: Form) -> None:
+def _refuse(checkpoint: Checkpoint, form: Form) -> None:
     if form in TERNARY_FORMS and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, and {form} holds ternary codes only.",
             "Convert it to gguf-f16, gguf-bf16, gguf-q8_0 or gguf-q4_0.",
         )
-    for module, (_, columns) in weights.ternary.items():
-        if form == "i2_s" and not I2_S.holds(columns):
-            raise BenchError(
-                f"{module} has {columns} columns, no multiple of {I2_S.block}: bitnet.cpp's I2_S cannot hold it.",
-                "Use gguf-tq2_0, whose runtime takes such a layer as F16.",
-            )
 
 
 def _is_fallback(entry: Planned, found: Layout, weights: Weights) -> bool:
-    return entry.kind == F16 and entry.name in {f"{found.name(module)}.weight" for module in weights.ternary}
+    return entry.kind in (F16, F32) and entry.name in {f"{found.name(module)}.weight" for module in weights.ternary}
 
 
 def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: Layout, form: Form) -> None:

@@ -115,8 +115,6 @@ class _Contest:
 
     def _run(self, stepwise: bool) -> tuple[float, float, list[float]]:
         """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*."""
-        if hasattr(self._session, "timed"):
-            return self._session.timed(self._prompts, self._new)  # type: ignore[no-any-return]
         clock = time.perf_counter
         started = clock()
         state = self._session.prefill(self._prompts)

@@ -1,112 +1,202 @@
-"""The `bitnetcpp` backend over a fake build, which behaves as the real one's command line and answers do."""
+"""The `bitnetcpp` backend: its shim over a fake libllama of two generations, and over a real build if one is named."""
 
 from __future__ import annotations
 
-import stat
-import sys
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bitnet_bench import api
 from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
+from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
+from bitnet_bench.backends.llama import LlamaSession
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gguf.files import file_for
+from bitnet_bench.gguf.gate import source_logits
+from bitnet_bench.gguf.reading import GgufFile
+from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import RuntimeOptions, in_order
 from bitnet_bench.records import Checkpoint
 from bitnet_bench.ternary.parity import prompt_ids
 
-FAKE = Path(__file__).parents[1] / "gguf" / "fake_llama_server.py"
+FAKE = Path(__file__).with_name("fake_llama")
 DEMO = Path(api.__file__).parent / "demo" / "ternary"
+SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
+compiler = pytest.mark.skipif(not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler")
+real = pytest.mark.skipif("BITNETCPP_DIR" not in os.environ, reason="BITNETCPP_DIR names no build of microsoft/BitNet")
 
 
-@pytest.fixture(scope="module")
-def bitnet(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Give a random BitNet of one layer, whose columns are whole blocks of I2_S."""
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import initialize
-
-    config = read_config(DEMO) | {"num_hidden_layers": 1, "intermediate_size": 512, "initializer_range": 0.1}
-    config["vocab_size"] = 6144
-    folder = tmp_path_factory.mktemp("bitnet") / "bitnet"
-    initialize(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
-    return api.open_checkpoint(str(folder))
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep exported files and shims of a test to itself."""
+    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
 
 
 @pytest.fixture
-def build(tmp_path: Path, bitnet: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the folder of a build, whose server is the fake one."""
-    server = tmp_path / "BitNet" / "build" / "bin" / "llama-server"
-    server.parent.mkdir(parents=True)
-    server.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
-    server.chmod(server.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
-    monkeypatch.setenv("FAKE_CHECKPOINT", bitnet.path)
-    # the gate asks for every token of four prompts; one short prompt shows as much
-    monkeypatch.setattr("bitnet_bench.gguf.gate.prompt_ids", lambda checkpoint: prompt_ids(checkpoint)[:1])
-    return tmp_path / "BitNet"
+def demo(tmp_path: Path) -> GgufFile:
+    """Give the embedded model's export."""
+    return file_for(api.open_checkpoint("demo"), "i2_s", None)
+
+
+@pytest.fixture(params=["OLD", "NEW"])
+def build(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Give the folder of a build, whose libllama is the fake one of a generation."""
+    root, generation = tmp_path / "BitNet", request.param
+    headers, library = root / "3rdparty/llama.cpp/include", root / "build/3rdparty/llama.cpp/src"
+    for folder in (headers, library, root / "3rdparty/llama.cpp/ggml/include"):
+        folder.mkdir(parents=True)
+    other = {"OLD": "// NEW", "NEW": "// OLD"}[generation]
+    lines = (FAKE / "llama.h.in").read_text().splitlines()
+    (headers / "llama.h").write_text("\n".join(line for line in lines if not line.endswith(other)))
+    made = ["-shared", "-fPIC", f"-D{generation}", f"-I{headers}", str(FAKE / "llama.c")]
+    subprocess.run(["cc", *made, "-o", str(library / "libllama.so")], check=True)
+    return root
 
 
 def _backend(build: Path, despite: bool = False) -> BitnetCppBackend:
     return BitnetCppBackend().configured(RuntimeOptions(directory=str(build), despite_parity=despite))
 
 
-def test_a_right_build_passes_scores_and_is_timed(build: Path, bitnet: Checkpoint) -> None:
-    """Log-probabilities are the checkpoint's, greedy tokens too, and times are the server's own."""
-    from bitnet_bench.gguf.gate import source_logits
-
-    parity = _backend(build).check(bitnet, "i2_s")
-    assert parity.fault is None
-    assert parity.runtime.startswith("bitnet.cpp (4242 (fake)")
-    ids = prompt_ids(bitnet)[0].tolist()[:6]
-    with _backend(build).open(bitnet, "i2_s") as session:
-        (answer,) = in_order(session.loglikelihood([(ids[:4], ids[4:])]))
-        state = session.prefill([ids])
-        prefill_s, decode_s, tokens = session.timed([list(range(12))], 5)  # type: ignore[attr-defined]
-    ours = source_logits(bitnet, [torch.tensor(ids)]).log_softmax(-1)
-    assert answer[0] == pytest.approx(float(ours[3, ids[4]] + ours[4, ids[5]]), abs=1e-4)
-    assert state.tokens.tolist() == [int(ours[5].argmax())]
-    assert (prefill_s, decode_s, len(tokens)) == (0.02, pytest.approx(0.006), 4)
+def _session(build: Path, file: GgufFile) -> LlamaSession:
+    return LlamaSession(BuildLibrary(_backend(build).build(), file), file, None, "i2_s")
 
 
-def test_a_build_with_the_wrong_activation_is_named(
-    build: Path, bitnet: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A build that computes SiLU for a squared ReLU is another model: opening refuses, unless it is told not to."""
-    monkeypatch.setenv("FAKE_ACTIVATION", "silu")
-    parity = _backend(build).check(bitnet, "i2_s")
-    assert parity.fault is not None
-    with pytest.raises(BenchError, match="another model"), _backend(build).open(bitnet, "i2_s"):
+def _expected(ids: list[int]) -> torch.Tensor:
+    """Return what llama.c computes after *ids*."""
+    total = sum(token * (i + 1) for i, token in enumerate(ids))
+    return 1.0 + (np.arange(300) * 31 + total) % 101
+
+
+@compiler
+def test_the_shim_reads_what_it_is_given(build: Path, demo: GgufFile) -> None:
+    """Sequences of several lengths side by side, logits in the order that was asked for, then greedy tokens."""
+    session = _session(build, demo)
+    assert (session.library.vocabulary, session.max_length) == (300, 128)
+    assert session.library.tokenize("가a") == [0xEA, 0xB0, 0x80, 0x61]
+    rows = [[5, 6, 7], [9], [1, 2, 3, 4]]
+    found = session.logits(rows, [(2, 3), (0, 0), (0, 2), (1, 0), (0, 0)])
+    for row, ids in zip(found, ([1, 2, 3, 4], [5], [5, 6, 7], [9], [5]), strict=True):
+        assert row.tolist() == list(_expected(ids))
+    state = session.decode(session.prefill(rows), 3)
+    assert state.lengths == [6, 4, 7]
+    for row, token in zip(rows, state.tokens.tolist(), strict=True):
+        for _ in range(3):
+            row.append(int(_expected(row).argmax()))
+        assert token == int(_expected(row).argmax())
+    long = list(range(200)) * 12
+    assert session.logits([long], [(0, 2399)])[0].tolist() == list(_expected(long))
+    session.close()
+
+
+@compiler
+def test_a_build_that_computes_another_model_is_refused(build: Path) -> None:
+    """The fake one gives logits of a vocabulary of its own: the gate says so, and opening refuses."""
+    backend, checkpoint = _backend(build), api.open_checkpoint("demo")
+    parity = backend.check(checkpoint, "ternary")
+    assert "no logits of the shape" in str(parity.fault)
+    assert parity.runtime.startswith("bitnet.cpp (no commit, built 20")
+    with pytest.raises(BenchError, match="no logits of the shape"), backend.open(checkpoint, "ternary"):
         pass
-    with _backend(build, despite=True).open(bitnet, "i2_s") as session:
-        assert session.precision == "i2_s"
+    with _backend(build, despite=True).open(checkpoint, "ternary") as session:
+        assert session.precision == "ternary"
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [("crash", "wrong shape"), ("garbage", "did not answer as llama-server"), ("count", "read 11 and wrote 5")],
-)
-def test_a_build_that_fails_is_named(
-    fault: str, said: str, build: Path, bitnet: Checkpoint, monkeypatch: pytest.MonkeyPatch
+@compiler
+def test_a_build_that_fails_says_it_in_its_own_words(
+    build: Path, demo: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash gives the server's last words, garbage what it is, and a wrong count of tokens both counts."""
-    from bitnet_bench.backends.bitnetcpp.inference import open_session
-    from bitnet_bench.gguf.files import file_for
+    """A file that does not load, a call that fails, a token that is lost, and too little memory."""
+    session = _session(build, demo)
+    with pytest.raises(MemoryError):
+        session.library.make_room(2_000_000, 1)
+    session.library.make_room(64, 1)
+    state = session.prefill([[1, 2, 3]])
+    monkeypatch.setenv("FAKE_FAULT", "lost")
+    with pytest.raises(BenchError, match=r"holds \[4\] tokens where \[5\] were read"):
+        session.decode(state, 2)
+    monkeypatch.setenv("FAKE_FAULT", "status")
+    with pytest.raises(BenchError, match=r"failed with status -3. the graph is broken"):
+        session.prefill([[1, 2, 3]])
+    with pytest.raises(BenchError, match="exceed the 1024"):
+        session.decode(state, 5000)
+    demo.path.write_bytes(b"GGML" + demo.path.read_bytes()[4:])
+    with pytest.raises(BenchError, match=r"does not load .* invalid magic characters"):
+        _session(build, demo)
 
-    monkeypatch.setenv("FAKE_FAULT", fault)
-    file = file_for(bitnet, "i2_s", None)
-    server = build / "build/bin/llama-server"
-    with pytest.raises(BenchError, match=said), open_session(server, bitnet, file, "i2_s") as session:
-        session.timed([list(range(12))], 5)
+
+@compiler
+def test_the_shim_is_compiled_once_for_a_build(
+    build: Path, demo: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second session takes the same file; without a compiler that works, and a new header does not."""
+    _session(build, demo).close()
+    shims = tmp_path / "gguf" / "shims"
+    (first,) = shims.iterdir()
+    monkeypatch.setenv("PATH", "")
+    _session(build, demo).close()
+    assert list(shims.iterdir()) == [first]
+    header = build / "3rdparty/llama.cpp/include/llama.h"
+    header.write_text(header.read_text().replace("llama_batch_init", "llama_batch_make"))
+    with pytest.raises(BenchError, match="No C compiler"):
+        _session(build, demo)
+    monkeypatch.undo()
+    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
+    with pytest.raises(BenchError, match=r"interface of this bitnet.cpp is not known.*llama_batch_init"):
+        _session(build, demo)
+    header.unlink()
+    with pytest.raises(BenchError, match=r"no 3rdparty/llama.cpp/include/llama\.h"):
+        _session(build, demo)
 
 
-def test_no_build_says_how_to_make_one(tmp_path: Path, bitnet: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a folder, with an empty one, and for types that only its own converter writes."""
     monkeypatch.delenv("BITNETCPP_DIR", raising=False)
+    checkpoint = api.open_checkpoint("demo")
     with pytest.raises(BenchError, match="your own build"):
-        BitnetCppBackend().check(bitnet, "i2_s")
-    with pytest.raises(BenchError, match="There is no build/bin/llama-server"):
-        _backend(tmp_path).check(bitnet, "i2_s")
+        BitnetCppBackend().check(checkpoint, "i2_s")
+    with pytest.raises(BenchError, match=r"There is no build/3rdparty/llama.cpp/src/libllama\.so"):
+        _backend(tmp_path).check(checkpoint, "i2_s")
     monkeypatch.setenv("BITNETCPP_DIR", str(tmp_path))
-    with pytest.raises(BenchError, match="There is no build/bin/llama-server"):
-        BitnetCppBackend().check(bitnet, "tl2")
+    with pytest.raises(BenchError, match=r"There is no build/3rdparty/llama.cpp/src/libllama\.so"):
+        BitnetCppBackend().check(checkpoint, "i2_s")
+    with pytest.raises(BenchError, match="own converter"):
+        BitnetCppBackend().check(checkpoint, "tl2")
+    with pytest.raises(BenchError, match="not run at fp16"):
+        BitnetCppBackend().check(checkpoint, "fp16")
+
+
+@real
+def test_the_embedded_model_passes_in_a_real_build() -> None:
+    """bitnet.cpp computes the squared ReLU: weights, tokens and log-probabilities are the checkpoint's, and scores."""
+    checkpoint = api.open_checkpoint("demo")
+    parity = BitnetCppBackend().check(checkpoint, "i2_s")
+    assert parity.fault is None
+    assert parity.same_tokens
+    assert parity.relative_error is not None
+    assert parity.relative_error < 0.02
+    ids = prompt_ids(checkpoint)[0].tolist()
+    with BitnetCppBackend().open(checkpoint, "i2_s") as session:
+        (answer,) = in_order(session.loglikelihood([(ids[:4], ids[4:9])]))
+    ours = source_logits(checkpoint, [torch.tensor(ids[:8])]).log_softmax(-1)
+    assert answer[0] == pytest.approx(sum(float(ours[i + 3, ids[i + 4]]) for i in range(5)), rel=0.02)
+    (record,) = api.measure([api.Contender("demo", "i2_s", None, "bitnetcpp")], SHORT, meter="none")
+    assert record.costs
+    assert not record.cost_errors
+
+
+@real
+def test_a_real_build_is_caught_computing_another_activation(tmp_path: Path) -> None:
+    """A BitNet with SiLU, which bitnet.cpp runs with its squared ReLU, is named."""
+    from bitnet_bench.ternary.config import read_config
+    from bitnet_bench.ternary.initializing import initialize
+
+    config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": "silu", "initializer_range": 0.1}
+    initialize(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)
+    checkpoint: Checkpoint = api.open_checkpoint(str(tmp_path / "silu"))
+    parity = BitnetCppBackend().check(checkpoint, "i2_s")
+    assert "a squared ReLU where the checkpoint has SiLU" in str(parity.fault)

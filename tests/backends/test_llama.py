@@ -1,0 +1,137 @@
+"""What sessions over libllama share, over a library that computes with the project's own exact engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from bitnet_bench import api
+from bitnet_bench.backends.llama import LlamaSession, Logits, Tokens, compare
+from bitnet_bench.gguf.files import file_for
+from bitnet_bench.gguf.gate import source_logits
+from bitnet_bench.gguf.reading import GgufFile
+from bitnet_bench.ports import in_order
+from bitnet_bench.records import Checkpoint
+from bitnet_bench.ternary.engine import Batch, Engine
+from bitnet_bench.ternary.loading import load_tokenizer
+from bitnet_bench.ternary.parity import prompt_ids
+from bitnet_bench.ternary.reading import Weights
+
+
+class EngineLibrary:
+    """A `Library` whose logits are a checkpoint's own, or those of it with another activation."""
+
+    def __init__(self, checkpoint: Checkpoint, activation: str | None = None) -> None:
+        config = AutoConfig.from_pretrained(checkpoint.path)
+        config.hidden_act = activation or config.hidden_act
+        self._engine, self._tokenizer = Engine(Weights(checkpoint), config), load_tokenizer(checkpoint)
+        self.vocabulary, self.trained_context = config.vocab_size, config.max_position_embeddings
+        self.rooms: list[tuple[int, int]] = []
+        self.closed = False
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of *text*."""
+        return list(self._tokenizer(text).input_ids)
+
+    def make_room(self, tokens: int, sequences: int) -> None:
+        """Note what was asked for."""
+        self.rooms.append((tokens, sequences))
+
+    def forget(self) -> None:
+        """Empty the context."""
+        self._rows: dict[int, list[int]] = {}
+
+    def read(self, tokens: Tokens) -> None:
+        """Read tokens, whose positions must follow what was read, and compute the logits that are wanted."""
+        asked = []
+        for token, position, sequence, wanted in zip(
+            tokens.ids.tolist(),
+            tokens.positions.tolist(),
+            tokens.sequences.tolist(),
+            tokens.wanted.tolist(),
+            strict=True,
+        ):
+            row = self._rows.setdefault(sequence, [])
+            assert position == len(row)
+            row.append(token)
+            if wanted:
+                asked.append((sequence, position))
+        with torch.inference_mode():
+            whole = {s: self._whole(self._rows[s]) for s in {s for s, _ in asked}}
+        self._found = np.stack([whole[s][p] for s, p in asked])
+
+    def logits(self, rows: int) -> Logits:
+        """Return what `read` computed."""
+        assert rows == len(self._found)
+        return self._found
+
+    def held(self, sequence: int) -> int:
+        """Return how many tokens were read of *sequence*."""
+        return len(self._rows[sequence])
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True
+
+    def _whole(self, row: list[int]) -> Logits:
+        found: Logits = self._engine.logits(
+            self._engine.hidden(Batch.of([row]), self._engine.cache(1, len(row)))
+        ).numpy()
+        return found
+
+
+@pytest.fixture
+def demo() -> Checkpoint:
+    """Give the embedded BitNet."""
+    return api.open_checkpoint("demo")
+
+
+@pytest.fixture
+def file(demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GgufFile:
+    """Give its export."""
+    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path))
+    return file_for(demo, "tq2_0", None)
+
+
+def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, file: GgufFile) -> None:
+    """Side by side, alone and in decoding; what it opened is closed."""
+    opened = []
+
+    def load(vocabulary_only: bool) -> EngineLibrary:
+        opened.append(EngineLibrary(demo))
+        return opened[-1]
+
+    parity = compare(demo, file, "tq2_0", "a runtime", load, "relu2")
+    assert parity.fault is None
+    assert parity.same_tokens
+    assert parity.relative_error == pytest.approx(0, abs=1e-4)
+    assert [library.closed for library in opened] == [True, True]
+    ids = [row.tolist() for row in prompt_ids(demo)]
+    session = LlamaSession(EngineLibrary(demo), file, load_tokenizer(demo), "tq2_0")
+    answers = in_order(session.loglikelihood([(row[:5], row[5:9]) for row in ids]))
+    for (logprob, _), row in zip(answers, ids, strict=True):
+        ours = source_logits(demo, [torch.tensor(row[:8])]).log_softmax(-1)
+        assert logprob == pytest.approx(sum(float(ours[i + 4, row[i + 5]]) for i in range(4)), abs=1e-3)
+    state = session.decode(session.prefill([row[:6] for row in ids]), 2)
+    assert state.lengths == [8] * len(ids)
+    with_token = [*ids[0][:6], *session.prefill([ids[0][:6]]).tokens.tolist()]
+    again = session.prefill([with_token]).tokens.tolist()
+    assert state.tokens[0] == session.prefill([[*with_token, *again]]).tokens[0]
+
+
+def test_another_activation_is_named(demo: Checkpoint, file: GgufFile) -> None:
+    """A runtime that computes SiLU agrees better with the checkpoint run with SiLU than with the checkpoint."""
+    parity = compare(demo, file, "tq2_0", "a runtime", lambda only: EngineLibrary(demo, "silu"), "silu")
+    assert parity.fault == "a runtime computes SiLU where the checkpoint has a squared ReLU"
+
+
+def test_bytes_are_named_by_kind(demo: Checkpoint, file: GgufFile) -> None:
+    """Ternary layers are those with codes or a scale beside them, whatever type holds them."""
+    session = LlamaSession(EngineLibrary(demo), file, None, "tq2_0")
+    kinds = session.weights_by_kind()
+    assert {"ternary TQ2_0", "ternary F16", "ternary F32", "embedding F16", "norm F32"} == set(kinds)
+    assert session.footprint()[0] == sum(entry.bytes for entry in file.tensors.values())
