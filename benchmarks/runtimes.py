@@ -1,24 +1,43 @@
-"""Measure a checkpoint in several runtimes, alternating, and print the table of docs/performance.md.
+"""Measure a checkpoint in several runtimes, and how well it is measured; print the tables of docs/performance.md.
 
-python benchmarks/runtimes.py CHECKPOINT --contestant ternary:ternary --contestant llamacpp:tq2_0 ...
+python benchmarks/runtimes.py table CHECKPOINT --contestant ternary:ternary --contestant llamacpp:tq2_0 ...
+python benchmarks/runtimes.py agreement CHECKPOINT --contestant ternary:ternary --times 6
+python benchmarks/runtimes.py share CHECKPOINT --contestant ternary:ternary
 """
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import typer
 
-from bitnet_bench import api, console
+from bitnet_bench import api, console, plugins
 from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions
+from bitnet_bench.ports import RuntimeOptions, configured
 from bitnet_bench.records import Cost, Measured, Modelled
 
+Contestants = Annotated[
+    list[str], typer.Option("--contestant", help="BACKEND:PRECISION, or MODEL=BACKEND:PRECISION; can be repeated")
+]
+INSIDE = {
+    "LlamaSession": ("library", ("read", "logits")),
+    "TernarySession": ("_engine", ("hidden", "logits")),
+    "HFSession": ("_model", ("forward",)),
+}
+"""What of a session is the runtime itself, and not the harness."""
+app = typer.Typer(add_completion=False)
 
-def main(
+
+@app.command()
+def table(
     checkpoint: str,
-    contestant: Annotated[list[str], typer.Option(help="BACKEND:PRECISION, or MODEL=BACKEND:PRECISION")],
+    contestants: Contestants,
     threads: int = 2,
     prompt_tokens: int = 128,
     new_tokens: int = 32,
@@ -29,11 +48,7 @@ def main(
     json_out: Path | None = None,
 ) -> None:
     """Print a row a contestant: median and range of the speeds, and what failed."""
-    entered = []
-    for one in contestant:
-        model, _, rest = one.rpartition("=")
-        backend, _, precision = rest.partition(":")
-        entered.append(api.Contender(model or checkpoint, precision, None, backend))  # type: ignore[arg-type]
+    entered = [_entered(checkpoint, one) for one in contestants]
     scenario = Scenario(prompt_tokens, new_tokens, threads=threads, seconds=seconds, rounds=rounds, timeout_s=timeout)
     options = RuntimeOptions(despite_parity=despite_parity)
     records = api.measure(entered, scenario, options=options, steps=console.progress_bar)
@@ -48,6 +63,89 @@ def main(
             print(f"| {who} | not measured: {said.splitlines()[0]} |")
     if json_out:
         json_out.write_text("[" + ",".join(record.model_dump_json() for record in records) + "]")
+
+
+@app.command()
+def agreement(
+    checkpoint: str, contestants: Contestants, times: int = 6, threads: int = 1, despite_parity: bool = False
+) -> None:
+    """Measure each contestant again and again, each time in a new process, and print how far its medians are apart."""
+    options = RuntimeOptions(despite_parity=despite_parity)
+    print("| contestant | of | medians | one run and the next, mean and largest | rounds flagged |\n|" + " --- |" * 5)
+    for one in contestants:
+        entered = _entered(checkpoint, one)
+        costs = []
+        for _ in range(times):
+            (record,) = api.measure([entered], Scenario(threads=threads), meter="none", options=options)
+            costs += record.costs
+        for phase, unit in (("prefill", "ms"), ("decode", "ms a token")):
+            medians = [1e3 * _median(cost, f"{phase}_s") for cost in costs]
+            apart = [abs(a - b) / min(a, b) for a, b in pairwise(medians)]
+            shown = ", ".join(f"{median:.4g}" for median in medians)
+            print(
+                f"| {one} | {phase}, {unit} | {shown} | {statistics.mean(apart):.1%}, {max(apart):.1%} "
+                f"| {sum(len(cost.disturbances) for cost in costs)} |",
+                flush=True,
+            )
+
+
+@app.command()
+def share(
+    checkpoint: str,
+    contestants: Contestants,
+    threads: int = 1,
+    tokens: int = 31,
+    rounds: int = 20,
+    despite_parity: bool = False,
+) -> None:
+    """Print how much of the time of decoding is not spent in the runtime's own calls; medians over the rounds."""
+    torch.set_num_threads(threads)
+    print("| contestant | decoding, ms a token | outside the runtime, us a token | share |\n|" + " --- |" * 4)
+    for one in contestants:
+        entered = _entered(checkpoint, one)
+        backend = configured(plugins.load("backends", entered.backend), RuntimeOptions(despite_parity=despite_parity))
+        opened = api.open_checkpoint(entered.model)
+        with backend.open(opened, entered.precision) as session:
+            inside = _Watch(session)
+            prompt = [[1 + i % 1000 for i in range(128)]]
+            whole, outside = [], []
+            for number in range(rounds + 1):
+                state = session.prefill(prompt)
+                inside.spent = 0.0
+                began = time.perf_counter()
+                session.decode(state, tokens)
+                spent = time.perf_counter() - began
+                if number:  # the first warms up
+                    whole.append(spent / tokens)
+                    outside.append((spent - inside.spent) / tokens)
+        least, more = statistics.median(whole), statistics.median(outside)
+        print(f"| {one} | {1e3 * least:.3f} | {1e6 * more:.1f} | {more / least:.2%} |", flush=True)
+
+
+class _Watch:
+    """Adds up the time inside the runtime's own calls of a session."""
+
+    def __init__(self, session: Any) -> None:
+        self.spent = 0.0
+        name, calls = INSIDE[type(session).__name__]
+        for call in calls:
+            setattr(getattr(session, name), call, self._timed(getattr(getattr(session, name), call)))
+
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.spent += time.perf_counter() - began
+
+        return timed
+
+
+def _entered(checkpoint: str, one: str) -> api.Contender:
+    model, _, rest = one.rpartition("=")
+    backend, _, precision = rest.partition(":")
+    return api.Contender(model or checkpoint, precision, None, backend)  # type: ignore[arg-type]
 
 
 def _row(source: str, cost: Cost) -> str:
@@ -92,4 +190,4 @@ def _share(cost: Cost, phase: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

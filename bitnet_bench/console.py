@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 DASH = "—"
 LOG_EVERY_S = 10.0
-DISTURBED = 0.1
 
 
 @contextmanager
@@ -476,9 +475,13 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
     for name, cost in costs:
         if cost.parity and cost.parity.fault:
             found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
-        if cost.disturbances:
+        if cost.left_out:
+            left = "; ".join(cost.disturbances)
+            found.append(
+                f"{name} {cost.backend} {cost.precision} without {len(cost.left_out)} disturbed rounds ({left})."
+            )
+        elif cost.disturbances:
             found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
-    disturbed = [f"{name} {cost.backend} {cost.precision}" for name, cost in costs if cost.foreign_load > DISTURBED]
-    if disturbed:
-        found.append(f"Other processes used over 10 % of this machine while it measured: {', '.join(disturbed)}.")
+        elif cost.disturbed:
+            found.append(f"Other processes used {cost.foreign_load:.0%} of this machine beside {name} {cost.backend}.")
     return found

@@ -351,6 +351,20 @@ class RuntimeParity(Value):
     """What the runtime does wrong, by name where it is known; None if it is within the bound."""
 
 
+MOST_FOREIGN = 0.1
+"""Above this share of the cores other processes have changed a timing."""
+
+
+class LeftOut(Value):
+    """A round that other work disturbed, again when it was repeated; numbers are of the others."""
+
+    round: int
+    why: tuple[str, ...]
+    prefill_s: float
+    decode_s: float
+    """Of a token."""
+
+
 class Cost(Value):
     """What one checkpoint costs to run at one precision in one process of its own."""
 
@@ -375,11 +389,19 @@ class Cost(Value):
     resident_by_kind: dict[str, int] = {}
     """Bytes in memory by kind and dtype, such as `head bfloat16`; empty where the backend does not say."""
     conditions: dict[str, Measurement] = {}
-    """Of the machine meanwhile: frequency_hz, throttled (events), swapped_bytes."""
+    """Of the machine meanwhile: frequency_hz, pace_s (of a fixed piece of work), stolen (share of the cores),
+    throttled (events), swapped_bytes."""
     disturbances: tuple[str, ...] = ()
     """Rounds that were disturbed again when they were repeated, and by what."""
+    left_out: tuple[LeftOut, ...] = ()
+    """These rounds, where enough others were made: they are in no number above."""
     parity: RuntimeParity | None = None
     """Of a runtime that is not ours; one with a fault was measured because the user said so."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether numbers are in doubt: they are of rounds that other work disturbed, for want of quiet ones."""
+        return self.foreign_load > MOST_FOREIGN or (bool(self.disturbances) and not self.left_out)
 
 
 class Estimated(Value):

@@ -12,8 +12,6 @@ from bitnet_bench.reports.scores import primary_mean
 from bitnet_bench.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
 from bitnet_bench.wording import Said, catalogue, plain, say
 
-DISTURBED = 0.1
-"""Above this foreign load other processes have probably changed the timings."""
 METRICS = ("load_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s", "peak_bytes", "energy_j")
 KINDS = ("ternary", "embedding", "head", "linear", "norm")
 DRAWN = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_bytes", "energy_j")
@@ -32,11 +30,6 @@ def scenario_words(cost: Cost) -> Said:
     """Say what was timed."""
     prompt, new, batch, threads = scenario(cost)
     return say("costs.scenario", prompt=f"{prompt:,}", new=f"{new:,}", batch=f"{batch:,}", threads=f"{threads:,}")
-
-
-def disturbed(cost: Cost) -> bool:
-    """Return whether other processes took so much of the machine that the timings are in doubt."""
-    return cost.foreign_load > DISTURBED
 
 
 def machine(run: NamedRun) -> tuple[str, str]:
@@ -97,7 +90,7 @@ def _scenario(columns: Sequence[Column]) -> Iterable[Block]:
     yield Paragraph(scenario_words(columns[0][1]))
     if len({machine(run) for run, _ in columns}) > 1:
         yield Paragraph(say("costs.machines"), "warning")
-    named = [f"{run.key} ({cost.precision})" for run, cost in columns if disturbed(cost)]
+    named = [f"{run.key} ({cost.precision})" for run, cost in columns if cost.disturbed]
     if named:
         yield Paragraph(say("costs.disturbed", runs=", ".join(named)), "warning")
     yield from _charts(columns)
@@ -153,7 +146,7 @@ def _bytes(cost: Cost, kind: str) -> Cell:
 
 def _load(cost: Cost) -> Cell:
     shown = plain(f"{cost.foreign_load:.0%}")
-    return Cell(shown, (say("costs.disturbed.short"),), "warning") if disturbed(cost) else Cell(shown)
+    return Cell(shown, (say("costs.disturbed.short"),), "warning") if cost.disturbed else Cell(shown)
 
 
 def _methods(costs: Sequence[Cost]) -> Iterable[tuple[Said, Cell]]:

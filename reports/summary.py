@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.comparison.words import counts_words, headline
 from bitnet_bench.records import Cost, Measured
-from bitnet_bench.reports.costs import disturbed, machine, main_cost, precision_note, scenario, scenario_words
+from bitnet_bench.reports.costs import machine, main_cost, precision_note, scenario, scenario_words
 from bitnet_bench.reports.figures import factor, figure, missing, points, size, span
 from bitnet_bench.reports.pairs import Pair
 from bitnet_bench.reports.runs import NamedRun
@@ -164,7 +164,7 @@ def _cost_notes(pair: Pair) -> Iterable[Said]:
     if machine(a) != machine(b):
         yield say("costs.machines")
     yield from filter(None, (precision_note(run, cost) for run, cost in ((a, ours), (b, theirs))))
-    if disturbed(ours) or disturbed(theirs):
+    if ours.disturbed or theirs.disturbed:
         yield say("note.disturbed")
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.measure.child import Opened
 from bitnet_bench.measure.energy.joules import energy_metrics
 from bitnet_bench.measure.rounds import Round, Turns
 from bitnet_bench.measure.worker import SHORTEST_ROUND_S
-from bitnet_bench.records import Checkpoint, Cost, Measured, Measurement, Precision, RuntimeParity, Unavailable
+from bitnet_bench.records import Checkpoint, Cost, LeftOut, Measured, Measurement, Precision, RuntimeParity, Unavailable
 
 CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after one untimed run"
+LEAST_QUIET = 3
+"""Undisturbed rounds from which on disturbed ones are left out."""
 PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}
 
 
@@ -33,7 +35,8 @@ def costs(entry: Entry, opened: Opened, turns: Turns, idle: Measured | Unavailab
 
 
 def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured | Unavailable) -> Cost:
-    rounds = turns.rounds[batch]
+    why = turns.disturbances.get(batch, {})
+    rounds, left_out = _used(turns.rounds[batch], why)
     prompt, new = rounds[0].prompt_tokens, rounds[0].new_tokens
     return Cost(
         backend=entry.backend,
@@ -54,14 +57,31 @@ def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured
         },
         foreign_load=sum(r.foreign_share for r in rounds) / len(rounds),
         conditions=_conditions(rounds),
-        disturbances=tuple(turns.disturbances.get(batch, ())),
+        disturbances=tuple(f"round {i + 1}: {', '.join(reasons)}" for i, reasons in why.items()),
+        left_out=left_out,
         parity=entry.parity,
     )
 
 
+def _used(rounds: Sequence[Round], why: Mapping[int, list[str]]) -> tuple[list[Round], tuple[LeftOut, ...]]:
+    """Return the rounds that numbers are of, and those left out: the disturbed ones, if enough others were made."""
+    quiet = [reading for i, reading in enumerate(rounds) if i not in why]
+    if len(quiet) < LEAST_QUIET:
+        return list(rounds), ()
+    return quiet, tuple(
+        LeftOut(round=i + 1, why=tuple(reasons), prefill_s=rounds[i].prefill_s, decode_s=_token(rounds[i]))
+        for i, reasons in why.items()
+    )
+
+
+def _token(reading: Round) -> float:
+    """Return the seconds of a token."""
+    return reading.decode_s / (reading.new_tokens - 1)
+
+
 def _speeds(rounds: Sequence[Round], batch: int) -> dict[str, Measurement]:
     prefill = [r.prefill_s for r in rounds]
-    decode = [r.decode_s / (r.new_tokens - 1) for r in rounds]
+    decode = [_token(r) for r in rounds]
     tokens = [s for r in rounds for s in r.token_s]
     prompt = rounds[0].prompt_tokens
     found: dict[str, Measurement] = {
@@ -83,6 +103,8 @@ def percentile(readings: Sequence[float], share: float) -> float:
 def _conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
     return {
         "frequency_hz": _read("Hz", "mean of the cores, at the ends of a round", (r.frequency_hz for r in rounds)),
+        "stolen": _read("share of the cores", "the kernel's count of stolen time", (r.stolen_share for r in rounds)),
+        "pace_s": _read("s", "a hash on each thread, at the slower end of a round", (r.pace_s for r in rounds)),
         "throttled": _read("events", "the kernel's counts of thermal throttling", (r.throttled for r in rounds)),
         "swapped_bytes": _read("B", "pages swapped in and out, whole machine", (r.swapped_bytes for r in rounds)),
     }

@@ -26,8 +26,6 @@ class Scenario:
     """After so long no further round begins, whatever the interval."""
     tolerance: float = 0.03
     """An interval of the median is narrow when it is no wider than this share of it."""
-    repeats: int = 2
-    """How often a disturbed round is tried again before it is kept and flagged."""
     timeout_s: float = 600.0
     """For loading, and for each round."""
     batches: tuple[int, ...] = ()

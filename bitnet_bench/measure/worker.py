@@ -71,6 +71,7 @@ class _Contest:
 
     def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any) -> None:
         self._session, self._new, self._meter = session, task["new_tokens"], meter
+        self._threads = task["threads"]
         self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
 
     def peak(self, memory: PeakMemory, baseline: int) -> int:
@@ -87,6 +88,7 @@ class _Contest:
         grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
         timed in a repetition of their own, or in all of them where they are slow.
         """
+        pace = machine.pace(self._threads)
         before = machine.now()
         prefill = decode = 0.0
         repetitions = 0
@@ -101,6 +103,7 @@ class _Contest:
         energy = self._meter.stop()
         if not tokens:
             tokens = self._run(stepwise=True)[2]
+        after = machine.now()
         return {
             "prefill_s": prefill / repetitions,
             "decode_s": decode / repetitions,
@@ -110,7 +113,8 @@ class _Contest:
             "repetitions": repetitions,
             "metered_s": metered,
             "energy": energy.model_dump(mode="json"),
-            **machine.between(before, machine.now(), os.cpu_count() or 1),
+            "pace_s": max(pace, machine.pace(self._threads)),
+            **machine.between(before, after, os.cpu_count() or 1),
         }
 
     def _run(self, stepwise: bool) -> tuple[float, float, list[float]]:

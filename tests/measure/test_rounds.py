@@ -13,16 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_bench import api
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure import machine
-from bitnet_bench.measure.child import Child
-from bitnet_bench.measure.costs import percentile
+from bitnet_bench.measure.child import Child, Opened
+from bitnet_bench.measure.costs import Entry, costs, percentile
 from bitnet_bench.measure.memory import memory_bytes
-from bitnet_bench.measure.rounds import Round, alternate, disturbances, median_interval
+from bitnet_bench.measure.rounds import Round, Turns, alternate, disturbances, median_interval
 from bitnet_bench.measure.scenario import Scenario, preset
-from bitnet_bench.records import Unavailable
+from bitnet_bench.records import Measured, Unavailable
 
-SCENARIO = Scenario(rounds=4, least_rounds=2, seconds=100, repeats=1)
+SCENARIO = Scenario(rounds=4, least_rounds=2, seconds=100)
+
+
+def quiet(done: int, total: int, note: str = "") -> None:
+    """Show nothing."""
 
 
 def reading(seconds: float = 1.0, **fields: object) -> Round:
@@ -69,7 +74,7 @@ def _clock(step: float) -> Iterator[float]:
 
 def _run(contenders: Sequence[FakeContender], scenario: Scenario = SCENARIO, step: float = 1.0) -> list[int]:
     ticks = _clock(step)
-    turns = alternate(contenders, scenario, lambda: next(ticks), lambda done, total, note="": None)
+    turns = alternate(contenders, scenario, lambda: next(ticks), quiet, lambda seconds: None)
     return [sum(map(len, turn.rounds.values())) for turn in turns]
 
 
@@ -89,20 +94,76 @@ def test_no_round_begins_when_the_time_is_up() -> None:
 
 
 def test_a_disturbed_round_is_made_again_and_flagged_if_it_stays_so() -> None:
-    """A neighbour of one round costs a repetition; one that stays costs a flag, and its rounds are kept."""
+    """A neighbour of one round costs a pause and a repetition; one that stays costs a flag, and its rounds are kept."""
     busy = reading(2.0, foreign_share=0.4)
+    slept: list[float] = []
     turns = alternate(
-        [FakeContender("a", [busy, reading(), reading()], [])], SCENARIO, lambda: 0.0, lambda done, total, note="": None
+        [FakeContender("a", [busy, reading(), reading()], [])], SCENARIO, lambda: 0.0, quiet, slept.append
     )
     assert [r.foreign_share for r in turns[0].rounds[1]] == [0.0, 0.0]
     assert not turns[0].disturbances[1]
-    turns = alternate([FakeContender("a", [busy] * 4, [])], SCENARIO, lambda: 0.0, lambda done, total, note="": None)
-    assert turns[0].disturbances[1] == [f"round {n}: other processes used 40% of the cores" for n in (1, 2)]
+    assert slept == [1.0]
+    turns = alternate([FakeContender("a", [busy] * 12, [])], SCENARIO, lambda: 0.0, quiet, slept.append)
+    assert turns[0].disturbances[1] == {i: ["other processes used 40% of the cores"] for i in range(4)}
+    assert slept[1:] == [1.0, 3.0] * 4
+
+
+def test_no_pause_is_made_when_the_time_is_up() -> None:
+    """Rounds are made again then, at once."""
+    busy, slept, ticks = reading(foreign_share=0.4), list[float](), _clock(60.0)
+    alternate([FakeContender("a", [busy] * 9, [])], SCENARIO, lambda: next(ticks), quiet, slept.append)
+    assert slept == [1.0]
+
+
+def test_a_neighbour_that_no_counter_shows_is_seen_by_its_pace() -> None:
+    """A host's other machine on the same core: rounds before the quiet ones are flagged as well, in the end."""
+    slow, fast = reading(1.6, pace_s=9e-3), reading(pace_s=4.5e-3)
+    turns = alternate(
+        [FakeContender("a", [slow, fast, fast], []), FakeContender("b", [fast] * 3, [])],
+        SCENARIO,
+        lambda: 0.0,
+        quiet,
+        lambda seconds: None,
+    )
+    assert turns[0].disturbances[1] == {0: ["the cores did 50% of the work of the quietest round"]}
+    assert not turns[1].disturbances[1]
+    again = alternate(
+        [FakeContender("b", [fast, fast], []), FakeContender("a", [slow, fast, fast], [])],
+        SCENARIO,
+        lambda: 0.0,
+        quiet,
+        lambda seconds: None,
+    )
+    assert [r.pace_s for r in again[1].rounds[1]] == [4.5e-3, 4.5e-3]
+
+
+def test_disturbed_rounds_are_left_out_of_the_numbers_if_others_are_enough() -> None:
+    """Three quiet rounds make the median; the disturbed one stays in the record. Of two quiet ones all are used."""
+    quiet_rounds = [reading(s) for s in (1.0, 1.1, 1.2)]
+    busy = reading(5.0, foreign_share=0.4)
+    for rounds, median, left in ((([busy, *quiet_rounds]), 1.1, 1), (([busy, *quiet_rounds[:2]]), 1.1, 0)):
+        turns = Turns({1: rounds}, {1: 1000}, {1: {0: ["other processes used 40% of the cores"]}})
+        entry = Entry("ternary", "ternary", api.open_checkpoint("demo"), None, 1)
+        (cost,) = costs(entry, Opened.model_validate_json(OPENED), turns, Unavailable(reason="no meter"))
+        prefill = cost.metrics["prefill_s"]
+        assert isinstance(prefill, Measured)
+        assert prefill.median == median
+        assert [(found.round, found.prefill_s) for found in cost.left_out] == [(1, 5.0)][:left]
+        assert cost.disturbances == ("round 1: other processes used 40% of the cores",)
+        assert cost.disturbed == (not left)
+
+
+def test_the_pace_is_that_of_the_slowest_thread() -> None:
+    """Work that touches no memory, on as many threads as asked for: some milliseconds."""
+    assert 1e-4 < machine.pace(1) < 1
+    assert machine.pace(2) > 1e-4
 
 
 def test_heat_swapping_and_a_slower_clock_disturb() -> None:
     """Each is named; a machine that counts none of them disturbs nothing."""
     fast = reading(frequency_hz=3e9)
+    assert disturbances(reading(stolen_share=0.031), []) == ["other machines of the host took 3% of the cores"]
+    assert not disturbances(reading(stolen_share=0.02), [])
     assert disturbances(reading(throttled=3), []) == ["3 thermal events slowed the processor"]
     assert disturbances(reading(swapped_bytes=1 << 20), []) == ["1.0 MiB were swapped"]
     assert disturbances(reading(frequency_hz=2e9), [fast]) == ["the cores ran at 2.00 GHz instead of 3.00"]
@@ -121,9 +182,7 @@ def test_one_that_crashes_leaves_the_others() -> None:
 def test_every_batch_has_rounds_of_its_own() -> None:
     """Throughput by batch: the same contestant, warmed up and timed for each."""
     scenario = replace(SCENARIO, batches=(1, 4))
-    turns = alternate(
-        [FakeContender("a", [reading()] * 9, [])], scenario, lambda: 0.0, lambda done, total, note="": None
-    )
+    turns = alternate([FakeContender("a", [reading()] * 9, [])], scenario, lambda: 0.0, quiet)
     assert {batch: len(rounds) for batch, rounds in turns[0].rounds.items()} == {1: 2, 4: 2}
     assert turns[0].peak_bytes == {1: 1000, 4: 4000}
 
@@ -205,9 +264,12 @@ def test_the_machine_is_read_through_the_kernels_files(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("pswpin 1\npswpout 2\n")
     moment = machine.now(tmp_path, tmp_path / "cpus")
     assert (moment.frequency_hz, moment.throttled) == (2.5e9, 7)
-    later = replace(moment, time_s=moment.time_s + 10, foreign_s=moment.foreign_s + 5, throttled=9)
+    moment = replace(moment, stolen_s=3.0)
+    later = replace(moment, time_s=moment.time_s + 10, foreign_s=moment.foreign_s + 5, stolen_s=4.0, throttled=9)
     told = machine.between(moment, later, cores=2)
-    assert told == {"foreign_share": 0.25, "frequency_hz": 2.5e9, "throttled": 2, "swapped_bytes": 0}
+    shares = {"foreign_share": 0.25, "stolen_share": 0.05}
+    assert told == {**shares, "frequency_hz": 2.5e9, "throttled": 2, "swapped_bytes": 0}
+    assert machine.between(replace(moment, stolen_s=None), later, cores=2)["stolen_share"] is None
     empty = machine.now(tmp_path / "none", tmp_path / "none")
     assert (empty.frequency_hz, empty.throttled, empty.swapped_bytes) == (None, None, None)
 
