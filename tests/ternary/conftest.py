@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.converting import convert
 
@@ -91,3 +92,12 @@ def logits() -> Callable[[Any], Tensor]:
         return found
 
     return run
+
+
+@pytest.fixture(params=kernel.WIDTHS)
+def width(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Each width of vectors in turn; the widest again afterwards."""
+    if not kernel.use_width(request.param):
+        pytest.skip(f"this processor has no vectors of {request.param} floats")
+    yield request.param
+    assert any(map(kernel.use_width, kernel.WIDTHS))

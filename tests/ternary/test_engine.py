@@ -88,7 +88,7 @@ def forward(engine: Engine, batch: list[list[int]]) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def test_logits_are_those_of_transformers_modules(checkpoint: Path) -> None:
+def test_logits_are_those_of_transformers_modules(checkpoint: Path, width: int) -> None:
     """On sequences of 1 to 70 tokens in one batch; equal integer sums leave float32 noise and rare int8 flips."""
     engine, model = engine_of(checkpoint), load_model(inspect(checkpoint), "run", "ternary")
     batch = sequences(70, 1, 17, 33)
@@ -100,7 +100,7 @@ def test_logits_are_those_of_transformers_modules(checkpoint: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_sequence_does_not_see_its_neighbours(checkpoint: Path) -> None:
+def test_a_sequence_does_not_see_its_neighbours(checkpoint: Path, width: int) -> None:
     """Alone, in another order, or beside longer ones: the same bits."""
     engine = engine_of(checkpoint)
     batch = sequences(9, 40, 3)

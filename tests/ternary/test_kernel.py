@@ -141,13 +141,24 @@ def test_what_is_not_finite_is_seen_in_the_output(value: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_head_reads_its_table_exactly(dtype: torch.dtype) -> None:
+def test_the_head_reads_its_table_exactly(width: int, dtype: torch.dtype) -> None:
     """Few rows and many agree with the float64 product of the table as stored, subnormals included."""
     table = torch.randn(300, 112).mul_(10.0 ** torch.randint(-7, 2, (300, 112))).to(dtype)
     for tokens in (1, 3, 9):
         x = torch.randn(tokens, 112)
         exact = (x.double() @ table.double().t()).float()
         torch.testing.assert_close(Head(table, int8=False)(x), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_head_gives_the_same_bits_at_every_width(dtype: torch.dtype) -> None:
+    """Its 64 sums and their order are those of the widest vectors; columns that fill no 64 among them."""
+    table, x = torch.randn(300, 144).to(dtype), torch.randn(2, 144)
+    found = []
+    for floats in filter(kernel.use_width, kernel.WIDTHS):
+        found.append(Head(table, int8=False)(x))
+        assert torch.equal(found[-1], found[0]), floats
+    assert any(map(kernel.use_width, kernel.WIDTHS))
 
 
 @pytest.mark.parametrize("activation", ["silu", "relu2"])
@@ -176,9 +187,9 @@ def test_without_the_kernel_torch_gives_the_same_bits() -> None:
     assert torch.equal(ops._by_kernel(*arguments), ops._by_torch(*arguments))
 
 
-def test_the_operator_is_sound_and_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@torch._dynamo.config.patch(disable=False)  # off in the other tests, for their speed
+def test_the_operator_is_sound_and_compiles() -> None:
     """opcheck finds no fault, and torch.compile takes a layer whole."""
-    monkeypatch.setattr(torch._dynamo.config, "disable", False)  # off in the other tests, for their speed
     codes = random_codes(50, 70)
     torch.library.opcheck(ops.ternary_linear, (torch.randn(2, 3, 70), to_panels(codes), 0.37, 50, None))
     layer = ops.PanelsLinear(to_panels(codes), 0.37, (50, 70), torch.randn(50), (torch.randn(70), 1e-6))

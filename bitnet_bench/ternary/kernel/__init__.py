@@ -176,6 +176,16 @@ def use_path(name: str) -> None:
         raise ValueError(f"no kernel path {name}")
 
 
+WIDTHS = (16, 8, 4)
+"""Floats of a vector in attention and head."""
+
+
+def use_width(floats: int) -> bool:
+    """Switch to another of `WIDTHS`, for tests; False if this processor has none such."""
+    loaded = library()
+    return loaded is not None and bool(loaded.bb_use_width(floats))
+
+
 def _pool() -> c_void_p | None:
     """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
     here = Path(torch.__file__).parent / "lib"

@@ -2,10 +2,11 @@
  *
  * Keys are stored in blocks of 16 positions, [position / 16][dimension][16], so that the scores of 16 positions are one
  * vector; values are stored by position, so that a row of the output is a few vectors. One tile takes up to 8 queries
- * that read the same keys: heads of one group (GQA), then neighbouring tokens. */
+ * that read the same keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops. */
 #pragma GCC optimize("fp-contract=fast")
-#include "vectors.h"
+#include "kernel.h"
 #include <math.h>
+#include <string.h>
 
 enum { MOST_DIMENSIONS = 512 }; /* of a head */
 
@@ -60,101 +61,33 @@ static void rotate_work(void *argument) {
     }
 }
 
-/* Scores of `rows` queries [dimension][rows] against `blocks` x 16 positions: enough sums that none waits for another.
- * Every sum runs over the dimensions in order, so that it does not matter who shares a tile. */
-INLINE void block_scores(const float *queries, const float *keys, int d, float scale, float *scores, int64_t width,
-                         const int rows, const int blocks) {
-    v16 sums[8][4];
-    for (int r = 0; r < rows; r++)
-        for (int b = 0; b < blocks; b++) sums[r][b] = all16(0.0f);
-    for (int i = 0; i < d; i++)
-#pragma GCC unroll 4
-        for (int b = 0; b < blocks; b++) {
-            const v16 key = load16(keys + 16 * ((int64_t)b * d + i));
-            if (rows <= 4) __builtin_prefetch(keys + 16 * ((int64_t)(b + blocks) * d + i)); /* memory is the limit */
-#pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) sums[r][b] += queries[i * rows + r] * key;
-        }
-    for (int r = 0; r < rows; r++)
-        for (int b = 0; b < blocks; b++) store16(scores + r * width + 16 * b, sums[r][b] * scale);
-}
+typedef void (*attend_fn)(const attention_t *, const float *const *, const int32_t *, const float *, const float *,
+                          float *const *, float *);
 
-/* Scores [rows][width] -> shares of the values [width][rows], not yet divided by the sums that are returned. */
-INLINE void soften(float *scores, int64_t width, const int32_t *limits, float *shares, float *totals, const int rows) {
-    for (int r = 0; r < rows; r++) {
-        float *row = scores + r * width;
-        for (int64_t p = limits[r]; p < width; p++) row[p] = -INFINITY;
-        v16 most = load16(row);
-        for (int64_t p = 16; p < width; p += 16) {
-            const v16 other = load16(row + p);
-            const i16 larger = other > most;
-            most = (v16)(((i16)other & larger) | ((i16)most & ~larger));
-        }
-        float largest = most[0];
-        for (int i = 1; i < 16; i++) largest = most[i] > largest ? most[i] : largest;
-        v16 total = all16(0.0f);
-        for (int64_t p = 0; p < width; p += 16) {
-            const v16 e = exp16(load16(row + p) - largest);
-            total += e;
-            for (int i = 0; i < 16; i++) shares[(p + i) * rows + r] = e[i];
-        }
-        totals[r] = total16(total);
-    }
-}
+#if defined(WIDER_VECTORS)
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#define VECTOR 16
+#include "attend.h"
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define VECTOR 8
+#include "attend.h"
+#pragma GCC pop_options
+#endif
+#define VECTOR 4
+#include "attend.h"
 
-/* `vectors` x 16 dimensions of the outputs of all rows. */
-INLINE void weighted(const float *shares, const float *values, int d, int64_t count, const float *totals,
-                     float *const *outs, int first, const int rows, const int vectors) {
-    v16 sums[8][4];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) sums[r][v] = all16(0.0f);
-    for (int64_t p = 0; p < count; p++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) {
-            const v16 value = load16(values + p * d + first + 16 * v);
-            if (rows <= 4) __builtin_prefetch(values + (p + 16) * d + first + 16 * v);
-#pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) sums[r][v] += shares[p * rows + r] * value;
-        }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) store16(outs[r] + first + 16 * v, sums[r][v] / totals[r]);
+static const attend_fn *attend_all(void) {
+#if defined(WIDER_VECTORS)
+    if (vector_width() == 16) return attend_all16;
+    if (vector_width() == 8) return attend_all8;
+#endif
+    return attend_all4;
 }
-
-/* Exact softmax in two passes: all scores of a tile first, then their exponentials times the values. */
-INLINE void attend_rows(const attention_t *job, const float *const *heads, const int32_t *limits, const float *keys,
-                        const float *values, float *const *outs, float *scores, const int rows) {
-    const int d = job->dimension, blocks = rows > 4 ? 1 : 2, vectors = rows > 4 ? 2 : 4;
-    float queries[8 * MOST_DIMENSIONS], totals[8];
-    int32_t longest = 0;
-    for (int r = 0; r < rows; r++) {
-        longest = limits[r] > longest ? limits[r] : longest;
-        for (int i = 0; i < d; i++) queries[i * rows + r] = heads[r][i];
-    }
-    const int64_t width = (longest + 15) / 16 * 16;
-    int64_t p = 0;
-    for (; p + 16 * blocks <= width; p += 16 * blocks)
-        block_scores(queries, keys + p * d, d, job->scale, scores + p, width, rows, blocks);
-    for (; p < width; p += 16) block_scores(queries, keys + p * d, d, job->scale, scores + p, width, rows, 1);
-    float *shares = scores + rows * width;
-    soften(scores, width, limits, shares, totals, rows);
-    int first = 0;
-    for (; first + 16 * vectors <= d; first += 16 * vectors)
-        weighted(shares, values, d, longest, totals, outs, first, rows, vectors);
-    for (; first < d; first += 16) weighted(shares, values, d, longest, totals, outs, first, rows, 1);
-}
-
-#define F(M)                                                                                                        \
-    CLONES static void attend##M(const attention_t *j, const float *const *q, const int32_t *l, const float *k,     \
-                                 const float *v, float *const *o, float *s) {                                       \
-        attend_rows(j, q, l, k, v, o, s, M);                                                                        \
-    }
-EACH8(F)
-#undef F
 
 static void attend_tile(const attention_t *job, const int32_t *tile, int head, float *scores) {
-    static void (*const attend[])(const attention_t *, const float *const *, const int32_t *, const float *,
-                                  const float *, float *const *, float *) = {attend1, attend2, attend3, attend4,
-                                                                             attend5, attend6, attend7, attend8};
     const int d = job->dimension, group = job->heads / job->kv_heads;
     const int64_t base = ((int64_t)job->slots[tile[0]] * job->kv_heads + head / group) * job->capacity * d;
     const float *queries[8];
@@ -167,7 +100,7 @@ static void attend_tile(const attention_t *job, const int32_t *tile, int head, f
             outs[rows] = job->out + ((int64_t)t * job->heads + h) * d;
             limits[rows] = job->positions[t] + 1;
         }
-    attend[rows - 1](job, queries, limits, job->keys + base, job->values + base, outs, scores);
+    attend_all()[rows - 1](job, queries, limits, job->keys + base, job->values + base, outs, scores);
 }
 
 static void attend_work(void *argument) {

@@ -7,6 +7,7 @@
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define TARGET_AVXVNNI __attribute__((target("avx2,avxvnni")))
 #define TARGET_AVX2 __attribute__((target("avx2")))
+#define AS_WRITTEN(v) __asm__("" : "+x"(v)) /* no reordering of sums into a tree, whose parts do not fit the registers */
 #define AHEAD 4096 /* bytes of prefetch: one page */
 
 INLINE int32_t four(const int8_t *q) { return *(const int32_t *)__builtin_assume_aligned(q, 4); }
@@ -118,12 +119,13 @@ DOTS_256(avxvnni_dots, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
 
 /* ---- AVX2: products of bytes are summed in 16 bits (|pair| <= 2 * 2 * 128), 32 of them before they could wrap ---- */
 
+/* The 32-bit sums stay in memory: with them in registers too, the pairs would not fit and go there at every step. */
 TARGET_AVX2 INLINE void avx2_dots(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,
                                   const int rows) {
     enum { STEPS_IN_16_BITS = 8 };
-    const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
-    __m256i sums[4][2];
-    for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm256_setzero_si256();
+    const __m256i mask = _mm256_set1_epi8(3);
+    __m256i *sums = (__m256i *)out;
+    for (int i = 0; i < 2 * rows; i++) _mm256_storeu_si256(sums + i, _mm256_setzero_si256());
     for (int64_t s = 0; s < steps;) {
         const int64_t end = s + STEPS_IN_16_BITS < steps ? s + STEPS_IN_16_BITS : steps;
         __m256i pairs[4][2];
@@ -141,15 +143,17 @@ TARGET_AVX2 INLINE void avx2_dots(const uint8_t *codes, int64_t steps, const int
                     const __m256i x = _mm256_set1_epi32(four(q + m * stride + s * STEP + 4 * j));
                     pairs[m][0] = _mm256_add_epi16(pairs[m][0], _mm256_maddubs_epi16(a, x));
                     pairs[m][1] = _mm256_add_epi16(pairs[m][1], _mm256_maddubs_epi16(b, x));
+                    AS_WRITTEN(pairs[m][0]);
+                    AS_WRITTEN(pairs[m][1]);
                 }
             }
         }
-        for (int m = 0; m < rows; m++)
-            for (int h = 0; h < 2; h++)
-                sums[m][h] = _mm256_add_epi32(sums[m][h], _mm256_madd_epi16(pairs[m][h], ones));
+        const __m256i ones = _mm256_set1_epi16(1);
+        for (int i = 0; i < 2 * rows; i++) {
+            const __m256i wide = _mm256_madd_epi16(pairs[i / 2][i % 2], ones);
+            _mm256_storeu_si256(sums + i, _mm256_add_epi32(_mm256_loadu_si256(sums + i), wide));
+        }
     }
-    for (int m = 0; m < rows; m++)
-        for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(out + m * PANEL + 8 * h), sums[m][h]);
 }
 
 #define ONE_256(NAME, TARGET, M)                                                                          \

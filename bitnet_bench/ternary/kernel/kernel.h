@@ -9,13 +9,20 @@
 #define API __attribute__((visibility("default")))
 
 /* Loops in plain C are compiled once per instruction set and chosen when the library is loaded. Their sums run in a
- * fixed order (LANES partial sums) and are never contracted, so every machine gets the same float bits. */
+ * fixed order and are never contracted, so every machine gets the same float bits. `avx2`, not `arch=haswell`: that is
+ * true of Intel's processors only. */
 #if defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
-#define CLONES __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+/* For loops in vectors of 16 floats, which the compiler takes through memory where registers hold 8. */
+#define CLONES_OF_16 __attribute__((target_clones("avx512f", "default")))
+#define WIDER_VECTORS
 #else
 #define CLONES
+#define CLONES_OF_16
 #endif
-#define LANES 16
+
+/* Floats that a register of this processor holds: 16, 8 or 4. */
+int vector_width(void);
 
 /* Integer dot products of one panel: out[m][16] = sum over k of (code + 1) * q[m][k]. */
 typedef void (*dots_fn)(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out);

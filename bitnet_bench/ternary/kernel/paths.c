@@ -76,6 +76,28 @@ const path_t *current_path(void) {
 
 API const char *bb_current(void) { return current_path()->name; }
 
+static int widest(void) {
+#if defined(WIDER_VECTORS)
+    if (__builtin_cpu_supports("avx512f")) return 16;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 8;
+#endif
+    return 4;
+}
+
+static int width;
+
+/* Use vectors of so many floats, for tests; 0 if this processor has none such. */
+API int bb_use_width(int floats) {
+    if (floats > widest() || (floats != 4 && floats != 8 && floats != 16)) return 0;
+    width = floats;
+    return 1;
+}
+
+int vector_width(void) {
+    if (!width) width = widest();
+    return width;
+}
+
 /* torch's own OpenMP pool: a second pool beside it would fight with its spinning threads. */
 static void (*pool)(void (*)(void *), void *, unsigned, unsigned);
 
