@@ -34,7 +34,7 @@ def this_machine(read_bytes: int, threads: int) -> Device:
         read_bytes_per_s=_reading(size, threads),
         int8_ops_per_s=rates.int8,
         float_ops_per_s=rates.floats,
-        source=f"measured now: a sum over {size / 2**20:.0f} MiB, products in torch",
+        source=f"measured now: a sum over {size / 2**20:.0f} MiB, products in torch and in the ternary kernel",
     )
 
 
@@ -52,12 +52,15 @@ def _threads(count: int) -> Iterator[None]:
 
 @cache
 def _rates(threads: int) -> Rates:
-    """Return the best of int8 and of float products: what multiplies floats faster multiplies integers as well."""
+    """Return the best of int8 products, torch's and the ternary kernel's, and of float products.
+
+    What multiplies floats faster multiplies integers as well; torch's int8 products are slow without AVX512.
+    """
     import torch
 
     with _threads(threads):
         floats = max(_product(torch.float32), _product(torch.bfloat16))
-        return Rates(max(_int8_product(), floats), floats)
+        return Rates(max(_int8_product(), _kernel_product(), floats), floats)
 
 
 @cache
@@ -84,6 +87,21 @@ def _int8_product() -> float:
     tokens, columns, rows = PRODUCT
     x, w = torch.ones(tokens, columns, dtype=torch.int8), torch.ones(rows, columns, dtype=torch.int8)
     return 2 * tokens * columns * rows / _best(lambda: torch._int_mm(x, w.t()))
+
+
+def _kernel_product() -> float:
+    import torch
+
+    from bitnet_bench.ternary import kernel
+    from bitnet_bench.ternary.panels import to_panels
+
+    if kernel.library() is None:
+        return 0.0
+    tokens, columns, rows = PRODUCT
+    parts = kernel.Parts([(to_panels(torch.ones(rows, columns, dtype=torch.int8)), 1.0, rows, None)], columns)
+    x, y = kernel.Rows.empty(tokens, columns), torch.empty(tokens, rows)
+    kernel.quantize_rows(torch.ones(tokens, columns), tokens, x)
+    return 2 * tokens * columns * rows / _best(lambda: parts(x, tokens, y))
 
 
 def _best(work: Callable[[], object]) -> float:

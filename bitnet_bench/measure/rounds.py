@@ -18,9 +18,7 @@ from bitnet_bench.records import MOST_FOREIGN, Measurement, Value
 MOST_STOLEN = 0.02
 """Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""
 SLOWEST = 0.9
-"""A round at less than this share of the frequency that others ran at was slowed."""
-SLOWEST_PACE = 0.8
-"""Likewise of the pace, which is read for milliseconds and varies by a tenth on two threads of one core."""
+"""A round at less than this share of the frequency or the pace that others ran at was slowed."""
 PAUSES_S = (1.0, 3.0)
 """Before a disturbed round is made again: neighbours come and go."""
 COVERAGE = 0.95
@@ -189,7 +187,7 @@ def disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
     if fastest and reading.frequency_hz and reading.frequency_hz < SLOWEST * fastest:
         found.append(f"the cores ran at {reading.frequency_hz / 1e9:.2f} GHz instead of {fastest / 1e9:.2f}")
     quickest = min((r.pace_s for r in seen if r.pace_s), default=None)
-    if quickest and reading.pace_s and reading.pace_s > quickest / SLOWEST_PACE:
+    if quickest and reading.pace_s and reading.pace_s > quickest / SLOWEST:
         found.append(f"the cores did {quickest / reading.pace_s:.0%} of the work of the quietest round")
     return found
 
