@@ -106,7 +106,7 @@ def plan(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say what a model takes at the least, before it is there: bytes, and the times that no runtime goes below."""
+    """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
     from bitnet_bench import api, console
 
     ceilings, plans = api.plan(preset, model, context, batch, device, threads)
