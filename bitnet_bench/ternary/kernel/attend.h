@@ -29,7 +29,7 @@ INLINE void V(unit_scores)(const float *queries, const float *keys, int64_t p, i
 /* Scores [rows][width] -> shares of the values [width][rows], not yet divided by the sums that are returned. */
 INLINE void V(soften)(float *scores, int64_t width, const int32_t *limits, float *shares, float *totals, const int rows) {
     for (int r = 0; r < rows; r++) {
-        float *row = scores + r * width, lanes[16];
+        float *row = scores + r * width;
         for (int64_t p = limits[r]; p < width; p++) row[p] = -INFINITY;
         V(vec) most = V(load)(row), total[PARTS];
         for (int64_t p = VECTOR; p < width; p += VECTOR) {
@@ -46,8 +46,7 @@ INLINE void V(soften)(float *scores, int64_t width, const int32_t *limits, float
                 total[k] += e;
                 for (int i = 0; i < VECTOR; i++) shares[(p + k * VECTOR + i) * rows + r] = e[i];
             }
-        for (int k = 0; k < PARTS; k++) V(store)(lanes + k * VECTOR, total[k]);
-        totals[r] = V(total)(lanes);
+        totals[r] = V(total)(total);
     }
 }
 

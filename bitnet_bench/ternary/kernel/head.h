@@ -25,7 +25,6 @@ INLINE void V(head_rows)(const head_job_t *job, int64_t from, int64_t to, const 
         for (int64_t t = 0; t < job->tokens; t++) {
             const float *x = job->x + t * job->columns;
             V(vec) sums[SUMS];
-            float lanes[16];
             for (int a = 0; a < SUMS; a++) sums[a] = V(all)(0.0f);
             int64_t i = 0;
             for (; i + 64 <= job->columns; i += 64) {
@@ -39,8 +38,8 @@ INLINE void V(head_rows)(const head_job_t *job, int64_t from, int64_t to, const 
                 for (int a = 0; a < PARTS; a++)
                     sums[a] += V(weights)(w, i + VECTOR * a, dtype) * V(load)(x + i + VECTOR * a);
             for (int a = 0; a < PARTS; a++)
-                V(store)(lanes + VECTOR * a, (sums[a] + sums[a + PARTS]) + (sums[a + 2 * PARTS] + sums[a + 3 * PARTS]));
-            job->y[t * job->rows + n] = V(total)(lanes);
+                sums[a] = (sums[a] + sums[a + PARTS]) + (sums[a + 2 * PARTS] + sums[a + 3 * PARTS]);
+            job->y[t * job->rows + n] = V(total)(sums);
         }
     }
 }

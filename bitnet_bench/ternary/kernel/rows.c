@@ -41,12 +41,11 @@ CLONES_OF_16 static void gate(const float *x, int64_t columns, int activation, f
 
 CLONES_OF_16 static void rms_norm(const float *x, int64_t columns, const float *weight, float epsilon, float *out) {
     vec16 squares = all16(0.0f);
-    float rest = 0.0f, lanes[16];
+    float rest = 0.0f;
     int64_t i = 0;
     for (; i + 16 <= columns; i += 16) squares += load16(x + i) * load16(x + i);
     for (; i < columns; i++) rest += x[i] * x[i];
-    store16(lanes, squares);
-    const float scale = 1.0f / sqrtf((total16(lanes) + rest) / (float)columns + epsilon);
+    const float scale = 1.0f / sqrtf((total16(&squares) + rest) / (float)columns + epsilon);
     if (weight)
         for (i = 0; i < columns; i++) out[i] = weight[i] * (x[i] * scale);
     else

@@ -36,9 +36,33 @@ INLINE V(vec) V(exp)(V(vec) x) {
     return (V(vec))((V(ints))(p * (V(vec))exponent) & ~under);
 }
 
-/* The sum of 16 lanes, always in the same order; they are overwritten. */
-INLINE float V(total)(float *lanes) {
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-    return lanes[0];
+#if VECTOR == 16
+#define FROM(w) w, w + 1, w + 2, w + 3, w + 4, w + 5, w + 6, w + 7, w + 8, w + 9, w + 10, w + 11, w + 12, w + 13, w + 14, w + 15
+#elif VECTOR == 8
+#define FROM(w) w, w + 1, w + 2, w + 3, w + 4, w + 5, w + 6, w + 7
+#else
+#define FROM(w) w, w + 1, w + 2, w + 3
+#endif
+#ifdef __clang__
+#define TURNED(v, w) __builtin_shufflevector(v, v, FROM(w))
+#else
+#define TURNED(v, w) __builtin_shuffle(v, (V(ints)){FROM(w)}) /* indices wrap around */
+#endif
+
+/* The sum of 16 lanes in 16 / VECTOR vectors, which are overwritten: lane i and i + 8, then i + 4, i + 2 and i + 1. */
+INLINE float V(total)(V(vec) *parts) {
+    for (int count = 8 / VECTOR; count; count /= 2)
+        for (int k = 0; k < count; k++) parts[k] += parts[k + count];
+    V(vec) sum = parts[0];
+#if VECTOR == 16
+    sum += TURNED(sum, 8);
+#endif
+#if VECTOR >= 8
+    sum += TURNED(sum, 4);
+#endif
+    sum += TURNED(sum, 2);
+    sum += TURNED(sum, 1);
+    return sum[0];
 }
+#undef TURNED
+#undef FROM
