@@ -6,8 +6,9 @@ Only ids go in and logits come out, so that tokenization, choices and stop strin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import Row, RuntimeSession, in_budget
+from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gguf.files import checked
 from bitnet_bench.gguf.gate import compare_runtime
+from bitnet_bench.gguf.layout import ACTIVATIONS, Runtime
 from bitnet_bench.gguf.reading import GgufFile
 from bitnet_bench.gguf.types import FORMS_WITH_CODES
 from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
@@ -78,21 +81,38 @@ class Library(Protocol):
         """Give all memory back."""
 
 
+Load = Callable[[bool], Library]
+"""Gives a library with a file, or with its vocabulary alone."""
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load) -> Iterator[LlamaSession]:
+    """Give a session over *file*, and the memory back afterwards."""
+    tokenizer = load_tokenizer(checkpoint)
+    with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
+        yield session
+
+
+def check(
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: Runtime, version: str, load: Load
+) -> RuntimeParity:
+    """Compare as `compare` does, or return what was found before for this file and *version* of the runtime."""
+    computes = ACTIVATIONS[kind].get(file.architecture)
+    return checked(checkpoint, file, version, lambda: compare(checkpoint, file, precision, version, load, computes))
+
+
 def compare(
     checkpoint: Checkpoint,
     file: GgufFile,
     precision: Precision,
     runtime: str,
-    load: Callable[[bool], Library],
+    load: Load,
     computes: str | None,
 ) -> RuntimeParity:
-    """Compare what a build of libllama computes from *file* with *checkpoint*.
-
-    *load* gives the library with the file, or with its vocabulary alone; see `compare_runtime`.
-    """
+    """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
-        with closing(LlamaSession(load(False), file, load_tokenizer(checkpoint), precision)) as session:
+        with opened(checkpoint, file, precision, load) as session:
             return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
 
     with closing(load(True)) as vocabulary:
@@ -107,8 +127,13 @@ class Decoding:
     tokens: Tensor
 
 
-class LlamaSession(RuntimeSession):
-    """An opened file; see `bitnet_bench.ports.Session`."""
+class LlamaSession(BatchedSession):
+    """An opened file; see `bitnet_bench.ports.Session`.
+
+    Whole rows are read, and `hidden` gives what stands behind the library's own head.
+    """
+
+    shares_contexts = False
 
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
@@ -123,6 +148,18 @@ class LlamaSession(RuntimeSession):
         """Cut *rows* into batches, longest first, within the budget and the sequences that fit side by side."""
         for batch in in_budget(sorted(rows, key=len, reverse=True), len, self.budget):
             yield from (batch[start : start + SEQUENCES] for start in range(0, len(batch), SEQUENCES))
+
+    def read_prefix(self, prefix: Ids) -> None:
+        """Do nothing: contexts are not shared."""
+
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return what `logits` does, which `head` leaves as it is."""
+        rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
+        return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return *hidden*: the library has applied the head."""
+        return hidden
 
     def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
         """Read *rows* side by side and return logits [len(places), V] at (row, position)."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -282,25 +282,3 @@ class BatchedSession(ABC):
     def _decoded(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
-
-
-class RuntimeSession(BatchedSession):
-    """A session of a runtime that is not ours: it reads whole rows, and gives what stands behind its own head."""
-
-    shares_contexts = False
-
-    @abstractmethod
-    def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
-        """Return logits, or log-probabilities, [len(places), V] at (row, position)."""
-
-    def read_prefix(self, prefix: Ids) -> None:
-        """Do nothing: what contexts have in common is the runtime's own affair."""
-
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
-        """Return what `logits` does, which `head` leaves as it is."""
-        rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
-        return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Return *hidden*: the runtime has applied the head."""
-        return hidden

@@ -9,13 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bitnet_bench import plugins
-from bitnet_bench.environment import environment
+from bitnet_bench.environment import compiler, environment
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure import machine
 from bitnet_bench.measure.memory import memory_bytes
 from bitnet_bench.records import Value
-
-COMPILERS = ("cc", "gcc", "clang")
 
 
 class Finding(Value):
@@ -82,11 +80,11 @@ def _enable(reason: str | None) -> str:
 
 
 def _runtimes() -> Iterator[Finding]:
-    compiler = next((name for name in COMPILERS if shutil.which(name)), None)
-    builders = [name for name in (compiler, "cmake" if shutil.which("cmake") else None) if name]
+    built_by = compiler()
+    builders = [name for name in (built_by, "cmake" if shutil.which("cmake") else None) if name]
     yield _found(
         "compiler",
-        compiler is not None,
+        built_by is not None,
         ", ".join(builders),
         "none",
         "apt-get install gcc: the kernel and llama.cpp need it",

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import shlex
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,11 @@ PACKAGES = (
 )
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 """Those that decide how fast ternary, bfloat16 and float products are."""
+
+
+def compiler() -> str | None:
+    """Return the name of a C compiler of this machine, None if there is none."""
+    return next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
 
 
 def environment() -> Environment:

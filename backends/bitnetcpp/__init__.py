@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
 from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
 
 if TYPE_CHECKING:
-    from bitnet_bench.backends.bitnetcpp.library import Build
+    from bitnet_bench.backends.bitnetcpp.build import Build
+    from bitnet_bench.backends.llama import Load
     from bitnet_bench.backends.session import BatchedSession
     from bitnet_bench.gguf.reading import GgufFile
 
@@ -39,46 +40,37 @@ class BitnetCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
-        from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
-        from bitnet_bench.backends.llama import LlamaSession
+        from bitnet_bench.backends.llama import opened
         from bitnet_bench.gguf.files import refuse_fault
-        from bitnet_bench.ternary.loading import load_tokenizer
 
-        refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
-        file = self._file(checkpoint, precision)
-        library = BuildLibrary(self.build(), file)
-        with closing(LlamaSession(library, file, load_tokenizer(checkpoint), precision)) as session:
+        file, build = self._file(checkpoint, precision), self.build()
+        refuse_fault(self._check(checkpoint, precision, file, build), self._options.despite_parity)
+        with opened(checkpoint, file, precision, self._load(file, build)) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
         from transformers import AutoTokenizer  # noqa: F401
 
-        import bitnet_bench.backends.bitnetcpp.library  # noqa: F401
+        import bitnet_bench.backends.bitnetcpp.build  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
-        from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
-        from bitnet_bench.backends.llama import compare
-        from bitnet_bench.gguf.files import checked
-        from bitnet_bench.gguf.layout import ACTIVATIONS
+        return self._check(checkpoint, precision, self._file(checkpoint, precision), self.build())
 
-        file, build = self._file(checkpoint, precision), self.build()
-        computes = ACTIVATIONS["bitnet.cpp"].get(file.architecture)
+    def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: Build) -> RuntimeParity:
+        from bitnet_bench.backends.llama import check
 
-        def load(vocabulary_only: bool) -> BuildLibrary:
-            return BuildLibrary(build, file, vocabulary_only)
+        return check(checkpoint, file, precision, "bitnet.cpp", build.version, self._load(file, build))
 
-        return checked(
-            checkpoint,
-            file,
-            build.version,
-            lambda: compare(checkpoint, file, precision, build.version, load, computes),
-        )
+    def _load(self, file: GgufFile, build: Build) -> Load:
+        from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
+
+        return lambda vocabulary_only: BuildLibrary(build, file, vocabulary_only)
 
     def build(self) -> Build:
         """Return the user's build; BenchError says how to make one."""
-        from bitnet_bench.backends.bitnetcpp.library import Build
+        from bitnet_bench.backends.bitnetcpp.build import Build
 
         named = self._options.directory or os.environ.get(VARIABLE)
         if not named:

@@ -1,7 +1,7 @@
 /* The few calls of libllama that a session makes, in one form for every version of its interface.
  *
  * Compiled against the headers of the user's own build, which say how its structures lie: they differ from version to
- * version, so that no fixed description of them would be safe. library.py defines HAS_... for the calls that a header
+ * version, so that no fixed description of them would be safe. build.py defines HAS_... for the calls that a header
  * declares.
  */
 #include "llama.h"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
@@ -11,6 +11,7 @@ from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
 from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
 
 if TYPE_CHECKING:
+    from bitnet_bench.backends.llama import Load
     from bitnet_bench.backends.session import BatchedSession
     from bitnet_bench.gguf.reading import GgufFile
 
@@ -32,37 +33,35 @@ class LlamaCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
-        from bitnet_bench.backends.llama import LlamaSession
-        from bitnet_bench.backends.llamacpp.library import PythonLibrary
+        from bitnet_bench.backends.llama import opened
         from bitnet_bench.gguf.files import refuse_fault
-        from bitnet_bench.ternary.loading import load_tokenizer
 
-        refuse_fault(self.check(checkpoint, precision), self._options.despite_parity)
         file = self._file(checkpoint, precision)
-        with closing(LlamaSession(PythonLibrary(file), file, load_tokenizer(checkpoint), precision)) as session:
+        refuse_fault(self._check(checkpoint, precision, file), self._options.despite_parity)
+        with opened(checkpoint, file, precision, self._load(file)) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
         from transformers import AutoTokenizer  # noqa: F401
 
-        import bitnet_bench.backends.llamacpp.library
+        import bitnet_bench.backends.llamacpp.bindings
         import bitnet_bench.gguf.files  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
-        from bitnet_bench.backends.llama import compare
-        from bitnet_bench.backends.llamacpp.library import PythonLibrary, version
-        from bitnet_bench.gguf.files import checked
-        from bitnet_bench.gguf.layout import ACTIVATIONS
+        return self._check(checkpoint, precision, self._file(checkpoint, precision))
 
-        file, runtime = self._file(checkpoint, precision), version()
-        computes = ACTIVATIONS["llama.cpp"].get(file.architecture)
+    def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile) -> RuntimeParity:
+        from bitnet_bench.backends.llama import check
+        from bitnet_bench.backends.llamacpp.bindings import version
 
-        def load(vocabulary_only: bool) -> PythonLibrary:
-            return PythonLibrary(file, vocabulary_only)
+        return check(checkpoint, file, precision, "llama.cpp", version(), self._load(file))
 
-        return checked(checkpoint, file, runtime, lambda: compare(checkpoint, file, precision, runtime, load, computes))
+    def _load(self, file: GgufFile) -> Load:
+        from bitnet_bench.backends.llamacpp.bindings import PythonLibrary
+
+        return lambda vocabulary_only: PythonLibrary(file, vocabulary_only)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
         from bitnet_bench.gguf.files import FORM_OF, file_for

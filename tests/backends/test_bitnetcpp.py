@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import torch
 
 from bitnet_bench import api
 from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
-from bitnet_bench.backends.bitnetcpp.library import BuildLibrary
+from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
 from bitnet_bench.backends.llama import LlamaSession
+from bitnet_bench.environment import compiler as find_compiler
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf.files import file_for
 from bitnet_bench.gguf.gate import source_logits
@@ -27,7 +27,7 @@ from bitnet_bench.ternary.parity import prompt_ids
 FAKE = Path(__file__).with_name("fake_llama")
 DEMO = Path(api.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
-CC = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+CC = find_compiler()
 compiler = pytest.mark.skipif(CC is None, reason="no C compiler")
 real = pytest.mark.skipif("BITNETCPP_DIR" not in os.environ, reason="BITNETCPP_DIR names no build of microsoft/BitNet")
 
@@ -139,6 +139,7 @@ def test_the_shim_is_compiled_once_for_a_build(
     shims = tmp_path / "gguf" / "shims"
     (first,) = shims.iterdir()
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
     _session(build, demo).close()
     assert list(shims.iterdir()) == [first]
     header = build / "3rdparty/llama.cpp/include/llama.h"

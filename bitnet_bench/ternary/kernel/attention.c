@@ -64,28 +64,8 @@ static void rotate_work(void *argument) {
 typedef void (*attend_fn)(const attention_t *, const float *const *, const int32_t *, const float *, const float *,
                           float *const *, float *);
 
-#if defined(WIDER_VECTORS)
-#pragma GCC push_options
-#pragma GCC target("avx512f")
-#define VECTOR 16
-#include "attend.h"
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#define VECTOR 8
-#include "attend.h"
-#pragma GCC pop_options
-#endif
-#define VECTOR 4
-#include "attend.h"
-
-static const attend_fn *attend_all(void) {
-#if defined(WIDER_VECTORS)
-    if (vector_width() == 16) return attend_all16;
-    if (vector_width() == 8) return attend_all8;
-#endif
-    return attend_all4;
-}
+#define TEMPLATE "attend.h"
+#include "widths.h"
 
 static void attend_tile(const attention_t *job, const int32_t *tile, int head, float *scores) {
     const int d = job->dimension, group = job->heads / job->kv_heads;
@@ -100,7 +80,7 @@ static void attend_tile(const attention_t *job, const int32_t *tile, int head, f
             outs[rows] = job->out + ((int64_t)t * job->heads + h) * d;
             limits[rows] = job->positions[t] + 1;
         }
-    attend_all()[rows - 1](job, queries, limits, job->keys + base, job->values + base, outs, scores);
+    OF_WIDTH(attend_all)[rows - 1](job, queries, limits, job->keys + base, job->values + base, outs, scores);
 }
 
 static void attend_work(void *argument) {

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from bitnet_bench.backends.llama import TOKENS_AT_ONCE, Logits, Tokens
+from bitnet_bench.environment import compiler
 from bitnet_bench.errors import BenchError
 from bitnet_bench.gguf.files import folder
 from bitnet_bench.gguf.reading import GgufFile
 
 SHIM = Path(__file__).with_name("shim.c")
-COMPILERS = ("cc", "gcc", "clang")
 HEADERS = ("3rdparty/llama.cpp/include", "3rdparty/llama.cpp/ggml/include")
 DECLARED = (
     "llama_model_load_from_file",
@@ -133,13 +133,13 @@ def shim(build: Build) -> Path:
 
 
 def _compile(options: list[str], library: Path, out: Path) -> None:
-    compiler = os.environ.get("CC") or next((name for name in COMPILERS if shutil.which(name)), None)
-    if compiler is None:
+    named = os.environ.get("CC") or compiler()
+    if named is None:
         raise BenchError("No C compiler was found, and bitnet.cpp is reached through one.", "apt-get install gcc")
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         made = Path(place) / out.name
         found = [str(library), f"-Wl,-rpath,{library.parent}", *(f"-Wl,-rpath,{p}" for p in _beside(library))]
-        command = [*compiler.split(), "-O2", "-shared", "-fPIC", WRONG, *options, str(SHIM), "-o", str(made), *found]
+        command = [*named.split(), "-O2", "-shared", "-fPIC", WRONG, *options, str(SHIM), "-o", str(made), *found]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             first = next((line for line in ended.stderr.splitlines() if "error" in line), "no message")
