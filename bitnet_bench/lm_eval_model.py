@@ -20,7 +20,7 @@ from bitnet_bench.api import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.ports import InferenceBackend
-from bitnet_bench.scoring import default_precision
+from bitnet_bench.runtime_choice import choose_backend, default_precision
 
 
 @register_model("bitnet-bench")
@@ -33,7 +33,7 @@ class BitNetBenchLM(SessionLM):
     def __init__(
         self,
         pretrained: str,
-        backend: str = "hf",
+        backend: str = "auto",
         precision: Any = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
@@ -46,10 +46,11 @@ class BitNetBenchLM(SessionLM):
                 "--model_args takes pretrained, backend and precision.",
             )
         self.checkpoint = open_checkpoint(pretrained)
-        self._backend = backend
-        opener: InferenceBackend = plugins.load("backends", backend)
+        precision = precision or default_precision(self.checkpoint)
+        self._backend = choose_backend(backend, self.checkpoint, precision).backend
+        opener: InferenceBackend = plugins.load("backends", self._backend)
         self._open = ExitStack()
-        session = opener.open(self.checkpoint, precision or default_precision(self.checkpoint))
+        session = opener.open(self.checkpoint, precision)
         super().__init__(self._open.enter_context(session))
 
     def get_model_info(self) -> dict[str, Any]:

@@ -158,9 +158,10 @@ class FinetuneJob(Value):
 class EvaluateJob(Value):
     """How checkpoints are scored."""
 
-    backend: str = "hf"
+    backend: str = "auto"
+    """auto: `ternary` for ternary weights that the engine fits, else `hf`; the record says why."""
     precision: Precision | None = None
-    """None: ternary checkpoints as ternary, float ones in float32."""
+    """None: ternary checkpoints as ternary, float ones in the fastest float dtype of the machine."""
     data_dir: str | None = None
     rows: dict[str, str] = {}
     """The user's own rows: SUITE:TASK -> file."""
@@ -444,6 +445,9 @@ class RunRecord(Value):
     name: str
     checkpoint: Checkpoint
     backend: str
+    """The one that ran: never `auto`."""
+    backend_reason: str | None = None
+    """Why `auto` chose it; None where the user named it."""
     precision: Precision
     suites: dict[str, str] = {}
     """Suite name -> version."""

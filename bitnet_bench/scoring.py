@@ -16,7 +16,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.cache import Answers, NoAnswers, cache_file, digest
 from bitnet_bench.files import write_whole
 from bitnet_bench.ports import InferenceBackend, RuntimeOptions, Session, Steps, configured
-from bitnet_bench.records import Checkpoint, EvaluateJob, Precision, RunRecord
+from bitnet_bench.records import Checkpoint, EvaluateJob, RunRecord
+from bitnet_bench.runtime_choice import choose_backend, default_precision
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.parallel import Workers
@@ -96,8 +97,6 @@ def score(
 
     rows = {name: Path(file) for name, file in job.rows.items()}
     setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
-    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
-    opener: InferenceBackend = configured(plugins.load("backends", job.backend), options)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(_begun(out, _blank(out, checkpoint, tasks, job, data_dir), workers))
@@ -115,13 +114,8 @@ def score(
         # what is free changes by the moment, and all workers must take the same turns
         all_at_once = len(left) > 1 and workers.agreed(_fit_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
-            _score_in_turn(together, built, job, opener, workers, steps)
+            _score_in_turn(together, built, job, workers, steps)
     return [run.record for run in runs]
-
-
-def default_precision(checkpoint: Checkpoint) -> Precision:
-    """Return how a checkpoint is scored unless told otherwise: ternary as ternary, floats in float32."""
-    return "ternary" if checkpoint.is_ternary else "fp32"
 
 
 def _blank(
@@ -129,11 +123,14 @@ def _blank(
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"despite_parity": True} if job.despite_parity else {}
+    precision = job.precision or default_precision(checkpoint)
+    runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,
-        backend=job.backend,
-        precision=job.precision or default_precision(checkpoint),
+        backend=runtime.backend,
+        backend_reason=runtime.reason,
+        precision=precision,
         suites={suite.name: suite.version for suite, _ in tasks},
         settings={
             "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
@@ -184,7 +181,6 @@ def _score_in_turn(
     runs: Sequence[Run],
     built: Sequence[BuiltTask],
     job: EvaluateJob,
-    opener: InferenceBackend,
     workers: Workers,
     steps: Steps,
 ) -> None:
@@ -193,7 +189,7 @@ def _score_in_turn(
         opened = [
             (
                 run,
-                stack.enter_context(opener.open(run.record.checkpoint, run.record.precision)),
+                stack.enter_context(_open_session(run.record, job)),
                 stack.enter_context(_answers(run.record, job)),
             )
             for run in runs
@@ -205,6 +201,12 @@ def _score_in_turn(
                 if not run.has(one.name):
                     title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
                     _score_one(run, one, job, session, answers, workers, title, steps)
+
+
+def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
+    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
+    opener: InferenceBackend = configured(plugins.load("backends", record.backend), options)
+    return opener.open(record.checkpoint, record.precision)
 
 
 def _score_one(
@@ -238,7 +240,7 @@ def _answers(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[NoAn
     if not job.cache:
         return nullcontext(NoAnswers())
     software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
-    backend = plugins.names("backends")[job.backend]
+    backend = plugins.names("backends")[record.backend]
     if backend.dist:
         software[backend.dist.name] = backend.dist.version
     about = {

@@ -23,6 +23,12 @@ class TernaryBackend:
 
         return open_session(checkpoint, precision, self.head)
 
+    def find_obstacle(self, checkpoint: Checkpoint) -> str | None:
+        """Return why another backend should run *checkpoint* on this machine, None if this one is the best for it."""
+        from bitnet_bench.backends.ternary.inference import find_obstacle
+
+        return find_obstacle(checkpoint)
+
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
         from transformers import AutoConfig

@@ -56,6 +56,20 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             yield TernarySession(Engine(weights, config, head), tokenizer)
 
 
+def find_obstacle(checkpoint: Checkpoint) -> str | None:
+    """Return why the lean engine is not the best runtime of *checkpoint* here, None if it is."""
+    from transformers import AutoConfig
+
+    if not checkpoint.is_ternary:
+        return "its weights are not ternary"
+    if torch.cuda.is_available():
+        return "this machine has a GPU, and the ternary engine runs on the CPU"
+    if kernel.library() is None:
+        return "the CPU kernel is not built or turned off (reinstall bitnet-bench with a C compiler)"
+    reason = unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+    return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
+
+
 def _modules(checkpoint: Checkpoint, weights: Weights) -> Any:
     """Return the transformers model with its ternary layers on the kernel, for architectures the engine leaves out."""
     model = load_model(checkpoint, "run", "ternary")

@@ -39,9 +39,9 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    backend: Backend = "hf",
+    backend: Backend = "auto",
     precision: Annotated[
-        Precision | None, typer.Option(help="[default: ternary for ternary checkpoints, else fp32]", show_default=False)
+        Precision | None, typer.Option(help="[default: ternary for ternary checkpoints, else the fastest float dtype here]", show_default=False)
     ] = None,
     data_dir: DataDir = None,
     rows: Annotated[

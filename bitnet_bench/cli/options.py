@@ -140,7 +140,10 @@ class Use(StrEnum):
 
 
 Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
-Backend = Annotated[str, typer.Option(help="The runtime; `bitnet-bench backends` lists them.")]
+Backend = Annotated[
+    str, typer.Option(help="The runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf.")
+]
+Trainer = Annotated[str, typer.Option(help="What trains: hf, trl, or a plugin; `bitnet-bench backends` lists them.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
 ]
