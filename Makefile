@@ -1,27 +1,47 @@
-# `make quickstart` and `make test` work on a fresh machine with Python 3.11 or newer.
+# `make quickstart` and `make test` work on a fresh machine with Python 3.11, 3.12 or 3.13.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+# where torch comes from; PyTorch's index of CPU builds saves 4.6 GB: TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+QUICKSTART_OUT ?= runs/quickstart
 # a process a core, each with one thread (tests/conftest.py); the models are tiny, and threads gain nothing
 PARALLEL ?= -n auto --dist worksteal
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install browser check test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test install browser check check-install test-pythons test-bounds test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
-	$(BIN)/bitnet-bench quickstart
+	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
 
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
-install: .venv/installed
+install: $(VENV)/installed
 
-.venv/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternary/kernel/*.[ch])
-	test -d .venv || $(PYTHON) -m venv .venv
+$(VENV)/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternary/kernel/*.[ch])
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	# torch alone first: with a pin pip takes a CPU build where one is offered
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	# seqeval's setup.py builds in an environment of its own only
 	$(BIN)/pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev]'
 	touch $@
+	@ls bitnet_bench/ternary/kernel/_library.*.so >/dev/null 2>&1 || printf '%s\n' \
+		'Installed without the ternary CPU kernel, because no C compiler worked: ternary models run on the slower' \
+		'backend `hf`. To build it: install gcc (apt-get install gcc), delete $@, and run make again.'
+
+# the wheel, the resolution of all dependencies for every supported Python, and what a wheel without a compiler says
+check-install: install
+	$(BIN)/python .ci/check_install.py
+
+# quickstart and the fast tests with every supported Python of this machine, each in an environment of its own
+test-pythons:
+	$(PYTHON) .ci/test_pythons.py
+
+# the tests with the oldest versions that pyproject.toml allows, and with the newest that exist
+test-bounds: install
+	.ci/test_bounds lowest-direct 3.11
+	.ci/test_bounds highest 3.13
 
 # Chromium and its driver, for the tests that click through a report; without them those tests are skipped
 browser:

@@ -16,6 +16,7 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.records import EvaluateJob, FinetuneJob, Precision, Value
 
 COPY = "recipe.yaml"
+SHIPPED = Path(__file__).parent / "recipes"
 Place = tuple[str | int, ...]
 """Where a value stands: ("finetune", "data", 0)."""
 
@@ -103,10 +104,10 @@ class Recipe(Value):
 def read_recipe(file: Path) -> Recipe:
     """Return the recipe in *file*; BenchError names the line of what is wrong, and the key that was meant.
 
-    Names of files and folders that stand beside the recipe are those, wherever the command is given.
+    A bare name such as `understanding` is a recipe that the package ships. Names of files and folders that stand beside
+    the recipe are those, wherever the command is given.
     """
-    if not file.is_file():
-        raise BenchError(f"There is no recipe {file}.", "`recipes/` of the source tree holds some to begin with.")
+    file = find_recipe(file)
     try:
         text = file.read_text(encoding="utf-8")
         lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader), file))
@@ -119,6 +120,17 @@ def read_recipe(file: Path) -> Recipe:
         return _located(Recipe.model_validate(fields), file.parent)
     except ValidationError as error:
         raise _explained(error, file, lines) from error
+
+
+def find_recipe(file: Path) -> Path:
+    """Return *file*, or the recipe of that name that the package ships; BenchError lists the names."""
+    if file.is_file():
+        return file
+    shipped = SHIPPED / f"{file}.yaml"
+    if len(file.parts) == 1 and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+    raise BenchError(f"There is no recipe {file}.", f"Give a YAML file, or one of the shipped recipes: {names}.")
 
 
 def _lines(node: yaml.Node | None, file: Path, place: Place = ()) -> Iterator[tuple[Place, int]]:

@@ -23,7 +23,7 @@ class RuntimeChoice(NamedTuple):
 def default_precision(checkpoint: Checkpoint) -> Precision:
     """Return how *checkpoint* runs unless told otherwise: ternary as ternary, floats in the fastest dtype here.
 
-    That is bfloat16 where the processor or the GPU computes in it, else float32: emulated bfloat16 is many times slower.
+    That is bfloat16 where the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower.
     """
     from bitnet_bench.training.compute import fast_compute
 
@@ -44,5 +44,7 @@ def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -
     obstacle = plugins.load("backends", ENGINE).find_obstacle(checkpoint)
     if obstacle is None:
         return RuntimeChoice(ENGINE, "the ternary engine fits this checkpoint")
-    _log.warning("%s runs on the backend `%s`, not on the faster `%s`: %s.", checkpoint.source, FALLBACK, ENGINE, obstacle)
+    _log.warning(
+        "%s runs on the backend `%s`, not on the faster `%s`: %s.", checkpoint.source, FALLBACK, ENGINE, obstacle
+    )
     return RuntimeChoice(FALLBACK, obstacle)

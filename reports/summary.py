@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.comparison.words import counts_words, headline
-from bitnet_bench.records import Cost, Measured
-from bitnet_bench.reports.costs import machine, main_cost, precision_note, scenario, scenario_words
+from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured
+from bitnet_bench.reports.costs import Scenario, machine, main_cost, precision_note, scenario, scenario_words
 from bitnet_bench.reports.figures import factor, figure, missing, points, size, span
 from bitnet_bench.reports.pairs import Pair
 from bitnet_bench.reports.runs import NamedRun
@@ -100,16 +100,34 @@ def _cheaper(pair: Pair) -> Said:
     a, b = pair
     stored = [sum(run.record.checkpoint.weight_bytes.values()) for run in pair]
     parts = [say("cheaper.stored", change=_smaller(*stored))] if all(stored) else []
-    ours, theirs = _alike(a, b)
-    if ours and theirs:
-        resident = _smaller(ours.resident_weight_bytes, theirs.resident_weight_bytes)
-        parts.append(say("cheaper.resident", change=resident))
-        if machine(a) == machine(b):
-            parts += [say(f"cheaper.{name}", change=_faster(ours, theirs, name)) for name in SPEEDS]
-        parts.append(say("cheaper.energy", change=_energy(ours, theirs)))
-    elif not parts:
-        return say("cheaper.unknown")
-    return say("cheaper", a=a.name, b=b.name, parts=joined(parts))
+    ours, theirs = _shared_costs(a, b)
+    if not ours:
+        return say("cheaper", a=a.name, b=b.name, parts=joined(parts)) if parts else say("cheaper.unknown")
+    resident = _smaller(*(min(cost.resident_weight_bytes for cost in costs) for costs in (ours, theirs)))
+    parts.append(say("cheaper.resident", change=resident))
+    peak = (_best_reading(ours, "peak_bytes", min), _best_reading(theirs, "peak_bytes", min))
+    if peak[0] and peak[1]:
+        parts.append(say("cheaper.peak_bytes", change=_smaller(int(peak[0].median), int(peak[1].median))))
+    if machine(a) == machine(b):
+        parts += [say(f"cheaper.{name}", change=_faster(ours, theirs, name)) for name in SPEEDS]
+    parts.append(say("cheaper.energy", change=_energy(ours, theirs)))
+    return say("cheaper", a=_named(a, ours), b=_named(b, theirs), parts=joined(parts))
+
+
+def _named(run: NamedRun, costs: Sequence[Cost]) -> Said:
+    """Name a run with what computed it; of several precisions every figure is the best one's."""
+    backends = ", ".join(dict.fromkeys(cost.backend for cost in costs))
+    precisions = list(dict.fromkeys(cost.precision.upper() for cost in costs))
+    words = plain(precisions[0].lower() if precisions == ["TERNARY"] else precisions[0])
+    if len(precisions) > 1:
+        words = say("cheaper.better-of", precisions=", ".join(precisions))
+    return say("cheaper.run", run=run.name, backend=backends, precisions=words)
+
+
+def _best_reading(costs: Sequence[Cost], name: str, best: Callable[..., Measured]) -> Measured | None:
+    """Return the lowest (*best* is min) or highest (max) measurement of a metric; None where there is none."""
+    measured = [found for cost in costs if isinstance(found := cost.metrics.get(name), Measured) and found.median]
+    return best(measured, key=lambda one: one.median) if measured else None
 
 
 def _smaller(ours: int, theirs: int) -> Said:
@@ -121,9 +139,9 @@ def _smaller(ours: int, theirs: int) -> Said:
     return say(key, factor=factor(max(ours, theirs) / min(ours, theirs)))
 
 
-def _faster(ours: Cost, theirs: Cost, name: str) -> Said:
-    mine, other = ours.metrics.get(name), theirs.metrics.get(name)
-    if not isinstance(mine, Measured) or not isinstance(other, Measured) or not mine.median or not other.median:
+def _faster(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Said:
+    mine, other = _best_reading(ours, name, max), _best_reading(theirs, name, max)
+    if mine is None or other is None:
         return say("change.unknown")
     ratio = mine.median / other.median
     said = say("change.faster" if ratio >= 1 else "change.slower", factor=factor(max(ratio, 1 / ratio)))
@@ -131,21 +149,32 @@ def _faster(ours: Cost, theirs: Cost, name: str) -> Said:
     return said if apart else said + say("change.within-spread")
 
 
-def _energy(ours: Cost, theirs: Cost) -> Said:
-    mine, other = ours.metrics.get("energy_j"), theirs.metrics.get("energy_j")
-    if not isinstance(mine, Measured) or not isinstance(other, Measured) or not mine.median or not other.median:
+def _energy(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Said:
+    mine, other = _best_reading(ours, "energy_j", min), _best_reading(theirs, "energy_j", min)
+    if mine is None or other is None:
         return say("change.not-measured")
     ratio = mine.median / other.median
     return say("change.smaller" if ratio <= 1 else "change.larger", factor=factor(max(ratio, 1 / ratio)))
 
 
-def _alike(a: NamedRun, b: NamedRun) -> tuple[Cost | None, Cost | None]:
-    """Return a cost of each in the first scenario that both were measured in; (None, None) if there is none."""
+def _shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:
+    """Return the costs of each in the first scenario that both were measured in; two empty lists if there is none.
+
+    A ternary run has one; of a float run there are those of every float precision, and the best of them counts: against
+    FP16 alone ternary would look better than it is where a processor is faster in BF16.
+    """
     for wanted in dict.fromkeys(map(scenario, a.record.costs)):
-        ours, theirs = main_cost(a, wanted), main_cost(b, wanted)
+        ours, theirs = _costs_at(a, wanted), _costs_at(b, wanted)
         if ours and theirs:
             return ours, theirs
-    return None, None
+    return [], []
+
+
+def _costs_at(run: NamedRun, wanted: Scenario) -> list[Cost]:
+    main = main_cost(run, wanted)
+    if main is None or main.precision in TERNARY_PRECISIONS:
+        return [main] if main else []
+    return [c for c in run.record.costs if scenario(c) == wanted and c.precision not in TERNARY_PRECISIONS]
 
 
 def _cost_notes(pair: Pair) -> Iterable[Said]:
@@ -156,15 +185,17 @@ def _cost_notes(pair: Pair) -> Iterable[Said]:
             yield say("note.unpacked", run=run.key)
         if "32" in checkpoint.dtype and run.record.precision != "fp32":
             yield say("note.wide", run=run.key, dtype=checkpoint.dtype)
-    ours, theirs = _alike(a, b)
-    if ours is None or theirs is None:
+    ours, theirs = _shared_costs(a, b)
+    if not ours:
         yield say("note.no-shared-cost")
         return
-    yield scenario_words(ours)
+    yield scenario_words(ours[0])
     if machine(a) != machine(b):
         yield say("costs.machines")
-    yield from filter(None, (precision_note(run, cost) for run, cost in ((a, ours), (b, theirs))))
-    if ours.disturbed or theirs.disturbed:
+    for run, costs in ((a, ours), (b, theirs)):
+        if len(costs) == 1 and (note := precision_note(run, costs[0])):
+            yield note
+    if any(cost.disturbed for cost in (*ours, *theirs)):
         yield say("note.disturbed")
 
 

@@ -22,7 +22,7 @@ in_checkout = pytest.mark.skipif(not (ROOT / "bitnet_bench").is_dir(), reason="r
 def test_every_package_folder_is_listed() -> None:
     """A sub-package that is not listed works in the editable install and is missing from the wheel."""
     folders = set()
-    for base in ("bitnet_bench", "tasks", "backends", "reports"):
+    for base in ("bitnet_bench", "tasks", "backends", "reports", "recipes"):
         for init in (ROOT / base).rglob("__init__.py"):
             name = ".".join(init.parent.relative_to(ROOT).parts)
             folders.add(name if base == "bitnet_bench" else f"bitnet_bench.{name}")

@@ -41,7 +41,10 @@ def evaluate(
     ] = None,
     backend: Backend = "auto",
     precision: Annotated[
-        Precision | None, typer.Option(help="[default: ternary for ternary checkpoints, else the fastest float dtype here]", show_default=False)
+        Precision | None,
+        typer.Option(
+            help="[default: ternary for ternary checkpoints, else the fastest float dtype here]", show_default=False
+        ),
     ] = None,
     data_dir: DataDir = None,
     rows: Annotated[

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file; `recipes/` and docs/recipes.md show what it holds.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything it writes [default: runs/RECIPE].", show_default=False)
     ] = None,

@@ -14,5 +14,10 @@ def fast_compute() -> Literal["fp32", "bf16"]:
     """
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has = torch.cpu.get_capabilities()
-    return "bf16" if any(present for name, present in has.items() if "bf16" in name) else "fp32"
+    return "bf16" if _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bitnet_bench.data.tokenizing import IGNORED
 
@@ -59,11 +60,32 @@ def _cross_entropy(states: States, reduction: Literal["sum", "none"]) -> Tensor:
         return nn.functional.cross_entropy(hidden.float(), targets, reduction=reduction)
     weight: Any = head.weight
     bias: Any = head.bias
+    floats = hidden.float(), weight.float(), None if bias is None else bias.float()
+    if not hasattr(nn.functional, "linear_cross_entropy"):
+        return chunked_cross_entropy(*floats, targets, reduction)
     return nn.functional.linear_cross_entropy(
-        hidden.float(),
-        weight.float(),
+        *floats[:2],
         targets,
-        linear_bias=None if bias is None else bias.float(),
+        linear_bias=floats[2],
         reduction=reduction,
         options=nn.LinearCrossEntropyOptions(batch_chunk_size=ROWS_AT_ONCE),
     )
+
+
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: Literal["sum", "none"]
+) -> Tensor:
+    """Return the cross-entropy of softmax(hidden [n, H] @ weight [V, H].T + bias) in nats, its sum or each row's [n].
+
+    It takes the place of `torch.nn.functional.linear_cross_entropy`, which torch has from 2.13 on: logits of
+    `ROWS_AT_ONCE` rows are held at a time, and computed again in the backward pass.
+    """
+
+    def row_losses(rows: Tensor, wanted: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(nn.functional.linear(rows, weight, bias), wanted, reduction="none")
+
+    chunks = zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+    losses = torch.cat(
+        [checkpoint(row_losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    )
+    return losses.sum() if reduction == "sum" else losses

@@ -130,3 +130,20 @@ def test_the_loss_is_float32_under_autocast(model: Any) -> None:
             total, _ = response_loss(model, inputs)
     assert total.dtype == torch.float32
     torch.testing.assert_close(total, expected, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, loss.ROWS_AT_ONCE - 1, loss.ROWS_AT_ONCE, loss.ROWS_AT_ONCE + 1])
+@pytest.mark.parametrize("biased", [True, False])
+def test_chunks_give_the_values_and_gradients_of_all_rows_at_once(rows: int, biased: bool) -> None:
+    """An older torch has no `linear_cross_entropy`; what stands in for it computes the same."""
+    torch.manual_seed(rows)
+    hidden = torch.randn(rows, 16, requires_grad=True)
+    weight = torch.randn(50, 16, requires_grad=True)
+    bias = torch.randn(50) if biased else None
+    targets = torch.randint(50, (rows,))
+    expected = nn.functional.cross_entropy(nn.functional.linear(hidden, weight, bias), targets, reduction="none")
+    found = loss.chunked_cross_entropy(hidden, weight, bias, targets, "none")
+    torch.testing.assert_close(found, expected)
+    total = loss.chunked_cross_entropy(hidden, weight, bias, targets, "sum")
+    gradients = torch.autograd.grad(total, (hidden, weight))
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected.sum(), (hidden, weight)))

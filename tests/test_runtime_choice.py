@@ -1,0 +1,72 @@
+"""`auto` runs ternary weights on their engine where it fits, and says why where it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitnet_bench import api
+from bitnet_bench.errors import UsageError
+from bitnet_bench.records import EvaluateJob
+from bitnet_bench.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.ternary import kernel
+from bitnet_bench.training.compute import fast_compute
+
+needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built or is turned off")
+
+
+@needs_kernel
+def test_a_ternary_checkpoint_is_scored_on_the_engine_and_the_record_says_why(tmp_path: Path) -> None:
+    """The default is the fast backend: a first report on `hf` said that ternary is slower than FP16."""
+    record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path, EvaluateJob(limit=2))
+    assert (record.backend, record.precision) == ("ternary", "ternary")
+    assert record.backend_reason == "the ternary engine fits this checkpoint"
+
+
+def test_a_float_checkpoint_runs_on_transformers_in_the_fastest_dtype() -> None:
+    """A twin in emulated bfloat16, or in float32 where bfloat16 is native, would flatter ternary."""
+    checkpoint = api.open_checkpoint("demo-fp16")
+    assert default_precision(checkpoint) == fast_compute()
+    assert choose_backend("auto", checkpoint, "bf16") == RuntimeChoice("hf", "bf16 weights run on transformers")
+
+
+@needs_kernel
+def test_an_architecture_that_the_engine_lacks_runs_on_transformers_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is in the log as well as in the choice."""
+    folder = shutil.copytree(api.open_checkpoint("demo").path, tmp_path / "gelu")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"hidden_act": "gelu"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    backend, reason = choose_backend("auto", api.open_checkpoint(str(folder)), "ternary")
+    assert backend == "hf"
+    assert reason is not None
+    assert "activation gelu" in reason
+    assert "activation gelu" in caplog.text
+
+
+def test_without_a_kernel_ternary_runs_on_transformers_and_names_the_compiler() -> None:
+    """A machine without a compiler gets its scores, later, and is told how to get them sooner."""
+    code = (
+        "from bitnet_bench import api\n"
+        "from bitnet_bench.runtime_choice import choose_backend\n"
+        "print(*choose_backend('auto', api.open_checkpoint('demo'), 'ternary'))\n"
+    )
+    environment = os.environ | {kernel.VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("hf the CPU kernel is not built")
+    assert "C compiler" in done.stdout
+
+
+def test_a_named_backend_is_taken_as_it_is_and_an_unknown_one_refused() -> None:
+    """What a user names needs no reason; a misspelt name fails before anything is read."""
+    checkpoint = api.open_checkpoint("demo")
+    assert choose_backend("hf", checkpoint, "ternary") == RuntimeChoice("hf", None)
+    with pytest.raises(UsageError, match="There is no backend 'hg'"):
+        choose_backend("hg", checkpoint, "ternary")
