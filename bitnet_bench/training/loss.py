@@ -84,7 +84,7 @@ def chunked_cross_entropy(
     def row_losses(rows: Tensor, wanted: Tensor) -> Tensor:
         return nn.functional.cross_entropy(nn.functional.linear(rows, weight, bias), wanted, reduction="none")
 
-    chunks = zip(hidden.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True)
+    chunks = zip(torch.split(hidden, ROWS_AT_ONCE), torch.split(targets, ROWS_AT_ONCE), strict=True)
     losses = torch.cat(
         [checkpoint(row_losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     )
