@@ -14,11 +14,9 @@ from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.estimates import Speed, estimate, find_shape, shape_of
 from bitnet_bench.quickstart import RECIPE
-from bitnet_bench.recipe import read_recipe
+from bitnet_bench.recipe import SHIPPED, find_recipe, read_recipe
 
-ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-in_checkout = pytest.mark.skipif(not RECIPES, reason="runs against the wheel: recipes/ is in the source tree only")
+RECIPES = sorted(SHIPPED.glob("*.yaml"))
 SMALL = """\
 finetune:
   data: [rows.jsonl]
@@ -185,7 +183,14 @@ def test_a_faster_machine_takes_less() -> None:
         shape_of({"n_embd": 64})
 
 
-@in_checkout
+def test_a_shipped_recipe_is_found_by_its_name() -> None:
+    """`bitnet-bench run understanding` works where there is no source tree; another name lists those there are."""
+    assert find_recipe(Path("understanding")) == SHIPPED / "understanding.yaml"
+    with pytest.raises(BenchError, match="There is no recipe understandin") as error:
+        find_recipe(Path("understandin"))
+    assert "headlines, sentiment, understanding" in error.value.hint
+
+
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_every_recipe_in_the_tree_can_be_planned(file: Path, tmp_path: Path) -> None:
     """Its keys are known, its suites and tasks are there, and it says what it writes."""
