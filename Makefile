@@ -62,7 +62,7 @@ test-slow: install
 
 # every cell of every notebook, on the embedded pair
 notebooks: install
-	$(BIN)/python -m pytest tests/test_notebooks.py -m ''
+	$(BIN)/python -m pytest $(PARALLEL) tests/test_notebooks.py -m ''
 
 # the site in build/site; a warning is an error
 docs: .venv/docs
