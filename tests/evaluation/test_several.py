@@ -175,7 +175,7 @@ metric_list: [{{metric: acc}}]
 PREMISES = ["비가 많이 왔다.", "아이가 넘어졌다.", "시험에 붙었다.", "불이 꺼졌다."]
 
 
-@pytest.mark.parametrize("arguments", ["pretrained=demo-fp16", "pretrained=demo,backend=ternary"])
+@pytest.mark.parametrize("arguments", ["pretrained=demo-fp16,precision=fp32", "pretrained=demo,backend=ternary"])
 def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: str) -> None:
     """`bitnet-bench lm-eval run --model bitnet-bench`: the log-probabilities of our session, and the model's digest."""
     rows = tmp_path / "rows.jsonl"
