@@ -117,11 +117,13 @@ def _cheaper(pair: Pair) -> Said:
 def _named(run: NamedRun, costs: Sequence[Cost]) -> Said:
     """Name a run with what computed it; of several precisions every figure is the best one's."""
     backends = ", ".join(dict.fromkeys(cost.backend for cost in costs))
+    if costs[0].precision in TERNARY_PRECISIONS:
+        return say("cheaper.run", run=run.name, backend=backends)
     precisions = list(dict.fromkeys(cost.precision.upper() for cost in costs))
-    words = plain(precisions[0].lower() if precisions == ["TERNARY"] else precisions[0])
+    words = plain(precisions[0])
     if len(precisions) > 1:
         words = say("cheaper.better-of", precisions=", ".join(precisions))
-    return say("cheaper.run", run=run.name, backend=backends, precisions=words)
+    return say("cheaper.run.floats", run=run.name, backend=backends, precisions=words)
 
 
 def _best_reading(costs: Sequence[Cost], name: str, best: Callable[..., Measured]) -> Measured | None:

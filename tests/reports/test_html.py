@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 from dataclasses import replace
@@ -73,6 +74,24 @@ def test_the_first_screen_says_how_good_how_certain_and_how_much_cheaper(twins: 
     assert "20.0점 낮다(95% 구간 −" in heading.group(1)
     assert "20.0 points worse" in heading.group(1)
     assert "저장 가중치 8.0배 작음" in text
+    assert "decode 2.0× faster" in text
+
+
+def test_the_first_sentence_counts_memory_and_takes_the_better_float_precision_of_each_figure(
+    make_results: Any, make_cost: Any, measured: Any
+) -> None:
+    """FP16 that is small and slow and BF16 that is large and fast stand for one twin; the backends are named."""
+
+    def cost(backend: str, precision: str, speed: float, mib: float) -> Any:
+        made = make_cost(precision, speed, backend=backend, resident_weight_bytes=int(mib * 2**20))
+        return made.model_copy(update={"metrics": made.metrics | {"peak_bytes": measured("B", mib * 2**20)}})
+
+    ternary = make_results("t", {"s:t": [1.0, 0.0]}, backend="ternary", costs=(cost("ternary", "ternary", 100.0, 10),))
+    floats = (cost("hf", "fp16", 10.0, 40), cost("hf", "bf16", 50.0, 80))
+    twin = make_results("f", {"s:t": [1.0, 1.0]}, precision="bf16", costs=floats)
+    text = html.unescape(render(ternary, twin))
+    assert "Cost of ‘t (backend ternary)’ against ‘f (backend hf, the better of FP16, BF16)’" in text
+    assert "peak memory 4.0× smaller" in text
     assert "decode 2.0× faster" in text
 
 
