@@ -67,7 +67,7 @@ def test_every_command_has_help(command: str, tmp_path: Path) -> None:
         (["measure", "--prompt-tokens", "9999"], 2, ["exceed the context", "--prompt-tokens"]),
         (["report", "full"], 1, ["full is not a run", "record.json"]),
         (["evaluate", "--out"], 2, ["--out"]),
-        (["run", "nothing.yaml"], 1, ["no recipe nothing.yaml", "recipes/"]),
+        (["run", "nothing.yaml"], 1, ["no recipe nothing.yaml", "understanding"]),
         (["rate", "sheet", "full", "full"], 1, ["full is not a run"]),
         (["rate", "collect", "nothing.json"], 1, ["no file nothing.json"]),
         (["frobnicate"], 2, ["frobnicate"]),

@@ -84,9 +84,9 @@ def test_a_checkpoint_with_another_file_is_another_model(
 def test_weights_and_precision_are_another_model(tmp_path: Path) -> None:
     """The twin has none of the answers, and its float32 run none of its bfloat16 one's."""
     evaluate(tmp_path / "ternary")
-    assert evaluate(tmp_path / "fp32", "demo-fp16").counts["cached"] == 0
-    half = SIX.model_copy(update={"precision": "bf16"})
-    assert evaluate(tmp_path / "bf16", "demo-fp16", half).counts["cached"] == 0
+    for precision in ("fp32", "bf16"):
+        job = SIX.model_copy(update={"precision": precision})
+        assert evaluate(tmp_path / precision, "demo-fp16", job).counts["cached"] == 0
 
 
 def test_more_rows_take_the_answers_of_fewer(tmp_path: Path) -> None:
