@@ -136,7 +136,7 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
             record.job.out,
             record.job.precision,
             str(record.steps),
-            f"{record.job.learning_rate:.3g}",
+            _or_dash(record.job.learning_rate, "{:.3g}"),
             _or_dash(record.first_loss, "{:.3f}"),
             _or_dash(record.last_loss, "{:.3f}"),
             _or_dash(record.guessing_loss, "{:.3f}"),

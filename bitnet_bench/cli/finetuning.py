@@ -130,15 +130,15 @@ def finetune(
     ] = None,
     lora_alpha: Annotated[float, _ternary(help="Adapters count alpha / rank.")] = 16.0,
     teacher: Annotated[
-        str | None, _distillation(help="A float checkpoint with the same tokenizer.", show_default=False)
+        str | None, _distillation(help="distill: a float checkpoint with the same tokenizer.", show_default=False)
     ] = None,
-    distill_weight: Annotated[float, _distillation(help="Weight of the teacher's probabilities.")] = 10.0,
-    temperature: Annotated[float, _distillation(help="Of those probabilities.")] = 5.0,
+    distill_weight: Annotated[float, _distillation(help="distill: weight of the teacher's probabilities.")] = 10.0,
+    temperature: Annotated[float, _distillation(help="distill: of those probabilities.")] = 5.0,
     relation_weight: Annotated[
-        float, _distillation(help="Weight of the relations of queries, keys and values; 0 for none.")
+        float, _distillation(help="distill: weight of the relations of queries, keys and values; 0 for none.")
     ] = 1.0,
-    relation_layer: Annotated[int, _distillation(help="The layer of the relations, from either end.")] = -1,
-    relation_heads: Annotated[int, _distillation(min=1, help="Heads of the relations.")] = 8,
+    relation_layer: Annotated[int, _distillation(help="distill: the layer of the relations, from either end.")] = -1,
+    relation_heads: Annotated[int, _distillation(min=1, help="distill: heads of the relations.")] = 8,
     out: Annotated[Path, _output(help="Folder for the checkpoint; the same command resumes after a kill.")],
     as_json: Annotated[bool, _output("--json", help="Print JSON on standard output instead of tables.")] = False,
     keep_masters: Annotated[bool, _output(help="Keep the float32 masters too, in OUT/masters.")] = False,

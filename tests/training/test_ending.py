@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench import api, console
+from bitnet_bench.pipeline import Finetuning
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
 from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
 
@@ -159,6 +160,19 @@ def test_the_last_line_of_a_run_that_made_the_model_worse_says_so(tmp_path: Path
     assert record.first_loss == record.history[0]["loss"]
     assert record.last_loss is not None
     assert record.last_loss > record.history[0]["loss"]
+
+
+def test_a_recipe_logs_how_its_training_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing else shows it there before the report."""
+    rows = tmp_path / "rows.jsonl"
+    texts = [{"prompt": f"{i}번은?", "response": f"{i}번입니다."} for i in range(8)]
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts), encoding="utf-8")
+    job = FinetuneJob(
+        model="demo-fp16", data=(str(rows),), out=str(tmp_path / "out"), precision="fp16", max_steps=3, batch_size=8,
+        learning_rate=3e-2, schedule="constant", warmup_ratio=0.0, compute="fp32", epochs=9, track=(),
+    )  # fmt: skip
+    Finetuning(job, "hf", "fp16").run(api.quiet)
+    assert "fine-tune fp16: The loss ended at" in caplog.text
 
 
 def test_a_job_of_one_step_says_so_before_it_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
