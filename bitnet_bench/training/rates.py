@@ -51,7 +51,7 @@ LANGUAGE_MODELLING: dict[Weights, Row] = {
     ),
     "becomes ternary": Row(
         Rate(1e-3, EMBEDDED_SFT),
-        Rate(1e-3, "docs/log.md: SmolLM2 135M and Gemma 3 270M made ternary on 200 rows"),
+        Rate(3e-4, "docs/log.md: SmolLM2 135M and Gemma 3 270M made ternary on 200 rows"),
         Rate(1e-4, "HF1BitLLM/Llama3-8B-1.58-Linear-10B-tokens, model card (Mekkouri et al. 2024)"),
     ),
 }
