@@ -107,7 +107,7 @@ class BenchTrainer(Trainer):
         figures = self._figures()
         self._stop_if_diverged(figures)
         super().log({**logs, **figures, **self.monitor.look()}, start_time)
-        if not self._warned:
+        if not self._warned and self.is_world_process_zero():
             for warning in self.code_warnings():
                 self._warned = True
                 _log.warning("Step %s: %s", self.state.global_step, warning)
@@ -312,11 +312,10 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     # by whole steps, so that how many forward passes a step is cut into does not change what it is of
     step_sequences = job.sequences * job.gradient_accumulation
     order = batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
-    short = warn_about_length(steps, count_warmup(job, steps))
-    for warning in short:
-        _log.warning(warning)
     trainer = build(replace(start, plan=plan), _arguments(job, steps, out / STATE), order)
-    trainer.warnings += short
+    trainer.warnings += warn_about_length(steps, count_warmup(job, steps))
+    for warning in trainer.warnings if trainer.is_world_process_zero() else []:
+        _log.warning(warning)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
         keep_codes(start.model)
     if "tensorboard" in job.track and trainer.is_world_process_zero():

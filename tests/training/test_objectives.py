@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from bitnet_bench import api
+from bitnet_bench.errors import DivergedError
+from bitnet_bench.records import FinetuneJob
 from bitnet_bench.training.objectives import PATIENCE, has_diverged
 
 GEMMA = 262_144
@@ -41,3 +47,24 @@ def test_its_bound_is_of_where_it_began(first: float) -> None:
     """Quantization may leave it above twice guessing before the first step."""
     losses = [first, *[1.5 * first] * PATIENCE]
     assert not has_diverged(losses, GEMMA, becomes_ternary=True)
+
+
+@pytest.mark.parametrize(("precision", "stops"), [("fp16", True), ("ternary", False)])
+def test_a_run_on_a_float_base_is_stopped_at_once_only_if_it_stays_float(
+    precision: str, stops: bool, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """At an absurd rate both rise far above guessing in their first steps."""
+    rows = tmp_path / "rows.jsonl"
+    texts = [{"prompt": f"{i}번은?", "response": f"{i}번입니다."} for i in range(8)]
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts), encoding="utf-8")
+    job = FinetuneJob.model_validate(
+        {"model": str(tiny_model("llama")), "data": [str(rows)], "out": str(tmp_path / "out"), "precision": precision}
+        | {"learning_rate": 1.0, "max_steps": 6, "batch_size": 4, "epochs": 9, "warmup_ratio": 0.0, "track": ()}
+    )
+    if stops:
+        with pytest.raises(DivergedError, match="The loss rose to"):
+            api.finetune(job)
+        return
+    record = api.finetune(job)
+    assert max(point["loss"] for point in record.history) > 2 * math.log(300)
+    assert "The loss ended at" in record.warnings[-1]
