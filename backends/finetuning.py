@@ -31,9 +31,11 @@ from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.config import read_config
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.saving import refuse_unpackable, save
-from bitnet_bench.training.folder import STATE, claim, last_complete
+from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
+from bitnet_bench.training.folder import STATE, claim, last_complete, started_settings
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.loss import response_logprobs
+from bitnet_bench.training.memory import find_free_bytes, fit_batch, shape_of
 from bitnet_bench.training.objectives import refuse_other_vocabulary
 
 BEGINNING = 40
@@ -49,14 +51,17 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
     job = _sharded(job)
     tokenizer = load_tokenizer(given.base)
     encoded, held_out = encode_rows(job, given, tokenizer)
+    job = _with_batch(job, given, encoded)
     set_seed(job.seed)
     model = starting_model(job, given.base)
-    resumed = _claim(job, given, encoded, held_out)
+    job, resumed = _claim(job, given, encoded, held_out)
     teacher = _teacher(job, given, tokenizer)
     collator = Collator(_pad_id(tokenizer))
     items, validation = (_items(job, model, one, collator) for one in (encoded, held_out))
     plan = Plan(items, validation, collator)
-    trainer = make_trainer(Start(job, model, tokenizer, plan, teacher, resumed is not None, progress), out, build)
+    becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
+    start = Start(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
+    trainer = make_trainer(start, out, build)
     trainer.warnings += lost_rows(encoded, given.rows, job.max_length)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()
@@ -132,8 +137,36 @@ def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
         part.requires_grad_(False)
 
 
-def _claim(job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded) -> Path | None:
-    """Take the run folder and return the step to go on from; the first process does it for all."""
+def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> FinetuneJob:
+    """Return *job* with the batch size that fits, if that is left to us; the log says which."""
+    if job.batch_size != "auto":
+        return job
+    try:
+        shape = shape_of(read_config(Path(given.base.path)))
+    except KeyError as error:
+        raise BenchError(
+            f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
+            "Give --batch-size a number.",
+        ) from error
+    longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
+    free = find_free_bytes(processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
+    fitted = fit_batch(job, shape, longest, free)
+    _log.warning(
+        "Batch size %s, %s forward passes a step: %.1f GB of memory are free.",
+        fitted.batch_size,
+        fitted.gradient_accumulation,
+        free / 1e9,
+    )
+    return fitted
+
+
+def _claim(
+    job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded
+) -> tuple[FinetuneJob, Path | None]:
+    """Take the run folder; return *job* with the batch of the first process, and the step to resume from.
+
+    The first process does it for all: how much memory is free differs from process to process.
+    """
     settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
     settings |= {
         "shard": job.shard,
@@ -142,8 +175,10 @@ def _claim(job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Enc
     }
     with _first_process_first():
         if _rank() == 0:
-            claim(Path(job.out), settings)
-        return last_complete(Path(job.out) / STATE)
+            claim(Path(job.out), settings, {"learning_rate_source": job.learning_rate_source})
+        started = started_settings(Path(job.out))
+        sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
+        return job.model_copy(update=sizes), last_complete(Path(job.out) / STATE)
 
 
 def _sharded(job: FinetuneJob) -> FinetuneJob:
@@ -210,8 +245,8 @@ def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example]
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
     reference = [0.0] * len(examples)
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
-        for start in range(0, len(by_length), 2 * job.batch_size):
-            some = by_length[start : start + 2 * job.batch_size]
+        for start in range(0, len(by_length), 2 * job.sequences):
+            some = by_length[start : start + 2 * job.sequences]
             batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
             for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
                 reference[i] = logprob
@@ -255,8 +290,9 @@ def _record(
     resumed: Path | None,
 ) -> FinetuneRecord:
     history = tuple(trainer.points("loss"))
-    tail = [point["loss"] for point in history[-max(1, len(history) // 10) :]]
-    return FinetuneRecord(
+    tail = [point["loss"] for point in history[-max(1, len(history) // LAST_SHARE) :]]
+    ending = read_ending(job, history, trainer.model.config.vocab_size)
+    record = FinetuneRecord(
         job=job,
         backend=backend,
         base=given.base,
@@ -268,14 +304,18 @@ def _record(
         data_sha256=encoded.sha256,
         steps=trainer.state.global_step,
         train_loss=sum(tail) / len(tail),
+        first_loss=ending.first,
+        last_loss=ending.last,
+        guessing_loss=ending.guessing,
         history=history,
         validation=tuple(
             {name.removeprefix("validation_"): value for name, value in point.items()}
             for point in trainer.points("validation_loss")
         ),
         validation_rows=held_out.rows,
-        warnings=tuple(trainer.warnings),
+        warnings=(*trainer.warnings, *trainer.code_warnings()),
         train_seconds=seconds,
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
         environment=environment(),
     )
+    return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from bitnet_bench.backends.sharding import load_shards, save_shards, shard
 from bitnet_bench.data.collating import Collator, Item
@@ -24,17 +25,17 @@ from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
+from bitnet_bench.training.ending import warn_about_length
 from bitnet_bench.training.folder import COMPLETE, STATE
-from bitnet_bench.training.monitor import TernaryMonitor
-from bitnet_bench.training.objectives import Objective, Outcome, Preference, explodes, supervised
+from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
+from bitnet_bench.training.objectives import Objective, Outcome, Preference, has_diverged, supervised
 from bitnet_bench.training.order import batch_order, total_steps
-from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
+from bitnet_bench.training.saving import SaveTimer
+from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, make_schedule, set_ternary_share
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
 SCHEDULER = "scheduler.pt"
-SCHEDULERS = {"constant": "constant_with_warmup", "two-stage": "linear"}
-"""What transformers calls a schedule where it has another name; two stages are made from the linear one."""
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +59,11 @@ class Start:
     teacher: PreTrainedModel | None
     goes_on: bool
     """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
+    becomes_ternary: bool
+    """Whether the base was a float model, so that the first steps repair what quantization broke."""
     progress: Progress
+    clock: Callable[[], float] = time.monotonic
+    """In seconds; states are saved by it."""
 
 
 def validation_objective(job: FinetuneJob) -> Objective:
@@ -78,9 +83,11 @@ class BenchTrainer(Trainer):
             self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
         self._seen: Counter[str] = Counter()
-        self._since, self._first_loss = time.monotonic(), math.inf
+        self._since = time.monotonic()
+        self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
+        self._warned = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self, start.progress))
+        self.add_callback(_Watch(self, start))
 
     def keep(self, loss: float, count: int, inputs: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
         """Keep a micro-batch's sums over *count* for the log; DivergedError if *loss* is no number."""
@@ -99,12 +106,16 @@ class BenchTrainer(Trainer):
             Trainer.log(self, logs, start_time)
             return
         figures = self._figures()
-        self._refuse_explosion(figures)
+        self._stop_if_diverged(figures)
         super().log({**logs, **figures, **self.monitor.look()}, start_time)
-        warning = self.monitor.warning()
-        if warning:
-            self.warnings.append(warning)
-            _log.warning("Step %s: %s", self.state.global_step, warning)
+        if not self._warned and self.is_world_process_zero():
+            for warning in self.code_warnings():
+                self._warned = True
+                _log.warning("Step %s: %s", self.state.global_step, warning)
+
+    def code_warnings(self) -> tuple[str, ...]:
+        """Return what the ternary codes say is wrong with the run so far, before a kill included."""
+        return warn_about_codes(self.points("flips"), self.job.peak_rate, self.monitor.mean_weight)
 
     def _figures(self) -> dict[str, float]:
         """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
@@ -117,13 +128,12 @@ class BenchTrainer(Trainer):
         count, tokens = seen.pop("count"), seen.pop("tokens")
         return {**{name: value / count for name, value in seen.items()}, "tokens_per_s": tokens / seconds}
 
-    def _refuse_explosion(self, figures: dict[str, float]) -> None:
+    def _stop_if_diverged(self, figures: dict[str, float]) -> None:
         if self.job.method == "dpo":  # its loss has no scale of its own
             return
-        loss = figures.get("cross_entropy", figures["loss"])
-        self._first_loss = min(self._first_loss, loss) if math.isfinite(self._first_loss) else loss
-        if explodes(loss, self._first_loss, self.model.config.vocab_size):
-            raise DivergedError(f"The loss rose to {loss:.3g} at step {self.state.global_step}.", self._remedy())
+        losses = [point.get("cross_entropy", point["loss"]) for point in (*self.points("loss"), figures)]
+        if has_diverged(losses, self.model.config.vocab_size, self._becomes_ternary):
+            raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {self.state.global_step}.", self._remedy())
 
     def validate(self) -> None:
         """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
@@ -155,11 +165,11 @@ class BenchTrainer(Trainer):
         Processes of a sharded model go through it together: all have as many batches, and a spare one does not count.
         """
         by_length = sorted(self._plan.validation, key=len)
-        starts = range(0, len(by_length), self.job.batch_size)
+        starts = range(0, len(by_length), self.job.sequences)
         for first in range(0, len(starts), self.args.world_size):
             i = first + self.args.process_index
             start = starts[min(i, len(starts) - 1)]
-            yield self._plan.collator(by_length[start : start + self.job.batch_size]), i < len(starts)
+            yield self._plan.collator(by_length[start : start + self.job.sequences]), i < len(starts)
 
     @contextmanager
     def _as_deployed(self) -> Any:
@@ -181,7 +191,7 @@ class BenchTrainer(Trainer):
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decaying = set(self.get_decay_parameter_names(self.model))
         ternary = {id(p) for layer in ternary_targets(self.model).values() for p in layer.parameters()}
-        rate, other = self.job.learning_rate, self.job.float_learning_rate or self.job.learning_rate
+        rate, other = self.job.peak_rate, self.job.float_learning_rate or self.job.peak_rate
         groups = [
             ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),
             ([p for n, p in named if id(p) not in ternary and n in decaying], other, self.job.weight_decay),
@@ -196,13 +206,9 @@ class BenchTrainer(Trainer):
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Return the schedule of the job."""
-        if self.job.schedule != "two-stage":
-            return super().create_scheduler(num_training_steps, optimizer)
-        warmup = self.args.get_warmup_steps(num_training_steps)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, two_stage(num_training_steps, warmup)
-        )
+        """Return the schedule of the job, which transformers' would begin with a rate of 0."""
+        factor = make_schedule(self.job.schedule, num_training_steps, count_warmup(self.job, num_training_steps))
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -239,10 +245,12 @@ class BenchTrainer(Trainer):
 class _Watch(TrainerCallback):
     """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
 
-    def __init__(self, trainer: BenchTrainer, progress: Progress) -> None:
-        self._trainer, self._progress, self._note = trainer, progress, ""
+    def __init__(self, trainer: BenchTrainer, start: Start) -> None:
+        self._trainer, self._progress, self._note = trainer, start.progress, ""
+        self._timer = SaveTimer(start.job.save_minutes, start.clock)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._timer.restart()
         self._trainer.monitor.restart()
         if state.global_step == 0:
             self._trainer.validate()
@@ -264,10 +272,22 @@ class _Watch(TrainerCallback):
         set_ternary_share(self._trainer.model, state.global_step, self._trainer.job.ternary_warmup)
         if state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps, self._note)
+        if self._agrees_to_save():
+            control.should_save = True
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the end of the run is part of its curve, whatever logging_steps divides
         if state.global_step % args.save_steps == 0 or state.global_step == state.max_steps:
             self._trainer.validate()
 
+    def _agrees_to_save(self) -> bool:
+        """Return whether it is time for a state: what the first process says, because all write one together."""
+        due = torch.tensor(int(self._timer.is_due()), device=self._trainer.args.device)
+        if self._trainer.args.world_size > 1:
+            torch.distributed.broadcast(due, src=0)
+        return bool(due)
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._timer.restart()
         self._trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
@@ -284,14 +304,19 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
         refuse_unknown(start.model.config.model_type)
         items, validation = (_packed(some, job.max_length) for some in (plan.items, plan.validation))
         plan = replace(plan, items=items, validation=validation)
-    steps = total_steps(len(plan.items), job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
+    steps = total_steps(len(plan.items), job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(
             f"--ternary-warmup {job.ternary_warmup} lasts as long as the whole run, {steps} steps.",
             "Shorten it: the end of the run must be wholly ternary.",
         )
-    order = batch_order([len(item) for item in plan.items], job.batch_size, steps * job.gradient_accumulation, job.seed)
+    # by whole steps, so that how many forward passes a step is cut into does not change what it is of
+    step_sequences = job.sequences * job.gradient_accumulation
+    order = batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
     trainer = build(replace(start, plan=plan), _arguments(job, steps, out / STATE), order)
+    trainer.warnings += warn_about_length(steps, count_warmup(job, steps))
+    for warning in trainer.warnings if trainer.is_world_process_zero() else []:
+        _log.warning(warning)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
         keep_codes(start.model)
     if "tensorboard" in job.track and trainer.is_world_process_zero():
@@ -320,9 +345,7 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
         "max_steps": steps,
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": job.learning_rate,
-        "lr_scheduler_type": SCHEDULERS.get(job.schedule, job.schedule),
-        "warmup_steps": math.ceil(job.warmup_ratio * steps),
+        "learning_rate": job.peak_rate,
         "weight_decay": job.weight_decay,
         "adam_beta2": 0.95,
         "max_grad_norm": 1.0,
@@ -333,9 +356,9 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
         "train_sampling_strategy": "sequential",
         "seed": job.seed,
         "neftune_noise_alpha": job.neftune_alpha,
-        "activation_checkpointing": job.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False} if job.gradient_checkpointing else None,
+        **_checkpointing(job.gradient_checkpointing),
         "logging_steps": max(1, steps // LOG_POINTS),
+        "logging_first_step": True,  # a mean over several steps would hide where the run began
         "logging_nan_inf_filter": False,
         "save_steps": job.save_every,
         "save_total_limit": 2,
@@ -344,6 +367,18 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
     }
+
+
+def count_warmup(job: FinetuneJob, steps: int) -> int:
+    """Return the steps of *steps* over which the learning rate rises."""
+    return math.ceil(job.warmup_ratio * steps)
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Return the arguments that recompute activations; transformers before 5.18 calls them gradient checkpointing."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
 
 
 def processes() -> int:
@@ -355,11 +390,11 @@ def _share(job: FinetuneJob) -> tuple[int, int]:
     """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
     sharing = processes()
     if job.gradient_accumulation % sharing == 0:
-        return job.batch_size, job.gradient_accumulation // sharing
-    if job.batch_size % sharing == 0:
-        return job.batch_size // sharing, job.gradient_accumulation
+        return job.sequences, job.gradient_accumulation // sharing
+    if job.sequences % sharing == 0:
+        return job.sequences // sharing, job.gradient_accumulation
     raise BenchError(
-        f"{sharing} processes cannot share steps of {job.gradient_accumulation} x {job.batch_size} sequences.",
+        f"{sharing} processes cannot share steps of {job.gradient_accumulation} x {job.sequences} sequences.",
         "Make --gradient-accumulation or --batch-size a multiple of the number of processes.",
     )
 

@@ -379,13 +379,16 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.evaluation.parallel import is_first
     from bitnet_bench.training.compute import fast_compute
+    from bitnet_bench.training.folder import recall_choices
+    from bitnet_bench.training.rates import with_default_rate
 
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
     job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
     done = Path(job.out) / "finetune.json"
-    if done.is_file():
-        record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8"))
+    record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8")) if done.is_file() else None
+    job = recall_choices(job, record.job if record else None)
+    if record:
         differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
         if differing:
             raise BenchError(
@@ -399,13 +402,18 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     rows, left_out = training_rows(job)
     rows, held_out = hold_out(rows, job)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
-    given = Ingredients(open_checkpoint(job.model), rows, held_out, teacher, left_out)
+    base = open_checkpoint(job.model)
+    job = with_default_rate(job, base)
+    given = Ingredients(base, rows, held_out, teacher, left_out)
     with (steps if is_first() else quiet)(f"{TITLES[job.method]} {job.precision}") as progress:
         return trainer.finetune(job, given, progress)
 
 
 def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
-    """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`."""
+    """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`.
+
+    A learning rate that was given is the twin's too; one from the table of defaults is looked up for the twin itself.
+    """
     if model is None:
         model = "demo-fp16" if job.model == "demo" else job.model
     return job.model_copy(
@@ -415,6 +423,8 @@ def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
             "out": f"{job.out}{TWIN_SUFFIX}",
             "keep_masters": False,
             "ternary_warmup": 0,
+            "learning_rate": None if job.learning_rate_source else job.learning_rate,
+            "learning_rate_source": None,
         }
     )
 

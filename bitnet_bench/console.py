@@ -128,13 +128,18 @@ def _score(score: Score | None) -> str:
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
-    """Return what each training run did, a row a run."""
+    """Return what each training run did, a row a run: its loss at both ends, and what guessing would have."""
+    from bitnet_bench.training.ending import warn_about_ending
+
     rows = [
         [
             record.job.out,
             record.job.precision,
             str(record.steps),
-            f"{record.train_loss:.3f}",
+            _or_dash(record.job.learning_rate, "{:.3g}"),
+            _or_dash(record.first_loss, "{:.3f}"),
+            _or_dash(record.last_loss, "{:.3f}"),
+            _or_dash(record.guessing_loss, "{:.3f}"),
             " to ".join(f"{point['loss']:.3f}" for point in record.validation[:: len(record.validation) - 1 or 1])
             or DASH,
             f"{record.train_seconds:.0f} s",
@@ -147,13 +152,33 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         "checkpoint",
         "precision",
         "steps",
-        "loss at the end",
+        "rate",
+        "loss of the first step",
+        "at the end",
+        "of guessing",
         "validation loss",
         "time",
         "rows",
         "weights on disk",
     ]
-    return table("Fine-tuned", columns, rows, numbers_from=2)
+    failed = any(warn_about_ending(record) for record in records)
+    made = table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
+    sources = dict.fromkeys(
+        f"{record.job.precision}, rate {record.job.learning_rate:.3g}: {record.job.learning_rate_source}"
+        for record in records
+        if record.job.learning_rate_source
+    )
+    made.caption = "\n".join(map(escape, sources)) or None
+    return made
+
+
+def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
+    """Return the warnings of runs, those last that say that one failed to learn."""
+    from bitnet_bench.training.ending import warn_about_ending
+
+    early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_about_ending(r)]
+    late = [(r, warning) for r in records for warning in warn_about_ending(r)]
+    return [f"{record.job.out}: {warning}" for record, warning in (*early, *late)]
 
 
 def search_table(search: SearchRecord) -> Table:

@@ -19,6 +19,7 @@ from bitnet_bench.measure.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline import Finetuning, Measuring, Reporting, Scoring, Step
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import FinetuneJob
+from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
 
 SAMPLED_ROWS = 200
 CALIBRATION_S = 0.3
@@ -30,37 +31,10 @@ OPENING_S = 4.0
 """Importing, opening a checkpoint and building tasks."""
 PROCESS_BYTES = 600 * 10**6
 """A process that has imported torch and transformers."""
-TRAINED_BYTES = 16
-"""A parameter in training: float32 master, gradient, and AdamW's two moments."""
 STATE_BYTES = 12
 """A parameter in a saved state: master and moments. A new state is written before the old one goes."""
-ACTIVATION_FLOATS_A_LAYER = 20
-"""Kept for the backward pass by token, in units of the hidden width: inputs of products, quantized too, and norms."""
 SCORED_TOKENS = 1024
 """Tokens of a batch in scoring."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a config.json says about size; parameters of a Llama-like model."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    matrices: int
-    """Parameters of the layers' products, which are what becomes ternary."""
-    embeddings: int
-
-    @property
-    def parameters(self) -> int:
-        """All of them, norms left out."""
-        return self.matrices + self.embeddings
-
-    @property
-    def multiplied(self) -> int:
-        """Parameters that every token is multiplied with: an embedding is only looked up, a head is not."""
-        return self.matrices + self.hidden * self.vocabulary
 
 
 @dataclass(frozen=True)
@@ -84,18 +58,6 @@ class Speed:
 
     flops: float
     source: str
-
-
-def shape_of(config: dict[str, Any]) -> Shape:
-    """Return the size of a Llama-like config.json; KeyError if it is none."""
-    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or hidden // heads
-    shared = width * (config.get("num_key_value_heads") or heads)
-    layer = 2 * hidden * heads * width + 2 * hidden * shared + 3 * hidden * intermediate
-    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
-    layers = config["num_hidden_layers"]
-    return Shape(hidden, intermediate, layers, config["vocab_size"], layers * layer, embeddings)
 
 
 def find_shape(model: str) -> Shape:
@@ -177,12 +139,13 @@ class _Planner:
         sequences, tokens_a_row = self._once(
             lambda: _sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
-        batch = job.batch_size * (2 if job.method == "dpo" else 1)
-        steps = total_steps(sequences, job.batch_size, job.gradient_accumulation, job.epochs, job.max_steps)
+        job = fit_batch(job, shape, job.max_length if job.packing else round(tokens_a_row), find_free_bytes(1))
+        batch = job.sequences * (2 if job.method == "dpo" else 1)
+        steps = total_steps(sequences, job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
         tokens = steps * batch * job.gradient_accumulation * tokens_a_row
         speed = self._speed or measured_speed(shape)
         seconds = OPENING_S + 6 * shape.multiplied * tokens / (TRAINING_SHARE * speed.flops)
-        memory = PROCESS_BYTES + _training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
+        memory = PROCESS_BYTES + training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
         note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
         return Estimate(step.title, step.is_done, seconds, memory, _kept_bytes(job, shape), note, speed.source)
 
@@ -212,13 +175,6 @@ class _Planner:
         note = f"{documents:,.0f} documents, {read:,.0f} tokens read, {written:,.0f} written at most, by {whose}"
         seconds = OPENING_S + flops / speed.flops
         return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
-
-
-def _training_bytes(job: FinetuneJob, shape: Shape, tokens: float) -> int:
-    """Return the memory of parameters, activations and logits for *tokens* at once."""
-    kept = 1.0 if job.gradient_checkpointing else ACTIVATION_FLOATS_A_LAYER + 3 * shape.intermediate / shape.hidden
-    activations = 4 * shape.hidden * kept * shape.layers + 3 * 4 * shape.vocabulary
-    return int(TRAINED_BYTES * shape.parameters + tokens * activations)
 
 
 def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:

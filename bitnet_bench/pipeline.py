@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,14 @@ from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import Steps
 from bitnet_bench.recipe import Recipe, Training, claim
 from bitnet_bench.records import EvaluateJob, FinetuneJob, RunRecord
+from bitnet_bench.training.ending import warn_about_ending
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
 
 REPORT = "report.html"
 MODELS = "models"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Finetuning:
         return (Path(self.job.out) / "finetune.json").is_file()
 
     def run(self, steps: Steps) -> None:
-        """Train, or go on."""
-        api.finetune(self.job, self.backend, steps)
+        """Train, or go on; the log says if that failed to teach the model anything."""
+        for warning in warn_about_ending(api.finetune(self.job, self.backend, steps)):
+            _log.warning("%s: %s", self.title, warning)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Training(FinetuneJob):
     out: Literal[""] = ""
     data_dir: None = None
     template_sha256: None = None
+    learning_rate_source: None = None
     backend: str = "hf"
     twin: bool = False
     """Whether the FP16 twin is trained too, on the same rows in the same order."""

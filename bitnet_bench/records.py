@@ -66,6 +66,10 @@ class Checkpoint(Value):
         return self.format in ("bitlinear", "autobitlinear", "packed")
 
 
+AUTO_SEQUENCES = 16
+"""Sequences of a step, for each gradient accumulation that is asked for, where the batch size is auto."""
+
+
 class FinetuneJob(Value):
     """One training run. The FP16 twin of a job is the same job with another model, precision and out."""
 
@@ -85,7 +89,10 @@ class FinetuneJob(Value):
     """Of such a file; filled in when the job is run."""
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """The peak; None: from the table of `bitnet_bench.training.rates`, filled in when the job is run."""
+    learning_rate_source: str | None = None
+    """Where a rate from that table comes from, filled in with it; None for a rate that was given."""
     float_learning_rate: float | None = Field(default=None, gt=0)
     """Of what is not ternary (embeddings, head, norms); None: the same."""
     schedule: Literal["cosine", "linear", "constant", "two-stage"] = "cosine"
@@ -118,7 +125,12 @@ class FinetuneJob(Value):
     relation_heads: int = Field(default=8, gt=0)
     beta: float = Field(default=0.1, gt=0)
     """Of DPO: how strongly the policy is held to its reference."""
-    batch_size: int = Field(default=16, gt=0)
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 16
+    """Sequences, or pairs, of a forward pass.
+
+    auto: as many as fit the free memory, with gradient_accumulation raised so that a step keeps `AUTO_SEQUENCES` times
+    its value; both are filled in when the job is run.
+    """
     gradient_accumulation: int = Field(default=1, gt=0)
     max_length: int = Field(default=256, gt=1)
     packing: bool = False
@@ -131,6 +143,9 @@ class FinetuneJob(Value):
     seed: int = 0
     limit: int | None = Field(default=None, gt=0)
     save_every: int = Field(default=200, gt=0)
+    """Steps between saved states."""
+    save_minutes: float = Field(default=5.0, ge=0)
+    """Minutes between saved states, whichever of the two comes first; 0: by steps only."""
     keep_masters: bool = False
     """Keep the float32 masters beside the packed result, in `<out>/masters`."""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
@@ -150,9 +165,21 @@ class FinetuneJob(Value):
             raise ValueError("--lora-rank trains adapters only: there is nothing to --freeze")
         return self
 
+    @property
+    def sequences(self) -> int:
+        """Sequences of a forward pass; of a batch size that is still auto, the most that it may become."""
+        return AUTO_SEQUENCES if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate of a job that is run."""
+        assert self.learning_rate is not None, "rates.with_default_rate fills the learning rate in"
+        return self.learning_rate
+
     def settings(self) -> dict[str, Any]:
         """Return what decides the result: all but where it is written, how often it is saved, and by how many."""
-        return self.model_dump(mode="json", exclude={"out", "save_every", "track", "shard"})
+        undecisive = {"out", "save_every", "save_minutes", "track", "shard", "learning_rate_source"}
+        return self.model_dump(mode="json", exclude=undecisive)
 
 
 class EvaluateJob(Value):
@@ -201,6 +228,12 @@ class FinetuneRecord(Value):
     steps: int
     train_loss: float
     """Mean loss over the last tenth of the steps, in nats: per response token, of DPO per pair."""
+    first_loss: float | None = None
+    """Loss of the first wholly ternary step, before it changed a weight; of distillation the cross-entropy alone."""
+    last_loss: float | None = None
+    """Mean of the same over the last tenth of the steps."""
+    guessing_loss: float | None = None
+    """What guessing gets: ln vocabulary, of DPO ln 2. None, like the two above, in records of older versions."""
     history: tuple[dict[str, float], ...]
     validation: tuple[dict[str, float], ...] = ()
     """Of the validation rows by step: loss in nats a response token (of DPO a pair), with margin and accuracy."""

@@ -32,6 +32,9 @@ FIXED = {
     "method",
     "teacher",
     "track",
+    "save_every",
+    "save_minutes",
+    "learning_rate_source",
 }
 """What all trials have in common, or their losses could not be compared."""
 

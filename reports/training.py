@@ -74,7 +74,7 @@ def _row(run: NamedRun) -> Row:
             Cell(plain(job.precision)),
             Cell(plain(f"{record.steps:,}")),
             Cell(plain(f"{record.rows:,}")),
-            Cell(plain(f"{job.learning_rate:g}")),
+            Cell(plain(DASH if job.learning_rate is None else f"{job.learning_rate:g}")),
             Cell(plain(job.seed)),
             Cell(plain(number(record.train_loss)), small),
             Cell(plain(f"{number(record.train_seconds)} s" if record.train_seconds else DASH)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,22 @@ def test_every_command_has_help(command: str, tmp_path: Path) -> None:
     done = bench(command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--help" in done.stdout
+
+
+def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
+    """In this order, each option in one, and within 80 columns."""
+    done = bench("finetune", "--help", cwd=tmp_path, COLUMNS="80")
+    panels = re.split(r"^(?=\w+:\n)", done.stdout, flags=re.MULTILINE)[1:]
+    names = [panel.partition(":")[0] for panel in panels]
+    assert names == ["Data", "Method", "Optimization", "Ternary", "Distillation", "Output", "Options"]
+    options = [re.findall(r"^  (--[a-z-]+|-h)", panel, flags=re.MULTILINE) for panel in panels]
+    assert [listed[0] for listed in options] == [
+        "--data", "--model", "--epochs", "--ternary-warmup", "--teacher", "--out", "-h",
+    ]  # fmt: skip
+    assert options[-1] == ["-h"]
+    assert sum(map(len, options)) > 45
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "table of published rates" in " ".join(panels[2].split())
 
 
 @pytest.mark.parametrize(

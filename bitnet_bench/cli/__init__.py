@@ -14,6 +14,7 @@ from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.measuring import backends, doctor, measure, plan
+from bitnet_bench.cli.panels import PanelCommand
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
@@ -45,7 +46,7 @@ COMMANDS = (
 )
 """In the order in which --help lists them."""
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=PanelCommand)(command)
 app.command(
     "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )(lm_eval)

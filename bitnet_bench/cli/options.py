@@ -139,11 +139,11 @@ class Use(StrEnum):
     classify = "classify"
 
 
-Model = Annotated[str, typer.Option(help="A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`.")]
+MODELS = "A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`."
+Model = Annotated[str, typer.Option(help=MODELS)]
 Backend = Annotated[
     str, typer.Option(help="The runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf.")
 ]
-Trainer = Annotated[str, typer.Option(help="What trains: hf, trl, or a plugin; `bitnet-bench backends` lists them.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of local rows; else $BITNET_BENCH_DATA, else the hub.", show_default=False)
 ]

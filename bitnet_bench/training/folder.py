@@ -10,18 +10,45 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.records import FinetuneJob
 
+MARK = "job.json"
 STATE = ".trainer"
 """Where a run keeps what it needs to go on; removed when it is finished."""
 COMPLETE = "complete"
 """A saved step without this file was cut off while it was written."""
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Take *out* for a run of *settings*, or refuse: it may hold the same run unfinished, and nothing else."""
-    mark = out / STATE / "job.json"
-    if mark.is_file():
-        theirs = json.loads(mark.read_text(encoding="utf-8"))
+def started_settings(out: Path) -> dict[str, Any]:
+    """Return what the unfinished run in *out* was claimed with, notes included; {} if there is none."""
+    mark = out / STATE / MARK
+    return dict(json.loads(mark.read_text(encoding="utf-8"))) if mark.is_file() else {}
+
+
+def recall_choices(job: FinetuneJob, finished: FinetuneJob | None) -> FinetuneJob:
+    """Return *job* with what it leaves to us as the run in its folder chose it; as it is if there is no such run.
+
+    A resumed run would otherwise train with another table of rates, or with the batch that fits today's free memory.
+    *finished*: the job of the record in the folder, where the run has ended.
+    """
+    started = finished.model_dump(mode="json") if finished else started_settings(Path(job.out))
+    recalled: dict[str, Any] = {}
+    if job.learning_rate is None and started.get("learning_rate_source"):
+        recalled = {name: started[name] for name in ("learning_rate", "learning_rate_source")}
+    if job.batch_size == "auto" and started:
+        sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
+        if sizes["batch_size"] * sizes["gradient_accumulation"] == job.sequences * job.gradient_accumulation:
+            recalled |= sizes
+    return job.model_copy(update=recalled)
+
+
+def claim(out: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """Take *out* for a run of *settings*, or refuse: it may hold the same run unfinished, and nothing else.
+
+    *notes* are kept with them and not compared.
+    """
+    theirs = started_settings(out)
+    if theirs:
         differing = [name for name in settings if theirs.get(name) != settings[name]]
         if differing:
             raise BenchError(
@@ -31,7 +58,7 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise BenchError(f"{out} is not empty.", "Give another --out, or delete the folder.")
-    write_whole(mark, json.dumps(settings, ensure_ascii=False, indent=1))
+    write_whole(out / STATE / MARK, json.dumps({**settings, **notes}, ensure_ascii=False, indent=1))
 
 
 def last_complete(state: Path) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from bitnet_bench.ternary.quantizer import ternarize
 NEAR = 0.05
 """A master is near a rounding boundary where |w| / gamma is within this of 1/2."""
 LOOKS = 20
-"""So many looks in a row must agree before a warning."""
+"""So many looks must agree before a warning."""
+HIGH_RATE = 0.5
+"""A learning rate of this share of its peak or more: only there does it say something that no code flips."""
 RESTLESS = 0.1
 """A share of codes that flips at each look: a code is then seldom the same for ten looks."""
 
@@ -25,7 +27,9 @@ class TernaryMonitor:
     def __init__(self, model: nn.Module) -> None:
         self._layers = bit_linears(model)
         self._last, self._first = self._codes()
-        self._still = self._restless = 0
+        scales = [float(scale) for scale in self._first.values()]
+        self.mean_weight = sum(scales) / len(scales) if scales else 0.0
+        """Mean over the layers of mean |W|, as it was at the beginning."""
 
     def restart(self) -> None:
         """Take the weights of this moment for those of the last look: they may have come from a saved step."""
@@ -47,24 +51,7 @@ class TernaryMonitor:
         near = sum(_near_boundary(_whole(layer.weight), scales[name]) for name, layer in self._layers.items()) / total
         drift = sum(abs(float(scales[name] / first) - 1) for name, first in self._first.items()) / len(scales)
         self._last = now
-        self._still = self._still + 1 if flips == 0 else 0
-        self._restless = self._restless + 1 if flips > RESTLESS else 0
         return {"flips": flips, "zeros": zeros, "near_boundary": near, "scale_drift": drift}
-
-    def warning(self) -> str | None:
-        """Return what is wrong and what to do, at the moment when so many looks have agreed, else None."""
-        if self._still == LOOKS:
-            size = sum(float(scale) for scale in self._first.values()) / len(self._first)
-            return (
-                f"No code flipped in the last {LOOKS} logged steps: only what is not ternary learns. Raise --lr; "
-                f"it means something only beside mean |W| = {size:.3g}."
-            )
-        if self._restless == LOOKS:
-            return (
-                f"More than {RESTLESS:.0%} of the codes flipped at each of the last {LOOKS} logged steps: "
-                "the weights do not settle. Lower --lr."
-            )
-        return None
 
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -81,3 +68,33 @@ def _whole(weight: Tensor) -> Tensor:
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> int:
     return int(((weight.float().abs() / gamma - 0.5).abs() < NEAR).sum())
+
+
+def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:
+    """Return what the looks of a run say is wrong, given its logged points so far; () if nothing is.
+
+    Each point has flips and learning_rate. A run in which a code flipped at any look is not one whose codes stand
+    still, and a rate on its way up or down may be too small to flip any.
+    """
+    flips = [point["flips"] for point in points if "flips" in point]
+    at_high_rate = sum(point["learning_rate"] >= HIGH_RATE * peak_rate for point in points if "flips" in point)
+    if not any(flips) and at_high_rate >= LOOKS:
+        return (
+            f"No code differed from the look before at any of {len(flips)} looks, {at_high_rate} of them at half of "
+            "the peak learning rate or above: only what is not ternary learns. Raise --lr; it means something only "
+            f"relative to mean |W| = {mean_weight:.3g}.",
+        )
+    if _longest_run(share > RESTLESS for share in flips) >= LOOKS:
+        return (
+            f"More than {RESTLESS:.0%} of the codes flipped at each of {LOOKS} or more logged steps in a row: "
+            "the weights do not settle. Lower --lr.",
+        )
+    return ()
+
+
+def _longest_run(agrees: Iterable[bool]) -> int:
+    longest = current = 0
+    for one in agrees:
+        current = current + 1 if one else 0
+        longest = max(longest, current)
+    return longest

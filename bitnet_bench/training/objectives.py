@@ -6,6 +6,7 @@ An objective is called inside the model's own forward, so that wrappers around t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any, Protocol
@@ -126,6 +127,18 @@ def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
         )
 
 
-def explodes(mean_loss: float, first: float, vocabulary: int) -> bool:
-    """Return whether a mean loss in nats is beyond twice that of uniform guessing, and of where the run began."""
-    return mean_loss > 2 * max(math.log(vocabulary), first)
+PATIENCE = 20
+"""Logged steps that a model which becomes ternary may be far above guessing: it has lost what it knew, not diverged."""
+
+
+def has_diverged(losses: Sequence[float], vocabulary: int, becomes_ternary: bool) -> bool:
+    """Return whether the last of *losses*, means in nats by logged step, say that training failed for good.
+
+    They do where a loss is beyond twice that of uniform guessing, and of the lowest so far. A float model loses what it
+    knows when its weights are made ternary, and its loss may rise far above guessing before it falls: there, that must
+    hold for `PATIENCE` logged steps in a row, and the bound is of where the run began.
+    """
+    needed = PATIENCE if becomes_ternary else 1
+    known = losses[0] if becomes_ternary else min(losses)
+    bound = 2 * max(math.log(vocabulary), known)
+    return len(losses) >= needed and all(loss > bound for loss in losses[-needed:])

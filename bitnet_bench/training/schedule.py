@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import nn
@@ -16,16 +17,36 @@ SECOND_STAGE = 2 / 3
 """
 
 
-def two_stage(steps: int, warmup: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate at each step: linear warm-up, linear decay, and in the second half 2/3."""
+def make_schedule(name: str, steps: int, warmup: int) -> Callable[[int], float]:
+    """Return the factor of the peak learning rate at each step, counted from 0; it is positive at every step.
+
+    Step s of the warm-up has (s + 1) / *warmup*, so that its last step is the first at the peak. transformers begins
+    at s / *warmup*, whose first step is 0: a run of one step then learns nothing. After the warm-up:
+    constant: 1. linear: from 1 to nothing, reached one step after the last. cosine: half a cosine between the same
+    ends. two-stage: linear, times `SECOND_STAGE` in the second half (the b1.58 recipe for pre-training).
+    """
+    decays = {"constant": _stay, "linear": _fall, "cosine": _fall_as_cosine, "two-stage": _fall}
+    decay = decays[name]
 
     def factor(step: int) -> float:
         if step < warmup:
-            return step / max(1, warmup)
-        left = max(0.0, (steps - step) / max(1, steps - warmup))
-        return left * (SECOND_STAGE if in_second_stage(step, steps) else 1.0)
+            return (step + 1) / warmup
+        share = decay(min(1.0, (step - warmup) / max(1, steps - warmup)))
+        return share * SECOND_STAGE if name == "two-stage" and in_second_stage(step, steps) else share
 
     return factor
+
+
+def _stay(_done: float) -> float:
+    return 1.0
+
+
+def _fall(done: float) -> float:
+    return 1.0 - done
+
+
+def _fall_as_cosine(done: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def in_second_stage(step: int, steps: int) -> bool:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from bitnet_bench import api
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
+from bitnet_bench.training.rates import default_rate
 
 ROWS = [
     {"prompt": f"{i}번 손님은 무엇을 드시나요?", "response": f"{i}번 손님은 {'국수' if i % 2 else '비빔밥'}를 드세요."}
@@ -95,6 +97,67 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
     assert records[0]["validation"] == records[1]["validation"]
 
 
+def test_a_state_that_time_saved_is_resumed_from(rows: Path, tmp_path: Path) -> None:
+    """Saved after every step here, whatever the steps between states; the weights are those of an undisturbed run."""
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, total: int, note: str = "") -> None:
+        if done == 6:
+            raise StoppedError
+
+    timed = {"save_every": 1000, "save_minutes": 1e-6, "max_steps": 8, "compute": "fp32"}
+    stopped, whole = (job(rows, tmp_path / name, **timed) for name in ("stopped", "whole"))
+    with pytest.raises(StoppedError):
+        api.finetune(stopped, steps=lambda title: nullcontext(stop))
+    again = api.finetune(stopped.model_copy(update={"save_minutes": 5.0}))
+    assert again.resumed_from_step == 5
+    api.finetune(whole.model_copy(update={"save_minutes": 0.0}))
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_the_end_of_a_run_is_on_its_curve(rows: Path, tmp_path: Path) -> None:
+    """Its first and its last step are logged, though points are means over several steps."""
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=403, batch_size=1, epochs=300, track=(), limit=2))
+    steps = [point["step"] for point in record.history]
+    assert steps[:3] == [1, 2, 4]
+    assert steps[-2:] == [402, 403]
+
+
+def test_a_job_without_a_rate_has_that_of_the_table_and_its_twin_has_its_own(rows: Path, tmp_path: Path) -> None:
+    """Both with their source; a finished run is known again, and another rate is another job."""
+    one = job(rows, tmp_path / "out", max_steps=2, learning_rate=None, lora_rank=2)
+    record = api.finetune(one)
+    expected = default_rate(one, record.base)
+    assert (record.job.learning_rate, record.job.learning_rate_source) == (expected.value, expected.source)
+    assert api.finetune(one) == record
+    twin = api.twin_of(record.job, None)
+    assert (twin.learning_rate, twin.learning_rate_source) == (None, None)
+    assert api.finetune(twin).job.learning_rate == default_rate(twin, record.base).value
+    with pytest.raises(BenchError, match="another learning_rate"):
+        api.finetune(one.model_copy(update={"learning_rate": 3e-3}))
+
+
+def test_a_batch_size_of_auto_keeps_the_size_of_a_step(rows: Path, tmp_path: Path) -> None:
+    """What was chosen is in the record, and a finished run is known again whatever memory is free by then."""
+    one = job(rows, tmp_path / "out", max_steps=2, batch_size="auto", gradient_accumulation=2)
+    record = api.finetune(one)
+    assert isinstance(record.job.batch_size, int)
+    assert record.job.batch_size * record.job.gradient_accumulation == 32
+    assert api.finetune(one) == record
+
+
+def test_a_step_is_of_the_same_rows_however_it_is_cut_up(rows: Path, tmp_path: Path) -> None:
+    """Or a twin whose batch is another would learn from other rows in each step."""
+    settings = {"max_steps": 4, "compute": "fp32", "model": "demo-fp16", "precision": "fp16", "track": ()}
+    whole = api.finetune(job(rows, tmp_path / "a", batch_size=8, **settings))
+    cut = api.finetune(job(rows, tmp_path / "b", batch_size=2, gradient_accumulation=4, **settings))
+    losses = [[point["loss"] for point in record.history] for record in (whole, cut)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: Path) -> None:
     """Every ternary layer is stored as codes -1, 0 and +1 with one float32 scale, and the loss fell."""
     record = api.finetune(job(rows, tmp_path / "out", max_steps=40))
@@ -157,8 +220,8 @@ def test_rows_without_a_response_in_reach_are_named(
             file.write(
                 json.dumps({"prompt": f"{i}쪽짜리 글입니다. " * 40, "response": "네"}, ensure_ascii=False) + "\n"
             )
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=1, max_length=64))
-    (warning,) = record.warnings
+    record = api.finetune(job(rows, tmp_path / "out", max_steps=2, max_length=64))
+    (warning,) = (one for one in record.warnings if "left out" in one)
     assert "7 of 31 rows are left out, because 64 tokens leave nothing of their response" in warning
     assert "“4쪽짜리 글입니다. " in warning
     assert "“5쪽짜리" not in warning

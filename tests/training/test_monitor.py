@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitnet_bench.ternary.linear import make_trainable_ternary
-from bitnet_bench.training.monitor import LOOKS, TernaryMonitor
+from bitnet_bench.training.monitor import LOOKS, TernaryMonitor, warn_about_codes
 
 
 def model_with(*rows: list[float]) -> Any:
@@ -93,27 +93,73 @@ def test_drift_and_closeness_to_a_boundary_are_those_of_their_definitions() -> N
     assert monitor.look() == pytest.approx({"flips": 0, "zeros": 0, "near_boundary": 1 / 12, "scale_drift": 0.5})
 
 
-def test_weights_that_never_flip_are_warned_of_once() -> None:
-    """After twenty looks without a flip, with the size that a learning rate must be compared with."""
-    monitor = TernaryMonitor(model_with([2.0, 2.0, -2.0, 2.0]))
-    said = []
-    for _ in range(2 * LOOKS):
-        monitor.look()
-        said.append(monitor.warning())
-    assert [i for i, warning in enumerate(said) if warning] == [LOOKS - 1]
-    assert "mean |W| = 2" in str(said[LOOKS - 1])
-    assert TernaryMonitor(nn.Linear(2, 2)).warning() is None
+def points(flips: list[float], rates: list[float]) -> list[dict[str, float]]:
+    """Return logged points with these flips and learning rates."""
+    return [{"flips": flip, "learning_rate": rate} for flip, rate in zip(flips, rates, strict=True)]
+
+
+def test_codes_that_never_flip_at_the_peak_are_warned_of() -> None:
+    """After twenty looks, with the size that a learning rate must be compared with."""
+    still = points([0.0] * LOOKS, [1e-3] * LOOKS)
+    assert warn_about_codes(still[1:], 1e-3, 2.0) == ()
+    (warning,) = warn_about_codes(still, 1e-3, 2.0)
+    assert "No code differed from the look before at any of 20 looks" in warning
+    assert "mean |W| = 2" in warning
+
+
+def test_a_warm_up_without_flips_is_not_warned_of() -> None:
+    """Looks count where the rate is half of its peak or above: not on the way there, nor at the end of a decay."""
+    low = points([0.0] * 40, [4e-4] * 40)
+    assert warn_about_codes(low, 1e-3, 2.0) == ()
+    high = points([0.0] * LOOKS, [5e-4] * LOOKS)
+    assert warn_about_codes([*low, *high[1:]], 1e-3, 2.0) == ()
+    (warning,) = warn_about_codes([*low, *high], 1e-3, 2.0)
+    assert "any of 60 looks, 20 of them at half of the peak" in warning
+
+
+@pytest.mark.parametrize("when", [0, LOOKS // 2, 2 * LOOKS - 1])
+def test_a_run_with_a_flip_does_not_say_that_no_code_flipped(when: int) -> None:
+    """Before the stillness, in it, or after the moment when the log spoke of it."""
+    flips = [0.0] * (2 * LOOKS)
+    flips[when] = 1e-6
+    assert warn_about_codes(points(flips, [1e-3] * len(flips)), 1e-3, 2.0) == ()
+
+
+def test_a_flip_that_is_undone_between_two_looks_is_not_denied() -> None:
+    """It is not seen, so the words are of looks: a code differed from the look before, or did not."""
+    model = model_with([2.0, 2.0, -2.0, 2.0])
+    monitor = TernaryMonitor(model)
+    seen = []
+    for _ in range(LOOKS):
+        with torch.no_grad():
+            model[0].weight[0, 0] *= -1
+            model[0].weight[0, 0] *= -1
+        seen.append({**monitor.look(), "learning_rate": 1e-3})
+    (warning,) = warn_about_codes(seen, 1e-3, monitor.mean_weight)
+    assert "differed from the look before" in warning
+    assert "flipped" not in warning
+    assert monitor.mean_weight == 2.0
 
 
 def test_weights_that_flip_all_the_time_are_warned_of() -> None:
     """A quarter of the codes at every look is no learning."""
     model = model_with([2.0, 2.0, -2.0, 2.0])
     monitor = TernaryMonitor(model)
+    seen = []
     for _ in range(LOOKS):
+        assert warn_about_codes(seen, 1e-3, 2.0) == ()
         with torch.no_grad():
             model[0].weight[0, 0] *= -1
-        monitor.look()
-    assert "Lower --lr" in str(monitor.warning())
+        seen.append({**monitor.look(), "learning_rate": 1e-3})
+    (warning,) = warn_about_codes(seen, 1e-3, 2.0)
+    assert "Lower --lr" in warning
+    assert warn_about_codes([*seen, *points([0.0] * 5, [1e-3] * 5)], 1e-3, 2.0) == (warning,)
+
+
+def test_a_float_run_has_nothing_to_say_of_codes() -> None:
+    """Its points have no flips."""
+    assert TernaryMonitor(nn.Linear(2, 2)).mean_weight == 0.0
+    assert warn_about_codes([{"loss": 1.0, "learning_rate": 1e-3}] * (2 * LOOKS), 1e-3, 0.0) == ()
 
 
 def test_shares_lie_between_0_and_1() -> None:

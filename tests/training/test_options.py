@@ -18,7 +18,7 @@ from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training.compute import fast_compute
 from bitnet_bench.training.lora import add_adapters, merge_adapters
-from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, set_ternary_share, two_stage
+from bitnet_bench.training.schedule import forget_codes, keep_codes, set_ternary_share
 
 ROWS = [{"prompt": f"{i}에 하나를 더하면?", "response": f"{i + 1}이 됩니다."} for i in range(24)]
 
@@ -34,15 +34,6 @@ def rows(tmp_path: Path) -> Path:
 def job(rows: Path, out: Path, **settings: Any) -> FinetuneJob:
     defaults = {"model": "demo", "data": (str(rows),), "out": str(out), "max_steps": 6, "batch_size": 4, "epochs": 9}
     return FinetuneJob.model_validate({**defaults, "learning_rate": 2e-3, **settings})
-
-
-def test_two_stages_fall_to_nothing_with_a_step_of_two_thirds_in_the_middle() -> None:
-    factor = two_stage(steps=100, warmup=10)
-    assert [factor(step) for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
-    assert factor(49) == pytest.approx(51 / 90)
-    assert factor(50) == pytest.approx(50 / 90 * 2 / 3)
-    assert factor(100) == 0.0
-    assert [in_second_stage(step, 100) for step in (49, 50)] == [False, True]
 
 
 def test_a_layer_that_is_half_ternary_is_half_way_between() -> None:

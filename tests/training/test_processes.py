@@ -75,6 +75,16 @@ def test_two_processes_give_the_loss_curve_of_one(
         torch.testing.assert_close(first[name], second[name], atol=2e-3, rtol=2e-2)
 
 
+def test_two_processes_save_together_when_the_clock_of_the_first_says_so(tmp_path: Path) -> None:
+    """After every step; the run ends with the weights of one that is saved by steps only."""
+    by_time = ("--batch-size", "4", "--save-minutes", "1e-6", "--save-every", "1000")
+    by_steps = ("--batch-size", "4", "--save-minutes", "0", "--save-every", "1000")
+    for name, options in (("time", by_time), ("steps", by_steps)):
+        run(command(tmp_path, ROWS, 2, tmp_path / name, *options))
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("time", "steps"))
+    assert first == second
+
+
 def test_two_processes_end_exactly_ternary(tmp_path: Path) -> None:
     """Rounded activations turn float noise into steps, so curves are near and not equal."""
     one, two = (finetune(tmp_path, ROWS, n, "--batch-size", "4", "--lr", "1e-3") for n in (1, 2))

@@ -24,7 +24,7 @@ def job(tmp_path: Path, model: Path | str, rows: list[dict[str, str]], **setting
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     defaults = {"model": str(model), "data": (str(file),), "out": str(tmp_path / "out"), "max_steps": 6, "epochs": 9}
-    defaults |= {"batch_size": 4, "learning_rate": 2e-3, "hold_out": 0.25, "compute": "fp32", "max_length": 128}
+    defaults |= {"batch_size": 4, "learning_rate": 1e-3, "hold_out": 0.25, "compute": "fp32", "max_length": 128}
     return FinetuneJob.model_validate({**defaults, **settings})
 
 

@@ -1,0 +1,28 @@
+"""A command whose --help lists its options in panels, as plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+OPTIONS = "Options"
+"""The panel of what names none, listed last."""
+
+
+class PanelCommand(TyperCommand):
+    """Groups options by the `rich_help_panel` of each, in the order of the parameters.
+
+    Typer itself shows panels in its rich mode only, whose table leaves 18 of 80 columns to the text.
+    """
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            described: Any = parameter.get_help_record(ctx)
+            if described is not None:
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or OPTIONS, []).append(described)
+        for name in sorted(panels, key=lambda name: name == OPTIONS):
+            with formatter.section(name):
+                formatter.write_dl(panels[name])
