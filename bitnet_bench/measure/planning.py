@@ -1,0 +1,68 @@
+"""Decide who runs how often in the time that is left, and how many rounds there will be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Key = TypeVar("Key")
+Turn = Literal["often", "once", "never"]
+"""Rounds that alternate, a single round without a warm-up, or none."""
+EARLIEST_SHARE = 0.6
+"""Narrow intervals end the rounds at this share of those that fit: earlier, nobody could foresee the end."""
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What one contestant gets of the time that is left."""
+
+    turn: Turn
+    share_s: float
+
+
+def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, Allotment]:
+    """Return what each contestant gets, given the seconds that one run of each takes.
+
+    What a quick one leaves of its share goes to slower ones (max-min fairness). One that cannot make *runs* in its
+    share makes one; one that cannot make one makes none.
+    """
+    found: dict[Key, Allotment] = {}
+    for waiting, (key, seconds) in zip(range(len(run_s), 0, -1), _quickest_first(run_s), strict=True):
+        share = max(0.0, left_s) / waiting
+        turn: Turn = "often" if runs * seconds <= share else "once" if seconds <= share else "never"
+        found[key] = Allotment(turn, share)
+        left_s -= seconds * {"often": runs, "once": 1, "never": 0}[turn]
+    return found
+
+
+def _quickest_first(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:
+    return sorted(run_s.items(), key=lambda item: item[1])
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """How many rounds there will be: *most*, or *earliest* if the intervals are narrow then."""
+
+    earliest: int
+    most: int
+
+    def expect(self, done: int, narrow: bool) -> float:
+        """Return how many rounds are still to be expected.
+
+        Few readings span their interval, which can only grow then: once wide it stays wide. After one round nothing is
+        known, and after two little: the geometric mean of both ends is the least wrong.
+        """
+        if done >= self.earliest or not narrow:
+            return max(0, self.most - done)
+        if done <= 2:
+            return math.sqrt((self.earliest - done) * (self.most - done))
+        return self.earliest - done
+
+
+def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPlan:
+    """Return the plan after the first round, which took *round_s*, with *left_s* for the others."""
+    fitting = 1 + int(max(0.0, left_s) / max(round_s, 1e-9))
+    planned = max(1, min(most, fitting))
+    return RoundPlan(min(planned, max(least, math.ceil(EARLIEST_SHARE * planned))), planned)
