@@ -10,8 +10,16 @@ from typing import Literal, TypeVar
 Key = TypeVar("Key")
 Turn = Literal["often", "once", "never"]
 """Rounds that alternate, a single round without a warm-up, or none."""
-EARLIEST_SHARE = 0.6
-"""Narrow intervals end the rounds at this share of those that fit: earlier, nobody could foresee the end."""
+FACTOR = 1.5
+"""By so much the time that is left may be off."""
+SHORTEST_S = 1e-6
+"""No round is shorter."""
+BELIEVED = 3
+"""After so many rounds narrow intervals are expected to stay so.
+
+Before, rounds may still end early or late: the earliest end is so late that what is expected then is never off by more
+than `FACTOR`. Of ten rounds it is the seventh.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,25 @@ class RoundPlan:
         """Return how many rounds are still to be expected.
 
         Few readings span their interval, which can only grow then: once wide it stays wide. After one round nothing is
-        known, and after two little: the geometric mean of both ends is the least wrong.
+        known, and after two little: what is returned is off by `FACTOR` at most until the next round is over, whether
+        the rounds end early or late.
         """
-        if done >= self.earliest or not narrow:
-            return max(0, self.most - done)
-        if done <= 2:
-            return math.sqrt((self.earliest - done) * (self.most - done))
-        return self.earliest - done
+        late, early = max(0, self.most - done), self.earliest - done
+        if early <= 0 or not narrow:
+            return late
+        if done >= BELIEVED or early == 1:
+            return early
+        lowest, highest = 1 + (late - 1) / FACTOR, 1 + (early - 1) * FACTOR
+        return (lowest + highest) / 2
 
 
 def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPlan:
     """Return the plan after the first round, which took *round_s*, with *left_s* for the others."""
-    fitting = 1 + int(max(0.0, left_s) / max(round_s, 1e-9))
-    planned = max(1, min(most, fitting))
-    return RoundPlan(min(planned, max(least, math.ceil(EARLIEST_SHARE * planned))), planned)
+    planned = min(most, 1 + count_fitting(round_s, left_s))
+    earliest = math.ceil(BELIEVED + (planned - BELIEVED) / FACTOR**2)
+    return RoundPlan(min(planned, max(least, earliest)), planned)
+
+
+def count_fitting(round_s: float, left_s: float) -> int:
+    """Return how many rounds fit into what is left."""
+    return int(max(0.0, left_s) / max(round_s, SHORTEST_S))

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure.budget import Countdown, OutOfBudgetError, describe_duration
-from bitnet_bench.measure.planning import Allotment, RoundPlan, allot, plan_rounds
+from bitnet_bench.measure.planning import Allotment, RoundPlan, allot, count_fitting, plan_rounds
 from bitnet_bench.measure.readings import Round, disturbances, find_disturbed, is_narrow
 from bitnet_bench.measure.scenario import Scenario
 
@@ -191,7 +191,7 @@ class _Alternation:
             self._expect(plan.expect(done, self._narrow(often, 1)) * spent / done)
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
-            fitting = int(max(0.0, self._left_s) / (spent / done))
+            fitting = count_fitting(spent / done, self._left_s)
             plan = RoundPlan(plan.earliest, min(self.scenario.rounds, done + fitting))
         self._expect(0.0)
 
@@ -213,7 +213,6 @@ class _Alternation:
                 turns.rounds.setdefault(self.batch, []).append(reading)
             if number == 1:
                 self.run_s[index] = budget.elapsed_s - started
-        self.countdown.tell()
         return budget.elapsed_s - began
 
     def _quiet_round(self, contender: Contender, spare_s: float) -> Round:

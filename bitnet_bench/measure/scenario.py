@@ -20,7 +20,7 @@ class Scenario:
     threads: int = 0
     """0: as many as there are cores to run on."""
     rounds: int = 10
-    """The most; fewer where the interval is narrow at `EARLIEST_SHARE` of those that fit, or the budget is used up."""
+    """The most; fewer where the budget is used up, or the intervals are narrow when most of them are made."""
     least_rounds: int = 3
     """With fewer a contestant has no interval worth the name: one that cannot make so many in its share makes one."""
     budget_s: float = 180.0
