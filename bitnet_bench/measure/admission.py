@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measure.budget import Countdown, OutOfBudgetError, describe_duration
+from bitnet_bench.measure.budget import Budget, Countdown, OutOfBudgetError, describe_duration
 from bitnet_bench.measure.forecast import Forecast
 from bitnet_bench.records import RuntimeParity
 
 LOADING_SHARE = 0.7
 """Of the budget: what loading all of them may take, so that there is time to run them."""
+GUARANTEED_SHARE = 0.1
+"""Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
 HOPELESS = 1.2
 """One that is forecast to load or run for so many times its share is not begun."""
 
@@ -63,7 +65,7 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
     for waiting, index in zip(range(len(order), 0, -1), order, strict=True):
         entrant, forecast, admission = entrants[index], forecasts[index], found[index]
         run_share = budget.left_s / waiting
-        load_share = max(0.0, budget.left_until_s(LOADING_SHARE) / waiting)
+        load_share = _load_share(budget, waiting)
         slow_load_s = loaded_s.get(entrant.kind, 0.0)
         if forecast and forecast.seconds > HOPELESS * run_share:
             admission.left_out = _too_long(forecast.describe(), run_share, countdown)
@@ -77,6 +79,12 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
             if admission.error is None:
                 loaded_s[entrant.kind] = budget.elapsed_s - began
     return found
+
+
+def _load_share(budget: Budget, waiting: int) -> float:
+    """Return how long one of those *waiting* may load."""
+    left = max(0.0, budget.left_until_s(LOADING_SHARE))
+    return left - (waiting - 1) * min(GUARANTEED_SHARE * budget.seconds, left / waiting)
 
 
 def _demand(entrant: Entrant, forecast: Forecast | None) -> tuple[float, int]:
