@@ -82,6 +82,8 @@ class Contender(NamedTuple):
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
     """None: that of the call."""
+    opened: Checkpoint | None = None
+    """What *model* is, where that is known; its weights need not be read once more then."""
 
     @property
     def place(self) -> Place:
@@ -509,7 +511,8 @@ def measure(
     meter = _meter() if meter == "auto" else meter
     if meter not in meters:
         plugins.load("meters", meter)  # says what there is
-    opened = {model: open_checkpoint(model) for model in dict.fromkeys(one.model for one in entered)}
+    opened = {one.model: one.opened for one in entered if one.opened}
+    opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_contestant(opened[one.model], one, backend, options) for one in entered]
     _refuse_too_long(ready, scenario)
     records = _records_to_extend(entered, ready)
@@ -614,12 +617,15 @@ def contenders(
     """
     paired: list[Contender] = []
     places = [run_of(model) for model in models]
+    opened = {
+        model: open_checkpoint(model) for model in dict.fromkeys((*(place.model for place in places), *baselines))
+    }
     for model, own in places:
-        default: Sequence[Precision] = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
+        default: Sequence[Precision] = ["ternary"] if opened[model].is_ternary else FLOATS
         ran = backends if "ternary" in default else dict.fromkeys(map(_for_floats, backends))
         paired += [Contender(model, p, out or own, backend) for backend in ran for p in precisions or default]
     for model in baselines:
-        default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
+        default = ["ternary"] if opened[model].is_ternary else FLOATS
         paired += [Contender(model, precision, None, "hf") for precision in default]
     here = {one.precision for one in paired if one.backend in (None, "hf")}
     for precision in [p for p in FLOATS if against_floats and p not in here]:
@@ -628,7 +634,7 @@ def contenders(
         float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
         dense = Contender(first.model, precision, out or first.out, "hf-dense")
         paired.append(Contender(float_twin, precision, None, "hf") if float_twin else dense)
-    return paired
+    return [one._replace(opened=opened.get(one.model)) for one in paired]
 
 
 def _for_floats(backend: str | None) -> str | None:

@@ -57,7 +57,8 @@ def test_a_run_folder_is_measured_with_its_twin(tmp_path: Path) -> None:
     theirs = make_run(tmp_path / "fp16-after", "demo-fp16")
     named = api.with_twin([str(ours)])
     assert named == [str(ours), str(theirs)]
-    assert [tuple(one) for one in api.contenders(named, [], None, backends=["ternary"], against_floats=True)] == [
+    entered = api.contenders(named, [], None, backends=["ternary"], against_floats=True)
+    assert [(one.model, one.precision, one.out, one.backend) for one in entered] == [
         ("demo", "ternary", ours, "ternary"),
         ("demo-fp16", "fp16", theirs, "hf"),
         ("demo-fp16", "bf16", theirs, "hf"),

@@ -131,9 +131,13 @@ class _Alternation:
     def _choose(self) -> list[int]:
         """Return those who can warm up and make the fewest rounds in their shares; the others run once, or never."""
         allotted = allot(self.run_s, self._left_s, 1 + self.scenario.fewest_rounds)
+        quickest = min(self.run_s, key=lambda index: self.run_s[index], default=None)
         for index, one in allotted.items():
             turns = self.pairs[index][1]
-            if one.turn == "never":
+            if one.turn == "never" and index == quickest:  # the time would be lost, and a probe may be wrong
+                turns.once[self.batch] = self._why_once(index, one)
+                self.singles[index] = Allotment("once", self.countdown.budget.hard_left_s)
+            elif one.turn == "never":
                 turns.left_out[self.batch] = (
                     f"One run would take about {describe_duration(self.run_s[index])}, and its share of the "
                     f"{self.countdown.budget.describe()} is {describe_duration(one.share_s)}."

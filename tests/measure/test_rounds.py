@@ -184,6 +184,18 @@ def test_one_whose_only_round_exceeds_its_share_is_left_out_with_the_reason() ->
     assert "slow" not in order
 
 
+def test_the_quickest_is_tried_even_if_a_probe_says_that_it_does_not_fit() -> None:
+    """A probe may be wrong on a busy machine, and nothing would be measured otherwise; the budget holds all the same."""
+    clock = FakeClock()
+    (turns,) = _alternate(
+        [FakeContender("a", [reading()] * 9, [], clock, 10.0, foreseen_s=150.0)], Scenario(budget_s=100), clock
+    )
+    assert len(turns.rounds[1]) > 1
+    assert not turns.left_out
+    (hopeless,) = _alternate([FakeContender("a", [], [], clock, 500.0)], Scenario(budget_s=100), FakeClock())
+    assert hopeless.left_out == {1: "a took too long."}
+
+
 def test_one_that_takes_much_longer_than_foreseen_is_ended_within_the_budget() -> None:
     """A probe may be wrong by a factor of a hundred: the process is ended, and the budget holds within a fifth."""
     clock = FakeClock()
