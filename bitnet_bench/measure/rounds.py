@@ -88,7 +88,7 @@ class _Alternation:
     later_batches: Sequence[int]
     run_s: dict[int, float] = field(default_factory=dict)
     """How long one run takes: as the probe says, and from the first round on as it was."""
-    singles: dict[int, Allotment] = field(default_factory=dict)
+    singles: list[int] = field(default_factory=list)
     """Those that make one round, without a warm-up; more if there is time left after all."""
 
     def measure(self) -> None:
@@ -101,8 +101,8 @@ class _Alternation:
         self._warm_up(often)
         often = self._going(often)
         self._turn(1, often)
-        for index, allotment in self.singles.items():
-            self._run_once(index, allotment)
+        for place, index in enumerate(self.singles):
+            self._run_once(index, waiting_s=sum(self.run_s[i] for i in list(self.singles)[place + 1 :]))
         self._go_on(self._keep_those_with_time(sorted(self._going([*often, *self.singles]))))
         for _, turns in self.pairs:
             turns.disturbances[self.batch] = find_disturbed(turns.rounds.get(self.batch, []), self._seen())
@@ -136,7 +136,7 @@ class _Alternation:
             turns = self.pairs[index][1]
             if one.turn == "never" and index == quickest:  # the time would be lost, and a probe may be wrong
                 turns.once[self.batch] = self._why_once(index, one)
-                self.singles[index] = Allotment("once", self.countdown.budget.hard_left_s)
+                self.singles.append(index)
             elif one.turn == "never":
                 turns.left_out[self.batch] = (
                     f"One run would take about {describe_duration(self.run_s[index])}, and its share of the "
@@ -144,7 +144,7 @@ class _Alternation:
                 )
             elif one.turn == "once":
                 turns.once[self.batch] = self._why_once(index, one)
-                self.singles[index] = one
+                self.singles.append(index)
         return [i for i in self.run_s if allotted[i].turn == "often"]
 
     def _why_once(self, index: int, allotment: Allotment) -> str:
@@ -162,9 +162,11 @@ class _Alternation:
             if peak is not None:
                 turns.peak_bytes[self.batch] = peak
 
-    def _run_once(self, index: int, allotment: Allotment) -> None:
+    def _run_once(self, index: int, waiting_s: float) -> None:
+        """Make the only round of a contender; it may take what those that wait for theirs do not need."""
         contender, turns = self.pairs[index]
-        within = min(max(allotment.share_s, PATIENCE * self.run_s[index]), self.countdown.budget.hard_left_s)
+        hard_left = self.countdown.budget.hard_left_s
+        within = min(max(PATIENCE * self.run_s[index], hard_left - waiting_s), hard_left)
         self.countdown.tell(f"one round, {contender.name}")
         began = self.countdown.budget.elapsed_s
         reading = self._ask(index, lambda one: one.round(self.batch, within, watched=True))

@@ -185,7 +185,7 @@ def test_one_whose_only_round_exceeds_its_share_is_left_out_with_the_reason() ->
 
 
 def test_the_quickest_is_tried_even_if_a_probe_says_that_it_does_not_fit() -> None:
-    """A probe may be wrong on a busy machine, and nothing would be measured otherwise; the budget holds all the same."""
+    """A probe may be wrong on a busy machine, and nothing would be measured otherwise; the budget still holds."""
     clock = FakeClock()
     (turns,) = _alternate(
         [FakeContender("a", [reading()] * 9, [], clock, 10.0, foreseen_s=150.0)], Scenario(budget_s=100), clock
