@@ -61,7 +61,7 @@ def measure(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure memory, speed and energy of models, and of FP16 and BF16 beside them.
+    """Measure memory, speed and energy.
 
     Each contestant runs in a process of its own, in rounds that alternate. All of it ends within --budget: one whose
     single round exceeds its share of the time is run once or left out, with the reason. A run folder's record gains
