@@ -88,6 +88,8 @@ class _Alternation:
     later_batches: Sequence[int]
     run_s: dict[int, float] = field(default_factory=dict)
     """How long one run takes: as the probe says, and from the first round on as it was."""
+    first_s: dict[int, float] = field(default_factory=dict)
+    """How long the first round took, with its repetitions."""
     singles: list[int] = field(default_factory=list)
     """Those that make one round, without a warm-up; more if there is time left after all."""
 
@@ -102,7 +104,7 @@ class _Alternation:
         often = self._going(often)
         self._turn(1, often)
         for place, index in enumerate(self.singles):
-            self._run_once(index, waiting_s=sum(self.run_s[i] for i in list(self.singles)[place + 1 :]))
+            self._run_once(index, self._turn_s(self.singles[place + 1 :]))
         self._go_on(self._keep_those_with_time(sorted(self._going([*often, *self.singles]))))
         for _, turns in self.pairs:
             turns.disturbances[self.batch] = find_disturbed(turns.rounds.get(self.batch, []), self._seen())
@@ -175,7 +177,7 @@ class _Alternation:
             turns.rounds[self.batch] = [reading]
             turns.peak_bytes[self.batch] = reading.peak_bytes
             turns.cold.add(self.batch)
-            self.run_s[index] = self.countdown.budget.elapsed_s - began
+            self.run_s[index] = self.first_s[index] = self.countdown.budget.elapsed_s - began
 
     def _keep_those_with_time(self, running: Sequence[int]) -> list[int]:
         """Return those who can make the fewest rounds, now that the first one of each was timed."""
@@ -191,44 +193,47 @@ class _Alternation:
 
     def _go_on(self, often: list[int]) -> None:
         """Let *often* take further turns, as many as fit; fewer if intervals are narrow at the earliest end."""
-        done, spent = 1, sum(self.run_s[i] for i in often)
-        plan = plan_rounds(self.scenario.rounds, self.scenario.fewest_rounds, spent, self._left_s)
+        done, spent = 1, sum(self.first_s[i] for i in often)
+        plan = plan_rounds(self.scenario.rounds, self.scenario.fewest_rounds, self._turn_s(often), self._left_s)
         while often and done < plan.most and not (done == plan.earliest and self._narrow(often, plan.earliest)):
-            self._expect(plan.expect(done, self._narrow(often, 1)) * spent / done)
+            self._expect(min(plan.expect(done, self._narrow(often, 1)) * spent / done, self._left_s))
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
-            fitting = count_fitting(spent / done, self._left_s)
+            fitting = count_fitting(self._turn_s(often), self._left_s)
             plan = RoundPlan(plan.earliest, min(self.scenario.rounds, done + fitting))
         self._expect(0.0)
+
+    def _turn_s(self, often: Sequence[int]) -> float:
+        """Return how long a turn of *often* takes without repetitions."""
+        return sum(self.run_s[i] for i in often)
 
     def _turn(self, number: int, often: Sequence[int]) -> float:
         """Let each of *often* make its round, and return the seconds that it took."""
         budget = self.countdown.budget
         began = budget.elapsed_s
-        owed = max(0, self.scenario.fewest_rounds - number) * sum(self.run_s[i] for i in often)
-        owed += sum(self.run_s[i] for i in self.singles) if number == 1 else 0.0
+        owed = max(0, self.scenario.fewest_rounds - number) * self._turn_s(often)
+        owed += self._turn_s(self.singles) if number == 1 else 0.0
         for place, index in enumerate(often):
             contender, turns = self.pairs[index]
             if number > 1 and self.run_s[index] > budget.hard_left_s:
                 continue  # better a round less than a process that is ended in it
             self.countdown.tell(f"round {number}, {contender.name}")
             started = budget.elapsed_s
-            spare = self._left_s - owed - sum(self.run_s[i] for i in often[place:])
-            reading = self._ask(index, lambda one, spare=spare: self._quiet_round(one, spare))  # type: ignore[misc]
+            spare = self._left_s - owed - self._turn_s(often[place:])
+            reading = self._ask(index, lambda one, i=index, spare=spare: self._quiet_round(one, i, spare))  # type: ignore[misc]
             if reading is not None:
                 turns.rounds.setdefault(self.batch, []).append(reading)
-            if number == 1:
-                self.run_s[index] = budget.elapsed_s - started
+            self.first_s.setdefault(index, budget.elapsed_s - started)
         return budget.elapsed_s - began
 
-    def _quiet_round(self, contender: Contender, spare_s: float) -> Round:
+    def _quiet_round(self, contender: Contender, index: int, spare_s: float) -> Round:
         """Return a round; a disturbed one is made again after a pause, as long as *spare_s* allows."""
         budget = self.countdown.budget
         began = budget.elapsed_s
         reading = contender.round(self.batch, budget.hard_left_s)
-        took = budget.elapsed_s - began
+        self.run_s[index] = budget.elapsed_s - began
         for pause in PAUSES_S:
-            spare_s -= pause + took
+            spare_s -= pause + self.run_s[index]
             if spare_s < 0 or not disturbances(reading, self._seen()):
                 break
             self.sleep(pause)

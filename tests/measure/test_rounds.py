@@ -270,6 +270,16 @@ def test_a_disturbed_round_is_not_made_again_when_others_need_the_time() -> None
     assert clock.now == 40
 
 
+def test_repetitions_cost_nobody_the_fewest_rounds() -> None:
+    """The first round was made three times, in 19 s of 58: that is no reason to make no other one."""
+    clock = FakeClock()
+    busy = reading(foreign_share=0.4)
+    (turns,) = _alternate([FakeContender("a", [busy] * 30, [], clock, 5.0)], Scenario(rounds=10, budget_s=60), clock)
+    assert len(turns.rounds[1]) >= 3
+    assert not turns.once
+    assert clock.now <= 60
+
+
 def test_a_neighbour_that_no_counter_shows_is_seen_by_its_pace() -> None:
     """A host's other machine on the same core: rounds before the quiet ones are flagged as well, in the end."""
     slow, fast = reading(1.6, pace_s=9e-3), reading(pace_s=4.5e-3)
