@@ -42,12 +42,6 @@ class Opened(Value):
     memory_method: str
 
 
-class Peak(Value):
-    """What an untimed run took."""
-
-    peak_bytes: int = Field(gt=0)
-
-
 class Foreseen(Value):
     """How long one run will take."""
 
@@ -120,13 +114,19 @@ class Child:
         """Return how many seconds one run will take, found by shorter ones."""
         return self._ask({"do": "probe", "batch": batch}, Foreseen, within_s, "A probe of it").run_s
 
-    def warm_up(self, batch: int, within_s: float = math.inf) -> int:
-        """Run once, untimed, and return the peak of memory in bytes."""
-        return self._ask({"do": "warm up", "batch": batch}, Peak, within_s, "Its warm-up").peak_bytes
+    def warm_up(self, batch: int, within_s: float = math.inf) -> Round:
+        """Run a first round, with its peak of memory over a process that has only imported."""
+        found = self._round("warm up", batch, within_s, "Its warm-up")
+        if found.peak_bytes is None:
+            raise BenchError(f"{self.name} did not say how much memory it took.", "Its backend is broken.")
+        return found
 
-    def round(self, batch: int, within_s: float = math.inf, watched: bool = False) -> Round:
-        """Run one round, *watched* with its peak of memory; BenchError if it did not do what was asked."""
-        found = self._ask({"do": "round", "batch": batch, "watched": watched}, Round, within_s, "A round of it")
+    def round(self, batch: int, within_s: float = math.inf) -> Round:
+        """Run one round; BenchError if it did not do what was asked."""
+        return self._round("round", batch, within_s, "A round of it")
+
+    def _round(self, what: str, batch: int, within_s: float, doing: str) -> Round:
+        found = self._ask({"do": what, "batch": batch}, Round, within_s, doing)
         asked = self._task["new_tokens"]
         if found.new_tokens != asked or len(found.token_s) != asked - 1:
             raise BenchError(

@@ -14,7 +14,7 @@ from bitnet_bench.measure.worker import SHORTEST_ROUND_S
 from bitnet_bench.records import Checkpoint, Cost, LeftOut, Measured, Measurement, Precision, RuntimeParity, Unavailable
 
 CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after "
-WARM, COLD = "one untimed run", "short probes only: the budget has no time for an untimed run"
+WARM, COLD = "a warm-up round", "short probes only: it is the warm-up round, and the budget has no time for others"
 LEAST_QUIET = 3
 """Undisturbed rounds from which on disturbed ones are left out."""
 PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}

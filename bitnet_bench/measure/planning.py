@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 Key = TypeVar("Key")
 Turn = Literal["often", "once", "never"]
-"""Rounds that alternate, a single round without a warm-up, or none."""
+"""Rounds that alternate, a single run, or none."""
 FACTOR = 1.5
 """By so much the time that is left may be off."""
 SHORTEST_S = 1e-6
@@ -59,9 +59,9 @@ class RoundPlan:
     def expect(self, done: int, narrow: bool) -> float:
         """Return how many rounds are still to be expected.
 
-        Few readings span their interval, which can only grow then: once wide it stays wide. After one round nothing is
-        known, and after two little: what is returned is off by `FACTOR` at most until the next round is over, whether
-        the rounds end early or late.
+        Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
+        nothing is known, and after two little: what is returned then is off by `FACTOR` at most until the next round
+        is over, whether the rounds end early or late.
         """
         late, early = max(0, self.most - done), self.earliest - done
         if early <= 0 or not narrow:
@@ -73,8 +73,8 @@ class RoundPlan:
 
 
 def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPlan:
-    """Return the plan after the first round, which took *round_s*, with *left_s* for the others."""
-    planned = min(most, 1 + count_fitting(round_s, left_s))
+    """Return the plan before the first round, if a round takes *round_s* and *left_s* is left."""
+    planned = max(1, min(most, count_fitting(round_s, left_s)))
     earliest = math.ceil(BELIEVED + (planned - BELIEVED) / FACTOR**2)
     return RoundPlan(min(planned, max(least, earliest)), planned)
 

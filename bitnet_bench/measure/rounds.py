@@ -28,11 +28,11 @@ class Contender(Protocol):
     def probe(self, batch: int, within_s: float) -> float:
         """Return how many seconds one run will take, found by shorter ones."""
 
-    def warm_up(self, batch: int, within_s: float) -> int:
-        """Run once, untimed, and return the peak of memory in bytes over a process that has only imported."""
+    def warm_up(self, batch: int, within_s: float) -> Round:
+        """Run a first round, with its peak of memory over a process that has only imported."""
 
-    def round(self, batch: int, within_s: float, watched: bool = False) -> Round:
-        """Run one round; BenchError if it crashes, hangs, or answers what cannot be. *watched*: with its peak."""
+    def round(self, batch: int, within_s: float) -> Round:
+        """Run one round; BenchError if it crashes, hangs, or answers what cannot be."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Turns:
     left_out: dict[int, str] = field(default_factory=dict)
     """Why there is none: the budget."""
     cold: set[int] = field(default_factory=set)
-    """Batches whose first round had no warm-up but the probe."""
+    """Batches whose only round is the warm-up."""
     ended: str | None = None
     """Why its process was ended although nothing was wrong."""
     error: BenchError | None = None
@@ -87,11 +87,7 @@ class _Alternation:
     batch: int
     later_batches: Sequence[int]
     run_s: dict[int, float] = field(default_factory=dict)
-    """How long one run takes: as the probe says, and from the first round on as it was."""
-    first_s: dict[int, float] = field(default_factory=dict)
-    """How long the first round took, with its repetitions."""
-    singles: list[int] = field(default_factory=list)
-    """Those that make one round, without a warm-up; more if there is time left after all."""
+    """How long one run takes: as the probe says, and then as the last one was."""
 
     def measure(self) -> None:
         """Foresee, warm up, and let contenders take turns until it is enough."""
@@ -99,13 +95,16 @@ class _Alternation:
         self.began_s = budget.elapsed_s
         self.ends_s = self.began_s + max(0.0, budget.left_s) / (1 + len(self.later_batches))
         self._probe()
-        often = self._choose()
-        self._warm_up(often)
-        often = self._going(often)
-        self._turn(1, often)
-        for place, index in enumerate(self.singles):
-            self._run_once(index, self._turn_s(self.singles[place + 1 :]))
-        self._go_on(self._keep_those_with_time(sorted(self._going([*often, *self.singles]))))
+        chosen = self._choose()
+        first = {i: reading for i in chosen if (reading := self._warm_up(i, chosen)) is not None}
+        self._take_turns(self._keep_those_with_time(list(first)))
+        for index, reading in first.items():
+            turns = self.pairs[index][1]
+            if not turns.rounds.get(self.batch) and turns.error is None:
+                turns.rounds[self.batch] = [reading]
+                turns.cold.add(self.batch)
+                if why := turns.left_out.pop(self.batch, None):
+                    turns.once[self.batch] = why
         for _, turns in self.pairs:
             turns.disturbances[self.batch] = find_disturbed(turns.rounds.get(self.batch, []), self._seen())
 
@@ -131,23 +130,17 @@ class _Alternation:
                 self.run_s[index] = seconds
 
     def _choose(self) -> list[int]:
-        """Return those who can warm up and make the fewest rounds in their shares; the others run once, or never."""
+        """Return those who can run once in their shares, those first who can make the fewest rounds as well."""
         allotted = allot(self.run_s, self._left_s, 1 + self.scenario.fewest_rounds)
         quickest = min(self.run_s, key=lambda index: self.run_s[index], default=None)
         for index, one in allotted.items():
-            turns = self.pairs[index][1]
-            if one.turn == "never" and index == quickest:  # the time would be lost, and a probe may be wrong
-                turns.once[self.batch] = self._why_once(index, one)
-                self.singles.append(index)
-            elif one.turn == "never":
-                turns.left_out[self.batch] = (
+            if one.turn == "never" and index != quickest:  # its time would be lost, and a probe may be wrong
+                self.pairs[index][1].left_out[self.batch] = (
                     f"One run would take about {describe_duration(self.run_s[index])}, and its share of the "
                     f"{self.countdown.budget.describe()} is {describe_duration(one.share_s)}."
                 )
-            elif one.turn == "once":
-                turns.once[self.batch] = self._why_once(index, one)
-                self.singles.append(index)
-        return [i for i in self.run_s if allotted[i].turn == "often"]
+        chosen = [i for i, one in allotted.items() if one.turn != "never" or i == quickest]
+        return sorted(chosen, key=lambda index: (allotted[index].turn != "often", index))
 
     def _why_once(self, index: int, allotment: Allotment) -> str:
         return (
@@ -155,48 +148,40 @@ class _Alternation:
             f"{self.countdown.budget.describe()}, {describe_duration(allotment.share_s)}."
         )
 
-    def _warm_up(self, often: Sequence[int]) -> None:
-        budget = self.countdown.budget
-        for index in often:
-            contender, turns = self.pairs[index]
-            self.countdown.tell(f"warm up {contender.name}")
-            peak = self._ask(index, lambda one: one.warm_up(self.batch, budget.hard_left_s))
-            if peak is not None:
-                turns.peak_bytes[self.batch] = peak
-
-    def _run_once(self, index: int, waiting_s: float) -> None:
-        """Make the only round of a contender; it may take what those that wait for theirs do not need."""
+    def _warm_up(self, index: int, chosen: Sequence[int]) -> Round | None:
+        """Make the first run of a contender; it may take what those that wait for theirs do not need."""
         contender, turns = self.pairs[index]
-        hard_left = self.countdown.budget.hard_left_s
-        within = min(max(PATIENCE * self.run_s[index], hard_left - waiting_s), hard_left)
-        self.countdown.tell(f"one round, {contender.name}")
-        began = self.countdown.budget.elapsed_s
-        reading = self._ask(index, lambda one: one.round(self.batch, within, watched=True))
+        budget = self.countdown.budget
+        waiting_s = self._turn_s(chosen[chosen.index(index) + 1 :])
+        within = min(max(PATIENCE * self.run_s[index], budget.hard_left_s - waiting_s), budget.hard_left_s)
+        self.countdown.tell(f"warm up {contender.name}")
+        began = budget.elapsed_s
+        reading = self._ask(index, lambda one: one.warm_up(self.batch, within))
         if reading is not None:
             assert reading.peak_bytes is not None
-            turns.rounds[self.batch] = [reading]
             turns.peak_bytes[self.batch] = reading.peak_bytes
-            turns.cold.add(self.batch)
-            self.run_s[index] = self.first_s[index] = self.countdown.budget.elapsed_s - began
+            self.run_s[index] = budget.elapsed_s - began
+        return reading
 
     def _keep_those_with_time(self, running: Sequence[int]) -> list[int]:
-        """Return those who can make the fewest rounds, now that the first one of each was timed."""
-        more = self.scenario.fewest_rounds - 1
-        allotted = allot({i: self.run_s[i] for i in running}, self._left_s, more)
+        """Return those who can make the fewest rounds in their shares; of the others the warm-up is the only round."""
+        allotted = allot({i: self.run_s[i] for i in running}, self._left_s, self.scenario.fewest_rounds)
         for index, one in allotted.items():
-            once = self.pairs[index][1].once
-            if one.turn == "often" or not more:
-                once.pop(self.batch, None)
-            else:
-                once.setdefault(self.batch, self._why_once(index, one))
-        return [i for i in running if allotted[i].turn == "often"]
+            if one.turn != "often":
+                self.pairs[index][1].once[self.batch] = self._why_once(index, one)
+        return sorted(index for index, one in allotted.items() if one.turn == "often")
 
-    def _go_on(self, often: list[int]) -> None:
-        """Let *often* take further turns, as many as fit; fewer if intervals are narrow at the earliest end."""
-        done, spent = 1, sum(self.first_s[i] for i in often)
-        plan = plan_rounds(self.scenario.rounds, self.scenario.fewest_rounds, self._turn_s(often), self._left_s)
-        while often and done < plan.most and not (done == plan.earliest and self._narrow(often, plan.earliest)):
-            self._expect(min(plan.expect(done, self._narrow(often, 1)) * spent / done, self._left_s))
+    def _take_turns(self, often: list[int]) -> None:
+        """Let *often* take turns, as many as fit; fewer if intervals are narrow at the earliest end."""
+        turn_s, done, spent = self._turn_s(often), 0, 0.0
+        fewest = self.scenario.fewest_rounds
+        plan = plan_rounds(self.scenario.rounds, fewest, turn_s, self._left_s)
+        while often and done < plan.most:
+            narrow = not done or self._narrow(often, min(done, fewest))
+            if done == plan.earliest and narrow:
+                break
+            mean_s = spent / done if done else turn_s
+            self._expect(min(plan.expect(done, narrow) * mean_s, self._left_s))
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
             fitting = count_fitting(self._turn_s(often), self._left_s)
@@ -212,18 +197,15 @@ class _Alternation:
         budget = self.countdown.budget
         began = budget.elapsed_s
         owed = max(0, self.scenario.fewest_rounds - number) * self._turn_s(often)
-        owed += self._turn_s(self.singles) if number == 1 else 0.0
         for place, index in enumerate(often):
             contender, turns = self.pairs[index]
             if number > 1 and self.run_s[index] > budget.hard_left_s:
                 continue  # better a round less than a process that is ended in it
             self.countdown.tell(f"round {number}, {contender.name}")
-            started = budget.elapsed_s
             spare = self._left_s - owed - self._turn_s(often[place:])
             reading = self._ask(index, lambda one, i=index, spare=spare: self._quiet_round(one, i, spare))  # type: ignore[misc]
             if reading is not None:
                 turns.rounds.setdefault(self.batch, []).append(reading)
-            self.first_s.setdefault(index, budget.elapsed_s - started)
         return budget.elapsed_s - began
 
     def _quiet_round(self, contender: Contender, index: int, spare_s: float) -> Round:
@@ -269,7 +251,7 @@ class _Alternation:
         """Return whether the undisturbed rounds of each of *often*, *least* or more, give narrow intervals."""
         seen = self._seen()
         for index in often:
-            rounds = self.pairs[index][1].rounds[self.batch]
+            rounds = self.pairs[index][1].rounds.get(self.batch, [])
             why = find_disturbed(rounds, seen)
             quiet = [reading for i, reading in enumerate(rounds) if i not in why]
             if len(quiet) < least or not _are_narrow(quiet, self.scenario.tolerance):

@@ -64,9 +64,7 @@ def main() -> None:
             if asked["do"] == "probe":
                 _say(answers, {"run_s": contest.foresee()})
             elif asked["do"] == "warm up":
-                _say(answers, {"peak_bytes": contest.peak(memory, baseline)})
-            elif asked["watched"]:
-                _say(answers, contest.watched_round(memory, baseline))
+                _say(answers, contest.warm_up(memory, baseline))
             else:
                 _say(answers, contest.round())
 
@@ -124,18 +122,15 @@ class _Contest:
             found.append(time.perf_counter() - started)
         return statistics.median_low(found)
 
-    def peak(self, memory: PeakMemory, baseline: int) -> int:
-        """Run once and return the peak of memory over *baseline*; on a GPU that of torch's allocator there."""
-        with memory.watched():
-            kept = self._run(stepwise=False)
-        self._token_s = kept[1] / (self._new - 1)
-        return _peak_over(memory, baseline)
+    def warm_up(self, memory: PeakMemory, baseline: int) -> dict[str, Any]:
+        """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
 
-    def watched_round(self, memory: PeakMemory, baseline: int) -> dict[str, Any]:
-        """Return a round with its peak of memory: of one that is too slow to run twice."""
+        It is a whole round, so that one which is too slow for another has been timed.
+        """
         with memory.watched():
             found = self.round()
-        return {**found, "peak_bytes": _peak_over(memory, baseline)}
+        on_device = device_peak()
+        return {**found, "peak_bytes": memory.read() - baseline if on_device is None else on_device}
 
     def round(self) -> dict[str, Any]:
         """Time prefill and the new tokens after the first, again and again, and then each token by itself.
@@ -187,11 +182,6 @@ class _Contest:
             state = self._session.decode(state, 1)
             marks.append(clock())
         return first - started, marks[-1] - first, [b - a for a, b in pairwise(marks)]
-
-
-def _peak_over(memory: PeakMemory, baseline: int) -> int:
-    on_device = device_peak()
-    return memory.read() - baseline if on_device is None else on_device
 
 
 def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:

@@ -89,19 +89,19 @@ class FakeContender:
         """Foresee at once."""
         return self._foreseen_s
 
-    def warm_up(self, batch: int, within_s: float) -> int:
-        """Take a kilobyte a row."""
+    def warm_up(self, batch: int, within_s: float) -> Round:
+        """Give a reading of its own, and take a kilobyte a row."""
         self._work(within_s)
-        return 1000 * batch
+        return reading(7.0, peak_bytes=1000 * batch)
 
-    def round(self, batch: int, within_s: float, watched: bool = False) -> Round:
+    def round(self, batch: int, within_s: float) -> Round:
         """Give what is next."""
         self._order.append(self.name)
         self._work(within_s)
         found = next(self._rounds)
         if found is None:
             raise BenchError(f"{self.name} crashed.", "It always does.")
-        return found.model_copy(update={"peak_bytes": 500}) if watched else found
+        return found
 
     def _work(self, within_s: float) -> None:
         self._clock.pass_by(min(self._run_s, within_s))
@@ -154,20 +154,21 @@ def test_no_round_begins_when_the_time_is_up() -> None:
     assert clock.now == 90
 
 
-def test_one_whose_rounds_exceed_its_share_runs_once_without_a_warm_up() -> None:
-    """The slow one gets what the quick one leaves: one round of forty seconds, marked, with its peak of memory."""
+def test_one_whose_rounds_exceed_its_share_runs_once() -> None:
+    """The slow one gets what the quick one leaves: its warm-up of forty seconds is its only round, and marked so."""
     clock, order = FakeClock(), list[str]()
     scenario = Scenario(rounds=5, budget_s=100)
     quick = FakeContender("quick", [reading()] * 20, order, clock, 2.0)
     slow = FakeContender("slow", [reading(40)] * 20, order, clock, 40.0)
     quick_turns, slow_turns = _alternate([slow, quick], scenario, clock)[::-1]
     assert len(quick_turns.rounds[1]) == 4
-    assert len(slow_turns.rounds[1]) == 1
+    assert [found.prefill_s for found in slow_turns.rounds[1]] == [7.0]
     assert "3 rounds of 40 s exceed its share of the budget of 100 s" in slow_turns.once[1]
     assert slow_turns.cold == {1}
-    assert slow_turns.peak_bytes == {1: 500}
+    assert slow_turns.peak_bytes == {1: 1000}
     assert not quick_turns.once
-    assert order.count("slow") == 1
+    assert not quick_turns.cold
+    assert "slow" not in order
     assert clock.now == 40 + 5 * 2.0
 
 
