@@ -82,3 +82,8 @@ def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPl
 def count_fitting(round_s: float, left_s: float) -> int:
     """Return how many rounds fit into what is left."""
     return int(max(0.0, left_s) / max(round_s, SHORTEST_S))
+
+
+def count_beginning(round_s: float, mean_s: float, left_s: float) -> int:
+    """Return how many rounds will begin: one does where *round_s* is left, and takes *mean_s* with its repetitions."""
+    return 0 if left_s < round_s else 1 + int((left_s - round_s) / max(mean_s, SHORTEST_S))

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure.budget import Countdown, OutOfBudgetError, describe_duration
-from bitnet_bench.measure.planning import Allotment, RoundPlan, allot, count_fitting, plan_rounds
+from bitnet_bench.measure.planning import Allotment, RoundPlan, allot, count_beginning, count_fitting, plan_rounds
 from bitnet_bench.measure.readings import Round, disturbances, find_disturbed, is_narrow
 from bitnet_bench.measure.scenario import Scenario
 
@@ -181,7 +181,8 @@ class _Alternation:
             if done == plan.earliest and narrow:
                 break
             mean_s = spent / done if done else turn_s
-            self._expect(min(plan.expect(done, narrow) * mean_s, self._left_s))
+            beginning = count_beginning(self._turn_s(often), mean_s, self._left_s)
+            self._expect(min(plan.expect(done, narrow), beginning) * mean_s)
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
             fitting = count_fitting(self._turn_s(often), self._left_s)

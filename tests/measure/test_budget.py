@@ -13,7 +13,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.measure.admission import Admission, Entrant, admit
 from bitnet_bench.measure.budget import Budget, Countdown, OutOfBudgetError, describe_duration, parse_budget
 from bitnet_bench.measure.forecast import Forecast, Rates, forecast_run
-from bitnet_bench.measure.planning import allot, plan_rounds
+from bitnet_bench.measure.planning import allot, count_beginning, plan_rounds
 from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.records import RuntimeParity
 from bitnet_bench.ternary.initializing import preset_config
@@ -99,6 +99,15 @@ def test_a_plan_of_rounds_fits_and_its_end_is_foreseen(most: int, round_s: float
                 ratio = (plan.expect(1, narrow=True) - over) / (ends - 1 - over)
                 assert 1 / 1.5 - 0.01 <= ratio <= 1.5 + 0.01
     assert plan.expect(1, narrow=False) == plan.most - 1
+
+
+@given(st.integers(1, 50), st.integers(1, 150), st.integers(0, 300))
+def test_the_rounds_that_will_begin_are_those_for_which_there_is_time(round_s: int, more_s: int, left_s: int) -> None:
+    """Counted one by one: each begins while the time of one is left, and takes longer where it is repeated."""
+    counted, now = 0, left_s
+    while now >= round_s:
+        counted, now = counted + 1, now - round_s - more_s
+    assert count_beginning(round_s, round_s + more_s, left_s) == counted
 
 
 def test_the_quickest_is_loaded_first_and_leaves_its_time_to_others() -> None:
