@@ -29,8 +29,8 @@ GATE = (sys.executable, "-m", "bitnet_bench.measure.gate")
 SPINS = "10000"
 """How often a thread of GNU's OpenMP looks whether others are done before it sleeps: 0.2 ms, instead of several.
 
-With one other busy process a token of a small model took 1.6 s otherwise, and so it takes 0.2 s: where cores are shared,
-the thread that is waited for cannot run while another one spins.
+With one other busy process a token of a small model took 1.6 s otherwise, and so it takes 0.2 s: where cores are
+shared, the thread that is waited for cannot run while another one spins.
 """
 WAITING_S = 1.0
 """Between two calls of what shows that time goes by."""
