@@ -18,6 +18,7 @@ import torch
 import typer
 
 from bitnet_bench import api, console, plugins
+from bitnet_bench.measure.budget import parse_budget
 from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import RuntimeOptions, configured
 from bitnet_bench.records import Cost, Measured, Modelled
@@ -41,7 +42,7 @@ def table(
     threads: int = 2,
     prompt_tokens: int = 128,
     new_tokens: int = 32,
-    seconds: float = 120.0,
+    budget: str = "10m",
     rounds: int = 20,
     timeout: float = 600.0,
     despite_parity: bool = False,
@@ -49,7 +50,9 @@ def table(
 ) -> None:
     """Print a row a contestant: median and range of the speeds, and what failed."""
     entered = [_entered(checkpoint, one) for one in contestants]
-    scenario = Scenario(prompt_tokens, new_tokens, threads=threads, seconds=seconds, rounds=rounds, timeout_s=timeout)
+    scenario = Scenario(
+        prompt_tokens, new_tokens, threads=threads, budget_s=parse_budget(budget), rounds=rounds, timeout_s=timeout
+    )
     options = RuntimeOptions(despite_parity=despite_parity)
     records = api.measure(entered, scenario, options=options, steps=console.progress_bar)
     print(
@@ -61,6 +64,8 @@ def table(
             print(_row(record.checkpoint.source, cost))
         for who, said in record.cost_errors.items():
             print(f"| {who} | not measured: {said.splitlines()[0]} |")
+        for who, why in record.cost_left_out.items():
+            print(f"| {who} | left out: {why} |")
     if json_out:
         json_out.write_text("[" + ",".join(record.model_dump_json() for record in records) + "]")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from bitnet_bench.records import (
     Precision,
     RunRecord,
 )
+from bitnet_bench.runtime_choice import AUTO, choose_backend
+from bitnet_bench.twins import TWIN_SUFFIX, find_twin, is_run
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
@@ -55,12 +58,20 @@ if TYPE_CHECKING:
 
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
-TWIN_SUFFIX = "-fp16"
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 GIGABYTE = 10**9
 SHARD_GIGABYTES = 2.0
 
 FLOATS: tuple[Precision, ...] = ("fp16", "bf16")
+TERNARY_BACKENDS = ("ternary", "ternary-int8-head")
+"""Those that run ternary weights only; a float twin that is measured beside them runs in `hf`."""
+
+
+class Place(NamedTuple):
+    """A checkpoint, and the run folder whose record gains what is found, if any."""
+
+    model: str
+    out: Path | None
 
 
 class Contender(NamedTuple):
@@ -72,6 +83,13 @@ class Contender(NamedTuple):
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
     """None: that of the call."""
+    opened: Checkpoint | None = None
+    """What *model* is, where that is known; its weights need not be read once more then."""
+
+    @property
+    def place(self) -> Place:
+        """Where its costs go."""
+        return Place(self.model, self.out)
 
 
 @dataclass(frozen=True)
@@ -480,31 +498,41 @@ def measure(
     contestants: Sequence[Contender | tuple[str, Precision, Path | None]],
     scenario: Scenario,
     *,
-    backend: str = "hf",
+    backend: str = AUTO,
     meter: str = "auto",
     model_energy: bool = False,
     options: RuntimeOptions = NO_OPTIONS,
     steps: Steps = quiet,
+    began_s: float | None = None,
 ) -> list[RunRecord]:
-    """Measure *contestants* in alternating rounds; return a record for each checkpoint.
+    """Measure *contestants* in alternating rounds within the scenario's budget; return a record for each checkpoint.
 
-    *backend* is that of contestants that name none. One that cannot be measured stands in its record's `cost_errors`.
-    *model_energy*: where no counter is, work joules out of the operations, and call them modelled. Where a run folder
-    is given its record gains the costs; it must be of the same checkpoint.
+    *backend* is that of contestants that name none. One that cannot be measured stands in its record's `cost_errors`,
+    and one for which the budget has no time in `cost_left_out`. *model_energy*: where no counter is, work joules out
+    of the operations, and call them modelled. Where a run folder is given its record gains the costs; it must be of
+    the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this call.
     """
+    from bitnet_bench.measure.budget import Budget, Countdown
     from bitnet_bench.measure.run import measure as run_rounds
+
+    began_s = time.monotonic() if began_s is None else began_s
 
     entered = [Contender(*given) for given in contestants]
     meters = plugins.names("meters")
     meter = _meter() if meter == "auto" else meter
     if meter not in meters:
         plugins.load("meters", meter)  # says what there is
-    opened = {model: open_checkpoint(model) for model in dict.fromkeys(one.model for one in entered)}
+    opened = {one.model: one.opened for one in entered if one.opened}
+    opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_contestant(opened[one.model], one, backend, options) for one in entered]
     _refuse_too_long(ready, scenario)
-    with steps("measure") as progress:
-        outcomes = run_rounds(ready, scenario, meters[meter].value, progress)
-    return _recorded(entered, ready, outcomes, model_energy)
+    records = _records_to_extend(entered, ready)
+    with steps("measure (s)") as progress:
+        countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)
+        outcomes = run_rounds(ready, scenario, meters[meter].value, countdown)
+        found = _recorded(records, entered, ready, outcomes, model_energy)
+        countdown.finish()
+    return found
 
 
 def _meter() -> str:
@@ -516,34 +544,70 @@ def _meter() -> str:
 def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: RuntimeOptions) -> Contestant:
     from bitnet_bench.measure.run import Contestant
 
-    name = one.backend or backend
+    name, reason = choose_backend(one.backend or backend, checkpoint, one.precision)
     loaded, path = plugins.load("backends", name), plugins.names("backends")[name].value
     given = options if hasattr(loaded, "configured") else NO_OPTIONS
-    return Contestant(checkpoint, one.precision, name, path, given, isinstance(loaded, CheckedBackend))
+    return Contestant(checkpoint, one.precision, name, path, given, isinstance(loaded, CheckedBackend), reason)
+
+
+def _records_to_extend(entered: Sequence[Contender], ready: Sequence[Contestant]) -> dict[Place, RunRecord]:
+    """Return the record of every checkpoint and run folder without costs; BenchError if one is of another checkpoint.
+
+    It is made before anything is measured, so that no measurement is lost to a wrong folder.
+    """
+    records: dict[Place, RunRecord] = {}
+    for one, contestant in zip(entered, ready, strict=True):
+        if one.place not in records:
+            records[one.place] = _record_to_extend(one.out, contestant)
+    return records
 
 
 def _recorded(
-    entered: Sequence[Contender], ready: Sequence[Contestant], outcomes: Sequence[Outcome], model_energy: bool
+    records: dict[Place, RunRecord],
+    entered: Sequence[Contender],
+    ready: Sequence[Contestant],
+    outcomes: Sequence[Outcome],
+    model_energy: bool,
 ) -> list[RunRecord]:
-    """Return a record for each checkpoint with its costs and failures; those with a run folder are saved."""
-    from bitnet_bench.measure.floors import floored, with_modelled_energy
+    """Return *records* with costs, failures and what was left out; those with a run folder are saved."""
+    from bitnet_bench.measure.floors import add_floors, with_modelled_energy
 
-    records: dict[str, RunRecord] = {}
+    measured = [(cost, c.checkpoint) for c, outcome in zip(ready, outcomes, strict=True) for cost in outcome.costs]
+    floored = iter(add_floors(measured))
     for one, contestant, outcome in zip(entered, ready, outcomes, strict=True):
-        record = records.get(one.model) or _record_to_extend(
-            one.out, contestant.checkpoint, contestant.backend, contestant.precision
-        )
-        costs = [floored(cost, contestant.checkpoint) for cost in outcome.costs]
+        record, who = records[one.place], f"{contestant.backend} {contestant.precision}"
+        reason = {"backend_reason": contestant.backend_reason}
+        costs = [next(floored).model_copy(update=reason) for _ in outcome.costs]
         if model_energy:
             costs = [with_modelled_energy(cost, contestant.checkpoint) for cost in costs]
-        failed = {f"{contestant.backend} {contestant.precision}": str(outcome.error)} if outcome.error else {}
-        records[one.model] = record.model_copy(
-            update={"costs": (*record.costs, *costs), "cost_errors": record.cost_errors | failed}
+        failed = {who: str(outcome.error)} if outcome.error else {}
+        left_out = {who: outcome.left_out} if outcome.left_out else {}
+        records[one.place] = record.model_copy(
+            update={
+                "costs": (*record.costs, *costs),
+                "cost_errors": record.cost_errors | failed,
+                "cost_left_out": record.cost_left_out | left_out,
+            }
         )
-    for one in entered:
-        if one.out is not None:
-            store.save_record(one.out, records[one.model])
+    for place, record in records.items():
+        if place.out is not None:
+            store.save_record(place.out, record)
     return list(records.values())
+
+
+def run_of(name: str) -> Place:
+    """Return what *name* measures: of a run folder its checkpoint, and the folder, whose record gains the costs."""
+    if not is_run(name):
+        return Place(name, None)
+    checkpoint = store.load_record(Path(name)).checkpoint
+    here = checkpoint.source not in EMBEDDED and Path(checkpoint.path).exists()
+    return Place(checkpoint.path if here else checkpoint.source, Path(name))
+
+
+def with_twin(names: Sequence[str]) -> list[str]:
+    """Return *names*, with the twin that is found beside it where they are a single run folder."""
+    twin = find_twin(Path(names[0])) if len(names) == 1 and is_run(names[0]) else None
+    return [*names, str(twin)] if twin else list(names)
 
 
 def contenders(
@@ -557,23 +621,36 @@ def contenders(
 ) -> list[Contender]:
     """Pair models with backends and precisions; by default a ternary one runs as ternary, a float one as FP16 and BF16.
 
+    A model is a checkpoint, whose costs go to *out*, or a run folder, whose own record gains those of its checkpoint.
     BF16 stands beside FP16 because many CPUs have no fast FP16: against FP16 alone ternary looks better than it is.
     *against_floats* adds both for a model that has neither here: of its twin, or of its own weights as dense floats.
     *baselines* are models of any kind, run in `hf`.
     """
     paired: list[Contender] = []
-    for model in models:
-        default: Sequence[Precision] = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
-        paired += [Contender(model, p, out, backend) for backend in backends for p in precisions or default]
+    places = [run_of(model) for model in models]
+    opened = {
+        model: open_checkpoint(model) for model in dict.fromkeys((*(place.model for place in places), *baselines))
+    }
+    for model, own in places:
+        default: Sequence[Precision] = ["ternary"] if opened[model].is_ternary else FLOATS
+        ran = backends if "ternary" in default else dict.fromkeys(map(_for_floats, backends))
+        paired += [Contender(model, p, out or own, backend) for backend in ran for p in precisions or default]
     for model in baselines:
-        default = ["ternary"] if open_checkpoint(model).is_ternary else FLOATS
+        default = ["ternary"] if opened[model].is_ternary else FLOATS
         paired += [Contender(model, precision, None, "hf") for precision in default]
-    here = {one.precision for one in paired if one.backend in (None, "hf")}
+    here = {one.precision for one in paired if one.backend in (None, AUTO, "hf")}
     for precision in [p for p in FLOATS if against_floats and p not in here]:
-        twin = f"{models[0]}{TWIN_SUFFIX}"
+        first = places[0]
+        twin = f"{first.model}{TWIN_SUFFIX}"
         float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
-        paired.append(Contender(float_twin or models[0], precision, None, "hf" if float_twin else "hf-dense"))
-    return paired
+        dense = Contender(first.model, precision, out or first.out, "hf-dense")
+        paired.append(Contender(float_twin, precision, None, "hf") if float_twin else dense)
+    return [one._replace(opened=opened.get(one.model)) for one in paired]
+
+
+def _for_floats(backend: str | None) -> str | None:
+    """Return where a float checkpoint runs when *backend* was asked for: not where only ternary weights do."""
+    return "hf" if backend in TERNARY_BACKENDS else backend
 
 
 def prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
@@ -643,17 +720,19 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
             )
 
 
-def _record_to_extend(out: Path | None, checkpoint: Checkpoint, backend: str, precision: Precision) -> RunRecord:
+def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
+    checkpoint = contestant.checkpoint
     if out is not None and (out / store.RECORD).is_file():
         record = store.load_record(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
-        return record.model_copy(update={"costs": (), "cost_errors": {}})
+        return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})
     return RunRecord(
         name=out.name if out else checkpoint.source,
         checkpoint=checkpoint,
-        backend=backend,
-        precision=precision,
+        backend=contestant.backend,
+        backend_reason=contestant.backend_reason,
+        precision=contestant.precision,
         environment=environment(),
     )
 
@@ -728,4 +807,5 @@ __all__ = [
     "select_tasks",
     "suites",
     "twin_of",
+    "with_twin",
 ]

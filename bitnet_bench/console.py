@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,18 +63,24 @@ def progress_bar(title: str) -> Iterator[ports.Progress]:
 
 
 class _LineProgress:
-    """Progress for a log file: how much is done, and how long the rest takes at the pace so far."""
+    """Progress for a log file: how much is done, and how long the rest takes at the pace so far.
 
-    def __init__(self, title: str) -> None:
-        self._title, self._began = title, time.monotonic()
-        self._last = self._began
+    The pace is that since the first call: what was done before this process, or is counted in seconds, is no measure.
+    """
+
+    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._clock = title, clock
+        self._last = self._began = clock()
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        now = time.monotonic()
+        now = self._clock()
+        self._first = self._first or (now, done)
         if done < total and now - self._last < LOG_EVERY_S:
             return
         self._last = now
-        left = f", {_duration((now - self._began) / done * (total - done))} left" if 0 < done < total else ""
+        since, before = self._first if self._first[1] < done else (self._began, 0)
+        left = f", {_duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
         print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
@@ -247,14 +253,17 @@ def _agreement(alpha: Estimated | Unavailable) -> str:
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:
-    """Return what each measured run costs, a row a run, backend, precision and batch; failures have a row, too."""
+    """Return what each measured run costs, a row a run, backend, precision and batch.
+
+    One that failed, or that the budget left out, has a row, too.
+    """
     columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
     columns += ["of floor", "p95 / p99 a token", "energy"]
     rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
     rows += [
         [run.name, who, *[DASH] * (len(columns) - 2)]  # `notes` says why
         for run in runs
-        for who in run.cost_errors
+        for who in dict.fromkeys((*run.cost_errors, *run.cost_left_out))
     ]
     return table("Cost", columns, rows, numbers_from=2)
 
@@ -282,9 +291,11 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _spread(measurement: Measurement | None) -> str:
-    """Return the median, and half of the width between the least and the most in per cent of it."""
+    """Return the median, and half of the width between the least and the most in per cent of it; of one round none."""
     if measurement is None or measurement.kind != "measured":
         return DASH
+    if len(measurement.readings) == 1:
+        return f"{measurement.median:,.4g} (1 round)"
     low, high = min(measurement.readings), max(measurement.readings)
     return f"{measurement.median:,.4g} ±{50 * (high - low) / measurement.median:.0f} %"
 
@@ -496,8 +507,11 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
         found += [
             f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
         ]
+        found += [f"{run.name} {who} was left out by the budget. {why}" for who, why in run.cost_left_out.items()]
     costs = [(run.name, cost) for run in runs for cost in run.costs]
     for name, cost in costs:
+        if cost.once_because:
+            found.append(f"{name} {cost.backend} {cost.precision} ran once, without an interval. {cost.once_because}")
         if cost.parity and cost.parity.fault:
             found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
         if cost.left_out:

@@ -15,10 +15,13 @@ from typing import Any
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
+from bitnet_bench.measure.budget import describe_duration
+from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.measure.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline import Finetuning, Measuring, Reporting, Scoring, Step
 from bitnet_bench.ports import Progress
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.records import FinetuneJob, Precision
+from bitnet_bench.runtime_choice import AUTO
 from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
 
 SAMPLED_ROWS = 200
@@ -35,6 +38,14 @@ STATE_BYTES = 12
 """A parameter in a saved state: master and moments. A new state is written before the old one goes."""
 SCORED_TOKENS = 1024
 """Tokens of a batch in scoring."""
+IDLE_S = 2.0
+"""Of idle power, before anything is measured."""
+LOADED_BYTES_PER_S, READ_BYTES_PER_S = 200e6, 20e9
+"""Of weights, when a checkpoint is opened, and when a token is decoded."""
+PREFILL_SHARES: Mapping[Precision, float] = {"ternary": 0.8, "bf16": 1.3, "fp16": 0.15}
+"""Of the float32 product's speed, what reading a prompt reaches where the dtype has units (bf16), or none (fp16)."""
+ENGINE_SHARE = 1.5
+"""How many times as fast as `hf` the ternary engine reads a prompt."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,7 @@ class _Planner:
                 return self._training(step)
             if isinstance(step, Scoring):
                 return self._scoring(step)
-            return _measuring(step) if isinstance(step, Measuring) else _reporting(step)
+            return self._measuring(step) if isinstance(step, Measuring) else _reporting(step)
         except BenchError as error:
             return Estimate(step.title, step.is_done, None, None, None, error.problem)
 
@@ -176,6 +187,29 @@ class _Planner:
         seconds = OPENING_S + flops / speed.flops
         return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
 
+    def _measuring(self, step: Measuring) -> Estimate:
+        """Every contestant is loaded, probed, warmed up and timed in rounds, until the budget is used up."""
+        scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
+        for model in step.models:
+            start = self._starts.get(model, model)
+            shape = find_shape(start)
+            speed = self._speed or measured_speed(shape)
+            sources.append(speed.source)
+            for run in _runs_of(step, start, model):
+                contestants += 1
+                held = _held_bytes(shape, run)
+                rounds = (scenario.rounds + 2) * _round_s(shape, run, scenario, speed)
+                seconds += OPENING_S + held / LOADED_BYTES_PER_S + rounds
+                memory += PROCESS_BYTES + held
+        note = f"{contestants} processes, {scenario.rounds} rounds of each"
+        if seconds > scenario.budget_s:
+            note = (
+                f"{contestants} processes, as many rounds as the budget allows ({describe_duration(seconds)} for all)"
+            )
+        seconds = min(seconds, scenario.budget_s)
+        speed_source = sources[0] if sources else ""
+        return Estimate(step.title, step.is_done, seconds, int(memory), 0, note, speed_source)
+
 
 def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:
     """Return the disk that the result takes, masters if they are kept, and two saved states while it goes on."""
@@ -224,12 +258,39 @@ def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float
     return len(documents), read, float(longest * len(documents))
 
 
-def _measuring(step: Measuring) -> Estimate:
-    """Every contestant warms up with one round; a float checkpoint is two contestants unless told otherwise."""
-    scenario, contestants = step.scenario, 2 * len(step.folders)
-    seconds = contestants * (2 * OPENING_S + (scenario.rounds + 1) * SHORTEST_ROUND_S)
-    note = f"up to {contestants} processes, {scenario.rounds} rounds of {SHORTEST_ROUND_S} s or more each"
-    return Estimate(step.title, step.is_done, seconds, contestants * PROCESS_BYTES, 0, note)
+def _runs_of(step: Measuring, start: str, out: str) -> list[tuple[str, Precision]]:
+    """Return the backend and the precision of every contestant that a checkpoint will be."""
+    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else api.FLOATS)
+    engine = step.backend == AUTO
+    return [("ternary" if engine and precision == "ternary" else step.backend, precision) for precision in precisions]
+
+
+def _is_ternary(start: str, out: str) -> bool:
+    """Return whether a checkpoint will be run as ternary: an arm of a recipe has the name of what it trains to."""
+    if start != out:
+        return not Path(out).name.startswith("fp16")
+    here = Path(start).exists() or start in api.EMBEDDED
+    return api.open_checkpoint(start).is_ternary if here else True
+
+
+def _round_s(shape: Shape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
+    """Return the seconds of one round: products of the prompt, bytes of every new token, but `SHORTEST_ROUND_S`."""
+    backend, precision = run
+    share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in api.TERNARY_BACKENDS else 1.0)
+    prefill = 2 * shape.multiplied * scenario.prompt_tokens * scenario.batch / (share * speed.flops)
+    held = _held_bytes(shape, run)
+    decode = held / READ_BYTES_PER_S * (scenario.new_tokens - 1)
+    return max(SHORTEST_ROUND_S, prefill + decode)
+
+
+def _held_bytes(shape: Shape, run: tuple[str, Precision]) -> float:
+    """Return the bytes that a token reads: `hf` holds ternary weights in bytes, and what is beside them in float32."""
+    backend, precision = run
+    if precision == "ternary":
+        layers, beside = (0.25, 2.0) if backend in api.TERNARY_BACKENDS else (1.0, 4.0)
+    else:
+        layers = beside = 4.0 if precision == "fp32" else 2.0
+    return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
 
 
 def _reporting(step: Reporting) -> Estimate:

@@ -70,12 +70,13 @@ def measure(
     scenario: Scenario | None = None,
     *,
     precisions: Sequence[Precision] = (),
-    backend: str = "hf",
+    backend: str = "auto",
 ) -> list[RunRecord]:
     """Measure memory, speed and energy of *models*, each in a process of its own, in rounds that alternate.
 
-    Given as a mapping from models to run folders, the record in each folder gains the costs. By default a ternary
-    checkpoint runs as ternary, and a float one both as FP16 and as BF16.
+    Given as a mapping from models to run folders, or as run folders, the record in each folder gains the costs. By
+    default a ternary checkpoint runs as ternary, and a float one both as FP16 and as BF16. All of it ends within
+    `Scenario.budget_s`; what that has no time for stands in the record's `cost_left_out`.
 
     Example:
         >>> runs = bb.measure({"runs/mine": "runs/scored/mine", "runs/mine-fp16": "runs/scored/mine-fp16"})

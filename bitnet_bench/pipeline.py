@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench import api, store
+from bitnet_bench.measure.budget import parse_budget
 from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import Steps
 from bitnet_bench.recipe import Recipe, Training, claim
-from bitnet_bench.records import EvaluateJob, FinetuneJob, RunRecord
+from bitnet_bench.records import EvaluateJob, FinetuneJob, Precision, RunRecord
 from bitnet_bench.training.ending import warn_about_ending
 
 if TYPE_CHECKING:
@@ -81,20 +82,30 @@ class Measuring:
 
     contenders: Callable[[], list[api.Contender]]
     """Known when the checkpoints are."""
+    models: tuple[str, ...]
     folders: tuple[Path, ...]
     scenario: Scenario
     backend: str
+    precisions: tuple[Precision, ...] = ()
+    """() is what `api.contenders` takes for a checkpoint."""
 
     title = "measure"
 
     @property
     def is_done(self) -> bool:
-        """Whether every record has costs."""
-        return all((f / store.RECORD).is_file() and store.load_record(f).costs for f in self.folders)
+        """Whether every record has costs, or says that the budget had no time for them."""
+        return all(_is_measured(folder) for folder in self.folders)
 
     def run(self, steps: Steps) -> None:
         """Measure; the records of the run folders gain the costs."""
         api.measure(self.contenders(), self.scenario, backend=self.backend, steps=steps)
+
+
+def _is_measured(folder: Path) -> bool:
+    if not (folder / store.RECORD).is_file():
+        return False
+    record = store.load_record(folder)
+    return bool(record.costs or record.cost_left_out)
 
 
 @dataclass(frozen=True)
@@ -167,8 +178,17 @@ def _arms(training: Training, out: Path, data_dir: Path | None) -> list[Finetuni
 def _measuring(recipe: Recipe, runs: Sequence[Scoring]) -> Measuring:
     assert recipe.measure
     wanted = recipe.measure
-    scenario = Scenario(wanted.prompt_tokens, wanted.new_tokens, wanted.batch, wanted.threads, wanted.rounds)
-    return Measuring(partial(_contenders, runs, recipe), tuple(run.out for run in runs), scenario, wanted.backend)
+    scenario = Scenario(
+        wanted.prompt_tokens,
+        wanted.new_tokens,
+        wanted.batch,
+        wanted.threads,
+        wanted.rounds,
+        budget_s=parse_budget(wanted.budget),
+    )
+    models = tuple(run.model for run in runs)
+    folders = tuple(run.out for run in runs)
+    return Measuring(partial(_contenders, runs, recipe), models, folders, scenario, wanted.backend, wanted.precisions)
 
 
 def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[api.Contender]:

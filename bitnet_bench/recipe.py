@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bitnet_bench.api import EMBEDDED
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.suites import SUITE, nearest
 from bitnet_bench.files import write_whole
+from bitnet_bench.measure.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.records import EvaluateJob, FinetuneJob, Precision, Value
 
 COPY = "recipe.yaml"
@@ -70,14 +71,26 @@ class Evaluating(EvaluateJob):
 class Measuring(Value):
     """What is timed."""
 
-    backend: str = "hf"
+    backend: str = "auto"
     precisions: tuple[Precision, ...] = ()
     """() is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
     prompt_tokens: int = Field(default=128, gt=0)
     new_tokens: int = Field(default=32, gt=1)
     batch: int = Field(default=1, gt=0)
     threads: int = Field(default=0, ge=0)
+    budget: str = DEFAULT_BUDGET
+    """For all of it, loading included: 90s, 3m or 1h. Who does not fit is run once or left out, with the reason."""
     rounds: int = Field(default=5, gt=0)
+    """The most."""
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_duration(cls, budget: str) -> str:
+        try:
+            parse_budget(budget)
+        except UsageError as error:
+            raise ValueError(f"{error.problem.removesuffix('.')}: {error.hint.removesuffix('.')}") from error
+        return budget
 
 
 class Recipe(Value):

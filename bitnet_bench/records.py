@@ -403,6 +403,8 @@ class Cost(Value):
     """What one checkpoint costs to run at one precision in one process of its own."""
 
     backend: str
+    backend_reason: str | None = None
+    """Why `auto` chose it; None where the user named it."""
     precision: Precision
     prompt_tokens: int
     new_tokens: int
@@ -429,6 +431,8 @@ class Cost(Value):
     """Rounds that were disturbed again when they were repeated, and by what."""
     left_out: tuple[LeftOut, ...] = ()
     """These rounds, where enough others were made: they are in no number above."""
+    once_because: str | None = None
+    """Why there is only one round, and so no interval; None where the budget had time for more."""
     parity: RuntimeParity | None = None
     """Of a runtime that is not ours; one with a fault was measured because the user said so."""
 
@@ -504,6 +508,8 @@ class RunRecord(Value):
     """What people said of this run beside another one."""
     cost_errors: dict[str, str] = {}
     """Backend and precision -> why it could not be measured."""
+    cost_left_out: dict[str, str] = {}
+    """Backend and precision -> why the budget left it out; nothing is wrong with it."""
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment

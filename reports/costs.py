@@ -83,6 +83,11 @@ def cost_section(runs: Sequence[NamedRun]) -> Section:
         blocks.append(Paragraph(say("costs.none")))
     for group in columns.values():
         blocks += _scenario(group)
+    blocks += [
+        Paragraph(say("costs.left-out", run=run.key, who=who, why=why), "hint")
+        for run in runs
+        for who, why in run.record.cost_left_out.items()
+    ]
     return Section("costs", say("costs.title"), tuple(blocks))
 
 
@@ -93,6 +98,9 @@ def _scenario(columns: Sequence[Column]) -> Iterable[Block]:
     named = [f"{run.key} ({cost.precision})" for run, cost in columns if cost.disturbed]
     if named:
         yield Paragraph(say("costs.disturbed", runs=", ".join(named)), "warning")
+    once = [f"{run.key} ({cost.precision})" for run, cost in columns if cost.once_because]
+    if once:
+        yield Paragraph(say("costs.once", runs=", ".join(once)), "hint")
     yield from _charts(columns)
     headings = tuple(plain(f"{run.key} · {run.name}, {cost.backend} {cost.precision}") for run, cost in columns)
     yield Table((say("column.item"), *headings), tuple(_rows([cost for _, cost in columns])))

@@ -82,6 +82,8 @@ def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
         ),
         (["finetune", "--data", "text.jsonl", "--out", "o"], 1, ["running text", "--method pretrain"]),
         (["measure", "--prompt-tokens", "9999"], 2, ["exceed the context", "--prompt-tokens"]),
+        (["measure", "--budget", "3"], 2, ["'3' is not a budget", "90s, 3m or 1h"]),
+        (["measure", "demo", "--model", "demo-fp16", "--out", "x"], 2, ["--out takes the costs of one model"]),
         (["report", "full"], 1, ["full is not a run", "record.json"]),
         (["evaluate", "--out"], 2, ["--out"]),
         (["run", "nothing.yaml"], 1, ["no recipe nothing.yaml", "understanding"]),

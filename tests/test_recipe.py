@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bitnet_bench import api, pipeline
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
-from bitnet_bench.estimates import Speed, estimate, find_shape, shape_of
+from bitnet_bench.estimates import Estimate, Speed, estimate, find_shape, shape_of
 from bitnet_bench.quickstart import RECIPE
 from bitnet_bench.recipe import SHIPPED, find_recipe, read_recipe
 
@@ -54,6 +54,11 @@ def small(tmp_path: Path) -> Path:
             "  limit: 4\n",
             "  limit: 4\nmeasure: {round: 1}",
             ["Line 10", "no key measure.round", "Did you mean rounds?"],
+        ),
+        (
+            "  limit: 4\n",
+            "  limit: 4\nmeasure: {budget: 3 minutes}",
+            ["Line 10", "measure.budget: '3 minutes' is not a budget", "90s, 3m or 1h"],
         ),
         ("max_steps: 2", "max_steps: 0", ["Line 4", "finetune.max_steps", "greater than 0"]),
         ("limit: 4", "limit: four", ["Line 9", "evaluate.limit", "integer"]),
@@ -189,6 +194,34 @@ def test_a_shipped_recipe_is_found_by_its_name() -> None:
     with pytest.raises(BenchError, match="There is no recipe understandin") as error:
         find_recipe(Path("understandin"))
     assert "headlines, sentiment, understanding" in error.value.hint
+
+
+def _measuring_estimate(model: str, measure: str, tmp_path: Path) -> Estimate:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"models: {{x: {model}}}\nevaluate: {{suites: [sample], tasks: [copa]}}\nmeasure: {{{measure}}}\n",
+        encoding="utf-8",
+    )
+    (step,) = [s for s in pipeline.plan(read_recipe(file), tmp_path / "out") if isinstance(s, pipeline.Measuring)]
+    return estimate([step], Speed(200e9, "test"), lambda done, total, note="": None)[0]
+
+
+def test_the_estimate_of_measuring_depends_on_the_model(tmp_path: Path) -> None:
+    """A large model takes longer than a small one, in `hf` more memory than in the engine, and never over budget."""
+    large = "microsoft/bitnet-b1.58-2B-4T"
+    small = _measuring_estimate("demo", "budget: 1h", tmp_path)
+    hf, engine = (_measuring_estimate(large, f"budget: 1h, backend: {name}", tmp_path) for name in ("hf", "ternary"))
+    fp16, bf16 = (
+        _measuring_estimate(large, f"budget: 1h, precisions: [{name}]", tmp_path) for name in ("fp16", "bf16")
+    )
+    seconds = [one.seconds or 0.0 for one in (small, engine, hf)]
+    assert seconds == sorted(seconds)
+    assert seconds[1] > 1.5 * seconds[0]
+    assert (hf.memory_bytes or 0) > 1.5 * (engine.memory_bytes or 0)
+    assert (fp16.seconds or 0) > 1.5 * (bf16.seconds or 0)
+    capped = _measuring_estimate(large, "budget: 60s, precisions: [fp16]", tmp_path)
+    assert capped.seconds == 60
+    assert "as many rounds as the budget allows" in capped.note
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)

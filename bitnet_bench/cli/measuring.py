@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +12,28 @@ import typer
 from bitnet_bench.cli.options import BitnetCpp, DataDir, DespiteParity, Gguf, Json, Precision, Use
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
+from bitnet_bench.measure.budget import DEFAULT_BUDGET, parse_budget
 
 
 def measure(
-    model: Annotated[list[str], typer.Option(help="A checkpoint; repeat to alternate between several.")] = ["demo"],  # noqa: B006
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder whose record gains the costs (with one --model).")
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoints, or run folders, whose records gain the costs; of one run folder its twin, too. "
+            "[default: demo]",
+            show_default=False,
+        ),
     ] = None,
-    backend: Annotated[list[str], typer.Option(help="A runtime (`bitnet-bench backends`); repeatable.")] = ["hf"],  # noqa: B006
+    model: Annotated[
+        list[str] | None, typer.Option(help="The same as an option; repeatable.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder whose record gains the costs of one checkpoint.")] = None,
+    backend: Annotated[
+        list[str],
+        typer.Option(
+            help="A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."
+        ),
+    ] = ["auto"],  # noqa: B006
     precision: Annotated[
         list[Precision] | None,
         typer.Option(help="[default: ternary for ternary checkpoints, else fp16 and bf16]", show_default=False),
@@ -35,8 +50,11 @@ def measure(
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode.")] = 32,
     batch: Annotated[list[int], typer.Option(min=1, help="Prompts at once; repeatable.")] = [1],  # noqa: B006
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="The most rounds; models alternate within each.")] = 20,
-    seconds: Annotated[float, typer.Option(min=0, help="After so long no further round begins.")] = 20.0,
+    budget: Annotated[
+        str, typer.Option(help="For everything, loading included: 90s, 3m, 1h. Who does not fit is left out.")
+    ] = DEFAULT_BUDGET,
+    seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="The most rounds; models alternate within each.")] = 10,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which one that does not answer hangs.")] = 600.0,
     meter: Annotated[str, typer.Option(help="auto, rapl, nvml, zeus, codecarbon (a model), trace or none.")] = "auto",
     model_energy: Annotated[
@@ -50,19 +68,27 @@ def measure(
 ) -> None:
     """Measure memory, speed and energy.
 
-    Each contestant runs in a process of its own, in rounds that alternate until the intervals are narrow or the time is
-    up; one that fails leaves the others. With --out the costs join that run's record.
+    Each contestant runs in a process of its own, in rounds that alternate. All of it ends within --budget: one whose
+    single round exceeds its share of the time is run once or left out, with the reason. A run folder's record gains
+    the costs, and its twin's (RUN-fp16, or fp16-after beside ternary-after) is measured and filled with it. One that
+    fails leaves the others, and the exit status is 1.
     """
+    began_s = time.monotonic()
     from bitnet_bench import api, console
     from bitnet_bench.measure.scenario import Scenario, preset
     from bitnet_bench.ports import RuntimeOptions
 
-    if out is not None and len(model) > 1:
-        raise UsageError("--out takes the costs of one --model.", "Measure without --out, or one model at a time.")
+    budget_s = parse_budget(budget) if seconds is None else seconds
+    named = [*(models or []), *(model or [])] or ["demo"]
+    if out is not None and len(named) > 1:
+        raise UsageError(
+            "--out takes the costs of one model.", "Name run folders instead of checkpoints: each gains its own."
+        )
+    named = named if out else api.with_twin(named)
     prompt_tokens, new_tokens = preset(scenario.value) if scenario else (prompt_tokens, new_tokens)
     records = api.measure(
         api.contenders(
-            model,
+            named,
             [p.value for p in precision or []],
             out,
             backends=backend,
@@ -74,7 +100,7 @@ def measure(
             new_tokens,
             threads=threads,
             rounds=rounds,
-            seconds=seconds,
+            budget_s=budget_s,
             timeout_s=timeout,
             batches=tuple(batch),
             texts=api.prompts(suite, max(batch), data_dir) if suite else (),
@@ -85,6 +111,7 @@ def measure(
             str(gguf) if gguf else None, str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity
         ),
         steps=console.progress_bar,
+        began_s=began_s,
     )
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
@@ -93,7 +120,10 @@ def measure(
     failed = [(record.name, who, said) for record in records for who, said in record.cost_errors.items()]
     for name, who, said in failed:
         print(f"Error: {name} was not measured in {who}. {said}", file=sys.stderr)
-    if failed:
+    nothing = not failed and not any(record.costs for record in records)
+    if nothing:
+        print("Error: nothing was measured: no model fits into the budget. Give a longer --budget.", file=sys.stderr)
+    if failed or nothing:
         raise typer.Exit(1)
 
 

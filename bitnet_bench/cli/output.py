@@ -12,7 +12,7 @@ def show_runs(records: list[Any]) -> None:
 
     if any(record.scores for record in records):
         console.show(console.scores_table(records))
-    if any(record.costs or record.cost_errors for record in records):
+    if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         console.show(console.costs_table(records))
     for note in console.notes(records):
         print(note)

@@ -14,7 +14,8 @@ SMALLEST_BYTES, LARGEST_BYTES = 1 << 16, 1 << 29
 """Of the array that is read: the largest is beyond every cache."""
 PRODUCT = (256, 2560, 2560)
 """Tokens, columns and rows of the products that are timed."""
-REPEATS = 5
+REPEATS, LONGEST_S = 5, 0.25
+"""A piece of work is timed so often, or until it has taken so long altogether: some dtypes are very slow here."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Rates:
 def this_machine(read_bytes: int, threads: int) -> Device:
     """Return the rates of this machine's cores; *read_bytes* is what is read again and again, which may fit a cache."""
     size = min(max(read_bytes, SMALLEST_BYTES), LARGEST_BYTES)
-    rates = _rates(threads)
+    rates = measure_rates(threads)
     return Device(
         name=f"this machine, {threads} threads",
         read_bytes_per_s=_reading(size, threads),
@@ -39,7 +40,8 @@ def this_machine(read_bytes: int, threads: int) -> Device:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def set_threads(count: int) -> Iterator[None]:
+    """Let torch use *count* threads meanwhile."""
     import torch
 
     before = torch.get_num_threads()
@@ -51,14 +53,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @cache
-def _rates(threads: int) -> Rates:
+def measure_rates(threads: int) -> Rates:
     """Return the best of int8 products, torch's and the ternary kernel's, and of float products.
 
     What multiplies floats faster multiplies integers as well; torch's int8 products are slow without AVX512.
     """
     import torch
 
-    with _threads(threads):
+    with set_threads(threads):
         floats = max(_product(torch.float32), _product(torch.bfloat16))
         return Rates(max(_int8_product(), _kernel_product(), floats), floats)
 
@@ -69,7 +71,7 @@ def _reading(size: int, threads: int) -> float:
 
     data = torch.ones(size // 4)
     passes = max(1, (1 << 26) // size)
-    with _threads(threads):
+    with set_threads(threads):
         return passes * size / _best(lambda: [data.sum() for _ in range(passes)])
 
 
@@ -105,10 +107,16 @@ def _kernel_product() -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    work()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
+    """Return the least seconds of *work*; the first time warms it up, and counts only where it is slow."""
+    times = [_time(work)]
+    if times[0] < LONGEST_S:
+        times = [_time(work)]
+    while len(times) < REPEATS and sum(times) < LONGEST_S:
+        times.append(_time(work))
     return min(times)
+
+
+def _time(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

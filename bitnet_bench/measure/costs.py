@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from bitnet_bench.measure.child import Opened
 from bitnet_bench.measure.energy.joules import energy_metrics
-from bitnet_bench.measure.rounds import Round, Turns
+from bitnet_bench.measure.readings import Round
+from bitnet_bench.measure.rounds import Turns
 from bitnet_bench.measure.worker import SHORTEST_ROUND_S
 from bitnet_bench.records import Checkpoint, Cost, LeftOut, Measured, Measurement, Precision, RuntimeParity, Unavailable
 
-CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after one untimed run"
+CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after "
+WARM, COLD = "a warm-up round", "short probes only: it is the warm-up round, and the budget has no time for others"
 LEAST_QUIET = 3
 """Undisturbed rounds from which on disturbed ones are left out."""
 PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}
@@ -51,7 +53,7 @@ def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured
         kv_bytes=opened.kv_per_token * (prompt + new - 1) * batch,
         metrics={
             "load_s": _measured("s", "monotonic clock around opening", [opened.load_s]),
-            **_speeds(rounds, batch),
+            **_speeds(rounds, batch, CLOCK + (COLD if batch in turns.cold else WARM)),
             "peak_bytes": _measured("B", opened.memory_method, [float(turns.peak_bytes[batch])]),
             **energy_metrics(rounds, batch, idle),
         },
@@ -59,6 +61,7 @@ def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured
         conditions=_conditions(rounds),
         disturbances=tuple(f"round {i + 1}: {', '.join(reasons)}" for i, reasons in why.items()),
         left_out=left_out,
+        once_because=turns.once.get(batch) if len(turns.rounds[batch]) == 1 else None,
         parity=entry.parity,
     )
 
@@ -79,15 +82,15 @@ def _token(reading: Round) -> float:
     return reading.decode_s / (reading.new_tokens - 1)
 
 
-def _speeds(rounds: Sequence[Round], batch: int) -> dict[str, Measurement]:
+def _speeds(rounds: Sequence[Round], batch: int, clock: str) -> dict[str, Measurement]:
     prefill = [r.prefill_s for r in rounds]
     decode = [_token(r) for r in rounds]
     tokens = [s for r in rounds for s in r.token_s]
     prompt = rounds[0].prompt_tokens
     found: dict[str, Measurement] = {
-        "prefill_s": _measured("s", f"{CLOCK}; the first new token is chosen in it", prefill),
+        "prefill_s": _measured("s", f"{clock}; the first new token is chosen in it", prefill),
         "prefill_tokens_per_s": _measured("tokens/s", "prompt tokens / time", [batch * prompt / s for s in prefill]),
-        "decode_s": _measured("s/token", CLOCK, decode),
+        "decode_s": _measured("s/token", clock, decode),
         "decode_tokens_per_s": _measured("tokens/s", "batch / time of a token", [batch / s for s in decode]),
         "token_s": _measured("s", "monotonic clock around each token, one repetition a round", tokens),
     }

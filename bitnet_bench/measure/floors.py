@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench.measure.ceilings import this_machine
@@ -27,6 +30,10 @@ BITS: dict[Precision, float] = {
     "fp32": 32.0,
 }
 """Of a weight in the layers, scales of blocks included."""
+Ceilings = Callable[[int, int], Device]
+"""The rates of a machine for so many bytes that are read again and again, with so many threads."""
+ROUNDING = 1 + 1e-9
+"""So that a floor at the rate that was reached is not above it by a rounding."""
 KV_BYTES = {"ternary": 4, "fp32": 4}
 """Of a key or value; 2 elsewhere."""
 
@@ -93,29 +100,99 @@ def _products_s(shape: Shape, precision: Precision, device: Device, tokens: int,
     return _layers_s(shape, precision, device, tokens) + floats / device.float_ops_per_s
 
 
-def floored(cost: Cost, checkpoint: Checkpoint) -> Cost:
-    """Return *cost* with prefill_floor_s and decode_floor_s, from this machine's own ceilings.
+@dataclass(frozen=True)
+class _Work:
+    """What a cost did at the least: bytes and products, of which its times say how fast this machine is."""
 
-    The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a GPU,
-    whose ceilings are not measured, there are none.
+    cost: Cost
+    shape: Shape
+    read_bytes: float
+    """Of a token in the middle."""
+
+    @property
+    def positions(self) -> int:
+        """What a token in the middle sees."""
+        return int(self.cost.prompt_tokens + self.cost.new_tokens / 2)
+
+    def prefill_floor_s(self, device: Device) -> float:
+        """Return the least time of the prompts."""
+        cost = self.cost
+        return prefill_floor_s(self.shape, cost.precision, device, cost.prompt_tokens, cost.batch)
+
+    def decode_floor_s(self, device: Device) -> float:
+        """Return the least time of a token."""
+        cost = self.cost
+        return decode_floor_s(self.shape, cost.precision, device, self.positions, cost.batch, self.read_bytes)
+
+    def quickest_s(self, metric: str) -> float:
+        """Return the least of the readings of a time; infinite where there are none."""
+        found = self.cost.metrics.get(metric)
+        return min(found.readings) if isinstance(found, Measured) else math.inf
+
+    def outpaces(self, device: Device) -> float:
+        """Return how many times faster than *device* its products were; 1 or less where they were not."""
+        unread = device.model_copy(update={"read_bytes_per_s": math.inf})
+        prefill = self.prefill_floor_s(device) / self.quickest_s("prefill_s")
+        return max(prefill, self.decode_floor_s(unread) / self.quickest_s("decode_s"))
+
+
+def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: Ceilings = this_machine) -> list[Cost]:
+    """Return the costs of one measurement with prefill_floor_s and decode_floor_s, from the best ceilings seen in it.
+
+    Those are this machine's own, measured now, and what any of the costs itself reached: no cost is faster than its
+    floor. The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a
+    GPU, whose ceilings are not measured, there are none.
     """
+    works = [_work(cost, checkpoint) for cost, checkpoint in measured]
+    known = [work for work in works if work]
+    devices = {id(work): ceilings(int(work.read_bytes), work.cost.threads) for work in known}
+    return [
+        cost if work is None else _with_floors(work, _best_seen(work, known, devices))
+        for work, (cost, _) in zip(works, measured, strict=True)
+    ]
+
+
+def _best_seen(own: _Work, works: Sequence[_Work], devices: Mapping[int, Device]) -> Device:
+    """Return the ceilings for *own*: the best of those that were measured and of what *works* reached.
+
+    What reads as many bytes or more as fast shows that its own can be read so, too; fewer may have come from a cache.
+    """
+    alike = [work for work in works if work.cost.threads == own.cost.threads]
+    larger = [work for work in alike if work.read_bytes >= own.read_bytes]
+    reading = max(devices[id(work)].read_bytes_per_s for work in larger)
+    reached = ROUNDING * max(work.read_bytes / work.quickest_s("decode_s") for work in larger)
+    device = devices[id(own)]
+    floats = max((w.outpaces(device) for w in alike if w.cost.precision not in TERNARY_PRECISIONS), default=0.0)
+    device = _sped_up(device, floats, device.int8_ops_per_s)
+    every = max(work.outpaces(device) for work in alike)
+    device = _sped_up(device, every, device.int8_ops_per_s * max(1.0, every))
+    return device.model_copy(update={"read_bytes_per_s": max(reading, reached)})
+
+
+def _sped_up(device: Device, times: float, int8: float) -> Device:
+    """Return *device* with faster products; what multiplies floats multiplies integers as fast."""
+    floats = device.float_ops_per_s * max(1.0, times * ROUNDING)
+    return device.model_copy(update={"float_ops_per_s": floats, "int8_ops_per_s": max(int8 * ROUNDING, floats)})
+
+
+def _work(cost: Cost, checkpoint: Checkpoint) -> _Work | None:
     found = _shape(checkpoint)
     peak = cost.metrics["peak_bytes"]
     if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == ON_GPU):
-        return cost
+        return None
     beside = sum(size for kind, size in cost.resident_by_kind.items() if kind.startswith("embedding"))
     weights = cost.resident_weight_bytes - (beside if found.embedding_weights else 0)
-    positions = cost.prompt_tokens + cost.new_tokens / 2  # of a token in the middle
+    positions = cost.prompt_tokens + cost.new_tokens / 2
     kv = cost.kv_bytes * positions / (cost.prompt_tokens + cost.new_tokens - 1)
-    device = this_machine(int(weights + kv), cost.threads)
-    context = int(positions)
-    model = f"bytes read or products, whichever takes longer; {device.source}"
-    floors = {
-        "prefill_floor_s": prefill_floor_s(found, cost.precision, device, cost.prompt_tokens, cost.batch),
-        "decode_floor_s": decode_floor_s(found, cost.precision, device, context, cost.batch, weights + kv),
-    }
+    return _Work(cost, found, weights + kv)
+
+
+def _with_floors(work: _Work, device: Device) -> Cost:
+    model = f"bytes read or products, whichever takes longer, at the best ceilings seen in this run: {device.source}, "
+    model += "and what any contestant reached"
+    floors = {"prefill_floor_s": work.prefill_floor_s(device), "decode_floor_s": work.decode_floor_s(device)}
     modelled = {name: Modelled(unit="s", model=model, value=seconds) for name, seconds in floors.items()}
-    return cost.model_copy(update={"metrics": {**cost.metrics, **modelled}})
+    return work.cost.model_copy(update={"metrics": {**work.cost.metrics, **modelled}})
 
 
 def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:

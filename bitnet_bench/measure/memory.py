@@ -6,11 +6,13 @@ import contextlib
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SAMPLE_S = 0.02
-ON_GPU = "peak of torch's allocator on the GPU in one untimed run"
+SAMPLE_S, PAUSE_TIMES = 0.02, 5.0
+"""Between two readings, and at least so many times as long as one takes: the run is not to be slowed."""
+ON_GPU = "peak of torch's allocator on the GPU in the warm-up"
 PROC = Path("/proc")
 
 
@@ -35,7 +37,7 @@ def memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
 
 
 class PeakMemory:
-    """The most memory of this process and its children, read every `SAMPLE_S` and whenever it is asked for."""
+    """The most memory of this process and its children, read again and again and whenever it is asked for."""
 
     def __init__(self) -> None:
         self._most = 0
@@ -47,7 +49,7 @@ class PeakMemory:
             return ON_GPU
         if memory_bytes() is None:
             return "largest resident memory over the process before loading"
-        return "peak of one untimed run (mapped files whole, the rest as PSS) over the process before loading"
+        return "peak of the warm-up (mapped files whole, the rest as PSS) over the process before loading"
 
     def read(self) -> int:
         """Read now, and return the most so far."""
@@ -60,8 +62,11 @@ class PeakMemory:
         ended = threading.Event()
 
         def watch() -> None:
-            while not ended.wait(SAMPLE_S):
+            pause = SAMPLE_S
+            while not ended.wait(pause):
+                began = time.perf_counter()
                 self.read()
+                pause = max(SAMPLE_S, PAUSE_TIMES * (time.perf_counter() - began))
 
         self._most = 0
         thread = threading.Thread(target=watch, daemon=True)

@@ -19,19 +19,25 @@ class Scenario:
     batch: int = 1
     threads: int = 0
     """0: as many as there are cores to run on."""
-    rounds: int = 20
-    """The most; fewer where the interval is narrow sooner."""
+    rounds: int = 10
+    """The most; fewer where the budget is used up, or the intervals are narrow when most of them are made."""
     least_rounds: int = 3
-    seconds: float = 20.0
-    """After so long no further round begins, whatever the interval."""
+    """With fewer a contestant has no interval worth the name: one that cannot make so many in its share makes one."""
+    budget_s: float = 180.0
+    """For everything: loading, warm-ups, idle power, parity, rounds and ceilings."""
     tolerance: float = 0.03
     """An interval of the median is narrow when it is no wider than this share of it."""
     timeout_s: float = 600.0
-    """For loading, and for each round."""
+    """For loading, and for each round; one that takes longer hangs."""
     batches: tuple[int, ...] = ()
     """Several batches, one after the other, instead of *batch*."""
     texts: tuple[str, ...] = ()
     """Prompts to read instead of random ids, all cut to the shortest; *prompt_tokens* is then the most of each."""
+
+    @property
+    def fewest_rounds(self) -> int:
+        """Rounds that make an interval, or all that may be made."""
+        return min(self.least_rounds, self.rounds)
 
     @property
     def each_batch(self) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """The process in which one contestant is measured: `python -m bitnet_bench.measure.worker`.
 
 It reads one JSON line that says what to open, answers with a line of what that took, and then answers each further
-line, which asks for a warm-up or a round of some batch. Rounds are asked for one at a time, so that contestants
-alternate.
+line, which asks for a probe, a warm-up or a round of some batch. Rounds are asked for one at a time, so that
+contestants alternate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import pkgutil
 import random
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from bitnet_bench.records import Checkpoint
 
 SEED = 0
 SHORTEST_ROUND_S = 0.5
+PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 3.0
+"""A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are not
+repeated."""
 SLOW_TOKEN_S = 0.005
 """From this time of a token on, reading the clock after each of them takes under a thousandth."""
 
@@ -52,11 +56,15 @@ def main() -> None:
         opened = {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token}
         kinds = session.weights_by_kind() if hasattr(session, "weights_by_kind") else {}
         _say(answers, {**opened, "resident_by_kind": kinds, "memory_method": memory.method})
+        contests: dict[int, _Contest] = {}
         for line in sys.stdin:
             asked = json.loads(line)
-            contest = _Contest(session, task, asked["batch"], meter)
-            if asked["do"] == "warm up":
-                _say(answers, {"peak_bytes": contest.peak(memory, baseline)})
+            batch = asked["batch"]
+            contest = contests.setdefault(batch, _Contest(session, task, batch, meter))
+            if asked["do"] == "probe":
+                _say(answers, {"run_s": contest.foresee()})
+            elif asked["do"] == "warm up":
+                _say(answers, contest.warm_up(memory, baseline))
             else:
                 _say(answers, contest.round())
 
@@ -70,16 +78,59 @@ class _Contest:
     """One batch of one contestant."""
 
     def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any) -> None:
-        self._session, self._new, self._meter = session, task["new_tokens"], meter
+        self._session, self._meter = session, meter
+        self._new: int = task["new_tokens"]
         self._threads = task["threads"]
         self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
+        self._token_s = 0.0
+        """How long a token took last, as far as that is known: slow ones are timed one by one at once."""
 
-    def peak(self, memory: PeakMemory, baseline: int) -> int:
-        """Run once and return the peak of memory over *baseline*; on a GPU that of torch's allocator there."""
+    def foresee(self) -> float:
+        """Return the seconds of one run, from prompts and answers that are doubled until they take long enough."""
+        prefill, decode = self._foresee_prefill(), self._foresee_decode()
+        self._token_s = decode
+        return prefill + decode * (self._new - 1)
+
+    def _foresee_prefill(self) -> float:
+        whole = len(self._prompts[0])
+        self._time_prompt(1)  # what is done only once
+        one, length = self._time_prompt(1), 1
+        seconds = one
+        while length < whole and seconds < max(PROBE_S, GROWTH * one):
+            length = min(2 * length, whole)
+            seconds = self._time_prompt(length)
+        slope = max(0.0, seconds - one) / max(1, length - 1)  # one token reads all weights, too
+        return one + slope * (whole - 1)
+
+    def _time_prompt(self, length: int) -> float:
+        """Return the seconds of a prompt, the better of two: a busy machine makes one of them slow."""
+        prompts = [prompt[:length] for prompt in self._prompts]
+        found: list[float] = []
+        while len(found) < 2 and sum(found) < SLOW_PROBE_S:
+            started = time.perf_counter()
+            self._session.prefill(prompts)
+            found.append(time.perf_counter() - started)
+        return min(found)
+
+    def _foresee_decode(self) -> float:
+        """Return the seconds of one token: the median of those that fit into `PROBE_S`, and of three at least."""
+        state = self._session.prefill([prompt[:1] for prompt in self._prompts])
+        found: list[float] = []
+        while len(found) < self._new - 1 and (sum(found) < PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
+            started = time.perf_counter()
+            state = self._session.decode(state, 1)
+            found.append(time.perf_counter() - started)
+        return statistics.median_low(found)
+
+    def warm_up(self, memory: PeakMemory, baseline: int) -> dict[str, Any]:
+        """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
+
+        It is a whole round, so that one which is too slow for another has been timed.
+        """
         with memory.watched():
-            kept = self._run(stepwise=False)  # noqa: F841 - its cache is to be seen by the reading
+            found = self.round()
         on_device = device_peak()
-        return memory.read() - baseline if on_device is None else on_device
+        return {**found, "peak_bytes": memory.read() - baseline if on_device is None else on_device}
 
     def round(self) -> dict[str, Any]:
         """Time prefill and the new tokens after the first, again and again, and then each token by itself.
@@ -96,9 +147,9 @@ class _Contest:
         self._meter.start()
         metered = time.perf_counter()
         while prefill + decode < SHORTEST_ROUND_S:
-            slow = decode / max(repetitions, 1) / (self._new - 1) > SLOW_TOKEN_S
-            first, rest, each = self._run(stepwise=slow)
+            first, rest, each = self._run(stepwise=self._token_s > SLOW_TOKEN_S)
             prefill, decode, repetitions, tokens = prefill + first, decode + rest, repetitions + 1, each or tokens
+            self._token_s = decode / repetitions / (self._new - 1)
         metered = time.perf_counter() - metered
         energy = self._meter.stop()
         if not tokens:

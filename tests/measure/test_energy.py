@@ -18,7 +18,7 @@ from bitnet_bench.measure.energy.nvml import NvmlMeter
 from bitnet_bench.measure.energy.rapl import RaplMeter
 from bitnet_bench.measure.energy.trace import TraceMeter
 from bitnet_bench.measure.energy.zeus import ZeusMeter
-from bitnet_bench.measure.rounds import Round
+from bitnet_bench.measure.readings import Round
 from bitnet_bench.measure.run import idle_power
 from bitnet_bench.records import Measured, Modelled, Unavailable
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bitnet_bench import api
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure.devices import Device, device
-from bitnet_bench.measure.floors import plan
+from bitnet_bench.measure.floors import add_floors, plan
 from bitnet_bench.measure.shape import shape_of
+from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured, Modelled, Precision
 from bitnet_bench.ternary.initializing import preset_config
 
 MACHINE = Device(name="a", read_bytes_per_s=40e9, int8_ops_per_s=944e9, float_ops_per_s=472e9, source="test")
@@ -48,3 +52,69 @@ def test_devices_have_names() -> None:
     with pytest.raises(BenchError, match="no device") as error:
         device("abacus")
     assert "cpu" in error.value.hint
+
+
+SHAPES = {"ternary": api.open_checkpoint("demo"), "fp16": api.open_checkpoint("demo-fp16")}
+
+
+def _cost(precision: Precision, prefill_s: list[float], decode_s: list[float], resident: int, batch: int) -> Cost:
+    times = {"prefill_s": prefill_s, "decode_s": decode_s, "peak_bytes": [1e6]}
+    return Cost(
+        backend="any",
+        precision=precision,
+        prompt_tokens=128,
+        new_tokens=32,
+        batch=batch,
+        threads=1,
+        weight_bytes={},
+        resident_weight_bytes=resident,
+        kv_bytes=1000 * batch,
+        metrics={name: Measured(unit="s", method="m", readings=tuple(found)) for name, found in times.items()},
+        foreign_load=0.0,
+    )
+
+
+seconds = st.lists(st.floats(1e-7, 10), min_size=1, max_size=3)
+some_costs = st.lists(
+    st.builds(
+        _cost,
+        st.sampled_from(["ternary", "tq2_0", "fp16", "bf16", "fp32"]),
+        seconds,
+        seconds,
+        st.integers(10**4, 10**9),
+        st.sampled_from([1, 8]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(some_costs, st.floats(1e6, 1e12), st.floats(1e6, 1e13))
+def test_no_cost_is_ever_faster_than_its_floor(found: list[Cost], read: float, products: float) -> None:
+    """Whatever the ceilings that were measured and whoever outpaced them: no reading is below its floor."""
+    slow = Device(name="a", read_bytes_per_s=read, int8_ops_per_s=products, float_ops_per_s=products / 3, source="test")
+    measured = [(cost, SHAPES["ternary" if cost.precision in TERNARY_PRECISIONS else "fp16"]) for cost in found]
+    for cost in add_floors(measured, lambda size, threads: slow):
+        for phase in ("prefill", "decode"):
+            floor, taken = cost.metrics[f"{phase}_floor_s"], cost.metrics[f"{phase}_s"]
+            assert isinstance(floor, Modelled)
+            assert isinstance(taken, Measured)
+            assert floor.value <= min(taken.readings)
+            assert "best ceilings seen in this run" in floor.model
+
+
+def test_a_floor_is_from_the_best_ceiling_seen() -> None:
+    """Reading twice as fast as was measured halves the floor of what reads less, and not of what reads more."""
+    slow = Device(name="a", read_bytes_per_s=1e9, int8_ops_per_s=1e15, float_ops_per_s=1e15, source="test")
+
+    def floor(*sizes_and_times: tuple[int, float]) -> float:
+        costs = [(_cost("fp16", [9.0], [taken], size, 1), SHAPES["fp16"]) for size, taken in sizes_and_times]
+        found = add_floors(costs, lambda size, threads: slow)[0].metrics["decode_floor_s"]
+        assert isinstance(found, Modelled)
+        return found.value
+
+    alone = floor((10**8, 5.0))
+    assert alone == pytest.approx(0.1, rel=0.01)
+    assert floor((10**8, 5.0), (10**9, 0.5)) == pytest.approx(alone / 2, rel=0.01)
+    assert floor((10**8, 5.0), (10**7, 0.001)) == pytest.approx(alone, rel=0.01)
+    assert floor((10**8, 0.02)) == pytest.approx(0.02, rel=0.01)

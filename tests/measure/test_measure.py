@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bitnet_bench import api, console
+from bitnet_bench import api, console, store
+from bitnet_bench.environment import environment
+from bitnet_bench.errors import BenchError
 from bitnet_bench.measure.run import Scenario
-from bitnet_bench.records import Cost, Measured, Measurement, Modelled
+from bitnet_bench.ports import Progress
+from bitnet_bench.records import Cost, Measured, Measurement, Modelled, RunRecord
 
-SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1)
+SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1, budget_s=600)
+
+
+def make_run(folder: Path, model: str) -> Path:
+    """Write the record of a run of *model*, without scores."""
+    checkpoint = api.open_checkpoint(model)
+    record = RunRecord(
+        name=folder.name, checkpoint=checkpoint, backend="hf", precision="ternary", environment=environment()
+    )
+    store.save_record(folder, record)
+    return folder
 
 
 def test_a_modelled_number_is_never_read_as_measured() -> None:
@@ -31,17 +50,16 @@ def test_the_pair_is_measured_in_alternating_rounds() -> None:
     """Every contestant has as many readings as rounds; ternary weights are smaller, on disk and in memory."""
     told: list[str] = []
 
-    from collections.abc import Iterator
-    from contextlib import contextmanager
-
     @contextmanager
-    def steps(title: str) -> Iterator[object]:
+    def steps(title: str) -> Iterator[Progress]:
         yield lambda done, total, note="": told.append(note)
 
     contenders = api.contenders(["demo", "demo-fp16"], [], None)
     ternary, fp16, bf16 = _cost_of(list(api.measure(contenders, SHORT, steps=steps)))  # type: ignore[arg-type]
     assert [c.precision for c in (ternary, fp16, bf16)] == ["ternary", "fp16", "bf16"]
-    assert [note.split(",")[0] for note in told[3:]] == ["round 1"] * 3 + ["round 2"] * 3
+    rounds = [note for note in dict.fromkeys(told) if note.startswith("round")]
+    names = ("demo hf ternary", "demo-fp16 hf fp16", "demo-fp16 hf bf16")
+    assert rounds == [f"round {number}, {name}" for number in (1, 2) for name in names]
     for cost in (ternary, fp16, bf16):
         assert len(cost.metrics["prefill_s"].readings) == 2  # type: ignore[union-attr]
         assert len(cost.metrics["token_s"].readings) == 2 * 3  # type: ignore[union-attr]
@@ -60,3 +78,59 @@ def test_one_that_cannot_run_leaves_the_others() -> None:
     assert "packed ternary" in record.cost_errors["hf bf16"]
     assert "status 1" in record.cost_errors["hf bf16"]
     assert any("was not measured" in note for note in console.notes([record]))
+
+
+def test_both_records_are_written_though_one_cannot_run(tmp_path: Path) -> None:
+    """A run folder and its twin's: the costs of the one, the reason of the other, and what was there before stays."""
+    ours, theirs = make_run(tmp_path / "mine", "demo"), make_run(tmp_path / "mine-fp16", "demo-fp16")
+    named = api.with_twin([str(ours)])
+    entered = api.contenders(named, ["ternary"], None)
+    api.measure(entered, SHORT)
+    measured, failed = store.load_record(ours), store.load_record(theirs)
+    assert [cost.precision for cost in measured.costs] == ["ternary"]
+    assert not measured.cost_errors
+    assert not failed.costs
+    assert "plain float weights" in failed.cost_errors["hf ternary"]
+    assert failed.checkpoint.source == "demo-fp16"
+
+
+def test_a_wrong_run_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """Minutes of measuring would be lost: nothing is loaded, and no progress is shown."""
+    run = make_run(tmp_path / "mine", "demo-fp16")
+    told: list[str] = []
+
+    @contextmanager
+    def steps(title: str) -> Iterator[Progress]:
+        told.append(title)
+        yield lambda done, total, note="": None
+
+    with pytest.raises(BenchError, match="another checkpoint"):
+        api.measure([("demo", "ternary", run)], SHORT, steps=steps)
+    assert not told
+
+
+def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> None:
+    """Half a second: nobody can be loaded; that is no error of theirs, but nothing was measured."""
+    run = make_run(tmp_path / "mine", "demo")
+    began = time.monotonic()
+    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5))
+    assert time.monotonic() - began < 60
+    assert not record.costs
+    assert not record.cost_errors
+    assert "its share" in record.cost_left_out["hf ternary"]
+    assert store.load_record(run).cost_left_out == record.cost_left_out
+    assert any("was left out by the budget" in note for note in console.notes([record]))
+    assert len(console.costs_table([record]).rows) == 1
+
+
+def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table says that it is one round, and the note why the budget had no time for more."""
+    (record,) = api.measure([("demo", "ternary", None)], replace(SHORT, rounds=1))
+    (cost,) = record.costs
+    assert cost.once_because is None, "one round was asked for"
+    once = record.model_copy(update={"costs": (cost.model_copy(update={"once_because": "3 rounds exceed it."}),)})
+    console.show(console.costs_table([once]))
+    shown = capsys.readouterr().out
+    assert "(1 round)" in shown
+    assert "±0 %" not in shown
+    assert "demo hf ternary ran once, without an interval. 3 rounds exceed it." in console.notes([once])

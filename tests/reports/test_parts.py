@@ -9,7 +9,7 @@ import pytest
 
 from bitnet_bench.records import Checkpoint, Environment, Example, FinetuneJob, FinetuneRecord
 from bitnet_bench.reports.charts import MOST_STEPS, pareto_front, thinned
-from bitnet_bench.reports.costs import main_cost, pareto_section
+from bitnet_bench.reports.costs import cost_section, main_cost, pareto_section
 from bitnet_bench.reports.figures import figure, quantity
 from bitnet_bench.reports.pairs import chosen_pairs
 from bitnet_bench.reports.runs import named
@@ -103,6 +103,17 @@ def test_a_float_run_is_represented_by_its_fastest_precision(make_results: Any, 
     assert cost is not None
     assert cost.precision == "bf16"
     assert main_cost(narrow) is None
+
+
+def test_what_the_budget_left_out_is_said(make_results: Any, make_cost: Any) -> None:
+    """A cost of one round is named as such, and one that was left out stands with its reason."""
+    once = make_cost("ternary").model_copy(update={"once_because": "3 rounds exceed it."})
+    left_out = {"hf-dense fp16": "One run would take 25 min."}
+    run = make_results("a", {"s:t": [1.0]}, costs=(once,), cost_left_out=left_out)
+    blocks = cost_section(named([run])).blocks
+    said = [block.text.en for block in blocks if isinstance(block, Paragraph)]
+    assert any("in one round, without an interval" in text and "A (ternary)" in text for text in said)
+    assert "A was left out in hf-dense fp16, for want of time: One run would take 25 min." in said
 
 
 def test_speeds_of_other_scenarios_are_not_compared(make_results: Any, make_cost: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitnet_bench.measure.rounds import Round
+from bitnet_bench.measure.readings import Round
 from bitnet_bench.records import Measured, Measurement, Modelled, Unavailable
 
 

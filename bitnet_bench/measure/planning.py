@@ -1,0 +1,89 @@
+"""Decide who runs how often in the time that is left, and how many rounds there will be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+Key = TypeVar("Key")
+Turn = Literal["often", "once", "never"]
+"""Rounds that alternate, a single run, or none."""
+FACTOR = 1.5
+"""By so much the time that is left may be off."""
+SHORTEST_S = 1e-6
+"""No round is shorter."""
+BELIEVED = 3
+"""After so many rounds narrow intervals are expected to stay so.
+
+Before, rounds may still end early or late: the earliest end is so late that what is expected then is never off by more
+than `FACTOR`. Of ten rounds it is the seventh.
+"""
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What one contestant gets of the time that is left."""
+
+    turn: Turn
+    share_s: float
+
+
+def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, Allotment]:
+    """Return what each contestant gets, given the seconds that one run of each takes.
+
+    What a quick one leaves of its share goes to slower ones (max-min fairness). One that cannot make *runs* in its
+    share makes one; one that cannot make one makes none.
+    """
+    found: dict[Key, Allotment] = {}
+    for waiting, (key, seconds) in zip(range(len(run_s), 0, -1), _quickest_first(run_s), strict=True):
+        share = max(0.0, left_s) / waiting
+        turn: Turn = "often" if runs * seconds <= share else "once" if seconds <= share else "never"
+        found[key] = Allotment(turn, share)
+        left_s -= seconds * {"often": runs, "once": 1, "never": 0}[turn]
+    return found
+
+
+def _quickest_first(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:
+    return sorted(run_s.items(), key=lambda item: item[1])
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """How many rounds there will be: *most*, or *earliest* if the intervals are narrow then."""
+
+    earliest: int
+    most: int
+
+    def expect(self, done: int, narrow: bool) -> float:
+        """Return how many rounds are still to be expected.
+
+        Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
+        nothing is known, and after two little: what is returned then is off by `FACTOR` at most until the next round
+        is over, whether the rounds end early or late.
+        """
+        late, early = max(0, self.most - done), self.earliest - done
+        if early <= 0 or not narrow:
+            return late
+        if done >= BELIEVED or early == 1:
+            return early
+        lowest, highest = 1 + (late - 1) / FACTOR, 1 + (early - 1) * FACTOR
+        return (lowest + highest) / 2
+
+
+def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPlan:
+    """Return the plan before the first round, if a round takes *round_s* and *left_s* is left."""
+    planned = max(1, min(most, count_fitting(round_s, left_s)))
+    earliest = math.ceil(BELIEVED + (planned - BELIEVED) / FACTOR**2)
+    return RoundPlan(min(planned, max(least, earliest)), planned)
+
+
+def count_fitting(round_s: float, left_s: float) -> int:
+    """Return how many rounds fit into what is left."""
+    return int(max(0.0, left_s) / max(round_s, SHORTEST_S))
+
+
+def count_beginning(round_s: float, mean_s: float, left_s: float) -> int:
+    """Return how many rounds will begin: one does where *round_s* is left, and takes *mean_s* with its repetitions."""
+    return 0 if left_s < round_s else 1 + int((left_s - round_s) / max(mean_s, SHORTEST_S))
