@@ -47,7 +47,7 @@ LANGUAGE_MODELLING: dict[Weights, Row] = {
     "ternary": Row(
         Rate(1e-3, EMBEDDED_SFT),
         Rate(5e-4, "axolotl, examples/falcon-e (1B and 3B); smaller models bear more"),
-        Rate(1e-4, "onebitllms, examples/sft.py (Falcon-Edge 1B and 3B)"),
+        Rate(1e-4, "onebitllms (Falcon-Edge 1B and 3B)"),
     ),
     "becomes ternary": Row(
         Rate(1e-3, EMBEDDED_SFT),
@@ -65,7 +65,7 @@ PREFERENCES: dict[Weights, Row] = {
     "ternary": Row(
         Rate(1e-4, EMBEDDED_DPO),
         Rate(1e-6, "alignment-handbook, recipes/smollm2/dpo/config_smol.yaml: FP16, none is published for ternary"),
-        Rate(2e-7, "BitNet b1.58 2B4T (arXiv:2504.12285), section 3.3"),
+        Rate(2e-7, "BitNet b1.58 2B4T (arXiv:2504.12285)"),
     ),
 }
 """For dpo. Its loss does not teach a model to be ternary: a float base has the rate of a ternary one."""
