@@ -36,7 +36,7 @@ from bitnet_bench.records import (
     Precision,
     RunRecord,
 )
-from bitnet_bench.runtime_choice import AUTO, choose_backend
+from bitnet_bench.runtime_choice import AUTO, FALLBACK, choose_backend
 from bitnet_bench.twins import TWIN_SUFFIX, find_twin, is_run
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
                 "Give another --out, or delete the folder.",
             )
         return record
-    trainer = plugins.load("backends", backend)
+    trainer = plugins.load("backends", FALLBACK if backend == AUTO else backend)
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
     rows, left_out = training_rows(job)
