@@ -6,9 +6,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.ports import Progress
+
+if TYPE_CHECKING:
+    from bitnet_bench.ports import Progress
 
 DEFAULT_BUDGET = "3m"
 SECONDS_OF = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -17,6 +20,8 @@ GRACE_SHARE = 0.1
 """Of the budget: what has begun in time may end so much later."""
 CLOSING_SHARE, MOST_CLOSING_S = 0.03, 3.0
 """Kept for what follows the last round: ending processes, and how fast this machine reads."""
+EXPECTED_CLOSING_S = 1.0
+"""Of that, what it takes as a rule."""
 LONGER_HINT = "Give a longer --budget to measure it."
 
 
@@ -103,7 +108,7 @@ class Countdown:
     def expect(self, left_s: float) -> None:
         """Set what is expected to be left, without the closing."""
         budget = self.budget
-        self.expected_s = budget.elapsed_s + max(0.0, left_s) + budget.closing_s
+        self.expected_s = budget.elapsed_s + max(0.0, left_s) + min(EXPECTED_CLOSING_S, budget.closing_s)
 
     def tell(self, note: str | None = None) -> None:
         """Show the time that is over out of the time that is expected; *note* replaces what is being done."""

@@ -27,8 +27,10 @@ from bitnet_bench.records import Checkpoint
 SEED = 0
 SHORTEST_ROUND_S = 0.5
 PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 3.0
-"""A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are not
-repeated."""
+"""A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are
+neither longer nor repeated."""
+LEAST_PROBED = 16
+"""Tokens of a prompt from which on a longer one is foreseen: of fewer, noise would be taken for their cost."""
 SLOW_TOKEN_S = 0.005
 """From this time of a token on, reading the clock after each of them takes under a thousandth."""
 
@@ -96,7 +98,9 @@ class _Contest:
         self._time_prompt(1)  # what is done only once
         one, length = self._time_prompt(1), 1
         seconds = one
-        while length < whole and seconds < max(PROBE_S, GROWTH * one):
+        while length < whole and seconds < SLOW_PROBE_S:
+            if length >= LEAST_PROBED and seconds >= max(PROBE_S, GROWTH * one):
+                break
             length = min(2 * length, whole)
             seconds = self._time_prompt(length)
         slope = max(0.0, seconds - one) / max(1, length - 1)  # one token reads all weights, too

@@ -201,7 +201,7 @@ def test_the_display_counts_the_budget_down() -> None:
     clock.now = 300.0
     countdown.tell()
     countdown.finish()
-    assert told == [(30, 180, "load a"), (31, 73, "load a"), (300, 301, "load a"), (300, 300, "")]
+    assert told == [(30, 180, "load a"), (31, 71, "load a"), (300, 301, "load a"), (300, 300, "")]
 
 
 def test_a_line_of_progress_says_what_is_left_at_the_pace_since_the_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measure import machine
-from bitnet_bench.measure.budget import Budget, Countdown, OutOfBudgetError
+from bitnet_bench.measure.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
 from bitnet_bench.measure.child import Child, Opened
 from bitnet_bench.measure.costs import Entry, costs, percentile
 from bitnet_bench.measure.memory import memory_bytes
@@ -239,7 +239,7 @@ def test_the_time_that_is_left_is_foreseen_after_the_first_round(runs: list[floa
     contenders = [FakeContender(str(i), readings, order, clock, run_s) for i, run_s in enumerate(runs)]
     _alternate(contenders, Scenario(budget_s=180, rounds=rounds), clock, told=told)
     first_round_s = max((now for now, _, _ in told if now <= 2 * sum(runs)), default=0.0)
-    closing = Budget(180, clock).closing_s
+    closing = EXPECTED_CLOSING_S
     for now, done, total in told:
         if now > first_round_s:
             left, foreseen = clock.now - now + closing, total - done
