@@ -16,7 +16,7 @@ LOADING_SHARE = 0.7
 GUARANTEED_SHARE = 0.1
 """Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
 HOPELESS = 1.2
-"""One that is forecast to load or run for so many times its share is not begun."""
+"""One that is forecast to run for so many times its share is not loaded."""
 
 
 class Loadable(Protocol):
@@ -69,7 +69,7 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
         slow_load_s = loaded_s.get(entrant.kind, 0.0)
         if forecast and forecast.seconds > HOPELESS * run_share:
             admission.left_out = _too_long(forecast.describe(), run_share, countdown)
-        elif slow_load_s > HOPELESS * load_share:
+        elif slow_load_s > load_share:
             loads = f"loading it would take about {describe_duration(slow_load_s)}, as the other precision did"
             admission.left_out = _too_long(loads, load_share, countdown)
         else:

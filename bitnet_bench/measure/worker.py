@@ -26,9 +26,9 @@ from bitnet_bench.records import Checkpoint
 
 SEED = 0
 SHORTEST_ROUND_S = 0.5
-PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 3.0
+PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 1.0
 """A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are
-neither longer nor repeated."""
+not repeated."""
 LEAST_PROBED = 16
 """Tokens of a prompt from which on a longer one is foreseen: of fewer, noise would be taken for their cost."""
 SLOW_TOKEN_S = 0.005
@@ -98,10 +98,8 @@ class _Contest:
         self._time_prompt(1)  # what is done only once
         one, length = self._time_prompt(1), 1
         seconds = one
-        while length < whole and seconds < SLOW_PROBE_S:
-            if length >= LEAST_PROBED and seconds >= max(PROBE_S, GROWTH * one):
-                break
-            length = min(2 * length, whole)
+        while length < whole and (length < LEAST_PROBED or seconds < max(PROBE_S, GROWTH * one)):
+            length = min(max(LEAST_PROBED, 2 * length), whole)
             seconds = self._time_prompt(length)
         slope = max(0.0, seconds - one) / max(1, length - 1)  # one token reads all weights, too
         return one + slope * (whole - 1)
