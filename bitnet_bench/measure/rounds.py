@@ -185,7 +185,9 @@ class _Alternation:
                 break
             mean_s = spent / done if done else turn_s
             beginning = count_beginning(self._turn_s(often), mean_s, self._left_s)
-            self._expect(min(plan.expect(done, narrow), beginning) * mean_s)
+            # the last rounds are not repeated: there is no time for it
+            longest = max(self._left_s, self._turn_s(often))
+            self._expect(min(min(plan.expect(done, narrow), beginning) * mean_s, longest))
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
             fitting = count_fitting(self._turn_s(often), self._left_s)
