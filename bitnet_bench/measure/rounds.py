@@ -165,7 +165,10 @@ class _Alternation:
 
     def _keep_those_with_time(self, running: Sequence[int]) -> list[int]:
         """Return those who can make the fewest rounds in their shares; of the others the warm-up is the only round."""
-        allotted = allot({i: self.run_s[i] for i in running}, self._left_s, self.scenario.fewest_rounds)
+        fewest, left = self.scenario.fewest_rounds, self._left_s
+        able = {i: self.run_s[i] for i in running if fewest * self.run_s[i] <= left}
+        # those that cannot use a share leave it to the others
+        allotted = {i: Allotment("once", left) for i in running} | allot(able, left, fewest)
         for index, one in allotted.items():
             if one.turn != "often":
                 self.pairs[index][1].once[self.batch] = self._why_once(index, one)
@@ -182,7 +185,9 @@ class _Alternation:
                 break
             mean_s = spent / done if done else turn_s
             beginning = count_beginning(self._turn_s(often), mean_s, self._left_s)
-            self._expect(min(plan.expect(done, narrow), beginning) * mean_s)
+            # the last rounds are not repeated: there is no time for it
+            longest = max(self._left_s, self._turn_s(often))
+            self._expect(min(min(plan.expect(done, narrow), beginning) * mean_s, longest))
             spent += self._turn(done + 1, often)
             done, often = done + 1, self._going(often)
             fitting = count_fitting(self._turn_s(often), self._left_s)

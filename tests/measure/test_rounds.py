@@ -185,6 +185,16 @@ def test_one_whose_only_round_exceeds_its_share_is_left_out_with_the_reason() ->
     assert "slow" not in order
 
 
+def test_a_share_that_a_slow_one_cannot_use_goes_to_the_quick_one() -> None:
+    """After the warm-ups 17.5 s are left: three rounds of 30 s are out of the question, and seven of 2.5 s are made."""
+    clock = FakeClock()
+    quick = FakeContender("quick", [reading(1 + i % 2) for i in range(20)], [], clock, 2.5)
+    slow = [FakeContender(name, [], [], clock, 30.0, foreseen_s=12.0) for name in ("b", "c")]
+    turns = _alternate([quick, *slow], Scenario(budget_s=82.5), clock)
+    assert [len(one.rounds[1]) for one in turns] == [7, 1, 1]
+    assert clock.now <= 82.5
+
+
 def test_the_quickest_is_tried_even_if_a_probe_says_that_it_does_not_fit() -> None:
     """A probe may be wrong on a busy machine, and nothing would be measured otherwise; the budget still holds."""
     clock = FakeClock()
