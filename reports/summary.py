@@ -147,6 +147,8 @@ def _faster(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Said:
         return say("change.unknown")
     ratio = mine.median / other.median
     said = say("change.faster" if ratio >= 1 else "change.slower", factor=factor(max(ratio, 1 / ratio)))
+    if len(mine.readings) == 1 or len(other.readings) == 1:
+        return said + say("change.one-reading")  # one reading has no spread to be apart from
     apart = min(mine.readings) > max(other.readings) or max(mine.readings) < min(other.readings)
     return said if apart else said + say("change.within-spread")
 

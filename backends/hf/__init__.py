@@ -28,7 +28,12 @@ class HFBackend:
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import the model's and the tokenizer's code, and load nothing."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoTokenizer,  # noqa: F401 - imported when named
+            PreTrainedTokenizerFast,  # noqa: F401
+        )
 
         import bitnet_bench.backends.hf.inference  # noqa: F401
 

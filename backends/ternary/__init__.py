@@ -31,7 +31,7 @@ class TernaryBackend:
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, and load nothing."""
-        from transformers import AutoConfig
+        from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.ternary.inference  # noqa: F401
 

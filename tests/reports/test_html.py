@@ -92,6 +92,11 @@ def test_the_first_sentence_counts_memory_and_takes_the_better_float_precision_o
     text = html.unescape(render(ternary, twin))
     assert "Cost of ‘t (backend ternary)’ against ‘f (backend hf, the better of FP16, BF16)’" in text
     assert "peak memory 4.0× smaller" in text
+    once = measured("tokens/s", 60.0)
+    slow = floats[1].model_copy(update={"metrics": floats[1].metrics | {"decode_tokens_per_s": once}})
+    assert "decode 1.7× faster (one reading)" in html.unescape(
+        render(ternary, make_results("f", {"s:t": [1.0, 1.0]}, precision="bf16", costs=(slow,)))
+    )
     assert "decode 2.0× faster" in text
 
 
