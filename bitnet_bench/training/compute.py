@@ -18,6 +18,6 @@ def fast_compute() -> Literal["fp32", "bf16"]:
 
 
 def _cpu_has_bf16() -> bool:
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.8 has none
         return bool(torch.cpu._is_avx512_bf16_supported())
     return any(present for name, present in torch.cpu.get_capabilities().items() if "bf16" in name)
