@@ -126,7 +126,7 @@ def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
     assert {score["metric"] for score in record["scores"]} == {"macro_f1", "accuracy"}
     assert all(score["stderr"] is not None and score["signature"] for score in record["scores"])
     assert len((run / "samples/sample-copa.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--json", "--out", str(run)]
+    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--no-floats", "--json", "--out", str(run)]
     measured = bench("measure", *quick, cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
     again = bench(*scored, cwd=tmp_path)

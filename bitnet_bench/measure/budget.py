@@ -18,7 +18,7 @@ SECONDS_OF = {"s": 1.0, "m": 60.0, "h": 3600.0}
 FORM = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 GRACE_SHARE = 0.1
 """Of the budget: what has begun in time may end so much later."""
-CLOSING_SHARE, MOST_CLOSING_S = 0.03, 3.0
+CLOSING_SHARE, MOST_CLOSING_S = 0.03, 2.0
 """Kept for what follows the last round: ending processes, and how fast this machine reads."""
 EXPECTED_CLOSING_S = 1.0
 """Of that, what it takes as a rule."""

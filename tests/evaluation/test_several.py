@@ -108,7 +108,8 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    words = ["bitnet-bench", "evaluate", "--suite", "sample", "--task", "copa", "--out", str(tmp_path / "runs" / "one")]
+    words = ["bitnet-bench", "evaluate", "--suite", "sample", "--task", "copa", "--backend", "hf"]
+    words += ["--out", str(tmp_path / "runs" / "one")]
     monkeypatch.setattr("sys.argv", words)
     with monkeypatch.context() as patch:
         patch.setattr(BatchedSession, "_score", interrupted)

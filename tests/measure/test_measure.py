@@ -55,7 +55,7 @@ def test_the_pair_is_measured_in_alternating_rounds() -> None:
         yield lambda done, total, note="": told.append(note)
 
     contenders = api.contenders(["demo", "demo-fp16"], [], None)
-    ternary, fp16, bf16 = _cost_of(list(api.measure(contenders, SHORT, steps=steps)))  # type: ignore[arg-type]
+    ternary, fp16, bf16 = _cost_of(list(api.measure(contenders, SHORT, backend="hf", steps=steps)))  # type: ignore[arg-type]
     assert [c.precision for c in (ternary, fp16, bf16)] == ["ternary", "fp16", "bf16"]
     rounds = [note for note in dict.fromkeys(told) if note.startswith("round")]
     names = ("demo hf ternary", "demo-fp16 hf fp16", "demo-fp16 hf bf16")
@@ -73,7 +73,7 @@ def test_the_pair_is_measured_in_alternating_rounds() -> None:
 
 def test_one_that_cannot_run_leaves_the_others() -> None:
     """A precision that the checkpoint has not stands in the record with the reason; the other one is measured."""
-    (record,) = api.measure([("demo", "bf16", None), ("demo", "ternary", None)], SHORT)
+    (record,) = api.measure([("demo", "bf16", None), ("demo", "ternary", None)], SHORT, backend="hf")
     assert [cost.precision for cost in record.costs] == ["ternary"]
     assert "packed ternary" in record.cost_errors["hf bf16"]
     assert "status 1" in record.cost_errors["hf bf16"]
@@ -113,7 +113,7 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     """Half a second: nobody can be loaded; that is no error of theirs, but nothing was measured."""
     run = make_run(tmp_path / "mine", "demo")
     began = time.monotonic()
-    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5))
+    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
     assert time.monotonic() - began < 60
     assert not record.costs
     assert not record.cost_errors
@@ -125,7 +125,7 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
 
 def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
     """The table says that it is one round, and the note why the budget had no time for more."""
-    (record,) = api.measure([("demo", "ternary", None)], replace(SHORT, rounds=1))
+    (record,) = api.measure([("demo", "ternary", None)], replace(SHORT, rounds=1), backend="hf")
     (cost,) = record.costs
     assert cost.once_because is None, "one round was asked for"
     once = record.model_copy(update={"costs": (cost.model_copy(update={"once_because": "3 rounds exceed it."}),)})
