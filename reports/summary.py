@@ -102,7 +102,8 @@ def _cheaper(pair: Pair) -> Said:
     parts = [say("cheaper.stored", change=_smaller(*stored))] if all(stored) else []
     ours, theirs = _shared_costs(a, b)
     if not ours:
-        return say("cheaper", a=a.name, b=b.name, parts=joined(parts)) if parts else say("cheaper.unknown")
+        names = {"a": f"‘{a.name}’", "b": f"‘{b.name}’"}
+        return say("cheaper", **names, parts=joined(parts)) if parts else say("cheaper.unknown")
     resident = _smaller(*(min(cost.resident_weight_bytes for cost in costs) for costs in (ours, theirs)))
     parts.append(say("cheaper.resident", change=resident))
     peak = (_best_reading(ours, "peak_bytes", min), _best_reading(theirs, "peak_bytes", min))
@@ -122,7 +123,7 @@ def _named(run: NamedRun, costs: Sequence[Cost]) -> Said:
     precisions = list(dict.fromkeys(cost.precision.upper() for cost in costs))
     words = plain(precisions[0])
     if len(precisions) > 1:
-        words = say("cheaper.better-of", precisions=", ".join(precisions))
+        words = say("cheaper.better-of", precisions=Said("·".join(precisions), " and ".join(precisions)))
     return say("cheaper.run.floats", run=run.name, backend=backends, precisions=words)
 
 

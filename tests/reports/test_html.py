@@ -90,7 +90,7 @@ def test_the_first_sentence_counts_memory_and_takes_the_better_float_precision_o
     floats = (cost("hf", "fp16", 10.0, 40), cost("hf", "bf16", 50.0, 80))
     twin = make_results("f", {"s:t": [1.0, 1.0]}, precision="bf16", costs=floats)
     text = html.unescape(render(ternary, twin))
-    assert "Cost of ‘t (backend ternary)’ against ‘f (backend hf, the better of FP16, BF16)’" in text
+    assert "Cost of ‘t’ (backend ternary) against ‘f’ (backend hf, the better of FP16 and BF16)" in text
     assert "peak memory 4.0× smaller" in text
     once = measured("tokens/s", 60.0)
     slow = floats[1].model_copy(update={"metrics": floats[1].metrics | {"decode_tokens_per_s": once}})
