@@ -42,6 +42,7 @@ def main() -> None:
         WHEELS,
         *SOURCE_ONLY,
     )
+    print(build_without_compiler(), flush=True)
     checks = [(check, version) for version in versions for check in (resolve_with_pip, resolve_with_uv, install_wheel)]
     with ThreadPoolExecutor(4) as pool:
         for line in pool.map(lambda one: one[0](wheel, one[1]), checks):
@@ -82,6 +83,20 @@ def check_contents(wheel: Path) -> None:
     if missing := sorted(expected - names):
         sys.exit(f"{wheel.name} lacks {', '.join(missing)}.")
     print(f"{wheel.name}: {len(names)} files, with kernel and {len(expected) - 1} recipes", flush=True)
+
+
+def build_without_compiler() -> str:
+    """Build the wheel where no C compiler works: it must succeed, without the kernel."""
+    left_out = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "*.so")
+    with tempfile.TemporaryDirectory() as folder:
+        source = shutil.copytree(ROOT, Path(folder) / "source", symlinks=True, ignore=left_out)
+        build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+        run(*build, "--wheel-dir", folder, source, CC="false")
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as opened:
+            kernels = [name for name in opened.namelist() if "_library" in name]
+    if kernels:
+        sys.exit(f"A build without a compiler holds {', '.join(kernels)}.")
+    return "without a compiler: the wheel builds, without the kernel"
 
 
 def resolve_with_pip(wheel: Path, version: str) -> str:
@@ -125,9 +140,10 @@ def install_wheel(wheel: Path, version: str) -> str:
     return f"wheel, Python {version}: installs, {said}"
 
 
-def run(*command: object) -> str:
-    """Run a command and return its output; end with all of it where it fails."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT)
+def run(*command: object, **variables: str) -> str:
+    """Run a command, with *variables* in its environment, and return its output; end with all of it where it fails."""
+    words, environment = [str(part) for part in command], os.environ | variables
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}\nended with status {done.returncode}.")
     return done.stdout
