@@ -18,6 +18,7 @@ from bitnet_bench.cli.panels import PanelCommand
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.threads import WAITING
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +62,8 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; a BenchError becomes a sentence and exit status 1, wrong use status 2."""
     # our own bars replace those of libraries; tokenizers warns about forks that never happen
-    for name, value in {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+    quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    for name, value in {**quiet, **WAITING}.items():
         os.environ.setdefault(name, value)
     try:
         app()

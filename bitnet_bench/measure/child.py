@@ -22,16 +22,11 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.measure.budget import OutOfBudgetError, describe_duration
 from bitnet_bench.measure.readings import Round
 from bitnet_bench.records import RuntimeParity, Value
+from bitnet_bench.threads import WAITING
 
 Answer = TypeVar("Answer", bound=Value)
 WORKER = (sys.executable, "-m", "bitnet_bench.measure.worker")
 GATE = (sys.executable, "-m", "bitnet_bench.measure.gate")
-SPINS = "10000"
-"""How often a thread of GNU's OpenMP looks whether others are done before it sleeps: 0.2 ms, instead of several.
-
-With one other busy process a token of a small model took 1.6 s otherwise, and so it takes 0.2 s: where cores are
-shared, the thread that is waited for cannot run while another one spins.
-"""
 WAITING_S = 1.0
 """Between two calls of what shows that time goes by."""
 SHOWN = 60
@@ -98,7 +93,7 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # so that a runtime that it starts ends with it
-            env={"GOMP_SPINCOUNT": SPINS, **os.environ, "OMP_NUM_THREADS": str(self._task["threads"])},
+            env={**WAITING, **os.environ, "OMP_NUM_THREADS": str(self._task["threads"])},
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
