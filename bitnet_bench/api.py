@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from bitnet_bench.ternary.inspecting import Inspection
     from bitnet_bench.ternary.parity import Logits, Parity
 
+_log = logging.getLogger(__name__)
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
 DATA_VARIABLE = "BITNET_BENCH_DATA"
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
@@ -383,7 +385,8 @@ def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row
     from bitnet_bench.data.rows import read_rows
 
     validation = [row for source in job.validation for row in read_rows(Path(source))]
-    chosen = set(random.Random(0).sample(range(len(rows)), round(job.hold_out * len(rows))))
+    count = max(1, round(job.hold_out * len(rows))) if job.hold_out else 0
+    chosen = set(random.Random(0).sample(range(len(rows)), count))
     validation += [row for i, row in enumerate(rows) if i in chosen]
     kept = set(validation)
     training = [row for row in rows if row not in kept]
@@ -405,7 +408,7 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
     done = Path(job.out) / "finetune.json"
     record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8")) if done.is_file() else None
-    job = recall_choices(job, record.job if record else None)
+    job = recall_choices(job, record)
     if record:
         differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
         if differing:
@@ -589,10 +592,18 @@ def _recorded(
                 "cost_left_out": record.cost_left_out | left_out,
             }
         )
-    for place, record in records.items():
+    found = [_keep_earlier_costs(record, place) for place, record in records.items()]
+    for place, record in zip(records, found, strict=True):
         if place.out is not None:
             store.save_record(place.out, record)
-    return list(records.values())
+    return found
+
+
+def _keep_earlier_costs(record: RunRecord, place: Place) -> RunRecord:
+    """Return *record* with the costs that its folder holds already, where nothing was measured this time."""
+    if record.costs or place.out is None or not (place.out / store.RECORD).is_file():
+        return record
+    return record.model_copy(update={"costs": store.load_record(place.out).costs})
 
 
 def run_of(name: str) -> Place:
@@ -601,13 +612,26 @@ def run_of(name: str) -> Place:
         return Place(name, None)
     checkpoint = store.load_record(Path(name)).checkpoint
     here = checkpoint.source not in EMBEDDED and Path(checkpoint.path).exists()
+    if not here and checkpoint.source not in EMBEDDED and checkpoint.revision is None:
+        raise BenchError(
+            f"The checkpoint of the run {name} is gone: {checkpoint.path}.",
+            "Put it back, or measure it where it is now and name the run folder with --out.",
+        )
     return Place(checkpoint.path if here else checkpoint.source, Path(name))
 
 
 def with_twin(names: Sequence[str]) -> list[str]:
     """Return *names*, with the twin that is found beside it where they are a single run folder."""
-    twin = find_twin(Path(names[0])) if len(names) == 1 and is_run(names[0]) else None
-    return [*names, str(twin)] if twin else list(names)
+    named = list(dict.fromkeys(names))
+    twin = find_twin(Path(named[0])) if len(named) == 1 and is_run(named[0]) else None
+    if twin is None:
+        return named
+    try:
+        run_of(str(twin))
+    except BenchError as error:
+        _log.warning("The twin %s is not measured. %s", twin, error.problem)
+        return named
+    return [*named, str(twin)]
 
 
 def contenders(

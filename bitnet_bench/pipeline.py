@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench import api, store
+from bitnet_bench import api, plugins, store
 from bitnet_bench.measure.budget import parse_budget
 from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.ports import Steps
 from bitnet_bench.recipe import Recipe, Training, claim
 from bitnet_bench.records import EvaluateJob, FinetuneJob, Precision, RunRecord
+from bitnet_bench.runtime_choice import AUTO
 from bitnet_bench.training.ending import warn_about_ending
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ class Measuring:
 
     @property
     def is_done(self) -> bool:
-        """Whether every record has costs, or says that the budget had no time for them."""
-        return all(_is_measured(folder) for folder in self.folders)
+        """Whether every record has costs or says that the budget had no time for them, and one at least has costs."""
+        return all(map(_is_measured, self.folders)) and any(store.load_record(f).costs for f in self.folders)
 
     def run(self, steps: Steps) -> None:
         """Measure; the records of the run folders gain the costs."""
@@ -137,6 +138,9 @@ def plan(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
     """Return every step of *recipe*, done or not, in order; nothing is opened, run or written."""
     data_dir = api.data_directory(data_dir)
     scoring = recipe.evaluate
+    for section in (recipe.finetune, recipe.evaluate, recipe.measure):
+        if section and section.backend != AUTO:
+            plugins.load("backends", section.backend)  # an unknown name is an error before anything is run
     tasks = api.select_tasks(scoring.suites, scoring.tasks, data_dir)
     trained = _arms(recipe.finetune, out, data_dir) if recipe.finetune else []
     starts = {step.job.precision: step.job.model for step in trained} if scoring.before else {}

@@ -160,8 +160,13 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
     if there.checkpoint.sha256 != record.checkpoint.sha256:
         differing.insert(0, "checkpoint")
     if differing and (there.scores or differing[0] == "checkpoint"):
+        values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
+        named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
+        again = "".join(f" --{name} {values[name][0]}" for name in differing if name in values)
+        continues = f"`{again.strip()}` continues it. " if again and set(differing) <= values.keys() else ""
         raise BenchError(
-            f"{out} holds a run with another {', '.join(differing)}.", "Give another --out, or delete the folder."
+            f"{out} holds a run with another {', '.join(named)}.",
+            f"{continues}Give another --out, or delete the folder.",
         )
     # other settings without scores: it was measured before it was scored
     return record.model_copy(update={"costs": there.costs}) if differing else there

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api
-from bitnet_bench.errors import UsageError
+from bitnet_bench import api, pipeline
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.recipe import read_recipe
 from bitnet_bench.records import EvaluateJob
 from bitnet_bench.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.ternary import kernel
@@ -27,6 +28,26 @@ def test_a_ternary_checkpoint_is_scored_on_the_engine_and_the_record_says_why(tm
     record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path, EvaluateJob(limit=2))
     assert (record.backend, record.precision) == ("ternary", "ternary")
     assert record.backend_reason == "the ternary engine fits this checkpoint"
+
+
+@needs_kernel
+def test_a_folder_of_another_backend_names_both_and_how_to_continue(tmp_path: Path) -> None:
+    """A run of the time when `hf` was the default is continued by naming it."""
+    tasks = api.select_tasks(["sample"], ["copa"])
+    api.evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2, backend="hf"))
+    with pytest.raises(BenchError, match=r"another backend \(hf, not ternary\)") as error:
+        api.evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2))
+    assert error.value.hint.startswith("`--backend hf` continues it.")
+
+
+def test_a_recipe_with_an_unknown_backend_fails_before_anything_is_run(tmp_path: Path) -> None:
+    """A misspelt name at the end of a recipe must not cost the training before it."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "models: {plain: demo}\nevaluate: {suites: [sample]}\nmeasure: {backend: nosuch}\n", encoding="utf-8"
+    )
+    with pytest.raises(UsageError, match="There is no backend 'nosuch'"):
+        pipeline.plan(read_recipe(file), tmp_path / "out")
 
 
 def test_a_float_checkpoint_runs_on_transformers_in_the_fastest_dtype() -> None:
@@ -51,8 +72,8 @@ def test_an_architecture_that_the_engine_lacks_runs_on_transformers_with_the_rea
     assert "activation gelu" in caplog.text
 
 
-def test_without_a_kernel_ternary_runs_on_transformers_and_names_the_compiler() -> None:
-    """A machine without a compiler gets its scores, later, and is told how to get them sooner."""
+def test_without_a_kernel_ternary_runs_on_transformers_and_says_how_to_get_it_back() -> None:
+    """A machine without the kernel gets its scores, later, and is told how to get them sooner."""
     code = (
         "from bitnet_bench import api\n"
         "from bitnet_bench.runtime_choice import choose_backend\n"
@@ -60,8 +81,7 @@ def test_without_a_kernel_ternary_runs_on_transformers_and_names_the_compiler() 
     )
     environment = os.environ | {kernel.VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("hf the CPU kernel is not built")
-    assert "C compiler" in done.stdout
+    assert done.stdout.strip() == f"hf the CPU kernel is turned off (unset {kernel.VARIABLE})"
 
 
 def test_a_named_backend_is_taken_as_it_is_and_an_unknown_one_refused() -> None:

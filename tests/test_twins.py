@@ -8,6 +8,7 @@ import pytest
 
 from bitnet_bench import api, store
 from bitnet_bench.environment import environment
+from bitnet_bench.errors import BenchError
 from bitnet_bench.records import RunRecord
 from bitnet_bench.twins import find_twin
 
@@ -65,3 +66,23 @@ def test_a_run_folder_is_measured_with_its_twin(tmp_path: Path) -> None:
     ]
     assert api.with_twin(["demo"]) == ["demo"]
     assert api.with_twin([str(ours), "demo"]) == [str(ours), "demo"]
+
+
+def test_a_twin_without_its_checkpoint_does_not_keep_the_other_from_being_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The twin is left out with a warning; a run that is named itself is an error, and no hub is asked."""
+    ours, theirs = make_run(tmp_path / "ternary-after", "demo"), make_run(tmp_path / "fp16-after", "demo-fp16")
+    record = store.load_record(theirs)
+    gone = record.checkpoint.model_copy(update={"source": "runs/gone", "path": str(tmp_path / "gone")})
+    store.save_record(theirs, record.model_copy(update={"checkpoint": gone}))
+    assert api.with_twin([str(ours)]) == [str(ours)]
+    assert "fp16-after is not measured" in caplog.text
+    with pytest.raises(BenchError, match=r"The checkpoint of the run .* is gone"):
+        api.contenders([str(theirs)], [], None)
+
+
+def test_a_model_that_is_named_twice_is_measured_once(tmp_path: Path) -> None:
+    """And it still brings its twin."""
+    ours, theirs = make_run(tmp_path / "mine", "demo"), make_run(tmp_path / "mine-fp16", "demo-fp16")
+    assert api.with_twin([str(ours), str(ours)]) == [str(ours), str(theirs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,8 +65,10 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
         return "its weights are not ternary"
     if torch.cuda.is_available():
         return "this machine has a GPU, and the ternary engine runs on the CPU"
+    if os.environ.get(kernel.VARIABLE) == "off":
+        return f"the CPU kernel is turned off (unset {kernel.VARIABLE})"
     if kernel.library() is None:
-        return "the CPU kernel is not built or turned off (reinstall bitnet-bench with a C compiler)"
+        return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
     reason = unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 

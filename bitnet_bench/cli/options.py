@@ -167,6 +167,10 @@ Tokens = Annotated[int, typer.Option(min=2, help="Longest sequence in tokens, as
 FormOf = Annotated[str, typer.Option(help=TEMPLATES)]
 
 
+OPTION_NAMES = {"learning_rate": "lr", "float_learning_rate": "float_lr", "loss_reduction": "loss"}
+"""What the command line calls a field of a job that it does not call by its name."""
+
+
 def build_job(kind: Any, **settings: Any) -> Any:
     """Build a job; a value out of range is wrong use of the command line."""
     from pydantic import ValidationError
@@ -177,4 +181,7 @@ def build_job(kind: Any, **settings: Any) -> Any:
         first = error.errors()[0]
         if not first["loc"]:  # what several options say together
             raise UsageError(first["msg"].removeprefix("Value error, ") + ".", "See --help.") from error
-        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}.", "See --help.") from error
+        field = str(first["loc"][0])
+        option = OPTION_NAMES.get(field, field).replace("_", "-")
+        wanted = "Give a number above 0, or auto" if field == "batch_size" else first["msg"]
+        raise UsageError(f"--{option}: {wanted}.", "See --help.") from error

@@ -15,6 +15,8 @@ LOADING_SHARE = 0.7
 """Of the budget: what loading all of them may take, so that there is time to run them."""
 GUARANTEED_SHARE = 0.1
 """Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
+LEAST_LOAD_S = 0.5
+"""No model loads in less: a process has to start."""
 HOPELESS = 1.2
 """One that is forecast to run for so many times its share is not loaded."""
 
@@ -67,7 +69,9 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
         run_share = budget.left_s / waiting
         load_share = _load_share(budget, waiting)
         slow_load_s = loaded_s.get(entrant.kind, 0.0)
-        if forecast and forecast.seconds > HOPELESS * run_share:
+        if load_share < LEAST_LOAD_S:
+            admission.left_out = f"No time was left for it in the {budget.describe()}."
+        elif forecast and forecast.seconds > HOPELESS * run_share:
             admission.left_out = _too_long(forecast.describe(), run_share, countdown)
         elif slow_load_s > load_share:
             loads = f"loading it would take about {describe_duration(slow_load_s)}, as the other precision did"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BUDGET = "3m"
 SECONDS_OF = {"s": 1.0, "m": 60.0, "h": 3600.0}
-FORM = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+FORM = re.compile(r"(\d+(?:\.\d+)?) ?([smh])")
 GRACE_SHARE = 0.1
 """Of the budget: what has begun in time may end so much later."""
 CLOSING_SHARE, MOST_CLOSING_S = 0.03, 2.0

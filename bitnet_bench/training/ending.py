@@ -38,7 +38,7 @@ def read_ending(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabu
 
 def warn_about_length(steps: int, warmup: int) -> tuple[str, ...]:
     """Return what is wrong with a run of so few steps, before it starts; () if nothing is."""
-    advice = "Give more rows, more --epochs or a smaller batch."
+    advice = "Give more rows, more --epochs or --max-steps, or a smaller batch."
     if steps == 1:
         return (f"The run has one step, from which a model learns next to nothing. {advice}",)
     if warmup >= steps:

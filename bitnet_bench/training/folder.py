@@ -10,11 +10,13 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.records import FinetuneJob, FinetuneRecord
 
 MARK = "job.json"
 STATE = ".trainer"
 """Where a run keeps what it needs to go on; removed when it is finished."""
+EARLIER_RATE, EARLIER_RATES = 1e-3, {"dpo": 1e-4}
+"""The defaults of runs that were begun before `training.rates`."""
 COMPLETE = "complete"
 """A saved step without this file was cut off while it was written."""
 
@@ -25,16 +27,19 @@ def started_settings(out: Path) -> dict[str, Any]:
     return dict(json.loads(mark.read_text(encoding="utf-8"))) if mark.is_file() else {}
 
 
-def recall_choices(job: FinetuneJob, finished: FinetuneJob | None) -> FinetuneJob:
+def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> FinetuneJob:
     """Return *job* with what it leaves to us as the run in its folder chose it; as it is if there is no such run.
 
     A resumed run would otherwise train with another table of rates, or with the batch that fits today's free memory.
-    *finished*: the job of the record in the folder, where the run has ended.
+    *finished*: the record in the folder, where the run has ended. A run from before there was a table had the one
+    default of then.
     """
-    started = finished.model_dump(mode="json") if finished else started_settings(Path(job.out))
+    started = finished.job.model_dump(mode="json") if finished else started_settings(Path(job.out))
+    has_table = finished.first_loss is not None if finished else "learning_rate_source" in started
+    had_default = not has_table and started.get("learning_rate") == EARLIER_RATES.get(job.method, EARLIER_RATE)
     recalled: dict[str, Any] = {}
-    if job.learning_rate is None and started.get("learning_rate_source"):
-        recalled = {name: started[name] for name in ("learning_rate", "learning_rate_source")}
+    if job.learning_rate is None and started and (started.get("learning_rate_source") or had_default):
+        recalled = {name: started.get(name) for name in ("learning_rate", "learning_rate_source")}
     if job.batch_size == "auto" and started:
         sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
         if sizes["batch_size"] * sizes["gradient_accumulation"] == job.sequences * job.gradient_accumulation:

@@ -117,10 +117,20 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     assert time.monotonic() - began < 60
     assert not record.costs
     assert not record.cost_errors
-    assert "its share" in record.cost_left_out["hf ternary"]
+    assert "No time was left for it" in record.cost_left_out["hf ternary"]
     assert store.load_record(run).cost_left_out == record.cost_left_out
     assert any("was left out by the budget" in note for note in console.notes([record]))
     assert len(console.costs_table([record]).rows) == 1
+
+
+def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path) -> None:
+    """A budget that leaves everything out does not delete what an earlier run measured."""
+    run = make_run(tmp_path / "mine", "demo")
+    (before,) = api.measure([("demo", "ternary", run)], replace(SHORT, rounds=1), backend="hf")
+    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
+    assert record.costs == before.costs
+    assert record.cost_left_out == {"hf ternary": "No time was left for it in the budget of 0.5 s."}
+    assert store.load_record(run) == record
 
 
 def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,3 +86,15 @@ def test_a_run_that_began_with_a_rate_of_its_own_is_not_resumed_without_it(tmp_p
     assert recall_choices(asked, None) == asked
     with pytest.raises(BenchError, match="another learning_rate, batch_size"):
         claim(tmp_path, asked.settings(), {})
+
+
+@pytest.mark.parametrize(("method", "default"), [("sft", 1e-3), ("dpo", 1e-4)])
+def test_a_run_from_before_the_table_keeps_the_default_of_then(tmp_path: Path, method: str, default: float) -> None:
+    """Its mark has no source of a rate; a rate that was not the default was asked for, and is not taken over."""
+    asked = JOB.model_copy(update={"out": str(tmp_path), "method": method})
+    begun = asked.model_copy(update={"learning_rate": default})
+    claim(tmp_path, begun.settings(), {})
+    assert recall_choices(asked, None).learning_rate == default
+    other = asked.model_copy(update={"out": str(tmp_path / "other"), "learning_rate": 3 * default})
+    claim(tmp_path / "other", other.settings(), {})
+    assert recall_choices(asked.model_copy(update={"out": other.out}), None).learning_rate is None
