@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+# a busy machine is no fault: how long an example takes is not what is tested
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 VOCABULARY = 300
 CORPUS = (
     "사용자: 안녕하세요?\n모델: 안녕하세요! 만나서 반가워요.",
