@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -79,6 +80,7 @@ class BenchTrainer(Trainer):
         self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
         if self.job.shard:
+            require_sharding(self)
             shard(self.model)
             self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
@@ -240,6 +242,16 @@ class BenchTrainer(Trainer):
         elif checkpoint is not None:
             load_shards(self.model, self._plain_optimizer(), Path(checkpoint))
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+
+
+def require_sharding(trainer: Trainer) -> None:
+    """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
+    if not hasattr(trainer, "is_distributed_loading_by_transformers"):
+        raise BenchError(
+            f"--shard does not work with transformers {transformers.__version__}, whose Trainer cannot be kept from "
+            "wrapping a model that is sharded already.",
+            "pip install --upgrade transformers (5.23 is tested), or leave --shard out.",
+        )
 
 
 class _Watch(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,13 +15,19 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 
 from bitnet_bench.backends import finetuning, sharding
+from bitnet_bench.backends.trainer import require_sharding
 from bitnet_bench.errors import BenchError
 from bitnet_bench.records import FinetuneJob
 
 ROWS = [{"prompt": f"{i} 곱하기 2는?", "response": f"{2 * i}{'입니다. ' * (1 + i % 3)}"} for i in range(32)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(32)]
+needs_sharding = pytest.mark.skipif(
+    "is_distributed_loading_by_transformers" not in inspect.getsource(Trainer.__init__),
+    reason="this version of transformers cannot be kept from wrapping a sharded model",
+)
 
 
 def command(tmp_path: Path, rows: list[dict[str, str]], processes: int, out: Path, *options: str) -> list[str]:
@@ -93,6 +100,7 @@ def test_two_processes_end_exactly_ternary(tmp_path: Path) -> None:
     assert two["result"]["format"] == "autobitlinear"
 
 
+@needs_sharding
 @pytest.mark.parametrize(
     ("options", "rel"),
     [
@@ -121,6 +129,7 @@ def test_a_sharded_model_has_the_loss_curve_of_a_whole_one(
     assert ("flips" in two["history"][-1]) == (two["result"]["format"] == "autobitlinear")
 
 
+@needs_sharding
 @pytest.mark.slow
 def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Each process goes on with its own part; `accelerate launch` asks for the same by its own names."""
@@ -141,6 +150,12 @@ def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path
     record = json.loads((killed / "finetune.json").read_text(encoding="utf-8"))
     assert record["resumed_from_step"] >= 10
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_transformers_that_cannot_shard_is_refused() -> None:
+    """An older Trainer would wrap the sharded model, and stop deep inside torch."""
+    with pytest.raises(BenchError, match="--shard does not work with transformers"):
+        require_sharding(object())  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
