@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.backends.transfers import Arriving, send
+from bitnet_bench.errors import BenchError, GpuLostError
+from bitnet_bench.gpu import first_line, is_gpu_failure
 from bitnet_bench.ports import ALL, Part
 from bitnet_bench.records import Precision
 
@@ -41,12 +44,13 @@ Row = TypeVar("Row", Ids, Tree)
 Item = TypeVar("Item")
 Work = TypeVar("Work")
 Answer = tuple[float, bool]
+Collect = Callable[[], list[tuple[int, Answer]]]
+"""Waits for the (request, answer) pairs of a batch that was started."""
 
 SHORTEST_PREFIX = 16
 """Tokens: a shorter common beginning costs more to keep than to read again."""
 TOKENS_PER_BATCH = 512
 """On two cores products are at full rate from 100 (kernel) to 256 tokens on; more only cost attention and memory."""
-TOKENS_PER_BATCH_ON_CUDA = 4096
 LOGITS_AT_ONCE = 2**24
 """Logits held at a time: 64 MB in float32."""
 
@@ -65,11 +69,28 @@ def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -
         yield batch
 
 
+@contextmanager
+def naming_gpu_failures() -> Iterator[None]:
+    """Turn the error of a GPU that failed into a sentence that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_gpu_failure(error):
+            raise
+        raise GpuLostError(
+            f"The GPU failed: {first_line(error)}.",
+            "What was answered before is kept: the same command goes on from there. If it fails again, look at "
+            "`nvidia-smi` and `dmesg`, or run on the CPU with CUDA_VISIBLE_DEVICES= before the command.",
+        ) from error
+
+
 class BatchedSession(ABC):
     """A `bitnet_bench.ports.Session` over the few methods in which torch backends differ."""
 
     shares_contexts = True
     """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
+    device = "cpu"
+    """`cuda` where a GPU computes: its answers are kept apart from the CPU's."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
@@ -78,6 +99,8 @@ class BatchedSession(ABC):
         self.budget = TOKENS_PER_BATCH
         """Tokens of a batch; halved whenever a batch does not fit into memory."""
         self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
+        self.in_flight = 0
+        """Batches whose answers are not waited for while the next one is made ready: 1 where a GPU computes them."""
 
     @abstractmethod
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
@@ -121,24 +144,51 @@ class BatchedSession(ABC):
             left = [b for b in tree.branches if not part.known.issuperset(grouped[tree.context][b])]
             return Tree(tree.context, tuple(left)) if left else None
 
-        def answers(batch: list[Tree]) -> list[tuple[int, Answer]]:
+        def started(batch: list[Tree]) -> Collect:
             picks = [
                 (t, b, i)
                 for t, tree in enumerate(batch)
                 for b, branch in enumerate(tree.branches)
                 for i in grouped[tree.context][branch]
             ]
-            return list(zip([i for _, _, i in picks], self._score(batch, picks, requests), strict=True))
+            collect = self._score(batch, picks, requests)
+            return lambda: list(zip([i for _, _, i in picks], collect(), strict=True))
 
-        ready = False
-        try:
+        def batches() -> Iterator[Collect]:
+            ready = False
             for batch in self._left(self.batches(trees, len(prefix)), unknown, part):
                 if not ready:
                     self.read_prefix(prefix)
                     ready = True
-                yield from self._in_memory(batch, answers, lambda: self.read_prefix(prefix))
+                yield from self._in_memory(batch, started, lambda: self.read_prefix(prefix))
+
+        try:
+            with naming_gpu_failures():
+                yield from self._collected(batches())
         finally:
-            self.read_prefix(())
+            with suppress(RuntimeError):  # of a GPU that failed
+                self.read_prefix(())
+
+    def _collected(self, batches: Iterator[Collect]) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield the answers of *batches* in turn, each when `in_flight` more have been started.
+
+        What was started before another batch failed is still answered.
+        """
+        started: deque[Collect] = deque()
+        failure: Exception | None = None
+        try:
+            for collect in batches:
+                started.append(collect)
+                if len(started) > self.in_flight:
+                    yield started.popleft()()
+        except Exception as error:
+            if is_gpu_failure(error):
+                raise
+            failure = error
+        while started:
+            yield started.popleft()()
+        if failure is not None:
+            raise failure
 
     @staticmethod
     def _left(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Part) -> Iterator[list[Row]]:
@@ -206,8 +256,11 @@ class BatchedSession(ABC):
         batch: list[Tree],
         picks: list[tuple[int, int, int]],
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
-    ) -> Iterator[tuple[float, bool]]:
-        """Yield the result of each (tree, branch, request), from one forward pass over *batch*."""
+    ) -> Callable[[], list[Answer]]:
+        """Start one forward pass over *batch*; the function returned waits for the result of each of *picks*.
+
+        A pick is (tree, branch, request).
+        """
         places: dict[Place, int] = {}
         rows: list[int] = []
         targets: list[int] = []
@@ -217,27 +270,40 @@ class BatchedSession(ABC):
                 place = (t, b if offset >= 0 else 0, offset)
                 rows.append(places.setdefault(place, len(places)))
             targets += continuation
-        logprobs, greedy = self._at(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
-        start = 0
-        for _, _, i in picks:
-            end = start + len(requests[i][1])
-            yield sum(logprobs[start:end]), all(greedy[start:end])
-            start = end
+        collect = self._at(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
 
-    def _at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> tuple[list[float], list[bool]]:
-        """Return the log-probability of each of *targets* [N] at its row of *hidden* [P, H], and whether it is greedy.
+        def results() -> list[Answer]:
+            logprobs, greedy = collect()
+            ends = list(accumulate(len(requests[i][1]) for _, _, i in picks))
+            spans = pairwise([0, *ends])
+            return [(sum(logprobs[start:end]), all(greedy[start:end])) for start, end in spans]
 
-        Logits of the whole vocabulary are held for a bounded number of rows at a time.
+        return results
+
+    def _at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Callable[[], tuple[list[float], list[bool]]]:
+        """Start to compute the log-probability of each of *targets* [N] at its row of *hidden* [P, H].
+
+        The function returned waits for them, and for whether each is greedy. Logits of the whole vocabulary are held
+        for a bounded number of rows at a time.
         """
-        logprobs = torch.empty(len(rows), dtype=torch.float32)
-        greedy = torch.empty(len(rows), dtype=torch.bool)
+        order: list[Tensor] = []
+        logprobs: list[Tensor] = []
+        greedy: list[Tensor] = []
         for start in range(0, len(hidden), self._head_rows):
             logits = self.head(hidden[start : start + self._head_rows]).float()
             inside = ((rows >= start) & (rows < start + len(logits))).nonzero()[:, 0]
-            at, wanted = rows[inside].to(logits.device) - start, targets[inside].to(logits.device)
-            logprobs[inside] = (logits[at, wanted] - logits.logsumexp(-1)[at]).cpu()
-            greedy[inside] = (logits.argmax(-1)[at] == wanted).cpu()
-        return logprobs.tolist(), greedy.tolist()
+            at, wanted = send(rows[inside] - start, logits.device), send(targets[inside], logits.device)
+            order.append(inside)
+            logprobs.append(logits[at, wanted] - logits.logsumexp(-1)[at])
+            greedy.append(logits.argmax(-1)[at] == wanted)
+        arriving = Arriving([torch.cat(logprobs), torch.cat(greedy)])
+
+        def collect() -> tuple[list[float], list[bool]]:
+            back = torch.cat(order).argsort()
+            found, same = arriving.wait()
+            return found[back].tolist(), same[back].tolist()
+
+        return collect
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
@@ -254,8 +320,9 @@ class BatchedSession(ABC):
             written = self._continue(batch, max_new_tokens, stop)
             return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
 
-        for batch in self._left(self.batches(list(by_input), 0), unknown, part):
-            yield from self._in_memory(batch, texts, lambda: None)
+        with naming_gpu_failures():
+            for batch in self._left(self.batches(list(by_input), 0), unknown, part):
+                yield from self._in_memory(batch, texts, lambda: None)
 
     def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
         state = self.prefill(batch)

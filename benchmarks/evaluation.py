@@ -96,6 +96,18 @@ def predictions(asked: Sequence[Any], results: Results) -> list[int]:
     return [max(range(len(s)), key=s.__getitem__) for s in scores.values()]
 
 
+def compare_answers(asked: Sequence[Any], mine: Results, others: Results) -> dict[str, float]:
+    """Return how far two runs' log-probabilities are apart, and how many predictions of theirs differ."""
+    errors = sorted(abs(a - b) for (a, _), (b, _) in zip(mine, others, strict=True))
+    pairs = list(zip(predictions(asked, mine), predictions(asked, others), strict=True))
+    return {
+        "median nats apart": errors[len(errors) // 2],
+        "most nats apart": errors[-1],
+        "documents": len(pairs),
+        "other predictions": sum(a != b for a, b in pairs),
+    }
+
+
 def compare(asked: Sequence[Any], runs: dict[str, Callable[[], Results]], rounds: int, bound: float | None) -> None:
     """Alternate *runs*, the last of which is ours, check what it says against the first, and print the table."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}

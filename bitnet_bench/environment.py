@@ -11,6 +11,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.records import Environment
 
 PACKAGES = (
@@ -45,8 +46,14 @@ def environment() -> Environment:
         threads=torch.get_num_threads() if torch else 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         packages={name: version for name in PACKAGES if (version := _version(name))},
+        gpu=_gpu() if torch else None,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
+
+
+def _gpu() -> str | None:
+    gpu = find_gpu()
+    return gpu.identify() if gpu else None
 
 
 def _version(package: str) -> str | None:

@@ -24,3 +24,7 @@ class UsageError(BenchError):
 
 class DivergedError(BenchError):
     """Training went wrong with these settings, and would again."""
+
+
+class GpuLostError(BenchError):
+    """The GPU failed, and this process cannot use it any more: whatever comes next would fail as well."""

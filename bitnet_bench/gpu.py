@@ -5,6 +5,7 @@ Every part of the program asks here: doctor, the record, the choice of a backend
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import warnings
@@ -19,6 +20,7 @@ BF16_CAPABILITY = (8, 0)
 BYTES_BESIDE_WEIGHTS = 2**30
 """What a run needs on the card beside its weights: workspaces of cuBLAS, activations and a key-value cache."""
 HIDING = "CUDA_VISIBLE_DEVICES"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,19 @@ class Gpu:
         """The name of its instruction set, such as `sm_90`."""
         return "sm_{}{}".format(*self.capability)
 
-    def describe(self) -> str:
+    def identify(self) -> str:
         """Return one line about the card, its driver and the software that reaches it."""
         parts = [
-            f"{self.name} ({self.architecture}), {self.free_bytes / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB free",
-            f"CUDA {self.torch_cuda}" if self.torch_cuda else "",
+            f"{self.name} ({self.architecture}, {self.total_bytes / 1e9:.0f} GB)",
             f"driver {self.driver}" if self.driver else "",
+            f"CUDA {self.torch_cuda}" if self.torch_cuda else "",
             f"Triton {self.triton}" if self.triton else "no Triton",
         ]
         return ", ".join(part for part in parts if part)
+
+    def describe(self) -> str:
+        """Return the same with what is free now."""
+        return f"{self.identify()}, {self.free_bytes / 1e9:.1f} GB free"
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,17 @@ def why_no_gpu(needed_bytes: float = 0, card: Card | None = None) -> str | None:
             f"the {card.name} has {card.free_bytes / 1e9:.1f} of {card.total_bytes / 1e9:.1f} GB free, and the model "
             f"needs about {wanted / 1e9:.1f} GB there (`nvidia-smi` shows who holds the rest)"
         )
+    return None
+
+
+def choose_gpu(what: str, needed_bytes: float) -> Gpu | None:
+    """Return the GPU for *what*, whose weights take *needed_bytes*; None, and a warning if one is there."""
+    card = inspect_card()
+    why = why_no_gpu(needed_bytes, card)
+    if why is None:
+        return find_gpu(needed_bytes, card)
+    if card.driver is not None and card.driver.gpus and not card.hidden:
+        _log.warning("%s runs on the CPU: %s.", what, why)
     return None
 
 

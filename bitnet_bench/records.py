@@ -279,6 +279,8 @@ class Environment(Value):
     memory_bytes: int
     packages: dict[str, str]
     command: str
+    gpu: str | None = None
+    """The GPU, its driver, torch's CUDA and Triton; None where torch was not loaded, or computes on the CPU."""
 
 
 class Score(Value):
@@ -405,6 +407,8 @@ class Cost(Value):
     backend: str
     backend_reason: str | None = None
     """Why `auto` chose it; None where the user named it."""
+    runtime: str | None = None
+    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
     precision: Precision
     prompt_tokens: int
     new_tokens: int
@@ -486,6 +490,8 @@ class RunRecord(Value):
     backend_reason: str | None = None
     """Why `auto` chose it; None where the user named it."""
     precision: Precision
+    runtime: str | None = None
+    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
     suites: dict[str, str] = {}
     """Suite name -> version."""
     settings: dict[str, Any] = {}

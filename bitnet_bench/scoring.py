@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.evaluation.cache import Answers, NoAnswers, cache_file, digest
 from bitnet_bench.files import write_whole
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.ports import InferenceBackend, RuntimeOptions, Session, Steps, configured
 from bitnet_bench.records import Checkpoint, EvaluateJob, RunRecord
 from bitnet_bench.runtime_choice import choose_backend, default_precision
@@ -38,6 +39,11 @@ class Run:
     def has(self, task: str) -> bool:
         """Return whether *task* (SUITE:TASK) is scored."""
         return any(score.task == task for score in self.record.scores)
+
+    def runs_on(self, session: Session) -> None:
+        """Keep what the session says of its runtime."""
+        said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
+        self.record = self.record.model_copy(update={"runtime": said})
 
     def asks_through(self, session: Session, chat_template: bool) -> None:
         """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
@@ -175,9 +181,9 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
 def _fit_together(runs: Sequence[Run]) -> bool:
     """Return whether the checkpoints of *runs* may be open at the same time, in what is free of the memory."""
     import psutil
-    import torch
 
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    gpu = find_gpu()
+    free = psutil.virtual_memory().available if gpu is None else gpu.free_bytes
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
     return needed < SHARE_OF_MEMORY * free
 
@@ -194,12 +200,13 @@ def _score_in_turn(
         opened = [
             (
                 run,
-                stack.enter_context(_open_session(run.record, job)),
-                stack.enter_context(_answers(run.record, job)),
+                session := stack.enter_context(_open_session(run.record, job)),
+                stack.enter_context(_answers(run.record, job, getattr(session, "device", "cpu"))),
             )
             for run in runs
         ]
         for run, session, _ in opened:
+            run.runs_on(session)
             run.asks_through(session, job.chat_template)
         for number, one in enumerate(built, 1):
             for run, session, answers in opened:
@@ -236,11 +243,13 @@ def _score_one(
         if workers.count > 1 and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come: the launcher ends them
         run.failed(one.name, error)
+        if isinstance(error, GpuLostError) and workers.count == 1:
+            raise  # every other task would fail as well
         return
     run.scored(one, result, lm.counts, time.monotonic() - started)
 
 
-def _answers(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[NoAnswers]:
+def _answers(record: RunRecord, job: EvaluateJob, device: str) -> AbstractContextManager[NoAnswers]:
     """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
     if not job.cache:
         return nullcontext(NoAnswers())
@@ -252,7 +261,7 @@ def _answers(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[NoAn
         "model": record.checkpoint.source,
         "precision": record.precision,
         "backend": record.backend,
-        "device": _device(),
+        "device": device,
         "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
     }
     identity = digest(
@@ -262,12 +271,6 @@ def _answers(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[NoAn
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
     return closing(Answers(cache_file(), identity, about))
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:

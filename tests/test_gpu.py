@@ -26,7 +26,7 @@ def _other(**changes: object) -> Card:
 def test_a_card_that_torch_reaches_is_found_with_all_that_the_record_says_of_it() -> None:
     found = find_gpu(card=H100)
     assert found == Gpu(0, "NVIDIA H100", (9, 0), 70 * 10**9, 80 * 10**9, "13.0", "580.65.06", "3.6.0")
-    assert found.describe() == ("NVIDIA H100 (sm_90), 70.0 of 80.0 GB free, CUDA 13.0, driver 580.65.06, Triton 3.6.0")
+    assert found.describe() == ("NVIDIA H100 (sm_90, 80 GB), driver 580.65.06, CUDA 13.0, Triton 3.6.0, 70.0 GB free")
     assert why_no_gpu(card=H100) is None
     assert why_no_kernels(found) is None
 

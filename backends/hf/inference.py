@@ -7,17 +7,22 @@ alone, and only the head's float sums may differ in the last bits with the size 
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.session import TOKENS_PER_BATCH_ON_CUDA, BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.batch_size import activation_bytes, choose_logits, choose_tokens
+from bitnet_bench.backends.hf.rows import Layout, SharedPrefix
+from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
+from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
+from bitnet_bench.backends.transfers import send
+from bitnet_bench.gpu import choose_gpu, find_gpu
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
@@ -25,22 +30,31 @@ from bitnet_bench.training.loss import PLAIN_HEADS
 BRANCHING = {"llama", "qwen2", "qwen3"}
 """Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""
 
+WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = False) -> Iterator[HFSession]:
-    """Load *checkpoint* at *precision*, on the GPU if there is one; *dense*: packed codes written out in floats."""
+    """Load *checkpoint* at *precision*, on the GPU if there is one; *dense*: packed codes written out in floats.
+
+    Beside ternary codes a GPU holds bfloat16, the CPU float32.
+    """
     tokenizer = load_tokenizer(checkpoint)
-    model = load_model(checkpoint, "run", precision, dense=dense).to("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.inference_mode():
-        yield HFSession(model, tokenizer, precision)
+    gpu = choose_gpu(checkpoint.source, _bytes_on_gpu(checkpoint, precision))
+    if gpu is not None and precision == "bf16" and not gpu.has_bf16:
+        _log.warning("%s emulates bfloat16, slowly: --precision fp32 or fp16 is faster there.", gpu.name)
+    rest: Literal["fp32", "bf16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
+    model = load_model(checkpoint, "run", precision, dense=dense, rest=rest)
+    with torch.inference_mode(), naming_gpu_failures():
+        yield HFSession(model.to("cuda" if gpu else "cpu"), tokenizer, precision)
 
 
-@dataclass
-class Decoding:
-    """Where a batch of rows is in decoding: *tokens* [B] is the last greedy token of each row."""
-
-    cache: Any
-    tokens: Tensor
+def _bytes_on_gpu(checkpoint: Checkpoint, precision: Precision) -> int:
+    """Return what the weights take: of ternary ones int8 codes, and bfloat16 for the others."""
+    if precision == "ternary":
+        return checkpoint.ternary_parameters + 2 * (checkpoint.parameters - checkpoint.ternary_parameters)
+    return WEIGHT_BYTES.get(precision, 4) * checkpoint.parameters
 
 
 def _forest(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
@@ -68,27 +82,91 @@ class HFSession(BatchedSession):
         self._model = model
         # other families do more to their logits than this, so their own forward gives them
         self._plain_head = model.config.model_type in PLAIN_HEADS
-        if model.device.type == "cuda":
-            self.budget = TOKENS_PER_BATCH_ON_CUDA
+        self.in_rows = model.device.type == "cuda"
+        """Whether rows are padded to one length: a GPU wants few batches, and attention to rows and not to them all."""
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        self.device = model.device.type
+        self.slots = Slots(model)
+        self.uses_slots = self.device == "cuda" and self._plain_head and layers == {"full_attention"}
+        """Whether rows are decoded in `slots`, of any lengths side by side."""
+        if model.config.model_type == "mistral" and model.config.sliding_window is not None:
+            self.uses_slots = False
+        if self.device == "cuda":
+            self._fit_to_memory()
+            self.in_flight = 1
         # int8 rounding turns float noise of a masked attention into steps, so a ternary model reads plain rows
         self.shares_contexts = (
             precision != "ternary" and model.config.model_type in BRANCHING and layers == {"full_attention"}
         )
 
+    def _fit_to_memory(self) -> None:
+        """Choose the size of batches and of the logits that are held from what is free on the GPU."""
+        gpu = find_gpu()
+        if gpu is None:
+            return
+        config, itemsize = self._model.config.get_text_config(), self._model.dtype.itemsize
+        token = activation_bytes(config, itemsize)
+        if not self._plain_head:  # whose forward gives the logits of all tokens
+            token += 2 * itemsize * config.vocab_size
+        self.budget = choose_tokens(gpu.free_bytes, token)
+        self._head_rows = max(1, choose_logits(gpu.free_bytes) // config.vocab_size)
+
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, within the budget or of one row.
 
-        Those that are no trees side by side are of one length.
+        Those that are neither trees side by side nor padded are of one length.
         """
         groups: dict[int, list[Row]] = defaultdict(list)
         for row in sorted(rows, key=len, reverse=True):
-            groups[0 if isinstance(row, Tree) and self.shares_contexts else len(row)].append(row)
+            mixed = self.shares_contexts or self.in_rows if isinstance(row, Tree) else self.uses_slots
+            groups[0 if mixed else len(row)].append(row)
         for group in groups.values():
-            yield from in_budget(group, len, self.budget)
+            yield from in_budget(group, self._cost, self.budget)
+
+    def _cost(self, row: Row) -> int:
+        """Return the tokens that a row takes; one that is continued in a slot takes what that has at least."""
+        return len(row) if isinstance(row, Tree) or not self.uses_slots else len(row) + LENGTH_STEP
 
     def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
         """Return what the head takes, [len(places), H]; of a family with a head of its own, the logits."""
+        if self.in_rows:
+            ids, where, options = (self._in_rows if self.shares_contexts else self._padded)(batch, places)
+        else:
+            ids, where, options = self._side_by_side(batch, places)
+        output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
+        if self._prefix_cache is not None and not self.in_rows:
+            self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
+        found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
+        return found
+
+    def _in_rows(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return (ids [rows, T], where *places* are, options) with several trees in a row, and padding."""
+        device, prefix = self._model.device, self._prefix_length
+        layout = Layout.of(batch, prefix, self._model.config.hidden_size)
+        options: dict[str, Any] = {
+            "use_cache": False,
+            "attention_mask": layout.mask(prefix, device, self._model.dtype),
+            "position_ids": send(layout.positions, device),
+        }
+        if self._prefix_cache is not None:
+            options |= {"past_key_values": SharedPrefix(self._prefix_cache.layers), "use_cache": True}
+        return send(layout.ids, device), send(layout.at(places), device), options
+
+    def _padded(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return (ids [trees, T], where *places* are, options): no token sees the padding, which comes after it."""
+        rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
+        longest = max(map(len, rows))
+        # a tree has one branch here, and the offset -1 is the token before it
+        at = torch.tensor([t * longest + len(batch[t].context) + offset for t, _, offset in places])
+        return self._tensor(rows), send(at, self._model.device), {"use_cache": False}
+
+    def _tensor(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Return ids [rows, T] on the model's device, padded on the right."""
+        longest = max(map(len, rows))
+        return send(torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), self._model.device)
+
+    def _side_by_side(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return (ids, where *places* are, options): all trees in one row, or rows of one length."""
         device = self._model.device
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         starts = [0, *accumulate(map(len, batch))]
@@ -101,12 +179,7 @@ class HFSession(BatchedSession):
             if self._prefix_cache is not None:
                 options |= {"past_key_values": self._prefix_cache, "use_cache": True}
             rows = [list(chain(*rows))]
-        ids, where = torch.tensor(rows, device=device), torch.tensor(at, device=device)
-        output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
-        if self._prefix_cache is not None:
-            self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
-        found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
-        return found
+        return send(torch.tensor(rows), device), send(torch.tensor(at), device), options
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits [N, V]."""
@@ -120,12 +193,21 @@ class HFSession(BatchedSession):
             self._prefix_cache = self._model.base_model(ids, use_cache=True).past_key_values
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
-        """Read prompts of one length and choose the first new token of each."""
-        output = self._model(torch.tensor(batch, device=self._model.device), use_cache=True, logits_to_keep=1)
-        return self._finish(Decoding(output.past_key_values, output.logits[:, -1].argmax(-1)))
+        """Read prompts, of one length unless there are slots, and choose the first new token of each."""
+        if not self.uses_slots:
+            output = self._model(torch.tensor(batch, device=self._model.device), use_cache=True, logits_to_keep=1)
+            return self._finish(Decoding(output.past_key_values, output.logits[:, -1].argmax(-1)))
+        lengths = [len(prompt) for prompt in batch]
+        output = self._model.base_model(self._tensor(batch), use_cache=True)
+        rows = torch.arange(len(batch))
+        last = send(torch.stack([rows, torch.tensor(lengths) - 1]), self._model.device)
+        tokens = self.head(output.last_hidden_state[last[0], last[1]]).argmax(-1)
+        return self._finish(Decoding(output.past_key_values, tokens, lengths))
 
     def decode(self, state: Decoding, steps: int) -> Decoding:
         """Choose *steps* more tokens for every row, one after the other."""
+        if self.uses_slots:
+            return self._finish(self.slots.decode(state, steps))
         for _ in range(steps):
             output = self._model(state.tokens[:, None], past_key_values=state.cache, use_cache=True)
             state = Decoding(output.past_key_values, output.logits[:, -1].argmax(-1))
@@ -136,6 +218,14 @@ class HFSession(BatchedSession):
         if state.tokens.is_cuda:
             torch.cuda.synchronize()
         return state
+
+    def describe_runtime(self) -> str:
+        """Return what computes: the runtime, its device, and what its products are in."""
+        gpu = find_gpu() if self.device == "cuda" else None
+        held = str(self._model.dtype).removeprefix("torch.")
+        codes = "int8 codes, the rest in " if self.precision == "ternary" else ""
+        graph = ", tokens from a CUDA graph" if self.uses_slots and self.slots.graphs else ""
+        return f"transformers on {gpu.name if gpu else 'the CPU'}, {codes}{held}{graph}"
 
     def weights_by_kind(self) -> dict[str, int]:
         """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""

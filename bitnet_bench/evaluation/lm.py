@@ -51,6 +51,8 @@ class SessionLM(TemplateLM):
         self._kept, self._workers = answers or NoAnswers(), workers or Workers()
         self._documents: list[int] = []
         self.tokenizer = session.tokenizer
+        self._encoded: dict[str, list[int]] = {}
+        """Ids of texts that were encoded together, while they are needed."""
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
 
     @property
@@ -94,16 +96,46 @@ class SessionLM(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return ids; special tokens as the tokenizer adds them, and no second BOS where the text has one."""
         if add_special_tokens is None:
-            bos = self.tokenizer.bos_token
-            add_special_tokens = not (bos and string.startswith(bos))
+            if string in self._encoded:
+                return self._encoded[string]
+            add_special_tokens = self._adds_special_tokens(string)
         # quiet about length: what does not fit is cut, and counted, here
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
 
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
+
+    def _encode_together(self, texts: Iterable[str]) -> None:
+        """Encode *texts* in one call, which takes all cores and no Python for each; `tok_encode` finds their ids."""
+        self._encoded = {}
+        if not getattr(self.tokenizer, "is_fast", False):
+            return
+        by_special: dict[bool, list[str]] = {True: [], False: []}
+        for text in dict.fromkeys(texts):
+            by_special[self._adds_special_tokens(text)].append(text)
+        for special, some in by_special.items():
+            if some:
+                ids = self.tokenizer(
+                    some,
+                    add_special_tokens=special,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                    verbose=False,
+                )["input_ids"]
+                self._encoded.update(zip(some, ids, strict=True))
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) of each request's continuation."""
         self._documents = _documents(requests)
-        return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        # the texts that lm-eval encodes: each context without its last spaces, and the whole
+        pairs = [request.args for request in requests if request.args[0]]
+        self._encode_together(text for context, choice in pairs for text in (context.rstrip(), context + choice))
+        try:
+            return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+        finally:
+            self._encoded = {}
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
@@ -176,7 +208,10 @@ class SessionLM(TemplateLM):
 
     def _prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
         """Return the ids of *texts*, the last *room* of those that are longer."""
+        texts = list(texts)
+        self._encode_together(texts)
         prompts = [self.tok_encode(text) for text in texts]
+        self._encoded = {}
         self.counts["truncated"] += sum(len(ids) > room for ids in prompts)
         return [ids[max(0, len(ids) - room) :] for ids in prompts]
 

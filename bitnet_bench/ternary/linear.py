@@ -7,11 +7,13 @@ that is deployed give the same numbers, and so that a row's result does not depe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bitnet_bench.gpu import BF16_CAPABILITY
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.quantizer import absmean, quantize_activations, ternarize
 
@@ -23,18 +25,28 @@ def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
     """Return q @ codes.T exactly, as float32 [M, N], for int8 q [M, K] and int8 codes [N, K].
 
     `torch._int_mm` is several times faster than a float32 GEMM where the CPU has VNNI and falls back to naive
-    loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K).
+    loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K). So is one over
+    bfloat16 with float32 sums, which a GPU has from sm_80 on.
     """
     _refuse_inexact(q)
     if q.device.type == "cpu" and _has_vnni():
         return torch._int_mm(q, codes.t()).float()
     with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round the sums
+        if q.is_cuda and _sums_bf16_in_float32(q.device):
+            return torch.mm(q.bfloat16(), codes.bfloat16().t(), out_dtype=torch.float32)
         return q.float() @ codes.float().t()
 
 
 def _refuse_inexact(q: Tensor) -> None:
     if q.shape[-1] > LARGEST_EXACT_K:
         raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
+
+
+@cache
+def _sums_bf16_in_float32(device: torch.device) -> bool:
+    """Return whether a GPU multiplies bfloat16, which holds int8 exactly, and torch leaves the sums in float32."""
+    has_sums = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+    return has_sums and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
 
 def _has_vnni() -> bool:

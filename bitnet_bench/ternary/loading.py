@@ -25,12 +25,17 @@ _log = logging.getLogger(__name__)
 
 
 def load_model(
-    checkpoint: Checkpoint, purpose: Purpose, precision: Precision, *, dense: bool = False
+    checkpoint: Checkpoint,
+    purpose: Purpose,
+    precision: Precision,
+    *,
+    dense: bool = False,
+    rest: Literal["fp32", "bf16"] = "fp32",
 ) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
-    train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the rest in
-    float32. Any other precision: plain layers, float32 to train and in that dtype to run; *dense* lets a checkpoint
+    train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the others in
+    *rest*. Any other precision: plain layers, float32 to train and in that dtype to run; *dense* lets a checkpoint
     of packed codes run so too, which costs what its shape costs and computes without its int8 activations.
     """
     import torch
@@ -39,7 +44,8 @@ def load_model(
 
     _refuse_mismatch(checkpoint, purpose, precision, dense)
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = run_dtypes.get(precision, torch.float32) if purpose == "run" else torch.float32
+    held = rest if precision == "ternary" else precision
+    dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
     weights = Weights(checkpoint)
     model = build(weights.config, dtype)
     _refuse_misfits(model, weights)

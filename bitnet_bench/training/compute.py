@@ -6,14 +6,17 @@ from typing import Literal
 
 import torch
 
+from bitnet_bench.gpu import find_gpu
+
 
 def fast_compute() -> Literal["fp32", "bf16"]:
-    """Return bf16 where the processor has instructions for it, else fp32.
+    """Return bf16 where the GPU, or without one the processor, has instructions for it, else fp32.
 
     PyTorch's bfloat16 products on a CPU without them are emulated: 90 times slower than float32 on one with AVX2 only.
     """
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    gpu = find_gpu()
+    if gpu is not None:
+        return "bf16" if gpu.has_bf16 else "fp32"
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 

@@ -1,0 +1,43 @@
+"""Capture a step of a GPU once and replay it, so that no Python runs between its kernels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from bitnet_bench.gpu import first_line
+
+Work = Callable[[], None]
+WARM_UPS = 2
+"""Runs before the capture: libraries choose their algorithms and take their workspaces in them."""
+_log = logging.getLogger(__name__)
+
+
+def capture(step: Work) -> Work | None:
+    """Return what replays *step* on the current GPU; None, with a warning, where it cannot be captured.
+
+    *step* reads and writes the same tensors each time. It is run before it is captured, so that what it changes must
+    be set afterwards.
+    """
+    try:
+        return _captured(step)
+    except RuntimeError as error:  # something waits for the GPU, or memory is short
+        _log.warning("Tokens are decoded without a CUDA graph: %s.", first_line(error))
+        torch.cuda.empty_cache()
+        return None
+
+
+def _captured(step: Work) -> Work:
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Work = graph.replay
+    return replay
