@@ -23,7 +23,9 @@ def capture(step: Work) -> Work | None:
     """
     try:
         return _captured(step)
-    except RuntimeError as error:  # something waits for the GPU, or memory is short
+    except torch.OutOfMemoryError:
+        raise  # fewer rows may fit
+    except RuntimeError as error:  # something in it waits for the GPU
         _log.warning("Tokens are decoded without a CUDA graph: %s.", first_line(error))
         torch.cuda.empty_cache()
         return None
@@ -37,7 +39,7 @@ def _captured(step: Work) -> Work:
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read clocks meanwhile
         step()
     replay: Work = graph.replay
     return replay

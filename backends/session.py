@@ -126,6 +126,9 @@ class BatchedSession(ABC):
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
 
+    def release(self) -> None:
+        """Let go of what is kept from one batch to the next, when memory is short."""
+
     def loglikelihood(
         self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
     ) -> Iterator[list[tuple[int, Answer]]]:
@@ -223,6 +226,8 @@ class BatchedSession(ABC):
                 )
             self.budget = max(1, sum(map(len, some)) // 2)
             forget()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
             waiting.appendleft(some)
 
     @staticmethod
@@ -234,8 +239,6 @@ class BatchedSession(ABC):
             out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
             if not out:
                 raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         return None
 
     def _common_prefix(self, contexts: Sequence[Sequence[int]]) -> Ids:
@@ -322,7 +325,7 @@ class BatchedSession(ABC):
 
         with naming_gpu_failures():
             for batch in self._left(self.batches(list(by_input), 0), unknown, part):
-                yield from self._in_memory(batch, texts, lambda: None)
+                yield from self._in_memory(batch, texts, self.release)
 
     def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
         state = self.prefill(batch)

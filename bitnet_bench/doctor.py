@@ -11,6 +11,7 @@ from pathlib import Path
 from bitnet_bench import plugins
 from bitnet_bench.environment import compiler, environment
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gpu import Card, find_gpu, inspect_card, why_no_gpu, why_no_kernels
 from bitnet_bench.measure import machine
 from bitnet_bench.measure.memory import memory_bytes
 from bitnet_bench.records import Value
@@ -40,9 +41,19 @@ def _machine() -> Iterator[Finding]:
     slow = "Ternary layers run on float32 products or AVX2: exact, several times slower."
     yield _found("int8 dot products (VNNI)", vnni, "yes", "no", slow)
     yield _kernel()
-    cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else ""
-    yield _found("GPU", cuda, name, "none", "Everything runs on the CPU.")
+    yield from _gpu(inspect_card())
+
+
+def _gpu(card: Card) -> Iterator[Finding]:
+    """Yield whether there is a GPU that computes, and whether our kernels run on it."""
+    gpu = find_gpu(card=card)
+    if gpu is None:
+        yield Finding(what="GPU", ok=False, found=str(why_no_gpu(card=card)), remedy="Everything runs on the CPU.")
+        return
+    yield Finding(what="GPU", ok=True, found=gpu.describe())
+    yield _found("bfloat16 on the GPU", gpu.has_bf16, "yes", "emulated", "Float models run in float32 there.")
+    why = why_no_kernels(gpu)
+    yield _found("GPU kernels (Triton)", why is None, "yes", str(why), "`hf` runs ternary weights there, slower.")
 
 
 def _readings() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import accumulate, chain
 from typing import Any, Literal
 
@@ -55,6 +55,13 @@ def _bytes_on_gpu(checkpoint: Checkpoint, precision: Precision) -> int:
     if precision == "ternary":
         return checkpoint.ternary_parameters + 2 * (checkpoint.parameters - checkpoint.ternary_parameters)
     return WEIGHT_BYTES.get(precision, 4) * checkpoint.parameters
+
+
+def _masked_attention() -> AbstractContextManager[None]:
+    """Keep to the kernel that takes any mask at once: cuDNN's plans anew for each shape of a batch."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _forest(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
@@ -133,7 +140,8 @@ class HFSession(BatchedSession):
             ids, where, options = (self._in_rows if self.shares_contexts else self._padded)(batch, places)
         else:
             ids, where, options = self._side_by_side(batch, places)
-        output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
+        with _masked_attention() if self.device == "cuda" and "attention_mask" in options else nullcontext():
+            output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
         if self._prefix_cache is not None and not self.in_rows:
             self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
         found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
@@ -191,6 +199,10 @@ class HFSession(BatchedSession):
         if prefix:
             ids = torch.tensor([prefix], device=self._model.device)
             self._prefix_cache = self._model.base_model(ids, use_cache=True).past_key_values
+
+    def release(self) -> None:
+        """Let go of the slots that nobody decodes in."""
+        self.slots.release()
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
         """Read prompts, of one length unless there are slots, and choose the first new token of each."""

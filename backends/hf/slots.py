@@ -136,6 +136,10 @@ class Slots:
         slot.owner = weakref.ref(found)
         return found
 
+    def release(self) -> None:
+        """Let go of the slots that nobody decodes in."""
+        self._slots = [slot for slot in self._slots if not slot.is_free]
+
     def _free_slot(self, state: Decoding, rows: int, length: int) -> Slot:
         rows = rows if rows < ROWS_STEP else -(-rows // ROWS_STEP) * ROWS_STEP
         length = -(-length // LENGTH_STEP) * LENGTH_STEP

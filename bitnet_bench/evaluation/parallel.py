@@ -45,6 +45,8 @@ class Workers:
 
     def joined(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
         """Return what all workers have *found*; an error of one of them is raised on all."""
+        if error is not None and self.count == 1:
+            raise error
         mine = found, error and (error.problem, error.hint)
         everyone: list[Any] = [mine] * self.count
         if self.count > 1:
