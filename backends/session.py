@@ -98,6 +98,8 @@ class BatchedSession(ABC):
         self.max_length = max_length
         self.budget = TOKENS_PER_BATCH
         """Tokens of a batch; halved whenever a batch does not fit into memory."""
+        self.before_waiting: Callable[[], None] | None = None
+        """Called when work is queued, before it is waited for: whoever times a GPU records an event there."""
         self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
         self.in_flight = 0
         """Batches whose answers are not waited for while the next one is made ready: 1 where a GPU computes them."""
@@ -125,6 +127,13 @@ class BatchedSession(ABC):
     @abstractmethod
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
+
+    def wait(self) -> None:
+        """Return when all that was queued on a GPU is done."""
+        if self.device == "cuda":
+            if self.before_waiting is not None:
+                self.before_waiting()
+            torch.cuda.synchronize()
 
     def release(self) -> None:
         """Let go of what is kept from one batch to the next, when memory is short."""

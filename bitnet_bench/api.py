@@ -16,6 +16,7 @@ from bitnet_bench import plugins, store
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.ports import (
     MARGIN,
     NO_OPTIONS,
@@ -539,9 +540,7 @@ def measure(
 
 
 def _meter() -> str:
-    import torch
-
-    return "nvml" if torch.cuda.is_available() else "rapl"
+    return "rapl" if find_gpu() is None else "nvml"
 
 
 def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: RuntimeOptions) -> Contestant:

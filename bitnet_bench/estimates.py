@@ -15,6 +15,7 @@ from typing import Any
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.measure.budget import describe_duration
 from bitnet_bench.measure.scenario import Scenario
 from bitnet_bench.measure.worker import SHORTEST_ROUND_S
@@ -92,7 +93,7 @@ def measured_speed(shape: Shape) -> Speed:
     """Return what this machine does in a float32 product of the shape of a feed-forward layer, in under a second."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu" if find_gpu() is None else "cuda"
     left, right = (
         torch.ones(size, device=device) for size in ((TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
     )

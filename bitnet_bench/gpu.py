@@ -183,6 +183,15 @@ def why_no_kernels(gpu: Gpu) -> str | None:
     return None
 
 
+def find_uuid() -> str | None:
+    """Return the driver's name of the GPU that this process computes on; None without one, or if torch does not say."""
+    import torch
+
+    gpu = find_gpu()
+    uuid = getattr(torch.cuda.get_device_properties(gpu.index), "uuid", None) if gpu else None
+    return f"GPU-{uuid}" if uuid else None
+
+
 def triton_version() -> str | None:
     """Return the version of Triton; None where it is not installed."""
     for package in ("triton", "pytorch-triton", "triton-windows"):

@@ -10,8 +10,8 @@ LIBRARY = "libnvidia-ml.so.1"
 TEXT_BYTES = 96
 SM_CLOCK = 1
 """NVML_CLOCK_SM."""
-UNLISTED = 2**64 - 1
-"""NVML_VALUE_NOT_AVAILABLE, for the memory of a process."""
+POWER_POLICY, HEAT_POLICY = 0, 1
+"""NVML_PERF_POLICY_POWER and _THERMAL."""
 SLOWING = {
     0x0000000000000004: "power cap",
     0x0000000000000008: "hardware slowdown",
@@ -50,3 +50,61 @@ def read_driver(library: Any = None) -> DriverVersion | None:
     library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(cuda))
     library.nvmlDeviceGetCount_v2(ctypes.byref(count))
     return DriverVersion(text.value.decode(), (cuda.value // 1000, cuda.value % 1000 // 10), int(count.value))
+
+
+def own_gpus(library: Any, uuid: str | None = None) -> list[Any] | str:
+    """Return NVML's handles of the GPU *uuid* that this process computes on, or of all; or why there are none."""
+    if library is None:
+        return f"there is no NVIDIA driver here ({LIBRARY} is missing)"
+    count = ctypes.c_uint()
+    if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)) or not count.value:
+        return "the NVIDIA driver shows no GPU"
+    if uuid is not None:
+        own = ctypes.c_void_p()
+        if not library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(own)):
+            return [own]
+    devices = [ctypes.c_void_p() for _ in range(count.value)]
+    for index, device in enumerate(devices):
+        if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
+            return f"the NVIDIA driver does not open GPU {index}"
+    return devices
+
+
+class _Violation(ctypes.Structure):
+    """nvmlViolationTime_t, in nanoseconds."""
+
+    _fields_ = (("reference", ctypes.c_ulonglong), ("violation", ctypes.c_ulonglong))
+
+
+@dataclass(frozen=True)
+class GpuMoment:
+    """A GPU at one moment; None where its driver does not say."""
+
+    frequency_hz: float | None
+    """Of its multiprocessors."""
+    slowed_by: tuple[str, ...]
+    """What holds its clock down now."""
+    heat_ns: int | None
+    """For how long heat has held its clock down, since the driver was loaded."""
+    power_ns: int | None
+    """Likewise its limit of power."""
+
+
+def read_moment(library: Any, device: Any) -> GpuMoment:
+    """Read the clock of *device* and what holds it down."""
+    megahertz, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
+    clock_fails = library.nvmlDeviceGetClockInfo(device, SM_CLOCK, ctypes.byref(megahertz))
+    reasons_fail = library.nvmlDeviceGetCurrentClocksThrottleReasons(device, ctypes.byref(reasons))
+    return GpuMoment(
+        None if clock_fails or not megahertz.value else 1e6 * megahertz.value,
+        () if reasons_fail else tuple(name for bit, name in SLOWING.items() if reasons.value & bit),
+        _violation(library, device, HEAT_POLICY),
+        _violation(library, device, POWER_POLICY),
+    )
+
+
+def _violation(library: Any, device: Any, policy: int) -> int | None:
+    found = _Violation()
+    if library.nvmlDeviceGetViolationStatus(device, policy, ctypes.byref(found)):
+        return None
+    return int(found.violation)

@@ -430,7 +430,8 @@ class Cost(Value):
     """Bytes in memory by kind and dtype, such as `head bfloat16`; empty where the backend does not say."""
     conditions: dict[str, Measurement] = {}
     """Of the machine meanwhile: frequency_hz, pace_s (of a fixed piece of work), stolen (share of the cores),
-    throttled (events), swapped_bytes."""
+    throttled (events), swapped_bytes; of a GPU gpu_prefill_s and gpu_decode_s (its own time), card_bytes,
+    gpu_frequency_hz, gpu_heat_s and gpu_power_s (for how long they held its clock down)."""
     disturbances: tuple[str, ...] = ()
     """Rounds that were disturbed again when they were repeated, and by what."""
     left_out: tuple[LeftOut, ...] = ()

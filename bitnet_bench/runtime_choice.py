@@ -6,6 +6,7 @@ import logging
 from typing import NamedTuple
 
 from bitnet_bench import plugins
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.records import Checkpoint, Precision
 
 AUTO = "auto"
@@ -27,7 +28,17 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
     """
     from bitnet_bench.training.compute import fast_compute
 
-    return "ternary" if checkpoint.is_ternary else fast_compute()
+    if checkpoint.is_ternary:
+        return "ternary"
+    gpu = find_gpu()
+    if gpu is not None and not gpu.has_bf16:
+        _log.warning(
+            "%s runs in float32: the %s (%s) computes no bfloat16. --precision fp16 is faster there, if its values fit.",
+            checkpoint.source,
+            gpu.name,
+            gpu.architecture,
+        )
+    return fast_compute()
 
 
 def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -> RuntimeChoice:

@@ -225,10 +225,8 @@ class HFSession(BatchedSession):
             state = Decoding(output.past_key_values, output.logits[:, -1].argmax(-1))
         return self._finish(state)
 
-    @staticmethod
-    def _finish(state: Decoding) -> Decoding:
-        if state.tokens.is_cuda:
-            torch.cuda.synchronize()
+    def _finish(self, state: Decoding) -> Decoding:
+        self.wait()
         return state
 
     def describe_runtime(self) -> str:

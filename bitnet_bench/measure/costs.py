@@ -58,7 +58,8 @@ def _cost(entry: Entry, opened: Opened, turns: Turns, batch: int, idle: Measured
             **energy_metrics(rounds, batch, idle),
         },
         foreign_load=sum(r.foreign_share for r in rounds) / len(rounds),
-        conditions=_conditions(rounds),
+        conditions=_conditions(rounds) | _card(turns.card_bytes.get(batch)),
+        runtime=next((r.runtime for r in reversed(rounds) if r.runtime), None),
         disturbances=tuple(f"round {i + 1}: {', '.join(reasons)}" for i, reasons in why.items()),
         left_out=left_out,
         once_because=turns.once.get(batch) if len(turns.rounds[batch]) == 1 else None,
@@ -110,6 +111,32 @@ def _conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
         "pace_s": _read("s", "a hash on each thread, at the slower end of a round", (r.pace_s for r in rounds)),
         "throttled": _read("events", "the kernel's counts of thermal throttling", (r.throttled for r in rounds)),
         "swapped_bytes": _read("B", "pages swapped in and out, whole machine", (r.swapped_bytes for r in rounds)),
+        **_gpu_conditions(rounds),
+    }
+
+
+def _card(taken: int | None) -> dict[str, Measurement]:
+    """Return what the card's memory lost to a contestant, where it runs on one."""
+    method = "taken of the card since before loading, after the warm-up: what the allocator keeps, graphs, workspaces"
+    return {} if taken is None else {"card_bytes": _measured("B", method, [float(taken)])}
+
+
+def _gpu_conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
+    """Return what was read of the GPU; nothing for a contestant that runs on the CPU."""
+    if not any(r.gpu_prefill_s or r.gpu_frequency_hz for r in rounds):
+        return {}
+    events = "CUDA events around the queued work, mean over a round"
+    counted = "the driver's count of the time in which {} held the clock down"
+    return {
+        "gpu_prefill_s": _read("s", events, (r.gpu_prefill_s for r in rounds)),
+        "gpu_decode_s": _read(
+            "s/token", events, (None if r.gpu_decode_s is None else r.gpu_decode_s / (r.new_tokens - 1) for r in rounds)
+        ),
+        "gpu_frequency_hz": _read(
+            "Hz", "NVML, multiprocessors, at the ends of a round", (r.gpu_frequency_hz for r in rounds)
+        ),
+        "gpu_heat_s": _read("s", counted.format("heat"), (r.gpu_heat_s for r in rounds)),
+        "gpu_power_s": _read("s", counted.format("the limit of power"), (r.gpu_power_s for r in rounds)),
     }
 
 

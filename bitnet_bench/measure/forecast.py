@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from bitnet_bench.gpu import find_gpu
 from bitnet_bench.measure.budget import describe_duration
 from bitnet_bench.measure.ceilings import set_threads
 from bitnet_bench.measure.scenario import Scenario
@@ -52,9 +53,7 @@ def forecast_run(
     config: Mapping[str, Any], backend: str, precision: Precision, scenario: Scenario, threads: int
 ) -> Forecast | None:
     """Return how long a run takes at least; None where torch's rates on the CPU do not say."""
-    import torch
-
-    if backend not in TORCH_BACKENDS or precision not in DTYPES or torch.cuda.is_available():
+    if backend not in TORCH_BACKENDS or precision not in DTYPES or find_gpu() is not None:
         return None
     try:
         shape = shape_of(config)

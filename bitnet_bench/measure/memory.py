@@ -86,11 +86,11 @@ class PeakMemory:
 
 
 def device_peak() -> int | None:
-    """Return the most bytes that torch's allocator held on the GPU; None where no GPU is in use."""
+    """Return the most bytes that torch's allocator held on the GPU; None where none holds anything."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
-    return int(torch.cuda.max_memory_allocated())
+    return int(torch.cuda.max_memory_allocated()) or None
 
 
 def _children() -> list[int]:

@@ -12,6 +12,8 @@ MOST_STOLEN = 0.02
 """Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""
 SLOWEST = 0.9
 """A round at less than this share of the frequency or the pace that others ran at was slowed."""
+MOST_HEATED = 0.01
+"""Above this share of a round in which heat held a GPU's clock down, it was slowed."""
 COVERAGE = 0.95
 
 
@@ -41,6 +43,19 @@ class Round(Value):
     swapped_bytes: int | None = None
     peak_bytes: int | None = Field(default=None, gt=0)
     """Of memory, where it was watched meanwhile."""
+    card_bytes: int | None = Field(default=None, ge=0)
+    """Of the GPU's memory that is taken since before the contestant was loaded, where it runs on one."""
+    gpu_prefill_s: float | None = Field(default=None, ge=0)
+    """The GPU's own time, from its first kernel to its last, by CUDA events; likewise of the other tokens."""
+    gpu_decode_s: float | None = Field(default=None, ge=0)
+    gpu_frequency_hz: float | None = None
+    gpu_slowed_by: tuple[str, ...] = ()
+    """What held the GPU's clock down at either end of the round."""
+    gpu_heat_s: float | None = Field(default=None, ge=0)
+    """For how long heat held it down, as the driver counts it; likewise the limit of power."""
+    gpu_power_s: float | None = Field(default=None, ge=0)
+    runtime: str | None = None
+    """What computed, as the session says it."""
 
 
 def find_disturbed(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:
@@ -66,6 +81,11 @@ def disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
     fastest = max((r.frequency_hz for r in seen if r.frequency_hz), default=None)
     if fastest and reading.frequency_hz and reading.frequency_hz < SLOWEST * fastest:
         found.append(f"the cores ran at {reading.frequency_hz / 1e9:.2f} GHz instead of {fastest / 1e9:.2f}")
+    if reading.gpu_heat_s and reading.gpu_heat_s > MOST_HEATED * reading.metered_s:
+        found.append(f"heat slowed the GPU for {reading.gpu_heat_s:.2f} s")
+    boosted = max((r.gpu_frequency_hz for r in seen if r.gpu_frequency_hz), default=None)
+    if boosted and reading.gpu_frequency_hz and reading.gpu_frequency_hz < SLOWEST * boosted:
+        found.append(f"the GPU ran at {reading.gpu_frequency_hz / 1e9:.2f} GHz instead of {boosted / 1e9:.2f}")
     quickest = min((r.pace_s for r in seen if r.pace_s), default=None)
     if quickest and reading.pace_s and reading.pace_s > quickest / SLOWEST:
         found.append(f"the cores did {quickest / reading.pace_s:.0%} of the work of the quietest round")

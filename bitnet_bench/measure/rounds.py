@@ -41,6 +41,7 @@ class Turns:
 
     rounds: dict[int, list[Round]] = field(default_factory=dict)
     peak_bytes: dict[int, int] = field(default_factory=dict)
+    card_bytes: dict[int, int | None] = field(default_factory=dict)
     disturbances: dict[int, dict[int, list[str]]] = field(default_factory=dict)
     """Why rounds stayed disturbed, by their index."""
     once: dict[int, str] = field(default_factory=dict)
@@ -160,6 +161,7 @@ class _Alternation:
         if reading is not None:
             assert reading.peak_bytes is not None
             turns.peak_bytes[self.batch] = reading.peak_bytes
+            turns.card_bytes[self.batch] = reading.card_bytes
             self.run_s[index] = budget.elapsed_s - began
         return reading
 

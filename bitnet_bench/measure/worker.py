@@ -19,7 +19,9 @@ from itertools import pairwise
 from typing import Any
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measure import machine
+from bitnet_bench.gpu import find_gpu
+from bitnet_bench.measure import gpu_readings, machine
+from bitnet_bench.measure.gpu_readings import CudaReadings, GpuReadings, NoGpu
 from bitnet_bench.measure.memory import PeakMemory, device_peak
 from bitnet_bench.ports import RuntimeOptions, Session, configured
 from bitnet_bench.records import Checkpoint
@@ -49,6 +51,7 @@ def main() -> None:
     if hasattr(backend, "prepare"):
         backend.prepare(checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
+    used_before = _used_bytes()  # the context of CUDA is there from now on, and no contestant's
     memory = PeakMemory()
     baseline = memory.read()
     started = time.perf_counter()
@@ -57,18 +60,27 @@ def main() -> None:
         weights, kv_per_token = session.footprint()
         opened = {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token}
         kinds = session.weights_by_kind() if hasattr(session, "weights_by_kind") else {}
+        gpu: GpuReadings = CudaReadings(session) if getattr(session, "device", "cpu") == "cuda" else NoGpu()
         _say(answers, {**opened, "resident_by_kind": kinds, "memory_method": memory.method})
         contests: dict[int, _Contest] = {}
         for line in sys.stdin:
             asked = json.loads(line)
             batch = asked["batch"]
-            contest = contests.setdefault(batch, _Contest(session, task, batch, meter))
+            contest = contests.setdefault(batch, _Contest(session, task, batch, meter, gpu))
             if asked["do"] == "probe":
                 _say(answers, {"run_s": contest.foresee()})
             elif asked["do"] == "warm up":
-                _say(answers, contest.warm_up(memory, baseline))
+                _say(answers, contest.warm_up(memory, baseline, used_before))
             else:
-                _say(answers, contest.round())
+                # as it is now: a graph may have been captured meanwhile, or failed to be
+                said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
+                _say(answers, {**contest.round(), "runtime": said})
+
+
+def _used_bytes() -> int | None:
+    """Return what is taken of the GPU that this process may compute on, its own context included; None without one."""
+    gpu = find_gpu()
+    return gpu.total_bytes - gpu.free_bytes if gpu else None
 
 
 def _say(stream: Any, answer: dict[str, Any]) -> None:
@@ -79,8 +91,8 @@ def _say(stream: Any, answer: dict[str, Any]) -> None:
 class _Contest:
     """One batch of one contestant."""
 
-    def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any) -> None:
-        self._session, self._meter = session, meter
+    def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any, gpu: GpuReadings) -> None:
+        self._session, self._meter, self._gpu = session, meter, gpu
         self._new: int = task["new_tokens"]
         self._threads = task["threads"]
         self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
@@ -117,6 +129,8 @@ class _Contest:
     def _foresee_decode(self) -> float:
         """Return the seconds of one token: the median of those that fit into `PROBE_S`, and of three at least."""
         state = self._session.prefill([prompt[:1] for prompt in self._prompts])
+        if not isinstance(self._gpu, NoGpu) and self._new > 2:
+            state = self._session.decode(state, 1)  # which captures a graph
         found: list[float] = []
         while len(found) < self._new - 1 and (sum(found) < PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
             started = time.perf_counter()
@@ -124,15 +138,18 @@ class _Contest:
             found.append(time.perf_counter() - started)
         return statistics.median_low(found)
 
-    def warm_up(self, memory: PeakMemory, baseline: int) -> dict[str, Any]:
+    def warm_up(self, memory: PeakMemory, baseline: int, used_before: int | None) -> dict[str, Any]:
         """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
 
         It is a whole round, so that one which is too slow for another has been timed.
         """
+        self._gpu.forget_peak()
         with memory.watched():
             found = self.round()
-        on_device = device_peak()
-        return {**found, "peak_bytes": memory.read() - baseline if on_device is None else on_device}
+        on_device, used = device_peak(), self._gpu.used_bytes()
+        taken = None if used is None or used_before is None else max(0, used - used_before)
+        peak = memory.read() - baseline if on_device is None else on_device
+        return {**found, "peak_bytes": peak, "card_bytes": taken}
 
     def round(self) -> dict[str, Any]:
         """Time prefill and the new tokens after the first, again and again, and then each token by itself.
@@ -142,21 +159,25 @@ class _Contest:
         timed in a repetition of their own, or in all of them where they are slow.
         """
         pace = machine.pace(self._threads)
-        before = machine.now()
+        before, gpu_before = machine.now(), self._gpu.now()
         prefill = decode = 0.0
+        on_gpu: list[tuple[float | None, float | None]] = []
         repetitions = 0
         tokens: list[float] = []
+        self._gpu.wait()
         self._meter.start()
         metered = time.perf_counter()
         while prefill + decode < SHORTEST_ROUND_S:
-            first, rest, each = self._run(stepwise=self._token_s > SLOW_TOKEN_S)
+            first, rest, each, events = self._run(stepwise=self._token_s > SLOW_TOKEN_S)
+            on_gpu.append(events)
             prefill, decode, repetitions, tokens = prefill + first, decode + rest, repetitions + 1, each or tokens
             self._token_s = decode / repetitions / (self._new - 1)
+        self._gpu.wait()
         metered = time.perf_counter() - metered
         energy = self._meter.stop()
         if not tokens:
             tokens = self._run(stepwise=True)[2]
-        after = machine.now()
+        after, gpu_after = machine.now(), self._gpu.now()
         return {
             "prefill_s": prefill / repetitions,
             "decode_s": decode / repetitions,
@@ -168,22 +189,38 @@ class _Contest:
             "energy": energy.model_dump(mode="json"),
             "pace_s": max(pace, machine.pace(self._threads)),
             **machine.between(before, after, os.cpu_count() or 1),
+            **gpu_readings.between(gpu_before, gpu_after),
+            "gpu_prefill_s": _mean([first for first, _ in on_gpu]),
+            "gpu_decode_s": _mean([rest for _, rest in on_gpu]),
         }
 
-    def _run(self, stepwise: bool) -> tuple[float, float, list[float]]:
-        """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*."""
+    def _run(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
+        """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*.
+
+        The clock is that of whoever waits for the answer; the last two are the GPU's own times of both.
+        """
         clock = time.perf_counter
+        self._gpu.begin()
         started = clock()
         state = self._session.prefill(self._prompts)
-        first = clock()
-        if not stepwise:
+        first = clock() - started
+        on_gpu = self._gpu.elapsed_s()
+        self._gpu.begin()
+        marks = [clock()]
+        if stepwise:
+            for _ in range(self._new - 1):
+                state = self._session.decode(state, 1)
+                marks.append(clock())
+        else:
             self._session.decode(state, self._new - 1)
-            return first - started, clock() - first, []
-        marks = [first]
-        for _ in range(self._new - 1):
-            state = self._session.decode(state, 1)
             marks.append(clock())
-        return first - started, marks[-1] - first, [b - a for a, b in pairwise(marks)]
+        each = [b - a for a, b in pairwise(marks)] if stepwise else []
+        return first, marks[-1] - marks[0], each, (on_gpu, self._gpu.elapsed_s())
+
+
+def _mean(seconds: Sequence[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:

@@ -7,29 +7,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bitnet_bench.gpu import find_uuid
 from bitnet_bench.measure.energy.limits import measured_joules
+from bitnet_bench.nvml import driver_library, own_gpus
 from bitnet_bench.records import Measured, Unavailable
-
-LIBRARY = "libnvidia-ml.so.1"
-
-
-def driver_library() -> Any | None:
-    """Return NVML as the driver installs it, or None."""
-    try:
-        return ctypes.CDLL(LIBRARY)
-    except OSError:
-        return None
 
 
 class NvmlMeter:
-    """Sums the counters of all visible GPUs (Volta or newer): the board's energy, in millijoules."""
+    """Reads the counter of the GPU in use, or sums those of all (Volta or newer): the board's energy, in millijoules.
 
-    def __init__(self, library: Any = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    Whoever starts and stops it waits for the GPU first: the counter is of the board, whoever keeps it busy.
+    """
+
+    def __init__(
+        self, library: Any = None, clock: Callable[[], float] = time.perf_counter, uuid: str | None = None
+    ) -> None:
         self._library: Any = driver_library() if library is None else library
         self._clock = clock
         self._began = clock()
-        self._reason: str | None = None
-        self._devices = self._open()
+        own = uuid or find_uuid() if self._library is not None else None
+        found = own_gpus(self._library, own)
+        self._devices: list[Any] = [] if isinstance(found, str) else found
+        self._reason: str | None = found if isinstance(found, str) else None
+        self._method = "NVML total energy of " + ("the GPU" if own and len(self._devices) == 1 else "all GPUs")
         self._before: list[int] | None = None
 
     def why_absent(self) -> str | None:
@@ -46,23 +46,7 @@ class NvmlMeter:
         if self._before is None or after is None:
             return Unavailable(reason=self._reason or "it was not started")
         joules = (sum(after) - sum(self._before)) / 1e3
-        return measured_joules(joules, seconds, self._limit_w(), "NVML total energy of all GPUs")
-
-    def _open(self) -> list[Any]:
-        """Return a handle of every GPU, or none and the reason."""
-        if self._library is None:
-            self._reason = f"there is no NVIDIA driver here ({LIBRARY} is missing)"
-            return []
-        count = ctypes.c_uint()
-        if self._library.nvmlInit_v2() or self._library.nvmlDeviceGetCount_v2(ctypes.byref(count)) or not count.value:
-            self._reason = "the NVIDIA driver shows no GPU"
-            return []
-        devices = [ctypes.c_void_p() for _ in range(count.value)]
-        for index, device in enumerate(devices):
-            if self._library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
-                self._reason = f"the NVIDIA driver does not open GPU {index}"
-                return []
-        return devices
+        return measured_joules(joules, seconds, self._limit_w(), self._method)
 
     def _read(self) -> list[int] | None:
         found = []

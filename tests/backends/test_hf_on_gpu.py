@@ -1,0 +1,148 @@
+"""What `hf` does with a GPU that is there, full, old or not there: the card is faked, the model stays on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitnet_bench import api, gpu
+from bitnet_bench.backends.hf import inference as hf
+from bitnet_bench.doctor import _gpu
+from bitnet_bench.environment import environment
+from bitnet_bench.gpu import Card
+from bitnet_bench.runtime_choice import default_precision
+from bitnet_bench.ternary.linear import CodesLinear
+from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.training.compute import fast_compute
+from tests.test_gpu import H100
+
+T4 = dataclasses.replace(H100, name="Tesla T4", capability=(7, 5))
+FULL = dataclasses.replace(H100, free_bytes=100_000_000)
+
+
+@contextmanager
+def card_of(card: Card, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the machine have *card*."""
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu, "inspect_card", lambda: card)
+        yield
+
+
+def loaded(card: Card, model: str, precision: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what `open_session` loads with *card*, and where it would put it."""
+    seen: dict[str, Any] = {}
+    real = hf.load_model
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        put = made.to
+
+        def to(device: str) -> Any:
+            seen["device"] = device
+            return put("cpu")
+
+        made.to = to
+        return made
+
+    with card_of(card, monkeypatch), monkeypatch.context() as patch:
+        patch.setattr(hf, "load_model", load)
+        with hf.open_session(api.open_checkpoint(model), precision) as session:
+            seen["dtype"] = session._model.dtype
+            seen["kinds"] = session.weights_by_kind()
+    return seen
+
+
+def test_a_ternary_model_holds_bfloat16_beside_its_codes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = loaded(H100, "demo", "ternary", monkeypatch)
+    assert seen["device"] == "cuda"
+    assert seen["dtype"] == torch.bfloat16
+    assert {kind for kind in seen["kinds"] if kind.startswith("ternary")} == {"ternary int8"}
+    assert "embedding bfloat16" in seen["kinds"]
+    assert loaded(Card("13.0"), "demo", "ternary", monkeypatch)["dtype"] == torch.float32
+
+
+def test_a_full_card_leaves_the_model_on_the_cpu_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        seen = loaded(FULL, "demo", "ternary", monkeypatch)
+    assert seen["device"] == "cpu"
+    assert "demo runs on the CPU: the NVIDIA H100 has 0.1 of 80.0 GB free, and the model needs about" in caplog.text
+
+
+def test_a_machine_without_a_gpu_is_told_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        loaded(Card("13.0"), "demo", "ternary", monkeypatch)
+    assert "runs on the CPU" not in caplog.text
+
+
+def test_an_old_card_runs_floats_in_float32_and_says_that_bfloat16_is_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with card_of(T4, monkeypatch):
+        assert fast_compute() == "fp32"
+        with caplog.at_level(logging.WARNING):
+            assert default_precision(api.open_checkpoint("demo-fp16")) == "fp32"
+    assert "demo-fp16 runs in float32: the Tesla T4 (sm_75) computes no bfloat16." in caplog.text
+    assert loaded(T4, "demo", "ternary", monkeypatch)["dtype"] == torch.float32
+    with caplog.at_level(logging.WARNING):
+        loaded(T4, "demo-fp16", "bf16", monkeypatch)
+    assert "Tesla T4 emulates bfloat16" in caplog.text
+
+
+def test_a_gpu_with_bfloat16_is_used_in_it_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    with card_of(H100, monkeypatch):
+        assert default_precision(api.open_checkpoint("demo-fp16")) == "bf16"
+        assert default_precision(api.open_checkpoint("demo")) == "ternary"
+
+
+def test_codes_beside_bfloat16_stay_near_the_float32_model() -> None:
+    checkpoint = api.open_checkpoint("demo")
+    ids = torch.tensor([[3, 50, 700, 9, 12]])
+    with torch.inference_mode():
+        exact = load_model(checkpoint, "run", "ternary")(ids).logits
+        model = load_model(checkpoint, "run", "ternary", rest="bf16")
+        near = model(ids).logits.float()
+    layers = [m for m in model.modules() if isinstance(m, CodesLinear)]
+    assert all(layer.codes.dtype == torch.int8 and layer.gamma.dtype == torch.float32 for layer in layers)
+    assert float((exact.log_softmax(-1) - near.log_softmax(-1)).abs().mean()) < 0.1
+
+
+def test_the_environment_and_doctor_name_the_gpu_its_driver_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    with card_of(H100, monkeypatch):
+        assert environment().gpu == "NVIDIA H100 (sm_90, 80 GB), driver 580.65.06, CUDA 13.0, Triton 3.6.0"
+    with card_of(Card("13.0"), monkeypatch):
+        assert environment().gpu is None
+    assert [finding.ok for finding in _gpu(H100)] == [True, True, True]
+    said = {finding.what: finding for finding in _gpu(dataclasses.replace(T4, triton=None))}
+    assert said["bfloat16 on the GPU"].found == "emulated"
+    assert "is sm_75" in said["GPU kernels (Triton)"].found
+    (none,) = _gpu(Card(None, driver=H100.driver))
+    assert not none.ok
+    assert "built for the CPU only" in none.found
+
+
+def test_a_run_says_what_computed(tmp_path: Path) -> None:
+    from bitnet_bench.records import EvaluateJob
+
+    job = EvaluateJob(backend="hf", limit=2)
+    record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", job)
+    assert record.runtime == "transformers on the CPU, int8 codes, the rest in float32"
+
+
+def test_a_gpu_multiplies_integers_in_bfloat16_and_sums_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 is exact in bfloat16, and the sums stay below 2^24: what the card computes is what is simulated here."""
+    torch.manual_seed(0)
+    q = torch.randint(-128, 128, (5, 6912), dtype=torch.int8)
+    codes = torch.randint(-1, 2, (7, 6912), dtype=torch.int8)
+    assert torch.equal(q.bfloat16().to(torch.int8), q)
+    assert torch.equal(q.bfloat16().float() @ codes.bfloat16().float().t(), (q.int() @ codes.int().t()).float())
