@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 MOST_TOKENS = 16_384
@@ -10,7 +11,7 @@ LEAST_TOKENS = 512
 SHARE = 0.5
 """Of the free memory that activations may take; logits, masks and what the allocator cannot join take of the rest."""
 LOGITS_SHARE = 0.1
-MOST_LOGITS = 2**27
+LEAST_LOGITS, MOST_LOGITS = 2**20, 2**27
 """Logits held at a time: 0.5 GB in float32, and as much again while their sum is taken."""
 BYTES_PER_LOGIT = 14
 """In the model's dtype, in float32, and two passes of logsumexp over that."""
@@ -33,9 +34,14 @@ def activation_bytes(config: Any, itemsize: int) -> int:
 
 def choose_tokens(free_bytes: float, token_bytes: int) -> int:
     """Return the tokens of a batch that fit into *free_bytes*, within sensible bounds."""
-    return max(LEAST_TOKENS, min(MOST_TOKENS, int(SHARE * free_bytes / token_bytes)))
+    return max(LEAST_TOKENS, min(MOST_TOKENS, _power_of_two(SHARE * free_bytes / token_bytes)))
 
 
 def choose_logits(free_bytes: float) -> int:
     """Return how many logits are held at a time."""
-    return max(2**20, min(MOST_LOGITS, int(LOGITS_SHARE * free_bytes / BYTES_PER_LOGIT)))
+    return max(LEAST_LOGITS, min(MOST_LOGITS, _power_of_two(LOGITS_SHARE * free_bytes / BYTES_PER_LOGIT)))
+
+
+def _power_of_two(most: float) -> int:
+    """Return the largest up to *most*: a run that goes on later finds other free memory, and wants equal batches."""
+    return 1 << int(math.log2(max(1.0, most)))

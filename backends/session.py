@@ -135,7 +135,7 @@ class BatchedSession(ABC):
                 self.before_waiting()
             torch.cuda.synchronize()
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most sessions keep nothing
         """Let go of what is kept from one batch to the next, when memory is short."""
 
     def loglikelihood(

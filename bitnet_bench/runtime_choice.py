@@ -33,7 +33,7 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
     gpu = find_gpu()
     if gpu is not None and not gpu.has_bf16:
         _log.warning(
-            "%s runs in float32: the %s (%s) computes no bfloat16. --precision fp16 is faster there, if its values fit.",
+            "%s runs in float32: the %s (%s) computes no bfloat16. --precision fp16 is faster, if its values fit.",
             checkpoint.source,
             gpu.name,
             gpu.architecture,

@@ -235,6 +235,8 @@ def _score_one(
     from bitnet_bench.evaluation.run import evaluate_task
 
     started = time.monotonic()
+    if hasattr(session, "budget"):  # tokens of a batch, by the free memory: all workers cut the same batches
+        session.budget = workers.least(session.budget)
     try:
         with steps(title) as progress:
             lm = SessionLM(session, progress, answers, workers)

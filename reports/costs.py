@@ -34,7 +34,8 @@ def scenario_words(cost: Cost) -> Said:
 
 def machine(run: NamedRun) -> tuple[str, str]:
     """Return what two runs must share for their timings to be compared."""
-    return run.record.environment.cpu, run.record.environment.platform
+    here = run.record.environment
+    return f"{here.cpu} {here.gpu or ''}", here.platform
 
 
 def main_cost(run: NamedRun, wanted: Scenario | None = None) -> Cost | None:

@@ -33,6 +33,7 @@ def _run(run: NamedRun) -> list[Fact]:
         _fact("time", record.environment.time),
         _fact("seconds", f"{number(record.seconds)} s" if record.seconds else DASH),
         _fact("backend", f"{record.backend}, {record.precision}"),
+        *([_fact("runtime", record.runtime)] if record.runtime else []),
         _fact("suites", _list(record.suites)),
         _fact("settings", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
         (say("fact.counts"), Cell(_counts(record))),
@@ -69,6 +70,7 @@ def _machine(environment: Environment) -> list[Fact]:
     return [
         _fact("platform", environment.platform),
         (say("fact.cpu"), Cell(cpu)),
+        *([_fact("gpu", environment.gpu)] if environment.gpu else []),
         _fact("memory", size(environment.memory_bytes)),
         _fact("packages", _list({"python": environment.python, **environment.packages})),
     ]

@@ -123,12 +123,13 @@ class HFSession(BatchedSession):
 
         Those that are neither trees side by side nor padded are of one length.
         """
+        budget = self.budget  # which may be halved meanwhile; all workers plan the same
         groups: dict[int, list[Row]] = defaultdict(list)
         for row in sorted(rows, key=len, reverse=True):
             mixed = self.shares_contexts or self.in_rows if isinstance(row, Tree) else self.uses_slots
             groups[0 if mixed else len(row)].append(row)
         for group in groups.values():
-            yield from in_budget(group, self._cost, self.budget)
+            yield from in_budget(group, self._cost, budget)
 
     def _cost(self, row: Row) -> int:
         """Return the tokens that a row takes; one that is continued in a slot takes what that has at least."""

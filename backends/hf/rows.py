@@ -21,7 +21,7 @@ ROW_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return rows of indices whose *lengths*, which descend, sum to at most *room*; the fullest row that fits is taken."""
+    """Return rows of indices whose *lengths*, which descend, sum to at most *room*; each to the fullest."""
     rows: list[list[int]] = []
     left: list[tuple[int, int]] = []  # (what is left of it, row), ascending
     for index, length in enumerate(lengths):

@@ -43,6 +43,15 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def least(self, value: int) -> int:
+        """Return the least *value* of all workers."""
+        everyone = [value] * self.count
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_gather_object(everyone, value)
+        return min(everyone)
+
     def joined(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
         """Return what all workers have *found*; an error of one of them is raised on all."""
         if error is not None and self.count == 1:
