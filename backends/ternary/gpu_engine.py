@@ -1,0 +1,323 @@
+"""The forward pass of the ternary engine on a GPU: the same model as `bitnet_bench.ternary.engine`, in Triton kernels.
+
+Tokens of several sequences stand one after the other, without padding, as on the CPU. Integer products are exact;
+the residual stream, norms, scores and the softmax are float32. What is handed from a product to the next kernel, keys
+and values, and the input of the head are bfloat16, or float32 where the engine is opened with that dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
+from bitnet_bench.ternary.gpu import calls
+from bitnet_bench.ternary.gpu.calls import NO_SPLITS, Heads, Places, QuantizedRows, RmsNorm, Splits, TernaryWeights, make_tiles
+from bitnet_bench.ternary.reading import Weights
+
+MOST_PREFILLS = 8
+"""Shapes of prompts whose graphs are kept."""
+TILE_ROWS = 64
+"""Queries of a tile, over the heads that share keys, where a slot has many."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer block on the GPU. A norm is None where the architecture has none."""
+
+    input_norm: RmsNorm | None
+    qkv: TernaryWeights
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    attention_norm: RmsNorm | None
+    out: TernaryWeights
+    mlp_norm: RmsNorm | None
+    gate_up: TernaryWeights
+    gated_norm: RmsNorm | None
+    down: TernaryWeights
+
+
+class Cache:
+    """Keys and values of *slots* sequences, [slots, kv heads, capacity, dimension] a layer; grows as positions come."""
+
+    def __init__(self, layers: int, slots: int, positions: int, like: GpuEngine) -> None:
+        shape = slots, like.kv_heads, -(-positions // 16) * 16, like.dimension
+        self.keys = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(layers)]
+
+    @property
+    def capacity(self) -> int:
+        """Positions of a slot."""
+        return self.keys[0].shape[2]
+
+    def reserve(self, positions: int) -> None:
+        """Make room for *positions* positions in every slot, keeping what is there."""
+        if positions > self.capacity:
+            more = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE - self.capacity
+            self.keys = [F.pad(t, (0, 0, 0, more)) for t in self.keys]
+            self.values = [F.pad(t, (0, 0, 0, more)) for t in self.values]
+
+    def copied(self, slots: Sequence[int], positions: int) -> Cache:
+        """Return a cache whose slot i holds what slot *slots*[i] holds here, with room for *positions* positions."""
+        made = copy(self)
+        kept = min(-(-positions // 16) * 16, self.capacity)
+        chosen = torch.tensor(slots, device=self.keys[0].device)
+        made.keys = [t[:, :, :kept].index_select(0, chosen) for t in self.keys]
+        made.values = [t[:, :, :kept].index_select(0, chosen) for t in self.values]
+        made.reserve(positions)
+        return made
+
+
+class GpuEngine:
+    """A ternary model in GPU memory."""
+
+    def __init__(self, weights: Weights, config: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """Copy the weights in *weights* to *device*; *dtype* is what products hand on, bfloat16 or float32."""
+        self.config, self.device, self.dtype = config, device, dtype
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.epsilon = float(config.rms_norm_eps)
+        self._bytes: dict[int, tuple[str, int]] = {}
+        inner = weights.checkpoint.inner_norm
+        self._inner = RmsNorm(None, weights.checkpoint.inner_norm_eps or 1e-6) if inner else None
+        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
+        self.final_norm = RmsNorm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
+        self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
+        tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
+        self.head = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
+        self._frequencies, self._rope_scale = _frequencies(config)
+        self.cosines = self.sines = torch.empty(0)
+        self.grow_angles(1)
+
+    def _layer(self, weights: Weights, prefix: str) -> Layer:
+        attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
+        subln = self.config.model_type == "bitnet"
+        has_head_norms = self.config.model_type == "qwen3"
+
+        def norm(name: str, wanted: bool = True) -> RmsNorm | None:
+            return RmsNorm(self._norm_weight(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
+
+        def product(columns: int, *names: str) -> TernaryWeights:
+            made = TernaryWeights([self._part(weights, name) for name in names], columns, self.device)
+            self._bytes[made.codes.data_ptr()] = "ternary 2-bit", made.bytes
+            return made
+
+        return Layer(
+            input_norm=norm(f"{prefix}input_layernorm", wanted=self._inner is None),
+            qkv=product(hidden, *(f"{attention}{x}_proj" for x in "qkv")),
+            query_norm=self._norm_weight(weights, f"{attention}q_norm.weight") if has_head_norms else None,
+            key_norm=self._norm_weight(weights, f"{attention}k_norm.weight") if has_head_norms else None,
+            attention_norm=norm(f"{attention}attn_sub_norm", subln),
+            out=product(self.heads * self.dimension, f"{attention}o_proj"),
+            mlp_norm=norm(f"{prefix}post_attention_layernorm"),
+            gate_up=product(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
+            gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
+            down=product(self.config.intermediate_size, f"{mlp}down_proj"),
+        )
+
+    @staticmethod
+    def _part(weights: Weights, module: str) -> tuple[Tensor, float, Tensor | None]:
+        codes, gamma = weights.codes(module)
+        return codes, float(gamma), weights.bias(module)
+
+    def _norm_weight(self, weights: Weights, name: str) -> Tensor:
+        tensor = weights.tensor(name).float()
+        if not bool(tensor.isfinite().all()):
+            raise BenchError(
+                f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
+            )
+        return self._count(tensor.to(self.device), "norm")
+
+    def _count(self, tensor: Tensor, kind: str) -> Tensor:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
+        return tensor
+
+    @property
+    def weights_by_kind(self) -> dict[str, int]:
+        """Bytes of the weights in GPU memory by kind and dtype; a tied head is counted once, as the embedding."""
+        found: dict[str, int] = {}
+        for name, size in self._bytes.values():
+            found[name] = found.get(name, 0) + size
+        return found
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in GPU memory."""
+        return sum(self.weights_by_kind.values())
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that one token takes."""
+        return 2 * self.dtype.itemsize * len(self.layers) * int(self.kv_heads * self.dimension)
+
+    def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
+        """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
+        return Cache(layers or len(self.layers), slots, positions, self)
+
+    def hidden(self, batch: Batch, cache: Cache) -> Tensor:
+        """Return the last hidden states [T, hidden] of *batch*, before the final norm; *cache* gains its tokens."""
+        positions = int(batch.positions.max()) + 1
+        cache.reserve(positions)
+        self.grow_angles(positions)
+        return self.run(batch.ids.to(self.device, non_blocking=True), self.place(batch), cache)
+
+    def place(self, batch: Batch) -> Places:
+        """Copy where the tokens of *batch* stand to the GPU."""
+        decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has a slot of its own
+        most = 1 if decodes else max(1, TILE_ROWS // (self.heads // self.kv_heads))
+        places = batch.slots, batch.positions, make_tiles(batch.slots, most)
+        return Places(*(t.to(self.device, non_blocking=True) for t in places), most)
+
+    def run(self, ids: Tensor, places: Places, cache: Cache, splits: Splits = NO_SPLITS) -> Tensor:
+        """Queue the forward pass of tokens [T] whose places are on the GPU already; see `hidden`."""
+        tokens, config, width = len(ids), self.config, self.heads * self.dimension
+
+        def rows(columns: int) -> QuantizedRows:
+            return QuantizedRows.empty(tokens, columns, self.device)
+
+        def floats(columns: int) -> Tensor:
+            return torch.empty(tokens, columns, dtype=self.dtype, device=self.device)
+
+        hidden = self.embedding[ids].float()
+        wide, headed, gated = rows(config.hidden_size), rows(width), rows(config.intermediate_size)
+        qkv, attended = floats(width + 2 * self.kv_heads * self.dimension), floats(width)
+        gate_up, between = floats(2 * config.intermediate_size), torch.empty_like(hidden)
+        for i, layer in enumerate(self.layers):
+            calls.quantize_rows(hidden, wide, norm=layer.input_norm)
+            layer.qkv.multiply(wide, qkv)
+            calls.attend(
+                qkv,
+                attended,
+                places,
+                (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)]),
+                (self.cosines, self.sines),
+                self._heads(layer),
+                splits,
+            )
+            calls.quantize_rows(attended, headed, norm=layer.attention_norm)
+            layer.out.multiply(headed, hidden, add=True)
+            if self._inner is None:
+                calls.quantize_rows(hidden, wide, norm=layer.mlp_norm)
+            else:
+                assert layer.mlp_norm is not None
+                calls.normalize_rows(hidden, layer.mlp_norm, between)
+                calls.quantize_rows(between, wide, norm=self._inner)
+            layer.gate_up.multiply(wide, gate_up)
+            calls.quantize_rows(gate_up, gated, norm=layer.gated_norm, gate=config.hidden_act)
+            layer.down.multiply(gated, hidden, add=True)
+        return hidden
+
+    def _heads(self, layer: Layer) -> Heads:
+        return Heads(self.heads, self.kv_heads, self.dimension, layer.query_norm, layer.key_norm, self.epsilon)
+
+    def splits(self, slots: int) -> Splits:
+        """Return room to share the keys of *slots* slots among programs, for one token each."""
+        return Splits.empty(slots, self._heads(self.layers[0]), self.device)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
+        exact = self.dtype == torch.float32
+        normed = torch.empty_like(hidden, dtype=torch.float32 if exact else self.head.dtype)
+        calls.normalize_rows(hidden, self.final_norm, normed)
+        if not exact and self.device.type == "cuda" and self.head.dtype != torch.float32:
+            return torch.mm(normed, self.head.t(), out_dtype=torch.float32)
+        if self.head.dtype == torch.float32:
+            return normed @ self.head.t()
+        y = torch.empty(len(hidden), len(self.head), device=self.device)
+        for i in range(0, len(self.head), HEAD_ROWS_AT_ONCE):
+            y[:, i : i + HEAD_ROWS_AT_ONCE] = normed.float() @ self.head[i : i + HEAD_ROWS_AT_ONCE].float().t()
+        return y
+
+    def grow_angles(self, positions: int) -> None:
+        """Make the tables of cosines and sines reach *positions* positions."""
+        if positions > len(self.cosines):
+            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
+            angles = torch.arange(rows).float()[:, None] * self._frequencies
+            self.cosines = (angles.cos() * self._rope_scale).to(self.device)
+            self.sines = (angles.sin() * self._rope_scale).to(self.device)
+
+
+class SlotGraphs:
+    """Prefill and greedy decoding over all slots of a cache as CUDA graphs, so that no Python runs between layers."""
+
+    def __init__(self, engine: GpuEngine, slots: int, capacity: int) -> None:
+        """Capture a decoding step over *slots* slots of *capacity* positions; on the CPU steps run as they are."""
+        self._engine, self.cache = engine, engine.cache(slots, capacity)
+        engine.grow_angles(self.cache.capacity)
+        self.tokens = torch.zeros(slots, dtype=torch.int64, device=engine.device)
+        """The token of every slot that was chosen last."""
+        self.positions = torch.zeros(slots, dtype=torch.int32, device=engine.device)
+        order = torch.arange(slots, dtype=torch.int32, device=engine.device)
+        self._places = Places(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
+        self._splits = engine.splits(slots)
+        self._step = self._captured(self._decode)
+        self._prefills: dict[tuple[int, ...], tuple[Tensor, Callable[[], None]] | None] = {}
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> None:
+        """Read a prompt into every slot and choose its first token; lengths that come again are captured."""
+        lengths = tuple(map(len, batch))
+        ids = torch.tensor([i for prompt in batch for i in prompt], device=self._engine.device)
+        known = self._prefills.get(lengths)
+        if known is None:
+            if len(self._prefills) >= MOST_PREFILLS:
+                self._prefills.clear()
+            known = ids, self._prefill_of(batch, ids, captured=lengths in self._prefills)
+            self._prefills[lengths] = known if lengths in self._prefills else None
+        known[0].copy_(ids)
+        known[1]()
+        self.set_lengths(lengths)
+
+    def _prefill_of(self, batch: Sequence[Sequence[int]], ids: Tensor, captured: bool) -> Callable[[], None]:
+        places = self._engine.place(Batch.of(batch))
+        ends = torch.tensor([len(prompt) for prompt in batch]).cumsum(0) - 1
+        last = ends.to(self._engine.device)
+
+        def read(cache: Cache) -> None:
+            hidden = self._engine.run(ids, places, cache)
+            self.tokens.copy_(self._engine.logits(hidden[last]).argmax(-1))
+
+        return self._captured(read) if captured else lambda: read(self.cache)
+
+    def set_lengths(self, lengths: Sequence[int], tokens: Tensor | None = None) -> None:
+        """Go on at positions *lengths*, from *tokens* [slots] if they are not those chosen last."""
+        self.positions.copy_(torch.tensor(lengths, dtype=torch.int32))
+        if tokens is not None:
+            self.tokens.copy_(tokens)
+
+    def step(self) -> None:
+        """Queue one step; `tokens` are the new ones when it is done."""
+        self._step()
+
+    def _decode(self, cache: Cache) -> None:
+        hidden = self._engine.run(self.tokens, self._places, cache, self._splits)
+        self.tokens.copy_(self._engine.logits(hidden).argmax(-1))
+        self.positions.add_(1)
+
+    def _captured(self, work: Callable[[Cache], None]) -> Callable[[], None]:
+        """Return what repeats *work* over the cache: a graph on a GPU."""
+        if self._engine.device.type != "cuda":
+            return lambda: work(self.cache)
+        slots, kv_heads, capacity, _ = self.cache.keys[0].shape
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache
+            work(self._engine.cache(slots, capacity, layers=1))
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work(self.cache)
+        used = work, self._engine.cosines, self._engine.sines  # the graph reads their memory
+
+        def replay() -> None:
+            assert used
+            graph.replay()
+
+        return replay

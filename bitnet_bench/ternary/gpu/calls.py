@@ -1,0 +1,363 @@
+"""Launch the Triton kernels on tensors: quantized rows, products, attention. Shapes choose the size of blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from bitnet_bench.ternary.gpu import kernels
+from bitnet_bench.ternary.gpu.layout import BLOCK_COLUMNS, FIELD_COLUMNS, count_blocks, interleave_codes
+
+GATES = {"": 0, "silu": 1, "relu2": 2}
+FEW_OUTPUTS = 24_000
+"""Up to so many outputs a product reads the codes once a token, the second time from the L2 cache."""
+WIDE_ROWS = 8192
+"""Products with so many rows fill a GPU with larger blocks."""
+MOST_SPLITS = 16
+"""Programs that share the keys of a slot."""
+ROWS_OF_FEW = 8
+"""Rows of a program of `multiply_few`."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
+PDL_CAPABILITY = (9, 0)
+
+
+@cache
+def overlaps(device: torch.device) -> bool:
+    """Return whether kernels on *device* may start before the one before them has ended (PDL)."""
+    return not INTERPRETED and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
+
+
+def _launch_options(device: torch.device) -> dict[str, bool]:
+    # a product and a sum that are rounded at once would not be the bits of the CPU
+    return {"enable_fp_fusion": False} | ({"launch_pdl": True} if overlaps(device) else {})
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Activations as int8: q [T, filled columns], float32 steps [T], and int32 sums of q [T]."""
+
+    q: Tensor
+    steps: Tensor
+    sums: Tensor
+    columns: int
+
+    @classmethod
+    def empty(cls, tokens: int, columns: int, device: torch.device) -> QuantizedRows:
+        """Return room for *tokens* rows."""
+        return cls(
+            torch.empty(tokens, count_blocks(columns) * BLOCK_COLUMNS, dtype=torch.int8, device=device),
+            torch.empty(tokens, dtype=torch.float32, device=device),
+            torch.empty(tokens, dtype=torch.int32, device=device),
+            columns,
+        )
+
+
+class RmsNorm(NamedTuple):
+    """An RMS norm: float32 weight [K] or None for ones, and its epsilon."""
+
+    weight: Tensor | None
+    epsilon: float
+
+
+def quantize_rows(x: Tensor, out: QuantizedRows, *, norm: RmsNorm | None = None, gate: str = "") -> None:
+    """Quantize rows x [T, K] (with a *gate* `silu` or `relu2` [T, 2 K]) into *out*, after a norm if there is one."""
+    _rows(x, out.columns, norm, gate, out, None)
+
+
+def normalize_rows(x: Tensor, norm: RmsNorm, y: Tensor) -> None:
+    """Write the norm of rows x [T, K] into y [T, K], in y's dtype."""
+    _rows(x, x.shape[1], norm, "", None, y)
+
+
+def _rows(
+    x: Tensor, columns: int, norm: RmsNorm | None, gate: str, out: QuantizedRows | None, y: Tensor | None
+) -> None:
+    weight = norm.weight if norm else None
+    filled = out.q.shape[1] if out else columns
+    block = triton.next_power_of_2(filled)
+    kernels.quantize_rows[(len(x),)](
+        x,
+        x.stride(0),
+        weight,
+        norm.epsilon if norm else 0.0,
+        out.q if out else None,
+        out.steps if out else None,
+        out.sums if out else None,
+        y,
+        COLUMNS=columns,
+        FILLED=filled,
+        BLOCK=block,
+        GATE=GATES[gate],
+        NORMED=norm is not None,
+        WEIGHTED=weight is not None,
+        QUANTIZED=out is not None,
+        PDL=overlaps(x.device),
+        num_warps=min(16, max(1, block // 512)),
+        **_launch_options(x.device),
+    )
+
+
+class ManyTokens(NamedTuple):
+    """How `multiply_many` cuts its work."""
+
+    rows: int
+    tokens: int
+    warps: int
+    stages: int
+    group: int = 8
+
+
+NARROW_BLOCKS = (
+    (15, ManyTokens(64, 16, 4, 8)),
+    (32, ManyTokens(32, 16, 2, 4)),
+    (256, ManyTokens(64, 32, 4, 4)),
+    (512, ManyTokens(128, 128, 8, 3)),
+)
+WIDE_BLOCKS = (
+    (16, ManyTokens(64, 16, 4, 8)),
+    (32, ManyTokens(128, 32, 4, 5)),
+    (64, ManyTokens(64, 64, 4, 4)),
+    (128, ManyTokens(128, 64, 4, 4)),
+)
+LARGE_BLOCKS = ManyTokens(128, 64, 8, 3)
+"""For more tokens than the tables list; they hold the fastest blocks of a sweep on an H200 (docs/performance.md)."""
+
+
+def choose_blocks(tokens: int, rows: int) -> ManyTokens:
+    """Return the blocks for a product of *tokens* by *rows*."""
+    table = WIDE_BLOCKS if rows >= WIDE_ROWS else NARROW_BLOCKS
+    return next((blocks for most, blocks in table if tokens <= most), LARGE_BLOCKS)
+
+
+@cache
+def _fit_stages(blocks: ManyTokens, device: torch.device) -> int:
+    """Return as many stages of *blocks* as fit the shared memory of a program on *device*."""
+    if INTERPRETED:
+        return blocks.stages
+    most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return max(1, min(blocks.stages, most // (FIELD_COLUMNS * blocks.rows + BLOCK_COLUMNS * blocks.tokens)))
+
+
+def reads_few(tokens: int, rows: int) -> bool:
+    """Return whether a product of this size is faster when codes are read once a token, from the L2 cache."""
+    return tokens <= 2 or tokens * rows <= FEW_OUTPUTS
+
+
+class TernaryWeights:
+    """Ternary layers that read the same rows, one after the other, as one product: q, k and v, or gate and up."""
+
+    def __init__(
+        self, parts: Sequence[tuple[Tensor, float, Tensor | None]], columns: int, device: torch.device
+    ) -> None:
+        """Take (int8 codes [N, K], gamma, float32 bias [N] or None) of each."""
+        self.columns = columns
+        self.codes = torch.cat([interleave_codes(codes.to(device)) for codes, _, _ in parts])
+        self.rows = len(self.codes)
+        self.scales = torch.cat([torch.full((len(codes),), gamma, device=device) for codes, gamma, _ in parts])
+        biases = [torch.zeros(len(codes)) if bias is None else bias for codes, _, bias in parts]
+        self.bias = torch.cat(biases).to(device) if any(bias is not None for _, _, bias in parts) else None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the codes; scales are repeated by row for speed and count as none of the weights."""
+        return self.codes.numel()
+
+    def multiply(self, x: QuantizedRows, y: Tensor, *, add: bool = False, blocks: ManyTokens | None = None) -> None:
+        """Write the product of all rows of *x* into y [T, N], in y's dtype, or add it to what is there."""
+        tokens = len(x.q)
+        if not tokens:
+            return
+        if blocks is None and reads_few(tokens, self.rows):
+            self._multiply_few(x, y, add)
+        else:
+            self._multiply_many(x, y, add, blocks or choose_blocks(tokens, self.rows))
+
+    def _multiply_few(self, x: QuantizedRows, y: Tensor, add: bool, block_rows: int = ROWS_OF_FEW) -> None:
+        words = self.codes.shape[1] // 4
+        block_words = max(128, triton.next_power_of_2(words))
+        kernels.multiply_few[(triton.cdiv(self.rows, block_rows), len(x.q))](
+            x.q.view(torch.int32),
+            x.steps,
+            x.sums,
+            self.codes.view(torch.int32),
+            self.scales,
+            self.bias,
+            y,
+            self.rows,
+            WORDS=words,
+            BLOCK_WORDS=block_words,
+            BLOCK_ROWS=block_rows,
+            ADD=add,
+            BIASED=self.bias is not None,
+            ASM=not INTERPRETED,
+            PDL=overlaps(y.device),
+            num_warps=block_words // 128,  # so that both operands are loaded in one layout, 16 bytes a thread
+            **_launch_options(y.device),
+        )
+
+    def _multiply_many(self, x: QuantizedRows, y: Tensor, add: bool, blocks: ManyTokens) -> None:
+        tokens = len(x.q)
+        grid = (triton.cdiv(self.rows, blocks.rows) * triton.cdiv(tokens, blocks.tokens),)
+        kernels.multiply_many[grid](
+            x.q,
+            x.steps,
+            x.sums,
+            self.codes,
+            self.scales,
+            self.bias,
+            y,
+            tokens,
+            self.rows,
+            count_blocks(self.columns),
+            BLOCK_ROWS=blocks.rows,
+            BLOCK_TOKENS=blocks.tokens,
+            GROUP=blocks.group,
+            ADD=add,
+            BIASED=self.bias is not None,
+            ASM=not INTERPRETED,
+            PDL=overlaps(y.device),
+            num_warps=blocks.warps,
+            num_stages=_fit_stages(blocks, y.device),
+            **_launch_options(y.device),
+        )
+
+
+class Places(NamedTuple):
+    """Where tokens stand: int32 slots and positions [T], and tiles [tiles, 2] of (first token, tokens) of one slot."""
+
+    slots: Tensor
+    positions: Tensor
+    tiles: Tensor
+    tokens_per_tile: int
+
+
+class Heads(NamedTuple):
+    """The heads of a layer; norms are float32 [dimension] or None."""
+
+    queries: int
+    keys: int
+    dimension: int
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Room for the programs that share the keys of a slot: float32 sums, and int32 counters that are zero."""
+
+    count: int
+    parts: Tensor | None
+    arrived: Tensor | None
+
+    @classmethod
+    def empty(cls, slots: int, heads: Heads, device: torch.device) -> Splits:
+        """Return room for one token in each of *slots* slots; as many splits as leave no multiprocessor idle."""
+        programs = slots * heads.keys
+        count = 1
+        while count < MOST_SPLITS and count * programs < _multiprocessors(device):
+            count *= 2
+        if count == 1:
+            return cls(1, None, None)
+        rows = _query_rows(1, heads)
+        parts = torch.empty(programs * count * rows * (_head_block(heads) + 2), device=device)
+        return cls(count, parts, torch.zeros(programs, dtype=torch.int32, device=device))
+
+
+NO_SPLITS = Splits(1, None, None)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return 64 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _query_rows(tokens: int, heads: Heads) -> int:
+    return max(16, triton.next_power_of_2(tokens * (heads.queries // heads.keys)))
+
+
+def _head_block(heads: Heads) -> int:
+    return max(16, triton.next_power_of_2(heads.dimension))
+
+
+def attend(
+    qkv: Tensor,
+    out: Tensor,
+    places: Places,
+    cache: tuple[Tensor, Tensor],
+    angles: tuple[Tensor, Tensor],
+    heads: Heads,
+    splits: Splits = NO_SPLITS,
+) -> None:
+    """Rotate, fill the cache and attend: qkv [T, (queries + 2 keys) d] -> out [T, queries d].
+
+    *cache*: keys and values [slots, kv heads, capacity, d]. *angles*: cosines and sines, float32 [positions, d / 2].
+    """
+    keys, values = cache
+    appends = places.tokens_per_tile == 1
+    common: dict[str, int | bool] = {
+        "HEADS": heads.queries,
+        "KV_HEADS": heads.keys,
+        "HALF": heads.dimension // 2,
+        "BLOCK": _head_block(heads),
+        "NORMED": heads.query_norm is not None,
+        "PDL": overlaps(qkv.device),
+        **_launch_options(qkv.device),
+        "enable_fp_fusion": True,  # sums of floats, whose order is another already
+    }
+    if not appends:
+        kernels.append_keys[(len(qkv), heads.keys)](
+            qkv,
+            places.slots,
+            places.positions,
+            keys,
+            values,
+            *angles,
+            heads.key_norm,
+            heads.epsilon,
+            keys.shape[2],
+            num_warps=1,
+            **common,
+        )
+    kernels.attend[(len(places.tiles), heads.keys, splits.count)](
+        qkv,
+        out,
+        places.slots,
+        places.positions,
+        places.tiles,
+        keys,
+        values,
+        *angles,
+        heads.query_norm,
+        heads.key_norm,
+        splits.parts,
+        splits.arrived,
+        heads.epsilon,
+        heads.dimension**-0.5,
+        keys.shape[2],
+        ROWS=_query_rows(places.tokens_per_tile, heads),
+        BLOCK_KEYS=32 if keys.dtype == torch.float32 else 64,
+        SPLITS=splits.count,
+        APPENDS=appends,
+        num_warps=4,
+        num_stages=1 if keys.dtype == torch.float32 else 3 if appends else 2,
+        **common,
+    )
+
+
+def make_tiles(slots: Tensor, most: int) -> Tensor:
+    """Return int32 [tiles, 2]: first token and tokens, at most *most*, of runs of one slot in *slots* [T]."""
+    counts = torch.unique_consecutive(slots, return_counts=True)[1]
+    tiles_of = (counts + most - 1) // most
+    run = torch.repeat_interleave(torch.arange(len(counts)), tiles_of)
+    number = torch.arange(len(run)) - (tiles_of.cumsum(0) - tiles_of)[run]
+    first = (counts.cumsum(0) - counts)[run] + number * most
+    return torch.stack([first, (counts[run] - number * most).clamp(max=most)], 1).to(torch.int32)
