@@ -201,7 +201,7 @@ def _score_in_turn(
             (
                 run,
                 session := stack.enter_context(_open_session(run.record, job)),
-                stack.enter_context(_answers(run.record, job, getattr(session, "device", "cpu"))),
+                stack.enter_context(_answers(run.record, job, _arithmetic(session))),
             )
             for run in runs
         ]
@@ -251,7 +251,12 @@ def _score_one(
     run.scored(one, result, lm.counts, time.monotonic() - started)
 
 
-def _answers(record: RunRecord, job: EvaluateJob, device: str) -> AbstractContextManager[NoAnswers]:
+def _arithmetic(session: Session) -> str:
+    """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
+    return str(getattr(session, "arithmetic", getattr(session, "device", "cpu")))
+
+
+def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:
     """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
     if not job.cache:
         return nullcontext(NoAnswers())
@@ -263,7 +268,7 @@ def _answers(record: RunRecord, job: EvaluateJob, device: str) -> AbstractContex
         "model": record.checkpoint.source,
         "precision": record.precision,
         "backend": record.backend,
-        "device": device,
+        "device": arithmetic,
         "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
     }
     identity = digest(

@@ -16,10 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitnet_bench.backends.transfers import send
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import NO_SPLITS, Heads, Places, QuantizedRows, RmsNorm, Splits, TernaryWeights, make_tiles
+from bitnet_bench.ternary.gpu.calls import (
+    NO_SPLITS,
+    Heads,
+    Places,
+    QuantizedRows,
+    RmsNorm,
+    Splits,
+    TernaryWeights,
+    make_tiles,
+)
 from bitnet_bench.ternary.reading import Weights
 
 MOST_PREFILLS = 8
@@ -158,6 +168,14 @@ class GpuEngine:
         """Bytes of keys and values that one token takes."""
         return 2 * self.dtype.itemsize * len(self.layers) * int(self.kv_heads * self.dimension)
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token of a batch takes while it is read, its keys and values and copies of them included."""
+        config, width = self.config, self.heads * self.dimension
+        handed = 2 * width + 2 * self.kv_heads * self.dimension + 2 * config.intermediate_size
+        quantized = config.hidden_size + width + config.intermediate_size
+        return int(3 * 4 * config.hidden_size + self.dtype.itemsize * handed + quantized + 2 * self.kv_bytes)
+
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
         return Cache(layers or len(self.layers), slots, positions, self)
@@ -167,14 +185,16 @@ class GpuEngine:
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        return self.run(batch.ids.to(self.device, non_blocking=True), self.place(batch), cache)
+        return self.run(send(batch.ids, self.device), self.place(batch), cache)
 
     def place(self, batch: Batch) -> Places:
         """Copy where the tokens of *batch* stand to the GPU."""
         decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has a slot of its own
         most = 1 if decodes else max(1, TILE_ROWS // (self.heads // self.kv_heads))
-        places = batch.slots, batch.positions, make_tiles(batch.slots, most)
-        return Places(*(t.to(self.device, non_blocking=True) for t in places), most)
+        slots, positions, tiles = (
+            send(t, self.device) for t in (batch.slots, batch.positions, make_tiles(batch.slots, most))
+        )
+        return Places(slots, positions, tiles, most)
 
     def run(self, ids: Tensor, places: Places, cache: Cache, splits: Splits = NO_SPLITS) -> Tensor:
         """Queue the forward pass of tokens [T] whose places are on the GPU already; see `hidden`."""
@@ -258,6 +278,8 @@ class SlotGraphs:
         order = torch.arange(slots, dtype=torch.int32, device=engine.device)
         self._places = Places(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
         self._splits = engine.splits(slots)
+        self.lengths = [0] * slots
+        """Positions of every slot that are read."""
         self._step = self._captured(self._decode)
         self._prefills: dict[tuple[int, ...], tuple[Tensor, Callable[[], None]] | None] = {}
 
@@ -273,7 +295,7 @@ class SlotGraphs:
             self._prefills[lengths] = known if lengths in self._prefills else None
         known[0].copy_(ids)
         known[1]()
-        self.set_lengths(lengths)
+        self._place_at(lengths)
 
     def _prefill_of(self, batch: Sequence[Sequence[int]], ids: Tensor, captured: bool) -> Callable[[], None]:
         places = self._engine.place(Batch.of(batch))
@@ -286,15 +308,29 @@ class SlotGraphs:
 
         return self._captured(read) if captured else lambda: read(self.cache)
 
-    def set_lengths(self, lengths: Sequence[int], tokens: Tensor | None = None) -> None:
-        """Go on at positions *lengths*, from *tokens* [slots] if they are not those chosen last."""
-        self.positions.copy_(torch.tensor(lengths, dtype=torch.int32))
-        if tokens is not None:
-            self.tokens.copy_(tokens)
+    def fits(self, slots: int, capacity: int) -> bool:
+        """Return whether there are *slots* slots of *capacity* positions."""
+        return (len(self.tokens), self.cache.capacity) == (slots, capacity)
+
+    def set_lengths(self, lengths: Sequence[int], tokens: Tensor) -> None:
+        """Go on at positions *lengths* from *tokens* [slots]."""
+        self._place_at(lengths)
+        self.tokens.copy_(tokens)
+
+    def take(self, other: SlotGraphs) -> None:
+        """Copy the keys and values of *other*, which has as many slots and fewer positions."""
+        mine = self.cache.keys + self.cache.values
+        for kept, given in zip(mine, other.cache.keys + other.cache.values, strict=True):
+            kept[:, :, : given.shape[2]].copy_(given)
 
     def step(self) -> None:
         """Queue one step; `tokens` are the new ones when it is done."""
         self._step()
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _place_at(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.positions.copy_(send(torch.tensor(lengths, dtype=torch.int32), self._engine.device))
 
     def _decode(self, cache: Cache) -> None:
         hidden = self._engine.run(self.tokens, self._places, cache, self._splits)
@@ -306,7 +342,7 @@ class SlotGraphs:
         if self._engine.device.type != "cuda":
             return lambda: work(self.cache)
         slots, kv_heads, capacity, _ = self.cache.keys[0].shape
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache
             work(self._engine.cache(slots, capacity, layers=1))

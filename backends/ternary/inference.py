@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
+from bitnet_bench.backends.transfers import send
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.engine import Batch, Cache, Engine, unfit
+from bitnet_bench.ternary.engine import Batch, Engine, unfit
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.ops import PanelsLinear
 from bitnet_bench.ternary.reading import Weights
 
+if TYPE_CHECKING:
+    from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
+
+GPU_VARIABLE = "BITNET_BENCH_GPU"
+GPU_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "off": None}
+"""What the GPU engine hands from kernel to kernel, by the value of the variable: `fp32` computes as the CPU does."""
+_log = logging.getLogger(__name__)
 COPIED_POSITIONS = 2048
 """Positions whose keys and values are copied at once so that branches can follow: 0.3 GB in the shape of 2B-4T."""
 
 
 @contextmanager
 def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Iterator[BatchedSession]:
-    """Load *checkpoint*; the head as stored, or `int8`."""
+    """Load *checkpoint*, on the GPU if there is one that can; the head as stored, or `int8` (on the CPU)."""
     from transformers import AutoConfig
 
     if precision != "ternary" or not checkpoint.is_ternary:
@@ -36,13 +47,15 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             f"The backend `ternary` runs ternary weights only, and {checkpoint.source} was asked for at {precision}.",
             "Use --backend hf for other precisions and for float checkpoints.",
         )
-    if kernel.library() is None:
+    weights = Weights(checkpoint)
+    dtype = choose_gpu_dtype()
+    gpu = _choose_gpu(weights, dtype) if dtype is not None and head == "stored" else None
+    if gpu is None and kernel.library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
             f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; --backend hf runs without it.",
         )
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
-    weights = Weights(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     reason = unfit(weights, config)
     if reason and head != "stored":
@@ -50,11 +63,43 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
             "Use --backend ternary.",
         )
-    with torch.inference_mode():
+    with torch.inference_mode(), naming_gpu_failures():
         if reason:
-            yield HFSession(_modules(checkpoint, weights), tokenizer, precision)
+            yield HFSession(_modules(checkpoint, weights, gpu), tokenizer, precision)
+        elif gpu is not None and dtype is not None:
+            from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
+            from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
+
+            engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
+            yield GpuTernarySession(engine, tokenizer, gpu)
         else:
             yield TernarySession(Engine(weights, config, head), tokenizer)
+
+
+def choose_gpu_dtype() -> torch.dtype | None:
+    """Return what the GPU engine hands from kernel to kernel; None where the user turned it off."""
+    wanted = os.environ.get(GPU_VARIABLE, "bf16")
+    if wanted not in GPU_DTYPES:
+        raise BenchError(f"{GPU_VARIABLE} is {wanted!r}.", f"Set it to {', '.join(GPU_DTYPES)}, or unset it.")
+    return GPU_DTYPES[wanted]
+
+
+def _choose_gpu(weights: Weights, dtype: torch.dtype) -> Gpu | None:
+    """Return the GPU that holds *weights* and runs our kernels; None, with a warning where one is there."""
+    source = weights.checkpoint.source
+    gpu = choose_gpu(source, _bytes_on_gpu(weights))
+    why = gpu and why_no_kernels(gpu)
+    if why:
+        _log.warning("%s runs on the CPU: %s.", source, why)
+        return None
+    return gpu
+
+
+def _bytes_on_gpu(weights: Weights) -> int:
+    """Return what the weights take in GPU memory: a quarter of a byte a code, other tensors as they are stored."""
+    codes = sum(rows * columns for rows, columns in weights.ternary.values()) // 4
+    outlines = [weights.outline(name) for name in weights.floats]
+    return codes + sum(dtype.itemsize * math.prod(shape) for dtype, shape in outlines)
 
 
 def find_obstacle(checkpoint: Checkpoint) -> str | None:
@@ -63,19 +108,23 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
 
     if not checkpoint.is_ternary:
         return "its weights are not ternary"
-    if torch.cuda.is_available():
-        return "this machine has a GPU, and the ternary engine runs on the CPU"
-    if os.environ.get(kernel.VARIABLE) == "off":
-        return f"the CPU kernel is turned off (unset {kernel.VARIABLE})"
-    if kernel.library() is None:
-        return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
+    gpu = find_gpu() if choose_gpu_dtype() is not None else None
+    if gpu is None or why_no_kernels(gpu):
+        if os.environ.get(kernel.VARIABLE) == "off":
+            return f"the CPU kernel is turned off (unset {kernel.VARIABLE})"
+        if kernel.library() is None:
+            return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
     reason = unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 
 
-def _modules(checkpoint: Checkpoint, weights: Weights) -> Any:
-    """Return the transformers model with its ternary layers on the kernel, for architectures the engine leaves out."""
-    model = load_model(checkpoint, "run", "ternary")
+def _modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None) -> Any:
+    """Return the transformers model with its ternary layers on our kernels, for architectures the engine leaves out."""
+    model = load_model(checkpoint, "run", "ternary", rest="fp32" if gpu is None else "bf16")
+    if gpu is not None:
+        from bitnet_bench.ternary.gpu.layer import use_gpu_layers
+
+        return use_gpu_layers(model.to("cuda"))
     for module, shape in weights.ternary.items():
         panels, gamma = weights.panels(module)
         norm = (weights.inner_norm(module), checkpoint.inner_norm_eps or 1e-6) if checkpoint.inner_norm else None
@@ -88,7 +137,7 @@ def _modules(checkpoint: Checkpoint, weights: Weights) -> Any:
 class Decoding:
     """Where rows are in decoding: the cache, their lengths in it, and the last greedy token of each [B]."""
 
-    cache: Cache
+    cache: Any
     lengths: list[int]
     tokens: Tensor
 
@@ -96,19 +145,20 @@ class Decoding:
 class TernarySession(BatchedSession):
     """An opened model on the lean engine; see `bitnet_bench.ports.Session`."""
 
-    def __init__(self, engine: Engine, tokenizer: Any) -> None:
+    def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:
         context = int(getattr(engine.config, "max_position_embeddings", 2048))
         super().__init__(tokenizer, "ternary", context, engine.config.vocab_size)
-        self._engine = engine
+        self._engine: Any = engine
         self._prefix: Ids = ()
-        self._prefix_cache: Cache | None = None
+        self._prefix_cache: Any = None
+        self._copied_positions = COPIED_POSITIONS
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, within the budget or of one row.
 
-        A prefix is copied for every row, so it counts for as much as keeps copies within `COPIED_POSITIONS`.
+        A prefix is copied for every row, so it counts for as much as keeps copies within what may be copied at once.
         """
-        copied = prefix * self.budget // COPIED_POSITIONS
+        copied = prefix * self.budget // self._copied_positions
         return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
 
     def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
@@ -121,32 +171,33 @@ class TernarySession(BatchedSession):
         else:
             cache = self._prefix_cache.copied([0] * len(batch), longest)
         hidden = self._engine.hidden(Batch.of(contexts, [len(self._prefix)] * len(batch)), cache)
-        ends = _starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1
-        found = torch.empty(len(places), hidden.shape[1])
+        found = hidden.new_empty(len(places), hidden.shape[1])
+        ends = (_starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1).tolist()
+        at_ends = [(row, ends[t]) for row, (t, _, offset) in enumerate(places) if offset < 0]
+        _gather(hidden, at_ends, found)
         at: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for row, (t, b, offset) in enumerate(places):
-            if offset < 0:
-                found[row] = hidden[ends[t]]
-            else:
+            if offset >= 0:
                 at[t, b].append((row, offset))
 
         def positions(place: tuple[int, int]) -> int:
             t, b = place
             return len(self._prefix) + len(batch[t].context) + len(batch[t].branches[b])
 
-        for some in in_budget(branches, positions, COPIED_POSITIONS):
+        for some in in_budget(branches, positions, self._copied_positions):
             self._read_branches(batch, some, cache, at, found)
         return found
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits [N, V]."""
-        return self._engine.logits(hidden)
+        logits: Tensor = self._engine.logits(hidden)
+        return logits
 
     def _read_branches(
         self,
         batch: list[Tree],
         branches: list[tuple[int, int]],
-        cache: Cache,
+        cache: Any,
         at: Mapping[tuple[int, int], list[tuple[int, int]]],
         found: Tensor,
     ) -> None:
@@ -155,9 +206,8 @@ class TernarySession(BatchedSession):
         past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
         hidden = self._engine.hidden(Batch.of(sequences, past), cache.copied([t for t, _ in branches], longest))
-        for start, branch in zip(_starts(sequences).tolist(), branches, strict=True):
-            for row, offset in at[branch]:
-                found[row] = hidden[start + offset]
+        starts = zip(_starts(sequences).tolist(), branches, strict=True)
+        _gather(hidden, [(row, start + offset) for start, branch in starts for row, offset in at[branch]], found)
 
     def read_prefix(self, prefix: Ids) -> None:
         """Keep the keys and values of *prefix*."""
@@ -166,7 +216,7 @@ class TernarySession(BatchedSession):
             self._prefix_cache = self._engine.cache(1, len(prefix))
             self._engine.hidden(Batch.of([prefix]), self._prefix_cache)
 
-    def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of any lengths and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
         cache = self._engine.cache(len(batch), max(lengths))
@@ -174,7 +224,7 @@ class TernarySession(BatchedSession):
         last = _starts(batch) + torch.tensor(lengths) - 1
         return Decoding(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
 
-    def decode(self, state: Decoding, steps: int) -> Decoding:
+    def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
         tokens, lengths = state.tokens, list(state.lengths)
         slots = torch.arange(len(lengths), dtype=torch.int32)
@@ -185,13 +235,25 @@ class TernarySession(BatchedSession):
             positions += 1
         return Decoding(state.cache, [length + steps for length in lengths], tokens)
 
+    def describe_runtime(self) -> str:
+        """Return what computes: the engine and the instruction set of its kernel."""
+        return f"ternary engine on the CPU, kernel {kernel.current_path()}"
+
     def weights_by_kind(self) -> dict[str, int]:
         """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""
-        return self._engine.weights_by_kind
+        found: dict[str, int] = self._engine.weights_by_kind
+        return found
 
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
         return self._engine.weight_bytes, self._engine.kv_bytes
+
+
+def _gather(hidden: Tensor, pairs: Sequence[tuple[int, int]], found: Tensor) -> None:
+    """Write row *b* of *hidden* into row *a* of *found* for every (a, b)."""
+    if pairs:
+        rows, at = send(torch.tensor(pairs).t().contiguous(), hidden.device)
+        found[rows] = hidden[at]
 
 
 def _starts(batch: Sequence[Sequence[int]]) -> Tensor:

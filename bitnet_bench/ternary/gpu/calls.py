@@ -27,6 +27,8 @@ ROWS_OF_FEW = 8
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
 PDL_CAPABILITY = (9, 0)
+SMALLEST_SHARED_BYTES = 99 * 1024
+"""Of shared memory for a program, on all GPUs from sm_80 on."""
 
 
 @cache
@@ -142,7 +144,8 @@ def _fit_stages(blocks: ManyTokens, device: torch.device) -> int:
     """Return as many stages of *blocks* as fit the shared memory of a program on *device*."""
     if INTERPRETED:
         return blocks.stages
-    most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    most = int(getattr(properties, "shared_memory_per_block_optin", SMALLEST_SHARED_BYTES))
     return max(1, min(blocks.stages, most // (FIELD_COLUMNS * blocks.rows + BLOCK_COLUMNS * blocks.tokens)))
 
 
@@ -277,15 +280,15 @@ NO_SPLITS = Splits(1, None, None)
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    return 64 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
+    return 64 if INTERPRETED else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _query_rows(tokens: int, heads: Heads) -> int:
-    return max(16, triton.next_power_of_2(tokens * (heads.queries // heads.keys)))
+    return max(16, int(triton.next_power_of_2(tokens * (heads.queries // heads.keys))))
 
 
 def _head_block(heads: Heads) -> int:
-    return max(16, triton.next_power_of_2(heads.dimension))
+    return max(16, int(triton.next_power_of_2(heads.dimension)))
 
 
 def attend(

@@ -337,9 +337,7 @@ def append_keys(
     at = ((slot * KV_HEADS + head) * capacity + position) * D
     KEY: tl.constexpr = HEADS * D
     VALUE: tl.constexpr = (HEADS + KV_HEADS) * D
-    _append(
-        row, at, position, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED
-    )
+    _append(row, at, position, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED)
 
 
 @triton.jit
@@ -401,9 +399,7 @@ def attend(
             KEY: tl.constexpr = HEADS * D
             VALUE: tl.constexpr = (HEADS + KV_HEADS) * D
             at = base + start * D
-            _append(
-                row, at, start, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED
-            )
+            _append(row, at, start, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED)
             tl.debug_barrier()  # the loop reads what was just stored
     place = (first + token).to(tl.int64) * WIDTH + head * D
     angle = (start + token) * HALF

@@ -1,0 +1,85 @@
+"""Score and generate on the GPU engine: batches by free memory, prompts and steps from CUDA graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from bitnet_bench.backends.batch_size import choose_logits, choose_tokens
+from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
+from bitnet_bench.backends.ternary.inference import TernarySession
+from bitnet_bench.gpu import Gpu
+
+CAPACITY_STEP = 256
+"""Positions by which caches differ in size: those of one size share their graphs."""
+COPIED_SHARE = 0.2
+"""Of the free memory, for copies of contexts that branches follow."""
+
+
+class SlotState:
+    """Where rows are in decoding: their slots, their lengths, and the last greedy token of each [B]."""
+
+    def __init__(self, slots: SlotGraphs, lengths: list[int]) -> None:
+        self.slots, self.lengths, self.tokens = slots, lengths, slots.tokens.clone()
+
+
+class GpuTernarySession(TernarySession):
+    """An opened model on the GPU engine; see `bitnet_bench.ports.Session`."""
+
+    device = "cuda"
+
+    def __init__(self, engine: GpuEngine, tokenizer: Any, gpu: Gpu) -> None:
+        super().__init__(engine, tokenizer)
+        self._gpu = gpu
+        self.in_flight = 1
+        self.device = engine.device.type
+        self.arithmetic = f"{self.device} {str(engine.dtype).removeprefix('torch.')}"
+        self._head_rows = max(1, choose_logits(gpu.free_bytes) // engine.config.vocab_size)
+        self.budget = choose_tokens(gpu.free_bytes, engine.token_bytes)
+        self._copied_positions = max(self.budget, int(COPIED_SHARE * gpu.free_bytes / engine.kv_bytes))
+        self._kept: tuple[SlotGraphs, weakref.ref[SlotState]] | None = None
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> SlotState:
+        """Read prompts of any lengths and choose the first new token of each."""
+        lengths = [len(prompt) for prompt in batch]
+        slots = self._slots_for(len(batch), max(lengths) + 1)
+        slots.prefill(batch)
+        return self._finish(SlotState(slots, lengths))
+
+    def decode(self, state: SlotState, steps: int) -> SlotState:
+        """Choose *steps* more tokens for every row, one after the other."""
+        slots, lengths = state.slots, [length + steps for length in state.lengths]
+        if max(lengths) > slots.cache.capacity:
+            slots = self._slots_for(len(lengths), max(lengths))
+            slots.take(state.slots)
+        if slots.lengths != state.lengths or slots is not state.slots:
+            slots.set_lengths(state.lengths, state.tokens)
+        for _ in range(steps):
+            slots.step()
+        return self._finish(SlotState(slots, lengths))
+
+    def release(self) -> None:
+        """Let go of the slots that nobody decodes in."""
+        if self._kept is not None and self._kept[1]() is None:
+            self._kept = None
+
+    def describe_runtime(self) -> str:
+        """Return what computes: the engine, the card, and what stands between the integer products."""
+        return f"ternary engine on {self._gpu.name}, 2-bit codes, the rest in {self.arithmetic.split()[1]}"
+
+    def _finish(self, state: SlotState) -> SlotState:
+        self._kept = state.slots, weakref.ref(state)
+        self.wait()
+        return state
+
+    def _slots_for(self, rows: int, positions: int) -> SlotGraphs:
+        """Return slots that nobody decodes in, with their graphs: the last ones used where their size is right."""
+        capacity = -(-positions // CAPACITY_STEP) * CAPACITY_STEP
+        if self._kept is not None and self._kept[1]() is None:
+            slots, self._kept = self._kept[0], None
+            if slots.fits(rows, capacity):
+                return slots
+            del slots  # before memory is taken for others
+        engine: GpuEngine = self._engine
+        return SlotGraphs(engine, rows, capacity)
