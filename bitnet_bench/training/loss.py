@@ -20,6 +20,20 @@ States = tuple[Tensor, Tensor, nn.Module]
 """(targets [n], hidden states [n, H], output head) of the n tokens of a batch that carry the loss."""
 
 
+LABELLED = "labelled"
+"""In a batch: where in its [B x T] tokens the next one is labelled, as `labelled_positions` finds them."""
+
+
+def labelled_positions(labels: Tensor) -> Tensor:
+    """Return the places [n] in flattened [B, T] whose next token has a label: of *labels* on the CPU, without waiting.
+
+    On a GPU their number is only known when all that was asked of it before is done.
+    """
+    wanted = torch.zeros_like(labels, dtype=torch.bool)
+    wanted[:, :-1] = labels[:, 1:] != IGNORED
+    return wanted.flatten().nonzero()[:, 0]
+
+
 def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | None = None) -> tuple[Tensor, int]:
     """Return (sum of the cross-entropy in nats over labelled tokens, their count), in float32.
 
@@ -32,26 +46,30 @@ def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | N
 
 def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the log-probability of each row's labelled tokens [B], in nats, in float32; *batch* as above."""
-    wanted = batch["labels"][:, 1:] != IGNORED
+    labels = batch["labels"]
+    positions = _positions(batch)
     losses = _cross_entropy(labelled_states(model, batch), "none")
-    rows = wanted.nonzero()[:, 0]
-    return torch.zeros(len(wanted), device=losses.device).index_add(0, rows, -losses)
+    return torch.zeros(len(labels), device=losses.device).index_add(0, positions // labels.shape[1], -losses)
+
+
+def _positions(batch: dict[str, Tensor]) -> Tensor:
+    return batch[LABELLED] if LABELLED in batch else labelled_positions(batch["labels"])
 
 
 def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
     """Return targets, hidden states and head; of a family with a head of its own, logits and an identity."""
     config: Any = model.config
-    targets = batch["labels"][:, 1:]
-    wanted = targets != IGNORED
+    positions = _positions(batch)
+    targets = batch["labels"].flatten().index_select(0, positions + 1)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
     if config.model_type not in PLAIN_HEADS:
         # the class's forward: an instance's may be the loss itself
-        logits = type(model).forward(model, **inputs, use_cache=False).logits[:, :-1]
-        return targets[wanted], logits[wanted], nn.Identity()
+        logits = type(model).forward(model, **inputs, use_cache=False).logits
+        return targets, logits.flatten(0, 1).index_select(0, positions), nn.Identity()
     base: Any = model.base_model
-    hidden = base(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
+    hidden = base(**inputs, use_cache=False).last_hidden_state
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    return targets[wanted], hidden, head
+    return targets, hidden.flatten(0, 1).index_select(0, positions), head
 
 
 def _cross_entropy(states: States, reduction: Literal["sum", "none"]) -> Tensor:

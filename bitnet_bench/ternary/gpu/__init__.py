@@ -1,0 +1,1 @@
+"""Ternary arithmetic on NVIDIA GPUs, in Triton."""
