@@ -1,7 +1,7 @@
 """Time the optimizer step of a ternary model against the plain one on a GPU, eager and compiled, answers checked.
 
-python benchmarks/gpu_training.py                      # about a minute, most of it compilation
-python benchmarks/gpu_training.py --eager              # without torch.compile
+python benchmarks/gpu_training.py --eager              # half a minute
+python benchmarks/gpu_training.py --compiled           # minutes, most of them compilation
 python benchmarks/gpu_training.py --device cpu --tiny  # that the script itself runs
 """
 
@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bitnet_bench.ternary.linear import BitLinear, bit_linears, make_trainable_ternary
+from bitnet_bench.training.attention import assume_causal
 from bitnet_bench.training.loss import LABELLED, labelled_positions, response_loss
 from bitnet_bench.training.schedule import StepCodes
 
@@ -65,8 +67,8 @@ class Row:
     ratio: float
     least: float
     most: float
-    kernels: tuple[int, int] | None
-    """Launches of a ternary and of a plain step, where they could be counted."""
+    kernels: str
+    """Launches of a ternary and of a plain step and their time on the GPU, where they could be counted."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Arm:
         if ternary:
             make_trainable_ternary(self.model)
         self.model.train()
+        assume_causal(self.model, setting.length)
         self.codes = StepCodes(self.model)
         if compiled:
             for layer in self.model.model.layers:
@@ -163,18 +166,27 @@ def find_waits(arms: list[Arm], device: str) -> str:
                 arm.step()
         except RuntimeError as error:
             frames = traceback.extract_tb(error.__traceback__)
-            return f"{name}: {error}, at " + " < ".join(f"{f.filename.split('site-packages/')[-1]}:{f.lineno}" for f in frames[:-5:-1])
+            return f"{name}: {error}, at " + " < ".join(
+                f"{f.filename.split('site-packages/')[-1]}:{f.lineno}" for f in frames[:-5:-1]
+            )
     return "none"
 
 
-def count_kernels(arm: Arm, setting: Setting) -> int:
-    """Return how many kernels one step launches."""
+def profile_step(arm: Arm, name: str, top: int = 8) -> tuple[int, float]:
+    """Return how many kernels one step launches and their milliseconds; print which take longest."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         arm.step()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in found.events())
+    spent: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for event in found.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spent[event.name] += event.time_range.elapsed_us()
+            calls[event.name] += 1
+    print(f"{name}: " + "; ".join(f"{calls[k]} x {k[:60]} {us / 1000:.2f} ms" for k, us in spent.most_common(top)))
+    return calls.total(), spent.total() / 1000
 
 
 def compare(shape: str, config: dict[str, Any], compiled: bool, setting: Setting) -> Row:
@@ -185,19 +197,22 @@ def compare(shape: str, config: dict[str, Any], compiled: bool, setting: Setting
         for _ in range(3):
             arm.step()
     synchronize(setting.device)
-    print(f"{shape}, {'compiled' if compiled else 'eager'}: first steps {time.perf_counter() - began:.1f} s", flush=True)
+    print(
+        f"{shape}, {'compiled' if compiled else 'eager'}: first steps {time.perf_counter() - began:.1f} s", flush=True
+    )
     print(f"waits for the GPU within a step: {find_waits(arms, setting.device)}", flush=True)
     times = [[time_steps(arm, setting) for arm in arms] for _ in range(setting.rounds)]
     ratios = [ternary / plain for ternary, plain in times]
     ternary, plain = (statistics.median(column) for column in zip(*times, strict=True))
-    kernels = None
+    kernels = "-"
     if setting.device != "cpu":
         try:
-            kernels = tuple(count_kernels(arm, setting) for arm in arms)
+            both = [profile_step(arm, name) for arm, name in zip(arms, ("ternary", "plain"), strict=True)]
+            kernels = ", ".join(f"{count} in {ms:.1f} ms" for count, ms in both)
         except Exception:
             traceback.print_exc(file=sys.stdout)
     mode = "compiled" if compiled else "eager"
-    return Row(shape, mode, ternary, plain, statistics.median(ratios), min(ratios), max(ratios), kernels)  # type: ignore[arg-type]
+    return Row(shape, mode, ternary, plain, statistics.median(ratios), min(ratios), max(ratios), kernels)
 
 
 def measure(setting: Setting, modes: tuple[bool, ...] = (False, True), tiny: bool = False) -> list[Row]:
@@ -218,7 +233,7 @@ LOSS_BOUND, GRADIENT_BOUND, FORWARD_BOUND = 2e-3, 0.02, 2**-8
 
 
 def check_layer(setting: Setting, compiled: bool, shape: tuple[int, int, int] = (300, 2560, 640)) -> list[str]:
-    """Return how a layer on the device differs from the definitions in float32 on the CPU; a bound that breaks says so."""
+    """Return how a layer on the device differs from the definitions in float32 on the CPU; a broken bound says so."""
     rows, inputs, outputs = shape
     torch.manual_seed(2)
     reference = BitLinear(inputs, outputs, bias=False)
@@ -266,7 +281,9 @@ def check_bits(setting: Setting) -> list[str]:
         other = int((codes.cpu().to(torch.int8) != expected_codes).sum())
         alike = torch.equal(codes, again) and torch.equal(gamma, again_gamma)
         drift = abs(float(gamma) / float(expected_gamma) - 1)
-        lines.append(f"{tuple(weight.shape)}: {other} codes differ, gamma by {drift:.1e}, alone and together alike: {alike}")
+        lines.append(
+            f"{tuple(weight.shape)}: {other} codes differ, gamma by {drift:.1e}, alone and together alike: {alike}"
+        )
     return lines
 
 
@@ -289,7 +306,9 @@ def check_models(setting: Setting, tiny: bool) -> list[str]:
     angles = [
         float(nn.functional.cosine_similarity(_gradient(ours[name]), _gradient(theirs[name]), dim=0)) for name in ours
     ]
-    lines.append(f"cosine of gradients of {len(angles)} layers: least {min(angles):.4f}, mean {statistics.mean(angles):.4f}")
+    lines.append(
+        f"cosine of gradients of {len(angles)} layers: least {min(angles):.4f}, mean {statistics.mean(angles):.4f}"
+    )
     return lines
 
 
@@ -338,7 +357,7 @@ def main() -> None:
     for row in rows:
         print(
             f"| {row.shape} | {row.mode} | {row.ternary_ms:.2f} | {row.plain_ms:.2f} | {row.ratio:.2f} | "
-            f"{row.least:.2f} | {row.most:.2f} | {row.kernels or '-'} |"
+            f"{row.least:.2f} | {row.most:.2f} | {row.kernels} |"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.training.attention import attention_inputs
 
 PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 """Families whose logits are lm_head(hidden) and nothing more; for others the model's own forward is used."""
@@ -61,7 +62,7 @@ def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
     config: Any = model.config
     positions = _positions(batch)
     targets = batch["labels"].flatten().index_select(0, positions + 1)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    inputs = attention_inputs(model, batch)
     if config.model_type not in PLAIN_HEADS:
         # the class's forward: an instance's may be the loss itself
         logits = type(model).forward(model, **inputs, use_cache=False).logits

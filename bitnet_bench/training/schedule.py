@@ -73,7 +73,9 @@ class StepCodes:
         if not plain or not runs_on(plain[0].weight.device):
             return
         first = plain[0].weight
-        together = [layer for layer in plain if (layer.weight.dtype, layer.weight.device) == (first.dtype, first.device)]
+        together = [
+            layer for layer in plain if (layer.weight.dtype, layer.weight.device) == (first.dtype, first.device)
+        ]
         from bitnet_bench.ternary.gpu.training import CodesWriter
 
         weights = [layer.weight.detach() for layer in together]

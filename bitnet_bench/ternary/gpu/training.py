@@ -1,8 +1,8 @@
 """The Triton kernels of ternary training: both quantizers, and the scales of a product and of its gradient.
 
-They compute `bitnet_bench.ternary.quantizer` to the bit, given the same gamma (whose sum has an order of its own). Codes
-and quantized activations are integers in bfloat16, which holds them exactly, so that the products between these kernels
-are plain bfloat16 GEMMs whose float32 sums are exact too.
+They compute `bitnet_bench.ternary.quantizer` to the bit, given the same gamma, whose sum has an order of its own. Codes
+and quantized activations are integers in bfloat16, which holds them exactly: the products between these kernels are
+plain bfloat16 GEMMs whose float32 sums are exact too.
 
 Parameters have no annotations except `tl.constexpr`: Triton evaluates annotations when it compiles a kernel, and `Any`
 there is a NameError that the interpreter never raises. Fused multiply-adds are off (`EXACT`): contracting
@@ -31,7 +31,7 @@ CODES_ALIGNMENT = 128
 
 
 @triton.jit
-def _quantize_rows(x, q, step, columns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _quantize_rows(x, q, step, columns, BLOCK: tl.constexpr):
     """Write q = clip(round(x * 127 / absmax), -128, 127) and step = absmax / 127 of one row; NaN makes step NaN."""
     row = tl.program_id(0).to(tl.int64) * columns
     offsets = tl.arange(0, BLOCK)
@@ -55,7 +55,7 @@ def _quantize_rows(x, q, step, columns, BLOCK: tl.constexpr):  # type: ignore[no
 
 
 @triton.jit
-def _scale_sums(sums, step, gamma, y, columns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scale_sums(sums, step, gamma, y, columns, BLOCK: tl.constexpr):
     """Write y = sums * (step * gamma), rounded to float32 and then to the dtype of y, for one block of one row."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -65,7 +65,7 @@ def _scale_sums(sums, step, gamma, y, columns, BLOCK: tl.constexpr):  # type: ig
 
 
 @triton.jit
-def _scale_gradient(grad, step, gamma, by_gamma, by_step, columns, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scale_gradient(grad, step, gamma, by_gamma, by_step, columns, BLOCK: tl.constexpr):
     """Write gradient * gamma and gradient * step in the gradient's dtype, for one block of one row."""
     row = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -76,7 +76,7 @@ def _scale_gradient(grad, step, gamma, by_gamma, by_step, columns, BLOCK: tl.con
 
 
 @triton.jit
-def _find_chunk(weights, sizes, firsts, layers, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _find_chunk(weights, sizes, firsts, layers, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
     """Return (layer, its weights, their number, its first chunk, the one after its last) of this program's chunk.
 
     Without *layers* there is one layer: *weights* and *sizes* are then its address and its size, not tables of them.
@@ -100,7 +100,7 @@ def _find_chunk(weights, sizes, firsts, layers, DTYPE: tl.constexpr, ALIGNED: tl
 
 
 @triton.jit
-def _sum_magnitudes(  # type: ignore[no-untyped-def]
+def _sum_magnitudes(
     weights, sizes, firsts, layers, partials, DTYPE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Write the sum of |w| over one chunk of one layer, in float32."""
@@ -111,7 +111,7 @@ def _sum_magnitudes(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _write_codes(  # type: ignore[no-untyped-def]
+def _write_codes(
     weights,
     sizes,
     firsts,
@@ -178,7 +178,9 @@ def scale_gradient(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor, T
     if grad.numel():
         block = min(1024, triton.next_power_of_2(columns))
         grid = (rows, triton.cdiv(columns, block))
-        _scale_gradient[grid](grad, step, gamma, by_gamma, by_step, columns, BLOCK=block, num_warps=_warps(block), **EXACT)
+        _scale_gradient[grid](
+            grad, step, gamma, by_gamma, by_step, columns, BLOCK=block, num_warps=_warps(block), **EXACT
+        )
     return by_gamma, by_step
 
 
@@ -233,7 +235,7 @@ class CodesWriter:
         )
 
     def write(self, weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return (codes in bfloat16 of its shape, float32 scalar gamma) of each of *weights*, in memory of their own."""
+        """Return (codes in bfloat16 of its shape, float32 scalar gamma) of each of *weights*, in fresh memory."""
         addresses = tuple(weight.data_ptr() for weight in weights)
         if addresses != self._addresses:
             self._addresses, self._pointers = addresses, torch.tensor(addresses, device=self._device)
@@ -244,12 +246,8 @@ class CodesWriter:
         sizes, firsts, layers, places = self._tables
         options = {"DTYPE": TRITON_DTYPES[self._dtype], "ALIGNED": aligned, "BLOCK": CHUNK, "num_warps": 8, **EXACT}
         _sum_magnitudes[(self._chunks,)](self._pointers, sizes, firsts, layers, partials, **options)
-        _write_codes[(self._chunks,)](
-            self._pointers, sizes, firsts, layers, partials, places, codes, gammas, **options
-        )
+        _write_codes[(self._chunks,)](self._pointers, sizes, firsts, layers, partials, places, codes, gammas, **options)
         return [
             (codes[place : place + size].view(shape), gamma)
-            for place, size, shape, gamma in zip(
-                self._places, self._sizes, self._shapes, gammas.unbind(), strict=False
-            )
+            for place, size, shape, gamma in zip(self._places, self._sizes, self._shapes, gammas.unbind(), strict=False)
         ]

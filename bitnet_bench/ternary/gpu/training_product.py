@@ -45,7 +45,7 @@ class ExactProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        """Return y [..., N] in *dtype* for bfloat16 q [..., K] and codes [N, K], float32 step [rows, 1] and gamma []."""
+        """Return y [..., N] in *dtype* for bfloat16 q [..., K] and codes [N, K], float32 step [rows, 1], gamma []."""
         ctx.save_for_backward(q, step, codes, gamma)
         ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
         sums = _wide_product(q.reshape(-1, q.shape[-1]), codes.t(), torch.float32)
