@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.ternary.linear import BitLinear, bit_linears, make_trainable_ternary
 from bitnet_bench.training.attention import assume_causal
-from bitnet_bench.training.loss import LABELLED, labelled_positions, response_loss
+from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.schedule import StepCodes
 
 BATCH, LENGTH, VOCABULARY = 8, 256, 32000

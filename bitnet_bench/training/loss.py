@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.training.attention import attention_inputs
 
 PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
@@ -19,20 +19,6 @@ ROWS_AT_ONCE = 1024
 
 States = tuple[Tensor, Tensor, nn.Module]
 """(targets [n], hidden states [n, H], output head) of the n tokens of a batch that carry the loss."""
-
-
-LABELLED = "labelled"
-"""In a batch: where in its [B x T] tokens the next one is labelled, as `labelled_positions` finds them."""
-
-
-def labelled_positions(labels: Tensor) -> Tensor:
-    """Return the places [n] in flattened [B, T] whose next token has a label: of *labels* on the CPU, without waiting.
-
-    On a GPU their number is only known when all that was asked of it before is done.
-    """
-    wanted = torch.zeros_like(labels, dtype=torch.bool)
-    wanted[:, :-1] = labels[:, 1:] != IGNORED
-    return wanted.flatten().nonzero()[:, 0]
 
 
 def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | None = None) -> tuple[Tensor, int]:
@@ -54,6 +40,7 @@ def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _positions(batch: dict[str, Tensor]) -> Tensor:
+    """Return the `labelled_positions` of *batch*, which a collator has found already."""
     return batch[LABELLED] if LABELLED in batch else labelled_positions(batch["labels"])
 
 

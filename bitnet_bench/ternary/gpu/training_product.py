@@ -81,8 +81,13 @@ def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
         return (a.float() @ b.float()).to(dtype)
 
 
+def _runs_kernels(device: torch.device) -> bool:
+    """Return whether Triton is called: a compiler is given the definitions, to fuse them with what stands around."""
+    return device.type == "cuda" and not torch.compiler.is_compiling()
+
+
 def _scaled(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Tensor:
-    if sums.device.type == "cuda" and not torch.compiler.is_compiling():
+    if _runs_kernels(sums.device):
         from bitnet_bench.ternary.gpu import training
 
         return training.scale_sums(sums, step, gamma, dtype)
@@ -90,7 +95,7 @@ def _scaled(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Te
 
 
 def _scaled_gradients(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    if grad.device.type == "cuda" and not torch.compiler.is_compiling():
+    if _runs_kernels(grad.device):
         from bitnet_bench.ternary.gpu import training
 
         return training.scale_gradient(grad, step, gamma)
