@@ -143,8 +143,7 @@ class BitLinear(nn.Linear):
         device = x.device.type
         out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if _is_fused(x):
-            with torch.no_grad():
-                operands = *training_product.quantized(x), *self._codes()
+            operands = *training_product.quantized(x), *self._codes()
             y: Tensor = training_product.ExactProduct.apply(x, self.weight, *operands, out_dtype)  # type: ignore[no-untyped-call]
         else:
             y = TernaryMatmul.apply(x, self.weight, *self._codes(), out_dtype)  # type: ignore[no-untyped-call]
@@ -152,16 +151,15 @@ class BitLinear(nn.Linear):
 
     def _codes(self) -> tuple[Tensor, Tensor]:
         """Return codes and scale of the weights as they are, or those that were kept of this version of them."""
-        ternarized = training_product.ternarized if _is_fused(self.weight) else _ternarized
-        with torch.no_grad():
-            if torch.compiler.is_compiling():  # a compiled layer leaves nothing behind
-                return ternarized(self.weight) if self._kept is None else self._kept
-            if not self.keeps_codes:
-                return ternarized(self.weight)
-            if self._kept is None or self._kept_version != self.weight._version:
-                self.take_codes(*ternarized(self.weight))
-            assert self._kept is not None
-            return self._kept
+        weight, kept = self.weight, self._kept
+        if torch.compiler.is_compiling():  # a compiled layer leaves nothing behind
+            return training_product.ternarized(weight.detach()) if kept is None else kept
+        if kept is not None and self._kept_version == weight._version and self.keeps_codes:
+            return kept
+        made = (training_product.ternarized if _is_fused(weight) else _ternarized)(weight.detach())
+        if self.keeps_codes:
+            self.take_codes(*made)
+        return made
 
     def take_codes(self, codes: Tensor, gamma: Tensor) -> None:
         """Keep codes and scale that were made of the weights as they are, by `write_codes` for one."""

@@ -134,7 +134,7 @@ _last = _LastQuantized()
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (q, step) of *x* [..., K]: integers in bfloat16 of its shape, and float32 [rows, 1]."""
     if torch.compiler.is_compiling():
-        return _quantized_by_definition(x)
+        return _quantized_by_definition(x.detach())
     if x.is_inference():  # has no version by which a change would show
         from bitnet_bench.ternary.gpu import training
 
