@@ -62,6 +62,7 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
     start = Start(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
     trainer = make_trainer(start, out, build)
+    job = trainer.job  # with what `make_trainer` chose
     trainer.warnings += lost_rows(encoded, given.rows, job.max_length)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,13 +25,15 @@ from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.ports import Progress
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
+from bitnet_bench.training.compiling import choose_compile, compile_layers
 from bitnet_bench.training.ending import warn_about_length
 from bitnet_bench.training.folder import COMPLETE, STATE
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
 from bitnet_bench.training.objectives import Objective, Outcome, Preference, has_diverged, supervised
 from bitnet_bench.training.order import batch_order, total_steps
 from bitnet_bench.training.saving import SaveTimer
-from bitnet_bench.training.schedule import forget_codes, in_second_stage, keep_codes, make_schedule, set_ternary_share
+from bitnet_bench.training.schedule import StepCodes, in_second_stage, keep_codes, make_schedule, set_ternary_share
+from bitnet_bench.training.sums import MicroBatchSums
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
@@ -76,6 +77,7 @@ class BenchTrainer(Trainer):
     """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
 
     def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
+        _use_one_gpu(kwargs["args"])
         super().__init__(*args, **kwargs)
         self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
@@ -84,19 +86,31 @@ class BenchTrainer(Trainer):
             shard(self.model)
             self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
-        self._seen: Counter[str] = Counter()
+        self.codes = StepCodes(self.model)
+        self._seen = MicroBatchSums()
         self._since = time.monotonic()
         self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
         self._warned = False
         self.remove_callback(PrinterCallback)
         self.add_callback(_Watch(self, start))
 
-    def keep(self, loss: float, count: int, inputs: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
-        """Keep a micro-batch's sums over *count* for the log; DivergedError if *loss* is no number."""
-        if not math.isfinite(loss):
-            raise DivergedError(f"The loss became {loss} at step {self.state.global_step}.", self._remedy())
-        tokens = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum().item()
-        self._seen.update({"loss": loss, "count": count, "tokens": tokens, **figures})
+    def keep(
+        self,
+        loss: Tensor,
+        count: Tensor | int,
+        inputs: Mapping[str, Tensor],
+        figures: Mapping[str, Tensor | float],
+    ) -> None:
+        """Keep a micro-batch's sums over *count* for the log, without waiting for them."""
+        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self._seen.add(self.state.global_step, {"loss": loss, "count": count, "tokens": tokens, **figures})
+
+    def refuse_bad_loss(self) -> None:
+        """DivergedError if a loss since the last look is no number: before each log and each saved state."""
+        bad = self._seen.look()
+        if bad:
+            step, loss = bad
+            raise DivergedError(f"The loss became {loss} at step {step}.", self._remedy())
 
     @staticmethod
     def _remedy() -> str:
@@ -107,6 +121,7 @@ class BenchTrainer(Trainer):
         if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
             Trainer.log(self, logs, start_time)
             return
+        self.refuse_bad_loss()
         figures = self._figures()
         self._stop_if_diverged(figures)
         super().log({**logs, **figures, **self.monitor.look()}, start_time)
@@ -121,12 +136,12 @@ class BenchTrainer(Trainer):
 
     def _figures(self) -> dict[str, float]:
         """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
-        names = list(self._seen)
-        sums = torch.tensor([float(self._seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
+        taken = self._seen.take()
+        names = sorted(taken)  # the same order on all processes
+        sums = torch.tensor([taken[name] for name in names], dtype=torch.float64, device=self.args.device)
         seen = dict(zip(names, self.accelerator.reduce(sums, "sum").tolist(), strict=True))
         seconds = time.monotonic() - self._since
         self._since = time.monotonic()
-        self._seen.clear()
         count, tokens = seen.pop("count"), seen.pop("tokens")
         return {**{name: value / count for name, value in seen.items()}, "tokens_per_s": tokens / seconds}
 
@@ -141,16 +156,20 @@ class BenchTrainer(Trainer):
         """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
         if not self._plan.validation:
             return
+        self.refuse_bad_loss()
         began = time.monotonic()
-        seen: Counter[str] = Counter()
+        validated = MicroBatchSums()
+        self.codes.refresh()
         with self._as_deployed():
             for batch, counts in self._validation_batches():
                 inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
                 outcome = self.outcome(inputs)
                 if counts:
-                    seen.update({"loss": outcome["loss"].item(), "count": outcome["count"], **outcome["figures"]})
+                    figures = {"loss": outcome["loss"], "count": outcome["count"], **outcome["figures"]}
+                    validated.add(self.state.global_step, figures)
         names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
-        sums = torch.tensor([float(seen[name]) for name in names], dtype=torch.float64, device=self.args.device)
+        seen = validated.take()
+        sums = torch.tensor([seen.get(name, 0.0) for name in names], dtype=torch.float64, device=self.args.device)
         count, *rest = self.accelerator.reduce(sums, "sum").tolist()
         due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to
         self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
@@ -213,6 +232,10 @@ class BenchTrainer(Trainer):
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.refuse_bad_loss()
+        super()._save_checkpoint(*args, **kwargs)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a saved step; those of a sharded model are written with its optimizer."""
         if not self.job.shard:
@@ -244,6 +267,12 @@ class BenchTrainer(Trainer):
             self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
 
+def _use_one_gpu(arguments: TrainingArguments) -> None:
+    """Keep a process on one GPU: Trainer would cut each batch apart for DataParallel, and ours is one."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+
+
 def require_sharding(trainer: Trainer) -> None:
     """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
     if not hasattr(trainer, "is_distributed_loading_by_transformers"):
@@ -269,8 +298,8 @@ class _Watch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         job = self._trainer.job
-        forget_codes(self._trainer.model)
-        set_ternary_share(self._trainer.model, state.global_step, job.ternary_warmup)
+        self._begin_step(state.global_step)
+        self._trainer.codes.refresh()
         if job.schedule == "two-stage" and in_second_stage(state.global_step, state.max_steps):
             for group in self._trainer.optimizer.param_groups:
                 group["weight_decay"] = 0.0
@@ -280,8 +309,8 @@ class _Watch(TrainerCallback):
             self._note = f"loss {float(logs['loss']):.3f}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        forget_codes(self._trainer.model)
-        set_ternary_share(self._trainer.model, state.global_step, self._trainer.job.ternary_warmup)
+        self._trainer.codes.forget()
+        self._begin_step(state.global_step)
         if state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps, self._note)
         if self._agrees_to_save():
@@ -291,11 +320,16 @@ class _Watch(TrainerCallback):
         if state.global_step % args.save_steps == 0 or state.global_step == state.max_steps:
             self._trainer.validate()
 
+    def _begin_step(self, step: int) -> None:
+        if self._trainer.job.ternary_warmup:
+            set_ternary_share(self._trainer.model, step, self._trainer.job.ternary_warmup)
+
     def _agrees_to_save(self) -> bool:
         """Return whether it is time for a state: what the first process says, because all write one together."""
+        if self._trainer.args.world_size == 1:
+            return self._timer.is_due()
         due = torch.tensor(int(self._timer.is_due()), device=self._trainer.args.device)
-        if self._trainer.args.world_size > 1:
-            torch.distributed.broadcast(due, src=0)
+        torch.distributed.broadcast(due, src=0)
         return bool(due)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -325,12 +359,15 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     # by whole steps, so that how many forward passes a step is cut into does not change what it is of
     step_sequences = job.sequences * job.gradient_accumulation
     order = batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
-    trainer = build(replace(start, plan=plan), _arguments(job, steps, out / STATE), order)
+    job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
+    trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE), order)
     trainer.warnings += warn_about_length(steps, count_warmup(job, steps))
     for warning in trainer.warnings if trainer.is_world_process_zero() else []:
         _log.warning(warning)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
         keep_codes(start.model)
+    if job.compile == "on" and not compile_layers(start.model):
+        trainer.warnings.append(f"--compile on: {type(start.model).__name__} names no layers that could be compiled.")
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer
@@ -377,7 +414,9 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "report_to": _reporters(job),
         "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
+        # on a GPU a batch is copied while the step before it is computed
+        "dataloader_pin_memory": not cpu,
+        "accelerator_config": {"non_blocking": not cpu},
     }
 
 

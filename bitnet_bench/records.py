@@ -140,6 +140,8 @@ class FinetuneJob(Value):
 
     auto: what this machine is fast at, filled in when the job is run; a run goes on only with the same.
     """
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the layers; auto: on a GPU in runs so long that it pays, filled in when the job is run."""
     seed: int = 0
     limit: int | None = Field(default=None, gt=0)
     save_every: int = Field(default=200, gt=0)
@@ -163,6 +165,8 @@ class FinetuneJob(Value):
             raise ValueError("--packing is for rows with responses; pretrain joins documents end to end already")
         if self.lora_rank and self.freeze:
             raise ValueError("--lora-rank trains adapters only: there is nothing to --freeze")
+        if self.compile == "on" and self.ternary_warmup:
+            raise ValueError("--ternary-warmup changes the layers at every step, and --compile would compile them anew")
         return self
 
     @property
@@ -177,8 +181,8 @@ class FinetuneJob(Value):
         return self.learning_rate
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result: all but where it is written, how often it is saved, and by how many."""
-        undecisive = {"out", "save_every", "save_minutes", "track", "shard", "learning_rate_source"}
+        """Return what decides the result: all but where it is written, how often it is saved, and who runs it how."""
+        undecisive = {"out", "save_every", "save_minutes", "track", "shard", "compile", "learning_rate_source"}
         return self.model_dump(mode="json", exclude=undecisive)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from bitnet_bench.backends.trainer import BenchTrainer, Start, validation_objective
 from bitnet_bench.data.collating import Item
+from bitnet_bench.training.attention import assume_causal
 from bitnet_bench.training.objectives import Distillation, Objective, Outcome, Preference, install, supervised
 
 
 def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
     """Make the trainer of *start*, whose model returns an `Outcome` from now on."""
+    if torch.cuda.is_available():
+        for model in (start.model, start.teacher):
+            if model is not None:
+                assume_causal(model, start.job.max_length)
     install(start.model, _objective(start), validation_objective(start.job))
     return HFTrainer(
         model=start.model,
@@ -75,7 +81,7 @@ class HFTrainer(BenchTrainer):
         """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
         outcome = model(**inputs)
         total: Tensor = outcome["loss"]
-        self.keep(total.item(), outcome["count"], inputs, outcome["figures"])
+        self.keep(total, outcome["count"], inputs, outcome["figures"])
         scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
         return scaled
 

@@ -12,6 +12,7 @@ import typer
 from bitnet_bench.cli.options import (
     MODELS,
     TEMPLATES,
+    Compile,
     Compute,
     Method,
     Part,
@@ -101,6 +102,12 @@ def finetune(
         Compute,
         _optimization(help="Dtype of products; auto: bf16 where the processor has it. Masters are float32 always."),
     ] = Compute.auto,
+    compile_layers: Annotated[
+        Compile,
+        _optimization(
+            "--compile", help="torch.compile the layers; auto: on a GPU, in runs so long that it pays after a minute."
+        ),
+    ] = Compile.auto,
     gradient_checkpointing: Annotated[
         bool, _optimization(help="Less memory: activations are computed again in the backward pass.")
     ] = False,
@@ -171,8 +178,9 @@ def finetune(
         temperature=temperature, relation_weight=relation_weight, relation_layer=relation_layer,
         relation_heads=relation_heads, gradient_checkpointing=gradient_checkpointing, shard=shard,
         batch_size=batch_size, gradient_accumulation=gradient_accumulation, max_length=max_length,
-        packing=packing, compute=compute.value, limit=limit, seed=seed, save_every=save_every,
-        save_minutes=save_minutes, keep_masters=keep_masters, track=tuple(tracker.value for tracker in track),
+        packing=packing, compute=compute.value, compile=compile_layers.value, limit=limit, seed=seed,
+        save_every=save_every, save_minutes=save_minutes, keep_masters=keep_masters,
+        track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
     jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
     if search:

@@ -91,6 +91,14 @@ class Compute(StrEnum):
     fp32 = "fp32"
 
 
+class Compile(StrEnum):
+    """Whether layers are compiled before they train."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Format(StrEnum):
     """How ternary weights are stored."""
 

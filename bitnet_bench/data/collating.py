@@ -23,6 +23,20 @@ class Item:
         return max(len(example.input_ids) for example in self.examples)
 
 
+LABELLED = "labelled"
+"""In a batch: where in its [B x T] tokens the next one is labelled, as `labelled_positions` finds them."""
+
+
+def labelled_positions(labels: Tensor) -> Tensor:
+    """Return the places [n] in flattened [B, T] whose next token has a label.
+
+    Found before *labels* go to a GPU: there, their number is only known when all that was asked of it before is done.
+    """
+    wanted = torch.zeros_like(labels, dtype=torch.bool)
+    wanted[:, :-1] = labels[:, 1:] != IGNORED
+    return wanted.flatten().nonzero()[:, 0]
+
+
 class Collator:
     """Pads on the right to the longest of the batch."""
 
@@ -30,8 +44,9 @@ class Collator:
         self._pad = pad
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Return the batch of *items*, with the `reference` [2B] of pairs."""
+        """Return the batch of *items*, with its `LABELLED` positions, and the `reference` [2B] of pairs."""
         batch = self.padded([example for item in items for example in item.examples])
+        batch[LABELLED] = labelled_positions(batch["labels"])
         if items[0].reference:
             batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
         return batch

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bitnet_bench.gpu import BF16_CAPABILITY
 from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.gpu import training_product
 from bitnet_bench.ternary.quantizer import absmean, quantize_activations, ternarize
 
 # float32 holds every integer up to 2**24; a sum of K products |q * code| <= 128 stays exact below this K.
@@ -144,7 +145,8 @@ class BitLinear(nn.Linear):
 
     Whoever turns this on calls `forget_codes` after each step: fused optimizers and `weight.data` leave no trace.
     """
-    _kept: tuple[int, Tensor, Tensor] | None = None
+    _kept: tuple[Tensor, Tensor] | None = None
+    _kept_version = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype, or in autocast's."""
@@ -152,22 +154,37 @@ class BitLinear(nn.Linear):
             return nn.functional.linear(*_partly_quantized(x, self.weight, self.ternary_share), self.bias)
         device = x.device.type
         out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        y: Tensor = TernaryMatmul.apply(x, self.weight, *self._codes(), out_dtype)  # type: ignore[no-untyped-call]
+        if _is_fused(x):
+            operands = *training_product.quantized(x), *self._codes()
+            y: Tensor = training_product.ExactProduct.apply(x, self.weight, *operands, out_dtype)  # type: ignore[no-untyped-call]
+        else:
+            y = TernaryMatmul.apply(x, self.weight, *self._codes(), out_dtype)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _codes(self) -> tuple[Tensor, Tensor]:
         """Return codes and scale of the weights as they are, or those that were kept of this version of them."""
-        with torch.no_grad():
-            if not self.keeps_codes:
-                return _ternarized(self.weight)
-            version = self.weight._version
-            if self._kept is None or self._kept[0] != version:
-                self._kept = version, *_ternarized(self.weight)
-            return self._kept[1:]
+        weight, kept = self.weight, self._kept
+        if torch.compiler.is_compiling():  # a compiled layer leaves nothing behind
+            return training_product.ternarized(weight.detach()) if kept is None else kept
+        if kept is not None and self._kept_version == weight._version and self.keeps_codes:
+            return kept
+        made = (training_product.ternarized if _is_fused(weight) else _ternarized)(weight.detach())
+        if self.keeps_codes:
+            self.take_codes(*made)
+        return made
+
+    def take_codes(self, codes: Tensor, gamma: Tensor) -> None:
+        """Keep codes and scale that were made of the weights as they are, by `write_codes` for one."""
+        self._kept, self._kept_version = (codes, gamma), self.weight._version
 
     def forget_codes(self) -> None:
         """Ternarize anew at the next forward."""
         self._kept = None
+
+
+def _is_fused(tensor: Tensor) -> bool:
+    """Return whether a layer on *tensor*'s device trains on tensor cores, or is being compiled, to the same effect."""
+    return torch.compiler.is_compiling() or training_product.runs_on(tensor.device)
 
 
 def _partly_quantized(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor]:

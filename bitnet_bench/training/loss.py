@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.data.collating import LABELLED, labelled_positions
+from bitnet_bench.training.attention import attention_inputs
 
 PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 """Families whose logits are lm_head(hidden) and nothing more; for others the model's own forward is used."""
@@ -32,26 +33,31 @@ def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | N
 
 def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Return the log-probability of each row's labelled tokens [B], in nats, in float32; *batch* as above."""
-    wanted = batch["labels"][:, 1:] != IGNORED
+    labels = batch["labels"]
+    positions = _positions(batch)
     losses = _cross_entropy(labelled_states(model, batch), "none")
-    rows = wanted.nonzero()[:, 0]
-    return torch.zeros(len(wanted), device=losses.device).index_add(0, rows, -losses)
+    return torch.zeros(len(labels), device=losses.device).index_add(0, positions // labels.shape[1], -losses)
+
+
+def _positions(batch: dict[str, Tensor]) -> Tensor:
+    """Return the `labelled_positions` of *batch*, which a collator has found already."""
+    return batch[LABELLED] if LABELLED in batch else labelled_positions(batch["labels"])
 
 
 def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
     """Return targets, hidden states and head; of a family with a head of its own, logits and an identity."""
     config: Any = model.config
-    targets = batch["labels"][:, 1:]
-    wanted = targets != IGNORED
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    positions = _positions(batch)
+    targets = batch["labels"].flatten().index_select(0, positions + 1)
+    inputs = attention_inputs(model, batch)
     if config.model_type not in PLAIN_HEADS:
         # the class's forward: an instance's may be the loss itself
-        logits = type(model).forward(model, **inputs, use_cache=False).logits[:, :-1]
-        return targets[wanted], logits[wanted], nn.Identity()
+        logits = type(model).forward(model, **inputs, use_cache=False).logits
+        return targets, logits.flatten(0, 1).index_select(0, positions), nn.Identity()
     base: Any = model.base_model
-    hidden = base(**inputs, use_cache=False).last_hidden_state[:, :-1][wanted]
+    hidden = base(**inputs, use_cache=False).last_hidden_state
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    return targets[wanted], hidden, head
+    return targets, hidden.flatten(0, 1).index_select(0, positions), head
 
 
 def _cross_entropy(states: States, reduction: Literal["sum", "none"]) -> Tensor:

@@ -46,12 +46,17 @@ class TernaryMonitor:
             return {}
         now, scales = self._codes()
         total = sum(codes.numel() for codes in now.values())
-        flips = sum(int((now[name] != self._last[name]).sum()) for name in now) / total
-        zeros = sum(int((codes == 0).sum()) for codes in now.values()) / total
-        near = sum(_near_boundary(_whole(layer.weight), scales[name]) for name, layer in self._layers.items()) / total
-        drift = sum(abs(float(scales[name] / first) - 1) for name, first in self._first.items()) / len(scales)
+        counts = [
+            _count(
+                codes != self._last[name], codes == 0, _near_boundary(_whole(self._layers[name].weight), scales[name])
+            )
+            for name, codes in now.items()
+        ]
+        flips, zeros, near = torch.stack(counts).sum(0).tolist()  # one wait for a GPU, not several for each layer
+        ratios = torch.stack([scales[name] / first for name, first in self._first.items()]).tolist()
+        drift = sum(abs(ratio - 1) for ratio in ratios) / len(ratios)
         self._last = now
-        return {"flips": flips, "zeros": zeros, "near_boundary": near, "scale_drift": drift}
+        return {"flips": flips / total, "zeros": zeros / total, "near_boundary": near / total, "scale_drift": drift}
 
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -66,8 +71,13 @@ def _whole(weight: Tensor) -> Tensor:
     return weight if gather is None else gather()
 
 
-def _near_boundary(weight: Tensor, gamma: Tensor) -> int:
-    return int(((weight.float().abs() / gamma - 0.5).abs() < NEAR).sum())
+def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
+    return (weight.float().abs() / gamma - 0.5).abs() < NEAR
+
+
+def _count(*found: Tensor) -> Tensor:
+    """Return how many are true in each of *found*."""
+    return torch.stack([one.sum() for one in found])
 
 
 def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:

@@ -21,7 +21,10 @@ from bitnet_bench.training.loss import labelled_states, response_logprobs, respo
 from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
 
 Outcome = dict[str, Any]
-"""loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name."""
+"""loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name.
+
+Loss and figures are tensors that were not looked at.
+"""
 
 
 class Objective(Protocol):
@@ -58,7 +61,7 @@ class Preference:
         """Return DPO's loss with margins and accuracy; BenchError if the first is not ln 2."""
         loss, found = dpo_loss(response_logprobs(model, batch), batch["reference"], self.beta)
         if not self.checked:
-            refuse_other_reference(loss.item() / found.pairs)
+            refuse_other_reference(loss.item() / found.pairs)  # the only loss of a run that is waited for
             self.checked = True
         figures = {"margin": found.margin * found.pairs, "accuracy": found.accuracy * found.pairs}
         return {"loss": loss, "count": found.pairs, "figures": figures}
@@ -98,7 +101,7 @@ class Distillation:
         entropy, count = response_loss(model, batch, states=(targets, hidden, head))
         divergence = logits_divergence((hidden, head), (taught, teacher_head), self._temperature)
         loss = entropy + self._weight * divergence
-        figures = {"cross_entropy": float(entropy.detach()), "divergence": float(divergence.detach())}
+        figures = {"cross_entropy": entropy.detach(), "divergence": divergence.detach()}
         if self._relation_weight:
             valid = _real_tokens(batch)
             documents = batch["position_ids"].eq(0).cumsum(1) if "position_ids" in batch else None
@@ -107,7 +110,7 @@ class Distillation:
             )
             mean = relations / valid.sum()
             loss = loss + self._relation_weight * mean * count
-            figures["relations"] = float(mean.detach()) * count
+            figures["relations"] = mean.detach() * count
         return {"loss": loss, "count": count, "figures": figures}
 
 

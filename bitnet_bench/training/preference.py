@@ -18,12 +18,12 @@ LN2_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a batch of pairs says."""
+    """What a batch of pairs says; tensors, so that nobody waits for a GPU to say it."""
 
     pairs: int
-    margin: float
+    margin: Tensor
     """Mean difference of the implicit rewards beta * log(policy / reference), chosen less rejected, in nats."""
-    accuracy: float
+    accuracy: Tensor
     """Share of pairs whose chosen answer has the higher implicit reward."""
 
 
@@ -35,7 +35,7 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Pr
     rewards = beta * (policy - reference)
     margins = rewards[0::2] - rewards[1::2]
     with torch.no_grad():
-        margin, accuracy = float(margins.mean()), float((margins > 0).float().mean())
+        margin, accuracy = margins.mean(), (margins > 0).float().mean()
     return -nn.functional.logsigmoid(margins).sum(), Preferences(len(margins), margin, accuracy)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from bitnet_bench.ternary.linear import bit_linears
+from bitnet_bench.ternary.gpu.training_product import runs_on
+from bitnet_bench.ternary.linear import BitLinear, bit_linears
 
 SECOND_STAGE = 2 / 3
 """Peak of the second stage over that of the first: 1.5e-3 to 1e-3 at 700M, 1.2e-3 to 8e-4 at 1.3B.
@@ -52,6 +54,48 @@ def _fall_as_cosine(done: float) -> float:
 def in_second_stage(step: int, steps: int) -> bool:
     """Return whether *step* is in the second half, which has no weight decay."""
     return 2 * step >= steps
+
+
+class StepCodes:
+    """The codes of a model's ternary layers, made once a step: on a GPU of all layers together, in two launches.
+
+    Layers are looked up once: walking through the modules of a large model takes a millisecond each time.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = list(bit_linears(model).values())
+        self._writer: Any = None
+
+    def refresh(self) -> None:
+        """Forget the codes of the last step; on a GPU make those of this one."""
+        self.forget()
+        plain = [layer for layer in self._layers if _is_plain(layer)]
+        if not plain or not runs_on(plain[0].weight.device):
+            return
+        first = plain[0].weight
+        together = [
+            layer for layer in plain if (layer.weight.dtype, layer.weight.device) == (first.dtype, first.device)
+        ]
+        from bitnet_bench.ternary.gpu.training import CodesWriter
+
+        weights = [layer.weight.detach() for layer in together]
+        if self._writer is None or not self._writer.fits(weights):
+            self._writer = CodesWriter(weights)
+        for layer, codes in zip(together, self._writer.write(weights), strict=True):
+            layer.keeps_codes = True
+            layer.take_codes(*codes)
+
+    def forget(self) -> None:
+        """Let layers ternarize anew at their next forward."""
+        for layer in self._layers:
+            layer.forget_codes()
+
+
+def _is_plain(layer: BitLinear) -> bool:
+    """Return whether the weight is a plain tensor that stays one for the step: no adapters in it, and not sharded."""
+    if parametrize.is_parametrized(layer):
+        return False
+    return not hasattr(layer.weight, "full_tensor") and layer.weight.is_contiguous()
 
 
 def set_ternary_share(model: nn.Module, step: int, warmup: int) -> None:

@@ -1,0 +1,33 @@
+"""Whether a run's layers are compiled, and how: one layer once, whose code all its like share."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from torch import nn
+
+from bitnet_bench.environment import compiler
+from bitnet_bench.records import FinetuneJob
+
+STEPS_THAT_PAY = 2000
+"""Compilation takes about a minute (forward and backward, for one length and then for any, and for validation), and a
+compiled step saves tens of milliseconds."""
+
+
+def choose_compile(job: FinetuneJob, steps: int, on_gpu: bool) -> Literal["on", "off"]:
+    """Return what *job* asks for, and for auto on where it pays after the first minute and is known to work."""
+    if job.compile != "auto":
+        return job.compile
+    known = not (job.ternary_warmup or job.lora_rank or job.shard or job.teacher)
+    can = on_gpu and find_spec("triton") is not None and compiler() is not None
+    return "on" if known and can and steps >= STEPS_THAT_PAY else "off"
+
+
+def compile_layers(model: nn.Module) -> int:
+    """Compile each decoder layer of *model* in place, at its first forward, and return how many there are."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    for layer in layers:
+        layer.compile()
+    return len(layers)
