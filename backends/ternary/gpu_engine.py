@@ -341,7 +341,7 @@ class SlotGraphs:
         """Return what repeats *work* over the cache: a graph on a GPU."""
         if self._engine.device.type != "cuda":
             return lambda: work(self.cache)
-        slots, kv_heads, capacity, _ = self.cache.keys[0].shape
+        slots, _, capacity, _ = self.cache.keys[0].shape
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache

@@ -171,7 +171,7 @@ class TernarySession(BatchedSession):
         else:
             cache = self._prefix_cache.copied([0] * len(batch), longest)
         hidden = self._engine.hidden(Batch.of(contexts, [len(self._prefix)] * len(batch)), cache)
-        found = hidden.new_empty(len(places), hidden.shape[1])
+        found: Tensor = hidden.new_empty(len(places), hidden.shape[1])
         ends = (_starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1).tolist()
         at_ends = [(row, ends[t]) for row, (t, _, offset) in enumerate(places) if offset < 0]
         _gather(hidden, at_ends, found)

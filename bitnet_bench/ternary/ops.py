@@ -1,14 +1,12 @@
 """The ternary product as a torch operator, `bitnet_bench::ternary_linear`, and the module that calls it.
 
-torch.compile sees one opaque operator with a known shape. On the CPU it runs the C kernel, on CUDA a Triton kernel, and
-without one of these a product in torch that gives the same bits.
+torch.compile sees one opaque operator with a known shape. On the CPU it runs the C kernel, and elsewhere a product in
+torch that gives the same bits; on a GPU `bitnet_bench.ternary.gpu.layer` takes its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +33,9 @@ def _(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -
     return x.new_empty(*x.shape[:-1], rows)
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
 def _product_on(device: torch.device) -> Callable[[Tensor, Tensor, float, int, Tensor | None], Tensor]:
     if device.type == "cpu" and kernel.library() is not None:
         return _by_kernel
-    if device.type == "cuda" and _has_triton():
-        return _by_triton
     return _by_torch
 
 
@@ -55,14 +46,6 @@ def _by_kernel(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor 
         kernel.quantize_rows(x, len(x), quantized)
         kernel.Parts([(panels, gamma, rows, bias)], x.shape[1])(quantized, len(x), y)
     return y
-
-
-def _by_triton(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
-    from bitnet_bench.ternary.triton_kernel import scaled_product
-
-    q, step = quantize_activations(x)
-    y = scaled_product(q, (step * gamma).squeeze(-1), panels, rows)
-    return y if bias is None else y.add_(bias)
 
 
 def _by_torch(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:

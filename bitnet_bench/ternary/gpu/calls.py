@@ -15,6 +15,8 @@ from torch import Tensor
 from bitnet_bench.ternary.gpu import kernels
 from bitnet_bench.ternary.gpu.layout import BLOCK_COLUMNS, FIELD_COLUMNS, count_blocks, interleave_codes
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
 GATES = {"": 0, "silu": 1, "relu2": 2}
 FEW_OUTPUTS = 24_000
 """Up to so many outputs a product reads the codes once a token, the second time from the L2 cache."""
@@ -22,10 +24,8 @@ WIDE_ROWS = 8192
 """Products with so many rows fill a GPU with larger blocks."""
 MOST_SPLITS = 16
 """Programs that share the keys of a slot."""
-ROWS_OF_FEW = 8
+ROWS_OF_FEW = 64 if INTERPRETED else 8
 """Rows of a program of `multiply_few`."""
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
 PDL_CAPABILITY = (9, 0)
 SMALLEST_SHARED_BYTES = 99 * 1024
 """Of shared memory for a program, on all GPUs from sm_80 on."""
@@ -280,7 +280,7 @@ NO_SPLITS = Splits(1, None, None)
 
 @cache
 def _multiprocessors(device: torch.device) -> int:
-    return 64 if INTERPRETED else int(torch.cuda.get_device_properties(device).multi_processor_count)
+    return 8 if INTERPRETED else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def _query_rows(tokens: int, heads: Heads) -> int:

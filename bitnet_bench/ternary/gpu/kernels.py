@@ -135,9 +135,9 @@ def quantize_rows(
         largest = tl.max(bits, 0).to(tl.float32, bitcast=True)
         largest = tl.where(largest < SMALLEST_SCALE, SMALLEST_SCALE, largest)
         scale = tl.div_rn(1.0, largest) * 127.0  # two roundings, as torch divides a number by a tensor
-        product = row * scale
+        product = tl.where(inside, row * scale, 0.0)
+        product = tl.where(product == product, product, 0.0)  # of NaN; the step says it
         rounded = ((product + ROUNDING) - ROUNDING).to(tl.int32)
-        rounded = tl.where(inside, rounded, 0)
         tl.store(q + t * FILLED + k, rounded.to(tl.int8), mask=k < FILLED)
         tl.store(steps + t, tl.div_rn(largest, 127.0))
         tl.store(sums + t, tl.sum(rounded, 0))
