@@ -8,14 +8,18 @@ python benchmarks/gpu_training.py --device cpu --tiny  # that the script itself 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
+import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -313,6 +317,51 @@ def check_models(setting: Setting, tiny: bool) -> list[str]:
     return lines
 
 
+def check_trainer(setting: Setting) -> list[str]:
+    """Return where `finetune` waits for the GPU between the beginning of a step and its optimizer's end."""
+    from transformers import TrainerCallback
+
+    from bitnet_bench import api
+    from bitnet_bench.backends.finetuning import finetune
+    from bitnet_bench.backends.hf import training
+    from bitnet_bench.ports import Ingredients
+    from bitnet_bench.records import FinetuneJob
+
+    class During(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if setting.device != "cpu" and state.global_step:
+                torch.cuda.set_sync_debug_mode("warn")
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if setting.device != "cpu":
+                torch.cuda.set_sync_debug_mode("default")
+
+    def build(start: Any, arguments: Any, order: Any) -> Any:
+        trainer = training.build(start, arguments, order)
+        trainer.add_callback(During())
+        return trainer
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        rows = Path(folder) / "rows.jsonl"
+        lines = [json.dumps({"prompt": f"{i}?", "response": f"{i} " * (1 + i % 5)}) for i in range(32)]
+        rows.write_text("\n".join(lines), encoding="utf-8")
+        job = FinetuneJob(
+            model="demo", data=(str(rows),), out=f"{folder}/out", max_steps=12, epochs=99, batch_size=4,
+            gradient_accumulation=2, learning_rate=1e-3, compute="bf16", track=(), compile="off",
+        )  # fmt: skip
+        given = Ingredients(api.open_checkpoint(job.model), api.training_rows(job)[0], (), None, 0)
+        began = time.perf_counter()
+        record = finetune(job, given, lambda *_: None, "hf", build)
+        seconds = time.perf_counter() - began
+    waits = Counter(
+        f"{w.filename.split('site-packages/')[-1]}:{w.lineno}" for w in found if "synchroniz" in str(w.message)
+    )
+    losses = [point["loss"] for point in record.history]
+    waited = ", ".join(f"{place} {times} times" for place, times in waits.most_common(5)) or "nowhere"
+    return [f"{record.steps} steps in {seconds:.1f} s, loss {losses[0]:.3f} to {losses[-1]:.3f}, waits {waited}"]
+
+
 def _gradient(layer: nn.Module) -> Tensor:
     gradient: Any = layer.weight.grad
     return gradient.float().cpu().flatten()  # type: ignore[no-any-return]
@@ -325,6 +374,7 @@ def checks(setting: Setting, tiny: bool, modes: tuple[bool, ...]) -> None:
         named.append(("bits", lambda: check_bits(setting)))
     named += [(f"layer, {'compiled' if c else 'eager'}", lambda c=c: check_layer(setting, c)) for c in modes]  # type: ignore[misc]
     named.append(("model", lambda: check_models(setting, tiny)))
+    named.append(("finetune", lambda: check_trainer(setting)))
     for name, check in named:
         try:
             print(f"{name}: " + "; ".join(check()), flush=True)

@@ -15,6 +15,10 @@ STEPS_THAT_PAY = 2000
 compiled step saves tens of milliseconds."""
 
 
+RECOMPILE_LIMIT = 64
+"""Variants of a layer that are compiled before torch gives up and runs it as it is."""
+
+
 def choose_compile(job: FinetuneJob, steps: int, on_gpu: bool) -> Literal["on", "off"]:
     """Return what *job* asks for, and for auto on where it pays after the first minute and is known to work."""
     if job.compile != "auto":
@@ -26,6 +30,10 @@ def choose_compile(job: FinetuneJob, steps: int, on_gpu: bool) -> Literal["on", 
 
 def compile_layers(model: nn.Module) -> int:
     """Compile each decoder layer of *model* in place, at its first forward, and return how many there are."""
+    from torch._dynamo import config  # takes a second to import
+
+    # lengths, training or not, and a model's kinds of layers multiply
+    config.recompile_limit = max(RECOMPILE_LIMIT, config.recompile_limit)
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     layers = [module for module in model.modules() if type(module).__name__ in kinds]
     for layer in layers:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -313,3 +314,16 @@ def test_the_compiled_definition_is_that_of_the_quantizer() -> None:
 def test_no_kernel_is_taken_on_a_cpu() -> None:
     """The bits of training on a CPU are those of the C kernel and of its definitions, as ever."""
     assert not training_product.runs_on(torch.device("cpu"))
+
+
+def test_the_benchmark_runs_on_a_cpu() -> None:
+    """Tiny: all its checks hold, and its table has a row."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, root / "benchmarks/gpu_training.py", "--device", "cpu", "--tiny", "--eager"],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert "| tiny | eager |" in done.stdout, done.stdout + done.stderr
+    assert not {"WRONG", "FAILED", "Traceback"} & set(done.stdout.replace(":", " ").split())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +263,22 @@ def test_all_decoder_layers_are_compiled_in_place(tiny_model: Callable[[str], Pa
     names = list(model.state_dict())
     assert compile_layers(model) == model.config.num_hidden_layers
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
+    """Padded batches of several lengths, accumulation and validation, through the command, in a process of its own."""
+    losses = []
+    for choice in ("off", "on"):
+        one = job(tmp_path, ROWS, model="demo", out=str(tmp_path / choice), compile=choice)
+        options = ["--hold-out", "0.2", "--max-steps", "4", "--batch-size", "2", "--gradient-accumulation", "2"]
+        command = [sys.executable, "-m", "bitnet_bench", "finetune", "--data", one.data[0], "--out", one.out]
+        environment = {name: value for name, value in os.environ.items() if name != "TORCH_COMPILE_DISABLE"}
+        subprocess.run([*command, *options, "--lr", "1e-3", "--compile", choice], check=True, env=environment)
+        record = FinetuneRecord.model_validate_json((tmp_path / choice / "finetune.json").read_text())
+        assert record.job.compile == choice
+        losses.append([point["loss"] for point in (*record.history, *record.validation)])
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
 
 
 def test_compile_with_a_ternary_warmup_is_refused() -> None:
