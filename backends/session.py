@@ -128,6 +128,10 @@ class BatchedSession(ABC):
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
 
+    def queue(self, state: Any) -> Any:
+        """Start to choose one more token for every row and return the state it will be; None where that waits."""
+        return None
+
     def wait(self) -> None:
         """Return when all that was queued on a GPU is done."""
         if self.device == "cuda":
@@ -341,13 +345,16 @@ class BatchedSession(ABC):
         written: list[list[int]] = [[] for _ in batch]
         texts: list[str | None] = [None] * len(batch)
         for step in range(limit):
-            for b, token in enumerate(state.tokens.tolist()):
+            arriving = Arriving([state.tokens])
+            queued = self.queue(state) if step < limit - 1 else None  # while the texts are looked at
+            (tokens,) = arriving.wait()
+            for b, token in enumerate(tokens.tolist()):
                 if texts[b] is None:
                     written[b].append(token)
                     texts[b] = self._finished(written[b], stop)
             if all(text is not None for text in texts) or step == limit - 1:
                 break
-            state = self.decode(state, 1)
+            state = self.decode(state, 1) if queued is None else queued
         return [self._decoded(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
 
     def _finished(self, ids: list[int], stop: Sequence[str]) -> str | None:

@@ -33,7 +33,7 @@ from bitnet_bench import api, store
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.gpu import find_gpu, why_no_gpu
-from bitnet_bench.ternary.linear import CodesLinear
+from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
 from bitnet_bench.ternary.loading import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -181,15 +181,29 @@ def _kobest_parts(session: Any, asked: list[Any], device: str) -> Iterator[Row]:
 
 def decode(shape: dict[str, int], device: str, new: int) -> Iterator[Row]:
     """Yield tokens/s of the `hf` backend's decoding, eager and in a graph, with the same tokens."""
+    for held in ("bf16", "ternary"):
+        model = random_llama(shape, device)
+        if held == "ternary":
+            _make_ternary(model)
+        yield from _decode(model, held, device, new)
+
+
+def _make_ternary(model: Any) -> None:
+    """Put random codes into the place of every layer but the head."""
+    for name, layer in ternary_targets(model).items():
+        codes = torch.randint(-1, 2, layer.weight.shape, dtype=torch.int8, device=layer.weight.device)
+        model.set_submodule(name, CodesLinear(codes, torch.tensor(0.02, device=codes.device), None))
+
+
+def _decode(model: Any, held: Any, device: str, new: int) -> Iterator[Row]:
     tokenizer = load_tokenizer(api.open_checkpoint("demo"))
-    model = random_llama(shape, device)
     rng = random.Random(0)
     with torch.inference_mode():
         for batch in (1, 16):
             prompts = [[rng.randrange(6000) for _ in range(512)] for _ in range(batch)]
             written: dict[str, list[int]] = {}
             for name in ("eager", "graph"):
-                session = HFSession(model, tokenizer, "bf16")
+                session = HFSession(model, tokenizer, held)
                 session.uses_slots = name == "graph"
                 session.decode(session.prefill(prompts), new)  # captures, where it does
                 prefills, decodes = [], []
@@ -203,13 +217,18 @@ def decode(shape: dict[str, int], device: str, new: int) -> Iterator[Row]:
                 written[name] = state.tokens.tolist()
                 yield {
                     "part": "decode",
-                    "who": f"{name}, batch {batch}",
+                    "who": f"{held} {name}, batch {batch}",
+                    "weights_GB": round(session.footprint()[0] / 1e9, 2),
                     "prefill tokens/s": round(512 * batch / min(prefills)),
                     "tokens/s": round(new * batch / min(decodes), 1),
                     "runtime": session.describe_runtime(),
                 }
             same = sum(a == b for a, b in zip(written["eager"], written["graph"], strict=True))
-            yield {"part": "decode", "who": f"batch {batch}", "rows with the same last token": f"{same} of {batch}"}
+            yield {
+                "part": "decode",
+                "who": f"{held} batch {batch}",
+                "rows with the same last token": f"{same} of {batch}",
+            }
 
 
 def exact(device: str) -> Iterator[Row]:

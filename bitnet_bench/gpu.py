@@ -241,17 +241,11 @@ def _why_unavailable(card: Card) -> str:
 
 def _is_compiled_for(capability: tuple[int, int], architectures: Sequence[str]) -> bool:
     """Return whether code for one of *architectures* runs on a card: of its generation, or compiled by the driver."""
-    if not architectures:
-        return True  # torch does not say
-    for name in architectures:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
-        if not found:
-            continue
-        kind, major, minor = found[1], int(found[2]), int(found[3])
-        if kind == "compute" and (major, minor) <= capability:
+    known = [found for name in architectures if (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name))]
+    for found in known:
+        kind, built_for = found[1], (int(found[2]), int(found[3]))
+        if (kind == "compute" and built_for <= capability) or built_for == capability:
             return True
-        if found[4] == "a" and (major, minor) == capability:
+        if kind == "sm" and found[4] != "a" and built_for[0] == capability[0] and built_for[1] <= capability[1]:
             return True
-        if found[4] != "a" and major == capability[0] and minor <= capability[1]:
-            return True
-    return False
+    return not known  # torch does not say, or it is no build for CUDA

@@ -90,7 +90,9 @@ class Session(Protocol):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
 
-    # One more method is optional: `weights_by_kind()` returns those bytes by kind and dtype.
+    # Optional methods: `weights_by_kind()` returns those bytes by kind and dtype, `describe_runtime()` what computes
+    # (device, kernels, dtypes), for the record. Optional attributes: `device`, "cpu" or "cuda"; `budget`, tokens of a
+    # batch, on which workers agree; `before_waiting`, called when a GPU's work is queued, before it is waited for.
 
 
 @runtime_checkable

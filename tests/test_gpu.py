@@ -72,6 +72,7 @@ def test_a_driver_of_the_same_major_cuda_is_not_too_old() -> None:
         ((10, 3), ("sm_100",), True),
         ((10, 0), ("sm_90", "compute_120"), False),
         ((8, 0), (), True),
+        ((9, 4), ("gfx90a", "gfx942"), True),
     ],
 )
 def test_code_runs_on_later_cards_of_its_generation_and_on_all_later_ones_if_the_driver_compiles_it(

@@ -226,6 +226,10 @@ class HFSession(BatchedSession):
             state = Decoding(output.past_key_values, output.logits[:, -1].argmax(-1))
         return self._finish(state)
 
+    def queue(self, state: Decoding) -> Decoding | None:
+        """Start to choose one more token for every row; slots wait for nothing."""
+        return self.slots.decode(state, 1) if self.uses_slots else None
+
     def _finish(self, state: Decoding) -> Decoding:
         self.wait()
         return state

@@ -41,7 +41,6 @@ class Turns:
 
     rounds: dict[int, list[Round]] = field(default_factory=dict)
     peak_bytes: dict[int, int] = field(default_factory=dict)
-    card_bytes: dict[int, int | None] = field(default_factory=dict)
     disturbances: dict[int, dict[int, list[str]]] = field(default_factory=dict)
     """Why rounds stayed disturbed, by their index."""
     once: dict[int, str] = field(default_factory=dict)
@@ -53,6 +52,8 @@ class Turns:
     ended: str | None = None
     """Why its process was ended although nothing was wrong."""
     error: BenchError | None = None
+    card_bytes: dict[int, int | None] = field(default_factory=dict)
+    """Of the GPU's memory, taken since before it was loaded; None on the CPU."""
 
     @property
     def goes_on(self) -> bool:
