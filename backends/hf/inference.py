@@ -22,7 +22,7 @@ from bitnet_bench.backends.hf.rows import Layout, SharedPrefix
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
 from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
 from bitnet_bench.backends.transfers import send
-from bitnet_bench.gpu import choose_gpu, find_gpu
+from bitnet_bench.gpu import choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.records import Checkpoint, Precision
 from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.training.loss import PLAIN_HEADS
@@ -47,7 +47,12 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
     rest: Literal["fp32", "bf16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
     model = load_model(checkpoint, "run", precision, dense=dense, rest=rest)
     with torch.inference_mode(), naming_gpu_failures():
-        yield HFSession(model.to("cuda" if gpu else "cpu"), tokenizer, precision)
+        model = model.to("cuda" if gpu else "cpu")
+        if gpu is not None and precision == "ternary" and why_no_kernels(gpu) is None:
+            from bitnet_bench.ternary.gpu.layer import use_gpu_layers
+
+            model = use_gpu_layers(model)
+        yield HFSession(model, tokenizer, precision)
 
 
 def _bytes_on_gpu(checkpoint: Checkpoint, precision: Precision) -> int:
@@ -238,7 +243,8 @@ class HFSession(BatchedSession):
         """Return what computes: the runtime, its device, and what its products are in."""
         gpu = find_gpu() if self.device == "cuda" else None
         held = str(self._model.dtype).removeprefix("torch.")
-        codes = "int8 codes, the rest in " if self.precision == "ternary" else ""
+        bits = "2-bit" if "ternary 2-bit" in self.weights_by_kind() else "int8"
+        codes = f"{bits} codes, the rest in " if self.precision == "ternary" else ""
         graph = ", tokens from a CUDA graph" if self.uses_slots and self.slots.graphs else ""
         return f"transformers on {gpu.name if gpu else 'the CPU'}, {codes}{held}{graph}"
 
@@ -249,7 +255,11 @@ class HFSession(BatchedSession):
         for name, t in (*self._model.named_parameters(), *self._model.named_buffers()):
             if t.data_ptr() not in seen:
                 seen.add(t.data_ptr())
-                key = f"{_kind(name, t)} {str(t.dtype).removeprefix('torch.')}"
+                key = (
+                    "ternary 2-bit"
+                    if t.dtype == torch.uint8
+                    else f"{_kind(name, t)} {str(t.dtype).removeprefix('torch.')}"
+                )
                 found[key] = found.get(key, 0) + t.numel() * t.element_size()
         return found
 

@@ -13,6 +13,8 @@ from bitnet_bench.gpu import Gpu
 
 CAPACITY_STEP = 256
 """Positions by which caches differ in size: those of one size share their graphs."""
+MOST_SLOTS = 2
+"""Sets of slots that are kept with their graphs from one batch to the next."""
 COPIED_SHARE = 0.2
 """Of the free memory, for copies of contexts that branches follow."""
 
@@ -38,7 +40,8 @@ class GpuTernarySession(TernarySession):
         self._head_rows = max(1, choose_logits(gpu.free_bytes) // engine.config.vocab_size)
         self.budget = choose_tokens(gpu.free_bytes, engine.token_bytes)
         self._copied_positions = max(self.budget, int(COPIED_SHARE * gpu.free_bytes / engine.kv_bytes))
-        self._kept: tuple[SlotGraphs, weakref.ref[SlotState]] | None = None
+        self._kept: list[tuple[SlotGraphs, weakref.ref[SlotState]]] = []
+        """Slots, the last used at the end, and the state that decodes in them, if it still lives."""
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> SlotState:
         """Read prompts of any lengths and choose the first new token of each."""
@@ -61,25 +64,25 @@ class GpuTernarySession(TernarySession):
 
     def release(self) -> None:
         """Let go of the slots that nobody decodes in."""
-        if self._kept is not None and self._kept[1]() is None:
-            self._kept = None
+        self._kept = [(slots, state) for slots, state in self._kept if state() is not None]
 
     def describe_runtime(self) -> str:
         """Return what computes: the engine, the card, and what stands between the integer products."""
         return f"ternary engine on {self._gpu.name}, 2-bit codes, the rest in {self.arithmetic.split()[1]}"
 
     def _finish(self, state: SlotState) -> SlotState:
-        self._kept = state.slots, weakref.ref(state)
+        self._kept = [(slots, owner) for slots, owner in self._kept if slots is not state.slots]
+        self._kept = [*self._kept[-(MOST_SLOTS - 1) :], (state.slots, weakref.ref(state))]
         self.wait()
         return state
 
     def _slots_for(self, rows: int, positions: int) -> SlotGraphs:
-        """Return slots that nobody decodes in, with their graphs: the last ones used where their size is right."""
+        """Return slots that nobody decodes in, with the graphs they have if their size was used before."""
         capacity = -(-positions // CAPACITY_STEP) * CAPACITY_STEP
-        if self._kept is not None and self._kept[1]() is None:
-            slots, self._kept = self._kept[0], None
-            if slots.fits(rows, capacity):
+        for slots, owner in self._kept:
+            if owner() is None and slots.fits(rows, capacity):
                 return slots
-            del slots  # before memory is taken for others
+        if len(self._kept) == MOST_SLOTS and self._kept[0][1]() is None:
+            del self._kept[0]  # before memory is taken for others
         engine: GpuEngine = self._engine
         return SlotGraphs(engine, rows, capacity)
