@@ -60,7 +60,7 @@ def _training(record: FinetuneRecord) -> list[str]:
     facts = {
         "begun from": f"`{record.base.source}` (sha256 `{record.base.sha256[:16]}`)",
         "rows": f"{record.rows:,}, digest `{record.data_sha256[:16]}`",
-        "steps": f"{record.steps:,}, {record.train_seconds:,.0f} s on {record.environment.cpu}",
+        "steps": f"{record.steps:,}, {record.train_seconds:,.0f} s on {record.environment.gpu or record.environment.cpu}",
         "loss at the end": f"{record.train_loss:.4f} nats",
     }
     if record.validation:
