@@ -56,11 +56,11 @@ def card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[R
 
 
 def _training(record: FinetuneRecord) -> list[str]:
-    settings = record.job.settings()
+    settings, here = record.job.settings(), record.environment
     facts = {
         "begun from": f"`{record.base.source}` (sha256 `{record.base.sha256[:16]}`)",
         "rows": f"{record.rows:,}, digest `{record.data_sha256[:16]}`",
-        "steps": f"{record.steps:,}, {record.train_seconds:,.0f} s on {record.environment.cpu}",
+        "steps": f"{record.steps:,}, {record.train_seconds:,.0f} s on {here.gpu or here.cpu}",
         "loss at the end": f"{record.train_loss:.4f} nats",
     }
     if record.validation:

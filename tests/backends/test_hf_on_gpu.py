@@ -136,10 +136,12 @@ def test_a_run_says_what_computed(tmp_path: Path) -> None:
 
     job = EvaluateJob(backend="hf", limit=2)
     record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", job)
-    assert record.runtime == "transformers on the CPU, int8 codes, the rest in float32"
+    assert record.runtime is not None
+    if gpu.find_gpu() is None:
+        assert record.runtime == "transformers on the CPU, int8 codes, the rest in float32"
 
 
-def test_a_gpu_multiplies_integers_in_bfloat16_and_sums_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_integers_are_exact_in_bfloat16_with_float32_sums() -> None:
     """int8 is exact in bfloat16, and the sums stay below 2^24: what the card computes is what is simulated here."""
     torch.manual_seed(0)
     q = torch.randint(-128, 128, (5, 6912), dtype=torch.int8)
