@@ -255,7 +255,12 @@ def _bf16_prefill(llama: Any, prompts: list[list[int]]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         read()
-    return graph.replay
+
+    def replay() -> None:
+        assert len(ids)  # the graph reads it
+        graph.replay()
+
+    return replay
 
 
 def _rates(what: str, batch: int, tokens: int, found: dict[str, list[float]]) -> Iterator[Row]:

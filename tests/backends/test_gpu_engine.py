@@ -67,6 +67,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
+from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
+from bitnet_bench.backends.ternary.inference import TernarySession
+from bitnet_bench.gpu import Gpu
+from bitnet_bench.ports import in_order
 from bitnet_bench.ternary.checkpoint import inspect
 from bitnet_bench.ternary.engine import Batch, Engine
 from bitnet_bench.ternary.reading import Weights
@@ -80,6 +84,11 @@ def sequences(*lengths):
 
 def logits(engine, batch, cache):
     return engine.logits(engine.hidden(batch, cache)).cpu()
+
+class Words:
+    eos_token_id, name_or_path = -1, "words"
+    def decode(self, ids, **_):
+        return " ".join(map(str, ids))
 
 def compare(what, a, b):
     print(what, (a - b).abs().max().item() / a.abs().max().item())
@@ -104,9 +113,18 @@ with torch.inference_mode():
         places = torch.arange(3, dtype=torch.int32), torch.tensor(slots.lengths, dtype=torch.int32)
         found = logits(cpu, Batch(slots.tokens.cpu(), *places), caches[0])
         slots.step()
+    session = GpuTernarySession(gpu, Words(), Gpu(0, "a card", (9, 0), 2**30, 2**30))
+    asked = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6]), ([7, 8], [9, 10, 11])]
+    wanted, found = (in_order(s.loglikelihood(asked)) for s in (TernarySession(cpu, Words()), session))
+    compare("scores", torch.tensor([score for score, _ in wanted]), torch.tensor([score for score, _ in found]))
+    alone = [in_order(session.generate([prompt], 3, []))[0] for prompt in prompts]
+    print("texts", float(in_order(session.generate(prompts, 3, [])) != alone))
 """
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.08}
 """Of the largest logit: one code of an activation that rounds the other way moves a logit by about a hundredth."""
+
+
+PARTS = ("prefill", "branches", "step", "step", "step", "scores", "texts")
 
 
 def compare(checkpoint: Path, device: str, dtype: str, environment: dict[str, str]) -> None:
@@ -117,12 +135,12 @@ def compare(checkpoint: Path, device: str, dtype: str, environment: dict[str, st
         text=True,
     )
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["prefill", "branches", "step", "step", "step"], done.stderr[-2000:]
+    assert [line.split()[0] for line in lines] == [*PARTS], done.stderr[-2000:]
     assert max(float(line.split()[1]) for line in lines) < LARGEST_DIFFERENCE[dtype], done.stdout
 
 
 def test_the_interpreted_engine_agrees_with_the_cpu_engine(checkpoint: Path) -> None:
-    """Prompts side by side, branches after copies of them, and greedy steps with the keys of a slot split."""
+    """Prompts side by side, branches after copies of them, greedy steps with a slot's keys split; and the session."""
     compare(checkpoint, "cpu", "float32", {"TRITON_INTERPRET": "1"})
 
 
