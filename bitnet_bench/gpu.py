@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,6 +181,8 @@ def why_no_kernels(gpu: Gpu) -> str | None:
         return f"the {gpu.name} is {gpu.architecture}, and the GPU kernels need {oldest} (Ampere) or newer"
     if gpu.triton is None:
         return "Triton is not installed, and the GPU kernels need it (pip install triton)"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "there is no C compiler, with which Triton builds what starts its kernels (apt-get install gcc)"
     return None
 
 

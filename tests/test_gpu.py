@@ -56,6 +56,15 @@ def test_a_card_that_is_too_full_for_the_weights_is_not_used_and_says_what_is_fr
     assert "has 2.0 of 80.0 GB free, and the model needs about 6.1 GB" in str(why_no_gpu(5e9, full))
 
 
+def test_without_a_compiler_the_kernels_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton builds a launcher when a kernel first runs, and its own error names no package."""
+    found = find_gpu(card=H100)
+    assert found is not None
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert "no C compiler" in str(why_no_kernels(found))
+
+
 def test_a_driver_of_the_same_major_cuda_is_not_too_old() -> None:
     said = why_no_gpu(card=Card("13.2", driver=DriverVersion("580.1", (13, 0), 1)))
     assert "too old" not in str(said)

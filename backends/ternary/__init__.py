@@ -1,4 +1,4 @@
-"""The `ternary` backend: exact 2-bit inference on the CPU kernel."""
+"""The `ternary` backend: exact 2-bit inference on the CPU kernel, or on a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class TernaryBackend:
     """Runs ternary checkpoints on 2-bit codes, the head in the dtype it is stored in."""
 
-    summary = "2-bit codes on the CPU kernel: exact integer sums, ternary checkpoints only"
+    summary = "2-bit codes and exact integer sums, on a GPU or on the CPU kernel; ternary checkpoints only"
     head = "stored"
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[BatchedSession]:

@@ -52,6 +52,13 @@ class GpuTernarySession(TernarySession):
 
     def decode(self, state: SlotState, steps: int) -> SlotState:
         """Choose *steps* more tokens for every row, one after the other."""
+        return self._finish(self._advance(state, steps))
+
+    def queue(self, state: SlotState) -> SlotState:
+        """Start to choose one more token for every row."""
+        return self._keep(self._advance(state, 1))
+
+    def _advance(self, state: SlotState, steps: int) -> SlotState:
         slots, lengths = state.slots, [length + steps for length in state.lengths]
         if max(lengths) > slots.cache.capacity:
             slots = self._slots_for(len(lengths), max(lengths))
@@ -60,7 +67,7 @@ class GpuTernarySession(TernarySession):
             slots.set_lengths(state.lengths, state.tokens)
         for _ in range(steps):
             slots.step()
-        return self._finish(SlotState(slots, lengths))
+        return SlotState(slots, lengths)
 
     def release(self) -> None:
         """Let go of the slots that nobody decodes in."""
@@ -71,9 +78,13 @@ class GpuTernarySession(TernarySession):
         return f"ternary engine on {self._gpu.name}, 2-bit codes, the rest in {self.arithmetic.split()[1]}"
 
     def _finish(self, state: SlotState) -> SlotState:
+        self._keep(state)
+        self.wait()
+        return state
+
+    def _keep(self, state: SlotState) -> SlotState:
         self._kept = [(slots, owner) for slots, owner in self._kept if slots is not state.slots]
         self._kept = [*self._kept[-(MOST_SLOTS - 1) :], (state.slots, weakref.ref(state))]
-        self.wait()
         return state
 
     def _slots_for(self, rows: int, positions: int) -> SlotGraphs:

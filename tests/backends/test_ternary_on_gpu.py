@@ -1,0 +1,116 @@
+"""Which device the `ternary` backend takes, on cards that are not here, and what it says where it takes the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitnet_bench import gpu
+from bitnet_bench.api import open_checkpoint
+from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend, gpu_engine
+from bitnet_bench.backends.ternary.inference import GPU_VARIABLE, TernarySession, choose_gpu_dtype
+from bitnet_bench.errors import BenchError
+from bitnet_bench.gpu import Card
+from bitnet_bench.runtime_choice import choose_backend
+from bitnet_bench.ternary import kernel
+from tests.test_gpu import H100
+
+needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+
+
+class OpenedError(Exception):
+    """Thrown in place of copying weights to a card that is not here."""
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype]]:
+    """Give the (device, dtype) of every engine that is opened on a GPU."""
+    found: list[tuple[str, torch.dtype]] = []
+
+    def engine(weights: Any, config: Any, device: torch.device, dtype: torch.dtype) -> None:
+        found.append((str(device), dtype))
+        raise OpenedError
+
+    monkeypatch.setattr(gpu_engine, "GpuEngine", engine)
+    return found
+
+
+def use(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "inspect_card", lambda: card)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "dtype"), [(None, torch.bfloat16), ("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_ternary_weights_run_on_a_gpu_that_runs_the_kernels(
+    wanted: str | None, dtype: torch.dtype, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 between products, or in float32 where the user says so; `auto` takes it."""
+    use(H100, monkeypatch)
+    if wanted is not None:
+        monkeypatch.setenv(GPU_VARIABLE, wanted)
+    checkpoint = open_checkpoint("demo")
+    assert choose_backend("auto", checkpoint, "ternary").backend == "ternary"
+    with suppress(OpenedError), TernaryBackend().open(checkpoint, "ternary"):
+        pass
+    assert opened == [("cuda:0", dtype)]
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"capability": (7, 5), "name": "T4"}, "the T4 is sm_75, and the GPU kernels need sm_80 (Ampere) or newer"),
+        ({"triton": None}, "Triton is not installed, and the GPU kernels need it (pip install triton)"),
+        ({"free_bytes": 10**8}, "has 0.1 of 80.0 GB free"),
+    ],
+)
+def test_a_card_that_cannot_is_named_and_the_cpu_serves(
+    changes: dict[str, Any],
+    said: str,
+    opened: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An old card, no Triton, no free memory: a sentence, and the same numbers from the CPU engine."""
+    use(dataclasses.replace(H100, **changes), monkeypatch)
+    checkpoint = open_checkpoint("demo")
+    assert choose_backend("auto", checkpoint, "ternary").backend == "ternary"
+    with TernaryBackend().open(checkpoint, "ternary") as session:
+        assert isinstance(session, TernarySession)
+        assert session.device == "cpu"
+    assert not opened
+    assert said in caplog.text
+
+
+@needs_kernel
+def test_the_engine_stays_on_the_cpu_where_it_is_told_to(opened: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the variable, and for the int8 head, which has no kernel on a GPU."""
+    use(H100, monkeypatch)
+    checkpoint = open_checkpoint("demo")
+    with Int8HeadBackend().open(checkpoint, "ternary") as session:
+        assert session.device == "cpu"
+    monkeypatch.setenv(GPU_VARIABLE, "off")
+    with TernaryBackend().open(checkpoint, "ternary") as session:
+        assert session.device == "cpu"
+    assert not opened
+
+
+def test_an_unknown_value_of_the_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt dtype must not become another one silently."""
+    monkeypatch.setenv(GPU_VARIABLE, "fp64")
+    with pytest.raises(BenchError, match="BITNET_BENCH_GPU is 'fp64'") as error:
+        choose_gpu_dtype()
+    assert error.value.hint == "Set it to bf16, fp32, off, or unset it."
+
+
+def test_without_the_cpu_kernel_a_gpu_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The GPU needs no C compiler."""
+    use(H100, monkeypatch)
+    monkeypatch.setenv(kernel.VARIABLE, "off")
+    assert TernaryBackend().find_obstacle(open_checkpoint("demo")) is None
