@@ -269,9 +269,13 @@ def _microseconds(work: Callable[[], Any], times: int = 50) -> float:
 
 def compare_devices(device: str, limit: int) -> Iterator[Row]:
     """Yield the rows of `sample` on which the embedded models answer otherwise on the GPU than on the CPU."""
-    cases = [("demo", "hf", "ternary"), ("demo-fp16", "hf", "fp32"), ("demo-fp16", "hf", "bf16")]
-    cases += [("demo", "ternary", "ternary")]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(4) as pool:
+    cases = [
+        ("demo", "hf", "ternary", "bf16"),
+        ("demo-fp16", "hf", "fp32", "bf16"),
+        ("demo-fp16", "hf", "bf16", "bf16"),
+    ]
+    cases += [("demo", "ternary", "ternary", "bf16"), ("demo", "ternary", "ternary", "fp32")]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(5) as pool:
         compared = [pool.submit(_compare_case, Path(folder), *case, device, limit) for case in cases]
         for case, row in zip(cases, compared, strict=True):
             try:
@@ -281,13 +285,14 @@ def compare_devices(device: str, limit: int) -> Iterator[Row]:
                 yield {"part": "predictions", "who": " ".join(case), "failed": "\n".join(said[-6:])}
 
 
-def _compare_case(folder: Path, model: str, backend: str, precision: str, device: str, limit: int) -> Row:
-    out = folder / f"{model}-{backend}-{precision}"
+def _compare_case(folder: Path, model: str, backend: str, precision: str, between: str, device: str, limit: int) -> Row:
+    out = folder / f"{model}-{backend}-{precision}-{between}"
     found = {}
     for where in ("cpu", device):
         words = ["evaluate", "--suite", "sample", "--model", model, "--backend", backend, "--precision", precision]
         words += ["--no-cache", "--out", str(out / where), *(["--limit", str(limit)] if limit else [])]
-        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if where == "cpu" else {})
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if where == "cpu" else {}
+        environment = {**os.environ, "BITNET_BENCH_GPU": between, **hidden}
         done = subprocess.run(
             [sys.executable, "-m", "bitnet_bench", *words], env=environment, capture_output=True, text=True, check=False
         )
@@ -304,6 +309,7 @@ def _compare_case(folder: Path, model: str, backend: str, precision: str, device
     return {
         "part": "predictions",
         "who": f"{model} {backend} {precision}",
+        "between products": between,
         "rows": len(pairs),
         "other outputs": len(other),
         "largest nats": float(f"{largest:.2g}"),
