@@ -59,11 +59,15 @@ def loaded(card: Card, model: str, precision: Any, monkeypatch: pytest.MonkeyPat
     return seen
 
 
-def test_a_ternary_model_holds_bfloat16_beside_its_codes_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = loaded(H100, "demo", "ternary", monkeypatch)
+@pytest.mark.parametrize(("triton", "codes"), [("3.6.0", "ternary 2-bit"), (None, "ternary int8")])
+def test_a_ternary_model_holds_bfloat16_beside_its_codes_on_a_gpu(
+    triton: str | None, codes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bits a code where our kernels run, a byte without Triton; float32 on the CPU."""
+    seen = loaded(dataclasses.replace(H100, triton=triton), "demo", "ternary", monkeypatch)
     assert seen["device"] == "cuda"
     assert seen["dtype"] == torch.bfloat16
-    assert {kind for kind in seen["kinds"] if kind.startswith("ternary")} == {"ternary int8"}
+    assert {kind for kind in seen["kinds"] if kind.startswith("ternary")} == {codes}
     assert "embedding bfloat16" in seen["kinds"]
     assert loaded(Card("13.0"), "demo", "ternary", monkeypatch)["dtype"] == torch.float32
 
