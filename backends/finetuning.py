@@ -25,6 +25,7 @@ from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
 from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.gpu import find_gpu, why_no_kernels
 from bitnet_bench.ports import Ingredients, Progress
 from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
 from bitnet_bench.ternary.checkpoint import inspect
@@ -109,6 +110,7 @@ def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[s
 
 def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
     """Return the model as it is before the first step: float32 masters, ternary layers, frozen parts, adapters."""
+    _warn_about_kernels(job)
     model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
     if job.subln:
         from bitnet_bench.ternary.linear import make_trainable_ternary
@@ -123,6 +125,14 @@ def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
     if job.lora_rank:
         add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)
     return model
+
+
+def _warn_about_kernels(job: FinetuneJob) -> None:
+    """Say why ternary layers train without our kernels on a GPU."""
+    gpu = find_gpu() if job.precision == "ternary" else None
+    why = gpu and why_no_kernels(gpu)
+    if why:
+        _log.warning("Ternary layers train with PyTorch's own operators, which is slower: %s.", why)
 
 
 def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:

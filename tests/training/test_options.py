@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bitnet_bench import api
+from bitnet_bench import api, gpu
+from bitnet_bench.backends import finetuning
 from bitnet_bench.errors import BenchError
+from bitnet_bench.gpu import Card
 from bitnet_bench.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
@@ -247,3 +249,16 @@ def test_the_record_names_the_dtype_that_was_chosen(rows: Path, tmp_path: Path) 
     record = api.finetune(job(rows, tmp_path / "out", max_steps=1))
     assert record.job.compute == fast_compute()
     assert api.finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record
+
+
+def test_training_on_a_card_without_our_kernels_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An old card, or no Triton, makes ternary steps slower without changing them; FP16 steps are the same."""
+    card = Card("13.0", True, None, 0, "Tesla T4", (7, 5), 10**10, 10**10, ("sm_75",), None, "3.6.0")
+    monkeypatch.setattr(gpu, "inspect_card", lambda: card)
+    asked = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
+    finetuning._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))
+    assert not caplog.text
+    finetuning._warn_about_kernels(asked)
+    assert "which is slower: the Tesla T4 is sm_75, and the GPU kernels need sm_80" in caplog.text
