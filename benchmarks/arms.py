@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitnet_bench import store
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Score, SearchRecord
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Score, SearchRecord
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.paired import MeanPairs, bootstrap_pairs
 from bitnet_bench.statistics.several import mean_of_errors

@@ -25,11 +25,11 @@ import typer
 from bitnet_bench import api
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary import TernaryBackend
+from bitnet_bench.checkpoints.converting import convert
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.tasks import Setting, build_task
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.converting import convert
-from bitnet_bench.ternary.loading import load_tokenizer
 
 TASKS = ("boolq", "copa", "wic", "hellaswag", "sentineg")
 SHAPE = {

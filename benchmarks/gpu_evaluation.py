@@ -29,12 +29,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bitnet_bench import api, store
+from bitnet_bench import api
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.gpu import find_gpu, why_no_gpu
+from bitnet_bench.machine.gpu import find_gpu, why_no_gpu
+from bitnet_bench.runs import folder as store
 from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
-from bitnet_bench.ternary.loading import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evaluation import compare_answers, ours, requests, theirs

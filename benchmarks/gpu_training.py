@@ -322,10 +322,10 @@ def check_trainer(setting: Setting) -> list[str]:
     from transformers import TrainerCallback
 
     from bitnet_bench import api
-    from bitnet_bench.backends.finetuning import finetune
     from bitnet_bench.backends.hf import training
-    from bitnet_bench.ports import Ingredients
-    from bitnet_bench.records import FinetuneJob
+    from bitnet_bench.protocols import Ingredients
+    from bitnet_bench.runs.records import FinetuneJob
+    from bitnet_bench.training.job import finetune
 
     class During(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench import store
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Checkpoint, Environment, Example, RunRecord, Score
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Checkpoint, Environment, Example, RunRecord, Score
 
 CHOICES = ("아니오", "예")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
@@ -76,7 +76,7 @@ def _example(task: str, doc: int, right: bool) -> Example:
 def _record(
     out: Path, number: int, scores: tuple[Score, ...], samples: dict[str, str], data: dict[str, str]
 ) -> RunRecord:
-    from bitnet_bench.environment import environment
+    from bitnet_bench.machine.environment import environment
 
     here: Environment = environment()
     checkpoint = Checkpoint(

@@ -14,9 +14,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bitnet_bench import store
 from bitnet_bench.console import DASH
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.statistics import NORMAL_95, paired_difference
 
 EPOCHS = {"kobest:sentineg": 5, "classification:nsmc": 2, "klue:ynat": 6}

@@ -18,10 +18,10 @@ import torch
 import typer
 
 from bitnet_bench import api, console, plugins
-from bitnet_bench.measure.budget import parse_budget
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, configured
-from bitnet_bench.records import Cost, Measured, Modelled
+from bitnet_bench.measurement.budget import parse_budget
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, configured
+from bitnet_bench.runs.records import Cost, Measured, Modelled
 
 Contestants = Annotated[
     list[str], typer.Option("--contestant", help="BACKEND:PRECISION, or MODEL=BACKEND:PRECISION; can be repeated")

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bitnet_bench import plugins, store
-from bitnet_bench.environment import environment
+from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
-from bitnet_bench.gpu import find_gpu
-from bitnet_bench.ports import (
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK, choose_backend
+from bitnet_bench.protocols import (
     MARGIN,
     NO_OPTIONS,
     CheckedBackend,
@@ -29,7 +30,8 @@ from bitnet_bench.ports import (
     Steps,
     TrainingBackend,
 )
-from bitnet_bench.records import (
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import (
     Checkpoint,
     EvaluateJob,
     FinetuneJob,
@@ -38,25 +40,24 @@ from bitnet_bench.records import (
     Precision,
     RunRecord,
 )
-from bitnet_bench.runtime_choice import AUTO, FALLBACK, choose_backend
-from bitnet_bench.twins import TWIN_SUFFIX, find_twin, is_run
+from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
 
 if TYPE_CHECKING:
+    from bitnet_bench.checkpoints.gguf.file_parity import FileParity
+    from bitnet_bench.checkpoints.gguf.types import Form
+    from bitnet_bench.checkpoints.layers import Inspection
+    from bitnet_bench.checkpoints.parity import Logits, Parity
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.gate import Judged
+    from bitnet_bench.comparison.conditions import Judged
     from bitnet_bench.data.checking import Checked
     from bitnet_bench.data.rows import Row
-    from bitnet_bench.evaluation.cache import Kept
+    from bitnet_bench.evaluation.answer_cache import Kept
     from bitnet_bench.evaluation.suites import Suite, Task
-    from bitnet_bench.gguf.parity import FileParity
-    from bitnet_bench.gguf.types import Form
-    from bitnet_bench.measure.devices import Device
-    from bitnet_bench.measure.floors import Plan
-    from bitnet_bench.measure.run import Contestant, Outcome
-    from bitnet_bench.measure.scenario import Scenario
-    from bitnet_bench.results import Notice
-    from bitnet_bench.ternary.inspecting import Inspection
-    from bitnet_bench.ternary.parity import Logits, Parity
+    from bitnet_bench.measurement.contest import Contestant, Outcome
+    from bitnet_bench.measurement.devices import Device
+    from bitnet_bench.measurement.floors import Plan
+    from bitnet_bench.measurement.scenario import Scenario
+    from bitnet_bench.runs.run import Notice
 
 _log = logging.getLogger(__name__)
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
@@ -112,7 +113,7 @@ def quiet(title: str) -> Iterator[Progress]:
 
 def open_checkpoint(model: str) -> Checkpoint:
     """Return what *model* is: `demo`, `demo-fp16`, a folder, or a hub id (downloaded, safetensors only)."""
-    from bitnet_bench.ternary.checkpoint import inspect
+    from bitnet_bench.checkpoints.inspect import inspect
 
     if model in EMBEDDED:
         return inspect(Path(__file__).parent / "demo" / EMBEDDED[model], source=model)
@@ -142,7 +143,7 @@ def _download(model: str) -> Path:
 
 def look_into(model: str, steps: Steps = quiet) -> Inspection:
     """Return everything that can be said about the checkpoint *model* without running it."""
-    from bitnet_bench.ternary.inspecting import look_into as look
+    from bitnet_bench.checkpoints.layers import look_into as look
 
     checkpoint = open_checkpoint(model)
     with steps("inspect") as progress:
@@ -156,7 +157,7 @@ def convert(
 
     BenchError if the two are not the same model; *out* does not exist then.
     """
-    from bitnet_bench.ternary.converting import convert as write
+    from bitnet_bench.checkpoints.converting import convert as write
 
     source = open_checkpoint(model)
     with steps(f"convert to {form}") as progress:
@@ -170,9 +171,9 @@ def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> File
 
     BenchError if they are not the same; *out* does not exist then.
     """
-    from bitnet_bench.gguf.parity import compare_weights
-    from bitnet_bench.gguf.reading import GgufFile
-    from bitnet_bench.gguf.writing import write_gguf
+    from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+    from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+    from bitnet_bench.checkpoints.gguf.writing import write_gguf
 
     checkpoint = open_checkpoint(model)
     with steps(f"convert to gguf-{form}") as progress:
@@ -188,7 +189,7 @@ def _logits_of(checkpoint: Checkpoint) -> Logits | None:
     """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
     import psutil
 
-    from bitnet_bench.ternary.parity import engine_logits, engine_runs, transformers_logits
+    from bitnet_bench.checkpoints.parity import engine_logits, engine_runs, transformers_logits
 
     if engine_runs(checkpoint):
         return engine_logits
@@ -198,7 +199,7 @@ def _logits_of(checkpoint: Checkpoint) -> Logits | None:
 
 def presets() -> dict[str, str]:
     """Return the published model whose shape each preset has."""
-    from bitnet_bench.ternary.initializing import presets as found
+    from bitnet_bench.checkpoints.random_weights import presets as found
 
     return found()
 
@@ -216,7 +217,7 @@ def init(
 
     It gets the tokenizer of the embedded pair, because the published ones cannot be had without a download.
     """
-    from bitnet_bench.ternary.initializing import initialize, preset_config
+    from bitnet_bench.checkpoints.random_weights import initialize, preset_config
 
     tokenizer = Path(__file__).parent / "demo" / EMBEDDED["demo"]
     with steps(f"init {preset}") as progress:
@@ -241,7 +242,7 @@ def suites() -> dict[str, Suite]:
 
 def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
     """Return what there is to know of every task without running it; rows are counted where they are at hand."""
-    from bitnet_bench.evaluation.rows import count_rows
+    from bitnet_bench.evaluation.local_rows import count_rows
 
     directory = data_directory(data_dir)
     listed = []
@@ -278,7 +279,7 @@ def select_tasks(
     names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[tuple[Suite, Task]]:
     """Return the tasks of the suites called *names* that have rows here, or those of them called in *tasks*."""
-    from bitnet_bench.evaluation.shipped import PREFIX, shipped_suite
+    from bitnet_bench.evaluation.harness_tasks import PREFIX, shipped_suite
     from bitnet_bench.evaluation.suites import choose, nearest
 
     found = suites()
@@ -302,7 +303,7 @@ def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
     The second value counts rows of tasks that were left out because their evaluation asks the same.
     """
     from bitnet_bench.data.rows import Row, Turn, read_rows
-    from bitnet_bench.evaluation.run import training_pairs
+    from bitnet_bench.evaluation.task_run import training_pairs
     from bitnet_bench.evaluation.tasks import Setting, build_task
 
     rows: list[Row] = []
@@ -334,10 +335,10 @@ def check_data(
 
     Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
     """
+    from bitnet_bench.checkpoints.loading import load_tokenizer
     from bitnet_bench.data.checking import check
     from bitnet_bench.data.templates import refuse_unknown
     from bitnet_bench.evaluation.tasks import normalised
-    from bitnet_bench.ternary.loading import load_tokenizer
 
     refuse_unknown(template)
     asked = _asked(suites_named, data_dir) if suites_named else {}
@@ -399,10 +400,10 @@ def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row
 def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
     from bitnet_bench.data.templates import digest, refuse_unknown
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.training.compute import fast_compute
-    from bitnet_bench.training.folder import recall_choices
+    from bitnet_bench.machine.fast_dtype import fast_compute
+    from bitnet_bench.processes import is_first
     from bitnet_bench.training.rates import with_default_rate
+    from bitnet_bench.training.resume import recall_choices
 
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
@@ -472,8 +473,8 @@ def evaluate_several(
 
     Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
     """
-    from bitnet_bench.evaluation.parallel import workers
-    from bitnet_bench.scoring import score
+    from bitnet_bench.evaluation.evaluate import score
+    from bitnet_bench.processes import workers
 
     if not tasks:
         raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
@@ -486,14 +487,14 @@ def evaluate_several(
 
 def kept_answers() -> tuple[Path, list[Kept]]:
     """Return the file of answers that evaluations keep, and what is in it by model."""
-    from bitnet_bench.evaluation.cache import cache_file, kept
+    from bitnet_bench.evaluation.answer_cache import cache_file, kept
 
     return cache_file(), kept(cache_file())
 
 
 def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
     """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
-    from bitnet_bench.evaluation.cache import cache_file, prune
+    from bitnet_bench.evaluation.answer_cache import cache_file, prune
 
     return prune(cache_file(), unused_days)
 
@@ -516,8 +517,8 @@ def measure(
     of the operations, and call them modelled. Where a run folder is given its record gains the costs; it must be of
     the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this call.
     """
-    from bitnet_bench.measure.budget import Budget, Countdown
-    from bitnet_bench.measure.run import measure as run_rounds
+    from bitnet_bench.measurement.budget import Budget, Countdown
+    from bitnet_bench.measurement.contest import measure as run_rounds
 
     began_s = time.monotonic() if began_s is None else began_s
 
@@ -544,7 +545,7 @@ def _meter() -> str:
 
 
 def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: RuntimeOptions) -> Contestant:
-    from bitnet_bench.measure.run import Contestant
+    from bitnet_bench.measurement.contest import Contestant
 
     name, reason = choose_backend(one.backend or backend, checkpoint, one.precision)
     loaded, path = plugins.load("backends", name), plugins.names("backends")[name].value
@@ -572,7 +573,7 @@ def _recorded(
     model_energy: bool,
 ) -> list[RunRecord]:
     """Return *records* with costs, failures and what was left out; those with a run folder are saved."""
-    from bitnet_bench.measure.floors import add_floors, with_modelled_energy
+    from bitnet_bench.measurement.floors import add_floors, with_modelled_energy
 
     measured = [(cost, c.checkpoint) for c, outcome in zip(ready, outcomes, strict=True) for cost in outcome.costs]
     floored = iter(add_floors(measured))
@@ -695,13 +696,13 @@ def plan(
 
     The shape is that of a *preset* or of a checkpoint *model*; the device `cpu` is this machine, measured now.
     """
-    from bitnet_bench.measure.ceilings import LARGEST_BYTES, this_machine
-    from bitnet_bench.measure.devices import device as named
-    from bitnet_bench.measure.floors import plan as floors_of
-    from bitnet_bench.measure.machine import cores
-    from bitnet_bench.measure.shape import shape_of
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import preset_config
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import preset_config
+    from bitnet_bench.measurement.ceilings import LARGEST_BYTES, this_machine
+    from bitnet_bench.measurement.devices import device as named
+    from bitnet_bench.measurement.floors import plan as floors_of
+    from bitnet_bench.measurement.machine_state import cores
+    from bitnet_bench.measurement.shape import shape_of
 
     if (preset is None) == (model is None):
         raise UsageError("A plan is of a --preset or of a --model.", "Such as --preset bitnet-2b-4t.")
@@ -728,7 +729,7 @@ def backends() -> list[dict[str, str | bool]]:
 
 
 def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
-    from bitnet_bench.ternary.config import read_config
+    from bitnet_bench.checkpoints.config import read_config
 
     if scenario.new_tokens < 2:
         raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")
@@ -771,8 +772,8 @@ def compare(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] 
     BenchError says what differs if no task can be compared.
     """
     from bitnet_bench.comparison import compare as compare_runs
-    from bitnet_bench.comparison.gate import judge, parse
-    from bitnet_bench.reading import read_run
+    from bitnet_bench.comparison.conditions import judge, parse
+    from bitnet_bench.runs.reading import read_run
 
     ours, theirs = read_run(a), read_run(b)
     asked = [parse(text, ours, theirs) for text in conditions]
@@ -795,7 +796,7 @@ def report(
 
     *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
     """
-    from bitnet_bench.reading import read_runs, zeros_by_layer
+    from bitnet_bench.runs.reading import read_runs, zeros_by_layer
 
     found, unread = read_runs(runs, training or {})
     options = replace(options or ReportOptions(), unread=tuple(unread))

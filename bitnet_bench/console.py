@@ -16,16 +16,18 @@ from rich.table import Table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bitnet_bench import ports
+    from bitnet_bench import protocols as ports
+    from bitnet_bench.checkpoints.gguf.file_parity import FileParity
+    from bitnet_bench.checkpoints.layers import Inspection
+    from bitnet_bench.checkpoints.parity import Parity
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.gate import Judged
+    from bitnet_bench.comparison.conditions import Judged
     from bitnet_bench.data.checking import Checked
-    from bitnet_bench.estimates import Estimate
-    from bitnet_bench.evaluation.cache import Kept
-    from bitnet_bench.gguf.parity import FileParity
-    from bitnet_bench.measure.devices import Device
-    from bitnet_bench.measure.floors import Plan
-    from bitnet_bench.records import (
+    from bitnet_bench.evaluation.answer_cache import Kept
+    from bitnet_bench.measurement.devices import Device
+    from bitnet_bench.measurement.floors import Plan
+    from bitnet_bench.pipeline.estimates import Estimate
+    from bitnet_bench.runs.records import (
         Cost,
         Estimated,
         FinetuneRecord,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
         SearchRecord,
         Unavailable,
     )
-    from bitnet_bench.ternary.inspecting import Inspection
-    from bitnet_bench.ternary.parity import Parity
 
 DASH = "—"
 LOG_EVERY_S = 10.0

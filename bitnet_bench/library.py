@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bitnet_bench import api, store
+from bitnet_bench import api
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import MARGIN
-from bitnet_bench.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import MARGIN
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
 
 Location = str | Path
 

@@ -19,8 +19,8 @@ from bitnet_bench import plugins
 from bitnet_bench.api import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.ports import InferenceBackend
-from bitnet_bench.runtime_choice import choose_backend, default_precision
+from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
+from bitnet_bench.protocols import InferenceBackend
 
 
 @register_model("bitnet-bench")

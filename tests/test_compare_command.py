@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import store
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs import folder as store
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
 

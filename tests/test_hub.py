@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bitnet_bench import api
+from bitnet_bench.checkpoints.hub import card, pull, push
 from bitnet_bench.errors import BenchError
-from bitnet_bench.hub import card, pull, push
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 
 
 class FolderHub:
@@ -77,8 +77,8 @@ def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Pa
 
 def test_a_card_says_how_the_model_came_about_and_names_no_file(trained: Path) -> None:
     """Settings, steps and losses are those of the record; a path on the publisher's machine is nobody's business."""
-    from bitnet_bench.records import FinetuneRecord
-    from bitnet_bench.ternary.checkpoint import inspect
+    from bitnet_bench.checkpoints.inspect import inspect
+    from bitnet_bench.runs.records import FinetuneRecord
 
     record = FinetuneRecord.model_validate_json((trained / "finetune.json").read_text(encoding="utf-8"))
     text = card(inspect(trained), record)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
-from bitnet_bench.reading import read_run, read_runs
-from bitnet_bench.records import Cost, RunRecord
-from bitnet_bench.results import Results
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.reading import read_run, read_runs
+from bitnet_bench.runs.records import Cost, RunRecord
+from bitnet_bench.runs.run import Results
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import api, pipeline
+from bitnet_bench import api
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
-from bitnet_bench.estimates import Estimate, Speed, estimate, find_shape, shape_of
-from bitnet_bench.quickstart import RECIPE
-from bitnet_bench.recipe import SHIPPED, find_recipe, read_recipe
-from bitnet_bench.training.compute import fast_compute
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.pipeline import steps as pipeline
+from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate, find_shape, shape_of
+from bitnet_bench.pipeline.quickstart import RECIPE
+from bitnet_bench.pipeline.recipe import SHIPPED, find_recipe, read_recipe
 
 RECIPES = sorted(SHIPPED.glob("*.yaml"))
 SMALL = """\

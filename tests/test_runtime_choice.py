@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api, pipeline
+from bitnet_bench import api
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.recipe import read_recipe
-from bitnet_bench.records import EvaluateJob
-from bitnet_bench.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.pipeline import steps as pipeline
+from bitnet_bench.pipeline.recipe import read_recipe
+from bitnet_bench.runs.records import EvaluateJob
 from bitnet_bench.ternary import kernel
-from bitnet_bench.training.compute import fast_compute
 
 needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built or is turned off")
 
@@ -76,7 +77,7 @@ def test_without_a_kernel_ternary_runs_on_transformers_and_says_how_to_get_it_ba
     """A machine without the kernel gets its scores, later, and is told how to get them sooner."""
     code = (
         "from bitnet_bench import api\n"
-        "from bitnet_bench.runtime_choice import choose_backend\n"
+        "from bitnet_bench.machine.runtime_choice import choose_backend\n"
         "print(*choose_backend('auto', api.open_checkpoint('demo'), 'ternary'))\n"
     )
     environment = os.environ | {kernel.VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import store
-from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Checkpoint, Example, RunRecord, Score
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Checkpoint, Example, RunRecord, Score
 
 
 @pytest.fixture

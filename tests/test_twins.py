@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api, store
-from bitnet_bench.environment import environment
+from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import RunRecord
-from bitnet_bench.twins import find_twin
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import RunRecord
+from bitnet_bench.runs.twins import find_twin
 
 
 def make_run(folder: Path, model: str) -> Path:

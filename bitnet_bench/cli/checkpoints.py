@@ -103,7 +103,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
 ) -> None:
     """Upload a checkpoint to the hub, with a model card made from its records."""
-    from bitnet_bench.hub import push as upload
+    from bitnet_bench.checkpoints.hub import push as upload
 
     upload(folder, repo, private=not public, runs=run or [])
     print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
@@ -114,7 +114,7 @@ def pull(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
 ) -> None:
     """Download a checkpoint from the hub, safetensors only."""
-    from bitnet_bench.hub import pull as download
+    from bitnet_bench.checkpoints.hub import pull as download
 
     found = download(repo, out)
     print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")

@@ -70,8 +70,8 @@ def evaluate(
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
     from bitnet_bench import api, console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.records import EvaluateJob
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.runs.records import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))

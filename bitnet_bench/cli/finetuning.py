@@ -163,8 +163,8 @@ def finetune(
     moment, the same command resumes from the last saved step.
     """
     from bitnet_bench import api, console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.records import FinetuneJob
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.runs.records import FinetuneJob
 
     job = build_job(
         FinetuneJob,
@@ -200,9 +200,9 @@ def finetune(
 
 def _search(arms: dict[str, Any], options: list[str], seeds: int, out: Path, backend: str, as_json: bool) -> None:
     from bitnet_bench import console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.search import RECORD, parse_grid
-    from bitnet_bench.search import search as run
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.training.search import RECORD, parse_grid
+    from bitnet_bench.training.search import search as run
 
     found = run(arms, parse_grid(options), seeds, out, backend, console.progress_bar)
     if not is_first():

@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.options import BitnetCpp, DataDir, DespiteParity, Gguf, Json, Precision, Use
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
-from bitnet_bench.measure.budget import DEFAULT_BUDGET, parse_budget
+from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 
 
 def measure(
@@ -75,8 +75,8 @@ def measure(
     """
     began_s = time.monotonic()
     from bitnet_bench import api, console
-    from bitnet_bench.measure.scenario import Scenario, preset
-    from bitnet_bench.ports import RuntimeOptions
+    from bitnet_bench.measurement.scenario import Scenario, preset
+    from bitnet_bench.protocols import RuntimeOptions
 
     budget_s = parse_budget(budget) if seconds is None else seconds
     named = [*(models or []), *(model or [])] or ["demo"]
@@ -164,7 +164,7 @@ def backends(as_json: Json = False) -> None:
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
     from bitnet_bench import api, console
-    from bitnet_bench.doctor import diagnose
+    from bitnet_bench.cli.doctor import diagnose
 
     findings = diagnose(api.DATA_VARIABLE)
     if as_json:

@@ -12,7 +12,7 @@ from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
 
 if TYPE_CHECKING:
-    from bitnet_bench import pipeline
+    from bitnet_bench.pipeline import steps as pipeline
 
 
 def run(
@@ -41,8 +41,9 @@ def run(
     A step that is finished is not done again: killed at any moment, the same command goes on. The folder keeps
     recipe.yaml, and is refused to another recipe.
     """
-    from bitnet_bench import console, pipeline
-    from bitnet_bench.recipe import read_recipe
+    from bitnet_bench import console
+    from bitnet_bench.pipeline import steps as pipeline
+    from bitnet_bench.pipeline.recipe import read_recipe
 
     wanted, folder = read_recipe(recipe), out or Path("runs") / recipe.stem
     if dry_run:
@@ -65,7 +66,7 @@ def run(
 
 def _show_plan(steps: list[pipeline.Step], tflops: float | None, as_json: bool) -> None:
     from bitnet_bench import console
-    from bitnet_bench.estimates import Speed, estimate
+    from bitnet_bench.pipeline.estimates import Speed, estimate
 
     speed = Speed(tflops * 1e12, f"{tflops:g} TFLOP/s as given") if tflops else None
     with console.progress_bar("plan") as progress:

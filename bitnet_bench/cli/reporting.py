@@ -14,7 +14,7 @@ from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_bench.results import Notice
+    from bitnet_bench.runs.run import Notice
 
 
 class Tongue(StrEnum):
@@ -45,7 +45,7 @@ def quickstart(
     measures both and writes a report. No network; a few minutes on two cores.
     """
     from bitnet_bench import console
-    from bitnet_bench.quickstart import quickstart as run
+    from bitnet_bench.pipeline.quickstart import quickstart as run
 
     records, report_path = run(out, seed, console.progress_bar)
     if as_json:
@@ -76,7 +76,7 @@ def report(
     takes to repeat it. It needs no network and no other file.
     """
     from bitnet_bench import api
-    from bitnet_bench.ports import ReportOptions
+    from bitnet_bench.protocols import ReportOptions
 
     options = ReportOptions(lang.value, margin, samples)
     path, notices = api.report(runs, out, options=options, training=_folders(training or []))

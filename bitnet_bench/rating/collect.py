@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.records import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
-from bitnet_bench.records import Estimated, HumanJudgement, Unavailable
+from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
 PREFERENCE = "preference"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench.rating.records import HIGHEST, LOWEST, RESULT, SCALES
+from bitnet_bench.rating.ratings import HIGHEST, LOWEST, RESULT, SCALES
 
 if TYPE_CHECKING:
     from bitnet_bench.rating.sheet import Item

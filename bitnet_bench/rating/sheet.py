@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.rating.page import render
-from bitnet_bench.rating.records import Key, RatedRun
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench.rating.ratings import Key, RatedRun
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Example, RunRecord
 
 
 class Item(NamedTuple):

@@ -13,16 +13,16 @@ import torch
 from bitnet_bench import api
 from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
 from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
-from bitnet_bench.backends.llama import LlamaSession
-from bitnet_bench.environment import compiler as find_compiler
+from bitnet_bench.backends.llama_session import LlamaSession
+from bitnet_bench.backends.runtime_parity import source_logits
+from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.parity import prompt_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.files import file_for
-from bitnet_bench.gguf.gate import source_logits
-from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, in_order
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.parity import prompt_ids
+from bitnet_bench.machine.environment import compiler as find_compiler
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.runs.records import Checkpoint
 
 FAKE = Path(__file__).with_name("fake_llama")
 DEMO = Path(api.__file__).parent / "demo" / "ternary"
@@ -194,8 +194,8 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
 @real
 def test_a_real_build_is_caught_computing_another_activation(tmp_path: Path) -> None:
     """A BitNet with SiLU, which bitnet.cpp runs with its squared ReLU, is named."""
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": "silu", "initializer_range": 0.1}
     initialize(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)

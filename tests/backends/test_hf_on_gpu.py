@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import api, gpu
+from bitnet_bench import api
 from bitnet_bench.backends.hf import inference as hf
-from bitnet_bench.doctor import _gpu
-from bitnet_bench.environment import environment
-from bitnet_bench.gpu import Card
-from bitnet_bench.runtime_choice import default_precision
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.cli.doctor import _gpu
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.gpu import Card
+from bitnet_bench.machine.runtime_choice import default_precision
 from bitnet_bench.ternary.linear import CodesLinear
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.training.compute import fast_compute
 from tests.test_gpu import H100
 
 T4 = dataclasses.replace(H100, name="Tesla T4", capability=(7, 5))
@@ -136,7 +137,7 @@ def test_the_environment_and_doctor_name_the_gpu_its_driver_and_triton(monkeypat
 
 
 def test_a_run_says_what_computed(tmp_path: Path) -> None:
-    from bitnet_bench.records import EvaluateJob
+    from bitnet_bench.runs.records import EvaluateJob
 
     job = EvaluateJob(backend="hf", limit=2)
     record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", job)

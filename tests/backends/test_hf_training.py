@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
 from bitnet_bench.training.rates import default_rate
 

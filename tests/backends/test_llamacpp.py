@@ -12,13 +12,13 @@ pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make
 
 from bitnet_bench import api, console
 from bitnet_bench.backends.llamacpp import LlamaCppBackend
+from bitnet_bench.backends.runtime_parity import source_logits
+from bitnet_bench.checkpoints.gguf.writing import write_gguf
+from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.gate import source_logits
-from bitnet_bench.gguf.writing import write_gguf
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, in_order
-from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.parity import PROMPTS, prompt_ids
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.runs.records import Checkpoint, Precision
 
 DEMO = Path(api.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
@@ -33,8 +33,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Give a random ternary Llama of 2 layers whose rows fill blocks of 256."""
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "intermediate_size": 512, "initializer_range": 0.1}
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}

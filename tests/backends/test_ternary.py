@@ -13,7 +13,7 @@ from bitnet_bench.backends.hf import HFBackend
 from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend
 from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import in_order
+from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import gpu
 from bitnet_bench.api import open_checkpoint
 from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend, gpu_engine
 from bitnet_bench.backends.ternary.inference import GPU_VARIABLE, TernarySession, choose_gpu_dtype
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import Card
-from bitnet_bench.runtime_choice import choose_backend
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.gpu import Card
+from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.ternary import kernel
 from tests.test_gpu import H100
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from bitnet_bench import api
 from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.packing import ISOLATING, pack
+from bitnet_bench.data.row_packing import ISOLATING, pack
 from bitnet_bench.data.tokenizing import IGNORED, Example
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.training.loss import response_loss
 
 PAD = 2

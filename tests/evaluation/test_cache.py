@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import Answers, kept, prune
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
+from bitnet_bench.runs.records import EvaluateJob
 
 TASKS = ["copa", "qa"]
 SIX = EvaluateJob(limit=6)

@@ -10,7 +10,7 @@ import pytest
 from lm_eval.api.model import LM
 
 from bitnet_bench import api
-from bitnet_bench.evaluation.run import check_rows, evaluate_task
+from bitnet_bench.evaluation.task_run import check_rows, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
 

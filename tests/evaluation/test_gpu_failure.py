@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import cli, store
+from bitnet_bench import cli
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.errors import BenchError, GpuLostError
-from bitnet_bench.evaluation.cache import kept
-from bitnet_bench.ports import in_order
+from bitnet_bench.evaluation.answer_cache import kept
+from bitnet_bench.protocols import in_order
+from bitnet_bench.runs import folder as store
 from tests.backends.test_branches import random_model, requests
 
 LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench.evaluation.cache import kept
+from bitnet_bench.evaluation.answer_cache import kept
 
 KILLS = 20
 PRELOAD = [
-    "bitnet_bench.scoring",
+    "bitnet_bench.evaluation.evaluate",
     "bitnet_bench.backends.hf.inference",
     "datasets",
     "lm_eval.evaluator",
@@ -33,8 +33,8 @@ os.environ["BITNET_BENCH_CACHE"] = CACHE
 from pathlib import Path
 import torch
 from bitnet_bench import api
-from bitnet_bench.backends import session
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.backends import batched_session as session
+from bitnet_bench.runs.records import EvaluateJob
 
 torch.set_num_threads(1)
 session.TOKENS_PER_BATCH = 60

@@ -30,10 +30,10 @@ from seqeval.scheme import IOB2
 from sklearn.metrics import auc, f1_score, precision_recall_curve, precision_score, recall_score
 
 from bitnet_bench import api
-from bitnet_bench.evaluation.run import evaluate_task
+from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 Examples = Sequence[Example]

@@ -10,13 +10,13 @@ import pytest
 
 from bitnet_bench import api
 from bitnet_bench.backends.hf import HFBackend
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.evaluation.run import evaluate_task
+from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import Setting, build_task
-from bitnet_bench.ports import in_order
-from bitnet_bench.records import EvaluateJob
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.protocols import in_order
+from bitnet_bench.runs.records import EvaluateJob
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KOBEST = ["boolq", "copa", "wic", "hellaswag", "sentineg"]

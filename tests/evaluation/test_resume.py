@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, cli, store
+from bitnet_bench import api, cli
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation import run
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.evaluation import task_run as run
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import EvaluateJob
 
 TASKS = ["copa", "wic", "sentineg"]
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from bitnet_bench import api, cli, scoring, store
+from bitnet_bench import api, cli
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import kept
+from bitnet_bench.evaluation import evaluate as scoring
+from bitnet_bench.evaluation.answer_cache import kept
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import EvaluateJob
 
 TASKS = ["copa", "qa"]
 QUIET = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -98,7 +100,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:
     """Status 130; the same command takes the answers of the batches before, and leaves no half-made folder."""
-    from bitnet_bench.backends.session import BatchedSession
+    from bitnet_bench.backends.batched_session import BatchedSession
 
     real, passes = BatchedSession._score, []
 
@@ -127,7 +129,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
 
 def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the record by its name, and its traceback in a file."""
-    from bitnet_bench.evaluation import run
+    from bitnet_bench.evaluation import task_run as run
 
     real = run.evaluate_task
 

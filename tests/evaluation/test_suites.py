@@ -11,8 +11,8 @@ from lm_eval.api.model import LM
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.evaluation.rows import read_rows_file
-from bitnet_bench.evaluation.run import check_rows, evaluate_task, training_pairs
+from bitnet_bench.evaluation.local_rows import read_rows_file
+from bitnet_bench.evaluation.task_run import check_rows, evaluate_task, training_pairs
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench import api
-from bitnet_bench.records import Checkpoint
+from bitnet_bench.runs.records import Checkpoint
 
 DEMO = Path(api.__file__).parent / "demo" / "ternary"
 CONFIG: dict[str, Any] = {
@@ -46,7 +46,7 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def _written(folder: Path, seed: int, **changed: Any) -> Checkpoint:
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     initialize({**CONFIG, **changed}, seed, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
     return api.open_checkpoint(str(folder))

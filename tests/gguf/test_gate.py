@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.runtime_parity import compare_runtime, judge, source_logits
+from bitnet_bench.checkpoints.gguf import exports as files
+from bitnet_bench.checkpoints.parity import prompt_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf import files
-from bitnet_bench.gguf.gate import compare_runtime, judge, source_logits
-from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
-from bitnet_bench.ternary.parity import prompt_ids
+from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
 
 
 def _runtime(checkpoint: Checkpoint, activation: str | None = None, noise: float = 0.0) -> Callable[..., Tensor]:

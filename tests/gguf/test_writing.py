@@ -12,15 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench import api
+from bitnet_bench.checkpoints.gguf import vocabulary
+from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.naming import Layout, layout
+from bitnet_bench.checkpoints.gguf.types import (
+    F16,
+    F32,
+    FORMS_WITH_CODES,
+    I2_S,
+    TQ1_0,
+    TQ2_0,
+    Form,
+    i2_s_scale,
+    pack,
+    unpack,
+)
+from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf import vocabulary
-from bitnet_bench.gguf.layout import Layout, layout
-from bitnet_bench.gguf.parity import compare_weights
-from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.gguf.types import F16, F32, FORMS_WITH_CODES, I2_S, TQ1_0, TQ2_0, Form, i2_s_scale, pack, unpack
-from bitnet_bench.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.reading import Weights
+from bitnet_bench.runs.records import Checkpoint
 
 ALL: tuple[Form, ...] = ("f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s")
 

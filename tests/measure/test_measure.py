@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bitnet_bench import api, console, store
-from bitnet_bench.environment import environment
+from bitnet_bench import api, console
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import find_gpu
-from bitnet_bench.measure.run import Scenario
-from bitnet_bench.ports import Progress
-from bitnet_bench.records import Cost, Measured, Measurement, Modelled, RunRecord
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.measurement.contest import Scenario
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Cost, Measured, Measurement, Modelled, RunRecord
 
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1, budget_s=600)
 

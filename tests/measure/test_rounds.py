@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measure import machine
-from bitnet_bench.measure.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
-from bitnet_bench.measure.child import Child, Opened
-from bitnet_bench.measure.costs import Entry, costs, percentile
-from bitnet_bench.measure.memory import memory_bytes
-from bitnet_bench.measure.readings import Round, disturbances, median_interval
-from bitnet_bench.measure.rounds import Turns, alternate
-from bitnet_bench.measure.scenario import Scenario, preset
-from bitnet_bench.records import Measured, Unavailable
+from bitnet_bench.measurement import machine_state as machine
+from bitnet_bench.measurement.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
+from bitnet_bench.measurement.child import Child, Opened
+from bitnet_bench.measurement.costs import Entry, costs, percentile
+from bitnet_bench.measurement.peak_memory import memory_bytes
+from bitnet_bench.measurement.readings import Round, disturbances, median_interval
+from bitnet_bench.measurement.rounds import Turns, alternate
+from bitnet_bench.measurement.scenario import Scenario, preset
+from bitnet_bench.runs.records import Measured, Unavailable
 
 SCENARIO = Scenario(rounds=5, budget_s=1000)
 

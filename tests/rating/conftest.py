@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api, store
-from bitnet_bench.environment import environment
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench import api
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.records import Example, RunRecord
 
 
 @pytest.fixture

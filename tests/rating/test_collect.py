@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import store
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.rating.collect import collect, summarize
-from bitnet_bench.rating.records import Key, RatedRun, Rating
+from bitnet_bench.rating.ratings import Key, RatedRun, Rating
+from bitnet_bench.runs import folder as store
 from bitnet_bench.statistics import wilson
 
 LEFT_IS_A = (True, False, True, False)

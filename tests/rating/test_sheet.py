@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.records import Key
+from bitnet_bench.rating.ratings import Key
 from bitnet_bench.rating.sheet import make_sheet
+from bitnet_bench.runs import folder as store
 
 WriteRun = Callable[..., Path]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&lt;\u202eabc\x00 끝"

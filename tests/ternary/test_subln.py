@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bitnet_bench import api
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.ternary.subln import with_subln
 
 

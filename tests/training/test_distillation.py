@@ -13,7 +13,7 @@ from torch import nn
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.training import distillation
 from bitnet_bench.training.distillation import logits_divergence, relation_divergence
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bitnet_bench import api, console
-from bitnet_bench.pipeline import Finetuning
-from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
+from bitnet_bench.pipeline.steps import Finetuning
+from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
 from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
 
 JOB = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")

@@ -16,20 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from bitnet_bench import api
-from bitnet_bench.backends.finetuning import finetune
 from bitnet_bench.backends.hf import training
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.data.tokenizing import IGNORED
 from bitnet_bench.errors import BenchError, DivergedError
-from bitnet_bench.ports import Ingredients
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
 from bitnet_bench.ternary import linear
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.training.attention import CAUSAL, assume_causal, attention_inputs
 from bitnet_bench.training.compiling import STEPS_THAT_PAY, choose_compile, compile_layers
+from bitnet_bench.training.job import finetune
 from bitnet_bench.training.loss import response_logprobs, response_loss
-from bitnet_bench.training.sums import MicroBatchSums
+from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 
 ROWS = [{"prompt": f"{i}번은?", "response": f"{i}번{'입니다.' * (1 + i % 3)}"} for i in range(24)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(24)]
@@ -249,7 +249,7 @@ def test_a_long_run_on_a_gpu_is_compiled_if_it_can_be() -> None:
     """It takes Triton and a C compiler; a run that goes on chooses again, for this decides no result."""
     from importlib.util import find_spec
 
-    from bitnet_bench.environment import compiler
+    from bitnet_bench.machine.environment import compiler
 
     one = FinetuneJob(model="demo", data=("x",), out="y")
     able = find_spec("triton") is not None and compiler() is not None

@@ -11,7 +11,7 @@ import pytest
 
 from bitnet_bench import api
 from bitnet_bench.errors import DivergedError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.training.objectives import PATIENCE, has_diverged
 
 GEMMA = 262_144

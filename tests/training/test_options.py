@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bitnet_bench import api, gpu
-from bitnet_bench.backends import finetuning
+from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import Card
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.gpu import Card
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
-from bitnet_bench.training.compute import fast_compute
+from bitnet_bench.training import job as finetuning
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.schedule import forget_codes, keep_codes, set_ternary_share
 
@@ -219,7 +220,7 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
-    from bitnet_bench.backends import trainer
+    from bitnet_bench.training import trainer
 
     for rank in (None, 2):
         options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}

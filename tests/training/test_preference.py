@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from bitnet_bench import api
-from bitnet_bench.backends import finetuning
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.rows import Row, Turn, parse_row
 from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.training import job as finetuning
 from bitnet_bench.training.loss import response_logprobs
 from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
 

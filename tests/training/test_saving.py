@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench import api
-from bitnet_bench.backends.finetuning import encode_rows, starting_model
 from bitnet_bench.backends.hf.training import build
-from bitnet_bench.backends.trainer import Plan, Start, make_trainer
+from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.ports import Ingredients
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.loading import load_tokenizer
-from bitnet_bench.training.saving import SaveTimer
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.training.job import encode_rows, starting_model
+from bitnet_bench.training.save_timer import SaveTimer
+from bitnet_bench.training.trainer import Plan, Start, make_trainer
 
 
 class Clock:

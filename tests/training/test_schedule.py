@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench import api
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.training.schedule import SECOND_STAGE, in_second_stage, make_schedule
 
 SCHEDULES = ["cosine", "linear", "constant", "two-stage"]

@@ -10,8 +10,8 @@ import pytest
 
 from bitnet_bench import api
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.records import FinetuneJob, SearchRecord
-from bitnet_bench.search import parse_grid, search
+from bitnet_bench.runs.records import FinetuneJob, SearchRecord
+from bitnet_bench.training.search import parse_grid, search
 
 ROWS = [{"prompt": f"{i} 다음 수는?", "response": f"{i + 1}입니다."} for i in range(24)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from bitnet_bench import api, plugins
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
 
 ROWS = [{"prompt": f"{i} 더하기 1은?", "response": f"{i + 1}{'입니다.' * (1 + i % 3)}"} for i in range(24)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(24)]

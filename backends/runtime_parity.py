@@ -1,0 +1,124 @@
+"""Whether a runtime computes what the checkpoint computes, before anyone measures or scores with it.
+
+The log-probabilities of every token of the vocabulary are compared after each token of a few Korean prompts. Runtimes
+round activations by their own rules (llama.cpp by blocks of 256, BitNet by token), so that they differ a little;
+another activation function, another norm or another order of rows differ by as much as another model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.checkpoints.parity import PROMPTS, engine_runs, prompt_ids
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+
+BOUNDS: dict[Precision, float] = {"q4_0": 0.5}
+BOUND = 0.15
+"""The largest mean |difference| of log-probabilities, in standard deviations of the source's. A file of Q4_0 rounds the
+weights themselves, by up to an eighth."""
+OTHER_ACTIVATIONS = {"silu": "SiLU", "relu2": "a squared ReLU", "gelu": "GELU", "relu": "ReLU"}
+Runtime = Callable[[Sequence[Sequence[int]]], Tensor]
+"""Gives logits [tokens of all prompts, V] in float32."""
+
+
+def compare_runtime(
+    checkpoint: Checkpoint,
+    precision: Precision,
+    runtime: str,
+    logits: Runtime,
+    tokenize: Callable[[str], list[int]] | None,
+    computes: str | None = None,
+) -> RuntimeParity:
+    """Run *checkpoint* here and in *runtime* and return how far they are apart.
+
+    *computes* is the activation that the runtime is known to have for the architecture, whatever the checkpoint says.
+    """
+    prompts = prompt_ids(checkpoint)
+    _refuse_small_memory(checkpoint)
+    theirs = logits([ids.tolist() for ids in prompts])
+    ours = source_logits(checkpoint, prompts)
+    wanted = str(Weights(checkpoint).config.get("hidden_act", "silu"))
+    swapped = None
+    if computes not in (None, wanted):
+        swapped = source_logits(checkpoint, prompts, computes)
+    same = None if tokenize is None else all(tokenize(p) == i.tolist() for p, i in zip(PROMPTS, prompts, strict=True))
+    found = judge(ours, theirs, swapped, bound=BOUNDS.get(precision, BOUND), runtime=runtime)
+    if swapped is not None and swapped.shape == theirs.shape and _distance(swapped, theirs) < _distance(ours, theirs):
+        has, does = (OTHER_ACTIVATIONS.get(name or "", name) for name in (wanted, computes))
+        found = found.model_copy(update={"fault": f"{runtime} computes {does} where the checkpoint has {has}"})
+    return found.model_copy(update={"same_tokens": same})
+
+
+def judge(ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str) -> RuntimeParity:
+    """Compare logits [T, V] and say whether they are one model's; *swapped* are ours with another activation."""
+    if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
+        broken = f"{runtime} gives no logits of the shape {tuple(ours.shape)}, or some that are not finite"
+        return RuntimeParity(runtime=runtime, prompt_tokens=len(ours), bound=bound, fault=broken)
+    nats, relative = _distance(ours, theirs)
+    fault: str | None = None
+    if not relative <= bound:
+        fault = f"{runtime} computes another model: its log-probabilities are off by {nats:.2g} nats in the mean"
+    return RuntimeParity(
+        runtime=runtime,
+        prompt_tokens=len(ours),
+        mean_error=nats,
+        relative_error=relative,
+        bound=bound,
+        fault=fault,
+    )
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the mean |difference| of log-probabilities in nats, and in standard deviations of *ours*."""
+    source, other = ours.log_softmax(-1), theirs.log_softmax(-1)
+    nats = float((source - other).abs().mean())
+    return nats, nats / float(source.std())
+
+
+def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
+    """Return logits [T, V] of the checkpoint itself, or of it with another *activation* in its feed-forward."""
+    return (_engine if checkpoint.is_ternary and engine_runs(checkpoint) else _modules)(checkpoint, prompts, activation)
+
+
+def _engine(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None) -> Tensor:
+    from transformers import AutoConfig
+
+    from bitnet_bench.backends.ternary.engine import Batch, Engine
+
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    config.hidden_act = activation or config.hidden_act
+    batch = [ids.tolist() for ids in prompts]
+    with torch.inference_mode():
+        engine = Engine(Weights(checkpoint), config)
+        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))
+
+
+def _modules(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None) -> Tensor:
+    from transformers.activations import ACT2FN
+
+    from bitnet_bench.checkpoints.loading import load_model
+
+    model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")
+    for module in model.modules():
+        if activation and hasattr(module, "act_fn"):
+            module.act_fn = ACT2FN[activation]
+    with torch.inference_mode():
+        return torch.cat([model(ids[None]).logits[0].float() for ids in prompts])
+
+
+def _refuse_small_memory(checkpoint: Checkpoint) -> None:
+    import psutil
+
+    floats = checkpoint.parameters - (checkpoint.ternary_parameters if engine_runs(checkpoint) else 0)
+    needed, free = 4 * floats + checkpoint.ternary_parameters, psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise BenchError(
+            f"{checkpoint.source} cannot be run beside the runtime to compare them: that takes {needed / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free.",
+            "Use a machine with more memory.",
+        )

@@ -1,0 +1,332 @@
+"""A job from rows to a checkpoint and its record, resumable to the bit, whichever library takes the steps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+from transformers.utils import logging as transformers_logging
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.saving import refuse_unpackable, save
+from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.mapping import tokenize_once
+from bitnet_bench.data.rows import Row
+from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.gpu import find_gpu, why_no_kernels
+from bitnet_bench.protocols import Ingredients, Progress
+from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
+from bitnet_bench.training import sharding
+from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
+from bitnet_bench.training.lora import add_adapters, merge_adapters
+from bitnet_bench.training.loss import response_logprobs
+from bitnet_bench.training.memory import find_free_bytes, fit_batch, shape_of
+from bitnet_bench.training.objectives import refuse_other_vocabulary
+from bitnet_bench.training.resume import STATE, claim, last_complete, started_settings
+from bitnet_bench.training.trainer import BenchTrainer, Build, Plan, Start, make_trainer, processes
+
+BEGINNING = 40
+"""Characters by which a row is named."""
+NAMED = 5
+"""So many of the rows that are left out are named."""
+_log = logging.getLogger(__name__)
+
+
+def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: str, build: Build) -> FinetuneRecord:
+    """Run *job* with the trainer that *build* makes; see `bitnet_bench.protocols.TrainingBackend.finetune`."""
+    out = Path(job.out)
+    job = _sharded(job)
+    tokenizer = load_tokenizer(given.base)
+    encoded, held_out = encode_rows(job, given, tokenizer)
+    job = _with_batch(job, given, encoded)
+    set_seed(job.seed)
+    model = starting_model(job, given.base)
+    job, resumed = _claim(job, given, encoded, held_out)
+    teacher = _teacher(job, given, tokenizer)
+    collator = Collator(_pad_id(tokenizer))
+    items, validation = (_items(job, model, one, collator) for one in (encoded, held_out))
+    plan = Plan(items, validation, collator)
+    becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
+    start = Start(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
+    trainer = make_trainer(start, out, build)
+    job = trainer.job  # with what `make_trainer` chose
+    trainer.warnings += lost_rows(encoded, given.rows, job.max_length)
+    transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
+    started = time.monotonic()
+    with disk_errors(out):
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+        seconds = time.monotonic() - started
+        if job.shard:
+            model = _whole(job, given.base, model)
+        if not trainer.is_world_process_zero():
+            return _wait_for_record(trainer, out)
+        _save_result(job, model, tokenizer, given.base.dtype)
+    record = _record(job, backend, given, encoded, held_out, trainer, seconds, resumed)
+    write_whole(out / "finetune.json", record.model_dump_json(indent=1))
+    shutil.rmtree(out / STATE, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return record
+
+
+def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[Encoded, Encoded]:
+    """Return the training and the validation rows as tokens; the latter may be none."""
+    length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
+
+    def encoded(rows: Sequence[Any]) -> Encoded:
+        if job.method == "dpo":
+            return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
+        return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
+
+    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, (), 0)
+
+
+def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
+    """Say, in the log as well, which rows are not learned from; () if all are."""
+    if not encoded.lost:
+        return ()
+    beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
+    warning = (
+        f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise --max-length; "
+        "`bitnet-bench data check` gives their lines."
+    )
+    _log.warning(warning)
+    return (warning,)
+
+
+def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
+    """Return the model as it is before the first step: float32 masters, ternary layers, frozen parts, adapters."""
+    _warn_about_kernels(job)
+    model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
+    if job.subln:
+        from bitnet_bench.ternary.linear import make_trainable_ternary
+        from bitnet_bench.ternary.subln import with_subln
+
+        model = with_subln(model)
+        if job.precision == "ternary":
+            make_trainable_ternary(model)
+    if job.precision == "ternary":
+        refuse_unpackable(model)
+    _freeze(model, job)
+    if job.lora_rank:
+        add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)
+    return model
+
+
+def _warn_about_kernels(job: FinetuneJob) -> None:
+    """Say why ternary layers train without our kernels on a GPU."""
+    gpu = find_gpu() if job.precision == "ternary" else None
+    why = gpu and why_no_kernels(gpu)
+    if why:
+        _log.warning("Ternary layers train with PyTorch's own operators, which is slower: %s.", why)
+
+
+def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
+    """Stop gradients of what the job names; a tied head is its embedding."""
+    parts: list[nn.Module] = []
+    if "embeddings" in job.freeze:
+        parts.append(model.get_input_embeddings())
+    if "head" in job.freeze:
+        parts.append(model.get_output_embeddings())
+    if "norms" in job.freeze:
+        parts += [module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2].lower()]
+    for part in parts:
+        part.requires_grad_(False)
+
+
+def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> FinetuneJob:
+    """Return *job* with the batch size that fits, if that is left to us; the log says which."""
+    if job.batch_size != "auto":
+        return job
+    try:
+        shape = shape_of(read_config(Path(given.base.path)))
+    except KeyError as error:
+        raise BenchError(
+            f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
+            "Give --batch-size a number.",
+        ) from error
+    longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
+    free = find_free_bytes(processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
+    fitted = fit_batch(job, shape, longest, free)
+    _log.warning(
+        "Batch size %s, %s forward passes a step: %.1f GB of memory are free.",
+        fitted.batch_size,
+        fitted.gradient_accumulation,
+        free / 1e9,
+    )
+    return fitted
+
+
+def _claim(
+    job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded
+) -> tuple[FinetuneJob, Path | None]:
+    """Take the run folder; return *job* with the batch of the first process, and the step to resume from.
+
+    The first process does it for all: how much memory is free differs from process to process.
+    """
+    settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
+    settings |= {
+        "shard": job.shard,
+        "validation rows": held_out.sha256,
+        "teacher weights": given.teacher and given.teacher.sha256,
+    }
+    with _first_process_first():
+        if _rank() == 0:
+            claim(Path(job.out), settings, {"learning_rate_source": job.learning_rate_source})
+        started = started_settings(Path(job.out))
+        sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
+        return job.model_copy(update=sizes), last_complete(Path(job.out) / STATE)
+
+
+def _sharded(job: FinetuneJob) -> FinetuneJob:
+    """Return *job* with what the launcher asked for; BenchError for what cannot be sharded."""
+    job = job.model_copy(update={"shard": sharding.launched_for_sharding() or job.shard})
+    if job.shard and processes() == 1:
+        raise BenchError(
+            "--shard splits a model over processes, and there is one.",
+            "Start them with `torchrun --nproc-per-node 2 -m bitnet_bench finetune --shard ...`.",
+        )
+    if job.shard and job.lora_rank:
+        raise BenchError(
+            "--lora-rank trains so little that there is nothing to --shard, and this was not tried.",
+            "Leave one of them out.",
+        )
+    return job
+
+
+def _whole(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreTrainedModel:
+    """Return *sharded* as a plain model, on the first process; on others as it is."""
+    state = sharding.gathered(sharded)
+    if not state:
+        return sharded
+    model = starting_model(job, base)
+    model.load_state_dict(state)
+    return model
+
+
+def _first_process_first() -> Any:
+    if processes() == 1:
+        return nullcontext()
+    from accelerate import PartialState
+
+    cpu = not torch.cuda.is_available()
+    return PartialState(cpu=cpu, **({"backend": "gloo"} if cpu else {})).main_process_first()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrainedModel | None:
+    if given.teacher is None:
+        return None
+    refuse_other_vocabulary(tokenizer, load_tokenizer(given.teacher))
+    return load_model(given.teacher, "run", "bf16" if job.compute == "bf16" else "fp32")
+
+
+def _items(job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, collator: Collator) -> list[Item]:
+    if job.method != "dpo":
+        return [Item((example,)) for example in encoded.examples]
+    return _pairs(job, model, encoded.examples, collator)
+
+
+def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: Collator) -> list[Item]:
+    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
+
+    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
+    reference = [0.0] * len(examples)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
+        for start in range(0, len(by_length), 2 * job.sequences):
+            some = by_length[start : start + 2 * job.sequences]
+            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
+            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
+                reference[i] = logprob
+    return [Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]
+
+
+def _pad_id(tokenizer: Any) -> int:
+    """Any id will do: padded positions are masked from attention and from the loss."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+def _save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
+    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
+    out = Path(job.out)
+    if job.lora_rank:
+        merge_adapters(model)
+    tokenizer.save_pretrained(out)
+    if job.keep_masters and job.precision == "ternary":
+        tokenizer.save_pretrained(out / "masters")
+        save(model, out / "masters", "masters", dtype)
+    if job.precision == "ternary":
+        save(model, out, "autobitlinear", dtype)
+    else:
+        save(model, out, "float", "float16")
+
+
+def _wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
+    """Return what the first process wrote."""
+    trainer.accelerator.wait_for_everyone()
+    return FinetuneRecord.model_validate_json((out / "finetune.json").read_text(encoding="utf-8"))
+
+
+def _record(
+    job: FinetuneJob,
+    backend: str,
+    given: Ingredients,
+    encoded: Encoded,
+    held_out: Encoded,
+    trainer: BenchTrainer,
+    seconds: float,
+    resumed: Path | None,
+) -> FinetuneRecord:
+    history = tuple(trainer.points("loss"))
+    tail = [point["loss"] for point in history[-max(1, len(history) // LAST_SHARE) :]]
+    ending = read_ending(job, history, trainer.model.config.vocab_size)
+    record = FinetuneRecord(
+        job=job,
+        backend=backend,
+        base=given.base,
+        result=inspect(Path(job.out)),
+        rows=encoded.rows,
+        dropped_rows=encoded.dropped,
+        truncated_rows=encoded.truncated,
+        overlapping_rows=given.overlapping,
+        data_sha256=encoded.sha256,
+        steps=trainer.state.global_step,
+        train_loss=sum(tail) / len(tail),
+        first_loss=ending.first,
+        last_loss=ending.last,
+        guessing_loss=ending.guessing,
+        history=history,
+        validation=tuple(
+            {name.removeprefix("validation_"): value for name, value in point.items()}
+            for point in trainer.points("validation_loss")
+        ),
+        validation_rows=held_out.rows,
+        warnings=(*trainer.warnings, *trainer.code_warnings()),
+        train_seconds=seconds,
+        resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
+        environment=environment(),
+    )
+    return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})
