@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.parity import PROMPTS, engine_runs, prompt_ids
+from bitnet_bench.backends.reference import engine_runs, source_logits
+from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
@@ -78,37 +78,6 @@ def _distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     source, other = ours.log_softmax(-1), theirs.log_softmax(-1)
     nats = float((source - other).abs().mean())
     return nats, nats / float(source.std())
-
-
-def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
-    """Return logits [T, V] of the checkpoint itself, or of it with another *activation* in its feed-forward."""
-    return (_engine if checkpoint.is_ternary and engine_runs(checkpoint) else _modules)(checkpoint, prompts, activation)
-
-
-def _engine(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None) -> Tensor:
-    from transformers import AutoConfig
-
-    from bitnet_bench.backends.ternary.engine import Batch, Engine
-
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
-    config.hidden_act = activation or config.hidden_act
-    batch = [ids.tolist() for ids in prompts]
-    with torch.inference_mode():
-        engine = Engine(Weights(checkpoint), config)
-        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))
-
-
-def _modules(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None) -> Tensor:
-    from transformers.activations import ACT2FN
-
-    from bitnet_bench.checkpoints.loading import load_model
-
-    model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")
-    for module in model.modules():
-        if activation and hasattr(module, "act_fn"):
-            module.act_fn = ACT2FN[activation]
-    with torch.inference_mode():
-        return torch.cat([model(ids[None]).logits[0].float() for ids in prompts])
 
 
 def _refuse_small_memory(checkpoint: Checkpoint) -> None:

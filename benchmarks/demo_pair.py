@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench import api
 from bitnet_bench.console import progress_bar
 from bitnet_bench.data.jsonl import nfc_json, numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
 from bitnet_bench.files import write_whole
 from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord, TrainingPrecision
+from bitnet_bench.training.finetune import finetune
 
 VOCABULARY = 6144
 CONTEXT = 512
@@ -263,7 +263,7 @@ def main() -> None:
     losses: dict[str, tuple[float, int]] = {}
     for precision in PAIR:
         write_random(given.work / "tokenizer", given.work / f"random-{precision}", precision)
-        pair[precision] = api.finetune(pretraining(given.work, train, precision), steps=progress_bar)
+        pair[precision] = finetune(pretraining(given.work, train, precision), steps=progress_bar)
         losses[precision] = heldout_loss(pair[precision].result, read_rows(heldout))
         (given.out / precision).mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:

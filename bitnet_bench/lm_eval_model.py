@@ -16,7 +16,7 @@ import lm_eval.models  # noqa: F401 - fills the registry, which otherwise is tak
 from lm_eval.api.registry import register_model
 
 from bitnet_bench import plugins
-from bitnet_bench.api import open_checkpoint
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -209,3 +209,9 @@ class EnergyModel(Protocol):
 
     def stop(self) -> Modelled | Unavailable:
         """End it and return joules, named as what they are."""
+
+
+@contextmanager
+def quiet(title: str) -> Iterator[Progress]:
+    """Show no progress."""
+    yield lambda done, total, note="": None

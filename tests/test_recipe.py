@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fast_compute
 from bitnet_bench.pipeline import steps as pipeline
 from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate, find_shape, shape_of
@@ -168,7 +169,7 @@ def test_a_dry_run_estimates_and_writes_nothing(small: Path, tmp_path: Path) -> 
 
 def test_parameters_are_those_of_the_checkpoint() -> None:
     """The formula counts what the files hold, norms left out."""
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     shape = find_shape("demo")
     assert shape.matrices == checkpoint.ternary_parameters
     assert abs(shape.parameters / checkpoint.parameters - 1) < 0.002
@@ -238,7 +239,7 @@ def test_quickstart_is_a_recipe_of_every_task_that_is_embedded(tmp_path: Path) -
     """It trains on the rows of each task that it scores, and has a run of each arm before and after."""
     recipe = read_recipe(RECIPE)
     assert recipe.finetune is not None
-    tasks = {f"{suite.name}:{task.name}" for suite, task in api.select_tasks(["sample"])}
+    tasks = {f"{suite.name}:{task.name}" for suite, task in select_tasks(["sample"])}
     assert {*recipe.finetune.data} - tasks == {str(RECIPE.parent / "instructions.jsonl")}
     assert tasks < {*recipe.finetune.data}
     runs = [step.out.name for step in pipeline.plan(recipe, tmp_path) if isinstance(step, pipeline.Scoring)]

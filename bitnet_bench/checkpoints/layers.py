@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bitnet_bench.checkpoints.loading import why_untrainable
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.weights import PARTS, Weights
-from bitnet_bench.protocols import Progress
+from bitnet_bench.protocols import Progress, Steps, quiet
 from bitnet_bench.runs.records import Checkpoint, Value
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
@@ -67,3 +68,10 @@ def _why_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
     if odd is not None:
         return f"{odd.name} has {odd.rows} rows, no multiple of {CODES_PER_BYTE}, and the result could not be written"
     return why_untrainable(checkpoint)
+
+
+def inspect_layers(model: str, steps: Steps = quiet) -> Inspection:
+    """Return everything that can be said about the checkpoint *model* without running it."""
+    checkpoint = open_checkpoint(model)
+    with steps("inspect") as progress:
+        return look_into(checkpoint, progress)

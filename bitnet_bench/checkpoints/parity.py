@@ -111,15 +111,6 @@ def _logit_errors(source: Checkpoint, output: Checkpoint, logits: Logits) -> dic
     return {"prompt_tokens": len(ours), "mean_logit_error": mean, "largest_logit_error": largest}
 
 
-def transformers_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor]) -> Tensor:
-    """Return the logits of the model that transformers builds; it takes float32 for all that is not ternary."""
-    from bitnet_bench.checkpoints.loading import load_model
-
-    model = load_model(checkpoint, "run", "ternary")
-    with torch.inference_mode():
-        return torch.cat([model(ids[None]).logits[0].float() for ids in prompts])
-
-
 def prompt_ids(checkpoint: Checkpoint) -> list[Tensor]:
     """Return the ids [T] of each of `PROMPTS`: by the checkpoint's tokenizer, or UTF-8 bytes if it has none that fits.
 
@@ -140,27 +131,3 @@ def _differ(what: str) -> BenchError:
         f"The converted checkpoint is not the same model: {what}. It was deleted.",
         "This is a bug of bitnet-bench: please report it with the output of `bitnet-bench inspect`.",
     )
-
-
-def engine_runs(checkpoint: Checkpoint) -> bool:
-    """Say whether the CPU kernel is here and its lean pass knows the architecture of *checkpoint*."""
-    from transformers import AutoConfig
-
-    from bitnet_bench.backends.ternary.engine import unfit
-    from bitnet_bench.ternary import kernel
-
-    if kernel.library() is None:
-        return False
-    return unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
-
-
-def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor]) -> Tensor:
-    """Return the logits of the lean pass, in seconds where transformers' modules take a minute."""
-    from transformers import AutoConfig
-
-    from bitnet_bench.backends.ternary.engine import Batch, Engine
-
-    batch = [ids.tolist() for ids in prompts]
-    with torch.inference_mode():
-        engine = Engine(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
-        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))

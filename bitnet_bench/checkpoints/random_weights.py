@@ -21,10 +21,11 @@ from bitnet_bench.checkpoints.config import quantization
 from bitnet_bench.checkpoints.converting import copy_small_files, new_folder, write_checkpoint
 from bitnet_bench.checkpoints.detect import LLAMA_NORM_EPS
 from bitnet_bench.checkpoints.layouts import refuse_rows
-from bitnet_bench.checkpoints.streaming import SHARD_BYTES
+from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
+from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.protocols import Progress
-from bitnet_bench.runs.records import Format
+from bitnet_bench.protocols import Progress, Steps, quiet
+from bitnet_bench.runs.records import Checkpoint, Format
 
 PRESETS = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)
@@ -156,3 +157,23 @@ def initialize(
             )
         copy_small_files(tokenizer, folder)
     return form
+
+
+def init(
+    preset: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    form: Format | None = None,
+    shard_gigabytes: float = SHARD_GIGABYTES,
+    steps: Steps = quiet,
+) -> Checkpoint:
+    """Write a random checkpoint of a published shape to *out*, in its published format or in *form*.
+
+    It gets the tokenizer of the embedded pair, because the published ones cannot be had without a download.
+    """
+
+    tokenizer = Path(__file__).parents[1] / "demo" / EMBEDDED["demo"]
+    with steps(f"init {preset}") as progress:
+        initialize(preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE))
+    return open_checkpoint(str(out))

@@ -23,6 +23,10 @@ from torch import Tensor
 from bitnet_bench.checkpoints.shards import INDEX
 from bitnet_bench.protocols import Progress
 
+GIGABYTE = 10**9
+SHARD_GIGABYTES = 2.0
+
+
 PAGE_BYTES = 4096
 CACHE_LINE_BYTES = 64
 SHARD_BYTES = 2 * 10**9

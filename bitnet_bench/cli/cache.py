@@ -17,9 +17,10 @@ app = typer.Typer(
 @app.command("ls")
 def cache_list(as_json: Json = False) -> None:
     """List the models whose answers are kept."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.evaluation.answer_cache import kept_answers
 
-    file, models = api.kept_answers()
+    file, models = kept_answers()
     if as_json:
         print_json({"file": str(file), "models": [_kept(model) for model in models]})
         return
@@ -34,9 +35,10 @@ def cache_prune(
     as_json: Json = False,
 ) -> None:
     """Forget answers of models that were not used lately."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.evaluation.answer_cache import prune_answers
 
-    forgotten, freed = api.prune_answers(0.0 if everything else days)
+    forgotten, freed = prune_answers(0.0 if everything else days)
     if as_json:
         print_json({"forgotten": [_kept(model) for model in forgotten], "freed_bytes": freed})
         return

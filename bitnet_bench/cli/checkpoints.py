@@ -20,9 +20,10 @@ def inspect(
     Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
     whether it can be trained: by what its files hold, never by its name.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.checkpoints.layers import inspect_layers
 
-    found = api.look_into(ckpt, console.progress_bar)
+    found = inspect_layers(ckpt, console.progress_bar)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -46,13 +47,15 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    from bitnet_bench.pipeline import conversion
 
     if to in GGUF_FORMS:
-        found = api.export_gguf(ckpt, GGUF_FORMS[to], out, steps=console.progress_bar)
+        found = export_gguf(ckpt, GGUF_FORMS[to], out, steps=console.progress_bar)
         print_json(found.model_dump(mode="json")) if as_json else print(console.gguf_sentence(out, found))
         return
-    checkpoint, parity = api.convert(
+    checkpoint, parity = conversion.convert(
         ckpt, Format(to.value).value, out, shard_gigabytes=shard_size, steps=console.progress_bar
     )
     if as_json:
@@ -75,9 +78,10 @@ def init(
     It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
     noise. Its tokenizer is that of the embedded pair.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.checkpoints import random_weights
 
-    checkpoint = api.init(
+    checkpoint = random_weights.init(
         preset,
         out,
         seed=seed,

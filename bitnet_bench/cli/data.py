@@ -31,9 +31,10 @@ def data_check(
     Rows that cannot be read, duplicates, decomposed (NFD) text, answers that seem to be cut off, rows that are too
     long, and rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.training.inputs import check_data
 
-    checked = api.check_data(
+    checked = check_data(
         files,
         model,
         template=template,
@@ -62,10 +63,11 @@ def data_check(
 @app.command("stats")
 def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", as_json: Json = False) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
     from bitnet_bench.data.checking import quantiles
+    from bitnet_bench.training.inputs import check_data
 
-    checked = api.check_data(files, model, template=template, steps=console.progress_bar)
+    checked = check_data(files, model, template=template, steps=console.progress_bar)
     if as_json:
         lengths = [
             {"file": c.file, "tokens": quantiles(c.tokens), "with_loss": quantiles(c.response_tokens)} for c in checked
@@ -83,6 +85,6 @@ def data_convert(
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
 ) -> None:
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
-    from bitnet_bench import api
+    from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {api.convert_data(file, out):,} rows to {out}")
+    print(f"Wrote {convert_data(file, out):,} rows to {out}")

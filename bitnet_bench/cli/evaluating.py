@@ -69,7 +69,9 @@ def evaluate(
     last batch. A task that cannot be scored does not lose the others; the exit status is 1 then. Several models take
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.evaluation.evaluate import evaluate_several
+    from bitnet_bench.evaluation.select import data_directory, select_tasks
     from bitnet_bench.processes import is_first
     from bitnet_bench.runs.records import EvaluateJob
 
@@ -82,8 +84,8 @@ def evaluate(
         seed=seed, chat_template=chat_template, limit=limit, cache=cache, gguf=str(gguf) if gguf else None,
         bitnetcpp_dir=str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity=despite_parity,
     )  # fmt: skip
-    chosen = api.select_tasks(suites_named, task or [], api.data_directory(data_dir))
-    records = api.evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)
+    chosen = select_tasks(suites_named, task or [], data_directory(data_dir))
+    records = evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)
     if is_first():
         if as_json:
             print_json([record.model_dump(mode="json") for record in records])
@@ -127,9 +129,10 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     Rows are counted where a data directory is given; --limit and wos, whose dialogues hold several questions, apart.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.evaluation.select import list_tasks
 
-    found = api.list_tasks(data_dir)
+    found = list_tasks(data_dir)
     if as_json:
         print_json(found)
         return

@@ -162,9 +162,11 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
     from bitnet_bench.processes import is_first
     from bitnet_bench.runs.records import FinetuneJob
+    from bitnet_bench.training.finetune import finetune as run_finetune
+    from bitnet_bench.training.finetune import twin_of
 
     job = build_job(
         FinetuneJob,
@@ -182,11 +184,11 @@ def finetune(
         save_every=save_every, save_minutes=save_minutes, keep_masters=keep_masters,
         track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
-    jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
+    jobs = [job, twin_of(job, twin_model)] if twin else [job]
     if search:
         _search({one.precision: one for one in jobs}, search, seeds, out, backend, as_json)
         return
-    records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
+    records = [run_finetune(one, backend, console.progress_bar) for one in jobs]
     if not is_first():
         return
     if as_json:

@@ -74,7 +74,10 @@ def measure(
     fails leaves the others, and the exit status is 1.
     """
     began_s = time.monotonic()
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.evaluation.select import prompts
+    from bitnet_bench.measurement.candidates import contenders, with_twin
+    from bitnet_bench.measurement.measure import measure as run_measure
     from bitnet_bench.measurement.scenario import Scenario, preset
     from bitnet_bench.protocols import RuntimeOptions
 
@@ -84,10 +87,10 @@ def measure(
         raise UsageError(
             "--out takes the costs of one model.", "Name run folders instead of checkpoints: each gains its own."
         )
-    named = named if out else api.with_twin(named)
+    named = named if out else with_twin(named)
     prompt_tokens, new_tokens = preset(scenario.value) if scenario else (prompt_tokens, new_tokens)
-    records = api.measure(
-        api.contenders(
+    records = run_measure(
+        contenders(
             named,
             [p.value for p in precision or []],
             out,
@@ -103,7 +106,7 @@ def measure(
             budget_s=budget_s,
             timeout_s=timeout,
             batches=tuple(batch),
-            texts=api.prompts(suite, max(batch), data_dir) if suite else (),
+            texts=prompts(suite, max(batch), data_dir) if suite else (),
         ),
         meter=meter,
         model_energy=model_energy,
@@ -137,9 +140,10 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.measurement import planning
 
-    ceilings, plans = api.plan(preset, model, context, batch, device, threads)
+    ceilings, plans = planning.plan(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
@@ -149,9 +153,10 @@ def plan(
 
 def backends(as_json: Json = False) -> None:
     """List the runtimes that are installed."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.plugins import list_backends
 
-    found = api.backends()
+    found = list_backends()
     if as_json:
         print_json(found)
         return
@@ -163,10 +168,11 @@ def backends(as_json: Json = False) -> None:
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
-    from bitnet_bench import api, console
+    from bitnet_bench import console
     from bitnet_bench.cli.doctor import diagnose
+    from bitnet_bench.evaluation.select import DATA_VARIABLE
 
-    findings = diagnose(api.DATA_VARIABLE)
+    findings = diagnose(DATA_VARIABLE)
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return

@@ -75,11 +75,11 @@ def report(
     How good, how certain, how much cheaper; paired differences, costs, training, samples side by side, and what it
     takes to repeat it. It needs no network and no other file.
     """
-    from bitnet_bench import api
     from bitnet_bench.protocols import ReportOptions
+    from bitnet_bench.reports import write
 
     options = ReportOptions(lang.value, margin, samples)
-    path, notices = api.report(runs, out, options=options, training=_folders(training or []))
+    path, notices = write.report(runs, out, options=options, training=_folders(training or []))
     for notice in notices:
         _tell(notice)
     print(f"Report: {path}")
@@ -119,10 +119,11 @@ def compare(
     Every example of A is paired with the same one of B. Runs over other data, prompts or versions are refused with what
     differs. docs/reports.md explains the tests.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench import console
+    from bitnet_bench.comparison.compare_runs import compare_runs
     from bitnet_bench.comparison.formats import FORMATS
 
-    found = api.compare(a, b, margin, fail_if or [])
+    found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _tell(notice)
     if form is Form.table:

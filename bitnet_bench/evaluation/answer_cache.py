@@ -264,3 +264,15 @@ def _seal(key: bytes, answer: bytes) -> bytes:
 def _now(days_ago: float = 0.0) -> str:
     moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
     return moment.isoformat(timespec="microseconds")
+
+
+def kept_answers() -> tuple[Path, list[Kept]]:
+    """Return the file of answers that evaluations keep, and what is in it by model."""
+
+    return cache_file(), kept(cache_file())
+
+
+def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
+    """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
+
+    return prune(cache_file(), unused_days)

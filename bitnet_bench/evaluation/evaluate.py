@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins
-from bitnet_bench.errors import BenchError, GpuLostError
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file, digest
+from bitnet_bench.evaluation.select import data_directory
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured
+from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Checkpoint, EvaluateJob, RunRecord
 
@@ -285,3 +287,35 @@ def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
     """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
     files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != "finetune.json"})
     return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
+
+
+def evaluate(
+    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: Steps = quiet
+) -> RunRecord:
+    """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
+
+    Tasks that were finished with the same checkpoint and settings are not done again, nor is an answer that the cache
+    holds. A task that cannot be scored does not lose the others: it stands in the record's `errors`.
+    """
+    return evaluate_several([(model, out)], tasks, job, steps)[0]
+
+
+def evaluate_several(
+    models: Sequence[tuple[str, Path]],
+    tasks: Sequence[tuple[Suite, Task]],
+    job: EvaluateJob | None = None,
+    steps: Steps = quiet,
+) -> list[RunRecord]:
+    """Score every model into the folder beside it, as `evaluate` does, task by task in turn.
+
+    Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
+    """
+    from bitnet_bench.processes import workers
+
+    if not tasks:
+        raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
+    job = job or EvaluateJob()
+    directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+    opened = [(open_checkpoint(model), out) for model, out in models]
+    with workers() as crew:
+        return score(opened, tasks, job, directory, crew, steps if crew.first else quiet)

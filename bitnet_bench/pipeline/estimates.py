@@ -13,16 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
+from bitnet_bench.checkpoints.random_weights import presets
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement.budget import describe_duration
+from bitnet_bench.measurement.candidates import FLOATS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline.steps import Finetuning, Measuring, Reporting, Scoring, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import FinetuneJob, Precision
+from bitnet_bench.training.inputs import hold_out, training_rows
 from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
 
 SAMPLED_ROWS = 200
@@ -78,9 +81,9 @@ def find_shape(model: str) -> Shape:
     from bitnet_bench.checkpoints.random_weights import preset_config
 
     try:
-        if Path(model).exists() or model in api.EMBEDDED:
-            return shape_of(read_config(Path(api.open_checkpoint(model).path)))
-        for name, source in api.presets().items():
+        if Path(model).exists() or model in EMBEDDED:
+            return shape_of(read_config(Path(open_checkpoint(model).path)))
+        for name, source in presets().items():
             if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf
                 return shape_of(preset_config(name))
     except KeyError as error:
@@ -163,15 +166,15 @@ class _Planner:
 
     def _rows_of(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
-        rows: Sequence[Any] = self._once(lambda: api.hold_out(api.training_rows(job)[0], job)[0], *about)
+        rows: Sequence[Any] = self._once(lambda: hold_out(training_rows(job)[0], job)[0], *about)
         return rows
 
     def _tokenizer(self, model: str) -> tuple[Any, str]:
         """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
-        here = Path(model).exists() or model in api.EMBEDDED
-        loaded = load_tokenizer(api.open_checkpoint(model if here else "demo"))
+        here = Path(model).exists() or model in EMBEDDED
+        loaded = load_tokenizer(open_checkpoint(model if here else "demo"))
         return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
 
     def _scoring(self, step: Scoring) -> Estimate:
@@ -261,7 +264,7 @@ def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float
 
 def _runs_of(step: Measuring, start: str, out: str) -> list[tuple[str, Precision]]:
     """Return the backend and the precision of every contestant that a checkpoint will be."""
-    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else api.FLOATS)
+    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOATS)
     engine = step.backend == AUTO
     return [("ternary" if engine and precision == "ternary" else step.backend, precision) for precision in precisions]
 
@@ -270,14 +273,14 @@ def _is_ternary(start: str, out: str) -> bool:
     """Return whether a checkpoint will be run as ternary: an arm of a recipe has the name of what it trains to."""
     if start != out:
         return not Path(out).name.startswith("fp16")
-    here = Path(start).exists() or start in api.EMBEDDED
-    return api.open_checkpoint(start).is_ternary if here else True
+    here = Path(start).exists() or start in EMBEDDED
+    return open_checkpoint(start).is_ternary if here else True
 
 
 def _round_s(shape: Shape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
     """Return the seconds of one round: products of the prompt, bytes of every new token, but `SHORTEST_ROUND_S`."""
     backend, precision = run
-    share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in api.TERNARY_BACKENDS else 1.0)
+    share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in TERNARY_BACKENDS else 1.0)
     prefill = 2 * shape.multiplied * scenario.prompt_tokens * scenario.batch / (share * speed.flops)
     held = _held_bytes(shape, run)
     decode = held / READ_BYTES_PER_S * (scenario.new_tokens - 1)
@@ -288,7 +291,7 @@ def _held_bytes(shape: Shape, run: tuple[str, Precision]) -> float:
     """Return the bytes that a token reads: `hf` holds ternary weights in bytes, and what is beside them in float32."""
     backend, precision = run
     if precision == "ternary":
-        layers, beside = (0.25, 2.0) if backend in api.TERNARY_BACKENDS else (1.0, 4.0)
+        layers, beside = (0.25, 2.0) if backend in TERNARY_BACKENDS else (1.0, 4.0)
     else:
         layers = beside = 4.0 if precision == "fp32" else 2.0
     return layers * shape.matrices + beside * shape.hidden * shape.vocabulary

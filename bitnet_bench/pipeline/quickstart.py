@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitnet_bench import api
 from bitnet_bench.pipeline import steps as pipeline
 from bitnet_bench.pipeline.recipe import read_recipe
-from bitnet_bench.protocols import Steps
+from bitnet_bench.protocols import Steps, quiet
 from bitnet_bench.runs.records import RunRecord
 
-RECIPE = Path(__file__).with_name("quickstart.yaml")
+RECIPE = Path(__file__).parents[1] / "demo" / "quickstart.yaml"
 
 
-def quickstart(out: Path, seed: int = 0, steps: Steps = api.quiet) -> tuple[list[RunRecord], Path]:
+def quickstart(out: Path, seed: int = 0, steps: Steps = quiet) -> tuple[list[RunRecord], Path]:
     """Evaluate, fine-tune and evaluate again the embedded pair on the `sample` suite, measure both, and report.
 
     Returns the four runs (before and after, ternary and FP16) and the report's path. What is finished in *out*

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bitnet_bench.api import EMBEDDED
+from bitnet_bench.checkpoints.locate import EMBEDDED
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.suites import SUITE, nearest
 from bitnet_bench.files import write_whole

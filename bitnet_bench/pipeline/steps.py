@@ -9,15 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench import api, plugins
+from bitnet_bench import plugins
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import data_directory, select_tasks
 from bitnet_bench.machine.runtime_choice import AUTO
+from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.budget import parse_budget
+from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.pipeline.recipe import Recipe, Training, claim
-from bitnet_bench.protocols import Steps
+from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.reports.write import report
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import EvaluateJob, FinetuneJob, Precision, RunRecord
 from bitnet_bench.training.ending import warn_about_ending
+from bitnet_bench.training.finetune import finetune, twin_of
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -42,12 +49,12 @@ class Finetuning:
 
     @property
     def is_done(self) -> bool:
-        """Whether its record is there; `api.finetune` refuses that of another job."""
+        """Whether its record is there; `finetune` refuses that of another job."""
         return (Path(self.job.out) / "finetune.json").is_file()
 
     def run(self, steps: Steps) -> None:
         """Train, or go on; the log says if that failed to teach the model anything."""
-        for warning in warn_about_ending(api.finetune(self.job, self.backend, steps)):
+        for warning in warn_about_ending(finetune(self.job, self.backend, steps)):
             _log.warning("%s: %s", self.title, warning)
 
 
@@ -75,21 +82,21 @@ class Scoring:
 
     def run(self, steps: Steps) -> None:
         """Score the tasks that are not scored yet."""
-        api.evaluate(self.model, self.tasks, self.out, self.job, steps)
+        evaluate(self.model, self.tasks, self.out, self.job, steps)
 
 
 @dataclass(frozen=True)
 class Measuring:
     """The measuring of the checkpoints of the first seed, in rounds that alternate."""
 
-    contenders: Callable[[], list[api.Contender]]
+    contenders: Callable[[], list[Contender]]
     """Known when the checkpoints are."""
     models: tuple[str, ...]
     folders: tuple[Path, ...]
     scenario: Scenario
     backend: str
     precisions: tuple[Precision, ...] = ()
-    """() is what `api.contenders` takes for a checkpoint."""
+    """() is what `contenders` takes for a checkpoint."""
 
     title = "measure"
 
@@ -100,7 +107,7 @@ class Measuring:
 
     def run(self, steps: Steps) -> None:
         """Measure; the records of the run folders gain the costs."""
-        api.measure(self.contenders(), self.scenario, backend=self.backend, steps=steps)
+        measure(self.contenders(), self.scenario, backend=self.backend, steps=steps)
 
 
 def _is_measured(folder: Path) -> bool:
@@ -129,7 +136,7 @@ class Reporting:
 
     def run(self, steps: Steps) -> None:
         """Write it."""
-        api.report(self.folders, self.out)
+        report(self.folders, self.out)
 
 
 Step = Finetuning | Scoring | Measuring | Reporting
@@ -137,12 +144,12 @@ Step = Finetuning | Scoring | Measuring | Reporting
 
 def plan(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
     """Return every step of *recipe*, done or not, in order; nothing is opened, run or written."""
-    data_dir = api.data_directory(data_dir)
+    data_dir = data_directory(data_dir)
     scoring = recipe.evaluate
     for section in (recipe.finetune, recipe.evaluate, recipe.measure):
         if section and section.backend != AUTO:
             plugins.load("backends", section.backend)  # an unknown name is an error before anything is run
-    tasks = api.select_tasks(scoring.suites, scoring.tasks, data_dir)
+    tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
     trained = _arms(recipe.finetune, out, data_dir) if recipe.finetune else []
     starts = {step.job.precision: step.job.model for step in trained} if scoring.before else {}
     before = {f"{precision}-before": model for precision, model in starts.items()}
@@ -174,7 +181,7 @@ def _arms(training: Training, out: Path, data_dir: Path | None) -> list[Finetuni
         job = training.job(out / MODELS / f"{training.precision}{suffix}", data_dir, seed)
         steps.append(Finetuning(job, training.backend, f"{training.precision}{suffix}"))
         if training.twin:
-            twin = api.twin_of(job, training.twin_model)
+            twin = twin_of(job, training.twin_model)
             twin = twin.model_copy(update={"out": str(out / MODELS / f"fp16{suffix}")})
             steps.append(Finetuning(twin, training.backend, f"fp16{suffix}"))
     return steps
@@ -196,12 +203,12 @@ def _measuring(recipe: Recipe, runs: Sequence[Scoring]) -> Measuring:
     return Measuring(partial(_contenders, runs, recipe), models, folders, scenario, wanted.backend, wanted.precisions)
 
 
-def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[api.Contender]:
+def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[Contender]:
     precisions = recipe.measure.precisions if recipe.measure else ()
-    return [contender for run in runs for contender in api.contenders([run.model], precisions, run.out)]
+    return [contender for run in runs for contender in candidates.contenders([run.model], precisions, run.out)]
 
 
-def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = api.quiet) -> list[RunRecord]:
+def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = quiet) -> list[RunRecord]:
     """Do every step of *recipe* that is not done in *out*, and return the record of every run.
 
     Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results.

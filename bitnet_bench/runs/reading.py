@@ -20,8 +20,6 @@ from bitnet_bench.runs.run import Notice, Results
 from bitnet_bench.wording import plain, say
 
 TRAINING = "finetune.json"
-MOST_PARAMETERS = 500_000_000
-"""Larger checkpoints are not read for a report."""
 LINES_NAMED = 3
 """Of the lines of a file that cannot be read, so many are named, and the rest counted."""
 
@@ -111,23 +109,6 @@ def read_run(folder: Path, training: Path | None = None) -> Results:
     notices += _incomplete(folder, record)
     learned = _training(training or Path(record.checkpoint.path), notices)
     return Results(record, StoredExamples(folder, record, notices), notices, learned)
-
-
-def zeros_by_layer(record: RunRecord) -> dict[str, float]:
-    """Return the share of codes that are 0 in each ternary layer; {} where the checkpoint is not at hand, or large."""
-    from bitnet_bench.checkpoints.layers import look_into
-
-    checkpoint = record.checkpoint
-    if not checkpoint.is_ternary or checkpoint.parameters > MOST_PARAMETERS or not Path(checkpoint.path).is_dir():
-        return {}
-    try:
-        return {layer.name: layer.zero_density for layer in look_into(checkpoint, _quiet).layers}
-    except (BenchError, OSError):  # the folder is another one by now
-        return {}
-
-
-def _quiet(done: int, total: int, note: str = "") -> None:
-    """Show no progress."""
 
 
 def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[list[Results], list[Notice]]:

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bitnet_bench import api
 from bitnet_bench.errors import BenchError, DivergedError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.processes import is_first
 from bitnet_bench.protocols import Steps
 from bitnet_bench.runs.records import FinetuneJob, SearchRecord, Trial
+from bitnet_bench.training.finetune import finetune
 
 RECORD = "search.json"
 SHORT = {"lr": "learning_rate", "float-lr": "float_learning_rate", "loss": "loss_reduction"}
@@ -102,7 +102,7 @@ def _trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend
     folder = out / arm / name / f"seed{job.seed}"
     known: dict[str, Any] = {"arm": arm, "settings": point, "seed": job.seed, "out": str(folder)}
     try:
-        found = api.finetune(job.model_copy(update={"out": str(folder)}), backend, steps)
+        found = finetune(job.model_copy(update={"out": str(folder)}), backend, steps)
     except DivergedError as error:
         return Trial(**known, validation_loss=None, error=error.problem)
     return Trial(**known, validation_loss=found.validation[-1]["loss"])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench.api import open_checkpoint
 from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend, gpu_engine
 from bitnet_bench.backends.ternary.inference import GPU_VARIABLE, TernarySession, choose_gpu_dtype
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine import gpu
 from bitnet_bench.machine.gpu import Card

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
+from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs.records import EvaluateJob
 
 TASKS = ["copa", "qa"]
@@ -23,7 +25,7 @@ SIX = EvaluateJob(limit=6)
 
 
 def evaluate(out: Path, model: str = "demo", job: EvaluateJob = SIX) -> Any:
-    return api.evaluate(model, api.select_tasks(["sample"], TASKS), out, job)
+    return run_evaluate(model, select_tasks(["sample"], TASKS), out, job)
 
 
 def samples(out: Path) -> list[bytes]:
@@ -51,7 +53,7 @@ def test_no_cache_neither_reads_nor_writes(tmp_path: Path, own_cache: Path) -> N
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """Give a copy of the embedded checkpoint."""
-    return Path(shutil.copytree(api.open_checkpoint("demo").path, tmp_path / "copy"))
+    return Path(shutil.copytree(open_checkpoint("demo").path, tmp_path / "copy"))
 
 
 def change_json(file: str, **fields: Any) -> Callable[[Path], None]:

@@ -32,13 +32,14 @@ import os
 os.environ["BITNET_BENCH_CACHE"] = CACHE
 from pathlib import Path
 import torch
-from bitnet_bench import api
 from bitnet_bench.backends import batched_session as session
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs.records import EvaluateJob
 
 torch.set_num_threads(1)
 session.TOKENS_PER_BATCH = 60
-api.evaluate("demo-fp16", api.select_tasks(["sample"], ["copa", "qa"]), Path(OUT), EvaluateJob(limit=12))
+evaluate("demo-fp16", select_tasks(["sample"], ["copa", "qa"]), Path(OUT), EvaluateJob(limit=12))
 """
 """Scores two tasks of embedded rows, with answers of both kinds, in many small batches."""
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, cli
+from bitnet_bench import cli
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import task_run as run
+from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import EvaluateJob
 
@@ -18,7 +20,7 @@ TASKS = ["copa", "wic", "sentineg"]
 
 def evaluate(out: Path) -> Any:
     """Score three tasks of the sample suite."""
-    return api.evaluate("demo", api.select_tasks(["sample"], TASKS), out, EvaluateJob(limit=6))
+    return run_evaluate("demo", select_tasks(["sample"], TASKS), out, EvaluateJob(limit=6))
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, task: str, error: BaseException) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api
+import bitnet_bench
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.runs.records import Checkpoint
 
-DEMO = Path(api.__file__).parent / "demo" / "ternary"
+DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -49,7 +50,7 @@ def _written(folder: Path, seed: int, **changed: Any) -> Checkpoint:
     from bitnet_bench.checkpoints.random_weights import initialize
 
     initialize({**CONFIG, **changed}, seed, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
-    return api.open_checkpoint(str(folder))
+    return open_checkpoint(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.runtime_parity import compare_runtime, judge, source_logits
+from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.backends.runtime_parity import compare_runtime, judge
 from bitnet_bench.checkpoints.gguf import exports as files
 from bitnet_bench.checkpoints.parity import prompt_ids
 from bitnet_bench.errors import BenchError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.random_weights import preset_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.devices import Device, device
@@ -54,7 +54,7 @@ def test_devices_have_names() -> None:
     assert "cpu" in error.value.hint
 
 
-SHAPES = {"ternary": api.open_checkpoint("demo"), "fp16": api.open_checkpoint("demo-fp16")}
+SHAPES = {"ternary": open_checkpoint("demo"), "fp16": open_checkpoint("demo-fp16")}
 
 
 def _cost(precision: Precision, prefill_s: list[float], decode_s: list[float], resident: int, batch: int) -> Cost:

@@ -219,12 +219,12 @@ def test_heat_and_a_lower_clock_of_the_gpu_disturb_a_round_and_its_power_limit_d
 
 
 def test_a_cost_keeps_the_gpus_readings_and_what_computed() -> None:
-    from bitnet_bench import api
+    from bitnet_bench.checkpoints.locate import open_checkpoint
 
     one = reading(gpu_prefill_s=0.09, gpu_decode_s=0.08, gpu_frequency_hz=1.98e9, runtime="transformers on a fake")
     turns = Turns(rounds={1: [one]}, peak_bytes={1: 10}, card_bytes={1: 12})
     opened = Opened(load_s=1, resident_weight_bytes=1, kv_per_token=1, resident_by_kind={}, memory_method="m")
-    entry = Entry("hf", "bf16", api.open_checkpoint("demo"), None, 1)
+    entry = Entry("hf", "bf16", open_checkpoint("demo"), None, 1)
     (cost,) = costs(entry, opened, turns, Unavailable(reason="none"))
     assert cost.runtime == "transformers on a fake"
     assert cost.conditions["card_bytes"].readings == (12.0,)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement import machine_state as machine
 from bitnet_bench.measurement.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
@@ -307,7 +307,7 @@ def test_disturbed_rounds_are_left_out_of_the_numbers_if_others_are_enough() -> 
     busy = reading(5.0, foreign_share=0.4)
     for rounds, median, left in ((([busy, *quiet_rounds]), 1.1, 1), (([busy, *quiet_rounds[:2]]), 1.1, 0)):
         turns = Turns({1: rounds}, {1: 1000}, {1: {0: ["other processes used 40% of the cores"]}})
-        entry = Entry("ternary", "ternary", api.open_checkpoint("demo"), None, 1)
+        entry = Entry("ternary", "ternary", open_checkpoint("demo"), None, 1)
         (cost,) = costs(entry, Opened.model_validate_json(OPENED), turns, Unavailable(reason="no meter"))
         prefill = cost.metrics["prefill_s"]
         assert isinstance(prefill, Measured)

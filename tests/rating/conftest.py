@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Example, RunRecord
@@ -31,7 +31,7 @@ def _write_run(folder: Path, says: str, *, rows: int = 12, task: str = "qa", pro
     ]  # fmt: skip
     record = RunRecord(
         name=folder.name,
-        checkpoint=api.open_checkpoint("demo"),
+        checkpoint=open_checkpoint("demo"),
         backend="hf",
         precision="ternary",
         data={name: "digest"},

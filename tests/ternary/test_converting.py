@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.reference import transformers_logits
 from bitnet_bench.checkpoints.converting import convert, write_checkpoint
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.parity import SCALE_TOLERANCE, prompt_ids, transformers_logits
+from bitnet_bench.checkpoints.parity import SCALE_TOLERANCE, prompt_ids
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint

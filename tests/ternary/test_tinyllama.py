@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitnet_bench.backends.reference import transformers_logits
 from bitnet_bench.backends.ternary import TernaryBackend
 from bitnet_bench.checkpoints.converting import convert
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.checkpoints.layers import look_into
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.parity import transformers_logits
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel

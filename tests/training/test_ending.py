@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, console
+from bitnet_bench import console
 from bitnet_bench.pipeline.steps import Finetuning
+from bitnet_bench.protocols import quiet
 from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
 from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
+from bitnet_bench.training.finetune import finetune
 
 JOB = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
 PAIRS = JOB.model_copy(update={"method": "dpo"})
@@ -171,7 +173,7 @@ def test_a_recipe_logs_how_its_training_ended(tmp_path: Path, caplog: pytest.Log
         model="demo-fp16", data=(str(rows),), out=str(tmp_path / "out"), precision="fp16", max_steps=3, batch_size=8,
         learning_rate=3e-2, schedule="constant", warmup_ratio=0.0, compute="fp32", epochs=9, track=(),
     )  # fmt: skip
-    Finetuning(job, "hf", "fp16").run(api.quiet)
+    Finetuning(job, "hf", "fp16").run(quiet)
     assert "fine-tune fp16: The loss ended at" in caplog.text
 
 
@@ -179,7 +181,7 @@ def test_a_job_of_one_step_says_so_before_it_starts(tmp_path: Path, caplog: pyte
     """In the log, and in the record."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "한국의 수도는?", "response": "서울입니다."}\n' * 2, encoding="utf-8")
-    record = api.finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(tmp_path / "out"), max_steps=1))
+    record = finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(tmp_path / "out"), max_steps=1))
     assert "has one step" in record.warnings[0]
     assert record.warnings[0] in caplog.text
     assert record.history[0]["learning_rate"] > 0

@@ -6,14 +6,22 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.types import BY_FORM, Form, OtherForm
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.protocols import Steps, quiet
 from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+
+if TYPE_CHECKING:
+    from bitnet_bench.checkpoints.gguf.file_parity import FileParity
+    from bitnet_bench.checkpoints.gguf.types import Form
+
 
 VARIABLE = "BITNET_BENCH_GGUF"
 FORM_OF: dict[Precision, Form] = {
@@ -91,3 +99,22 @@ def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
     state = file.path.stat()
     said = f"{checkpoint.sha256} {file.path.resolve()} {state.st_size} {state.st_mtime_ns} {runtime}"
     return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> FileParity:
+    """Write the checkpoint *model* to the GGUF file *out*, and return how equal its weights are.
+
+    BenchError if they are not the same; *out* does not exist then.
+    """
+    from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+    from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+    from bitnet_bench.checkpoints.gguf.writing import write_gguf
+
+    checkpoint = open_checkpoint(model)
+    with steps(f"convert to gguf-{form}") as progress:
+        write_gguf(checkpoint, form, out, progress)
+    try:
+        return compare_weights(checkpoint, GgufFile(out))
+    except BenchError:
+        out.unlink()
+        raise
