@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.console import progress_bar
+from bitnet_bench.cli.tables import progress_bar
 from bitnet_bench.data.jsonl import nfc_json, numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
 from bitnet_bench.files import write_whole

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bitnet_bench.console import DASH
+from bitnet_bench.cli.tables import DASH
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.statistics import NORMAL_95, paired_difference

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bitnet_bench import console, plugins
+from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.cli.tables import progress_bar
 from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.candidates import Contender
 from bitnet_bench.measurement.measure import measure
@@ -57,7 +58,7 @@ def table(
         prompt_tokens, new_tokens, threads=threads, budget_s=parse_budget(budget), rounds=rounds, timeout_s=timeout
     )
     options = RuntimeOptions(despite_parity=despite_parity)
-    records = measure(entered, scenario, options=options, steps=console.progress_bar)
+    records = measure(entered, scenario, options=options, steps=progress_bar)
     print(
         "| contestant | weights MiB | peak MiB | load s | prefill tokens/s | decode tokens/s | p50 / p95 / p99 ms | "
         "of floor | rounds | foreign | parity |\n|" + " --- |" * 11

@@ -11,12 +11,12 @@ import torch
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make test-llamacpp")
 
 import bitnet_bench
-from bitnet_bench import console
 from bitnet_bench.backends.llamacpp import LlamaCppBackend
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
+from bitnet_bench.cli.output import notes
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.candidates import Contender
 from bitnet_bench.measurement.measure import measure
@@ -71,7 +71,7 @@ def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
     (cost,) = told.costs
     assert cost.parity is not None
     assert "SiLU" in str(cost.parity.fault)
-    assert any("another model" in note for note in console.notes([told]))
+    assert any("another model" in note for note in notes([told]))
 
 
 def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_bench.checkpoints.random_weights import preset_config
-from bitnet_bench.console import LOG_EVERY_S, _LineProgress
+from bitnet_bench.cli.tables import LOG_EVERY_S, _LineProgress
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.measurement.admission import Admission, Entrant, admit
 from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, describe_duration, parse_budget

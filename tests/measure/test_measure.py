@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bitnet_bench import console
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.cli.output import costs_table, notes
+from bitnet_bench.cli.tables import show
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.machine.gpu import find_gpu
@@ -84,7 +85,7 @@ def test_one_that_cannot_run_leaves_the_others() -> None:
     assert [cost.precision for cost in record.costs] == ["ternary"]
     assert "packed ternary" in record.cost_errors["hf bf16"]
     assert "status 1" in record.cost_errors["hf bf16"]
-    assert any("was not measured" in note for note in console.notes([record]))
+    assert any("was not measured" in note for note in notes([record]))
 
 
 def test_both_records_are_written_though_one_cannot_run(tmp_path: Path) -> None:
@@ -126,8 +127,8 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     assert not record.cost_errors
     assert "No time was left for it" in record.cost_left_out["hf ternary"]
     assert store.load_record(run).cost_left_out == record.cost_left_out
-    assert any("was left out by the budget" in note for note in console.notes([record]))
-    assert len(console.costs_table([record]).rows) == 1
+    assert any("was left out by the budget" in note for note in notes([record]))
+    assert len(costs_table([record]).rows) == 1
 
 
 def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path) -> None:
@@ -146,8 +147,8 @@ def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> N
     (cost,) = record.costs
     assert cost.once_because is None, "one round was asked for"
     once = record.model_copy(update={"costs": (cost.model_copy(update={"once_because": "3 rounds exceed it."}),)})
-    console.show(console.costs_table([once]))
+    show(costs_table([once]))
     shown = capsys.readouterr().out
     assert "(1 round)" in shown
     assert "±0 %" not in shown
-    assert "demo hf ternary ran once, without an interval. 3 rounds exceed it." in console.notes([once])
+    assert "demo hf ternary ran once, without an interval. 3 rounds exceed it." in notes([once])

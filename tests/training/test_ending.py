@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import console
+from bitnet_bench.cli.finetuning import finetune_table, finetune_warnings
 from bitnet_bench.pipeline.steps import Finetuning
 from bitnet_bench.protocols import quiet
 from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
@@ -122,18 +122,18 @@ def test_the_table_shows_both_ends_and_guessing_and_says_fine_tuned_only_then(
     make_record: Callable[..., FinetuneRecord],
 ) -> None:
     good, bad = make_record(), make_record(last_loss=5.0)
-    table = console.finetune_table([good])
+    table = finetune_table([good])
     cells = [next(iter(column.cells)) for column in table.columns]
     assert {"4.000", "3.000", "8.700"} <= set(cells)
     assert table.title == "Fine-tuned"
-    assert "Fine-tuned" not in str(console.finetune_table([good, bad]).title)
+    assert "Fine-tuned" not in str(finetune_table([good, bad]).title)
 
 
 def test_how_a_run_ended_is_the_last_warning(make_record: Callable[..., FinetuneRecord]) -> None:
     """Of two arms as well: what is printed after the failure would hide it."""
     bad = make_record(last_loss=5.0, warnings=("rows lost", *warn_about_ending(make_record(last_loss=5.0))))
     other = make_record(job=JOB.model_copy(update={"out": "out-fp16", "learning_rate": 1e-3}), warnings=("short",))
-    lines = console.finetune_warnings([bad, other])
+    lines = finetune_warnings([bad, other])
     assert [line.partition(":")[0] for line in lines] == ["out", "out-fp16", "out"]
     assert "The loss ended at 5" in lines[-1]
     assert len(lines) == 3
