@@ -16,11 +16,13 @@ Names are loaded when they are used: importing the package imports neither torch
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# `bitnet_bench.ports` and `bitnet_bench.sections` are found in `moved/`, where importing them warns
+__path__ = [*__path__, str(Path(__file__).parent / "moved")]
 
 if TYPE_CHECKING:
     from bitnet_bench.api import compare, evaluate, finetune, load_run, measure, report, twin_of
@@ -70,14 +72,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, loaded or not, for completion."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package, where importing the sub-package `measure` does not hide the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "measure" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

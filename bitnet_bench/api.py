@@ -7,13 +7,12 @@ from pathlib import Path
 
 from bitnet_bench.checkpoints import locate
 from bitnet_bench.comparison.compare_runs import compare_runs
-from bitnet_bench.comparison.results import Comparison
+from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import data_directory, select_tasks
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.protocols import MARGIN
 from bitnet_bench.reports import write
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord

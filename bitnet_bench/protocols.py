@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from bitnet_bench.reports.sections import Section
 from bitnet_bench.runs.records import (
     Checkpoint,
     FinetuneJob,
@@ -18,8 +17,6 @@ from bitnet_bench.runs.records import (
     RuntimeParity,
     Unavailable,
 )
-from bitnet_bench.runs.run import Notice, Results
-from bitnet_bench.wording import Language
 
 
 class Progress(Protocol):
@@ -160,33 +157,6 @@ class TrainingBackend(Protocol):
 
         Resumable: called again with the same job after a kill, it goes on from the last saved step.
         """
-
-
-MARGIN = 1.0
-"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """What a reader chooses about a report."""
-
-    language: Language = "ko"
-    """The one that is shown first; the page holds both."""
-    margin: float = MARGIN
-    """Points of a score that are too few to matter."""
-    samples: int = 20_000
-    """At most so many rows are shown; all of them are compared."""
-    unread: tuple[Notice, ...] = ()
-    """Runs that could not be read."""
-    sections: tuple[Section, ...] = ()
-    """What others have to add."""
-
-
-class Report(Protocol):
-    """Shows runs to a person."""
-
-    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
-        """Return a document about *runs*."""
 
 
 class Meter(Protocol):

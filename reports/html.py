@@ -9,7 +9,6 @@ from typing import Any
 
 from bitnet_bench.comparison.comparing import Found, assembled, shared_tasks, task_difference
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.protocols import ReportOptions
 from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, source, style, table_library
 from bitnet_bench.reports.cost_section import cost_section, pareto_section
 from bitnet_bench.reports.environment_section import environment_section
@@ -18,7 +17,7 @@ from bitnet_bench.reports.named_runs import NamedRun, named
 from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
-from bitnet_bench.reports.sections import Chart, Section
+from bitnet_bench.reports.sections import Chart, ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, main_pair, summary
 from bitnet_bench.reports.training_section import training_section

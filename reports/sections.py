@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from bitnet_bench.wording import Said, plain
+from bitnet_bench.comparison.results import MARGIN
+from bitnet_bench.runs.run import Notice, Results
+from bitnet_bench.wording import Language, Said, plain
 
 Spec = dict[str, Any]
 """A Vega-Lite specification."""
@@ -90,3 +92,26 @@ class Section:
     anchor: str
     title: Said
     blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a reader chooses about a report."""
+
+    language: Language = "ko"
+    """The one that is shown first; the page holds both."""
+    margin: float = MARGIN
+    """Points of a score that are too few to matter."""
+    samples: int = 20_000
+    """At most so many rows are shown; all of them are compared."""
+    unread: tuple[Notice, ...] = ()
+    """Runs that could not be read."""
+    sections: tuple[Section, ...] = ()
+    """What others have to add."""
+
+
+class Report(Protocol):
+    """Shows runs to a person."""
+
+    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
+        """Return a document about *runs*."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.protocols import ReportOptions
+from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.records import RunRecord
 
 if TYPE_CHECKING:

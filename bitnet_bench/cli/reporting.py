@@ -77,8 +77,8 @@ def report(
     How good, how certain, how much cheaper; paired differences, costs, training, samples side by side, and what it
     takes to repeat it. It needs no network and no other file.
     """
-    from bitnet_bench.protocols import ReportOptions
     from bitnet_bench.reports import write
+    from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang.value, margin, samples)
     path, notices = write.report(runs, out, options=options, training=_folders(training or []))

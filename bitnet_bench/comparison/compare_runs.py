@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_bench.comparison.results import MARGIN
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import MARGIN
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison

@@ -10,6 +10,7 @@ import numpy as np
 
 from bitnet_bench.comparison.comparability import run_obstacles, task_obstacles
 from bitnet_bench.comparison.results import (
+    MARGIN,
     Comparison,
     Difference,
     EffectSize,
@@ -20,7 +21,6 @@ from bitnet_bench.comparison.results import (
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import Metric, metric
-from bitnet_bench.protocols import MARGIN
 from bitnet_bench.runs.records import Example, Score
 from bitnet_bench.runs.run import Results
 from bitnet_bench.statistics import NORMAL_95

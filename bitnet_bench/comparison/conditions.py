@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.comparison.comparing import compare, mean_difference
+from bitnet_bench.comparison.results import MARGIN
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.protocols import MARGIN
 from bitnet_bench.runs.run import Results
 
 FORM = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")

@@ -14,6 +14,9 @@ found, and one as large as the margin is excluded. undecided: none was found, an
 """
 TestName = Literal["mcnemar-exact", "mcnemar", "t", "bootstrap"]
 
+MARGIN = 1.0
+"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
+
 
 class EffectSize(Value):
     """How large a difference is whatever the number of examples (`bitnet_bench.statistics.paired.Effect`)."""

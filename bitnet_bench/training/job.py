@@ -6,43 +6,35 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
-from bitnet_bench.checkpoints.saving import refuse_unpackable, save
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.mapping import tokenize_once
-from bitnet_bench.data.rows import Row
-from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
+from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.data.collating import Collator
+from bitnet_bench.data.tokenizing import Encoded
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.machine.environment import environment
-from bitnet_bench.machine.gpu import find_gpu, why_no_kernels
 from bitnet_bench.protocols import Ingredients, Progress
 from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
 from bitnet_bench.training import sharding
+from bitnet_bench.training.encoding import encode_rows, lost_rows, make_items
 from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
-from bitnet_bench.training.lora import add_adapters, merge_adapters
-from bitnet_bench.training.loss import response_logprobs
+from bitnet_bench.training.lora import merge_adapters
 from bitnet_bench.training.memory import find_free_bytes, fit_batch, shape_of
 from bitnet_bench.training.objectives import refuse_other_vocabulary
 from bitnet_bench.training.resume import STATE, claim, last_complete, started_settings
+from bitnet_bench.training.starting_model import starting_model
 from bitnet_bench.training.trainer import BenchTrainer, Build, Plan, Start, make_trainer, processes
 
-BEGINNING = 40
-"""Characters by which a row is named."""
-NAMED = 5
-"""So many of the rows that are left out are named."""
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +50,7 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
     job, resumed = _claim(job, given, encoded, held_out)
     teacher = _teacher(job, given, tokenizer)
     collator = Collator(_pad_id(tokenizer))
-    items, validation = (_items(job, model, one, collator) for one in (encoded, held_out))
+    items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
     plan = Plan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
     start = Start(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
@@ -80,72 +72,6 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
     shutil.rmtree(out / STATE, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return record
-
-
-def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[Encoded, Encoded]:
-    """Return the training and the validation rows as tokens; the latter may be none."""
-    length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
-
-    def encoded(rows: Sequence[Any]) -> Encoded:
-        if job.method == "dpo":
-            return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
-        return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
-
-    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, (), 0)
-
-
-def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
-    """Say, in the log as well, which rows are not learned from; () if all are."""
-    if not encoded.lost:
-        return ()
-    beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
-    warning = (
-        f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
-        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise --max-length; "
-        "`bitnet-bench data check` gives their lines."
-    )
-    _log.warning(warning)
-    return (warning,)
-
-
-def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
-    """Return the model as it is before the first step: float32 masters, ternary layers, frozen parts, adapters."""
-    _warn_about_kernels(job)
-    model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
-    if job.subln:
-        from bitnet_bench.ternary.linear import make_trainable_ternary
-        from bitnet_bench.ternary.subln import with_subln
-
-        model = with_subln(model)
-        if job.precision == "ternary":
-            make_trainable_ternary(model)
-    if job.precision == "ternary":
-        refuse_unpackable(model)
-    _freeze(model, job)
-    if job.lora_rank:
-        add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)
-    return model
-
-
-def _warn_about_kernels(job: FinetuneJob) -> None:
-    """Say why ternary layers train without our kernels on a GPU."""
-    gpu = find_gpu() if job.precision == "ternary" else None
-    why = gpu and why_no_kernels(gpu)
-    if why:
-        _log.warning("Ternary layers train with PyTorch's own operators, which is slower: %s.", why)
-
-
-def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
-    """Stop gradients of what the job names; a tied head is its embedding."""
-    parts: list[nn.Module] = []
-    if "embeddings" in job.freeze:
-        parts.append(model.get_input_embeddings())
-    if "head" in job.freeze:
-        parts.append(model.get_output_embeddings())
-    if "norms" in job.freeze:
-        parts += [module for name, module in model.named_modules() if "norm" in name.rpartition(".")[2].lower()]
-    for part in parts:
-        part.requires_grad_(False)
 
 
 def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> FinetuneJob:
@@ -236,32 +162,6 @@ def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrained
         return None
     refuse_other_vocabulary(tokenizer, load_tokenizer(given.teacher))
     return load_model(given.teacher, "run", "bf16" if job.compute == "bf16" else "fp32")
-
-
-def _items(job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, collator: Collator) -> list[Item]:
-    if job.method != "dpo":
-        return [Item((example,)) for example in encoded.examples]
-    return _pairs(job, model, encoded.examples, collator)
-
-
-def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: Collator) -> list[Item]:
-    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
-
-    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
-    reference = [0.0] * len(examples)
-    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
-        for start in range(0, len(by_length), 2 * job.sequences):
-            some = by_length[start : start + 2 * job.sequences]
-            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
-            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
-                reference[i] = logprob
-    return [Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.protocols import ReportOptions
 from bitnet_bench.reports.html import HTMLReport
+from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import plain
 

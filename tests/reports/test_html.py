@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import ReportOptions
 from bitnet_bench.reports.html import HTMLReport
-from bitnet_bench.reports.sections import Paragraph, Section
+from bitnet_bench.reports.sections import Paragraph, ReportOptions, Section
 from bitnet_bench.runs.records import Example, Modelled
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import catalogue, plain, say

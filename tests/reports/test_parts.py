@@ -163,8 +163,8 @@ def test_charts_are_drawn_by_vega(twins: Any) -> None:
     """Every specification is one that Vega-Lite compiles and draws, in both languages."""
     import vl_convert
 
-    from bitnet_bench.protocols import ReportOptions
     from bitnet_bench.reports.html import Charts, _page
+    from bitnet_bench.reports.sections import ReportOptions
 
     page = _page(named([with_training(run, 0) for run in twins]), ReportOptions())
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]

@@ -18,7 +18,7 @@ from bitnet_bench.machine.gpu import Card
 from bitnet_bench.runs.records import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
-from bitnet_bench.training import job as finetuning
+from bitnet_bench.training import starting_model
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.inputs import hold_out
 from bitnet_bench.training.lora import add_adapters, merge_adapters
@@ -258,7 +258,7 @@ def test_training_on_a_card_without_our_kernels_says_why(
     card = Card("13.0", True, None, 0, "Tesla T4", (7, 5), 10**10, 10**10, ("sm_75",), None, "3.6.0")
     monkeypatch.setattr(gpu, "inspect_card", lambda: card)
     asked = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
-    finetuning._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))
+    starting_model._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))
     assert not caplog.text
-    finetuning._warn_about_kernels(asked)
+    starting_model._warn_about_kernels(asked)
     assert "which is slower: the Tesla T4 is sm_75, and the GPU kernels need sm_80" in caplog.text

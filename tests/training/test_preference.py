@@ -18,7 +18,7 @@ from bitnet_bench.data.rows import Row, Turn, parse_row
 from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import FinetuneJob
-from bitnet_bench.training import job as finetuning
+from bitnet_bench.training import encoding
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_logprobs
 from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
@@ -168,7 +168,7 @@ def test_a_reference_without_its_quantizer_is_found(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference of plain linear layers, as after a reload without the swap, stops the run at its first step."""
-    real = finetuning._pairs
+    real = encoding._pairs
 
     def plain(job: Any, model: Any, *rest: Any) -> Any:
         from bitnet_bench.ternary.linear import BitLinear
@@ -181,6 +181,6 @@ def test_a_reference_without_its_quantizer_is_found(
             layer.__class__ = BitLinear
         return items
 
-    monkeypatch.setattr(finetuning, "_pairs", plain)
+    monkeypatch.setattr(encoding, "_pairs", plain)
     with pytest.raises(BenchError, match=r"first loss is .*, not ln 2"):
         finetune(dpo(pairs, tmp_path / "out", beta=1.0))

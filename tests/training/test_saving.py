@@ -13,9 +13,10 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.protocols import Ingredients
 from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.training.encoding import encode_rows
 from bitnet_bench.training.inputs import training_rows
-from bitnet_bench.training.job import encode_rows, starting_model
 from bitnet_bench.training.save_timer import SaveTimer
+from bitnet_bench.training.starting_model import starting_model
 from bitnet_bench.training.trainer import Plan, Start, make_trainer
 
 
