@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_MEMORY = 0.5
 """Checkpoints whose float32 weights fit into this share of what is free are open at the same time."""
+SOURCES = ("backends", "checkpoints", "ternary")
+"""The packages whose code decides the bits of an answer."""
 
 
 class Run:
@@ -277,10 +279,17 @@ def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractCo
     identity = digest(
         record.checkpoint.sha256,
         _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
-        *(_files_digest(Path(__file__).parents[1] / part, ("*.py", "*.so")) for part in ("backends", "ternary")),
+        *map(_digest_sources, SOURCES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
     return closing(Answers(cache_file(), identity, about))
+
+
+def _digest_sources(package: str) -> bytes:
+    """Return the digest of the code of *package*, compiled code included, so that changed code shares no answers."""
+    folder = Path(__file__).parents[1] / package
+    assert any(folder.rglob("*.py")), f"{folder} holds no sources: the cache would not notice changed code"
+    return _files_digest(folder, ("*.py", "*.so"))
 
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
