@@ -38,7 +38,7 @@ class Contestant:
     backend_path: str
     options: RuntimeOptions = NO_OPTIONS
     checked: bool = False
-    """Whether the backend is a `ports.CheckedBackend`."""
+    """Whether the backend is a `protocols.CheckedBackend`."""
     backend_reason: str | None = None
     """Why `auto` chose the backend; None where the user named it."""
 
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def measure(contestants: Sequence[Contestant], scenario: Scenario, meter: str, countdown: Countdown) -> list[Outcome]:
-    """Return what each contestant costs, in order. *meter* is a `module:Class` (see `ports.Meter`)."""
+    """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
     threads = scenario.threads or machine.cores()
     countdown.tell("idle power")
     idle = idle_power(pkgutil.resolve_name(meter)())

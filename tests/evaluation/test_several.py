@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from bitnet_bench import cli
+from bitnet_bench import cli, plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as scoring
@@ -22,7 +22,6 @@ from bitnet_bench.evaluation.answer_cache import kept
 from bitnet_bench.evaluation.evaluate import evaluate, evaluate_several
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.plugins import plugins
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import EvaluateJob
 
