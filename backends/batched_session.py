@@ -17,7 +17,7 @@ from bitnet_bench.backends.transfers import Arriving, send
 from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.machine.gpu import first_line, is_gpu_failure
 from bitnet_bench.protocols import ALL, Part
-from bitnet_bench.runs.records import Precision
+from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
 Place = tuple[int, int, int]

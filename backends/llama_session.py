@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget
-from bitnet_bench.backends.runtime_parity import compare_runtime
-from bitnet_bench.checkpoints.gguf.exports import checked
+from bitnet_bench.backends.runtime_parity import checked, compare_runtime
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, Runtime
 from bitnet_bench.checkpoints.gguf.types import FORMS_WITH_CODES
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 SEQUENCES = 64
 """The most sequences side by side."""

@@ -7,15 +7,21 @@ another activation function, another norm or another order of rows differ by as 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from bitnet_bench.backends.reference import engine_runs, source_logits
+from bitnet_bench.checkpoints.gguf.exports import folder
+from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.files import write_whole
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 BOUNDS: dict[Precision, float] = {"q4_0": 0.5}
 BOUND = 0.15
@@ -91,3 +97,43 @@ def _refuse_small_memory(checkpoint: Checkpoint) -> None:
             f"and {free / 1e9:.1f} GB are free.",
             "Use a machine with more memory.",
         )
+
+
+def checked(
+    checkpoint: Checkpoint, file: GgufFile, runtime: str, compare: Callable[[], RuntimeParity]
+) -> RuntimeParity:
+    """Return what *compare* finds for *file* in *runtime*, or what it found before for the same bytes.
+
+    The weights are compared with the checkpoint's first.
+    """
+    kept = folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
+    if kept.is_file():
+        return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
+    compare_weights(checkpoint, file)
+    found = compare()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, found.model_dump_json(indent=1))
+    return found
+
+
+def refuse_fault(parity: RuntimeParity, despite: bool) -> None:
+    """BenchError if the runtime computes another model and nobody said that this does not matter."""
+    if parity.fault and not despite:
+        raise BenchError(
+            f"{parity.fault} ({_figures(parity)}).",
+            "Its answers are not the checkpoint's. Use --backend ternary or hf; --despite-parity measures it all the "
+            "same, and marks what it gives.",
+        )
+
+
+def _figures(parity: RuntimeParity) -> str:
+    if parity.relative_error is None or parity.bound is None:
+        return "nothing could be compared"
+    return f"{parity.relative_error:.2f} standard deviations on {parity.prompt_tokens} tokens, bound {parity.bound:g}"
+
+
+def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
+    """Return what stands for a comparison: the checkpoint, the file as it is now, and the runtime with its version."""
+    state = file.path.stat()
+    said = f"{checkpoint.sha256} {file.path.resolve()} {state.st_size} {state.st_mtime_ns} {runtime}"
+    return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -21,7 +21,9 @@ from bitnet_bench.cli.tables import progress_bar
 from bitnet_bench.data.jsonl import nfc_json, numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
 from bitnet_bench.files import write_whole
-from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord, TrainingPrecision
+from bitnet_bench.runs.choices import TrainingPrecision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 
 VOCABULARY = 6144

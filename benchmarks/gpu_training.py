@@ -324,7 +324,7 @@ def check_trainer(setting: Setting) -> list[str]:
     from bitnet_bench.backends.hf import training
     from bitnet_bench.checkpoints.locate import open_checkpoint
     from bitnet_bench.protocols import Ingredients
-    from bitnet_bench.runs.records import FinetuneJob
+    from bitnet_bench.runs.jobs import FinetuneJob
     from bitnet_bench.training.inputs import training_rows
     from bitnet_bench.training.job import finetune
 

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.errors import BenchError
     from bitnet_bench.measurement.scenario import Scenario
-    from bitnet_bench.runs.records import EvaluateJob, FinetuneJob
+    from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 
 _LAZY = {
     "open": ("bitnet_bench.api", "open_checkpoint"),
     "BenchError": ("bitnet_bench.errors", "BenchError"),
     "Scenario": ("bitnet_bench.measurement.scenario", "Scenario"),
-    "EvaluateJob": ("bitnet_bench.runs.records", "EvaluateJob"),
-    "FinetuneJob": ("bitnet_bench.runs.records", "FinetuneJob"),
+    "EvaluateJob": ("bitnet_bench.runs.jobs", "EvaluateJob"),
+    "FinetuneJob": ("bitnet_bench.runs.jobs", "FinetuneJob"),
     **{
         name: ("bitnet_bench.api", name)
         for name in ("compare", "evaluate", "finetune", "load_run", "measure", "report", "twin_of")

@@ -15,7 +15,9 @@ from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import Checkpoint, EvaluateJob, FinetuneJob, FinetuneRecord, Precision, RunRecord
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
 from bitnet_bench.training.finetune import twin_of as run_twin_of
 

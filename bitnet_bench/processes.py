@@ -73,6 +73,16 @@ def is_first() -> bool:
     return not _launched() or os.environ["RANK"] == "0"
 
 
+def count_processes() -> int:
+    """Return how many processes `torchrun` or `accelerate launch` started together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def read_rank() -> int:
+    """Return the number of this process among those that were launched together, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def workers() -> Iterator[Workers]:
     """Join the processes that were launched together; alone, there is one."""

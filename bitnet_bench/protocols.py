@@ -7,16 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from bitnet_bench.runs.records import (
-    Checkpoint,
-    FinetuneJob,
-    FinetuneRecord,
-    Measured,
-    Modelled,
-    Precision,
-    RuntimeParity,
-    Unavailable,
-)
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
 
 
 class Progress(Protocol):
@@ -184,4 +177,8 @@ class EnergyModel(Protocol):
 @contextmanager
 def quiet(title: str) -> Iterator[Progress]:
     """Show no progress."""
-    yield lambda done, total, note="": None
+    yield no_progress
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """Tell nobody."""

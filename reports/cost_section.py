@@ -9,7 +9,8 @@ from bitnet_bench.reports.figures import figure, missing, quantity, size, value_
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.scores import primary_mean
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
-from bitnet_bench.runs.records import TERNARY_PRECISIONS, Cost, Measured, Modelled
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS
+from bitnet_bench.runs.records import Cost, Measured, Modelled
 from bitnet_bench.wording import Said, catalogue, plain, say
 
 METRICS = ("load_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s", "peak_bytes", "energy_j")

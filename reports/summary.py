@@ -13,7 +13,8 @@ from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.pairs import Pair
 from bitnet_bench.reports.scores import primary_mean, score_interval
 from bitnet_bench.reports.sections import Cell, Row, Table
-from bitnet_bench.runs.records import TERNARY_PRECISIONS, Cost, Measured
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS
+from bitnet_bench.runs.records import Cost, Measured
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.wording import Said, joined, plain, say
 

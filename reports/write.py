@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.protocols import no_progress
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.records import RunRecord
 
@@ -48,10 +49,6 @@ def zeros_by_layer(record: RunRecord) -> dict[str, float]:
     if not checkpoint.is_ternary or checkpoint.parameters > MOST_PARAMETERS or not Path(checkpoint.path).is_dir():
         return {}
     try:
-        return {layer.name: layer.zero_density for layer in look_into(checkpoint, _quiet).layers}
+        return {layer.name: layer.zero_density for layer in look_into(checkpoint, no_progress).layers}
     except (BenchError, OSError):  # the folder is another one by now
         return {}
-
-
-def _quiet(done: int, total: int, note: str = "") -> None:
-    """Show no progress."""

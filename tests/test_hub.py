@@ -14,7 +14,7 @@ from bitnet_bench.checkpoints.hub import card, pull, push
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
 
 

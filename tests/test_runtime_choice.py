@@ -19,7 +19,7 @@ from bitnet_bench.machine.fast_dtype import fast_compute
 from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.pipeline import steps as pipeline
 from bitnet_bench.pipeline.recipe import read_recipe
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.ternary import kernel
 
 needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built or is turned off")

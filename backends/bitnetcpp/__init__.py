@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
-from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession
@@ -41,7 +42,7 @@ class BitnetCppBackend:
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
         from bitnet_bench.backends.llama_session import opened
-        from bitnet_bench.checkpoints.gguf.exports import refuse_fault
+        from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file, build = self._file(checkpoint, precision), self.build()
         refuse_fault(self._check(checkpoint, precision, file, build), self._options.despite_parity)

@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.protocols import Ingredients, Progress
-from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.hf.inference import HFSession

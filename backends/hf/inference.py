@@ -24,7 +24,8 @@ from bitnet_bench.backends.hf.tree_rows import Layout, SharedPrefix
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.training.loss import PLAIN_HEADS
 
 BRANCHING = {"llama", "qwen2", "qwen3"}

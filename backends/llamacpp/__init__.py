@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
-from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession
@@ -34,7 +35,7 @@ class LlamaCppBackend:
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
         from bitnet_bench.backends.llama_session import opened
-        from bitnet_bench.checkpoints.gguf.exports import refuse_fault
+        from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file = self._file(checkpoint, precision)
         refuse_fault(self._check(checkpoint, precision, file), self._options.despite_parity)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession

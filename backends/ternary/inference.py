@@ -22,7 +22,8 @@ from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.ops import PanelsLinear
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from bitnet_bench.protocols import Ingredients, Progress
-from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 
 
 class TRLBackend:

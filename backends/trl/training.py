@@ -14,7 +14,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.tokenizing import IGNORED, Example
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.preference import refuse_other_reference
 from bitnet_bench.training.trainer import BenchTrainer, Start
 

@@ -16,7 +16,8 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import folder_written_whole
 from bitnet_bench.protocols import Progress
-from bitnet_bench.runs.records import Checkpoint, Format
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.records import Checkpoint
 
 SMALL_FILES = (
     "tokenizer*",

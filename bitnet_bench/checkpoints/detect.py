@@ -16,7 +16,7 @@ from bitnet_bench.checkpoints.baked import all_baked, show_three_values
 from bitnet_bench.checkpoints.config import LABEL, kept_patterns, quantization
 from bitnet_bench.checkpoints.shards import DAMAGED, Shards
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Format
+from bitnet_bench.runs.choices import Format
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
 from bitnet_bench.ternary.panels import panel_shape
 

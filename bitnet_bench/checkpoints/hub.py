@@ -18,7 +18,7 @@ from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 CARD = "README.md"
 FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD)
 """What goes to the hub and comes from there: weights as safetensors, configuration, tokenizer, card."""
-LEFT_OUT = ("finetune.json", "record.json", "search.json")
+LEFT_OUT = (store.TRAINING, "record.json", "search.json")
 """Records name folders and files of the publisher's machine; the card says what they say without those."""
 
 
@@ -95,7 +95,7 @@ def push(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: H
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    made = folder / "finetune.json"
+    made = folder / store.TRAINING
     trained = FinetuneRecord.model_validate_json(made.read_text(encoding="utf-8")) if made.is_file() else None
     text = card(checkpoint, trained, records)
     there = folder / CARD

@@ -6,7 +6,8 @@ from bitnet_bench.checkpoints.loading import why_untrainable
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.weights import PARTS, Weights
 from bitnet_bench.protocols import Progress, Steps, quiet
-from bitnet_bench.runs.records import Checkpoint, Value
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.value import Value
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
 

@@ -13,7 +13,8 @@ from bitnet_bench.checkpoints.config import LABEL, kept_patterns
 from bitnet_bench.checkpoints.detect import LAYOUT, PACKED_METHOD, VERSION, dropped_norms
 from bitnet_bench.checkpoints.streaming import Planned
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Format
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.packing import CODES_PER_BYTE, pack
 from bitnet_bench.ternary.panels import panel_shape, to_panels
 from bitnet_bench.ternary.quantizer import masters_from_codes

@@ -11,7 +11,8 @@ from bitnet_bench.checkpoints.config import kept_patterns, read_config
 from bitnet_bench.checkpoints.detect import dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
 if TYPE_CHECKING:

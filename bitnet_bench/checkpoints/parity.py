@@ -16,7 +16,8 @@ from torch import Tensor
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Value
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.value import Value
 
 Logits = Callable[[Checkpoint, Sequence[Tensor]], Tensor]
 """Gives float32 logits [T, V] of a checkpoint for prompts of T ids together; it holds no model afterwards."""

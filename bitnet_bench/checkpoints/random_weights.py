@@ -25,7 +25,8 @@ from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import Progress, Steps, quiet
-from bitnet_bench.runs.records import Checkpoint, Format
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.records import Checkpoint
 
 PRESETS = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)

@@ -14,7 +14,7 @@ from bitnet_bench.machine.environment import compiler, environment
 from bitnet_bench.machine.gpu import Card, find_gpu, inspect_card, why_no_gpu, why_no_kernels
 from bitnet_bench.measurement import machine_state as machine
 from bitnet_bench.measurement.peak_memory import memory_bytes
-from bitnet_bench.runs.records import Value
+from bitnet_bench.runs.value import Value
 
 
 class Finding(Value):

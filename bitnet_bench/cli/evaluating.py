@@ -73,7 +73,7 @@ def evaluate(
     from bitnet_bench.evaluation.evaluate import evaluate_several
     from bitnet_bench.evaluation.select import data_directory, select_tasks
     from bitnet_bench.processes import is_first
-    from bitnet_bench.runs.records import EvaluateJob
+    from bitnet_bench.runs.jobs import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))

@@ -171,7 +171,7 @@ def finetune(
     moment, the same command resumes from the last saved step.
     """
     from bitnet_bench.processes import is_first
-    from bitnet_bench.runs.records import FinetuneJob
+    from bitnet_bench.runs.jobs import FinetuneJob
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import twin_of
 

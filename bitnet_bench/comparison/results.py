@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bitnet_bench.runs.records import Value
+from bitnet_bench.runs.value import Value
 
 Verdict = Literal["better", "worse", "slightly-better", "slightly-worse", "equal", "undecided"]
 """Of the first run against the second.

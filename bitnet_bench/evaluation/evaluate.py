@@ -21,7 +21,8 @@ from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import Checkpoint, EvaluateJob, RunRecord
+from bitnet_bench.runs.jobs import EvaluateJob
+from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -294,7 +295,7 @@ def _digest_sources(package: str) -> bytes:
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
     """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
-    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != "finetune.json"})
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != store.TRAINING})
     return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
 
 

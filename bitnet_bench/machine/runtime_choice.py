@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from bitnet_bench import plugins
 from bitnet_bench.machine.gpu import find_gpu
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
 AUTO = "auto"
 ENGINE, FALLBACK = "ternary", "hf"

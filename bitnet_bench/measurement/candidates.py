@@ -11,7 +11,8 @@ from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
 
 _log = logging.getLogger(__name__)

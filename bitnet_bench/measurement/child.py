@@ -22,7 +22,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.threads import WAITING
 from bitnet_bench.measurement.budget import OutOfBudgetError, describe_duration
 from bitnet_bench.measurement.readings import Round
-from bitnet_bench.runs.records import RuntimeParity, Value
+from bitnet_bench.runs.records import RuntimeParity
+from bitnet_bench.runs.value import Value
 
 Answer = TypeVar("Answer", bound=Value)
 WORKER = (sys.executable, "-m", "bitnet_bench.measurement.worker")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.checkpoints.gguf.exports import refuse_fault
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement import machine_state as machine
 from bitnet_bench.measurement.admission import Admission, Entrant, admit
@@ -23,7 +22,8 @@ from bitnet_bench.measurement.forecast import forecast_run
 from bitnet_bench.measurement.rounds import Turns, alternate
 from bitnet_bench.measurement.scenario import Scenario as Scenario
 from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
-from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Precision, RuntimeParity, Unavailable
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, Cost, Measured, RuntimeParity, Unavailable
 
 IDLE_S = 2.0
 
@@ -113,6 +113,8 @@ class _Measured:
 
     def _parity(self, within_s: float) -> RuntimeParity:
         """Return how far a runtime of others is from the checkpoint; BenchError if too far and nobody said so."""
+        from bitnet_bench.backends.runtime_parity import refuse_fault
+
         question = _question(self.contestant)
         gate = Child(f"the parity of {self.name}", question, self.timeout_s, GATE, self.countdown.tell)
         try:

@@ -11,16 +11,8 @@ from bitnet_bench.measurement.energy.joules import energy_metrics
 from bitnet_bench.measurement.readings import Round
 from bitnet_bench.measurement.rounds import Turns
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.runs.records import (
-    Checkpoint,
-    Cost,
-    LeftOut,
-    Measured,
-    Measurement,
-    Precision,
-    RuntimeParity,
-    Unavailable,
-)
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, Cost, LeftOut, Measured, Measurement, RuntimeParity, Unavailable
 
 CLOCK = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after "
 WARM, COLD = "a warm-up round", "short probes only: it is the warm-up round, and the budget has no time for others"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.records import Value
+from bitnet_bench.runs.value import Value
 
 SHEET = "the vendor's data sheet, dense"
 

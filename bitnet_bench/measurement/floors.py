@@ -14,16 +14,9 @@ from bitnet_bench.measurement.energy.joules import modelled_metrics
 from bitnet_bench.measurement.energy.models import Work
 from bitnet_bench.measurement.peak_memory import ON_GPU
 from bitnet_bench.measurement.shape import Shape, shape_of
-from bitnet_bench.runs.records import (
-    TERNARY_PRECISIONS,
-    Checkpoint,
-    Cost,
-    Measured,
-    Modelled,
-    Precision,
-    Unavailable,
-    Value,
-)
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
+from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, Unavailable
+from bitnet_bench.runs.value import Value
 
 BITS: dict[Precision, float] = {
     "ternary": 2.0,

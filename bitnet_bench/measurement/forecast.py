@@ -13,7 +13,7 @@ from bitnet_bench.measurement.budget import describe_duration
 from bitnet_bench.measurement.ceilings import set_threads
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.shape import shape_of
-from bitnet_bench.runs.records import Precision
+from bitnet_bench.runs.choices import Precision
 
 TORCH_BACKENDS = ("hf", "hf-dense")
 """Those whose float products are torch's, so that torch's rate says how long they take."""

@@ -16,7 +16,8 @@ from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Contender, Place
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import Checkpoint, Precision, RunRecord
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.measurement.contest import Contestant, Outcome

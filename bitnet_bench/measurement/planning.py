@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.records import Precision
+from bitnet_bench.runs.choices import Precision
 
 if TYPE_CHECKING:
     from bitnet_bench.measurement.devices import Device

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from bitnet_bench.runs.records import MOST_FOREIGN, Measurement, Value
+from bitnet_bench.runs.records import MOST_FOREIGN, Measurement
+from bitnet_bench.runs.value import Value
 
 MOST_STOLEN = 0.02
 """Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""

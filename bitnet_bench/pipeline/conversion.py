@@ -9,7 +9,8 @@ from bitnet_bench.backends.reference import find_logits
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_GIGABYTES
 from bitnet_bench.protocols import Steps, quiet
-from bitnet_bench.runs.records import Checkpoint, Format
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
     from bitnet_bench.checkpoints.parity import Parity

@@ -24,7 +24,8 @@ from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline.steps import Finetuning, Measuring, Reporting, Scoring, Step
 from bitnet_bench.protocols import Progress
-from bitnet_bench.runs.records import FinetuneJob, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.inputs import hold_out, training_rows
 from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
 

@@ -14,7 +14,9 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.suites import SUITE, nearest
 from bitnet_bench.files import write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
-from bitnet_bench.runs.records import EvaluateJob, FinetuneJob, Precision, Value
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.value import Value
 
 COPY = "recipe.yaml"
 SHIPPED = Path(__file__).parents[1] / "recipes"

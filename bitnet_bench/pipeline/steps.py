@@ -22,7 +22,9 @@ from bitnet_bench.pipeline.recipe import Recipe, Training, claim
 from bitnet_bench.protocols import Steps, quiet
 from bitnet_bench.reports.write import report
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import EvaluateJob, FinetuneJob, Precision, RunRecord
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.training.ending import warn_about_ending
 from bitnet_bench.training.finetune import finetune, twin_of
 
@@ -50,7 +52,7 @@ class Finetuning:
     @property
     def is_done(self) -> bool:
         """Whether its record is there; `finetune` refuses that of another job."""
-        return (Path(self.job.out) / "finetune.json").is_file()
+        return (Path(self.job.out) / store.TRAINING).is_file()
 
     def run(self, steps: Steps) -> None:
         """Train, or go on; the log says if that failed to teach the model anything."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bitnet_bench.runs.records import Value
+from bitnet_bench.runs.value import Value
 
 KEY: Literal["bitnet-bench rating key"] = "bitnet-bench rating key"
 RESULT: Literal["bitnet-bench rating"] = "bitnet-bench rating"

@@ -17,6 +17,8 @@ from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.runs.records import SCHEMA_VERSION, Example, RunRecord
 
 RECORD = "record.json"
+TRAINING = "finetune.json"
+"""The record of a fine-tuning, beside the checkpoint that it made."""
 LOCK = ".lock"
 SEAL = "sha256"
 """The field of record.json that holds the digest of all others."""

@@ -19,7 +19,6 @@ from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, 
 from bitnet_bench.runs.run import Notice, Results
 from bitnet_bench.wording import plain, say
 
-TRAINING = "finetune.json"
 LINES_NAMED = 3
 """Of the lines of a file that cannot be read, so many are named, and the rest counted."""
 
@@ -155,7 +154,7 @@ def _incomplete(folder: Path, record: RunRecord) -> Iterable[Notice]:
 
 
 def _training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
-    file = folder / TRAINING
+    file = folder / store.TRAINING
     if not file.is_file():
         return None
     try:

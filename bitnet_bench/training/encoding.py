@@ -16,7 +16,7 @@ from bitnet_bench.data.mapping import tokenize_once
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
 from bitnet_bench.protocols import Ingredients
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import response_logprobs
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,9 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
 from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
-from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.inputs import hold_out, training_rows
 
@@ -27,7 +29,7 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
     job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
-    done = Path(job.out) / "finetune.json"
+    done = Path(job.out) / TRAINING
     record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8")) if done.is_file() else None
     job = recall_choices(job, record)
     if record:

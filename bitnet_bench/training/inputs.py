@@ -10,7 +10,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import data_directory, select_tasks
 from bitnet_bench.protocols import Steps, quiet
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 
 if TYPE_CHECKING:
     from bitnet_bench.data.checking import Checked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from contextlib import nullcontext
@@ -15,25 +14,24 @@ from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
-from bitnet_bench.checkpoints.saving import save
 from bitnet_bench.data.collating import Collator
 from bitnet_bench.data.tokenizing import Encoded
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.processes import count_processes, read_rank
 from bitnet_bench.protocols import Ingredients, Progress
-from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
 from bitnet_bench.training.encoding import encode_rows, lost_rows, make_items
-from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
-from bitnet_bench.training.lora import merge_adapters
 from bitnet_bench.training.memory import find_free_bytes, fit_batch, shape_of
 from bitnet_bench.training.objectives import refuse_other_vocabulary
+from bitnet_bench.training.result import make_record, save_result, wait_for_record
 from bitnet_bench.training.resume import STATE, claim, last_complete, started_settings
 from bitnet_bench.training.starting_model import starting_model
-from bitnet_bench.training.trainer import BenchTrainer, Build, Plan, Start, make_trainer, processes
+from bitnet_bench.training.trainer import Build, Plan, Start, make_trainer
 
 _log = logging.getLogger(__name__)
 
@@ -65,10 +63,10 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
         if job.shard:
             model = _whole(job, given.base, model)
         if not trainer.is_world_process_zero():
-            return _wait_for_record(trainer, out)
-        _save_result(job, model, tokenizer, given.base.dtype)
-    record = _record(job, backend, given, encoded, held_out, trainer, seconds, resumed)
-    write_whole(out / "finetune.json", record.model_dump_json(indent=1))
+            return wait_for_record(trainer, out)
+        save_result(job, model, tokenizer, given.base.dtype)
+    record = make_record(job, backend, given, encoded, held_out, trainer, seconds, resumed)
+    write_whole(out / TRAINING, record.model_dump_json(indent=1))
     shutil.rmtree(out / STATE, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return record
@@ -86,7 +84,7 @@ def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> Finet
             "Give --batch-size a number.",
         ) from error
     longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
-    free = find_free_bytes(processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
+    free = find_free_bytes(count_processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
     fitted = fit_batch(job, shape, longest, free)
     _log.warning(
         "Batch size %s, %s forward passes a step: %.1f GB of memory are free.",
@@ -111,7 +109,7 @@ def _claim(
         "teacher weights": given.teacher and given.teacher.sha256,
     }
     with _first_process_first():
-        if _rank() == 0:
+        if read_rank() == 0:
             claim(Path(job.out), settings, {"learning_rate_source": job.learning_rate_source})
         started = started_settings(Path(job.out))
         sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
@@ -121,7 +119,7 @@ def _claim(
 def _sharded(job: FinetuneJob) -> FinetuneJob:
     """Return *job* with what the launcher asked for; BenchError for what cannot be sharded."""
     job = job.model_copy(update={"shard": sharding.launched_for_sharding() or job.shard})
-    if job.shard and processes() == 1:
+    if job.shard and count_processes() == 1:
         raise BenchError(
             "--shard splits a model over processes, and there is one.",
             "Start them with `torchrun --nproc-per-node 2 -m bitnet_bench finetune --shard ...`.",
@@ -145,16 +143,12 @@ def _whole(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreT
 
 
 def _first_process_first() -> Any:
-    if processes() == 1:
+    if count_processes() == 1:
         return nullcontext()
     from accelerate import PartialState
 
     cpu = not torch.cuda.is_available()
     return PartialState(cpu=cpu, **({"backend": "gloo"} if cpu else {})).main_process_first()
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrainedModel | None:
@@ -167,66 +161,3 @@ def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrained
 def _pad_id(tokenizer: Any) -> int:
     """Any id will do: padded positions are masked from attention and from the loss."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
-
-
-def _save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
-    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
-    out = Path(job.out)
-    if job.lora_rank:
-        merge_adapters(model)
-    tokenizer.save_pretrained(out)
-    if job.keep_masters and job.precision == "ternary":
-        tokenizer.save_pretrained(out / "masters")
-        save(model, out / "masters", "masters", dtype)
-    if job.precision == "ternary":
-        save(model, out, "autobitlinear", dtype)
-    else:
-        save(model, out, "float", "float16")
-
-
-def _wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
-    """Return what the first process wrote."""
-    trainer.accelerator.wait_for_everyone()
-    return FinetuneRecord.model_validate_json((out / "finetune.json").read_text(encoding="utf-8"))
-
-
-def _record(
-    job: FinetuneJob,
-    backend: str,
-    given: Ingredients,
-    encoded: Encoded,
-    held_out: Encoded,
-    trainer: BenchTrainer,
-    seconds: float,
-    resumed: Path | None,
-) -> FinetuneRecord:
-    history = tuple(trainer.points("loss"))
-    tail = [point["loss"] for point in history[-max(1, len(history) // LAST_SHARE) :]]
-    ending = read_ending(job, history, trainer.model.config.vocab_size)
-    record = FinetuneRecord(
-        job=job,
-        backend=backend,
-        base=given.base,
-        result=inspect(Path(job.out)),
-        rows=encoded.rows,
-        dropped_rows=encoded.dropped,
-        truncated_rows=encoded.truncated,
-        overlapping_rows=given.overlapping,
-        data_sha256=encoded.sha256,
-        steps=trainer.state.global_step,
-        train_loss=sum(tail) / len(tail),
-        first_loss=ending.first,
-        last_loss=ending.last,
-        guessing_loss=ending.guessing,
-        history=history,
-        validation=tuple(
-            {name.removeprefix("validation_"): value for name, value in point.items()}
-            for point in trainer.points("validation_loss")
-        ),
-        validation_rows=held_out.rows,
-        warnings=(*trainer.warnings, *trainer.code_warnings()),
-        train_seconds=seconds,
-        resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
-        environment=environment(),
-    )
-    return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})

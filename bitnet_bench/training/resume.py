@@ -10,7 +10,8 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 
 MARK = "job.json"
 STATE = ".trainer"

@@ -14,7 +14,8 @@ from bitnet_bench.errors import BenchError, DivergedError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.processes import is_first
 from bitnet_bench.protocols import Steps
-from bitnet_bench.runs.records import FinetuneJob, SearchRecord, Trial
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
 
 RECORD = "search.json"

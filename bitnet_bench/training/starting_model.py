@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.saving import refuse_unpackable
 from bitnet_bench.machine.gpu import find_gpu, why_no_kernels
-from bitnet_bench.runs.records import Checkpoint, FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.training.lora import add_adapters
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +20,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.row_packing import pack, refuse_unknown
 from bitnet_bench.errors import BenchError, DivergedError
+from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import Progress
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.linear import ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
 from bitnet_bench.training.ending import warn_about_length
@@ -400,7 +400,7 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "bf16": job.compute == "bf16",
         "use_cpu": cpu,
-        "ddp_backend": "gloo" if cpu and processes() > 1 else None,
+        "ddp_backend": "gloo" if cpu and count_processes() > 1 else None,
         "ddp_find_unused_parameters": False,
         "train_sampling_strategy": "sequential",
         "seed": job.seed,
@@ -432,14 +432,9 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
 
 
-def processes() -> int:
-    """Return how many processes `torchrun` or `accelerate launch` started together; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _share(job: FinetuneJob) -> tuple[int, int]:
     """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
-    sharing = processes()
+    sharing = count_processes()
     if job.gradient_accumulation % sharing == 0:
         return job.sequences, job.gradient_accumulation // sharing
     if job.sequences % sharing == 0:

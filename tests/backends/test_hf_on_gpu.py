@@ -139,7 +139,7 @@ def test_the_environment_and_doctor_name_the_gpu_its_driver_and_triton(monkeypat
 
 
 def test_a_run_says_what_computed(tmp_path: Path) -> None:
-    from bitnet_bench.runs.records import EvaluateJob
+    from bitnet_bench.runs.jobs import EvaluateJob
 
     job = EvaluateJob(backend="hf", limit=2)
     record = evaluate("demo", select_tasks(["sample"], ["copa"]), tmp_path / "run", job)

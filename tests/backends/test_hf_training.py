@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
 from bitnet_bench.training.finetune import finetune, twin_of
 from bitnet_bench.training.rates import default_rate

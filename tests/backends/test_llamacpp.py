@@ -22,7 +22,8 @@ from bitnet_bench.measurement.candidates import Contender
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.protocols import RuntimeOptions, in_order
-from bitnet_bench.runs.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
 DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)

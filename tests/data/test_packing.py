@@ -17,7 +17,7 @@ from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.row_packing import ISOLATING, pack
 from bitnet_bench.data.tokenizing import IGNORED, Example
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
 

@@ -19,7 +19,7 @@ from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
 SIX = EvaluateJob(limit=6)

@@ -35,7 +35,7 @@ import torch
 from bitnet_bench.backends import batched_session as session
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 
 torch.set_num_threads(1)
 session.TOKENS_PER_BATCH = 60

@@ -18,7 +18,7 @@ from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import Setting, build_task
 from bitnet_bench.protocols import in_order
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KOBEST = ["boolq", "copa", "wic", "hellaswag", "sentineg"]

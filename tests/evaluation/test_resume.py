@@ -13,7 +13,7 @@ from bitnet_bench.evaluation import task_run as run
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "wic", "sentineg"]
 

@@ -23,7 +23,7 @@ from bitnet_bench.evaluation.evaluate import evaluate, evaluate_several
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs import folder as store
-from bitnet_bench.runs.records import EvaluateJob
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
 QUIET = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}

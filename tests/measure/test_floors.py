@@ -12,7 +12,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.devices import Device, device
 from bitnet_bench.measurement.floors import add_floors, plan
 from bitnet_bench.measurement.shape import shape_of
-from bitnet_bench.runs.records import TERNARY_PRECISIONS, Cost, Measured, Modelled, Precision
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
+from bitnet_bench.runs.records import Cost, Measured, Modelled
 
 MACHINE = Device(name="a", read_bytes_per_s=40e9, int8_ops_per_s=944e9, float_ops_per_s=472e9, source="test")
 

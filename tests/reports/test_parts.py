@@ -19,7 +19,8 @@ from bitnet_bench.reports.seeds import seed_groups, seed_section
 from bitnet_bench.reports.summary import summary
 from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import visible
-from bitnet_bench.runs.records import Checkpoint, Environment, Example, FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, Environment, Example, FinetuneRecord
 
 
 def trained(checkpoint: Checkpoint, environment: Environment, seed: int = 0) -> FinetuneRecord:

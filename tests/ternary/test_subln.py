@@ -13,7 +13,7 @@ import torch
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.subln import with_subln
 from bitnet_bench.training.finetune import finetune
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import distillation
 from bitnet_bench.training.distillation import logits_divergence, relation_divergence
 from bitnet_bench.training.finetune import finetune

@@ -15,7 +15,8 @@ import pytest
 from bitnet_bench.cli.finetuning import finetune_table, finetune_warnings
 from bitnet_bench.pipeline.steps import Finetuning
 from bitnet_bench.protocols import quiet
-from bitnet_bench.runs.records import Checkpoint, FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
 from bitnet_bench.training.finetune import finetune
 

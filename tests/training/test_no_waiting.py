@@ -23,7 +23,8 @@ from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.data.tokenizing import IGNORED
 from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.protocols import Ingredients
-from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.ternary import linear
 from bitnet_bench.training.attention import CAUSAL, assume_causal, attention_inputs
 from bitnet_bench.training.compiling import STEPS_THAT_PAY, choose_compile, compile_layers

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.errors import DivergedError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.objectives import PATIENCE, has_diverged
 

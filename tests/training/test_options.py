@@ -15,7 +15,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.machine import gpu
 from bitnet_bench.machine.fast_dtype import fast_compute
 from bitnet_bench.machine.gpu import Card
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training import starting_model

@@ -17,7 +17,7 @@ from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.rows import Row, Turn, parse_row
 from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import encoding
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_logprobs

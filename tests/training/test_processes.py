@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import job as finetuning
 from bitnet_bench.training import sharding
 from bitnet_bench.training.trainer import require_sharding

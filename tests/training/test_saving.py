@@ -12,7 +12,7 @@ from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.protocols import Ingredients
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.encoding import encode_rows
 from bitnet_bench.training.inputs import training_rows
 from bitnet_bench.training.save_timer import SaveTimer

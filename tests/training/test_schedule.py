@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench.runs.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.schedule import SECOND_STAGE, in_second_stage, make_schedule
 

@@ -10,7 +10,8 @@ import pytest
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import quiet
-from bitnet_bench.runs.records import FinetuneJob, SearchRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import SearchRecord
 from bitnet_bench.training.finetune import twin_of
 from bitnet_bench.training.search import parse_grid, search
 

@@ -13,7 +13,8 @@ import pytest
 
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 
 ROWS = [{"prompt": f"{i} 더하기 1은?", "response": f"{i + 1}{'입니다.' * (1 + i % 3)}"} for i in range(24)]

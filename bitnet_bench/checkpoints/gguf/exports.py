@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +12,9 @@ from bitnet_bench.checkpoints.gguf.types import BY_FORM, Form, OtherForm
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
-from bitnet_bench.protocols import Steps, quiet
-from bitnet_bench.runs.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.protocols import Steps, no_progress, quiet
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
     from bitnet_bench.checkpoints.gguf.file_parity import FileParity
@@ -47,58 +45,18 @@ def folder() -> Path:
 def file_for(checkpoint: Checkpoint, form: Form | OtherForm, own: str | None) -> GgufFile:
     """Return the user's *own* file, or the checkpoint exported as *form*, once or again.
 
-    BenchError if *own* is not there, or holds no tensor of that form. Its weights are compared by `checked`.
+    BenchError if *own* is not there, or holds no tensor of that form. `runtime_parity.checked` compares its weights.
     """
     path = Path(own) if own else folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check --gguf.")
     if not path.is_file() and form != "tl1" and form != "tl2":
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_gguf(checkpoint, form, path, lambda done, total, note="": None)
+        write_gguf(checkpoint, form, path, no_progress)
     file = GgufFile(path)
     if own and BY_FORM[form] not in {entry.kind for entry in file.tensors.values()}:
         raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as --precision.")
     return file
-
-
-def checked(
-    checkpoint: Checkpoint, file: GgufFile, runtime: str, compare: Callable[[], RuntimeParity]
-) -> RuntimeParity:
-    """Return what *compare* finds for *file* in *runtime*, or what it found before for the same bytes.
-
-    The weights are compared with the checkpoint's first.
-    """
-    kept = folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
-    if kept.is_file():
-        return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
-    compare_weights(checkpoint, file)
-    found = compare()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, found.model_dump_json(indent=1))
-    return found
-
-
-def refuse_fault(parity: RuntimeParity, despite: bool) -> None:
-    """BenchError if the runtime computes another model and nobody said that this does not matter."""
-    if parity.fault and not despite:
-        raise BenchError(
-            f"{parity.fault} ({_figures(parity)}).",
-            "Its answers are not the checkpoint's. Use --backend ternary or hf; --despite-parity measures it all the "
-            "same, and marks what it gives.",
-        )
-
-
-def _figures(parity: RuntimeParity) -> str:
-    if parity.relative_error is None or parity.bound is None:
-        return "nothing could be compared"
-    return f"{parity.relative_error:.2f} standard deviations on {parity.prompt_tokens} tokens, bound {parity.bound:g}"
-
-
-def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
-    """Return what stands for a comparison: the checkpoint, the file as it is now, and the runtime with its version."""
-    state = file.path.stat()
-    said = f"{checkpoint.sha256} {file.path.resolve()} {state.st_size} {state.st_mtime_ns} {runtime}"
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> FileParity:
@@ -106,10 +64,6 @@ def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> File
 
     BenchError if they are not the same; *out* does not exist then.
     """
-    from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
-    from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-    from bitnet_bench.checkpoints.gguf.writing import write_gguf
-
     checkpoint = open_checkpoint(model)
     with steps(f"convert to gguf-{form}") as progress:
         write_gguf(checkpoint, form, out, progress)

@@ -10,7 +10,8 @@ from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TYPES, UNREADABL
 from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Checkpoint, Value
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.value import Value
 
 SCALE_TOLERANCES = {
     "I2_S": 1e-6,
