@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.machine.threads import WAITING
 from bitnet_bench.measurement.budget import OutOfBudgetError, describe_duration
 from bitnet_bench.measurement.readings import Round
@@ -163,10 +163,8 @@ class Child:
         try:
             return kind.model_validate_json(answer)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
             raise BenchError(
-                f"{self.name} answered what cannot be ({where}: {first['msg']}): {answer.strip()[:SHOWN]!r}.",
+                f"{self.name} answered what cannot be ({explain(error)}): {answer.strip()[:SHOWN]!r}.",
                 "Its backend is broken.",
             ) from error
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
@@ -49,10 +49,8 @@ def _read(file: Path) -> Key | Rating:
             raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
         return Key.model_validate(fields) if kind == KEY else Rating.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise BenchError(
-            f"{file} is not complete, or was changed: {where}: {first['msg']}.",
+            f"{file} is not complete, or was changed: {explain(error)}.",
             "Ask for the file as the page saved it.",
         ) from error
     except ValueError as error:

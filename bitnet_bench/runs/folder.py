@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.files import disk_errors, write_whole
 from bitnet_bench.runs.records import SCHEMA_VERSION, Example, RunRecord
 
@@ -75,7 +75,7 @@ def load_record(folder: Path) -> RunRecord:
         fields.pop(SEAL, None)
         return RunRecord.model_validate(fields)
     except ValidationError as error:
-        raise BenchError(f"{folder / RECORD} cannot be read: {first_error(error)}.", "Run it again.") from error
+        raise BenchError(f"{folder / RECORD} cannot be read: {explain(error)}.", "Run it again.") from error
 
 
 def load_fields(folder: Path) -> dict[str, Any]:
@@ -110,19 +110,10 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
                 lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
                 examples += [Example.model_validate_json(line) for line in lines if line]
             except ValidationError as error:
-                raise BenchError(f"{file} cannot be read: {first_error(error)}.", "Run it again.") from error
+                raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
     return examples
 
 
 def samples_file(folder: Path, task: str) -> Path:
     """Return where the examples of a task are."""
     return folder / "samples" / f"{task.replace(':', '-')}.jsonl"
-
-
-def first_error(error: ValueError) -> str:
-    """Return where a record is wrong and why, in a few words."""
-    if not isinstance(error, ValidationError):
-        return str(error).splitlines()[0]
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
 from bitnet_bench.runs.run import Notice, Results
@@ -60,7 +60,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
             except ValidationError as error:
                 bad += 1
                 if bad <= LINES_NAMED:
-                    self._note(file, say("notice.line", line=number, why=store.first_error(error)))
+                    self._note(file, say("notice.line", line=number, why=explain(error)))
         if bad > LINES_NAMED:
             self._note(file, say("notice.lines", count=bad - LINES_NAMED))
 
@@ -104,7 +104,7 @@ def read_run(folder: Path, training: Path | None = None) -> Results:
     try:
         record = RunRecord.model_validate(kept)
     except ValidationError as error:
-        raise BenchError(f"{file} cannot be read: {store.first_error(error)}.", "Run it again.") from error
+        raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
     notices += _incomplete(folder, record)
     learned = _training(training or Path(record.checkpoint.path), notices)
     return Results(record, StoredExamples(folder, record, notices), notices, learned)
@@ -133,7 +133,7 @@ def _valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice])
         except ValidationError as error:
             about = " ".join(str(item.get(f, "")) for f in ("task", "metric", "precision") if item.get(f))
             name = f"{kind.__name__.lower()} {i} ({about})"
-            notices.append(Notice(str(file), say("notice.value", name=name, why=store.first_error(error))))
+            notices.append(Notice(str(file), say("notice.value", name=name, why=explain(error))))
     return kept
 
 
@@ -160,5 +160,5 @@ def _training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
     try:
         return FinetuneRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        notices.append(Notice(str(file), say("notice.training", why=plain(store.first_error(error)))))
+        notices.append(Notice(str(file), say("notice.training", why=plain(explain(error)))))
         return None
