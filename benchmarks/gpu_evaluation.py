@@ -34,7 +34,7 @@ from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.machine.gpu import find_gpu, why_no_gpu
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -299,8 +299,8 @@ def _compare_case(folder: Path, model: str, backend: str, precision: str, betwee
         )
         if done.returncode:
             raise RuntimeError(done.stderr.strip()[-500:])
-        record = store.load_record(out / where)
-        found[where] = record, store.load_samples(out / where, list(record.samples))
+        record = load_record(out / where)
+        found[where] = record, load_samples(out / where, list(record.samples))
     (_, wanted), (record, got) = found["cpu"], found[device]
     pairs = list(zip(wanted, got, strict=True))
     other = [f"{b.task}#{b.doc_id}: {a.output!r} -> {b.output!r}" for a, b in pairs if a.output != b.output]

@@ -14,8 +14,8 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
-from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
@@ -136,4 +136,4 @@ def twin_of(job: FinetuneJob) -> FinetuneJob:
 
 def load_run(folder: Location) -> RunRecord:
     """Return the record of a run folder."""
-    return store.load_record(Path(folder))
+    return load_record(Path(folder))

@@ -17,8 +17,8 @@ from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fast_compute
 from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
-from bitnet_bench.pipeline import steps as pipeline
 from bitnet_bench.pipeline.recipe import read_recipe
+from bitnet_bench.pipeline.steps import plan
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.ternary import kernel
 
@@ -50,7 +50,7 @@ def test_a_recipe_with_an_unknown_backend_fails_before_anything_is_run(tmp_path:
         "models: {plain: demo}\nevaluate: {suites: [sample]}\nmeasure: {backend: nosuch}\n", encoding="utf-8"
     )
     with pytest.raises(UsageError, match="There is no backend 'nosuch'"):
-        pipeline.plan(read_recipe(file), tmp_path / "out")
+        plan(read_recipe(file), tmp_path / "out")
 
 
 def test_a_float_checkpoint_runs_on_transformers_in_the_fastest_dtype() -> None:

@@ -10,7 +10,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.measurement.candidates import contenders, with_twin
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import RECORD, load_record, save_record
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.runs.twins import find_twin
 
@@ -22,7 +22,7 @@ def make_run(folder: Path, model: str) -> Path:
     record = RunRecord(
         name=folder.name, checkpoint=checkpoint, backend="hf", precision=precision, environment=environment()
     )
-    store.save_record(folder, record)
+    save_record(folder, record)
     return folder
 
 
@@ -50,7 +50,7 @@ def test_a_run_of_the_same_kind_is_no_twin(tmp_path: Path) -> None:
     assert find_twin(ours) is None
     make_run(tmp_path / "mine-fp16", "demo")
     assert find_twin(ours) is None
-    (tmp_path / "mine-fp16" / store.RECORD).write_text("{")
+    (tmp_path / "mine-fp16" / RECORD).write_text("{")
     assert find_twin(ours) is None
 
 
@@ -75,9 +75,9 @@ def test_a_twin_without_its_checkpoint_does_not_keep_the_other_from_being_measur
 ) -> None:
     """The twin is left out with a warning; a run that is named itself is an error, and no hub is asked."""
     ours, theirs = make_run(tmp_path / "ternary-after", "demo"), make_run(tmp_path / "fp16-after", "demo-fp16")
-    record = store.load_record(theirs)
+    record = load_record(theirs)
     gone = record.checkpoint.model_copy(update={"source": "runs/gone", "path": str(tmp_path / "gone")})
-    store.save_record(theirs, record.model_copy(update={"checkpoint": gone}))
+    save_record(theirs, record.model_copy(update={"checkpoint": gone}))
     assert with_twin([str(ours)]) == [str(ours)]
     assert "fp16-after is not measured" in caplog.text
     with pytest.raises(BenchError, match=r"The checkpoint of the run .* is gone"):

@@ -12,13 +12,13 @@ from bitnet_bench import __version__
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import TRAINING, load_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 
 CARD = "README.md"
 FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD)
 """What goes to the hub and comes from there: weights as safetensors, configuration, tokenizer, card."""
-LEFT_OUT = (store.TRAINING, "record.json", "search.json")
+LEFT_OUT = (TRAINING, "record.json", "search.json")
 """Records name folders and files of the publisher's machine; the card says what they say without those."""
 
 
@@ -91,11 +91,11 @@ def push(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: H
     already and was not made here is kept.
     """
     checkpoint = inspect(folder)
-    records = [store.load_record(run) for run in runs]
+    records = [load_record(run) for run in runs]
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    made = folder / store.TRAINING
+    made = folder / TRAINING
     trained = FinetuneRecord.model_validate_json(made.read_text(encoding="utf-8")) if made.is_file() else None
     text = card(checkpoint, trained, records)
     there = folder / CARD

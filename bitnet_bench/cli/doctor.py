@@ -12,7 +12,7 @@ from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import compiler, environment
 from bitnet_bench.machine.gpu import Card, find_gpu, inspect_card, why_no_gpu, why_no_kernels
-from bitnet_bench.measurement import machine_state as machine
+from bitnet_bench.measurement.machine_state import now
 from bitnet_bench.measurement.peak_memory import memory_bytes
 from bitnet_bench.runs.value import Value
 
@@ -72,7 +72,7 @@ def _readings() -> Iterator[Finding]:
     )
     pss = memory_bytes() is not None
     yield _found("memory without shared pages (PSS)", pss, "yes", "no", "The largest resident memory stands in for it.")
-    moment = machine.now()
+    moment = now()
     known = {"clock": moment.frequency_hz, "heat": moment.throttled, "swapping": moment.swapped_bytes}
     unknown = ", ".join(name for name, value in known.items() if value is None)
     yield _found(

@@ -16,8 +16,8 @@ from bitnet_bench.cli.tables import DASH, duration, gigabytes, progress_bar, sho
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bitnet_bench.pipeline import steps as pipeline
     from bitnet_bench.pipeline.estimates import Estimate
+    from bitnet_bench.pipeline.steps import Step
 
 
 def run(
@@ -46,21 +46,21 @@ def run(
     A step that is finished is not done again: killed at any moment, the same command goes on. The folder keeps
     recipe.yaml, and is refused to another recipe.
     """
-    from bitnet_bench.pipeline import steps as pipeline
+    from bitnet_bench.pipeline import steps
     from bitnet_bench.pipeline.recipe import read_recipe
 
     wanted, folder = read_recipe(recipe), out or Path("runs") / recipe.stem
     if dry_run:
-        _show_plan(pipeline.plan(wanted, folder, data_dir), tflops, as_json)
+        _show_plan(steps.plan(wanted, folder, data_dir), tflops, as_json)
         return
-    records = pipeline.run(wanted, folder, data_dir, progress_bar)
+    records = steps.run(wanted, folder, data_dir, progress_bar)
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
         print(f"Runs: {folder}")
         if wanted.report:
-            print(f"Report: {folder / pipeline.REPORT}")
+            print(f"Report: {folder / steps.REPORT}")
     for record in records:
         for name, said in record.errors.items():
             print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
@@ -68,7 +68,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _show_plan(steps: list[pipeline.Step], tflops: float | None, as_json: bool) -> None:
+def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
     from bitnet_bench.pipeline.estimates import Speed, estimate
 
     speed = Speed(tflops * 1e12, f"{tflops:g} TFLOP/s as given") if tflops else None

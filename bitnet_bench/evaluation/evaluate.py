@@ -20,7 +20,7 @@ from bitnet_bench.machine.environment import environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
@@ -63,7 +63,7 @@ class Run:
         """Keep the scores and the examples of a task."""
         record = self.record
         if self._writes:
-            saved = store.save_samples(self.out, result.name, result.examples)
+            saved = save_samples(self.out, result.name, result.examples)
             record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
         happened = {**counts, "malformed": sum(example.malformed for example in result.examples)}
         self.record = record.model_copy(
@@ -77,7 +77,7 @@ class Run:
             }
         )
         if self._writes:
-            store.save_record(self.out, self.record)  # what is finished stays, whatever happens next
+            save_record(self.out, self.record)  # what is finished stays, whatever happens next
 
     def failed(self, task: str, error: Exception) -> None:
         """Keep why *task* could not be scored; what was not foreseen leaves its traceback in OUT/errors."""
@@ -89,7 +89,7 @@ class Run:
                 write_whole(file, "".join(traceback.format_exception(error)))
         self.record = self.record.model_copy(update={"errors": self.record.errors | {task: said}})
         if self._writes:
-            store.save_record(self.out, self.record)
+            save_record(self.out, self.record)
 
 
 def score(
@@ -158,15 +158,15 @@ def _blank(
 @contextmanager
 def _begun(out: Path, record: RunRecord, workers: Workers) -> Iterator[Run]:
     """Hold the run folder *out* and give the run in it, or *record* where there is none."""
-    with store.locked(out) if workers.first else nullcontext():
+    with locked(out) if workers.first else nullcontext():
         yield Run(out, workers.agreed(_continued(out, record) if workers.first else record), workers.first)
 
 
 def _continued(out: Path, record: RunRecord) -> RunRecord:
     """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
-    if not (out / store.RECORD).is_file():
+    if not (out / RECORD).is_file():
         return record
-    there = store.load_record(out)
+    there = load_record(out)
     same = ("precision", "backend", "suites", "settings")
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
     if there.checkpoint.sha256 != record.checkpoint.sha256:
@@ -295,7 +295,7 @@ def _digest_sources(package: str) -> bytes:
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
     """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
-    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != store.TRAINING})
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != TRAINING})
     return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
 
 

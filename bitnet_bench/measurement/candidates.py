@@ -10,8 +10,8 @@ from typing import NamedTuple
 from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.runtime_choice import AUTO
-from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
 
@@ -50,7 +50,7 @@ def run_of(name: str) -> Place:
     """Return what *name* measures: of a run folder its checkpoint, and the folder, whose record gains the costs."""
     if not is_run(name):
         return Place(name, None)
-    checkpoint = store.load_record(Path(name)).checkpoint
+    checkpoint = load_record(Path(name)).checkpoint
     here = checkpoint.source not in EMBEDDED and Path(checkpoint.path).exists()
     if not here and checkpoint.source not in EMBEDDED and checkpoint.revision is None:
         raise BenchError(

@@ -12,13 +12,13 @@ from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measurement import machine_state as machine
 from bitnet_bench.measurement.admission import Admission, Entrant, admit
 from bitnet_bench.measurement.budget import Countdown
 from bitnet_bench.measurement.ceilings import measure_rates
 from bitnet_bench.measurement.child import GATE, Child
 from bitnet_bench.measurement.costs import Entry, costs
 from bitnet_bench.measurement.forecast import forecast_run
+from bitnet_bench.measurement.machine_state import cores
 from bitnet_bench.measurement.rounds import Turns, alternate
 from bitnet_bench.measurement.scenario import Scenario as Scenario
 from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
@@ -60,7 +60,7 @@ class Outcome:
 
 def measure(contestants: Sequence[Contestant], scenario: Scenario, meter: str, countdown: Countdown) -> list[Outcome]:
     """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
-    threads = scenario.threads or machine.cores()
+    threads = scenario.threads or cores()
     countdown.tell("idle power")
     idle = idle_power(pkgutil.resolve_name(meter)())
     countdown.tell("this machine's rates")
@@ -160,7 +160,7 @@ def _question(contestant: Contestant) -> dict[str, Any]:
         "precision": contestant.precision,
         "backend": contestant.backend_path,
         "options": asdict(contestant.options),
-        "threads": machine.cores(),
+        "threads": cores(),
     }
 
 

@@ -15,8 +15,8 @@ from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Contender, Place
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
-from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.folder import RECORD, load_record, save_record
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
@@ -120,15 +120,15 @@ def _recorded(
     found = [_keep_earlier_costs(record, place) for place, record in records.items()]
     for place, record in zip(records, found, strict=True):
         if place.out is not None:
-            store.save_record(place.out, record)
+            save_record(place.out, record)
     return found
 
 
 def _keep_earlier_costs(record: RunRecord, place: Place) -> RunRecord:
     """Return *record* with the costs that its folder holds already, where nothing was measured this time."""
-    if record.costs or place.out is None or not (place.out / store.RECORD).is_file():
+    if record.costs or place.out is None or not (place.out / RECORD).is_file():
         return record
-    return record.model_copy(update={"costs": store.load_record(place.out).costs})
+    return record.model_copy(update={"costs": load_record(place.out).costs})
 
 
 def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
@@ -149,8 +149,8 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
 
 def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
     checkpoint = contestant.checkpoint
-    if out is not None and (out / store.RECORD).is_file():
-        record = store.load_record(out)
+    if out is not None and (out / RECORD).is_file():
+        record = load_record(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
         return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})

@@ -20,8 +20,7 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import find_gpu
-from bitnet_bench.measurement import gpu_readings
-from bitnet_bench.measurement import machine_state as machine
+from bitnet_bench.measurement import gpu_readings, machine_state
 from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
 from bitnet_bench.measurement.peak_memory import PeakMemory, device_peak
 from bitnet_bench.protocols import RuntimeOptions, Session, configured
@@ -159,8 +158,8 @@ class _Contest:
         grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
         timed in a repetition of their own, or in all of them where they are slow.
         """
-        pace = machine.pace(self._threads)
-        before, gpu_before = machine.now(), self._gpu.now()
+        pace = machine_state.pace(self._threads)
+        before, gpu_before = machine_state.now(), self._gpu.now()
         prefill = decode = 0.0
         on_gpu: list[tuple[float | None, float | None]] = []
         repetitions = 0
@@ -178,7 +177,7 @@ class _Contest:
         energy = self._meter.stop()
         if not tokens:
             tokens = self._run(stepwise=True)[2]
-        after, gpu_after = machine.now(), self._gpu.now()
+        after, gpu_after = machine_state.now(), self._gpu.now()
         return {
             "prefill_s": prefill / repetitions,
             "decode_s": decode / repetitions,
@@ -188,8 +187,8 @@ class _Contest:
             "repetitions": repetitions,
             "metered_s": metered,
             "energy": energy.model_dump(mode="json"),
-            "pace_s": max(pace, machine.pace(self._threads)),
-            **machine.between(before, after, os.cpu_count() or 1),
+            "pace_s": max(pace, machine_state.pace(self._threads)),
+            **machine_state.between(before, after, os.cpu_count() or 1),
             **gpu_readings.between(gpu_before, gpu_after),
             "gpu_prefill_s": _mean([first for first, _ in on_gpu]),
             "gpu_decode_s": _mean([rest for _, rest in on_gpu]),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitnet_bench.pipeline import steps as pipeline
 from bitnet_bench.pipeline.recipe import read_recipe
+from bitnet_bench.pipeline.steps import REPORT, run
 from bitnet_bench.protocols import Steps, quiet
 from bitnet_bench.runs.records import RunRecord
 
@@ -21,5 +21,5 @@ def quickstart(out: Path, seed: int = 0, steps: Steps = quiet) -> tuple[list[Run
     recipe = read_recipe(RECIPE)
     assert recipe.finetune
     seeded = recipe.finetune.model_copy(update={"seed": seed})
-    records = pipeline.run(recipe.model_copy(update={"finetune": seeded}), out, steps=steps)
-    return records, out / pipeline.REPORT
+    records = run(recipe.model_copy(update={"finetune": seeded}), out, steps=steps)
+    return records, out / REPORT

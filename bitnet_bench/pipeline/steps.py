@@ -21,8 +21,8 @@ from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.pipeline.recipe import Recipe, Training, claim
 from bitnet_bench.protocols import Steps, quiet
 from bitnet_bench.reports.write import report
-from bitnet_bench.runs import folder as store
 from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.folder import RECORD, TRAINING, load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.training.ending import warn_about_ending
@@ -52,7 +52,7 @@ class Finetuning:
     @property
     def is_done(self) -> bool:
         """Whether its record is there; `finetune` refuses that of another job."""
-        return (Path(self.job.out) / store.TRAINING).is_file()
+        return (Path(self.job.out) / TRAINING).is_file()
 
     def run(self, steps: Steps) -> None:
         """Train, or go on; the log says if that failed to teach the model anything."""
@@ -77,9 +77,9 @@ class Scoring:
     @property
     def is_done(self) -> bool:
         """Whether every task has a score."""
-        if not (self.out / store.RECORD).is_file():
+        if not (self.out / RECORD).is_file():
             return False
-        scored = {score.task for score in store.load_record(self.out).scores}
+        scored = {score.task for score in load_record(self.out).scores}
         return all(f"{suite.name}:{task.name}" in scored for suite, task in self.tasks)
 
     def run(self, steps: Steps) -> None:
@@ -105,7 +105,7 @@ class Measuring:
     @property
     def is_done(self) -> bool:
         """Whether every record has costs or says that the budget had no time for them, and one at least has costs."""
-        return all(map(_is_measured, self.folders)) and any(store.load_record(f).costs for f in self.folders)
+        return all(map(_is_measured, self.folders)) and any(load_record(f).costs for f in self.folders)
 
     def run(self, steps: Steps) -> None:
         """Measure; the records of the run folders gain the costs."""
@@ -113,9 +113,9 @@ class Measuring:
 
 
 def _is_measured(folder: Path) -> bool:
-    if not (folder / store.RECORD).is_file():
+    if not (folder / RECORD).is_file():
         return False
-    record = store.load_record(folder)
+    record = load_record(folder)
     return bool(record.costs or record.cost_left_out)
 
 
@@ -131,7 +131,7 @@ class Reporting:
     @property
     def is_done(self) -> bool:
         """Whether the report is newer than every record."""
-        records = [folder / store.RECORD for folder in self.folders]
+        records = [folder / RECORD for folder in self.folders]
         if not self.out.is_file() or not all(record.is_file() for record in records):
             return False
         return all(record.stat().st_mtime_ns <= self.out.stat().st_mtime_ns for record in records)
@@ -222,4 +222,4 @@ def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = 
             step.run(steps)
             if isinstance(step, Scoring):
                 claim(recipe, step.out)
-    return [store.load_record(step.out) for step in todo if isinstance(step, Scoring)]
+    return [load_record(step.out) for step in todo if isinstance(step, Scoring)]

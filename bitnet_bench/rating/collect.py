@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import RECORD, load_record, save_record
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
@@ -156,12 +156,12 @@ def keep(key: Key, judgement: HumanJudgement) -> list[Path]:
     kept = []
     for run in (key.a, key.b):
         folder = Path(run.folder)
-        if not (folder / store.RECORD).is_file():
+        if not (folder / RECORD).is_file():
             continue
-        record = store.load_record(folder)
+        record = load_record(folder)
         if record.checkpoint.sha256 != run.checkpoint_sha256:
             continue  # the folder was used for something else since
         others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)
-        store.save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
+        save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
         kept.append(folder)
     return kept

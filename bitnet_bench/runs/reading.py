@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bitnet_bench.errors import BenchError, explain
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import RECORD, SEAL, TRAINING, load_fields, samples_file, seal
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
 from bitnet_bench.runs.run import Notice, Results
 from bitnet_bench.wording import plain, say
@@ -31,7 +31,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         self._tasks = {score.task: score.n for score in record.scores}
 
     def __getitem__(self, task: str) -> Sequence[Example]:
-        file = store.samples_file(self._folder, task)
+        file = samples_file(self._folder, task)
         if task not in self._tasks or not file.is_file():
             raise KeyError(task)
         content = file.read_bytes()
@@ -45,7 +45,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         return examples
 
     def __iter__(self) -> Iterator[str]:
-        return (task for task in self._tasks if store.samples_file(self._folder, task).is_file())
+        return (task for task in self._tasks if samples_file(self._folder, task).is_file())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -89,12 +89,12 @@ def read_run(folder: Path, training: Path | None = None) -> Results:
     *training* is the folder of a `finetune.json`, by default that of the checkpoint.
     """
     notices: list[Notice] = []
-    fields = store.load_fields(folder)
-    file = folder / store.RECORD
-    written = fields.pop(store.SEAL, None)
+    fields = load_fields(folder)
+    file = folder / RECORD
+    written = fields.pop(SEAL, None)
     if written is None:
         notices.append(Notice(str(file), say("notice.unsealed")))
-    elif written != store.seal(fields):
+    elif written != seal(fields):
         notices.append(Notice(str(file), say("notice.edited")))
     kept = {
         **fields,
@@ -146,7 +146,7 @@ def _incomplete(folder: Path, record: RunRecord) -> Iterable[Notice]:
         elif task not in scored:
             yield Notice(f"{folder}, {task}", say("notice.unscored"))
     for task in sorted(scored):
-        if not store.samples_file(folder, task).is_file():
+        if not samples_file(folder, task).is_file():
             yield Notice(f"{folder}, {task}", say("notice.no-samples"))
     made_by = record.environment.packages.get("bitnet-bench")
     if made_by != version("bitnet-bench"):
@@ -154,7 +154,7 @@ def _incomplete(folder: Path, record: RunRecord) -> Iterable[Notice]:
 
 
 def _training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
-    file = folder / store.TRAINING
+    file = folder / TRAINING
     if not file.is_file():
         return None
     try:

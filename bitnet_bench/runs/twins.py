@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import RECORD, load_record
 from bitnet_bench.runs.records import RunRecord
 
 TWIN_SUFFIX = "-fp16"
@@ -17,7 +17,7 @@ ARMS = ("ternary", "fp16")
 
 def is_run(name: str | Path) -> bool:
     """Return whether *name* is a run folder."""
-    return (Path(name) / store.RECORD).is_file()
+    return (Path(name) / RECORD).is_file()
 
 
 def find_twin(folder: Path) -> Path | None:
@@ -25,7 +25,7 @@ def find_twin(folder: Path) -> Path | None:
 
     It has the name of the twin, or else its checkpoint has; one of the two runs is ternary, and the other is not.
     """
-    own = store.load_record(folder)
+    own = load_record(folder)
     for candidate in (*_named(folder), *_of_twin_checkpoints(folder, own)):
         other = _record_of(candidate)
         if other and other.checkpoint.is_ternary != own.checkpoint.is_ternary:
@@ -44,7 +44,7 @@ def _named(folder: Path) -> Iterator[Path]:
 
 def _of_twin_checkpoints(folder: Path, own: RunRecord) -> Iterator[Path]:
     """Yield the runs beside *folder* of its checkpoint's twin, those on the same suites first."""
-    beside = [path.parent for path in sorted(folder.resolve().parent.glob(f"*/{store.RECORD}"))]
+    beside = [path.parent for path in sorted(folder.resolve().parent.glob(f"*/{RECORD}"))]
     for candidate in sorted(beside, key=lambda path: _suites(path) != own.suites):
         other = _record_of(candidate)
         names = {own.checkpoint.source, other.checkpoint.source} if other else set()
@@ -59,6 +59,6 @@ def _suites(folder: Path) -> dict[str, str]:
 
 def _record_of(folder: Path) -> RunRecord | None:
     try:
-        return store.load_record(folder)
+        return load_record(folder)
     except BenchError:
         return None

@@ -12,7 +12,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import task_run as run
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "wic", "sentineg"]
@@ -63,7 +63,7 @@ def test_a_broken_task_does_not_lose_the_others(tmp_path: Path, monkeypatch: pyt
         record = evaluate(tmp_path)
     assert {score.task for score in record.scores} == {"sample:copa", "sample:sentineg"}
     assert record.errors == {"sample:wic": "The rows are odd.\n  Mend them."}
-    assert store.load_record(tmp_path) == record
+    assert load_record(tmp_path) == record
     begun = failing(monkeypatch, "", RuntimeError())
     mended = evaluate(tmp_path)
     assert begun == ["wic"]

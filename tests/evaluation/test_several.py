@@ -22,7 +22,7 @@ from bitnet_bench.evaluation.answer_cache import kept
 from bitnet_bench.evaluation.evaluate import evaluate, evaluate_several
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import load_record, locked
 from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
@@ -64,7 +64,7 @@ def test_models_take_turns_and_score_as_they_do_alone(
     assert begun == (turns if share else sorted(turns, key=lambda turn: turn.startswith("demo-fp16")))
     for model, record in zip(models, together, strict=True):
         assert record.scores == evaluate(model, chosen(), tmp_path / f"{model}-alone", job).scores
-        assert store.load_record(tmp_path / model) == record
+        assert load_record(tmp_path / model) == record
 
 
 def test_two_models_on_the_command_line(
@@ -91,10 +91,10 @@ def test_two_models_on_the_command_line(
 def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     """While one process holds it another is told so; a folder in which nothing came about is gone again."""
     out = tmp_path / "runs" / "one"
-    with store.locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
+    with locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
         evaluate("demo", chosen(), out)
     assert not (tmp_path / "runs").exists()
-    with store.locked(out):
+    with locked(out):
         (tmp_path / "runs" / "another").mkdir()
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["another"]
 
@@ -127,7 +127,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert store.load_record(tmp_path / "runs" / "one").counts["cached"] == before > 0
+    assert load_record(tmp_path / "runs" / "one").counts["cached"] == before > 0
 
 
 def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

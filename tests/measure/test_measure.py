@@ -22,7 +22,7 @@ from bitnet_bench.measurement.candidates import with_twin
 from bitnet_bench.measurement.contest import Scenario
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.protocols import Progress
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import load_record, save_record
 from bitnet_bench.runs.records import Cost, Measured, Measurement, Modelled, RunRecord
 
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1, budget_s=600)
@@ -34,7 +34,7 @@ def make_run(folder: Path, model: str) -> Path:
     record = RunRecord(
         name=folder.name, checkpoint=checkpoint, backend="hf", precision="ternary", environment=environment()
     )
-    store.save_record(folder, record)
+    save_record(folder, record)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_both_records_are_written_though_one_cannot_run(tmp_path: Path) -> None:
     named = with_twin([str(ours)])
     entered = candidates.contenders(named, ["ternary"], None)
     measure(entered, SHORT)
-    measured, failed = store.load_record(ours), store.load_record(theirs)
+    measured, failed = load_record(ours), load_record(theirs)
     assert [cost.precision for cost in measured.costs] == ["ternary"]
     assert not measured.cost_errors
     assert not failed.costs
@@ -126,7 +126,7 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     assert not record.costs
     assert not record.cost_errors
     assert "No time was left for it" in record.cost_left_out["hf ternary"]
-    assert store.load_record(run).cost_left_out == record.cost_left_out
+    assert load_record(run).cost_left_out == record.cost_left_out
     assert any("was left out by the budget" in note for note in notes([record]))
     assert len(costs_table([record]).rows) == 1
 
@@ -138,7 +138,7 @@ def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path
     (record,) = measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
     assert record.costs == before.costs
     assert record.cost_left_out == {"hf ternary": "No time was left for it in the budget of 0.5 s."}
-    assert store.load_record(run) == record
+    assert load_record(run) == record
 
 
 def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:

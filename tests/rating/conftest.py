@@ -9,7 +9,7 @@ import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.machine.environment import environment
-from bitnet_bench.runs import folder as store
+from bitnet_bench.runs.folder import save_record, save_samples
 from bitnet_bench.runs.records import Example, RunRecord
 
 
@@ -37,6 +37,6 @@ def _write_run(folder: Path, says: str, *, rows: int = 12, task: str = "qa", pro
         data={name: "digest"},
         environment=environment(),
     )
-    store.save_samples(folder, name, examples)
-    store.save_record(folder, record)
+    save_samples(folder, name, examples)
+    save_record(folder, record)
     return folder
