@@ -135,16 +135,11 @@ WIDE_BLOCKS = (
 )
 LARGE_BLOCKS = ManyTokens(128, 64, 8, 3)
 """For more tokens than the tables list; they hold the fastest blocks of a sweep on an H200 (docs/performance.md)."""
-LARGEST_BLOCKS, LARGEST_TOKENS = ManyTokens(128, 128, 4, 3), 4096
-"""For wide products of so many tokens."""
 
 
 def choose_blocks(tokens: int, rows: int) -> ManyTokens:
     """Return the blocks for a product of *tokens* by *rows*."""
-    is_wide = rows >= WIDE_ROWS
-    if is_wide and tokens >= LARGEST_TOKENS:
-        return LARGEST_BLOCKS
-    table = WIDE_BLOCKS if is_wide else NARROW_BLOCKS
+    table = WIDE_BLOCKS if rows >= WIDE_ROWS else NARROW_BLOCKS
     return next((blocks for most, blocks in table if tokens <= most), LARGE_BLOCKS)
 
 
