@@ -92,7 +92,7 @@ test-wheel: check-install
 		PYTHONPATH=$(abspath build/wheel) $(abspath $(BIN))/python -P -m pytest $(PARALLEL) $(WHEEL_TESTS)
 
 demo-checkpoints: install
-	$(BIN)/python -m bitnet_bench.demo.build --data-dir $(DATA) --work runs/demo
+	$(BIN)/python benchmarks/demo_pair.py --data-dir $(DATA) --work runs/demo
 
 results: install
 	$(BIN)/python benchmarks/results.py --data-dir $(DATA) --out runs/results

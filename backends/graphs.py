@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from bitnet_bench.gpu import first_line
+from bitnet_bench.machine.gpu import first_line
 
 Work = Callable[[], None]
 WARM_UPS = 2

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitnet_bench import store
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Score, SearchRecord
+from bitnet_bench.runs.folder import load_record, load_samples
+from bitnet_bench.runs.records import Score, SearchRecord
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.paired import MeanPairs, bootstrap_pairs
 from bitnet_bench.statistics.several import mean_of_errors
@@ -115,9 +115,9 @@ def load(task: str, arm: str, out: Path) -> Arm:
     scores, numbers = [], []
     for model in chosen(task, arm, out):
         folder = runs_of(model) / model.name
-        primary = next(score for score in store.load_record(folder).scores if score.primary)
+        primary = next(score for score in load_record(folder).scores if score.primary)
         scores.append(primary)
-        numbers.append(metric(primary.metric).numbers(store.load_samples(folder, [task])))
+        numbers.append(metric(primary.metric).numbers(load_samples(folder, [task])))
     return Arm(scores, np.stack(numbers, axis=1))
 
 

@@ -22,14 +22,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bitnet_bench import api
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary import TernaryBackend
+from bitnet_bench.checkpoints.converting import convert
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.tasks import Setting, build_task
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.converting import convert
-from bitnet_bench.ternary.loading import load_tokenizer
 
 TASKS = ("boolq", "copa", "wic", "hellaswag", "sentineg")
 SHAPE = {
@@ -50,7 +51,7 @@ Batches = Annotated[list[int], typer.Option(help="Batch sizes of lm-eval's to tr
 def requests(data: Path, shots: int, limit: int) -> list[Any]:
     """Return the log-likelihood requests of the first *limit* rows of every KoBEST task."""
     made = []
-    for suite, task in api.select_tasks(["kobest"], list(TASKS)):
+    for suite, task in select_tasks(["kobest"], list(TASKS)):
         lm_task = build_task(suite, task, Setting(data, shots=shots)).lm_task
         lm_task.build_all_requests(limit=limit, rank=0, world_size=1)
         made += lm_task.instances
@@ -143,7 +144,7 @@ def plain(
 ) -> None:
     """A float model of 125M's shape, the same weights on both sides."""
     model = random_llama(vocabulary, getattr(torch, dtype))
-    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    tokenizer = load_tokenizer(open_checkpoint("demo"))
     asked = requests(data_dir, shots, limit)
     runs = {f"lm-eval hf, batch {size}": theirs(model, tokenizer, asked, size) for size in batch}
     with torch.inference_mode():
@@ -161,7 +162,7 @@ def ternary(
     batch: Batches = [8, 32],  # noqa: B006
 ) -> None:
     """A ternary model of 125M's shape: transformers' online BitLinear in bfloat16 against the ternary backend."""
-    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    tokenizer = load_tokenizer(open_checkpoint("demo"))
     with tempfile.TemporaryDirectory() as folder:
         masters, packed = Path(folder) / "masters", Path(folder) / "packed"
         random_llama(vocabulary, torch.float32).save_pretrained(masters)

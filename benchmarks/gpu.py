@@ -27,10 +27,10 @@ import typer
 from torch import Tensor
 
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.backends.ternary.engine import Batch
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
-from bitnet_bench.gpu import find_gpu, why_no_gpu, why_no_kernels
-from bitnet_bench.ternary.engine import Batch
+from bitnet_bench.machine.gpu import find_gpu, why_no_gpu, why_no_kernels
 from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import QuantizedRows, TernaryWeights
 

@@ -29,12 +29,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bitnet_bench import api, store
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.gpu import find_gpu, why_no_gpu
+from bitnet_bench.machine.gpu import find_gpu, why_no_gpu
+from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
-from bitnet_bench.ternary.loading import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evaluation import compare_answers, ours, requests, theirs
@@ -102,7 +103,7 @@ def kobest(shape: dict[str, int], device: str, rows: int, batches: tuple[int, ..
     """Yield the seconds of KoBEST for lm-eval's `hf` at each of *batches* and for ours, alternating."""
     data = os.environ.get("BITNET_BENCH_DATA")
     asked = requests(Path(data), 0, rows) if data else synthetic_requests(rows)
-    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    tokenizer = load_tokenizer(open_checkpoint("demo"))
     model = random_llama(shape, device)
     with torch.inference_mode():
         session = HFSession(model, tokenizer, "bf16")
@@ -196,7 +197,7 @@ def _make_ternary(model: Any) -> None:
 
 
 def _decode(model: Any, held: Any, device: str, new: int) -> Iterator[Row]:
-    tokenizer = load_tokenizer(api.open_checkpoint("demo"))
+    tokenizer = load_tokenizer(open_checkpoint("demo"))
     rng = random.Random(0)
     with torch.inference_mode():
         for batch in (1, 16):
@@ -298,8 +299,8 @@ def _compare_case(folder: Path, model: str, backend: str, precision: str, betwee
         )
         if done.returncode:
             raise RuntimeError(done.stderr.strip()[-500:])
-        record = store.load_record(out / where)
-        found[where] = record, store.load_samples(out / where, list(record.samples))
+        record = load_record(out / where)
+        found[where] = record, load_samples(out / where, list(record.samples))
     (_, wanted), (record, got) = found["cpu"], found[device]
     pairs = list(zip(wanted, got, strict=True))
     other = [f"{b.task}#{b.doc_id}: {a.output!r} -> {b.output!r}" for a, b in pairs if a.output != b.output]

@@ -321,11 +321,12 @@ def check_trainer(setting: Setting) -> list[str]:
     """Return where `finetune` waits for the GPU between the beginning of a step and its optimizer's end."""
     from transformers import TrainerCallback
 
-    from bitnet_bench import api
-    from bitnet_bench.backends.finetuning import finetune
     from bitnet_bench.backends.hf import training
-    from bitnet_bench.ports import Ingredients
-    from bitnet_bench.records import FinetuneJob
+    from bitnet_bench.checkpoints.locate import open_checkpoint
+    from bitnet_bench.protocols import Ingredients
+    from bitnet_bench.runs.jobs import FinetuneJob
+    from bitnet_bench.training.inputs import training_rows
+    from bitnet_bench.training.job import finetune
 
     class During(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -350,7 +351,7 @@ def check_trainer(setting: Setting) -> list[str]:
             model="demo", data=(str(rows),), out=f"{folder}/out", max_steps=12, epochs=99, batch_size=4,
             gradient_accumulation=2, learning_rate=1e-3, compute="bf16", track=(), compile="off",
         )  # fmt: skip
-        given = Ingredients(api.open_checkpoint(job.model), api.training_rows(job)[0], (), None, 0)
+        given = Ingredients(open_checkpoint(job.model), training_rows(job)[0], (), None, 0)
         began = time.perf_counter()
         record = finetune(job, given, lambda *_: None, "hf", build)
         seconds = time.perf_counter() - began

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench import store
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Checkpoint, Environment, Example, RunRecord, Score
+from bitnet_bench.runs.folder import RECORD, save_record, save_samples
+from bitnet_bench.runs.records import Checkpoint, Environment, Example, RunRecord, Score
 
 CHOICES = ("아니오", "예")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
@@ -43,14 +43,14 @@ def main() -> None:
 
 
 def _made(out: Path, number: int, tasks: int, rows: int) -> Path:
-    if (out / store.RECORD).is_file():
+    if (out / RECORD).is_file():
         return out
     chance = random.Random(number)
     scores, samples = [], {}
     for i in range(tasks):
         task = f"made:task{i:02d}"
         examples = [_example(task, doc, chance.random() < 0.55 + 0.02 * number) for doc in range(rows)]
-        samples[task] = store.save_samples(out, task, examples)
+        samples[task] = save_samples(out, task, examples)
         for key in ("macro_f1", "accuracy"):
             measure = metric(key)
             value, error = measure.value(examples), measure.stderr(examples)
@@ -59,7 +59,7 @@ def _made(out: Path, number: int, tasks: int, rows: int) -> Path:
                 Score(task=task, metric=key, value=value, stderr=error, n=rows, signature=signature, primary=primary)
             )
     data = {task: task.encode().hex().ljust(64, "0") for task in samples}
-    store.save_record(out, _record(out, number, tuple(scores), samples, data))
+    save_record(out, _record(out, number, tuple(scores), samples, data))
     return out
 
 
@@ -76,7 +76,7 @@ def _example(task: str, doc: int, right: bool) -> Example:
 def _record(
     out: Path, number: int, scores: tuple[Score, ...], samples: dict[str, str], data: dict[str, str]
 ) -> RunRecord:
-    from bitnet_bench.environment import environment
+    from bitnet_bench.machine.environment import environment
 
     here: Environment = environment()
     checkpoint = Checkpoint(

@@ -14,9 +14,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bitnet_bench import store
-from bitnet_bench.console import DASH
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench.cli.tables import DASH
+from bitnet_bench.runs.folder import load_record, load_samples
+from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.statistics import NORMAL_95, paired_difference
 
 EPOCHS = {"kobest:sentineg": 5, "classification:nsmc": 2, "klue:ynat": 6}
@@ -58,7 +58,7 @@ def arm_runs(arms: dict[str, str], task: str, seed: int, out: Path, data: Path) 
 def load(task: str, arm: str, seed: int, out: Path) -> tuple[RunRecord, list[Example]]:
     """Return the record and examples of one arm."""
     folder = out / f"{task.replace(':', '-')}-{arm}-seed{seed}" / "run"
-    return store.load_record(folder), store.load_samples(folder, [task])
+    return load_record(folder), load_samples(folder, [task])
 
 
 def mean_correct(task: str, arm: str, out: Path) -> list[float]:

@@ -17,11 +17,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bitnet_bench import api, console, plugins
-from bitnet_bench.measure.budget import parse_budget
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, configured
-from bitnet_bench.records import Cost, Measured, Modelled
+from bitnet_bench import plugins
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.cli.tables import progress_bar
+from bitnet_bench.measurement.budget import parse_budget
+from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.measure import measure
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, configured
+from bitnet_bench.runs.records import Cost, Measured, Modelled
 
 Contestants = Annotated[
     list[str], typer.Option("--contestant", help="BACKEND:PRECISION, or MODEL=BACKEND:PRECISION; can be repeated")
@@ -54,7 +58,7 @@ def table(
         prompt_tokens, new_tokens, threads=threads, budget_s=parse_budget(budget), rounds=rounds, timeout_s=timeout
     )
     options = RuntimeOptions(despite_parity=despite_parity)
-    records = api.measure(entered, scenario, options=options, steps=console.progress_bar)
+    records = measure(entered, scenario, options=options, steps=progress_bar)
     print(
         "| contestant | weights MiB | peak MiB | load s | prefill tokens/s | decode tokens/s | p50 / p95 / p99 ms | "
         "of floor | rounds | foreign | parity |\n|" + " --- |" * 11
@@ -81,7 +85,7 @@ def agreement(
         entered = _entered(checkpoint, one)
         costs = []
         for _ in range(times):
-            (record,) = api.measure([entered], Scenario(threads=threads), meter="none", options=options)
+            (record,) = measure([entered], Scenario(threads=threads), meter="none", options=options)
             costs += record.costs
         for phase, unit in (("prefill", "ms"), ("decode", "ms a token")):
             medians = [1e3 * _median(cost, f"{phase}_s") for cost in costs]
@@ -109,7 +113,7 @@ def share(
     for one in contestants:
         entered = _entered(checkpoint, one)
         backend = configured(plugins.load("backends", entered.backend), RuntimeOptions(despite_parity=despite_parity))
-        opened = api.open_checkpoint(entered.model)
+        opened = open_checkpoint(entered.model)
         with backend.open(opened, entered.precision) as session:
             inside = _Watch(session)
             prompt = [[1 + i % 1000 for i in range(128)]]
@@ -147,10 +151,10 @@ class _Watch:
         return timed
 
 
-def _entered(checkpoint: str, one: str) -> api.Contender:
+def _entered(checkpoint: str, one: str) -> Contender:
     model, _, rest = one.rpartition("=")
     backend, _, precision = rest.partition(":")
-    return api.Contender(model or checkpoint, precision, None, backend)  # type: ignore[arg-type]
+    return Contender(model or checkpoint, precision, None, backend)  # type: ignore[arg-type]
 
 
 def _row(source: str, cost: Cost) -> str:

@@ -16,27 +16,29 @@ Names are loaded when they are used: importing the package imports neither torch
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# `bitnet_bench.ports` and `bitnet_bench.sections` are found in `moved/`, where importing them warns
+__path__ = [*__path__, str(Path(__file__).parent / "moved")]
+
 if TYPE_CHECKING:
+    from bitnet_bench.api import compare, evaluate, finetune, load_run, measure, report, twin_of
+    from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.errors import BenchError
-    from bitnet_bench.library import compare, evaluate, finetune, load_run, measure, report, twin_of
-    from bitnet_bench.library import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
-    from bitnet_bench.measure.scenario import Scenario
-    from bitnet_bench.records import EvaluateJob, FinetuneJob
+    from bitnet_bench.measurement.scenario import Scenario
+    from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 
 _LAZY = {
-    "open": ("bitnet_bench.library", "open_checkpoint"),
+    "open": ("bitnet_bench.api", "open_checkpoint"),
     "BenchError": ("bitnet_bench.errors", "BenchError"),
-    "Scenario": ("bitnet_bench.measure.scenario", "Scenario"),
-    "EvaluateJob": ("bitnet_bench.records", "EvaluateJob"),
-    "FinetuneJob": ("bitnet_bench.records", "FinetuneJob"),
+    "Scenario": ("bitnet_bench.measurement.scenario", "Scenario"),
+    "EvaluateJob": ("bitnet_bench.runs.jobs", "EvaluateJob"),
+    "FinetuneJob": ("bitnet_bench.runs.jobs", "FinetuneJob"),
     **{
-        name: ("bitnet_bench.library", name)
+        name: ("bitnet_bench.api", name)
         for name in ("compare", "evaluate", "finetune", "load_run", "measure", "report", "twin_of")
     },
 }
@@ -70,14 +72,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, loaded or not, for completion."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """This package, where importing the sub-package `measure` does not hide the function of that name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "measure" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,4 +1,4 @@
-"""The one error that is meant for the reader of a terminal."""
+"""The errors that are meant for the reader of a terminal, and how they say what a validation found."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ class DivergedError(BenchError):
 
 class GpuLostError(BenchError):
     """The GPU failed, and this process cannot use it any more: whatever comes next would fail as well."""
+
+
+def explain(error: ValueError) -> str:
+    """Return the first thing that a validation found wrong, in a few words: where, and why."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

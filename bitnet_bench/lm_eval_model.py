@@ -16,11 +16,11 @@ import lm_eval.models  # noqa: F401 - fills the registry, which otherwise is tak
 from lm_eval.api.registry import register_model
 
 from bitnet_bench import plugins
-from bitnet_bench.api import open_checkpoint
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.ports import InferenceBackend
-from bitnet_bench.runtime_choice import choose_backend, default_precision
+from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
+from bitnet_bench.protocols import InferenceBackend
 
 
 @register_model("bitnet-bench")

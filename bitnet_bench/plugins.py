@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.protocols import InferenceBackend, TrainingBackend
 
 
 def names(kind: str) -> dict[str, EntryPoint]:
@@ -39,3 +40,18 @@ def task_folders() -> list[Path]:
             raise BenchError(f"The package {entry.value} of suites {entry.name!r} is not there.", "Reinstall it.")
         folders += [Path(place) for place in spec.submodule_search_locations]
     return folders
+
+
+def list_backends() -> list[dict[str, str | bool]]:
+    """Return name, summary and abilities of every installed backend; one that cannot be imported says so."""
+    found: list[dict[str, str | bool]] = []
+    for name in names("backends"):
+        try:
+            backend = load("backends", name)
+        except BenchError as error:
+            found.append({"name": name, "runs": False, "trains": False, "summary": error.problem})
+            continue
+        summary = str(getattr(backend, "summary", ""))
+        runs, trains = isinstance(backend, InferenceBackend), isinstance(backend, TrainingBackend)
+        found.append({"name": name, "runs": runs, "trains": trains, "summary": summary})
+    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from functools import cache
 from importlib import resources
@@ -39,11 +37,6 @@ def own_script() -> str:
 def style() -> str:
     """Return the stylesheet."""
     return (FOLDER / "report.css").read_text(encoding="utf-8")
-
-
-def source(text: str) -> str:
-    """Return what a Content-Security-Policy calls the inlined *text*."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _inlined(script: str) -> str:

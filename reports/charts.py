@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.records import Score
 from bitnet_bench.reports.figures import number, points
-from bitnet_bench.reports.runs import COLOURS, NamedRun
+from bitnet_bench.reports.named_runs import COLOURS, NamedRun
+from bitnet_bench.reports.sections import Chart, Spec
 from bitnet_bench.reports.visible import visible
-from bitnet_bench.sections import Chart, Spec
+from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import interval
 from bitnet_bench.wording import LANGUAGES, Language, Said, joined, plain, say
 

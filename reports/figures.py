@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bitnet_bench.records import Measured, Measurement, Modelled, Unavailable
-from bitnet_bench.sections import Cell
+from bitnet_bench.reports.sections import Cell
+from bitnet_bench.runs.records import Measured, Measurement, Modelled, Unavailable
 from bitnet_bench.wording import Said, plain, say
 
 DASH = "—"

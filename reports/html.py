@@ -9,21 +9,21 @@ from typing import Any
 
 from bitnet_bench.comparison.comparing import Found, assembled, shared_tasks, task_difference
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.ports import ReportOptions
-from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, source, style, table_library
-from bitnet_bench.reports.costs import cost_section, pareto_section
-from bitnet_bench.reports.environment import environment_section
+from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, style, table_library
+from bitnet_bench.reports.cost_section import cost_section, pareto_section
+from bitnet_bench.reports.environment_section import environment_section
+from bitnet_bench.reports.html_page import make_environment, source
 from bitnet_bench.reports.judgements import judgement_section
+from bitnet_bench.reports.named_runs import NamedRun, named
 from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_section
-from bitnet_bench.reports.runs import NamedRun, named
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
+from bitnet_bench.reports.sections import Chart, ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, main_pair, summary
-from bitnet_bench.reports.training import training_section
+from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import visible
-from bitnet_bench.results import Notice, Results
-from bitnet_bench.sections import Chart, Section
+from bitnet_bench.runs.run import Notice, Results
 from bitnet_bench.wording import LANGUAGES, Said, catalogue, say
 
 
@@ -143,16 +143,7 @@ def _json(value: Any) -> str:
 
 
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = make_environment(FOLDER, _shown)
     made.tests["a"] = lambda block, kind: type(block).__name__ == kind
     return made
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bitnet_bench.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.reports.figures import missing, points, span
-from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.reports.named_runs import NamedRun
+from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.wording import plain, say
 
 

@@ -16,11 +16,11 @@ from bitnet_bench.comparison.words import (
     p_words,
     test_words,
 )
-from bitnet_bench.records import TERNARY_PRECISIONS
 from bitnet_bench.reports.charts import difference_chart
 from bitnet_bench.reports.figures import DASH, points
-from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.reports.named_runs import NamedRun
+from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.wording import Said, joined, plain, say
 
 SMALL = 30

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bitnet_bench.records import Example
-from bitnet_bench.reports.runs import NamedRun
+from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.visible import visible
+from bitnet_bench.runs.records import Example
 
 LONGEST = 2000
 """Characters of a text that are shown."""

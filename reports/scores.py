@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bitnet_bench.records import Score
 from bitnet_bench.reports.charts import score_chart
 from bitnet_bench.reports.figures import DASH, missing, number, points, span
-from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.sections import Block, Cell, Group, Paragraph, Row, Section, Table
+from bitnet_bench.reports.named_runs import NamedRun
+from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
+from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import NORMAL_95, interval
 from bitnet_bench.statistics.several import mean_of_errors
 from bitnet_bench.wording import Said, plain, say

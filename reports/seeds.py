@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from bitnet_bench.reports.figures import points, span
-from bitnet_bench.reports.runs import NamedRun
-from bitnet_bench.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.reports.named_runs import NamedRun
+from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.wording import plain, say
 
 OWN = {"seed", "out", "save_every", "track", "model"}

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.comparison.words import counts_words, headline
-from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured
-from bitnet_bench.reports.costs import Scenario, machine, main_cost, precision_note, scenario, scenario_words
+from bitnet_bench.reports.cost_section import Scenario, machine, main_cost, precision_note, scenario, scenario_words
 from bitnet_bench.reports.figures import factor, figure, missing, points, size, span
+from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.pairs import Pair
-from bitnet_bench.reports.runs import NamedRun
 from bitnet_bench.reports.scores import primary_mean, score_interval
-from bitnet_bench.sections import Cell, Row, Table
+from bitnet_bench.reports.sections import Cell, Row, Table
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS
+from bitnet_bench.runs.records import Cost, Measured
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.wording import Said, joined, plain, say
 

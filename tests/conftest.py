@@ -157,8 +157,8 @@ def make_results() -> Callable[..., Any]:
     Examples choose between two answers, so that accuracy and macro_f1 are theirs; a list of Example is taken as it is.
     """
     from bitnet_bench.metrics import metric
-    from bitnet_bench.records import Checkpoint, Environment, Example, RunRecord, Score
-    from bitnet_bench.results import Results
+    from bitnet_bench.runs.records import Checkpoint, Environment, Example, RunRecord, Score
+    from bitnet_bench.runs.run import Results
 
     def example(task: str, doc: int, correct: float) -> Example:
         target = doc % 2

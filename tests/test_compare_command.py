@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import store
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.folder import load_record, save_record, save_samples
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
 
@@ -22,8 +22,8 @@ def runs(make_results: Any, tmp_path: Path) -> list[str]:
     folders = []
     for name, got in (("a", BAD), ("b", GOOD)):
         run = make_results(name, {"kobest:boolq": got})
-        samples = {task: store.save_samples(tmp_path / name, task, rows) for task, rows in run.examples.items()}
-        store.save_record(tmp_path / name, run.record.model_copy(update={"samples": samples}))
+        samples = {task: save_samples(tmp_path / name, task, rows) for task, rows in run.examples.items()}
+        save_record(tmp_path / name, run.record.model_copy(update={"samples": samples}))
         folders.append(str(tmp_path / name))
     return folders
 
@@ -57,8 +57,8 @@ def test_a_wrong_condition_is_wrong_use(runs: list[str]) -> None:
 
 def test_runs_over_other_data_are_refused(runs: list[str]) -> None:
     """The error says what differs."""
-    record = store.load_record(Path(runs[1]))
-    store.save_record(Path(runs[1]), record.model_copy(update={"data": {"kobest:boolq": "f" * 64}}))
+    record = load_record(Path(runs[1]))
+    save_record(Path(runs[1]), record.model_copy(update={"data": {"kobest:boolq": "f" * 64}}))
     result = run(*runs)
     assert isinstance(result.exception, BenchError)
     assert "the data differ" in result.exception.hint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitnet_bench.environment import environment, processor
+from bitnet_bench.machine.environment import environment, processor
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse {}\n\nprocessor\t: 1\nmodel name\t: other\n"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import gpu
-from bitnet_bench.gpu import Card, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
-from bitnet_bench.nvml import DriverVersion, read_driver
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.gpu import Card, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
+from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
 DRIVER = DriverVersion("580.65.06", (13, 0), 1)
 H100 = Card(

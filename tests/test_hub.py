@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.hub import card, pull, push
 from bitnet_bench.errors import BenchError
-from bitnet_bench.hub import card, pull, push
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.finetune import finetune
 
 
 class FolderHub:
@@ -59,7 +61,7 @@ def trained(tmp_path: Path) -> Path:
     rows = tmp_path / "비밀.jsonl"
     rows.write_text(json.dumps({"prompt": "문이 열렸나요?", "response": "네, 열렸어요."}) + "\n", encoding="utf-8")
     out = tmp_path / "tuned"
-    api.finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(out), max_steps=2, keep_masters=True))
+    finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(out), max_steps=2, keep_masters=True))
     return out
 
 
@@ -77,8 +79,8 @@ def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Pa
 
 def test_a_card_says_how_the_model_came_about_and_names_no_file(trained: Path) -> None:
     """Settings, steps and losses are those of the record; a path on the publisher's machine is nobody's business."""
-    from bitnet_bench.records import FinetuneRecord
-    from bitnet_bench.ternary.checkpoint import inspect
+    from bitnet_bench.checkpoints.inspect import inspect
+    from bitnet_bench.runs.records import FinetuneRecord
 
     record = FinetuneRecord.model_validate_json((trained / "finetune.json").read_text(encoding="utf-8"))
     text = card(inspect(trained), record)
@@ -97,10 +99,10 @@ def test_a_card_of_somebody_is_kept(hub: Any, trained: Path) -> None:
 def test_scores_of_other_weights_are_refused(hub: Any, trained: Path, tmp_path: Path) -> None:
     """A card gives the scores of this very checkpoint."""
     run = tmp_path / "run"
-    tasks = api.select_tasks(["sample"])[:1]
-    api.evaluate(str(trained), tasks, run)
+    tasks = select_tasks(["sample"])[:1]
+    evaluate(str(trained), tasks, run)
     assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push(trained, "o/n", private=True, runs=[run], hub=hub)
-    api.evaluate("demo", tasks, tmp_path / "other")
+    evaluate("demo", tasks, tmp_path / "other")
     with pytest.raises(BenchError, match="scores of other weights"):
         push(trained, "o/n", private=True, runs=[tmp_path / "other"], hub=hub)
 

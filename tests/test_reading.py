@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
-from bitnet_bench.reading import read_run, read_runs
-from bitnet_bench.records import Cost, RunRecord
-from bitnet_bench.results import Results
+from bitnet_bench.runs.folder import load_record, load_samples, save_record, save_samples
+from bitnet_bench.runs.reading import read_run, read_runs
+from bitnet_bench.runs.records import Cost, RunRecord
+from bitnet_bench.runs.run import Results
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def folder(make_results: Any, tmp_path: Path) -> Path:
 
 
 def write(run: Results, out: Path) -> Path:
-    samples = {task: store.save_samples(out, task, rows) for task, rows in run.examples.items()}
-    store.save_record(out, run.record.model_copy(update={"samples": samples}))
+    samples = {task: save_samples(out, task, rows) for task, rows in run.examples.items()}
+    save_record(out, run.record.model_copy(update={"samples": samples}))
     return out
 
 
@@ -115,7 +115,7 @@ def test_a_line_separator_in_an_output_is_no_new_line(make_results: Any, tmp_pat
     run = make_results("a", {"s:t": [1.0, 0.0]})
     rows = [e.model_copy(update={"output": "앞\u2028뒤\u0085끝"}) for e in run.examples["s:t"]]
     out = write(Results(run.record, {"s:t": rows}), tmp_path / "run")
-    assert read_run(out).examples["s:t"] == rows == store.load_samples(out, ["s:t"])
+    assert read_run(out).examples["s:t"] == rows == load_samples(out, ["s:t"])
 
 
 def test_a_run_of_another_schema_leaves_the_others(folder: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_how_a_checkpoint_was_made_is_found_beside_it(folder: Path, tmp_path: Pa
 def test_a_seal_is_of_the_fields_alone(make_results: Any, tmp_path: Path) -> None:
     """Saving what was loaded gives the same bytes."""
     record: RunRecord = make_results("a", {"s:t": [1.0]}).record
-    store.save_record(tmp_path, record)
+    save_record(tmp_path, record)
     first = (tmp_path / "record.json").read_bytes()
-    store.save_record(tmp_path, store.load_record(tmp_path))
+    save_record(tmp_path, load_record(tmp_path))
     assert (tmp_path / "record.json").read_bytes() == first

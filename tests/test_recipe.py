@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import api, pipeline
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
-from bitnet_bench.estimates import Estimate, Speed, estimate, find_shape, shape_of
-from bitnet_bench.quickstart import RECIPE
-from bitnet_bench.recipe import SHIPPED, find_recipe, read_recipe
-from bitnet_bench.training.compute import fast_compute
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate, find_shape, shape_of
+from bitnet_bench.pipeline.quickstart import RECIPE
+from bitnet_bench.pipeline.recipe import SHIPPED, find_recipe, read_recipe
+from bitnet_bench.pipeline.steps import Finetuning, Measuring, Scoring, plan, run
 
 RECIPES = sorted(SHIPPED.glob("*.yaml"))
 SMALL = """\
@@ -102,55 +104,55 @@ def test_seeds_and_arms_have_folders_of_their_own(small: Path, tmp_path: Path) -
     """Arms differ in precision and start, seeds in the seed; the first seed is measured."""
     several = SMALL.replace("max_steps: 2", "max_steps: 2\n  seeds: 2") + "measure: {}\n"
     small.write_text(several, encoding="utf-8")
-    steps = pipeline.plan(read_recipe(small), tmp_path / "out")
+    steps = plan(read_recipe(small), tmp_path / "out")
     assert [step.title for step in steps] == [
         *(f"fine-tune {name}" for name in ("ternary-seed0", "fp16-seed0", "ternary-seed1", "fp16-seed1")),
         *(f"evaluate {name}" for name in ("ternary-seed0", "fp16-seed0", "ternary-seed1", "fp16-seed1")),
         "measure",
         "report",
     ]
-    jobs = [step.job for step in steps if isinstance(step, pipeline.Finetuning)]
+    jobs = [step.job for step in steps if isinstance(step, Finetuning)]
     assert [(job.model, job.precision, job.seed) for job in jobs[:3]] == [
         ("demo", "ternary", 0),
         ("demo-fp16", "fp16", 0),
         ("demo", "ternary", 1),
     ]
     assert len({job.out for job in jobs}) == 4
-    (measuring,) = [step for step in steps if isinstance(step, pipeline.Measuring)]
+    (measuring,) = [step for step in steps if isinstance(step, Measuring)]
     assert [folder.name for folder in measuring.folders] == ["ternary-seed0", "fp16-seed0"]
 
 
 def test_a_recipe_is_done_once_and_goes_on_where_it_was(small: Path, tmp_path: Path) -> None:
     """Finished steps are not done again, missing ones are; the folder keeps the recipe and is no other recipe's."""
     out = tmp_path / "out"
-    records = pipeline.run(read_recipe(small), out)
+    records = run(read_recipe(small), out)
     assert [(record.name, record.precision, len(record.scores)) for record in records] == [
         ("ternary", "ternary", 2),
         ("fp16", fast_compute(), 2),
     ]
     assert (out / "report.html").is_file()
     assert read_recipe(out / "recipe.yaml") == read_recipe(out / "ternary/recipe.yaml") == read_recipe(small)
-    assert all(step.is_done for step in pipeline.plan(read_recipe(small), out))
+    assert all(step.is_done for step in plan(read_recipe(small), out))
 
     times = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
     (out / "fp16/record.json").unlink()  # as if it had been killed before the twin was scored
-    again = pipeline.run(read_recipe(small), out)
+    again = run(read_recipe(small), out)
     kept = {file for file, time in times.items() if file.stat().st_mtime_ns == time}
     assert {out / "models/ternary/finetune.json", out / "models/fp16/finetune.json", out / "recipe.yaml"} <= kept
     assert [record.scores for record in again] == [record.scores for record in records]
 
     small.write_text(SMALL.replace("max_steps: 2", "max_steps: 3"), encoding="utf-8")
     with pytest.raises(BenchError, match=r"another recipe: finetune\.max_steps"):
-        pipeline.run(read_recipe(small), out)
+        run(read_recipe(small), out)
 
 
 def test_what_is_not_trained_is_scored_and_measured_as_it_is(tmp_path: Path) -> None:
     """`models` names checkpoints; what was measured is not measured again."""
     (tmp_path / "r.yaml").write_text(MEASURED, encoding="utf-8")
     recipe = read_recipe(tmp_path / "r.yaml")
-    (record,) = pipeline.run(recipe, tmp_path / "out")
+    (record,) = run(recipe, tmp_path / "out")
     assert (record.name, len(record.costs)) == ("plain", 1)
-    assert pipeline.run(recipe, tmp_path / "out") == [record]
+    assert run(recipe, tmp_path / "out") == [record]
     assert not (tmp_path / "out/report.html").exists()
 
 
@@ -167,7 +169,7 @@ def test_a_dry_run_estimates_and_writes_nothing(small: Path, tmp_path: Path) -> 
 
 def test_parameters_are_those_of_the_checkpoint() -> None:
     """The formula counts what the files hold, norms left out."""
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     shape = find_shape("demo")
     assert shape.matrices == checkpoint.ternary_parameters
     assert abs(shape.parameters / checkpoint.parameters - 1) < 0.002
@@ -176,7 +178,7 @@ def test_parameters_are_those_of_the_checkpoint() -> None:
 def test_an_unknown_size_is_a_reason_and_no_number(tmp_path: Path, small: Path) -> None:
     """What is not here, and is no published shape, is not guessed at."""
     small.write_text(SMALL.replace("finetune:", "finetune:\n  model: nobody/nothing"), encoding="utf-8")
-    found = estimate(pipeline.plan(read_recipe(small), tmp_path / "out"), Speed(1e12, "given"), lambda *_: None)
+    found = estimate(plan(read_recipe(small), tmp_path / "out"), Speed(1e12, "given"), lambda *_: None)
     assert (found[0].seconds, found[0].memory_bytes) == (None, None)
     assert "nobody/nothing" in found[0].note
 
@@ -203,7 +205,7 @@ def _measuring_estimate(model: str, measure: str, tmp_path: Path) -> Estimate:
         f"models: {{x: {model}}}\nevaluate: {{suites: [sample], tasks: [copa]}}\nmeasure: {{{measure}}}\n",
         encoding="utf-8",
     )
-    (step,) = [s for s in pipeline.plan(read_recipe(file), tmp_path / "out") if isinstance(s, pipeline.Measuring)]
+    (step,) = [s for s in plan(read_recipe(file), tmp_path / "out") if isinstance(s, Measuring)]
     return estimate([step], Speed(200e9, "test"), lambda done, total, note="": None)[0]
 
 
@@ -229,7 +231,7 @@ def test_the_estimate_of_measuring_depends_on_the_model(tmp_path: Path) -> None:
 def test_every_recipe_in_the_tree_can_be_planned(file: Path, tmp_path: Path) -> None:
     """Its keys are known, its suites and tasks are there, and it says what it writes."""
     recipe = read_recipe(file)
-    steps: list[Any] = pipeline.plan(recipe, tmp_path / "out")
+    steps: list[Any] = plan(recipe, tmp_path / "out")
     assert {step.title.split()[0] for step in steps} == {"fine-tune", "evaluate", "measure", "report"}
 
 
@@ -237,8 +239,8 @@ def test_quickstart_is_a_recipe_of_every_task_that_is_embedded(tmp_path: Path) -
     """It trains on the rows of each task that it scores, and has a run of each arm before and after."""
     recipe = read_recipe(RECIPE)
     assert recipe.finetune is not None
-    tasks = {f"{suite.name}:{task.name}" for suite, task in api.select_tasks(["sample"])}
+    tasks = {f"{suite.name}:{task.name}" for suite, task in select_tasks(["sample"])}
     assert {*recipe.finetune.data} - tasks == {str(RECIPE.parent / "instructions.jsonl")}
     assert tasks < {*recipe.finetune.data}
-    runs = [step.out.name for step in pipeline.plan(recipe, tmp_path) if isinstance(step, pipeline.Scoring)]
+    runs = [step.out.name for step in plan(recipe, tmp_path) if isinstance(step, Scoring)]
     assert runs == ["ternary-before", "fp16-before", "ternary-after", "fp16-after"]

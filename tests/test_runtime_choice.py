@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api, pipeline
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.recipe import read_recipe
-from bitnet_bench.records import EvaluateJob
-from bitnet_bench.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.pipeline.recipe import read_recipe
+from bitnet_bench.pipeline.steps import plan
+from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.ternary import kernel
-from bitnet_bench.training.compute import fast_compute
 
 needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built or is turned off")
 
@@ -25,7 +28,7 @@ needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kern
 @needs_kernel
 def test_a_ternary_checkpoint_is_scored_on_the_engine_and_the_record_says_why(tmp_path: Path) -> None:
     """The default is the fast backend: a first report on `hf` said that ternary is slower than FP16."""
-    record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path, EvaluateJob(limit=2))
+    record = evaluate("demo", select_tasks(["sample"], ["copa"]), tmp_path, EvaluateJob(limit=2))
     assert (record.backend, record.precision) == ("ternary", "ternary")
     assert record.backend_reason == "the ternary engine fits this checkpoint"
 
@@ -33,10 +36,10 @@ def test_a_ternary_checkpoint_is_scored_on_the_engine_and_the_record_says_why(tm
 @needs_kernel
 def test_a_folder_of_another_backend_names_both_and_how_to_continue(tmp_path: Path) -> None:
     """A run of the time when `hf` was the default is continued by naming it."""
-    tasks = api.select_tasks(["sample"], ["copa"])
-    api.evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2, backend="hf"))
+    tasks = select_tasks(["sample"], ["copa"])
+    evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2, backend="hf"))
     with pytest.raises(BenchError, match=r"another backend \(hf, not ternary\)") as error:
-        api.evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2))
+        evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2))
     assert error.value.hint.startswith("`--backend hf` continues it.")
 
 
@@ -47,12 +50,12 @@ def test_a_recipe_with_an_unknown_backend_fails_before_anything_is_run(tmp_path:
         "models: {plain: demo}\nevaluate: {suites: [sample]}\nmeasure: {backend: nosuch}\n", encoding="utf-8"
     )
     with pytest.raises(UsageError, match="There is no backend 'nosuch'"):
-        pipeline.plan(read_recipe(file), tmp_path / "out")
+        plan(read_recipe(file), tmp_path / "out")
 
 
 def test_a_float_checkpoint_runs_on_transformers_in_the_fastest_dtype() -> None:
     """A twin in emulated bfloat16, or in float32 where bfloat16 is native, would flatter ternary."""
-    checkpoint = api.open_checkpoint("demo-fp16")
+    checkpoint = open_checkpoint("demo-fp16")
     assert default_precision(checkpoint) == fast_compute()
     assert choose_backend("auto", checkpoint, "bf16") == RuntimeChoice("hf", "bf16 weights run on transformers")
 
@@ -62,10 +65,10 @@ def test_an_architecture_that_the_engine_lacks_runs_on_transformers_with_the_rea
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reason is in the log as well as in the choice."""
-    folder = shutil.copytree(api.open_checkpoint("demo").path, tmp_path / "gelu")
+    folder = shutil.copytree(open_checkpoint("demo").path, tmp_path / "gelu")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"hidden_act": "gelu"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    backend, reason = choose_backend("auto", api.open_checkpoint(str(folder)), "ternary")
+    backend, reason = choose_backend("auto", open_checkpoint(str(folder)), "ternary")
     assert backend == "hf"
     assert reason is not None
     assert "activation gelu" in reason
@@ -75,9 +78,9 @@ def test_an_architecture_that_the_engine_lacks_runs_on_transformers_with_the_rea
 def test_without_a_kernel_ternary_runs_on_transformers_and_says_how_to_get_it_back() -> None:
     """A machine without the kernel gets its scores, later, and is told how to get them sooner."""
     code = (
-        "from bitnet_bench import api\n"
-        "from bitnet_bench.runtime_choice import choose_backend\n"
-        "print(*choose_backend('auto', api.open_checkpoint('demo'), 'ternary'))\n"
+        "from bitnet_bench.checkpoints.locate import open_checkpoint\n"
+        "from bitnet_bench.machine.runtime_choice import choose_backend\n"
+        "print(*choose_backend('auto', open_checkpoint('demo'), 'ternary'))\n"
     )
     environment = os.environ | {kernel.VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -86,7 +89,7 @@ def test_without_a_kernel_ternary_runs_on_transformers_and_says_how_to_get_it_ba
 
 def test_a_named_backend_is_taken_as_it_is_and_an_unknown_one_refused() -> None:
     """What a user names needs no reason; a misspelt name fails before anything is read."""
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     assert choose_backend("hf", checkpoint, "ternary") == RuntimeChoice("hf", None)
     with pytest.raises(UsageError, match="There is no backend 'hg'"):
         choose_backend("hg", checkpoint, "ternary")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import store
-from bitnet_bench.environment import environment
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Checkpoint, Example, RunRecord, Score
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.runs.folder import RECORD, load_record, load_samples, save_record, save_samples
+from bitnet_bench.runs.records import Checkpoint, Example, RunRecord, Score
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_a_run_survives_the_disk(record: RunRecord, tmp_path: Path) -> None:
     examples = [
         Example(task="sample:copa", doc_id=i, prompt="가\n나", target="다", output="<b>", correct=1.0) for i in range(3)
     ]
-    store.save_record(tmp_path, record)
-    store.save_samples(tmp_path, "sample:copa", examples)
-    assert store.load_record(tmp_path) == record
-    assert store.load_samples(tmp_path, ["sample:copa", "sample:wic"]) == examples
+    save_record(tmp_path, record)
+    save_samples(tmp_path, "sample:copa", examples)
+    assert load_record(tmp_path) == record
+    assert load_samples(tmp_path, ["sample:copa", "sample:wic"]) == examples
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_a_run_survives_the_disk(record: RunRecord, tmp_path: Path) -> None:
 )
 def test_a_damaged_or_foreign_record_is_refused(change, complaint, record: RunRecord, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Half a file, another version, an unknown field, a NaN: a sentence that names the file."""
-    store.save_record(tmp_path, record)
-    file = tmp_path / store.RECORD
+    save_record(tmp_path, record)
+    file = tmp_path / RECORD
     file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(BenchError, match=complaint) as error:
-        store.load_record(tmp_path)
+        load_record(tmp_path)
     assert str(file) in error.value.problem

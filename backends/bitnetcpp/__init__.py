@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
-from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 if TYPE_CHECKING:
+    from bitnet_bench.backends.batched_session import BatchedSession
     from bitnet_bench.backends.bitnetcpp.build import Build
-    from bitnet_bench.backends.llama import Load
-    from bitnet_bench.backends.session import BatchedSession
-    from bitnet_bench.gguf.reading import GgufFile
+    from bitnet_bench.backends.llama_session import Load
+    from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 
 VARIABLE = "BITNETCPP_DIR"
 PRECISIONS = ("i2_s", "tl1", "tl2", "ternary")
@@ -40,8 +41,8 @@ class BitnetCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
-        from bitnet_bench.backends.llama import opened
-        from bitnet_bench.gguf.files import refuse_fault
+        from bitnet_bench.backends.llama_session import opened
+        from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file, build = self._file(checkpoint, precision), self.build()
         refuse_fault(self._check(checkpoint, precision, file, build), self._options.despite_parity)
@@ -59,7 +60,7 @@ class BitnetCppBackend:
         return self._check(checkpoint, precision, self._file(checkpoint, precision), self.build())
 
     def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: Build) -> RuntimeParity:
-        from bitnet_bench.backends.llama import check
+        from bitnet_bench.backends.llama_session import check
 
         return check(checkpoint, file, precision, "bitnet.cpp", build.version, self._load(file, build))
 
@@ -82,7 +83,7 @@ class BitnetCppBackend:
         return Build(Path(named), found)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.gguf.files import file_for
+        from bitnet_bench.checkpoints.gguf.exports import file_for
 
         if precision not in PRECISIONS:
             raise BenchError(

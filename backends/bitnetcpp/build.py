@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitnet_bench.backends.llama import TOKENS_AT_ONCE, Logits, Tokens
-from bitnet_bench.environment import compiler
+from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, Tokens
+from bitnet_bench.checkpoints.gguf.exports import folder
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.files import folder
-from bitnet_bench.gguf.reading import GgufFile
+from bitnet_bench.machine.environment import compiler
 
 SHIM = Path(__file__).with_name("shim.c")
 HEADERS = ("3rdparty/llama.cpp/include", "3rdparty/llama.cpp/ggml/include")
@@ -65,7 +65,7 @@ class Build:
 
 
 class BuildLibrary:
-    """A loaded file; see `bitnet_bench.backends.llama.Library`."""
+    """A loaded file; see `bitnet_bench.backends.llama_session.Library`."""
 
     def __init__(self, build: Build, file: GgufFile, vocabulary_only: bool = False) -> None:
         """BenchError in the build's own words if *file* does not load."""

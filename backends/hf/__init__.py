@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.ports import Ingredients, Progress
-from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord, Precision
+from bitnet_bench.protocols import Ingredients, Progress
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.hf.inference import HFSession
@@ -42,8 +44,8 @@ class HFBackend:
 
     def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or distill with transformers' Trainer; resumes what was killed."""
-        from bitnet_bench.backends.finetuning import finetune
         from bitnet_bench.backends.hf.training import build
+        from bitnet_bench.training.job import finetune
 
         return finetune(job, given, progress, "hf", build)
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batch_size import activation_bytes, choose_logits, choose_tokens
-from bitnet_bench.backends.hf.rows import Layout, SharedPrefix
+from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
-from bitnet_bench.backends.session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
+from bitnet_bench.backends.hf.tree_rows import Layout, SharedPrefix
 from bitnet_bench.backends.transfers import send
-from bitnet_bench.gpu import choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.training.loss import PLAIN_HEADS
 
 BRANCHING = {"llama", "qwen2", "qwen3"}
@@ -86,7 +87,7 @@ def _forest(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Ten
 
 
 class HFSession(BatchedSession):
-    """An opened model; see `bitnet_bench.ports.Session`."""
+    """An opened model; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, model: Any, tokenizer: Any, precision: Precision) -> None:
         context = int(getattr(model.config, "max_position_embeddings", 2048))

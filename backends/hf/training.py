@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from bitnet_bench.backends.trainer import BenchTrainer, Start, validation_objective
 from bitnet_bench.data.collating import Item
 from bitnet_bench.training.attention import assume_causal
 from bitnet_bench.training.objectives import Distillation, Objective, Outcome, Preference, install, supervised
+from bitnet_bench.training.trainer import BenchTrainer, Start, validation_objective
 
 
 def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import NO_OPTIONS, RuntimeOptions
-from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
+from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 if TYPE_CHECKING:
-    from bitnet_bench.backends.llama import Load
-    from bitnet_bench.backends.session import BatchedSession
-    from bitnet_bench.gguf.reading import GgufFile
+    from bitnet_bench.backends.batched_session import BatchedSession
+    from bitnet_bench.backends.llama_session import Load
+    from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 
 PRECISIONS = ("fp16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "ternary")
 
@@ -33,8 +34,8 @@ class LlamaCppBackend:
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
-        from bitnet_bench.backends.llama import opened
-        from bitnet_bench.gguf.files import refuse_fault
+        from bitnet_bench.backends.llama_session import opened
+        from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file = self._file(checkpoint, precision)
         refuse_fault(self._check(checkpoint, precision, file), self._options.despite_parity)
@@ -46,14 +47,14 @@ class LlamaCppBackend:
         from transformers import AutoTokenizer  # noqa: F401
 
         import bitnet_bench.backends.llamacpp.bindings
-        import bitnet_bench.gguf.files  # noqa: F401
+        import bitnet_bench.checkpoints.gguf.exports  # noqa: F401
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
         return self._check(checkpoint, precision, self._file(checkpoint, precision))
 
     def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile) -> RuntimeParity:
-        from bitnet_bench.backends.llama import check
+        from bitnet_bench.backends.llama_session import check
         from bitnet_bench.backends.llamacpp.bindings import version
 
         return check(checkpoint, file, precision, "llama.cpp", version(), self._load(file))
@@ -64,7 +65,7 @@ class LlamaCppBackend:
         return lambda vocabulary_only: PythonLibrary(file, vocabulary_only)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.gguf.files import FORM_OF, file_for
+        from bitnet_bench.checkpoints.gguf.exports import FORM_OF, file_for
 
         if precision not in PRECISIONS:
             raise BenchError(

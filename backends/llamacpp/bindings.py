@@ -10,9 +10,9 @@ import llama_cpp as api
 import numpy as np
 import torch
 
-from bitnet_bench.backends.llama import TOKENS_AT_ONCE, Logits, Tokens
+from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, Tokens
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.reading import GgufFile
 
 _said: list[str] = []
 
@@ -30,7 +30,7 @@ def version() -> str:
 
 
 class PythonLibrary:
-    """A loaded file; see `bitnet_bench.backends.llama.Library`."""
+    """A loaded file; see `bitnet_bench.backends.llama_session.Library`."""
 
     def __init__(self, file: GgufFile, vocabulary_only: bool = False) -> None:
         """BenchError with llama.cpp's own words if *file* does not load."""

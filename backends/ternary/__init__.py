@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.records import Checkpoint, Precision
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
-    from bitnet_bench.backends.session import BatchedSession
+    from bitnet_bench.backends.batched_session import BatchedSession
 
 
 class TernaryBackend:

@@ -1,4 +1,4 @@
-"""The forward pass of the ternary engine on a GPU: the same model as `bitnet_bench.ternary.engine`, in Triton kernels.
+"""The forward pass of the ternary engine on a GPU: the same model as `engine`, in Triton kernels.
 
 Tokens of several sequences stand one after the other, without padding, as on the CPU. Integer products are exact;
 the residual stream, norms, scores and the softmax are float32. What is handed from a product to the next kernel, keys
@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitnet_bench.backends.graphs import record
+from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
 from bitnet_bench.backends.transfers import send
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
 from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import (
     NO_SPLITS,
@@ -33,7 +34,6 @@ from bitnet_bench.ternary.gpu.calls import (
     choose_attention,
     make_tiles,
 )
-from bitnet_bench.ternary.reading import Weights
 
 MOST_PREFILLS = 8
 """Shapes of prompts whose graphs are kept."""

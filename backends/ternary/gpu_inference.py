@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bitnet_bench.backends.batch_size import choose_logits, choose_tokens
-from bitnet_bench.backends.session import Row, Tree, in_padded_budget
+from bitnet_bench.backends.batched_session import Row, Tree, in_padded_budget
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
 from bitnet_bench.backends.ternary.inference import TernarySession
-from bitnet_bench.gpu import Gpu
+from bitnet_bench.machine.gpu import Gpu
 
 CAPACITY_STEP = 256
 """Positions by which caches differ in size: those of one size share their graphs."""
@@ -28,7 +28,7 @@ class SlotState:
 
 
 class GpuTernarySession(TernarySession):
-    """An opened model on the GPU engine; see `bitnet_bench.ports.Session`."""
+    """An opened model on the GPU engine; see `bitnet_bench.protocols.Session`."""
 
     device = "cuda"
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.session import (
+from bitnet_bench.backends.batched_session import (
     BatchedSession,
     Ids,
     Place,
@@ -25,15 +24,17 @@ from bitnet_bench.backends.session import (
     in_padded_budget,
     naming_gpu_failures,
 )
+from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
 from bitnet_bench.backends.transfers import send
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.records import Checkpoint, Precision
+from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.engine import Batch, Engine, unfit
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.ops import PanelsLinear
-from bitnet_bench.ternary.reading import Weights
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
@@ -157,7 +158,7 @@ class Decoding:
 
 
 class TernarySession(BatchedSession):
-    """An opened model on the lean engine; see `bitnet_bench.ports.Session`."""
+    """An opened model on the lean engine; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:
         context = int(getattr(engine.config, "max_position_embeddings", 2048))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bitnet_bench.ports import Ingredients, Progress
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.protocols import Ingredients, Progress
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 
 
 class TRLBackend:
@@ -19,8 +20,8 @@ class TRLBackend:
 
     def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or align with trl; resumes what was killed. BenchError for what trl cannot do."""
-        from bitnet_bench.backends.finetuning import finetune
         from bitnet_bench.backends.trl.training import build, refuse_untaught
+        from bitnet_bench.training.job import finetune
 
         refuse_untaught(job)
         return finetune(job, given, progress, "trl", build)

@@ -11,12 +11,12 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from bitnet_bench.backends.trainer import BenchTrainer, Start
 from bitnet_bench.data.collating import Collator, Item
 from bitnet_bench.data.tokenizing import IGNORED, Example
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.preference import refuse_other_reference
+from bitnet_bench.training.trainer import BenchTrainer, Start
 
 Row = dict[str, Any]
 """An `Item` as a row of a table."""

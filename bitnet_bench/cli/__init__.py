@@ -13,12 +13,12 @@ from bitnet_bench.cli import cache, data, rating
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
+from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.measuring import backends, doctor, measure, plan
-from bitnet_bench.cli.panels import PanelCommand
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.threads import WAITING
+from bitnet_bench.machine.threads import WAITING
 
 app = typer.Typer(
     no_args_is_help=True,

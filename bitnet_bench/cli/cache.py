@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.tables import DASH, mebibytes, show, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.evaluation.answer_cache import Kept
+
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The answers that evaluations keep, by model and request."
@@ -17,13 +25,13 @@ app = typer.Typer(
 @app.command("ls")
 def cache_list(as_json: Json = False) -> None:
     """List the models whose answers are kept."""
-    from bitnet_bench import api, console
+    from bitnet_bench.evaluation.answer_cache import kept_answers
 
-    file, models = api.kept_answers()
+    file, models = kept_answers()
     if as_json:
         print_json({"file": str(file), "models": [_kept(model) for model in models]})
         return
-    console.show(console.kept_table(models))
+    show(kept_table(models))
     print(f"Cache: {file}")
 
 
@@ -34,15 +42,33 @@ def cache_prune(
     as_json: Json = False,
 ) -> None:
     """Forget answers of models that were not used lately."""
-    from bitnet_bench import api, console
+    from bitnet_bench.evaluation.answer_cache import prune_answers
 
-    forgotten, freed = api.prune_answers(0.0 if everything else days)
+    forgotten, freed = prune_answers(0.0 if everything else days)
     if as_json:
         print_json({"forgotten": [_kept(model) for model in forgotten], "freed_bytes": freed})
         return
     answers = sum(model.answers for model in forgotten)
-    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {console.mebibytes(freed)} are free again.")
+    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {mebibytes(freed)} are free again.")
 
 
 def _kept(model: Any) -> dict[str, Any]:
     return {**model.about, "answers": model.answers, "bytes": model.size, "used": model.used}
+
+
+def kept_table(models: Sequence[Kept]) -> Table:
+    """Return whose answers are kept, a row a model."""
+    rows = [
+        [
+            model.about.get("model", DASH),
+            model.about.get("precision", DASH),
+            model.about.get("backend", DASH),
+            model.about.get("software", DASH),
+            model.used[:16].replace("T", " "),
+            f"{model.answers:,}",
+            mebibytes(model.size),
+        ]
+        for model in models
+    ]
+    columns = ["model", "precision", "backend", "software", "last used (UTC)", "answers", "size"]
+    return table("Answers kept", columns, rows, numbers_from=5)

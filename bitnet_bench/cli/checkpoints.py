@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitnet_bench.cli.options import GGUF_FORMS, Format, Json, Seed, ShardSize, Target
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.tables import mebibytes, or_dash, progress_bar, show, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from bitnet_bench.checkpoints.gguf.file_parity import FileParity
+    from bitnet_bench.checkpoints.layers import Inspection
+    from bitnet_bench.checkpoints.parity import Parity
 
 
 def inspect(
@@ -20,15 +30,15 @@ def inspect(
     Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
     whether it can be trained: by what its files hold, never by its name.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.checkpoints.layers import inspect_layers
 
-    found = api.look_into(ckpt, console.progress_bar)
+    found = inspect_layers(ckpt, progress_bar)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    console.show(console.inspection_table(found))
+    show(inspection_table(found))
     if found.layers:
-        console.show(console.layers_table(found))
+        show(layers_table(found))
 
 
 def convert(
@@ -46,20 +56,21 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    from bitnet_bench.pipeline import conversion
 
     if to in GGUF_FORMS:
-        found = api.export_gguf(ckpt, GGUF_FORMS[to], out, steps=console.progress_bar)
-        print_json(found.model_dump(mode="json")) if as_json else print(console.gguf_sentence(out, found))
+        found = export_gguf(ckpt, GGUF_FORMS[to], out, steps=progress_bar)
+        print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
         return
-    checkpoint, parity = api.convert(
-        ckpt, Format(to.value).value, out, shard_gigabytes=shard_size, steps=console.progress_bar
+    checkpoint, parity = conversion.convert(
+        ckpt, Format(to.value).value, out, shard_gigabytes=shard_size, steps=progress_bar
     )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
-    print(console.parity_sentence(parity))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {console.mebibytes(sum(checkpoint.weight_bytes.values()))})")
+    print(parity_sentence(parity))
+    print(f"Checkpoint: {out} ({checkpoint.format}, {mebibytes(sum(checkpoint.weight_bytes.values()))})")
 
 
 def init(
@@ -75,20 +86,20 @@ def init(
     It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
     noise. Its tokenizer is that of the embedded pair.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.checkpoints import random_weights
 
-    checkpoint = api.init(
+    checkpoint = random_weights.init(
         preset,
         out,
         seed=seed,
         form=to.value if to else None,
         shard_gigabytes=shard_size,
-        steps=console.progress_bar,
+        steps=progress_bar,
     )
     if as_json:
         print_json(checkpoint.model_dump(mode="json"))
         return
-    size = console.mebibytes(sum(checkpoint.weight_bytes.values()))
+    size = mebibytes(sum(checkpoint.weight_bytes.values()))
     print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
     print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
 
@@ -103,7 +114,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
 ) -> None:
     """Upload a checkpoint to the hub, with a model card made from its records."""
-    from bitnet_bench.hub import push as upload
+    from bitnet_bench.checkpoints.hub import push as upload
 
     upload(folder, repo, private=not public, runs=run or [])
     print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
@@ -114,7 +125,72 @@ def pull(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
 ) -> None:
     """Download a checkpoint from the hub, safetensors only."""
-    from bitnet_bench.hub import pull as download
+    from bitnet_bench.checkpoints.hub import pull as download
 
     found = download(repo, out)
     print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+
+
+def gguf_sentence(out: Path, found: FileParity) -> str:
+    """Say how equal an exported GGUF file is to its source, and what a runtime makes of it."""
+    sizes = ", ".join(f"{name} {mebibytes(size)}" for name, size in found.types.items())
+    return (
+        f"Parity: the codes of {found.ternary_layers} layers are equal, scales within {found.largest_scale_error:.1e}, "
+        f"other tensors within {found.largest_float_error:.1e} of their largest value.\n"
+        f"GGUF: {out} (architecture {found.architecture}; {sizes}). What a runtime computes with it is compared "
+        "when it is measured or evaluated."
+    )
+
+
+def inspection_table(found: Inspection) -> Table:
+    """Return what a checkpoint is, a row a fact."""
+    checkpoint = found.checkpoint
+    norm = f"{checkpoint.inner_norm}, eps {checkpoint.inner_norm_eps:g}" if checkpoint.inner_norm else None
+    sizes = [f"{kind} {mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
+    trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
+    facts = {
+        "format": checkpoint.format,
+        "architecture": checkpoint.architecture,
+        "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
+        "norm inside ternary layers": norm,
+        "parameters": f"{checkpoint.parameters:,}, of which ternary {checkpoint.ternary_parameters:,}",
+        "zeros": or_dash(found.zero_density, "{:.2%} of the codes"),
+        "bytes": ", ".join(sizes),
+        "bits per ternary weight": or_dash(found.ternary_bits_per_weight, "{:.3f}"),
+        "bits per weight": f"{found.bits_per_weight:.3f}",
+        "other weights": checkpoint.dtype,
+        "trainable": trainable,
+        "sha256": checkpoint.sha256,
+    }
+    rows = [[name, fact] for name, fact in facts.items() if fact is not None]
+    return table(checkpoint.source, ["", ""], rows, numbers_from=99)
+
+
+def layers_table(found: Inspection) -> Table:
+    """Return the ternary layers, a row for those of one kind and shape, such as all 30 q_proj."""
+    kinds: dict[tuple[str, int, int], list[float]] = {}
+    for layer in found.layers:
+        kinds.setdefault((layer.name.rpartition(".")[2], layer.rows, layer.columns), []).append(layer.zero_density)
+    rows = [
+        [
+            kind,
+            str(len(zeros)),
+            f"{n} x {k}",
+            f"{sum(zeros) / len(zeros):.2%}",
+            f"{min(zeros):.2%}",
+            f"{max(zeros):.2%}",
+        ]
+        for (kind, n, k), zeros in kinds.items()
+    ]
+    return table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
+
+
+def parity_sentence(parity: Parity) -> str:
+    """Say how equal a converted checkpoint is to its source."""
+    codes = f"Parity: the codes of {parity.layers} layers are equal, scales within {parity.largest_scale_error:.1e}"
+    if parity.mean_logit_error is None or parity.largest_logit_error is None:
+        return f"{codes}. Logits were not compared: this machine has too little memory to run the model."
+    return (
+        f"{codes}, logits of {parity.prompt_tokens} Korean tokens within {parity.mean_logit_error:.1e} standard "
+        f"deviations in the mean and {parity.largest_logit_error:.1e} at most."
+    )

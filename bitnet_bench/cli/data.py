@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitnet_bench.cli import tables
 from bitnet_bench.cli.options import DataDir, Files, FormOf, Json, Model, Tokens
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.tables import progress_bar, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.data.checking import Checked
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training rows before training on them.")
 
@@ -31,16 +39,16 @@ def data_check(
     Rows that cannot be read, duplicates, decomposed (NFD) text, answers that seem to be cut off, rows that are too
     long, and rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.training.inputs import check_data
 
-    checked = api.check_data(
+    checked = check_data(
         files,
         model,
         template=template,
         max_length=max_length,
         suites_named=[name for value in suite or [] for name in value.split(",")],
         data_dir=data_dir,
-        steps=console.progress_bar,
+        steps=progress_bar,
     )
     if as_json:
         print_json(
@@ -52,7 +60,7 @@ def data_check(
     else:
         for one in checked:
             if one.findings:
-                console.show(console.findings_table(one, show))
+                tables.show(findings_table(one, show))
             else:
                 print(f"{one.file}: {one.lines:,} rows; nothing found")
     if any({"bad", "overlap"} & one.counts.keys() for one in checked):
@@ -62,10 +70,10 @@ def data_check(
 @app.command("stats")
 def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", as_json: Json = False) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
-    from bitnet_bench import api, console
     from bitnet_bench.data.checking import quantiles
+    from bitnet_bench.training.inputs import check_data
 
-    checked = api.check_data(files, model, template=template, steps=console.progress_bar)
+    checked = check_data(files, model, template=template, steps=progress_bar)
     if as_json:
         lengths = [
             {"file": c.file, "tokens": quantiles(c.tokens), "with_loss": quantiles(c.response_tokens)} for c in checked
@@ -73,8 +81,8 @@ def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", a
         print_json(lengths)
         return
     for one in checked:
-        console.show(console.lengths_table(one))
-        console.show(console.histogram_table(one))
+        tables.show(lengths_table(one))
+        tables.show(histogram_table(one))
 
 
 @app.command("convert")
@@ -83,6 +91,39 @@ def data_convert(
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
 ) -> None:
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
-    from bitnet_bench import api
+    from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {api.convert_data(file, out):,} rows to {out}")
+    print(f"Wrote {convert_data(file, out):,} rows to {out}")
+
+
+def findings_table(checked: Checked, shown: int) -> Table:
+    """Return *shown* findings of a file, a row a finding, those first that stop training."""
+    from bitnet_bench.data.checking import KINDS
+
+    order = sorted(checked.findings, key=lambda finding: list(KINDS).index(finding.kind))
+    rows = [[str(f.line), f.kind, f.reason] for f in order[:shown]]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in checked.counts.items())
+    title = f"{checked.file}: {checked.lines:,} rows; {counts or 'nothing found'}"
+    left = len(checked.findings) - shown
+    made = table(title, ["line", "what", "why"], rows, numbers_from=99)
+    made.caption = f"{left:,} more: --show, or --json for all" if left > 0 else None
+    return made
+
+
+def lengths_table(checked: Checked) -> Table:
+    """Return how long rows are in tokens."""
+    from bitnet_bench.data.checking import quantiles
+
+    whole, learned = quantiles(checked.tokens), quantiles(checked.response_tokens)
+    rows = [[name, f"{whole[name]:,.0f}", f"{learned[name]:,.0f}"] for name in whole]
+    return table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
+
+
+def histogram_table(checked: Checked) -> Table:
+    """Return how many rows have how many tokens, as bars."""
+    from bitnet_bench.data.checking import histogram
+
+    bars = histogram(checked.tokens)
+    most = max((count for _, _, count in bars), default=1)
+    rows = [[f"{low:,}-{high:,}", f"{count:,}", "█" * round(40 * count / most)] for low, high, count in bars]
+    return table("", ["tokens", "rows", ""], rows, numbers_from=99)

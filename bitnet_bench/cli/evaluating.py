@@ -20,6 +20,7 @@ from bitnet_bench.cli.options import (
     build_job,
 )
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.tables import progress_bar, show, table
 from bitnet_bench.errors import UsageError
 
 
@@ -69,9 +70,10 @@ def evaluate(
     last batch. A task that cannot be scored does not lose the others; the exit status is 1 then. Several models take
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
-    from bitnet_bench import api, console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.records import EvaluateJob
+    from bitnet_bench.evaluation.evaluate import evaluate_several
+    from bitnet_bench.evaluation.select import data_directory, select_tasks
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.runs.jobs import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
@@ -82,8 +84,8 @@ def evaluate(
         seed=seed, chat_template=chat_template, limit=limit, cache=cache, gguf=str(gguf) if gguf else None,
         bitnetcpp_dir=str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity=despite_parity,
     )  # fmt: skip
-    chosen = api.select_tasks(suites_named, task or [], api.data_directory(data_dir))
-    records = api.evaluate_several(list(zip(model, folders, strict=True)), chosen, job, console.progress_bar)
+    chosen = select_tasks(suites_named, task or [], data_directory(data_dir))
+    records = evaluate_several(list(zip(model, folders, strict=True)), chosen, job, progress_bar)
     if is_first():
         if as_json:
             print_json([record.model_dump(mode="json") for record in records])
@@ -127,9 +129,9 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     Rows are counted where a data directory is given; --limit and wos, whose dialogues hold several questions, apart.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.evaluation.select import list_tasks
 
-    found = api.list_tasks(data_dir)
+    found = list_tasks(data_dir)
     if as_json:
         print_json(found)
         return
@@ -138,7 +140,7 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
-    console.show(console.table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
+    show(table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
 
 
 def lm_eval(context: typer.Context) -> None:

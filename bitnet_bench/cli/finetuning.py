@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,13 @@ from bitnet_bench.cli.options import (
     build_job,
 )
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.tables import DASH, mebibytes, or_dash, progress_bar, show, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.runs.records import FinetuneRecord, SearchRecord
+
 
 _data = partial(typer.Option, rich_help_panel="Data")
 _method = partial(typer.Option, rich_help_panel="Method")
@@ -162,9 +170,10 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
-    from bitnet_bench import api, console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.records import FinetuneJob
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.runs.jobs import FinetuneJob
+    from bitnet_bench.training.finetune import finetune as run_finetune
+    from bitnet_bench.training.finetune import twin_of
 
     job = build_job(
         FinetuneJob,
@@ -182,33 +191,105 @@ def finetune(
         save_every=save_every, save_minutes=save_minutes, keep_masters=keep_masters,
         track=tuple(tracker.value for tracker in track),
     )  # fmt: skip
-    jobs = [job, api.twin_of(job, twin_model)] if twin else [job]
+    jobs = [job, twin_of(job, twin_model)] if twin else [job]
     if search:
         _search({one.precision: one for one in jobs}, search, seeds, out, backend, as_json)
         return
-    records = [api.finetune(one, backend, console.progress_bar) for one in jobs]
+    records = [run_finetune(one, backend, progress_bar) for one in jobs]
     if not is_first():
         return
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
-        console.show(console.finetune_table(records))
+        show(finetune_table(records))
     sys.stdout.flush()  # so that the warnings come last where both streams go to one file
-    for line in console.finetune_warnings(records):
+    for line in finetune_warnings(records):
         print(f"Warning: {line}", file=sys.stderr)
 
 
 def _search(arms: dict[str, Any], options: list[str], seeds: int, out: Path, backend: str, as_json: bool) -> None:
-    from bitnet_bench import console
-    from bitnet_bench.evaluation.parallel import is_first
-    from bitnet_bench.search import RECORD, parse_grid
-    from bitnet_bench.search import search as run
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.training.search import RECORD, parse_grid
+    from bitnet_bench.training.search import search as run
 
-    found = run(arms, parse_grid(options), seeds, out, backend, console.progress_bar)
+    found = run(arms, parse_grid(options), seeds, out, backend, progress_bar)
     if not is_first():
         return
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
-    console.show(console.search_table(found))
+    show(search_table(found))
     print(f"Search: {out / RECORD}")
+
+
+def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
+    """Return what each training run did, a row a run: its loss at both ends, and what guessing would have."""
+    from rich.markup import escape
+
+    from bitnet_bench.training.ending import warn_about_ending
+
+    rows = [
+        [
+            record.job.out,
+            record.job.precision,
+            str(record.steps),
+            or_dash(record.job.learning_rate, "{:.3g}"),
+            or_dash(record.first_loss, "{:.3f}"),
+            or_dash(record.last_loss, "{:.3f}"),
+            or_dash(record.guessing_loss, "{:.3f}"),
+            " to ".join(f"{point['loss']:.3f}" for point in record.validation[:: len(record.validation) - 1 or 1])
+            or DASH,
+            f"{record.train_seconds:.0f} s",
+            f"{record.rows} ({record.dropped_rows} dropped, {record.truncated_rows} cut)",
+            mebibytes(sum(record.result.weight_bytes.values())),
+        ]
+        for record in records
+    ]
+    columns = [
+        "checkpoint",
+        "precision",
+        "steps",
+        "rate",
+        "loss of the first step",
+        "at the end",
+        "of guessing",
+        "validation loss",
+        "time",
+        "rows",
+        "weights on disk",
+    ]
+    failed = any(warn_about_ending(record) for record in records)
+    made = table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
+    sources = dict.fromkeys(
+        f"{record.job.precision}, rate {record.job.learning_rate:.3g}: {record.job.learning_rate_source}"
+        for record in records
+        if record.job.learning_rate_source
+    )
+    made.caption = "\n".join(map(escape, sources)) or None
+    return made
+
+
+def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
+    """Return the warnings of runs, those last that say that one failed to learn."""
+    from bitnet_bench.training.ending import warn_about_ending
+
+    early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_about_ending(r)]
+    late = [(r, warning) for r in records for warning in warn_about_ending(r)]
+    return [f"{record.job.out}: {warning}" for record, warning in (*early, *late)]
+
+
+def search_table(search: SearchRecord) -> Table:
+    """Return what a search tried, a row a run, with a mark at the settings that it chose."""
+    rows = [
+        [
+            trial.arm,
+            ", ".join(f"{name} {value}" for name, value in trial.settings.items()),
+            str(trial.seed),
+            DASH if trial.validation_loss is None else f"{trial.validation_loss:.4f}",
+            "chosen" if trial.out in search.chosen.get(trial.arm, ()) else "",
+            trial.error or trial.out,
+        ]
+        for trial in search.trials
+    ]
+    columns = ["precision", "settings", "seed", "validation loss", "", "checkpoint"]
+    return table("Search", columns, rows, numbers_from=99)

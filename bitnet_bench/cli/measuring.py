@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitnet_bench.cli.options import BitnetCpp, DataDir, DespiteParity, Gguf, Json, Precision, Use
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.tables import mebibytes, milliseconds, progress_bar, show, table
 from bitnet_bench.errors import UsageError
-from bitnet_bench.measure.budget import DEFAULT_BUDGET, parse_budget
+from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.measurement.devices import Device
+    from bitnet_bench.measurement.floors import Plan
 
 
 def measure(
@@ -74,9 +82,11 @@ def measure(
     fails leaves the others, and the exit status is 1.
     """
     began_s = time.monotonic()
-    from bitnet_bench import api, console
-    from bitnet_bench.measure.scenario import Scenario, preset
-    from bitnet_bench.ports import RuntimeOptions
+    from bitnet_bench.evaluation.select import prompts
+    from bitnet_bench.measurement.candidates import contenders, with_twin
+    from bitnet_bench.measurement.measure import measure as run_measure
+    from bitnet_bench.measurement.scenario import Scenario, preset
+    from bitnet_bench.protocols import RuntimeOptions
 
     budget_s = parse_budget(budget) if seconds is None else seconds
     named = [*(models or []), *(model or [])] or ["demo"]
@@ -84,10 +94,10 @@ def measure(
         raise UsageError(
             "--out takes the costs of one model.", "Name run folders instead of checkpoints: each gains its own."
         )
-    named = named if out else api.with_twin(named)
+    named = named if out else with_twin(named)
     prompt_tokens, new_tokens = preset(scenario.value) if scenario else (prompt_tokens, new_tokens)
-    records = api.measure(
-        api.contenders(
+    records = run_measure(
+        contenders(
             named,
             [p.value for p in precision or []],
             out,
@@ -103,14 +113,14 @@ def measure(
             budget_s=budget_s,
             timeout_s=timeout,
             batches=tuple(batch),
-            texts=api.prompts(suite, max(batch), data_dir) if suite else (),
+            texts=prompts(suite, max(batch), data_dir) if suite else (),
         ),
         meter=meter,
         model_energy=model_energy,
         options=RuntimeOptions(
             str(gguf) if gguf else None, str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity
         ),
-        steps=console.progress_bar,
+        steps=progress_bar,
         began_s=began_s,
     )
     if as_json:
@@ -137,38 +147,69 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
-    from bitnet_bench import api, console
+    from bitnet_bench.measurement import planning
 
-    ceilings, plans = api.plan(preset, model, context, batch, device, threads)
+    ceilings, plans = planning.plan(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
-    console.show(console.floors_table(plans, context, batch))
-    print("\n".join(console.floors_notes(ceilings)))
+    show(floors_table(plans, context, batch))
+    print("\n".join(floors_notes(ceilings)))
 
 
 def backends(as_json: Json = False) -> None:
     """List the runtimes that are installed."""
-    from bitnet_bench import api, console
+    from bitnet_bench.plugins import list_backends
 
-    found = api.backends()
+    found = list_backends()
     if as_json:
         print_json(found)
         return
     rows = [
         [str(b["name"]), "yes" if b["runs"] else "no", "yes" if b["trains"] else "no", str(b["summary"])] for b in found
     ]
-    console.show(console.table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
+    show(table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
 
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
-    from bitnet_bench import api, console
-    from bitnet_bench.doctor import diagnose
+    from bitnet_bench.cli.doctor import diagnose
+    from bitnet_bench.evaluation.select import DATA_VARIABLE
 
-    findings = diagnose(api.DATA_VARIABLE)
+    findings = diagnose(DATA_VARIABLE)
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return
     rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
-    console.show(console.table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+    show(table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+
+
+def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+    """Return what each precision of a shape takes, a row a precision."""
+    rows = [
+        [
+            one.precision,
+            one.head,
+            mebibytes(one.layer_bytes),
+            mebibytes(one.head_bytes + one.embedding_bytes),
+            mebibytes(one.kv_bytes),
+            mebibytes(one.total_bytes),
+            f"{one.prefill_floor_s:.3g} s",
+            milliseconds(one.decode_floor_s),
+            f"{batch / one.decode_floor_s:,.0f}",
+        ]
+        for one in plans
+    ]
+    columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
+    return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+
+
+def floors_notes(device: Device) -> list[str]:
+    """Return what a plan assumes."""
+    return [
+        f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "
+        f"GOP/s, floats {device.float_ops_per_s / 1e9:,.0f} GFLOP/s ({device.source}).",
+        "A token reads all weights but the embedding, and the keys and values of the whole context, once; ternary "
+        "layers multiply in int8, all else in floats; nothing else takes time. No runtime is faster, most are slower.",
+        "Keys and values are float32 in the backend `ternary`, and of 16 bits in the others.",
+    ]

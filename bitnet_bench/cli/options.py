@@ -11,7 +11,7 @@ import typer
 from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_bench.gguf.types import Form
+    from bitnet_bench.checkpoints.gguf.types import Form
 
 TEMPLATES = (
     "Text around prompt and response: auto (the checkpoint's chat template if there is one, else dialogue), chat, "

@@ -3,21 +3,144 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bitnet_bench.cli.tables import DASH, mebibytes, milliseconds, show, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.runs.records import Cost, Measurement, RunRecord, Score
 
 
 def show_runs(records: list[Any]) -> None:
     """Print the scores and costs of runs, and what is to be known of them."""
-    from bitnet_bench import console
 
     if any(record.scores for record in records):
-        console.show(console.scores_table(records))
+        show(scores_table(records))
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
-        console.show(console.costs_table(records))
-    for note in console.notes(records):
+        show(costs_table(records))
+    for note in notes(records):
         print(note)
 
 
 def print_json(value: Any) -> None:
     """Print *value* on standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def scores_table(runs: Sequence[RunRecord]) -> Table:
+    """Return value and 95 % half-width of every score, a row a task and metric, a column a run.
+
+    Beside them stand chance and what always answering the most frequent target gets.
+    """
+    keys = list(dict.fromkeys((s.task, s.metric) for run in runs for s in run.scores))
+    found = [{(s.task, s.metric): s for s in run.scores} for run in runs]
+    rows = []
+    for key in keys:
+        one = next(scores[key] for scores in found if key in scores)
+        chance, majority = (DASH if v is None else f"{v:.1f}" for v in (one.chance, one.majority))
+        name = f"{key[1]} ↓" if one.lower_is_better else key[1]
+        rows.append([key[0], name, *(_score(scores.get(key)) for scores in found), chance, majority, str(one.n)])
+    smaller = "; ↓: not 0-100, less is better" if any(s.lower_is_better for run in runs for s in run.scores) else ""
+    title = f"Scores, 0-100, ± 95 % interval{smaller}"
+    return table(
+        title, ["task", "metric", *(run.name for run in runs), "chance", "majority", "n"], rows, numbers_from=2
+    )
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return DASH
+    digits = 3 if score.lower_is_better else 1
+    return f"{score.value:.{digits}f}" + (f" ±{1.96 * score.stderr:.{digits}f}" if score.stderr is not None else "")
+
+
+def costs_table(runs: Sequence[RunRecord]) -> Table:
+    """Return what each measured run costs, a row a run, backend, precision and batch.
+
+    One that failed, or that the budget left out, has a row, too.
+    """
+    columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
+    columns += ["of floor", "p95 / p99 a token", "energy"]
+    rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
+    rows += [
+        [run.name, who, *[DASH] * (len(columns) - 2)]  # `notes` says why
+        for run in runs
+        for who in dict.fromkeys((*run.cost_errors, *run.cost_left_out))
+    ]
+    return table("Cost", columns, rows, numbers_from=2)
+
+
+def _cost_row(name: str, cost: Cost) -> list[str]:
+    get = cost.metrics.get
+    return [
+        name,
+        f"{cost.backend} {cost.precision}" + (" (another model)" if cost.parity and cost.parity.fault else ""),
+        str(cost.batch),
+        mebibytes(cost.resident_weight_bytes),
+        mebibytes(cost.kv_bytes),
+        _median(get("peak_bytes"), mebibytes),
+        _median(get("prefill_s"), "{:.3g} s".format),
+        _spread(get("prefill_tokens_per_s")),
+        _spread(get("decode_tokens_per_s")),
+        _share_of_floor(cost),
+        f"{_median(get('token_p95_s'), milliseconds)} / {_median(get('token_p99_s'), milliseconds)}",
+        _median(get("energy_j"), "{:.3g} J".format),
+    ]
+
+
+def _spread(measurement: Measurement | None) -> str:
+    """Return the median, and half of the width between the least and the most in per cent of it; of one round none."""
+    if measurement is None or measurement.kind != "measured":
+        return DASH
+    if len(measurement.readings) == 1:
+        return f"{measurement.median:,.4g} (1 round)"
+    low, high = min(measurement.readings), max(measurement.readings)
+    return f"{measurement.median:,.4g} ±{50 * (high - low) / measurement.median:.0f} %"
+
+
+def _share_of_floor(cost: Cost) -> str:
+    """Return how close prefill and decoding came to the least time that they can take."""
+    shares = []
+    for phase in ("prefill", "decode"):
+        floor, taken = cost.metrics.get(f"{phase}_floor_s"), cost.metrics.get(f"{phase}_s")
+        known = floor is not None and taken is not None and floor.kind == "modelled" and taken.kind == "measured"
+        shares.append(f"{floor.value / taken.median:.0%}" if known else DASH)  # type: ignore[union-attr]
+    return " / ".join(shares)
+
+
+def _median(measurement: Measurement | None, form: Any) -> str:
+    if measurement is None:
+        return DASH
+    if measurement.kind == "measured":
+        return str(form(measurement.median))
+    return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
+
+
+def notes(runs: Sequence[RunRecord]) -> list[str]:
+    """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
+    reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
+    found = [f"{DASH} {reason}" for reason in sorted(reasons)]
+    for run in runs:
+        found += [
+            f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
+        ]
+        found += [f"{run.name} {who} was left out by the budget. {why}" for who, why in run.cost_left_out.items()]
+    costs = [(run.name, cost) for run in runs for cost in run.costs]
+    for name, cost in costs:
+        if cost.once_because:
+            found.append(f"{name} {cost.backend} {cost.precision} ran once, without an interval. {cost.once_because}")
+        if cost.parity and cost.parity.fault:
+            found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
+        if cost.left_out:
+            left = "; ".join(cost.disturbances)
+            found.append(
+                f"{name} {cost.backend} {cost.precision} without {len(cost.left_out)} disturbed rounds ({left})."
+            )
+        elif cost.disturbances:
+            found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
+        elif cost.disturbed:
+            found.append(f"Other processes used {cost.foreign_load:.0%} of this machine beside {name} {cost.backend}.")
+    return found

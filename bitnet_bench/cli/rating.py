@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.tables import DASH, show, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Let people judge the answers of two runs blindly.")
 
@@ -46,7 +53,6 @@ def rate_collect(
 
     The records of both runs gain it, and so does a report about them.
     """
-    from bitnet_bench import console
     from bitnet_bench.rating.collect import collect, keep
 
     key, judgement = collect(files)
@@ -54,5 +60,28 @@ def rate_collect(
     if as_json:
         print_json(judgement.model_dump(mode="json"))
         return
-    console.show(console.judgement_table(judgement))
+    show(judgement_table(judgement))
     print("\n".join(f"Kept in: {folder}" for folder in folders))
+
+
+def judgement_table(said: HumanJudgement) -> Table:
+    """Return what people said of two runs: the preference first, then each scale."""
+    counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
+    rows = [["preference", f"{_estimated(said.win_rate)} %", "", counts, _agreement(said.alpha["preference"])]]
+    for scale, means in said.scales.items():
+        a, b, difference = (_estimated(means[of], 2) for of in ("a", "b", "difference"))
+        rows.append([scale, a, b, difference, _agreement(said.alpha[scale])])
+    title = f"{len(said.raters)} raters, {said.items} items; 95 % intervals over items"
+    columns = ["", f"A: {said.a}", f"B: {said.b}", "A - B; or the count", "Krippendorff's alpha"]
+    return table(title, columns, rows)
+
+
+def _estimated(number: Estimated, digits: int = 1) -> str:
+    if number.interval is None:
+        return f"{number.value:.{digits}f}"
+    low, high = number.interval
+    return f"{number.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _agreement(alpha: Estimated | Unavailable) -> str:
+    return f"{alpha.value:.2f}" if alpha.kind == "estimated" else f"{DASH} {alpha.reason}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,13 @@ import typer
 
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.tables import DASH, duration, gigabytes, progress_bar, show, table
 
 if TYPE_CHECKING:
-    from bitnet_bench import pipeline
+    from rich.table import Table
+
+    from bitnet_bench.pipeline.estimates import Estimate
+    from bitnet_bench.pipeline.steps import Step
 
 
 def run(
@@ -41,21 +46,21 @@ def run(
     A step that is finished is not done again: killed at any moment, the same command goes on. The folder keeps
     recipe.yaml, and is refused to another recipe.
     """
-    from bitnet_bench import console, pipeline
-    from bitnet_bench.recipe import read_recipe
+    from bitnet_bench.pipeline import steps
+    from bitnet_bench.pipeline.recipe import read_recipe
 
     wanted, folder = read_recipe(recipe), out or Path("runs") / recipe.stem
     if dry_run:
-        _show_plan(pipeline.plan(wanted, folder, data_dir), tflops, as_json)
+        _show_plan(steps.plan(wanted, folder, data_dir), tflops, as_json)
         return
-    records = pipeline.run(wanted, folder, data_dir, console.progress_bar)
+    records = steps.run(wanted, folder, data_dir, progress_bar)
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
         print(f"Runs: {folder}")
         if wanted.report:
-            print(f"Report: {folder / pipeline.REPORT}")
+            print(f"Report: {folder / steps.REPORT}")
     for record in records:
         for name, said in record.errors.items():
             print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
@@ -63,15 +68,39 @@ def run(
         raise typer.Exit(1)
 
 
-def _show_plan(steps: list[pipeline.Step], tflops: float | None, as_json: bool) -> None:
-    from bitnet_bench import console
-    from bitnet_bench.estimates import Speed, estimate
+def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
+    from bitnet_bench.pipeline.estimates import Speed, estimate
 
     speed = Speed(tflops * 1e12, f"{tflops:g} TFLOP/s as given") if tflops else None
-    with console.progress_bar("plan") as progress:
+    with progress_bar("plan") as progress:
         found = estimate(steps, speed, progress)
     if as_json:
         print_json([vars(one) for one in found])
         return
-    console.show(console.steps_table(found))
+    show(steps_table(found))
     print("Estimates, good to a factor of three: docs/recipes.md says how they are made. Nothing was run.")
+
+
+def steps_table(steps: Sequence[Estimate]) -> Table:
+    """Return the steps of a recipe, a row a step, with a sum of what is not done."""
+    rows = [
+        [
+            step.title,
+            "done" if step.done else "to do",
+            DASH if step.seconds is None else f"~{duration(step.seconds)}",
+            DASH if step.memory_bytes is None else f"~{gigabytes(step.memory_bytes)}",
+            DASH if step.disk_bytes is None else f"~{gigabytes(step.disk_bytes)}",
+            step.note,
+        ]
+        for step in steps
+    ]
+    left = [step for step in steps if not step.done]
+    known = [step for step in left if step.seconds is not None]
+    total = f"~{duration(sum(step.seconds or 0.0 for step in known))}"
+    disk = f"~{gigabytes(sum(step.disk_bytes or 0 for step in known))}"
+    memory = f"~{gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
+    unknown = len(left) - len(known)
+    rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
+    made = table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
+    made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
+    return made

@@ -11,10 +11,13 @@ import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.tables import progress_bar, show, table
 from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_bench.results import Notice
+    from bitnet_bench.comparison import Comparison
+    from bitnet_bench.comparison.conditions import Judged
+    from bitnet_bench.runs.run import Notice
 
 
 class Tongue(StrEnum):
@@ -44,10 +47,9 @@ def quickstart(
     Evaluates the embedded pair on the `sample` suite, fine-tunes both with ternary QAT and in FP16, evaluates again,
     measures both and writes a report. No network; a few minutes on two cores.
     """
-    from bitnet_bench import console
-    from bitnet_bench.quickstart import quickstart as run
+    from bitnet_bench.pipeline.quickstart import quickstart as run
 
-    records, report_path = run(out, seed, console.progress_bar)
+    records, report_path = run(out, seed, progress_bar)
     if as_json:
         print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
         return
@@ -75,11 +77,11 @@ def report(
     How good, how certain, how much cheaper; paired differences, costs, training, samples side by side, and what it
     takes to repeat it. It needs no network and no other file.
     """
-    from bitnet_bench import api
-    from bitnet_bench.ports import ReportOptions
+    from bitnet_bench.reports import write
+    from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang.value, margin, samples)
-    path, notices = api.report(runs, out, options=options, training=_folders(training or []))
+    path, notices = write.report(runs, out, options=options, training=_folders(training or []))
     for notice in notices:
         _tell(notice)
     print(f"Report: {path}")
@@ -119,17 +121,37 @@ def compare(
     Every example of A is paired with the same one of B. Runs over other data, prompts or versions are refused with what
     differs. docs/reports.md explains the tests.
     """
-    from bitnet_bench import api, console
+    from bitnet_bench.comparison.compare_runs import compare_runs
     from bitnet_bench.comparison.formats import FORMATS
 
-    found = api.compare(a, b, margin, fail_if or [])
+    found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _tell(notice)
     if form is Form.table:
-        console.show_comparison(found.comparison)
+        show_comparison(found.comparison)
     else:
         print(FORMATS[form.value](found.comparison).rstrip("\n"))
     for outcome in found.outcomes:
-        print(console.outcome_sentence(outcome), file=sys.stderr)
+        print(outcome_sentence(outcome), file=sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):
         raise typer.Exit(1)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Print the verdict, and a row a task."""
+    from bitnet_bench.comparison.formats import COLUMNS, rows
+    from bitnet_bench.comparison.words import counts_words, headline
+
+    print(headline(comparison).en)
+    show(table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, rows(comparison), numbers_from=99))
+    print(counts_words(comparison).en)
+
+
+def outcome_sentence(outcome: Judged) -> str:
+    """Say whether a condition of --fail-if holds."""
+    from bitnet_bench.comparison.words import signed
+
+    asked = outcome.condition
+    over = f" (mean of {len(outcome.tasks)} tasks)" if len(outcome.tasks) > 1 else ""
+    found = f"{asked.scope}.{asked.metric} is {signed(outcome.difference)}{over}"
+    return f"{found}: {'fails' if outcome.holds else 'does not fail'} at {asked.sign} {asked.value:g}."

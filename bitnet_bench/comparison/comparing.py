@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitnet_bench.comparison.obstacles import run_obstacles, task_obstacles
+from bitnet_bench.comparison.comparability import run_obstacles, task_obstacles
 from bitnet_bench.comparison.results import (
+    MARGIN,
     Comparison,
     Difference,
     EffectSize,
@@ -20,9 +21,8 @@ from bitnet_bench.comparison.results import (
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import Metric, metric
-from bitnet_bench.ports import MARGIN
-from bitnet_bench.records import Example, Score
-from bitnet_bench.results import Results
+from bitnet_bench.runs.records import Example, Score
+from bitnet_bench.runs.run import Results
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.paired import Paired, bootstrap_pairs, mean_pairs
 from bitnet_bench.statistics.several import holm, mean_of_errors

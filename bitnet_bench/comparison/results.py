@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bitnet_bench.records import Value
+from bitnet_bench.runs.value import Value
 
 Verdict = Literal["better", "worse", "slightly-better", "slightly-worse", "equal", "undecided"]
 """Of the first run against the second.
@@ -13,6 +13,9 @@ better, worse: a difference was found. slightly: one was found, and it is smalle
 found, and one as large as the margin is excluded. undecided: none was found, and none is excluded.
 """
 TestName = Literal["mcnemar-exact", "mcnemar", "t", "bootstrap"]
+
+MARGIN = 1.0
+"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
 
 
 class EffectSize(Value):

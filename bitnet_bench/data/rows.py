@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from bitnet_bench.data import aihub
 from bitnet_bench.data.jsonl import is_whole, nfc_json, numbered_lines
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import write_whole
 
 Role = Literal["user", "model", "system", "text"]
 USER_NAMES = {"user", "human", "사용자", "질문자", "고객"}
@@ -198,3 +200,16 @@ _SHAPES: tuple[tuple[set[str], Any], ...] = (
     ({"context"}, _of_aihub(aihub.question)),
     ({"text", "document"}, _running_text),
 )
+
+
+def convert_data(file: Path, out: Path) -> int:
+    """Write the rows of *file*, whatever their shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
+
+    Returns how many; BenchError names the first bad line, and *out* is not written then.
+    """
+
+    if out.exists():
+        raise BenchError(f"{out} is there already.", "Name another file.")
+    rows = read_rows(file)
+    write_whole(out, "".join(json.dumps(as_fields(row), ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)

@@ -14,9 +14,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import NoAnswers, framed
-from bitnet_bench.evaluation.parallel import Workers
-from bitnet_bench.ports import Part, Progress, Session
+from bitnet_bench.evaluation.answer_cache import NoAnswers, framed
+from bitnet_bench.processes import Workers
+from bitnet_bench.protocols import Part, Progress, Session
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

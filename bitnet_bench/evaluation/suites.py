@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.records import Value
+from bitnet_bench.runs.value import Value
 
 DEFAULT_PROMPTS = "default"
 SUITE = "suite.yaml"

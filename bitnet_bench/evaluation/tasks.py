@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.evaluation.rows import read_rows_file
-from bitnet_bench.evaluation.shipped import AS_IS, shipped_yaml
+from bitnet_bench.evaluation.harness_tasks import AS_IS, shipped_yaml
+from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import DEFAULT_PROMPTS, Suite, Task
 
 TEST, TRAIN = "test_split", "training_split"

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class Metric(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitnet_bench.metrics.mean import MeanMetric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class Accuracy(MeanMetric):

@@ -9,7 +9,7 @@ from typing import Any
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.corpus import CorpusMetric, outputs_and_references
 from bitnet_bench.metrics.tokenizers import PROBE, check_hangul
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class Bleu(CorpusMetric):

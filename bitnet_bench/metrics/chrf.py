@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from bitnet_bench.metrics.corpus import CorpusMetric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class ChrfPlusPlus(CorpusMetric):

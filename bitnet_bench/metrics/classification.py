@@ -11,7 +11,7 @@ import numpy as np
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts, mean_of_occurring
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import confusion_bootstrap_stderr
 
 

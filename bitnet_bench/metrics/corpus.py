@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
 

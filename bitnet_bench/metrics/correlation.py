@@ -9,7 +9,7 @@ import numpy as np
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.classification import ConfusionMetric, label_f1
 from bitnet_bench.metrics.sums import BOOTSTRAP
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
 SIMILAR = 3.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.metrics.sums import BOOTSTRAP, SumMetric, label_counts, macro_of_counts
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 RELATIONS = (
     *("NP", "NP_AJT", "VP", "NP_SBJ", "VP_MOD", "NP_OBJ", "AP", "NP_CNJ"),

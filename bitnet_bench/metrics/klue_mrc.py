@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.mean import MeanMetric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 OFFICIAL_MARKS = re.compile(r"['\"《》<>〈〉]\(\)‘’")
 MARKS = re.compile(r"['\"《》<>〈〉()‘’]")

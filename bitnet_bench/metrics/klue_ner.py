@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.metrics.sums import BOOTSTRAP, SumMetric, f1_of_counts, label_counts, macro_of_counts
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 TYPES = ("PS", "LC", "OG", "DT", "TI", "QT")
 TAGS = (*(f"{place}-{kind}" for kind in TYPES for place in "BI"), "O")

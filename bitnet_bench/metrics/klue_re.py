@@ -11,7 +11,7 @@ import numpy as np
 
 from bitnet_bench.metrics.classification import ConfusionMetric
 from bitnet_bench.metrics.sums import f1_of_counts
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import SEED, bootstrap_counts
 
 RESAMPLES = 100

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 
 from bitnet_bench.metrics.mean import MeanMetric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 SPACED = re.compile("['\"《》<>〈〉()‘’]")
 PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.metrics.tokenizers import tokenizer
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class _NoSynonyms:

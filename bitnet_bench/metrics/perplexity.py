@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.metrics.sums import BOOTSTRAP, weighted_sums
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.metrics.tokenizers import tokenizer
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 class Rouge1(MeanMetric):

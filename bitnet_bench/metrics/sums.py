@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import RESAMPLES, SEED, bootstrap_stderr
 
 BOOTSTRAP = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"

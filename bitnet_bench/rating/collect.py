@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from bitnet_bench import store
-from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.records import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
-from bitnet_bench.records import Estimated, HumanJudgement, Unavailable
+from bitnet_bench.errors import BenchError, explain
+from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
+from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
 PREFERENCE = "preference"
@@ -49,10 +49,8 @@ def _read(file: Path) -> Key | Rating:
             raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
         return Key.model_validate(fields) if kind == KEY else Rating.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise BenchError(
-            f"{file} is not complete, or was changed: {where}: {first['msg']}.",
+            f"{file} is not complete, or was changed: {explain(error)}.",
             "Ask for the file as the page saved it.",
         ) from error
     except ValueError as error:
@@ -158,12 +156,12 @@ def keep(key: Key, judgement: HumanJudgement) -> list[Path]:
     kept = []
     for run in (key.a, key.b):
         folder = Path(run.folder)
-        if not (folder / store.RECORD).is_file():
+        if not (folder / RECORD).is_file():
             continue
-        record = store.load_record(folder)
+        record = load_record(folder)
         if record.checkpoint.sha256 != run.checkpoint_sha256:
             continue  # the folder was used for something else since
         others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)
-        store.save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
+        save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
         kept.append(folder)
     return kept

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench.rating.records import HIGHEST, LOWEST, RESULT, SCALES
+from bitnet_bench.rating.ratings import HIGHEST, LOWEST, RESULT, SCALES
+from bitnet_bench.reports.html_page import make_environment, source
 
 if TYPE_CHECKING:
     from bitnet_bench.rating.sheet import Item
@@ -19,12 +18,11 @@ FOLDER = Path(__file__).parent
 
 def render(sheet: str, items: Iterable[Item]) -> str:
     """Return the page's text. What models wrote stands in it as JSON only, which the script shows as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
-        f"default-src 'none'; style-src '{_source(style)}'; script-src '{_source(script)}'; "
+        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     asked = {
@@ -34,15 +32,10 @@ def render(sheet: str, items: Iterable[Item]) -> str:
         "points": list(range(LOWEST, HIGHEST + 1)),
         "items": [item._asdict() for item in items],
     }
-    loader = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page: str = loader.get_template("page.html.j2").render(
-        policy=policy, style=Markup(style), script=Markup(script), asked=Markup(_inert(asked))
+    page: str = (
+        make_environment(FOLDER)
+        .get_template("page.html.j2")
+        .render(policy=policy, style=Markup(style), script=Markup(script), asked=Markup(_inert(asked)))
     )
     return page
 
@@ -53,8 +46,3 @@ def _inert(value: object) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _source(text: str) -> str:
-    """Return what a Content-Security-Policy calls the inlined *text*."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

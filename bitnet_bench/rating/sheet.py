@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.rating.page import render
-from bitnet_bench.rating.records import Key, RatedRun
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench.rating.ratings import Key, RatedRun
+from bitnet_bench.runs.folder import load_record, load_samples
+from bitnet_bench.runs.records import Example, RunRecord
 
 
 class Item(NamedTuple):
@@ -35,7 +35,7 @@ def make_sheet(
     Answers are drawn by *seed* from tasks whose answers are written, an equal share from each, or from *tasks*
     (SUITE:TASK). BenchError if the runs answered other questions, or none.
     """
-    runs = [store.load_record(run) for run in (run_a, run_b)]
+    runs = [load_record(run) for run in (run_a, run_b)]
     shared = _shared_tasks(runs, (run_a, run_b), tasks)
     by_task = {task: _pairs(task, runs, (run_a, run_b)) for task in shared}
     if not tasks:
@@ -88,7 +88,7 @@ def _shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks: Seq
 
 def _pairs(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> list[tuple[Example, Example]]:
     """Return both runs' examples of *task*, question by question."""
-    a, b = ({e.doc_id: e for e in store.load_samples(folder, [task])} for folder in folders)
+    a, b = ({e.doc_id: e for e in load_samples(folder, [task])} for folder in folders)
     pairs = [(a[doc], b[doc]) for doc in a if doc in b]
     if any(first.prompt != second.prompt for first, second in pairs):
         raise BenchError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_bench.statistics.errors import (
+from bitnet_bench.statistics.standard_errors import (
     NORMAL_95,
     RESAMPLES,
     SEED,

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from bitnet_bench.statistics.errors import BLOCK, NORMAL_95, RESAMPLES, SEED, bootstrap_counts
+from bitnet_bench.statistics.standard_errors import BLOCK, NORMAL_95, RESAMPLES, SEED, bootstrap_counts
 
 EXACT_BELOW = 25
 """With fewer discordant pairs McNemar's test is the exact binomial one."""
@@ -100,7 +100,7 @@ class BinaryPairs:
     @property
     def effect(self) -> Effect | None:
         """Return Cohen's g with Wilson's interval."""
-        from bitnet_bench.statistics.errors import wilson
+        from bitnet_bench.statistics.standard_errors import wilson
 
         discordant = self.wins + self.losses
         if not discordant:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.gpu import BF16_CAPABILITY
+from bitnet_bench.machine.gpu import BF16_CAPABILITY
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.gpu import training_product
 from bitnet_bench.ternary.quantizer import absmean, quantize_activations, ternarize

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import nn
 
-from bitnet_bench.environment import compiler
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.machine.environment import compiler
+from bitnet_bench.runs.jobs import FinetuneJob
 
 STEPS_THAT_PAY = 500
 """On an H200 a shape compiles in 7 s (forward and backward), about three shapes in a run (another length, validation),

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.preference import LN2
 
 LAST_SHARE = 10

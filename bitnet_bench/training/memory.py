@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import PLAIN_HEADS, ROWS_AT_ONCE
 
 TRAINED_BYTES = 16

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bitnet_bench.records import Checkpoint, FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint
 
 Weights = Literal["fp16", "ternary", "becomes ternary"]
 """fp16: floats that stay floats. ternary: what is ternary already. becomes ternary: a float base of a ternary job."""

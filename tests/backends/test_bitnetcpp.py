@@ -10,22 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from bitnet_bench import api
+import bitnet_bench
 from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
 from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
-from bitnet_bench.backends.llama import LlamaSession
-from bitnet_bench.environment import compiler as find_compiler
+from bitnet_bench.backends.llama_session import LlamaSession
+from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.parity import prompt_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.files import file_for
-from bitnet_bench.gguf.gate import source_logits
-from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, in_order
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.parity import prompt_ids
+from bitnet_bench.machine.environment import compiler as find_compiler
+from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.measure import measure
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.runs.records import Checkpoint
 
 FAKE = Path(__file__).with_name("fake_llama")
-DEMO = Path(api.__file__).parent / "demo" / "ternary"
+DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
 CC = find_compiler()
 compiler = pytest.mark.skipif(CC is None, reason="no C compiler")
@@ -41,7 +44,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def demo(tmp_path: Path) -> GgufFile:
     """Give the embedded model's export."""
-    return file_for(api.open_checkpoint("demo"), "i2_s", None)
+    return file_for(open_checkpoint("demo"), "i2_s", None)
 
 
 @pytest.fixture(params=["OLD", "NEW"])
@@ -97,7 +100,7 @@ def test_the_shim_reads_what_it_is_given(build: Path, demo: GgufFile) -> None:
 @compiler
 def test_a_build_that_computes_another_model_is_refused(build: Path) -> None:
     """The fake one gives logits of a vocabulary of its own: the gate says so, and opening refuses."""
-    backend, checkpoint = _backend(build), api.open_checkpoint("demo")
+    backend, checkpoint = _backend(build), open_checkpoint("demo")
     parity = backend.check(checkpoint, "ternary")
     assert "no logits of the shape" in str(parity.fault)
     assert parity.runtime.startswith("bitnet.cpp (no commit, built 20")
@@ -158,7 +161,7 @@ def test_the_shim_is_compiled_once_for_a_build(
 def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a folder, with an empty one, and for types that only its own converter writes."""
     monkeypatch.delenv("BITNETCPP_DIR", raising=False)
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     with pytest.raises(BenchError, match="your own build"):
         BitnetCppBackend().check(checkpoint, "i2_s")
     with pytest.raises(BenchError, match=r"There is no build/3rdparty/llama.cpp/src/libllama\.so"):
@@ -175,7 +178,7 @@ def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.Monke
 @real
 def test_the_embedded_model_passes_in_a_real_build() -> None:
     """bitnet.cpp computes the squared ReLU: weights, tokens and log-probabilities are the checkpoint's, and scores."""
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     parity = BitnetCppBackend().check(checkpoint, "i2_s")
     assert parity.fault is None
     assert parity.same_tokens
@@ -186,7 +189,7 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
         (answer,) = in_order(session.loglikelihood([(ids[:4], ids[4:9])]))
     ours = source_logits(checkpoint, [torch.tensor(ids[:8])]).log_softmax(-1)
     assert answer[0] == pytest.approx(sum(float(ours[i + 3, ids[i + 4]]) for i in range(5)), rel=0.02)
-    (record,) = api.measure([api.Contender("demo", "i2_s", None, "bitnetcpp")], SHORT, meter="none")
+    (record,) = measure([Contender("demo", "i2_s", None, "bitnetcpp")], SHORT, meter="none")
     assert record.costs
     assert not record.cost_errors
 
@@ -194,11 +197,11 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
 @real
 def test_a_real_build_is_caught_computing_another_activation(tmp_path: Path) -> None:
     """A BitNet with SiLU, which bitnet.cpp runs with its squared ReLU, is named."""
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": "silu", "initializer_range": 0.1}
     initialize(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)
-    checkpoint: Checkpoint = api.open_checkpoint(str(tmp_path / "silu"))
+    checkpoint: Checkpoint = open_checkpoint(str(tmp_path / "silu"))
     parity = BitnetCppBackend().check(checkpoint, "i2_s")
     assert "a squared ReLU where the checkpoint has SiLU" in str(parity.fault)

@@ -11,17 +11,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bitnet_bench.backends.batched_session import BatchedSession
 from bitnet_bench.backends.hf import inference as hf
-from bitnet_bench.backends.session import BatchedSession
 from bitnet_bench.backends.ternary import inference as ternary
+from bitnet_bench.backends.ternary.engine import Engine
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import Part, in_order
+from bitnet_bench.protocols import Part, in_order
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.engine import Engine
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.ternary.reading import Weights
-from bitnet_bench.ternary.saving import save
 
 SHAPE = {
     "vocab_size": 320,

@@ -10,9 +10,9 @@ import torch
 
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.transfers import Arriving, send
-from bitnet_bench.gpu import find_gpu
-from bitnet_bench.measure.gpu_readings import CudaReadings
-from bitnet_bench.ports import in_order
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.measurement.gpu_readings import CudaReadings
+from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary.linear import integer_matmul
 from tests.backends.test_branches import random_model, requests
 from tests.backends.test_slots import Words

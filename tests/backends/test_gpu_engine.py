@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.gpu import find_gpu
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.ternary.saving import save
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
@@ -69,11 +69,11 @@ from transformers import AutoConfig
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 from bitnet_bench.backends.ternary.inference import TernarySession
-from bitnet_bench.gpu import Gpu
-from bitnet_bench.ports import in_order
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.engine import Batch, Engine
-from bitnet_bench.ternary.reading import Weights
+from bitnet_bench.machine.gpu import Gpu
+from bitnet_bench.protocols import in_order
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.backends.ternary.engine import Batch, Engine
+from bitnet_bench.checkpoints.weights import Weights
 
 folder, device, dtype = Path(sys.argv[1]), torch.device(sys.argv[2]), getattr(torch, sys.argv[3])
 config = AutoConfig.from_pretrained(folder)

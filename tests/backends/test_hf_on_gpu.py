@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import api, gpu
 from bitnet_bench.backends.hf import inference as hf
-from bitnet_bench.doctor import _gpu
-from bitnet_bench.environment import environment
-from bitnet_bench.gpu import Card
-from bitnet_bench.runtime_choice import default_precision
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.cli.doctor import _gpu
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.gpu import Card
+from bitnet_bench.machine.runtime_choice import default_precision
 from bitnet_bench.ternary.linear import CodesLinear
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.training.compute import fast_compute
 from tests.test_gpu import H100
 
 T4 = dataclasses.replace(H100, name="Tesla T4", capability=(7, 5))
@@ -53,7 +56,7 @@ def loaded(card: Card, model: str, precision: Any, monkeypatch: pytest.MonkeyPat
 
     with card_of(card, monkeypatch), monkeypatch.context() as patch:
         patch.setattr(hf, "load_model", load)
-        with hf.open_session(api.open_checkpoint(model), precision) as session:
+        with hf.open_session(open_checkpoint(model), precision) as session:
             seen["dtype"] = session._model.dtype
             seen["kinds"] = session.weights_by_kind()
     return seen
@@ -95,7 +98,7 @@ def test_an_old_card_runs_floats_in_float32_and_says_that_bfloat16_is_slow(
     with card_of(T4, monkeypatch):
         assert fast_compute() == "fp32"
         with caplog.at_level(logging.WARNING):
-            assert default_precision(api.open_checkpoint("demo-fp16")) == "fp32"
+            assert default_precision(open_checkpoint("demo-fp16")) == "fp32"
     assert "demo-fp16 runs in float32: the Tesla T4 (sm_75) computes no bfloat16." in caplog.text
     assert loaded(T4, "demo", "ternary", monkeypatch)["dtype"] == torch.float32
     with caplog.at_level(logging.WARNING):
@@ -105,12 +108,12 @@ def test_an_old_card_runs_floats_in_float32_and_says_that_bfloat16_is_slow(
 
 def test_a_gpu_with_bfloat16_is_used_in_it_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with card_of(H100, monkeypatch):
-        assert default_precision(api.open_checkpoint("demo-fp16")) == "bf16"
-        assert default_precision(api.open_checkpoint("demo")) == "ternary"
+        assert default_precision(open_checkpoint("demo-fp16")) == "bf16"
+        assert default_precision(open_checkpoint("demo")) == "ternary"
 
 
 def test_codes_beside_bfloat16_stay_near_the_float32_model() -> None:
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     ids = torch.tensor([[3, 50, 700, 9, 12]])
     with torch.inference_mode():
         exact = load_model(checkpoint, "run", "ternary")(ids).logits
@@ -136,10 +139,10 @@ def test_the_environment_and_doctor_name_the_gpu_its_driver_and_triton(monkeypat
 
 
 def test_a_run_says_what_computed(tmp_path: Path) -> None:
-    from bitnet_bench.records import EvaluateJob
+    from bitnet_bench.runs.jobs import EvaluateJob
 
     job = EvaluateJob(backend="hf", limit=2)
-    record = api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", job)
+    record = evaluate("demo", select_tasks(["sample"], ["copa"]), tmp_path / "run", job)
     assert record.runtime is not None
     if gpu.find_gpu() is None:
         assert record.runtime == "transformers on the CPU, int8 codes, the rest in float32"

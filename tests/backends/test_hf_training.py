@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
+from bitnet_bench.training.finetune import finetune, twin_of
 from bitnet_bench.training.rates import default_rate
 
 ROWS = [
@@ -110,17 +110,17 @@ def test_a_state_that_time_saved_is_resumed_from(rows: Path, tmp_path: Path) -> 
     timed = {"save_every": 1000, "save_minutes": 1e-6, "max_steps": 8, "compute": "fp32"}
     stopped, whole = (job(rows, tmp_path / name, **timed) for name in ("stopped", "whole"))
     with pytest.raises(StoppedError):
-        api.finetune(stopped, steps=lambda title: nullcontext(stop))
-    again = api.finetune(stopped.model_copy(update={"save_minutes": 5.0}))
+        finetune(stopped, steps=lambda title: nullcontext(stop))
+    again = finetune(stopped.model_copy(update={"save_minutes": 5.0}))
     assert again.resumed_from_step == 5
-    api.finetune(whole.model_copy(update={"save_minutes": 0.0}))
+    finetune(whole.model_copy(update={"save_minutes": 0.0}))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole")]
     assert weights[0] == weights[1]
 
 
 def test_the_end_of_a_run_is_on_its_curve(rows: Path, tmp_path: Path) -> None:
     """Its first and its last step are logged, though points are means over several steps."""
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=403, batch_size=1, epochs=300, track=(), limit=2))
+    record = finetune(job(rows, tmp_path / "out", max_steps=403, batch_size=1, epochs=300, track=(), limit=2))
     steps = [point["step"] for point in record.history]
     assert steps[:3] == [1, 2, 4]
     assert steps[-2:] == [402, 403]
@@ -129,38 +129,38 @@ def test_the_end_of_a_run_is_on_its_curve(rows: Path, tmp_path: Path) -> None:
 def test_a_job_without_a_rate_has_that_of_the_table_and_its_twin_has_its_own(rows: Path, tmp_path: Path) -> None:
     """Both with their source; a finished run is known again, and another rate is another job."""
     one = job(rows, tmp_path / "out", max_steps=2, learning_rate=None, lora_rank=2)
-    record = api.finetune(one)
+    record = finetune(one)
     expected = default_rate(one, record.base)
     assert (record.job.learning_rate, record.job.learning_rate_source) == (expected.value, expected.source)
-    assert api.finetune(one) == record
-    twin = api.twin_of(record.job, None)
+    assert finetune(one) == record
+    twin = twin_of(record.job, None)
     assert (twin.learning_rate, twin.learning_rate_source) == (None, None)
-    assert api.finetune(twin).job.learning_rate == default_rate(twin, record.base).value
+    assert finetune(twin).job.learning_rate == default_rate(twin, record.base).value
     with pytest.raises(BenchError, match="another learning_rate"):
-        api.finetune(one.model_copy(update={"learning_rate": 3e-3}))
+        finetune(one.model_copy(update={"learning_rate": 3e-3}))
 
 
 def test_a_batch_size_of_auto_keeps_the_size_of_a_step(rows: Path, tmp_path: Path) -> None:
     """What was chosen is in the record, and a finished run is known again whatever memory is free by then."""
     one = job(rows, tmp_path / "out", max_steps=2, batch_size="auto", gradient_accumulation=2)
-    record = api.finetune(one)
+    record = finetune(one)
     assert isinstance(record.job.batch_size, int)
     assert record.job.batch_size * record.job.gradient_accumulation == 32
-    assert api.finetune(one) == record
+    assert finetune(one) == record
 
 
 def test_a_step_is_of_the_same_rows_however_it_is_cut_up(rows: Path, tmp_path: Path) -> None:
     """Or a twin whose batch is another would learn from other rows in each step."""
     settings = {"max_steps": 4, "compute": "fp32", "model": "demo-fp16", "precision": "fp16", "track": ()}
-    whole = api.finetune(job(rows, tmp_path / "a", batch_size=8, **settings))
-    cut = api.finetune(job(rows, tmp_path / "b", batch_size=2, gradient_accumulation=4, **settings))
+    whole = finetune(job(rows, tmp_path / "a", batch_size=8, **settings))
+    cut = finetune(job(rows, tmp_path / "b", batch_size=2, gradient_accumulation=4, **settings))
     losses = [[point["loss"] for point in record.history] for record in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: Path) -> None:
     """Every ternary layer is stored as codes -1, 0 and +1 with one float32 scale, and the loss fell."""
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=40))
+    record = finetune(job(rows, tmp_path / "out", max_steps=40))
     stored = load_file(tmp_path / "out/model.safetensors")
     packed = [name for name, tensor in stored.items() if tensor.dtype == torch.uint8]
     assert len(packed) == 4 * 7
@@ -175,7 +175,7 @@ def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: P
 def test_the_twin_sees_the_same_data_in_the_same_order(rows: Path, tmp_path: Path) -> None:
     """The twin is float, FP16, and its record has the digest of the same rows and as many steps."""
     one = job(rows, tmp_path / "out")
-    ternary, twin = api.finetune(one), api.finetune(api.twin_of(one, None))
+    ternary, twin = finetune(one), finetune(twin_of(one, None))
     assert twin.result.format == "float"
     assert twin.result.dtype == "float16"
     assert (twin.data_sha256, twin.steps) == (ternary.data_sha256, ternary.steps)
@@ -185,29 +185,27 @@ def test_the_twin_sees_the_same_data_in_the_same_order(rows: Path, tmp_path: Pat
 def test_other_settings_do_not_go_on_in_the_same_folder(rows: Path, tmp_path: Path) -> None:
     """A finished folder is given back for the same job and refused for another, by the name of what differs."""
     one = job(rows, tmp_path / "out", max_steps=2)
-    first = api.finetune(one)
-    assert api.finetune(one) == first
+    first = finetune(one)
+    assert finetune(one) == first
     with pytest.raises(BenchError, match="another learning_rate"):
-        api.finetune(one.model_copy(update={"learning_rate": 1e-4}))
+        finetune(one.model_copy(update={"learning_rate": 1e-4}))
 
 
 def test_an_unfinished_folder_refuses_other_data(rows: Path, tmp_path: Path) -> None:
     """Resuming on changed rows would be a run that nobody asked for."""
     one = job(rows, tmp_path / "out")
-    api.finetune(one.model_copy(update={"max_steps": 2}))
+    finetune(one.model_copy(update={"max_steps": 2}))
     (tmp_path / "out/finetune.json").unlink()
     (tmp_path / "out/.trainer").mkdir()
     (tmp_path / "out/.trainer/job.json").write_text(json.dumps({**one.settings(), "data rows": "other"}))
     with pytest.raises(BenchError, match="data rows"):
-        api.finetune(one)
+        finetune(one)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(rows: Path, tmp_path: Path) -> None:
     """A diverged run says at which step, and leaves no checkpoint that looks finished."""
     with pytest.raises(BenchError, match=r"The loss became (nan|inf) at step"):
-        api.finetune(
-            job(rows, tmp_path / "out", learning_rate=1e30, warmup_ratio=0.0, precision="fp16", model="demo-fp16")
-        )
+        finetune(job(rows, tmp_path / "out", learning_rate=1e30, warmup_ratio=0.0, precision="fp16", model="demo-fp16"))
     assert not (tmp_path / "out/config.json").exists()
 
 
@@ -220,7 +218,7 @@ def test_rows_without_a_response_in_reach_are_named(
             file.write(
                 json.dumps({"prompt": f"{i}쪽짜리 글입니다. " * 40, "response": "네"}, ensure_ascii=False) + "\n"
             )
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=2, max_length=64))
+    record = finetune(job(rows, tmp_path / "out", max_steps=2, max_length=64))
     (warning,) = (one for one in record.warnings if "left out" in one)
     assert "7 of 31 rows are left out, because 64 tokens leave nothing of their response" in warning
     assert "“4쪽짜리 글입니다. " in warning
@@ -231,7 +229,7 @@ def test_rows_without_a_response_in_reach_are_named(
 
 def test_a_step_that_is_validated_is_logged_as_well(rows: Path, tmp_path: Path) -> None:
     """Every step has its loss and its flips in the record, the last one too."""
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=5, save_every=2, hold_out=0.25))
+    record = finetune(job(rows, tmp_path / "out", max_steps=5, save_every=2, hold_out=0.25))
     assert [point["step"] for point in record.history] == [1, 2, 3, 4, 5]
     assert [point["step"] for point in record.validation] == [0, 2, 4, 5]
     assert all("flips" in point for point in record.history)
@@ -241,7 +239,7 @@ def test_pretraining_learns_from_running_text(tmp_path: Path) -> None:
     """`pretrain` takes text rows and puts the loss on every token."""
     file = tmp_path / "text.jsonl"
     file.write_text('{"text": "강물은 바다로 흐르고 바다는 하늘로 오른다."}\n' * 40, encoding="utf-8")
-    record = api.finetune(job(file, tmp_path / "out", method="pretrain", max_length=64, max_steps=10))
+    record = finetune(job(file, tmp_path / "out", method="pretrain", max_length=64, max_steps=10))
     assert record.history[-1]["loss"] < record.history[0]["loss"]
 
 
@@ -251,8 +249,8 @@ def test_accumulated_batches_give_the_step_of_one_large_batch(rows: Path, tmp_pa
     In FP16's float32 training: a ternary forward may round an activation differently under other padding.
     """
     settings = {"max_steps": 1, "compute": "fp32", "limit": 8, "model": "demo-fp16", "precision": "fp16"}
-    small = api.finetune(job(rows, tmp_path / "a", batch_size=4, gradient_accumulation=2, **settings))
-    large = api.finetune(job(rows, tmp_path / "b", batch_size=8, **settings))
+    small = finetune(job(rows, tmp_path / "a", batch_size=4, gradient_accumulation=2, **settings))
+    large = finetune(job(rows, tmp_path / "b", batch_size=8, **settings))
     assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=1e-4)
     assert small.history[0]["loss"] == pytest.approx(large.history[0]["loss"], rel=1e-4)
 
@@ -262,9 +260,9 @@ def test_a_template_file_that_changed_is_another_job(rows: Path, tmp_path: Path)
     template = tmp_path / "own.jinja"
     template.write_text("{% for m in messages %}{{ m.content }}</s>{% endfor %}", encoding="utf-8")
     one = job(rows, tmp_path / "out", max_steps=2, template=str(template))
-    record = api.finetune(one)
+    record = finetune(one)
     assert len(record.job.template_sha256 or "") == 64
-    assert api.finetune(one) == record
+    assert finetune(one) == record
     template.write_text("{% for m in messages %}{{ m.content }} </s>{% endfor %}", encoding="utf-8")
     with pytest.raises(BenchError, match="another template_sha256"):
-        api.finetune(one)
+        finetune(one)

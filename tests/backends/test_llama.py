@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from bitnet_bench import api
-from bitnet_bench.backends.llama import LlamaSession, Logits, Tokens, compare
-from bitnet_bench.gguf.files import file_for
-from bitnet_bench.gguf.gate import source_logits
-from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.ports import in_order
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.engine import Batch, Engine
-from bitnet_bench.ternary.loading import load_tokenizer
-from bitnet_bench.ternary.parity import prompt_ids
-from bitnet_bench.ternary.reading import Weights
+from bitnet_bench.backends.llama_session import LlamaSession, Logits, Tokens, compare
+from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.backends.ternary.engine import Batch, Engine
+from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.parity import prompt_ids
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.protocols import in_order
+from bitnet_bench.runs.records import Checkpoint
 
 
 class EngineLibrary:
@@ -87,7 +87,7 @@ class EngineLibrary:
 @pytest.fixture
 def demo() -> Checkpoint:
     """Give the embedded BitNet."""
-    return api.open_checkpoint("demo")
+    return open_checkpoint("demo")
 
 
 @pytest.fixture

@@ -10,17 +10,22 @@ import torch
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make test-llamacpp")
 
-from bitnet_bench import api, console
+import bitnet_bench
 from bitnet_bench.backends.llamacpp import LlamaCppBackend
+from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.checkpoints.gguf.writing import write_gguf
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
+from bitnet_bench.cli.output import notes
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf.gate import source_logits
-from bitnet_bench.gguf.writing import write_gguf
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.ports import RuntimeOptions, in_order
-from bitnet_bench.records import Checkpoint, Precision
-from bitnet_bench.ternary.parity import PROMPTS, prompt_ids
+from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.measure import measure
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
 
-DEMO = Path(api.__file__).parent / "demo" / "ternary"
+DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
 
 
@@ -33,14 +38,14 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Give a random ternary Llama of 2 layers whose rows fill blocks of 256."""
-    from bitnet_bench.ternary.config import read_config
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "intermediate_size": 512, "initializer_range": 0.1}
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     folder = tmp_path_factory.mktemp("llama") / "llama"
     initialize(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
-    return api.open_checkpoint(str(folder))
+    return open_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0"])
@@ -55,11 +60,11 @@ def test_a_llama_passes_in_every_type(precision: Precision, llama: Checkpoint) -
 
 def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
     """The embedded BitNet has a squared ReLU: measure refuses llama.cpp, and marks the row if it is told to go on."""
-    (refused,) = api.measure([api.Contender("demo", "tq2_0", None, "llamacpp")], SHORT, meter="none")
+    (refused,) = measure([Contender("demo", "tq2_0", None, "llamacpp")], SHORT, meter="none")
     assert not refused.costs
     assert "SiLU where the checkpoint has a squared ReLU" in refused.cost_errors["llamacpp tq2_0"]
-    (told,) = api.measure(
-        [api.Contender("demo", "tq2_0", None, "llamacpp")],
+    (told,) = measure(
+        [Contender("demo", "tq2_0", None, "llamacpp")],
         SHORT,
         meter="none",
         options=RuntimeOptions(despite_parity=True),
@@ -67,7 +72,7 @@ def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
     (cost,) = told.costs
     assert cost.parity is not None
     assert "SiLU" in str(cost.parity.fault)
-    assert any("another model" in note for note in console.notes([told]))
+    assert any("another model" in note for note in notes([told]))
 
 
 def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:
@@ -92,7 +97,7 @@ def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:
 def test_a_file_of_another_model_is_refused(llama: Checkpoint, tmp_path: Path) -> None:
     """--gguf takes the user's own file only if it holds the checkpoint's weights, in the type that was named."""
     other = tmp_path / "other.gguf"
-    write_gguf(api.open_checkpoint("demo"), "tq2_0", other, lambda done, total, note="": None)
+    write_gguf(open_checkpoint("demo"), "tq2_0", other, lambda done, total, note="": None)
     backend = LlamaCppBackend(RuntimeOptions(gguf=str(other)))
     with pytest.raises(BenchError, match="another model than the checkpoint"):
         backend.check(llama, "tq2_0")

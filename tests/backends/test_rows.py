@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_bench.backends.batch_size import LEAST_TOKENS, MOST_TOKENS, activation_bytes, choose_logits, choose_tokens
+from bitnet_bench.backends.batched_session import Tree
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.hf.rows import ALIGNMENT, Layout, choose_rows, pack
-from bitnet_bench.backends.session import Tree
-from bitnet_bench.ports import in_order
+from bitnet_bench.backends.hf.tree_rows import ALIGNMENT, Layout, choose_rows, pack
+from bitnet_bench.protocols import in_order
 from tests.backends.test_branches import random_model, requests
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, MOST_SLOTS, Slots
-from bitnet_bench.ports import in_order
+from bitnet_bench.protocols import in_order
 from tests.backends.test_branches import random_model
 
 Work = Callable[[], None]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bitnet_bench.api import open_checkpoint
 from bitnet_bench.backends.hf import HFBackend
 from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend
 from bitnet_bench.backends.ternary.inference import TernarySession
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import in_order
+from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel
 
 pytestmark = [

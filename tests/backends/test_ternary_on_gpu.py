@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import gpu
-from bitnet_bench.api import open_checkpoint
-from bitnet_bench.backends.session import Tree
+from bitnet_bench.backends.batched_session import Tree
 from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend, gpu_engine, gpu_inference
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 from bitnet_bench.backends.ternary.inference import GPU_VARIABLE, TernarySession, choose_gpu_dtype
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import Card, Gpu
-from bitnet_bench.runtime_choice import choose_backend
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.gpu import Card, Gpu
+from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.ternary import kernel
 from tests.test_gpu import H100
 

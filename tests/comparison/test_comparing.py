@@ -11,7 +11,7 @@ import pytest
 from bitnet_bench.comparison import compare
 from bitnet_bench.comparison.comparing import verdict
 from bitnet_bench.comparison.words import headline, signed
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.comparison.gate import judge, parse
+from bitnet_bench.comparison.conditions import judge, parse
 from bitnet_bench.errors import BenchError, UsageError
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api
 from bitnet_bench.data.aihub import NO_ANSWER
-from bitnet_bench.data.rows import Row, read_rows
+from bitnet_bench.data.rows import Row, convert_data, read_rows
 from bitnet_bench.errors import BenchError
+from bitnet_bench.training.inputs import check_data
 
 
 def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
@@ -159,8 +159,8 @@ def test_such_files_are_checked_and_converted_like_any(tmp_path: Path) -> None:
     broken = {"data": [*DIALOGUES["data"], {"body": {}}, *DIALOGUES["data"]]}  # type: ignore[misc]
     file = tmp_path / "hub.json"
     file.write_text(json.dumps(broken, ensure_ascii=False), encoding="utf-8")
-    (checked,) = api.check_data([file])
+    (checked,) = check_data([file])
     assert [(found.line, found.kind) for found in checked.findings] == [(2, "bad"), (3, "duplicate")]
     expected = read(QUESTIONS, tmp_path)
-    assert api.convert_data(file, tmp_path / "out.jsonl") == 3
+    assert convert_data(file, tmp_path / "out.jsonl") == 3
     assert read_rows(tmp_path / "out.jsonl") == expected

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, cli
+from bitnet_bench import cli
 from bitnet_bench.data.checking import Checked, check, histogram, quantiles
-from bitnet_bench.data.rows import read_rows
+from bitnet_bench.data.rows import convert_data, read_rows
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.tasks import normalised
 
 GOOD = {"prompt": "한국의 수도는?", "response": "서울이에요."}
@@ -110,14 +111,14 @@ def test_converted_rows_are_the_same_rows(tmp_path: Path) -> None:
         {"document": "글"},
     ]
     file = write(tmp_path, *shapes)
-    assert api.convert_data(file, tmp_path / "out.jsonl") == 5
+    assert convert_data(file, tmp_path / "out.jsonl") == 5
     assert read_rows(tmp_path / "out.jsonl") == read_rows(file)
     first = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert [m["role"] for m in first["messages"]] == ["user", "assistant"]
     with pytest.raises(BenchError, match="there already"):
-        api.convert_data(file, tmp_path / "out.jsonl")
+        convert_data(file, tmp_path / "out.jsonl")
     with pytest.raises(BenchError, match="Line 2"):
-        api.convert_data(write(tmp_path, GOOD, "{"), tmp_path / "other.jsonl")
+        convert_data(write(tmp_path, GOOD, "{"), tmp_path / "other.jsonl")
     assert not (tmp_path / "other.jsonl").exists()
 
 
@@ -125,7 +126,7 @@ def test_the_command_finds_rows_of_a_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A row made of an embedded test row is an overlap, and the exit status says so; stats are JSON as well."""
-    ((suite, task),) = api.select_tasks(["sample"], ["sentineg"])
+    ((suite, task),) = select_tasks(["sample"], ["sentineg"])
     from bitnet_bench.evaluation.tasks import Setting, build_task
 
     docs = build_task(suite, task, Setting()).lm_task.test_docs()

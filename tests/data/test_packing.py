@@ -13,12 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench import api
 from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.packing import ISOLATING, pack
+from bitnet_bench.data.row_packing import ISOLATING, pack
 from bitnet_bench.data.tokenizing import IGNORED, Example
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
 
 PAD = 2
@@ -149,8 +149,8 @@ def test_a_packed_step_is_the_step_of_its_rows(rows: Path, tmp_path: Path) -> No
     lines = [json.dumps({"prompt": f"{i}에 셋을 더하면?", "response": f"{i + 3}입니다."}) for i in range(5)]
     held_out.write_text("\n".join(lines), encoding="utf-8")
     both = {"max_length": 1024, "validation": (str(held_out),)}
-    packed = api.finetune(job(rows, tmp_path / "packed", packing=True, batch_size=1, **both))
-    batch = api.finetune(job(rows, tmp_path / "batch", batch_size=12, **both))
+    packed = finetune(job(rows, tmp_path / "packed", packing=True, batch_size=1, **both))
+    batch = finetune(job(rows, tmp_path / "batch", batch_size=12, **both))
     for one, other in zip(packed.validation, batch.validation, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-2)
     assert packed.steps == batch.steps == 1
@@ -163,7 +163,7 @@ def test_an_architecture_that_may_mix_documents_is_refused(
 ) -> None:
     gpt2 = job(rows, tmp_path / "out", model=str(tiny_model("gpt2")), precision="fp16", packing=True)
     with pytest.raises(BenchError, match="not known whether gpt2") as caught:
-        api.finetune(gpt2)
+        finetune(gpt2)
     assert "without --packing" in caught.value.hint
 
 

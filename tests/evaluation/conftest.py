@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench.evaluation.run import IMPOSSIBLE
+from bitnet_bench.evaluation.task_run import IMPOSSIBLE
 from bitnet_bench.evaluation.tasks import BuiltTask
 
 

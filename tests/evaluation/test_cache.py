@@ -13,17 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import Answers, kept, prune
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.evaluation import evaluate as evaluating
+from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
+from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
 SIX = EvaluateJob(limit=6)
 
 
 def evaluate(out: Path, model: str = "demo", job: EvaluateJob = SIX) -> Any:
-    return api.evaluate(model, api.select_tasks(["sample"], TASKS), out, job)
+    return run_evaluate(model, select_tasks(["sample"], TASKS), out, job)
 
 
 def samples(out: Path) -> list[bytes]:
@@ -39,6 +42,37 @@ def test_the_second_run_asks_the_model_nothing(tmp_path: Path) -> None:
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("package", "file"),
+    [
+        ("backends", "hf/inference.py"),
+        ("backends", "ternary/engine.py"),
+        ("checkpoints", "loading.py"),
+        ("checkpoints", "weights.py"),
+        ("ternary", "linear.py"),
+        ("ternary", "kernel/__init__.py"),
+    ],
+)
+def test_the_identity_of_answers_holds_the_sources_that_compute_them(
+    package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folders that are digested are where the code is, and a change of one byte of it gives another digest."""
+    assert package in evaluating.SOURCES
+    own = Path(evaluating.__file__).parents[1]
+    before = evaluating._digest_sources(package)
+    monkeypatch.setattr(evaluating, "__file__", str(tmp_path / "evaluation" / "evaluate.py"))
+    copy = Path(shutil.copytree(own / package, tmp_path / package))
+    assert evaluating._digest_sources(package) == before
+    (copy / file).write_bytes((copy / file).read_bytes() + b"#")
+    assert evaluating._digest_sources(package) != before
+
+
+def test_sources_that_are_not_found_are_an_error() -> None:
+    """A folder that has moved must not be digested as nothing."""
+    with pytest.raises(AssertionError, match="holds no sources"):
+        evaluating._digest_sources("nowhere")
+
+
 def test_no_cache_neither_reads_nor_writes(tmp_path: Path, own_cache: Path) -> None:
     """`--no-cache` leaves no file, and does not take what is there."""
     without = SIX.model_copy(update={"cache": False})
@@ -51,7 +85,7 @@ def test_no_cache_neither_reads_nor_writes(tmp_path: Path, own_cache: Path) -> N
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """Give a copy of the embedded checkpoint."""
-    return Path(shutil.copytree(api.open_checkpoint("demo").path, tmp_path / "copy"))
+    return Path(shutil.copytree(open_checkpoint("demo").path, tmp_path / "copy"))
 
 
 def change_json(file: str, **fields: Any) -> Callable[[Path], None]:

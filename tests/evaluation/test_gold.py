@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench import api
-from bitnet_bench.evaluation.run import check_rows, evaluate_task
+from bitnet_bench.evaluation.select import select_tasks, suites
+from bitnet_bench.evaluation.task_run import check_rows, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LOCAL = DATA if (DATA / "kobest").is_dir() else None
-PAIRS = [(s.name, t.name) for s in api.suites().values() for t in s.runnable(LOCAL or Path()) if s.embedded or LOCAL]
+PAIRS = [(s.name, t.name) for s in suites().values() for t in s.runnable(LOCAL or Path()) if s.embedded or LOCAL]
 SHORT = {"rouge_2": 99.5, "meteor": 99.5}
 """What a gold answer of one word, which has no bigram and is a chunk of its own, leaves at least of 100."""
 Maker = Callable[[BuiltTask], LM]
@@ -25,13 +25,13 @@ Maker = Callable[[BuiltTask], LM]
 @pytest.mark.skipif(LOCAL is None, reason="no local rows: ../shared/data or BITNET_BENCH_DATA")
 def test_every_suite_has_local_rows() -> None:
     """Without this, an empty data folder would pass the tests below by having nothing to test."""
-    assert {suite for suite, _ in PAIRS} == set(api.suites())
+    assert {suite for suite, _ in PAIRS} == set(suites())
 
 
 @pytest.mark.parametrize(("suite_name", "task_name"), PAIRS)
 def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, gold: Maker) -> None:
     """On every row, the gold answer passes through prompt, stops and parser, and scores 100."""
-    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    ((suite, task),) = select_tasks([suite_name], [task_name])
     built = build_task(suite, task, Setting(LOCAL))
     check_rows(built, None)
     result = evaluate_task(gold(built), built)
@@ -47,7 +47,7 @@ def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, gold: Mak
 @pytest.mark.parametrize(("suite_name", "task_name"), PAIRS)
 def test_odd_answers_are_scored_by_a_rule(suite_name: str, task_name: str, noise: Maker, empty: Maker) -> None:
     """Random choices, damaged text and nothing at all get a finite score below gold, and never an exception."""
-    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    ((suite, task),) = select_tasks([suite_name], [task_name])
     for make in (noise, empty):
         built = build_task(suite, task, Setting(LOCAL))
         result = evaluate_task(make(built), built, limit=200)
@@ -59,13 +59,13 @@ def test_odd_answers_are_scored_by_a_rule(suite_name: str, task_name: str, noise
 
 WRITTEN = Path(__file__).parent / "rows"
 PAGES = Path(__file__).parents[2] / "docs/suites"
-WRITTEN_PAIRS = [(s.name, t.name) for s in api.suites().values() for t in s.runnable(WRITTEN) if not s.embedded]
+WRITTEN_PAIRS = [(s.name, t.name) for s in suites().values() for t in s.runnable(WRITTEN) if not s.embedded]
 
 
 @pytest.mark.parametrize(("suite_name", "task_name"), WRITTEN_PAIRS)
 def test_gold_answers_of_written_rows_get_the_maximum(suite_name: str, task_name: str, gold: Maker) -> None:
     """The same on rows written for these tests, in the layout of the data directory: it needs no data."""
-    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    ((suite, task),) = select_tasks([suite_name], [task_name])
     built = build_task(suite, task, Setting(WRITTEN))
     check_rows(built, None)
     result = evaluate_task(gold(built), built)
@@ -79,7 +79,7 @@ def test_pages_show_the_exact_prompt(suite_name: str, task_name: str) -> None:
     """docs/suites/ shows what is asked: the prompt and the gold answer of a written row, to the character."""
     if task_name.endswith("_ko_en") or suite_name == "language_modeling":
         pytest.skip("the page shows one direction, and running text has no prompt")
-    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    ((suite, task),) = select_tasks([suite_name], [task_name])
     built = build_task(suite, task, Setting(WRITTEN)).lm_task
     page = (PAGES / f"{suite_name}.md").read_text(encoding="utf-8")
     assert f"```text\n{built.doc_to_text(next(iter(built.test_docs())))}\n```" in page

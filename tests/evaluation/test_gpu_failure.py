@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import cli, store
+from bitnet_bench import cli
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.errors import BenchError, GpuLostError
-from bitnet_bench.evaluation.cache import kept
-from bitnet_bench.ports import in_order
+from bitnet_bench.evaluation.answer_cache import kept
+from bitnet_bench.protocols import in_order
+from bitnet_bench.runs.folder import load_record
 from tests.backends.test_branches import random_model, requests
 
 LOST = RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later")
@@ -55,10 +56,10 @@ def test_a_lost_gpu_keeps_answers_and_finished_tasks_and_the_same_command_goes_o
     assert "Traceback" not in said
     before = sum(model.answers for model in kept(own_cache))
     assert before > 0
-    record = store.load_record(tmp_path / "one")
+    record = load_record(tmp_path / "one")
     assert len(record.errors) == 1, "the tasks after it are not tried on a lost GPU"
     assert run(words, monkeypatch) == 0
-    record = store.load_record(tmp_path / "one")
+    record = load_record(tmp_path / "one")
     assert not record.errors
     assert {score.task for score in record.scores} == {"sample:copa", "sample:boolq"}
     assert record.counts["cached"] == before, "every answer before the failure is used"

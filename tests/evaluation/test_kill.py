@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench.evaluation.cache import kept
+from bitnet_bench.evaluation.answer_cache import kept
 
 KILLS = 20
 PRELOAD = [
-    "bitnet_bench.scoring",
+    "bitnet_bench.evaluation.evaluate",
     "bitnet_bench.backends.hf.inference",
     "datasets",
     "lm_eval.evaluator",
@@ -33,13 +33,14 @@ os.environ["BITNET_BENCH_CACHE"] = CACHE
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whose start takes longer than the moments below
 from pathlib import Path
 import torch
-from bitnet_bench import api
-from bitnet_bench.backends import session
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.backends import batched_session as session
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.jobs import EvaluateJob
 
 torch.set_num_threads(1)
 session.TOKENS_PER_BATCH = 60
-api.evaluate("demo-fp16", api.select_tasks(["sample"], ["copa", "qa"]), Path(OUT), EvaluateJob(limit=12))
+evaluate("demo-fp16", select_tasks(["sample"], ["copa", "qa"]), Path(OUT), EvaluateJob(limit=12))
 """
 """Scores two tasks of embedded rows, with answers of both kinds, in many small batches."""
 

@@ -29,11 +29,11 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import IOB2
 from sklearn.metrics import auc, f1_score, precision_recall_curve, precision_score, recall_score
 
-from bitnet_bench import api
-from bitnet_bench.evaluation.run import evaluate_task
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 Examples = Sequence[Example]
@@ -325,7 +325,7 @@ def test_a_metric_equals_its_official_definition(
 @cache
 def gold_examples(suite: str, task: str, gold: Callable[[BuiltTask], LM]) -> tuple[Example, ...]:
     """Return a whole split, answered right."""
-    ((found, wanted),) = api.select_tasks([suite], [task])
+    ((found, wanted),) = select_tasks([suite], [task])
     built = build_task(found, wanted, Setting(DATA))
     return evaluate_task(gold(built), built).examples
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api
 from bitnet_bench.backends.hf import HFBackend
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.evaluation.run import evaluate_task
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import Setting, build_task
-from bitnet_bench.ports import in_order
-from bitnet_bench.records import EvaluateJob
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
+from bitnet_bench.protocols import in_order
+from bitnet_bench.runs.jobs import EvaluateJob
 
 # both sides on the CPU: a GPU differs by the order of float sums, which tests of its own bound
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
@@ -33,7 +35,7 @@ def _reference(model: str, precision: Any, built: Any, limit: int | None) -> lis
     from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
 
-    checkpoint = api.open_checkpoint(model)
+    checkpoint = open_checkpoint(model)
     loaded = load_model(checkpoint, "run", precision)
     lm = HFLM(pretrained=loaded, tokenizer=load_tokenizer(checkpoint), batch_size=1)
     tasks = {"tasks": {built.task_name: built}, "groups": {}, "group_map": {}}
@@ -42,9 +44,9 @@ def _reference(model: str, precision: Any, built: Any, limit: int | None) -> lis
 
 
 def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit: int | None) -> None:
-    ((suite, task),) = api.select_tasks([suite_name], [task_name])
+    ((suite, task),) = select_tasks([suite_name], [task_name])
     data = None if suite_name == "sample" else DATA
-    with HFBackend().open(api.open_checkpoint(model), precision) as session:
+    with HFBackend().open(open_checkpoint(model), precision) as session:
         lm = SessionLM(session)
         ours = evaluate_task(lm, build_task(suite, task, Setting(data)), limit).examples
     theirs = _reference(model, precision, build_task(suite, task, Setting(data)).lm_task, limit)
@@ -90,7 +92,7 @@ def test_generated_text_equals_lm_evals(task: str) -> None:
 
 def test_scores_do_not_depend_on_the_batch() -> None:
     """A request alone and among others gets the same log-probability, to the last bits of the head's sums."""
-    checkpoint = api.open_checkpoint("demo")
+    checkpoint = open_checkpoint("demo")
     with HFBackend().open(checkpoint, "ternary") as session:
         encode = session.tokenizer.encode
         requests = [(encode(f"문장 {i}: 오늘은 날씨가"), encode(" 좋다", add_special_tokens=False)) for i in range(30)]
@@ -107,8 +109,8 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
     (folder / "test.jsonl").write_text(
         '{"sentence": "' + "아주 길다 " * 600 + '", "label": 0}\n{"sentence": "짧다", "label": 1}\n', encoding="utf-8"
     )
-    ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
-    with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
+    ((suite, task),) = select_tasks(["kobest"], ["sentineg"])
+    with HFBackend().open(open_checkpoint("demo"), "ternary") as session:
         lm = SessionLM(session)
         evaluate_task(lm, build_task(suite, task, Setting(tmp_path)))
     assert lm.counts == {"requests": 4, "truncated": 2, "cached": 0}
@@ -122,8 +124,8 @@ CHAT = (
 
 def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
     """The prompt is a user's turn with the assistant's begun, and BOS, which the template brings, stands once."""
-    ((suite, task),) = api.select_tasks(["sample"], ["copa"])
-    with HFBackend().open(api.open_checkpoint("demo"), "ternary") as session:
+    ((suite, task),) = select_tasks(["sample"], ["copa"])
+    with HFBackend().open(open_checkpoint("demo"), "ternary") as session:
         session.tokenizer.chat_template = CHAT
         lm = SessionLM(session)
         plain, asked = (
@@ -140,7 +142,7 @@ def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
 def test_a_checkpoint_without_a_chat_template_says_so(tmp_path: Path) -> None:
     """The demo has none: the command ends with what to do, and nothing is written."""
     with pytest.raises(BenchError, match="no chat template"):
-        api.evaluate("demo", api.select_tasks(["sample"], ["copa"]), tmp_path / "run", EvaluateJob(chat_template=True))
+        evaluate("demo", select_tasks(["sample"], ["copa"]), tmp_path / "run", EvaluateJob(chat_template=True))
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +166,7 @@ def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
     """A task that allows 512 new tokens can be asked of a model of 8: the prompt keeps 4, the last ones."""
     from lm_eval.api.instance import Instance
 
-    small = Small(load_tokenizer(api.open_checkpoint("demo")))
+    small = Small(load_tokenizer(open_checkpoint("demo")))
     lm = SessionLM(small)
     text = "오늘 날씨가 맑아서 친구와 함께 공원에 갔다."
     options = {"until": ["\n"], "max_gen_toks": 512, "do_sample": False}

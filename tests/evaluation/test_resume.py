@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, cli, store
+from bitnet_bench import cli
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation import run
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.evaluation import task_run as run
+from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "wic", "sentineg"]
 
 
 def evaluate(out: Path) -> Any:
     """Score three tasks of the sample suite."""
-    return api.evaluate("demo", api.select_tasks(["sample"], TASKS), out, EvaluateJob(limit=6))
+    return run_evaluate("demo", select_tasks(["sample"], TASKS), out, EvaluateJob(limit=6))
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, task: str, error: BaseException) -> list[str]:
@@ -60,7 +63,7 @@ def test_a_broken_task_does_not_lose_the_others(tmp_path: Path, monkeypatch: pyt
         record = evaluate(tmp_path)
     assert {score.task for score in record.scores} == {"sample:copa", "sample:sentineg"}
     assert record.errors == {"sample:wic": "The rows are odd.\n  Mend them."}
-    assert store.load_record(tmp_path) == record
+    assert load_record(tmp_path) == record
     begun = failing(monkeypatch, "", RuntimeError())
     mended = evaluate(tmp_path)
     assert begun == ["wic"]

@@ -14,11 +14,16 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from bitnet_bench import api, cli, scoring, store
+from bitnet_bench import cli, plugins
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.cache import kept
+from bitnet_bench.evaluation import evaluate as scoring
+from bitnet_bench.evaluation.answer_cache import kept
+from bitnet_bench.evaluation.evaluate import evaluate, evaluate_several
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.records import EvaluateJob
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.folder import load_record, locked
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
 QUIET = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -35,7 +40,7 @@ def bench(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def chosen() -> Any:
-    return api.select_tasks(["sample"], TASKS)
+    return select_tasks(["sample"], TASKS)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.0], ids=["open together", "one by one"])
@@ -54,12 +59,12 @@ def test_models_take_turns_and_score_as_they_do_alone(
 
     monkeypatch.setattr(scoring, "_score_one", seen)
     models = ["demo", "demo-fp16"]
-    together = api.evaluate_several([(model, tmp_path / model) for model in models], chosen(), job)
+    together = evaluate_several([(model, tmp_path / model) for model in models], chosen(), job)
     turns = [f"{model} {task}" for task in TASKS for model in models]
     assert begun == (turns if share else sorted(turns, key=lambda turn: turn.startswith("demo-fp16")))
     for model, record in zip(models, together, strict=True):
-        assert record.scores == api.evaluate(model, chosen(), tmp_path / f"{model}-alone", job).scores
-        assert store.load_record(tmp_path / model) == record
+        assert record.scores == evaluate(model, chosen(), tmp_path / f"{model}-alone", job).scores
+        assert load_record(tmp_path / model) == record
 
 
 def test_two_models_on_the_command_line(
@@ -86,10 +91,10 @@ def test_two_models_on_the_command_line(
 def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     """While one process holds it another is told so; a folder in which nothing came about is gone again."""
     out = tmp_path / "runs" / "one"
-    with store.locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
-        api.evaluate("demo", chosen(), out)
+    with locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
+        evaluate("demo", chosen(), out)
     assert not (tmp_path / "runs").exists()
-    with store.locked(out):
+    with locked(out):
         (tmp_path / "runs" / "another").mkdir()
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["another"]
 
@@ -99,7 +104,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:
     """Status 130; the same command takes the answers of the batches before, and leaves no half-made folder."""
-    from bitnet_bench.backends.session import BatchedSession
+    from bitnet_bench.backends.batched_session import BatchedSession
 
     real, passes = BatchedSession._score, []
 
@@ -123,12 +128,12 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert store.load_record(tmp_path / "runs" / "one").counts["cached"] == before > 0
+    assert load_record(tmp_path / "runs" / "one").counts["cached"] == before > 0
 
 
 def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the record by its name, and its traceback in a file."""
-    from bitnet_bench.evaluation import run
+    from bitnet_bench.evaluation import task_run as run
 
     real = run.evaluate_task
 
@@ -138,7 +143,7 @@ def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkey
         return real(lm, built, *rest)
 
     monkeypatch.setattr(run, "evaluate_task", broken)
-    record = api.evaluate("demo", chosen(), tmp_path, EvaluateJob(limit=2))
+    record = evaluate("demo", chosen(), tmp_path, EvaluateJob(limit=2))
     assert {score.task for score in record.scores} == {"sample:qa"}
     assert "ZeroDivisionError: by zero" in record.errors["sample:copa"]
     assert "in broken" in (tmp_path / "errors/sample-copa.txt").read_text(encoding="utf-8")
@@ -146,7 +151,7 @@ def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkey
 
 def test_two_processes_score_as_one_does(tmp_path: Path) -> None:
     """Under torchrun with two gloo processes: the same scores and samples, byte for byte, each answer computed once."""
-    one = api.evaluate("demo-fp16", chosen(), tmp_path / "one", EvaluateJob(limit=12, cache=False))
+    one = evaluate("demo-fp16", chosen(), tmp_path / "one", EvaluateJob(limit=12, cache=False))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -192,12 +197,12 @@ def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: s
     bench(tmp_path, sys.executable, "-m", "bitnet_bench", "lm-eval", *words, *places)
     (result,) = (tmp_path / "out").rglob("results_*.json")
     model = arguments.removeprefix("pretrained=").split(",")[0]
-    checkpoint = api.open_checkpoint(model)
+    checkpoint = open_checkpoint(model)
     assert json.loads(result.read_text(encoding="utf-8"))["config"]["model_sha256"] == checkpoint.sha256
     (samples,) = (tmp_path / "out").rglob("samples_copa_here_*.jsonl")
     found = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     theirs = {s["doc_id"]: [float(ll) for ll, _ in s["filtered_resps"]] for s in found}
-    opener = api.plugins.load("backends", "ternary" if "ternary" in arguments else "hf")
+    opener = plugins.load("backends", "ternary" if "ternary" in arguments else "hf")
     with opener.open(checkpoint, "ternary" if model == "demo" else "fp32") as session:
         lm = SessionLM(session)
         pairs = [(f"{d['premise']} 그래서", f" {d[f'alternative_{i}']}") for d in docs for i in (1, 2)]

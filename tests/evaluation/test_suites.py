@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench import api
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.evaluation.rows import read_rows_file
-from bitnet_bench.evaluation.run import check_rows, evaluate_task, training_pairs
+from bitnet_bench.evaluation import select
+from bitnet_bench.evaluation.local_rows import read_rows_file
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.task_run import check_rows, evaluate_task, training_pairs
 from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
 from bitnet_bench.metrics import metric
 
@@ -21,14 +22,14 @@ def test_lm_eval_indexes_every_task_of_every_suite() -> None:
     """lm-eval swallows a YAML that it cannot parse, so each must be found under its prefixed name."""
     from lm_eval.tasks import TaskManager
 
-    suites = api.suites().values()
+    suites = select.suites().values()
     indexed = TaskManager(include_path=[str(s.folder) for s in suites], include_defaults=False).all_tasks
     assert sorted(indexed) == sorted(f"bb_{s.name}_{t.name}" for s in suites for t in s.tasks)
 
 
 def test_every_metric_that_a_suite_names_exists() -> None:
     """A typo in suite.yaml would show only after an hour of evaluation."""
-    for suite in api.suites().values():
+    for suite in select.suites().values():
         for task in suite.tasks:
             for name in task.metrics:
                 signed = metric(name).signature().lower().replace("_", "")
@@ -38,16 +39,16 @@ def test_every_metric_that_a_suite_names_exists() -> None:
 def test_unknown_suite_and_task_name_the_nearest() -> None:
     """A misspelt name is wrong use, and the answer says what was probably meant."""
     with pytest.raises(UsageError, match="kobset") as suite_error:
-        api.select_tasks(["kobset"])
+        select_tasks(["kobset"])
     assert "Did you mean kobest?" in suite_error.value.hint
     with pytest.raises(UsageError) as task_error:
-        api.select_tasks(["kobest"], ["bolq"])
+        select_tasks(["kobest"], ["bolq"])
     assert "Did you mean boolq?" in task_error.value.hint
 
 
 def test_prompts_have_no_double_space() -> None:
     """lm-eval's own BoolQ and COPA prompts have one; ours, with the delimiter before a choice, have none."""
-    for suite, task in api.select_tasks(["sample"]):
+    for suite, task in select_tasks(["sample"]):
         for prompt, response in training_pairs(build_task(suite, task, Setting()), 5)[0]:
             assert "  " not in prompt + response
             assert response.startswith(" ")
@@ -55,7 +56,7 @@ def test_prompts_have_no_double_space() -> None:
 
 def test_sample_splits_share_no_row() -> None:
     """What quickstart trains on is not what it is scored on."""
-    suite = api.suites()["sample"]
+    suite = select.suites()["sample"]
     for task in suite.tasks:
         train, test = (
             {json.dumps({k: v for k, v in row.items() if k not in ("id", "label")}, sort_keys=True) for row in rows}
@@ -70,7 +71,7 @@ def _rows(suite, task, split):  # type: ignore[no-untyped-def]
 
 def test_missing_rows_name_the_file_and_the_hub(tmp_path: Path) -> None:
     """A data directory without the task's folder is a sentence with the path and where else rows are."""
-    ((suite, task),) = api.select_tasks(["kobest"], ["copa"])
+    ((suite, task),) = select_tasks(["kobest"], ["copa"])
     with pytest.raises(BenchError, match=r"copa.test\.jsonl") as error:
         build_task(suite, task, Setting(tmp_path))
     assert "skt/kobest_v1" in error.value.hint
@@ -81,7 +82,7 @@ def test_rows_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "kobest/copa"
     folder.mkdir(parents=True)
     (folder / "test.jsonl").write_text('{"premise": "비가 왔다.", "label": 0}\n', encoding="utf-8")
-    ((suite, task),) = api.select_tasks(["kobest"], ["copa"])
+    ((suite, task),) = select_tasks(["kobest"], ["copa"])
     with pytest.raises(BenchError, match=r"first row of kobest:copa .* does not fit"):
         build_task(suite, task, Setting(tmp_path))
 
@@ -103,7 +104,7 @@ def test_a_label_outside_the_set_is_refused(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     rows = '{"sentence": "좋아요", "label": 1}\n\n{"sentence": "싫어요", "label": 7}\n'
     (folder / "test.jsonl").write_text(rows, encoding="utf-8")
-    ((suite, task),) = api.select_tasks(["kobest"], ["sentineg"])
+    ((suite, task),) = select_tasks(["kobest"], ["sentineg"])
     built = build_task(suite, task, Setting(tmp_path))
     with pytest.raises(BenchError, match=r"Line 3 .*label 7"):
         check_rows(built, None)
@@ -121,17 +122,17 @@ def test_a_broken_squad_file_is_named(tmp_path: Path) -> None:
 
 def test_a_run_takes_the_tasks_that_have_rows(tmp_path: Path) -> None:
     """XL-Sum is on the hub only, and one's own pairs are nowhere: neither breaks a run of the whole suite."""
-    offline = {f"{s.name}:{t.name}" for s, t in api.select_tasks(["summarization", "translation"], [], tmp_path)}
+    offline = {f"{s.name}:{t.name}" for s, t in select_tasks(["summarization", "translation"], [], tmp_path)}
     assert "summarization:sae4k" in offline
     assert not offline & {"summarization:xlsum", "translation:own_en_ko"}
-    online = {t.name for _, t in api.select_tasks(["summarization"])}
+    online = {t.name for _, t in select_tasks(["summarization"])}
     assert online == {"xlsum"}
-    assert [t.name for _, t in api.select_tasks(["summarization"], ["xlsum"], tmp_path)] == ["xlsum"]
+    assert [t.name for _, t in select_tasks(["summarization"], ["xlsum"], tmp_path)] == ["xlsum"]
 
 
 def test_own_rows_stand_for_a_test_split(tmp_path: Path) -> None:
     """Any JSONL of pairs can be scored; without it the task says how to name one."""
-    ((suite, task),) = api.select_tasks(["translation"], ["own_en_ko"])
+    ((suite, task),) = select_tasks(["translation"], ["own_en_ko"])
     with pytest.raises(BenchError) as missing:
         build_task(suite, task, Setting())
     assert "--rows translation:own_en_ko=FILE" in missing.value.hint
@@ -145,7 +146,7 @@ def test_own_rows_stand_for_a_test_split(tmp_path: Path) -> None:
 
 def test_shots_are_the_same_seeded_training_rows_for_every_question() -> None:
     """Few-shot examples are fixed by the seed, come from the training split, and are never the question itself."""
-    ((suite, task),) = api.select_tasks(["sample"], ["sentineg"])
+    ((suite, task),) = select_tasks(["sample"], ["sentineg"])
 
     def contexts(seed: int) -> list[str]:
         built = build_task(suite, task, Setting(shots=2, seed=seed)).lm_task
@@ -162,7 +163,7 @@ def test_shots_are_the_same_seeded_training_rows_for_every_question() -> None:
 
 def test_too_many_shots_are_refused() -> None:
     """More examples than training rows is a sentence, not an assertion of lm-eval's."""
-    ((suite, task),) = api.select_tasks(["sample"], ["sentineg"])
+    ((suite, task),) = select_tasks(["sample"], ["sentineg"])
     with pytest.raises(BenchError, match="training rows for 100000 shots"):
         build_task(suite, task, Setting(shots=100000))
 
@@ -174,7 +175,7 @@ def test_training_rows_that_evaluation_asks_are_left_out(tmp_path: Path) -> None
     (folder / "test.jsonl").write_text('{"document": "정말 Good!", "label": 1}\n', encoding="utf-8")
     train = [{"document": "정말good", "label": 1}, {"document": "별로다", "label": 0}]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, train)), encoding="utf-8")
-    ((suite, task),) = api.select_tasks(["classification"], ["nsmc"])
+    ((suite, task),) = select_tasks(["classification"], ["nsmc"])
     pairs, overlap = training_pairs(build_task(suite, task, Setting(tmp_path)), None)
     assert (pairs, overlap) == ([("리뷰: 별로다 긍부정:", " 부정")], 1)
 
@@ -185,7 +186,7 @@ def test_lm_evals_own_prompts_are_a_mode_of_kobest(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     row = {"paragraph": "비가 왔다.", "question": "비가 왔나?", "label": 1}
     (folder / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    ((suite, task),) = api.select_tasks(["kobest"], ["boolq"])
+    ((suite, task),) = select_tasks(["kobest"], ["boolq"])
     ours, theirs = (build_task(suite, task, Setting(tmp_path, prompts=p)).lm_task for p in ("default", "lm-eval"))
     assert ours.fewshot_context(row, 0) == "비가 왔다. 질문: 비가 왔나? 답변:"
     assert theirs.fewshot_context(row, 0) == "비가 왔다. 질문: 비가 왔나? 답변: "
@@ -205,9 +206,9 @@ def haerae_rows(tmp_path: Path) -> Path:
 
 def test_lm_evals_own_tasks_run_by_name(haerae_rows: Path, gold: Callable[[BuiltTask], LM]) -> None:
     """A group of lm-eval's becomes its single tasks, asked and scored as lm-eval does."""
-    pairs = api.select_tasks(["lm-eval:haerae"])
+    pairs = select_tasks(["lm-eval:haerae"])
     assert {"haerae_history", "haerae_loan_word"} <= {task.name for _, task in pairs}
-    (pair,) = api.select_tasks(["lm-eval:haerae_history"])
+    (pair,) = select_tasks(["lm-eval:haerae_history"])
     assert pair[1].hub == "HAERAE-HUB/HAE_RAE_BENCH"
     built = build_task(*pair, Setting(rows={"lm-eval:haerae_history": haerae_rows}))
     result = evaluate_task(gold(built), built)
@@ -219,5 +220,5 @@ def test_lm_evals_own_tasks_run_by_name(haerae_rows: Path, gold: Callable[[Built
 def test_an_unknown_task_of_lm_evals_names_the_nearest() -> None:
     """`lm-eval:haerea` is wrong use."""
     with pytest.raises(UsageError, match="haerae_histori") as error:
-        api.select_tasks(["lm-eval:haerae_histori"])
+        select_tasks(["lm-eval:haerae_histori"])
     assert "haerae_history" in error.value.hint

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api
-from bitnet_bench.records import Checkpoint
+import bitnet_bench
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.runs.records import Checkpoint
 
-DEMO = Path(api.__file__).parent / "demo" / "ternary"
+DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -46,10 +47,10 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def _written(folder: Path, seed: int, **changed: Any) -> Checkpoint:
-    from bitnet_bench.ternary.initializing import initialize
+    from bitnet_bench.checkpoints.random_weights import initialize
 
     initialize({**CONFIG, **changed}, seed, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
-    return api.open_checkpoint(str(folder))
+    return open_checkpoint(str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.backends.runtime_parity import checked, compare_runtime, judge, refuse_fault
+from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.parity import prompt_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf import files
-from bitnet_bench.gguf.gate import compare_runtime, judge, source_logits
-from bitnet_bench.records import Checkpoint, Precision, RuntimeParity
-from bitnet_bench.ternary.parity import prompt_ids
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 
 def _runtime(checkpoint: Checkpoint, activation: str | None = None, noise: float = 0.0) -> Callable[..., Tensor]:
@@ -55,7 +57,7 @@ def test_another_model_and_broken_logits_are_faults() -> None:
 
 def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
     """The same bytes in the same runtime are compared once; a file that was touched, or a new version, again."""
-    file = files.file_for(llama, "tq2_0", None)
+    file = file_for(llama, "tq2_0", None)
     asked: list[str] = []
 
     def compare() -> RuntimeParity:
@@ -63,12 +65,12 @@ def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
         return RuntimeParity(runtime="fake 1", prompt_tokens=1)
 
     for runtime in ("fake 1", "fake 1", "fake 2"):
-        files.checked(llama, file, runtime, compare)
+        checked(llama, file, runtime, compare)
     assert len(asked) == 2
     data = file.path.read_bytes()
     file.path.unlink()
     Path(file.path).write_bytes(data)
-    files.checked(llama, file, "fake 1", compare)
+    checked(llama, file, "fake 1", compare)
     assert len(asked) == 3
 
 
@@ -76,5 +78,5 @@ def test_a_fault_is_refused_unless_it_is_wanted() -> None:
     """The sentence has the numbers and the way around; what is within the bound passes."""
     wrong = RuntimeParity(runtime="x", prompt_tokens=9, relative_error=0.4, bound=0.15, fault="x computes SiLU")
     with pytest.raises(BenchError, match=r"x computes SiLU \(0.40 standard deviations on 9 tokens, bound 0.15\)"):
-        files.refuse_fault(wrong, despite=False)
-    files.refuse_fault(wrong, despite=True)
+        refuse_fault(wrong, despite=False)
+    refuse_fault(wrong, despite=True)

@@ -11,16 +11,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.gguf import vocabulary
+from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.naming import Layout, layout
+from bitnet_bench.checkpoints.gguf.types import (
+    F16,
+    F32,
+    FORMS_WITH_CODES,
+    I2_S,
+    TQ1_0,
+    TQ2_0,
+    Form,
+    i2_s_scale,
+    pack,
+    unpack,
+)
+from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gguf import vocabulary
-from bitnet_bench.gguf.layout import Layout, layout
-from bitnet_bench.gguf.parity import compare_weights
-from bitnet_bench.gguf.reading import GgufFile
-from bitnet_bench.gguf.types import F16, F32, FORMS_WITH_CODES, I2_S, TQ1_0, TQ2_0, Form, i2_s_scale, pack, unpack
-from bitnet_bench.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.reading import Weights
+from bitnet_bench.runs.records import Checkpoint
 
 ALL: tuple[Form, ...] = ("f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s")
 
@@ -87,7 +98,7 @@ def test_rows_that_fill_no_block_stay_codes(tmp_path: Path) -> None:
 
     bitnet.cpp reads no scale beside a tensor, so that it is multiplied in, in float32.
     """
-    demo = api.open_checkpoint("demo")
+    demo = open_checkpoint("demo")
     forms: tuple[Form, ...] = ("tq2_0", "i2_s")
     for form, kind, beside in zip(forms, (F16, F32), (True, False), strict=True):
         named = write_gguf(demo, form, tmp_path / form, quiet)
@@ -100,7 +111,7 @@ def test_rows_that_fill_no_block_stay_codes(tmp_path: Path) -> None:
 
 def test_a_float_model_is_exported_and_has_no_ternary_types(tmp_path: Path) -> None:
     """The FP16 twin becomes F16; TQ2_0 would need codes that it has not."""
-    twin = api.open_checkpoint("demo-fp16")
+    twin = open_checkpoint("demo-fp16")
     write_gguf(twin, "f16", tmp_path / "model.gguf", quiet)
     assert compare_weights(twin, GgufFile(tmp_path / "model.gguf")).largest_float_error == 0
     with pytest.raises(BenchError, match="plain float weights"):
@@ -159,17 +170,17 @@ def test_splits_of_text_are_named() -> None:
 
 def test_families_are_exported_and_strange_ones_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     """An untied head comes back; biases and norms of heads have names; what llama.cpp computes otherwise is refused."""
-    llama = api.open_checkpoint(str(tiny_model("llama")))
+    llama = open_checkpoint(str(tiny_model("llama")))
     write_gguf(llama, "f16", tmp_path / "llama.gguf", quiet)
     assert compare_weights(llama, GgufFile(tmp_path / "llama.gguf")).largest_float_error < 1e-3
     for family, name in {"qwen2": "blk.0.attn_q.bias", "qwen3": "blk.1.attn_k_norm.weight"}.items():
-        checkpoint = api.open_checkpoint(str(tiny_model(family)))
+        checkpoint = open_checkpoint(str(tiny_model(family)))
         weights = Weights(checkpoint)
         found = planned(weights, layout(checkpoint, weights.config, "llama.cpp"), "f16")
         assert name in {entry.name for entry in found}
     for family, reason in {"mistral": "sliding-window", "gpt2": "model_type gpt2"}.items():
         with pytest.raises(BenchError, match=reason):
-            write_gguf(api.open_checkpoint(str(tiny_model(family))), "f16", tmp_path / "other.gguf", quiet)
+            write_gguf(open_checkpoint(str(tiny_model(family))), "f16", tmp_path / "other.gguf", quiet)
 
 
 def test_tq1_holds_its_own_size() -> None:

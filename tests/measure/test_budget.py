@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench.console import LOG_EVERY_S, _LineProgress
+from bitnet_bench.checkpoints.random_weights import preset_config
+from bitnet_bench.cli.tables import LOG_EVERY_S, _LineProgress
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.measure.admission import Admission, Entrant, admit
-from bitnet_bench.measure.budget import Budget, Countdown, OutOfBudgetError, describe_duration, parse_budget
-from bitnet_bench.measure.forecast import Forecast, Rates, forecast_run
-from bitnet_bench.measure.planning import allot, count_beginning, plan_rounds
-from bitnet_bench.measure.scenario import Scenario
-from bitnet_bench.records import RuntimeParity
-from bitnet_bench.ternary.initializing import preset_config
+from bitnet_bench.measurement.admission import Admission, Entrant, admit
+from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, describe_duration, parse_budget
+from bitnet_bench.measurement.forecast import Forecast, Rates, forecast_run
+from bitnet_bench.measurement.round_plan import allot, count_beginning, plan_rounds
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.runs.records import RuntimeParity
 
 
 class FakeClock:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from bitnet_bench import plugins
-from bitnet_bench.measure.energy.joules import energy_metrics
-from bitnet_bench.measure.energy.models import CodecarbonModel, Work
-from bitnet_bench.measure.energy.nvml import NvmlMeter
-from bitnet_bench.measure.energy.rapl import RaplMeter
-from bitnet_bench.measure.energy.trace import TraceMeter
-from bitnet_bench.measure.energy.zeus import ZeusMeter
-from bitnet_bench.measure.readings import Round
-from bitnet_bench.measure.run import idle_power
-from bitnet_bench.records import Measured, Modelled, Unavailable
+from bitnet_bench.measurement.contest import idle_power
+from bitnet_bench.measurement.energy.joules import energy_metrics
+from bitnet_bench.measurement.energy.models import CodecarbonModel, Work
+from bitnet_bench.measurement.energy.nvml_meter import NvmlMeter
+from bitnet_bench.measurement.energy.rapl import RaplMeter
+from bitnet_bench.measurement.energy.trace import TraceMeter
+from bitnet_bench.measurement.energy.zeus import ZeusMeter
+from bitnet_bench.measurement.readings import Round
+from bitnet_bench.runs.records import Measured, Modelled, Unavailable
 
 IDLE = Measured(unit="W", method="recorded", readings=(10.0,))
 
@@ -237,9 +237,9 @@ def test_idle_power_is_measured_only() -> None:
 
 
 MUTATION = """
-from bitnet_bench.measure.energy.models import CodecarbonModel, Work
-from bitnet_bench.ports import EnergyModel, Meter
-from bitnet_bench.records import Measured
+from bitnet_bench.measurement.energy.models import CodecarbonModel, Work
+from bitnet_bench.protocols import EnergyModel, Meter
+from bitnet_bench.runs.records import Measured
 
 model: EnergyModel = CodecarbonModel()
 meter: Meter = CodecarbonModel()

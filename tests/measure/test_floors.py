@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.random_weights import preset_config
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measure.devices import Device, device
-from bitnet_bench.measure.floors import add_floors, plan
-from bitnet_bench.measure.shape import shape_of
-from bitnet_bench.records import TERNARY_PRECISIONS, Cost, Measured, Modelled, Precision
-from bitnet_bench.ternary.initializing import preset_config
+from bitnet_bench.measurement.devices import Device, device
+from bitnet_bench.measurement.floors import add_floors, plan
+from bitnet_bench.measurement.shape import shape_of
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
+from bitnet_bench.runs.records import Cost, Measured, Modelled
 
 MACHINE = Device(name="a", read_bytes_per_s=40e9, int8_ops_per_s=944e9, float_ops_per_s=472e9, source="test")
 
@@ -54,7 +55,7 @@ def test_devices_have_names() -> None:
     assert "cpu" in error.value.hint
 
 
-SHAPES = {"ternary": api.open_checkpoint("demo"), "fp16": api.open_checkpoint("demo-fp16")}
+SHAPES = {"ternary": open_checkpoint("demo"), "fp16": open_checkpoint("demo-fp16")}
 
 
 def _cost(precision: Precision, prefill_s: list[float], decode_s: list[float], resident: int, batch: int) -> Cost:

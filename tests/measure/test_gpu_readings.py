@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.measure import gpu_readings, worker
-from bitnet_bench.measure.child import Opened
-from bitnet_bench.measure.costs import Entry, costs
-from bitnet_bench.measure.energy.nvml import NvmlMeter
-from bitnet_bench.measure.gpu_readings import CudaReadings, NoGpu
-from bitnet_bench.measure.readings import Round, disturbances
-from bitnet_bench.measure.rounds import Turns
-from bitnet_bench.nvml import GpuMoment, own_gpus, read_moment
-from bitnet_bench.records import Measured, Unavailable
+from bitnet_bench.machine.nvml import GpuMoment, own_gpus, read_moment
+from bitnet_bench.measurement import gpu_readings, worker
+from bitnet_bench.measurement.child import Opened
+from bitnet_bench.measurement.costs import Entry, costs
+from bitnet_bench.measurement.energy.nvml_meter import NvmlMeter
+from bitnet_bench.measurement.gpu_readings import CudaReadings, NoGpu
+from bitnet_bench.measurement.readings import Round, disturbances
+from bitnet_bench.measurement.rounds import Turns
+from bitnet_bench.runs.records import Measured, Unavailable
 
 
 class FakeCuda:
@@ -155,7 +155,7 @@ def test_energy_is_read_when_the_gpu_has_nothing_to_do(monkeypatch: pytest.Monke
 def test_a_warm_up_says_what_the_card_lost_and_forgets_the_peak_of_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "SHORTEST_ROUND_S", 1e-9)
     monkeypatch.setattr(worker, "device_peak", lambda: 5 * 10**9)
-    from bitnet_bench.measure.memory import PeakMemory
+    from bitnet_bench.measurement.peak_memory import PeakMemory
 
     cuda = FakeCuda()
     found = contest(cuda, FakeNvml(), monkeypatch).warm_up(PeakMemory(), 0, 2 * 10**9)
@@ -219,12 +219,12 @@ def test_heat_and_a_lower_clock_of_the_gpu_disturb_a_round_and_its_power_limit_d
 
 
 def test_a_cost_keeps_the_gpus_readings_and_what_computed() -> None:
-    from bitnet_bench import api
+    from bitnet_bench.checkpoints.locate import open_checkpoint
 
     one = reading(gpu_prefill_s=0.09, gpu_decode_s=0.08, gpu_frequency_hz=1.98e9, runtime="transformers on a fake")
     turns = Turns(rounds={1: [one]}, peak_bytes={1: 10}, card_bytes={1: 12})
     opened = Opened(load_s=1, resident_weight_bytes=1, kv_per_token=1, resident_by_kind={}, memory_method="m")
-    entry = Entry("hf", "bf16", api.open_checkpoint("demo"), None, 1)
+    entry = Entry("hf", "bf16", open_checkpoint("demo"), None, 1)
     (cost,) = costs(entry, opened, turns, Unavailable(reason="none"))
     assert cost.runtime == "transformers on a fake"
     assert cost.conditions["card_bytes"].readings == (12.0,)  # type: ignore[union-attr]

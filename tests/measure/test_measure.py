@@ -11,24 +11,30 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bitnet_bench import api, console, store
-from bitnet_bench.environment import environment
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.cli.output import costs_table, notes
+from bitnet_bench.cli.tables import show
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import find_gpu
-from bitnet_bench.measure.run import Scenario
-from bitnet_bench.ports import Progress
-from bitnet_bench.records import Cost, Measured, Measurement, Modelled, RunRecord
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.measurement import candidates
+from bitnet_bench.measurement.candidates import with_twin
+from bitnet_bench.measurement.contest import Scenario
+from bitnet_bench.measurement.measure import measure
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.folder import load_record, save_record
+from bitnet_bench.runs.records import Cost, Measured, Measurement, Modelled, RunRecord
 
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1, budget_s=600)
 
 
 def make_run(folder: Path, model: str) -> Path:
     """Write the record of a run of *model*, without scores."""
-    checkpoint = api.open_checkpoint(model)
+    checkpoint = open_checkpoint(model)
     record = RunRecord(
         name=folder.name, checkpoint=checkpoint, backend="hf", precision="ternary", environment=environment()
     )
-    store.save_record(folder, record)
+    save_record(folder, record)
     return folder
 
 
@@ -55,8 +61,8 @@ def test_the_pair_is_measured_in_alternating_rounds() -> None:
     def steps(title: str) -> Iterator[Progress]:
         yield lambda done, total, note="": told.append(note)
 
-    contenders = api.contenders(["demo", "demo-fp16"], [], None)
-    ternary, fp16, bf16 = _cost_of(list(api.measure(contenders, SHORT, backend="hf", steps=steps)))  # type: ignore[arg-type]
+    contenders = candidates.contenders(["demo", "demo-fp16"], [], None)
+    ternary, fp16, bf16 = _cost_of(list(measure(contenders, SHORT, backend="hf", steps=steps)))  # type: ignore[arg-type]
     assert [c.precision for c in (ternary, fp16, bf16)] == ["ternary", "fp16", "bf16"]
     rounds = [note for note in dict.fromkeys(told) if note.startswith("round")]
     names = ("demo hf ternary", "demo-fp16 hf fp16", "demo-fp16 hf bf16")
@@ -75,20 +81,20 @@ def test_the_pair_is_measured_in_alternating_rounds() -> None:
 
 def test_one_that_cannot_run_leaves_the_others() -> None:
     """A precision that the checkpoint has not stands in the record with the reason; the other one is measured."""
-    (record,) = api.measure([("demo", "bf16", None), ("demo", "ternary", None)], SHORT, backend="hf")
+    (record,) = measure([("demo", "bf16", None), ("demo", "ternary", None)], SHORT, backend="hf")
     assert [cost.precision for cost in record.costs] == ["ternary"]
     assert "packed ternary" in record.cost_errors["hf bf16"]
     assert "status 1" in record.cost_errors["hf bf16"]
-    assert any("was not measured" in note for note in console.notes([record]))
+    assert any("was not measured" in note for note in notes([record]))
 
 
 def test_both_records_are_written_though_one_cannot_run(tmp_path: Path) -> None:
     """A run folder and its twin's: the costs of the one, the reason of the other, and what was there before stays."""
     ours, theirs = make_run(tmp_path / "mine", "demo"), make_run(tmp_path / "mine-fp16", "demo-fp16")
-    named = api.with_twin([str(ours)])
-    entered = api.contenders(named, ["ternary"], None)
-    api.measure(entered, SHORT)
-    measured, failed = store.load_record(ours), store.load_record(theirs)
+    named = with_twin([str(ours)])
+    entered = candidates.contenders(named, ["ternary"], None)
+    measure(entered, SHORT)
+    measured, failed = load_record(ours), load_record(theirs)
     assert [cost.precision for cost in measured.costs] == ["ternary"]
     assert not measured.cost_errors
     assert not failed.costs
@@ -107,7 +113,7 @@ def test_a_wrong_run_folder_is_refused_before_anything_is_measured(tmp_path: Pat
         yield lambda done, total, note="": None
 
     with pytest.raises(BenchError, match="another checkpoint"):
-        api.measure([("demo", "ternary", run)], SHORT, steps=steps)
+        measure([("demo", "ternary", run)], SHORT, steps=steps)
     assert not told
 
 
@@ -115,34 +121,34 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     """Half a second: nobody can be loaded; that is no error of theirs, but nothing was measured."""
     run = make_run(tmp_path / "mine", "demo")
     began = time.monotonic()
-    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
+    (record,) = measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
     assert time.monotonic() - began < 60
     assert not record.costs
     assert not record.cost_errors
     assert "No time was left for it" in record.cost_left_out["hf ternary"]
-    assert store.load_record(run).cost_left_out == record.cost_left_out
-    assert any("was left out by the budget" in note for note in console.notes([record]))
-    assert len(console.costs_table([record]).rows) == 1
+    assert load_record(run).cost_left_out == record.cost_left_out
+    assert any("was left out by the budget" in note for note in notes([record]))
+    assert len(costs_table([record]).rows) == 1
 
 
 def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path) -> None:
     """A budget that leaves everything out does not delete what an earlier run measured."""
     run = make_run(tmp_path / "mine", "demo")
-    (before,) = api.measure([("demo", "ternary", run)], replace(SHORT, rounds=1), backend="hf")
-    (record,) = api.measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
+    (before,) = measure([("demo", "ternary", run)], replace(SHORT, rounds=1), backend="hf")
+    (record,) = measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
     assert record.costs == before.costs
     assert record.cost_left_out == {"hf ternary": "No time was left for it in the budget of 0.5 s."}
-    assert store.load_record(run) == record
+    assert load_record(run) == record
 
 
 def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
     """The table says that it is one round, and the note why the budget had no time for more."""
-    (record,) = api.measure([("demo", "ternary", None)], replace(SHORT, rounds=1), backend="hf")
+    (record,) = measure([("demo", "ternary", None)], replace(SHORT, rounds=1), backend="hf")
     (cost,) = record.costs
     assert cost.once_because is None, "one round was asked for"
     once = record.model_copy(update={"costs": (cost.model_copy(update={"once_because": "3 rounds exceed it."}),)})
-    console.show(console.costs_table([once]))
+    show(costs_table([once]))
     shown = capsys.readouterr().out
     assert "(1 round)" in shown
     assert "±0 %" not in shown
-    assert "demo hf ternary ran once, without an interval. 3 rounds exceed it." in console.notes([once])
+    assert "demo hf ternary ran once, without an interval. 3 rounds exceed it." in notes([once])

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measure import machine
-from bitnet_bench.measure.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
-from bitnet_bench.measure.child import Child, Opened
-from bitnet_bench.measure.costs import Entry, costs, percentile
-from bitnet_bench.measure.memory import memory_bytes
-from bitnet_bench.measure.readings import Round, disturbances, median_interval
-from bitnet_bench.measure.rounds import Turns, alternate
-from bitnet_bench.measure.scenario import Scenario, preset
-from bitnet_bench.records import Measured, Unavailable
+from bitnet_bench.measurement import machine_state
+from bitnet_bench.measurement.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
+from bitnet_bench.measurement.child import Child, Opened
+from bitnet_bench.measurement.costs import Entry, costs, percentile
+from bitnet_bench.measurement.peak_memory import memory_bytes
+from bitnet_bench.measurement.readings import Round, disturbances, median_interval
+from bitnet_bench.measurement.rounds import Turns, alternate
+from bitnet_bench.measurement.scenario import Scenario, preset
+from bitnet_bench.runs.records import Measured, Unavailable
 
 SCENARIO = Scenario(rounds=5, budget_s=1000)
 
@@ -307,7 +307,7 @@ def test_disturbed_rounds_are_left_out_of_the_numbers_if_others_are_enough() -> 
     busy = reading(5.0, foreign_share=0.4)
     for rounds, median, left in ((([busy, *quiet_rounds]), 1.1, 1), (([busy, *quiet_rounds[:2]]), 1.1, 0)):
         turns = Turns({1: rounds}, {1: 1000}, {1: {0: ["other processes used 40% of the cores"]}})
-        entry = Entry("ternary", "ternary", api.open_checkpoint("demo"), None, 1)
+        entry = Entry("ternary", "ternary", open_checkpoint("demo"), None, 1)
         (cost,) = costs(entry, Opened.model_validate_json(OPENED), turns, Unavailable(reason="no meter"))
         prefill = cost.metrics["prefill_s"]
         assert isinstance(prefill, Measured)
@@ -319,8 +319,8 @@ def test_disturbed_rounds_are_left_out_of_the_numbers_if_others_are_enough() -> 
 
 def test_the_pace_is_that_of_the_slowest_thread() -> None:
     """Work that touches no memory, on as many threads as asked for: some milliseconds."""
-    assert 1e-4 < machine.pace(1) < 1
-    assert machine.pace(2) > 1e-4
+    assert 1e-4 < machine_state.pace(1) < 1
+    assert machine_state.pace(2) > 1e-4
 
 
 def test_heat_swapping_and_a_slower_clock_disturb() -> None:
@@ -440,15 +440,15 @@ def test_the_machine_is_read_through_the_kernels_files(tmp_path: Path) -> None:
     (cpu / "thermal_throttle").mkdir()
     (cpu / "thermal_throttle" / "package_throttle_count").write_text("7\n")
     (tmp_path / "vmstat").write_text("pswpin 1\npswpout 2\n")
-    moment = machine.now(tmp_path, tmp_path / "cpus")
+    moment = machine_state.now(tmp_path, tmp_path / "cpus")
     assert (moment.frequency_hz, moment.throttled) == (2.5e9, 7)
     moment = replace(moment, stolen_s=3.0)
     later = replace(moment, time_s=moment.time_s + 10, foreign_s=moment.foreign_s + 5, stolen_s=4.0, throttled=9)
-    told = machine.between(moment, later, cores=2)
+    told = machine_state.between(moment, later, cores=2)
     shares = {"foreign_share": 0.25, "stolen_share": 0.05}
     assert told == {**shares, "frequency_hz": 2.5e9, "throttled": 2, "swapped_bytes": 0}
-    assert machine.between(replace(moment, stolen_s=None), later, cores=2)["stolen_share"] is None
-    empty = machine.now(tmp_path / "none", tmp_path / "none")
+    assert machine_state.between(replace(moment, stolen_s=None), later, cores=2)["stolen_share"] is None
+    empty = machine_state.now(tmp_path / "none", tmp_path / "none")
     assert (empty.frequency_hz, empty.throttled, empty.swapped_bytes) == (None, None, None)
 
 

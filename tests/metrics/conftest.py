@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 
 @pytest.fixture(scope="session")

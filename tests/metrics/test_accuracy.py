@@ -9,7 +9,7 @@ import pytest
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
 NAMES = ["accuracy", "accuracy_norm", "macro_f1", "exact_match", "char_f1", "rouge_l", "bleu", "chrf"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
 Make = Callable[..., Example]

@@ -14,7 +14,7 @@ from seqeval.scheme import IOB2, Entities
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import metric
 from bitnet_bench.metrics.klue_ner import entities
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
 Make = Callable[..., Example]

@@ -16,7 +16,7 @@ from korouge_score import rouge_scorer
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import metric
 from bitnet_bench.metrics.tokenizers import tokenizer
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
 OUTPUT = "한국은행이 기준금리를 3.5%로 동결했다."

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
 TEXT = st.text(st.sampled_from("가나다각a A1'\"《》<>〈〉()‘’.,%- \t\n"), max_size=12)

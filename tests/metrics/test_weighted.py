@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitnet_bench.metrics import metric
-from bitnet_bench.records import Example
+from bitnet_bench.runs.records import Example
 
 RNG = np.random.default_rng(11)
 N = 40

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api, store
-from bitnet_bench.environment import environment
-from bitnet_bench.records import Example, RunRecord
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.runs.folder import save_record, save_samples
+from bitnet_bench.runs.records import Example, RunRecord
 
 
 @pytest.fixture
@@ -30,12 +31,12 @@ def _write_run(folder: Path, says: str, *, rows: int = 12, task: str = "qa", pro
     ]  # fmt: skip
     record = RunRecord(
         name=folder.name,
-        checkpoint=api.open_checkpoint("demo"),
+        checkpoint=open_checkpoint("demo"),
         backend="hf",
         precision="ternary",
         data={name: "digest"},
         environment=environment(),
     )
-    store.save_samples(folder, name, examples)
-    store.save_record(folder, record)
+    save_samples(folder, name, examples)
+    save_record(folder, record)
     return folder

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench import store
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.rating.collect import collect, summarize
-from bitnet_bench.rating.records import Key, RatedRun, Rating
+from bitnet_bench.rating.ratings import Key, RatedRun, Rating
+from bitnet_bench.runs.folder import load_record
 from bitnet_bench.statistics import wilson
 
 LEFT_IS_A = (True, False, True, False)
@@ -131,6 +131,6 @@ def test_the_command_prints_and_keeps_what_was_said(tmp_path: Path, write_run: C
         done = command.invoke(app, ["rate", "collect", *map(str, tmp_path.glob("*.json")), "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["win_rate"]["value"] == 50.0
-    assert [len(store.load_record(run).judgements) for run in (a, b)] == [1, 1]
+    assert [len(load_record(run).judgements) for run in (a, b)] == [1, 1]
     shown = command.invoke(app, ["rate", "collect", str(tmp_path / "sheet.key.json"), str(tmp_path / "r.json")])
     assert "agreement needs two raters" in " ".join(shown.stdout.replace("\n", " ").split())

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import store
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.records import Key
+from bitnet_bench.rating.ratings import Key
 from bitnet_bench.rating.sheet import make_sheet
+from bitnet_bench.runs.folder import load_record, save_record
 
 WriteRun = Callable[..., Path]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&lt;\u202eabc\x00 끝"
@@ -69,7 +69,7 @@ def test_runs_that_cannot_be_set_side_by_side_are_refused(tmp_path: Path, write_
     """Other rows, other words of a prompt, chosen answers only, or a task that is not shared: a sentence, no page."""
     a = write_run(tmp_path / "a", "가")
     other = write_run(tmp_path / "other", "나")
-    store.save_record(other, store.load_record(other).model_copy(update={"data": {"sample:qa": "another"}}))
+    save_record(other, load_record(other).model_copy(update={"data": {"sample:qa": "another"}}))
     words = write_run(tmp_path / "words", "나", prompt="물음")
     chosen = [write_run(tmp_path / name, "가", task="copa") for name in ("c", "d")]
     for runs, tasks, sentence in (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.records import Cost, Measured, Measurement, Unavailable
+from bitnet_bench.runs.records import Cost, Measured, Measurement, Unavailable
 
 NO_COUNTER = "this machine shows no energy counter"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.ports import ReportOptions
 from bitnet_bench.reports.html import HTMLReport
-from bitnet_bench.results import Notice
+from bitnet_bench.reports.sections import ReportOptions
+from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import plain
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -206,7 +206,7 @@ def test_nothing_that_a_run_wrote_runs_loads_or_breaks_the_page(
     width: int, browser: Any, make_results: Any, make_cost: Any, tmp_path: Path
 ) -> None:
     """Scripts, addresses, directions, controls, huge and broken text in outputs, prompts, names and reasons."""
-    from bitnet_bench.records import Example
+    from bitnet_bench.runs.records import Example
 
     examples = [
         Example(task="s:t", doc_id=i, prompt=text, target=text, output=NASTY[-1 - i], correct=i % 2)

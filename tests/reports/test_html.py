@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import ReportOptions
-from bitnet_bench.records import Example, Modelled
 from bitnet_bench.reports.html import HTMLReport
-from bitnet_bench.results import Notice
-from bitnet_bench.sections import Paragraph, Section
+from bitnet_bench.reports.sections import Paragraph, ReportOptions, Section
+from bitnet_bench.runs.records import Example, Modelled
+from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import catalogue, plain, say
 
 HOSTILE = '</bdi></script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.reports.judgements import judgement_section
-from bitnet_bench.reports.runs import named
-from bitnet_bench.results import Results
-from bitnet_bench.sections import Section, Table
+from bitnet_bench.reports.named_runs import named
+from bitnet_bench.reports.sections import Section, Table
+from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
+from bitnet_bench.runs.run import Results
 
 
 @pytest.fixture

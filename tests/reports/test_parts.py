@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.records import Checkpoint, Environment, Example, FinetuneJob, FinetuneRecord
 from bitnet_bench.reports.charts import MOST_STEPS, pareto_front, thinned
-from bitnet_bench.reports.costs import cost_section, main_cost, pareto_section
+from bitnet_bench.reports.cost_section import cost_section, main_cost, pareto_section
 from bitnet_bench.reports.figures import figure, quantity
+from bitnet_bench.reports.named_runs import named
 from bitnet_bench.reports.pairs import chosen_pairs
-from bitnet_bench.reports.runs import named
 from bitnet_bench.reports.samples import LONGEST, Samples
 from bitnet_bench.reports.scores import primary_mean, score_section
+from bitnet_bench.reports.sections import Chart, Paragraph, Table
 from bitnet_bench.reports.seeds import seed_groups, seed_section
 from bitnet_bench.reports.summary import summary
-from bitnet_bench.reports.training import training_section
+from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import visible
-from bitnet_bench.sections import Chart, Paragraph, Table
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, Environment, Example, FinetuneRecord
 
 
 def trained(checkpoint: Checkpoint, environment: Environment, seed: int = 0) -> FinetuneRecord:
@@ -163,8 +164,8 @@ def test_charts_are_drawn_by_vega(twins: Any) -> None:
     """Every specification is one that Vega-Lite compiles and draws, in both languages."""
     import vl_convert
 
-    from bitnet_bench.ports import ReportOptions
     from bitnet_bench.reports.html import Charts, _page
+    from bitnet_bench.reports.sections import ReportOptions
 
     page = _page(named([with_training(run, 0) for run in twins]), ReportOptions())
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bitnet_bench.tasks
-from bitnet_bench import api
+from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.tasks import Setting, build_task, load_module
 
 FOLDER = Path(bitnet_bench.tasks.__file__).parent / "klue"
@@ -31,7 +31,7 @@ def built(tmp_path: Path, task: str, rows: list[dict[str, Any]]) -> Any:
     """Return lm-eval's task over *rows*."""
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    ((suite, found),) = api.select_tasks(["klue"], [task])
+    ((suite, found),) = select_tasks(["klue"], [task])
     return build_task(suite, found, Setting(rows={f"klue:{task}": file})).lm_task
 
 

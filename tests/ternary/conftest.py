@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bitnet_bench.checkpoints.converting import convert
+from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.converting import convert
 
 Models = Callable[[str], Path]
 ONLINE = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}

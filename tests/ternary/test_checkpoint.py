@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bitnet_bench.checkpoints.config import LABEL
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.saving import refuse_unpackable, save
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.config import LABEL
 from bitnet_bench.ternary.linear import BitLinear, CodesLinear, bit_linears
-from bitnet_bench.ternary.loading import load_model, load_tokenizer
 from bitnet_bench.ternary.packing import unpack
 from bitnet_bench.ternary.quantizer import ternarize
-from bitnet_bench.ternary.saving import refuse_unpackable, save
 
 Models = Callable[[str], Path]
 LAYER = "model.layers.0.mlp.up_proj"

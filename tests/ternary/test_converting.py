@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.reference import transformers_logits
+from bitnet_bench.checkpoints.converting import convert, write_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.parity import SCALE_TOLERANCE, prompt_ids
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Checkpoint
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.converting import convert, write_checkpoint
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.linear import CodesLinear, bit_linears
-from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.ternary.panels import from_panels
-from bitnet_bench.ternary.parity import SCALE_TOLERANCE, prompt_ids, transformers_logits
 from bitnet_bench.ternary.quantizer import ternarize
-from bitnet_bench.ternary.reading import Weights
 
 Stored = Callable[[str, Any], Path]
 ARCHITECTURES = ["bitnet", "llama", "mistral", "qwen2", "qwen3"]
@@ -186,7 +187,7 @@ def test_a_head_that_transformers_would_make_ternary_is_refused(partly_float: Pa
 
 def test_what_a_fine_tune_saves_names_the_layers_that_stayed_float(partly_float: Path, tmp_path: Path) -> None:
     """A trained model with float layers is saved so that it is read back as it was."""
-    from bitnet_bench.ternary.saving import save
+    from bitnet_bench.checkpoints.saving import save
 
     model = load_model(inspect(partly_float), "train", "ternary")
     save(model, tmp_path / "out", "autobitlinear", "float32")

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.engine import Batch, Engine, unfit
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.ternary.reading import Weights
-from bitnet_bench.ternary.saving import save
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bitnet_bench.backends.ternary import TernaryBackend
-from bitnet_bench.ports import in_order
+from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.engine import Batch, Engine, unfit
 from bitnet_bench.ternary.linear import CodesLinear
-from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.ternary.ops import PanelsLinear
 from bitnet_bench.ternary.panels import from_panels
-from bitnet_bench.ternary.reading import Weights
 
 pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench.gpu import find_gpu
+from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.ternary.gpu.layout import count_blocks, deinterleave_codes, interleave_codes
 
 has_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitnet_bench.backends.ternary.engine import Head
 from bitnet_bench.ternary import kernel, ops
-from bitnet_bench.ternary.engine import Head
 from bitnet_bench.ternary.panels import to_panels
 from bitnet_bench.ternary.quantizer import quantize_activations
 

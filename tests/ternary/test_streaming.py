@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from bitnet_bench.ternary.shards import Shards
-from bitnet_bench.ternary.streaming import CACHE_LINE_BYTES, DTYPE_NAMES, PAGE_BYTES, Planned, write_shards
+from bitnet_bench.checkpoints.shards import Shards
+from bitnet_bench.checkpoints.streaming import CACHE_LINE_BYTES, DTYPE_NAMES, PAGE_BYTES, Planned, write_shards
 
 DTYPES = list(DTYPE_NAMES)
 tensors_planned = st.dictionaries(

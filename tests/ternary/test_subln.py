@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench import api
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.subln import with_subln
+from bitnet_bench.training.finetune import finetune
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
@@ -72,7 +72,7 @@ def test_a_llama_becomes_a_bitnet_that_transformers_and_the_engine_open(
             "method": "pretrain", "precision": precision, "subln": True, "max_length": 64, "compute": "fp32",
         }
     )  # fmt: skip
-    record = api.finetune(job)
+    record = finetune(job)
     assert record.result.architecture == "BitNetForCausalLM"
     assert json.loads((tmp_path / "out/config.json").read_text())["hidden_act"] == "silu"
     from transformers import AutoModelForCausalLM

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitnet_bench.backends.reference import transformers_logits
 from bitnet_bench.backends.ternary import TernaryBackend
+from bitnet_bench.checkpoints.converting import convert
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.layers import look_into
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ports import in_order
+from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.converting import convert
-from bitnet_bench.ternary.inspecting import look_into
-from bitnet_bench.ternary.loading import load_model
-from bitnet_bench.ternary.parity import transformers_logits
 
 LAYERS = 2
 DROPPED = {1: ("input_layernorm",), 2: ("input_layernorm", "post_attention_layernorm")}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from bitnet_bench import api
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import distillation
 from bitnet_bench.training.distillation import logits_divergence, relation_divergence
+from bitnet_bench.training.finetune import finetune
 
 ROWS = [
     {"prompt": f"{i}번 문은 어디인가요?", "response": f"{i}번 문은 {'왼쪽' if i % 2 else '오른쪽'}입니다."}
@@ -88,7 +88,7 @@ def distill(rows: Path, out: Path, **settings: Any) -> FinetuneJob:
 @pytest.mark.parametrize("compute", ["bf16", "fp32"])
 def test_a_student_comes_nearer_to_its_teacher(rows: Path, tmp_path: Path, compute: str) -> None:
     """Every part of the loss falls, and the result is as ternary as any."""
-    record = api.finetune(distill(rows, tmp_path / "out", compute=compute, hold_out=0.25))
+    record = finetune(distill(rows, tmp_path / "out", compute=compute, hold_out=0.25))
     first, last = record.history[0], record.history[-1]
     for part in ("loss", "cross_entropy", "divergence", "relations"):
         assert last[part] < first[part], part
@@ -100,9 +100,7 @@ def test_a_student_comes_nearer_to_its_teacher(rows: Path, tmp_path: Path, compu
 
 
 def test_an_fp16_student_of_itself_has_nothing_to_learn_from_its_teacher(rows: Path, tmp_path: Path) -> None:
-    record = api.finetune(
-        distill(rows, tmp_path / "out", model="demo-fp16", precision="fp16", compute="fp32", max_steps=1)
-    )
+    record = finetune(distill(rows, tmp_path / "out", model="demo-fp16", precision="fp16", compute="fp32", max_steps=1))
     assert record.history[0]["divergence"] == pytest.approx(0, abs=1e-5)
     assert record.history[0]["relations"] == pytest.approx(0, abs=1e-5)
 
@@ -111,7 +109,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(
     rows: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     with pytest.raises(BenchError, match="another vocabulary"):
-        api.finetune(distill(rows, tmp_path / "out", teacher=str(tiny_model("llama"))))
+        finetune(distill(rows, tmp_path / "out", teacher=str(tiny_model("llama"))))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(
 )
 def test_what_cannot_be_taught_is_refused(rows: Path, tmp_path: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BenchError, match=said):
-        api.finetune(distill(rows, tmp_path / "out", **settings))
+        finetune(distill(rows, tmp_path / "out", **settings))
 
 
 def test_distill_and_teacher_go_together() -> None:
@@ -137,7 +135,7 @@ def test_distill_and_teacher_go_together() -> None:
 def test_packed_rows_are_taught_like_rows_alone(rows: Path, tmp_path: Path) -> None:
     """Relations stay within a document and leave padding out, so that parts of the loss keep their size."""
     alone, packed = (
-        api.finetune(
+        finetune(
             distill(rows, tmp_path / str(on), packing=on, max_steps=1, batch_size=24, max_length=96, compute="fp32")
         ).history[0]
         for on in (False, True)

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, console
-from bitnet_bench.pipeline import Finetuning
-from bitnet_bench.records import Checkpoint, FinetuneJob, FinetuneRecord
+from bitnet_bench.cli.finetuning import finetune_table, finetune_warnings
+from bitnet_bench.pipeline.steps import Finetuning
+from bitnet_bench.protocols import quiet
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
+from bitnet_bench.training.finetune import finetune
 
 JOB = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
 PAIRS = JOB.model_copy(update={"method": "dpo"})
@@ -120,18 +123,18 @@ def test_the_table_shows_both_ends_and_guessing_and_says_fine_tuned_only_then(
     make_record: Callable[..., FinetuneRecord],
 ) -> None:
     good, bad = make_record(), make_record(last_loss=5.0)
-    table = console.finetune_table([good])
+    table = finetune_table([good])
     cells = [next(iter(column.cells)) for column in table.columns]
     assert {"4.000", "3.000", "8.700"} <= set(cells)
     assert table.title == "Fine-tuned"
-    assert "Fine-tuned" not in str(console.finetune_table([good, bad]).title)
+    assert "Fine-tuned" not in str(finetune_table([good, bad]).title)
 
 
 def test_how_a_run_ended_is_the_last_warning(make_record: Callable[..., FinetuneRecord]) -> None:
     """Of two arms as well: what is printed after the failure would hide it."""
     bad = make_record(last_loss=5.0, warnings=("rows lost", *warn_about_ending(make_record(last_loss=5.0))))
     other = make_record(job=JOB.model_copy(update={"out": "out-fp16", "learning_rate": 1e-3}), warnings=("short",))
-    lines = console.finetune_warnings([bad, other])
+    lines = finetune_warnings([bad, other])
     assert [line.partition(":")[0] for line in lines] == ["out", "out-fp16", "out"]
     assert "The loss ended at 5" in lines[-1]
     assert len(lines) == 3
@@ -171,7 +174,7 @@ def test_a_recipe_logs_how_its_training_ended(tmp_path: Path, caplog: pytest.Log
         model="demo-fp16", data=(str(rows),), out=str(tmp_path / "out"), precision="fp16", max_steps=3, batch_size=8,
         learning_rate=3e-2, schedule="constant", warmup_ratio=0.0, compute="fp32", epochs=9, track=(),
     )  # fmt: skip
-    Finetuning(job, "hf", "fp16").run(api.quiet)
+    Finetuning(job, "hf", "fp16").run(quiet)
     assert "fine-tune fp16: The loss ended at" in caplog.text
 
 
@@ -179,7 +182,7 @@ def test_a_job_of_one_step_says_so_before_it_starts(tmp_path: Path, caplog: pyte
     """In the log, and in the record."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "한국의 수도는?", "response": "서울입니다."}\n' * 2, encoding="utf-8")
-    record = api.finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(tmp_path / "out"), max_steps=1))
+    record = finetune(FinetuneJob(model="demo", data=(str(rows),), out=str(tmp_path / "out"), max_steps=1))
     assert "has one step" in record.warnings[0]
     assert record.warnings[0] in caplog.text
     assert record.history[0]["learning_rate"] > 0

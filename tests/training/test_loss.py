@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.tokenizing import IGNORED
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.training import loss
 from bitnet_bench.training.loss import PLAIN_HEADS, response_loss
 

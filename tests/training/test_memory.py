@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.memory import USABLE_SHARE, Shape, find_free_bytes, fit_batch, shape_of, training_bytes
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out", batch_size="auto")

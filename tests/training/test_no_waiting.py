@@ -15,21 +15,24 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from bitnet_bench import api
-from bitnet_bench.backends.finetuning import finetune
 from bitnet_bench.backends.hf import training
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.data.tokenizing import IGNORED
 from bitnet_bench.errors import BenchError, DivergedError
-from bitnet_bench.ports import Ingredients
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.ternary import linear
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
 from bitnet_bench.training.attention import CAUSAL, assume_causal, attention_inputs
 from bitnet_bench.training.compiling import STEPS_THAT_PAY, choose_compile, compile_layers
+from bitnet_bench.training.finetune import finetune as run_finetune
+from bitnet_bench.training.inputs import training_rows
+from bitnet_bench.training.job import finetune
 from bitnet_bench.training.loss import response_logprobs, response_loss
-from bitnet_bench.training.sums import MicroBatchSums
+from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 
 ROWS = [{"prompt": f"{i}번은?", "response": f"{i}번{'입니다.' * (1 + i % 3)}"} for i in range(24)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(24)]
@@ -90,8 +93,8 @@ def run_watched(one: FinetuneJob, watch: Watch) -> FinetuneRecord:
         trainer.add_callback(DuringSteps(watch))
         return trainer
 
-    teacher = api.open_checkpoint(one.teacher) if one.teacher else None
-    given = Ingredients(api.open_checkpoint(one.model), api.training_rows(one)[0], (), teacher, 0)
+    teacher = open_checkpoint(one.teacher) if one.teacher else None
+    given = Ingredients(open_checkpoint(one.model), training_rows(one)[0], (), teacher, 0)
     return finetune(one, given, lambda *_: None, "hf", build)
 
 
@@ -177,7 +180,7 @@ def test_no_broken_state_is_saved(tmp_path: Path, tiny_model: Callable[[str], Pa
                 model.get_input_embeddings().weight.data.fill_(float("nan"))
 
     one = job(tmp_path, ROWS, model=str(tiny_model("llama")), precision="fp16", max_steps=8, save_every=3)
-    given = Ingredients(api.open_checkpoint(one.model), api.training_rows(one)[0], (), None, 0)
+    given = Ingredients(open_checkpoint(one.model), training_rows(one)[0], (), None, 0)
     with pytest.raises(DivergedError, match="The loss became nan at step 3"):
         finetune(one, given, lambda *_: None, "hf", build)
     assert [folder.name for folder in (tmp_path / "out/.trainer").glob("checkpoint-*")] == ["checkpoint-3"]
@@ -249,7 +252,7 @@ def test_a_long_run_on_a_gpu_is_compiled_if_it_can_be() -> None:
     """It takes Triton and a C compiler; a run that goes on chooses again, for this decides no result."""
     from importlib.util import find_spec
 
-    from bitnet_bench.environment import compiler
+    from bitnet_bench.machine.environment import compiler
 
     one = FinetuneJob(model="demo", data=("x",), out="y")
     able = find_spec("triton") is not None and compiler() is not None
@@ -288,8 +291,8 @@ def test_compile_with_a_ternary_warmup_is_refused() -> None:
 
 
 def test_the_record_says_whether_layers_were_compiled(tmp_path: Path) -> None:
-    record = api.finetune(job(tmp_path, ROWS, model="demo", max_steps=1))
+    record = run_finetune(job(tmp_path, ROWS, model="demo", max_steps=1))
     assert record.job.compile == "off"
     with pytest.raises(BenchError, match="another max_steps"):
-        api.finetune(record.job.model_copy(update={"compile": "on", "max_steps": 2}))
-    assert api.finetune(record.job.model_copy(update={"compile": "on"})) == record
+        run_finetune(record.job.model_copy(update={"compile": "on", "max_steps": 2}))
+    assert run_finetune(record.job.model_copy(update={"compile": "on"})) == record

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api
 from bitnet_bench.errors import DivergedError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.objectives import PATIENCE, has_diverged
 
 GEMMA = 262_144
@@ -63,8 +63,8 @@ def test_a_run_on_a_float_base_is_stopped_at_once_only_if_it_stays_float(
     )
     if stops:
         with pytest.raises(DivergedError, match="The loss rose to"):
-            api.finetune(job)
+            finetune(job)
         return
-    record = api.finetune(job)
+    record = finetune(job)
     assert max(point["loss"] for point in record.history) > 2 * math.log(300)
     assert "The loss ended at" in record.warnings[-1]

@@ -11,14 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from bitnet_bench import api, gpu
-from bitnet_bench.backends import finetuning
 from bitnet_bench.errors import BenchError
-from bitnet_bench.gpu import Card
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.machine import gpu
+from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.gpu import Card
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
-from bitnet_bench.training.compute import fast_compute
+from bitnet_bench.training import starting_model
+from bitnet_bench.training.finetune import finetune
+from bitnet_bench.training.inputs import hold_out
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.schedule import forget_codes, keep_codes, set_ternary_share
 
@@ -85,7 +87,7 @@ def test_adapters_are_inside_the_quantizer_and_merge_without_changing_a_code() -
 
 def test_a_run_with_adapters_changes_ternary_layers_only(rows: Path, tmp_path: Path) -> None:
     """And is a checkpoint like any other; the same from both precisions."""
-    record = api.finetune(job(rows, tmp_path / "out", lora_rank=4, learning_rate=1e-2, max_steps=12))
+    record = finetune(job(rows, tmp_path / "out", lora_rank=4, learning_rate=1e-2, max_steps=12))
     before = load_file(Path(record.base.path) / "model.safetensors")
     after = load_file(tmp_path / "out/model.safetensors")
     changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
@@ -93,7 +95,7 @@ def test_a_run_with_adapters_changes_ternary_layers_only(rows: Path, tmp_path: P
     assert "model.layers.0.self_attn.q_proj.weight" in {n for n in before if not torch.equal(before[n], after[n])}
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert record.history[-1]["loss"] < record.history[0]["loss"]
-    twin = api.finetune(job(rows, tmp_path / "fp16", lora_rank=4, model="demo-fp16", precision="fp16"))
+    twin = finetune(job(rows, tmp_path / "fp16", lora_rank=4, model="demo-fp16", precision="fp16"))
     assert twin.result.format == "float"
 
 
@@ -106,7 +108,7 @@ def test_a_run_with_adapters_changes_ternary_layers_only(rows: Path, tmp_path: P
 )
 def test_a_frozen_part_stays_as_it_was(rows: Path, tmp_path: Path, part: str, names: list[str]) -> None:
     """To the bit, while the rest learns."""
-    record = api.finetune(job(rows, tmp_path / "out", freeze=(part,)))
+    record = finetune(job(rows, tmp_path / "out", freeze=(part,)))
     before, after = (
         load_file(Path(record.base.path) / "model.safetensors"),
         load_file(tmp_path / "out/model.safetensors"),
@@ -117,7 +119,7 @@ def test_a_frozen_part_stays_as_it_was(rows: Path, tmp_path: Path, part: str, na
 
 def test_what_is_not_ternary_can_have_a_rate_of_its_own(rows: Path, tmp_path: Path) -> None:
     """With next to none, embeddings move next to not at all, and codes do."""
-    record = api.finetune(job(rows, tmp_path / "out", float_learning_rate=1e-12, learning_rate=1e-2))
+    record = finetune(job(rows, tmp_path / "out", float_learning_rate=1e-12, learning_rate=1e-2))
     before, after = (
         load_file(Path(record.base.path) / "model.safetensors"),
         load_file(tmp_path / "out/model.safetensors"),
@@ -129,7 +131,7 @@ def test_what_is_not_ternary_can_have_a_rate_of_its_own(rows: Path, tmp_path: Pa
 def test_a_summed_loss_has_larger_gradients_and_logs_the_same_loss(rows: Path, tmp_path: Path) -> None:
     """The gradient is that of the mean times the tokens of the step."""
     first = [
-        api.finetune(
+        finetune(
             job(rows, tmp_path / name, loss_reduction=name, max_steps=1, model="demo-fp16", precision="fp16")
         ).history[0]
         for name in ("mean", "sum")
@@ -143,7 +145,7 @@ def test_checkpointed_activations_give_the_same_weights(rows: Path, tmp_path: Pa
     """What is computed again is computed to the same bits."""
     weights = []
     for on in (False, True):
-        api.finetune(job(rows, tmp_path / str(on), gradient_checkpointing=on, compute="fp32"))
+        finetune(job(rows, tmp_path / str(on), gradient_checkpointing=on, compute="fp32"))
         weights.append((tmp_path / str(on) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
 
@@ -151,7 +153,7 @@ def test_checkpointed_activations_give_the_same_weights(rows: Path, tmp_path: Pa
 def test_noise_on_embeddings_is_not_in_validation(rows: Path, tmp_path: Path) -> None:
     """NEFTune changes what is learned from, and not what is measured: the first validation is that without it."""
     plain, noisy = (
-        api.finetune(job(rows, tmp_path / str(alpha), neftune_alpha=alpha, hold_out=0.25)) for alpha in (None, 50.0)
+        finetune(job(rows, tmp_path / str(alpha), neftune_alpha=alpha, hold_out=0.25)) for alpha in (None, 50.0)
     )
     assert noisy.validation[0] == plain.validation[0]
     assert noisy.history[0]["loss"] != plain.history[0]["loss"]
@@ -159,13 +161,11 @@ def test_noise_on_embeddings_is_not_in_validation(rows: Path, tmp_path: Path) ->
 
 def test_a_warm_up_ends_wholly_ternary_and_is_validated_as_such(rows: Path, tmp_path: Path) -> None:
     """The deployed model's loss is what validation says, though the layers of the first steps are float."""
-    plain, warm = (
-        api.finetune(job(rows, tmp_path / str(steps), ternary_warmup=steps, hold_out=0.25)) for steps in (0, 4)
-    )
+    plain, warm = (finetune(job(rows, tmp_path / str(steps), ternary_warmup=steps, hold_out=0.25)) for steps in (0, 4))
     assert warm.validation[0] == plain.validation[0]
     assert warm.history[0]["loss"] != plain.history[0]["loss"]
     with pytest.raises(BenchError, match="lasts as long as the whole run"):
-        api.finetune(job(rows, tmp_path / "long", ternary_warmup=6))
+        finetune(job(rows, tmp_path / "long", ternary_warmup=6))
 
 
 def test_held_out_rows_are_the_same_for_every_seed_and_are_not_trained_on(rows: Path) -> None:
@@ -173,22 +173,22 @@ def test_held_out_rows_are_the_same_for_every_seed_and_are_not_trained_on(rows: 
     from bitnet_bench.data.rows import read_rows
 
     known = read_rows(rows)
-    splits = [api.hold_out(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
+    splits = [hold_out(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
     assert splits[0] == splits[1]
     training, validation = splits[0]
     assert not set(training) & set(validation)
     assert set(training) | set(validation) == set(known)
     with pytest.raises(BenchError, match="Every training row is a validation row"):
-        api.hold_out(known, job(rows, Path("o"), validation=(str(rows),)))
+        hold_out(known, job(rows, Path("o"), validation=(str(rows),)))
 
 
 def test_figures_are_written_for_tensorboard(rows: Path, tmp_path: Path) -> None:
     """By default into OUT/tensorboard; the warmup of a tracker that is not installed is a warning and no error."""
-    api.finetune(job(rows, tmp_path / "out"))
+    finetune(job(rows, tmp_path / "out"))
     (events,) = (tmp_path / "out/tensorboard").iterdir()
     written = events.read_bytes()
     assert all(name in written for name in (b"train/loss", b"train/flips", b"train/tokens_per_s"))
-    api.finetune(job(rows, tmp_path / "none", track=()))
+    finetune(job(rows, tmp_path / "none", track=()))
     assert not (tmp_path / "none/tensorboard").exists()
 
 
@@ -219,14 +219,14 @@ def test_accumulated_steps_with_kept_codes_end_with_the_same_weights(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bit those of quantizing at every forward; with adapters, whose weights are new each time, as well."""
-    from bitnet_bench.backends import trainer
+    from bitnet_bench.training import trainer
 
     for rank in (None, 2):
         options = {"gradient_accumulation": 2, "batch_size": 2, "lora_rank": rank, "hold_out": 0.25, "save_every": 2}
-        api.finetune(job(rows, tmp_path / f"kept{rank}", **options))
+        finetune(job(rows, tmp_path / f"kept{rank}", **options))
         with monkeypatch.context() as patch:
             patch.setattr(trainer, "keep_codes", lambda model: None)
-            api.finetune(job(rows, tmp_path / f"anew{rank}", **options))
+            finetune(job(rows, tmp_path / f"anew{rank}", **options))
         first, second = ((tmp_path / f"{n}{rank}/model.safetensors").read_bytes() for n in ("kept", "anew"))
         assert first == second
 
@@ -246,9 +246,9 @@ def test_products_are_in_what_the_processor_is_fast_at(
 
 def test_the_record_names_the_dtype_that_was_chosen(rows: Path, tmp_path: Path) -> None:
     """`auto` on another machine may be something else, and then the run does not go on."""
-    record = api.finetune(job(rows, tmp_path / "out", max_steps=1))
+    record = finetune(job(rows, tmp_path / "out", max_steps=1))
     assert record.job.compute == fast_compute()
-    assert api.finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record
+    assert finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record
 
 
 def test_training_on_a_card_without_our_kernels_says_why(
@@ -258,7 +258,7 @@ def test_training_on_a_card_without_our_kernels_says_why(
     card = Card("13.0", True, None, 0, "Tesla T4", (7, 5), 10**10, 10**10, ("sm_75",), None, "3.6.0")
     monkeypatch.setattr(gpu, "inspect_card", lambda: card)
     asked = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
-    finetuning._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))
+    starting_model._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))
     assert not caplog.text
-    finetuning._warn_about_kernels(asked)
+    starting_model._warn_about_kernels(asked)
     assert "which is slower: the Tesla T4 is sm_75, and the GPU kernels need sm_80" in caplog.text

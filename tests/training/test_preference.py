@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from bitnet_bench import api
-from bitnet_bench.backends import finetuning
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.rows import Row, Turn, parse_row
 from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.checkpoint import inspect
-from bitnet_bench.ternary.loading import load_model
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training import encoding
+from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_logprobs
 from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
 
@@ -136,7 +136,7 @@ def dpo(pairs: Path, out: Path, **settings: Any) -> FinetuneJob:
 )
 def test_dpo_learns_the_preference(pairs: Path, tmp_path: Path, model: str, precision: str, compute: str) -> None:
     """The first loss is ln 2, the chosen answers gain on the rejected ones, and the result is a whole checkpoint."""
-    record = api.finetune(dpo(pairs, tmp_path / "out", model=model, precision=precision, compute=compute))
+    record = finetune(dpo(pairs, tmp_path / "out", model=model, precision=precision, compute=compute))
     first, last = record.history[0], record.history[-1]
     assert first["loss"] == pytest.approx(math.log(2), abs=0.02)
     assert last["loss"] < 0.5
@@ -156,8 +156,8 @@ def test_accumulated_pairs_give_the_step_of_one_large_batch(pairs: Path, tmp_pat
         "precision": "fp16",
         "limit": 8,
     }
-    large = api.finetune(dpo(pairs, tmp_path / "large", model="demo-fp16", batch_size=8, **options))
-    small = api.finetune(
+    large = finetune(dpo(pairs, tmp_path / "large", model="demo-fp16", batch_size=8, **options))
+    small = finetune(
         dpo(pairs, tmp_path / "small", model="demo-fp16", batch_size=4, gradient_accumulation=2, **options)
     )
     assert small.history[0]["grad_norm"] == pytest.approx(large.history[0]["grad_norm"], rel=1e-3)
@@ -168,7 +168,7 @@ def test_a_reference_without_its_quantizer_is_found(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference of plain linear layers, as after a reload without the swap, stops the run at its first step."""
-    real = finetuning._pairs
+    real = encoding._pairs
 
     def plain(job: Any, model: Any, *rest: Any) -> Any:
         from bitnet_bench.ternary.linear import BitLinear
@@ -181,6 +181,6 @@ def test_a_reference_without_its_quantizer_is_found(
             layer.__class__ = BitLinear
         return items
 
-    monkeypatch.setattr(finetuning, "_pairs", plain)
+    monkeypatch.setattr(encoding, "_pairs", plain)
     with pytest.raises(BenchError, match=r"first loss is .*, not ln 2"):
-        api.finetune(dpo(pairs, tmp_path / "out", beta=1.0))
+        finetune(dpo(pairs, tmp_path / "out", beta=1.0))

@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer
 
-from bitnet_bench.backends import finetuning, sharding
-from bitnet_bench.backends.trainer import require_sharding
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training import job as finetuning
+from bitnet_bench.training import sharding
+from bitnet_bench.training.trainer import require_sharding
 
 ROWS = [{"prompt": f"{i} 곱하기 2는?", "response": f"{2 * i}{'입니다. ' * (1 + i % 3)}"} for i in range(32)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(32)]

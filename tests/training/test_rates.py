@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import Checkpoint, FinetuneJob
-from bitnet_bench.training.folder import claim, recall_choices
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.training.rates import LANGUAGE_MODELLING, PREFERENCES, default_rate, with_default_rate
+from bitnet_bench.training.resume import claim, recall_choices
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out")
 

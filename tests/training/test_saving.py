@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api
-from bitnet_bench.backends.finetuning import encode_rows, starting_model
 from bitnet_bench.backends.hf.training import build
-from bitnet_bench.backends.trainer import Plan, Start, make_trainer
+from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.ports import Ingredients
-from bitnet_bench.records import FinetuneJob
-from bitnet_bench.ternary.loading import load_tokenizer
-from bitnet_bench.training.saving import SaveTimer
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.encoding import encode_rows
+from bitnet_bench.training.inputs import training_rows
+from bitnet_bench.training.save_timer import SaveTimer
+from bitnet_bench.training.starting_model import starting_model
+from bitnet_bench.training.trainer import Plan, Start, make_trainer
 
 
 class Clock:
@@ -58,9 +60,9 @@ def test_a_run_saves_every_five_minutes(tmp_path: Path, minutes: float, saved: l
         model="demo", data=(str(rows),), out=str(tmp_path), max_steps=8, batch_size=2, learning_rate=1e-3, track=(),
         save_every=1000, save_minutes=minutes, epochs=9, compute="fp32",
     )  # fmt: skip
-    base, clock = api.open_checkpoint("demo"), Clock()
+    base, clock = open_checkpoint("demo"), Clock()
     tokenizer = load_tokenizer(base)
-    encoded, _ = encode_rows(job, Ingredients(base, api.training_rows(job)[0]), tokenizer)
+    encoded, _ = encode_rows(job, Ingredients(base, training_rows(job)[0]), tokenizer)
     states = []
 
     def work(done: int, total: int, note: str = "") -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench import api
-from bitnet_bench.records import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.schedule import SECOND_STAGE, in_second_stage, make_schedule
 
 SCHEDULES = ["cosine", "linear", "constant", "two-stage"]
@@ -65,6 +65,6 @@ def test_the_first_step_of_a_run_learns(
         model=str(tiny_model("llama")), data=(str(file),), out=str(tmp_path / "out"), precision="fp16", max_steps=4,
         batch_size=2, learning_rate=1e-3, schedule=schedule, warmup_ratio=0.5, track=(), compute="fp32",
     )  # fmt: skip
-    rates = [point["learning_rate"] for point in api.finetune(job, backend).history]
+    rates = [point["learning_rate"] for point in finetune(job, backend).history]
     assert rates[:2] == pytest.approx([5e-4, 1e-3])
     assert all(rate > 0 for rate in rates)

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench import api, plugins
+from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
-from bitnet_bench.records import FinetuneJob, FinetuneRecord
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.training.finetune import finetune
 
 ROWS = [{"prompt": f"{i} 더하기 1은?", "response": f"{i + 1}{'입니다.' * (1 + i % 3)}"} for i in range(24)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(24)]
@@ -30,9 +32,7 @@ def job(tmp_path: Path, model: Path | str, rows: list[dict[str, str]], **setting
 
 def both(one: FinetuneJob) -> tuple[FinetuneRecord, FinetuneRecord]:
     """Return the records of *one* through `hf` and through `trl`."""
-    hf, trl = (
-        api.finetune(one.model_copy(update={"out": f"{one.out}-{name}"}), backend=name) for name in ("hf", "trl")
-    )
+    hf, trl = (finetune(one.model_copy(update={"out": f"{one.out}-{name}"}), backend=name) for name in ("hf", "trl"))
     return hf, trl
 
 
@@ -84,9 +84,9 @@ def test_a_run_of_trl_that_was_stopped_goes_on(tmp_path: Path, tiny_model: Calla
     one = job(tmp_path, tiny_model("bitnet"), PAIRS, method="dpo", save_every=3)
     stopped, whole = (one.model_copy(update={"out": str(tmp_path / name)}) for name in ("stopped", "whole"))
     with pytest.raises(StoppedError):
-        api.finetune(stopped, "trl", steps)
-    assert api.finetune(stopped, "trl").resumed_from_step == 3
-    api.finetune(whole, "trl")
+        finetune(stopped, "trl", steps)
+    assert finetune(stopped, "trl").resumed_from_step == 3
+    finetune(whole, "trl")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole")]
     assert weights[0] == weights[1]
 
@@ -108,14 +108,14 @@ def test_options_mean_the_same_to_trl(tmp_path: Path, tiny_model: Callable[[str]
 def test_a_loss_that_is_no_number_stops_trl_as_well(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     one = job(tmp_path, tiny_model("llama"), ROWS, precision="fp16", learning_rate=1e30, warmup_ratio=0.0)
     with pytest.raises(BenchError, match=r"The loss became (nan|inf) at step"):
-        api.finetune(one, "trl")
+        finetune(one, "trl")
     assert not (tmp_path / "out/config.json").exists()
 
 
 def test_trl_does_not_distill(tmp_path: Path) -> None:
     """The refusal names the backend that does."""
     with pytest.raises(BenchError, match="does not distill") as refused:
-        api.finetune(job(tmp_path, "demo", ROWS, method="distill", teacher="demo-fp16"), "trl")
+        finetune(job(tmp_path, "demo", ROWS, method="distill", teacher="demo-fp16"), "trl")
     assert "--backend hf" in str(refused.value.hint)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.gpu import why_no_launchers
+from bitnet_bench.machine.gpu import why_no_launchers
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE, absmean
 
 FIRST_CAPABILITY = (8, 0)

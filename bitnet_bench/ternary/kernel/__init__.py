@@ -6,412 +6,58 @@ those of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction se
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
-
-VARIABLE = "BITNET_BENCH_KERNEL"
-ACTIVATIONS = {"silu": 1, "relu2": 2}
-CACHE_LINE = 64
-TABLES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
-
-Call = tuple[Callable[..., None], tuple[Any, ...]]
-"""A function of the library and its arguments, whose pointers stay good while their tensors live."""
-
-
-class _Part(Structure):
-    _fields_ = (
-        ("codes", c_void_p),
-        ("bias", c_void_p),
-        ("scales", c_void_p),
-        ("scale", c_float),
-        ("bytes", c_int32),
-        ("rows", c_int64),
-    )
-
-
-class _Rows(Structure):
-    _fields_ = (
-        ("q", c_void_p),
-        ("steps", c_void_p),
-        ("sums", c_void_p),
-        ("tokens", c_int64),
-        ("columns", c_int64),
-        ("stride", c_int64),
-    )
-
-
-class _RowsJob(Structure):
-    _fields_ = (
-        ("x", c_void_p),
-        ("x_stride", c_int64),
-        ("tokens", c_int64),
-        ("columns", c_int64),
-        ("norm", c_void_p),
-        ("epsilon", c_float),
-        ("normed", c_int32),
-        ("activation", c_int32),
-        ("q", c_void_p),
-        ("steps", c_void_p),
-        ("sums", c_void_p),
-        ("y", c_void_p),
-        ("stride", c_int64),
-        ("next", c_int64),
-    )
-
-
-class _Attention(Structure):
-    _fields_ = (
-        ("qkv", c_void_p),
-        ("stride", c_int64),
-        ("tokens", c_int64),
-        ("slots", c_void_p),
-        ("positions", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("capacity", c_int64),
-        ("heads", c_int32),
-        ("kv_heads", c_int32),
-        ("dimension", c_int32),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
-        ("query_norm", c_void_p),
-        ("key_norm", c_void_p),
-        ("epsilon", c_float),
-        ("scale", c_float),
-        ("out", c_void_p),
-        ("next", c_int64),
-        ("heads_per_tile", c_int32),
-        ("tiles", c_void_p),
-        ("tile_count", c_int64),
-    )
-
-
-class _Head(Structure):
-    _fields_ = (
-        ("table", c_void_p),
-        ("x", c_void_p),
-        ("y", c_void_p),
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("tokens", c_int64),
-        ("next", c_int64),
-        ("dtype", c_int32),
-    )
-
-
-class _Matrix(Structure):
-    _fields_ = (
-        ("x", c_void_p),
-        ("y", c_void_p),
-        ("scales", c_void_p),
-        ("scale", c_float),
-        ("kind", c_int32),
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("next", c_int64),
-    )
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
-    wanted = os.environ.get(VARIABLE, "")
-    spec = find_spec(f"{__name__}._library")
-    if wanted == "off" or spec is None or spec.origin is None:
-        return None
-    loaded = ctypes.CDLL(spec.origin)
-    loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
-    loaded.bb_linear.argtypes = (POINTER(_Part), c_int, POINTER(_Rows), c_void_p, c_int64, c_int, c_int)
-    loaded.bb_set_pool(_pool())
-    if wanted and not loaded.bb_use_path(wanted.encode()):
-        raise BenchError(
-            f"{VARIABLE} is {wanted!r}, which this processor or this build does not have.",
-            f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
-        )
-    return loaded
-
-
-def _loaded() -> ctypes.CDLL:
-    loaded = library()
-    assert loaded is not None, "whoever calls the kernel has asked library() whether it is there"
-    return loaded
-
-
-def paths() -> list[str]:
-    """Return the instruction sets that this machine can run, best first; none without the kernel."""
-    loaded = library()
-    return _paths(loaded) if loaded else []
-
-
-def _paths(loaded: ctypes.CDLL) -> list[str]:
-    names: list[str] = []
-    while name := loaded.bb_path(len(names)):
-        names.append(name.decode())
-    return names
-
-
-def current_path() -> str:
-    """Return the instruction set in use."""
-    name: bytes = _loaded().bb_current()
-    return name.decode()
-
-
-def use_path(name: str) -> None:
-    """Switch to another of `paths()`, for tests and benchmarks."""
-    loaded = library()
-    if loaded is None or not loaded.bb_use_path(name.encode()):
-        raise ValueError(f"no kernel path {name}")
-
-
-WIDTHS = (16, 8, 4)
-"""Floats of a vector in attention and head."""
-
-
-def use_width(floats: int) -> bool:
-    """Switch to another of `WIDTHS`, for tests; False if this processor has none such."""
-    loaded = library()
-    return loaded is not None and bool(loaded.bb_use_width(floats))
-
-
-def _pool() -> c_void_p | None:
-    """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
-    here = Path(torch.__file__).parent / "lib"
-    for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
-        try:
-            return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, c_void_p)
-        except (OSError, AttributeError):
-            continue
-    return None
-
-
-def threaded() -> bool:
-    """Say whether the kernel can use more than one thread here."""
-    return _pool() is not None
-
-
-def filled_columns(columns: int) -> int:
-    """Return how many bytes a row of quantized activations takes: whole steps, and no multiple of 4096.
-
-    Rows 4096 bytes apart would share the same few cache lines.
-    """
-    stride = -(-columns // CACHE_LINE) * CACHE_LINE
-    return stride + CACHE_LINE if stride % 1024 == 0 else stride
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T]."""
-
-    q: Tensor
-    steps: Tensor
-    sums: Tensor
-    columns: int
-
-    @classmethod
-    def empty(cls, tokens: int, columns: int) -> Rows:
-        """Return room for *tokens* rows."""
-        return cls(
-            torch.empty(tokens, filled_columns(columns), dtype=torch.int8),
-            torch.empty(tokens, dtype=torch.float32),
-            torch.empty(tokens, dtype=torch.int32),
-            columns,
-        )
-
-
-class Parts:
-    """Ternary layers that read the same activations, as one call: q, k and v, or gate and up, or one alone."""
-
-    def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
-        """Take (codes, scale, rows, bias) each: uint8 codes [panels, steps, 64] with one float scale, or an int8 layer
-        as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows]; bias float32 [rows] or None."""
-        self._kept: list[object] = []
-        self._array = (_Part * len(parts))()
-        self.columns = columns
-        self.rows = sum(rows for _, _, rows, _ in parts)
-        for part, (codes, scale, rows, bias) in zip(self._array, parts, strict=True):
-            per_row = isinstance(scale, Tensor) and scale.numel() > 1
-            steps = -(-columns // STEP_COLUMNS) * (4 if per_row else 1)
-            panels = -(-rows // PANEL_ROWS)
-            if codes.shape[1:] != (steps, CACHE_LINE) or codes.shape[0] < panels or codes.dtype != torch.uint8:
-                raise ValueError(f"panels {tuple(codes.shape)} do not hold {rows} x {columns}")
-            part.codes, part.rows, part.bytes = _address(codes), rows, per_row
-            part.scale = 0.0 if per_row else float(scale)
-            part.scales = _address(scale) if isinstance(scale, Tensor) and per_row else None
-            part.bias = _optional(bias)
-            self._kept += [codes, scale, bias]
-
-    def __call__(self, x: Rows, tokens: int, y: Tensor, add: bool = False) -> None:
-        """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to what is there."""
-        function, arguments = self.call(x, y, add, tokens)
-        function(*arguments)
-
-    def call(self, x: Rows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
-        """Return the call that does so, to be made again and again over the same buffers."""
-        if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1 or y.shape[-1] != self.rows:
-            raise ValueError(
-                f"{x.columns} columns into {tuple(y.shape)} do not fit a layer [{self.rows}, {self.columns}]"
-            )
-        rows = _Rows(x.q.data_ptr(), x.steps.data_ptr(), x.sums.data_ptr(), tokens or len(x.q), x.columns, x.q.shape[1])
-        arguments = (self._array, len(self._array), byref(rows), y.data_ptr(), y.stride(0), add)
-        return _loaded().bb_linear, (*arguments, torch.get_num_threads())
-
-
-def _address(tensor: Tensor) -> int:
-    if not tensor.is_contiguous() or tensor.device.type != "cpu":
-        raise ValueError("the kernel reads contiguous tensors on the CPU")
-    return tensor.data_ptr()
-
-
-def _optional(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else _address(tensor)
-
-
-@dataclass(frozen=True)
-class Norm:
-    """An RMS norm: float32 weight [columns] or None for ones, and its epsilon."""
-
-    weight: Tensor | None
-    epsilon: float
-
-
-def quantize_rows(
-    x: Tensor, tokens: int, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
-) -> None:
-    """Quantize the first *tokens* rows of x into *out*; see `rows_call`."""
-    function, arguments = rows_call(x[:tokens], out, norm=norm, activation=activation, y=y)
-    function(*arguments)
-
-
-def rows_call(
-    x: Tensor, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
-) -> Call:
-    """Return the call that quantizes float32 rows x [T, K] into *out*.
-
-    With an *activation* x is [T, 2 K], and act(first half) * second half comes first; then the RMS norm, where there is
-    one. *y* [T, K] receives the rows as they are before quantization.
-    """
-    columns = out.columns if out is not None else x.shape[-1]
-    job = _RowsJob(
-        x=x.data_ptr(),
-        x_stride=x.stride(0),
-        tokens=len(x),
-        columns=columns,
-        norm=_optional(norm.weight if norm else None),
-        epsilon=norm.epsilon if norm else 0.0,
-        normed=norm is not None,
-        activation=ACTIVATIONS[activation] if activation else 0,
-        q=out.q.data_ptr() if out is not None else None,
-        steps=out.steps.data_ptr() if out is not None else None,
-        sums=out.sums.data_ptr() if out is not None else None,
-        y=_optional(y),
-        stride=out.q.shape[1] if out is not None else 0,
-    )
-    return _loaded().bb_rows, (byref(job), torch.get_num_threads())
-
-
-def attention_call(
-    qkv: Tensor,
-    out: Tensor,
-    where: tuple[Tensor, Tensor, Tensor],
-    cache: tuple[Tensor, Tensor, int],
-    angles: tuple[Tensor, Tensor],
-    norms: tuple[Tensor | None, Tensor | None, float],
-    heads: tuple[int, int, int],
-    heads_per_tile: int,
-) -> Call:
-    """Return the call that rotates, fills the cache and attends: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
-
-    *where*: slots, positions and tiles (first token, how many), int32. *cache*: keys, values, and how many positions
-    they hold. *angles*: cosines and sines [positions, d / 2]. *norms*: those of single heads, or None, and their
-    epsilon. *heads*: query heads, key-value heads, d.
-    """
-    slots, positions, tiles = where
-    job = _Attention(
-        qkv=qkv.data_ptr(),
-        stride=qkv.stride(0),
-        tokens=len(qkv),
-        slots=slots.data_ptr(),
-        positions=positions.data_ptr(),
-        keys=cache[0].data_ptr(),
-        values=cache[1].data_ptr(),
-        capacity=cache[2],
-        heads=heads[0],
-        kv_heads=heads[1],
-        dimension=heads[2],
-        cosines=_address(angles[0]),
-        sines=_address(angles[1]),
-        query_norm=_optional(norms[0]),
-        key_norm=_optional(norms[1]),
-        epsilon=norms[2],
-        scale=heads[2] ** -0.5,
-        out=out.data_ptr(),
-        heads_per_tile=heads_per_tile,
-        tiles=tiles.data_ptr(),
-        tile_count=len(tiles),
-    )
-    return _loaded().bb_attention, (byref(job), torch.get_num_threads())
-
-
-def head(table: Tensor, x: Tensor, y: Tensor) -> None:
-    """Write x @ table.T into float32 y [R, V], for x [R, K] and a table [V, K] in bfloat16, float16 or float32."""
-    if table.shape[1] % 16 or table.dtype not in TABLES:
-        raise ValueError(f"a table {tuple(table.shape)} of {table.dtype} is not read by the kernel")
-    job = _Head(
-        table=_address(table),
-        x=_address(x),
-        y=_address(y),
-        rows=table.shape[0],
-        columns=table.shape[1],
-        tokens=len(x),
-        dtype=TABLES[table.dtype],
-    )
-    _loaded().bb_head(byref(job), torch.get_num_threads())
-
-
-def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (q, step) of `quantizer.quantize_activations` for contiguous float32 x [..., K]."""
-    q, step = torch.empty(x.shape, dtype=torch.int8), torch.empty((*x.shape[:-1], 1))
-    rows = Rows(q.view(-1, x.shape[-1]), step, torch.empty(step.numel(), dtype=torch.int32), x.shape[-1])
-    function, arguments = rows_call(x.view(-1, x.shape[-1]), rows)
-    function(*arguments)
-    return q, step
-
-
-def ternarize(weight: Tensor, gamma: Tensor) -> Tensor:
-    """Return int8 clip(round(weight / gamma), -1, 1) of contiguous float32 *weight* [N, K]."""
-    codes = torch.empty(weight.shape, dtype=torch.int8)
-    _matrix(1, weight, codes, None, float(gamma))
-    return codes
-
-
-def scale_sums(sums: Tensor, scales: Tensor, scale: Tensor) -> Tensor:
-    """Return int32 *sums* [T, N] times scales [T] * scale as float32, in the memory of *sums*."""
-    y = sums.view(torch.float32)
-    _matrix(2, sums, y, scales, float(scale))
-    return y
-
-
-def scale_codes(codes: Tensor, scales: Tensor | None, scale: float = 1.0) -> Tensor:
-    """Return int8 *codes* [T, K] times scales [T] (None: ones) * scale, as float32."""
-    y = torch.empty(codes.shape)
-    _matrix(3, codes, y, scales, scale)
-    return y
-
-
-def _matrix(kind: int, x: Tensor, y: Tensor, scales: Tensor | None, scale: float) -> None:
-    rows, columns = x.shape
-    job = _Matrix(_address(x), _address(y), _optional(scales), scale, kind, rows, columns)
-    _loaded().bb_matrix(byref(job), torch.get_num_threads())
+from bitnet_bench.ternary.kernel.calls import (
+    ACTIVATIONS,
+    CACHE_LINE,
+    TABLES,
+    Call,
+    Norm,
+    Parts,
+    Rows,
+    attention_call,
+    filled_columns,
+    head,
+    quantize,
+    quantize_rows,
+    rows_call,
+    scale_codes,
+    scale_sums,
+    ternarize,
+)
+from bitnet_bench.ternary.kernel.loader import (
+    VARIABLE,
+    WIDTHS,
+    current_path,
+    library,
+    paths,
+    threaded,
+    use_path,
+    use_width,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "CACHE_LINE",
+    "TABLES",
+    "VARIABLE",
+    "WIDTHS",
+    "Call",
+    "Norm",
+    "Parts",
+    "Rows",
+    "attention_call",
+    "current_path",
+    "filled_columns",
+    "head",
+    "library",
+    "paths",
+    "quantize",
+    "quantize_rows",
+    "rows_call",
+    "scale_codes",
+    "scale_sums",
+    "ternarize",
+    "threaded",
+    "use_path",
+    "use_width",
+]

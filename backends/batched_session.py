@@ -1,0 +1,385 @@
+"""What every torch session shares: requests in, batches out, texts and log-probabilities back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.backends.transfers import Arriving, send
+from bitnet_bench.errors import BenchError, GpuLostError
+from bitnet_bench.machine.gpu import first_line, is_gpu_failure, is_out_of_memory
+from bitnet_bench.protocols import ALL, Part
+from bitnet_bench.runs.choices import Precision
+
+Ids = tuple[int, ...]
+Place = tuple[int, int, int]
+"""(tree of the batch, branch, offset in the branch); the offset -1 is the last token of the context, of branch 0."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A context and the inputs that branch off it: a document with its choices, each without its last token."""
+
+    context: Ids
+    branches: tuple[Ids, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of the context and of every branch."""
+        return len(self.context), *map(len, self.branches)
+
+    def __len__(self) -> int:
+        return sum(self.shape)
+
+
+Row = TypeVar("Row", Ids, Tree)
+Item = TypeVar("Item")
+Work = TypeVar("Work")
+Answer = tuple[float, bool]
+Collect = Callable[[], list[tuple[int, Answer]]]
+"""Waits for the (request, answer) pairs of a batch that was started."""
+
+SHORTEST_PREFIX = 16
+"""Tokens: a shorter common beginning costs more to keep than to read again."""
+TOKENS_PER_BATCH = 512
+"""On two cores products are at full rate from 100 (kernel) to 256 tokens on; more only cost attention and memory."""
+LOGITS_AT_ONCE = 2**24
+"""Logits held at a time: 64 MB in float32."""
+
+
+def in_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+    """Cut *items* as `in_budget` does, where each costs as much as the longest of its batch."""
+    batch: list[Item] = []
+    longest = 0
+    for item in items:
+        longest = max(longest, cost(item))
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], cost(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+    """Cut *items* as they come into batches that cost at most *budget*, or of one item."""
+    batch: list[Item] = []
+    spent = 0
+    for item in items:
+        if batch and spent + cost(item) > budget:
+            yield batch
+            batch, spent = [], 0
+        batch.append(item)
+        spent += cost(item)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def naming_gpu_failures() -> Iterator[None]:
+    """Turn the error of a GPU that failed into a sentence that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_gpu_failure(error):
+            raise
+        raise GpuLostError(
+            f"The GPU failed: {first_line(error)}.",
+            "What was answered before is kept: the same command goes on from there. If it fails again, look at "
+            "`nvidia-smi` and `dmesg`, or run on the CPU with CUDA_VISIBLE_DEVICES= before the command.",
+        ) from error
+
+
+class BatchedSession(ABC):
+    """A `bitnet_bench.protocols.Session` over the few methods in which torch backends differ."""
+
+    shares_contexts = True
+    """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
+    device = "cpu"
+    """`cuda` where a GPU computes."""
+    arithmetic = ""
+    """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
+
+    def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
+        self.tokenizer = tokenizer
+        self.precision: Precision = precision
+        self.max_length = max_length
+        self.budget = TOKENS_PER_BATCH
+        """Tokens of a batch; halved whenever a batch does not fit into memory."""
+        self.before_waiting: Callable[[], None] | None = None
+        """Called when work is queued, before it is waited for: whoever times a GPU records an event there."""
+        self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
+        self.in_flight = 0
+        """Batches whose answers are not waited for while the next one is made ready: 1 where a GPU computes them."""
+
+    @abstractmethod
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows*, which follow *prefix* tokens, into batches within the budget, the longest first."""
+
+    @abstractmethod
+    def read_prefix(self, prefix: Ids) -> None:
+        """Make ready for `hidden` of trees that follow *prefix*, which may be empty; forget the one before."""
+
+    @abstractmethod
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return what the head takes, [len(places), H], each tree after the prefix that was read last."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits [N, V] of *hidden* [N, H]."""
+
+    @abstractmethod
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
+        """Read prompts and choose the first new token of each: a state with `tokens` [B]."""
+
+    @abstractmethod
+    def decode(self, state: Any, steps: int) -> Any:
+        """Choose *steps* more tokens for every row, one after the other."""
+
+    def queue(self, state: Any) -> Any:
+        """Start to choose one more token for every row and return the state it will be; None where that waits."""
+        return None
+
+    def wait(self) -> None:
+        """Return when all that was queued on a GPU is done."""
+        if self.device == "cuda":
+            if self.before_waiting is not None:
+                self.before_waiting()
+            torch.cuda.synchronize()
+
+    def release(self) -> None:  # noqa: B027 - most sessions keep nothing
+        """Let go of what is kept from one batch to the next, when memory is short."""
+
+    def loglikelihood(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
+    ) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
+
+        Requests with one context are one tree, whose context is read once whatever the number of choices, and what all
+        contexts begin with (few-shot examples) is read once for all.
+        """
+        prefix = self._common_prefix([context for context, _ in requests])
+        grouped: dict[Ids, dict[Ids, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for i, (context, continuation) in enumerate(requests):
+            grouped[tuple(context[len(prefix) :])][tuple(continuation[:-1])].append(i)
+        trees = [tree for context, branches in grouped.items() for tree in self._trees(context, tuple(branches))]
+
+        def unknown(tree: Tree) -> Tree | None:
+            left = [b for b in tree.branches if not part.known.issuperset(grouped[tree.context][b])]
+            return Tree(tree.context, tuple(left)) if left else None
+
+        def started(batch: list[Tree]) -> Collect:
+            picks = [
+                (t, b, i)
+                for t, tree in enumerate(batch)
+                for b, branch in enumerate(tree.branches)
+                for i in grouped[tree.context][branch]
+            ]
+            collect = self._score(batch, picks, requests)
+            return lambda: list(zip([i for _, _, i in picks], collect(), strict=True))
+
+        def batches() -> Iterator[Collect]:
+            ready = False
+            for batch in self._left(self.batches(trees, len(prefix)), unknown, part):
+                if not ready:
+                    self.read_prefix(prefix)
+                    ready = True
+                yield from self._in_memory(batch, started, lambda: self.read_prefix(prefix))
+
+        try:
+            with naming_gpu_failures():
+                yield from self._collected(batches())
+        finally:
+            with suppress(RuntimeError):  # of a GPU that failed
+                self.read_prefix(())
+
+    def _collected(self, batches: Iterator[Collect]) -> Iterator[list[tuple[int, Answer]]]:
+        """Yield the answers of *batches* in turn, each when `in_flight` more have been started.
+
+        What was started before another batch failed is still answered.
+        """
+        started: deque[Collect] = deque()
+        failure: Exception | None = None
+        try:
+            for collect in batches:
+                started.append(collect)
+                if len(started) > self.in_flight:
+                    yield started.popleft()()
+        except Exception as error:
+            if is_gpu_failure(error):
+                raise
+            failure = error
+        while started:
+            yield started.popleft()()
+        if failure is not None:
+            raise failure
+
+    @staticmethod
+    def _left(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Part) -> Iterator[list[Row]]:
+        """Yield what is not known of this worker's batches."""
+        for batch in islice(batches, part.worker, None, part.workers):
+            left = [row for row in map(unknown, batch) if row is not None]
+            if left:
+                yield left
+
+    def _in_memory(
+        self, batch: list[Row], work: Callable[[list[Row]], Work], forget: Callable[[], None]
+    ) -> Iterator[Work]:
+        """Yield the *work* of *batch*, in parts where memory is too small for the whole.
+
+        *forget* makes the session ready again after a pass that was cut off.
+        """
+        waiting: deque[list[Row]] = deque([batch])
+        while waiting:
+            some = waiting.popleft()
+            cut = list(in_budget(some, len, self.budget))
+            if len(cut) > 1:
+                waiting.extendleft(reversed(cut))
+                continue
+            done = self._tried(some, work)
+            if done is not None:
+                yield done
+                continue
+            if len(some) == 1:
+                raise BenchError(
+                    f"A prompt of {len(some[0])} tokens does not fit into memory beside the weights.",
+                    "Use a machine with more memory, a smaller model, or leave this task out with --task.",
+                )
+            self.budget = max(1, sum(map(len, some)) // 2)
+            forget()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+            waiting.appendleft(some)
+
+    @staticmethod
+    def _tried(batch: list[Row], work: Callable[[list[Row]], Work]) -> Work | None:
+        """Return the *work* of *batch*, or None if memory is too small for it."""
+        try:
+            return work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _common_prefix(self, contexts: Sequence[Sequence[int]]) -> Ids:
+        """Return what all *contexts* begin with, the last token of none; () where it is not worth a pass of its own."""
+        distinct = {tuple(context) for context in contexts}
+        if not self.shares_contexts or len(distinct) < 2:
+            return ()
+        first, last = min(distinct), max(distinct)  # in order of their ids, so that all others lie between
+        shortest = min(map(len, distinct))
+        common = next((i for i in range(shortest) if first[i] != last[i]), shortest - 1)
+        return first[:common] if common >= SHORTEST_PREFIX else ()
+
+    def _trees(self, context: Ids, branches: tuple[Ids, ...]) -> list[Tree]:
+        return [Tree(context, branches)] if self.shares_contexts else [Tree(context, (b,)) for b in branches]
+
+    def _score(
+        self,
+        batch: list[Tree],
+        picks: list[tuple[int, int, int]],
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    ) -> Callable[[], list[Answer]]:
+        """Start one forward pass over *batch*; the function returned waits for the result of each of *picks*.
+
+        A pick is (tree, branch, request).
+        """
+        places: dict[Place, int] = {}
+        rows: list[int] = []
+        targets: list[int] = []
+        for t, b, i in picks:
+            continuation = requests[i][1]
+            for offset in range(-1, len(continuation) - 1):
+                place = (t, b if offset >= 0 else 0, offset)
+                rows.append(places.setdefault(place, len(places)))
+            targets += continuation
+        collect = self._at(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
+
+        def results() -> list[Answer]:
+            logprobs, greedy = collect()
+            ends = list(accumulate(len(requests[i][1]) for _, _, i in picks))
+            spans = pairwise([0, *ends])
+            return [(sum(logprobs[start:end]), all(greedy[start:end])) for start, end in spans]
+
+        return results
+
+    def _at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Callable[[], tuple[list[float], list[bool]]]:
+        """Start to compute the log-probability of each of *targets* [N] at its row of *hidden* [P, H].
+
+        The function returned waits for them, and for whether each is greedy. Logits of the whole vocabulary are held
+        for a bounded number of rows at a time.
+        """
+        order: list[Tensor] = []
+        logprobs: list[Tensor] = []
+        greedy: list[Tensor] = []
+        for start in range(0, len(hidden), self._head_rows):
+            logits = self.head(hidden[start : start + self._head_rows]).float()
+            inside = ((rows >= start) & (rows < start + len(logits))).nonzero()[:, 0]
+            at, wanted = send(rows[inside] - start, logits.device), send(targets[inside], logits.device)
+            order.append(inside)
+            logprobs.append(logits[at, wanted] - logits.logsumexp(-1)[at])
+            greedy.append(logits.argmax(-1)[at] == wanted)
+        arriving = Arriving([torch.cat(logprobs), torch.cat(greedy)])
+
+        def collect() -> tuple[list[float], list[bool]]:
+            back = torch.cat(order).argsort()
+            found, same = arriving.wait()
+            return found[back].tolist(), same[back].tolist()
+
+        return collect
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
+    ) -> Iterator[list[tuple[int, str]]]:
+        """Yield (index, greedy continuation) up to EOS, the first stop string, or *max_new_tokens*, batch by batch."""
+        by_input: dict[Ids, list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            by_input[tuple(prompt)].append(i)
+
+        def unknown(row: Ids) -> Ids | None:
+            return None if part.known.issuperset(by_input[row]) else row
+
+        def texts(batch: list[Ids]) -> list[tuple[int, str]]:
+            written = self._continue(batch, max_new_tokens, stop)
+            return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
+
+        with naming_gpu_failures():
+            for batch in self._left(self.batches(list(by_input), 0), unknown, part):
+                yield from self._in_memory(batch, texts, self.release)
+
+    def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
+        state = self.prefill(batch)
+        written: list[list[int]] = [[] for _ in batch]
+        texts: list[str | None] = [None] * len(batch)
+        for step in range(limit):
+            arriving = Arriving([state.tokens])
+            queued = self.queue(state) if step < limit - 1 else None  # while the texts are looked at
+            (tokens,) = arriving.wait()
+            for b, token in enumerate(tokens.tolist()):
+                if texts[b] is None:
+                    written[b].append(token)
+                    texts[b] = self._finished(written[b], stop)
+            if all(text is not None for text in texts) or step == limit - 1:
+                break
+            state = self.decode(state, 1) if queued is None else queued
+        return [self._decoded(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
+
+    def _finished(self, ids: list[int], stop: Sequence[str]) -> str | None:
+        """Return the text if *ids* have just come to an end, else None."""
+        if ids[-1] == self.tokenizer.eos_token_id:
+            return self._decoded(ids[:-1])
+        text = self._decoded(ids)
+        cuts = [text.index(mark) for mark in stop if mark and mark in text]
+        return text[: min(cuts)] if cuts else None
+
+    def _decoded(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text

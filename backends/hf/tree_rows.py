@@ -1,0 +1,148 @@
+"""Lay trees out in the rows of a batch for a GPU, where each token attends to its row and not to the whole batch."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from bitnet_bench.backends.batched_session import Place, Tree
+from bitnet_bench.backends.transfers import send
+
+ALIGNMENT = 8
+"""Columns of a mask: attention kernels copy one of another width first."""
+ROW_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Lengths of rows that are tried beside that of the longest tree."""
+
+
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Return rows of indices whose *lengths*, which descend, sum to at most *room*; each to the fullest."""
+    rows: list[list[int]] = []
+    left: list[tuple[int, int]] = []  # (what is left of it, row), ascending
+    for index, length in enumerate(lengths):
+        at = bisect_left(left, (length, 0))
+        if at < len(left):
+            rest, row = left.pop(at)
+        else:
+            rest, row = room, len(rows)
+            rows.append([])
+        rows[row].append(index)
+        insort(left, (rest - length, row))
+    return rows
+
+
+def choose_rows(lengths: Sequence[int], prefix: int, hidden_size: int) -> tuple[int, list[list[int]]]:
+    """Return (tokens of a row, trees of each row) that cost least for trees of *lengths*, which descend.
+
+    A token costs 1, padding too, and attention to as many columns as the model is wide about 1 more. Rows are not
+    shorter than *prefix*, whose keys and values are copied for each.
+    """
+    least = max(lengths[0], prefix)
+    found = []
+    for tokens in (least, *(size for size in ROW_TOKENS if least < size <= 4 * least)):
+        room = -(-(prefix + tokens) // ALIGNMENT) * ALIGNMENT - prefix
+        rows = pack(lengths, room)
+        found.append((len(rows) * room * (1 + (prefix + room) / hidden_size), room, rows))
+    _, room, rows = min(found, key=lambda one: one[:2])
+    return room, rows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Trees in rows of one length, as tensors on the CPU [rows, tokens]."""
+
+    ids: Tensor
+    positions: Tensor
+    tree: Tensor
+    """The number of a token's tree in the batch, from 1 on; 0 is padding, which attends to padding."""
+    part: Tensor
+    """0 for the context, and from 1 on the branch."""
+    starts: Sequence[int]
+    """Where each tree begins, in rows laid end to end."""
+    shapes: Sequence[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, batch: Sequence[Tree], prefix: int, hidden_size: int) -> Layout:
+        """Lay out *batch*, whose contexts follow *prefix* tokens."""
+        order = sorted(range(len(batch)), key=lambda t: -len(batch[t]))
+        room, rows = choose_rows([len(batch[t]) for t in order], prefix, hidden_size)
+        ids: list[int] = []
+        positions: list[int] = []
+        trees: list[int] = []
+        parts: list[int] = []
+        starts = [0] * len(batch)
+        for number, row in enumerate(rows, 1):
+            for t in (order[i] for i in row):
+                starts[t] = len(ids)
+                context, *branches = batch[t].shape
+                ids += batch[t].context
+                positions += range(prefix, prefix + context)
+                parts += [0] * context
+                for branch, length in enumerate(branches):
+                    ids += batch[t].branches[branch]
+                    positions += range(prefix + context, prefix + context + length)
+                    parts += [branch + 1] * length
+                trees += [t + 1] * len(batch[t])
+            padding = [0] * (number * room - len(ids))
+            for column in (ids, positions, trees, parts):
+                column += padding
+
+        def tensor(column: list[int], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(column, dtype=dtype).view(len(rows), room)
+
+        return cls(
+            tensor(ids, torch.int64),
+            tensor(positions, torch.int64),
+            tensor(trees, torch.int32),
+            tensor(parts, torch.int32),
+            starts,
+            [tree.shape for tree in batch],
+        )
+
+    def at(self, places: Sequence[Place]) -> Tensor:
+        """Return where *places* are, in rows laid end to end; the offset -1 is the token before the first branch."""
+        ends = [(0, *_sums(shape)) for shape in self.shapes]
+        return torch.tensor([self.starts[t] + ends[t][branch + 1] + offset for t, branch, offset in places])
+
+    def mask(self, prefix: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return an additive mask [rows, 1, tokens, prefix + tokens], made on *device*.
+
+        A token sees the prefix, the context of its tree, and the earlier tokens of its own branch.
+        """
+        tree, part = send(self.tree, device), send(self.part, device)
+        rows, tokens = tree.shape
+        order = torch.arange(tokens, device=device)
+        seen = order[:, None] >= order
+        seen = seen & (tree[:, :, None] == tree[:, None, :])
+        seen &= (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]
+        mask = torch.zeros(rows, 1, tokens, prefix + tokens, dtype=dtype, device=device)
+        mask[:, 0, :, prefix:].masked_fill_(~seen, float("-inf"))
+        return mask
+
+
+class SharedPrefix(DynamicCache):  # type: ignore[misc]
+    """Keys and values of a prefix that every row of a batch follows; what a batch adds is not kept."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        super().__init__()
+        self._shared = [(layer.keys, layer.values) for layer in layers]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return the keys and the values of the prefix and of this batch, [rows, heads, prefix + tokens, width]."""
+        keys, values = (shared.expand(len(key_states), -1, -1, -1) for shared in self._shared[layer_idx])
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def _sums(shape: Sequence[int]) -> list[int]:
+    total, found = 0, []
+    for length in shape:
+        total += length
+        found.append(total)
+    return found

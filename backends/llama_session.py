@@ -1,0 +1,240 @@
+"""A session over libllama, whichever build of it: sequences side by side in one batch of its low-level interface.
+
+Only ids go in and logits come out, so that tokenization, choices and stop strings are those of every other backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget
+from bitnet_bench.backends.runtime_parity import checked, compare_runtime
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, Runtime
+from bitnet_bench.checkpoints.gguf.types import FORMS_WITH_CODES
+from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
+
+SEQUENCES = 64
+"""The most sequences side by side."""
+TOKENS_AT_ONCE = 2048
+"""Of one call of `llama_decode`."""
+KINDS = {
+    "token_embd": "embedding",
+    "output.": "head",
+    "norm": "norm",
+    "attn_": "linear",
+    "ffn_": "linear",
+}
+"""Kinds of `Checkpoint.weight_bytes` by what a tensor's name holds."""
+Ints = npt.NDArray[np.int32]
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What is read at once, [N] each."""
+
+    ids: Ints
+    positions: Ints
+    sequences: Ints
+    wanted: npt.NDArray[np.int8]
+    """1 where logits are asked for, else 0."""
+
+
+class Library(Protocol):
+    """A build of libllama that has loaded a file, or the vocabulary of one."""
+
+    vocabulary: int
+    trained_context: int
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of *text*, with the special tokens that the file says to add."""
+
+    def make_room(self, tokens: int, sequences: int) -> None:
+        """Make an empty context for *tokens* in all of *sequences*; MemoryError if there is no memory for it."""
+
+    def forget(self) -> None:
+        """Empty the context."""
+
+    def read(self, tokens: Tokens) -> None:
+        """Read at most `TOKENS_AT_ONCE` tokens; BenchError in the library's own words if that fails."""
+
+    def logits(self, rows: int) -> Logits:
+        """Return the logits [rows, V] of the tokens whose logits were asked for, good until the next reading."""
+
+    def held(self, sequence: int) -> int:
+        """Return how many tokens the context holds of *sequence*."""
+
+    def close(self) -> None:
+        """Give all memory back."""
+
+
+Load = Callable[[bool], Library]
+"""Gives a library with a file, or with its vocabulary alone."""
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load) -> Iterator[LlamaSession]:
+    """Give a session over *file*, and the memory back afterwards."""
+    tokenizer = load_tokenizer(checkpoint)
+    with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
+        yield session
+
+
+def check(
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: Runtime, version: str, load: Load
+) -> RuntimeParity:
+    """Compare as `compare` does, or return what was found before for this file and *version* of the runtime."""
+    computes = ACTIVATIONS[kind].get(file.architecture)
+    return checked(checkpoint, file, version, lambda: compare(checkpoint, file, precision, version, load, computes))
+
+
+def compare(
+    checkpoint: Checkpoint,
+    file: GgufFile,
+    precision: Precision,
+    runtime: str,
+    load: Load,
+    computes: str | None,
+) -> RuntimeParity:
+    """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
+
+    def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
+        with opened(checkpoint, file, precision, load) as session:
+            return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
+
+    with closing(load(True)) as vocabulary:
+        return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize, computes)
+
+
+@dataclass
+class Decoding:
+    """Where rows are in decoding: their lengths in the cache, and the last greedy token of each [B]."""
+
+    lengths: list[int]
+    tokens: Tensor
+
+
+class LlamaSession(BatchedSession):
+    """An opened file; see `bitnet_bench.protocols.Session`.
+
+    Whole rows are read, and `hidden` gives what stands behind the library's own head.
+    """
+
+    shares_contexts = False
+
+    def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
+        self.library, self._file = library, file
+        self._room = (0, 0)
+        super().__init__(tokenizer, precision, library.trained_context, library.vocabulary)
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self.library.close()
+
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows* into batches, longest first, within the budget and the sequences that fit side by side."""
+        for batch in in_budget(sorted(rows, key=len, reverse=True), len, self.budget):
+            yield from (batch[start : start + SEQUENCES] for start in range(0, len(batch), SEQUENCES))
+
+    def read_prefix(self, prefix: Ids) -> None:
+        """Do nothing: contexts are not shared."""
+
+    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+        """Return what `logits` does, which `head` leaves as it is."""
+        rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
+        return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return *hidden*: the library has applied the head."""
+        return hidden
+
+    def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
+        """Read *rows* side by side and return logits [len(places), V] at (row, position)."""
+        lengths = [len(row) for row in rows]
+        self._begin(sum(lengths), len(rows))
+        starts = np.cumsum([0, *lengths])
+        at = np.array([starts[row] + position for row, position in places])
+        wanted = np.zeros(starts[-1], np.int8)
+        wanted[at] = 1
+        ids = np.concatenate([np.asarray(row, np.int32) for row in rows])
+        positions = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        sequences = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+        found = []
+        for start in range(0, len(ids), TOKENS_AT_ONCE):
+            part = slice(start, start + TOKENS_AT_ONCE)
+            self.library.read(Tokens(ids[part], positions[part], sequences[part], wanted[part]))
+            if count := int(wanted[part].sum()):
+                found.append(self.library.logits(count).copy())
+        return torch.from_numpy(np.concatenate(found)[np.cumsum(wanted)[at] - 1])
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
+        """Read prompts and choose the first new token of each."""
+        lengths = [len(prompt) for prompt in batch]
+        logits = self.logits(batch, [(r, length - 1) for r, length in enumerate(lengths)])
+        return Decoding(lengths, logits.argmax(-1))
+
+    def decode(self, state: Decoding, steps: int) -> Decoding:
+        """Choose *steps* more tokens for every row, one after the other."""
+        rows = len(state.lengths)
+        self._refuse_no_room(sum(state.lengths) + steps * rows)
+        sequences, wanted = np.arange(rows, dtype=np.int32), np.ones(rows, np.int8)
+        ids = state.tokens.numpy().astype(np.int32)
+        positions = np.array(state.lengths, np.int32)
+        for _ in range(steps):
+            self.library.read(Tokens(ids, positions, sequences, wanted))
+            ids = self.library.logits(rows).argmax(-1).astype(np.int32)
+            positions += 1
+        lengths = positions.tolist()
+        self._refuse_wrong_lengths(lengths)
+        return Decoding(lengths, torch.from_numpy(ids.astype(np.int64)))
+
+    def footprint(self) -> tuple[int, int]:
+        """Return (bytes of the weights in the file, bytes of key-value cache per token and row, in F16)."""
+        fields, name = self._file.fields, self._file.architecture
+        values = fields[f"{name}.attention.head_count_kv"] * fields[f"{name}.attention.key_length"]
+        return sum(self.weights_by_kind().values()), 2 * 2 * int(values) * int(fields[f"{name}.block_count"])
+
+    def weights_by_kind(self) -> dict[str, int]:
+        """Return the bytes of the weights by kind and type."""
+        found: dict[str, int] = {}
+        tensors = self._file.tensors
+        for name, entry in tensors.items():
+            layer = name.removesuffix(".weight").removesuffix(".scale")
+            ternary = entry.kind in FORMS_WITH_CODES or f"{layer}.scale" in tensors
+            kind = "ternary" if ternary else next((k for part, k in KINDS.items() if part in name), "norm")
+            key = f"{kind} {entry.kind.name}"
+            found[key] = found.get(key, 0) + entry.bytes
+        return found
+
+    def _begin(self, tokens: int, sequences: int) -> None:
+        """Make room for *tokens*, and as many again to decode, in *sequences*; forget what was read."""
+        if tokens > self._room[0] // 2 or sequences > self._room[1]:
+            self._room = (2 * max(tokens, self.budget), max(sequences, self._room[1]))
+            self.library.make_room(*self._room)
+        self.library.forget()
+
+    def _refuse_no_room(self, tokens: int) -> None:
+        """Refuse to decode beyond the room that was made: a new context would have forgotten the prompts."""
+        if tokens > self._room[0]:
+            raise BenchError(
+                f"{tokens} tokens exceed the {self._room[0]} that the runtime was given room for.",
+                "Lower --new-tokens.",
+            )
+
+    def _refuse_wrong_lengths(self, lengths: list[int]) -> None:
+        found = [self.library.held(row) for row in range(len(lengths))]
+        if found != lengths:
+            raise BenchError(f"The runtime holds {found} tokens where {lengths} were read.", "Its build is broken.")

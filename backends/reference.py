@@ -1,0 +1,68 @@
+"""What a checkpoint itself computes: the logits that conversions and foreign runtimes are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.checkpoints.parity import Logits
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.runs.records import Checkpoint
+
+
+def find_logits(checkpoint: Checkpoint) -> Logits | None:
+    """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
+    import psutil
+
+    if engine_runs(checkpoint):
+        return engine_logits
+    needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
+    return transformers_logits if needed < 0.7 * psutil.virtual_memory().available else None
+
+
+def engine_runs(checkpoint: Checkpoint) -> bool:
+    """Say whether the CPU kernel is here and its lean pass knows the architecture of *checkpoint*."""
+    from transformers import AutoConfig
+
+    from bitnet_bench.backends.ternary.engine import unfit
+    from bitnet_bench.ternary import kernel
+
+    if kernel.library() is None:
+        return False
+    return unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
+
+
+def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
+    """Return logits [T, V] of the checkpoint itself, or of it with another *activation* in its feed-forward."""
+    engine = checkpoint.is_ternary and engine_runs(checkpoint)
+    return (engine_logits if engine else transformers_logits)(checkpoint, prompts, activation)
+
+
+def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
+    """Return the logits of the lean pass, in seconds where transformers' modules take a minute."""
+    from transformers import AutoConfig
+
+    from bitnet_bench.backends.ternary.engine import Batch, Engine
+
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    config.hidden_act = activation or config.hidden_act
+    batch = [ids.tolist() for ids in prompts]
+    with torch.inference_mode():
+        engine = Engine(Weights(checkpoint), config)
+        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))
+
+
+def transformers_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
+    """Return the logits of the model that transformers builds; it takes float32 for all that is not ternary."""
+    from transformers.activations import ACT2FN
+
+    from bitnet_bench.checkpoints.loading import load_model
+
+    model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")
+    for module in model.modules():
+        if activation and hasattr(module, "act_fn"):
+            module.act_fn = ACT2FN[activation]
+    with torch.inference_mode():
+        return torch.cat([model(ids[None]).logits[0].float() for ids in prompts])

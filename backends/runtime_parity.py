@@ -1,0 +1,139 @@
+"""Whether a runtime computes what the checkpoint computes, before anyone measures or scores with it.
+
+The log-probabilities of every token of the vocabulary are compared after each token of a few Korean prompts. Runtimes
+round activations by their own rules (llama.cpp by blocks of 256, BitNet by token), so that they differ a little;
+another activation function, another norm or another order of rows differ by as much as another model does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from bitnet_bench.backends.reference import engine_runs, source_logits
+from bitnet_bench.checkpoints.gguf.exports import folder
+from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import write_whole
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
+
+BOUNDS: dict[Precision, float] = {"q4_0": 0.5}
+BOUND = 0.15
+"""The largest mean |difference| of log-probabilities, in standard deviations of the source's. A file of Q4_0 rounds the
+weights themselves, by up to an eighth."""
+OTHER_ACTIVATIONS = {"silu": "SiLU", "relu2": "a squared ReLU", "gelu": "GELU", "relu": "ReLU"}
+Runtime = Callable[[Sequence[Sequence[int]]], Tensor]
+"""Gives logits [tokens of all prompts, V] in float32."""
+
+
+def compare_runtime(
+    checkpoint: Checkpoint,
+    precision: Precision,
+    runtime: str,
+    logits: Runtime,
+    tokenize: Callable[[str], list[int]] | None,
+    computes: str | None = None,
+) -> RuntimeParity:
+    """Run *checkpoint* here and in *runtime* and return how far they are apart.
+
+    *computes* is the activation that the runtime is known to have for the architecture, whatever the checkpoint says.
+    """
+    prompts = prompt_ids(checkpoint)
+    _refuse_small_memory(checkpoint)
+    theirs = logits([ids.tolist() for ids in prompts])
+    ours = source_logits(checkpoint, prompts)
+    wanted = str(Weights(checkpoint).config.get("hidden_act", "silu"))
+    swapped = None
+    if computes not in (None, wanted):
+        swapped = source_logits(checkpoint, prompts, computes)
+    same = None if tokenize is None else all(tokenize(p) == i.tolist() for p, i in zip(PROMPTS, prompts, strict=True))
+    found = judge(ours, theirs, swapped, bound=BOUNDS.get(precision, BOUND), runtime=runtime)
+    if swapped is not None and swapped.shape == theirs.shape and _distance(swapped, theirs) < _distance(ours, theirs):
+        has, does = (OTHER_ACTIVATIONS.get(name or "", name) for name in (wanted, computes))
+        found = found.model_copy(update={"fault": f"{runtime} computes {does} where the checkpoint has {has}"})
+    return found.model_copy(update={"same_tokens": same})
+
+
+def judge(ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str) -> RuntimeParity:
+    """Compare logits [T, V] and say whether they are one model's; *swapped* are ours with another activation."""
+    if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
+        broken = f"{runtime} gives no logits of the shape {tuple(ours.shape)}, or some that are not finite"
+        return RuntimeParity(runtime=runtime, prompt_tokens=len(ours), bound=bound, fault=broken)
+    nats, relative = _distance(ours, theirs)
+    fault: str | None = None
+    if not relative <= bound:
+        fault = f"{runtime} computes another model: its log-probabilities are off by {nats:.2g} nats in the mean"
+    return RuntimeParity(
+        runtime=runtime,
+        prompt_tokens=len(ours),
+        mean_error=nats,
+        relative_error=relative,
+        bound=bound,
+        fault=fault,
+    )
+
+
+def _distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Return the mean |difference| of log-probabilities in nats, and in standard deviations of *ours*."""
+    source, other = ours.log_softmax(-1), theirs.log_softmax(-1)
+    nats = float((source - other).abs().mean())
+    return nats, nats / float(source.std())
+
+
+def _refuse_small_memory(checkpoint: Checkpoint) -> None:
+    import psutil
+
+    floats = checkpoint.parameters - (checkpoint.ternary_parameters if engine_runs(checkpoint) else 0)
+    needed, free = 4 * floats + checkpoint.ternary_parameters, psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise BenchError(
+            f"{checkpoint.source} cannot be run beside the runtime to compare them: that takes {needed / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free.",
+            "Use a machine with more memory.",
+        )
+
+
+def checked(
+    checkpoint: Checkpoint, file: GgufFile, runtime: str, compare: Callable[[], RuntimeParity]
+) -> RuntimeParity:
+    """Return what *compare* finds for *file* in *runtime*, or what it found before for the same bytes.
+
+    The weights are compared with the checkpoint's first.
+    """
+    kept = folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
+    if kept.is_file():
+        return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
+    compare_weights(checkpoint, file)
+    found = compare()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, found.model_dump_json(indent=1))
+    return found
+
+
+def refuse_fault(parity: RuntimeParity, despite: bool) -> None:
+    """BenchError if the runtime computes another model and nobody said that this does not matter."""
+    if parity.fault and not despite:
+        raise BenchError(
+            f"{parity.fault} ({_figures(parity)}).",
+            "Its answers are not the checkpoint's. Use --backend ternary or hf; --despite-parity measures it all the "
+            "same, and marks what it gives.",
+        )
+
+
+def _figures(parity: RuntimeParity) -> str:
+    if parity.relative_error is None or parity.bound is None:
+        return "nothing could be compared"
+    return f"{parity.relative_error:.2f} standard deviations on {parity.prompt_tokens} tokens, bound {parity.bound:g}"
+
+
+def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
+    """Return what stands for a comparison: the checkpoint, the file as it is now, and the runtime with its version."""
+    state = file.path.stat()
+    said = f"{checkpoint.sha256} {file.path.resolve()} {state.st_size} {state.st_mtime_ns} {runtime}"
+    return hashlib.sha256(said.encode()).hexdigest()[:32]

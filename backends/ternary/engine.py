@@ -1,0 +1,368 @@
+"""A lean forward pass on the CPU kernel, for the Llama family: BitNet (SubLN), Llama, Qwen2 and Qwen3.
+
+Tokens of several sequences stand one after the other, without padding: [tokens, hidden]. Everything but attention
+works on tokens alone, and attention reads each sequence's own slot of the cache, so a result depends on neither the
+batch nor its order. All that is not an integer product is float32. A forward pass is a list of calls into the kernel
+that is prepared once for a number of tokens, and costs about a microsecond of Python a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.kernel import Norm, Parts, Rows
+
+FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
+ROPE_TYPES = {"default", "linear", "llama3"}
+POSITIONS_AT_ONCE = 256
+"""The cache and the tables of angles grow by this many positions."""
+FEW_ROWS = 4
+"""Up to so many rows the head is read once a row at memory speed; more are a matrix product."""
+HEAD_ROWS_AT_ONCE = 4096
+
+Call = tuple[Callable[..., None], tuple[Any, ...]]
+
+
+def unfit(weights: Weights, config: Any) -> str | None:
+    """Say why the lean forward does not fit a checkpoint's architecture, or None if it does."""
+    layers = {name.split(".")[-1] for name in weights.ternary}
+    expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    rope = getattr(config, "rope_parameters", None) or {}
+    if config.model_type not in FAMILIES:
+        return f"model_type {config.model_type}"
+    if layers != expected or len(weights.ternary) != 7 * config.num_hidden_layers:
+        return "linear layers that are not ternary"
+    if config.hidden_act not in kernel.ACTIVATIONS:
+        return f"activation {config.hidden_act}"
+    if rope.get("rope_type", "default") not in ROPE_TYPES:
+        return f"rotary positions of type {rope['rope_type']}"
+    if getattr(config, "use_sliding_window", False):
+        return "sliding-window attention"
+    if weights.checkpoint.inner_norm == "learned":
+        return "a learned norm inside each layer"
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head % 16 or head > 512 or config.hidden_size % 16:
+        return "heads or hidden states that are no multiple of 16, or heads beyond 512"
+    return None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer block. A norm is None where the architecture has none."""
+
+    input_norm: Norm | None
+    qkv: Parts
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    attention_norm: Norm | None
+    out: Parts
+    mlp_norm: Norm | None
+    gate_up: Parts
+    gated_norm: Norm | None
+    down: Parts
+
+
+class Cache:
+    """Keys and values of *slots* sequences, float32, in the kernel's layout; grows as positions come."""
+
+    def __init__(self, layers: int, slots: int, kv_heads: int, dimension: int, positions: int) -> None:
+        capacity = -(-positions // 16) * 16
+        self.keys = [torch.zeros(slots, kv_heads, capacity * dimension) for _ in range(layers)]
+        self.values = [torch.zeros(slots, kv_heads, capacity * dimension) for _ in range(layers)]
+        self.capacity, self._dimension = capacity, dimension
+
+    def reserve(self, positions: int) -> None:
+        """Make room for *positions* positions in every slot, keeping what is there."""
+        if positions <= self.capacity:
+            return
+        capacity = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
+        more = (capacity - self.capacity) * self._dimension
+        self.keys = [F.pad(t, (0, more)) for t in self.keys]
+        self.values = [F.pad(t, (0, more)) for t in self.values]
+        self.capacity = capacity
+
+    def copied(self, slots: Sequence[int], positions: int) -> Cache:
+        """Return a cache whose slot i holds what slot *slots*[i] holds here, with room for *positions* positions."""
+        made = copy(self)
+        kept = -(-min(positions, self.capacity) // 16) * 16 * self._dimension
+        chosen = torch.tensor(slots)
+        made.keys = [t[:, :, :kept].index_select(0, chosen) for t in self.keys]
+        made.values = [t[:, :, :kept].index_select(0, chosen) for t in self.values]
+        made.capacity = kept // self._dimension
+        made.reserve(positions)
+        return made
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens of several sequences: ids [T], and where each stands; a slot's tokens are neighbours and in order."""
+
+    ids: Tensor
+    slots: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], past: Sequence[int] | None = None) -> Batch:
+        """Lay *sequences* side by side, sequence i in slot i after *past*[i] positions."""
+        lengths = [len(s) for s in sequences]
+        starts = past or [0] * len(lengths)
+        return cls(
+            torch.tensor([i for s in sequences for i in s]),
+            torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths)),
+            torch.cat([torch.arange(p, p + n, dtype=torch.int32) for p, n in zip(starts, lengths, strict=True)]),
+        )
+
+
+class Engine:
+    """A ternary model on the CPU kernel."""
+
+    def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
+        """Take the weights in *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
+        self.config = config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.epsilon = float(config.rms_norm_eps)
+        self._bytes: dict[int, tuple[str, int]] = {}
+        self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
+        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
+        self.final_norm = Norm(self._float(weights, "model.norm.weight"), self.epsilon)
+        self.embedding = self._count(weights.tensor("model.embed_tokens.weight"), "embedding")
+        tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
+        table = self.embedding if tied else self._count(weights.tensor("lm_head.weight"), "head")
+        self.head = Head(table, int8=head == "int8")
+        if head == "int8":
+            self._count(self.head.codes, "head")
+        self._frequencies, self._rope_scale = _frequencies(config)
+        self._cosines = self._sines = torch.empty(0)
+        self._plan: tuple[tuple[Any, ...], Plan] | None = None
+
+    def _layer(self, weights: Weights, prefix: str) -> Layer:
+        attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
+        subln = self.config.model_type == "bitnet"
+        heads = self.config.model_type == "qwen3"
+
+        def norm(name: str, wanted: bool = True) -> Norm | None:
+            return Norm(self._float(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
+
+        def parts(columns: int, *names: str) -> Parts:
+            return Parts([self._part(weights, name) for name in names], columns)
+
+        return Layer(
+            input_norm=norm(f"{prefix}input_layernorm", wanted=self._inner is None),
+            qkv=parts(hidden, *(f"{attention}{x}_proj" for x in "qkv")),
+            query_norm=self._float(weights, f"{attention}q_norm.weight") if heads else None,
+            key_norm=self._float(weights, f"{attention}k_norm.weight") if heads else None,
+            attention_norm=norm(f"{attention}attn_sub_norm", subln),
+            out=parts(self.heads * self.dimension, f"{attention}o_proj"),
+            mlp_norm=norm(f"{prefix}post_attention_layernorm"),
+            gate_up=parts(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
+            gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
+            down=parts(self.config.intermediate_size, f"{mlp}down_proj"),
+        )
+
+    def _part(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
+        panels, gamma = weights.panels(module)
+        bias = weights.bias(module)
+        self._count(panels, "ternary")
+        return panels, float(gamma), weights.ternary[module][0], bias
+
+    def _float(self, weights: Weights, name: str) -> Tensor:
+        tensor = weights.tensor(name).float().contiguous()
+        if not bool(tensor.isfinite().all()):
+            raise BenchError(
+                f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
+            )
+        return self._count(tensor, "norm")
+
+    def _count(self, tensor: Tensor, kind: str) -> Tensor:
+        dtype = "2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch.")
+        self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
+        return tensor
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they lie in memory, mapped ones included."""
+        return sum(self.weights_by_kind.values())
+
+    @property
+    def weights_by_kind(self) -> dict[str, int]:
+        """The same by kind and dtype; a tied head is counted once, as the embedding."""
+        found: dict[str, int] = {}
+        for name, size in self._bytes.values():
+            found[name] = found.get(name, 0) + size
+        return found
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that one token takes."""
+        return 2 * 4 * len(self.layers) * int(self.kv_heads * self.dimension)
+
+    def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
+        """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
+        return Cache(layers or len(self.layers), slots, self.kv_heads, self.dimension, positions)
+
+    def hidden(self, batch: Batch, cache: Cache) -> Tensor:
+        """Return the last hidden states [T, hidden] of *batch*, before the final norm; *cache* gains its tokens."""
+        positions = int(batch.positions.max()) + 1
+        cache.reserve(positions)
+        self._angles(positions)
+        tiles = _tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
+        key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self._cosines), torch.get_num_threads())
+        if self._plan is None or self._plan[0] != key:
+            self._plan = key, Plan(self, cache, len(batch.ids), len(tiles))
+        plan = self._plan[1]
+        plan.hidden.copy_(self.embedding[batch.ids])
+        plan.slots.copy_(batch.slots)
+        plan.positions.copy_(batch.positions)
+        plan.tiles.copy_(tiles)
+        for function, arguments in plan.calls:
+            function(*arguments)
+        return plan.hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
+        normed = torch.empty_like(hidden)
+        kernel.quantize_rows(hidden, len(hidden), None, norm=self.final_norm, y=normed)
+        return self.head(normed)
+
+    def angles(self) -> tuple[Tensor, Tensor]:
+        """Return the tables of cosines and sines, float32 [positions, dimension / 2]."""
+        return self._cosines, self._sines
+
+    def _angles(self, positions: int) -> None:
+        if positions > len(self._cosines):
+            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
+            angles = torch.arange(rows).float()[:, None] * self._frequencies
+            self._cosines, self._sines = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+
+    def _heads_per_tile(self, tokens: int) -> int:
+        """Heads that read the same keys share a tile of 8 queries, unless threads would have nothing to do then."""
+        group: int = self.heads // self.kv_heads
+        most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
+        return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
+
+
+class Plan:
+    """The calls of one forward pass over *tokens* tokens, with the buffers they work in."""
+
+    def __init__(self, engine: Engine, cache: Cache, tokens: int, tiles: int) -> None:
+        config, heads = engine.config, engine.heads * engine.dimension
+        self.hidden = torch.empty(tokens, config.hidden_size)
+        self.slots = torch.empty(tokens, dtype=torch.int32)
+        self.positions = torch.empty(tokens, dtype=torch.int32)
+        self.tiles = torch.empty(tiles, 2, dtype=torch.int32)
+        qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
+        attended = torch.empty(tokens, heads)
+        gate_up = torch.empty(tokens, 2 * config.intermediate_size)
+        wide = Rows.empty(tokens, config.hidden_size)
+        headed = Rows.empty(tokens, heads)
+        gated = Rows.empty(tokens, config.intermediate_size)
+        between = torch.empty_like(self.hidden)
+        self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, engine.angles())
+        self.calls: list[Call] = []
+        for i, layer in enumerate(engine.layers):
+            attention = kernel.attention_call(
+                qkv,
+                attended,
+                (self.slots, self.positions, self.tiles),
+                (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)], cache.capacity),
+                engine.angles(),
+                (layer.query_norm, layer.key_norm, engine.epsilon),
+                (engine.heads, engine.kv_heads, engine.dimension),
+                engine._heads_per_tile(tokens),
+            )
+            self.calls += [
+                kernel.rows_call(self.hidden, wide, norm=layer.input_norm),
+                layer.qkv.call(wide, qkv),
+                attention,
+                kernel.rows_call(attended, headed, norm=layer.attention_norm),
+                layer.out.call(headed, self.hidden, add=True),
+                *_normed(layer.mlp_norm, engine._inner, self.hidden, between, wide),
+                layer.gate_up.call(wide, gate_up),
+                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=config.hidden_act),
+                layer.down.call(gated, self.hidden, add=True),
+            ]
+
+
+def _normed(norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: Rows) -> list[Call]:
+    """Return the calls for a norm of the block, followed by one inside the linear layer where there is such."""
+    if inner is None:
+        return [kernel.rows_call(hidden, out, norm=norm)]
+    return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
+
+
+class Head:
+    """The output projection: float32 products with the table as stored, or int8 weights and activations."""
+
+    def __init__(self, table: Tensor, int8: bool) -> None:
+        """Take the table [vocabulary, hidden]; *int8* quantizes its rows to 127 / absmax each, half to even."""
+        self.rows, self.columns = table.shape
+        self.parts: Parts | None = None
+        self.table = table.contiguous()
+        if int8:
+            self.codes, scales = _int8_panels(table)
+            self.parts = Parts([(self.codes, scales, self.rows, None)], self.columns)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
+        y = torch.empty(len(x), self.rows)
+        if self.parts is not None:
+            rows = Rows.empty(len(x), self.columns)
+            kernel.quantize_rows(x, len(x), rows)
+            self.parts(rows, len(x), y)
+        elif len(x) <= FEW_ROWS:
+            kernel.head(self.table, x, y)
+        else:
+            for i in range(0, self.rows, HEAD_ROWS_AT_ONCE):
+                y[:, i : i + HEAD_ROWS_AT_ONCE] = x @ self.table[i : i + HEAD_ROWS_AT_ONCE].float().t()
+        return y
+
+
+def _int8_panels(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bytes [panels, K / 4, 64] of value + 128 and float32 scales [rows], 4096 rows of *table* at a time."""
+    rows, columns = table.shape
+    filled = -(-columns // 16) * 16
+    codes, scales = torch.empty(-(-rows // 16), filled // 4, 64, dtype=torch.uint8), torch.empty(rows)
+    for i in range(0, rows, HEAD_ROWS_AT_ONCE):
+        part = table[i : i + HEAD_ROWS_AT_ONCE].float()
+        largest = part.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
+        scales[i : i + len(part)] = largest[:, 0] / 127
+        values = (part * (127 / largest)).round().to(torch.int16) + 128
+        panels = -(-len(part) // 16)
+        values = F.pad(values, (0, filled - columns, 0, panels * 16 - len(part)), value=128).to(torch.uint8)
+        codes[i // 16 : i // 16 + panels] = values.view(panels, 16, -1, 4).permute(0, 2, 1, 3).reshape(panels, -1, 64)
+    return codes, scales
+
+
+def _tiles(slots: Tensor, heads: int) -> Tensor:
+    """Return int32 [tiles, 2]: the first token and the number of tokens, of one slot each, that attend together."""
+    most = max(1, 8 // heads)
+    tiles = []
+    start = 0
+    for count in torch.unique_consecutive(slots, return_counts=True)[1].tolist():
+        tiles += [(start + i, min(most, count - i)) for i in range(0, count, most)]
+        start += count
+    return torch.tensor(tiles, dtype=torch.int32)
+
+
+def _frequencies(config: Any) -> tuple[Tensor, float]:
+    """Return the rotary frequencies [dimension / 2] and the scale of cosines and sines, as transformers has them."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = config.rope_parameters
+    if rope.get("rope_type", "default") == "default":
+        dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        exponents = torch.arange(0, dimension, 2, dtype=torch.int64).float() / dimension
+        return 1.0 / (rope["rope_theta"] ** exponents), 1.0
+    frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
+    return frequencies, float(scale)

@@ -1,0 +1,71 @@
+"""Recognise weights that were quantized before they were saved: every value of a layer is -s, 0 or +s.
+
+Quantizing them again would keep the codes and shrink the scale by the share of non-zeros, hence they must be told
+from masters.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, blocks
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary.quantizer import SMALLEST_SCALE
+
+SAMPLE_ROWS = 16
+
+
+def show_three_values(shards: Shards) -> bool:
+    """Return whether a few rows of some weight matrix hold one magnitude and perhaps zeros: cheap, and no proof."""
+    for name, header in shards.headers.items():
+        if header.dtype not in FLOAT_DTYPES or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
+            continue
+        rows = shards.tensor(name)[:SAMPLE_ROWS]
+        if rows.numel() > 1 and baked_scale(rows):
+            return True
+    return False
+
+
+def baked_scale(weight: Tensor) -> float | None:
+    """Return s if *weight* holds only -s, 0 and +s (0.0 if only zeros), else None."""
+    scale = float(weight[:1].abs().max()) or float(weight.abs().max())
+    for block in blocks(weight):
+        magnitude = block.abs()
+        if not bool(((magnitude == scale) | (magnitude == 0)).all()):
+            return None
+    return scale
+
+
+def all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
+    """Return whether every layer that ternary training would change is baked.
+
+    BenchError if only some are: nothing says then whether the others are masters or were kept in float.
+    """
+    from bitnet_bench.checkpoints.building import ternary_shapes
+
+    found = {}
+    for name in ternary_shapes(config):
+        if f"{name}.weight" in shards.headers:
+            found[name] = baked_scale(shards.tensor(f"{name}.weight")) is not None
+    if not any(found.values()):
+        return False
+    odd = next((name for name, baked in found.items() if not baked), None)
+    if odd is not None:
+        raise BenchError(
+            f"{path} holds ternary values in some layers but not in {shards.where(f'{odd}.weight')}.",
+            "Whether the others are to be quantized is not known: add the quantization_config it was trained with.",
+        )
+    return True
+
+
+def baked_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 codes [N, K] and the float32 scale s of baked *weight*; an all-zero layer gets the smallest scale.
+
+    Its scale cannot be known and does not matter: every product is zero.
+    """
+    scale = weight.abs().max().float()
+    return weight.sign().to(torch.int8), scale.clamp(min=SMALLEST_SCALE) if scale == 0 else scale

@@ -1,0 +1,66 @@
+"""Build the transformers model of a config: with memory to load weights into, or only its outline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bitnet_bench.checkpoints.config import kept_patterns
+from bitnet_bench.errors import BenchError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def build(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    plain = {name: value for name, value in config.items() if name != "quantization_config"}
+    try:
+        if config["model_type"] not in CONFIG_MAPPING:
+            raise ValueError(f"It knows no model_type {config['model_type']!r}.")
+        made = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
+        return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
+    except ValueError as error:
+        architecture = (config.get("architectures") or [config["model_type"]])[0]
+        raise BenchError(f"transformers cannot build {architecture}.", str(error).splitlines()[0]) from error
+
+
+def outline(config: dict[str, Any]) -> PreTrainedModel:
+    """Return the causal LM of a config.json without memory: names and shapes only, in well under a second."""
+    import torch
+
+    with torch.device("meta"):
+        return build(config, torch.float32)
+
+
+def ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Return (rows, columns) by name of the layers that transformers' `bitnet` makes ternary under this config.
+
+    All linear layers but the head and those of `modules_to_not_convert`. BenchError if that list leaves out the head:
+    transformers would then make the head ternary, which no published model wants and this project does not do.
+    """
+    from bitnet_bench.ternary.linear import ternary_targets
+
+    model, kept = outline(config), kept_patterns(config)
+    if kept and _head_is_converted(model, kept):
+        raise BenchError(
+            "modules_to_not_convert names layers but not the output head, which would be made ternary as well.",
+            'Add "lm_head" to modules_to_not_convert in quantization_config of config.json.',
+        )
+    layers = ternary_targets(model, kept)
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+
+
+def _head_is_converted(model: PreTrainedModel, kept: tuple[str, ...]) -> bool:
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    head = model.get_output_embeddings()
+    return any(module is head and should_convert_module(name, list(kept)) for name, module in model.named_modules())
+
+
+def tied_names(model: Any) -> set[str]:
+    """Return the tensors of a transformers *model* that are stored under another name only (a tied head)."""
+    return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()

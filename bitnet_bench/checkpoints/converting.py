@@ -1,0 +1,86 @@
+"""Write a checkpoint in another format, a tensor at a time, and keep it only if it is the same model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.layouts import Source, config_of, metadata, planned_tensors, refuse_unwritable
+from bitnet_bench.checkpoints.parity import Logits, Parity, compare
+from bitnet_bench.checkpoints.streaming import SHARD_BYTES, write_shards
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import folder_written_whole
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.records import Checkpoint
+
+SMALL_FILES = (
+    "tokenizer*",
+    "*.model",
+    "*.jinja",
+    "merges.txt",
+    "vocab.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+"""All that a checkpoint has beside weights and config.json."""
+
+Writer = Callable[[Source, Format, Path, int, Progress], None]
+
+
+def convert(
+    source: Checkpoint,
+    form: Format,
+    out: Path,
+    progress: Progress,
+    *,
+    logits: Logits | None,
+    shard_bytes: int = SHARD_BYTES,
+    writer: Writer | None = None,
+) -> Parity:
+    """Write *source* in format *form* to the new folder *out* and return how equal the two are.
+
+    Both are read again and compared before *out* appears: without parity there is no *out*, and BenchError says where
+    they differ. *logits* runs a checkpoint; None leaves that comparison out. *writer* is `write_checkpoint`.
+    """
+    weights = Weights(source)
+    refuse_unwritable(weights, form)
+    with new_folder(out) as folder:
+        (writer or write_checkpoint)(weights, form, folder, shard_bytes, progress)
+        copy_small_files(Path(source.path), folder)
+        return compare(source, inspect(folder, source=str(out)), logits)
+
+
+def write_checkpoint(source: Source, form: Format, folder: Path, shard_bytes: int, progress: Progress) -> None:
+    """Write weights and config.json of *source* in format *form* into *folder*."""
+    plan = planned_tensors(source, form)
+    digests = write_shards(folder, plan, metadata(source, form), shard_bytes, progress)
+    text = json.dumps(config_of(source, form, digests), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write a checkpoint into, which becomes *out* if all goes well; *out* must not exist yet."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
+    try:
+        with folder_written_whole(out, last="config.json") as folder:
+            yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or never made
+            out.rmdir()
+        raise
+
+
+def copy_small_files(source: Path, folder: Path) -> None:
+    """Copy tokenizer, chat template and generation settings of the checkpoint *source* into *folder*."""
+    for file in {file for pattern in SMALL_FILES for file in source.glob(pattern)}:
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)

@@ -1,0 +1,195 @@
+"""Recognise the format of a checkpoint by what its config says and its tensors show, and refuse what contradicts.
+
+`docs/decisions/005-formats.md` has the rules in a table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bitnet_bench.checkpoints.baked import all_baked, show_three_values
+from bitnet_bench.checkpoints.config import LABEL, kept_patterns, quantization
+from bitnet_bench.checkpoints.shards import DAMAGED, Shards
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.choices import Format
+from bitnet_bench.ternary.packing import CODES_PER_BYTE
+from bitnet_bench.ternary.panels import panel_shape
+
+Direction = Literal["multiply", "divide"]
+LAYOUT = "panels-16x16"
+VERSION = 1
+PACKED_METHOD = "bitnet-bench"
+LEARNED_NORMS = (".rms_norm.weight", ".RMSNorm.weight")
+"""Names of the weights of a norm inside a ternary layer: in transformers, and in tinyllama-bitnet."""
+LLAMA_NORM_EPS = 1e-6
+"""The default of LlamaRMSNorm, which tinyllama-bitnet takes whatever the config says."""
+LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
+TINYLLAMA_GENERATIONS = ((LAYER_NORMS[:1], False), (LAYER_NORMS, True))
+"""(layer norms that are gone, whether the inner norms have weights): github.com/pranavjad/tinyllama-bitnet, utils.py at
+8afcbb5 and at 1e08ee9."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a checkpoint was recognised as; the fields are those of `bitnet_bench.runs.records.Checkpoint`."""
+
+    format: Format
+    scale_direction: Direction | None = None
+    inner_norm: Literal["plain", "learned"] | None = None
+    inner_norm_eps: float | None = None
+
+
+def recognise(path: Path, config: dict[str, Any], shards: Shards) -> Evidence:
+    """Return the format of a checkpoint folder; BenchError if it is unknown or contradicts itself."""
+    method = quantization(config).get("quant_method")
+    if method == PACKED_METHOD:
+        return _packed(path, quantization(config))
+    if method not in (None, "bitnet"):
+        raise BenchError(
+            f"{path} is quantized with quant_method {method!r}, which bitnet-bench does not read.",
+            "It reads float checkpoints and the quant_methods 'bitnet' and 'bitnet-bench'.",
+        )
+    packed = packed_names(shards)
+    if method is None:
+        return _unquantized(path, config, shards, packed)
+    return _of_transformers(path, quantization(config), packed)
+
+
+def packed_names(shards: Shards) -> list[str]:
+    """Return the names of the modules whose weights are 8-bit, in the order of the files."""
+    return [
+        name.removesuffix(".weight")
+        for name, header in shards.headers.items()
+        if header.dtype == "U8" and name.endswith(".weight")
+    ]
+
+
+def _packed(path: Path, quant: dict[str, Any]) -> Evidence:
+    found = quant.get("layout"), quant.get("version")
+    if found != (LAYOUT, VERSION):
+        raise BenchError(
+            f"{path} is packed as {found[0]}, version {found[1]}; this bitnet-bench reads {LAYOUT}, version {VERSION}.",
+            "Convert the original checkpoint again with this version.",
+        )
+    return Evidence("packed", "multiply", quant.get("inner_norm"), quant.get("inner_norm_eps"))
+
+
+def _of_transformers(path: Path, quant: dict[str, Any], packed: list[str]) -> Evidence:
+    online = quant.get("quantization_mode", "offline") == "online"
+    if packed and online:
+        raise BenchError(
+            f"{path} says that its weights are quantized online, but those of {packed[0]} are 8-bit.",
+            'If they are packed codes, set "quantization_mode": "offline" in config.json.',
+        )
+    if not packed and not online:
+        raise BenchError(
+            f"{path} says that its weights are packed, but no tensor of it is 8-bit.",
+            'If these are masters, set "quantization_mode": "online" and "linear_class": "autobitlinear".',
+        )
+    norm: Literal["learned"] | None = "learned" if quant.get("use_rms_norm") else None
+    eps = float(quant.get("rms_norm_eps") or LLAMA_NORM_EPS) if norm else None
+    if online:
+        return Evidence("masters", None, norm, eps)
+    linear_class = quant.get("linear_class", "bitlinear")
+    if linear_class == "autobitlinear":
+        return Evidence("autobitlinear", "multiply", norm, eps)
+    if linear_class == "bitlinear":
+        return Evidence("bitlinear", "divide", norm, eps)
+    raise BenchError(
+        f"{path} names linear_class {linear_class!r}: which way its scales work cannot be known.",
+        "transformers writes 'bitlinear' (scales divide) and 'autobitlinear' (scales multiply).",
+    )
+
+
+def _unquantized(path: Path, config: dict[str, Any], shards: Shards, packed: list[str]) -> Evidence:
+    if packed:
+        raise BenchError(
+            f"{path} has 8-bit weights such as {packed[0]}.weight but no quantization_config.",
+            "Which way its scales work cannot be known; restore the quantization_config of its config.json.",
+        )
+    if tinyllama := _tinyllama(path, config, shards):
+        return tinyllama
+    if config.get(LABEL) == "fp16":
+        return Evidence("float")
+    if show_three_values(shards) and all_baked(path, config, shards):
+        return Evidence("baked")
+    return Evidence("masters" if config["model_type"] == "bitnet" else "float")
+
+
+def _tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> Evidence | None:
+    """Recognise tinyllama-bitnet: a Llama without input norms, because its linear layers normalize."""
+    if config["model_type"] != "llama":
+        return None
+    learned = any(name.endswith(LEARNED_NORMS) for name in shards.headers)
+    if (dropped_norms(shards.headers), learned) not in TINYLLAMA_GENERATIONS:
+        return None
+    if config.get(LABEL) != "ternary" and show_three_values(shards):
+        raise BenchError(
+            f"{path} is a tinyllama-bitnet checkpoint whose weights are quantized already, without their scales.",
+            "Use the float weights that it was made from.",
+        )
+    return Evidence("tinyllama", None, "learned" if learned else "plain", LLAMA_NORM_EPS)
+
+
+def dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `LAYER_NORMS` that no decoder layer has; BenchError if some layers have one and others not."""
+    places = [re.match(r"(.*\.layers\.\d+)\.(\w+)", name) for name in names]
+    layers = {place[1] for place in places if place}
+    dropped = []
+    for norm in LAYER_NORMS:
+        lacking = sorted(layers - {place[1] for place in places if place and place[2] == norm})
+        if lacking and len(lacking) < len(layers):
+            raise BenchError(
+                f"{lacking[0]} has no {norm}.weight and other layers have one.",
+                "The weights are incomplete; get them again.",
+            )
+        dropped += [norm] if lacking else []
+    return tuple(dropped)
+
+
+def ternary_layers(form: Format, config: dict[str, Any], shards: Shards) -> dict[str, tuple[int, int]]:
+    """Return (rows, columns) of every ternary layer by name: of packed weights from their files, else by the model."""
+    from bitnet_bench.checkpoints.building import ternary_shapes
+
+    if form == "float":
+        return {}
+    if form in ("masters", "tinyllama", "baked"):
+        return ternary_shapes(config)
+    names = packed_names(shards)
+    _refuse_kept(names, kept_patterns(config))
+    if form == "packed":
+        return _noted_shapes(shards, names)
+    shapes = {name: shards.headers[f"{name}.weight"].shape for name in names}
+    if odd := next((name for name, shape in shapes.items() if len(shape) != 2), None):
+        raise BenchError(f"{shards.where(f'{odd}.weight')} has {len(shapes[odd])} dimensions instead of 2.", DAMAGED)
+    return {name: (CODES_PER_BYTE * shape[0], shape[1]) for name, shape in shapes.items()}
+
+
+def _refuse_kept(packed: list[str], kept: tuple[str, ...]) -> None:
+    if not kept:
+        return
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    for name in packed:
+        if not should_convert_module(name, list(kept)):
+            raise BenchError(
+                f"The config keeps {name} out of quantization (modules_to_not_convert), but its weights are packed.",
+                "config.json and the weights belong to different checkpoints.",
+            )
+
+
+def _noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the shapes that our packed format notes beside its panels, which are filled up."""
+    try:
+        noted = {name: (int(rows), int(cols)) for name, (rows, cols) in json.loads(shards.metadata["shapes"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BenchError(f"{shards.files[0]} does not note the shapes of its layers.", DAMAGED) from error
+    for name in names:
+        if name not in noted or shards.headers[f"{name}.weight"].shape != panel_shape(*noted[name]):
+            raise BenchError(f"{shards.where(f'{name}.weight')} has not the shape that is noted for it.", DAMAGED)
+    return {name: noted[name] for name in names}

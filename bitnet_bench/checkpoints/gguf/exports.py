@@ -1,0 +1,74 @@
+"""The GGUF file that stands for a checkpoint: exported once and kept, or the user's own, and checked before use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.types import BY_FORM, Form, OtherForm
+from bitnet_bench.checkpoints.gguf.writing import write_gguf
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError
+from bitnet_bench.protocols import Steps, no_progress, quiet
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
+
+if TYPE_CHECKING:
+    from bitnet_bench.checkpoints.gguf.file_parity import FileParity
+    from bitnet_bench.checkpoints.gguf.types import Form
+
+
+VARIABLE = "BITNET_BENCH_GGUF"
+FORM_OF: dict[Precision, Form] = {
+    "fp16": "f16",
+    "bf16": "bf16",
+    "q8_0": "q8_0",
+    "q4_0": "q4_0",
+    "tq1_0": "tq1_0",
+    "tq2_0": "tq2_0",
+    "ternary": "tq2_0",
+    "i2_s": "i2_s",
+}
+"""What a precision is exported as; TL1 and TL2 need kernels of the user's own build."""
+
+
+def folder() -> Path:
+    """Return where exported files are kept: $BITNET_BENCH_GGUF, else below the user's cache folder."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
+
+
+def file_for(checkpoint: Checkpoint, form: Form | OtherForm, own: str | None) -> GgufFile:
+    """Return the user's *own* file, or the checkpoint exported as *form*, once or again.
+
+    BenchError if *own* is not there, or holds no tensor of that form. `runtime_parity.checked` compares its weights.
+    """
+    path = Path(own) if own else folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
+    if own and not path.is_file():
+        raise BenchError(f"There is no file {own}.", "Check --gguf.")
+    if not path.is_file() and form != "tl1" and form != "tl2":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_gguf(checkpoint, form, path, no_progress)
+    file = GgufFile(path)
+    if own and BY_FORM[form] not in {entry.kind for entry in file.tensors.values()}:
+        raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as --precision.")
+    return file
+
+
+def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> FileParity:
+    """Write the checkpoint *model* to the GGUF file *out*, and return how equal its weights are.
+
+    BenchError if they are not the same; *out* does not exist then.
+    """
+    checkpoint = open_checkpoint(model)
+    with steps(f"convert to gguf-{form}") as progress:
+        write_gguf(checkpoint, form, out, progress)
+    try:
+        return compare_weights(checkpoint, GgufFile(out))
+    except BenchError:
+        out.unlink()
+        raise

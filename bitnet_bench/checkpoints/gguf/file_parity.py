@@ -1,0 +1,133 @@
+"""Whether a GGUF file holds the very weights of a checkpoint, whoever wrote it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.naming import Layout, layout
+from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TYPES, UNREADABLE, Array, TensorType
+from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.value import Value
+
+SCALE_TOLERANCES = {
+    "I2_S": 1e-6,
+    "F32": 1e-6,
+    "F16": 1e-6,
+    "BF16": 1e-6,
+    "TQ1_0": 1e-3,
+    "TQ2_0": 1e-3,
+    "Q8_0": 1e-3,
+    "Q4_0": 0.2,
+}
+"""Relative. Files of other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
+FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q4_0": 0.2}
+"""Of a tensor that is not ternary: largest |difference|, relative to its largest value."""
+BITNET_CPP_ONLY = ("bitnet-b1.58",)
+
+
+class FileParity(Value):
+    """How far the weights of a GGUF file are from a checkpoint's."""
+
+    architecture: str
+    types: dict[str, int]
+    """Bytes by tensor type."""
+    ternary_layers: int
+    """Those whose codes could be read: all of them are equal."""
+    largest_scale_error: float
+    """Relative, over ternary layers."""
+    largest_float_error: float
+    """Over all other tensors, relative to the largest value of each."""
+
+
+def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
+    """Return how far *file* is from *checkpoint*; BenchError names the first tensor that is another model's."""
+    weights = Weights(checkpoint)
+    found = layout_of(checkpoint, weights, file)
+    scales = [
+        _ternary_error(weights, found, file, module) for module in weights.ternary if _readable(file, found, module)
+    ]
+    floats = [_float_error(weights, found, file, name) for name in weights.floats]
+    said = file.fields.get(ACTIVATION_KEY)
+    if said not in (None, weights.config.get("hidden_act", "silu")):
+        raise another(file, f"it says that its activation is {said}")
+    sizes = {kind.name: 0 for kind in TYPES.values()}
+    for entry in file.tensors.values():
+        sizes[entry.kind.name] += entry.bytes
+    return FileParity(
+        architecture=file.architecture,
+        types={name: size for name, size in sizes.items() if size},
+        ternary_layers=len(scales),
+        largest_scale_error=max(scales, default=0.0),
+        largest_float_error=max(floats, default=0.0),
+    )
+
+
+def layout_of(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> Layout:
+    """Return the layout of *file*; BenchError if it is of an architecture that *checkpoint* is not."""
+    found = layout(checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp")
+    if found.architecture != file.architecture:
+        raise another(file, f"it is of the architecture {file.architecture}, the checkpoint is {found.architecture}")
+    return found
+
+
+def another(file: GgufFile, what: str) -> BenchError:
+    """Return the sentence for a file that is not the checkpoint."""
+    return BenchError(
+        f"{file.path} is another model than the checkpoint: {what}.",
+        "Export the checkpoint itself with `bitnet-bench convert --to gguf-...`.",
+    )
+
+
+def _readable(file: GgufFile, found: Layout, module: str) -> bool:
+    """Return whether the codes of *module* can be read; TL1 and TL2 are left to the comparison of what is computed."""
+    entry = file.tensors.get(f"{found.name(module)}.weight")
+    return entry is None or entry.kind not in UNREADABLE
+
+
+def _ternary_error(weights: Weights, found: Layout, file: GgufFile, module: str) -> float:
+    name = f"{found.name(module)}.weight"
+    codes, gamma = weights.codes(module)
+    entry = _same_shape(file, name, tuple(codes.shape))
+    stored, kind = file.values(name), entry.name
+    largest = float(np.abs(stored).max())
+    theirs = np.rint(stored / largest) if largest else stored
+    differing = int((theirs != found.rows(module, codes).numpy()).sum())
+    if differing:
+        raise another(file, f"{differing:,} of {codes.numel():,} codes of {name} are others")
+    if not largest:
+        return 0.0
+    error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
+    if not error <= SCALE_TOLERANCES[kind]:
+        raise another(file, f"the scale of {name} is off by {error:.2%}")
+    return error
+
+
+def _float_error(weights: Weights, found: Layout, file: GgufFile, name: str) -> float:
+    target = found.name(name)
+    if target == "output.weight" and target not in file.tensors:
+        return 0.0  # tied, and stored once
+    ours = found.rows(name.rpartition(".")[0], weights.tensor(name)).float().numpy()
+    kind = _same_shape(file, target, tuple(ours.shape))
+    error = _largest_difference(ours, file.values(target))
+    if not error <= FLOAT_TOLERANCES.get(kind.name, 0.0):
+        raise another(file, f"{target} differs by {error:.2g} of its largest value")
+    return error
+
+
+def _largest_difference(ours: Array, theirs: Array) -> float:
+    largest = float(np.abs(ours).max()) if ours.size else 0.0
+    difference = float(np.abs(ours - theirs).max()) if ours.size else 0.0
+    return difference / largest if largest else difference
+
+
+def _same_shape(file: GgufFile, name: str, shape: tuple[int, ...]) -> TensorType:
+    if name not in file.tensors:
+        raise another(file, f"it has no {name}")
+    entry = file.tensors[name]
+    if entry.shape != shape:
+        raise another(file, f"{name} is {entry.shape} and must be {shape}")
+    return entry.kind

@@ -1,0 +1,221 @@
+"""Write a checkpoint as a GGUF file, a tensor at a time.
+
+Ternary layers keep their codes, -1, 0 and +1, and the float32 scale stands beside them as a tensor `.scale`, which
+llama.cpp multiplies the product by. Stored in the blocks of TQ1_0 and TQ2_0 it would be rounded to float16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bitnet_bench.checkpoints.gguf.naming import Layout, Runtime, layout
+from bitnet_bench.checkpoints.gguf.types import (
+    BF16,
+    BY_FORM,
+    F16,
+    F32,
+    Q8_0,
+    TERNARY_FORMS,
+    Array,
+    Form,
+    TensorType,
+    pack,
+)
+from bitnet_bench.checkpoints.gguf.vocabulary import add_vocabulary
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import disk_errors
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.records import Checkpoint
+
+SOURCE_KEY = "bitnet_bench.source_sha256"
+ACTIVATION_KEY = "bitnet_bench.hidden_act"
+FILE_TYPES: dict[Form, int] = {
+    "f16": 1,
+    "q4_0": 2,
+    "q8_0": 7,
+    "bf16": 32,
+    "tq1_0": 36,
+    "tq2_0": 37,
+    "i2_s": 40,
+}
+"""`general.file_type` (LLAMA_FTYPE): what most tensors of a file are."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor to be written, and what gives its bytes."""
+
+    name: str
+    kind: TensorType
+    shape: tuple[int, ...]
+    data: Callable[[], Array]
+
+
+def runtime_of(form: Form) -> Runtime:
+    """Return who reads files of *form*: I2_S is known to bitnet.cpp only."""
+    return "bitnet.cpp" if form == "i2_s" else "llama.cpp"
+
+
+def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress) -> tuple[str, ...]:
+    """Write *checkpoint* to the new file *out*; return the layers that are floats: *form* cannot hold their rows.
+
+    BenchError for what the runtime cannot compute, or where a value has no place in *form*.
+    """
+    from gguf import GGUFWriter
+
+    from bitnet_bench.checkpoints.loading import load_tokenizer
+
+    if out.exists():
+        raise BenchError(f"{out} is there already.", "Give another OUT, or delete the file.")
+    weights = Weights(checkpoint)
+    _refuse(checkpoint, form)
+    found = layout(checkpoint, weights.config, runtime_of(form))
+    plan = list(planned(weights, found, form))
+    part = out.with_name(f"{out.name}.part")
+    writer = GGUFWriter(part, found.architecture)
+    _add_settings(writer, checkpoint, weights, found, form)
+    add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
+    try:
+        with disk_errors(out):
+            _write(writer, plan, progress)
+            part.rename(out)
+    finally:
+        part.unlink(missing_ok=True)
+    return tuple(entry.name for entry in plan if form in TERNARY_FORMS and _is_fallback(entry, found, weights))
+
+
+def planned(weights: Weights, found: Layout, form: Form) -> Iterator[Planned]:
+    """Yield every tensor of the file: floats first, then ternary layers with their scales and biases."""
+    for name in weights.floats:
+        yield _float(weights, found, form, name)
+    for module in weights.ternary:
+        yield from _ternary(weights, found, form, module)
+    factors = found.rope_factors()
+    if factors is not None:
+        yield Planned("rope_freqs.weight", F32, tuple(factors.shape), lambda: pack(factors.numpy(), F32))
+
+
+def embedding_type(form: Form, columns: int) -> TensorType:
+    """Return how embedding and head are stored: as the weights are, in 8 bits beside Q4_0, F16 beside ternary ones."""
+    wanted = {"bf16": BF16, "q8_0": Q8_0, "q4_0": Q8_0}.get(form, F16)
+    return wanted if wanted.holds(columns) else F16
+
+
+def fallback_type(form: Form) -> TensorType:
+    """Return how a ternary layer is stored whose rows *form* cannot hold.
+
+    Beside I2_S its scale is multiplied in, since bitnet.cpp reads no `.scale`; F16 would round it.
+    """
+    return F32 if form == "i2_s" else F16
+
+
+def _float(weights: Weights, found: Layout, form: Form, name: str) -> Planned:
+    shape = weights.outline(name)[1]
+    target = found.name(name)
+    if len(shape) < 2:
+        kind = F32
+    elif target.startswith(("token_embd", "output.")):
+        kind = embedding_type(form, shape[-1])
+    else:
+        kind = BY_FORM[form] if BY_FORM[form].holds(shape[-1]) else F16
+    module = name.rpartition(".")[0]
+    return Planned(target, kind, shape, lambda: pack(_checked(found.rows(module, weights.tensor(name)), kind), kind))
+
+
+def _ternary(weights: Weights, found: Layout, form: Form, module: str) -> Iterator[Planned]:
+    name, shape = found.name(module), weights.ternary[module]
+    kind = BY_FORM[form] if BY_FORM[form].holds(shape[1]) else fallback_type(form)
+
+    def codes() -> Array:
+        values, gamma = weights.codes(module)
+        rows = found.rows(module, values)
+        if kind == F32:
+            rows = rows * gamma
+        return pack(rows.numpy(), kind, float(gamma))
+
+    yield Planned(f"{name}.weight", kind, shape, codes)
+    if form != "i2_s":
+        yield Planned(f"{name}.scale", F32, (1,), lambda: pack(_gamma(weights, module).reshape(1).numpy(), F32))
+    if weights.bias(module) is not None:
+        yield Planned(f"{name}.bias", F32, shape[:1], lambda: _bias(weights, found, module))
+
+
+def _gamma(weights: Weights, module: str) -> Tensor:
+    """Return the scale alone, without unpacking the codes where it is stored."""
+    return weights.gamma(module) if weights.checkpoint.has_codes_only else weights.codes(module)[1]
+
+
+def _bias(weights: Weights, found: Layout, module: str) -> Array:
+    bias = weights.bias(module)
+    assert bias is not None
+    return pack(found.rows(module, bias).numpy(), F32)
+
+
+def _checked(values: Tensor, kind: TensorType) -> Array:
+    """Return *values* in float32; BenchError where F16 cannot hold one."""
+    floats = values.float()
+    if kind == F16 and floats.abs().max() > torch.finfo(torch.float16).max:
+        raise BenchError(
+            f"A weight of {float(floats.abs().max()):.3g} is beyond the range of F16.", "Convert to gguf-bf16."
+        )
+    found: Array = floats.numpy()
+    return found
+
+
+def _refuse(checkpoint: Checkpoint, form: Form) -> None:
+    if form in TERNARY_FORMS and not checkpoint.is_ternary:
+        raise BenchError(
+            f"{checkpoint.source} holds plain float weights, and {form} holds ternary codes only.",
+            "Convert it to gguf-f16, gguf-bf16, gguf-q8_0 or gguf-q4_0.",
+        )
+
+
+def _is_fallback(entry: Planned, found: Layout, weights: Weights) -> bool:
+    return entry.kind in (F16, F32) and entry.name in {f"{found.name(module)}.weight" for module in weights.ternary}
+
+
+def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: Layout, form: Form) -> None:
+    config = weights.config
+    writer.add_name(Path(checkpoint.source).name)
+    writer.add_file_type(FILE_TYPES[form])
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_rope_dimension_count(found.head_dimension)
+    writer.add_key_length(found.head_dimension)
+    writer.add_value_length(found.head_dimension)
+    writer.add_rope_freq_base(found.rope_base)
+    if found.rope.get("rope_type", found.rope.get("type")) == "linear":
+        from gguf import RopeScalingType
+
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(found.rope["factor"]))
+    writer.add_string(SOURCE_KEY, checkpoint.sha256)
+    writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act", "silu")))
+
+
+def _write(writer: Any, plan: list[Planned], progress: Progress) -> None:
+    from gguf.gguf_writer import TensorInfo
+
+    for entry in plan:  # its own `add_tensor_info` knows no I2_S
+        size = entry.kind.bytes(int(torch.Size(entry.shape).numel()))
+        writer.tensors[-1][entry.name] = TensorInfo(entry.shape, entry.kind.number, size)  # type: ignore[arg-type]
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for done, entry in enumerate(plan, 1):
+        writer.write_tensor_data(entry.data())
+        progress(done, len(plan))
+    writer.close()

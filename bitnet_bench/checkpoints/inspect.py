@@ -1,0 +1,119 @@
+"""Say what a checkpoint folder is by looking inside; nothing is guessed from its name, and damage is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from bitnet_bench.checkpoints.config import quantization, read_config
+from bitnet_bench.checkpoints.detect import recognise
+from bitnet_bench.checkpoints.shards import DAMAGED, FLOAT_DTYPES, Header, Shards
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.records import Checkpoint
+
+
+def inspect(path: Path, source: str | None = None, revision: str | None = None) -> Checkpoint:
+    """Say what the checkpoint folder *path* holds; BenchError if it is of no known format, or damaged.
+
+    Every byte is read once for the digest, and every float once for NaN: seconds per gigabyte, little memory.
+    """
+    config = read_config(path)
+    shards = Shards(path)
+    evidence = recognise(path, config, shards)
+    digest = _sha256(shards.files, quantization(config).get("sha256") or {})
+    _refuse_nan(shards)
+    dtypes = sorted({header.dtype for header in shards.headers.values() if header.dtype in FLOAT_DTYPES})
+    embedding = next((h.dtype for name, h in shards.headers.items() if "embed_tokens" in name), None)
+    found = Checkpoint(
+        source=source or str(path),
+        path=str(path),
+        revision=revision,
+        architecture=(config.get("architectures") or ["unknown"])[0],
+        format=evidence.format,
+        scale_direction=evidence.scale_direction,
+        inner_norm=evidence.inner_norm,
+        inner_norm_eps=evidence.inner_norm_eps,
+        dtype=FLOAT_DTYPES.get(embedding or next(iter(dtypes), ""), "unknown"),
+        sha256=digest,
+        weight_bytes={},
+        parameters=0,
+        ternary_parameters=0,
+    )
+    weights = Weights(found)
+    _refuse_missing(weights)
+    return found.model_copy(update=_counts(weights))
+
+
+def _refuse_missing(weights: Weights) -> None:
+    """Find a missing or impossible scale, or a missing norm, now and not at the first forward."""
+    for module in weights.ternary:
+        if weights.checkpoint.has_codes_only:
+            weights.gamma(module)
+        weights.inner_norm(module)
+
+
+def _counts(weights: Weights) -> dict[str, Any]:
+    """Return sizes, counts and the density of zeros of a checkpoint; BenchError for an impossible scale or code."""
+    headers = weights.shards.headers
+    ternary = sum(rows * columns for rows, columns in weights.ternary.values())
+    matrices = {f"{module}.weight" for module in weights.ternary}
+    sizes = dict.fromkeys(("ternary", "linear", "embedding", "head", "norm"), 0)
+    parameters = ternary
+    for name, header in headers.items():
+        sizes[_kind(name, header)] += header.bytes
+        if name not in matrices and not name.endswith(".weight_scale"):
+            parameters += header.elements
+    return {
+        "weight_bytes": {kind: size for kind, size in sizes.items() if size},
+        "parameters": parameters,
+        "ternary_parameters": ternary,
+        "zero_density": _zero_density(weights, ternary),
+    }
+
+
+def _kind(name: str, header: Header) -> str:
+    """Return which of the kinds of `Checkpoint.weight_bytes` a tensor is."""
+    if name.endswith(".weight_scale") or header.dtype == "U8":
+        return "ternary"
+    if "embed" in name:
+        return "embedding"
+    if "lm_head" in name:
+        return "head"
+    return "linear" if len(header.shape) == 2 or name.endswith(".bias") else "norm"
+
+
+def _zero_density(weights: Weights, ternary: int) -> float | None:
+    checkpoint = weights.checkpoint
+    if not ternary or not (checkpoint.has_codes_only or checkpoint.format == "baked"):
+        return None
+    return sum(weights.zeros(module) for module in weights.ternary) / ternary
+
+
+def _refuse_nan(shards: Shards) -> None:
+    import torch
+
+    for name, header in shards.headers.items():
+        if header.dtype in FLOAT_DTYPES and header.elements:
+            lowest, highest = torch.aminmax(shards.tensor(name))  # NaN if one value is
+            if not bool(lowest.isfinite() & highest.isfinite()):
+                raise BenchError(
+                    f"{shards.where(name)} holds NaN or infinity.",
+                    "The file is damaged, or the training run that wrote it diverged; use another checkpoint.",
+                )
+
+
+def _sha256(files: list[Path], noted: dict[str, str]) -> str:
+    """Return the digest over all *files*; BenchError if one of them is not what *noted* says, by file name."""
+    whole = hashlib.sha256()
+    for file in files:
+        own = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                whole.update(block)
+                if noted:
+                    own.update(block)
+        if noted and noted.get(file.name) != own.hexdigest():
+            raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED)
+    return whole.hexdigest()

@@ -1,0 +1,78 @@
+"""Everything that can be said about a checkpoint without running it: layer by layer, and per weight."""
+
+from __future__ import annotations
+
+from bitnet_bench.checkpoints.loading import why_untrainable
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.weights import PARTS, Weights
+from bitnet_bench.protocols import Progress, Steps, quiet
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.value import Value
+from bitnet_bench.ternary.packing import CODES_PER_BYTE
+
+
+class Layer(Value):
+    """One ternary layer."""
+
+    name: str
+    rows: int
+    columns: int
+    zero_density: float
+    """The share of its codes that are 0."""
+
+
+class Inspection(Value):
+    """What `bitnet-bench inspect` says."""
+
+    checkpoint: Checkpoint
+    layers: tuple[Layer, ...]
+    zero_density: float | None
+    """Over all ternary layers, those of masters included; None without ternary layers."""
+    ternary_bits_per_weight: float | None
+    """On disk, scales, biases and filling included; None without ternary layers."""
+    bits_per_weight: float
+    """On disk, over all parameters."""
+    trainable: bool
+    untrainable_because: str | None = None
+
+
+def look_into(checkpoint: Checkpoint, progress: Progress) -> Inspection:
+    """Count the zeros of every ternary layer of *checkpoint*, which quantizes masters, and say what they mean."""
+    weights = Weights(checkpoint)
+    layers = []
+    for name, (rows, columns) in weights.ternary.items():
+        density = weights.zeros(name) / (rows * columns)
+        layers.append(Layer(name=name, rows=rows, columns=columns, zero_density=density))
+        progress(len(layers), len(weights.ternary))
+    zeros = sum(layer.zero_density * layer.rows * layer.columns for layer in layers)
+    reason = _why_untrainable(checkpoint, layers)
+    return Inspection(
+        checkpoint=checkpoint,
+        layers=tuple(layers),
+        zero_density=zeros / checkpoint.ternary_parameters if layers else None,
+        ternary_bits_per_weight=_ternary_bits(weights) / checkpoint.ternary_parameters if layers else None,
+        bits_per_weight=8 * sum(checkpoint.weight_bytes.values()) / checkpoint.parameters,
+        trainable=reason is None,
+        untrainable_because=reason,
+    )
+
+
+def _ternary_bits(weights: Weights) -> int:
+    headers = weights.shards.headers
+    names = (f"{module}{part}" for module in weights.ternary for part in PARTS)
+    return 8 * sum(headers[name].bytes for name in names if name in headers)
+
+
+def _why_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
+    """Return why `finetune` would refuse *checkpoint*, as far as its weights tell."""
+    odd = next((layer for layer in layers if layer.rows % CODES_PER_BYTE), None)
+    if odd is not None:
+        return f"{odd.name} has {odd.rows} rows, no multiple of {CODES_PER_BYTE}, and the result could not be written"
+    return why_untrainable(checkpoint)
+
+
+def inspect_layers(model: str, steps: Steps = quiet) -> Inspection:
+    """Return everything that can be said about the checkpoint *model* without running it."""
+    checkpoint = open_checkpoint(model)
+    with steps("inspect") as progress:
+        return look_into(checkpoint, progress)

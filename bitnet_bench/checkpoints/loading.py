@@ -1,0 +1,223 @@
+"""Turn a checkpoint folder into a model that trains or runs, and refuse what does not fit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bitnet_bench.checkpoints.building import build, tied_names
+from bitnet_bench.checkpoints.config import kept_patterns, read_config
+from bitnet_bench.checkpoints.detect import dropped_norms
+from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.ternary.packing import CODES_PER_BYTE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Purpose = Literal["train", "run"]
+RUN_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
+_log = logging.getLogger(__name__)
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    purpose: Purpose,
+    precision: Precision,
+    *,
+    dense: bool = False,
+    rest: Literal["fp32", "bf16"] = "fp32",
+) -> PreTrainedModel:
+    """Return the causal LM of *checkpoint* on the CPU.
+
+    train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the others in
+    *rest*. Any other precision: plain layers, float32 to train and in that dtype to run; *dense* lets a checkpoint
+    of packed codes run so too, which costs what its shape costs and computes without its int8 activations.
+    """
+    import torch
+
+    from bitnet_bench.ternary.linear import make_trainable_ternary
+
+    _refuse_mismatch(checkpoint, purpose, precision, dense)
+    run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    held = rest if precision == "ternary" else precision
+    dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
+    weights = Weights(checkpoint)
+    model = build(weights.config, dtype)
+    _refuse_misfits(model, weights)
+    if precision == "ternary" and purpose == "run":
+        _install_codes(model, weights)
+        state = {name: weights.tensor(name) for name in weights.floats}
+    else:
+        state = _plain_state(weights, dtype)
+    _load_floats(model, {name: _narrow(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
+    if precision == "ternary" and purpose == "train":
+        make_trainable_ternary(model, kept_patterns(weights.config))
+    return model.train() if purpose == "train" else model.eval().requires_grad_(False)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Return the fast tokenizer of *checkpoint*; BenchError if there is none or it does not fit the model."""
+    from transformers import AutoTokenizer
+
+    path = Path(checkpoint.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BenchError(f"{path} has no usable tokenizer.", str(error).splitlines()[0]) from error
+    if not tokenizer.is_fast:
+        raise BenchError(f"{path} has a slow tokenizer, which gives no offsets.", "Save it with a tokenizer.json.")
+    if tokenizer.eos_token_id is None:
+        raise BenchError(f"The tokenizer of {path} has no EOS token.", "Name one in its tokenizer_config.json.")
+    config = read_config(path)
+    largest = max(tokenizer.get_vocab().values()) + 1  # special tokens may have ids far above the others
+    if largest > config.get("vocab_size", largest):
+        raise BenchError(
+            f"The tokenizer of {path} has tokens up to {largest} and its model only {config['vocab_size']}.",
+            "Tokenizer and weights belong to different models.",
+        )
+    begins = config.get("bos_token_id")
+    if None not in (begins, tokenizer.bos_token_id) and begins != tokenizer.bos_token_id:
+        # often a default that nobody corrected, and harmless then
+        _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
+    return tokenizer
+
+
+def why_untrainable(checkpoint: Checkpoint) -> str | None:
+    """Return why ternary training cannot go on from *checkpoint*, or None if it can."""
+    if checkpoint.inner_norm:
+        return "it normalizes inside its ternary layers, which training does not do"
+    return None
+
+
+def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool) -> None:
+    if precision not in RUN_PRECISIONS:
+        raise BenchError(
+            f"torch runs no {precision} weights.",
+            f"Use --backend llamacpp or bitnetcpp, or {', '.join(RUN_PRECISIONS)}.",
+        )
+    if precision != "ternary" and ((checkpoint.has_codes_only and not dense) or checkpoint.inner_norm):
+        kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
+        raise BenchError(
+            f"{checkpoint.source} is {kind}; it has no {precision} weights.",
+            "Use --precision ternary, or name an FP16 checkpoint (for --twin: --twin-model).",
+        )
+    if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
+        raise BenchError(
+            f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
+            "Fine-tune it with `bitnet-bench finetune --precision ternary` first, or run it with --precision fp32.",
+        )
+    reason = why_untrainable(checkpoint)
+    if purpose == "train" and reason:
+        raise BenchError(
+            f"{checkpoint.source} cannot be trained: {reason}.",
+            "Run it, or train from a checkpoint without inner norms.",
+        )
+
+
+def _plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return all tensors by name, codes as the masters that have them, narrowed at once: all of them would be much."""
+    from bitnet_bench.ternary.quantizer import masters_from_codes
+
+    state = {name: weights.tensor(name) for name in weights.floats}
+    for module in weights.ternary:
+        rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
+        name = f"{module}.weight"
+        if rebuilt:
+            state[name] = _narrow(name, masters_from_codes(*weights.codes(module)), dtype)
+        elif weights.has(name):
+            state[name] = weights.tensor(name)
+        bias = weights.bias(module)
+        if bias is not None:
+            state[f"{module}.bias"] = bias
+    return state
+
+
+def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
+    """Replace the ternary layers of *model* by `CodesLinear`; norms that moved into them become identities."""
+    from torch import nn
+
+    from bitnet_bench.ternary.linear import CodesLinear, InnerNorm
+
+    checkpoint = weights.checkpoint
+    for module in weights.ternary:
+        if not weights.has(f"{module}.weight"):
+            continue  # reported as missing when the rest is loaded
+        norm = None
+        if checkpoint.inner_norm:
+            learned = weights.inner_norm(module)
+            norm = InnerNorm(None if learned is None else learned.float(), checkpoint.inner_norm_eps or 0.0)
+        model.set_submodule(module, CodesLinear(*weights.codes(module), weights.bias(module), norm))
+    gone = dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
+    for name, _ in list(model.named_modules()):
+        if name.rpartition(".")[2] in gone:
+            model.set_submodule(name, nn.Identity())
+
+
+def _refuse_misfits(model: PreTrainedModel, weights: Weights) -> None:
+    """BenchError if a ternary layer is none of the model's, or of another shape, or if one is float for no reason."""
+    from bitnet_bench.ternary.linear import ternary_targets
+
+    checkpoint = weights.checkpoint
+    targets = ternary_targets(model, kept_patterns(weights.config))
+    for module, shape in weights.ternary.items():
+        if module not in targets:
+            raise _misfit(checkpoint, f"{module} is not a linear layer of the model")
+        if weights.has(f"{module}.weight"):
+            stored = shape if checkpoint.has_codes_only else weights.shards.headers[f"{module}.weight"].shape
+            _refuse_other_shape(checkpoint, module, stored, tuple(targets[module].weight.shape))
+    for module in targets.keys() - weights.ternary.keys() if checkpoint.is_ternary else ():
+        if weights.has(f"{module}.weight"):
+            raise _misfit(checkpoint, f"{module} is not ternary and modules_to_not_convert does not name it")
+
+
+def _refuse_other_shape(
+    checkpoint: Checkpoint, module: str, stored: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    if stored == expected:
+        return
+    if checkpoint.has_codes_only and stored[1:] == expected[1:] and 0 < stored[0] - expected[0] < CODES_PER_BYTE:
+        raise BenchError(
+            f"{module} of {checkpoint.source} has {expected[0]} rows, no multiple of {CODES_PER_BYTE}, in a layout "
+            "that cannot say where its rows end.",
+            "Convert the masters that it was made from with `bitnet-bench convert --to packed`.",
+        )
+    raise _misfit(checkpoint, f"{module} is {stored} and must be {expected}")
+
+
+def _narrow(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return *tensor* in *dtype*; BenchError if a value is beyond its range."""
+    import torch
+
+    narrow = tensor.to(dtype)
+    if tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and narrow.isinf().any():
+        raise BenchError(
+            f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
+            "Run it with --precision bf16 or fp32.",
+        )
+    return narrow
+
+
+def _misfit(checkpoint: Checkpoint, what: str) -> BenchError:
+    return BenchError(
+        f"The weights of {checkpoint.source} do not fit its config: {what}.",
+        "config.json and the weights belong to different models, or the download is incomplete.",
+    )
+
+
+def _load_floats(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    try:
+        outcome = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise _misfit(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
+    tied = tied_names(model)
+    missing = [name for name in outcome.missing_keys if name not in tied]
+    if missing or outcome.unexpected_keys:
+        name, what = (missing[0], "missing") if missing else (outcome.unexpected_keys[0], "not part of the model")
+        raise _misfit(checkpoint, f"{name} is {what}")
+    model.tie_weights()

@@ -1,0 +1,117 @@
+"""Write a trained model as a checkpoint folder, whole, in a format that transformers opens too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bitnet_bench.checkpoints.building import tied_names
+from bitnet_bench.checkpoints.config import LABEL
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import folder_written_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def refuse_unpackable(model: PreTrainedModel) -> None:
+    """BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot hold."""
+    from bitnet_bench.ternary.linear import bit_linears
+    from bitnet_bench.ternary.packing import CODES_PER_BYTE
+
+    layers = bit_linears(model)
+    if not layers:
+        raise BenchError(
+            f"{type(model).__name__} has no linear layer to make ternary.",
+            "Ternary training takes architectures of nn.Linear layers, such as BitNet, Llama and Qwen.",
+        )
+    for name, layer in layers.items():
+        if layer.out_features % CODES_PER_BYTE:
+            raise BenchError(
+                f"{name} has {layer.out_features} rows, no multiple of {CODES_PER_BYTE}: it cannot be packed.",
+                "This architecture cannot be written as a packed ternary checkpoint.",
+            )
+
+
+def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str) -> None:
+    """Write a trained *model* (float32) to the folder *out*, whole.
+
+    autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
+    transformers opens as well. masters: float32 weights with an online quantization_config. float: all in *dtype*.
+    In each, what is not ternary is stored in *dtype*.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from bitnet_bench.ternary.linear import bit_linears
+    from bitnet_bench.ternary.packing import pack
+    from bitnet_bench.ternary.quantizer import ternarize
+
+    ternary = {} if form == "float" else bit_linears(model)
+    state: dict[str, Tensor] = {}
+    tied = tied_names(model)
+    for name, tensor in model.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        if name in tied:
+            continue
+        if module not in ternary or kind == "bias":
+            if form == "autobitlinear" and module in ternary:  # AutoBitLinear multiplies W x + b by the scale
+                tensor = tensor / ternarize(ternary[module].weight)[1]
+            state[name] = _narrow(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
+        elif form == "masters":
+            state[name] = tensor.float()
+        else:
+            codes, gamma = ternarize(tensor)
+            state[name] = pack(codes)
+            state[f"{module}.weight_scale"] = gamma.reshape(1)
+    with folder_written_whole(out, last="config.json") as folder:
+        save_file({name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_text(
+            json.dumps(_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        # safetensors gives its file to the owner alone; a checkpoint is as readable as what stands beside it
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+
+
+def _narrow(name: str, tensor: Tensor, dtype: Any) -> Tensor:
+    narrow = tensor.to(dtype)
+    if not bool(narrow.isfinite().all()):
+        raise BenchError(
+            f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
+            "The run may have diverged; lower --lr, or start from a checkpoint stored in bfloat16 or float32.",
+        )
+    return narrow
+
+
+def _saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Any]:
+    config: dict[str, Any] = model.config.to_dict()
+    config["dtype"] = dtype
+    config["use_cache"] = True  # Trainer turns it off
+    config["architectures"] = [type(model).__name__]
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)
+    config[LABEL] = "fp16" if form == "float" else "ternary"
+    if form != "float":
+        config["quantization_config"] = {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline" if form == "autobitlinear" else "online",
+        }
+        if kept := _float_linears(model):
+            config["quantization_config"]["modules_to_not_convert"] = kept
+    return config
+
+
+def _float_linears(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers of a ternary *model* that stayed float, if there are others than the head."""
+    from torch import nn
+
+    from bitnet_bench.ternary.linear import BitLinear
+
+    kept = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, BitLinear)}
+    return list(kept) if any(module is not model.get_output_embeddings() for module in kept.values()) else []

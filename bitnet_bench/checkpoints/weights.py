@@ -1,0 +1,153 @@
+"""Read the weights of a checkpoint of any ternary format, a tensor at a time: codes, scales, and what stays float."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.detect import LEARNED_NORMS, Direction, ternary_layers
+from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.records import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+PARTS = (".weight", ".weight_scale", ".bias", *LEARNED_NORMS)
+GET_AGAIN = "The checkpoint is damaged; get it again."
+
+
+class Weights:
+    """The weights of a checkpoint. Files are opened for one tensor at a time, so that no more stays in memory."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.config = read_config(Path(checkpoint.path))
+        self.shards = Shards(Path(checkpoint.path))
+        self.inner_norm_kind = checkpoint.inner_norm
+        self.inner_norm_eps = checkpoint.inner_norm_eps
+
+    @cached_property
+    def ternary(self) -> dict[str, tuple[int, int]]:
+        """(rows, columns) of every ternary layer, by module name."""
+        return ternary_layers(self.checkpoint.format, self.config, self.shards)
+
+    @cached_property
+    def floats(self) -> tuple[str, ...]:
+        """The names of all tensors that do not belong to a ternary layer."""
+        taken = {f"{module}{part}" for module in self.ternary for part in PARTS}
+        return tuple(name for name in self.shards.headers if name not in taken)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a tensor of that name."""
+        return name in self.shards.headers
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a float tensor as stored, mapped from disk without a copy."""
+        return self.shards.tensor(name)
+
+    def outline(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Return (dtype, shape) of a float tensor, without reading it."""
+        import torch
+
+        header = self.shards.headers[name]
+        if header.dtype not in FLOAT_DTYPES:
+            raise BenchError(f"{self.shards.where(name)} is of dtype {header.dtype}.", "Weights must be float.")
+        return getattr(torch, FLOAT_DTYPES[header.dtype]), header.shape
+
+    def gamma(self, module: str) -> Tensor:
+        """Return the float32 scalar that a stored scale multiplies by; BenchError if it is missing or impossible."""
+        return read_gamma(self.shards, module, self.checkpoint.scale_direction)
+
+    def codes(self, module: str) -> tuple[Tensor, Tensor]:
+        """Return (codes, gamma): int8 codes [N, K] of a ternary layer, and the float32 scalar that multiplies."""
+        from bitnet_bench.checkpoints.baked import baked_codes
+        from bitnet_bench.ternary.packing import unpack
+        from bitnet_bench.ternary.panels import from_panels
+
+        if self.checkpoint.format in ("masters", "tinyllama"):
+            return self._ternarized(module)
+        stored = self.tensor(f"{module}.weight")
+        if self.checkpoint.format == "baked":
+            return baked_codes(stored)
+        try:
+            packed = self.checkpoint.format == "packed"
+            codes = from_panels(stored, *self.ternary[module]) if packed else unpack(stored)
+        except ValueError as error:
+            raise self.damaged(f"{module}.weight", error) from error
+        return codes, self.gamma(module)
+
+    def _ternarized(self, module: str) -> tuple[Tensor, Tensor]:
+        from bitnet_bench.ternary.quantizer import ternarize
+
+        codes, gamma = ternarize(self.tensor(f"{module}.weight"))
+        if not gamma.isfinite():
+            raise BenchError(f"{self.shards.where(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN)
+        return codes, gamma
+
+    def panels(self, module: str) -> tuple[Tensor, Tensor]:
+        """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale.
+
+        For format packed these are the mapped bytes of the file themselves, whose codes `inspect` has checked.
+        """
+        from bitnet_bench.ternary.panels import to_panels
+
+        if self.checkpoint.format == "packed":
+            return self.tensor(f"{module}.weight"), self.gamma(module)
+        codes, gamma = self.codes(module)
+        return to_panels(codes), gamma
+
+    def bias(self, module: str) -> Tensor | None:
+        """Return the float32 bias [N] of a ternary layer that is added after scaling, or None.
+
+        AutoBitLinear scales (W x + b), so that format autobitlinear stores bias / gamma; BitLinear adds it after.
+        """
+        if not self.has(f"{module}.bias"):
+            return None
+        bias = self.tensor(f"{module}.bias").float()
+        return bias * self.gamma(module) if self.checkpoint.format == "autobitlinear" else bias
+
+    def inner_norm(self, module: str) -> Tensor | None:
+        """Return the learned weight [K] of the norm inside a ternary layer, or None where norms are plain or absent."""
+        if self.checkpoint.inner_norm != "learned":
+            return None
+        name = next((f"{module}{part}" for part in LEARNED_NORMS if self.has(f"{module}{part}")), None)
+        if name is None:
+            raise BenchError(f"{module} has no rms_norm.weight in {self.checkpoint.path}.", GET_AGAIN)
+        return self.tensor(name)
+
+    def zeros(self, module: str) -> int:
+        """Return how many codes of a ternary layer are 0; counted in the packed bytes where there are any."""
+        from bitnet_bench.ternary.packing import count_codes
+
+        rows, columns = self.ternary[module]
+        if not self.checkpoint.has_codes_only:
+            return int((self.codes(module)[0] == 0).sum())
+        stored = self.tensor(f"{module}.weight")
+        try:
+            zeros = count_codes(stored)[1]
+        except ValueError as error:
+            raise self.damaged(f"{module}.weight", error) from error
+        return zeros - (4 * stored.numel() - rows * columns)  # panels are filled up with code 0
+
+    def damaged(self, name: str, error: Exception) -> BenchError:
+        """Return the sentence for a tensor that holds what it cannot hold."""
+        return BenchError(f"{self.shards.where(name)} is damaged: {error}.", GET_AGAIN)
+
+
+def read_gamma(shards: Shards, module: str, direction: Direction | None) -> Tensor:
+    """Return the float32 scalar that the integer product of *module* is multiplied by, from its stored scale."""
+    name = f"{module}.weight_scale"
+    if name not in shards.headers:
+        raise BenchError(
+            f"{module} is packed but has no weight_scale in {shards.headers[f'{module}.weight'].file}.",
+            "The checkpoint is incomplete; get it again.",
+        )
+    stored = shards.tensor(name).float().flatten()
+    gamma = stored.clone() if direction == "multiply" else 1.0 / stored  # a view would keep the file mapped
+    if gamma.numel() != 1 or not bool((gamma.isfinite() & (gamma > 0)).all()):
+        raise BenchError(f"{shards.where(name)} is {stored.tolist()[:3]}, and must be one positive number.", GET_AGAIN)
+    return gamma[0]

@@ -1,0 +1,110 @@
+"""What every command prints with: progress on standard error, tables on standard output, units."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bitnet_bench.protocols import Progress
+
+DASH = "—"
+LOG_EVERY_S = 10.0
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """Show a bar with what is left; where standard error is no terminal, a line every ten seconds and at the end."""
+    if not sys.stderr.isatty():
+        yield _LineProgress(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+
+
+class _LineProgress:
+    """Progress for a log file: how much is done, and how long the rest takes at the pace so far.
+
+    The pace is that since the first call: what was done before this process, or is counted in seconds, is no measure.
+    """
+
+    def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._title, self._clock = title, clock
+        self._last = self._began = clock()
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now = self._clock()
+        self._first = self._first or (now, done)
+        if done < total and now - self._last < LOG_EVERY_S:
+            return
+        self._last = now
+        since, before = self._first if self._first[1] < done else (self._began, 0)
+        left = f", {duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
+        print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as s, min or h."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def show(table: Table) -> None:
+    """Print a table; wide ones are not cut when the output is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
+    """Return a table whose columns from *numbers_from* on are right-aligned."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i >= numbers_from else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(escape, row))  # `pip install 'x[y]'` is no markup
+    return made
+
+
+def milliseconds(seconds: float) -> str:
+    """Return seconds as ms."""
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def mebibytes(size: float) -> str:
+    """Return bytes as MiB (2^20)."""
+    return f"{size / 2**20:.2f} MiB"
+
+
+def gigabytes(size: float) -> str:
+    """Return bytes as GB (10^9), or as MB where that is less than one."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def or_dash(value: float | None, form: str) -> str:
+    """Return *value* in the format *form*, or a dash where there is none."""
+    return DASH if value is None else form.format(value)

@@ -1,0 +1,97 @@
+"""Read conditions such as `kobest.macro_f1 < -1.0`, and say whether a comparison meets them."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bitnet_bench.comparison.comparing import compare, mean_difference
+from bitnet_bench.comparison.results import MARGIN
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.run import Results
+
+FORM = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")
+SIGNS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on the first run minus the second: of one task (`kobest:boolq`), or of the mean over a suite or `all`."""
+
+    scope: str
+    metric: str
+    sign: str
+    value: float
+
+    def covers(self, task: str) -> bool:
+        """Return whether *task* is in the scope."""
+        return self.scope in ("all", task, task.partition(":")[0])
+
+    def holds(self, difference: float) -> bool:
+        """Return whether the bound is met."""
+        return SIGNS[self.sign](difference, self.value)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A condition with the difference that it was held against."""
+
+    condition: Condition
+    difference: float
+    tasks: tuple[str, ...]
+    holds: bool
+
+
+def parse(text: str, a: Results, b: Results) -> Condition:
+    """Return the condition that *text* is; UsageError with the nearest name if it names nothing of the two runs."""
+    matched = FORM.fullmatch(text)
+    if not matched:
+        raise UsageError(
+            f"{text!r} is not a condition.", "Such as 'kobest.macro_f1 < -1.0': SUITE or SUITE:TASK, metric, bound."
+        )
+    condition = Condition(matched["scope"], matched["metric"], matched["sign"], float(matched["value"]))
+    scores = [score for run in (a, b) for score in run.record.scores]
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    if not any(map(condition.covers, tasks)):
+        raise UsageError(
+            f"Neither run has scored {condition.scope!r}.",
+            _nearest(condition.scope, ["all", *(task.partition(":")[0] for task in tasks), *tasks]),
+        )
+    metrics = [score.metric for score in scores if condition.covers(score.task)]
+    if condition.metric not in metrics:
+        raise UsageError(f"{condition.scope} has no metric {condition.metric!r}.", _nearest(condition.metric, metrics))
+    return condition
+
+
+def judge(condition: Condition, a: Results, b: Results) -> Judged:
+    """Return whether *condition* holds; BenchError if a task in its scope cannot be compared."""
+    compared = compare(_within(a, condition), _within(b, condition), MARGIN, condition.metric)
+    if compared.refused:
+        refused = compared.refused[0]
+        raise BenchError(
+            f"{refused.task} cannot be compared: {'; '.join(words.en for words in refused.differs)}.",
+            "A condition holds or fails only where every task in its scope can be compared.",
+        )
+    found = compared.differences
+    mean = mean_difference(found, MARGIN)
+    value = mean.difference if mean else 0.0
+    return Judged(condition, value, tuple(d.task for d in found), condition.holds(value))
+
+
+def _within(run: Results, condition: Condition) -> Results:
+    scores = tuple(s for s in run.record.scores if condition.covers(s.task) and s.metric == condition.metric)
+    return Results(run.record.model_copy(update={"scores": scores}), run.examples)
+
+
+def _nearest(name: str, there: Sequence[str]) -> str:
+    known = list(dict.fromkeys(there))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."

@@ -1,0 +1,278 @@
+"""Answers that were computed once are kept in SQLite and never computed again for the same model and request.
+
+One file serves all models and runs. A key is the sha256 of everything that decides an answer: the weights, every other
+file of the checkpoint (configuration, tokenizer, template), precision, backend, the software, and the request as token
+ids, which is the prompt after tokenizer and template. Answers are written batch by batch in one transaction each, so a
+kill loses at most the batch at work.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitnet_bench.errors import BenchError
+
+VARIABLE = "BITNET_BENCH_CACHE"
+APPLICATION = 0x62626163
+"""SQLite's application_id of our files: "bbac"."""
+VERSION = 1
+ROWS_AT_ONCE = 500
+WAIT_S = 60.0
+NOT_THE_FILES_FAULT = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Result codes for which a whole file is not set aside; with any other one, our own SQL found something else in it."""
+BROKEN = (sqlite3.Error, ValueError)
+"""What reading a damaged file raises; ValueError where even its error message cannot be decoded."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (
+    id INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, about TEXT NOT NULL, used TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY, model INTEGER NOT NULL, answer BLOB NOT NULL, seal BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS answers_of_model ON answers (model);
+"""
+_log = logging.getLogger(__name__)
+
+
+def cache_file() -> Path:
+    """Return where answers are kept: $BITNET_BENCH_CACHE, else below the user's cache folder."""
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "answers.sqlite3"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one model."""
+
+    id: int
+    about: Mapping[str, str]
+    """model, precision, backend and the versions of the software."""
+    answers: int
+    size: int
+    """Bytes of its keys and answers."""
+    used: str
+    """When it was last opened: ISO 8601, UTC."""
+
+
+def framed(*parts: str | bytes) -> bytes:
+    """Return *parts*, each with its length, so that no two lists of parts run together."""
+    data = [part.encode() if isinstance(part, str) else part for part in parts]
+    return b"".join(len(part).to_bytes(8, "little") + part for part in data)
+
+
+def digest(*parts: str | bytes) -> bytes:
+    """Return the sha256 of *parts*, framed."""
+    return hashlib.sha256(framed(*parts)).digest()
+
+
+class NoAnswers:
+    """Keeps nothing: what `--no-cache` asks for."""
+
+    def known(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return no answer."""
+        return {}
+
+    def keep(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Forget *pairs*."""
+
+
+class Answers(NoAnswers):
+    """The answers of one model in the file of all.
+
+    A file that is no cache of ours, or a broken one, is renamed and never trusted; without a writable file evaluation
+    goes on and keeps nothing. Both are said in the log.
+    """
+
+    def __init__(self, file: Path, identity: bytes, about: Mapping[str, str]) -> None:
+        self._file, self._identity, self._about = file, identity, about
+        self._connection: sqlite3.Connection | None = None
+        self._open()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def known(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return the answers that are at hand by the index of their request."""
+        if self._connection is None:
+            return {}
+        keys = [digest(self._identity, request) for request in requests]
+        try:
+            found = self._read(self._connection, keys)
+        except BROKEN as error:
+            self._give_up(error)
+            return {}
+        return {i: found[key] for i, key in enumerate(keys) if key in found}
+
+    def keep(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep (request, answer) in one transaction."""
+        if self._connection is None:
+            return
+        rows = [(digest(self._identity, request), answer) for request, answer in pairs]
+        try:
+            with self._connection:
+                self._connection.executemany(
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",  # one whose seal is broken is replaced
+                    [(key, self._model, answer, _seal(key, answer)) for key, answer in rows],
+                )
+        except BROKEN as error:
+            self._give_up(error)
+
+    @staticmethod
+    def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            some = keys[start : start + ROWS_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            rows = connection.execute(f"SELECT key, answer, seal FROM answers WHERE key IN ({marks})", some)
+            found |= {key: answer for key, answer, seal in rows if _is_sealed(key, answer, seal)}
+        return found
+
+    def _open(self) -> None:
+        try:
+            self._connection = connect(self._file)
+            with self._connection:
+                now, about = _now(), json.dumps(dict(self._about), ensure_ascii=False)
+                ((self._model,),) = self._connection.execute(
+                    "INSERT INTO models (identity, about, used) VALUES (?, ?, ?)"
+                    " ON CONFLICT (identity) DO UPDATE SET used = excluded.used RETURNING id",
+                    (self._identity, about, now),
+                )
+        except (*BROKEN, OSError, _ForeignError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Set a broken or foreign file aside and begin a new one; go on without one where none can be written."""
+        self.close()
+        if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_THE_FILES_FAULT:
+            _log.warning("Answers are not kept: %s: %s.", self._file, error)
+            return
+        aside = set_aside(self._file)
+        _log.warning("%s is not a cache that can be trusted (%s). It is now %s.", self._file, error, aside)
+        self._open()
+
+
+def connect(file: Path) -> sqlite3.Connection:
+    """Open *file*, or make it; _ForeignError if it is something else, sqlite3.Error if it is broken."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(file, timeout=WAIT_S)
+    try:
+        ((application,),) = connection.execute("PRAGMA application_id")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+        if tables and (application, version) != (APPLICATION, VERSION):
+            raise _ForeignError(f"its application_id is {application:#x}, its version {version}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if not tables:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+                f"{_SCHEMA} COMMIT;"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class _ForeignError(Exception):
+    """A database that another program made, or another version of this one."""
+
+
+def set_aside(file: Path) -> Path:
+    """Rename *file*, with what SQLite keeps beside it, to a name that is free; return that name."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
+    aside = file.with_name(f"{file.name}.aside-{stamp}")
+    for ending in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            Path(f"{file}{ending}").rename(f"{aside}{ending}")
+    return aside
+
+
+def kept(file: Path) -> list[Kept]:
+    """Return what is kept of each model, the last used first; BenchError if *file* is not a cache."""
+    if not file.exists():
+        return []
+    query = """
+        SELECT models.id, about, used, count(key), coalesce(sum(length(key) + length(answer) + length(seal)), 0)
+        FROM models LEFT JOIN answers ON answers.model = models.id GROUP BY models.id ORDER BY used DESC, models.id"""
+    try:
+        with closing(connect(file)) as connection:
+            rows = connection.execute(query).fetchall()
+            return [Kept(id_, json.loads(about), n, size, used) for id_, about, used, n, size in rows]
+    except (*BROKEN, OSError, _ForeignError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def prune(file: Path, unused_days: float) -> tuple[list[Kept], int]:
+    """Forget models that were not used for *unused_days*; return them, and by how many bytes the file shrank."""
+    before = _now(days_ago=unused_days)
+    old = [model for model in kept(file) if model.used <= before]
+    if not old:
+        return [], 0
+    size = file.stat().st_size
+    try:
+        with closing(connect(file)) as connection:
+            with connection:
+                for model in old:
+                    connection.execute("DELETE FROM answers WHERE model = ?", (model.id,))
+                    connection.execute("DELETE FROM models WHERE id = ?", (model.id,))
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except BROKEN as error:
+        raise _unreadable(file, error) from error
+    return old, size - file.stat().st_size
+
+
+def _unreadable(file: Path, error: Exception) -> BenchError:
+    return BenchError(
+        f"{file} is not a cache of answers that can be read: {error}.",
+        f"Move it away, or name another with {VARIABLE}; the next evaluation sets it aside by itself.",
+    )
+
+
+def _is_sealed(key: Any, answer: Any, seal: Any) -> bool:
+    """Return whether what was read is what was written; a damaged file has values of other types, too."""
+    return isinstance(key, bytes) and isinstance(answer, bytes) and seal == _seal(key, answer)
+
+
+def _seal(key: bytes, answer: bytes) -> bytes:
+    """Return what tells that neither *key* nor *answer* was changed on disk."""
+    return hashlib.blake2b(key + answer, digest_size=8).digest()
+
+
+def _now(days_ago: float = 0.0) -> str:
+    moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
+    return moment.isoformat(timespec="microseconds")
+
+
+def kept_answers() -> tuple[Path, list[Kept]]:
+    """Return the file of answers that evaluations keep, and what is in it by model."""
+
+    return cache_file(), kept(cache_file())
+
+
+def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
+    """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
+
+    return prune(cache_file(), unused_days)

@@ -1,0 +1,331 @@
+"""Score checkpoints on tasks: a run folder for each, every finished task kept, several checkpoints in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench import plugins
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError, GpuLostError, UsageError
+from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file, digest
+from bitnet_bench.evaluation.select import data_directory
+from bitnet_bench.files import write_whole
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
+from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
+from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
+from bitnet_bench.runs.jobs import EvaluateJob
+from bitnet_bench.runs.records import Checkpoint, RunRecord
+
+if TYPE_CHECKING:
+    from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.evaluation.task_run import TaskResult
+    from bitnet_bench.evaluation.tasks import BuiltTask
+    from bitnet_bench.processes import Workers
+
+SHARE_OF_MEMORY = 0.5
+"""Checkpoints whose float32 weights fit into this share of what is free are open at the same time."""
+SOURCES = ("backends", "checkpoints", "ternary")
+"""The packages whose code decides the bits of an answer."""
+
+
+class Run:
+    """A run folder that is being filled: every finished task is saved at once, by the first worker."""
+
+    def __init__(self, out: Path, record: RunRecord, writes: bool) -> None:
+        self.out, self.record, self._writes = out, record, writes
+
+    def has(self, task: str) -> bool:
+        """Return whether *task* (SUITE:TASK) is scored."""
+        return any(score.task == task for score in self.record.scores)
+
+    def runs_on(self, session: Session) -> None:
+        """Keep what the session says of its runtime."""
+        said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
+        self.record = self.record.model_copy(update={"runtime": said})
+
+    def asks_through(self, session: Session, chat_template: bool) -> None:
+        """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
+        from bitnet_bench.evaluation.lm import SessionLM
+
+        lm = SessionLM(session)
+        used = hashlib.sha256(lm.template.encode()).hexdigest() if chat_template else None
+        self.record = self.record.model_copy(update={"chat_template_sha256": used})
+
+    def scored(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
+        """Keep the scores and the examples of a task."""
+        record = self.record
+        if self._writes:
+            saved = save_samples(self.out, result.name, result.examples)
+            record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
+        happened = {**counts, "malformed": sum(example.malformed for example in result.examples)}
+        self.record = record.model_copy(
+            update={
+                "scores": (*record.scores, *result.scores),
+                "data": record.data | {result.name: result.rows_sha256},
+                "sources": record.sources | {result.name: one.source},
+                "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
+                "errors": {task: said for task, said in record.errors.items() if task != result.name},
+                "seconds": record.seconds + seconds,
+            }
+        )
+        if self._writes:
+            save_record(self.out, self.record)  # what is finished stays, whatever happens next
+
+    def failed(self, task: str, error: Exception) -> None:
+        """Keep why *task* could not be scored; what was not foreseen leaves its traceback in OUT/errors."""
+        said = str(error)
+        if not isinstance(error, BenchError):
+            file = self.out / "errors" / f"{task.replace(':', '-')}.txt"
+            said = f"{type(error).__name__}: {error}\n  The traceback is in {file}."
+            if self._writes:
+                write_whole(file, "".join(traceback.format_exception(error)))
+        self.record = self.record.model_copy(update={"errors": self.record.errors | {task: said}})
+        if self._writes:
+            save_record(self.out, self.record)
+
+
+def score(
+    models: Sequence[tuple[Checkpoint, Path]],
+    tasks: Sequence[tuple[Suite, Task]],
+    job: EvaluateJob,
+    data_dir: Path | None,
+    workers: Workers,
+    steps: Steps,
+) -> list[RunRecord]:
+    """Score every checkpoint on *tasks* into its folder, and return the records; what is scored already stays.
+
+    Missing and malformed rows are found before a model is loaded.
+    """
+    from bitnet_bench.evaluation.task_run import check_rows
+    from bitnet_bench.evaluation.tasks import Setting, build_task
+
+    rows = {name: Path(file) for name, file in job.rows.items()}
+    setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(_begun(out, _blank(out, checkpoint, tasks, job, data_dir), workers))
+            for checkpoint, out in models
+        ]
+        names = [f"{suite.name}:{task.name}" for suite, task in tasks]
+        left = [run for run in runs if not all(map(run.has, names))]
+        built = [
+            build_task(suite, task, setting)
+            for name, (suite, task) in zip(names, tasks, strict=True)
+            if not all(run.has(name) for run in left)
+        ]
+        for one in built:
+            check_rows(one, job.limit)
+        # what is free changes by the moment, and all workers must take the same turns
+        all_at_once = len(left) > 1 and workers.agreed(_fit_together(left))
+        for together in [left] if all_at_once else [[run] for run in left]:
+            _score_in_turn(together, built, job, workers, steps)
+    return [run.record for run in runs]
+
+
+def _blank(
+    out: Path, checkpoint: Checkpoint, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob, data_dir: Path | None
+) -> RunRecord:
+    settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
+    settings |= {"despite_parity": True} if job.despite_parity else {}
+    precision = job.precision or default_precision(checkpoint)
+    runtime = choose_backend(job.backend, checkpoint, precision)
+    return RunRecord(
+        name=out.name,
+        checkpoint=checkpoint,
+        backend=runtime.backend,
+        backend_reason=runtime.reason,
+        precision=precision,
+        suites={suite.name: suite.version for suite, _ in tasks},
+        settings={
+            "tasks": [f"{suite.name}:{task.name}" for suite, task in tasks],
+            "data_dir": str(data_dir) if data_dir else None,
+            **settings,
+            **({"rows": job.rows} if job.rows else {}),
+            **({"stage": job.stage} if job.stage else {}),
+        },
+        environment=environment(),
+    )
+
+
+@contextmanager
+def _begun(out: Path, record: RunRecord, workers: Workers) -> Iterator[Run]:
+    """Hold the run folder *out* and give the run in it, or *record* where there is none."""
+    with locked(out) if workers.first else nullcontext():
+        yield Run(out, workers.agreed(_continued(out, record) if workers.first else record), workers.first)
+
+
+def _continued(out: Path, record: RunRecord) -> RunRecord:
+    """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
+    if not (out / RECORD).is_file():
+        return record
+    there = load_record(out)
+    same = ("precision", "backend", "suites", "settings")
+    differing = [name for name in same if getattr(there, name) != getattr(record, name)]
+    if there.checkpoint.sha256 != record.checkpoint.sha256:
+        differing.insert(0, "checkpoint")
+    if differing and (there.scores or differing[0] == "checkpoint"):
+        values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
+        named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
+        again = "".join(f" --{name} {values[name][0]}" for name in differing if name in values)
+        continues = f"`{again.strip()}` continues it. " if again and set(differing) <= values.keys() else ""
+        raise BenchError(
+            f"{out} holds a run with another {', '.join(named)}.",
+            f"{continues}Give another --out, or delete the folder.",
+        )
+    # other settings without scores: it was measured before it was scored
+    return record.model_copy(update={"costs": there.costs}) if differing else there
+
+
+def _fit_together(runs: Sequence[Run]) -> bool:
+    """Return whether the checkpoints of *runs* may be open at the same time, in what is free of the memory."""
+    import psutil
+
+    gpu = find_gpu()
+    free = psutil.virtual_memory().available if gpu is None else gpu.free_bytes
+    needed = sum(4 * run.record.checkpoint.parameters for run in runs)
+    return needed < SHARE_OF_MEMORY * free
+
+
+def _score_in_turn(
+    runs: Sequence[Run],
+    built: Sequence[BuiltTask],
+    job: EvaluateJob,
+    workers: Workers,
+    steps: Steps,
+) -> None:
+    """Score task after task, each with every one of *runs*, so that a busy machine slows all of them alike."""
+    with ExitStack() as stack:
+        opened = [
+            (
+                run,
+                session := stack.enter_context(_open_session(run.record, job)),
+                stack.enter_context(_answers(run.record, job, _arithmetic(session))),
+            )
+            for run in runs
+        ]
+        for run, session, _ in opened:
+            run.runs_on(session)
+            run.asks_through(session, job.chat_template)
+        for number, one in enumerate(built, 1):
+            for run, session, answers in opened:
+                if not run.has(one.name):
+                    title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
+                    _score_one(run, one, job, session, answers, workers, title, steps)
+
+
+def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
+    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
+    opener: InferenceBackend = configured(plugins.load("backends", record.backend), options)
+    return opener.open(record.checkpoint, record.precision)
+
+
+def _score_one(
+    run: Run,
+    one: BuiltTask,
+    job: EvaluateJob,
+    session: Session,
+    answers: NoAnswers,
+    workers: Workers,
+    title: str,
+    steps: Steps,
+) -> None:
+    from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.task_run import evaluate_task
+
+    started = time.monotonic()
+    if hasattr(session, "budget"):  # tokens of a batch, by the free memory: all workers cut the same batches
+        session.budget = workers.least(session.budget)
+    try:
+        with steps(title) as progress:
+            lm = SessionLM(session, progress, answers, workers)
+            result = evaluate_task(lm, one, job.limit, job.chat_template)
+    except Exception as error:  # whatever a task's rows or its module do, the others are scored
+        if workers.count > 1 and not isinstance(error, BenchError):
+            raise  # the other workers wait for answers that will not come: the launcher ends them
+        run.failed(one.name, error)
+        if isinstance(error, GpuLostError) and workers.count == 1:
+            raise  # every other task would fail as well
+        return
+    run.scored(one, result, lm.counts, time.monotonic() - started)
+
+
+def _arithmetic(session: Session) -> str:
+    """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
+    return str(getattr(session, "arithmetic", "") or getattr(session, "device", "cpu"))
+
+
+def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:
+    """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
+    if not job.cache:
+        return nullcontext(NoAnswers())
+    software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
+    backend = plugins.names("backends")[record.backend]
+    if backend.dist:
+        software[backend.dist.name] = backend.dist.version
+    about = {
+        "model": record.checkpoint.source,
+        "precision": record.precision,
+        "backend": record.backend,
+        "device": arithmetic,
+        "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
+    }
+    identity = digest(
+        record.checkpoint.sha256,
+        _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
+        *map(_digest_sources, SOURCES),
+        *(about[name] for name in ("precision", "backend", "device", "software")),
+    )
+    return closing(Answers(cache_file(), identity, about))
+
+
+def _digest_sources(package: str) -> bytes:
+    """Return the digest of the code of *package*, compiled code included, so that changed code shares no answers."""
+    folder = Path(__file__).parents[1] / package
+    assert any(folder.rglob("*.py")), f"{folder} holds no sources: the cache would not notice changed code"
+    return _files_digest(folder, ("*.py", "*.so"))
+
+
+def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
+    """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != TRAINING})
+    return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
+
+
+def evaluate(
+    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: Steps = quiet
+) -> RunRecord:
+    """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
+
+    Tasks that were finished with the same checkpoint and settings are not done again, nor is an answer that the cache
+    holds. A task that cannot be scored does not lose the others: it stands in the record's `errors`.
+    """
+    return evaluate_several([(model, out)], tasks, job, steps)[0]
+
+
+def evaluate_several(
+    models: Sequence[tuple[str, Path]],
+    tasks: Sequence[tuple[Suite, Task]],
+    job: EvaluateJob | None = None,
+    steps: Steps = quiet,
+) -> list[RunRecord]:
+    """Score every model into the folder beside it, as `evaluate` does, task by task in turn.
+
+    Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
+    """
+    from bitnet_bench.processes import workers
+
+    if not tasks:
+        raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
+    job = job or EvaluateJob()
+    directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+    opened = [(open_checkpoint(model), out) for model, out in models]
+    with workers() as crew:
+        return score(opened, tasks, job, directory, crew, steps if crew.first else quiet)

@@ -1,0 +1,222 @@
+"""Run a built task through lm-eval and score what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.harness_tasks import AS_IS, own_scores
+from bitnet_bench.evaluation.local_rows import rows_digest
+from bitnet_bench.evaluation.tasks import BuiltTask
+from bitnet_bench.metrics import metric
+from bitnet_bench.runs.records import Example, Score
+from bitnet_bench.statistics import RESAMPLES
+
+IMPOSSIBLE = -1e4
+"""Log-probability (nats) that stands for an answer that is never given."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Scores of one task, its examples in order, and the digest of its rows."""
+
+    name: str
+    scores: tuple[Score, ...]
+    examples: tuple[Example, ...]
+    rows_sha256: str
+
+
+def check_rows(built: BuiltTask, limit: int | None) -> None:
+    """Refuse rows that cannot be scored before a model is loaded: BenchError names file and line."""
+    for doc_id, doc in enumerate(built.lm_task.test_docs()):
+        if limit is not None and doc_id >= limit:
+            return
+        try:
+            _gold(built, doc, doc_id)
+        except BenchError:
+            raise
+        except Exception as error:  # a row may be wrong in as many ways as a task's module can read it
+            raise BenchError(
+                f"{built.where(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
+            ) from error
+
+
+def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
+    """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
+    from lm_eval import evaluator
+
+    results = evaluator.evaluate(
+        lm,
+        {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
+        limit=limit,
+        bootstrap_iters=RESAMPLES if AS_IS in built.task.metrics else 0,  # ours have standard errors of their own
+        log_samples=True,
+        apply_chat_template=chat_template,
+        fewshot_as_multiturn=chat_template,
+    )
+    task_name = built.lm_task.task_name
+    samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
+    examples = [_example(built, sample) for sample in samples]
+    digest = rows_digest(sample["doc"] for sample in samples)
+    if AS_IS not in built.task.metrics:
+        return score(built, examples, digest)
+    scores = own_scores(built.name, results["results"][task_name], len(examples))
+    right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
+    own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
+    return TaskResult(built.name, scores, own, digest)
+
+
+def score(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
+    """Return every metric of the task over *examples*, with chance and majority beside them."""
+    primary = metric(built.task.metrics[0])
+    examples = [e.model_copy(update={"correct": primary.of_one(e)}) for e in examples]
+    constant = _majority_answers(built, examples)
+    scores = tuple(_score(built, key, examples, constant) for key in built.task.metrics)
+    return TaskResult(built.name, scores, tuple(examples), rows_sha256)
+
+
+def _score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
+    found = metric(key)
+    primary = key == built.task.metrics[0]
+    return Score(
+        task=built.name,
+        metric=key,
+        value=found.value(examples),
+        stderr=found.stderr(examples),
+        n=len(examples),
+        signature=found.signature(),
+        primary=primary,
+        chance=built.task.chance if primary else None,
+        majority=found.value(constant) if constant else None,
+        limits=getattr(found, "limits", (0.0, 100.0)),
+        lower_is_better=getattr(found, "lower_is_better", False),
+        parts=found.parts(examples) if hasattr(found, "parts") else {},
+    )
+
+
+def _majority_answers(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
+    """Return the examples as one would answer them who always takes the most frequent target; [] if none chooses."""
+    if not all(e.choices for e in examples):
+        return []
+    ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
+    return [_answered(built, e, [0.0 if i == most else IMPOSSIBLE for i in range(len(e.choices))]) for e in examples]
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """What a row wants for an answer, in the one of these forms that its task uses."""
+
+    target: str
+    references: tuple[str, ...] = ()
+    choice: int | None = None
+    labels: tuple[str, ...] = ()
+    value: float | None = None
+
+
+def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
+    task, module = built.lm_task, built.module
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        text = str(task.doc_to_target(doc))
+        return _Gold(text, (text,))
+    target = task.doc_to_target(doc)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = [str(choice) for choice in task.doc_to_choice(doc)]
+        choice = _choice_index(built, doc_id, target, choices)
+        return _Gold(choices[choice], choice=choice, value=module.value(doc) if hasattr(module, "value") else None)
+    targets = [target] if isinstance(target, str) else list(target)
+    references = module.references(doc) if hasattr(module, "references") else targets
+    labels = module.labels(doc) if hasattr(module, "labels") else ()
+    return _Gold(targets[0], tuple(references), labels=tuple(labels))
+
+
+def _choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[str]) -> int:
+    if isinstance(target, str) and target in choices:
+        return choices.index(target)
+    if isinstance(target, int) and 0 <= target < len(choices):
+        return target
+    raise BenchError(
+        f"{built.where(doc_id)} has the label {target!r}, which is none of its {len(choices)} choices.",
+        "Correct the row; a label outside the set cannot be scored.",
+    )
+
+
+def _example(built: BuiltTask, sample: dict[str, Any]) -> Example:
+    """Turn lm-eval's logged sample into ours."""
+    doc, doc_id = sample["doc"], int(sample["doc_id"])
+    gold = _gold(built, doc, doc_id)
+    asked = Example(
+        task=built.name,
+        doc_id=doc_id,
+        prompt=sample["arguments"][0][0],
+        target=gold.target,
+        target_choice=gold.choice,
+        references=gold.references,
+        target_labels=gold.labels,
+        target_value=gold.value,
+        output="",
+        correct=0.0,
+    )
+    responses = sample["filtered_resps"]
+    if built.lm_task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
+    if built.lm_task.OUTPUT_TYPE == "multiple_choice":
+        choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
+        return _answered(built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses])
+    return _written(built, asked, doc, str(responses[0]).strip())
+
+
+def _answered(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float]) -> Example:
+    """Return an example of a task with choices, answered by the most likely one."""
+    choice = loglikelihoods.index(max(loglikelihoods))
+    values = getattr(built.module, "VALUES", None)
+    return asked.model_copy(
+        update={
+            "loglikelihoods": tuple(loglikelihoods),
+            "output": asked.choices[choice],
+            "output_choice": choice,
+            "output_value": _expected(loglikelihoods, values) if values else None,
+        }
+    )
+
+
+def _expected(loglikelihoods: Sequence[float], values: Sequence[float]) -> float:
+    """Return the mean of *values* under the softmax of *loglikelihoods*."""
+    top = max(loglikelihoods)
+    weights = [math.exp(ll - top) for ll in loglikelihoods]
+    return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
+
+
+def _written(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
+    """Return an example of a task that generates; an output outside the task's grammar agrees with no gold label."""
+    module = built.module
+    if hasattr(module, "read"):
+        output = module.read(output)
+    if not hasattr(module, "parse"):
+        return asked.model_copy(update={"output": output})
+    labels = module.parse(output, doc)
+    malformed = labels is None
+    if labels is None:
+        labels = ("",) * max(1, len(asked.target_labels))
+    return asked.model_copy(update={"output": output, "output_labels": tuple(labels), "malformed": malformed})
+
+
+def training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
+    """Return (prompt, response) of the training split, the very text that evaluation uses with its delimiter.
+
+    The second value says how many rows were left out because evaluation asks the same.
+    """
+    task = built.lm_task
+    documents, overlap = built.training_documents()
+    pairs = []
+    for doc in documents[:limit]:
+        target = task.doc_to_target(doc)
+        if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+            target = task.doc_to_choice(doc)[target]
+        elif not isinstance(target, str):
+            target = target[0]
+        pairs.append((task.doc_to_text(doc), f"{task.config.target_delimiter}{target}"))
+    return pairs, overlap

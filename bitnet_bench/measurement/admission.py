@@ -1,0 +1,109 @@
+"""Load contestants one after the other, each within its share of the budget, the quickest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, describe_duration
+from bitnet_bench.measurement.forecast import Forecast
+from bitnet_bench.runs.records import RuntimeParity
+
+LOADING_SHARE = 0.7
+"""Of the budget: what loading all of them may take, so that there is time to run them."""
+GUARANTEED_SHARE = 0.1
+"""Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
+LEAST_LOAD_S = 0.5
+"""No model loads in less: a process has to start."""
+HOPELESS = 1.2
+"""One that is forecast to run for so many times its share is not loaded."""
+
+
+class Loadable(Protocol):
+    """One that can be loaded; OutOfBudgetError where that takes longer than *within_s*."""
+
+    name: str
+
+    def load(self, within_s: float) -> RuntimeParity | None:
+        """Compare the runtime with its checkpoint, if it is one of others, and load it."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One that asks for time, and what is known about how much."""
+
+    loadable: Loadable
+    forecast: Callable[[], Forecast | None]
+    """How long one run takes at least; asked before anything is loaded."""
+    weight_bytes: int
+    kind: tuple[str, str]
+    """Checkpoint and backend: those of one kind take as long to load as each other."""
+
+
+@dataclass
+class Admission:
+    """How loading one went."""
+
+    parity: RuntimeParity | None = None
+    left_out: str | None = None
+    error: BenchError | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it can be asked for rounds."""
+        return self.error is None and self.left_out is None
+
+
+def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
+    """Load every entrant that fits, the quickest first, so that what it leaves of its share goes to slower ones."""
+    budget = countdown.budget
+    countdown.tell("foresee")
+    forecasts = [entrant.forecast() for entrant in entrants]
+    order = sorted(range(len(entrants)), key=lambda i: _demand(entrants[i], forecasts[i]))
+    found = [Admission() for _ in entrants]
+    loaded_s: dict[tuple[str, str], float] = {}
+    for waiting, index in zip(range(len(order), 0, -1), order, strict=True):
+        entrant, forecast, admission = entrants[index], forecasts[index], found[index]
+        run_share = budget.left_s / waiting
+        load_share = _load_share(budget, waiting)
+        slow_load_s = loaded_s.get(entrant.kind, 0.0)
+        if load_share < LEAST_LOAD_S:
+            admission.left_out = f"No time was left for it in the {budget.describe()}."
+        elif forecast and forecast.seconds > HOPELESS * run_share:
+            admission.left_out = _too_long(forecast.describe(), run_share, countdown)
+        elif slow_load_s > load_share:
+            loads = f"loading it would take about {describe_duration(slow_load_s)}, as the other precision did"
+            admission.left_out = _too_long(loads, load_share, countdown)
+        else:
+            countdown.tell(f"load {entrant.loadable.name}")
+            began = budget.elapsed_s
+            _load(entrant.loadable, load_share, admission)
+            if admission.error is None:
+                loaded_s[entrant.kind] = budget.elapsed_s - began
+    return found
+
+
+def _load_share(budget: Budget, waiting: int) -> float:
+    """Return how long one of those *waiting* may load."""
+    left = max(0.0, budget.left_until_s(LOADING_SHARE))
+    return left - (waiting - 1) * min(GUARANTEED_SHARE * budget.seconds, left / waiting)
+
+
+def _demand(entrant: Entrant, forecast: Forecast | None) -> tuple[float, int]:
+    return (forecast.seconds if forecast else 0.0, entrant.weight_bytes)
+
+
+def _too_long(what: str, share_s: float, countdown: Countdown) -> str:
+    share = describe_duration(max(0.0, share_s))
+    return f"{what[0].upper()}{what[1:]}; its share of the {countdown.budget.describe()} is {share}."
+
+
+def _load(loadable: Loadable, within_s: float, admission: Admission) -> None:
+    try:
+        admission.parity = loadable.load(within_s)
+    except OutOfBudgetError as error:
+        admission.left_out = error.problem
+    except BenchError as error:
+        admission.error = error

@@ -1,0 +1,190 @@
+"""A contestant's process as the parent sees it: it may crash, hang, or answer with garbage, and then it is named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from bitnet_bench.errors import BenchError, explain
+from bitnet_bench.machine.threads import WAITING
+from bitnet_bench.measurement.budget import OutOfBudgetError, describe_duration
+from bitnet_bench.measurement.readings import Round
+from bitnet_bench.runs.records import RuntimeParity
+from bitnet_bench.runs.value import Value
+
+Answer = TypeVar("Answer", bound=Value)
+WORKER = (sys.executable, "-m", "bitnet_bench.measurement.worker")
+GATE = (sys.executable, "-m", "bitnet_bench.measurement.parity_check")
+WAITING_S = 1.0
+"""Between two calls of what shows that time goes by."""
+SHOWN = 60
+"""Characters of an answer that is none."""
+
+
+class Opened(Value):
+    """What opening took."""
+
+    load_s: float = Field(gt=0)
+    resident_weight_bytes: int = Field(gt=0)
+    kv_per_token: int = Field(ge=0)
+    resident_by_kind: dict[str, int]
+    memory_method: str
+
+
+class Foreseen(Value):
+    """How long one run will take."""
+
+    run_s: float = Field(gt=0)
+
+
+def wait_silently() -> None:
+    """Do nothing while a process works."""
+
+
+class Child:
+    """One contestant in a process of its own; a `rounds.Contender`.
+
+    A request that takes longer than it may ends the process: OutOfBudgetError within `timeout_s`, and beyond it the
+    process hangs. *waiting* is called every second meanwhile.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: dict[str, Any],
+        timeout_s: float,
+        command: tuple[str, ...] = WORKER,
+        waiting: Callable[[], None] = wait_silently,
+    ) -> None:
+        self.name = name
+        self._task, self._timeout_s, self._command, self._waiting = task, timeout_s, command, waiting
+        self.opened: Opened | None = None
+
+    def open(self, within_s: float = math.inf) -> Opened:
+        """Start the process and load the contestant; BenchError if that fails."""
+        self._start()
+        self.opened = self._ask(self._task, Opened, within_s, "Loading it")
+        return self.opened
+
+    def check(self, within_s: float = math.inf) -> RuntimeParity:
+        """Start the process, which is that of `GATE`, and return what it finds; BenchError if that fails."""
+        self._start()
+        return self._ask(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
+
+    def _start(self) -> None:
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that a runtime that it starts ends with it
+            env={**WAITING, **os.environ, "OMP_NUM_THREADS": str(self._task["threads"])},
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def close(self) -> None:
+        """End the process and whatever it started."""
+        if not hasattr(self, "_process"):
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._errors.close()
+
+    def probe(self, batch: int, within_s: float = math.inf) -> float:
+        """Return how many seconds one run will take, found by shorter ones."""
+        return self._ask({"do": "probe", "batch": batch}, Foreseen, within_s, "A probe of it").run_s
+
+    def warm_up(self, batch: int, within_s: float = math.inf) -> Round:
+        """Run a first round, with its peak of memory over a process that has only imported."""
+        found = self._round("warm up", batch, within_s, "Its warm-up")
+        if found.peak_bytes is None:
+            raise BenchError(f"{self.name} did not say how much memory it took.", "Its backend is broken.")
+        return found
+
+    def round(self, batch: int, within_s: float = math.inf) -> Round:
+        """Run one round; BenchError if it did not do what was asked."""
+        return self._round("round", batch, within_s, "A round of it")
+
+    def _round(self, what: str, batch: int, within_s: float, doing: str) -> Round:
+        found = self._ask({"do": what, "batch": batch}, Round, within_s, doing)
+        asked = self._task["new_tokens"]
+        if found.new_tokens != asked or len(found.token_s) != asked - 1:
+            raise BenchError(
+                f"{self.name} gave {found.new_tokens} new tokens and {len(found.token_s) + 1} times where {asked} were "
+                "asked for.",
+                "Its timings would be of another scenario.",
+            )
+        return found
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put("")
+
+    def _ask(self, request: dict[str, Any], kind: type[Answer], within_s: float, doing: str) -> Answer:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer that does not come says why
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        answer = self._wait(min(self._timeout_s, within_s))
+        if answer is None:
+            self.close()
+            if within_s < self._timeout_s:
+                raise OutOfBudgetError(f"{doing} took more than {describe_duration(within_s)}, which was its share.")
+            raise BenchError(
+                f"{self.name} did not answer within {self._timeout_s:g} s.", "It hangs, or --timeout is too short."
+            )
+        if not answer:
+            raise self._died()
+        try:
+            return kind.model_validate_json(answer)
+        except ValidationError as error:
+            raise BenchError(
+                f"{self.name} answered what cannot be ({explain(error)}): {answer.strip()[:SHOWN]!r}.",
+                "Its backend is broken.",
+            ) from error
+
+    def _wait(self, limit_s: float) -> str | None:
+        """Return the next line of the process, or None if none comes within *limit_s*."""
+        ends = time.monotonic() + limit_s
+        while True:
+            left = ends - time.monotonic()
+            try:
+                return self._lines.get(timeout=max(0.0, min(left, WAITING_S)))
+            except queue.Empty:
+                if left <= WAITING_S:
+                    return None
+                self._waiting()
+
+    def _died(self) -> BenchError:
+        status = self._process.wait()
+        self._errors.seek(0)
+        last = (self._errors.read().strip().splitlines() or ["no message"])[-1]
+        return BenchError(
+            f"Measuring {self.name} failed: {last}",
+            f"Its process ended with status {status}; a negative one is a signal (-9: memory).",
+        )

@@ -1,0 +1,174 @@
+"""Measure contestants in alternating rounds within a budget, each in a process of its own; a failure is its own."""
+
+from __future__ import annotations
+
+import pkgutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.errors import BenchError
+from bitnet_bench.measurement.admission import Admission, Entrant, admit
+from bitnet_bench.measurement.budget import Countdown
+from bitnet_bench.measurement.ceilings import measure_rates
+from bitnet_bench.measurement.child import GATE, Child
+from bitnet_bench.measurement.costs import Entry, costs
+from bitnet_bench.measurement.forecast import forecast_run
+from bitnet_bench.measurement.machine_state import cores
+from bitnet_bench.measurement.rounds import Turns, alternate
+from bitnet_bench.measurement.scenario import Scenario as Scenario
+from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint, Cost, Measured, RuntimeParity, Unavailable
+
+IDLE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A checkpoint at a precision in a backend, the latter as `module:Class`."""
+
+    checkpoint: Checkpoint
+    precision: Precision
+    backend: str
+    backend_path: str
+    options: RuntimeOptions = NO_OPTIONS
+    checked: bool = False
+    """Whether the backend is a `protocols.CheckedBackend`."""
+    backend_reason: str | None = None
+    """Why `auto` chose the backend; None where the user named it."""
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return f"{self.checkpoint.source} {self.backend} {self.precision}"
+
+
+@dataclass
+class Outcome:
+    """What measuring one contestant gave: a cost for each batch, or why there is none."""
+
+    costs: list[Cost] = field(default_factory=list)
+    error: BenchError | None = None
+    left_out: str | None = None
+    """Why the budget left it out, at some batch at least; nothing is wrong with it then."""
+
+
+def measure(contestants: Sequence[Contestant], scenario: Scenario, meter: str, countdown: Countdown) -> list[Outcome]:
+    """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
+    threads = scenario.threads or cores()
+    countdown.tell("idle power")
+    idle = idle_power(pkgutil.resolve_name(meter)())
+    countdown.tell("this machine's rates")
+    measure_rates(threads)  # kept for the floors: now nobody else is loaded
+    measured = [_Measured(c, _task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants]
+    with ExitStack() as stack:
+        for one in measured:
+            stack.callback(one.child.close)
+        admitted = admit([one.entrant(scenario, threads) for one in measured], countdown)
+        running = [i for i, admission in enumerate(admitted) if admission.is_running]
+        alternated = alternate([measured[i].child for i in running], scenario, countdown)
+    turns = dict(zip(running, alternated, strict=True))
+    return [
+        _outcome(one, admission, turns.get(i), idle, threads)
+        for i, (one, admission) in enumerate(zip(measured, admitted, strict=True))
+    ]
+
+
+@dataclass
+class _Measured:
+    """A contestant and its process; an `admission.Loadable`."""
+
+    contestant: Contestant
+    task: dict[str, Any]
+    timeout_s: float
+    countdown: Countdown
+
+    def __post_init__(self) -> None:
+        self.name = self.contestant.name
+        self.child = Child(self.name, self.task, self.timeout_s, waiting=self.countdown.tell)
+
+    def entrant(self, scenario: Scenario, threads: int) -> Entrant:
+        """Return what is known of it before it is loaded."""
+        one = self.contestant
+        config = read_config(Path(one.checkpoint.path))
+        return Entrant(
+            self,
+            lambda: forecast_run(config, one.backend, one.precision, scenario, threads),
+            sum(one.checkpoint.weight_bytes.values()),
+            (one.checkpoint.sha256, one.backend),
+        )
+
+    def load(self, within_s: float) -> RuntimeParity | None:
+        """Compare the runtime with its checkpoint, if it is one of others, and load it."""
+        budget = self.countdown.budget
+        ends = budget.elapsed_s + within_s
+        parity = self._parity(within_s) if self.contestant.checked else None
+        self.child.open(max(0.0, ends - budget.elapsed_s))
+        return parity
+
+    def _parity(self, within_s: float) -> RuntimeParity:
+        """Return how far a runtime of others is from the checkpoint; BenchError if too far and nobody said so."""
+        from bitnet_bench.backends.runtime_parity import refuse_fault
+
+        question = _question(self.contestant)
+        gate = Child(f"the parity of {self.name}", question, self.timeout_s, GATE, self.countdown.tell)
+        try:
+            found = gate.check(within_s)
+        finally:
+            gate.close()
+        refuse_fault(found, self.contestant.options.despite_parity)
+        return found
+
+
+def _outcome(
+    one: _Measured, admission: Admission, turns: Turns | None, idle: Measured | Unavailable, threads: int
+) -> Outcome:
+    if turns is None:
+        return Outcome([], admission.error, admission.left_out)
+    contestant, opened = one.contestant, one.child.opened
+    assert opened is not None
+    entry = Entry(contestant.backend, contestant.precision, contestant.checkpoint, admission.parity, threads)
+    several = len(turns.left_out) + len(turns.rounds) > 1
+    left_out = [f"At batch {batch}: {why}" if several else why for batch, why in turns.left_out.items()]
+    return Outcome(costs(entry, opened, turns, idle), turns.error, " ".join(left_out) or None)
+
+
+def idle_power(meter: Any, seconds: float = IDLE_S) -> Measured | Unavailable:
+    """Return the watts that this machine draws while nothing of ours runs; what a model says of that is not asked."""
+    if getattr(meter, "modelled", False):
+        return Unavailable(reason="idle power is measured, and this meter models")
+    if hasattr(meter, "why_absent") and (reason := meter.why_absent()):
+        return Unavailable(reason=reason)
+    meter.start()
+    began = time.perf_counter()
+    time.sleep(seconds)
+    joules = meter.stop()
+    if not isinstance(joules, Measured):
+        return Unavailable(reason=joules.reason)
+    watts = joules.median / (time.perf_counter() - began)
+    return Measured(unit="W", method=f"{joules.method}, {seconds:g} s before the first round", readings=(watts,))
+
+
+def _question(contestant: Contestant) -> dict[str, Any]:
+    return {
+        "checkpoint": contestant.checkpoint.model_dump(mode="json"),
+        "precision": contestant.precision,
+        "backend": contestant.backend_path,
+        "options": asdict(contestant.options),
+        "threads": cores(),
+    }
+
+
+def _task(contestant: Contestant, scenario: Scenario, threads: int, meter: str) -> dict[str, Any]:
+    return _question(contestant) | {
+        "meter": meter,
+        "threads": threads,
+        "prompt_tokens": scenario.prompt_tokens,
+        "new_tokens": scenario.new_tokens,
+        "texts": list(scenario.texts),
+    }

@@ -1,0 +1,80 @@
+"""Work joules out where nothing measures them; what comes out is `Modelled`, and no code here can say otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bitnet_bench.runs.records import Modelled, Unavailable
+
+PICOJOULES = {"int8 add": 0.007, "fp16 add": 0.16, "fp16 multiply": 0.34, "fp32 add": 0.38, "fp32 multiply": 1.31}
+"""Of an operation at 7 nm, as the BitNet papers take it (arXiv:2310.11453, its energy table; 2402.17764, section 3)."""
+OPERATIONS_MODEL = (
+    "operations of the matrix products x published pJ at 7 nm (arXiv:2310.11453): no memory traffic, no idle power"
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The matrix products of one token: weights that are ternary (an addition each), and others."""
+
+    ternary_weights: int
+    other_weights: int
+    precision: str = "fp16"
+    """Of the others: fp16, which also stands for bf16, or fp32."""
+
+    def joules(self, tokens: int) -> Modelled:
+        """Return what *tokens* tokens take by published energies of single operations."""
+        other = PICOJOULES[f"{self.precision} add"] + PICOJOULES[f"{self.precision} multiply"]
+        picojoules = self.ternary_weights * PICOJOULES["int8 add"] + self.other_weights * other
+        return Modelled(unit="J", model=OPERATIONS_MODEL, value=tokens * picojoules * 1e-12)
+
+
+class NoMeter:
+    """Reads nothing: the place of a meter where only a model was asked for."""
+
+    def why_absent(self) -> str:
+        """Say that nothing is read."""
+        return self.stop().reason
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self) -> Unavailable:
+        """Say that nothing was read."""
+        return Unavailable(reason="energy was not to be measured")
+
+
+class CodecarbonModel:
+    """codecarbon's figure, which is modelled whatever it rests on: it adds a constant for memory to every reading."""
+
+    modelled: Literal[True] = True
+
+    def __init__(self, tracker: Any = None) -> None:
+        self._tracker = tracker
+        self._reason = "it was not started"
+
+    def start(self) -> None:
+        """Begin to track this machine."""
+        try:
+            if self._tracker is None:
+                from codecarbon import OfflineEmissionsTracker
+
+                self._tracker = OfflineEmissionsTracker(
+                    country_iso_code="KOR", save_to_file=False, log_level="critical", allow_multiple_runs=True
+                )
+            self._tracker.start()
+        except ImportError:
+            self._reason = "codecarbon is not installed (pip install 'bitnet-bench[codecarbon]')"
+
+    def stop(self) -> Modelled | Unavailable:
+        """Return joules, with the share that is the constant for memory."""
+        if self._tracker is None:
+            return Unavailable(reason=self._reason)
+        self._tracker.stop()
+        data, self._tracker = self._tracker.final_emissions_data, None
+        if not data.energy_consumed > 0:
+            return Unavailable(reason="codecarbon gives no energy for so short a time")
+        memory = data.ram_energy / data.energy_consumed
+        model = f"codecarbon: load x a table, and a constant for memory ({memory:.0%} of the figure)"
+        return Modelled(unit="J", model=model, value=3.6e6 * data.energy_consumed)

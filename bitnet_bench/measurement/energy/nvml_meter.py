@@ -1,0 +1,68 @@
+"""Read the energy counters of NVIDIA GPUs through NVML, the library that comes with their driver."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bitnet_bench.machine.gpu import find_uuid
+from bitnet_bench.machine.nvml import driver_library, own_gpus
+from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.runs.records import Measured, Unavailable
+
+
+class NvmlMeter:
+    """Reads the counter of the GPU in use, or sums those of all (Volta or newer): the board's energy, in millijoules.
+
+    Whoever starts and stops it waits for the GPU first: the counter is of the board, whoever keeps it busy.
+    """
+
+    def __init__(
+        self, library: Any = None, clock: Callable[[], float] = time.perf_counter, uuid: str | None = None
+    ) -> None:
+        self._library: Any = driver_library() if library is None else library
+        self._clock = clock
+        self._began = clock()
+        own = uuid or find_uuid() if self._library is not None else None
+        found = own_gpus(self._library, own)
+        self._devices: list[Any] = [] if isinstance(found, str) else found
+        self._reason: str | None = found if isinstance(found, str) else None
+        self._method = "NVML total energy of " + ("the GPU" if own and len(self._devices) == 1 else "all GPUs")
+        self._before: list[int] | None = None
+
+    def why_absent(self) -> str | None:
+        """Return why nothing can be read, or None if something can."""
+        return None if self._read() else self._reason
+
+    def start(self) -> None:
+        """Note the counters."""
+        self._before, self._began = self._read(), self._clock()
+
+    def stop(self) -> Measured | Unavailable:
+        """Return joules since `start`."""
+        after, seconds = self._read(), self._clock() - self._began
+        if self._before is None or after is None:
+            return Unavailable(reason=self._reason or "it was not started")
+        joules = (sum(after) - sum(self._before)) / 1e3
+        return measured_joules(joules, seconds, self._limit_w(), self._method)
+
+    def _read(self) -> list[int] | None:
+        found = []
+        for device in self._devices:
+            value = ctypes.c_ulonglong()
+            if self._library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(value)):
+                self._reason = "this GPU counts no energy (older than Volta, or not permitted)"
+                return None
+            found.append(int(value.value))
+        return found or None
+
+    def _limit_w(self) -> float | None:
+        total = 0.0
+        for device in self._devices:
+            value = ctypes.c_uint()
+            if self._library.nvmlDeviceGetEnforcedPowerLimit(device, ctypes.byref(value)) or not value.value:
+                return None
+            total += value.value / 1e3
+        return total or None

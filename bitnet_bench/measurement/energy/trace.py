@@ -1,0 +1,63 @@
+"""Replay a recorded trace of power, so that what becomes of joules can be tested without a counter."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.runs.records import Measured, Unavailable
+
+VARIABLE = "BITNET_BENCH_POWER_TRACE"
+"""Names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the moment of opening."""
+
+
+class TraceMeter:
+    """Integrates a recorded trace over the interval, as if its device were under this process."""
+
+    def __init__(self, trace: Path | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        path = trace or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+        self._clock, self._opened = clock, clock()
+        self._rows = _rows(path) if path else []
+        self._method = f"recorded trace {path.name if path else ''}".strip()
+        self._began: float | None = None
+
+    def why_absent(self) -> str | None:
+        """Return why nothing can be read, or None if something can."""
+        return None if self._rows else f"no trace is named ({VARIABLE})"
+
+    def start(self) -> None:
+        """Note the time."""
+        self._began = self._clock() - self._opened
+
+    def stop(self) -> Measured | Unavailable:
+        """Return the integral of the trace since `start`."""
+        if reason := self.why_absent():
+            return Unavailable(reason=reason)
+        if self._began is None:
+            return Unavailable(reason="it was not started")
+        ended = self._clock() - self._opened
+        if ended > self._rows[-1][0]:
+            return Unavailable(reason=f"the trace ends after {self._rows[-1][0]:g} s, the interval after {ended:g} s")
+        return measured_joules(integral(self._rows, self._began, ended), ended - self._began, None, self._method)
+
+
+def integral(rows: Sequence[tuple[float, float]], begin: float, end: float) -> float:
+    """Return joules between two times of a trace of (seconds, watts), linear between its rows."""
+    joules = 0.0
+    for (left, first), (right, last) in pairwise(rows):
+        low, high = max(left, begin), min(right, end)
+        if low < high:
+            slope = (last - first) / (right - left)
+            middle = first + slope * ((low + high) / 2 - left)
+            joules += middle * (high - low)
+    return joules
+
+
+def _rows(path: Path) -> list[tuple[float, float]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [(float(row["s"]), float(row["w"])) for row in map(json.loads, filter(None, lines))]

@@ -1,0 +1,72 @@
+"""Read the counters of Apple and Jetson boards through zeus, where it is installed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.runs.records import Measured, Unavailable
+
+CHIPS = (("total_energy_mj",), ("cpu_total_mj", "dram_mj", "gpu_mj", "ane_mj"))
+"""The figures that make up a chip in zeus, in millijoules: on Jetson one, on Apple silicon several."""
+
+
+class ZeusMeter:
+    """Sums what zeus measures: Apple silicon's and Jetson's whole chip, else CPU packages and GPUs."""
+
+    def __init__(self, monitor: Any = None, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._began = clock, clock()
+        self._monitor: Any = monitor
+        self._reason = "it was not started"
+        self._running = False
+
+    def start(self) -> None:
+        """Open a window of measurement."""
+        self._monitor = self._monitor or self._opened()
+        if self._monitor is None:
+            return
+        self._began = self._clock()
+        self._monitor.begin_window("bitnet-bench")
+        self._running = True
+
+    def stop(self) -> Measured | Unavailable:
+        """Close the window and return its joules."""
+        if not self._running:
+            return Unavailable(reason=self._reason)
+        self._running = False
+        found = self._monitor.end_window("bitnet-bench")
+        joules = whole_joules(found)
+        if joules is None:
+            return Unavailable(reason="zeus measures neither a chip, nor a CPU, nor a GPU here")
+        return measured_joules(joules, self._clock() - self._began, None, "zeus: " + ", ".join(_named(found)))
+
+    def _opened(self) -> Any:
+        try:
+            from zeus.monitor import ZeusMonitor
+
+            return ZeusMonitor(approx_instant_energy=False)
+        except ImportError:
+            self._reason = "zeus is not installed (pip install zeus)"
+        except Exception as error:  # whatever a driver says is the reason
+            self._reason = f"zeus measures nothing here: {error}"
+        return None
+
+
+def whole_joules(found: Any) -> float | None:
+    """Return the joules of a window of zeus: of the chip, whose figure holds all others, else of CPUs and GPUs."""
+    chip = getattr(found, "soc_energy", None)
+    for names in CHIPS:
+        parts = [value for name in names if (value := getattr(chip, name, None)) is not None]
+        if parts:
+            return float(sum(parts)) / 1e3
+    known: list[float] = []
+    for name in ("cpu_energy", "gpu_energy"):
+        by_device: Mapping[int, float] | None = getattr(found, name, None)
+        known += list((by_device or {}).values())
+    return sum(known) if known else None
+
+
+def _named(found: Any) -> list[str]:
+    return [name for name in ("soc_energy", "cpu_energy", "gpu_energy") if getattr(found, name, None)]

@@ -1,0 +1,217 @@
+"""How fast a model can be at most: no token takes less than its bytes at the memory's rate, nor than its products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.measurement.ceilings import this_machine
+from bitnet_bench.measurement.devices import Device
+from bitnet_bench.measurement.energy.joules import modelled_metrics
+from bitnet_bench.measurement.energy.models import Work
+from bitnet_bench.measurement.peak_memory import ON_GPU
+from bitnet_bench.measurement.shape import Shape, shape_of
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
+from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, Unavailable
+from bitnet_bench.runs.value import Value
+
+BITS: dict[Precision, float] = {
+    "ternary": 2.0,
+    "tq2_0": 2.0625,
+    "tq1_0": 1.6875,
+    "i2_s": 2.0,
+    "tl1": 2.0,
+    "tl2": 5 / 3,
+    "q4_0": 4.5,
+    "q8_0": 8.5,
+    "fp16": 16.0,
+    "bf16": 16.0,
+    "fp32": 32.0,
+}
+"""Of a weight in the layers, scales of blocks included."""
+Ceilings = Callable[[int, int], Device]
+"""The rates of a machine for so many bytes that are read again and again, with so many threads."""
+ROUNDING = 1 + 1e-9
+"""So that a floor at the rate that was reached is not above it by a rounding."""
+KV_BYTES = {"ternary": 4, "fp32": 4}
+"""Of a key or value; 2 elsewhere."""
+
+
+class Plan(Value):
+    """What one precision of a shape takes at a context and a batch, at the least."""
+
+    precision: Precision
+    head: str
+    layer_bytes: int
+    head_bytes: int
+    embedding_bytes: int
+    kv_bytes: int
+    prefill_floor_s: float
+    """Reading prompts that fill the context."""
+    decode_floor_s: float
+    """One more token of every row at the end of the context."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All that stays in memory."""
+        return self.layer_bytes + self.head_bytes + self.embedding_bytes + self.kv_bytes
+
+
+def plan(shape: Shape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16) -> Plan:
+    """Return the bytes and the floors of *shape*; the head and the embedding take *head_bits*."""
+    layers = round(shape.layer_weights * BITS[precision] / 8) + 4 * shape.norm_weights
+    head = shape.head_weights * head_bits // 8
+    kv_token = shape.kv_values * KV_BYTES.get(precision, 2)
+    kv = kv_token * context * batch
+    return Plan(
+        precision=precision,
+        head=f"{head_bits}-bit",
+        layer_bytes=layers,
+        head_bytes=head,
+        embedding_bytes=shape.embedding_weights * head_bits // 8,
+        kv_bytes=kv,
+        prefill_floor_s=prefill_floor_s(shape, precision, device, context, batch),
+        decode_floor_s=decode_floor_s(shape, precision, device, context, batch, layers + head + kv),
+    )
+
+
+def decode_floor_s(
+    shape: Shape, precision: Precision, device: Device, context: int, batch: int, read_bytes: float
+) -> float:
+    """Return the least time of one token of each row after *context* tokens, given the bytes that it reads."""
+    return max(read_bytes / device.read_bytes_per_s, _products_s(shape, precision, device, batch, context * batch))
+
+
+def prefill_floor_s(shape: Shape, precision: Precision, device: Device, tokens: int, batch: int) -> float:
+    """Return the least time to read *batch* prompts of *tokens*: products of all layers, attention to half of them."""
+    layers = _layers_s(shape, precision, device, tokens * batch)
+    seen = batch * tokens * (tokens + 1) // 2
+    return layers + (shape.attention_operations * seen + 2 * batch * shape.head_weights) / device.float_ops_per_s
+
+
+def _layers_s(shape: Shape, precision: Precision, device: Device, tokens: int) -> float:
+    rate = device.int8_ops_per_s if precision in TERNARY_PRECISIONS else device.float_ops_per_s
+    return 2 * shape.layer_weights * tokens / rate
+
+
+def _products_s(shape: Shape, precision: Precision, device: Device, tokens: int, seen: int) -> float:
+    floats = 2 * shape.head_weights * tokens + shape.attention_operations * seen
+    return _layers_s(shape, precision, device, tokens) + floats / device.float_ops_per_s
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a cost did at the least: bytes and products, of which its times say how fast this machine is."""
+
+    cost: Cost
+    shape: Shape
+    read_bytes: float
+    """Of a token in the middle."""
+
+    @property
+    def positions(self) -> int:
+        """What a token in the middle sees."""
+        return int(self.cost.prompt_tokens + self.cost.new_tokens / 2)
+
+    def prefill_floor_s(self, device: Device) -> float:
+        """Return the least time of the prompts."""
+        cost = self.cost
+        return prefill_floor_s(self.shape, cost.precision, device, cost.prompt_tokens, cost.batch)
+
+    def decode_floor_s(self, device: Device) -> float:
+        """Return the least time of a token."""
+        cost = self.cost
+        return decode_floor_s(self.shape, cost.precision, device, self.positions, cost.batch, self.read_bytes)
+
+    def quickest_s(self, metric: str) -> float:
+        """Return the least of the readings of a time; infinite where there are none."""
+        found = self.cost.metrics.get(metric)
+        return min(found.readings) if isinstance(found, Measured) else math.inf
+
+    def outpaces(self, device: Device) -> float:
+        """Return how many times faster than *device* its products were; 1 or less where they were not."""
+        unread = device.model_copy(update={"read_bytes_per_s": math.inf})
+        prefill = self.prefill_floor_s(device) / self.quickest_s("prefill_s")
+        return max(prefill, self.decode_floor_s(unread) / self.quickest_s("decode_s"))
+
+
+def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: Ceilings = this_machine) -> list[Cost]:
+    """Return the costs of one measurement with prefill_floor_s and decode_floor_s, from the best ceilings seen in it.
+
+    Those are this machine's own, measured now, and what any of the costs itself reached: no cost is faster than its
+    floor. The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a
+    GPU, whose ceilings are not measured, there are none.
+    """
+    works = [_work(cost, checkpoint) for cost, checkpoint in measured]
+    known = [work for work in works if work]
+    devices = {id(work): ceilings(int(work.read_bytes), work.cost.threads) for work in known}
+    return [
+        cost if work is None else _with_floors(work, _best_seen(work, known, devices))
+        for work, (cost, _) in zip(works, measured, strict=True)
+    ]
+
+
+def _best_seen(own: _Work, works: Sequence[_Work], devices: Mapping[int, Device]) -> Device:
+    """Return the ceilings for *own*: the best of those that were measured and of what *works* reached.
+
+    What reads as many bytes or more as fast shows that its own can be read so, too; fewer may have come from a cache.
+    """
+    alike = [work for work in works if work.cost.threads == own.cost.threads]
+    larger = [work for work in alike if work.read_bytes >= own.read_bytes]
+    reading = max(devices[id(work)].read_bytes_per_s for work in larger)
+    reached = ROUNDING * max(work.read_bytes / work.quickest_s("decode_s") for work in larger)
+    device = devices[id(own)]
+    floats = max((w.outpaces(device) for w in alike if w.cost.precision not in TERNARY_PRECISIONS), default=0.0)
+    device = _sped_up(device, floats, device.int8_ops_per_s)
+    every = max(work.outpaces(device) for work in alike)
+    device = _sped_up(device, every, device.int8_ops_per_s * max(1.0, every))
+    return device.model_copy(update={"read_bytes_per_s": max(reading, reached)})
+
+
+def _sped_up(device: Device, times: float, int8: float) -> Device:
+    """Return *device* with faster products; what multiplies floats multiplies integers as fast."""
+    floats = device.float_ops_per_s * max(1.0, times * ROUNDING)
+    return device.model_copy(update={"float_ops_per_s": floats, "int8_ops_per_s": max(int8 * ROUNDING, floats)})
+
+
+def _work(cost: Cost, checkpoint: Checkpoint) -> _Work | None:
+    found = _shape(checkpoint)
+    peak = cost.metrics["peak_bytes"]
+    if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == ON_GPU):
+        return None
+    beside = sum(size for kind, size in cost.resident_by_kind.items() if kind.startswith("embedding"))
+    weights = cost.resident_weight_bytes - (beside if found.embedding_weights else 0)
+    positions = cost.prompt_tokens + cost.new_tokens / 2
+    kv = cost.kv_bytes * positions / (cost.prompt_tokens + cost.new_tokens - 1)
+    return _Work(cost, found, weights + kv)
+
+
+def _with_floors(work: _Work, device: Device) -> Cost:
+    model = f"bytes read or products, whichever takes longer, at the best ceilings seen in this run: {device.source}, "
+    model += "and what any contestant reached"
+    floors = {"prefill_floor_s": work.prefill_floor_s(device), "decode_floor_s": work.decode_floor_s(device)}
+    modelled = {name: Modelled(unit="s", model=model, value=seconds) for name, seconds in floors.items()}
+    return work.cost.model_copy(update={"metrics": {**work.cost.metrics, **modelled}})
+
+
+def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:
+    """Return *cost* with joules worked out of its operations where none were read; they are `Modelled`."""
+    found = _shape(checkpoint)
+    if isinstance(found, Unavailable) or not isinstance(cost.metrics.get("energy_j"), Unavailable):
+        return cost
+    ternary = cost.precision in TERNARY_PRECISIONS
+    dense = found.head_weights + (0 if ternary else found.layer_weights)
+    work = Work(found.layer_weights if ternary else 0, dense, "fp32" if cost.precision == "fp32" else "fp16")
+    example = work.joules(cost.prompt_tokens + cost.new_tokens - 1)
+    return cost.model_copy(update={"metrics": {**cost.metrics, **modelled_metrics(example, cost.new_tokens)}})
+
+
+def _shape(checkpoint: Checkpoint) -> Shape | Unavailable:
+    """Return the counts of *checkpoint*, or why its architecture is not counted."""
+    try:
+        return shape_of(read_config(Path(checkpoint.path)))
+    except KeyError as error:
+        return Unavailable(reason=f"{checkpoint.architecture} has no {error} in its config.json")

@@ -1,0 +1,113 @@
+"""One round: what was read, what disturbed it, and how sure the median of several is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from bitnet_bench.runs.records import MOST_FOREIGN, Measurement
+from bitnet_bench.runs.value import Value
+
+MOST_STOLEN = 0.02
+"""Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""
+SLOWEST = 0.9
+"""A round at less than this share of the frequency or the pace that others ran at was slowed."""
+MOST_HEATED = 0.01
+"""Above this share of a round in which heat held a GPU's clock down, it was slowed."""
+COVERAGE = 0.95
+
+
+class Round(Value):
+    """The readings of one round of one contestant; times are means over its repetitions."""
+
+    prefill_s: float = Field(gt=0)
+    decode_s: float = Field(gt=0)
+    """Of all new tokens after the first."""
+    token_s: tuple[float, ...] = Field(min_length=1)
+    """Of each new token after the first, in one repetition."""
+    prompt_tokens: int = Field(gt=0)
+    new_tokens: int = Field(gt=1)
+    repetitions: int = Field(gt=0)
+    metered_s: float = Field(gt=0)
+    """How long the meter ran."""
+    energy: Measurement
+    """Over all repetitions."""
+    foreign_share: float = Field(ge=0, le=1)
+    stolen_share: float | None = Field(default=None, ge=0, le=1)
+    """Of the cores' time, by other machines of the host; None where the kernel does not count it."""
+    pace_s: float | None = Field(default=None, gt=0)
+    """Of a fixed piece of work on as many threads, at the slower end of the round (`machine.pace`)."""
+    frequency_hz: float | None = None
+    throttled: int | None = None
+    """Thermal events; None where the kernel does not count them."""
+    swapped_bytes: int | None = None
+    peak_bytes: int | None = Field(default=None, gt=0)
+    """Of memory, where it was watched meanwhile."""
+    card_bytes: int | None = Field(default=None, ge=0)
+    """Of the GPU's memory that is taken since before the contestant was loaded, where it runs on one."""
+    gpu_prefill_s: float | None = Field(default=None, ge=0)
+    """The GPU's own time, from its first kernel to its last, by CUDA events; likewise of the other tokens."""
+    gpu_decode_s: float | None = Field(default=None, ge=0)
+    gpu_frequency_hz: float | None = None
+    gpu_slowed_by: tuple[str, ...] = ()
+    """What held the GPU's clock down at either end of the round."""
+    gpu_heat_s: float | None = Field(default=None, ge=0)
+    """For how long heat held it down, as the driver counts it; likewise the limit of power."""
+    gpu_power_s: float | None = Field(default=None, ge=0)
+    runtime: str | None = None
+    """What computed, as the session says it."""
+
+
+def find_disturbed(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:
+    """Return why rounds were disturbed, by their index."""
+    why = {i: disturbances(reading, seen) for i, reading in enumerate(rounds)}
+    return {i: reasons for i, reasons in why.items() if reasons}
+
+
+def disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
+    """Say what disturbed a round: other processes or machines, heat, swapping, or less speed than in the rounds *seen*.
+
+    Neither a machine's clock nor its pace depends on who is measured, so that *seen* are rounds of all contenders.
+    """
+    found = []
+    if reading.foreign_share > MOST_FOREIGN:
+        found.append(f"other processes used {reading.foreign_share:.0%} of the cores")
+    if reading.stolen_share and reading.stolen_share > MOST_STOLEN:
+        found.append(f"other machines of the host took {reading.stolen_share:.0%} of the cores")
+    if reading.throttled:
+        found.append(f"{reading.throttled} thermal events slowed the processor")
+    if reading.swapped_bytes:
+        found.append(f"{reading.swapped_bytes / 2**20:.1f} MiB were swapped")
+    fastest = max((r.frequency_hz for r in seen if r.frequency_hz), default=None)
+    if fastest and reading.frequency_hz and reading.frequency_hz < SLOWEST * fastest:
+        found.append(f"the cores ran at {reading.frequency_hz / 1e9:.2f} GHz instead of {fastest / 1e9:.2f}")
+    if reading.gpu_heat_s and reading.gpu_heat_s > MOST_HEATED * reading.metered_s:
+        found.append(f"heat slowed the GPU for {reading.gpu_heat_s:.2f} s")
+    boosted = max((r.gpu_frequency_hz for r in seen if r.gpu_frequency_hz), default=None)
+    if boosted and reading.gpu_frequency_hz and reading.gpu_frequency_hz < SLOWEST * boosted:
+        found.append(f"the GPU ran at {reading.gpu_frequency_hz / 1e9:.2f} GHz instead of {boosted / 1e9:.2f}")
+    quickest = min((r.pace_s for r in seen if r.pace_s), default=None)
+    if quickest and reading.pace_s and reading.pace_s > quickest / SLOWEST:
+        found.append(f"the cores did {quickest / reading.pace_s:.0%} of the work of the quietest round")
+    return found
+
+
+def is_narrow(readings: Sequence[float], tolerance: float) -> bool:
+    """Return whether the interval of the median is no wider than *tolerance* times the median."""
+    low, high = median_interval(readings)
+    return high - low <= tolerance * sorted(readings)[len(readings) // 2]
+
+
+def median_interval(readings: Sequence[float]) -> tuple[float, float]:
+    """Return the order statistics that hold the median with 95 %; of fewer than six readings the least and the most.
+
+    Each reading lies below the median with one half, so that the k-th least is above it with P(Binomial(n, 1/2) < k).
+    """
+    ordered, n = sorted(readings), len(readings)
+    outside, ways, k = 0.0, 1, 0
+    while outside + ways / 2**n <= (1 - COVERAGE) / 2:
+        outside += ways / 2**n
+        ways, k = ways * (n - k) // (k + 1), k + 1
+    least = max(k - 1, 0)
+    return ordered[least], ordered[n - 1 - least]

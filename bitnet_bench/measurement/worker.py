@@ -1,0 +1,245 @@
+"""The process in which one contestant is measured: `python -m bitnet_bench.measurement.worker`.
+
+It reads one JSON line that says what to open, answers with a line of what that took, and then answers each further
+line, which asks for a probe, a warm-up or a round of some batch. Rounds are asked for one at a time, so that
+contestants alternate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.measurement import gpu_readings, machine_state
+from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
+from bitnet_bench.measurement.peak_memory import PeakMemory, device_peak
+from bitnet_bench.protocols import RuntimeOptions, Session, configured
+from bitnet_bench.runs.records import Checkpoint
+
+SEED = 0
+SHORTEST_ROUND_S = 0.5
+PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 1.0
+"""A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are
+not repeated."""
+LEAST_PROBED = 16
+"""Tokens of a prompt from which on a longer one is foreseen: of fewer, noise would be taken for their cost."""
+SLOW_TOKEN_S = 0.005
+"""From this time of a token on, reading the clock after each of them takes under a thousandth."""
+
+
+def main() -> None:
+    """Serve one contestant until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+    task = json.loads(sys.stdin.readline())
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    backend = configured(pkgutil.resolve_name(task["backend"])(), RuntimeOptions(**task["options"]))
+    meter = pkgutil.resolve_name(task["meter"])()
+    checkpoint = Checkpoint.model_validate(task["checkpoint"])
+    if hasattr(backend, "prepare"):
+        backend.prepare(checkpoint)
+    torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
+    used_before = _used_bytes()  # the context of CUDA is there from now on, and no contestant's
+    memory = PeakMemory()
+    baseline = memory.read()
+    started = time.perf_counter()
+    with backend.open(checkpoint, task["precision"]) as session:
+        load_s = time.perf_counter() - started
+        weights, kv_per_token = session.footprint()
+        opened = {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token}
+        kinds = session.weights_by_kind() if hasattr(session, "weights_by_kind") else {}
+        gpu: GpuReadings = CudaReadings(session) if getattr(session, "device", "cpu") == "cuda" else NoGpu()
+        _say(answers, {**opened, "resident_by_kind": kinds, "memory_method": memory.method})
+        contests: dict[int, _Contest] = {}
+        for line in sys.stdin:
+            asked = json.loads(line)
+            batch = asked["batch"]
+            contest = contests.setdefault(batch, _Contest(session, task, batch, meter, gpu))
+            if asked["do"] == "probe":
+                _say(answers, {"run_s": contest.foresee()})
+            elif asked["do"] == "warm up":
+                _say(answers, contest.warm_up(memory, baseline, used_before))
+            else:
+                # as it is now: a graph may have been captured meanwhile, or failed to be
+                said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
+                _say(answers, {**contest.round(), "runtime": said})
+
+
+def _used_bytes() -> int | None:
+    """Return what is taken of the GPU that this process may compute on, its own context included; None without one."""
+    gpu = find_gpu()
+    return gpu.total_bytes - gpu.free_bytes if gpu else None
+
+
+def _say(stream: Any, answer: dict[str, Any]) -> None:
+    stream.write(json.dumps(answer) + "\n")
+    stream.flush()
+
+
+class _Contest:
+    """One batch of one contestant."""
+
+    def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any, gpu: GpuReadings) -> None:
+        self._session, self._meter, self._gpu = session, meter, gpu
+        self._new: int = task["new_tokens"]
+        self._threads = task["threads"]
+        self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
+        self._token_s = 0.0
+        """How long a token took last, as far as that is known: slow ones are timed one by one at once."""
+
+    def foresee(self) -> float:
+        """Return the seconds of one run, from prompts and answers that are doubled until they take long enough."""
+        prefill, decode = self._foresee_prefill(), self._foresee_decode()
+        self._token_s = decode
+        return prefill + decode * (self._new - 1)
+
+    def _foresee_prefill(self) -> float:
+        whole = len(self._prompts[0])
+        self._time_prompt(1)  # what is done only once
+        one, length = self._time_prompt(1), 1
+        seconds = one
+        while length < whole and (length < LEAST_PROBED or seconds < max(PROBE_S, GROWTH * one)):
+            length = min(max(LEAST_PROBED, 2 * length), whole)
+            seconds = self._time_prompt(length)
+        slope = max(0.0, seconds - one) / max(1, length - 1)  # one token reads all weights, too
+        return one + slope * (whole - 1)
+
+    def _time_prompt(self, length: int) -> float:
+        """Return the seconds of a prompt, the better of two: a busy machine makes one of them slow."""
+        prompts = [prompt[:length] for prompt in self._prompts]
+        found: list[float] = []
+        while len(found) < 2 and sum(found) < SLOW_PROBE_S:
+            started = time.perf_counter()
+            self._session.prefill(prompts)
+            found.append(time.perf_counter() - started)
+        return min(found)
+
+    def _foresee_decode(self) -> float:
+        """Return the seconds of one token: the median of those that fit into `PROBE_S`, and of three at least."""
+        state = self._session.prefill([prompt[:1] for prompt in self._prompts])
+        if not isinstance(self._gpu, NoGpu) and self._new > 2:
+            state = self._session.decode(state, 1)  # which captures a graph
+        found: list[float] = []
+        while len(found) < self._new - 1 and (sum(found) < PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
+            started = time.perf_counter()
+            state = self._session.decode(state, 1)
+            found.append(time.perf_counter() - started)
+        return statistics.median_low(found)
+
+    def warm_up(self, memory: PeakMemory, baseline: int, used_before: int | None) -> dict[str, Any]:
+        """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
+
+        It is a whole round, so that one which is too slow for another has been timed.
+        """
+        self._gpu.forget_peak()
+        with memory.watched():
+            found = self.round()
+        on_device, used = device_peak(), self._gpu.used_bytes()
+        taken = None if used is None or used_before is None else max(0, used - used_before)
+        peak = memory.read() - baseline if on_device is None else on_device
+        return {**found, "peak_bytes": peak, "card_bytes": taken}
+
+    def round(self) -> dict[str, Any]:
+        """Time prefill and the new tokens after the first, again and again, and then each token by itself.
+
+        A round lasts `SHORTEST_ROUND_S` at least, so that a tiny model is not lost in the clock's and the counters'
+        grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
+        timed in a repetition of their own, or in all of them where they are slow.
+        """
+        pace = machine_state.pace(self._threads)
+        before, gpu_before = machine_state.now(), self._gpu.now()
+        prefill = decode = 0.0
+        on_gpu: list[tuple[float | None, float | None]] = []
+        repetitions = 0
+        tokens: list[float] = []
+        self._gpu.wait()
+        self._meter.start()
+        metered = time.perf_counter()
+        while prefill + decode < SHORTEST_ROUND_S:
+            first, rest, each, events = self._run(stepwise=self._token_s > SLOW_TOKEN_S)
+            on_gpu.append(events)
+            prefill, decode, repetitions, tokens = prefill + first, decode + rest, repetitions + 1, each or tokens
+            self._token_s = decode / repetitions / (self._new - 1)
+        self._gpu.wait()
+        metered = time.perf_counter() - metered
+        energy = self._meter.stop()
+        if not tokens:
+            tokens = self._run(stepwise=True)[2]
+        after, gpu_after = machine_state.now(), self._gpu.now()
+        return {
+            "prefill_s": prefill / repetitions,
+            "decode_s": decode / repetitions,
+            "token_s": tokens,
+            "prompt_tokens": len(self._prompts[0]),
+            "new_tokens": self._new,
+            "repetitions": repetitions,
+            "metered_s": metered,
+            "energy": energy.model_dump(mode="json"),
+            "pace_s": max(pace, machine_state.pace(self._threads)),
+            **machine_state.between(before, after, os.cpu_count() or 1),
+            **gpu_readings.between(gpu_before, gpu_after),
+            "gpu_prefill_s": _mean([first for first, _ in on_gpu]),
+            "gpu_decode_s": _mean([rest for _, rest in on_gpu]),
+        }
+
+    def _run(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
+        """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*.
+
+        The clock is that of whoever waits for the answer; the last two are the GPU's own times of both.
+        """
+        clock = time.perf_counter
+        self._gpu.begin()
+        started = clock()
+        state = self._session.prefill(self._prompts)
+        first = clock() - started
+        on_gpu = self._gpu.elapsed_s()
+        self._gpu.begin()
+        marks = [clock()]
+        if stepwise:
+            for _ in range(self._new - 1):
+                state = self._session.decode(state, 1)
+                marks.append(clock())
+        else:
+            self._session.decode(state, self._new - 1)
+            marks.append(clock())
+        each = [b - a for a, b in pairwise(marks)] if stepwise else []
+        return first, marks[-1] - marks[0], each, (on_gpu, self._gpu.elapsed_s())
+
+
+def _mean(seconds: Sequence[float | None]) -> float | None:
+    known = [one for one in seconds if one is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:
+    """Return *batch* prompts of one length: *texts* from the first on, or seeded random ids.
+
+    What a dense model computes does not depend on ids, so that random ones time it as well.
+    """
+    if not texts:
+        rng = random.Random(SEED)
+        size = len(session.tokenizer)
+        return [[rng.randrange(size) for _ in range(length)] for _ in range(batch)]
+    rows = [list(session.tokenizer(texts[i % len(texts)]).input_ids) for i in range(batch)]
+    shortest = min(length, *map(len, rows))
+    return [row[-shortest:] for row in rows]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BenchError as error:  # the parent shows the last line
+        print(error.problem, error.hint, file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Several steps in one go: a recipe, what it takes, and the quickstart."""

@@ -1,0 +1,302 @@
+"""Estimate what the steps of a recipe will take, from parameters x tokens and the speed of one matrix product.
+
+Time is 2 FLOP a parameter and token read, 6 a token trained on, at a share of what this machine does in a float32
+matrix product of the model's own shape. These are estimates: a factor of three either way is nothing unusual.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
+from bitnet_bench.checkpoints.random_weights import presets
+from bitnet_bench.errors import BenchError
+from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.runtime_choice import AUTO
+from bitnet_bench.measurement.budget import describe_duration
+from bitnet_bench.measurement.candidates import FLOATS, TERNARY_BACKENDS
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
+from bitnet_bench.pipeline.steps import Finetuning, Measuring, Reporting, Scoring, Step
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.inputs import hold_out, training_rows
+from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
+
+SAMPLED_ROWS = 200
+CALIBRATION_S = 0.3
+TOKENS = 512
+"""Of the matrix product whose speed is taken."""
+TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
+"""Of that speed, what training, reading a prompt and writing a token reach."""
+OPENING_S = 4.0
+"""Importing, opening a checkpoint and building tasks."""
+PROCESS_BYTES = 600 * 10**6
+"""A process that has imported torch and transformers."""
+STATE_BYTES = 12
+"""A parameter in a saved state: master and moments. A new state is written before the old one goes."""
+SCORED_TOKENS = 1024
+"""Tokens of a batch in scoring."""
+IDLE_S = 2.0
+"""Of idle power, before anything is measured."""
+LOADED_BYTES_PER_S, READ_BYTES_PER_S = 200e6, 20e9
+"""Of weights, when a checkpoint is opened, and when a token is decoded."""
+PREFILL_SHARES: Mapping[Precision, float] = {"ternary": 0.8, "bf16": 1.3, "fp16": 0.15}
+"""Of the float32 product's speed, what reading a prompt reaches where the dtype has units (bf16), or none (fp16)."""
+ENGINE_SHARE = 1.5
+"""How many times as fast as `hf` the ternary engine reads a prompt."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one step will take, beside what is there."""
+
+    title: str
+    done: bool
+    seconds: float | None
+    memory_bytes: int | None
+    disk_bytes: int | None
+    note: str
+    """What it rests on, or why there is none."""
+    speed: str = ""
+    """Where the speed behind it is from."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Float32 FLOP a second of one matrix product, and where that is from."""
+
+    flops: float
+    source: str
+
+
+def find_shape(model: str) -> Shape:
+    """Return the size of *model* without downloading it; BenchError if that cannot be said."""
+    from bitnet_bench.checkpoints.config import read_config
+    from bitnet_bench.checkpoints.random_weights import preset_config
+
+    try:
+        if Path(model).exists() or model in EMBEDDED:
+            return shape_of(read_config(Path(open_checkpoint(model).path)))
+        for name, source in presets().items():
+            if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf
+                return shape_of(preset_config(name))
+    except KeyError as error:
+        raise BenchError(f"{model} is no Llama-like model: its config.json has no {error}.") from error
+    raise BenchError(f"{model} is not here, and its size is not known.", "`bitnet-bench pull` brings it.")
+
+
+@cache
+def measured_speed(shape: Shape) -> Speed:
+    """Return what this machine does in a float32 product of the shape of a feed-forward layer, in under a second."""
+    import torch
+
+    device = "cpu" if find_gpu() is None else "cuda"
+    left, right = (
+        torch.ones(size, device=device) for size in ((TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
+    )
+    left @ right
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < CALIBRATION_S:
+        (left @ right)[0, 0].item()
+        done += 1
+    flops = 2 * TOKENS * shape.hidden * shape.intermediate * done / (time.perf_counter() - began)
+    return Speed(flops, f"{flops / 1e9:,.0f} GFLOP/s measured here on {device}, {torch.get_num_threads()} threads")
+
+
+def estimate(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
+    """Return an estimate for each step; *speed* is measured for each model where it is not given.
+
+    Files are read and tasks built, so that a missing file is found now; nothing is trained, scored or downloaded.
+    """
+    planner = _Planner({step.job.out: step.job.model for step in steps if isinstance(step, Finetuning)}, speed)
+    found = []
+    for number, step in enumerate(steps, 1):
+        found.append(planner.estimate(step))
+        progress(number, len(steps), step.title)
+    return found
+
+
+class _Planner:
+    """Estimates steps; what several of them ask alike is counted once."""
+
+    def __init__(self, starts: Mapping[str, str], speed: Speed | None) -> None:
+        self._starts, self._speed = starts, speed
+        self._counted: dict[str, Any] = {}
+
+    def estimate(self, step: Step) -> Estimate:
+        """Return what *step* will take, or why that cannot be said."""
+        try:
+            if isinstance(step, Finetuning):
+                return self._training(step)
+            if isinstance(step, Scoring):
+                return self._scoring(step)
+            return self._measuring(step) if isinstance(step, Measuring) else _reporting(step)
+        except BenchError as error:
+            return Estimate(step.title, step.is_done, None, None, None, error.problem)
+
+    def _once(self, count: Callable[[], Any], *about: Any) -> Any:
+        key = repr(about)
+        if key not in self._counted:
+            self._counted[key] = count()
+        return self._counted[key]
+
+    def _training(self, step: Finetuning) -> Estimate:
+        from bitnet_bench.training.order import total_steps
+
+        job, shape = step.job, find_shape(step.job.model)
+        (tokenizer, whose), rows = self._tokenizer(job.model), self._rows_of(job)
+        sequences, tokens_a_row = self._once(
+            lambda: _sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
+        )
+        job = fit_batch(job, shape, job.max_length if job.packing else round(tokens_a_row), find_free_bytes(1))
+        batch = job.sequences * (2 if job.method == "dpo" else 1)
+        steps = total_steps(sequences, job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
+        tokens = steps * batch * job.gradient_accumulation * tokens_a_row
+        speed = self._speed or measured_speed(shape)
+        seconds = OPENING_S + 6 * shape.multiplied * tokens / (TRAINING_SHARE * speed.flops)
+        memory = PROCESS_BYTES + training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
+        note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
+        return Estimate(step.title, step.is_done, seconds, memory, _kept_bytes(job, shape), note, speed.source)
+
+    def _rows_of(self, job: FinetuneJob) -> Sequence[Any]:
+        about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
+        rows: Sequence[Any] = self._once(lambda: hold_out(training_rows(job)[0], job)[0], *about)
+        return rows
+
+    def _tokenizer(self, model: str) -> tuple[Any, str]:
+        """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
+        from bitnet_bench.checkpoints.loading import load_tokenizer
+
+        here = Path(model).exists() or model in EMBEDDED
+        loaded = load_tokenizer(open_checkpoint(model if here else "demo"))
+        return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
+
+    def _scoring(self, step: Scoring) -> Estimate:
+        start = self._starts.get(step.model, step.model)
+        shape, (tokenizer, whose) = find_shape(start), self._tokenizer(start)
+        names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
+        asked = step.job.model_dump(exclude={"stage", "cache"})
+        sizes = self._once(lambda: _sizes(step, tokenizer), "tasks", names, asked, whose)
+        documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
+        speed = self._speed or measured_speed(shape)
+        flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
+        memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
+        note = f"{documents:,.0f} documents, {read:,.0f} tokens read, {written:,.0f} written at most, by {whose}"
+        seconds = OPENING_S + flops / speed.flops
+        return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
+
+    def _measuring(self, step: Measuring) -> Estimate:
+        """Every contestant is loaded, probed, warmed up and timed in rounds, until the budget is used up."""
+        scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
+        for model in step.models:
+            start = self._starts.get(model, model)
+            shape = find_shape(start)
+            speed = self._speed or measured_speed(shape)
+            sources.append(speed.source)
+            for run in _runs_of(step, start, model):
+                contestants += 1
+                held = _held_bytes(shape, run)
+                rounds = (scenario.rounds + 2) * _round_s(shape, run, scenario, speed)
+                seconds += OPENING_S + held / LOADED_BYTES_PER_S + rounds
+                memory += PROCESS_BYTES + held
+        note = f"{contestants} processes, {scenario.rounds} rounds of each"
+        if seconds > scenario.budget_s:
+            note = (
+                f"{contestants} processes, as many rounds as the budget allows ({describe_duration(seconds)} for all)"
+            )
+        seconds = min(seconds, scenario.budget_s)
+        speed_source = sources[0] if sources else ""
+        return Estimate(step.title, step.is_done, seconds, int(memory), 0, note, speed_source)
+
+
+def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:
+    """Return the disk that the result takes, masters if they are kept, and two saved states while it goes on."""
+    ternary = job.precision == "ternary"
+    result = shape.matrices / 4 + 2 * shape.embeddings if ternary else 2 * shape.parameters
+    masters = 4 * shape.parameters if ternary and job.keep_masters else 0
+    return int(result + masters + 2 * STATE_BYTES * shape.parameters)
+
+
+def _sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
+    """Return how many sequences a job trains on, and the mean tokens of one, from a sample of its rows."""
+    from bitnet_bench.data.tokenizing import encode, encode_pairs
+
+    some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
+    if job.method == "dpo":
+        examples = encode_pairs(some, tokenizer, job.template, job.max_length).examples
+    else:
+        examples = encode(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
+    tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
+    return round(len(rows) * len(examples) / len(some)) if job.method == "pretrain" else len(rows), tokens
+
+
+def _sizes(step: Scoring, tokenizer: Any) -> list[tuple[int, float, float]]:
+    """Return (documents, tokens to read, tokens to write) of every task."""
+    from bitnet_bench.evaluation.tasks import Setting, build_task
+
+    job = step.job
+    rows = {name: Path(file) for name, file in job.rows.items()}
+    directory = Path(job.data_dir) if job.data_dir else None
+    setting = Setting(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    return [_documents(build_task(suite, task, setting).lm_task, tokenizer, job.limit) for suite, task in step.tasks]
+
+
+def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
+    """Return how many documents a task has, and tokens to read and to write, from a sample of them."""
+    documents = list(task.test_docs())[:limit]
+    some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
+    texts = [str(task.doc_to_text(doc)) for doc in some]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        texts += [str(choice) for doc in some for choice in task.doc_to_choice(doc)]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        texts += [str(task.doc_to_target(doc)) for doc in some]
+    share = len(documents) / max(1, len(some))
+    read = share * sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
+    longest = task.config.generation_kwargs.get("max_gen_toks", 0) if task.OUTPUT_TYPE == "generate_until" else 0
+    return len(documents), read, float(longest * len(documents))
+
+
+def _runs_of(step: Measuring, start: str, out: str) -> list[tuple[str, Precision]]:
+    """Return the backend and the precision of every contestant that a checkpoint will be."""
+    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOATS)
+    engine = step.backend == AUTO
+    return [("ternary" if engine and precision == "ternary" else step.backend, precision) for precision in precisions]
+
+
+def _is_ternary(start: str, out: str) -> bool:
+    """Return whether a checkpoint will be run as ternary: an arm of a recipe has the name of what it trains to."""
+    if start != out:
+        return not Path(out).name.startswith("fp16")
+    here = Path(start).exists() or start in EMBEDDED
+    return open_checkpoint(start).is_ternary if here else True
+
+
+def _round_s(shape: Shape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
+    """Return the seconds of one round: products of the prompt, bytes of every new token, but `SHORTEST_ROUND_S`."""
+    backend, precision = run
+    share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in TERNARY_BACKENDS else 1.0)
+    prefill = 2 * shape.multiplied * scenario.prompt_tokens * scenario.batch / (share * speed.flops)
+    held = _held_bytes(shape, run)
+    decode = held / READ_BYTES_PER_S * (scenario.new_tokens - 1)
+    return max(SHORTEST_ROUND_S, prefill + decode)
+
+
+def _held_bytes(shape: Shape, run: tuple[str, Precision]) -> float:
+    """Return the bytes that a token reads: `hf` holds ternary weights in bytes, and what is beside them in float32."""
+    backend, precision = run
+    if precision == "ternary":
+        layers, beside = (0.25, 2.0) if backend in TERNARY_BACKENDS else (1.0, 4.0)
+    else:
+        layers = beside = 4.0 if precision == "fp32" else 2.0
+    return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
+
+
+def _reporting(step: Reporting) -> Estimate:
+    return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")

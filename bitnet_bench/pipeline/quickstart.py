@@ -1,0 +1,25 @@
+"""The main job, end to end, on what the package carries: no network, no data, a few minutes on two cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitnet_bench.pipeline.recipe import read_recipe
+from bitnet_bench.pipeline.steps import REPORT, run
+from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.runs.records import RunRecord
+
+RECIPE = Path(__file__).parents[1] / "demo" / "quickstart.yaml"
+
+
+def quickstart(out: Path, seed: int = 0, steps: Steps = quiet) -> tuple[list[RunRecord], Path]:
+    """Evaluate, fine-tune and evaluate again the embedded pair on the `sample` suite, measure both, and report.
+
+    Returns the four runs (before and after, ternary and FP16) and the report's path. What is finished in *out*
+    is not done again.
+    """
+    recipe = read_recipe(RECIPE)
+    assert recipe.finetune
+    seeded = recipe.finetune.model_copy(update={"seed": seed})
+    records = run(recipe.model_copy(update={"finetune": seeded}), out, steps=steps)
+    return records, out / REPORT

@@ -1,0 +1,253 @@
+"""Read a recipe: one YAML file that says what to train, score, measure and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from bitnet_bench.checkpoints.locate import EMBEDDED
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.evaluation.suites import SUITE, nearest
+from bitnet_bench.files import write_whole
+from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.value import Value
+
+COPY = "recipe.yaml"
+SHIPPED = Path(__file__).parents[1] / "recipes"
+Place = tuple[str | int, ...]
+"""Where a value stands: ("finetune", "data", 0)."""
+
+
+class Training(FinetuneJob):
+    """Both arms of a fine-tuning: a job's settings, the twin, and how many seeds. What is not here, the recipe says."""
+
+    model: str = "demo"
+    out: Literal[""] = ""
+    data_dir: None = None
+    template_sha256: None = None
+    learning_rate_source: None = None
+    backend: str = "hf"
+    twin: bool = False
+    """Whether the FP16 twin is trained too, on the same rows in the same order."""
+    twin_model: str | None = None
+    """Where the twin starts: by default demo-fp16 for demo, else `model` itself."""
+    seeds: int = Field(default=1, gt=0)
+    """Runs of each arm, with the seeds `seed`, `seed` + 1, ..."""
+
+    @model_validator(mode="after")
+    def _has_an_arm(self) -> Training:
+        if self.twin and self.precision == "fp16":
+            raise ValueError("twin is the FP16 arm beside a ternary one, and precision is fp16")
+        return self
+
+    def job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:
+        """Return the job of the first arm that is written to *out*."""
+        own = Training.model_fields.keys() - FinetuneJob.model_fields.keys()
+        settings = self.model_dump(exclude={*own, "out", "data_dir", "seed"})
+        return FinetuneJob(**settings, out=str(out), data_dir=str(data_dir) if data_dir else None, seed=seed)
+
+
+class Evaluating(EvaluateJob):
+    """What is scored and how."""
+
+    data_dir: None = None
+    stage: None = None
+    suites: tuple[str, ...] = Field(min_length=1)
+    tasks: tuple[str, ...] = ()
+    before: bool = False
+    """Whether the checkpoints are scored before their fine-tuning too."""
+
+    def job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
+        """Return how one checkpoint is scored."""
+        own = Evaluating.model_fields.keys() - EvaluateJob.model_fields.keys()
+        settings = self.model_dump(exclude={*own, "data_dir", "stage"})
+        return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
+
+
+class Measuring(Value):
+    """What is timed."""
+
+    backend: str = "auto"
+    precisions: tuple[Precision, ...] = ()
+    """() is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
+    prompt_tokens: int = Field(default=128, gt=0)
+    new_tokens: int = Field(default=32, gt=1)
+    batch: int = Field(default=1, gt=0)
+    threads: int = Field(default=0, ge=0)
+    budget: str = DEFAULT_BUDGET
+    """For all of it, loading included: 90s, 3m or 1h. Who does not fit is run once or left out, with the reason."""
+    rounds: int = Field(default=5, gt=0)
+    """The most."""
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_duration(cls, budget: str) -> str:
+        try:
+            parse_budget(budget)
+        except UsageError as error:
+            raise ValueError(f"{error.problem.removesuffix('.')}: {error.hint.removesuffix('.')}") from error
+        return budget
+
+
+class Recipe(Value):
+    """What `bitnet-bench run` does, in this order; what is not named is not done."""
+
+    finetune: Training | None = None
+    models: Mapping[str, str] = Field(default_factory=dict)
+    """Checkpoints that are scored as they are: a name for the run, and the model."""
+    evaluate: Evaluating
+    measure: Measuring | None = None
+    report: bool = True
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Recipe:
+        if not self.finetune and not self.models:
+            raise ValueError("it names no model: give finetune, models or both")
+        if self.evaluate.before and not self.finetune:
+            raise ValueError("evaluate.before needs a finetune to stand before")
+        bad = next((name for name in self.models if not name or set(name) & set("/\\\0") or name.startswith(".")), None)
+        if bad is not None:
+            raise ValueError(f"models.{bad} cannot be the name of a folder")
+        return self
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Return the recipe in *file*; BenchError names the line of what is wrong, and the key that was meant.
+
+    A bare name such as `understanding` is a recipe that the package ships. Names of files and folders that stand beside
+    the recipe are those, wherever the command is given.
+    """
+    file = find_recipe(file)
+    try:
+        text = file.read_text(encoding="utf-8")
+        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader), file))
+        fields = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BenchError(f"{file} is not YAML: {_in_one_line(error)}.", "Correct it there.") from error
+    if not isinstance(fields, dict):
+        raise BenchError(f"{file} is not a recipe: it holds no keys.", f"There are: {', '.join(Recipe.model_fields)}.")
+    try:
+        return _located(Recipe.model_validate(fields), file.parent)
+    except ValidationError as error:
+        raise _explained(error, file, lines) from error
+
+
+def find_recipe(file: Path) -> Path:
+    """Return *file*, or the recipe of that name that the package ships; BenchError lists the names."""
+    if file.is_file():
+        return file
+    shipped = SHIPPED / f"{file}.yaml"
+    if len(file.parts) == 1 and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+    raise BenchError(f"There is no recipe {file}.", f"Give a YAML file, or one of the shipped recipes: {names}.")
+
+
+def _lines(node: yaml.Node | None, file: Path, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    """Yield the line of every value; BenchError for a key that stands twice, of which YAML drops the first unsaid."""
+    if node is None:
+        return
+    yield place, node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield from _lines(item, file, (*place, i))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in seen:
+                raise BenchError(f"Line {line} of {file}: {_dotted((*place, name))} stands twice.", "Keep one of them.")
+            seen.add(name)
+            yield from _lines(value, file, (*place, name))
+            yield (*place, name), line
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def _explained(error: ValidationError, file: Path, lines: dict[Place, int]) -> BenchError:
+    """Return the first thing that is wrong with a recipe as a sentence with its line."""
+    # a misspelt section is also a missing one: the spelling is what is wrong
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    place: Place = tuple(first["loc"])
+    known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
+    where, name = f"Line {lines[known]} of {file}", _dotted(place)
+    if first["type"] == "extra_forbidden":
+        return BenchError(f"{where}: there is no key {name}.", nearest(str(place[-1]), _keys(place[:-1])))
+    if first["type"] == "missing":
+        return BenchError(f"{where}: {name} is missing.", "docs/recipes.md lists every key.")
+    if name in ("finetune.out", "finetune.data_dir", "evaluate.data_dir"):
+        return BenchError(f"{where}: {name} is not said in a recipe.", "Give --out and --data-dir to the command.")
+    said = first["msg"].removeprefix("Value error, ")
+    return BenchError(f"{where}: {name or 'the recipe'}: {said}.", "docs/recipes.md lists every key and its values.")
+
+
+def _keys(place: Place) -> list[str]:
+    """Return the keys that may stand at *place*."""
+    sections: dict[str, type[Value]] = {"finetune": Training, "evaluate": Evaluating, "measure": Measuring}
+    fields = sections[str(place[0])].model_fields if place else Recipe.model_fields
+    return [name for name, field in fields.items() if field.annotation not in (type(None), Literal[""])]
+
+
+def _located(recipe: Recipe, folder: Path) -> Recipe:
+    """Return *recipe* with the names of what stands beside it as paths."""
+
+    def beside(name: str, inside: str = "") -> str:
+        there = folder / name / inside
+        return str((folder / name).resolve()) if name not in EMBEDDED and there.exists() else name
+
+    training, scoring = recipe.finetune, recipe.evaluate
+    if training:
+        training = training.model_copy(
+            update={
+                **{field: tuple(map(beside, getattr(training, field))) for field in ("data", "validation")},
+                **{
+                    field: beside(name)
+                    for field in ("model", "twin_model", "teacher", "template")
+                    if (name := getattr(training, field))
+                },
+            }
+        )
+    scoring = scoring.model_copy(
+        update={
+            "suites": tuple(beside(name, SUITE) for name in scoring.suites),
+            "rows": {task: beside(name) for task, name in scoring.rows.items()},
+        }
+    )
+    models = {name: beside(model) for name, model in recipe.models.items()}
+    return recipe.model_copy(update={"finetune": training, "evaluate": scoring, "models": models})
+
+
+def claim(recipe: Recipe, folder: Path) -> None:
+    """Keep *recipe* in *folder* as recipe.yaml; BenchError if the folder is another recipe's."""
+    kept = folder / COPY
+    if kept.is_file():
+        differing = list(_differing(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json")))
+        if differing:
+            raise BenchError(
+                f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",
+                "Give another --out, or delete the folder.",
+            )
+        return
+    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), allow_unicode=True, sort_keys=False)
+    write_whole(kept, f"# `bitnet-bench run {COPY}` does this again\n{text}")
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any], place: Place = ()) -> Iterator[str]:
+    for name in dict.fromkeys((*old, *new)):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differing(a, b, (*place, name))
+        elif a != b:
+            yield _dotted((*place, name))

@@ -1,0 +1,225 @@
+"""Do what a recipe says: fine-tune, evaluate, measure and report, step by step, each of them once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench import plugins
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import data_directory, select_tasks
+from bitnet_bench.machine.runtime_choice import AUTO
+from bitnet_bench.measurement import candidates
+from bitnet_bench.measurement.budget import parse_budget
+from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.measure import measure
+from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.pipeline.recipe import Recipe, Training, claim
+from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.reports.write import report
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.folder import RECORD, TRAINING, load_record
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.records import RunRecord
+from bitnet_bench.training.ending import warn_about_ending
+from bitnet_bench.training.finetune import finetune, twin_of
+
+if TYPE_CHECKING:
+    from bitnet_bench.evaluation.suites import Suite, Task
+
+REPORT = "report.html"
+MODELS = "models"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """One arm and seed of a fine-tuning."""
+
+    job: FinetuneJob
+    backend: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """What the step does."""
+        return f"fine-tune {self.name}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its record is there; `finetune` refuses that of another job."""
+        return (Path(self.job.out) / TRAINING).is_file()
+
+    def run(self, steps: Steps) -> None:
+        """Train, or go on; the log says if that failed to teach the model anything."""
+        for warning in warn_about_ending(finetune(self.job, self.backend, steps)):
+            _log.warning("%s: %s", self.title, warning)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The scoring of one checkpoint."""
+
+    model: str
+    out: Path
+    tasks: Sequence[tuple[Suite, Task]]
+    job: EvaluateJob
+
+    @property
+    def title(self) -> str:
+        """What the step does."""
+        return f"evaluate {self.out.name}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every task has a score."""
+        if not (self.out / RECORD).is_file():
+            return False
+        scored = {score.task for score in load_record(self.out).scores}
+        return all(f"{suite.name}:{task.name}" in scored for suite, task in self.tasks)
+
+    def run(self, steps: Steps) -> None:
+        """Score the tasks that are not scored yet."""
+        evaluate(self.model, self.tasks, self.out, self.job, steps)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The measuring of the checkpoints of the first seed, in rounds that alternate."""
+
+    contenders: Callable[[], list[Contender]]
+    """Known when the checkpoints are."""
+    models: tuple[str, ...]
+    folders: tuple[Path, ...]
+    scenario: Scenario
+    backend: str
+    precisions: tuple[Precision, ...] = ()
+    """() is what `contenders` takes for a checkpoint."""
+
+    title = "measure"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every record has costs or says that the budget had no time for them, and one at least has costs."""
+        return all(map(_is_measured, self.folders)) and any(load_record(f).costs for f in self.folders)
+
+    def run(self, steps: Steps) -> None:
+        """Measure; the records of the run folders gain the costs."""
+        measure(self.contenders(), self.scenario, backend=self.backend, steps=steps)
+
+
+def _is_measured(folder: Path) -> bool:
+    if not (folder / RECORD).is_file():
+        return False
+    record = load_record(folder)
+    return bool(record.costs or record.cost_left_out)
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """The report about all runs."""
+
+    folders: tuple[Path, ...]
+    out: Path
+
+    title = "report"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the report is newer than every record."""
+        records = [folder / RECORD for folder in self.folders]
+        if not self.out.is_file() or not all(record.is_file() for record in records):
+            return False
+        return all(record.stat().st_mtime_ns <= self.out.stat().st_mtime_ns for record in records)
+
+    def run(self, steps: Steps) -> None:
+        """Write it."""
+        report(self.folders, self.out)
+
+
+Step = Finetuning | Scoring | Measuring | Reporting
+
+
+def plan(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
+    """Return every step of *recipe*, done or not, in order; nothing is opened, run or written."""
+    data_dir = data_directory(data_dir)
+    scoring = recipe.evaluate
+    for section in (recipe.finetune, recipe.evaluate, recipe.measure):
+        if section and section.backend != AUTO:
+            plugins.load("backends", section.backend)  # an unknown name is an error before anything is run
+    tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
+    trained = _arms(recipe.finetune, out, data_dir) if recipe.finetune else []
+    starts = {step.job.precision: step.job.model for step in trained} if scoring.before else {}
+    before = {f"{precision}-before": model for precision, model in starts.items()}
+    after = {step.name + ("-after" if before else ""): step.job.out for step in trained}
+
+    def scored(models: Mapping[str, str], job: EvaluateJob) -> list[Scoring]:
+        return [Scoring(model, out / name, tasks, job) for name, model in models.items()]
+
+    plain = scored(recipe.models, scoring.job(data_dir, None))
+    first = scored(before, scoring.job(data_dir, "before"))
+    last = scored(after, scoring.job(data_dir, "after" if before else None))
+    steps: list[Step] = [*plain, *first, *trained, *last]
+    if recipe.measure:
+        # one seed costs what another does
+        seed = recipe.finetune.seed if recipe.finetune else 0
+        measured = plain + [run for run, step in zip(last, trained, strict=True) if step.job.seed == seed]
+        steps.append(_measuring(recipe, measured))
+    if recipe.report:
+        folders = tuple(run.out for run in (*plain, *first, *last))
+        steps.append(Reporting(folders, out / REPORT))
+    return steps
+
+
+def _arms(training: Training, out: Path, data_dir: Path | None) -> list[Finetuning]:
+    """Return a step for every arm and seed; a name holds the seed only where there are several."""
+    steps = []
+    for seed in range(training.seed, training.seed + training.seeds):
+        suffix = f"-seed{seed}" if training.seeds > 1 else ""
+        job = training.job(out / MODELS / f"{training.precision}{suffix}", data_dir, seed)
+        steps.append(Finetuning(job, training.backend, f"{training.precision}{suffix}"))
+        if training.twin:
+            twin = twin_of(job, training.twin_model)
+            twin = twin.model_copy(update={"out": str(out / MODELS / f"fp16{suffix}")})
+            steps.append(Finetuning(twin, training.backend, f"fp16{suffix}"))
+    return steps
+
+
+def _measuring(recipe: Recipe, runs: Sequence[Scoring]) -> Measuring:
+    assert recipe.measure
+    wanted = recipe.measure
+    scenario = Scenario(
+        wanted.prompt_tokens,
+        wanted.new_tokens,
+        wanted.batch,
+        wanted.threads,
+        wanted.rounds,
+        budget_s=parse_budget(wanted.budget),
+    )
+    models = tuple(run.model for run in runs)
+    folders = tuple(run.out for run in runs)
+    return Measuring(partial(_contenders, runs, recipe), models, folders, scenario, wanted.backend, wanted.precisions)
+
+
+def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[Contender]:
+    precisions = recipe.measure.precisions if recipe.measure else ()
+    return [contender for run in runs for contender in candidates.contenders([run.model], precisions, run.out)]
+
+
+def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = quiet) -> list[RunRecord]:
+    """Do every step of *recipe* that is not done in *out*, and return the record of every run.
+
+    Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results.
+    """
+    todo = plan(recipe, out, data_dir)
+    claim(recipe, out)
+    for step in todo:
+        if not step.is_done:
+            step.run(steps)
+            if isinstance(step, Scoring):
+                claim(recipe, step.out)
+    return [load_record(step.out) for step in todo if isinstance(step, Scoring)]

@@ -1,0 +1,105 @@
+"""Several processes evaluate together when `torchrun` or `accelerate launch` started them.
+
+Every worker plans the same batches and computes its share of them; then all know all answers. The numbers are those of
+one process, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bitnet_bench.errors import BenchError
+
+Value = TypeVar("Value")
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PATIENCE = datetime.timedelta(days=7)
+"""How long a worker waits for the others; a worker that dies ends them all through the launcher."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that evaluate together, seen from one of them."""
+
+    worker: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that writes files and talks."""
+        return self.worker == 0
+
+    def agreed(self, value: Value) -> Value:
+        """Return the first worker's *value* on all."""
+        if self.count == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def least(self, value: int) -> int:
+        """Return the least *value* of all workers."""
+        everyone = [value] * self.count
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_gather_object(everyone, value)
+        return min(everyone)
+
+    def joined(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
+        """Return what all workers have *found*; an error of one of them is raised on all."""
+        if error is not None and self.count == 1:
+            raise error
+        mine = found, error and (error.problem, error.hint)
+        everyone: list[Any] = [mine] * self.count
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_gather_object(everyone, mine)
+        for _, said in everyone:
+            if said is not None:
+                raise BenchError(*said)
+        return {i: answer for part, _ in reversed(everyone) for i, answer in part.items()}
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that talks."""
+    return not _launched() or os.environ["RANK"] == "0"
+
+
+def count_processes() -> int:
+    """Return how many processes `torchrun` or `accelerate launch` started together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def read_rank() -> int:
+    """Return the number of this process among those that were launched together, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def workers() -> Iterator[Workers]:
+    """Join the processes that were launched together; alone, there is one."""
+    if not _launched():
+        yield Workers()
+        return
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("gloo", timeout=PATIENCE)  # answers are small and on the CPU
+    try:
+        yield Workers(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _launched() -> bool:
+    return all(name in os.environ for name in LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1

@@ -1,0 +1,67 @@
+"""The files of a rating: the key that stays with whoever asks, and what a rater's page saves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bitnet_bench.runs.value import Value
+
+KEY: Literal["bitnet-bench rating key"] = "bitnet-bench rating key"
+RESULT: Literal["bitnet-bench rating"] = "bitnet-bench rating"
+SCALES = ("fluency", "accuracy", "relevance")
+LOWEST, HIGHEST = 1, 5
+
+Point = Annotated[int, Field(ge=LOWEST, le=HIGHEST, strict=True)]
+
+
+class RatedRun(Value):
+    """One of the two runs of a sheet."""
+
+    name: str
+    folder: str
+    checkpoint_sha256: str
+
+
+class Key(Value):
+    """Which answer of a sheet is whose; a rater must not see it."""
+
+    kind: Literal["bitnet-bench rating key"] = KEY
+    schema_version: Literal[1] = 1
+    sheet: str
+    """The digest of what the page asks."""
+    a: RatedRun
+    b: RatedRun
+    seed: int
+    tasks: tuple[str, ...]
+    left_is_a: tuple[bool, ...]
+    """By item: whether the left answer is run A's."""
+
+
+class Points(Value):
+    """What a rater gives one answer."""
+
+    fluency: Point
+    accuracy: Point
+    relevance: Point
+
+
+class Judgement(Value):
+    """What a rater says of one item."""
+
+    item: int = Field(ge=0)
+    left: Points
+    right: Points
+    preferred: Literal["left", "right", "tie"]
+
+
+class Rating(Value):
+    """Everything that one rater said of one sheet."""
+
+    kind: Literal["bitnet-bench rating"] = RESULT
+    schema_version: Literal[1] = 1
+    sheet: str
+    rater: str = Field(min_length=1, max_length=200)
+    finished: str
+    judgements: tuple[Judgement, ...]

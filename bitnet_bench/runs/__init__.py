@@ -1,0 +1,1 @@
+"""A run on disk: its records, its folder, and what is read from it."""

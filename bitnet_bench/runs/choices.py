@@ -1,0 +1,20 @@
+"""The choices that jobs and records share: how weights are run, trained and stored."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal[
+    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
+]  # fmt: skip
+"""How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
+TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
+"""Those that hold ternary codes and no other weights in the layers."""
+TrainingPrecision = Literal["ternary", "fp16"]
+Format = Literal["float", "masters", "bitlinear", "autobitlinear", "tinyllama", "baked", "packed"]
+"""How the weights of a checkpoint are stored.
+
+float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
+codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
+baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
+"""

@@ -1,0 +1,119 @@
+"""A run folder: record.json and samples/*.jsonl, written whole and read back with checks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from bitnet_bench.errors import BenchError, explain
+from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.runs.records import SCHEMA_VERSION, Example, RunRecord
+
+RECORD = "record.json"
+TRAINING = "finetune.json"
+"""The record of a fine-tuning, beside the checkpoint that it made."""
+LOCK = ".lock"
+SEAL = "sha256"
+"""The field of record.json that holds the digest of all others."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process: BenchError if another one writes into it."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise BenchError(
+                f"Another process is scoring into {folder}.", "Wait until it has finished, or give another --out."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if [file.name for file in folder.iterdir()] == [LOCK]:  # nothing came of it
+            (folder / LOCK).unlink()
+            with suppress(OSError):  # something else has come into a folder around it
+                for place in missing:
+                    place.rmdir()
+
+
+def save_samples(folder: Path, task: str, examples: Iterable[Example]) -> str:
+    """Write the examples of one task and return the sha256 of their file, which belongs in the record."""
+    text = "".join(example.model_dump_json() + "\n" for example in examples)
+    write_whole(samples_file(folder, task), text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_record(folder: Path, record: RunRecord) -> None:
+    """Write record.json, sealed by a digest; JSON knows no NaN, and neither does a record."""
+    fields = record.model_dump(mode="json")
+    text = json.dumps({**fields, SEAL: seal(fields)}, indent=1, ensure_ascii=False)
+    write_whole(folder / RECORD, text + "\n")
+
+
+def seal(fields: Any) -> str:
+    """Return the digest of a record's fields, which a change by hand does not keep."""
+    text = json.dumps({k: v for k, v in fields.items() if k != SEAL}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load_record(folder: Path) -> RunRecord:
+    """Return the record of a run folder; BenchError says what is wrong with it."""
+    try:
+        fields = load_fields(folder)
+        fields.pop(SEAL, None)
+        return RunRecord.model_validate(fields)
+    except ValidationError as error:
+        raise BenchError(f"{folder / RECORD} cannot be read: {explain(error)}.", "Run it again.") from error
+
+
+def load_fields(folder: Path) -> dict[str, Any]:
+    """Return what record.json holds, of whatever run; BenchError where it is none, or of another schema."""
+    file = folder / RECORD
+    if not file.is_file():
+        raise BenchError(
+            f"{folder} is not a run: it has no {RECORD}.",
+            "`bitnet-bench evaluate --out DIR` and `bitnet-bench measure --out DIR` write one.",
+        )
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BenchError(f"{file} cannot be read: {str(error).splitlines()[0]}.", "Run it again.") from error
+    if not isinstance(fields, dict):
+        raise BenchError(f"{file} cannot be read: it holds no record.", "Run it again.")
+    if fields.get("schema_version") != SCHEMA_VERSION:
+        raise BenchError(
+            f"{file} has schema version {fields.get('schema_version')}, and this is version {SCHEMA_VERSION}.",
+            "Read it with the bitnet-bench that wrote it, or run it again.",
+        )
+    return fields
+
+
+def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
+    """Return the examples of *tasks* in order; a task without a file has none."""
+    examples = []
+    for task in tasks:
+        file = samples_file(folder, task)
+        if file.is_file():
+            try:
+                lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
+                examples += [Example.model_validate_json(line) for line in lines if line]
+            except ValidationError as error:
+                raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
+    return examples
+
+
+def samples_file(folder: Path, task: str) -> Path:
+    """Return where the examples of a task are."""
+    return folder / "samples" / f"{task.replace(':', '-')}.jsonl"

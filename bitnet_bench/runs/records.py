@@ -1,0 +1,363 @@
+"""The values that cross a file boundary: what a job was, what a model scored, what it cost, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bitnet_bench.runs.choices import Format, Precision
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.value import Value
+
+SCHEMA_VERSION = 1
+
+
+class Checkpoint(Value):
+    """What a checkpoint is, found by looking into its files (`bitnet_bench.checkpoints.inspect.inspect`)."""
+
+    source: str
+    """What the user named: a folder, a hub id, or an embedded checkpoint such as `demo`."""
+    path: str
+    revision: str | None = None
+    architecture: str
+    format: Format
+    scale_direction: Literal["multiply", "divide"] | None = None
+    """What a stored `weight_scale` does to the integer product; None where none is stored."""
+    inner_norm: Literal["plain", "learned"] | None = None
+    """An RMSNorm inside every ternary layer, before its activations are quantized: without or with weights."""
+    inner_norm_eps: float | None = None
+    dtype: str
+    """The dtype of the weights that are not ternary."""
+    sha256: str
+    """Over the weight files, in name order."""
+    weight_bytes: dict[str, int]
+    """Bytes on disk by kind: ternary, linear, embedding, head, norm. A tied head adds nothing."""
+    parameters: int
+    ternary_parameters: int
+    zero_density: float | None = None
+    """The share of codes that are 0; None where codes are not stored but computed from masters."""
+
+    @property
+    def is_ternary(self) -> bool:
+        """Whether the checkpoint is meant to be run with ternary weights."""
+        return self.format != "float"
+
+    @property
+    def has_codes_only(self) -> bool:
+        """Whether the ternary layers are stored as 2-bit codes, so that there are no float weights to run."""
+        return self.format in ("bitlinear", "autobitlinear", "packed")
+
+
+class FinetuneRecord(Value):
+    """What a training run did: written to `finetune.json` beside the checkpoint that it made."""
+
+    schema_version: int = SCHEMA_VERSION
+    job: FinetuneJob
+    backend: str
+    base: Checkpoint
+    result: Checkpoint
+    rows: int
+    dropped_rows: int
+    truncated_rows: int
+    overlapping_rows: int = 0
+    """Rows of a task's training split that were left out because its evaluation asks the same."""
+    data_sha256: str
+    steps: int
+    train_loss: float
+    """Mean loss over the last tenth of the steps, in nats: per response token, of DPO per pair."""
+    first_loss: float | None = None
+    """Loss of the first wholly ternary step, before it changed a weight; of distillation the cross-entropy alone."""
+    last_loss: float | None = None
+    """Mean of the same over the last tenth of the steps."""
+    guessing_loss: float | None = None
+    """What guessing gets: ln vocabulary, of DPO ln 2. None, like the two above, in records of older versions."""
+    history: tuple[dict[str, float], ...]
+    validation: tuple[dict[str, float], ...] = ()
+    """Of the validation rows by step: loss in nats a response token (of DPO a pair), with margin and accuracy."""
+    validation_rows: int = 0
+    warnings: tuple[str, ...] = ()
+    train_seconds: float
+    resumed_from_step: int
+    environment: Environment
+
+
+class Trial(Value):
+    """One run of a search."""
+
+    arm: str
+    settings: dict[str, str]
+    seed: int
+    out: str
+    validation_loss: float | None
+    """At the end, in nats a response token (of DPO a pair); None if the run diverged."""
+    error: str | None = None
+
+
+class SearchRecord(Value):
+    """What a search tried, and what it chose on validation rows: written to `search.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    grid: dict[str, tuple[str, ...]]
+    seeds: int
+    trials: tuple[Trial, ...] = ()
+    chosen: dict[str, tuple[str, ...]] = {}
+    """Arm -> the folders of its best settings, a seed each."""
+
+
+class Environment(Value):
+    """The machine and the software behind a number."""
+
+    time: str
+    platform: str
+    python: str
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    packages: dict[str, str]
+    command: str
+    gpu: str | None = None
+    """The GPU, its driver, torch's CUDA and Triton; None where torch was not loaded, or computes on the CPU."""
+
+
+class Score(Value):
+    """One metric over one task, with its uncertainty and a signature that says exactly what was computed."""
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    """None where no standard error is defined; never 0 for missing."""
+    n: int
+    signature: str
+    primary: bool = False
+    chance: float | None = None
+    majority: float | None = None
+    """The metric of always answering the most frequent target of these very rows; None for a task that generates."""
+    limits: tuple[float, float | None] = (0.0, 100.0)
+    """The least and the greatest value of the metric; None where it has no greatest."""
+    lower_is_better: bool = False
+    parts: dict[str, float] = {}
+    """The same metric by label, entity type or n-gram order, where it has such parts."""
+
+
+class Example(Value):
+    """One evaluated row: enough to score it again and to compare two runs pairwise."""
+
+    task: str
+    doc_id: int
+    prompt: str
+    choices: tuple[str, ...] = ()
+    loglikelihoods: tuple[float, ...] = ()
+    target: str
+    target_choice: int | None = None
+    """Index into choices; None for a task that generates."""
+    references: tuple[str, ...] = ()
+    output: str
+    output_choice: int | None = None
+    target_labels: tuple[str, ...] = ()
+    """The gold answer of a structured task: a tag for each character (NER), "head relation" for each word (DP), the
+    slots of a dialogue state (WOS)."""
+    output_labels: tuple[str, ...] = ()
+    """What the output says in the same form; a malformed output is `malformed_labels`, which agrees with no gold."""
+    target_value: float | None = None
+    """The gold number of a graded task (STS)."""
+    output_value: float | None = None
+    """The number that the model gave: the mean of the choices' values under their probabilities."""
+    malformed: bool = False
+    """Whether the output broke the task's grammar: it is scored as wrong, and counted."""
+    correct: float
+    """The primary metric on this row alone, in 0..1."""
+
+
+class Measured(Value):
+    """A number that was read off this machine; *readings* are the raw repetitions."""
+
+    kind: Literal["measured"] = "measured"
+    unit: str
+    method: str
+    readings: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def median(self) -> float:
+        """The median reading, in *unit*."""
+        ordered = sorted(self.readings)
+        middle = len(ordered) // 2
+        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+class Modelled(Value):
+    """A number that a formula gave: never shown as measured."""
+
+    kind: Literal["modelled"] = "modelled"
+    unit: str
+    model: str
+    value: float
+
+
+class Unavailable(Value):
+    """No number, and why."""
+
+    kind: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
+Measurement = Annotated[Measured | Modelled | Unavailable, Field(discriminator="kind")]
+
+
+class RuntimeParity(Value):
+    """How far what another runtime computes is from the checkpoint that it was given, on a few Korean prompts."""
+
+    runtime: str
+    """Its name and version."""
+    prompt_tokens: int
+    """Tokens of the prompts; 0 if nothing was compared."""
+    same_tokens: bool | None = None
+    """Whether the runtime's own tokenizer gives the checkpoint's ids; None if it was not asked."""
+    mean_error: float | None = None
+    """Mean |difference| of log-probabilities over the vocabulary, in nats."""
+    relative_error: float | None = None
+    """The same in standard deviations of the source's log-probabilities."""
+    bound: float | None = None
+    """What relative_error may be at most."""
+    fault: str | None = None
+    """What the runtime does wrong, by name where it is known; None if it is within the bound."""
+
+
+MOST_FOREIGN = 0.1
+"""Above this share of the cores other processes have changed a timing."""
+
+
+class LeftOut(Value):
+    """A round that other work disturbed, again when it was repeated; numbers are of the others."""
+
+    round: int
+    why: tuple[str, ...]
+    prefill_s: float
+    decode_s: float
+    """Of a token."""
+
+
+class Cost(Value):
+    """What one checkpoint costs to run at one precision in one process of its own."""
+
+    backend: str
+    backend_reason: str | None = None
+    """Why `auto` chose it; None where the user named it."""
+    runtime: str | None = None
+    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
+    precision: Precision
+    prompt_tokens: int
+    new_tokens: int
+    batch: int
+    threads: int
+    weight_bytes: dict[str, int]
+    """Bytes on disk by kind."""
+    resident_weight_bytes: int
+    """Bytes of the weights as this backend holds them in memory."""
+    kv_bytes: int
+    """Bytes of the key-value cache after the whole scenario."""
+    metrics: dict[str, Measurement]
+    """load_s; prefill_s (the time to the first token), prefill_tokens_per_s; decode_s (a token), decode_tokens_per_s;
+    token_p50_s, token_p95_s, token_p99_s; peak_bytes; energy_j and energy_net_j (an example), the same _per_token;
+    idle_power_w; prefill_floor_s and decode_floor_s, which are modelled."""
+    foreign_load: float
+    """Mean share of the machine's cores that other processes used while this one measured, 0..1."""
+    resident_by_kind: dict[str, int] = {}
+    """Bytes in memory by kind and dtype, such as `head bfloat16`; empty where the backend does not say."""
+    conditions: dict[str, Measurement] = {}
+    """Of the machine meanwhile: frequency_hz, pace_s (of a fixed piece of work), stolen (share of the cores),
+    throttled (events), swapped_bytes; of a GPU gpu_prefill_s and gpu_decode_s (its own time), card_bytes,
+    gpu_frequency_hz, gpu_heat_s and gpu_power_s (for how long they held its clock down)."""
+    disturbances: tuple[str, ...] = ()
+    """Rounds that were disturbed again when they were repeated, and by what."""
+    left_out: tuple[LeftOut, ...] = ()
+    """These rounds, where enough others were made: they are in no number above."""
+    once_because: str | None = None
+    """Why there is only one round, and so no interval; None where the budget had time for more."""
+    parity: RuntimeParity | None = None
+    """Of a runtime that is not ours; one with a fault was measured because the user said so."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether numbers are in doubt: they are of rounds that other work disturbed, for want of quiet ones."""
+        return self.foreign_load > MOST_FOREIGN or (bool(self.disturbances) and not self.left_out)
+
+
+class Estimated(Value):
+    """A number that was computed from a sample, with its 95 % interval."""
+
+    kind: Literal["estimated"] = "estimated"
+    value: float
+    interval: tuple[float, float] | None = None
+    """None where none is defined or the sample is too small."""
+
+
+class HumanJudgement(Value):
+    """What people said of the answers of two runs, blindly (`bitnet_bench.rating`)."""
+
+    sheet: str
+    """The digest of what they were shown."""
+    a: str
+    b: str
+    a_sha256: str
+    """Of run A's weights."""
+    b_sha256: str
+    tasks: tuple[str, ...]
+    items: int
+    raters: tuple[str, ...]
+    wins_a: int
+    ties: int
+    wins_b: int
+    win_rate: Estimated
+    """Of A over B, 0..100, a tie being half a win: Wilson's interval over items."""
+    scales: dict[str, dict[Literal["a", "b", "difference"], Estimated]]
+    """fluency, accuracy and relevance, 1..5: means over items, of each item the mean over raters."""
+    alpha: dict[str, Annotated[Estimated | Unavailable, Field(discriminator="kind")]]
+    """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
+
+
+class RunRecord(Value):
+    """Everything that is known about one checkpoint in one run folder (`record.json`)."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    checkpoint: Checkpoint
+    backend: str
+    """The one that ran: never `auto`."""
+    backend_reason: str | None = None
+    """Why `auto` chose it; None where the user named it."""
+    precision: Precision
+    runtime: str | None = None
+    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
+    suites: dict[str, str] = {}
+    """Suite name -> version."""
+    settings: dict[str, Any] = {}
+    """What the user passed: limit, data_dir, prompts, shots, seed, chat_template."""
+    data: dict[str, str] = {}
+    """Task -> sha256 of the rows that were scored."""
+    sources: dict[str, str] = {}
+    """Task -> the file, or the hub id and revision, that its rows come from."""
+    samples: dict[str, str] = {}
+    """Task -> sha256 of the file of its examples, as it was written."""
+    chat_template_sha256: str | None = None
+    """Of the checkpoint's chat template, where the prompts were asked through it."""
+    counts: dict[str, int] = {}
+    """What happened: requests, those of them answered from the cache, truncated prompts, malformed outputs."""
+    errors: dict[str, str] = {}
+    """Task -> why it could not be scored; the same command tries it again."""
+    scores: tuple[Score, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    judgements: tuple[HumanJudgement, ...] = ()
+    """What people said of this run beside another one."""
+    cost_errors: dict[str, str] = {}
+    """Backend and precision -> why it could not be measured."""
+    cost_left_out: dict[str, str] = {}
+    """Backend and precision -> why the budget left it out; nothing is wrong with it."""
+    seconds: float = 0.0
+    """Spent on scoring; an answer from the cache takes none."""
+    environment: Environment
+
+
+FinetuneRecord.model_rebuild()

@@ -1,0 +1,93 @@
+"""Find, load and set up the library: plain C, built with the package as an optional extension."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.ternary.kernel.structs import Part, RowsPointers
+
+VARIABLE = "BITNET_BENCH_KERNEL"
+WIDTHS = (16, 8, 4)
+"""Floats of a vector in attention and head."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
+    wanted = os.environ.get(VARIABLE, "")
+    spec = find_spec(f"{__package__}._library")
+    if wanted == "off" or spec is None or spec.origin is None:
+        return None
+    loaded = ctypes.CDLL(spec.origin)
+    loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
+    loaded.bb_linear.argtypes = (POINTER(Part), c_int, POINTER(RowsPointers), c_void_p, c_int64, c_int, c_int)
+    loaded.bb_set_pool(_pool())
+    if wanted and not loaded.bb_use_path(wanted.encode()):
+        raise BenchError(
+            f"{VARIABLE} is {wanted!r}, which this processor or this build does not have.",
+            f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
+        )
+    return loaded
+
+
+def require_library() -> ctypes.CDLL:
+    """Return the loaded kernel, for callers that have asked `library` whether it is there."""
+    loaded = library()
+    assert loaded is not None, "whoever calls the kernel has asked library() whether it is there"
+    return loaded
+
+
+def paths() -> list[str]:
+    """Return the instruction sets that this machine can run, best first; none without the kernel."""
+    loaded = library()
+    return _paths(loaded) if loaded else []
+
+
+def _paths(loaded: ctypes.CDLL) -> list[str]:
+    names: list[str] = []
+    while name := loaded.bb_path(len(names)):
+        names.append(name.decode())
+    return names
+
+
+def current_path() -> str:
+    """Return the instruction set in use."""
+    name: bytes = require_library().bb_current()
+    return name.decode()
+
+
+def use_path(name: str) -> None:
+    """Switch to another of `paths()`, for tests and benchmarks."""
+    loaded = library()
+    if loaded is None or not loaded.bb_use_path(name.encode()):
+        raise ValueError(f"no kernel path {name}")
+
+
+def use_width(floats: int) -> bool:
+    """Switch to another of `WIDTHS`, for tests; False if this processor has none such."""
+    loaded = library()
+    return loaded is not None and bool(loaded.bb_use_width(floats))
+
+
+def _pool() -> c_void_p | None:
+    """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
+    here = Path(torch.__file__).parent / "lib"
+    for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
+        try:
+            return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, c_void_p)
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def threaded() -> bool:
+    """Say whether the kernel can use more than one thread here."""
+    return _pool() is not None

@@ -1,0 +1,111 @@
+"""The structs of kernel.h as ctypes mirrors them: the same fields in the same order."""
+
+from __future__ import annotations
+
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+
+
+class Part(Structure):
+    """One layer of a product: its codes, scales and bias."""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("bias", c_void_p),
+        ("scales", c_void_p),
+        ("scale", c_float),
+        ("bytes", c_int32),
+        ("rows", c_int64),
+    )
+
+
+class RowsPointers(Structure):
+    """Quantized activations."""
+
+    _fields_ = (
+        ("q", c_void_p),
+        ("steps", c_void_p),
+        ("sums", c_void_p),
+        ("tokens", c_int64),
+        ("columns", c_int64),
+        ("stride", c_int64),
+    )
+
+
+class RowsJob(Structure):
+    """A quantization of rows, with the activation and the norm before it."""
+
+    _fields_ = (
+        ("x", c_void_p),
+        ("x_stride", c_int64),
+        ("tokens", c_int64),
+        ("columns", c_int64),
+        ("norm", c_void_p),
+        ("epsilon", c_float),
+        ("normed", c_int32),
+        ("activation", c_int32),
+        ("q", c_void_p),
+        ("steps", c_void_p),
+        ("sums", c_void_p),
+        ("y", c_void_p),
+        ("stride", c_int64),
+        ("next", c_int64),
+    )
+
+
+class Attention(Structure):
+    """A pass of attention over the cache, with the rotation before it."""
+
+    _fields_ = (
+        ("qkv", c_void_p),
+        ("stride", c_int64),
+        ("tokens", c_int64),
+        ("slots", c_void_p),
+        ("positions", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("capacity", c_int64),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("dimension", c_int32),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("epsilon", c_float),
+        ("scale", c_float),
+        ("out", c_void_p),
+        ("next", c_int64),
+        ("heads_per_tile", c_int32),
+        ("tiles", c_void_p),
+        ("tile_count", c_int64),
+    )
+
+
+class Head(Structure):
+    """A product with the table of the output head."""
+
+    _fields_ = (
+        ("table", c_void_p),
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("tokens", c_int64),
+        ("next", c_int64),
+        ("dtype", c_int32),
+    )
+
+
+class Matrix(Structure):
+    """A pass over a matrix: ternarize, or scale sums or codes."""
+
+    _fields_ = (
+        ("x", c_void_p),
+        ("y", c_void_p),
+        ("scales", c_void_p),
+        ("scale", c_float),
+        ("kind", c_int32),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("next", c_int64),
+    )

@@ -1,0 +1,79 @@
+"""Turn the rows of a job into tokens, and into what a trainer is fed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.mapping import tokenize_once
+from bitnet_bench.data.rows import Row
+from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.loss import response_logprobs
+
+_log = logging.getLogger(__name__)
+BEGINNING = 40
+"""Characters by which a row is named."""
+NAMED = 5
+"""So many of the rows that are left out are named."""
+
+
+def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[Encoded, Encoded]:
+    """Return the training and the validation rows as tokens; the latter may be none."""
+    length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
+
+    def encoded(rows: Sequence[Any]) -> Encoded:
+        if job.method == "dpo":
+            return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
+        return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
+
+    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, (), 0)
+
+
+def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
+    """Say, in the log as well, which rows are not learned from; () if all are."""
+    if not encoded.lost:
+        return ()
+    beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
+    warning = (
+        f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise --max-length; "
+        "`bitnet-bench data check` gives their lines."
+    )
+    _log.warning(warning)
+    return (warning,)
+
+
+def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, collator: Collator) -> list[Item]:
+    """Return what the trainer is fed: an example each, or for `dpo` a pair each with its reference."""
+    if job.method != "dpo":
+        return [Item((example,)) for example in encoded.examples]
+    return _pairs(job, model, encoded.examples, collator)
+
+
+def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: Collator) -> list[Item]:
+    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
+
+    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
+    reference = [0.0] * len(examples)
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
+        for start in range(0, len(by_length), 2 * job.sequences):
+            some = by_length[start : start + 2 * job.sequences]
+            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
+            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
+                reference[i] = logprob
+    return [Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]

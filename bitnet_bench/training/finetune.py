@@ -1,0 +1,73 @@
+"""Fine-tune a checkpoint: the one way in, whichever backend takes the steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitnet_bench import plugins
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
+from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
+from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.runs.twins import TWIN_SUFFIX
+from bitnet_bench.training.inputs import hold_out, training_rows
+
+TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
+
+
+def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
+    """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
+    from bitnet_bench.data.templates import digest, refuse_unknown
+    from bitnet_bench.machine.fast_dtype import fast_compute
+    from bitnet_bench.processes import is_first
+    from bitnet_bench.training.rates import with_default_rate
+    from bitnet_bench.training.resume import recall_choices
+
+    refuse_unknown(job.template)
+    compute = fast_compute() if job.compute == "auto" else job.compute
+    job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
+    done = Path(job.out) / TRAINING
+    record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8")) if done.is_file() else None
+    job = recall_choices(job, record)
+    if record:
+        differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
+        if differing:
+            raise BenchError(
+                f"{job.out} holds a finished run with another {', '.join(differing)}.",
+                "Give another --out, or delete the folder.",
+            )
+        return record
+    trainer = plugins.load("backends", FALLBACK if backend == AUTO else backend)
+    if not isinstance(trainer, TrainingBackend):
+        raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
+    rows, left_out = training_rows(job)
+    rows, held_out = hold_out(rows, job)
+    teacher = open_checkpoint(job.teacher) if job.teacher else None
+    base = open_checkpoint(job.model)
+    job = with_default_rate(job, base)
+    given = Ingredients(base, rows, held_out, teacher, left_out)
+    with (steps if is_first() else quiet)(f"{TITLES[job.method]} {job.precision}") as progress:
+        return trainer.finetune(job, given, progress)
+
+
+def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
+    """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`.
+
+    A learning rate that was given is the twin's too; one from the table of defaults is looked up for the twin itself.
+    """
+    if model is None:
+        model = "demo-fp16" if job.model == "demo" else job.model
+    return job.model_copy(
+        update={
+            "model": model,
+            "precision": "fp16",
+            "out": f"{job.out}{TWIN_SUFFIX}",
+            "keep_masters": False,
+            "ternary_warmup": 0,
+            "learning_rate": None if job.learning_rate_source else job.learning_rate,
+            "learning_rate_source": None,
+        }
+    )

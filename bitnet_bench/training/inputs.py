@@ -1,0 +1,103 @@
+"""Collect the rows that a job trains on, hold some out for validation, and check files of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.select import data_directory, select_tasks
+from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.runs.jobs import FinetuneJob
+
+if TYPE_CHECKING:
+    from bitnet_bench.data.checking import Checked
+    from bitnet_bench.data.rows import Row
+
+
+def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
+    """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split.
+
+    The second value counts rows of tasks that were left out because their evaluation asks the same.
+    """
+    from bitnet_bench.data.rows import Row, Turn, read_rows
+    from bitnet_bench.evaluation.task_run import training_pairs
+    from bitnet_bench.evaluation.tasks import Setting, build_task
+
+    rows: list[Row] = []
+    left_out = 0
+    for source in job.data:
+        suite, _, task = source.partition(":")
+        if Path(source).is_file() or not task:
+            rows += read_rows(Path(source))[: job.limit]
+            continue
+        directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+        for owner, found in select_tasks([suite], [task]):
+            pairs, overlap = training_pairs(build_task(owner, found, Setting(directory)), job.limit)
+            left_out += overlap
+            rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
+    return rows, left_out
+
+
+def check_data(
+    files: Sequence[Path],
+    model: str = "demo",
+    *,
+    template: str = "auto",
+    max_length: int = 256,
+    suites_named: Sequence[str] = (),
+    data_dir: Path | None = None,
+    steps: Steps = quiet,
+) -> list[Checked]:
+    """Say of every line of training *files* what is wrong with it, and how long rows are in tokens of *model*.
+
+    Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
+    """
+    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.data.checking import check
+    from bitnet_bench.data.templates import refuse_unknown
+    from bitnet_bench.evaluation.tasks import normalised
+
+    refuse_unknown(template)
+    asked = _asked(suites_named, data_dir) if suites_named else {}
+    tokenizer = load_tokenizer(open_checkpoint(model))
+    found = []
+    with steps("check") as progress:
+        for number, file in enumerate(files, 1):
+            found.append(check(file, tokenizer, template, max_length, asked, normalised))
+            progress(number, len(files))
+    return found
+
+
+def _asked(suites_named: Sequence[str], data_dir: Path | None) -> dict[str, str]:
+    """Return every text in the test rows of suites, as letters and digits, with its task."""
+    from bitnet_bench.evaluation.tasks import Setting, build_task, normalised
+
+    directory = data_directory(data_dir)
+    texts: dict[str, str] = {}
+    for suite, task in select_tasks(suites_named, data_dir=directory):
+        for doc in build_task(suite, task, Setting(directory)).lm_task.test_docs():
+            texts |= {normalised(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)}
+    return texts
+
+
+def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
+    """Return (training rows, validation rows): the job's files, and a share of its rows, in which no text recurs.
+
+    Which rows are held out depends on the rows alone, so that all seeds, settings and twins are validated on the same.
+    """
+    import random
+
+    from bitnet_bench.data.rows import read_rows
+
+    validation = [row for source in job.validation for row in read_rows(Path(source))]
+    count = max(1, round(job.hold_out * len(rows))) if job.hold_out else 0
+    chosen = set(random.Random(0).sample(range(len(rows)), count))
+    validation += [row for i, row in enumerate(rows) if i in chosen]
+    kept = set(validation)
+    training = [row for row in rows if row not in kept]
+    if not training:
+        raise BenchError("Every training row is a validation row.", "Lower --hold-out, or give other --validation.")
+    return training, validation

@@ -1,0 +1,84 @@
+"""Write what a run made: the checkpoint, and the record of how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.data.tokenizing import Encoded
+from bitnet_bench.machine.environment import environment
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
+from bitnet_bench.training.lora import merge_adapters
+from bitnet_bench.training.trainer import BenchTrainer
+
+
+def save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
+    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
+    out = Path(job.out)
+    if job.lora_rank:
+        merge_adapters(model)
+    tokenizer.save_pretrained(out)
+    if job.keep_masters and job.precision == "ternary":
+        tokenizer.save_pretrained(out / "masters")
+        save(model, out / "masters", "masters", dtype)
+    if job.precision == "ternary":
+        save(model, out, "autobitlinear", dtype)
+    else:
+        save(model, out, "float", "float16")
+
+
+def wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
+    """Return what the first process wrote."""
+    trainer.accelerator.wait_for_everyone()
+    return FinetuneRecord.model_validate_json((out / TRAINING).read_text(encoding="utf-8"))
+
+
+def make_record(
+    job: FinetuneJob,
+    backend: str,
+    given: Ingredients,
+    encoded: Encoded,
+    held_out: Encoded,
+    trainer: BenchTrainer,
+    seconds: float,
+    resumed: Path | None,
+) -> FinetuneRecord:
+    """Return the record of a run that has ended, with the warnings that its figures give."""
+    history = tuple(trainer.points("loss"))
+    tail = [point["loss"] for point in history[-max(1, len(history) // LAST_SHARE) :]]
+    ending = read_ending(job, history, trainer.model.config.vocab_size)
+    record = FinetuneRecord(
+        job=job,
+        backend=backend,
+        base=given.base,
+        result=inspect(Path(job.out)),
+        rows=encoded.rows,
+        dropped_rows=encoded.dropped,
+        truncated_rows=encoded.truncated,
+        overlapping_rows=given.overlapping,
+        data_sha256=encoded.sha256,
+        steps=trainer.state.global_step,
+        train_loss=sum(tail) / len(tail),
+        first_loss=ending.first,
+        last_loss=ending.last,
+        guessing_loss=ending.guessing,
+        history=history,
+        validation=tuple(
+            {name.removeprefix("validation_"): value for name, value in point.items()}
+            for point in trainer.points("validation_loss")
+        ),
+        validation_rows=held_out.rows,
+        warnings=(*trainer.warnings, *trainer.code_warnings()),
+        train_seconds=seconds,
+        resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
+        environment=environment(),
+    )
+    return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})

@@ -1,0 +1,456 @@
+"""What every trainer here adds to transformers' Trainer: order of the data, schedules, validation, monitor and log."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from bitnet_bench.data.collating import Collator, Item
+from bitnet_bench.data.row_packing import pack, refuse_unknown
+from bitnet_bench.errors import BenchError, DivergedError
+from bitnet_bench.processes import count_processes
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.ternary.linear import ternary_targets
+from bitnet_bench.training.compiling import choose_compile, compile_layers
+from bitnet_bench.training.ending import warn_about_length
+from bitnet_bench.training.micro_batch_sums import MicroBatchSums
+from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
+from bitnet_bench.training.objectives import Objective, Outcome, Preference, has_diverged, supervised
+from bitnet_bench.training.order import batch_order, total_steps
+from bitnet_bench.training.resume import COMPLETE, STATE
+from bitnet_bench.training.save_timer import SaveTimer
+from bitnet_bench.training.schedule import StepCodes, in_second_stage, keep_codes, make_schedule, set_ternary_share
+from bitnet_bench.training.sharding import load_shards, save_shards, shard
+
+LOG_POINTS = 200
+TENSORBOARD = "tensorboard"
+SCHEDULER = "scheduler.pt"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learned from, what is validated on, and how either becomes a batch."""
+
+    items: Sequence[Item]
+    validation: Sequence[Item]
+    collator: Collator
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step, and what it is to become."""
+
+    job: FinetuneJob
+    model: PreTrainedModel
+    tokenizer: Any
+    plan: Plan
+    teacher: PreTrainedModel | None
+    goes_on: bool
+    """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
+    becomes_ternary: bool
+    """Whether the base was a float model, so that the first steps repair what quantization broke."""
+    progress: Progress
+    clock: Callable[[], float] = time.monotonic
+    """In seconds; states are saved by it."""
+
+
+def validation_objective(job: FinetuneJob) -> Objective:
+    """Return what is taken of validation rows: of a distilled student the plain cross-entropy too."""
+    return Preference(job.beta, checked=True) if job.method == "dpo" else supervised
+
+
+class BenchTrainer(Trainer):
+    """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
+
+    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
+        _use_one_gpu(kwargs["args"])
+        super().__init__(*args, **kwargs)
+        self.job, self._plan = start.job, start.plan
+        self.warnings: list[str] = []
+        if self.job.shard:
+            require_sharding(self)
+            shard(self.model)
+            self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
+        self.monitor = TernaryMonitor(self.model)
+        self.codes = StepCodes(self.model)
+        self._seen = MicroBatchSums()
+        self._since = time.monotonic()
+        self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
+        self._warned = False
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Watch(self, start))
+
+    def keep(
+        self,
+        loss: Tensor,
+        count: Tensor | int,
+        inputs: Mapping[str, Tensor],
+        figures: Mapping[str, Tensor | float],
+    ) -> None:
+        """Keep a micro-batch's sums over *count* for the log, without waiting for them."""
+        tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self._seen.add(self.state.global_step, {"loss": loss, "count": count, "tokens": tokens, **figures})
+
+    def refuse_bad_loss(self) -> None:
+        """DivergedError if a loss since the last look is no number: before each log and each saved state."""
+        bad = self._seen.look()
+        if bad:
+            step, loss = bad
+            raise DivergedError(f"The loss became {loss} at step {step}.", self._remedy())
+
+    @staticmethod
+    def _remedy() -> str:
+        return "Lower --lr or raise --warmup-ratio and start anew with another --out; the last saved step is kept."
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to a step's log what an objective and the monitor saw since the last one."""
+        if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
+            Trainer.log(self, logs, start_time)
+            return
+        self.refuse_bad_loss()
+        figures = self._figures()
+        self._stop_if_diverged(figures)
+        super().log({**logs, **figures, **self.monitor.look()}, start_time)
+        if not self._warned and self.is_world_process_zero():
+            for warning in self.code_warnings():
+                self._warned = True
+                _log.warning("Step %s: %s", self.state.global_step, warning)
+
+    def code_warnings(self) -> tuple[str, ...]:
+        """Return what the ternary codes say is wrong with the run so far, before a kill included."""
+        return warn_about_codes(self.points("flips"), self.job.peak_rate, self.monitor.mean_weight)
+
+    def _figures(self) -> dict[str, float]:
+        """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
+        taken = self._seen.take()
+        names = sorted(taken)  # the same order on all processes
+        sums = torch.tensor([taken[name] for name in names], dtype=torch.float64, device=self.args.device)
+        seen = dict(zip(names, self.accelerator.reduce(sums, "sum").tolist(), strict=True))
+        seconds = time.monotonic() - self._since
+        self._since = time.monotonic()
+        count, tokens = seen.pop("count"), seen.pop("tokens")
+        return {**{name: value / count for name, value in seen.items()}, "tokens_per_s": tokens / seconds}
+
+    def _stop_if_diverged(self, figures: dict[str, float]) -> None:
+        if self.job.method == "dpo":  # its loss has no scale of its own
+            return
+        losses = [point.get("cross_entropy", point["loss"]) for point in (*self.points("loss"), figures)]
+        if has_diverged(losses, self.model.config.vocab_size, self._becomes_ternary):
+            raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {self.state.global_step}.", self._remedy())
+
+    def validate(self) -> None:
+        """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
+        if not self._plan.validation:
+            return
+        self.refuse_bad_loss()
+        began = time.monotonic()
+        validated = MicroBatchSums()
+        self.codes.refresh()
+        with self._as_deployed():
+            for batch, counts in self._validation_batches():
+                inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+                outcome = self.outcome(inputs)
+                if counts:
+                    figures = {"loss": outcome["loss"], "count": outcome["count"], **outcome["figures"]}
+                    validated.add(self.state.global_step, figures)
+        names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
+        seen = validated.take()
+        sums = torch.tensor([seen.get(name, 0.0) for name in names], dtype=torch.float64, device=self.args.device)
+        count, *rest = self.accelerator.reduce(sums, "sum").tolist()
+        due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to
+        self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
+        self.control.should_log = due
+        self._since += time.monotonic() - began
+
+    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+        """Return what a batch of validation rows gives."""
+        return validation_objective(self.job)(self.model, inputs)
+
+    def _validation_batches(self) -> Any:
+        """Yield this process's share of the batches, rows of like length together, and whether each counts.
+
+        Processes of a sharded model go through it together: all have as many batches, and a spare one does not count.
+        """
+        by_length = sorted(self._plan.validation, key=len)
+        starts = range(0, len(by_length), self.job.sequences)
+        for first in range(0, len(starts), self.args.world_size):
+            i = first + self.args.process_index
+            start = starts[min(i, len(starts) - 1)]
+            yield self._plan.collator(by_length[start : start + self.job.sequences]), i < len(starts)
+
+    @contextmanager
+    def _as_deployed(self) -> Any:
+        """Switch dropout, noise and what is not ternary yet off."""
+        set_ternary_share(self.model, 1, 0)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.job.compute == "bf16"):
+            yield
+        self.model.train(training)
+        set_ternary_share(self.model, self.state.global_step, self.job.ternary_warmup)
+
+    def points(self, name: str) -> list[dict[str, float]]:
+        """Return the logged points that hold *name*, of the whole run: those before a kill included."""
+        return [{k: float(v) for k, v in point.items()} for point in self.state.log_history if name in point]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return AdamW in three groups: ternary layers (of a twin: what would be), other matrices, norms and biases."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        decaying = set(self.get_decay_parameter_names(self.model))
+        ternary = {id(p) for layer in ternary_targets(self.model).values() for p in layer.parameters()}
+        rate, other = self.job.peak_rate, self.job.float_learning_rate or self.job.peak_rate
+        groups = [
+            ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),
+            ([p for n, p in named if id(p) not in ternary and n in decaying], other, self.job.weight_decay),
+            ([p for n, p in named if n not in decaying], other, 0.0),
+        ]
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        made: torch.optim.Optimizer = kind(
+            [{"params": ps, "lr": lr, "weight_decay": decay} for ps, lr, decay in groups if ps],
+            **{**options, "lr": rate},
+        )
+        self.optimizer = made
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the schedule of the job, which transformers' would begin with a rate of 0."""
+        factor = make_schedule(self.job.schedule, num_training_steps, count_warmup(self.job, num_training_steps))
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.refuse_bad_loss()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a saved step; those of a sharded model are written with its optimizer."""
+        if not self.job.shard:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.job.shard:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self._plain_optimizer(), Path(output_dir))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer without accelerate's wrapper."""
+        wrapper: Any = self.optimizer
+        plain: torch.optim.Optimizer = wrapper.optimizer
+        return plain
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.job.shard:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.job.shard:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            load_shards(self.model, self._plain_optimizer(), Path(checkpoint))
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+
+
+def _use_one_gpu(arguments: TrainingArguments) -> None:
+    """Keep a process on one GPU: Trainer would cut each batch apart for DataParallel, and ours is one."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+
+
+def require_sharding(trainer: Trainer) -> None:
+    """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
+    if not hasattr(trainer, "is_distributed_loading_by_transformers"):
+        raise BenchError(
+            f"--shard does not work with transformers {transformers.__version__}, whose Trainer cannot be kept from "
+            "wrapping a model that is sharded already.",
+            "pip install --upgrade transformers (5.23 is tested), or leave --shard out.",
+        )
+
+
+class _Watch(TrainerCallback):
+    """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
+
+    def __init__(self, trainer: BenchTrainer, start: Start) -> None:
+        self._trainer, self._progress, self._note = trainer, start.progress, ""
+        self._timer = SaveTimer(start.job.save_minutes, start.clock)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._timer.restart()
+        self._trainer.monitor.restart()
+        if state.global_step == 0:
+            self._trainer.validate()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        job = self._trainer.job
+        self._begin_step(state.global_step)
+        self._trainer.codes.refresh()
+        if job.schedule == "two-stage" and in_second_stage(state.global_step, state.max_steps):
+            for group in self._trainer.optimizer.param_groups:
+                group["weight_decay"] = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self._note = f"loss {float(logs['loss']):.3f}"
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.codes.forget()
+        self._begin_step(state.global_step)
+        if state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps, self._note)
+        if self._agrees_to_save():
+            control.should_save = True
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the end of the run is part of its curve, whatever logging_steps divides
+        if state.global_step % args.save_steps == 0 or state.global_step == state.max_steps:
+            self._trainer.validate()
+
+    def _begin_step(self, step: int) -> None:
+        if self._trainer.job.ternary_warmup:
+            set_ternary_share(self._trainer.model, step, self._trainer.job.ternary_warmup)
+
+    def _agrees_to_save(self) -> bool:
+        """Return whether it is time for a state: what the first process says, because all write one together."""
+        if self._trainer.args.world_size == 1:
+            return self._timer.is_due()
+        due = torch.tensor(int(self._timer.is_due()), device=self._trainer.args.device)
+        torch.distributed.broadcast(due, src=0)
+        return bool(due)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._timer.restart()
+        self._trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+Build = Callable[[Start, Mapping[str, Any], Sequence[int]], BenchTrainer]
+"""Makes a trainer of a start, the values of its TrainingArguments, and the order of the items."""
+
+
+def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
+    """Return what trains in *out*."""
+    job, plan = start.job, start.plan
+    if job.packing:
+        refuse_unknown(start.model.config.model_type)
+        items, validation = (_packed(some, job.max_length) for some in (plan.items, plan.validation))
+        plan = replace(plan, items=items, validation=validation)
+    steps = total_steps(len(plan.items), job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
+    if job.ternary_warmup >= steps:
+        raise BenchError(
+            f"--ternary-warmup {job.ternary_warmup} lasts as long as the whole run, {steps} steps.",
+            "Shorten it: the end of the run must be wholly ternary.",
+        )
+    # by whole steps, so that how many forward passes a step is cut into does not change what it is of
+    step_sequences = job.sequences * job.gradient_accumulation
+    order = batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
+    job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
+    trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE), order)
+    trainer.warnings += warn_about_length(steps, count_warmup(job, steps))
+    for warning in trainer.warnings if trainer.is_world_process_zero() else []:
+        _log.warning(warning)
+    if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
+        keep_codes(start.model)
+    if job.compile == "on" and not compile_layers(start.model):
+        trainer.warnings.append(f"--compile on: {type(start.model).__name__} names no layers that could be compiled.")
+    if "tensorboard" in job.track and trainer.is_world_process_zero():
+        trainer.add_callback(_tensorboard(out / TENSORBOARD))
+    return trainer
+
+
+def _packed(items: Sequence[Item], max_length: int) -> list[Item]:
+    examples = [example for item in items for example in item.examples]
+    return [Item((example,)) for example in pack(examples, max_length)]
+
+
+def _tensorboard(folder: Path) -> TrainerCallback:
+    from tensorboardX import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
+def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
+    """Return the values of TrainingArguments."""
+    batch, accumulation = _share(job)
+    cpu = not torch.cuda.is_available()
+    return {
+        "output_dir": str(state),
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": job.peak_rate,
+        "weight_decay": job.weight_decay,
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "bf16": job.compute == "bf16",
+        "use_cpu": cpu,
+        "ddp_backend": "gloo" if cpu and count_processes() > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "train_sampling_strategy": "sequential",
+        "seed": job.seed,
+        "neftune_noise_alpha": job.neftune_alpha,
+        **_checkpointing(job.gradient_checkpointing),
+        "logging_steps": max(1, steps // LOG_POINTS),
+        "logging_first_step": True,  # a mean over several steps would hide where the run began
+        "logging_nan_inf_filter": False,
+        "save_steps": job.save_every,
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "report_to": _reporters(job),
+        "remove_unused_columns": False,
+        # on a GPU a batch is copied while the step before it is computed
+        "dataloader_pin_memory": not cpu,
+        "accelerator_config": {"non_blocking": not cpu},
+    }
+
+
+def count_warmup(job: FinetuneJob, steps: int) -> int:
+    """Return the steps of *steps* over which the learning rate rises."""
+    return math.ceil(job.warmup_ratio * steps)
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Return the arguments that recompute activations; transformers before 5.18 calls them gradient checkpointing."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
+
+
+def _share(job: FinetuneJob) -> tuple[int, int]:
+    """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
+    sharing = count_processes()
+    if job.gradient_accumulation % sharing == 0:
+        return job.sequences, job.gradient_accumulation // sharing
+    if job.sequences % sharing == 0:
+        return job.sequences // sharing, job.gradient_accumulation
+    raise BenchError(
+        f"{sharing} processes cannot share steps of {job.gradient_accumulation} x {job.sequences} sequences.",
+        "Make --gradient-accumulation or --batch-size a multiple of the number of processes.",
+    )
+
+
+def _reporters(job: FinetuneJob) -> list[str]:
+    """Return the trackers beside TensorBoard that are installed; one that is not is no error."""
+    from importlib.util import find_spec
+
+    wanted = [name for name in job.track if name != "tensorboard"]
+    for name in wanted:
+        if find_spec(name) is None:
+            _log.warning("%s is not installed, so it is not told: pip install %s", name, name)
+    return [name for name in wanted if find_spec(name)]

@@ -1,0 +1,88 @@
+"""Name the runs of a report apart, and say what groups them: stage, seed, training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.records import RunRecord, Score
+from bitnet_bench.runs.run import Results
+from bitnet_bench.wording import Said, plain, say
+
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
+"""Okabe and Ito's palette (2008), which the colour-blind tell apart; shapes and letters say the same."""
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run under a name of its own. *key* is a letter that stands for it in charts and tables."""
+
+    key: str
+    name: str
+    colour: int
+    results: Results
+
+    @property
+    def record(self) -> RunRecord:
+        """The run's record."""
+        return self.results.record
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], Score]:
+        """The scores by (task, metric)."""
+        return {(score.task, score.metric): score for score in self.record.scores}
+
+    @cached_property
+    def primary(self) -> dict[str, Score]:
+        """The primary score of each task."""
+        return {score.task: score for score in self.record.scores if score.primary}
+
+    @property
+    def label(self) -> Said:
+        """Letter and name."""
+        return plain(f"{self.key} · {self.name}")
+
+    @property
+    def stage(self) -> str | None:
+        """Before or after fine-tuning, where the run says so."""
+        stage = self.record.settings.get("stage")
+        return str(stage) if stage else None
+
+    @property
+    def stage_words(self) -> tuple[Said, ...]:
+        """The stage in words, if there is one."""
+        if self.stage in ("before", "after"):
+            return (say(f"stage.{self.stage}"),)
+        return (plain(self.stage),) if self.stage else ()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the training behind the checkpoint, where that is known."""
+        return self.results.training.job.seed if self.results.training else None
+
+
+def named(runs: Sequence[Results]) -> tuple[NamedRun, ...]:
+    """Return the runs under distinct names; BenchError if there are none."""
+    if not runs:
+        raise BenchError("There is no run to report.", "Name at least one run folder.")
+    names: list[str] = []
+    result = []
+    for index, results in enumerate(runs):
+        names.append(_free(results.record.name, names))
+        result.append(NamedRun(letter(index), names[-1], index % len(COLOURS), results))
+    return tuple(result)
+
+
+def letter(index: int) -> str:
+    """Return A, B, ... Z, then numbers."""
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    free, copy = name, 1
+    while free in taken:
+        copy += 1
+        free = f"{name} ({copy})"
+    return free

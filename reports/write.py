@@ -1,0 +1,54 @@
+"""Write a report about run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bitnet_bench import plugins
+from bitnet_bench.errors import BenchError
+from bitnet_bench.files import write_whole
+from bitnet_bench.protocols import no_progress
+from bitnet_bench.reports.sections import ReportOptions
+from bitnet_bench.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from bitnet_bench.runs.run import Notice
+
+MOST_PARAMETERS = 500_000_000
+"""Larger checkpoints are not read for a report."""
+
+
+def report(
+    runs: Sequence[Path],
+    out: Path,
+    renderer: str = "html",
+    options: ReportOptions | None = None,
+    training: Mapping[Path, Path] | None = None,
+) -> tuple[Path, list[Notice]]:
+    """Write one report about the run folders *runs* to *out*; return it, and what is wrong with the runs.
+
+    *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
+    """
+    from bitnet_bench.runs.reading import read_runs
+
+    found, unread = read_runs(runs, training or {})
+    options = replace(options or ReportOptions(), unread=tuple(unread))
+    found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
+    write_whole(out, plugins.load("reports", renderer).render(found, options))
+    return out, [*unread, *(notice for run in found for notice in run.notices)]
+
+
+def zeros_by_layer(record: RunRecord) -> dict[str, float]:
+    """Return the share of codes that are 0 in each ternary layer; {} where the checkpoint is not at hand, or large."""
+    from bitnet_bench.checkpoints.layers import look_into
+
+    checkpoint = record.checkpoint
+    if not checkpoint.is_ternary or checkpoint.parameters > MOST_PARAMETERS or not Path(checkpoint.path).is_dir():
+        return {}
+    try:
+        return {layer.name: layer.zero_density for layer in look_into(checkpoint, no_progress).layers}
+    except (BenchError, OSError):  # the folder is another one by now
+        return {}

@@ -1,0 +1,80 @@
+"""What the version before the move of modules wrote still opens: a run folder, a finetune.json, a recipe and its copy.
+
+The files in `old/` were written by bitnet-bench 0.1.0 as it was before: a fine-tuning of two steps, an evaluation of
+two tasks on two rows each, a measurement of two rounds, and a recipe with the copy that its folder keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import bitnet_bench as bb
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.pipeline.recipe import claim, read_recipe
+from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.reading import read_run
+from bitnet_bench.runs.records import FinetuneRecord
+
+OLD = Path(__file__).with_name("old")
+
+
+def test_a_run_of_before_opens_with_its_scores_samples_costs_and_training() -> None:
+    """Nothing is missing, changed or doubtful: the seal over the record and the digests of the samples hold."""
+    run = read_run(OLD / "run", OLD / "checkpoint")
+    assert {score.task for score in run.record.scores} == {"sample:copa", "sample:qa"}
+    assert [len(run.examples[task]) for task in ("sample:copa", "sample:qa")] == [2, 2]
+    assert len(run.record.costs[0].metrics["decode_s"].readings) == 2  # type: ignore[union-attr]
+    assert run.training is not None
+    assert run.training.steps == 2
+    assert {notice.where for notice in run.notices} <= {str(OLD / "run")}  # which names the version that wrote it
+
+
+def test_a_run_of_before_is_written_again_as_it_was(tmp_path: Path) -> None:
+    """The schema is the same: the record's fields go through the models of today unchanged."""
+    fields = json.loads((OLD / "run" / "record.json").read_text(encoding="utf-8"))
+    del fields["sha256"]
+    assert json.loads(load_record(OLD / "run").model_dump_json()) == fields
+
+
+def test_an_evaluation_of_before_is_continued(tmp_path: Path) -> None:
+    """What was scored is not scored again, under the same settings."""
+    folder = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
+    before = load_record(folder)
+    job = bb.EvaluateJob(limit=2, backend="hf", cache=False)
+    assert evaluate("demo", select_tasks(["sample"], ["copa", "qa"]), folder, job) == before
+    assert before.checkpoint.sha256 == open_checkpoint("demo").sha256
+
+
+def test_a_fine_tuning_of_before_is_not_done_again(tmp_path: Path) -> None:
+    """Its `finetune.json` is found and believed; the rows it names are not even there."""
+    folder = Path(shutil.copytree(OLD / "checkpoint", tmp_path / "checkpoint"))
+    before = FinetuneRecord.model_validate_json((folder / "finetune.json").read_text(encoding="utf-8"))
+    job = bb.FinetuneJob(
+        model="demo",
+        data=("rows.jsonl",),
+        out=str(folder),
+        max_steps=2,
+        batch_size=4,
+        hold_out=0.25,
+        compute=before.job.compute,
+    )
+    assert bb.finetune(job) == before
+
+
+def test_a_recipe_of_before_reads_and_continues_its_folder(tmp_path: Path) -> None:
+    """The folder that the recipe was run in holds the same recipe."""
+    recipe = read_recipe(OLD / "recipe.yaml")
+    folder = Path(shutil.copytree(OLD / "recipe", tmp_path / "recipe"))
+    claim(recipe, folder)
+    assert recipe.finetune is not None
+    assert recipe.finetune.twin
+
+
+def test_a_report_shows_a_run_of_before(tmp_path: Path) -> None:
+    """It is among the runs, with its tasks."""
+    page = bb.report([OLD / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "sample:copa" in page
