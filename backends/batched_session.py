@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bitnet_bench.backends.transfers import Arriving, send
 from bitnet_bench.errors import BenchError, GpuLostError
-from bitnet_bench.machine.gpu import first_line, is_gpu_failure
+from bitnet_bench.machine.gpu import first_line, is_gpu_failure, is_out_of_memory
 from bitnet_bench.protocols import ALL, Part
 from bitnet_bench.runs.choices import Precision
 
@@ -55,6 +55,20 @@ LOGITS_AT_ONCE = 2**24
 """Logits held at a time: 64 MB in float32."""
 
 
+def in_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+    """Cut *items* as `in_budget` does, where each costs as much as the longest of its batch."""
+    batch: list[Item] = []
+    longest = 0
+    for item in items:
+        longest = max(longest, cost(item))
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], cost(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
 def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
     """Cut *items* as they come into batches that cost at most *budget*, or of one item."""
     batch: list[Item] = []
@@ -90,7 +104,9 @@ class BatchedSession(ABC):
     shares_contexts = True
     """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
     device = "cpu"
-    """`cuda` where a GPU computes: its answers are kept apart from the CPU's."""
+    """`cuda` where a GPU computes."""
+    arithmetic = ""
+    """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
@@ -249,8 +265,7 @@ class BatchedSession(ABC):
         try:
             return work(batch)
         except (RuntimeError, MemoryError) as error:
-            out = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-            if not out:
+            if not is_out_of_memory(error):
                 raise
         return None
 

@@ -38,8 +38,18 @@ def _captured(step: Work) -> Work:
         for _ in range(WARM_UPS):
             step()
     torch.cuda.current_stream().wait_stream(aside)
+    return record(step)
+
+
+def record(step: Work) -> Work:
+    """Return what replays *step*, which has been run before and is not run now."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read clocks meanwhile
-        step()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read clocks meanwhile
+            step()
+    except RuntimeError as error:
+        if isinstance(error.__context__, torch.OutOfMemoryError):  # what ends the capture failed for that
+            raise error.__context__ from None
+        raise
     replay: Work = graph.replay
     return replay

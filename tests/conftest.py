@@ -38,6 +38,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return file
 
 
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the GPU, here and from processes that are started: the CPU's numbers are tested, or batches of its size."""
+    import torch
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[[bool], Any]:
     """Give a factory of byte-level BPE tokenizers that add `<s>` by themselves.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.gpu import Card, Gpu, find_gpu, is_gpu_failure, why_no_gpu, why_no_kernels
+from bitnet_bench.machine.gpu import Card, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
 from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
 DRIVER = DriverVersion("580.65.06", (13, 0), 1)
@@ -103,6 +103,10 @@ def test_an_old_card_and_a_lack_of_triton_leave_a_gpu_without_our_kernels() -> N
 def test_a_lost_gpu_is_told_from_one_that_is_full_and_from_our_own_errors() -> None:
     assert is_gpu_failure(RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ..."))
     assert is_gpu_failure(RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"))
+    assert is_gpu_failure(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"))
+    for full in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"):
+        assert not is_gpu_failure(RuntimeError(full))
+        assert is_out_of_memory(RuntimeError(full))
     assert not is_gpu_failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_gpu_failure(RuntimeError("shape mismatch"))
     assert not is_gpu_failure(ValueError("CUDA error"))

@@ -7,6 +7,7 @@ and values, and the input of the head are bfloat16, or float32 where the engine 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitnet_bench.backends.graphs import record
 from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.weights import Weights
@@ -29,13 +31,12 @@ from bitnet_bench.ternary.gpu.calls import (
     RmsNorm,
     Splits,
     TernaryWeights,
+    choose_attention,
     make_tiles,
 )
 
 MOST_PREFILLS = 8
 """Shapes of prompts whose graphs are kept."""
-TILE_ROWS = 64
-"""Queries of a tile, over the heads that share keys, where a slot has many."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class GpuEngine:
         config, width = self.config, self.heads * self.dimension
         handed = 2 * width + 2 * self.kv_heads * self.dimension + 2 * config.intermediate_size
         quantized = config.hidden_size + width + config.intermediate_size
-        return int(3 * 4 * config.hidden_size + self.dtype.itemsize * handed + quantized + 2 * self.kv_bytes)
+        return int(3 * 4 * config.hidden_size + self.dtype.itemsize * handed + quantized + 3 * self.kv_bytes)
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
@@ -190,7 +191,9 @@ class GpuEngine:
     def place(self, batch: Batch) -> Places:
         """Copy where the tokens of *batch* stand to the GPU."""
         decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has a slot of its own
-        most = 1 if decodes else max(1, TILE_ROWS // (self.heads // self.kv_heads))
+        rows = choose_attention(self.dimension, self.dtype, decodes=False).rows
+        # tiles of one token append their key and attend at once, which others of the same slot must not rely on
+        most = 1 if decodes else max(2, rows // (self.heads // self.kv_heads))
         slots, positions, tiles = (
             send(t, self.device) for t in (batch.slots, batch.positions, make_tiles(batch.slots, most))
         )
@@ -281,6 +284,8 @@ class SlotGraphs:
         self.lengths = [0] * slots
         """Positions of every slot that are read."""
         self._step = self._captured(self._decode)
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The states of decoding that still live and go on here."""
         self._prefills: dict[tuple[int, ...], tuple[Tensor, Callable[[], None]] | None] = {}
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> None:
@@ -347,13 +352,11 @@ class SlotGraphs:
         with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache
             work(self._engine.cache(slots, capacity, layers=1))
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work(self.cache)
+        recorded = record(lambda: work(self.cache))
         used = work, self._engine.cosines, self._engine.sines  # the graph reads their memory
 
         def replay() -> None:
             assert used
-            graph.replay()
+            recorded()
 
         return replay

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bitnet_bench.backends.batch_size import choose_logits, choose_tokens
+from bitnet_bench.backends.batched_session import Row, Tree, in_padded_budget
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
 from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.machine.gpu import Gpu
@@ -15,8 +15,8 @@ CAPACITY_STEP = 256
 """Positions by which caches differ in size: those of one size share their graphs."""
 MOST_SLOTS = 2
 """Sets of slots that are kept with their graphs from one batch to the next."""
-COPIED_SHARE = 0.2
-"""Of the free memory, for copies of contexts that branches follow."""
+COPIED_BUDGETS = 2
+"""Positions that are copied at once so that branches can follow, in units of a batch: all workers cut alike."""
 
 
 class SlotState:
@@ -24,6 +24,7 @@ class SlotState:
 
     def __init__(self, slots: SlotGraphs, lengths: list[int]) -> None:
         self.slots, self.lengths, self.tokens = slots, lengths, slots.tokens.clone()
+        slots.users.add(self)
 
 
 class GpuTernarySession(TernarySession):
@@ -39,9 +40,24 @@ class GpuTernarySession(TernarySession):
         self.arithmetic = f"{self.device} {str(engine.dtype).removeprefix('torch.')}"
         self._head_rows = max(1, choose_logits(gpu.free_bytes) // engine.config.vocab_size)
         self.budget = choose_tokens(gpu.free_bytes, engine.token_bytes)
-        self._copied_positions = max(self.budget, int(COPIED_SHARE * gpu.free_bytes / engine.kv_bytes))
-        self._kept: list[tuple[SlotGraphs, weakref.ref[SlotState]]] = []
-        """Slots, the last used at the end, and the state that decodes in them, if it still lives."""
+        self._kept: list[SlotGraphs] = []
+        """Slots with their graphs, the last used at the end."""
+
+    @property
+    def copied_positions(self) -> int:
+        """Positions whose keys and values are copied at once so that branches can follow."""
+        return COPIED_BUDGETS * self.budget
+
+    def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
+        """Cut *rows* into batches, longest first, within the budget or of one row.
+
+        A cache has as much room for every row as for the longest, and prompts need it for what is written, too.
+        """
+
+        def cost(row: Row) -> int:
+            return len(row) + (prefix // COPIED_BUDGETS if isinstance(row, Tree) else CAPACITY_STEP)
+
+        return in_padded_budget(sorted(rows, key=len, reverse=True), cost, self.budget)
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> SlotState:
         """Read prompts of any lengths and choose the first new token of each."""
@@ -71,7 +87,7 @@ class GpuTernarySession(TernarySession):
 
     def release(self) -> None:
         """Let go of the slots that nobody decodes in."""
-        self._kept = [(slots, state) for slots, state in self._kept if state() is not None]
+        self._kept = [slots for slots in self._kept if slots.users]
 
     def describe_runtime(self) -> str:
         """Return what computes: the engine, the card, and what stands between the integer products."""
@@ -83,17 +99,17 @@ class GpuTernarySession(TernarySession):
         return state
 
     def _keep(self, state: SlotState) -> SlotState:
-        self._kept = [(slots, owner) for slots, owner in self._kept if slots is not state.slots]
-        self._kept = [*self._kept[-(MOST_SLOTS - 1) :], (state.slots, weakref.ref(state))]
+        others = [slots for slots in self._kept if slots is not state.slots]
+        self._kept = [*others[-(MOST_SLOTS - 1) :], state.slots]
         return state
 
     def _slots_for(self, rows: int, positions: int) -> SlotGraphs:
         """Return slots that nobody decodes in, with the graphs they have if their size was used before."""
         capacity = -(-positions // CAPACITY_STEP) * CAPACITY_STEP
-        for slots, owner in self._kept:
-            if owner() is None and slots.fits(rows, capacity):
+        for slots in self._kept:
+            if not slots.users and slots.fits(rows, capacity):
                 return slots
-        if len(self._kept) == MOST_SLOTS and self._kept[0][1]() is None:
+        if len(self._kept) == MOST_SLOTS and not self._kept[0].users:
             del self._kept[0]  # before memory is taken for others
         engine: GpuEngine = self._engine
         return SlotGraphs(engine, rows, capacity)

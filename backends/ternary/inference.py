@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
+from bitnet_bench.backends.batched_session import (
+    BatchedSession,
+    Ids,
+    Place,
+    Row,
+    Tree,
+    in_budget,
+    in_padded_budget,
+    naming_gpu_failures,
+)
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
 from bitnet_bench.backends.transfers import send
@@ -49,16 +58,16 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             "Use --backend hf for other precisions and for float checkpoints.",
         )
     weights = Weights(checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    reason = unfit(weights, config)
     dtype = choose_gpu_dtype()
-    gpu = _choose_gpu(weights, dtype) if dtype is not None and head == "stored" else None
+    gpu = _choose_gpu(weights, as_modules=reason is not None) if dtype is not None and head == "stored" else None
     if gpu is None and kernel.library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
             f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; --backend hf runs without it.",
         )
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
     tokenizer = load_tokenizer(checkpoint)
-    reason = unfit(weights, config)
     if reason and head != "stored":
         raise BenchError(
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
@@ -66,13 +75,15 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
         )
     with torch.inference_mode(), naming_gpu_failures():
         if reason:
-            yield HFSession(_modules(checkpoint, weights, gpu), tokenizer, precision)
+            session = HFSession(_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
+            session.arithmetic = f"{session.device} {str(dtype).removeprefix('torch.')}" if gpu else "cpu"
+            yield session
         elif gpu is not None and dtype is not None:
             from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
             from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 
             engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
-            yield GpuTernarySession(engine, tokenizer, gpu)
+            yield GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # with what the weights left free
         else:
             yield TernarySession(Engine(weights, config, head), tokenizer)
 
@@ -85,10 +96,10 @@ def choose_gpu_dtype() -> torch.dtype | None:
     return GPU_DTYPES[wanted]
 
 
-def _choose_gpu(weights: Weights, dtype: torch.dtype) -> Gpu | None:
+def _choose_gpu(weights: Weights, *, as_modules: bool) -> Gpu | None:
     """Return the GPU that holds *weights* and runs our kernels; None, with a warning where one is there."""
     source = weights.checkpoint.source
-    gpu = choose_gpu(source, _bytes_on_gpu(weights))
+    gpu = choose_gpu(source, _bytes_on_gpu(weights, as_modules))
     why = gpu and why_no_kernels(gpu)
     if why:
         _log.warning("%s runs on the CPU: %s.", source, why)
@@ -96,9 +107,12 @@ def _choose_gpu(weights: Weights, dtype: torch.dtype) -> Gpu | None:
     return gpu
 
 
-def _bytes_on_gpu(weights: Weights) -> int:
-    """Return what the weights take in GPU memory: a quarter of a byte a code, other tensors as they are stored."""
-    codes = sum(rows * columns for rows, columns in weights.ternary.values()) // 4
+def _bytes_on_gpu(weights: Weights, as_modules: bool) -> int:
+    """Return what the weights take in GPU memory: other tensors as they are stored, and two bits a code.
+
+    Modules come to the GPU with a byte a code.
+    """
+    codes = sum(rows * columns for rows, columns in weights.ternary.values()) // (1 if as_modules else 4)
     outlines = [weights.outline(name) for name in weights.floats]
     return codes + sum(dtype.itemsize * math.prod(shape) for dtype, shape in outlines)
 
@@ -119,9 +133,9 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 
 
-def _modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None) -> Any:
+def _modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dtype: torch.dtype | None) -> Any:
     """Return the transformers model with its ternary layers on our kernels, for architectures the engine leaves out."""
-    model = load_model(checkpoint, "run", "ternary", rest="fp32" if gpu is None else "bf16")
+    model = load_model(checkpoint, "run", "ternary", rest="fp32" if gpu is None or dtype == torch.float32 else "bf16")
     if gpu is not None:
         from bitnet_bench.ternary.gpu.layer import use_gpu_layers
 
@@ -152,14 +166,18 @@ class TernarySession(BatchedSession):
         self._engine: Any = engine
         self._prefix: Ids = ()
         self._prefix_cache: Any = None
-        self._copied_positions = COPIED_POSITIONS
+
+    @property
+    def copied_positions(self) -> int:
+        """Positions whose keys and values are copied at once so that branches can follow."""
+        return COPIED_POSITIONS
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, within the budget or of one row.
 
         A prefix is copied for every row, so it counts for as much as keeps copies within what may be copied at once.
         """
-        copied = prefix * self.budget // self._copied_positions
+        copied = prefix * self.budget // self.copied_positions
         return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
 
     def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
@@ -185,7 +203,7 @@ class TernarySession(BatchedSession):
             t, b = place
             return len(self._prefix) + len(batch[t].context) + len(batch[t].branches[b])
 
-        for some in in_budget(branches, positions, self._copied_positions):
+        for some in in_padded_budget(branches, positions, self.copied_positions):
             self._read_branches(batch, some, cache, at, found)
         return found
 

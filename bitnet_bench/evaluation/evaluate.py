@@ -259,7 +259,7 @@ def _score_one(
 
 def _arithmetic(session: Session) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
-    return str(getattr(session, "arithmetic", getattr(session, "device", "cpu")))
+    return str(getattr(session, "arithmetic", "") or getattr(session, "device", "cpu"))
 
 
 def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:

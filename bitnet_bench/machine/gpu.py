@@ -9,10 +9,12 @@ import logging
 import os
 import re
 import shutil
+import sysconfig
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
@@ -20,6 +22,9 @@ BF16_CAPABILITY = (8, 0)
 """From Ampere on a GPU computes in bfloat16, and our Triton kernels are compiled for it."""
 BYTES_BESIDE_WEIGHTS = 2**30
 """What a run needs on the card beside its weights: workspaces of cuBLAS, activations and a key-value cache."""
+FAILURES = ("CUDA error", "CUBLAS_STATUS", "CUDA driver", "Triton Error [CUDA]")
+SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""What errors of torch, cuBLAS, Triton and the CPU's allocator say."""
 HIDING = "CUDA_VISIBLE_DEVICES"
 _log = logging.getLogger(__name__)
 
@@ -181,8 +186,15 @@ def why_no_kernels(gpu: Gpu) -> str | None:
         return f"the {gpu.name} is {gpu.architecture}, and the GPU kernels need {oldest} (Ampere) or newer"
     if gpu.triton is None:
         return "Triton is not installed, and the GPU kernels need it (pip install triton)"
+    return why_no_launchers()
+
+
+def why_no_launchers() -> str | None:
+    """Return why Triton cannot build what starts its kernels, as the end of a sentence; None if it can."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "there is no C compiler, with which Triton builds what starts its kernels (apt-get install gcc)"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "Python's headers are missing, which Triton needs to start its kernels (apt-get install python3-dev)"
     return None
 
 
@@ -209,12 +221,22 @@ def is_gpu_failure(error: BaseException) -> bool:
     """Return whether *error* says that the GPU itself failed: afterwards this process cannot use it any more."""
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return False
     lost = getattr(torch, "AcceleratorError", None)  # since torch 2.8; a RuntimeError before
     said = str(error)
     return (lost is not None and isinstance(error, lost)) or (
-        isinstance(error, RuntimeError) and any(mark in said for mark in ("CUDA error", "CUBLAS_STATUS", "CUDA driver"))
+        isinstance(error, RuntimeError) and any(mark in said for mark in FAILURES)
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether *error* says that memory did not suffice, of a GPU or of the machine."""
+    import torch
+
+    said = str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(mark in said for mark in SHORTAGES)
     )
 
 

@@ -16,7 +16,10 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import in_order
 from bitnet_bench.ternary import kernel
 
-pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+pytestmark = [
+    pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here"),
+    pytest.mark.usefixtures("on_the_cpu"),
+]
 
 
 def requests(count: int) -> list[tuple[list[int], list[int]]]:

@@ -41,6 +41,7 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_a_lost_gpu_keeps_answers_and_finished_tasks_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:

@@ -30,6 +30,7 @@ PRELOAD = [
 SCRIPT = """
 import os
 os.environ["BITNET_BENCH_CACHE"] = CACHE
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whose start takes longer than the moments below
 from pathlib import Path
 import torch
 from bitnet_bench.backends import batched_session as session

@@ -99,6 +99,7 @@ def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["another"]
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_cache: Path
 ) -> None:

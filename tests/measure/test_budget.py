@@ -175,6 +175,7 @@ def test_loading_that_exceeds_its_share_is_ended_and_a_crash_is_an_error() -> No
     assert now == 68
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_fp16_without_units_is_foreseen_from_a_product_of_the_models_own_layer() -> None:
     """A run of the 2B shape takes longer than one of a small model; what torch does not run is not forecast."""
     small = {**preset_config("bitnet-2b-4t"), "num_hidden_layers": 1}

@@ -100,6 +100,7 @@ def test_it_computes_what_its_training_code_computes(generation: int, form: str,
 
 @pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
 @pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.usefixtures("on_the_cpu")
 @torch.inference_mode()
 def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path, tokenizer: Any) -> None:
     """On the engine or, for norms with weights, on modules with the kernel: the same log-probabilities."""

@@ -52,5 +52,6 @@ def test_which_families_hold_all_logits_is_read_from_the_config() -> None:
     assert not shape_of({**config, "model_type": "llama"}).keeps_all_logits
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_processes_share_what_is_free_here() -> None:
     assert find_free_bytes(4) == pytest.approx(find_free_bytes(1) / 4, rel=0.2)

@@ -43,7 +43,8 @@ def command(tmp_path: Path, rows: list[dict[str, str]], processes: int, out: Pat
 
 def run(arguments: list[str], **environment: str) -> None:
     """Run a command line to its end."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    # several processes on one GPU would want several GPUs
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
     done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -139,7 +140,9 @@ def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path
     run(command(tmp_path, ROWS, 2, whole, *options, "--shard"))
     again = command(tmp_path, ROWS, 2, killed, *options)
     accelerate = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    process = subprocess.Popen(again, env={**os.environ, "OMP_NUM_THREADS": "1", **accelerate})
+    process = subprocess.Popen(
+        again, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **accelerate}
+    )
     while not (killed / ".trainer/checkpoint-10/complete").exists():
         assert process.poll() is None
         time.sleep(0.01)

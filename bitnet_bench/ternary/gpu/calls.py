@@ -27,6 +27,8 @@ MOST_SPLITS = 16
 ROWS_OF_FEW = 64 if INTERPRETED else 8
 """Rows of a program of `multiply_few`."""
 PDL_CAPABILITY = (9, 0)
+PDL_TRITON = (3, 5)
+"""Triton 3.4 has the operators and cannot compile them."""
 SMALLEST_SHARED_BYTES = 99 * 1024
 """Of shared memory for a program, on all GPUs from sm_80 on."""
 
@@ -34,7 +36,9 @@ SMALLEST_SHARED_BYTES = 99 * 1024
 @cache
 def overlaps(device: torch.device) -> bool:
     """Return whether kernels on *device* may start before the one before them has ended (PDL)."""
-    return not INTERPRETED and torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
+    if INTERPRETED or tuple(map(int, triton.__version__.split(".")[:2])) < PDL_TRITON:
+        return False
+    return torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
 
 
 def _launch_options(device: torch.device) -> dict[str, bool]:
@@ -131,16 +135,11 @@ WIDE_BLOCKS = (
 )
 LARGE_BLOCKS = ManyTokens(128, 64, 8, 3)
 """For more tokens than the tables list; they hold the fastest blocks of a sweep on an H200 (docs/performance.md)."""
-LARGEST_BLOCKS, LARGEST_TOKENS = ManyTokens(128, 128, 4, 3), 4096
-"""For wide products of so many tokens."""
 
 
 def choose_blocks(tokens: int, rows: int) -> ManyTokens:
     """Return the blocks for a product of *tokens* by *rows*."""
-    is_wide = rows >= WIDE_ROWS
-    if is_wide and tokens >= LARGEST_TOKENS:
-        return LARGEST_BLOCKS
-    table = WIDE_BLOCKS if is_wide else NARROW_BLOCKS
+    table = WIDE_BLOCKS if rows >= WIDE_ROWS else NARROW_BLOCKS
     return next((blocks for most, blocks in table if tokens <= most), LARGE_BLOCKS)
 
 
@@ -258,6 +257,24 @@ class Heads(NamedTuple):
     epsilon: float
 
 
+class AttentionBlocks(NamedTuple):
+    """How `attend` cuts its work: keys at a time, stages of them, and the most rows of queries."""
+
+    keys: int
+    stages: int
+    rows: int = 64
+
+
+def choose_attention(dimension: int, dtype: torch.dtype, *, decodes: bool) -> AttentionBlocks:
+    """Return blocks for heads of this size whose memory every GPU has from sm_80 on (99 KB a program)."""
+    exact = dtype == torch.float32
+    if dimension > 256:
+        return AttentionBlocks(16 if exact else 32, 1, 16 if exact else 32)
+    if dimension > 128:
+        return AttentionBlocks(16, 1, 32) if exact else AttentionBlocks(64 if decodes else 32, 2)
+    return AttentionBlocks(32, 1, 32) if exact else AttentionBlocks(64, 3 if decodes else 2)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Room for the programs that share the keys of a slot: float32 sums, and int32 counters that are zero."""
@@ -310,6 +327,7 @@ def attend(
     *cache*: keys and values [slots, kv heads, capacity, d]. *angles*: cosines and sines, float32 [positions, d / 2].
     """
     keys, values = cache
+    blocks = choose_attention(heads.dimension, keys.dtype, decodes=places.tokens_per_tile == 1)
     appends = places.tokens_per_tile == 1
     common: dict[str, int | bool] = {
         "HEADS": heads.queries,
@@ -352,11 +370,11 @@ def attend(
         heads.dimension**-0.5,
         keys.shape[2],
         ROWS=_query_rows(places.tokens_per_tile, heads),
-        BLOCK_KEYS=32 if keys.dtype == torch.float32 else 64,
+        BLOCK_KEYS=blocks.keys,
         SPLITS=splits.count,
         APPENDS=appends,
         num_warps=4,
-        num_stages=1 if keys.dtype == torch.float32 else 3 if appends else 2,
+        num_stages=blocks.stages,
         **common,
     )
 

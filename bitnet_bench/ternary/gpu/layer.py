@@ -28,7 +28,7 @@ class GpuLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype."""
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
         rows = QuantizedRows.empty(len(flat), self.in_features, x.device)
         y = torch.empty(len(flat), self.out_features, dtype=x.dtype, device=x.device)
         if len(flat):

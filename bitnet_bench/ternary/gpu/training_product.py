@@ -20,10 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_bench.machine.gpu import why_no_launchers
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE, absmean
 
 FIRST_CAPABILITY = (8, 0)
 """Ampere: the first with bfloat16 tensor cores."""
+HAS_TRITON = find_spec("triton") is not None and why_no_launchers() is None
+"""Whether Triton is here and can start kernels; a constant, because torch.compile looks at it."""
 HAS_WIDE_MM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 10)
 """Whether torch.compile knows `mm` with an out_dtype; `bmm` has had it since 2.8 (pytorch/pytorch#163275)."""
 
@@ -35,7 +38,7 @@ def runs_on(device: torch.device) -> bool:
 
 @cache
 def _has_tensor_cores(index: int) -> bool:
-    return find_spec("triton") is not None and torch.cuda.get_device_capability(index) >= FIRST_CAPABILITY
+    return HAS_TRITON and torch.cuda.get_device_capability(index) >= FIRST_CAPABILITY
 
 
 class ExactProduct(torch.autograd.Function):
