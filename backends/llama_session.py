@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget
-from bitnet_bench.backends.runtime_parity import checked, compare_runtime
+from bitnet_bench.backends.runtime_parity import checked, compare_runtime, describe_file
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, Runtime
 from bitnet_bench.checkpoints.gguf.types import FORMS_WITH_CODES
@@ -86,10 +86,13 @@ Load = Callable[[bool], Library]
 
 
 @contextmanager
-def opened(checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load) -> Iterator[LlamaSession]:
-    """Give a session over *file*, and the memory back afterwards."""
+def opened(
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load, runtime: str
+) -> Iterator[LlamaSession]:
+    """Give a session over *file*, and the memory back afterwards; *runtime* names the build and its version."""
     tokenizer = load_tokenizer(checkpoint)
     with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
+        session.arithmetic = f"{runtime}, {describe_file(file)}"  # neither shares answers with another
         yield session
 
 
@@ -112,7 +115,7 @@ def compare(
     """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
-        with opened(checkpoint, file, precision, load) as session:
+        with opened(checkpoint, file, precision, load, runtime) as session:
             return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
 
     with closing(load(True)) as vocabulary:

@@ -132,8 +132,13 @@ def _figures(parity: RuntimeParity) -> str:
     return f"{parity.relative_error:.2f} standard deviations on {parity.prompt_tokens} tokens, bound {parity.bound:g}"
 
 
+def describe_file(file: GgufFile) -> str:
+    """Return what stands for a file as it is now, without reading it: its place, its size, and when it was written."""
+    state = file.path.stat()
+    return f"{file.path.resolve()} {state.st_size} {state.st_mtime_ns}"
+
+
 def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
     """Return what stands for a comparison: the checkpoint, the file as it is now, and the runtime with its version."""
-    state = file.path.stat()
-    said = f"{checkpoint.sha256} {file.path.resolve()} {state.st_size} {state.st_mtime_ns} {runtime}"
+    said = f"{checkpoint.sha256} {describe_file(file)} {runtime}"
     return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -9,8 +9,17 @@ import pytest
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import environment
-from bitnet_bench.runs.folder import RECORD, load_record, load_samples, save_record, save_samples
+from bitnet_bench.runs.folder import (
+    RECORD,
+    load_record,
+    load_samples,
+    load_training_record,
+    save_record,
+    save_samples,
+)
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, Example, RunRecord, Score
+from bitnet_bench.training.finetune import finetune
 
 
 @pytest.fixture
@@ -55,3 +64,20 @@ def test_a_damaged_or_foreign_record_is_refused(change, complaint, record: RunRe
     with pytest.raises(BenchError, match=complaint) as error:
         load_record(tmp_path)
     assert str(file) in error.value.problem
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"job": 1}', b"\xff\xfe"])
+def test_a_damaged_record_of_training_is_a_sentence(content: bytes, tmp_path: Path) -> None:
+    """`finetune` into the folder and `push` of it ended in a traceback."""
+    (tmp_path / "finetune.json").write_bytes(content)
+    with pytest.raises(BenchError, match=r"finetune.json cannot be read: ") as error:
+        load_training_record(tmp_path)
+    assert error.value.hint == "Delete it and train again, or get the checkpoint again."
+    job = FinetuneJob(model="demo", data=(str(tmp_path / "rows.jsonl"),), out=str(tmp_path))
+    with pytest.raises(BenchError, match="cannot be read"):
+        finetune(job)
+
+
+def test_a_folder_without_a_record_of_training_has_none(tmp_path: Path) -> None:
+    """A checkpoint of somebody else is no error."""
+    assert load_training_record(tmp_path) is None

@@ -46,7 +46,7 @@ class BitnetCppBackend:
 
         file, build = self._file(checkpoint, precision), self.build()
         refuse_fault(self._check(checkpoint, precision, file, build), self._options.despite_parity)
-        with opened(checkpoint, file, precision, self._load(file, build)) as session:
+        with opened(checkpoint, file, precision, self._load(file, build), build.version) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:

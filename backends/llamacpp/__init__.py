@@ -35,11 +35,12 @@ class LlamaCppBackend:
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
         from bitnet_bench.backends.llama_session import opened
+        from bitnet_bench.backends.llamacpp.bindings import version
         from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file = self._file(checkpoint, precision)
         refuse_fault(self._check(checkpoint, precision, file), self._options.despite_parity)
-        with opened(checkpoint, file, precision, self._load(file)) as session:
+        with opened(checkpoint, file, precision, self._load(file), version()) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:

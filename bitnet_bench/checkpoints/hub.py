@@ -12,7 +12,7 @@ from bitnet_bench import __version__
 from bitnet_bench.checkpoints.inspect import inspect
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.runs.folder import TRAINING, load_record
+from bitnet_bench.runs.folder import TRAINING, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 
 CARD = "README.md"
@@ -95,9 +95,7 @@ def push(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: H
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    made = folder / TRAINING
-    trained = FinetuneRecord.model_validate_json(made.read_text(encoding="utf-8")) if made.is_file() else None
-    text = card(checkpoint, trained, records)
+    text = card(checkpoint, load_training_record(folder), records)
     there = folder / CARD
     if there.is_file() and "Made by bitnet-bench" not in there.read_text(encoding="utf-8"):
         text = there.read_text(encoding="utf-8")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
 EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
+PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
+"""What is downloaded of a model of the hub."""
 
 
 def open_checkpoint(model: str) -> Checkpoint:
@@ -26,13 +31,19 @@ def open_checkpoint(model: str) -> Checkpoint:
     return inspect(path, source=model, revision=path.name)
 
 
-def _download(model: str) -> Path:
+def load_config(model: str) -> dict[str, Any]:
+    """Return the config.json of *model* as `open_checkpoint` names it; of a hub id nothing else is downloaded."""
+    if model in EMBEDDED or Path(model).exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+        return read_config(Path(open_checkpoint(model).path))
+    return read_config(_download(model, ["config.json"]))
+
+
+def _download(model: str, patterns: Sequence[str] = PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise BenchError(
             f"{model} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",

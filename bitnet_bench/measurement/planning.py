@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.locate import load_config
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import Precision
 
@@ -21,7 +20,6 @@ def plan(
 
     The shape is that of a *preset* or of a checkpoint *model*; the device `cpu` is this machine, measured now.
     """
-    from bitnet_bench.checkpoints.config import read_config
     from bitnet_bench.checkpoints.random_weights import preset_config
     from bitnet_bench.measurement.ceilings import LARGEST_BYTES, this_machine
     from bitnet_bench.measurement.devices import device as named
@@ -31,7 +29,7 @@ def plan(
 
     if (preset is None) == (model is None):
         raise UsageError("A plan is of a --preset or of a --model.", "Such as --preset bitnet-2b-4t.")
-    config = preset_config(preset) if preset else read_config(Path(open_checkpoint(model or "").path))
+    config = preset_config(preset) if preset else load_config(model or "")
     ceilings = this_machine(LARGEST_BYTES, threads or cores()) if device == "cpu" else named(device)
     shape = shape_of(config)
     kinds: list[tuple[Precision, int]] = [("ternary", 16), ("ternary", 8), ("tq2_0", 16), ("q8_0", 8), ("bf16", 16)]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.files import disk_errors, write_whole
-from bitnet_bench.runs.records import SCHEMA_VERSION, Example, RunRecord
+from bitnet_bench.runs.records import SCHEMA_VERSION, Example, FinetuneRecord, RunRecord
 
 RECORD = "record.json"
 TRAINING = "finetune.json"
@@ -76,6 +76,22 @@ def load_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate(fields)
     except ValidationError as error:
         raise BenchError(f"{folder / RECORD} cannot be read: {explain(error)}.", "Run it again.") from error
+
+
+def load_training_record(folder: Path) -> FinetuneRecord | None:
+    """Return the record of the training that made the checkpoint in *folder*, None where there is none.
+
+    BenchError says what is wrong with it.
+    """
+    file = folder / TRAINING
+    if not file.is_file():
+        return None
+    try:
+        return FinetuneRecord.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # a ValidationError is one, and so is a file that is not UTF-8
+        raise BenchError(
+            f"{file} cannot be read: {explain(error)}.", "Delete it and train again, or get the checkpoint again."
+        ) from error
 
 
 def load_fields(folder: Path) -> dict[str, Any]:

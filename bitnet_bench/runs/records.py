@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -182,9 +183,7 @@ class Measured(Value):
     @property
     def median(self) -> float:
         """The median reading, in *unit*."""
-        ordered = sorted(self.readings)
-        middle = len(ordered) // 2
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+        return statistics.median(self.readings)
 
 
 class Modelled(Value):

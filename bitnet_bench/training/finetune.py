@@ -9,7 +9,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
 from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
-from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
@@ -29,8 +29,7 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
     job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
-    done = Path(job.out) / TRAINING
-    record = FinetuneRecord.model_validate_json(done.read_text(encoding="utf-8")) if done.is_file() else None
+    record = load_training_record(Path(job.out))
     job = recall_choices(job, record)
     if record:
         differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]

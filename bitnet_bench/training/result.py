@@ -12,7 +12,7 @@ from bitnet_bench.checkpoints.saving import save
 from bitnet_bench.data.tokenizing import Encoded
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.protocols import Ingredients
-from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
@@ -38,7 +38,9 @@ def save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype:
 def wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
     """Return what the first process wrote."""
     trainer.accelerator.wait_for_everyone()
-    return FinetuneRecord.model_validate_json((out / TRAINING).read_text(encoding="utf-8"))
+    record = load_training_record(out)
+    assert record is not None, "the first process has written it"
+    return record
 
 
 def make_record(

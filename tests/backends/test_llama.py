@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from bitnet_bench.backends.llama_session import LlamaSession, Logits, Tokens, compare
+from bitnet_bench.backends.llama_session import LlamaSession, Logits, Tokens, compare, opened
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.backends.ternary.engine import Batch, Engine
 from bitnet_bench.checkpoints.gguf.exports import file_for
@@ -135,3 +136,22 @@ def test_bytes_are_named_by_kind(demo: Checkpoint, file: GgufFile) -> None:
     kinds = session.weights_by_kind()
     assert {"ternary TQ2_0", "ternary F16", "ternary F32", "embedding F16", "norm F32"} == set(kinds)
     assert session.footprint()[0] == sum(entry.bytes for entry in file.tensors.values())
+
+
+def test_answers_of_another_build_or_another_file_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two versions of a runtime, or two files of --gguf, shared the answers that are kept."""
+    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path))
+    checkpoint = open_checkpoint("demo")
+    file = file_for(checkpoint, "tq2_0", None)
+
+    def arithmetic(runtime: str) -> str:
+        with opened(checkpoint, file, "tq2_0", lambda _: EngineLibrary(checkpoint), runtime) as session:
+            return session.arithmetic
+
+    before = arithmetic("llama.cpp 1")
+    assert arithmetic("llama.cpp 1") == before
+    assert arithmetic("llama.cpp 2") != before
+    os.utime(file.path, ns=(1, 1))
+    assert arithmetic("llama.cpp 1") != before

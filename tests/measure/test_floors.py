@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from bitnet_bench.checkpoints.random_weights import preset_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.devices import Device, device
 from bitnet_bench.measurement.floors import add_floors, plan
+from bitnet_bench.measurement.planning import plan as plan_of
 from bitnet_bench.measurement.shape import shape_of
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
 from bitnet_bench.runs.records import Cost, Measured, Modelled
@@ -119,3 +123,22 @@ def test_a_floor_is_from_the_best_ceiling_seen() -> None:
     assert floor((10**8, 5.0), (10**9, 0.5)) == pytest.approx(alone / 2, rel=0.01)
     assert floor((10**8, 5.0), (10**7, 0.001)) == pytest.approx(alone, rel=0.01)
     assert floor((10**8, 0.02)) == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_plan_of_a_model_of_the_hub_downloads_its_config_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes of weights came for the sake of one file of a kilobyte."""
+    asked: list[list[str]] = []
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        source = open_checkpoint("demo").path
+        shutil.copy(f"{source}/config.json", tmp_path)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    _, of_the_hub = plan_of(None, "somebody/tiny", 128, 1, "h100-sxm")
+    _, of_the_folder = plan_of(None, "demo", 128, 1, "h100-sxm")
+    assert asked == [["config.json"]]
+    assert of_the_hub == of_the_folder
