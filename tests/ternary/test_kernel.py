@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench.backends.ternary.engine import Head
+from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary import kernel, ops
+from bitnet_bench.ternary.kernel.loader import STRUCTS, check_structs
 from bitnet_bench.ternary.panels import to_panels
 from bitnet_bench.ternary.quantizer import quantize_activations
 
@@ -215,3 +221,18 @@ def test_wrong_shapes_are_refused() -> None:
         kernel.Parts([(codes, 1.0, 33, None)], 32)
     with pytest.raises(ValueError, match="columns"):
         kernel.Parts([(codes, 1.0, 20, None)], 32)(kernel.Rows.empty(1, 48), 1, torch.empty(1, 20))
+
+
+def test_a_library_of_other_sources_is_refused() -> None:
+    """A struct that grew in C and not in Python would be read beyond its end."""
+    sizes = {name: ctypes.sizeof(mirror) for name, mirror in STRUCTS.items()}
+    other = sizes | {"bb_head_size": sizes["bb_head_size"] + 8}
+    stale = {name: size for name, size in sizes.items() if name != "bb_head_size"}
+
+    def library_with(found: dict[str, int]) -> Any:
+        return SimpleNamespace(**{name: Mock(return_value=size) for name, size in found.items()})
+
+    check_structs(library_with(sizes))
+    for wrong in (other, stale):
+        with pytest.raises(BenchError, match="its structs differ"):
+            check_structs(library_with(wrong))

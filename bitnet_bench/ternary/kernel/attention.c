@@ -99,3 +99,5 @@ API void bb_attention(attention_t *job, int threads) {
     job->next = 0;
     in_parallel(attend_work, job, threads);
 }
+
+API int64_t bb_attention_size(void) { return sizeof(attention_t); } /* Python mirrors it: structs.py */

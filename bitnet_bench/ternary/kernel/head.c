@@ -29,3 +29,5 @@ API void bb_head(head_job_t *job, int threads) {
     job->next = 0;
     in_parallel(head_work, job, threads);
 }
+
+API int64_t bb_head_size(void) { return sizeof(head_job_t); } /* Python mirrors it: structs.py */

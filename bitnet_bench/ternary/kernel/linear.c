@@ -111,3 +111,6 @@ API void bb_linear(const part_t *parts, int count, const rows_t *x, float *y, in
     job.chunk = share < 1 ? 1 : share;
     in_parallel(work, &job, threads);
 }
+
+API int64_t bb_part_size(void) { return sizeof(part_t); } /* Python mirrors it: structs.py */
+API int64_t bb_rows_pointers_size(void) { return sizeof(rows_t); } /* Python mirrors it: structs.py */

@@ -8,13 +8,23 @@ from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.kernel.structs import Part, RowsPointers
+from bitnet_bench.ternary.kernel.structs import Attention, Head, Matrix, Part, RowsJob, RowsPointers
 
 VARIABLE = "BITNET_BENCH_KERNEL"
+STRUCTS = {
+    "bb_part_size": Part,
+    "bb_rows_pointers_size": RowsPointers,
+    "bb_rows_size": RowsJob,
+    "bb_attention_size": Attention,
+    "bb_head_size": Head,
+    "bb_matrix_size": Matrix,
+}
+"""The structs of the library that Python mirrors, by the function that gives their size."""
 WIDTHS = (16, 8, 4)
 """Floats of a vector in attention and head."""
 
@@ -27,6 +37,7 @@ def library() -> ctypes.CDLL | None:
     if wanted == "off" or spec is None or spec.origin is None:
         return None
     loaded = ctypes.CDLL(spec.origin)
+    check_structs(loaded)
     loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(Part), c_int, POINTER(RowsPointers), c_void_p, c_int64, c_int, c_int)
     loaded.bb_set_pool(_pool())
@@ -36,6 +47,19 @@ def library() -> ctypes.CDLL | None:
             f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
         )
     return loaded
+
+
+def check_structs(loaded: Any) -> None:
+    """Raise BenchError if a struct of the *loaded* library has another size than the one that mirrors it here."""
+    for name, mirror in STRUCTS.items():
+        size_of = getattr(loaded, name, None)
+        if size_of is not None:
+            size_of.restype = c_int64
+        if size_of is None or size_of() != ctypes.sizeof(mirror):
+            raise BenchError(
+                "The CPU kernel was built from other sources than these: its structs differ.",
+                f"Build it again: pip install --no-deps --editable . in the checkout; or set {VARIABLE}=off.",
+            )
 
 
 def require_library() -> ctypes.CDLL:

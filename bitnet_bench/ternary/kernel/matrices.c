@@ -53,3 +53,5 @@ API void bb_matrix(matrix_job_t *job, int threads) {
     job->next = 0;
     in_parallel(matrix_work, job, threads);
 }
+
+API int64_t bb_matrix_size(void) { return sizeof(matrix_job_t); } /* Python mirrors it: structs.py */

@@ -106,3 +106,5 @@ API void bb_rows(rows_job_t *job, int threads) {
     job->next = 0;
     in_parallel(rows_work, job, job->tokens > 4 ? threads : 1);
 }
+
+API int64_t bb_rows_size(void) { return sizeof(rows_job_t); } /* Python mirrors it: structs.py */
