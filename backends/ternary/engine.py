@@ -17,15 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.kernel import Norm, Parts, Rows
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
-POSITIONS_AT_ONCE = 256
-"""The cache and the tables of angles grow by this many positions."""
 FEW_ROWS = 4
 """Up to so many rows the head is read once a row at memory speed; more are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
@@ -54,22 +52,6 @@ def unfit(weights: Weights, config: Any) -> str | None:
     if head % 16 or head > 512 or config.hidden_size % 16:
         return "heads or hidden states that are no multiple of 16, or heads beyond 512"
     return None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer block. A norm is None where the architecture has none."""
-
-    input_norm: Norm | None
-    qkv: Parts
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    attention_norm: Norm | None
-    out: Parts
-    mlp_norm: Norm | None
-    gate_up: Parts
-    gated_norm: Norm | None
-    down: Parts
 
 
 class Cache:
@@ -123,89 +105,25 @@ class Batch:
         )
 
 
-class Engine:
+class Engine(BaseEngine[Parts]):
     """A ternary model on the CPU kernel."""
 
     def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
         """Take the weights in *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
-        self.config = config
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.epsilon = float(config.rms_norm_eps)
-        self._bytes: dict[int, tuple[str, int]] = {}
-        self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
-        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
-        self.final_norm = Norm(self._float(weights, "model.norm.weight"), self.epsilon)
-        self.embedding = self._count(weights.tensor("model.embed_tokens.weight"), "embedding")
-        tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
-        table = self.embedding if tied else self._count(weights.tensor("lm_head.weight"), "head")
-        self.head = Head(table, int8=head == "int8")
+        super().__init__(weights, config, torch.device("cpu"), torch.float32)
+        self.head = Head(self.head_table, int8=head == "int8")
         if head == "int8":
             self._count(self.head.codes, "head")
-        self._frequencies, self._rope_scale = _frequencies(config)
-        self._cosines = self._sines = torch.empty(0)
         self._plan: tuple[tuple[Any, ...], Plan] | None = None
 
-    def _layer(self, weights: Weights, prefix: str) -> Layer:
-        attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
-        subln = self.config.model_type == "bitnet"
-        heads = self.config.model_type == "qwen3"
-
-        def norm(name: str, wanted: bool = True) -> Norm | None:
-            return Norm(self._float(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
-
-        def parts(columns: int, *names: str) -> Parts:
-            return Parts([self._part(weights, name) for name in names], columns)
-
-        return Layer(
-            input_norm=norm(f"{prefix}input_layernorm", wanted=self._inner is None),
-            qkv=parts(hidden, *(f"{attention}{x}_proj" for x in "qkv")),
-            query_norm=self._float(weights, f"{attention}q_norm.weight") if heads else None,
-            key_norm=self._float(weights, f"{attention}k_norm.weight") if heads else None,
-            attention_norm=norm(f"{attention}attn_sub_norm", subln),
-            out=parts(self.heads * self.dimension, f"{attention}o_proj"),
-            mlp_norm=norm(f"{prefix}post_attention_layernorm"),
-            gate_up=parts(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
-            gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
-            down=parts(self.config.intermediate_size, f"{mlp}down_proj"),
-        )
+    def _product(self, weights: Weights, columns: int, names: Sequence[str]) -> Parts:
+        return Parts([self._part(weights, name) for name in names], columns)
 
     def _part(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
         panels, gamma = weights.panels(module)
         bias = weights.bias(module)
         self._count(panels, "ternary")
         return panels, float(gamma), weights.ternary[module][0], bias
-
-    def _float(self, weights: Weights, name: str) -> Tensor:
-        tensor = weights.tensor(name).float().contiguous()
-        if not bool(tensor.isfinite().all()):
-            raise BenchError(
-                f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
-            )
-        return self._count(tensor, "norm")
-
-    def _count(self, tensor: Tensor, kind: str) -> Tensor:
-        dtype = "2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch.")
-        self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
-        return tensor
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights as they lie in memory, mapped ones included."""
-        return sum(self.weights_by_kind.values())
-
-    @property
-    def weights_by_kind(self) -> dict[str, int]:
-        """The same by kind and dtype; a tied head is counted once, as the embedding."""
-        found: dict[str, int] = {}
-        for name, size in self._bytes.values():
-            found[name] = found.get(name, 0) + size
-        return found
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of keys and values that one token takes."""
-        return 2 * 4 * len(self.layers) * int(self.kv_heads * self.dimension)
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
@@ -215,9 +133,9 @@ class Engine:
         """Return the last hidden states [T, hidden] of *batch*, before the final norm; *cache* gains its tokens."""
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
-        self._angles(positions)
+        self.grow_angles(positions)
         tiles = _tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
-        key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self._cosines), torch.get_num_threads())
+        key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self.cosines), torch.get_num_threads())
         if self._plan is None or self._plan[0] != key:
             self._plan = key, Plan(self, cache, len(batch.ids), len(tiles))
         plan = self._plan[1]
@@ -234,16 +152,6 @@ class Engine:
         normed = torch.empty_like(hidden)
         kernel.quantize_rows(hidden, len(hidden), None, norm=self.final_norm, y=normed)
         return self.head(normed)
-
-    def angles(self) -> tuple[Tensor, Tensor]:
-        """Return the tables of cosines and sines, float32 [positions, dimension / 2]."""
-        return self._cosines, self._sines
-
-    def _angles(self, positions: int) -> None:
-        if positions > len(self._cosines):
-            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
-            angles = torch.arange(rows).float()[:, None] * self._frequencies
-            self._cosines, self._sines = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
 
     def _heads_per_tile(self, tokens: int) -> int:
         """Heads that read the same keys share a tile of 8 queries, unless threads would have nothing to do then."""
@@ -267,8 +175,8 @@ class Plan:
         wide = Rows.empty(tokens, config.hidden_size)
         headed = Rows.empty(tokens, heads)
         gated = Rows.empty(tokens, config.intermediate_size)
-        between = torch.empty_like(self.hidden)
-        self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, engine.angles())
+        between, angles = torch.empty_like(self.hidden), (engine.cosines, engine.sines)
+        self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
         self.calls: list[Call] = []
         for i, layer in enumerate(engine.layers):
             attention = kernel.attention_call(
@@ -276,7 +184,7 @@ class Plan:
                 attended,
                 (self.slots, self.positions, self.tiles),
                 (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)], cache.capacity),
-                engine.angles(),
+                angles,
                 (layer.query_norm, layer.key_norm, engine.epsilon),
                 (engine.heads, engine.kv_heads, engine.dimension),
                 engine._heads_per_tile(tokens),
@@ -353,16 +261,3 @@ def _tiles(slots: Tensor, heads: int) -> Tensor:
         tiles += [(start + i, min(most, count - i)) for i in range(0, count, most)]
         start += count
     return torch.tensor(tiles, dtype=torch.int32)
-
-
-def _frequencies(config: Any) -> tuple[Tensor, float]:
-    """Return the rotary frequencies [dimension / 2] and the scale of cosines and sines, as transformers has them."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") == "default":
-        dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        exponents = torch.arange(0, dimension, 2, dtype=torch.int64).float() / dimension
-        return 1.0 / (rope["rope_theta"] ** exponents), 1.0
-    frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
-    return frequencies, float(scale)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitnet_bench.backends.graphs import record
-from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, POSITIONS_AT_ONCE, Batch, _frequencies
+from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine, Layer
+from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, Batch
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import (
     NO_SPLITS,
     Heads,
     Places,
     QuantizedRows,
-    RmsNorm,
     Splits,
     TernaryWeights,
     choose_attention,
@@ -37,22 +35,6 @@ from bitnet_bench.ternary.gpu.calls import (
 
 MOST_PREFILLS = 8
 """Shapes of prompts whose graphs are kept."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer block on the GPU. A norm is None where the architecture has none."""
-
-    input_norm: RmsNorm | None
-    qkv: TernaryWeights
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    attention_norm: RmsNorm | None
-    out: TernaryWeights
-    mlp_norm: RmsNorm | None
-    gate_up: TernaryWeights
-    gated_norm: RmsNorm | None
-    down: TernaryWeights
 
 
 class Cache:
@@ -86,88 +68,18 @@ class Cache:
         return made
 
 
-class GpuEngine:
-    """A ternary model in GPU memory."""
+class GpuEngine(BaseEngine[TernaryWeights]):
+    """A ternary model in GPU memory; its dtype is what products hand on, bfloat16 or float32."""
 
-    def __init__(self, weights: Weights, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Copy the weights in *weights* to *device*; *dtype* is what products hand on, bfloat16 or float32."""
-        self.config, self.device, self.dtype = config, device, dtype
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.epsilon = float(config.rms_norm_eps)
-        self._bytes: dict[int, tuple[str, int]] = {}
-        inner = weights.checkpoint.inner_norm
-        self._inner = RmsNorm(None, weights.checkpoint.inner_norm_eps or 1e-6) if inner else None
-        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
-        self.final_norm = RmsNorm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
-        self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
-        tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
-        self.head = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
-        self._frequencies, self._rope_scale = _frequencies(config)
-        self.cosines = self.sines = torch.empty(0)
-        self.grow_angles(1)
-
-    def _layer(self, weights: Weights, prefix: str) -> Layer:
-        attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
-        subln = self.config.model_type == "bitnet"
-        has_head_norms = self.config.model_type == "qwen3"
-
-        def norm(name: str, wanted: bool = True) -> RmsNorm | None:
-            return RmsNorm(self._norm_weight(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
-
-        def product(columns: int, *names: str) -> TernaryWeights:
-            made = TernaryWeights([self._part(weights, name) for name in names], columns, self.device)
-            self._bytes[made.codes.data_ptr()] = "ternary 2-bit", made.bytes
-            return made
-
-        return Layer(
-            input_norm=norm(f"{prefix}input_layernorm", wanted=self._inner is None),
-            qkv=product(hidden, *(f"{attention}{x}_proj" for x in "qkv")),
-            query_norm=self._norm_weight(weights, f"{attention}q_norm.weight") if has_head_norms else None,
-            key_norm=self._norm_weight(weights, f"{attention}k_norm.weight") if has_head_norms else None,
-            attention_norm=norm(f"{attention}attn_sub_norm", subln),
-            out=product(self.heads * self.dimension, f"{attention}o_proj"),
-            mlp_norm=norm(f"{prefix}post_attention_layernorm"),
-            gate_up=product(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
-            gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
-            down=product(self.config.intermediate_size, f"{mlp}down_proj"),
-        )
+    def _product(self, weights: Weights, columns: int, names: Sequence[str]) -> TernaryWeights:
+        made = TernaryWeights([self._part(weights, name) for name in names], columns, self.device)
+        self._count(made.codes, "ternary")
+        return made
 
     @staticmethod
     def _part(weights: Weights, module: str) -> tuple[Tensor, float, Tensor | None]:
         codes, gamma = weights.codes(module)
         return codes, float(gamma), weights.bias(module)
-
-    def _norm_weight(self, weights: Weights, name: str) -> Tensor:
-        tensor = weights.tensor(name).float()
-        if not bool(tensor.isfinite().all()):
-            raise BenchError(
-                f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
-            )
-        return self._count(tensor.to(self.device), "norm")
-
-    def _count(self, tensor: Tensor, kind: str) -> Tensor:
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
-        return tensor
-
-    @property
-    def weights_by_kind(self) -> dict[str, int]:
-        """Bytes of the weights in GPU memory by kind and dtype; a tied head is counted once, as the embedding."""
-        found: dict[str, int] = {}
-        for name, size in self._bytes.values():
-            found[name] = found.get(name, 0) + size
-        return found
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights in GPU memory."""
-        return sum(self.weights_by_kind.values())
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of keys and values that one token takes."""
-        return 2 * self.dtype.itemsize * len(self.layers) * int(self.kv_heads * self.dimension)
 
     @property
     def token_bytes(self) -> int:
@@ -238,7 +150,7 @@ class GpuEngine:
             layer.down.multiply(gated, hidden, add=True)
         return hidden
 
-    def _heads(self, layer: Layer) -> Heads:
+    def _heads(self, layer: Layer[TernaryWeights]) -> Heads:
         return Heads(self.heads, self.kv_heads, self.dimension, layer.query_norm, layer.key_norm, self.epsilon)
 
     def splits(self, slots: int) -> Splits:
@@ -248,24 +160,16 @@ class GpuEngine:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
         exact = self.dtype == torch.float32
-        normed = torch.empty_like(hidden, dtype=torch.float32 if exact else self.head.dtype)
+        normed = torch.empty_like(hidden, dtype=torch.float32 if exact else self.head_table.dtype)
         calls.normalize_rows(hidden, self.final_norm, normed)
-        if not exact and self.device.type == "cuda" and self.head.dtype != torch.float32:
-            return torch.mm(normed, self.head.t(), out_dtype=torch.float32)
-        if self.head.dtype == torch.float32:
-            return normed @ self.head.t()
-        y = torch.empty(len(hidden), len(self.head), device=self.device)
-        for i in range(0, len(self.head), HEAD_ROWS_AT_ONCE):
-            y[:, i : i + HEAD_ROWS_AT_ONCE] = normed.float() @ self.head[i : i + HEAD_ROWS_AT_ONCE].float().t()
+        if not exact and self.device.type == "cuda" and self.head_table.dtype != torch.float32:
+            return torch.mm(normed, self.head_table.t(), out_dtype=torch.float32)
+        if self.head_table.dtype == torch.float32:
+            return normed @ self.head_table.t()
+        y = torch.empty(len(hidden), len(self.head_table), device=self.device)
+        for i in range(0, len(self.head_table), HEAD_ROWS_AT_ONCE):
+            y[:, i : i + HEAD_ROWS_AT_ONCE] = normed.float() @ self.head_table[i : i + HEAD_ROWS_AT_ONCE].float().t()
         return y
-
-    def grow_angles(self, positions: int) -> None:
-        """Make the tables of cosines and sines reach *positions* positions."""
-        if positions > len(self.cosines):
-            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
-            angles = torch.arange(rows).float()[:, None] * self._frequencies
-            self.cosines = (angles.cos() * self._rope_scale).to(self.device)
-            self.sines = (angles.sin() * self._rope_scale).to(self.device)
 
 
 class SlotGraphs:

@@ -24,6 +24,7 @@ COMPARE = """
 import sys
 import torch
 from bitnet_bench.ternary.gpu import calls
+from bitnet_bench.ternary.kernel import Norm
 from bitnet_bench.ternary.linear import integer_matmul
 from bitnet_bench.ternary.quantizer import quantize_activations
 
@@ -124,13 +125,13 @@ for columns in (5, 300):
     assert step[1].isnan() and not step[[0, 2]].isnan().any()
     for given in (None, weight):
         y = torch.empty(3, columns)
-        calls.normalize_rows(x, calls.RmsNorm(given, 1e-5), y)
+        calls.normalize_rows(x, Norm(given, 1e-5), y)
         torch.testing.assert_close(y, torch.nn.functional.rms_norm(x, (columns,), given, 1e-5), equal_nan=True)
     both = torch.randn(3, 2 * columns)
     for gate, act in {"silu": torch.nn.functional.silu, "relu2": lambda x: x.relu().square()}.items():
         expected = act(both[:, :columns]) * both[:, columns:]
         expected = torch.nn.functional.rms_norm(expected, (columns,), weight, 1e-5)
-        calls.quantize_rows(both, rows, norm=calls.RmsNorm(weight, 1e-5), gate=gate)
+        calls.quantize_rows(both, rows, norm=Norm(weight, 1e-5), gate=gate)
         q, step = quantize_activations(expected)
         torch.testing.assert_close(rows.steps, step[:, 0])
         assert (rows.q[:, :columns].int() - q.int()).abs().max() <= 1

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bitnet_bench.ternary.gpu import kernels
 from bitnet_bench.ternary.gpu.layout import BLOCK_COLUMNS, FIELD_COLUMNS, count_blocks, interleave_codes
+from bitnet_bench.ternary.kernel import Norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
@@ -66,26 +67,17 @@ class QuantizedRows:
         )
 
 
-class RmsNorm(NamedTuple):
-    """An RMS norm: float32 weight [K] or None for ones, and its epsilon."""
-
-    weight: Tensor | None
-    epsilon: float
-
-
-def quantize_rows(x: Tensor, out: QuantizedRows, *, norm: RmsNorm | None = None, gate: str = "") -> None:
+def quantize_rows(x: Tensor, out: QuantizedRows, *, norm: Norm | None = None, gate: str = "") -> None:
     """Quantize rows x [T, K] (with a *gate* `silu` or `relu2` [T, 2 K]) into *out*, after a norm if there is one."""
     _rows(x, out.columns, norm, gate, out, None)
 
 
-def normalize_rows(x: Tensor, norm: RmsNorm, y: Tensor) -> None:
+def normalize_rows(x: Tensor, norm: Norm, y: Tensor) -> None:
     """Write the norm of rows x [T, K] into y [T, K], in y's dtype."""
     _rows(x, x.shape[1], norm, "", None, y)
 
 
-def _rows(
-    x: Tensor, columns: int, norm: RmsNorm | None, gate: str, out: QuantizedRows | None, y: Tensor | None
-) -> None:
+def _rows(x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedRows | None, y: Tensor | None) -> None:
     weight = norm.weight if norm else None
     filled = out.q.shape[1] if out else columns
     block = triton.next_power_of_2(filled)
@@ -172,25 +164,20 @@ class TernaryWeights:
         biases = [torch.zeros(len(codes)) if bias is None else bias for codes, _, bias in parts]
         self.bias = torch.cat(biases).to(device) if any(bias is not None for _, _, bias in parts) else None
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of the codes; scales are repeated by row for speed and count as none of the weights."""
-        return self.codes.numel()
-
-    def multiply(self, x: QuantizedRows, y: Tensor, *, add: bool = False, blocks: ManyTokens | None = None) -> None:
+    def multiply(self, x: QuantizedRows, y: Tensor, *, add: bool = False) -> None:
         """Write the product of all rows of *x* into y [T, N], in y's dtype, or add it to what is there."""
         tokens = len(x.q)
         if not tokens:
             return
-        if blocks is None and reads_few(tokens, self.rows):
+        if reads_few(tokens, self.rows):
             self._multiply_few(x, y, add)
         else:
-            self._multiply_many(x, y, add, blocks or choose_blocks(tokens, self.rows))
+            self._multiply_many(x, y, add, choose_blocks(tokens, self.rows))
 
-    def _multiply_few(self, x: QuantizedRows, y: Tensor, add: bool, block_rows: int = ROWS_OF_FEW) -> None:
+    def _multiply_few(self, x: QuantizedRows, y: Tensor, add: bool) -> None:
         words = self.codes.shape[1] // 4
         block_words = max(128, triton.next_power_of_2(words))
-        kernels.multiply_few[(triton.cdiv(self.rows, block_rows), len(x.q))](
+        kernels.multiply_few[(triton.cdiv(self.rows, ROWS_OF_FEW), len(x.q))](
             x.q.view(torch.int32),
             x.steps,
             x.sums,
@@ -201,7 +188,7 @@ class TernaryWeights:
             self.rows,
             WORDS=words,
             BLOCK_WORDS=block_words,
-            BLOCK_ROWS=block_rows,
+            BLOCK_ROWS=ROWS_OF_FEW,
             ADD=add,
             BIASED=self.bias is not None,
             ASM=not INTERPRETED,
@@ -327,8 +314,8 @@ def attend(
     *cache*: keys and values [slots, kv heads, capacity, d]. *angles*: cosines and sines, float32 [positions, d / 2].
     """
     keys, values = cache
-    blocks = choose_attention(heads.dimension, keys.dtype, decodes=places.tokens_per_tile == 1)
     appends = places.tokens_per_tile == 1
+    blocks = choose_attention(heads.dimension, keys.dtype, decodes=appends)
     common: dict[str, int | bool] = {
         "HEADS": heads.queries,
         "KV_HEADS": heads.keys,

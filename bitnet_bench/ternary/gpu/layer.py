@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import QuantizedRows, RmsNorm, TernaryWeights
+from bitnet_bench.ternary.gpu.calls import QuantizedRows, TernaryWeights
+from bitnet_bench.ternary.kernel import Norm
 from bitnet_bench.ternary.linear import CodesLinear
 
 
@@ -23,7 +24,7 @@ class GpuLinear(nn.Module):
         self._weights = TernaryWeights([part], layer.in_features, layer.codes.device)
         norm = layer.norm
         weight = None if norm is None or norm.weight is None else norm.weight.float()
-        self._norm = None if norm is None else RmsNorm(weight, norm.eps)
+        self._norm = None if norm is None else Norm(weight, norm.eps)
         self.register_buffer("codes", self._weights.codes, persistent=False)  # counted as memory of the model
 
     def forward(self, x: Tensor) -> Tensor:
