@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -34,15 +35,22 @@ def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, All
     """Return what each contestant gets, given the seconds that one run of each takes.
 
     What a quick one leaves of its share goes to slower ones (max-min fairness). One that cannot make *runs* in its
-    share makes one; one that cannot make one makes none.
+    share makes one. While the quickest that waits cannot make one, the slowest makes none and leaves its share to the
+    others: so a slower one never gets more than a quicker one.
     """
-    found: dict[Key, Allotment] = {}
-    for waiting, (key, seconds) in zip(range(len(run_s), 0, -1), _quickest_first(run_s), strict=True):
-        share = max(0.0, left_s) / waiting
-        turn: Turn = "often" if runs * seconds <= share else "once" if seconds <= share else "never"
-        found[key] = Allotment(turn, share)
-        left_s -= seconds * {"often": runs, "once": 1, "never": 0}[turn]
-    return found
+    allotted: dict[Key, Allotment] = {}
+    waiting = deque(_quickest_first(run_s))
+    most = runs
+    while waiting:
+        share = max(0.0, left_s) / len(waiting)
+        if waiting[0][1] > share:
+            allotted[waiting.pop()[0]] = Allotment("never", share)
+            continue
+        key, seconds = waiting.popleft()
+        most = most if most * seconds <= share else 1
+        allotted[key] = Allotment("often" if most == runs else "once", share)
+        left_s -= seconds * most
+    return allotted
 
 
 def _quickest_first(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:

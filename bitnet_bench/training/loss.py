@@ -36,7 +36,9 @@ def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     labels = batch["labels"]
     positions = _positions(batch)
     losses = _cross_entropy(labelled_states(model, batch), "none")
-    return torch.zeros(len(labels), device=losses.device).index_add(0, positions // labels.shape[1], -losses)
+    # each to its own place and then summed: index_add on a GPU adds in an order that differs from run to run
+    logprobs = torch.zeros(labels.numel(), device=losses.device).index_copy(0, positions, -losses)
+    return logprobs.view(labels.shape).sum(1)
 
 
 def _positions(batch: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bitnet_bench.checkpoints.random_weights import preset_config
@@ -74,6 +74,9 @@ def test_another_form_of_a_budget_is_refused_with_examples(text: str) -> None:
 
 
 @given(st.dictionaries(st.integers(), st.floats(0.01, 1e4), max_size=6), st.floats(0, 1e3), st.integers(1, 5))
+@example({0: 1.0, 1: 1.0}, 1.0, 1)  # the first does not fit its half, the second would fit the whole
+@example({0: 1.0, 1: 1.0}, 3.5, 2)  # the first runs once in its half, what it leaves lets the second run twice
+@example({0: 1.0, 1: 5.0, 2: 5.5}, 11.5, 3)  # the middle one does not fit, the slowest would
 def test_what_is_allotted_fits_and_the_quicker_one_is_never_worse_off(
     run_s: dict[int, float], left_s: float, runs: int
 ) -> None:

@@ -116,6 +116,7 @@ class FakeNvml:
         return 0
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_nvml_counts_joules_and_says_what_is_missing() -> None:
     """The difference of two readings is measured; without a driver, and beyond the limit, there is a reason instead."""
     clock = FakeClock()

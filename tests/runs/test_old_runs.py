@@ -10,6 +10,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 import bitnet_bench as bb
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.evaluate import evaluate
@@ -40,8 +42,9 @@ def test_a_run_of_before_is_written_again_as_it_was(tmp_path: Path) -> None:
     assert json.loads(load_record(OLD / "run").model_dump_json()) == fields
 
 
-def test_an_evaluation_of_before_is_continued(tmp_path: Path) -> None:
+def test_an_evaluation_of_before_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was scored is not scored again, under the same settings."""
+    monkeypatch.delenv("BITNET_BENCH_DATA", raising=False)  # it was scored without
     folder = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
     before = load_record(folder)
     job = bb.EvaluateJob(limit=2, backend="hf", cache=False)
