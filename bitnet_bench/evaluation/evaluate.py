@@ -19,7 +19,7 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
+from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, quiet
 from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
@@ -48,8 +48,7 @@ class Run:
 
     def runs_on(self, session: Session) -> None:
         """Keep what the session says of its runtime."""
-        said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
-        self.record = self.record.model_copy(update={"runtime": said})
+        self.record = self.record.model_copy(update={"runtime": session.describe_runtime()})
 
     def asks_through(self, session: Session, chat_template: bool) -> None:
         """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
@@ -223,8 +222,8 @@ def _score_in_turn(
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
     options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
-    opener: InferenceBackend = configured(plugins.load("backends", record.backend), options)
-    return opener.open(record.checkpoint, record.precision)
+    backend: InferenceBackend = plugins.load("backends", record.backend)
+    return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 
 
 def _score_one(
@@ -241,7 +240,7 @@ def _score_one(
     from bitnet_bench.evaluation.task_run import evaluate_task
 
     started = time.monotonic()
-    if hasattr(session, "budget"):  # tokens of a batch, by the free memory: all workers cut the same batches
+    if session.budget is not None:  # tokens of a batch, by the free memory: all workers cut the same batches
         session.budget = workers.least(session.budget)
     try:
         with steps(title) as progress:
@@ -259,7 +258,7 @@ def _score_one(
 
 def _arithmetic(session: Session) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
-    return str(getattr(session, "arithmetic", "") or getattr(session, "device", "cpu"))
+    return session.arithmetic or session.device
 
 
 def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:

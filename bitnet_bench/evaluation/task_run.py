@@ -92,9 +92,9 @@ def _score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Se
         primary=primary,
         chance=built.task.chance if primary else None,
         majority=found.value(constant) if constant else None,
-        limits=getattr(found, "limits", (0.0, 100.0)),
-        lower_is_better=getattr(found, "lower_is_better", False),
-        parts=found.parts(examples) if hasattr(found, "parts") else {},
+        limits=found.limits,
+        lower_is_better=found.lower_is_better,
+        parts=found.parts(examples),
     )
 
 
