@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
+from bitnet_bench.evaluation.tasks import load_module
 from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.protocols import (
     CheckedBackend,
@@ -75,6 +78,21 @@ def test_a_class_adds_methods_by_naming_them_by_an_underscore_or_by_declaring_th
     type("Mine", (Grown,), {"logits": lambda self: None, "cut_batches": lambda self: None})
     with pytest.raises(BenchError, match="cut_batch"):
         type("Mine", (Grown,), {"cut_batch": lambda self: None})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("refrences", "references"), ("label", "labels"), ("values", "value"), ("VALUE", "VALUES"), ("parses", "parse")],
+)
+def test_a_misspelt_hook_of_a_task_is_an_error(name: str, meant: str, tmp_path: Path) -> None:
+    """It would never be called, and the task scored as if the file had none; a file's own names stay free."""
+    file = tmp_path / "mine.py"
+    file.write_text("import re\nfrom typing import Any\nSLOTS = (1,)\ndef target(doc): return doc\n")
+    assert find_hooks(load_module(file)) == TaskHooks()
+    file.write_text(f"def {name}(doc): return doc\n")
+    with pytest.raises(BenchError, match=rf"mine.py has '{name}'") as error:
+        find_hooks(load_module(file))
+    assert f"Did you mean {meant}?" in error.value.hint
 
 
 class PlainSession:

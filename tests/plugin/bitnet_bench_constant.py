@@ -1,4 +1,4 @@
-"""An inference-only backend with nothing but what the base classes ask for: a uniform distribution over the vocabulary."""
+"""An inference-only backend with only what its base classes ask for: a uniform distribution over the vocabulary."""
 
 from __future__ import annotations
 
