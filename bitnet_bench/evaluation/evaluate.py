@@ -17,7 +17,7 @@ from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file,
 from bitnet_bench.evaluation.select import data_directory
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import environment
-from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, quiet
 from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from bitnet_bench.evaluation.tasks import BuiltTask
     from bitnet_bench.processes import Workers
 
-SHARE_OF_MEMORY = 0.5
-"""Checkpoints whose float32 weights fit into this share of what is free are open at the same time."""
 SOURCES = ("backends", "checkpoints", "ternary")
 """The packages whose code decides the bits of an answer."""
 
@@ -184,13 +182,9 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
 
 
 def _fit_together(runs: Sequence[Run]) -> bool:
-    """Return whether the checkpoints of *runs* may be open at the same time, in what is free of the memory."""
-    import psutil
-
-    gpu = find_gpu()
-    free = psutil.virtual_memory().available if gpu is None else gpu.free_bytes
+    """Return whether the checkpoints of *runs* may be open at the same time, all of them in float32."""
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
-    return needed < SHARE_OF_MEMORY * free
+    return needed < WEIGHTS_SHARE * find_free_bytes()
 
 
 def _score_in_turn(

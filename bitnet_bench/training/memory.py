@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bitnet_bench.machine.memory import USABLE_SHARE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import PLAIN_HEADS, ROWS_AT_ONCE
 
@@ -15,8 +16,6 @@ ACTIVATION_FLOATS_PER_LAYER = 20
 """Kept for the backward pass by token, in units of the hidden width: inputs of products, quantized too, and norms."""
 LOGIT_COPIES = 3
 """Float32 logits, their log-softmax and their gradient."""
-USABLE_SHARE = 0.8
-"""Of the free memory, what a run may plan with: estimates are rough, and others work here too."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,3 @@ def fit_batch(job: FinetuneJob, shape: Shape, longest: int, free_bytes: float) -
     while batch > 1 and training_bytes(job, shape, batch * tokens) > USABLE_SHARE * free_bytes:
         batch //= 2
     return job.model_copy(update={"batch_size": batch, "gradient_accumulation": step // batch})
-
-
-def find_free_bytes(processes: int) -> float:
-    """Return the memory that this process may take: of its GPU, or its share of what this machine has available."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0])
-    return float(psutil.virtual_memory().available / processes)

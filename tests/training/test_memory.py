@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.memory import USABLE_SHARE, Shape, find_free_bytes, fit_batch, shape_of, training_bytes
+from bitnet_bench.training.memory import Shape, fit_batch, shape_of, training_bytes
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out", batch_size="auto")
 SMOLLM = Shape(hidden=576, intermediate=1536, layers=30, vocabulary=49152, matrices=106_000_000, embeddings=28_000_000)
