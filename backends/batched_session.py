@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +16,7 @@ from torch import Tensor
 from bitnet_bench.backends.transfers import Arriving, send
 from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.machine.gpu import first_line, is_gpu_failure, is_out_of_memory
-from bitnet_bench.protocols import ALL, Part
+from bitnet_bench.protocols import ALL, Part, Session
 from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
@@ -98,24 +98,19 @@ def naming_gpu_failures() -> Iterator[None]:
         ) from error
 
 
-class BatchedSession(ABC):
-    """A `bitnet_bench.protocols.Session` over the few methods in which torch backends differ."""
+class BatchedSession(Session, adds=("queue", "release", "wait")):
+    """A session over the few methods in which torch backends differ."""
 
     shares_contexts = True
     """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
-    device = "cpu"
-    """`cuda` where a GPU computes."""
-    arithmetic = ""
-    """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
+    budget: int
+    """Tokens of a batch; halved whenever a batch does not fit into memory."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.max_length = max_length
         self.budget = TOKENS_PER_BATCH
-        """Tokens of a batch; halved whenever a batch does not fit into memory."""
-        self.before_waiting: Callable[[], None] | None = None
-        """Called when work is queued, before it is waited for: whoever times a GPU records an event there."""
         self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
         self.in_flight = 0
         """Batches whose answers are not waited for while the next one is made ready: 1 where a GPU computes them."""
@@ -155,7 +150,7 @@ class BatchedSession(ABC):
                 self.before_waiting()
             torch.cuda.synchronize()
 
-    def release(self) -> None:  # noqa: B027 - most sessions keep nothing
+    def release(self) -> None:
         """Let go of what is kept from one batch to the next, when memory is short."""
 
     def loglikelihood(

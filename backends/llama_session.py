@@ -130,7 +130,7 @@ class Decoding:
     tokens: Tensor
 
 
-class LlamaSession(BatchedSession):
+class LlamaSession(BatchedSession, adds=("close", "logits")):
     """An opened file; see `bitnet_bench.protocols.Session`.
 
     Whole rows are read, and `hidden` gives what stands behind the library's own head.

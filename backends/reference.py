@@ -9,17 +9,16 @@ from torch import Tensor
 
 from bitnet_bench.checkpoints.parity import Logits
 from bitnet_bench.checkpoints.weights import Weights
+from bitnet_bench.machine.memory import USABLE_SHARE, find_free_ram
 from bitnet_bench.runs.records import Checkpoint
 
 
 def find_logits(checkpoint: Checkpoint) -> Logits | None:
     """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
-    import psutil
-
     if engine_runs(checkpoint):
         return engine_logits
     needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
-    return transformers_logits if needed < 0.7 * psutil.virtual_memory().available else None
+    return transformers_logits if needed < USABLE_SHARE * find_free_ram() else None
 
 
 def engine_runs(checkpoint: Checkpoint) -> bool:

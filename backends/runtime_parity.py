@@ -20,6 +20,7 @@ from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.machine.memory import USABLE_SHARE, find_free_ram
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
@@ -87,11 +88,9 @@ def _distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 
 
 def _refuse_small_memory(checkpoint: Checkpoint) -> None:
-    import psutil
-
     floats = checkpoint.parameters - (checkpoint.ternary_parameters if engine_runs(checkpoint) else 0)
-    needed, free = 4 * floats + checkpoint.ternary_parameters, psutil.virtual_memory().available
-    if needed > 0.9 * free:
+    needed, free = 4 * floats + checkpoint.ternary_parameters, find_free_ram()
+    if needed > USABLE_SHARE * free:
         raise BenchError(
             f"{checkpoint.source} cannot be run beside the runtime to compare them: that takes {needed / 1e9:.1f} GB, "
             f"and {free / 1e9:.1f} GB are free.",

@@ -24,7 +24,7 @@ from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.candidates import Contender
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.protocols import RuntimeOptions, configured
+from bitnet_bench.protocols import RuntimeOptions
 from bitnet_bench.runs.records import Cost, Measured, Modelled
 
 Contestants = Annotated[
@@ -112,7 +112,7 @@ def share(
     print("| contestant | decoding, ms a token | outside the runtime, us a token | share |\n|" + " --- |" * 4)
     for one in contestants:
         entered = _entered(checkpoint, one)
-        backend = configured(plugins.load("backends", entered.backend), RuntimeOptions(despite_parity=despite_parity))
+        backend = plugins.load("backends", entered.backend).configured(RuntimeOptions(despite_parity=despite_parity))
         opened = open_checkpoint(entered.model)
         with backend.open(opened, entered.precision) as session:
             inside = _Watch(session)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class BenchError(Exception):
     """What went wrong, in a sentence, and what to do about it.
@@ -39,3 +42,9 @@ def explain(error: ValueError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else str(first["msg"])
+
+
+def did_you_mean(name: str, known: Sequence[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """Return the question whether a wrong *name* was to be one of *known*, *most* of them; "" where none is near."""
+    close = difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
+    return f"Did you mean {', '.join(close)}?" if close else ""

@@ -50,7 +50,7 @@ class BitNetBenchLM(SessionLM):
         self._backend = choose_backend(backend, self.checkpoint, precision).backend
         opener: InferenceBackend = plugins.load("backends", self._backend)
         self._open = ExitStack()
-        session = opener.open(self.checkpoint, precision)
+        session = plugins.open_session(opener, self.checkpoint, precision)
         super().__init__(self._open.enter_context(session))
 
     def get_model_info(self) -> dict[str, Any]:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, TypeVar
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.protocols import InferenceBackend, TrainingBackend
+from bitnet_bench.protocols import (
+    Backend,
+    CheckedBackend,
+    Contract,
+    EnergyModel,
+    EnergySource,
+    InferenceBackend,
+    Meter,
+    Session,
+    TrainingBackend,
+)
+from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.records import Checkpoint
+
+_log = logging.getLogger(__name__)
+Kind = TypeVar("Kind", bound=Contract)
 
 
 def names(kind: str) -> dict[str, EntryPoint]:
@@ -22,13 +42,72 @@ def load(kind: str, name: str) -> Any:
     if name not in found:
         raise UsageError(f"There is no {kind.rstrip('s')} {name!r}.", f"Installed: {', '.join(found) or 'none'}.")
     try:
-        return found[name].load()()
+        return _create(kind, found[name].load())
     except ImportError as error:
         package = f"`pip install 'bitnet-bench[{name}]'`"
         raise BenchError(
             f"The {kind.rstrip('s')} {name!r} needs {error.name or error}, which is not installed.",
             f"Install what it needs; for a built-in one: {package}.",
         ) from error
+
+
+def create_backend(path: str) -> Any:
+    """Return an instance of the backend class at *path* (`module:Class`), as another process has named it."""
+    return _create("backends", resolve_name(path))
+
+
+def create_meter(path: str) -> EnergySource:
+    """Return an instance of the meter class at *path* (`module:Class`), as another process has named it."""
+    found: EnergySource = _create("meters", resolve_name(path))
+    return found
+
+
+@contextmanager
+def open_session(backend: InferenceBackend, checkpoint: Checkpoint, precision: Precision) -> Iterator[Session]:
+    """Open *checkpoint* in *backend* and give its session, with the defaults of `Session`."""
+    with backend.open(checkpoint, precision) as session:
+        yield session if isinstance(session, Session) else _adopt(session, Session)
+
+
+def _create(kind: str, plugin: Any) -> Any:
+    """Return an instance of *plugin*, which is a class, with the defaults of the base classes of its *kind*."""
+    found = plugin()
+    if kind == "backends" and not isinstance(found, Backend):
+        return _adopt(found, *_find_abilities(found))
+    if kind == "meters" and not isinstance(found, EnergySource):
+        return _adopt(found, EnergyModel if getattr(found, "modelled", False) else Meter)
+    return found
+
+
+def _find_abilities(backend: object) -> list[type[Backend]]:
+    """Return the base classes of a backend that inherits none, by its methods."""
+    able = {name for name in ("open", "check", "finetune") if callable(getattr(backend, name, None))}
+    runs: list[type[Backend]] = [CheckedBackend if "check" in able else InferenceBackend] if "open" in able else []
+    trains: list[type[Backend]] = [TrainingBackend] if "finetune" in able else []
+    return [*runs, *trains] or [Backend]
+
+
+def _adopt(found: Any, *bases: type[Contract]) -> Any:
+    """Give an object of a class without our base classes their defaults, and warn: the next release refuses it."""
+    found.__class__ = _find_adopted_class(type(found), bases)  # type: ignore[arg-type] # classes have a hash
+    return found
+
+
+@cache
+def _find_adopted_class(plain: type, bases: tuple[type[Contract], ...]) -> type:
+    """Return *plain* with *bases* behind it; BenchError if it lacks a method that they require."""
+    names = " and ".join(f"`bitnet_bench.protocols.{base.__name__}`" for base in bases)
+    hint = f"Its author lets it inherit from {names}."
+    try:
+        adopted = type(plain.__name__, (plain, *bases), {"__module__": plain.__module__})
+    except TypeError as error:
+        raise BenchError(f"The class {plain.__qualname__} cannot be used as a plugin: {error}.", hint) from error
+    if missing := sorted(getattr(adopted, "__abstractmethods__", ())):
+        raise BenchError(f"The class {plain.__qualname__} has no method {', '.join(missing)}.", hint)
+    _log.warning(
+        "%s does not inherit from %s. It works once more; the next release refuses it.", plain.__qualname__, names
+    )
+    return adopted
 
 
 def task_folders() -> list[Path]:
@@ -51,7 +130,6 @@ def list_backends() -> list[dict[str, str | bool]]:
         except BenchError as error:
             found.append({"name": name, "runs": False, "trains": False, "summary": error.problem})
             continue
-        summary = str(getattr(backend, "summary", ""))
         runs, trains = isinstance(backend, InferenceBackend), isinstance(backend, TrainingBackend)
-        found.append({"name": name, "runs": runs, "trains": trains, "summary": summary})
+        found.append({"name": name, "runs": runs, "trains": trains, "summary": str(backend.summary)})
     return found

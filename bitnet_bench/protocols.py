@@ -1,15 +1,60 @@
-"""The protocols that plugins satisfy. A plugin is a plain class: it inherits nothing from here."""
+"""The base classes of plugins: what a backend, a session and a meter must have, and defaults of what they may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from functools import cached_property
+from inspect import get_annotations
+from typing import Any, Protocol, Self, TypeVar
 
+from bitnet_bench.errors import BenchError, did_you_mean
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
+
+MIN_SIMILARITY = {"method": 0.6, "attribute": 0.8}
+"""From this similarity on an unknown name is taken for a misspelt one (`difflib`)."""
+
+
+class Contract:
+    """A base class that knows every public method of its subclasses: one that it does not know is an error.
+
+    A misspelt optional method fails when its class is defined, instead of never being called. A subclass that adds
+    public methods on purpose lists them, `class Mine(Session, adds=("logits",))`; abstract ones are added by being
+    abstract. Names that begin with an underscore are its own. An attribute fails only where its name is nearly a known
+    one.
+    """
+
+    def __init_subclass__(cls, adds: Sequence[str] = (), **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if Contract not in cls.__bases__:  # what a direct subclass defines is what is known
+            _check_names(cls, adds)
+
+
+def _check_names(cls: type, adds: Sequence[str]) -> None:
+    """Raise BenchError for a public method of *cls* that is neither known to its bases, nor abstract, nor added."""
+    bases, parents = cls.__mro__[1:], " or ".join(base.__name__ for base in cls.__bases__ if issubclass(base, Contract))
+    known = {name for base in bases for name in (*vars(base), *get_annotations(base)) if not name.startswith("_")}
+    for name, value in vars(cls).items():
+        if name.startswith("_") or name in known or name in adds or getattr(value, "__isabstractmethod__", False):
+            continue
+        kind = "method" if _is_method(value) else "attribute"
+        meant = did_you_mean(name, sorted(known), cutoff=MIN_SIMILARITY[kind])
+        if kind == "method" or meant:
+            own = f"start its name with an underscore, or list it: `class {cls.__name__}(..., adds=({name!r},))`"
+            raise BenchError(
+                f"{cls.__qualname__} defines the {kind} {name!r}, which {parents} does not have.",
+                f"{meant} If it is your own, {own}.".lstrip(),
+            )
+
+
+def _is_method(value: object) -> bool:
+    if isinstance(value, classmethod | staticmethod | property | cached_property):
+        return True
+    return callable(value) and not isinstance(value, type)
 
 
 class Progress(Protocol):
@@ -50,14 +95,23 @@ def in_order(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer]:
     return [answer for _, answer in sorted((pair for some in answers for pair in some), key=lambda pair: pair[0])]
 
 
-class Session(Protocol):
+class Session(Contract, ABC):
     """An opened model. Token ids in, numbers and ids out: text and prompts are the caller's."""
 
     tokenizer: Any
     max_length: int
     """The longest sequence in tokens, prompt and continuation together."""
     precision: Precision
+    device: str = "cpu"
+    """`cuda` where a GPU computes."""
+    arithmetic: str = ""
+    """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
+    budget: int | None = None
+    """Tokens of a batch, on which workers agree; None where batches do not depend on the memory that is free."""
+    before_waiting: Callable[[], None] | None = None
+    """Called when a GPU's work is queued, before it is waited for: whoever times a GPU records an event there."""
 
+    @abstractmethod
     def loglikelihood(
         self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
     ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
@@ -66,36 +120,31 @@ class Session(Protocol):
         The answer is the summed log-probability of the continuation in nats, and whether greedy decoding gives it.
         """
 
+    @abstractmethod
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
     ) -> Iterator[Sequence[tuple[int, str]]]:
         """Yield (index, greedy continuation) of prompts, up to EOS, a stop string (left out) or the limit."""
 
+    @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of one length and return an opaque state for `decode`, once the work is really done."""
 
+    @abstractmethod
     def decode(self, state: Any, steps: int) -> Any:
         """Decode *steps* greedy tokens for every row and return the new state, once the work is really done."""
 
+    @abstractmethod
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
 
-    # Optional methods: `weights_by_kind()` returns those bytes by kind and dtype, `describe_runtime()` what computes
-    # (device, kernels, dtypes), for the record. Optional attributes: `device`, "cpu" or "cuda"; `budget`, tokens of a
-    # batch, on which workers agree; `before_waiting`, called when a GPU's work is queued, before it is waited for.
+    def weights_by_kind(self) -> dict[str, int]:
+        """Return the bytes of the weights by kind and dtype; {} where they are not told apart."""
+        return {}
 
-
-@runtime_checkable
-class InferenceBackend(Protocol):
-    """Opens checkpoints for scoring and measuring.
-
-    An optional method `prepare(checkpoint)` imports what opening it will need and loads no weight: memory is measured
-    over a process that has done that. Another, `configured(options)`, returns the backend set up for a runtime of the
-    user's (`RuntimeOptions`).
-    """
-
-    def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[Session]:
-        """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
+    def describe_runtime(self) -> str | None:
+        """Return what computes (device, kernels, dtypes), for the record; None where there is nothing to say."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -113,20 +162,37 @@ class RuntimeOptions:
 NO_OPTIONS = RuntimeOptions()
 
 
-@runtime_checkable
-class CheckedBackend(InferenceBackend, Protocol):
+class Backend(Contract):
+    """What every backend has; it runs checkpoints, trains them, or both, by the bases below."""
+
+    summary: str = ""
+    """One line for `bitnet-bench backends`."""
+
+    def configured(self, options: RuntimeOptions) -> Self:
+        """Return this backend set up with what the user says of a runtime; by default nothing of it matters."""
+        return self
+
+
+class InferenceBackend(Backend, ABC, adds=("prepare",)):
+    """Opens checkpoints for scoring and measuring."""
+
+    @abstractmethod
+    def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[Session]:
+        """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
+
+    def prepare(self, checkpoint: Checkpoint) -> None:
+        """Import what opening *checkpoint* needs, and load no weight: memory is measured over a process that did so."""
+
+
+class CheckedBackend(InferenceBackend):
     """A backend over a runtime that is not ours, which is compared with the checkpoint before it is believed."""
 
+    @abstractmethod
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the runtime with *checkpoint*, or return what an earlier comparison found.
 
         BenchError if the runtime is absent or its file holds another model.
         """
-
-
-def configured(backend: Any, options: RuntimeOptions) -> Any:
-    """Return *backend* set up with *options*, if it takes any."""
-    return backend.configured(options) if hasattr(backend, "configured") else backend
 
 
 @dataclass(frozen=True)
@@ -141,10 +207,10 @@ class Ingredients:
     """Rows of tasks that were left out because their evaluation asks the same."""
 
 
-@runtime_checkable
-class TrainingBackend(Protocol):
+class TrainingBackend(Backend, ABC):
     """Fine-tunes checkpoints."""
 
+    @abstractmethod
     def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
         """Run *job* and leave a checkpoint and its record in `job.out`.
 
@@ -152,24 +218,39 @@ class TrainingBackend(Protocol):
         """
 
 
-class Meter(Protocol):
-    """Reads energy over an interval off a counter of this machine."""
+class EnergySource(Contract, ABC):
+    """What `measure` asks for the energy of an interval: a `Meter` reads it, an `EnergyModel` works it out."""
 
+    modelled: bool = False
+    """Whether the joules come out of a formula."""
+
+    def why_absent(self) -> str | None:
+        """Return why nothing can be read on this machine, or None if that shows only when it is tried."""
+        return None
+
+    @abstractmethod
     def start(self) -> None:
         """Begin the interval."""
 
+    @abstractmethod
+    def stop(self) -> Measured | Modelled | Unavailable:
+        """End it and return joules, or why there are none."""
+
+
+class Meter(EnergySource):
+    """Reads energy over an interval off a counter of this machine."""
+
+    @abstractmethod
     def stop(self) -> Measured | Unavailable:
         """End it and return joules, or why there are none: never what a formula gives."""
 
 
-class EnergyModel(Protocol):
+class EnergyModel(EnergySource):
     """Works energy over an interval out by a formula."""
 
-    modelled: Literal[True]
+    modelled = True
 
-    def start(self) -> None:
-        """Begin the interval."""
-
+    @abstractmethod
     def stop(self) -> Modelled | Unavailable:
         """End it and return joules, named as what they are."""
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
@@ -26,7 +26,7 @@ LIBRARIES = ("libllama.so", "libllama.dylib")
 BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with --bitnetcpp-dir or $BITNETCPP_DIR."
 
 
-class BitnetCppBackend:
+class BitnetCppBackend(CheckedBackend, adds=("build",)):
     """Runs ternary checkpoints in bitnet.cpp: I2_S exported here, TL1 and TL2 from a file of the user's."""
 
     summary = "your build of microsoft/BitNet (--bitnetcpp-dir): I2_S exported and checked first; TL1, TL2 with --gguf"
@@ -34,9 +34,9 @@ class BitnetCppBackend:
     def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
         self._options = options
 
-    def configured(self, options: RuntimeOptions) -> BitnetCppBackend:
+    def configured(self, options: RuntimeOptions) -> Self:
         """Return this backend with where the build is, and what the user says of files and of parity."""
-        return BitnetCppBackend(options)
+        return type(self)(options)
 
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:

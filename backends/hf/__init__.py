@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.protocols import Ingredients, Progress
+from bitnet_bench.protocols import InferenceBackend, Ingredients, Progress, TrainingBackend
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitnet_bench.backends.hf.inference import HFSession
 
 
-class HFBackend:
+class HFBackend(InferenceBackend, TrainingBackend):
     """Trains and runs causal LMs through transformers."""
 
     summary = "transformers on PyTorch: trains (ternary QAT, FP16) and runs every precision"

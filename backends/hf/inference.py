@@ -23,10 +23,10 @@ from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
 from bitnet_bench.backends.hf.tree_rows import Layout, SharedPrefix
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.shape import PLAIN_HEADS
 from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
-from bitnet_bench.training.loss import PLAIN_HEADS
 
 BRANCHING = {"llama", "qwen2", "qwen3"}
 """Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "ternary")
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(CheckedBackend):
     """Runs BitNet and Llama-type checkpoints in llama.cpp, exported and compared with the checkpoint first."""
 
     summary = "llama.cpp (extra `llamacpp`): F16, BF16, Q8_0, Q4_0, TQ1_0 and TQ2_0, exported and checked first"
@@ -27,9 +27,9 @@ class LlamaCppBackend:
     def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
         self._options = options
 
-    def configured(self, options: RuntimeOptions) -> LlamaCppBackend:
+    def configured(self, options: RuntimeOptions) -> Self:
         """Return this backend with what the user says of files and of parity."""
-        return LlamaCppBackend(options)
+        return type(self)(options)
 
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:

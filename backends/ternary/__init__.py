@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from bitnet_bench.protocols import InferenceBackend
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession
 
 
-class TernaryBackend:
+class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
     """Runs ternary checkpoints on 2-bit codes, the head in the dtype it is stored in."""
 
     summary = "2-bit codes and exact integer sums, on a GPU or on the CPU kernel; ternary checkpoints only"

@@ -157,7 +157,7 @@ class Decoding:
     tokens: Tensor
 
 
-class TernarySession(BatchedSession):
+class TernarySession(BatchedSession, adds=("copied_positions",)):
     """An opened model on the lean engine; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bitnet_bench.protocols import Ingredients, Progress
+from bitnet_bench.protocols import Ingredients, Progress, TrainingBackend
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
 
-class TRLBackend:
+class TRLBackend(TrainingBackend):
     """Trains causal LMs through trl."""
 
     summary = "trl's SFTTrainer and DPOTrainer: trains (ternary QAT, FP16) with the rows and the loss of hf"

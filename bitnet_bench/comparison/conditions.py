@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 
 from bitnet_bench.comparison.comparing import compare, mean_difference
 from bitnet_bench.comparison.results import MARGIN
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.runs.run import Results
 
 FORM = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")
@@ -93,5 +92,4 @@ def _within(run: Results, condition: Condition) -> Results:
 
 def _nearest(name: str, there: Sequence[str]) -> str:
     known = list(dict.fromkeys(there))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+    return did_you_mean(name, known, cutoff=0.4) or f"There are: {', '.join(known)}."

@@ -17,9 +17,9 @@ from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file,
 from bitnet_bench.evaluation.select import data_directory
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import environment
-from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, configured, quiet
+from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, quiet
 from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from bitnet_bench.evaluation.tasks import BuiltTask
     from bitnet_bench.processes import Workers
 
-SHARE_OF_MEMORY = 0.5
-"""Checkpoints whose float32 weights fit into this share of what is free are open at the same time."""
 SOURCES = ("backends", "checkpoints", "ternary")
 """The packages whose code decides the bits of an answer."""
 
@@ -48,8 +46,7 @@ class Run:
 
     def runs_on(self, session: Session) -> None:
         """Keep what the session says of its runtime."""
-        said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
-        self.record = self.record.model_copy(update={"runtime": said})
+        self.record = self.record.model_copy(update={"runtime": session.describe_runtime()})
 
     def asks_through(self, session: Session, chat_template: bool) -> None:
         """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
@@ -185,13 +182,9 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
 
 
 def _fit_together(runs: Sequence[Run]) -> bool:
-    """Return whether the checkpoints of *runs* may be open at the same time, in what is free of the memory."""
-    import psutil
-
-    gpu = find_gpu()
-    free = psutil.virtual_memory().available if gpu is None else gpu.free_bytes
+    """Return whether the checkpoints of *runs* may be open at the same time, all of them in float32."""
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
-    return needed < SHARE_OF_MEMORY * free
+    return needed < WEIGHTS_SHARE * find_free_bytes()
 
 
 def _score_in_turn(
@@ -223,8 +216,8 @@ def _score_in_turn(
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
     options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
-    opener: InferenceBackend = configured(plugins.load("backends", record.backend), options)
-    return opener.open(record.checkpoint, record.precision)
+    backend: InferenceBackend = plugins.load("backends", record.backend)
+    return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 
 
 def _score_one(
@@ -241,7 +234,7 @@ def _score_one(
     from bitnet_bench.evaluation.task_run import evaluate_task
 
     started = time.monotonic()
-    if hasattr(session, "budget"):  # tokens of a batch, by the free memory: all workers cut the same batches
+    if session.budget is not None:  # tokens of a batch, by the free memory: all workers cut the same batches
         session.budget = workers.least(session.budget)
     try:
         with steps(title) as progress:
@@ -259,7 +252,7 @@ def _score_one(
 
 def _arithmetic(session: Session) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
-    return str(getattr(session, "arithmetic", "") or getattr(session, "device", "cpu"))
+    return session.arithmetic or session.device
 
 
 def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.runs.records import Score
 
@@ -21,9 +20,8 @@ def shipped_suite(name: str) -> Suite:
     """Return lm-eval's task, group or tag *name* as a suite of its single tasks; UsageError names the nearest."""
     index = _index(name)
     if name not in index:
-        close = difflib.get_close_matches(name, list(index), n=3)
-        meant = f"Did you mean {', '.join(close)}? " if close else ""
-        raise UsageError(f"lm-eval ships no task {name!r}.", f"{meant}`lm-eval ls tasks` lists them.")
+        meant = did_you_mean(name, list(index), most=3)
+        raise UsageError(f"lm-eval ships no task {name!r}.", f"{meant} `lm-eval ls tasks` lists them.".lstrip())
     leaves = _leaves(name, index)
     return Suite(
         name=PREFIX,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 from pydantic import Field, ValidationError
 
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.runs.value import Value
 
 DEFAULT_PROMPTS = "default"
@@ -114,6 +113,4 @@ def choose(suites: dict[str, Suite], name: str) -> Suite:
 
 def nearest(name: str, names: list[str]) -> str:
     """Return what a wrong *name* may have meant, and what there is."""
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"Did you mean {close[0]}? " if close else ""
-    return f"{hint}There are: {', '.join(names)}."
+    return f"{did_you_mean(name, names)} There are: {', '.join(names)}.".lstrip()

@@ -92,9 +92,9 @@ def _score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Se
         primary=primary,
         chance=built.task.chance if primary else None,
         majority=found.value(constant) if constant else None,
-        limits=getattr(found, "limits", (0.0, 100.0)),
-        lower_is_better=getattr(found, "lower_is_better", False),
-        parts=found.parts(examples) if hasattr(found, "parts") else {},
+        limits=found.limits,
+        lower_is_better=found.lower_is_better,
+        parts=found.parts(examples),
     )
 
 
@@ -118,7 +118,7 @@ class _Gold:
 
 
 def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
-    task, module = built.lm_task, built.module
+    task, hooks = built.lm_task, built.hooks
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         text = str(task.doc_to_target(doc))
         return _Gold(text, (text,))
@@ -126,11 +126,10 @@ def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _choice_index(built, doc_id, target, choices)
-        return _Gold(choices[choice], choice=choice, value=module.value(doc) if hasattr(module, "value") else None)
+        return _Gold(choices[choice], choice=choice, value=hooks.value(doc))
     targets = [target] if isinstance(target, str) else list(target)
-    references = module.references(doc) if hasattr(module, "references") else targets
-    labels = module.labels(doc) if hasattr(module, "labels") else ()
-    return _Gold(targets[0], tuple(references), labels=tuple(labels))
+    references = hooks.references(doc)
+    return _Gold(targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc)))
 
 
 def _choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[str]) -> int:
@@ -172,7 +171,7 @@ def _example(built: BuiltTask, sample: dict[str, Any]) -> Example:
 def _answered(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float]) -> Example:
     """Return an example of a task with choices, answered by the most likely one."""
     choice = loglikelihoods.index(max(loglikelihoods))
-    values = getattr(built.module, "VALUES", None)
+    values = built.hooks.values
     return asked.model_copy(
         update={
             "loglikelihoods": tuple(loglikelihoods),
@@ -192,12 +191,11 @@ def _expected(loglikelihoods: Sequence[float], values: Sequence[float]) -> float
 
 def _written(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
     """Return an example of a task that generates; an output outside the task's grammar agrees with no gold label."""
-    module = built.module
-    if hasattr(module, "read"):
-        output = module.read(output)
-    if not hasattr(module, "parse"):
+    hooks = built.hooks
+    output = hooks.read(output)
+    if hooks.parse is None:
         return asked.model_copy(update={"output": output})
-    labels = module.parse(output, doc)
+    labels = hooks.parse(output, doc)
     malformed = labels is None
     if labels is None:
         labels = ("",) * max(1, len(asked.target_labels))

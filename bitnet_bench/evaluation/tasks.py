@@ -18,6 +18,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.harness_tasks import AS_IS, shipped_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import DEFAULT_PROMPTS, Suite, Task
+from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
 
 TEST, TRAIN = "test_split", "training_split"
 
@@ -58,6 +59,11 @@ class BuiltTask:
     def module(self) -> Any:
         """The Python file that says what gold answers and outputs mean; None where the YAML says it all."""
         return load_module(self.suite.folder / self.task.module) if self.task.module else None
+
+    @cached_property
+    def hooks(self) -> TaskHooks:
+        """What that file says, with defaults; BenchError if a name in it seems to be misspelt."""
+        return find_hooks(self.module)
 
     def where(self, doc_id: int) -> str:
         """Return the words for a row's place, for an error."""

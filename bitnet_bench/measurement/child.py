@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import queue
@@ -14,13 +13,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.machine.threads import WAITING
 from bitnet_bench.measurement.budget import OutOfBudgetError, describe_duration
+from bitnet_bench.measurement.messages import (
+    MAX_CHARACTERS_SHOWN,
+    Foreseen,
+    MeasuringTask,
+    Opened,
+    ParityTask,
+    Request,
+)
 from bitnet_bench.measurement.readings import Round
 from bitnet_bench.runs.records import RuntimeParity
 from bitnet_bench.runs.value import Value
@@ -30,24 +37,6 @@ WORKER = (sys.executable, "-m", "bitnet_bench.measurement.worker")
 GATE = (sys.executable, "-m", "bitnet_bench.measurement.parity_check")
 WAITING_S = 1.0
 """Between two calls of what shows that time goes by."""
-SHOWN = 60
-"""Characters of an answer that is none."""
-
-
-class Opened(Value):
-    """What opening took."""
-
-    load_s: float = Field(gt=0)
-    resident_weight_bytes: int = Field(gt=0)
-    kv_per_token: int = Field(ge=0)
-    resident_by_kind: dict[str, int]
-    memory_method: str
-
-
-class Foreseen(Value):
-    """How long one run will take."""
-
-    run_s: float = Field(gt=0)
 
 
 def wait_silently() -> None:
@@ -64,7 +53,7 @@ class Child:
     def __init__(
         self,
         name: str,
-        task: dict[str, Any],
+        task: ParityTask,
         timeout_s: float,
         command: tuple[str, ...] = WORKER,
         waiting: Callable[[], None] = wait_silently,
@@ -94,7 +83,7 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # so that a runtime that it starts ends with it
-            env={**WAITING, **os.environ, "OMP_NUM_THREADS": str(self._task["threads"])},
+            env={**WAITING, **os.environ, "OMP_NUM_THREADS": str(self._task.threads)},
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -114,22 +103,23 @@ class Child:
 
     def probe(self, batch: int, within_s: float = math.inf) -> float:
         """Return how many seconds one run will take, found by shorter ones."""
-        return self._ask({"do": "probe", "batch": batch}, Foreseen, within_s, "A probe of it").run_s
+        return self._ask(Request(do="probe", batch=batch), Foreseen, within_s, "A probe of it").run_s
 
     def warm_up(self, batch: int, within_s: float = math.inf) -> Round:
         """Run a first round, with its peak of memory over a process that has only imported."""
-        found = self._round("warm up", batch, within_s, "Its warm-up")
+        found = self._round(Request(do="warm up", batch=batch), within_s, "Its warm-up")
         if found.peak_bytes is None:
             raise BenchError(f"{self.name} did not say how much memory it took.", "Its backend is broken.")
         return found
 
     def round(self, batch: int, within_s: float = math.inf) -> Round:
         """Run one round; BenchError if it did not do what was asked."""
-        return self._round("round", batch, within_s, "A round of it")
+        return self._round(Request(do="round", batch=batch), within_s, "A round of it")
 
-    def _round(self, what: str, batch: int, within_s: float, doing: str) -> Round:
-        found = self._ask({"do": what, "batch": batch}, Round, within_s, doing)
-        asked = self._task["new_tokens"]
+    def _round(self, request: Request, within_s: float, doing: str) -> Round:
+        found = self._ask(request, Round, within_s, doing)
+        assert isinstance(self._task, MeasuringTask), "a process that compares has no rounds"
+        asked = self._task.new_tokens
         if found.new_tokens != asked or len(found.token_s) != asked - 1:
             raise BenchError(
                 f"{self.name} gave {found.new_tokens} new tokens and {len(found.token_s) + 1} times where {asked} were "
@@ -145,10 +135,10 @@ class Child:
                 self._lines.put(line)
         self._lines.put("")
 
-    def _ask(self, request: dict[str, Any], kind: type[Answer], within_s: float, doing: str) -> Answer:
+    def _ask(self, request: Value, kind: type[Answer], within_s: float, doing: str) -> Answer:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the answer that does not come says why
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(request.model_dump_json() + "\n")
             self._process.stdin.flush()
         answer = self._wait(min(self._timeout_s, within_s))
         if answer is None:
@@ -164,7 +154,7 @@ class Child:
             return kind.model_validate_json(answer)
         except ValidationError as error:
             raise BenchError(
-                f"{self.name} answered what cannot be ({explain(error)}): {answer.strip()[:SHOWN]!r}.",
+                f"{self.name} answered what cannot be ({explain(error)}): {answer.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
                 "Its backend is broken.",
             ) from error
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from bitnet_bench import plugins
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.admission import Admission, Entrant, admit
@@ -19,13 +18,15 @@ from bitnet_bench.measurement.child import GATE, Child
 from bitnet_bench.measurement.costs import Entry, costs
 from bitnet_bench.measurement.forecast import forecast_run
 from bitnet_bench.measurement.machine_state import cores
+from bitnet_bench.measurement.messages import MeasuringTask, ParityTask
 from bitnet_bench.measurement.rounds import Turns, alternate
 from bitnet_bench.measurement.scenario import Scenario as Scenario
-from bitnet_bench.protocols import NO_OPTIONS, RuntimeOptions
+from bitnet_bench.protocols import NO_OPTIONS, EnergySource, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.records import Checkpoint, Cost, Measured, RuntimeParity, Unavailable
+from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, RuntimeParity, Unavailable
 
 IDLE_S = 2.0
+MODELS = "idle power is measured, and this meter models"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ def measure(contestants: Sequence[Contestant], scenario: Scenario, meter: str, c
     """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
     threads = scenario.threads or cores()
     countdown.tell("idle power")
-    idle = idle_power(pkgutil.resolve_name(meter)())
+    idle = idle_power(plugins.create_meter(meter))
     countdown.tell("this machine's rates")
     measure_rates(threads)  # kept for the floors: now nobody else is loaded
-    measured = [_Measured(c, _task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants]
+    measured = [
+        _Measured(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants
+    ]
     with ExitStack() as stack:
         for one in measured:
             stack.callback(one.child.close)
@@ -84,7 +87,7 @@ class _Measured:
     """A contestant and its process; an `admission.Loadable`."""
 
     contestant: Contestant
-    task: dict[str, Any]
+    task: MeasuringTask
     timeout_s: float
     countdown: Countdown
 
@@ -115,8 +118,8 @@ class _Measured:
         """Return how far a runtime of others is from the checkpoint; BenchError if too far and nobody said so."""
         from bitnet_bench.backends.runtime_parity import refuse_fault
 
-        question = _question(self.contestant)
-        gate = Child(f"the parity of {self.name}", question, self.timeout_s, GATE, self.countdown.tell)
+        task = _parity_task(self.contestant)
+        gate = Child(f"the parity of {self.name}", task, self.timeout_s, GATE, self.countdown.tell)
         try:
             found = gate.check(within_s)
         finally:
@@ -138,37 +141,41 @@ def _outcome(
     return Outcome(costs(entry, opened, turns, idle), turns.error, " ".join(left_out) or None)
 
 
-def idle_power(meter: Any, seconds: float = IDLE_S) -> Measured | Unavailable:
+def idle_power(meter: EnergySource, seconds: float = IDLE_S) -> Measured | Unavailable:
     """Return the watts that this machine draws while nothing of ours runs; what a model says of that is not asked."""
-    if getattr(meter, "modelled", False):
-        return Unavailable(reason="idle power is measured, and this meter models")
-    if hasattr(meter, "why_absent") and (reason := meter.why_absent()):
+    if meter.modelled:
+        return Unavailable(reason=MODELS)
+    if reason := meter.why_absent():
         return Unavailable(reason=reason)
     meter.start()
     began = time.perf_counter()
     time.sleep(seconds)
     joules = meter.stop()
     if not isinstance(joules, Measured):
-        return Unavailable(reason=joules.reason)
+        return Unavailable(reason=MODELS if isinstance(joules, Modelled) else joules.reason)
     watts = joules.median / (time.perf_counter() - began)
     return Measured(unit="W", method=f"{joules.method}, {seconds:g} s before the first round", readings=(watts,))
 
 
-def _question(contestant: Contestant) -> dict[str, Any]:
-    return {
-        "checkpoint": contestant.checkpoint.model_dump(mode="json"),
-        "precision": contestant.precision,
-        "backend": contestant.backend_path,
-        "options": asdict(contestant.options),
-        "threads": cores(),
-    }
+def _parity_task(contestant: Contestant) -> ParityTask:
+    return ParityTask(
+        checkpoint=contestant.checkpoint,
+        precision=contestant.precision,
+        backend=contestant.backend_path,
+        options=contestant.options,
+        threads=cores(),
+    )
 
 
-def _task(contestant: Contestant, scenario: Scenario, threads: int, meter: str) -> dict[str, Any]:
-    return _question(contestant) | {
-        "meter": meter,
-        "threads": threads,
-        "prompt_tokens": scenario.prompt_tokens,
-        "new_tokens": scenario.new_tokens,
-        "texts": list(scenario.texts),
-    }
+def _measuring_task(contestant: Contestant, scenario: Scenario, threads: int, meter: str) -> MeasuringTask:
+    return MeasuringTask(
+        checkpoint=contestant.checkpoint,
+        precision=contestant.precision,
+        backend=contestant.backend_path,
+        options=contestant.options,
+        meter=meter,
+        threads=threads,
+        prompt_tokens=scenario.prompt_tokens,
+        new_tokens=scenario.new_tokens,
+        texts=tuple(scenario.texts),
+    )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bitnet_bench.measurement.child import Opened
 from bitnet_bench.measurement.energy.joules import energy_metrics
+from bitnet_bench.measurement.messages import Opened
 from bitnet_bench.measurement.readings import Round
 from bitnet_bench.measurement.rounds import Turns
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S

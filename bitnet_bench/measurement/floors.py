@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.shape import Shape, shape_of
 from bitnet_bench.measurement.ceilings import this_machine
 from bitnet_bench.measurement.devices import Device
 from bitnet_bench.measurement.energy.joules import modelled_metrics
 from bitnet_bench.measurement.energy.models import Work
 from bitnet_bench.measurement.peak_memory import ON_GPU
-from bitnet_bench.measurement.shape import Shape, shape_of
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
 from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, Unavailable
 from bitnet_bench.runs.value import Value
@@ -62,7 +62,7 @@ class Plan(Value):
 
 def plan(shape: Shape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16) -> Plan:
     """Return the bytes and the floors of *shape*; the head and the embedding take *head_bits*."""
-    layers = round(shape.layer_weights * BITS[precision] / 8) + 4 * shape.norm_weights
+    layers = round(shape.matrices * BITS[precision] / 8) + 4 * shape.norm_weights
     head = shape.head_weights * head_bits // 8
     kv_token = shape.kv_values * KV_BYTES.get(precision, 2)
     kv = kv_token * context * batch
@@ -94,7 +94,7 @@ def prefill_floor_s(shape: Shape, precision: Precision, device: Device, tokens: 
 
 def _layers_s(shape: Shape, precision: Precision, device: Device, tokens: int) -> float:
     rate = device.int8_ops_per_s if precision in TERNARY_PRECISIONS else device.float_ops_per_s
-    return 2 * shape.layer_weights * tokens / rate
+    return 2 * shape.matrices * tokens / rate
 
 
 def _products_s(shape: Shape, precision: Precision, device: Device, tokens: int, seen: int) -> float:
@@ -203,8 +203,8 @@ def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:
     if isinstance(found, Unavailable) or not isinstance(cost.metrics.get("energy_j"), Unavailable):
         return cost
     ternary = cost.precision in TERNARY_PRECISIONS
-    dense = found.head_weights + (0 if ternary else found.layer_weights)
-    work = Work(found.layer_weights if ternary else 0, dense, "fp32" if cost.precision == "fp32" else "fp16")
+    dense = found.head_weights + (0 if ternary else found.matrices)
+    work = Work(found.matrices if ternary else 0, dense, "fp32" if cost.precision == "fp32" else "fp16")
     example = work.joules(cost.prompt_tokens + cost.new_tokens - 1)
     return cost.model_copy(update={"metrics": {**cost.metrics, **modelled_metrics(example, cost.new_tokens)}})
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from bitnet_bench.checkpoints.shape import shape_of
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement.budget import describe_duration
 from bitnet_bench.measurement.ceilings import set_threads
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.measurement.shape import shape_of
 from bitnet_bench.runs.choices import Precision
 
 TORCH_BACKENDS = ("hf", "hf-dense")
@@ -61,8 +61,8 @@ def forecast_run(
         return None
     batch = min(scenario.each_batch)
     rates = _layer_rates(DTYPES[precision], config["hidden_size"], config["intermediate_size"], threads)
-    prompt = 2 * (shape.layer_weights * scenario.prompt_tokens + shape.head_weights) * batch / rates.operations_per_s
-    token = (shape.layer_weights + shape.head_weights) / rates.token_weights_per_s
+    prompt = 2 * (shape.matrices * scenario.prompt_tokens + shape.head_weights) * batch / rates.operations_per_s
+    token = (shape.matrices + shape.head_weights) / rates.token_weights_per_s
     return Forecast(precision, prompt + token * (scenario.new_tokens - 1), rates)
 
 

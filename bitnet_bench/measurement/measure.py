@@ -74,8 +74,7 @@ def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: R
 
     name, reason = choose_backend(one.backend or backend, checkpoint, one.precision)
     loaded, path = plugins.load("backends", name), plugins.names("backends")[name].value
-    given = options if hasattr(loaded, "configured") else NO_OPTIONS
-    return Contestant(checkpoint, one.precision, name, path, given, isinstance(loaded, CheckedBackend), reason)
+    return Contestant(checkpoint, one.precision, name, path, options, isinstance(loaded, CheckedBackend), reason)
 
 
 def _records_to_extend(entered: Sequence[Contender], ready: Sequence[Contestant]) -> dict[Place, RunRecord]:

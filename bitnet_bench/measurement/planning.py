@@ -21,11 +21,11 @@ def plan(
     The shape is that of a *preset* or of a checkpoint *model*; the device `cpu` is this machine, measured now.
     """
     from bitnet_bench.checkpoints.random_weights import preset_config
+    from bitnet_bench.checkpoints.shape import shape_of
     from bitnet_bench.measurement.ceilings import LARGEST_BYTES, this_machine
     from bitnet_bench.measurement.devices import device as named
     from bitnet_bench.measurement.floors import plan as floors_of
     from bitnet_bench.measurement.machine_state import cores
-    from bitnet_bench.measurement.shape import shape_of
 
     if (preset is None) == (model is None):
         raise UsageError("A plan is of a --preset or of a --model.", "Such as --preset bitnet-2b-4t.")

@@ -1,30 +1,37 @@
 """The process in which one contestant is measured: `python -m bitnet_bench.measurement.worker`.
 
-It reads one JSON line that says what to open, answers with a line of what that took, and then answers each further
-line, which asks for a probe, a warm-up or a round of some batch. Rounds are asked for one at a time, so that
+It reads a `messages.MeasuringTask`, answers with what opening took, and then answers each further line, a
+`messages.Request` for a probe, a warm-up or a round of some batch. Rounds are asked for one at a time, so that
 contestants alternate.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import pkgutil
 import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench import plugins
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement import gpu_readings, machine_state
 from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
+from bitnet_bench.measurement.messages import (
+    Foreseen,
+    MeasuringTask,
+    Opened,
+    Request,
+    claim_stdout,
+    parse_request,
+    run_process,
+    send_reply,
+)
 from bitnet_bench.measurement.peak_memory import PeakMemory, device_peak
-from bitnet_bench.protocols import RuntimeOptions, Session, configured
-from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.measurement.readings import Round
+from bitnet_bench.protocols import EnergySource, InferenceBackend, Session
 
 SEED = 0
 SHORTEST_ROUND_S = 0.5
@@ -39,42 +46,48 @@ SLOW_TOKEN_S = 0.005
 
 def main() -> None:
     """Serve one contestant until standard input ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not look like an answer
-    task = json.loads(sys.stdin.readline())
+    replies = claim_stdout()
+    task = parse_request(sys.stdin.readline(), MeasuringTask)
     import torch
 
-    torch.set_num_threads(task["threads"])
-    backend = configured(pkgutil.resolve_name(task["backend"])(), RuntimeOptions(**task["options"]))
-    meter = pkgutil.resolve_name(task["meter"])()
-    checkpoint = Checkpoint.model_validate(task["checkpoint"])
-    if hasattr(backend, "prepare"):
-        backend.prepare(checkpoint)
+    torch.set_num_threads(task.threads)
+    backend: InferenceBackend = plugins.create_backend(task.backend).configured(task.options)
+    meter = plugins.create_meter(task.meter)
+    backend.prepare(task.checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
     used_before = _used_bytes()  # the context of CUDA is there from now on, and no contestant's
     memory = PeakMemory()
     baseline = memory.read()
     started = time.perf_counter()
-    with backend.open(checkpoint, task["precision"]) as session:
-        load_s = time.perf_counter() - started
-        weights, kv_per_token = session.footprint()
-        opened = {"load_s": load_s, "resident_weight_bytes": weights, "kv_per_token": kv_per_token}
-        kinds = session.weights_by_kind() if hasattr(session, "weights_by_kind") else {}
-        gpu: GpuReadings = CudaReadings(session) if getattr(session, "device", "cpu") == "cuda" else NoGpu()
-        _say(answers, {**opened, "resident_by_kind": kinds, "memory_method": memory.method})
+    with plugins.open_session(backend, task.checkpoint, task.precision) as session:
+        send_reply(replies, _describe_opened(session, time.perf_counter() - started, memory))
+        gpu: GpuReadings = CudaReadings(session) if session.device == "cuda" else NoGpu()
         contests: dict[int, _Contest] = {}
         for line in sys.stdin:
-            asked = json.loads(line)
-            batch = asked["batch"]
-            contest = contests.setdefault(batch, _Contest(session, task, batch, meter, gpu))
-            if asked["do"] == "probe":
-                _say(answers, {"run_s": contest.foresee()})
-            elif asked["do"] == "warm up":
-                _say(answers, contest.warm_up(memory, baseline, used_before))
-            else:
-                # as it is now: a graph may have been captured meanwhile, or failed to be
-                said = session.describe_runtime() if hasattr(session, "describe_runtime") else None
-                _say(answers, {**contest.round(), "runtime": said})
+            request = parse_request(line, Request)
+            contest = contests.setdefault(request.batch, _Contest(session, task, request.batch, meter, gpu))
+            send_reply(replies, _answer(request, contest, lambda one: one.warm_up(memory, baseline, used_before)))
+
+
+def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> Opened:
+    weights, kv_per_token = session.footprint()
+    return Opened(
+        load_s=load_s,
+        resident_weight_bytes=weights,
+        kv_per_token=kv_per_token,
+        resident_by_kind=session.weights_by_kind(),
+        memory_method=memory.method,
+    )
+
+
+def _answer(request: Request, contest: _Contest, warm_up: Callable[[_Contest], Round]) -> Foreseen | Round:
+    match request.do:
+        case "probe":
+            return Foreseen(run_s=contest.foresee())
+        case "warm up":
+            return warm_up(contest)
+        case "round":
+            return contest.round()
 
 
 def _used_bytes() -> int | None:
@@ -83,19 +96,16 @@ def _used_bytes() -> int | None:
     return gpu.total_bytes - gpu.free_bytes if gpu else None
 
 
-def _say(stream: Any, answer: dict[str, Any]) -> None:
-    stream.write(json.dumps(answer) + "\n")
-    stream.flush()
-
-
 class _Contest:
     """One batch of one contestant."""
 
-    def __init__(self, session: Session, task: dict[str, Any], batch: int, meter: Any, gpu: GpuReadings) -> None:
+    def __init__(
+        self, session: Session, task: MeasuringTask, batch: int, meter: EnergySource, gpu: GpuReadings
+    ) -> None:
         self._session, self._meter, self._gpu = session, meter, gpu
-        self._new: int = task["new_tokens"]
-        self._threads = task["threads"]
-        self._prompts = _prompts(session, batch, task["prompt_tokens"], task["texts"])
+        self._new = task.new_tokens
+        self._threads = task.threads
+        self._prompts = _prompts(session, batch, task.prompt_tokens, task.texts)
         self._token_s = 0.0
         """How long a token took last, as far as that is known: slow ones are timed one by one at once."""
 
@@ -138,7 +148,7 @@ class _Contest:
             found.append(time.perf_counter() - started)
         return statistics.median_low(found)
 
-    def warm_up(self, memory: PeakMemory, baseline: int, used_before: int | None) -> dict[str, Any]:
+    def warm_up(self, memory: PeakMemory, baseline: int, used_before: int | None) -> Round:
         """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
 
         It is a whole round, so that one which is too slow for another has been timed.
@@ -149,9 +159,9 @@ class _Contest:
         on_device, used = device_peak(), self._gpu.used_bytes()
         taken = None if used is None or used_before is None else max(0, used - used_before)
         peak = memory.read() - baseline if on_device is None else on_device
-        return {**found, "peak_bytes": peak, "card_bytes": taken}
+        return found.model_copy(update={"peak_bytes": peak, "card_bytes": taken})
 
-    def round(self) -> dict[str, Any]:
+    def round(self) -> Round:
         """Time prefill and the new tokens after the first, again and again, and then each token by itself.
 
         A round lasts `SHORTEST_ROUND_S` at least, so that a tiny model is not lost in the clock's and the counters'
@@ -178,21 +188,23 @@ class _Contest:
         if not tokens:
             tokens = self._run(stepwise=True)[2]
         after, gpu_after = machine_state.now(), self._gpu.now()
-        return {
-            "prefill_s": prefill / repetitions,
-            "decode_s": decode / repetitions,
-            "token_s": tokens,
-            "prompt_tokens": len(self._prompts[0]),
-            "new_tokens": self._new,
-            "repetitions": repetitions,
-            "metered_s": metered,
-            "energy": energy.model_dump(mode="json"),
-            "pace_s": max(pace, machine_state.pace(self._threads)),
+        return Round(
+            prefill_s=prefill / repetitions,
+            decode_s=decode / repetitions,
+            token_s=tuple(tokens),
+            prompt_tokens=len(self._prompts[0]),
+            new_tokens=self._new,
+            repetitions=repetitions,
+            metered_s=metered,
+            energy=energy,
+            pace_s=max(pace, machine_state.pace(self._threads)),
             **machine_state.between(before, after, os.cpu_count() or 1),
             **gpu_readings.between(gpu_before, gpu_after),
-            "gpu_prefill_s": _mean([first for first, _ in on_gpu]),
-            "gpu_decode_s": _mean([rest for _, rest in on_gpu]),
-        }
+            gpu_prefill_s=_mean([first for first, _ in on_gpu]),
+            gpu_decode_s=_mean([rest for _, rest in on_gpu]),
+            # as it is now: a graph may have been captured meanwhile, or failed to be
+            runtime=self._session.describe_runtime(),
+        )
 
     def _run(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
         """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*.
@@ -238,8 +250,4 @@ def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) ->
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except BenchError as error:  # the parent shows the last line
-        print(error.problem, error.hint, file=sys.stderr)
-        sys.exit(1)
+    run_process(main)

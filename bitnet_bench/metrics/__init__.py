@@ -2,42 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
-from typing import Protocol
-
-import numpy as np
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.records import Example
-
-
-class Metric(Protocol):
-    """A figure over all examples of a task, in 0..100 where nothing else is said, and on one example in 0..1.
-
-    A metric that has parts (a figure for each label, entity type or n-gram order) also has a method
-    `parts(examples) -> dict[str, float]` in the same unit. One whose values are not 0..100 has `limits`, and one whose
-    lower values are better has `lower_is_better = True`.
-    """
-
-    def of_one(self, example: Example) -> float:
-        """Return the figure of one example, 0..1; for a corpus metric, that of a corpus of this example alone."""
-
-    def value(self, examples: Sequence[Example]) -> float:
-        """Return the figure."""
-
-    def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its standard error in the same unit, or None where there are too few examples for one."""
-
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return [n, ...]: all that the figure needs of each example."""
-
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the figure [R] of samples that hold each example *weights* [R, n] times; `value` where all are 1."""
-
-    def signature(self) -> str:
-        """Return name, tokenizer, normalisation, kind of standard error, and version."""
-
+from bitnet_bench.metrics.base import Metric as Metric
 
 _METRICS = {
     "accuracy": "accuracy:Accuracy",

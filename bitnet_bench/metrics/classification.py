@@ -5,11 +5,13 @@ Where the choices of a task differ by row (COPA, HellaSwag) a label is the choic
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts, mean_of_occurring
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import confusion_bootstrap_stderr
@@ -25,15 +27,14 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     return _macro(label_f1(confusion), confusion)
 
 
-class ConfusionMetric:
+class ConfusionMetric(Metric, adds=("decided", "labels")):
     """A metric that is `of_confusion` of confusion[..., target, output]."""
 
-    name: str
     choice = "argmax-loglikelihood"
 
+    @abstractmethod
     def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return the figure, 0..1."""
-        raise NotImplementedError
 
     def decided(self, example: Example) -> tuple[int, int]:
         """Return the target and the output of an example, as labels 0, 1, ..."""

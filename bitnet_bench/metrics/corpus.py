@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
@@ -23,15 +25,13 @@ def outputs_and_references(examples: Sequence[Example]) -> tuple[list[str], list
     return outputs, streams
 
 
-class CorpusMetric:
+class CorpusMetric(Metric):
     """A metric of sacrebleu's over the whole corpus; *name* and `scorer` are its own."""
 
-    name: str
-
     @property
+    @abstractmethod
     def scorer(self) -> Any:
         """Return sacrebleu's metric."""
-        raise NotImplementedError
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the corpus score, 0..100."""

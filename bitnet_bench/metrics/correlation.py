@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.classification import ConfusionMetric, label_f1
 from bitnet_bench.metrics.sums import BOOTSTRAP
 from bitnet_bench.runs.records import Example
@@ -23,7 +24,7 @@ def grades(examples: Sequence[Example]) -> np.ndarray:
     return np.array(pairs, dtype=float)
 
 
-class Pearson:
+class Pearson(Metric, adds=("points",)):
     """Pearson's r x 100, -100..100; 0 where either side is constant, for which r is not defined."""
 
     name = "pearson"

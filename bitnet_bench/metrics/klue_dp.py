@@ -20,7 +20,7 @@ RELATIONS = (
 OTHER, WRONG_HEAD = "other", "wrong head"
 
 
-class UAS(SumMetric):
+class UAS(SumMetric, adds=("pairs",)):
     """Macro-F1 over head indices; a malformed answer is a head that no word has."""
 
     name = "uas"

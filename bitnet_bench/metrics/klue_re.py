@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.classification import ConfusionMetric
 from bitnet_bench.metrics.sums import f1_of_counts
 from bitnet_bench.runs.records import Example
@@ -30,7 +31,7 @@ class MicroF1WithoutNoRelation(ConfusionMetric):
         return f1_of_counts(hits, involved)
 
 
-class AUPRC:
+class AUPRC(Metric):
     """The mean over all labels, no_relation too, of the area under each one's precision-recall curve.
 
     The scores are the probabilities of the choices, softmax of their log-likelihoods. The area is the trapezoids of

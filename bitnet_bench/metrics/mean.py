@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import mean_stderr
 
 
-class MeanMetric:
+class MeanMetric(Metric):
     """A metric whose value is the mean of `of_one`."""
-
-    def of_one(self, example: Example) -> float:
-        """Return the figure of one example, 0..1."""
-        raise NotImplementedError
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the mean over examples, 0..100."""

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.sums import BOOTSTRAP, weighted_sums
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
 
-class BitsPerByte:
+class BitsPerByte(Metric, adds=("of_sums",)):
     """Negative log2-likelihood of all texts over their bytes (lm-eval's bits_per_byte); 0 is a perfect prediction."""
 
     name = "bits_per_byte"
-    limits: tuple[float, float | None] = (0.0, None)
+    limits = (0.0, None)
     lower_is_better = True
 
     def of_one(self, example: Example) -> float:

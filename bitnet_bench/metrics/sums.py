@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_bench.metrics.base import Metric
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import RESAMPLES, SEED, bootstrap_stderr
 
 BOOTSTRAP = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"
 
 
-class SumMetric:
+class SumMetric(Metric):
     """A metric whose value is `of_sums` of what `statistics` gives for each example, added up."""
 
+    @abstractmethod
     def statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, k]: the numbers of each example that add up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the figure, 0..1, for each of the sums [..., k]."""
-        raise NotImplementedError
 
     def of_one(self, example: Example) -> float:
         """Return the figure of one example, 0..1."""

@@ -23,7 +23,6 @@ _PLACES = {
             "Session",
             "Steps",
             "TrainingBackend",
-            "configured",
             "in_order",
         ),
         "bitnet_bench.protocols",

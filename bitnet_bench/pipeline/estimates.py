@@ -15,8 +15,10 @@ from typing import Any
 
 from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
 from bitnet_bench.checkpoints.random_weights import presets
+from bitnet_bench.checkpoints.shape import Shape, shape_of
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement.budget import describe_duration
 from bitnet_bench.measurement.candidates import FLOATS, TERNARY_BACKENDS
@@ -27,7 +29,7 @@ from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.inputs import hold_out, training_rows
-from bitnet_bench.training.memory import Shape, find_free_bytes, fit_batch, shape_of, training_bytes
+from bitnet_bench.training.memory import fit_batch, training_bytes
 
 SAMPLED_ROWS = 200
 CALIBRATION_S = 0.3

@@ -15,10 +15,12 @@ from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.shape import shape_of
 from bitnet_bench.data.collating import Collator
 from bitnet_bench.data.tokenizing import Encoded
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.processes import count_processes, read_rank
 from bitnet_bench.protocols import Ingredients, Progress
 from bitnet_bench.runs.folder import TRAINING
@@ -26,7 +28,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
 from bitnet_bench.training.encoding import encode_rows, lost_rows, make_items
-from bitnet_bench.training.memory import find_free_bytes, fit_batch, shape_of
+from bitnet_bench.training.memory import fit_batch
 from bitnet_bench.training.objectives import refuse_other_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
 from bitnet_bench.training.resume import STATE, claim, last_complete, started_settings

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bitnet_bench.checkpoints.shape import PLAIN_HEADS
 from bitnet_bench.data.collating import LABELLED, labelled_positions
 from bitnet_bench.training.attention import attention_inputs
-
-PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
-"""Families whose logits are lm_head(hidden) and nothing more; for others the model's own forward is used."""
 
 ROWS_AT_ONCE = 1024
 """Rows of logits held at a time. A GEMM of this size is efficient; at V = 128k it holds 0.5 GB, not 4."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+from bitnet_bench.checkpoints.shape import Shape
+from bitnet_bench.machine.memory import USABLE_SHARE
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.loss import PLAIN_HEADS, ROWS_AT_ONCE
+from bitnet_bench.training.loss import ROWS_AT_ONCE
 
 TRAINED_BYTES = 16
 """A parameter in training: float32 master, gradient, and AdamW's two moments."""
@@ -15,46 +13,6 @@ ACTIVATION_FLOATS_PER_LAYER = 20
 """Kept for the backward pass by token, in units of the hidden width: inputs of products, quantized too, and norms."""
 LOGIT_COPIES = 3
 """Float32 logits, their log-softmax and their gradient."""
-USABLE_SHARE = 0.8
-"""Of the free memory, what a run may plan with: estimates are rough, and others work here too."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a config.json says about size; parameters of a Llama-like model."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    matrices: int
-    """Parameters of the layers' products, which are what becomes ternary."""
-    embeddings: int
-    keeps_all_logits: bool = False
-    """Whether the logits of a whole batch exist at once: the head of the family is more than one product."""
-
-    @property
-    def parameters(self) -> int:
-        """All of them, norms left out."""
-        return self.matrices + self.embeddings
-
-    @property
-    def multiplied(self) -> int:
-        """Parameters that every token is multiplied with: an embedding is only looked up, a head is not."""
-        return self.matrices + self.hidden * self.vocabulary
-
-
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """Return the size of a Llama-like config.json; KeyError if it is not one."""
-    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
-    width = config.get("head_dim") or hidden // heads
-    shared = width * (config.get("num_key_value_heads") or heads)
-    layer = 2 * hidden * heads * width + 2 * hidden * shared + 3 * hidden * intermediate
-    embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings", False) else 2)
-    layers = config["num_hidden_layers"]
-    keeps_all = config.get("model_type", "llama") not in PLAIN_HEADS
-    return Shape(hidden, intermediate, layers, config["vocab_size"], layers * layer, embeddings, keeps_all)
 
 
 def training_bytes(job: FinetuneJob, shape: Shape, tokens: float) -> int:
@@ -80,13 +38,3 @@ def fit_batch(job: FinetuneJob, shape: Shape, longest: int, free_bytes: float) -
     while batch > 1 and training_bytes(job, shape, batch * tokens) > USABLE_SHARE * free_bytes:
         batch //= 2
     return job.model_copy(update={"batch_size": batch, "gradient_accumulation": step // batch})
-
-
-def find_free_bytes(processes: int) -> float:
-    """Return the memory that this process may take: of its GPU, or its share of what this machine has available."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0])
-    return float(psutil.virtual_memory().available / processes)

@@ -43,8 +43,8 @@ def test_a_condition_is_about_a_task_or_the_mean_of_a_suite(
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("kobest.acuracy < 1", "Did you mean 'accuracy'?"),
-        ("kobset.accuracy < 1", "Did you mean 'kobest'?"),
+        ("kobest.acuracy < 1", "Did you mean accuracy?"),
+        ("kobset.accuracy < 1", "Did you mean kobest?"),
         ("kobest accuracy < 1", "kobest.macro_f1 < -1.0"),
         ("kobest.accuracy == 1", "kobest.macro_f1 < -1.0"),
         ("kobest.xyz < 1", "There are: accuracy, macro_f1."),

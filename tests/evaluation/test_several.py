@@ -48,7 +48,7 @@ def test_models_take_turns_and_score_as_they_do_alone(
     tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Task by task where both fit into memory, model by model where they do not; the scores are the same."""
-    monkeypatch.setattr(scoring, "SHARE_OF_MEMORY", share)
+    monkeypatch.setattr(scoring, "WEIGHTS_SHARE", share)
     job = EvaluateJob(limit=4, cache=False)
     begun: list[str] = []
     real = scoring._score_one

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.random_weights import preset_config
+from bitnet_bench.checkpoints.shape import shape_of
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.devices import Device, device
 from bitnet_bench.measurement.floors import add_floors, plan
 from bitnet_bench.measurement.planning import plan as plan_of
-from bitnet_bench.measurement.shape import shape_of
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
 from bitnet_bench.runs.records import Cost, Measured, Modelled
 
@@ -25,7 +25,7 @@ MACHINE = Device(name="a", read_bytes_per_s=40e9, int8_ops_per_s=944e9, float_op
 def test_the_shape_of_2b_4t_has_its_published_counts() -> None:
     """2.084 B ternary weights, a head of 128,256 x 2560 that is the embedding, 5 heads of keys and values."""
     shape = shape_of(preset_config("bitnet-2b-4t"))
-    assert shape.layer_weights == 2_084_044_800
+    assert shape.matrices == 2_084_044_800
     assert shape.head_weights == 128_256 * 2560
     assert shape.embedding_weights == 0
     assert shape.kv_values == 2 * 30 * 5 * 128

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.machine.nvml import GpuMoment, own_gpus, read_moment
 from bitnet_bench.measurement import gpu_readings, worker
-from bitnet_bench.measurement.child import Opened
 from bitnet_bench.measurement.costs import Entry, costs
 from bitnet_bench.measurement.energy.nvml_meter import NvmlMeter
 from bitnet_bench.measurement.gpu_readings import CudaReadings, NoGpu
+from bitnet_bench.measurement.messages import MeasuringTask, Opened
 from bitnet_bench.measurement.readings import Round, disturbances
 from bitnet_bench.measurement.rounds import Turns
+from bitnet_bench.protocols import NO_OPTIONS, Session
 from bitnet_bench.runs.records import Measured, Unavailable
 
 
@@ -89,7 +91,7 @@ class FakeNvml:
         return function
 
 
-class FakeSession:
+class FakeSession(Session):
     """A session on a fake GPU: a prompt takes it 30 ms, a token 2 ms."""
 
     max_length = 2048
@@ -107,6 +109,16 @@ class FakeSession:
         """Choose *steps* tokens."""
         return self._wait(2.0 * steps)
 
+    def loglikelihood(self, requests: Any, part: Any = None) -> Any:
+        """Do nothing: it is not asked."""
+
+    def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Any = None) -> Any:
+        """Do nothing: it is not asked."""
+
+    def footprint(self) -> tuple[int, int]:
+        """Return no bytes."""
+        return 0, 0
+
     def _wait(self, milliseconds: float) -> str:
         self.cuda.now_ms += milliseconds
         if self.before_waiting is not None:
@@ -117,30 +129,39 @@ class FakeSession:
 def contest(cuda: FakeCuda, library: Any, monkeypatch: pytest.MonkeyPatch) -> worker._Contest:
     monkeypatch.setattr(gpu_readings, "find_uuid", lambda: "GPU-1")
     session = FakeSession(cuda)
-    task = {"new_tokens": 5, "threads": 1, "prompt_tokens": 8, "texts": []}
+    task = MeasuringTask(
+        checkpoint=open_checkpoint("demo"),
+        precision="ternary",
+        backend="",
+        options=NO_OPTIONS,
+        threads=1,
+        meter="",
+        prompt_tokens=8,
+        new_tokens=5,
+    )
     meter = NvmlMeter(library, uuid="GPU-1")
     return worker._Contest(session, task, 1, meter, CudaReadings(session, library, cuda))  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def a_round(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def a_round(monkeypatch: pytest.MonkeyPatch) -> Round:
     """A round of one repetition: any time is long enough."""
     monkeypatch.setattr(worker, "SHORTEST_ROUND_S", 1e-9)
     cuda = FakeCuda()
     return contest(cuda, FakeNvml(cuda.log), monkeypatch).round()
 
 
-def test_a_round_has_the_gpus_own_times_by_events(a_round: dict[str, Any]) -> None:
-    assert a_round["gpu_prefill_s"] == pytest.approx(0.030)
-    assert a_round["gpu_decode_s"] == pytest.approx(0.008)
-    assert Round.model_validate(a_round).gpu_decode_s == a_round["gpu_decode_s"]
+def test_a_round_has_the_gpus_own_times_by_events(a_round: Round) -> None:
+    assert a_round.gpu_prefill_s == pytest.approx(0.030)
+    assert a_round.gpu_decode_s == pytest.approx(0.008)
+    assert Round.model_validate_json(a_round.model_dump_json()) == a_round
 
 
-def test_a_round_says_what_the_clock_was_and_what_held_it_down(a_round: dict[str, Any]) -> None:
-    assert a_round["gpu_frequency_hz"] == 1.98e9
-    assert a_round["gpu_slowed_by"] == ["power cap"], "idling is no reason"
-    assert a_round["gpu_heat_s"] == pytest.approx(0.04)
-    assert a_round["gpu_power_s"] == 0
+def test_a_round_says_what_the_clock_was_and_what_held_it_down(a_round: Round) -> None:
+    assert a_round.gpu_frequency_hz == 1.98e9
+    assert a_round.gpu_slowed_by == ("power cap",), "idling is no reason"
+    assert a_round.gpu_heat_s == pytest.approx(0.04)
+    assert a_round.gpu_power_s == 0
 
 
 def test_energy_is_read_when_the_gpu_has_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +180,8 @@ def test_a_warm_up_says_what_the_card_lost_and_forgets_the_peak_of_loading(monke
 
     cuda = FakeCuda()
     found = contest(cuda, FakeNvml(), monkeypatch).warm_up(PeakMemory(), 0, 2 * 10**9)
-    assert found["peak_bytes"] == 5 * 10**9
-    assert found["card_bytes"] == 8 * 10**9
+    assert found.peak_bytes == 5 * 10**9
+    assert found.card_bytes == 8 * 10**9
     assert cuda.log[0] == "reset"
 
 

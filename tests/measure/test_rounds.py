@@ -17,12 +17,14 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement import machine_state
 from bitnet_bench.measurement.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
-from bitnet_bench.measurement.child import Child, Opened
+from bitnet_bench.measurement.child import Child
 from bitnet_bench.measurement.costs import Entry, costs, percentile
+from bitnet_bench.measurement.messages import MeasuringTask, Opened
 from bitnet_bench.measurement.peak_memory import memory_bytes
 from bitnet_bench.measurement.readings import Round, disturbances, median_interval
 from bitnet_bench.measurement.rounds import Turns, alternate
 from bitnet_bench.measurement.scenario import Scenario, preset
+from bitnet_bench.protocols import NO_OPTIONS
 from bitnet_bench.runs.records import Measured, Unavailable
 
 SCENARIO = Scenario(rounds=5, budget_s=1000)
@@ -387,9 +389,22 @@ ANSWERS = {
 OPENED = '{"load_s": 1, "resident_weight_bytes": 1, "kv_per_token": 1, "resident_by_kind": {}, "memory_method": ""}'
 
 
+def _task() -> MeasuringTask:
+    return MeasuringTask(
+        checkpoint=open_checkpoint("demo"),
+        precision="ternary",
+        backend="",
+        options=NO_OPTIONS,
+        threads=1,
+        meter="",
+        prompt_tokens=8,
+        new_tokens=4,
+    )
+
+
 def _child(code: str, timeout_s: float = 20.0) -> Child:
     program = f"import sys, time\nsys.stdin.readline()\n{code}"
-    return Child("x", {"threads": 1, "new_tokens": 4}, timeout_s, (sys.executable, "-c", program))
+    return Child("x", _task(), timeout_s, (sys.executable, "-c", program))
 
 
 @pytest.mark.parametrize(
@@ -410,9 +425,7 @@ def test_a_process_that_exceeds_its_share_is_ended_and_nothing_is_wrong_with_it(
     """The share is shorter than the time after which it would hang: another sentence, and who waits is told."""
     waited: list[None] = []
     program = "import sys, time\nsys.stdin.readline()\ntime.sleep(60)"
-    child = Child(
-        "x", {"threads": 1, "new_tokens": 4}, 20.0, (sys.executable, "-c", program), lambda: waited.append(None)
-    )
+    child = Child("x", _task(), 20.0, (sys.executable, "-c", program), lambda: waited.append(None))
     with pytest.raises(OutOfBudgetError, match=r"Loading it took more than 1.5 s, which was its share"):
         child.open(within_s=1.5)
     assert len(waited) == 1

@@ -1,4 +1,4 @@
-"""An inference-only backend that needs nothing but the protocol: a uniform distribution over the vocabulary."""
+"""An inference-only backend with only what its base classes ask for: a uniform distribution over the vocabulary."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from bitnet_bench.protocols import InferenceBackend, Session
 
-class ConstantBackend:
+
+class ConstantBackend(InferenceBackend):
     """Opens any checkpoint and ignores its weights."""
 
     summary = "every token is as likely as any other"
@@ -21,7 +23,7 @@ class ConstantBackend:
         yield ConstantSession(AutoTokenizer.from_pretrained(checkpoint.path), precision)
 
 
-class ConstantSession:
+class ConstantSession(Session):
     """Scores by length alone and writes nothing."""
 
     max_length = 512

@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_bench.checkpoints.shape import Shape, shape_of
+from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.memory import USABLE_SHARE, Shape, find_free_bytes, fit_batch, shape_of, training_bytes
+from bitnet_bench.training.memory import fit_batch, training_bytes
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out", batch_size="auto")
-SMOLLM = Shape(hidden=576, intermediate=1536, layers=30, vocabulary=49152, matrices=106_000_000, embeddings=28_000_000)
+SMOLLM = Shape(
+    hidden=576, intermediate=1536, layers=30, vocabulary=49152, matrices=106_000_000, head_weights=28_000_000
+)
 
 
 @given(st.integers(1, 4), st.integers(1, 512), st.integers(0, 200 * 10**9), st.sampled_from(["sft", "dpo"]))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from bitnet_bench.protocols import EnergyModel, Meter
 from bitnet_bench.runs.records import Modelled, Unavailable
 
 PICOJOULES = {"int8 add": 0.007, "fp16 add": 0.16, "fp16 multiply": 0.34, "fp32 add": 0.38, "fp32 multiply": 1.31}
@@ -30,7 +31,7 @@ class Work:
         return Modelled(unit="J", model=OPERATIONS_MODEL, value=tokens * picojoules * 1e-12)
 
 
-class NoMeter:
+class NoMeter(Meter):
     """Reads nothing: the place of a meter where only a model was asked for."""
 
     def why_absent(self) -> str:
@@ -45,10 +46,8 @@ class NoMeter:
         return Unavailable(reason="energy was not to be measured")
 
 
-class CodecarbonModel:
+class CodecarbonModel(EnergyModel):
     """codecarbon's figure, which is modelled whatever it rests on: it adds a constant for memory to every reading."""
-
-    modelled: Literal[True] = True
 
     def __init__(self, tracker: Any = None) -> None:
         self._tracker = tracker

@@ -10,10 +10,11 @@ from typing import Any
 from bitnet_bench.machine.gpu import find_uuid
 from bitnet_bench.machine.nvml import driver_library, own_gpus
 from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 
-class NvmlMeter:
+class NvmlMeter(Meter):
     """Reads the counter of the GPU in use, or sums those of all (Volta or newer): the board's energy, in millijoules.
 
     Whoever starts and stops it waits for the GPU first: the counter is of the board, whoever keeps it busy.

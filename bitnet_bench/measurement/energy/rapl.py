@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 POWERCAP = Path("/sys/class/powercap")
 ENABLE = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj, again after every boot"
 
 
-class RaplMeter:
+class RaplMeter(Meter):
     """Sums the package domains of Intel's and AMD's RAPL as the kernel's powercap interface shows them."""
 
     def __init__(self, root: Path = POWERCAP, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -10,13 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 VARIABLE = "BITNET_BENCH_POWER_TRACE"
 """Names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the moment of opening."""
 
 
-class TraceMeter:
+class TraceMeter(Meter):
     """Integrates a recorded trace over the interval, as if its device were under this process."""
 
     def __init__(self, trace: Path | None = None, clock: Callable[[], float] = time.perf_counter) -> None:

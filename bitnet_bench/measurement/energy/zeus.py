@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 CHIPS = (("total_energy_mj",), ("cpu_total_mj", "dram_mj", "gpu_mj", "ane_mj"))
 """The figures that make up a chip in zeus, in millijoules: on Jetson one, on Apple silicon several."""
 
 
-class ZeusMeter:
+class ZeusMeter(Meter):
     """Sums what zeus measures: Apple silicon's and Jetson's whole chip, else CPU packages and GPUs."""
 
     def __init__(self, monitor: Any = None, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -85,6 +85,28 @@ def _unpack(packed, J: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
+def _gate(row, up, GATE: tl.constexpr):
+    """Return SiLU (GATE 1) or squared ReLU (2) of *row*, times *up*."""
+    if GATE == 1:
+        return tl.div_rn(row, 1.0 + tl.exp(-row)) * up
+    positive = tl.where(row > 0, row, row * 0.0)  # keeps NaN
+    return positive * positive * up
+
+
+@triton.jit
+def _round_row(row, inside):
+    """Return *row* in 127ths of its largest magnitude, rounded to int32, and that magnitude."""
+    # among the bits NaN is larger than all numbers: a NaN in a row makes its step NaN instead of getting lost
+    bits = row.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    largest = tl.max(bits, 0).to(tl.float32, bitcast=True)
+    largest = tl.where(largest < SMALLEST_SCALE, SMALLEST_SCALE, largest)
+    scale = tl.div_rn(1.0, largest) * 127.0  # two roundings, as torch divides a number by a tensor
+    product = tl.where(inside, row * scale, 0.0)
+    product = tl.where(product == product, product, 0.0)  # of NaN; the step says it
+    return ((product + ROUNDING) - ROUNDING).to(tl.int32), largest
+
+
+@triton.jit
 def quantize_rows(
     x,
     x_stride,
@@ -119,25 +141,14 @@ def quantize_rows(
     row = tl.load(x + t * x_stride + k, mask=inside, other=0.0).to(tl.float32)
     if GATE:
         up = tl.load(x + t * x_stride + COLUMNS + k, mask=inside, other=0.0).to(tl.float32)
-        if GATE == 1:
-            row = tl.div_rn(row, 1.0 + tl.exp(-row)) * up
-        else:
-            positive = tl.where(row > 0, row, row * 0.0)  # keeps NaN
-            row = positive * positive * up
+        row = _gate(row, up, GATE)
     if NORMED:
         mean = tl.div_rn(tl.sum(row * row, 0), COLUMNS * 1.0)
         row = row * tl.div_rn(1.0, tl.sqrt_rn(mean + epsilon))
         if WEIGHTED:
             row = weight * row
     if QUANTIZED:
-        # among the bits NaN is larger than all numbers: a NaN in a row makes its step NaN instead of getting lost
-        bits = row.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        largest = tl.max(bits, 0).to(tl.float32, bitcast=True)
-        largest = tl.where(largest < SMALLEST_SCALE, SMALLEST_SCALE, largest)
-        scale = tl.div_rn(1.0, largest) * 127.0  # two roundings, as torch divides a number by a tensor
-        product = tl.where(inside, row * scale, 0.0)
-        product = tl.where(product == product, product, 0.0)  # of NaN; the step says it
-        rounded = ((product + ROUNDING) - ROUNDING).to(tl.int32)
+        rounded, largest = _round_row(row, inside)
         tl.store(q + t * FILLED + k, rounded.to(tl.int8), mask=k < FILLED)
         tl.store(steps + t, tl.div_rn(largest, 127.0))
         tl.store(sums + t, tl.sum(rounded, 0))
@@ -191,6 +202,18 @@ def multiply_few(
     tl.store(out, value.to(y.dtype.element_ty), mask=n < rows)
 
 
+@triton.jit
+def _choose_tile(rows, tokens, BLOCK_ROWS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, GROUP: tl.constexpr):
+    """Return the rows and the tokens of this program: tiles go along GROUP row blocks before the next tokens."""
+    row_blocks, token_blocks = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(tokens, BLOCK_TOKENS)
+    pid = tl.program_id(0)
+    in_group = GROUP * token_blocks
+    first = (pid // in_group) * GROUP
+    size = min(row_blocks - first, GROUP)
+    n = (first + (pid % in_group) % size) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    return n, ((pid % in_group) // size) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+
+
 @triton.jit(do_not_specialize=["tokens", "blocks"])
 def multiply_many(
     q,
@@ -217,13 +240,7 @@ def multiply_many(
     blocks so that neighbours share activations and codes in the L2 cache.
     """
     _start(PDL)
-    row_blocks, token_blocks = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(tokens, BLOCK_TOKENS)
-    pid = tl.program_id(0)
-    in_group = GROUP * token_blocks
-    first = (pid // in_group) * GROUP
-    size = min(row_blocks - first, GROUP)
-    n = (first + (pid % in_group) % size) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    t = ((pid % in_group) // size) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    n, t = _choose_tile(rows, tokens, BLOCK_ROWS, BLOCK_TOKENS, GROUP)
     p = tl.arange(0, FIELD)
     left = codes + tl.where(n < rows, n, 0).to(tl.int64)[:, None] * (blocks * 64) + p[None, :]
     right = q + tl.where(t < tokens, t, 0).to(tl.int64)[None, :] * (blocks * 256) + p[:, None]
@@ -341,34 +358,82 @@ def append_keys(
 
 
 @triton.jit
-def attend(
-    qkv,
-    out,
-    slots,
-    positions,
-    tiles,
-    keys,
-    values,
-    cosines,
-    sines,
-    query_norm,
-    key_norm,
-    parts,
-    arrived,
-    epsilon,
-    scale,
-    capacity,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    SPLITS: tl.constexpr,
-    NORMED: tl.constexpr,
-    APPENDS: tl.constexpr,
-    PDL: tl.constexpr,
+def _attend_keys(
+    query, keys, values, base, begin, until, end, position, scale, i, D: tl.constexpr, BLOCK_KEYS: tl.constexpr
 ):
+    """Return (largest score, sum of weights, weighted values) of each row of *query* [R, B] over a share of the keys.
+
+    Keys and values are those at *base* of the cache from *begin* up to *until*, of *end* that are written; row r sees
+    those up to *position*[r]. Scores are in log2.
+    """
+    top = tl.full((query.shape[0],), float("-inf"), tl.float32)
+    total = tl.zeros((query.shape[0],), tl.float32)
+    sums = tl.zeros((query.shape[0], query.shape[1]), tl.float32)
+    factor = scale * 1.4426950408889634  # log2(e)
+    for at in range(begin, until, BLOCK_KEYS):
+        k = at + tl.arange(0, BLOCK_KEYS)
+        written = (k < end)[:, None] & (i < D)[None, :]
+        at_keys = base + k[:, None] * D + i[None, :]
+        key = tl.load(keys + at_keys, mask=written, other=0.0)
+        scores = tl.dot(query, tl.trans(key), input_precision="tf32x3") * factor
+        scores = tl.where(k[None, :] <= position[:, None], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1))
+        # rows beyond the tile have no key that they may see before the first block of theirs
+        base_line = tl.where(higher == float("-inf"), 0.0, higher)
+        weights = tl.exp2(scores - base_line[:, None])
+        shrink = tl.exp2(top - base_line)
+        total = total * shrink + tl.sum(weights, 1)
+        value = tl.load(values + at_keys, mask=written, other=0.0)
+        sums = tl.dot(weights.to(values.dtype.element_ty), value, sums * shrink[:, None], input_precision="tf32x3")
+        top = higher
+    return top, total, sums
+
+
+@triton.jit
+def _merge_splits(
+    top, total, sums, parts, arrived, group, split, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Leave the sums of this program in *parts*; return (sum of weights, weighted values) of all, and whether it is
+    the last to arrive: only then are they those of all.
+    """
+    r, i = tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    STRIDE: tl.constexpr = ROWS * (BLOCK + 2)
+    mine = parts + (group * SPLITS + split) * STRIDE
+    tl.store(mine + r[:, None] * BLOCK + i[None, :], sums)
+    tl.store(mine + ROWS * BLOCK + r, top)
+    tl.store(mine + ROWS * (BLOCK + 1) + r, total)
+    tl.debug_barrier()
+    last = tl.atomic_add(arrived + group, 1, sem="acq_rel") == SPLITS - 1
+    if last:
+        tl.debug_barrier()
+        tl.store(arrived + group, 0)
+        top = tl.full((ROWS,), float("-inf"), tl.float32)
+        total = tl.zeros((ROWS,), tl.float32)
+        sums = tl.zeros((ROWS, BLOCK), tl.float32)
+        for other in tl.static_range(SPLITS):
+            part = parts + (group * SPLITS + other) * STRIDE
+            # what other programs wrote is in the L2 cache, and perhaps an older value in this one's L1
+            its_top = tl.load(part + ROWS * BLOCK + r, cache_modifier=".cg")
+            its_total = tl.load(part + ROWS * (BLOCK + 1) + r, cache_modifier=".cg")
+            its_sums = tl.load(part + r[:, None] * BLOCK + i[None, :], cache_modifier=".cg")
+            higher = tl.maximum(top, its_top)
+            base_line = tl.where(higher == float("-inf"), 0.0, higher)
+            shrink, grow = tl.exp2(top - base_line), tl.exp2(its_top - base_line)
+            total = total * shrink + its_total * grow
+            sums = sums * shrink[:, None] + its_sums * grow[:, None]
+            top = higher
+    return total, sums, last
+
+
+# fmt: off
+@triton.jit
+def attend(
+    qkv, out, slots, positions, tiles, keys, values, cosines, sines, query_norm, key_norm, parts, arrived,
+    epsilon, scale, capacity,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, SPLITS: tl.constexpr, NORMED: tl.constexpr, APPENDS: tl.constexpr, PDL: tl.constexpr,
+):
+    # fmt: on
     """Rotate queries and attend causally to a slot of the cache: qkv -> out [T, HEADS * 2 HALF].
 
     A tile, int32 [2] of (first token, tokens), is a run of tokens of one slot; its tokens and the HEADS / KV_HEADS
@@ -376,8 +441,7 @@ def attend(
     are stored first. Grid: (tiles, KV_HEADS, SPLITS). Flash attention (arXiv:2205.14135) with float32 scores and sums.
 
     With SPLITS > 1 each program reads a share of the keys and leaves its sums in *parts*, float32 [tiles, KV_HEADS,
-    SPLITS, ROWS, BLOCK + 2]; the last one to arrive (*arrived*, int32 [tiles, KV_HEADS], zero before and after)
-    merges them.
+    SPLITS, ROWS, BLOCK + 2]; the last to arrive (*arrived*, int32 [tiles, KV_HEADS], zero before and after) merges.
     """
     _start(PDL)
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -389,71 +453,26 @@ def attend(
     r, i = tl.arange(0, ROWS), tl.arange(0, BLOCK)
     token, head = r // GROUP, kv * GROUP + r % GROUP
     known = (token < count)[:, None] & (i < D)[None, :]
-    base = (slot * KV_HEADS + kv) * capacity * D
-    end = start + count
+    base, end = (slot * KV_HEADS + kv) * capacity * D, start + count
     share = tl.cdiv(tl.cdiv(end, SPLITS), BLOCK_KEYS) * BLOCK_KEYS
     _wait(PDL)
     if APPENDS:
         if split == start // share:  # the one that will read it
-            row = qkv + first.to(tl.int64) * WIDTH + kv * D
+            row, to = qkv + first.to(tl.int64) * WIDTH + kv * D, base + start * D
             KEY: tl.constexpr = HEADS * D
             VALUE: tl.constexpr = (HEADS + KV_HEADS) * D
-            at = base + start * D
-            _append(row, at, start, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED)
+            _append(row, to, start, keys, values, cosines, sines, key_norm, epsilon, KEY, VALUE, HALF, BLOCK, NORMED)
             tl.debug_barrier()  # the loop reads what was just stored
-    place = (first + token).to(tl.int64) * WIDTH + head * D
-    angle = (start + token) * HALF
-    query = _load_rotated(
-        qkv + place[:, None], query_norm, cosines, sines, angle[:, None], epsilon, known, i, HALF, NORMED
-    ).to(keys.dtype.element_ty)
-    top = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS, BLOCK), tl.float32)
-    factor = scale * 1.4426950408889634  # log2(e)
-    for begin in range(split * share, min(end, (split + 1) * share), BLOCK_KEYS):
-        k = begin + tl.arange(0, BLOCK_KEYS)
-        written = (k < end)[:, None] & (i < D)[None, :]
-        at_keys = base + k[:, None] * D + i[None, :]
-        key = tl.load(keys + at_keys, mask=written, other=0.0)
-        scores = tl.dot(query, tl.trans(key), input_precision="tf32x3") * factor
-        scores = tl.where(k[None, :] <= (start + token)[:, None], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        # rows beyond the tile have no key that they may see before the first block of theirs
-        base_line = tl.where(higher == float("-inf"), 0.0, higher)
-        weights = tl.exp2(scores - base_line[:, None])
-        shrink = tl.exp2(top - base_line)
-        total = total * shrink + tl.sum(weights, 1)
-        value = tl.load(values + at_keys, mask=written, other=0.0)
-        sums = tl.dot(weights.to(values.dtype.element_ty), value, sums * shrink[:, None], input_precision="tf32x3")
-        top = higher
+    place = qkv + ((first + token).to(tl.int64) * WIDTH + head * D)[:, None]
+    angle = ((start + token) * HALF)[:, None]
+    query = _load_rotated(place, query_norm, cosines, sines, angle, epsilon, known, i, HALF, NORMED)
+    query = query.to(keys.dtype.element_ty)
+    begin, until, at = split * share, min(end, (split + 1) * share), start + token
+    top, total, sums = _attend_keys(query, keys, values, base, begin, until, end, at, scale, i, D, BLOCK_KEYS)
     last = True
     if SPLITS > 1:
-        STRIDE: tl.constexpr = ROWS * (BLOCK + 2)
         group = tile * KV_HEADS + kv
-        mine = parts + (group * SPLITS + split) * STRIDE
-        tl.store(mine + r[:, None] * BLOCK + i[None, :], sums)
-        tl.store(mine + ROWS * BLOCK + r, top)
-        tl.store(mine + ROWS * (BLOCK + 1) + r, total)
-        tl.debug_barrier()
-        last = tl.atomic_add(arrived + group, 1, sem="acq_rel") == SPLITS - 1
-        if last:
-            tl.debug_barrier()
-            tl.store(arrived + group, 0)
-            top = tl.full((ROWS,), float("-inf"), tl.float32)
-            total = tl.zeros((ROWS,), tl.float32)
-            sums = tl.zeros((ROWS, BLOCK), tl.float32)
-            for other in tl.static_range(SPLITS):
-                part = parts + (group * SPLITS + other) * STRIDE
-                # what other programs wrote is in the L2 cache, and perhaps an older value in this one's L1
-                its_top = tl.load(part + ROWS * BLOCK + r, cache_modifier=".cg")
-                its_total = tl.load(part + ROWS * (BLOCK + 1) + r, cache_modifier=".cg")
-                its_sums = tl.load(part + r[:, None] * BLOCK + i[None, :], cache_modifier=".cg")
-                higher = tl.maximum(top, its_top)
-                base_line = tl.where(higher == float("-inf"), 0.0, higher)
-                shrink, grow = tl.exp2(top - base_line), tl.exp2(its_top - base_line)
-                total = total * shrink + its_total * grow
-                sums = sums * shrink[:, None] + its_sums * grow[:, None]
-                top = higher
+        total, sums, last = _merge_splits(top, total, sums, parts, arrived, group, split, SPLITS, ROWS, BLOCK)
     if last:
         target = out + (first + token).to(tl.int64)[:, None] * (HEADS * D) + (head * D)[:, None] + i[None, :]
         result = tl.div_rn(sums, tl.broadcast_to(total[:, None], (ROWS, BLOCK)))

@@ -1,0 +1,72 @@
+"""Count what a model of a given shape holds, reads and computes for a token, from its config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
+"""Families whose logits are one product of the last hidden states and the head; others scale or cap them, too."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a decoder of the Llama family, in parameters and in what one token takes."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    matrices: int
+    """Parameters of the layers' products, which are what becomes ternary."""
+    head_weights: int
+    """Vocabulary x hidden: read whole for every new token."""
+    embedding_weights: int = 0
+    """0 where the embedding is the head."""
+    norm_weights: int = 0
+    kv_values: int = 0
+    """Keys and values that one token adds."""
+    attention_operations: int = 0
+    """Of one token for each position that it sees."""
+    keeps_all_logits: bool = False
+    """Whether the logits of a whole batch exist at once: the head of the family is more than one product."""
+
+    @property
+    def embeddings(self) -> int:
+        """Parameters of the head and of the embedding."""
+        return self.head_weights + self.embedding_weights
+
+    @property
+    def parameters(self) -> int:
+        """All of them, norms left out."""
+        return self.matrices + self.embeddings
+
+    @property
+    def multiplied(self) -> int:
+        """Parameters that every token is multiplied with: an embedding is only looked up, a head is not."""
+        return self.matrices + self.head_weights
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """Return the size of a Llama-like config.json; KeyError if it is not one."""
+    hidden, layers, wide = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head = config.get("head_dim") or hidden // heads
+    family = config.get("model_type", "llama")
+    table = config["vocab_size"] * hidden
+    inner_norms = heads * head + wide if family == "bitnet" else 0
+    return Shape(
+        hidden=hidden,
+        intermediate=wide,
+        layers=layers,
+        vocabulary=config["vocab_size"],
+        matrices=layers * (2 * hidden * heads * head + 2 * hidden * kv_heads * head + 3 * hidden * wide),
+        head_weights=table,
+        embedding_weights=0 if config.get("tie_word_embeddings") else table,
+        norm_weights=hidden + layers * (2 * hidden + inner_norms),
+        kv_values=2 * layers * kv_heads * head,
+        attention_operations=4 * layers * heads * head,
+        keeps_all_logits=family not in PLAIN_HEADS,
+    )
