@@ -55,7 +55,12 @@ def table(
     """Print a row a contestant: median and range of the speeds, and what failed."""
     entered = [_entered(checkpoint, one) for one in contestants]
     scenario = Scenario(
-        prompt_tokens, new_tokens, threads=threads, budget_s=parse_budget(budget), rounds=rounds, timeout_s=timeout
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        threads=threads,
+        budget_s=parse_budget(budget),
+        rounds=rounds,
+        timeout_s=timeout,
     )
     options = RuntimeOptions(despite_parity=despite_parity)
     records = measure(entered, scenario, options=options, steps=progress_bar)

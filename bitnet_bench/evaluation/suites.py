@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.runs.value import Value
 
-DEFAULT_PROMPTS = "default"
 SUITE = "suite.yaml"
 
 

@@ -134,8 +134,6 @@ def _keep_earlier_costs(record: RunRecord, place: Place) -> RunRecord:
 def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
     from bitnet_bench.checkpoints.config import read_config
 
-    if scenario.new_tokens < 2:
-        raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")
     for contestant in contestants:
         checkpoint = contestant.checkpoint
         context = read_config(Path(checkpoint.path)).get("max_position_embeddings", 2**31)
@@ -143,7 +141,7 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
             raise UsageError(
                 f"{scenario.prompt_tokens} + {scenario.new_tokens} tokens exceed the context of "
                 f"{checkpoint.source}, {context}.",
-                "Lower --prompt-tokens or --new-tokens.",
+                "Lower `prompt_tokens` or `new_tokens`.",
             )
 
 
@@ -152,7 +150,7 @@ def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
     if out is not None and (out / RECORD).is_file():
         record = load_record(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
-            raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
+            raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")
         return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})
     return RunRecord(
         name=out.name if out else checkpoint.source,
