@@ -16,7 +16,7 @@ from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.tables import mebibytes, milliseconds, progress_bar, show, table
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.choices import AUTO, DEFAULT_MODEL, Precision, ScenarioName
+from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bitnet_bench.measurement.floors import Plan
     from bitnet_bench.measurement.scenario import Scenario
     from bitnet_bench.protocols import RuntimeOptions
+    from bitnet_bench.runs.jobs import MeasureJob
     from bitnet_bench.runs.records import RunRecord
 
 
@@ -42,31 +43,13 @@ def measure(
     model: Annotated[
         list[str] | None, typer.Option(help="The same as an option; repeatable.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder whose record gains the costs of one checkpoint.")] = None,
-    backend: Annotated[
-        list[str],
-        typer.Option(
-            help="A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."
-        ),
-    ] = [AUTO],  # noqa: B006
-    precision: Annotated[
-        list[Precision] | None,
-        typer.Option(help="[default: ternary for ternary checkpoints, else fp16 and bf16]", show_default=False),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None, typer.Option(help="Another model to measure beside it, in `hf`; repeatable.")
-    ] = None,
-    floats: Annotated[bool, typer.Option(help="Always measure FP16 and BF16 beside the others.")] = True,
+    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:MeasureJob")],
     scenario: Annotated[
         ScenarioName | None, typer.Option(help="chat: 256 + 128 tokens; summarize: 1024 + 128; classify: 256 + 2.")
     ] = None,
     suite: Annotated[str | None, typer.Option(help="Read the prompts of this suite instead of random tokens.")] = None,
     workload: Annotated[dict[str, Any], Fields("bitnet_bench.measurement.scenario:Scenario")],
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
-    meter: Annotated[str, typer.Option(help="auto, rapl, nvml, zeus, codecarbon (a model), trace or none.")] = AUTO,
-    model_energy: Annotated[
-        bool, typer.Option("--model-energy", help="Without a counter, work joules out of operations (modelled).")
-    ] = False,
     runtime: Annotated[
         dict[str, Any],
         Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
@@ -81,22 +64,34 @@ def measure(
     fails leaves the others, and the exit status is 1.
     """
     began_s = time.monotonic()
-    from bitnet_bench.measurement.candidates import contenders
-    from bitnet_bench.measurement.measure import measure as run_measure
+    from bitnet_bench.runs.jobs import MeasureJob
 
     given = workload if seconds is None else {**workload, "budget_s": seconds}
     wanted = _build_scenario(given, scenario, suite, runtime["data_dir"])
-    named = _name_models([*(models or []), *(model or [])], out)
-    records = run_measure(
-        contenders(named, precision or (), out, backends=backend, baselines=baseline or (), against_floats=floats),
-        wanted,
-        meter=meter,
-        model_energy=model_energy,
-        options=_build_runtime_options(runtime),
+    named = [*(models or []), *(model or [])]
+    records = _run(named, MeasureJob(**job), wanted, _build_runtime_options(runtime), began_s)
+    _show_records(records, as_json)
+
+
+def _run(
+    named: Sequence[str], job: MeasureJob, scenario: Scenario, options: RuntimeOptions, began_s: float
+) -> list[RunRecord]:
+    from bitnet_bench.measurement.candidates import contenders
+    from bitnet_bench.measurement.measure import measure as run_measure
+
+    out = Path(job.out) if job.out else None
+    models = _name_models(named, out)
+    return run_measure(
+        contenders(
+            models, job.precisions, out, backends=job.backends, baselines=job.baselines, against_floats=job.floats
+        ),
+        scenario,
+        meter=job.meter,
+        model_energy=job.model_energy,
+        options=options,
         steps=progress_bar,
         began_s=began_s,
     )
-    _show_records(records, as_json)
 
 
 def _name_models(named: Sequence[str], out: Path | None) -> Sequence[str]:

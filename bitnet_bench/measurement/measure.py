@@ -17,6 +17,7 @@ from bitnet_bench.measurement.candidates import Contender, Place
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.runs.jobs import MeasureJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def measure(
     scenario: Scenario,
     *,
     backend: str = AUTO,
-    meter: str = "auto",
-    model_energy: bool = False,
+    meter: str = MeasureJob.default("meter"),
+    model_energy: bool = MeasureJob.default("model_energy"),
     options: RuntimeOptions = NO_OPTIONS,
     steps: Steps = quiet,
     began_s: float | None = None,
@@ -49,7 +50,7 @@ def measure(
 
     entered = [Contender(*given) for given in contestants]
     meters = plugins.names("meters")
-    meter = _meter() if meter == "auto" else meter
+    meter = _meter() if meter == AUTO else meter
     if meter not in meters:
         plugins.load("meters", meter)  # says what there is
     opened = {one.model: one.opened for one in entered if one.opened}

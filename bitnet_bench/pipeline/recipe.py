@@ -16,7 +16,7 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
 from bitnet_bench.runs.choices import AUTO, Precision
-from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob
+from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
 
 COPY = "recipe.yaml"
@@ -67,7 +67,7 @@ class Measuring(Workload):
     """What is timed."""
 
     backend: str = AUTO
-    precisions: tuple[Precision, ...] = ()
+    precisions: tuple[Precision, ...] = MeasureJob.default("precisions")
     """() is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
     budget: str = DEFAULT_BUDGET
     """For all of it, loading included: 90s, 3m or 1h. Who does not fit is run once or left out, with the reason."""

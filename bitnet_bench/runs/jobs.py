@@ -291,3 +291,22 @@ class EvaluateJob(Settings):
     @classmethod
     def _rename_former_fields(cls, settings: Any) -> Any:
         return rename_former_fields(settings) if isinstance(settings, Mapping) else settings
+
+
+class MeasureJob(Settings):
+    """What is measured, and with what; `bitnet_bench.measurement.scenario.Scenario` says on which work."""
+
+    out: Annotated[str | None, Option(is_path=True)] = None
+    """Run folder whose record gains the costs of one checkpoint."""
+    backends: Annotated[tuple[str, ...], Option(name="backend")] = (AUTO,)
+    """A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."""
+    precisions: Annotated[tuple[Precision, ...], Option(name="precision")] = ()
+    """[default: ternary for ternary checkpoints, else fp16 and bf16]"""
+    baselines: Annotated[tuple[str, ...], Option(name="baseline")] = ()
+    """Another model to measure beside it, in `hf`; repeatable."""
+    floats: Annotated[bool, Option()] = True
+    """Always measure FP16 and BF16 beside the others."""
+    meter: Annotated[str, Option()] = AUTO
+    """auto, rapl, nvml, zeus, codecarbon (a model), trace or none."""
+    model_energy: Annotated[bool, Option(name="model-energy")] = False
+    """Without a counter, work joules out of operations (modelled)."""

@@ -300,6 +300,40 @@ def _head_block(heads: Heads) -> int:
     return max(16, int(triton.next_power_of_2(heads.dimension)))
 
 
+def _attention_options(heads: Heads, device: torch.device) -> dict[str, int | bool]:
+    """Return what both kernels of attention are compiled for."""
+    return {
+        "HEADS": heads.queries,
+        "KV_HEADS": heads.keys,
+        "HALF": heads.dimension // 2,
+        "BLOCK": _head_block(heads),
+        "NORMED": heads.query_norm is not None,
+        "PDL": overlaps(device),
+        **_launch_options(device),
+        "enable_fp_fusion": True,  # sums of floats, whose order is another already
+    }
+
+
+def _append_keys(
+    qkv: Tensor, places: Places, cache: tuple[Tensor, Tensor], angles: tuple[Tensor, Tensor], heads: Heads
+) -> None:
+    """Rotate the keys of qkv and write them and its values into the cache."""
+    keys, values = cache
+    kernels.append_keys[(len(qkv), heads.keys)](
+        qkv,
+        places.slots,
+        places.positions,
+        keys,
+        values,
+        *angles,
+        heads.key_norm,
+        heads.epsilon,
+        keys.shape[2],
+        num_warps=1,
+        **_attention_options(heads, qkv.device),
+    )
+
+
 def attend(
     qkv: Tensor,
     out: Tensor,
@@ -316,30 +350,8 @@ def attend(
     keys, values = cache
     appends = places.tokens_per_tile == 1
     blocks = choose_attention(heads.dimension, keys.dtype, decodes=appends)
-    common: dict[str, int | bool] = {
-        "HEADS": heads.queries,
-        "KV_HEADS": heads.keys,
-        "HALF": heads.dimension // 2,
-        "BLOCK": _head_block(heads),
-        "NORMED": heads.query_norm is not None,
-        "PDL": overlaps(qkv.device),
-        **_launch_options(qkv.device),
-        "enable_fp_fusion": True,  # sums of floats, whose order is another already
-    }
     if not appends:
-        kernels.append_keys[(len(qkv), heads.keys)](
-            qkv,
-            places.slots,
-            places.positions,
-            keys,
-            values,
-            *angles,
-            heads.key_norm,
-            heads.epsilon,
-            keys.shape[2],
-            num_warps=1,
-            **common,
-        )
+        _append_keys(qkv, places, cache, angles, heads)
     kernels.attend[(len(places.tiles), heads.keys, splits.count)](
         qkv,
         out,
@@ -362,7 +374,7 @@ def attend(
         APPENDS=appends,
         num_warps=4,
         num_stages=blocks.stages,
-        **common,
+        **_attention_options(heads, qkv.device),
     )
 
 
