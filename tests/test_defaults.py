@@ -56,7 +56,7 @@ def choices(command: str, name: str) -> tuple[str, ...]:
     """Return what --help lists as an option's values."""
     found: Any = typer.main.get_command(app)
     listed = parameters(command)[name].get_help_record(typer.Context(found.commands[command]))[0]
-    return tuple(re.search(r"<(?:list\[)?([^]>]*)", listed)[1].split("|"))  # type: ignore[index]
+    return tuple(re.search(r"[<[](?:list\[)?([^]>]*)", listed)[1].split("|"))  # type: ignore[index]
 
 
 def read(text: str, folder: Path) -> Any:
