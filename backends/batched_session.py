@@ -246,7 +246,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             if len(some) == 1:
                 raise BenchError(
                     f"A prompt of {len(some[0])} tokens does not fit into memory beside the weights.",
-                    "Use a machine with more memory, a smaller model, or leave this task out with --task.",
+                    "Use a machine with more memory, a smaller model, or leave this task out with `task`.",
                 )
             self.budget = max(1, sum(map(len, some)) // 2)
             forget()

@@ -234,7 +234,7 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         if tokens > self._room[0]:
             raise BenchError(
                 f"{tokens} tokens exceed the {self._room[0]} that the runtime was given room for.",
-                "Lower --new-tokens.",
+                "Lower `new_tokens`.",
             )
 
     def _refuse_wrong_lengths(self, lengths: list[int]) -> None:

@@ -115,12 +115,12 @@ def checked(
     return found
 
 
-def refuse_fault(parity: RuntimeParity, despite: bool) -> None:
+def refuse_fault(parity: RuntimeParity, allow_mismatch: bool) -> None:
     """BenchError if the runtime computes another model and nobody said that this does not matter."""
-    if parity.fault and not despite:
+    if parity.fault and not allow_mismatch:
         raise BenchError(
             f"{parity.fault} ({_figures(parity)}).",
-            "Its answers are not the checkpoint's. Use --backend ternary or hf; --despite-parity measures it all the "
+            "Its answers are not the checkpoint's. Use `backend=ternary` or `backend=hf`; `allow_mismatch` measures it all the "
             "same, and marks what it gives.",
         )
 

@@ -49,15 +49,20 @@ def table(
     budget: str = "10m",
     rounds: int = 20,
     timeout: float = 600.0,
-    despite_parity: bool = False,
+    allow_mismatch: bool = False,
     json_out: Path | None = None,
 ) -> None:
     """Print a row a contestant: median and range of the speeds, and what failed."""
     entered = [_entered(checkpoint, one) for one in contestants]
     scenario = Scenario(
-        prompt_tokens, new_tokens, threads=threads, budget_s=parse_budget(budget), rounds=rounds, timeout_s=timeout
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        threads=threads,
+        budget_s=parse_budget(budget),
+        rounds=rounds,
+        timeout_s=timeout,
     )
-    options = RuntimeOptions(despite_parity=despite_parity)
+    options = RuntimeOptions(allow_mismatch=allow_mismatch)
     records = measure(entered, scenario, options=options, steps=progress_bar)
     print(
         "| contestant | weights MiB | peak MiB | load s | prefill tokens/s | decode tokens/s | p50 / p95 / p99 ms | "
@@ -76,10 +81,10 @@ def table(
 
 @app.command()
 def agreement(
-    checkpoint: str, contestants: Contestants, times: int = 6, threads: int = 1, despite_parity: bool = False
+    checkpoint: str, contestants: Contestants, times: int = 6, threads: int = 1, allow_mismatch: bool = False
 ) -> None:
     """Measure each contestant again and again, each time in a new process, and print how far its medians are apart."""
-    options = RuntimeOptions(despite_parity=despite_parity)
+    options = RuntimeOptions(allow_mismatch=allow_mismatch)
     print("| contestant | of | medians | one run and the next, mean and largest | rounds flagged |\n|" + " --- |" * 5)
     for one in contestants:
         entered = _entered(checkpoint, one)
@@ -105,14 +110,14 @@ def share(
     threads: int = 1,
     tokens: int = 31,
     rounds: int = 20,
-    despite_parity: bool = False,
+    allow_mismatch: bool = False,
 ) -> None:
     """Print how much of the time of decoding is not spent in the runtime's own calls; medians over the rounds."""
     torch.set_num_threads(threads)
     print("| contestant | decoding, ms a token | outside the runtime, us a token | share |\n|" + " --- |" * 4)
     for one in contestants:
         entered = _entered(checkpoint, one)
-        backend = plugins.load("backends", entered.backend).configured(RuntimeOptions(despite_parity=despite_parity))
+        backend = plugins.load("backends", entered.backend).configured(RuntimeOptions(allow_mismatch=allow_mismatch))
         opened = open_checkpoint(entered.model)
         with backend.open(opened, entered.precision) as session:
             inside = _Watch(session)

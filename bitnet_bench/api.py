@@ -14,7 +14,7 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
@@ -37,7 +37,7 @@ def open_checkpoint(model: Location) -> Checkpoint:
     return locate.open_checkpoint(str(model))
 
 
-def finetune(job: FinetuneJob, *, backend: str = "hf") -> FinetuneRecord:
+def finetune(job: FinetuneJob, *, backend: str = TRAINING_BACKEND) -> FinetuneRecord:
     """Train as *job* says and return what happened; the checkpoint is in `job.out`.
 
     A finished run of the same settings is not done again, and a killed one goes on from its last saved step. BenchError
@@ -80,7 +80,7 @@ def measure(
     scenario: Scenario | None = None,
     *,
     precisions: Sequence[Precision] = (),
-    backend: str = "auto",
+    backend: str = AUTO,
 ) -> list[RunRecord]:
     """Measure memory, speed and energy of *models*, each in a process of its own, in rounds that alternate.
 

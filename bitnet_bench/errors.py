@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 class BenchError(Exception):
@@ -22,7 +23,7 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """The command line itself is wrong: exit status 2."""
+    """What was asked for is wrong in itself: exit status 2 on the command line."""
 
 
 class DivergedError(BenchError):
@@ -33,15 +34,30 @@ class GpuLostError(BenchError):
     """The GPU failed, and this process cannot use it any more: whatever comes next would fail as well."""
 
 
-def explain(error: ValueError) -> str:
-    """Return the first thing that a validation found wrong, in a few words: where, and why."""
+def explain(error: ValueError, name: Callable[[str], str] = str) -> str:
+    """Return the first thing that a validation found wrong, in a few words: where, and why.
+
+    *name* writes the place, such as `finetune.epochs`.
+    """
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return explain_fault(error.errors()[0], name)
+
+
+def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
+    """Return one of the errors that pydantic lists as words: `epochs must be greater than 0, not 0`."""
+    place, why = ".".join(map(str, fault["loc"])), str(fault["msg"]).removeprefix("Value error, ")
+    if not place:
+        return why
+    if fault["type"] == "extra_forbidden":
+        return f"{name(place)} is not known here"
+    if why.startswith("Input should "):
+        given = fault["input"]
+        why = f"must {why.removeprefix('Input should ')}"
+        why += f", not {given!r}" if isinstance(given, str | int | float) else ""
+    return f"{name(place)} {why}" if why.startswith("must ") else f"{name(place)}: {why}"
 
 
 def did_you_mean(name: str, known: Sequence[str], most: int = 1, cutoff: float = 0.6) -> str:

@@ -65,7 +65,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         raise BenchError(
             f"Cannot write {path}: {reason}.",
-            "Free some space or choose another folder with --out; what was finished before is kept.",
+            "Free some space or choose another folder as `out`; what was finished before is kept.",
         ) from error
 
 

@@ -19,7 +19,7 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
+from bitnet_bench.machine.runtime_choice import AUTO, choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend
 
 
@@ -33,7 +33,7 @@ class BitNetBenchLM(SessionLM):
     def __init__(
         self,
         pretrained: str,
-        backend: str = "auto",
+        backend: str = AUTO,
         precision: Any = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,

@@ -155,7 +155,7 @@ class RuntimeOptions:
     """A file to run instead of one that is exported; it must hold the checkpoint's weights."""
     directory: str | None = None
     """The user's own build."""
-    despite_parity: bool = False
+    allow_mismatch: bool = False
     """Run it although it computes another model; what it gives is marked."""
 
 

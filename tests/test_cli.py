@@ -57,7 +57,11 @@ def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
         (["evaluate", "--suite", "kobset"], 2, ["no suite 'kobset'", "Did you mean kobest?"]),
         (["evaluate", "--suite", "sample", "--task", "bolq"], 2, ["No task 'bolq'", "boolq"]),
         (["evaluate", "--suite", "sample", "--backend", "hg"], 2, ["no backend 'hg'", "hf"]),
-        (["finetune", "--data", "good.jsonl", "--out", "o", "--batch-size", "many"], 2, ["--batch-size: ", "auto"]),
+        (
+            ["finetune", "--data", "good.jsonl", "--out", "o", "--batch-size", "many"],
+            2,
+            ["--batch-size must be a number above 0, or auto"],
+        ),
         (["evaluate", "--suite", "sample", "--model", "./nothing"], 1, ["There is no checkpoint ./nothing"]),
         (["evaluate", "--suite", "sample", "--model", "."], 1, ["not a checkpoint", "config.json"]),
         (["evaluate", "--suite", "sample", "--model", "nobody/nothing"], 1, ["nobody/nothing", "hub"]),
@@ -74,7 +78,7 @@ def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
         (["finetune", "--data", "nothing.jsonl", "--out", "o"], 1, ["no file nothing.jsonl"]),
         (["finetune", "--data", "bad.jsonl", "--out", "o"], 1, ['Line 2 of bad.jsonl has no "response"', "prompt"]),
         (["finetune", "--data", "kobest:nsmc", "--out", "o"], 2, ["No task 'nsmc'"]),
-        (["finetune", "--data", "good.jsonl", "--out", "o", "--lr", "-1"], 2, ["--lr: ", "greater than 0"]),
+        (["finetune", "--data", "good.jsonl", "--out", "o", "--lr", "-1"], 2, ["--lr must be greater than 0, not -1"]),
         (["finetune", "--data", "good.jsonl", "--out", "full"], 1, ["full is not empty"]),
         (
             ["finetune", "--data", "good.jsonl", "--out", "o", "--max-length", "2"],

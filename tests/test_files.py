@@ -55,7 +55,7 @@ def test_a_path_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BenchError, match=r"Cannot write .*a\.json") as caught:
         write_whole(tmp_path / "file" / "a.json", "text")
-    assert "--out" in caught.value.hint
+    assert "`out`" in caught.value.hint
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def small(tmp_path: Path) -> Path:
         ("max_steps: 2", "max_steps: 0", ["Line 4", "finetune.max_steps", "greater than 0"]),
         ("limit: 4", "limit: four", ["Line 9", "evaluate.limit", "integer"]),
         ("  suites: [sample]\n", "", ["Line 6", "evaluate.suites is missing"]),
-        ("  twin: true\n", "  twin: true\n  out: here\n", ["Line 4", "finetune.out", "--out"]),
+        ("  twin: true\n", "  twin: true\n  out: here\n", ["Line 4", "finetune.out", "`out`"]),
         ("  twin: true\n", "  twin: true\n  precision: fp16\n", ["Line 1", "finetune", "twin"]),
         ("max_steps: 2", "max_steps: 2\n  max_steps: 3", ["Line 5", "finetune.max_steps stands twice"]),
         ("[rows.jsonl]", "[rows.jsonl", ["not YAML", "line"]),

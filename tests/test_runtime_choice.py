@@ -40,7 +40,7 @@ def test_a_folder_of_another_backend_names_both_and_how_to_continue(tmp_path: Pa
     evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2, backend="hf"))
     with pytest.raises(BenchError, match=r"another backend \(hf, not ternary\)") as error:
         evaluate("demo", tasks, tmp_path, EvaluateJob(limit=2))
-    assert error.value.hint.startswith("`--backend hf` continues it.")
+    assert error.value.hint.startswith("With `backend=hf` it is continued.")
 
 
 def test_a_recipe_with_an_unknown_backend_fails_before_anything_is_run(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ VARIABLE = "BITNETCPP_DIR"
 PRECISIONS = ("i2_s", "tl1", "tl2", "ternary")
 PLACES = ("build/3rdparty/llama.cpp/src", "build/bin", "build/lib", "lib")
 LIBRARIES = ("libllama.so", "libllama.dylib")
-BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with --bitnetcpp-dir or $BITNETCPP_DIR."
+BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with `bitnetcpp_dir` or $BITNETCPP_DIR."
 
 
 class BitnetCppBackend(CheckedBackend, adds=("build",)):
     """Runs ternary checkpoints in bitnet.cpp: I2_S exported here, TL1 and TL2 from a file of the user's."""
 
-    summary = "your build of microsoft/BitNet (--bitnetcpp-dir): I2_S exported and checked first; TL1, TL2 with --gguf"
+    summary = "your own build of microsoft/BitNet: I2_S exported and checked first; TL1 and TL2 from a GGUF file"
 
     def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
         self._options = options
@@ -45,7 +45,7 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
         from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file, build = self._file(checkpoint, precision), self.build()
-        refuse_fault(self._check(checkpoint, precision, file, build), self._options.despite_parity)
+        refuse_fault(self._check(checkpoint, precision, file, build), self._options.allow_mismatch)
         with opened(checkpoint, file, precision, self._load(file, build), build.version) as session:
             yield session
 
@@ -87,12 +87,12 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
 
         if precision not in PRECISIONS:
             raise BenchError(
-                f"bitnet.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as --precision."
+                f"bitnet.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as `precision`."
             )
         if precision in ("tl1", "tl2") and not self._options.gguf:
             raise BenchError(
                 f"{precision.upper()} depends on the kernels of your build, and is not exported here.",
-                "Make the file with bitnet.cpp's own converter, and name it with --gguf.",
+                "Make the file with bitnet.cpp's own converter, and name it with `gguf`.",
             )
         kind = precision if precision in ("tl1", "tl2") else "i2_s"
         return file_for(checkpoint, kind, self._options.gguf)

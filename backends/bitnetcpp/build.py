@@ -44,7 +44,7 @@ DECLARED = (
 )
 """What later versions of llama.h have; `shim.c` takes what there is."""
 WRONG = "-Werror=implicit-function-declaration"
-AGAIN = "Build bitnet.cpp again, or use --backend ternary or llamacpp."
+AGAIN = "Build bitnet.cpp again, or use `backend=ternary` or `backend=llamacpp`."
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
     tokenizer = load_tokenizer(checkpoint)
     gpu = choose_gpu(checkpoint.source, _bytes_on_gpu(checkpoint, precision))
     if gpu is not None and precision == "bf16" and not gpu.has_bf16:
-        _log.warning("%s emulates bfloat16, slowly: --precision fp32 or fp16 is faster there.", gpu.name)
+        _log.warning("%s emulates bfloat16, slowly: `precision=fp32` or `precision=fp16` is faster there.", gpu.name)
     rest: Literal["fp32", "bf16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
     model = load_model(checkpoint, "run", precision, dense=dense, rest=rest)
     with torch.inference_mode(), naming_gpu_failures():

@@ -39,7 +39,7 @@ class LlamaCppBackend(CheckedBackend):
         from bitnet_bench.backends.runtime_parity import refuse_fault
 
         file = self._file(checkpoint, precision)
-        refuse_fault(self._check(checkpoint, precision, file), self._options.despite_parity)
+        refuse_fault(self._check(checkpoint, precision, file), self._options.allow_mismatch)
         with opened(checkpoint, file, precision, self._load(file), version()) as session:
             yield session
 
@@ -70,6 +70,6 @@ class LlamaCppBackend(CheckedBackend):
 
         if precision not in PRECISIONS:
             raise BenchError(
-                f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as --precision."
+                f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as `precision`."
             )
         return file_for(checkpoint, FORM_OF[precision], self._options.gguf)

@@ -124,4 +124,4 @@ class _Batch:
 def _failed(what: str) -> BenchError:
     """Return *what* with llama.cpp's last words."""
     words = next((line for line in reversed(_said) if "error" in line.lower() or "fail" in line.lower()), "")
-    return BenchError(f"{what}. {words}".strip(), "Try another --precision, or a newer llama-cpp-python.")
+    return BenchError(f"{what}. {words}".strip(), "Try another `precision`, or a newer llama-cpp-python.")

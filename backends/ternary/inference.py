@@ -55,7 +55,7 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
     if precision != "ternary" or not checkpoint.is_ternary:
         raise BenchError(
             f"The backend `ternary` runs ternary weights only, and {checkpoint.source} was asked for at {precision}.",
-            "Use --backend hf for other precisions and for float checkpoints.",
+            "Use `backend=hf` for other precisions and for float checkpoints.",
         )
     weights = Weights(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
@@ -65,13 +65,13 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
     if gpu is None and kernel.library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
-            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; --backend hf runs without it.",
+            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; `backend=hf` runs without it.",
         )
     tokenizer = load_tokenizer(checkpoint)
     if reason and head != "stored":
         raise BenchError(
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
-            "Use --backend ternary.",
+            "Use `backend=ternary`.",
         )
     with torch.inference_mode(), naming_gpu_failures():
         if reason:

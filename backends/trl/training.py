@@ -27,7 +27,7 @@ def refuse_untaught(job: FinetuneJob) -> None:
     if job.method == "distill":
         raise BenchError(
             "The backend 'trl' does not distill: trl's trainers know neither BitDistill's loss nor its relations.",
-            "Use --backend hf for --method distill.",
+            "Use `backend=hf` for `method=distill`.",
         )
 
 
@@ -35,8 +35,8 @@ def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> B
     """Make the trainer of *start*."""
     if start.job.shard:
         raise BenchError(
-            "The backend 'trl' does not --shard: its forward reads the head of a model that is not gathered.",
-            "Use --backend hf, or leave --shard out: every process has a copy then.",
+            "The backend 'trl' does not `shard`: its forward reads the head of a model that is not gathered.",
+            "Use `backend=hf`, or leave `shard` out: every process has a copy then.",
         )
     dpo = start.job.method == "dpo"
     # trl checkpoints activations unless it is told not to, and quietly turns bfloat16 on where nothing is said

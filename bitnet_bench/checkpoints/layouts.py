@@ -67,7 +67,7 @@ def refuse_unwritable(source: Weights, form: Format) -> None:
             "Fine-tune it with `bitnet-bench finetune --precision ternary` first.",
         )
     if checkpoint.format == form:
-        raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another --to.")
+        raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
     kept = kept_patterns(source.config)
     if kept and form in ("baked", "tinyllama"):
         raise BenchError(

@@ -99,18 +99,18 @@ def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precis
     if precision not in RUN_PRECISIONS:
         raise BenchError(
             f"torch runs no {precision} weights.",
-            f"Use --backend llamacpp or bitnetcpp, or {', '.join(RUN_PRECISIONS)}.",
+            f"Use the backend llamacpp or bitnetcpp, or {', '.join(RUN_PRECISIONS)}.",
         )
     if precision != "ternary" and ((checkpoint.has_codes_only and not dense) or checkpoint.inner_norm):
         kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
         raise BenchError(
             f"{checkpoint.source} is {kind}; it has no {precision} weights.",
-            "Use --precision ternary, or name an FP16 checkpoint (for --twin: --twin-model).",
+            "Use `precision=ternary`, or name an FP16 checkpoint (for `twin`: `twin_model`).",
         )
     if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
-            "Fine-tune it with `bitnet-bench finetune --precision ternary` first, or run it with --precision fp32.",
+            "Fine-tune it with `bitnet-bench finetune --precision ternary` first, or run it with `precision=fp32`.",
         )
     reason = why_untrainable(checkpoint)
     if purpose == "train" and reason:
@@ -198,7 +198,7 @@ def _narrow(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and narrow.isinf().any():
         raise BenchError(
             f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
-            "Run it with --precision bf16 or fp32.",
+            "Run it with `precision=bf16` or `precision=fp32`.",
         )
     return narrow
 

@@ -148,7 +148,7 @@ def initialize(
     form = form or published_format(config)
     source = RandomWeights(config, seed)
     if form in ("float", "tinyllama"):
-        raise BenchError(f"Random weights are not written as {form}.", "Choose another --format.")
+        raise BenchError(f"Random weights are not written as {form}.", "Choose another format.")
     refuse_rows(source.ternary, form)
     with new_folder(out) as folder:
         write_checkpoint(source, form, folder, shard_bytes, progress)

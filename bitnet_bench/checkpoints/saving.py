@@ -83,7 +83,7 @@ def _narrow(name: str, tensor: Tensor, dtype: Any) -> Tensor:
     if not bool(narrow.isfinite().all()):
         raise BenchError(
             f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
-            "The run may have diverged; lower --lr, or start from a checkpoint stored in bfloat16 or float32.",
+            "The run may have diverged: lower `learning_rate`, or start from a bfloat16 or float32 checkpoint.",
         )
     return narrow
 

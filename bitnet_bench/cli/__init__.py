@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -14,7 +15,9 @@ from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
+from bitnet_bench.cli.job_options import JobCommand
 from bitnet_bench.cli.measuring import backends, doctor, measure, plan
+from bitnet_bench.cli.option_names import OptionNameFormatter
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
@@ -46,8 +49,10 @@ COMMANDS = (
     doctor,
 )
 """In the order in which --help lists them."""
+FROM_MODELS = (finetune, evaluate, measure)
+"""Those whose options are the fields of job models."""
 for command in COMMANDS:
-    app.command(cls=PanelCommand)(command)
+    app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
 app.command(
     "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
 )(lm_eval)
@@ -65,6 +70,8 @@ def main() -> None:
     quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name, value in {**quiet, **WAITING}.items():
         os.environ.setdefault(name, value)
+    if logging.lastResort:  # what writes warnings where no program has set up logging
+        logging.lastResort.setFormatter(OptionNameFormatter())
     try:
         app()
     except BenchError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import DASH, mebibytes, show, table
@@ -22,7 +23,7 @@ app = typer.Typer(
 )
 
 
-@app.command("ls")
+@app.command("ls", cls=PanelCommand)
 def cache_list(as_json: Json = False) -> None:
     """List the models whose answers are kept."""
     from bitnet_bench.evaluation.answer_cache import kept_answers
@@ -35,7 +36,7 @@ def cache_list(as_json: Json = False) -> None:
     print(f"Cache: {file}")
 
 
-@app.command("prune")
+@app.command("prune", cls=PanelCommand)
 def cache_prune(
     days: Annotated[float, typer.Option(min=0, help="Forget models that were not used for so many days.")] = 30.0,
     everything: Annotated[bool, typer.Option("--all", help="Forget every model.")] = False,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from bitnet_bench.cli.options import GGUF_FORMS, Format, Json, Seed, ShardSize, Target
+from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import mebibytes, or_dash, progress_bar, show, table
+from bitnet_bench.runs.choices import GgufType, TernaryFormat
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.table import Table
 
     from bitnet_bench.checkpoints.gguf.file_parity import FileParity
     from bitnet_bench.checkpoints.layers import Inspection
     from bitnet_bench.checkpoints.parity import Parity
+
+GGUF = "gguf-"
+TARGETS = (*get_args(TernaryFormat), *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
+"""What a checkpoint can be converted to: a format of ternary weights, or a GGUF file."""
+Target: Any = Literal[TARGETS]
 
 
 def inspect(
@@ -59,13 +63,12 @@ def convert(
     from bitnet_bench.checkpoints.gguf.exports import export_gguf
     from bitnet_bench.pipeline import conversion
 
-    if to in GGUF_FORMS:
-        found = export_gguf(ckpt, GGUF_FORMS[to], out, steps=progress_bar)
+    if to.startswith(GGUF):
+        found = export_gguf(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, steps=progress_bar)
         print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
         return
-    checkpoint, parity = conversion.convert(
-        ckpt, Format(to.value).value, out, shard_gigabytes=shard_size, steps=progress_bar
-    )
+    form = cast("TernaryFormat", to)
+    checkpoint, parity = conversion.convert(ckpt, form, out, shard_gigabytes=shard_size, steps=progress_bar)
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
@@ -77,7 +80,9 @@ def init(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
     preset: Annotated[str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")],
     seed: Seed = 0,
-    to: Annotated[Format | None, typer.Option("--format", help="[default: as published]", show_default=False)] = None,
+    to: Annotated[
+        TernaryFormat | None, typer.Option("--format", help="[default: as published]", show_default=False)
+    ] = None,
     shard_size: ShardSize = 2.0,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +97,7 @@ def init(
         preset,
         out,
         seed=seed,
-        form=to.value if to else None,
+        form=to,
         shard_gigabytes=shard_size,
         steps=progress_bar,
     )

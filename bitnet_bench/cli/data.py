@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitnet_bench.cli import tables
-from bitnet_bench.cli.options import DataDir, Files, FormOf, Json, Model, Tokens
+from bitnet_bench.cli.help_panels import PanelCommand
+from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
+from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import progress_bar, table
 
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training rows before training on them.")
 
 
-@app.command("check")
+@app.command("check", cls=JobCommand)
+@with_fields
 def data_check(
+    *,
     files: Files,
-    model: Model = "demo",
-    template: FormOf = "auto",
-    max_length: Tokens = 256,
+    job: Annotated[
+        dict[str, Any],
+        Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "template", "max_length", "data_dir")),
+    ],
     suite: Annotated[
         list[str] | None, typer.Option(help="Find rows that hold a text of this suite's test rows. Repeatable.")
     ] = None,
-    data_dir: DataDir = None,
     show: Annotated[int, typer.Option(min=0, help="Findings to print of each file; --json prints all.")] = 40,
     as_json: Json = False,
 ) -> None:
@@ -43,11 +47,11 @@ def data_check(
 
     checked = check_data(
         files,
-        model,
-        template=template,
-        max_length=max_length,
+        job["model"],
+        template=job["template"],
+        max_length=job["max_length"],
         suites_named=[name for value in suite or [] for name in value.split(",")],
-        data_dir=data_dir,
+        data_dir=Path(job["data_dir"]) if job["data_dir"] else None,
         steps=progress_bar,
     )
     if as_json:
@@ -67,13 +71,19 @@ def data_check(
         raise typer.Exit(1)
 
 
-@app.command("stats")
-def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", as_json: Json = False) -> None:
+@app.command("stats", cls=JobCommand)
+@with_fields
+def data_stats(
+    *,
+    files: Files,
+    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "template"))],
+    as_json: Json = False,
+) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
     from bitnet_bench.data.checking import quantiles
     from bitnet_bench.training.inputs import check_data
 
-    checked = check_data(files, model, template=template, steps=progress_bar)
+    checked = check_data(files, job["model"], template=job["template"], steps=progress_bar)
     if as_json:
         lengths = [
             {"file": c.file, "tokens": quantiles(c.tokens), "with_loss": quantiles(c.response_tokens)} for c in checked
@@ -85,7 +95,7 @@ def data_stats(files: Files, model: Model = "demo", template: FormOf = "auto", a
         tables.show(histogram_table(one))
 
 
-@app.command("convert")
+@app.command("convert", cls=PanelCommand)
 def data_convert(
     file: Annotated[Path, typer.Argument(help="A JSONL file of any shape that `finetune` reads.")],
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],

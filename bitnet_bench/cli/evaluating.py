@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.options import (
-    Backend,
-    BitnetCpp,
-    DataDir,
-    DespiteParity,
-    Gguf,
-    Json,
-    Limit,
-    Precision,
-    build_job,
-)
+from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.option_names import OptionName, name_options
+from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.tables import progress_bar, show, table
 from bitnet_bench.errors import UsageError
+from bitnet_bench.runs.choices import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from bitnet_bench.runs.records import RunRecord
 
 
+@with_fields
 def evaluate(
+    *,
     suite: Annotated[
         list[str],
         typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
     ],
     model: Annotated[
         list[str], typer.Option(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`. Repeatable.")
-    ] = ["demo"],  # noqa: B006
+    ] = [DEFAULT_MODEL],  # noqa: B006
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
     out: Annotated[
         Path | None,
@@ -40,28 +39,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    backend: Backend = "auto",
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            help="[default: ternary for ternary checkpoints, else the fastest float dtype here]", show_default=False
-        ),
-    ] = None,
-    data_dir: DataDir = None,
-    rows: Annotated[
-        list[str] | None, typer.Option(metavar="SUITE:TASK=FILE", help="Score your own rows. Repeatable.")
-    ] = None,
-    prompts: Annotated[str, typer.Option(help="The suite's prompts: `default`, or `lm-eval` for kobest.")] = "default",
-    shots: Annotated[int, typer.Option(min=0, help="Training examples before every question.")] = 0,
-    seed: Annotated[int, typer.Option(help="Chooses the training examples of --shots.")] = 0,
-    chat_template: Annotated[bool, typer.Option(help="Ask through the checkpoint's chat template.")] = False,
-    limit: Limit = None,
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep answers and use those that are kept: `bitnet-bench cache`.")
-    ] = True,
-    gguf: Gguf = None,
-    bitnetcpp_dir: BitnetCpp = None,
-    despite_parity: DespiteParity = False,
+    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob")],
     as_json: Json = False,
 ) -> None:
     """Score models on suites of Korean tasks.
@@ -72,20 +50,21 @@ def evaluate(
     """
     from bitnet_bench.evaluation.evaluate import evaluate_several
     from bitnet_bench.evaluation.select import data_directory, select_tasks
-    from bitnet_bench.processes import is_first
     from bitnet_bench.runs.jobs import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
-    job = build_job(
-        EvaluateJob,
-        backend=backend, precision=precision.value if precision else None,
-        data_dir=str(data_dir) if data_dir else None, rows=_own_rows(rows or []), prompts=prompts, shots=shots,
-        seed=seed, chat_template=chat_template, limit=limit, cache=cache, gguf=str(gguf) if gguf else None,
-        bitnetcpp_dir=str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity=despite_parity,
-    )  # fmt: skip
+    wanted = EvaluateJob(**job)
+    data_dir = Path(wanted.data_dir) if wanted.data_dir else None
     chosen = select_tasks(suites_named, task or [], data_directory(data_dir))
-    records = evaluate_several(list(zip(model, folders, strict=True)), chosen, job, progress_bar)
+    records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
+    _show_records(records, folders, as_json)
+
+
+def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bool) -> None:
+    """Print runs and what could not be scored; the exit status is 1 then."""
+    from bitnet_bench.processes import is_first
+
     if is_first():
         if as_json:
             print_json([record.model_dump(mode="json") for record in records])
@@ -94,7 +73,7 @@ def evaluate(
             print("\n".join(f"Run: {folder}" for folder in folders))
         for record in records:
             for name, said in record.errors.items():
-                print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
+                print(f"Error: {record.name} was not scored on {name}. {name_options(said)}", file=sys.stderr)
     if any(record.errors for record in records):
         raise typer.Exit(1)
 
@@ -113,17 +92,6 @@ def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list
     return folders
 
 
-def _own_rows(given: list[str]) -> dict[str, str]:
-    """Return the files of --rows by task; UsageError says what the form is."""
-    rows = {}
-    for value in given:
-        name, _, file = value.partition("=")
-        if name.count(":") != 1 or not file:
-            raise UsageError(f"--rows {value} is not SUITE:TASK=FILE.", "Such as translation:own_en_ko=pairs.jsonl.")
-        rows[name] = file
-    return rows
-
-
 def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the suites and their tasks.
 
@@ -135,8 +103,17 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
+    names = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}  # of `evaluate`, which scores them
     rows = [
-        [t["suite"], t["task"], t["rows"] or "-", t["metrics"][0], f"{t['chance']:.1f}", t["licence"], t["from"]]
+        [
+            t["suite"],
+            t["task"],
+            t["rows"] or "-",
+            t["metrics"][0],
+            f"{t['chance']:.1f}",
+            t["licence"],
+            name_options(t["from"], names),
+        ]
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]

@@ -1,10 +1,13 @@
-"""A command whose --help lists its options in panels, as plain text."""
+"""A command whose --help lists its options in panels, as plain text, and whose errors name its options."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from typer.core import TyperCommand
+
+from bitnet_bench.cli.option_names import OPTION_NAMES, name_options, read_names
+from bitnet_bench.errors import BenchError
 
 OPTIONS = "Options"
 """The panel of what names none, listed last."""
@@ -26,3 +29,14 @@ class PanelCommand(TyperCommand):
         for name in sorted(panels, key=lambda name: name == OPTIONS):
             with formatter.section(name):
                 formatter.write_dl(panels[name])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a BenchError names its options instead of fields."""
+        names = OPTION_NAMES.set(read_names(self.get_params(ctx)))
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            error.problem, error.hint = name_options(error.problem), name_options(error.hint)
+            raise
+        finally:
+            OPTION_NAMES.reset(names)

@@ -4,74 +4,56 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.options import BitnetCpp, DataDir, DespiteParity, Gguf, Json, Precision, Use
+from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.option_names import name_options
+from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.tables import mebibytes, milliseconds, progress_bar, show, table
 from bitnet_bench.errors import UsageError
-from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
+from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from bitnet_bench.measurement.devices import Device
     from bitnet_bench.measurement.floors import Plan
+    from bitnet_bench.measurement.scenario import Scenario
+    from bitnet_bench.protocols import RuntimeOptions
+    from bitnet_bench.runs.jobs import MeasureJob
+    from bitnet_bench.runs.records import RunRecord
 
 
+@with_fields
 def measure(
+    *,
     models: Annotated[
         list[str] | None,
         typer.Argument(
             help="Checkpoints, or run folders, whose records gain the costs; of one run folder its twin, too. "
-            "[default: demo]",
+            f"[default: {DEFAULT_MODEL}]",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="The same as an option; repeatable.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder whose record gains the costs of one checkpoint.")] = None,
-    backend: Annotated[
-        list[str],
-        typer.Option(
-            help="A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."
-        ),
-    ] = ["auto"],  # noqa: B006
-    precision: Annotated[
-        list[Precision] | None,
-        typer.Option(help="[default: ternary for ternary checkpoints, else fp16 and bf16]", show_default=False),
-    ] = None,
-    baseline: Annotated[
-        list[str] | None, typer.Option(help="Another model to measure beside it, in `hf`; repeatable.")
-    ] = None,
-    floats: Annotated[bool, typer.Option(help="Always measure FP16 and BF16 beside the others.")] = True,
+    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:MeasureJob")],
     scenario: Annotated[
-        Use | None, typer.Option(help="chat: 256 + 128 tokens; summarize: 1024 + 128; classify: 256 + 2.")
+        ScenarioName | None, typer.Option(help="chat: 256 + 128 tokens; summarize: 1024 + 128; classify: 256 + 2.")
     ] = None,
     suite: Annotated[str | None, typer.Option(help="Read the prompts of this suite instead of random tokens.")] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Prompt length; of a suite the most.")] = 128,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode.")] = 32,
-    batch: Annotated[list[int], typer.Option(min=1, help="Prompts at once; repeatable.")] = [1],  # noqa: B006
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
-    budget: Annotated[
-        str, typer.Option(help="For everything, loading included: 90s, 3m, 1h. Who does not fit is left out.")
-    ] = DEFAULT_BUDGET,
+    workload: Annotated[dict[str, Any], Fields("bitnet_bench.measurement.scenario:Scenario")],
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="The most rounds; models alternate within each.")] = 10,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which one that does not answer hangs.")] = 600.0,
-    meter: Annotated[str, typer.Option(help="auto, rapl, nvml, zeus, codecarbon (a model), trace or none.")] = "auto",
-    model_energy: Annotated[
-        bool, typer.Option("--model-energy", help="Without a counter, work joules out of operations (modelled).")
-    ] = False,
-    gguf: Gguf = None,
-    bitnetcpp_dir: BitnetCpp = None,
-    despite_parity: DespiteParity = False,
-    data_dir: DataDir = None,
+    runtime: Annotated[
+        dict[str, Any],
+        Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
+    ],
     as_json: Json = False,
 ) -> None:
     """Measure memory, speed and energy.
@@ -82,54 +64,76 @@ def measure(
     fails leaves the others, and the exit status is 1.
     """
     began_s = time.monotonic()
-    from bitnet_bench.evaluation.select import prompts
-    from bitnet_bench.measurement.candidates import contenders, with_twin
-    from bitnet_bench.measurement.measure import measure as run_measure
-    from bitnet_bench.measurement.scenario import Scenario, preset
-    from bitnet_bench.protocols import RuntimeOptions
+    from bitnet_bench.runs.jobs import MeasureJob
 
-    budget_s = parse_budget(budget) if seconds is None else seconds
-    named = [*(models or []), *(model or [])] or ["demo"]
+    given = workload if seconds is None else {**workload, "budget_s": seconds}
+    wanted = _build_scenario(given, scenario, suite, runtime["data_dir"])
+    named = [*(models or []), *(model or [])]
+    records = _run(named, MeasureJob(**job), wanted, _build_runtime_options(runtime), began_s)
+    _show_records(records, as_json)
+
+
+def _run(
+    named: Sequence[str], job: MeasureJob, scenario: Scenario, options: RuntimeOptions, began_s: float
+) -> list[RunRecord]:
+    from bitnet_bench.measurement.candidates import contenders
+    from bitnet_bench.measurement.measure import measure as run_measure
+
+    out = Path(job.out) if job.out else None
+    models = _name_models(named, out)
+    return run_measure(
+        contenders(
+            models, job.precisions, out, backends=job.backends, baselines=job.baselines, against_floats=job.floats
+        ),
+        scenario,
+        meter=job.meter,
+        model_energy=job.model_energy,
+        options=options,
+        steps=progress_bar,
+        began_s=began_s,
+    )
+
+
+def _name_models(named: Sequence[str], out: Path | None) -> Sequence[str]:
+    """Return what is measured: of one run folder its twin, too."""
+    from bitnet_bench.measurement.candidates import with_twin
+
     if out is not None and len(named) > 1:
         raise UsageError(
             "--out takes the costs of one model.", "Name run folders instead of checkpoints: each gains its own."
         )
-    named = named if out else with_twin(named)
-    prompt_tokens, new_tokens = preset(scenario.value) if scenario else (prompt_tokens, new_tokens)
-    records = run_measure(
-        contenders(
-            named,
-            [p.value for p in precision or []],
-            out,
-            backends=backend,
-            baselines=baseline or [],
-            against_floats=floats,
-        ),
-        Scenario(
-            prompt_tokens,
-            new_tokens,
-            threads=threads,
-            rounds=rounds,
-            budget_s=budget_s,
-            timeout_s=timeout,
-            batches=tuple(batch),
-            texts=prompts(suite, max(batch), data_dir) if suite else (),
-        ),
-        meter=meter,
-        model_energy=model_energy,
-        options=RuntimeOptions(
-            str(gguf) if gguf else None, str(bitnetcpp_dir) if bitnetcpp_dir else None, despite_parity
-        ),
-        steps=progress_bar,
-        began_s=began_s,
-    )
+    found = named or [DEFAULT_MODEL]
+    return found if out else with_twin(found)
+
+
+def _build_scenario(
+    workload: Mapping[str, Any], name: ScenarioName | None, suite: str | None, data_dir: str | None
+) -> Scenario:
+    """Return what each contestant does, by the options, a named scenario and the prompts of a suite."""
+    from bitnet_bench.evaluation.select import prompts
+    from bitnet_bench.measurement.scenario import PRESETS, Scenario
+
+    batches = workload["batch"]
+    tokens = dict(zip(("prompt_tokens", "new_tokens"), PRESETS[name], strict=True)) if name else {}
+    texts = prompts(suite, max(batches), Path(data_dir) if data_dir else None) if suite else ()
+    return Scenario(**{**workload, **tokens, "batch": batches[0]}, batches=batches, texts=tuple(texts))
+
+
+def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
+    from bitnet_bench.protocols import RuntimeOptions
+
+    return RuntimeOptions(runtime["gguf"], runtime["bitnetcpp_dir"], runtime["allow_mismatch"])
+
+
+def _show_records(records: list[RunRecord], as_json: bool) -> None:
+    """Print costs and what could not be measured; the exit status is 1 then."""
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
     failed = [(record.name, who, said) for record in records for who, said in record.cost_errors.items()]
     for name, who, said in failed:
-        print(f"Error: {name} was not measured in {who}. {said}", file=sys.stderr)
+        print(f"Error: {name} was not measured in {who}. {name_options(said)}", file=sys.stderr)
     nothing = not failed and not any(record.costs for record in records)
     if nothing:
         print("Error: nothing was measured: no model fits into the budget. Give a longer --budget.", file=sys.stderr)

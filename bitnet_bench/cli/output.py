@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.tables import DASH, mebibytes, milliseconds, show, table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def show_runs(records: list[Any]) -> None:
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         show(costs_table(records))
     for note in notes(records):
-        print(note)
+        print(name_options(note))
 
 
 def print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import DASH, show, table
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Let people judge the answers of two runs blindly.")
 
 
-@app.command("sheet")
+@app.command("sheet", cls=PanelCommand)
 def rate_sheet(
     run_a: Annotated[Path, typer.Argument(help="A run folder.")],
     run_b: Annotated[Path, typer.Argument(help="Another one, scored on the same rows.")],
@@ -44,7 +45,7 @@ def rate_sheet(
     print(f"Sheet: {out} ({items} items)\nKey: {key} (keep it; `bitnet-bench rate collect` needs it)")
 
 
-@app.command("collect")
+@app.command("collect", cls=PanelCommand)
 def rate_collect(
     files: Annotated[list[Path], typer.Argument(help="The key of a sheet, and the files that its raters saved.")],
     as_json: Json = False,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +12,7 @@ from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.tables import progress_bar, show, table
 from bitnet_bench.errors import UsageError
+from bitnet_bench.runs.choices import MARGIN
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
@@ -20,21 +20,8 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.run import Notice
 
 
-class Tongue(StrEnum):
-    """The languages of a report."""
-
-    ko = "ko"
-    en = "en"
-
-
-class Form(StrEnum):
-    """How a comparison is written."""
-
-    table = "table"
-    md = "md"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
+Language = Literal["ko", "en"]
+ComparisonFormat = Literal["table", "md", "csv", "json", "latex"]
 
 
 def quickstart(
@@ -60,8 +47,8 @@ def quickstart(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
-    lang: Annotated[Tongue, typer.Option(help="Language that is shown first; the page switches.")] = Tongue.ko,
-    margin: Margin = 1.0,
+    lang: Annotated[Language, typer.Option(help="Language that is shown first; the page switches.")] = "ko",
+    margin: Margin = MARGIN,
     samples: Annotated[int, typer.Option(min=0, help="Rows to show at most; 0 for none. All are compared.")] = 20_000,
     training: Annotated[
         list[str] | None,
@@ -80,7 +67,7 @@ def report(
     from bitnet_bench.reports import write
     from bitnet_bench.reports.sections import ReportOptions
 
-    options = ReportOptions(lang.value, margin, samples)
+    options = ReportOptions(lang, margin, samples)
     path, notices = write.report(runs, out, options=options, training=_folders(training or []))
     for notice in notices:
         _tell(notice)
@@ -105,8 +92,8 @@ def _folders(given: list[str]) -> dict[Path, Path]:
 def compare(
     a: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
     b: Annotated[Path, typer.Argument(help="The run folder that it is held against.")],
-    form: Annotated[Form, typer.Option("--format", help="How to write it.")] = Form.table,
-    margin: Margin = 1.0,
+    form: Annotated[ComparisonFormat, typer.Option("--format", help="How to write it.")] = "table",
+    margin: Margin = MARGIN,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,10 +114,10 @@ def compare(
     found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _tell(notice)
-    if form is Form.table:
+    if form == "table":
         show_comparison(found.comparison)
     else:
-        print(FORMATS[form.value](found.comparison).rstrip("\n"))
+        print(FORMATS[form](found.comparison).rstrip("\n"))
     for outcome in found.outcomes:
         print(outcome_sentence(outcome), file=sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bitnet_bench.runs.choices import MARGIN as MARGIN
 from bitnet_bench.runs.value import Value
 
 Verdict = Literal["better", "worse", "slightly-better", "slightly-worse", "equal", "undecided"]
@@ -13,9 +14,6 @@ better, worse: a difference was found. slightly: one was found, and it is smalle
 found, and one as large as the margin is excluded. undecided: none was found, and none is excluded.
 """
 TestName = Literal["mcnemar-exact", "mcnemar", "t", "bootstrap"]
-
-MARGIN = 1.0
-"""Points that are too few to matter, unless told otherwise: about what another batch size changes."""
 
 
 class EffectSize(Value):

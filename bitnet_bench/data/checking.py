@@ -23,7 +23,7 @@ KINDS: dict[Kind, str] = {
     "duplicate": "the same text as an earlier row",
     "overlap": "asks what an evaluation task asks",
     "cut": "the answer seems to be cut off",
-    "long": "exceeds --max-length",
+    "long": "exceeds `max_length`",
     "nfd": "is not in NFC, and is read as NFC",
 }
 OVERLAP_LETTERS = 20

@@ -44,5 +44,5 @@ def refuse_unknown(architecture: str) -> None:
     if architecture not in ISOLATING:
         raise BenchError(
             f"It is not known whether {architecture} keeps the documents of a packed sequence apart.",
-            f"Train it without --packing; it is known of {', '.join(sorted(ISOLATING))}.",
+            f"Train it without `packing`; it is known of {', '.join(sorted(ISOLATING))}.",
         )

@@ -21,7 +21,7 @@ SYSTEM_NAMES = {"system", "sys", "시스템"}
 SHAPES = (
     '{"prompt", "response"}, {"instruction", "input", "output"}, {"messages": [...]}, {"turns": [...]}, {"Q", "A"}; '
     "AI Hub's files of summaries and questions; "
-    'for --method pretrain also {"text"} or {"document"}; for dpo {"prompt", "chosen", "rejected"}'
+    'for `method=pretrain` also {"text"} or {"document"}; for dpo {"prompt", "chosen", "rejected"}'
 )
 
 
@@ -61,7 +61,7 @@ def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise BenchError(
             f"There is no file {path}.",
-            "--data takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
+            "`data` takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
         )
     rows = [row for _, row in _numbered(path)]
     if not rows:

@@ -107,11 +107,11 @@ def _jinja(file: str) -> str:
 def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
     """Render through the checkpoint's chat template, or one from a *file*; transformers runs either in a sandbox."""
     if not (file or tokenizer.chat_template):
-        raise BenchError("The checkpoint has no chat template.", "Use --template dialogue, instruction or plain.")
+        raise BenchError("The checkpoint has no chat template.", "Use `template=dialogue`, instruction or plain.")
     if row.turns[0].role == "model":
         raise BenchError(
             "A dialogue begins with the model's turn, which a chat template has no prompt for.",
-            "Remove such rows, or use --template dialogue or instruction.",
+            "Remove such rows, or use `template=dialogue` or instruction.",
         )
     messages = row.messages()
     own: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
@@ -125,12 +125,12 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
         except TemplateError as error:
             raise BenchError(
                 f"The chat template {file or 'of the checkpoint'} does not take this row: {error}.",
-                "Correct it, or use --template dialogue or instruction.",
+                "Correct it, or use `template=dialogue` or instruction.",
             ) from error
         if not (before.startswith(text) and after.startswith(before)):
             raise BenchError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",
-                "Use --template dialogue or instruction.",
+                "Use `template=dialogue` or instruction.",
             )
         spans.append((len(before), len(after)))
         text = after

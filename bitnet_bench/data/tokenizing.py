@@ -79,7 +79,7 @@ def encode(
 ) -> Encoded:
     """Tokenize *rows*: one sequence a row for SFT; for pretraining, documents joined and cut into max_length pieces."""
     if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
-        raise BenchError("These rows are running text, with no prompt and response.", "Use --method pretrain for them.")
+        raise BenchError("These rows are running text, with no prompt and response.", "Use `method=pretrain` for them.")
     whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
         return Encoded(list(_pieces([example.input_ids for example in whole], max_length)), len(rows), (), 0)
@@ -94,7 +94,7 @@ def encode(
     if not kept:
         raise BenchError(
             f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
-            "Raise --max-length, or shorten the prompts.",
+            "Raise `max_length`, or shorten the prompts.",
         )
     return Encoded(kept, len(rows), tuple(lost), truncated)
 
@@ -109,7 +109,7 @@ def encode_pairs(
     lacking = next((i for i, row in enumerate(rows, 1) if row.rejected is None), None)
     if lacking is not None:
         raise BenchError(
-            f"Row {lacking} has no rejected answer, and --method dpo learns from pairs.",
+            f"Row {lacking} has no rejected answer, and `method=dpo` learns from pairs.",
             'Rows look like {"prompt", "chosen", "rejected"}.',
         )
     sides = [side for row in rows for side in (row, row.with_rejected())]
@@ -126,7 +126,7 @@ def encode_pairs(
     if not kept:
         raise BenchError(
             f"None of the {len(rows)} pairs differs within {max_length} tokens.",
-            "Raise --max-length, or shorten the prompts.",
+            "Raise `max_length`, or shorten the prompts.",
         )
     return Encoded(kept, len(rows), tuple(lost), truncated)
 

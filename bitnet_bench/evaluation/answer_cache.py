@@ -84,7 +84,7 @@ def digest(*parts: str | bytes) -> bytes:
 
 
 class NoAnswers:
-    """Keeps nothing: what `--no-cache` asks for."""
+    """Keeps nothing: what `cache=False` asks for."""
 
     def known(self, requests: Sequence[bytes]) -> dict[int, bytes]:
         """Return no answer."""

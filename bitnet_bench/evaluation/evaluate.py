@@ -131,7 +131,7 @@ def _blank(
     out: Path, checkpoint: Checkpoint, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob, data_dir: Path | None
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
-    settings |= {"despite_parity": True} if job.despite_parity else {}
+    settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     precision = job.precision or default_precision(checkpoint)
     runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
@@ -171,11 +171,11 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
     if differing and (there.scores or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
         named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
-        again = "".join(f" --{name} {values[name][0]}" for name in differing if name in values)
-        continues = f"`{again.strip()}` continues it. " if again and set(differing) <= values.keys() else ""
+        again = " and ".join(f"`{name}={values[name][0]}`" for name in differing if name in values)
+        continues = f"With {again} it is continued. " if again and set(differing) <= values.keys() else ""
         raise BenchError(
             f"{out} holds a run with another {', '.join(named)}.",
-            f"{continues}Give another --out, or delete the folder.",
+            f"{continues}Give another `out`, or delete the folder.",
         )
     # other settings without scores: it was measured before it was scored
     return record.model_copy(update={"costs": there.costs}) if differing else there
@@ -215,7 +215,7 @@ def _score_in_turn(
 
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
-    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.despite_parity)
+    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.allow_mismatch)
     backend: InferenceBackend = plugins.load("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 
@@ -316,7 +316,7 @@ def evaluate_several(
     from bitnet_bench.processes import workers
 
     if not tasks:
-        raise UsageError("None of the tasks has rows here.", "Give --data-dir, or name a task with --task.")
+        raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
     directory = data_directory(Path(job.data_dir) if job.data_dir else None)
     opened = [(open_checkpoint(model), out) for model, out in models]

@@ -76,8 +76,8 @@ class SessionLM(TemplateLM):
         """Return the checkpoint's chat template; BenchError where it has none."""
         if not self.tokenizer.chat_template:
             raise BenchError(
-                "The checkpoint has no chat template, and --chat-template asks through one.",
-                "Leave --chat-template out, or use a checkpoint whose tokenizer has one (chat_template.jinja).",
+                "The checkpoint has no chat template, and `chat_template` asks through one.",
+                "Leave `chat_template` out, or use a checkpoint whose tokenizer has one (chat_template.jinja).",
             )
         return str(self.tokenizer.chat_template)
 
@@ -147,7 +147,7 @@ class SessionLM(TemplateLM):
             if room < 1:
                 raise BenchError(
                     f"A choice of {len(continuation)} tokens exceeds the model's context of {longest - 1}.",
-                    "Use a checkpoint with a longer context, or leave this task out with --task.",
+                    "Use a checkpoint with a longer context, or leave this `task` out.",
                 )
             self.counts["truncated"] += len(context) > room
             pairs.append((context[max(0, len(context) - room) :], continuation))

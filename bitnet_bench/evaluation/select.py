@@ -17,10 +17,10 @@ DATA_VARIABLE = "BITNET_BENCH_DATA"
 
 
 def data_directory(given: Path | None) -> Path | None:
-    """Return the folder of local rows: --data-dir, else $BITNET_BENCH_DATA, else None (the hub)."""
+    """Return the folder of local rows: `data_dir`, else $BITNET_BENCH_DATA, else None (the hub)."""
     chosen = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if chosen is not None and not chosen.is_dir():
-        raise BenchError(f"There is no data folder {chosen}.", f"Check --data-dir or {DATA_VARIABLE}.")
+        raise BenchError(f"There is no data folder {chosen}.", f"Check `data_dir` or {DATA_VARIABLE}.")
     return chosen
 
 
@@ -62,8 +62,8 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
 
 def _origin(suite: Suite, task: Task) -> str:
     if task.own_rows:
-        return f"--rows {suite.name}:{task.name}=FILE"
-    return suite.hub_of(task) or "--data-dir"
+        return f"`rows={suite.name}:{task.name}=FILE`"
+    return suite.hub_of(task) or "`data_dir`"
 
 
 def select_tasks(

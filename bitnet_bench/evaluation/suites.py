@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.runs.value import Value
 
-DEFAULT_PROMPTS = "default"
 SUITE = "suite.yaml"
 
 

@@ -17,8 +17,10 @@ from jinja2 import TemplateError
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.harness_tasks import AS_IS, shipped_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
-from bitnet_bench.evaluation.suites import DEFAULT_PROMPTS, Suite, Task
+from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
+from bitnet_bench.runs.choices import DEFAULT_PROMPTS
+from bitnet_bench.runs.jobs import EvaluateJob
 
 TEST, TRAIN = "test_split", "training_split"
 
@@ -30,9 +32,9 @@ class Setting:
     data_dir: Path | None = None
     rows: Mapping[str, Path] = field(default_factory=dict)
     """The user's own rows by SUITE:TASK: they stand for the test split."""
-    prompts: str = DEFAULT_PROMPTS
-    shots: int = 0
-    seed: int = 0
+    prompts: str = EvaluateJob.default("prompts")
+    shots: int = EvaluateJob.default("shots")
+    seed: int = EvaluateJob.default("seed")
     """Chooses the few-shot examples, which are the same for every document."""
     chat_template: bool = False
 
@@ -107,7 +109,7 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     lines = None
     if files:
         own = f"{suite.name}:{task.name}" in setting.rows
-        hint = "Correct the path in --rows." if own else _without(suite, task)
+        hint = "Correct the path in `rows`." if own else _without(suite, task)
         splits = {name: read_rows_file(file, hint) for name, file in files.items()}
         source = str(files[TEST])
         lines = None if "process_docs" in config else splits[TEST][1]
@@ -119,7 +121,7 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     except (OSError, RuntimeError) as error:
         raise BenchError(
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
-            f"Give --data-dir (or BITNET_BENCH_DATA) with {_wanted(task)}, or go online.",
+            f"Give `data_dir` (or BITNET_BENCH_DATA) with {_wanted(task)}, or go online.",
         ) from error
     except (LookupError, TypeError, ValueError, TemplateError) as error:
         raise BenchError(
@@ -185,7 +187,7 @@ def _use_hub(suite: Suite, task: Task, config: dict[str, Any]) -> str:
     """Pin the revision of the hub's rows and return `id@revision`; unpinned rows take the newest, and say which."""
     hub = suite.hub_of(task)
     if hub is None or task.own_rows:
-        option = f"Give --rows {suite.name}:{task.name}=FILE." if task.own_rows else _without(suite, task)
+        option = f"Give `rows={suite.name}:{task.name}=FILE`." if task.own_rows else _without(suite, task)
         raise BenchError(f"{suite.name}:{task.name} has no rows here.", option)
     arguments = dict(config.get("dataset_kwargs") or {})
     if "revision" not in arguments:
@@ -210,8 +212,8 @@ def _wanted(task: Task) -> str:
 
 def _without(suite: Suite, task: Task) -> str:
     hub = suite.hub_of(task)
-    where = f" It would come from {hub} on the hub without --data-dir." if hub else ""
-    return f"Give --data-dir (or BITNET_BENCH_DATA) a folder with {_wanted(task)}.{where}"
+    where = f" It would come from {hub} on the hub without `data_dir`." if hub else ""
+    return f"Give `data_dir` (or BITNET_BENCH_DATA) a folder with {_wanted(task)}.{where}"
 
 
 def _add_shots(built: BuiltTask, setting: Setting) -> None:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from bitnet_bench import plugins
 from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.runs.choices import AUTO as AUTO
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
-AUTO = "auto"
 ENGINE, FALLBACK = "ternary", "hf"
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
     gpu = find_gpu()
     if gpu is not None and not gpu.has_bf16:
         _log.warning(
-            "%s runs in float32: the %s (%s) computes no bfloat16. --precision fp16 is faster, if its values fit.",
+            "%s runs in float32: the %s (%s) computes no bfloat16. `precision=fp16` is faster, if its values fit.",
             checkpoint.source,
             gpu.name,
             gpu.architecture,

@@ -22,7 +22,7 @@ CLOSING_SHARE, MOST_CLOSING_S = 0.03, 2.0
 """Kept for what follows the last round: ending processes, and how fast this machine reads."""
 EXPECTED_CLOSING_S = 1.0
 """Of that, what it takes as a rule."""
-LONGER_HINT = "Give a longer --budget to measure it."
+LONGER_HINT = "Give a longer budget to measure it."
 
 
 class OutOfBudgetError(BenchError):

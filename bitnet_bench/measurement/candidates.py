@@ -55,7 +55,7 @@ def run_of(name: str) -> Place:
     if not here and checkpoint.source not in EMBEDDED and checkpoint.revision is None:
         raise BenchError(
             f"The checkpoint of the run {name} is gone: {checkpoint.path}.",
-            "Put it back, or measure it where it is now and name the run folder with --out.",
+            "Put it back, or measure it where it is now and name the run folder with `out`.",
         )
     return Place(checkpoint.path if here else checkpoint.source, Path(name))
 

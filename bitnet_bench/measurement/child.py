@@ -146,7 +146,7 @@ class Child:
             if within_s < self._timeout_s:
                 raise OutOfBudgetError(f"{doing} took more than {describe_duration(within_s)}, which was its share.")
             raise BenchError(
-                f"{self.name} did not answer within {self._timeout_s:g} s.", "It hangs, or --timeout is too short."
+                f"{self.name} did not answer within {self._timeout_s:g} s.", "It hangs, or `timeout_s` is too short."
             )
         if not answer:
             raise self._died()

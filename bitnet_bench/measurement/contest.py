@@ -124,7 +124,7 @@ class _Measured:
             found = gate.check(within_s)
         finally:
             gate.close()
-        refuse_fault(found, self.contestant.options.despite_parity)
+        refuse_fault(found, self.contestant.options.allow_mismatch)
         return found
 
 

@@ -17,6 +17,7 @@ from bitnet_bench.measurement.candidates import Contender, Place
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.runs.jobs import MeasureJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def measure(
     scenario: Scenario,
     *,
     backend: str = AUTO,
-    meter: str = "auto",
-    model_energy: bool = False,
+    meter: str = MeasureJob.default("meter"),
+    model_energy: bool = MeasureJob.default("model_energy"),
     options: RuntimeOptions = NO_OPTIONS,
     steps: Steps = quiet,
     began_s: float | None = None,
@@ -49,7 +50,7 @@ def measure(
 
     entered = [Contender(*given) for given in contestants]
     meters = plugins.names("meters")
-    meter = _meter() if meter == "auto" else meter
+    meter = _meter() if meter == AUTO else meter
     if meter not in meters:
         plugins.load("meters", meter)  # says what there is
     opened = {one.model: one.opened for one in entered if one.opened}
@@ -133,8 +134,6 @@ def _keep_earlier_costs(record: RunRecord, place: Place) -> RunRecord:
 def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
     from bitnet_bench.checkpoints.config import read_config
 
-    if scenario.new_tokens < 2:
-        raise UsageError("--new-tokens must be 2 or more.", "The first new token is prefill's; decoding needs another.")
     for contestant in contestants:
         checkpoint = contestant.checkpoint
         context = read_config(Path(checkpoint.path)).get("max_position_embeddings", 2**31)
@@ -142,7 +141,7 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
             raise UsageError(
                 f"{scenario.prompt_tokens} + {scenario.new_tokens} tokens exceed the context of "
                 f"{checkpoint.source}, {context}.",
-                "Lower --prompt-tokens or --new-tokens.",
+                "Lower `prompt_tokens` or `new_tokens`.",
             )
 
 
@@ -151,7 +150,7 @@ def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
     if out is not None and (out / RECORD).is_file():
         record = load_record(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
-            raise BenchError(f"{out} holds a run of another checkpoint.", "Give another --out, or delete the folder.")
+            raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")
         return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})
     return RunRecord(
         name=out.name if out else checkpoint.source,

@@ -28,7 +28,7 @@ def plan(
     from bitnet_bench.measurement.machine_state import cores
 
     if (preset is None) == (model is None):
-        raise UsageError("A plan is of a --preset or of a --model.", "Such as --preset bitnet-2b-4t.")
+        raise UsageError("A plan is of a `preset` or of a `model`.", "Such as `preset=bitnet-2b-4t`.")
     config = preset_config(preset) if preset else load_config(model or "")
     ceilings = this_machine(LARGEST_BYTES, threads or cores()) if device == "cpu" else named(device)
     shape = shape_of(config)

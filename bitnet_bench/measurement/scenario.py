@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from bitnet_bench.errors import UsageError
+from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
+from bitnet_bench.runs.choices import ScenarioName
+from bitnet_bench.runs.settings import Option, Settings
 
-PRESETS = {"chat": (256, 128), "summarize": (1024, 128), "classify": (256, 2)}
+PRESETS: Mapping[ScenarioName, tuple[int, int]] = {"chat": (256, 128), "summarize": (1024, 128), "classify": (256, 2)}
 """(prompt tokens, new tokens): a turn of a conversation, an article and its summary, a text and its label."""
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """*batch* prompts of *prompt_tokens* at once, then *new_tokens* greedy tokens each."""
+def read_budget(budget: Any) -> Any:
+    """Return the seconds of a budget that is text, such as `3m`; ValueError if it has another form."""
+    try:
+        return parse_budget(budget) if isinstance(budget, str) else budget
+    except UsageError as error:
+        raise ValueError(f"{error.problem.removesuffix('.')}: {error.hint.removesuffix('.')}") from error
 
-    prompt_tokens: int = 128
-    new_tokens: int = 32
-    batch: int = 1
-    threads: int = 0
-    """0: as many as there are cores to run on."""
-    rounds: int = 10
-    """The most; fewer where the budget is used up, or the intervals are narrow when most of them are made."""
-    least_rounds: int = 3
-    """With fewer a contestant has no interval worth the name: one that cannot make so many in its share makes one."""
-    budget_s: float = 180.0
-    """For everything: loading, warm-ups, idle power, parity, rounds and ceilings."""
-    tolerance: float = 0.03
+
+class Workload(Settings):
+    """*batch* prompts of *prompt_tokens* at once, then *new_tokens* greedy tokens each: what a recipe names, too."""
+
+    prompt_tokens: Annotated[int, Option()] = Field(default=128, gt=0)
+    """Prompt length; of a suite the most."""
+    new_tokens: Annotated[int, Option()] = Field(default=32, gt=1)
+    """Tokens to decode.
+
+    The first is prefill's, so that decoding needs another.
+    """
+    batch: Annotated[int, Option(is_repeatable=True)] = Field(default=1, gt=0)
+    """Prompts at once; repeatable."""
+    threads: Annotated[int, Option()] = Field(default=0, ge=0)
+    """CPU threads; 0 takes every core."""
+    rounds: Annotated[int, Option()] = Field(default=10, gt=0)
+    """The most rounds; models alternate within each.
+
+    Fewer where the budget is used up, or the intervals are narrow when most of them are made.
+    """
+
+
+class Scenario(Workload):
+    """A workload, and how long and how exactly it is measured."""
+
+    least_rounds: int = Field(default=3, gt=0)
+    """With fewer a candidate has no interval worth the name: one that cannot make so many in its share makes one."""
+    budget_s: Annotated[float, BeforeValidator(read_budget), Option(name="budget", written=DEFAULT_BUDGET)] = Field(
+        default=parse_budget(DEFAULT_BUDGET), gt=0
+    )
+    """For everything, loading included: 90s, 3m, 1h. Who does not fit is left out.
+
+    In seconds: loading, warm-ups, idle power, parity, rounds and ceilings.
+    """
+    tolerance: float = Field(default=0.03, ge=0)
     """An interval of the median is narrow when it is no wider than this share of it."""
-    timeout_s: float = 600.0
-    """For loading, and for each round; one that takes longer hangs."""
-    batches: tuple[int, ...] = ()
-    """Several batches, one after the other, instead of *batch*."""
+    timeout_s: Annotated[float, Option(name="timeout")] = Field(default=600.0, ge=1)
+    """Seconds after which one that does not answer hangs.
+
+    For loading, and for each round.
+    """
+    batches: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Several batches, one after the other, instead of `batch`."""
     texts: tuple[str, ...] = ()
-    """Prompts to read instead of random ids, all cut to the shortest; *prompt_tokens* is then the most of each."""
+    """Prompts to read instead of random ids, all cut to the shortest; `prompt_tokens` is then the most of each."""
 
     @property
     def fewest_rounds(self) -> int:
@@ -47,6 +82,7 @@ class Scenario:
 
 def preset(name: str) -> tuple[int, int]:
     """Return (prompt tokens, new tokens) of a preset; UsageError lists those there are."""
-    if name not in PRESETS:
-        raise UsageError(f"There is no scenario {name!r}.", f"There are {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    found = {str(known): tokens for known, tokens in PRESETS.items()}
+    if name not in found:
+        raise UsageError(f"There is no scenario {name!r}.", f"There are {', '.join(found)}.")
+    return found[name]

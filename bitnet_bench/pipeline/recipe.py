@@ -10,12 +10,13 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bitnet_bench.checkpoints.locate import EMBEDDED
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, explain_fault
 from bitnet_bench.evaluation.suites import SUITE, nearest
 from bitnet_bench.files import write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
-from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
+from bitnet_bench.runs.choices import AUTO, Precision
+from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
 
 COPY = "recipe.yaml"
@@ -24,26 +25,18 @@ Place = tuple[str | int, ...]
 """Where a value stands: ("finetune", "data", 0)."""
 
 
-class Training(FinetuneJob):
+class Training(FinetuneJob, Arms):
     """Both arms of a fine-tuning: a job's settings, the twin, and how many seeds. What is not here, the recipe says."""
 
-    model: str = "demo"
     out: Literal[""] = ""
     data_dir: None = None
     template_sha256: None = None
     learning_rate_source: None = None
-    backend: str = "hf"
-    twin: bool = False
-    """Whether the FP16 twin is trained too, on the same rows in the same order."""
-    twin_model: str | None = None
-    """Where the twin starts: by default demo-fp16 for demo, else `model` itself."""
-    seeds: int = Field(default=1, gt=0)
-    """Runs of each arm, with the seeds `seed`, `seed` + 1, ..."""
 
     @model_validator(mode="after")
     def _has_an_arm(self) -> Training:
         if self.twin and self.precision == "fp16":
-            raise ValueError("twin is the FP16 arm beside a ternary one, and precision is fp16")
+            raise ValueError("`twin` is the FP16 arm beside a ternary one, and `precision` is fp16")
         return self
 
     def job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:
@@ -70,29 +63,25 @@ class Evaluating(EvaluateJob):
         return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
 
 
-class Measuring(Value):
+class Measuring(Workload):
     """What is timed."""
 
-    backend: str = "auto"
-    precisions: tuple[Precision, ...] = ()
+    backend: str = AUTO
+    precisions: tuple[Precision, ...] = MeasureJob.default("precisions")
     """() is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
-    prompt_tokens: int = Field(default=128, gt=0)
-    new_tokens: int = Field(default=32, gt=1)
-    batch: int = Field(default=1, gt=0)
-    threads: int = Field(default=0, ge=0)
     budget: str = DEFAULT_BUDGET
     """For all of it, loading included: 90s, 3m or 1h. Who does not fit is run once or left out, with the reason."""
-    rounds: int = Field(default=5, gt=0)
-    """The most."""
 
     @field_validator("budget")
     @classmethod
     def _is_a_duration(cls, budget: str) -> str:
-        try:
-            parse_budget(budget)
-        except UsageError as error:
-            raise ValueError(f"{error.problem.removesuffix('.')}: {error.hint.removesuffix('.')}") from error
+        read_budget(budget)
         return budget
+
+    def scenario(self) -> Scenario:
+        """Return what each contestant does."""
+        settings = self.model_dump(include=set(Workload.model_fields))
+        return Scenario(**settings, budget_s=parse_budget(self.budget))
 
 
 class Recipe(Value):
@@ -188,9 +177,9 @@ def _explained(error: ValidationError, file: Path, lines: dict[Place, int]) -> B
     if first["type"] == "missing":
         return BenchError(f"{where}: {name} is missing.", "docs/recipes.md lists every key.")
     if name in ("finetune.out", "finetune.data_dir", "evaluate.data_dir"):
-        return BenchError(f"{where}: {name} is not said in a recipe.", "Give --out and --data-dir to the command.")
-    said = first["msg"].removeprefix("Value error, ")
-    return BenchError(f"{where}: {name or 'the recipe'}: {said}.", "docs/recipes.md lists every key and its values.")
+        return BenchError(f"{where}: {name} is not said in a recipe.", "Give `out` and `data_dir` to the command.")
+    said = explain_fault(first) if first["loc"] else f"the recipe: {explain_fault(first)}"
+    return BenchError(f"{where}: {said}.", "docs/recipes.md lists every key and its values.")
 
 
 def _keys(place: Place) -> list[str]:
@@ -237,7 +226,7 @@ def claim(recipe: Recipe, folder: Path) -> None:
         if differing:
             raise BenchError(
                 f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",
-                "Give another --out, or delete the folder.",
+                "Give another `out`, or delete the folder.",
             )
         return
     text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), allow_unicode=True, sort_keys=False)

@@ -14,7 +14,6 @@ from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import data_directory, select_tasks
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement import candidates
-from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.candidates import Contender
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
@@ -192,17 +191,10 @@ def _arms(training: Training, out: Path, data_dir: Path | None) -> list[Finetuni
 def _measuring(recipe: Recipe, runs: Sequence[Scoring]) -> Measuring:
     assert recipe.measure
     wanted = recipe.measure
-    scenario = Scenario(
-        wanted.prompt_tokens,
-        wanted.new_tokens,
-        wanted.batch,
-        wanted.threads,
-        wanted.rounds,
-        budget_s=parse_budget(wanted.budget),
-    )
     models = tuple(run.model for run in runs)
     folders = tuple(run.out for run in runs)
-    return Measuring(partial(_contenders, runs, recipe), models, folders, scenario, wanted.backend, wanted.precisions)
+    waiting = partial(_contenders, runs, recipe)
+    return Measuring(waiting, models, folders, wanted.scenario(), wanted.backend, wanted.precisions)
 
 
 def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[Contender]:

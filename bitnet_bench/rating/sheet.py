@@ -43,7 +43,7 @@ def make_sheet(
     if not any(by_task.values()):
         raise BenchError(
             f"{run_a} and {run_b} have no written answers in common: their tasks choose among given ones.",
-            "Evaluate both on summarization, translation or qa; or name a task with --task.",
+            "Evaluate both on summarization, translation or qa; or name a `task`.",
         )
     rng = random.Random(seed)
     drawn = _drawn(by_task, samples, rng)
@@ -93,7 +93,7 @@ def _pairs(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> lis
     if any(first.prompt != second.prompt for first, second in pairs):
         raise BenchError(
             f"{folders[0]} and {folders[1]} were asked {task} in other words.",
-            "Evaluate both with the same --prompts, --shots and --chat-template.",
+            "Evaluate both with the same `prompts`, `shots` and `chat_template`.",
         )
     return pairs
 

@@ -1,9 +1,19 @@
-"""The choices that jobs and records share: how weights are run, trained and stored."""
+"""The choices that jobs and records share: how weights are run, trained and stored; and defaults that are names."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+AUTO = "auto"
+"""The name that leaves the choice of a backend, or of a meter, to us."""
+TRAINING_BACKEND = "hf"
+"""The backend that trains unless another one is named."""
+DEFAULT_MODEL = "demo"
+"""The checkpoint that is used where none is named."""
+DEFAULT_PROMPTS = "default"
+"""The prompts of a suite that are used unless others are named."""
+MARGIN = 1.0
+"""Points of a score that are too few to matter, unless told otherwise: about what another batch size changes."""
 Precision = Literal[
     "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
 ]  # fmt: skip
@@ -11,10 +21,14 @@ Precision = Literal[
 TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
 """Those that hold ternary codes and no other weights in the layers."""
 TrainingPrecision = Literal["ternary", "fp16"]
-Format = Literal["float", "masters", "bitlinear", "autobitlinear", "tinyllama", "baked", "packed"]
+TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama"]
+Format = Literal["float", TernaryFormat]
 """How the weights of a checkpoint are stored.
 
 float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
 codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
 baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
 """
+GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "i2_s"]
+"""The types of tensors that are written as GGUF."""
+ScenarioName = Literal["chat", "summarize", "classify"]

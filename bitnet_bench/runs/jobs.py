@@ -1,115 +1,200 @@
-"""What a user asks for: a fine-tuning, an evaluation."""
+"""What a user asks for: a fine-tuning, an evaluation. A field is an option, a recipe's key and Python's parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from bitnet_bench.runs.choices import Precision, TrainingPrecision
-from bitnet_bench.runs.value import Value
+from bitnet_bench.runs.choices import (
+    AUTO,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPTS,
+    TRAINING_BACKEND,
+    Precision,
+    TrainingPrecision,
+)
+from bitnet_bench.runs.settings import Option, Settings
 
 AUTO_SEQUENCES = 16
 """Sequences of a step, for each gradient accumulation that is asked for, where the batch size is auto."""
+FORMER_FIELDS = {"despite_parity": "allow_mismatch"}
+"""Names of fields until 0.1.0: files and recipes with them still open."""
+DATA = Option("Data")
+METHOD = Option("Method")
+OPTIMIZATION = Option("Optimization")
+TERNARY = Option("Ternary")
+DISTILLATION = Option("Distillation")
+OUTPUT = Option("Output")
 
 
-class FinetuneJob(Value):
+def rename_former_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *settings* with the names that fields have today."""
+    return {FORMER_FIELDS.get(name, name): value for name, value in settings.items()}
+
+
+class FinetuneJob(Settings):
     """One training run. The FP16 twin of a job is the same job with another model, precision and out."""
 
-    model: str
-    data: tuple[str, ...]
-    data_dir: str | None = None
-    out: str
-    validation: tuple[str, ...] = ()
-    """JSONL files whose loss is taken before, during and after training."""
-    hold_out: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the rows that is kept from training and joins the validation rows; the same for every seed."""
-    method: Literal["sft", "pretrain", "dpo", "distill"] = "sft"
-    precision: TrainingPrecision = "ternary"
-    template: str = "auto"
-    """A name (`bitnet_bench.data.templates.NAMES`), or a file that holds a Jinja chat template."""
+    data: Annotated[tuple[str, ...], DATA]
+    """A JSONL file, or SUITE:TASK for a task's training rows. Repeatable."""
+    limit: Annotated[int | None, DATA] = Field(default=None, gt=0)
+    """Only the first N rows of each task or file."""
+    hold_out: Annotated[float, DATA] = Field(default=0.0, ge=0, lt=1)
+    """Share of the rows that is validated on and not trained on; the same for every seed."""
+    validation: Annotated[tuple[str, ...], DATA] = ()
+    """A JSONL file to validate on. Repeatable.
+
+    Its loss is taken before, during and after training.
+    """
+    max_length: Annotated[int, DATA] = Field(default=256, gt=1)
+    """Longest sequence in tokens."""
+    data_dir: Annotated[str | None, Option("Data", is_path=True)] = None
+    """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
+    template: Annotated[str, DATA] = AUTO
+    """Text around prompt and response: auto (the checkpoint's chat template if there is one, else dialogue), chat,
+    dialogue, instruction, inst, plain, or a file that holds a Jinja chat template."""
     template_sha256: str | None = None
     """Of such a file; filled in when the job is run."""
-    epochs: float = Field(default=3.0, gt=0)
-    max_steps: int | None = Field(default=None, gt=0)
-    learning_rate: float | None = Field(default=None, gt=0)
-    """The peak; None: from the table of `bitnet_bench.training.rates`, filled in when the job is run."""
+    packing: Annotated[bool, DATA] = False
+    """Several short rows in one sequence, where none sees another: less padding."""
+
+    model: Annotated[str, METHOD] = DEFAULT_MODEL
+    """A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`."""
+    precision: Annotated[TrainingPrecision, METHOD] = "ternary"
+    """Ternary QAT, or FP16."""
+    method: Annotated[Literal["sft", "pretrain", "dpo", "distill"], METHOD] = "sft"
+    """sft: loss on responses. pretrain: on all tokens. dpo: on preference pairs. distill: sft taught by `teacher`
+    (BitDistill)."""
+    beta: Annotated[float, METHOD] = Field(default=0.1, gt=0)
+    """dpo: how strongly the model is held to where it began."""
+
+    epochs: Annotated[float, OPTIMIZATION] = Field(default=3.0, gt=0)
+    """Passes over the data."""
+    learning_rate: Annotated[float | None, Option("Optimization", "lr")] = Field(default=None, gt=0)
+    """Peak learning rate [default: from a table of published rates by method, precision, base and size; the record
+    names the source, docs/finetuning.md lists them].
+
+    A rate from the table is filled in when the job is run.
+    """
     learning_rate_source: str | None = None
     """Where a rate from that table comes from, filled in with it; None for a rate that was given."""
-    float_learning_rate: float | None = Field(default=None, gt=0)
-    """Of what is not ternary (embeddings, head, norms); None: the same."""
-    schedule: Literal["cosine", "linear", "constant", "two-stage"] = "cosine"
-    """two-stage: linear, in the second half at 2/3 and without weight decay (the b1.58 recipe for pre-training)."""
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    loss_reduction: Literal["mean", "sum"] = "mean"
-    """Over the tokens of a step. sum: as in the fine-tuning of bitnet-b1.58-2B-4T; longer batches weigh more."""
-    ternary_warmup: int = Field(default=0, ge=0)
-    """Steps over which weights and activations become ternary by and by (lambda warm-up)."""
-    freeze: tuple[Literal["embeddings", "head", "norms"], ...] = ()
-    neftune_alpha: float | None = Field(default=None, gt=0)
-    """Uniform noise on embeddings while training, of magnitude alpha / sqrt(length x width) (arXiv:2310.05914)."""
-    lora_rank: int | None = Field(default=None, gt=0)
-    """Train adapters of this rank inside the quantizer, merged at the end, and nothing else."""
-    lora_alpha: float = Field(default=16.0, gt=0)
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    """Split masters, gradients and optimizer states over the processes (FSDP2), instead of a copy in each."""
-    subln: bool = False
+    batch_size: Annotated[Annotated[int, Field(gt=0)] | Literal["auto"], Option("Optimization", metavar="N|auto")] = 16
+    """Sequences, or pairs, a forward pass; auto: as many as fit the free memory, up to 16, with `gradient_accumulation`
+    raised so that a step keeps its size.
+
+    That is `AUTO_SEQUENCES` times the value that `gradient_accumulation` had; both are filled in when the job is run.
+    """
+    gradient_accumulation: Annotated[int, OPTIMIZATION] = Field(default=1, gt=0)
+    """Forward passes an optimizer step."""
+    max_steps: Annotated[int | None, OPTIMIZATION] = Field(default=None, gt=0)
+    """Stop earlier, after this many optimizer steps."""
+    seed: Annotated[int, OPTIMIZATION] = 0
+    """Seed of everything random."""
+    schedule: Annotated[Literal["cosine", "linear", "constant", "two-stage"], OPTIMIZATION] = "cosine"
+    """How the learning rate falls after warm-up.
+
+    two-stage: linear, in the second half at 2/3 and without weight decay (the b1.58 recipe for pre-training).
+    """
+    warmup_ratio: Annotated[float, OPTIMIZATION] = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    compute: Annotated[Literal["auto", "bf16", "fp32"], OPTIMIZATION] = "auto"
+    """Dtype of products; auto: bf16 where the processor has it. Masters are float32 always.
+
+    It is that of matrix products outside the ternary forward. auto is filled in when the job is run, and a run is
+    continued only with the same.
+    """
+    compile: Annotated[Literal["auto", "on", "off"], OPTIMIZATION] = "auto"
+    """torch.compile the layers; auto: on a GPU, in runs so long that it pays after a minute."""
+    gradient_checkpointing: Annotated[bool, OPTIMIZATION] = False
+    """Less memory: activations are computed again in the backward pass."""
+    weight_decay: Annotated[float, OPTIMIZATION] = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    loss_reduction: Annotated[Literal["mean", "sum"], Option("Optimization", "loss")] = "mean"
+    """Mean or sum over the tokens of a step.
+
+    sum: as in the fine-tuning of bitnet-b1.58-2B-4T; longer batches weigh more.
+    """
+    freeze: Annotated[tuple[Literal["embeddings", "head", "norms"], ...], OPTIMIZATION] = ()
+    """Leave this part as it is. Repeatable."""
+    neftune_alpha: Annotated[float | None, OPTIMIZATION] = Field(default=None, gt=0)
+    """Noise on embeddings (NEFTune), such as 5.
+
+    Uniform while training, of magnitude alpha / sqrt(length x width) (arXiv:2310.05914).
+    """
+    shard: Annotated[bool, OPTIMIZATION] = False
+    """Under torchrun: split the model over the processes (FSDP2), no copy in each.
+
+    That is masters, gradients and optimizer states.
+    """
+
+    ternary_warmup: Annotated[int, TERNARY] = Field(default=0, ge=0)
+    """Steps in which layers become ternary gradually (lambda warm-up)."""
+    float_learning_rate: Annotated[float | None, Option("Ternary", "float-lr")] = Field(default=None, gt=0)
+    """Of embeddings, head and norms [default: `learning_rate`]."""
+    subln: Annotated[bool, TERNARY] = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
-    teacher: str | None = None
-    """Of distill: a float checkpoint with the same tokenizer."""
-    distill_weight: float = Field(default=10.0, ge=0)
-    """lambda, of the teacher's probabilities."""
-    temperature: float = Field(default=5.0, gt=0)
-    relation_weight: float = Field(default=1.0, ge=0)
-    """gamma, of the relations of queries, keys and values."""
-    relation_layer: int = -1
-    relation_heads: int = Field(default=8, gt=0)
-    beta: float = Field(default=0.1, gt=0)
-    """Of DPO: how strongly the policy is held to its reference."""
-    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 16
-    """Sequences, or pairs, of a forward pass.
+    lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0)
+    """Train adapters inside the quantizer, merged at the end.
 
-    auto: as many as fit the free memory, with gradient_accumulation raised so that a step keeps `AUTO_SEQUENCES` times
-    its value; both are filled in when the job is run.
+    Nothing else is trained.
     """
-    gradient_accumulation: int = Field(default=1, gt=0)
-    max_length: int = Field(default=256, gt=1)
-    packing: bool = False
-    """Put several short rows into one sequence of up to max_length tokens, where none sees another."""
-    compute: Literal["auto", "fp32", "bf16"] = "auto"
-    """The dtype of matrix products outside the ternary forward; masters and scales are float32 always.
+    lora_alpha: Annotated[float, TERNARY] = Field(default=16.0, gt=0)
+    """Adapters count alpha / rank."""
 
-    auto: what this machine is fast at, filled in when the job is run; a run goes on only with the same.
+    teacher: Annotated[str | None, DISTILLATION] = None
+    """distill: a float checkpoint with the same tokenizer."""
+    distill_weight: Annotated[float, DISTILLATION] = Field(default=10.0, ge=0)
+    """distill: weight of the teacher's probabilities.
+
+    lambda in BitDistill.
     """
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the layers; auto: on a GPU in runs so long that it pays, filled in when the job is run."""
-    seed: int = 0
-    limit: int | None = Field(default=None, gt=0)
-    save_every: int = Field(default=200, gt=0)
-    """Steps between saved states."""
-    save_minutes: float = Field(default=5.0, ge=0)
-    """Minutes between saved states, whichever of the two comes first; 0: by steps only."""
-    keep_masters: bool = False
-    """Keep the float32 masters beside the packed result, in `<out>/masters`."""
-    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
-    """Where figures go while the run goes on, beside the record; TensorBoard files are in `<out>/tensorboard`."""
+    temperature: Annotated[float, DISTILLATION] = Field(default=5.0, gt=0)
+    """distill: of those probabilities."""
+    relation_weight: Annotated[float, DISTILLATION] = Field(default=1.0, ge=0)
+    """distill: weight of the relations of queries, keys and values; 0 for none.
+
+    gamma in BitDistill.
+    """
+    relation_layer: Annotated[int, DISTILLATION] = -1
+    """distill: the layer of the relations, from either end."""
+    relation_heads: Annotated[int, DISTILLATION] = Field(default=8, gt=0)
+    """distill: heads of the relations."""
+
+    out: Annotated[str, Option("Output", is_path=True)]
+    """Folder for the checkpoint; the same command resumes after a kill."""
+    keep_masters: Annotated[bool, OUTPUT] = False
+    """Keep the float32 masters too, in OUT/masters."""
+    save_minutes: Annotated[float, OUTPUT] = Field(default=5.0, ge=0)
+    """Minutes between the states that a kill falls back to; 0: by steps only."""
+    save_every: Annotated[int, OUTPUT] = Field(default=200, gt=0)
+    """Steps between those states, and between validations."""
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], OUTPUT] = ("tensorboard",)
+    """Where figures go while it runs, such as OUT/tensorboard. Repeatable."""
+
+    @field_validator("batch_size", mode="wrap")
+    @classmethod
+    def _is_a_size(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(f"must be a number above 0, or auto, not {value!r}") from None
 
     @model_validator(mode="after")
     def _fits(self) -> FinetuneJob:
         if (self.method == "distill") != (self.teacher is not None):
-            raise ValueError("--method distill needs a --teacher, and no other method has one")
+            raise ValueError("`method=distill` needs a `teacher`, and no other method has one")
         if self.method == "dpo" and self.neftune_alpha:
-            raise ValueError("--neftune-alpha would make the policy differ from its reference; dpo has none")
+            raise ValueError("`neftune_alpha` would make the policy differ from its reference; dpo has none")
         if self.packing and self.method == "dpo":
-            raise ValueError("--packing puts rows into one sequence, and dpo compares an answer with its pair's other")
+            raise ValueError("`packing` puts rows into one sequence, and dpo compares an answer with its pair's other")
         if self.packing and self.method == "pretrain":
-            raise ValueError("--packing is for rows with responses; pretrain joins documents end to end already")
+            raise ValueError("`packing` is for rows with responses; pretrain joins documents end to end already")
         if self.lora_rank and self.freeze:
-            raise ValueError("--lora-rank trains adapters only: there is nothing to --freeze")
+            raise ValueError("`lora_rank` trains adapters only: there is nothing to `freeze`")
         if self.compile == "on" and self.ternary_warmup:
-            raise ValueError("--ternary-warmup changes the layers at every step, and --compile would compile them anew")
+            raise ValueError("`ternary_warmup` changes the layers at every step, and `compile` would compile them anew")
         return self
 
     @property
@@ -123,36 +208,105 @@ class FinetuneJob(Value):
         assert self.learning_rate is not None, "rates.with_default_rate fills the learning rate in"
         return self.learning_rate
 
+    @property
+    def float_rate(self) -> float:
+        """The learning rate of what is not ternary, of a job that is run."""
+        return self.peak_rate if self.float_learning_rate is None else self.float_learning_rate
+
     def settings(self) -> dict[str, Any]:
         """Return what decides the result: all but where it is written, how often it is saved, and who runs it how."""
         undecisive = {"out", "save_every", "save_minutes", "track", "shard", "compile", "learning_rate_source"}
         return self.model_dump(mode="json", exclude=undecisive)
 
 
-class EvaluateJob(Value):
+class Arms(Settings):
+    """Which runs a fine-tuning makes of one job: on the command line, and in a recipe."""
+
+    backend: Annotated[str, METHOD] = TRAINING_BACKEND
+    """The library that trains; `bitnet-bench backends` lists them."""
+    twin: Annotated[bool, METHOD] = False
+    """Then fine-tune the FP16 twin into OUT-fp16, on the same data.
+
+    On the same rows in the same order; a recipe gives it a folder of its own.
+    """
+    twin_model: Annotated[str | None, METHOD] = None
+    """Where the twin starts: by default demo-fp16 for demo, else `model` itself."""
+    seeds: Annotated[int, METHOD] = Field(default=1, gt=0)
+    """With `search`: runs of the chosen settings, a seed each.
+
+    In a recipe: runs of each arm, with the seeds `seed`, `seed` + 1, ...
+    """
+
+
+class EvaluateJob(Settings):
     """How checkpoints are scored."""
 
-    backend: str = "auto"
-    """auto: `ternary` for ternary weights that the engine fits, else `hf`; the record says why."""
-    precision: Precision | None = None
-    """None: ternary checkpoints as ternary, float ones in the fastest float dtype of the machine."""
-    data_dir: str | None = None
-    rows: dict[str, str] = {}
-    """The user's own rows: SUITE:TASK -> file."""
-    prompts: str = "default"
-    """One of the suite's prompts."""
-    shots: int = Field(default=0, ge=0)
-    seed: int = 0
-    """Chooses the few-shot examples."""
-    chat_template: bool = False
-    limit: int | None = Field(default=None, gt=0)
+    backend: Annotated[str, Option()] = AUTO
+    """The runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf.
+
+    The record says why.
+    """
+    precision: Annotated[Precision | None, Option()] = None
+    """[default: ternary for ternary checkpoints, else the fastest float dtype here]"""
+    data_dir: Annotated[str | None, Option(is_path=True)] = None
+    """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
+    rows: Annotated[dict[str, str], Option(metavar="SUITE:TASK=FILE")] = {}
+    """Score your own rows. Repeatable."""
+    prompts: Annotated[str, Option()] = DEFAULT_PROMPTS
+    """The suite's prompts: `default`, or `lm-eval` for kobest."""
+    shots: Annotated[int, Option()] = Field(default=0, ge=0)
+    """Training examples before every question."""
+    seed: Annotated[int, Option()] = 0
+    """Chooses the training examples of `shots`."""
+    chat_template: Annotated[bool, Option()] = False
+    """Ask through the checkpoint's chat template."""
+    limit: Annotated[int | None, Option()] = Field(default=None, gt=0)
+    """Only the first N rows of each task or file."""
     stage: Literal["before", "after"] | None = None
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
-    cache: bool = True
-    """Keep answers, and take those that are kept."""
-    gguf: str | None = None
-    """A file to run in llamacpp or bitnetcpp instead of one that is exported."""
-    bitnetcpp_dir: str | None = None
-    """The user's own build of microsoft/BitNet."""
-    despite_parity: bool = False
-    """Score a runtime although it computes another model."""
+    cache: Annotated[bool, Option()] = True
+    """Keep answers and use those that are kept: `bitnet-bench cache`."""
+    gguf: Annotated[str | None, Option(is_path=True)] = None
+    """A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."""
+    bitnetcpp_dir: Annotated[str | None, Option(is_path=True)] = None
+    """Your build of microsoft/BitNet; else $BITNETCPP_DIR."""
+    allow_mismatch: Annotated[bool, Option(name="allow-mismatch")] = False
+    """Run a runtime that computes another model, and mark what it gives."""
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _files_by_task(cls, rows: Any) -> Any:
+        """Take SUITE:TASK=FILE, which the command line gives, as well."""
+        if isinstance(rows, Mapping):
+            return rows
+        found = {}
+        for text in rows:
+            name, _, file = str(text).partition("=")
+            if name.count(":") != 1 or not file:
+                raise ValueError(f"{text} is not SUITE:TASK=FILE, such as translation:own_en_ko=pairs.jsonl")
+            found[name] = file
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_former_fields(cls, settings: Any) -> Any:
+        return rename_former_fields(settings) if isinstance(settings, Mapping) else settings
+
+
+class MeasureJob(Settings):
+    """What is measured, and with what; `bitnet_bench.measurement.scenario.Scenario` says on which work."""
+
+    out: Annotated[str | None, Option(is_path=True)] = None
+    """Run folder whose record gains the costs of one checkpoint."""
+    backends: Annotated[tuple[str, ...], Option(name="backend")] = (AUTO,)
+    """A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."""
+    precisions: Annotated[tuple[Precision, ...], Option(name="precision")] = ()
+    """[default: ternary for ternary checkpoints, else fp16 and bf16]"""
+    baselines: Annotated[tuple[str, ...], Option(name="baseline")] = ()
+    """Another model to measure beside it, in `hf`; repeatable."""
+    floats: Annotated[bool, Option()] = True
+    """Always measure FP16 and BF16 beside the others."""
+    meter: Annotated[str, Option()] = AUTO
+    """auto, rapl, nvml, zeus, codecarbon (a model), trace or none."""
+    model_energy: Annotated[bool, Option(name="model-energy")] = False
+    """Without a counter, work joules out of operations (modelled)."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bitnet_bench.runs.choices import Format, Precision
-from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
 from bitnet_bench.runs.value import Value
 
 SCHEMA_VERSION = 1
@@ -332,7 +332,7 @@ class RunRecord(Value):
     """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
     suites: dict[str, str] = {}
     """Suite name -> version."""
-    settings: dict[str, Any] = {}
+    settings: Annotated[dict[str, Any], AfterValidator(rename_former_fields)] = {}
     """What the user passed: limit, data_dir, prompts, shots, seed, chat_template."""
     data: dict[str, str] = {}
     """Task -> sha256 of the rows that were scored."""

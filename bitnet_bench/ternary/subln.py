@@ -44,7 +44,7 @@ def with_subln(model: PreTrainedModel) -> PreTrainedModel:
 
 def _refuse(config: Any) -> None:
     if config.model_type == "bitnet":
-        raise BenchError("The model has the norms of SubLN already.", "Leave out --subln.")
+        raise BenchError("The model has the norms of SubLN already.", "Leave out `subln`.")
     if config.model_type not in ("llama", "mistral", "qwen2"):
         raise _cannot(config, "only Llama, Mistral and Qwen2 are known to fit")
     if getattr(config, "mlp_bias", False):
@@ -63,5 +63,5 @@ def _refuse(config: Any) -> None:
 def _cannot(config: Any, why: str) -> BenchError:
     return BenchError(
         f"SubLN cannot be added to a {config.model_type} model: {why}.",
-        "Train it without --subln, or start from another model.",
+        "Train it without `subln`, or start from another model.",
     )

@@ -64,7 +64,7 @@ def _attention_layers(model: nn.Module) -> list[nn.Module]:
     if not found:
         raise BenchError(
             f"{type(model).__name__} has no {', '.join(PROJECTIONS)} whose relations could be taught.",
-            "Use --relation-weight 0, which teaches by logits alone.",
+            "Use `relation_weight=0`, which teaches by logits alone.",
         )
     return found
 
@@ -73,7 +73,7 @@ def refuse_layer(model: nn.Module, layer: int) -> None:
     """BenchError if *model* has no attention layer number *layer*."""
     layers = len(_attention_layers(model))
     if not -layers <= layer < layers:
-        raise BenchError(f"There is no layer {layer} of {layers}.", "--relation-layer counts from 0, or back from -1.")
+        raise BenchError(f"There is no layer {layer} of {layers}.", "`relation_layer` counts from 0, or back from -1.")
 
 
 def relation_divergence(
@@ -101,7 +101,7 @@ def _relations(states: Tensor, heads: int, seen: Tensor) -> Tensor:
     """Return log-softmax relations [B, heads, T, T]."""
     batch, length, width = states.shape
     if width % heads:
-        raise BenchError(f"{width} columns cannot be split into {heads} heads.", "Choose another --relation-heads.")
+        raise BenchError(f"{width} columns cannot be split into {heads} heads.", "Choose another `relation_heads`.")
     x = states.float().view(batch, length, heads, width // heads).transpose(1, 2)
     with torch.autocast(x.device.type, enabled=False):
         scores = x @ x.transpose(2, 3) * (width // heads) ** -0.5

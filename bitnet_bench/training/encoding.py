@@ -45,7 +45,7 @@ def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[s
     beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
     warning = (
         f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
-        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise --max-length; "
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise `max_length`; "
         "`bitnet-bench data check` gives their lines."
     )
     _log.warning(warning)

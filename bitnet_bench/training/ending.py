@@ -39,13 +39,13 @@ def read_ending(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabu
 
 def warn_about_length(steps: int, warmup: int) -> tuple[str, ...]:
     """Return what is wrong with a run of so few steps, before it starts; () if nothing is."""
-    advice = "Give more rows, more --epochs or --max-steps, or a smaller batch."
+    advice = "Give more rows, more `epochs` or `max_steps`, or a smaller batch."
     if steps == 1:
         return (f"The run has one step, from which a model learns next to nothing. {advice}",)
     if warmup >= steps:
         return (
             f"The warm-up lasts {warmup} steps, as long as the run: the learning rate is at its peak in the last step "
-            f"only. Lower --warmup-ratio. {advice}",
+            f"only. Lower `warmup_ratio`. {advice}",
         )
     return ()
 
@@ -64,7 +64,7 @@ def warn_about_ending(record: FinetuneRecord) -> tuple[str, ...]:
         if after > before:
             warnings.append(
                 f"The validation loss ended at {after:.4g}, above {before:.4g} before training: what was learned does "
-                "not carry over to other rows. Train on more rows, for fewer --epochs, or with a lower --lr."
+                "not carry over to other rows. Train on more rows, for fewer `epochs`, or with a lower `learning_rate`."
             )
     return tuple(warnings)
 
@@ -80,8 +80,8 @@ def _advise(record: FinetuneRecord, first: float) -> str:
     if job.precision == "ternary" and not record.base.is_ternary:
         return (
             "A float model that becomes ternary has to learn its task again: train for more steps, first on running "
-            "text (--method pretrain), or with a teacher (--method distill)."
+            "text (`method=pretrain`), or with a teacher (`method=distill`)."
         )
     if record.last_loss > first:
-        return "The run made the model worse. Lower --lr, or train for more steps."
-    return "The model is not better than chance yet. Train for more steps, or raise --lr."
+        return "The run made the model worse. Lower `learning_rate`, or train for more steps."
+    return "The model is not better than chance yet. Train for more steps, or raise `learning_rate`."

@@ -9,6 +9,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
 from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
+from bitnet_bench.runs.choices import TRAINING_BACKEND
 from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
@@ -18,7 +19,7 @@ from bitnet_bench.training.inputs import hold_out, training_rows
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
 
-def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> FinetuneRecord:
+def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = quiet) -> FinetuneRecord:
     """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
     from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.machine.fast_dtype import fast_compute
@@ -36,7 +37,7 @@ def finetune(job: FinetuneJob, backend: str = "hf", steps: Steps = quiet) -> Fin
         if differing:
             raise BenchError(
                 f"{job.out} holds a finished run with another {', '.join(differing)}.",
-                "Give another --out, or delete the folder.",
+                "Give another `out`, or delete the folder.",
             )
         return record
     trainer = plugins.load("backends", FALLBACK if backend == AUTO else backend)

@@ -43,10 +43,10 @@ def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
 
 def check_data(
     files: Sequence[Path],
-    model: str = "demo",
+    model: str = FinetuneJob.default("model"),
     *,
-    template: str = "auto",
-    max_length: int = 256,
+    template: str = FinetuneJob.default("template"),
+    max_length: int = FinetuneJob.default("max_length"),
     suites_named: Sequence[str] = (),
     data_dir: Path | None = None,
     steps: Steps = quiet,
@@ -99,5 +99,5 @@ def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row
     kept = set(validation)
     training = [row for row in rows if row not in kept]
     if not training:
-        raise BenchError("Every training row is a validation row.", "Lower --hold-out, or give other --validation.")
+        raise BenchError("Every training row is a validation row.", "Lower `hold_out`, or give other `validation`.")
     return training, validation

@@ -83,7 +83,7 @@ def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> Finet
     except KeyError as error:
         raise BenchError(
             f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
-            "Give --batch-size a number.",
+            "Give `batch_size` a number.",
         ) from error
     longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
     free = find_free_bytes(count_processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
@@ -123,12 +123,12 @@ def _sharded(job: FinetuneJob) -> FinetuneJob:
     job = job.model_copy(update={"shard": sharding.launched_for_sharding() or job.shard})
     if job.shard and count_processes() == 1:
         raise BenchError(
-            "--shard splits a model over processes, and there is one.",
+            "`shard` splits a model over processes, and there is one.",
             "Start them with `torchrun --nproc-per-node 2 -m bitnet_bench finetune --shard ...`.",
         )
     if job.shard and job.lora_rank:
         raise BenchError(
-            "--lora-rank trains so little that there is nothing to --shard, and this was not tried.",
+            "`lora_rank` trains so little that there is nothing to `shard`, and this was not tried.",
             "Leave one of them out.",
         )
     return job

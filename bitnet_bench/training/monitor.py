@@ -91,13 +91,13 @@ def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, me
     if not any(flips) and at_high_rate >= LOOKS:
         return (
             f"No code differed from the look before at any of {len(flips)} looks, {at_high_rate} of them at half of "
-            "the peak learning rate or above: only what is not ternary learns. Raise --lr; it means something only "
-            f"relative to mean |W| = {mean_weight:.3g}.",
+            "the peak learning rate or above: only what is not ternary learns. Raise `learning_rate`; it means "
+            f"something only relative to mean |W| = {mean_weight:.3g}.",
         )
     if _longest_run(share > RESTLESS for share in flips) >= LOOKS:
         return (
             f"More than {RESTLESS:.0%} of the codes flipped at each of {LOOKS} or more logged steps in a row: "
-            "the weights do not settle. Lower --lr.",
+            "the weights do not settle. Lower `learning_rate`.",
         )
     return ()
 

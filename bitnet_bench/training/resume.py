@@ -59,11 +59,11 @@ def claim(out: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> N
         if differing:
             raise BenchError(
                 f"{out} holds an unfinished run with another {', '.join(differing)}.",
-                "Give the settings it was started with to go on, another --out, or delete the folder.",
+                "Give the settings it was started with to go on, another `out`, or delete the folder.",
             )
         return
     if out.is_dir() and any(out.iterdir()):
-        raise BenchError(f"{out} is not empty.", "Give another --out, or delete the folder.")
+        raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
     write_whole(out / STATE / MARK, json.dumps({**settings, **notes}, ensure_ascii=False, indent=1))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError, DivergedError, UsageError
+from bitnet_bench.errors import BenchError, DivergedError, UsageError, explain
 from bitnet_bench.files import write_whole
 from bitnet_bench.processes import is_first
 from bitnet_bench.protocols import Steps
@@ -19,8 +19,6 @@ from bitnet_bench.runs.records import SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
 
 RECORD = "search.json"
-SHORT = {"lr": "learning_rate", "float-lr": "float_learning_rate", "loss": "loss_reduction"}
-"""Options of the command line that are not called as the fields of a job."""
 FIXED = {
     "model",
     "data",
@@ -42,14 +40,15 @@ FIXED = {
 
 def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
     """Return the values to try of each field, from NAME=VALUE,VALUE; UsageError for what is no such setting."""
+    fields = {option: field for field, option in FinetuneJob.option_names().items()}
     grid: dict[str, list[str]] = {}
     for option in options:
         name, _, values = option.partition("=")
-        field = SHORT.get(name, name.replace("-", "_"))
+        field = fields.get(name, name)
         if field not in FinetuneJob.model_fields or field in FIXED or not values:
             raise UsageError(
-                f"--search {option} is not NAME=VALUE,VALUE with an option of finetune that can be searched.",
-                "Such as --search lr=1e-4,3e-4,1e-3 --search epochs=2,4.",
+                f"`search={option}` is not NAME=VALUE,VALUE with a setting of a job that can be searched.",
+                "Such as `search=lr=1e-4,3e-4,1e-3` and `search=epochs=2,4`.",
             )
         grid[field] = values.split(",")
     return grid
@@ -70,7 +69,7 @@ def search(
     """
     for job in arms.values():
         if not (job.validation or job.hold_out):
-            raise UsageError("--search chooses on validation rows.", "Give --hold-out 0.1, or --validation FILE.")
+            raise UsageError("`search` chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     plans = {arm: [_at(job, point) for point in points] for arm, job in arms.items()}  # a bad value stops all at once
     record = SearchRecord(grid={name: tuple(values) for name, values in grid.items()}, seeds=seeds)
@@ -94,8 +93,7 @@ def _at(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
     try:
         return FinetuneJob.model_validate({**job.model_dump(), **point})
     except ValidationError as error:
-        said = error.errors()[0]
-        raise UsageError(f"--search {said['loc'][0]}={said['input']}: {said['msg']}.", "See --help.") from error
+        raise UsageError(f"`search` tries what cannot be: {explain(error, '`{}`'.format)}.") from error
 
 
 def _trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: Steps) -> Trial:

@@ -114,7 +114,10 @@ class BenchTrainer(Trainer):
 
     @staticmethod
     def _remedy() -> str:
-        return "Lower --lr or raise --warmup-ratio and start anew with another --out; the last saved step is kept."
+        return (
+            "Lower `learning_rate` or raise `warmup_ratio` and start anew with another `out`; "
+            "the last saved step is kept."
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add to a step's log what an objective and the monitor saw since the last one."""
@@ -212,7 +215,7 @@ class BenchTrainer(Trainer):
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decaying = set(self.get_decay_parameter_names(self.model))
         ternary = {id(p) for layer in ternary_targets(self.model).values() for p in layer.parameters()}
-        rate, other = self.job.peak_rate, self.job.float_learning_rate or self.job.peak_rate
+        rate, other = self.job.peak_rate, self.job.float_rate
         groups = [
             ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),
             ([p for n, p in named if id(p) not in ternary and n in decaying], other, self.job.weight_decay),
@@ -277,9 +280,9 @@ def require_sharding(trainer: Trainer) -> None:
     """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
     if not hasattr(trainer, "is_distributed_loading_by_transformers"):
         raise BenchError(
-            f"--shard does not work with transformers {transformers.__version__}, whose Trainer cannot be kept from "
+            f"`shard` does not work with transformers {transformers.__version__}, whose Trainer cannot be kept from "
             "wrapping a model that is sharded already.",
-            "pip install --upgrade transformers (5.23 is tested), or leave --shard out.",
+            "pip install --upgrade transformers (5.23 is tested), or leave `shard` out.",
         )
 
 
@@ -353,7 +356,7 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     steps = total_steps(len(plan.items), job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(
-            f"--ternary-warmup {job.ternary_warmup} lasts as long as the whole run, {steps} steps.",
+            f"`ternary_warmup={job.ternary_warmup}` lasts as long as the whole run, {steps} steps.",
             "Shorten it: the end of the run must be wholly ternary.",
         )
     # by whole steps, so that how many forward passes a step is cut into does not change what it is of
@@ -367,7 +370,7 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
         keep_codes(start.model)
     if job.compile == "on" and not compile_layers(start.model):
-        trainer.warnings.append(f"--compile on: {type(start.model).__name__} names no layers that could be compiled.")
+        trainer.warnings.append(f"`compile=on`: {type(start.model).__name__} names no layers that could be compiled.")
     if "tensorboard" in job.track and trainer.is_world_process_zero():
         trainer.add_callback(_tensorboard(out / TENSORBOARD))
     return trainer
@@ -441,7 +444,7 @@ def _share(job: FinetuneJob) -> tuple[int, int]:
         return job.sequences // sharing, job.gradient_accumulation
     raise BenchError(
         f"{sharing} processes cannot share steps of {job.gradient_accumulation} x {job.sequences} sequences.",
-        "Make --gradient-accumulation or --batch-size a multiple of the number of processes.",
+        "Make `gradient_accumulation` or `batch_size` a multiple of the number of processes.",
     )
 
 

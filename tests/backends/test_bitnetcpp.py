@@ -62,8 +62,8 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return root
 
 
-def _backend(build: Path, despite: bool = False) -> BitnetCppBackend:
-    return BitnetCppBackend().configured(RuntimeOptions(directory=str(build), despite_parity=despite))
+def _backend(build: Path, allow_mismatch: bool = False) -> BitnetCppBackend:
+    return BitnetCppBackend().configured(RuntimeOptions(directory=str(build), allow_mismatch=allow_mismatch))
 
 
 def _session(build: Path, file: GgufFile) -> LlamaSession:
@@ -106,7 +106,7 @@ def test_a_build_that_computes_another_model_is_refused(build: Path) -> None:
     assert parity.runtime.startswith("bitnet.cpp (no commit, built 20")
     with pytest.raises(BenchError, match="no logits of the shape"), backend.open(checkpoint, "ternary"):
         pass
-    with _backend(build, despite=True).open(checkpoint, "ternary") as session:
+    with _backend(build, allow_mismatch=True).open(checkpoint, "ternary") as session:
         assert session.precision == "ternary"
 
 

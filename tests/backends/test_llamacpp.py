@@ -67,7 +67,7 @@ def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
         [Contender("demo", "tq2_0", None, "llamacpp")],
         SHORT,
         meter="none",
-        options=RuntimeOptions(despite_parity=True),
+        options=RuntimeOptions(allow_mismatch=True),
     )
     (cost,) = told.costs
     assert cost.parity is not None

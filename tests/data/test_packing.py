@@ -164,10 +164,10 @@ def test_an_architecture_that_may_mix_documents_is_refused(
     gpt2 = job(rows, tmp_path / "out", model=str(tiny_model("gpt2")), precision="fp16", packing=True)
     with pytest.raises(BenchError, match="not known whether gpt2") as caught:
         finetune(gpt2)
-    assert "without --packing" in caught.value.hint
+    assert "without `packing`" in caught.value.hint
 
 
 @pytest.mark.parametrize("method", ["dpo", "pretrain"])
 def test_methods_without_rows_of_their_own_have_no_packing(method: str, rows: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--packing"):
+    with pytest.raises(ValueError, match="`packing`"):
         job(rows, tmp_path / "out", method=method, packing=True)

@@ -179,14 +179,14 @@ def test_rows_that_are_all_dropped_are_an_error(tokenizer: Any) -> None:
     rows = [Row((Turn("user", "네 " * 50), Turn("model", "네")))] * 3
     with pytest.raises(BenchError, match="None of the 3 rows has a response token within 8 tokens") as caught:
         sft(rows, tokenizer, "plain", 8)
-    assert "--max-length" in caught.value.hint
+    assert "`max_length`" in caught.value.hint
 
 
 def test_running_text_needs_pretraining(tokenizer: Any) -> None:
     """Text without sides given to SFT names the other method."""
     with pytest.raises(BenchError, match="running text") as caught:
         sft(TEXTS, tokenizer)
-    assert "--method pretrain" in caught.value.hint
+    assert "`method=pretrain`" in caught.value.hint
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 16, 1000])

@@ -135,7 +135,7 @@ def test_own_rows_stand_for_a_test_split(tmp_path: Path) -> None:
     ((suite, task),) = select_tasks(["translation"], ["own_en_ko"])
     with pytest.raises(BenchError) as missing:
         build_task(suite, task, Setting())
-    assert "--rows translation:own_en_ko=FILE" in missing.value.hint
+    assert "`rows=translation:own_en_ko=FILE`" in missing.value.hint
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"en": "It rains.", "ko": "비가 온다."}\n', encoding="utf-8")
     built = build_task(suite, task, Setting(rows={"translation:own_en_ko": file}))

@@ -78,5 +78,5 @@ def test_a_fault_is_refused_unless_it_is_wanted() -> None:
     """The sentence has the numbers and the way around; what is within the bound passes."""
     wrong = RuntimeParity(runtime="x", prompt_tokens=9, relative_error=0.4, bound=0.15, fault="x computes SiLU")
     with pytest.raises(BenchError, match=r"x computes SiLU \(0.40 standard deviations on 9 tokens, bound 0.15\)"):
-        refuse_fault(wrong, despite=False)
-    refuse_fault(wrong, despite=True)
+        refuse_fault(wrong, allow_mismatch=False)
+    refuse_fault(wrong, allow_mismatch=True)

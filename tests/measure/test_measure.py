@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,7 +120,7 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     """Half a second: nobody can be loaded; that is no error of theirs, but nothing was measured."""
     run = make_run(tmp_path / "mine", "demo")
     began = time.monotonic()
-    (record,) = measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
+    (record,) = measure([("demo", "ternary", run)], SHORT.model_copy(update={"budget_s": 0.5}), backend="hf")
     assert time.monotonic() - began < 60
     assert not record.costs
     assert not record.cost_errors
@@ -134,8 +133,8 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
 def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path) -> None:
     """A budget that leaves everything out does not delete what an earlier run measured."""
     run = make_run(tmp_path / "mine", "demo")
-    (before,) = measure([("demo", "ternary", run)], replace(SHORT, rounds=1), backend="hf")
-    (record,) = measure([("demo", "ternary", run)], replace(SHORT, budget_s=0.5), backend="hf")
+    (before,) = measure([("demo", "ternary", run)], SHORT.model_copy(update={"rounds": 1}), backend="hf")
+    (record,) = measure([("demo", "ternary", run)], SHORT.model_copy(update={"budget_s": 0.5}), backend="hf")
     assert record.costs == before.costs
     assert record.cost_left_out == {"hf ternary": "No time was left for it in the budget of 0.5 s."}
     assert load_record(run) == record
@@ -143,7 +142,7 @@ def test_a_measurement_of_nothing_keeps_the_costs_that_were_there(tmp_path: Path
 
 def test_a_single_round_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
     """The table says that it is one round, and the note why the budget had no time for more."""
-    (record,) = measure([("demo", "ternary", None)], replace(SHORT, rounds=1), backend="hf")
+    (record,) = measure([("demo", "ternary", None)], SHORT.model_copy(update={"rounds": 1}), backend="hf")
     (cost,) = record.costs
     assert cost.once_because is None, "one round was asked for"
     once = record.model_copy(update={"costs": (cost.model_copy(update={"once_because": "3 rounds exceed it."}),)})

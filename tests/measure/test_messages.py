@@ -28,7 +28,7 @@ def make_task(**fields: object) -> MeasuringTask:
         "checkpoint": open_checkpoint("demo"),
         "precision": "i2_s",
         "backend": "module:Backend",
-        "options": RuntimeOptions(gguf="a.gguf", directory="build", despite_parity=True),
+        "options": RuntimeOptions(gguf="a.gguf", directory="build", allow_mismatch=True),
         "threads": 2,
         "meter": "module:Meter",
         "prompt_tokens": 8,

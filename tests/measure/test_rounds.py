@@ -347,7 +347,7 @@ def test_one_that_crashes_leaves_the_others() -> None:
 
 def test_every_batch_has_rounds_of_its_own() -> None:
     """Throughput by batch: the same contestant, warmed up and timed for each."""
-    scenario = replace(SCENARIO, batches=(1, 4))
+    scenario = SCENARIO.model_copy(update={"batches": (1, 4)})
     turns = _alternate([FakeContender("a", [reading()] * 9, [])], scenario)
     assert {batch: len(rounds) for batch, rounds in turns[0].rounds.items()} == {1: 4, 4: 4}
     assert turns[0].peak_bytes == {1: 1000, 4: 4000}

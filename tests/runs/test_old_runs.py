@@ -77,6 +77,22 @@ def test_a_recipe_of_before_reads_and_continues_its_folder(tmp_path: Path) -> No
     assert recipe.finetune.twin
 
 
+def test_a_recipe_and_a_run_with_the_former_name_of_allow_mismatch_open(tmp_path: Path) -> None:
+    """`despite_parity` is read as `allow_mismatch`, so that the same settings continue the run."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("models: {a: demo}\nevaluate: {suites: [sample], despite_parity: true}\n", encoding="utf-8")
+    assert read_recipe(recipe).evaluate.allow_mismatch
+    folder = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
+    record = load_record(folder)
+    fields = record.model_dump(mode="json")
+    fields["settings"]["despite_parity"] = True
+    (folder / "record.json").write_text(json.dumps(fields), encoding="utf-8")
+    before = load_record(folder)
+    assert before.settings == {**record.settings, "allow_mismatch": True}
+    job = bb.EvaluateJob(limit=2, backend="hf", cache=False, allow_mismatch=True)
+    assert evaluate("demo", select_tasks(["sample"], ["copa", "qa"]), folder, job) == before
+
+
 def test_a_report_shows_a_run_of_before(tmp_path: Path) -> None:
     """It is among the runs, with its tasks."""
     page = bb.report([OLD / "run"], tmp_path / "report.html").read_text(encoding="utf-8")

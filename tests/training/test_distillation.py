@@ -126,7 +126,7 @@ def test_what_cannot_be_taught_is_refused(rows: Path, tmp_path: Path, settings: 
 
 
 def test_distill_and_teacher_go_together() -> None:
-    with pytest.raises(ValueError, match="needs a --teacher"):
+    with pytest.raises(ValueError, match="needs a `teacher`"):
         FinetuneJob(model="demo", data=("x",), out="o", method="distill")
     with pytest.raises(ValueError, match="no other method has one"):
         FinetuneJob(model="demo", data=("x",), out="o", teacher="demo-fp16")

@@ -80,10 +80,10 @@ def test_a_loss_above_its_start_or_above_guessing_is_warned_of(make_record: Call
     """Each bound that it is above is named with its value."""
     (rose,) = warn_about_ending(make_record(last_loss=5.0))
     assert "ended at 5, above 4 (where it began)." in rose
-    assert "Lower --lr" in rose
+    assert "Lower `learning_rate`" in rose
     (lost,) = warn_about_ending(make_record(first_loss=20.0, last_loss=9.0))
     assert "above 8.7 (uniform guessing)." in lost
-    assert "raise --lr" in lost
+    assert "raise `learning_rate`" in lost
     (both,) = warn_about_ending(make_record(last_loss=9.0))
     assert "above 4 (where it began) and 8.7 (uniform guessing)." in both
 
@@ -91,8 +91,8 @@ def test_a_loss_above_its_start_or_above_guessing_is_warned_of(make_record: Call
 def test_a_float_model_that_became_ternary_is_told_to_learn_longer(make_record: Callable[..., FinetuneRecord]) -> None:
     """A lower rate would not bring back what quantization broke."""
     (warning,) = warn_about_ending(make_record(floats=True, first_loss=20.0, last_loss=9.0))
-    assert "--method pretrain" in warning
-    assert "Lower --lr" not in warning
+    assert "`method=pretrain`" in warning
+    assert "Lower `learning_rate`" not in warning
 
 
 def test_preferences_are_held_against_ln_2_alone(make_record: Callable[..., FinetuneRecord]) -> None:
@@ -159,7 +159,7 @@ def test_the_last_line_of_a_run_that_made_the_model_worse_says_so(tmp_path: Path
     assert "The loss ended at" in last
     assert "(where it began)" in last
     record = FinetuneRecord.model_validate_json((tmp_path / "out/finetune.json").read_text(encoding="utf-8"))
-    assert record.warnings[-1] in last
+    assert record.warnings[-1].replace("`learning_rate`", "--lr") in last
     assert record.first_loss == record.history[0]["loss"]
     assert record.last_loss is not None
     assert record.last_loss > record.history[0]["loss"]

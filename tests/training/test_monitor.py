@@ -152,7 +152,7 @@ def test_weights_that_flip_all_the_time_are_warned_of() -> None:
             model[0].weight[0, 0] *= -1
         seen.append({**monitor.look(), "learning_rate": 1e-3})
     (warning,) = warn_about_codes(seen, 1e-3, 2.0)
-    assert "Lower --lr" in warning
+    assert "Lower `learning_rate`" in warning
     assert warn_about_codes([*seen, *points([0.0] * 5, [1e-3] * 5)], 1e-3, 2.0) == (warning,)
 
 

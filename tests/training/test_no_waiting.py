@@ -286,7 +286,7 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
 
 def test_compile_with_a_ternary_warmup_is_refused() -> None:
     """Each of its steps would be compiled anew."""
-    with pytest.raises(ValueError, match="--ternary-warmup"):
+    with pytest.raises(ValueError, match="`ternary_warmup`"):
         FinetuneJob(model="demo", data=("x",), out="y", compile="on", ternary_warmup=3)
 
 

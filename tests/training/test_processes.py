@@ -158,7 +158,7 @@ def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path
 
 def test_a_transformers_that_cannot_shard_is_refused() -> None:
     """An older Trainer would wrap the sharded model, and stop deep inside torch."""
-    with pytest.raises(BenchError, match="--shard does not work with transformers"):
+    with pytest.raises(BenchError, match="`shard` does not work with transformers"):
         require_sharding(object())  # type: ignore[arg-type]
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(BenchError, match="splits a model over processes, and there is one"):
         finetuning._sharded(job.model_copy(update={"shard": True}))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(BenchError, match="nothing to --shard"):
+    with pytest.raises(BenchError, match="nothing to `shard`"):
         finetuning._sharded(job.model_copy(update={"shard": True, "lora_rank": 4}))
     assert not finetuning._sharded(job).shard
     sharding.launched_for_sharding.cache_clear()

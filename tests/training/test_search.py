@@ -71,7 +71,7 @@ def test_what_cannot_be_searched_is_wrong_use(option: str) -> None:
 
 
 def test_a_bad_value_stops_before_the_first_run(job: FinetuneJob, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--search learning_rate=-1"):
+    with pytest.raises(UsageError, match="`learning_rate` must be greater than 0, not '-1'"):
         search({"ternary": job}, parse_grid(["lr=1e-3,-1"]), 1, tmp_path / "out", "hf", quiet)
     assert not (tmp_path / "out").exists()
 

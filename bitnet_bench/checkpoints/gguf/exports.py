@@ -49,13 +49,13 @@ def file_for(checkpoint: Checkpoint, form: Form | OtherForm, own: str | None) ->
     """
     path = Path(own) if own else folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
-        raise BenchError(f"There is no file {own}.", "Check --gguf.")
+        raise BenchError(f"There is no file {own}.", "Check `gguf`.")
     if not path.is_file() and form != "tl1" and form != "tl2":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_gguf(checkpoint, form, path, no_progress)
     file = GgufFile(path)
     if own and BY_FORM[form] not in {entry.kind for entry in file.tensors.values()}:
-        raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as --precision.")
+        raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as `precision`.")
     return file
 
 

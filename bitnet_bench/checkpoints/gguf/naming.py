@@ -126,6 +126,6 @@ def layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Runtime) 
     if reason:
         raise BenchError(
             f"{checkpoint.source} has {reason}, which {runtime} does not compute.",
-            "Use --backend ternary or hf; GGUF is written for BitNet, Llama, Mistral, Qwen2 and Qwen3.",
+            "Use the backend ternary or hf; GGUF is written for BitNet, Llama, Mistral, Qwen2 and Qwen3.",
         )
     return found

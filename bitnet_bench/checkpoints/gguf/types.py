@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Form = Literal["f16", "bf16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s"]
+from bitnet_bench.runs.choices import GgufType
+
+Form = GgufType
 OtherForm = Literal["tl1", "tl2"]
 """What bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]

@@ -1,0 +1,193 @@
+"""Make the options of a command from the fields of job models, so that a default stands in one place.
+
+A command names a model where its options belong, and gets their values as a dict:
+
+    @with_fields
+    def finetune(*, job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")], twin: ...) -> None:
+
+The model is imported when the command is used: `bitnet-bench --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from bitnet_bench.cli.help_panels import PanelCommand
+from bitnet_bench.cli.option_names import name_options, read_names
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from bitnet_bench.runs.settings import Option
+
+FORMER_OPTIONS = {"--despite-parity": "--allow-mismatch"}
+"""Spellings until 0.1.0, which work for one release more."""
+SCALARS = (str, int, float, bool)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Stands in a command's signature for an option of each field of a model, or of those named in *only*."""
+
+    model: str
+    """MODULE:CLASS, of a `bitnet_bench.runs.settings.Settings`."""
+    only: tuple[str, ...] = ()
+    """Then without the model's panels."""
+
+
+def with_fields(function: Callable[..., None]) -> Callable[..., None]:
+    """Keep Typer from reading the parameters of *function* before its command, a `JobCommand`, is used."""
+
+    @functools.wraps(function)
+    def unread() -> None:
+        raise AssertionError("JobCommand calls the function itself")
+
+    unread.__signature__ = inspect.Signature()  # type: ignore[attr-defined]
+    unread.__annotations__ = {}
+    return unread
+
+
+class JobCommand(PanelCommand):
+    """A command that is registered by a function `with_fields`; its options are made when they are needed."""
+
+    _is_read = False
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the command's own parameters and those of the models."""
+        if not self._is_read:
+            app = typer.Typer(add_completion=False)
+            app.command()(expand_fields(inspect.unwrap(self.callback)))  # type: ignore[arg-type]
+            read = typer.main.get_command(app)
+            names = read_names(read.params)
+            for parameter in read.params:
+                parameter.help = name_options(parameter.help or "", names)  # type: ignore[attr-defined]
+            self.params, self.callback, self._is_read = read.params, read.callback, True
+        return super().get_params(ctx)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; former spellings are taken with a warning."""
+        for argument in FORMER_OPTIONS.keys() & set(args):
+            now = FORMER_OPTIONS[argument]
+            print(f"Warning: {argument} is now {now}; the next release does not know it.", file=sys.stderr)
+        return super().parse_args(ctx, [FORMER_OPTIONS.get(argument, argument) for argument in args])
+
+
+def expand_fields(function: Callable[..., None]) -> Callable[..., None]:
+    """Return *function* as Typer reads it: with an option of each field in place of each `Fields`."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, list[str]] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        fields = next((one for one in get_args(parameter.annotation) if isinstance(one, Fields)), None)
+        made = [parameter] if fields is None else list(make_parameters(fields))
+        if fields:
+            groups[parameter.name] = [one.name for one in made]
+        parameters += [
+            one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=_read_by_typer(one.annotation)) for one in made
+        ]
+    sequences = {one.name for one in parameters if _is_list(one)}
+
+    def call(**values: Any) -> None:
+        plain = {name: _plain(value, name in sequences) for name, value in values.items()}
+        for group, names in groups.items():
+            taken = {name: plain.pop(name) for name in names}
+            plain[group] = {name: str(one) if isinstance(one, Path) else one for name, one in taken.items()}
+        function(**plain)
+
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    return call
+
+
+def make_parameters(fields: Fields) -> Iterator[inspect.Parameter]:
+    """Yield an option for each field: its type, default, least value, help, panel and name are the field's."""
+    model = pkgutil.resolve_name(fields.model)
+    for name, field, option in model.options():
+        if fields.only and name not in fields.only:
+            continue
+        kind, default = _type_of(field, option), _default_of(field, option)
+        if default is None:
+            kind = kind | None
+        info = typer.Option(
+            *([f"--{option.name}"] if option.name else []),
+            help=" ".join((field.description or "").partition("\n\n")[0].split()),
+            rich_help_panel=None if fields.only else option.panel,
+            metavar=option.metavar,
+            min=_least(field, kind),
+        )
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _type_of(field: FieldInfo, option: Option) -> Any:
+    """Return the type of an option: a field's without None, list for tuple and dict, str for what a field parses."""
+    kinds = [one for one in get_args(field.annotation) if one is not NoneType]
+    kind: Any = kinds[0] if NoneType in get_args(field.annotation) and len(kinds) == 1 else field.annotation
+    if get_origin(kind) is dict:
+        return list[str]
+    if get_origin(kind) is tuple:
+        return list[get_args(kind)[0]]  # type: ignore[misc]
+    if option.is_repeatable:
+        return list[kind]
+    if option.is_path:
+        return Path
+    is_plain = kind in SCALARS or get_origin(kind) is Literal
+    return kind if is_plain and option.written is None else str
+
+
+def _default_of(field: FieldInfo, option: Option) -> Any:
+    """Return the default of an option as the command line writes it."""
+    if field.is_required():
+        return inspect.Parameter.empty
+    default = option.written or field.default
+    if isinstance(default, tuple | dict):
+        return list(default) or None
+    if option.is_repeatable:
+        return [default]
+    return str(default) if _type_of(field, option) is str and default is not None else default
+
+
+def _least(field: FieldInfo, kind: Any) -> Any:
+    """Return the least value that is taken; None where the model alone can say, such as above 0.0."""
+    kinds = {kind, *get_args(kind)}
+    for bound in field.metadata if kinds & {int, float} else ():
+        if hasattr(bound, "ge"):
+            return bound.ge
+        if hasattr(bound, "gt") and int in kinds:
+            return bound.gt + 1
+    return None
+
+
+def _read_by_typer(annotation: Any) -> Any:
+    """Return a type as Typer reads it: it takes a Literal, but of a list of them only an enum."""
+    if get_origin(annotation) is Annotated:
+        kind, *rest = get_args(annotation)
+        return Annotated[(_read_by_typer(kind), *rest)]
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if NoneType in get_args(annotation) and len(kinds) == 1:
+        return _read_by_typer(kinds[0]) | None
+    if get_origin(annotation) is list and get_origin(kinds[0]) is Literal:
+        return list[StrEnum("Choice", {value: value for value in get_args(kinds[0])})]  # type: ignore[misc]
+    return annotation
+
+
+def _is_list(parameter: inspect.Parameter) -> bool:
+    kinds = get_args(parameter.annotation)[:1]
+    return any(get_origin(kind) is list for kind in (*kinds, *(inner for one in kinds for inner in get_args(one))))
+
+
+def _plain(value: Any, is_sequence: bool) -> Any:
+    """Return a value as a job holds it: a list as a tuple, a choice as text."""
+    if is_sequence:
+        return tuple(str(one) if isinstance(one, StrEnum) else one for one in value or ())
+    return value

@@ -1,0 +1,58 @@
+"""Show the options of a command where a sentence names fields: `learning_rate` becomes --lr.
+
+Errors, warnings and help that come from below name fields in backticks, some with a value: `method=dpo`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+FIELD = re.compile(r"`(\w+)(?:=([^`]*))?`")
+
+
+class OptionName(NamedTuple):
+    """How an option is written: --cache, and --no-cache if it has two spellings."""
+
+    on: str
+    off: str | None = None
+
+
+OPTION_NAMES: ContextVar[Mapping[str, OptionName]] = ContextVar("OPTION_NAMES", default=MappingProxyType({}))
+"""The options of the command that runs, by parameter."""
+
+
+def read_names(parameters: Sequence[Any]) -> dict[str, OptionName]:
+    """Return the options among a command's parameters by parameter."""
+    return {
+        parameter.name: OptionName(parameter.opts[0], next(iter(parameter.secondary_opts), None))
+        for parameter in parameters
+        if parameter.param_type_name == "option"
+    }
+
+
+def name_options(text: str, names: Mapping[str, OptionName] | None = None) -> str:
+    """Return *text* with the options of *names*, or of the command that runs, in place of fields in backticks."""
+    known = OPTION_NAMES.get() if names is None else names
+
+    def spell(found: re.Match[str]) -> str:
+        option, value = known.get(found[1]), found[2]
+        if option is None:
+            return found[0]
+        if value == "False" and option.off:
+            return option.off
+        return f"{option.on} {value}" if value else option.on
+
+    return FIELD.sub(spell, text)
+
+
+class OptionNameFormatter(logging.Formatter):
+    """Writes a log line with options in place of fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return name_options(super().format(record))

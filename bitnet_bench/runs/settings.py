@@ -1,0 +1,75 @@
+"""The base of what a user asks for: settings that are options of the command line and keys of recipes as well.
+
+A field says everything about an option: its type, default and bounds are the field's, its help is the first paragraph
+under the field, and `Option` adds what only the command line needs. Errors and help name fields in backticks; the
+command line shows its own spelling instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from bitnet_bench.errors import UsageError, explain
+from bitnet_bench.runs.value import Value
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field is an option of the command line; a field without one is none."""
+
+    panel: str | None = None
+    """The heading under which --help lists it."""
+    name: str | None = None
+    """The name where it is not the field's, such as `lr`; of a bool one without a --no-NAME."""
+    metavar: str | None = None
+    """What stands for the value in --help, where the type does not say it."""
+    is_path: bool = False
+    """Whether it names a file or a folder, which a shell can complete."""
+    is_repeatable: bool = False
+    """Whether several values are taken, though the field holds one."""
+    written: str | None = None
+    """The default as it is written on the command line, where the field parses text."""
+
+
+class InvalidSettingsError(UsageError, ValueError):
+    """A setting is out of range, or does not go together with another."""
+
+
+class Settings(Value):
+    """What a user asks for. Built in Python, a wrong value is an `InvalidSettingsError` of one sentence."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    if not TYPE_CHECKING:  # for a type checker, parameters are the fields
+
+        def __init__(self, /, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise InvalidSettingsError(f"{explain(error, '`{}`'.format)}.") from error
+
+        # pydantic validates files and recipes without this, and keeps the place of an error there
+        __init__.__pydantic_base_init__ = True
+
+    @classmethod
+    def options(cls) -> Iterator[tuple[str, FieldInfo, Option]]:
+        """Yield the fields that are options of the command line, in order."""
+        for name, field in cls.model_fields.items():
+            for option in field.metadata:
+                if isinstance(option, Option):
+                    yield name, field, option
+
+    @classmethod
+    def option_names(cls) -> Mapping[str, str]:
+        """Return what the command line calls each field that is an option, without dashes."""
+        return {name: option.name or name.replace("_", "-") for name, _, option in cls.options()}
+
+    @classmethod
+    def default(cls, field: str) -> Any:
+        """Return the default of *field*."""
+        return cls.model_fields[field].get_default(call_default_factory=True)
