@@ -120,8 +120,8 @@ def refuse_fault(parity: RuntimeParity, allow_mismatch: bool) -> None:
     if parity.fault and not allow_mismatch:
         raise BenchError(
             f"{parity.fault} ({_figures(parity)}).",
-            "Its answers are not the checkpoint's. Use `backend=ternary` or `backend=hf`; `allow_mismatch` runs it anyway "
-            "and marks what it gives.",
+            "Its answers are not the checkpoint's. Use `backend=ternary` or `backend=hf`; `allow_mismatch` runs it "
+            "anyway and marks what it gives.",
         )
 
 
