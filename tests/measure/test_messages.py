@@ -50,7 +50,7 @@ def test_a_task_arrives_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"do": "dance", "batch": 1}', "do: Input should be 'probe', 'warm up' or 'round'"),
+        ('{"do": "dance", "batch": 1}', "do must be 'probe', 'warm up' or 'round'"),
         ('{"do": "round", "batch": 0}', "batch"),
         ('{"do": "round", "batch": 1, "rows": 3}', "rows"),
         ('{"do": "round"}', "batch"),
@@ -90,4 +90,4 @@ def test_an_impossible_reading_is_a_sentence_of_the_process_that_read_it(capsys:
     """A time of zero would divide by zero later."""
     with pytest.raises(SystemExit, match="1"):
         run_process(lambda: print(Foreseen(run_s=0.0)))
-    assert "a reading is impossible (run_s: " in capsys.readouterr().err
+    assert "a reading is impossible (run_s must be " in capsys.readouterr().err
