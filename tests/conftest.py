@@ -96,12 +96,12 @@ def forking(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def start_command(forking: Any, tmp_path: Path) -> Callable[..., BaseProcess]:
     """Give what starts `python -m bitnet_bench` with words, in a folder, with more in its environment; None unsets.
 
-    Its output goes into files beside each other, `output` of the process: standard output and standard error.
+    Standard output and standard error go into two files, `output` of the process, or *together* into one.
     """
     folder = tmp_path.with_name(f"{tmp_path.name}-output")
     folder.mkdir(exist_ok=True)
 
-    def start(*words: str, cwd: Path = tmp_path, **environment: str | None) -> BaseProcess:
+    def start(*words: str, cwd: Path = tmp_path, together: bool = False, **environment: str | None) -> BaseProcess:
         merged = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         number = len(list(folder.iterdir()))
         output = folder / f"{number}-out", folder / f"{number}-err"
@@ -111,7 +111,7 @@ def start_command(forking: Any, tmp_path: Path) -> Callable[..., BaseProcess]:
             "words": tuple(map(str, words)),
             "cwd": str(cwd),
             "environment": {name: value for name, value in merged.items() if value is not None},
-            "output": tuple(map(str, output)),
+            "output": tuple(map(str, output)) if not together else (str(output[0]),) * 2,
         }
         process: BaseProcess = forking.Process(target=runpy.run_path, args=(str(RUN_FORKED), {"ASKED": asked}))
         process.output = output  # type: ignore[attr-defined]

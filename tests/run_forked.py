@@ -10,7 +10,7 @@ os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])
 for descriptor, (stream, file) in enumerate(zip(("stdout", "stderr"), asked["output"], strict=True), start=1):
-    setattr(sys, stream, open(file, "w", encoding="utf-8"))  # noqa: SIM115 - it stays open until the process ends
+    setattr(sys, stream, open(file, "a", encoding="utf-8"))  # noqa: SIM115 - it stays open until the process ends
     os.dup2(getattr(sys, stream).fileno(), descriptor)
 sys.argv = ["bitnet-bench", *asked["words"]]
 runpy.run_module("bitnet_bench", run_name="__main__")
