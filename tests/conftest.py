@@ -88,6 +88,8 @@ def forking(tmp_path_factory: pytest.TempPathFactory) -> Any:
     context.set_forkserver_preload(PRELOAD)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # several of them run at once
+        # an import that asks CUDA whether it is there would keep every fork from a GPU
+        patch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         forkserver.ensure_running()
     return context
 

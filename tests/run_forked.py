@@ -9,6 +9,7 @@ asked: dict[str, Any] = globals()["ASKED"]
 os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])
+sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
 for descriptor, (stream, file) in enumerate(zip(("stdout", "stderr"), asked["output"], strict=True), start=1):
     setattr(sys, stream, open(file, "a", encoding="utf-8"))  # noqa: SIM115 - it stays open until the process ends
     os.dup2(getattr(sys, stream).fileno(), descriptor)
