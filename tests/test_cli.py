@@ -119,8 +119,11 @@ def test_results_can_be_had_as_json(bench: Bench) -> None:
 
 
 def test_evaluate_measure_and_report_work_together(bench: Bench, tmp_path: Path) -> None:
-    """Scores and costs of one run stand in one record, a second call does not score again, and the report has both."""
+    """Costs and scores of one run stand in one record, a second call does not score again, and the report has both."""
     run = tmp_path / "run"
+    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--no-floats"]
+    measured = bench("measure", *quick, "--json", "--out", str(run))
+    assert measured.returncode == 0, measured.stderr
     scored = ["evaluate", "--suite", "sample", "--task", "copa", "--limit", "4", "--out", str(run), "--json"]
     first = bench(*scored)
     assert first.returncode == 0, first.stderr
@@ -128,19 +131,13 @@ def test_evaluate_measure_and_report_work_together(bench: Bench, tmp_path: Path)
     assert {score["metric"] for score in record["scores"]} == {"macro_f1", "accuracy"}
     assert all(score["stderr"] is not None and score["signature"] for score in record["scores"])
     assert len((run / "samples/sample-copa.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--no-floats", "--json", "--out", str(run)]
-    measured = bench("measure", *quick)
-    assert measured.returncode == 0, measured.stderr
+    assert len(record["costs"]) == 1, "costs that were measured first must stay"
     again = bench(*scored)
     assert json.loads(again.stdout)[0]["scores"] == record["scores"]
     assert json.loads(again.stdout)[0]["environment"] == record["environment"]
-    assert len(json.loads(again.stdout)[0]["costs"]) == 1
+    assert json.loads(again.stdout)[0]["costs"] == record["costs"]
     assert bench("report", str(run), "--out", "r.html").returncode == 0
     assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    first_measured = tmp_path / "measured-first"
-    assert bench("measure", *quick[:-1], str(first_measured)).returncode == 0
-    late = bench(*scored[:-2], str(first_measured), "--json")
-    assert len(json.loads(late.stdout)[0]["costs"]) == 1, "costs that were measured first must stay"
     other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run))
     assert other.returncode == 1
     assert "another suites" in other.stderr or "another settings" in other.stderr
