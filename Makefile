@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 QUICKSTART_OUT ?= runs/quickstart
 # a process a core, each with one thread (tests/conftest.py); the models are tiny, and threads gain nothing
 PARALLEL ?= -n auto --dist worksteal
+# what `make test` runs, by default every test
+TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
 .PHONY: quickstart test install browser check check-install test-pythons test-bounds test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
@@ -15,7 +17,7 @@ quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
 
 test: install
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 install: $(VENV)/installed
 
@@ -34,8 +36,8 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternar
 check-install: install
 	$(BIN)/python .ci/check_install.py
 
-# quickstart and the fast tests with every supported Python of this machine, each in an environment of its own; SKIP=3.11
-# leaves out one that was tested already
+# quickstart, and the tests of what a Python can change, with every supported Python of this machine, each in an environment
+# of its own; SKIP=3.11 leaves out one that was tested already
 test-pythons:
 	$(PYTHON) .ci/test_pythons.py $(SKIP)
 
@@ -83,7 +85,8 @@ test-llamacpp: install
 
 # the tests of what a wheel can lack (modules, tables, templates, weights, the kernel, recipes), outside the checkout,
 # against the wheel that check-install builds; what computes for minutes was computed by `make test`
-WHEEL_TESTS := tests/test_*.py tests/rating tests/reports tests/evaluation/test_suites.py tests/ternary/test_kernel.py tests/ternary/test_checkpoint.py
+WHEEL_TESTS := tests/test_*.py tests/machine tests/pipeline tests/rating tests/reports tests/runs \
+	tests/evaluation/test_suites.py tests/ternary/test_kernel.py tests/ternary/test_checkpoint.py
 test-wheel: check-install
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/pip install --quiet --no-deps --target build/wheel build/dist/bitnet_bench-*.whl

@@ -11,7 +11,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads on two cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
+import multiprocessing
+import runpy
+import subprocess
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ from hypothesis import settings
 # a busy machine is no fault: how long an example takes is not what is tested
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+RUN_FORKED = Path(__file__).parent / "run_forked.py"
 VOCABULARY = 300
 CORPUS = (
     "사용자: 안녕하세요?\n모델: 안녕하세요! 만나서 반가워요.",
@@ -28,6 +34,12 @@ CORPUS = (
     "### Instruction:\n한국의 수도는?\n\n### Response:\n한국의 수도는 서울이에요.",
     "오늘 안녕 오늘 안녕 한국 한국 서울 서울 네 네 네",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Keep what the imports made out of each garbage collection: statsmodels collects in every call of a function."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +57,83 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+PRELOAD = [
+    "lm_eval.evaluator",
+    "tensorboardX",
+    "transformers.models.bitnet.modeling_bitnet",
+    "transformers.tokenization_utils_tokenizers",
+    "transformers.trainer",
+    "bitnet_bench.backends.hf.inference",
+    "bitnet_bench.backends.hf.training",
+    "bitnet_bench.backends.ternary.inference",
+    "bitnet_bench.cli",
+    "bitnet_bench.evaluation.evaluate",
+    "bitnet_bench.training.finetune",
+]
+"""What the command line imports sooner or later: six seconds of computing."""
+
+
+@pytest.fixture(scope="session")
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give a `multiprocessing` context whose processes are forks of one that has imported what takes seconds.
+
+    A fork is alone like any process (its files, its environment, its end by a signal); only variables that a library
+    reads when it is imported come too late for it.
+    """
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # several of them run at once
+        # an import that asks CUDA whether it is there would keep every fork from a GPU
+        patch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture
+def start_command(forking: Any, tmp_path: Path) -> Callable[..., BaseProcess]:
+    """Give what starts `python -m bitnet_bench` with words, in a folder, with more in its environment; None unsets.
+
+    Standard output and standard error go into two files, `output` of the process, or *together* into one.
+    """
+    folder = tmp_path.with_name(f"{tmp_path.name}-output")
+    folder.mkdir(exist_ok=True)
+
+    def start(*words: str, cwd: Path = tmp_path, together: bool = False, **environment: str | None) -> BaseProcess:
+        merged = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        number = len(list(folder.iterdir()))
+        output = folder / f"{number}-out", folder / f"{number}-err"
+        for file in output:
+            file.touch()
+        asked = {
+            "words": tuple(map(str, words)),
+            "cwd": str(cwd),
+            "environment": {name: value for name, value in merged.items() if value is not None},
+            "output": tuple(map(str, output)) if not together else (str(output[0]),) * 2,
+        }
+        process: BaseProcess = forking.Process(target=runpy.run_path, args=(str(RUN_FORKED), {"ASKED": asked}))
+        process.output = output  # type: ignore[attr-defined]
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture
+def run_command(start_command: Callable[..., BaseProcess]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Give what runs `python -m bitnet_bench` to its end, with the arguments of `start_command`."""
+
+    def run(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        process = start_command(*words, **more)
+        process.join()
+        said = (file.read_text(encoding="utf-8") for file in process.output)  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(words, process.exitcode or 0, *said)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+Bench = Callable[..., subprocess.CompletedProcess[str]]
 
-def bench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, with no local rows unless it is told of them."""
-    inherited = {name: value for name, value in os.environ.items() if name != "BITNET_BENCH_DATA"}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "bitnet_bench", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**inherited, "HF_HUB_OFFLINE": "1", **environment},
-        check=False,
-    )
+
+@pytest.fixture
+def bench(run_command: Bench) -> Bench:
+    """Give what runs the command line in a process of its own, with no local rows unless it is told of them."""
+
+    def run(*arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
+        return run_command(*arguments, BITNET_BENCH_DATA=None, **environment)
+
+    return run
 
 
 @pytest.mark.parametrize(
     "command", ["quickstart", "run", "rate", "finetune", "evaluate", "measure", "report", "suites", "doctor"]
 )
-def test_every_command_has_help(command: str, tmp_path: Path) -> None:
+def test_every_command_has_help(bench: Bench, command: str) -> None:
     """--help names the command's options and ends with status 0."""
-    done = bench(command, "--help", cwd=tmp_path)
+    done = bench(command, "--help")
     assert done.returncode == 0
     assert "--help" in done.stdout
 
 
-def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
+def test_the_options_of_finetune_are_in_panels(bench: Bench) -> None:
     """In this order, each option in one, and within 80 columns."""
-    done = bench("finetune", "--help", cwd=tmp_path, COLUMNS="80")
+    done = bench("finetune", "--help", COLUMNS="80")
     panels = re.split(r"^(?=\w+:\n)", done.stdout, flags=re.MULTILINE)[1:]
     names = [panel.partition(":")[0] for panel in panels]
     assert names == ["Data", "Method", "Optimization", "Ternary", "Distillation", "Output", "Options"]
@@ -97,7 +96,9 @@ def test_the_options_of_finetune_are_in_panels(tmp_path: Path) -> None:
         (["frobnicate"], 2, ["frobnicate"]),
     ],
 )
-def test_bad_input_is_a_sentence(arguments: list[str], status: int, words: list[str], tmp_path: Path) -> None:
+def test_bad_input_is_a_sentence(
+    bench: Bench, arguments: list[str], status: int, words: list[str], tmp_path: Path
+) -> None:
     """What happened and what to do, status 1 or 2, no traceback, and nothing left behind."""
     (tmp_path / "bad.jsonl").write_text('{"prompt": "가", "response": "나"}\n{"prompt": "다"}\n', encoding="utf-8")
     (tmp_path / "good.jsonl").write_text('{"prompt": "가", "response": "나"}\n', encoding="utf-8")
@@ -105,7 +106,7 @@ def test_bad_input_is_a_sentence(arguments: list[str], status: int, words: list[
     (tmp_path / "full").mkdir()
     (tmp_path / "full/keep.txt").write_text("mine", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
-    done = bench(*arguments, cwd=tmp_path)
+    done = bench(*arguments)
     assert done.returncode == status, done.stderr
     for word in words:
         assert word in done.stderr
@@ -113,37 +114,34 @@ def test_bad_input_is_a_sentence(arguments: list[str], status: int, words: list[
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_results_can_be_had_as_json(tmp_path: Path) -> None:
+def test_results_can_be_had_as_json(bench: Bench) -> None:
     """--json prints one JSON document and nothing else on standard output."""
     for arguments in (["suites"], ["backends"], ["doctor"]):
-        done = bench(*arguments, "--json", cwd=tmp_path)
+        done = bench(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)
 
 
-def test_evaluate_measure_and_report_work_together(tmp_path: Path) -> None:
-    """Scores and costs of one run stand in one record, a second call does not score again, and the report has both."""
+def test_evaluate_measure_and_report_work_together(bench: Bench, tmp_path: Path) -> None:
+    """Costs and scores of one run stand in one record, a second call does not score again, and the report has both."""
     run = tmp_path / "run"
+    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--no-floats"]
+    measured = bench("measure", *quick, "--json", "--out", str(run))
+    assert measured.returncode == 0, measured.stderr
     scored = ["evaluate", "--suite", "sample", "--task", "copa", "--limit", "4", "--out", str(run), "--json"]
-    first = bench(*scored, cwd=tmp_path)
+    first = bench(*scored)
     assert first.returncode == 0, first.stderr
     (record,) = json.loads(first.stdout)
     assert {score["metric"] for score in record["scores"]} == {"macro_f1", "accuracy"}
     assert all(score["stderr"] is not None and score["signature"] for score in record["scores"])
     assert len((run / "samples/sample-copa.jsonl").read_text(encoding="utf-8").splitlines()) == 4
-    quick = ["--prompt-tokens", "16", "--new-tokens", "4", "--rounds", "1", "--no-floats", "--json", "--out", str(run)]
-    measured = bench("measure", *quick, cwd=tmp_path)
-    assert measured.returncode == 0, measured.stderr
-    again = bench(*scored, cwd=tmp_path)
+    assert len(record["costs"]) == 1, "costs that were measured first must stay"
+    again = bench(*scored)
     assert json.loads(again.stdout)[0]["scores"] == record["scores"]
     assert json.loads(again.stdout)[0]["environment"] == record["environment"]
-    assert len(json.loads(again.stdout)[0]["costs"]) == 1
-    assert bench("report", str(run), "--out", "r.html", cwd=tmp_path).returncode == 0
+    assert json.loads(again.stdout)[0]["costs"] == record["costs"]
+    assert bench("report", str(run), "--out", "r.html").returncode == 0
     assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    first_measured = tmp_path / "measured-first"
-    assert bench("measure", *quick[:-1], str(first_measured), cwd=tmp_path).returncode == 0
-    late = bench(*scored[:-2], str(first_measured), "--json", cwd=tmp_path)
-    assert len(json.loads(late.stdout)[0]["costs"]) == 1, "costs that were measured first must stay"
-    other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run), cwd=tmp_path)
+    other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run))
     assert other.returncode == 1
     assert "another suites" in other.stderr or "another settings" in other.stderr

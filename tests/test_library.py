@@ -56,6 +56,7 @@ def test_evaluate_measure_compare_and_report_need_no_other_import(tmp_path: Path
     assert {score.task for score in record.scores} == {"sample:copa", "sample:wic"}
     measured = bb.measure({"demo": runs[0]}, QUICK)
     assert bb.load_run(runs[0]).costs == measured[0].costs
+    assert bb.load_run(runs[0]).scores == record.scores, "scores that were there before the costs must stay"
     found = bb.compare(runs[0], runs[1])
     assert [(d.task, d.n, d.difference, d.p_holm) for d in found.differences] == [
         ("sample:copa", 6, 0.0, 1.0),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from bitnet_bench.errors import UsageError
 PLUGIN = Path(__file__).parent / "plugin"
 
 
-def test_an_installed_backend_is_listed_and_evaluates(tmp_path: Path) -> None:
+def test_an_installed_backend_is_listed_and_evaluates(
+    tmp_path: Path, run_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """After `pip install` of a package with an entry point, --backend takes its name; it cannot train, and says so."""
     source = shutil.copytree(PLUGIN, tmp_path / "source")  # building writes beside the sources
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -25,9 +28,7 @@ def test_an_installed_backend_is_listed_and_evaluates(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
 
     def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "bitnet_bench", *arguments]
-        environment = {**os.environ, "PYTHONPATH": path}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        return run_command(*arguments, PYTHONPATH=path)
 
     listed = {b["name"]: b for b in json.loads(bench("backends", "--json").stdout)}
     assert (listed["constant"]["runs"], listed["constant"]["trains"]) == (True, False)

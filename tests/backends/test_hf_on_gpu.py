@@ -24,7 +24,7 @@ from bitnet_bench.machine.fast_dtype import fast_compute
 from bitnet_bench.machine.gpu import Card
 from bitnet_bench.machine.runtime_choice import default_precision
 from bitnet_bench.ternary.linear import CodesLinear
-from tests.test_gpu import H100
+from tests.machine.test_gpu import H100
 
 T4 = dataclasses.replace(H100, name="Tesla T4", capability=(7, 5))
 FULL = dataclasses.replace(H100, free_bytes=100_000_000)

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from safetensors.torch import load_file
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
+from bitnet_bench.training import trainer
 from bitnet_bench.training.finetune import finetune, twin_of
 from bitnet_bench.training.rates import default_rate
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 ROWS = [
     {"prompt": f"{i}번 손님은 무엇을 드시나요?", "response": f"{i}번 손님은 {'국수' if i % 2 else '비빔밥'}를 드세요."}
     for i in range(24)
@@ -42,26 +46,28 @@ def job(rows: Path, out: Path, **settings: object) -> FinetuneJob:
     return FinetuneJob.model_validate({**defaults, "learning_rate": 2e-3, "save_every": 3, **settings})
 
 
-def _command(rows: Path, out: Path) -> list[str]:
+def _words(rows: Path, out: Path) -> list[str]:
     options = ["--max-steps", "12", "--batch-size", "4", "--epochs", "9", "--lr", "2e-3", "--save-every", "3"]
-    return [sys.executable, "-P", "-m", "bitnet_bench", "finetune", "--data", str(rows), "--out", str(out), *options]
+    return ["finetune", "--data", str(rows), "--out", str(out), *options]
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(rows: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
+    rows: Path, tmp_path: Path, start_command: Callable[..., BaseProcess], run_command: Command
+) -> None:
     """SIGKILL half-way, the same command again: bit for bit the checkpoint of a run that was not killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(_command(rows, killed), env=environment, stderr=subprocess.PIPE)
+    process = start_command(*_words(rows, killed))
     deadline = time.monotonic() + 120
     while not (killed / ".trainer/checkpoint-6/complete").exists():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     assert not (killed / "config.json").exists()
     for out in (killed, whole):
-        subprocess.run(_command(rows, out), env=environment, check=True, capture_output=True)
+        done = run_command(*_words(rows, out))
+        assert done.returncode == 0, done.stderr
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert json.loads((killed / "finetune.json").read_text())["resumed_from_step"] >= 6
     assert not (killed / ".trainer").exists()
@@ -76,7 +82,8 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     more = ["--max-steps", "40", "--hold-out", "0.25", "--neftune-alpha", "5", "--gradient-accumulation", "2", *options]
-    commands = {out: [*_command(rows, out), *more] for out in (killed, whole)}
+    start = [sys.executable, "-P", "-m", "bitnet_bench"]
+    commands = {out: [*start, *_words(rows, out), *more] for out in (killed, whole)}
     began = time.monotonic()
     subprocess.run(commands[whole], env=environment, check=True, capture_output=True)
     usual = time.monotonic() - began
@@ -118,12 +125,11 @@ def test_a_state_that_time_saved_is_resumed_from(rows: Path, tmp_path: Path) -> 
     assert weights[0] == weights[1]
 
 
-def test_the_end_of_a_run_is_on_its_curve(rows: Path, tmp_path: Path) -> None:
+def test_the_end_of_a_run_is_on_its_curve(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first and its last step are logged, though points are means over several steps."""
-    record = finetune(job(rows, tmp_path / "out", max_steps=403, batch_size=1, epochs=300, track=(), limit=2))
-    steps = [point["step"] for point in record.history]
-    assert steps[:3] == [1, 2, 4]
-    assert steps[-2:] == [402, 403]
+    monkeypatch.setattr(trainer, "LOG_POINTS", 4)
+    record = finetune(job(rows, tmp_path / "out", max_steps=9, batch_size=1, track=(), limit=2))
+    assert [point["step"] for point in record.history] == [1, 2, 4, 6, 8, 9]
 
 
 def test_a_job_without_a_rate_has_that_of_the_table_and_its_twin_has_its_own(rows: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from bitnet_bench.machine import gpu
 from bitnet_bench.machine.gpu import Card, Gpu
 from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.ternary import kernel
-from tests.test_gpu import H100
+from tests.machine.test_gpu import H100
 
 needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
 

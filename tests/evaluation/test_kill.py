@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import runpy
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitnet_bench.evaluation.answer_cache import kept
-
-KILLS = 20
-PRELOAD = [
-    "bitnet_bench.evaluation.evaluate",
-    "bitnet_bench.backends.hf.inference",
-    "datasets",
-    "lm_eval.evaluator",
-    "transformers.models.bitnet.modeling_bitnet",
-    "transformers.tokenization_utils_tokenizers",
-]
-"""What a process imports before it begins: it is the evaluation that is to be killed, not the imports."""
-
 
 SCRIPT = """
 import os
 os.environ["BITNET_BENCH_CACHE"] = CACHE
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whose start takes longer than the moments below
 from pathlib import Path
+from typing import Any
 import torch
 from bitnet_bench.backends import batched_session as session
 from bitnet_bench.evaluation.evaluate import evaluate
@@ -57,16 +46,14 @@ def answers(cache: Path) -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_change_no_byte(tmp_path: Path, forking: Any, kills: int) -> None:
     """Killed once at a random moment each time, then run again: scores and samples of an uninterrupted run."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-
     (tmp_path / "evaluate.py").write_text(SCRIPT, encoding="utf-8")
 
     def run(name: str, kill_after: float | None = None) -> float:
         names = {"OUT": str(tmp_path / name), "CACHE": str(tmp_path / f"{name}.sqlite3")}
-        process = context.Process(target=runpy.run_path, args=(str(tmp_path / "evaluate.py"), names))
+        process = forking.Process(target=runpy.run_path, args=(str(tmp_path / "evaluate.py"), names))
         began = time.monotonic()
         process.start()
         process.join(kill_after)
@@ -83,14 +70,17 @@ def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
     run("warm")  # the server that forks has imported everything then
     seconds = run("whole")
     wanted = results(tmp_path / "whole")
-    resumed = 0
+    resumed = late = 0
     rng = random.Random(0)
-    for number in range(KILLS):
-        name = f"killed-{number}"
+    while len(killed) < kills:  # a moment that was too late is tried again: a busy machine is no fault
+        name = f"killed-{len(killed)}-{late}"
         run(name, rng.uniform(0, seconds))
+        if killed[-1:] != [name]:
+            late += 1
+            assert late < 5 * kills, "the moments were too late to kill"
+            continue
         before = answers(tmp_path / f"{name}.sqlite3")
         run(name)
         resumed += 0 < before < answers(tmp_path / f"{name}.sqlite3")
         assert results(tmp_path / name) == wanted
-    assert len(killed) >= KILLS * 0.8, "the moments were too late to kill"
-    assert resumed >= 5, "the kills fell outside of the scoring"
+    assert resumed >= kills // 4, "the kills fell outside of the scoring"

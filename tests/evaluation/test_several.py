@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,27 @@ from bitnet_bench.runs.folder import load_record, locked
 from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
-QUIET = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+Bench = Callable[..., tuple[str, str]]
 
 
-def bench(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run *command* in *folder*, which keeps what it writes; it must succeed."""
-    environment = {**os.environ, **QUIET, "HF_DATASETS_CACHE": str(folder / "datasets")}
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture
+def bench(start_command: Callable[..., BaseProcess]) -> Bench:
+    """Give what runs a command line in so many processes, and returns both streams of the first one."""
+
+    def run(*words: str, processes: int = 1) -> tuple[str, str]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        launched = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        given = [{**launched, "RANK": str(i)} if processes > 1 else {} for i in range(processes)]
+        started = [start_command(*words, **variables) for variables in given]
+        for process in started:
+            process.join(300)
+        said = [[file.read_text(encoding="utf-8") for file in one.output] for one in started]  # type: ignore[attr-defined]
+        assert [one.exitcode for one in started] == [0] * processes, said
+        return said[0][0], said[0][1]
+
+    return run
 
 
 def chosen() -> Any:
@@ -149,23 +158,17 @@ def test_an_error_that_nobody_foresaw_loses_no_other_task(tmp_path: Path, monkey
     assert "in broken" in (tmp_path / "errors/sample-copa.txt").read_text(encoding="utf-8")
 
 
-def test_two_processes_score_as_one_does(tmp_path: Path) -> None:
-    """Under torchrun with two gloo processes: the same scores and samples, byte for byte, each answer computed once."""
+def test_two_processes_score_as_one_does(tmp_path: Path, bench: Bench) -> None:
+    """With torchrun's variables, two gloo processes: the same scores and samples, each answer computed once."""
     one = evaluate("demo-fp16", chosen(), tmp_path / "one", EvaluateJob(limit=12, cache=False))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     words = ["evaluate", "--model", "demo-fp16", "--suite", "sample", "--limit", "12", "--out", str(tmp_path / "two")]
-    done = bench(
-        tmp_path, *launcher, "-m", "bitnet_bench", *words, *(w for t in TASKS for w in ("--task", t)), "--json"
-    )
-    (two,) = json.loads(done.stdout)  # one process talks
+    shown, told = bench(*words, *(w for t in TASKS for w in ("--task", t)), "--json", processes=2)
+    (two,) = json.loads(shown)  # one process talks
     assert [score.model_dump(mode="json") for score in one.scores] == two["scores"]
     for task in TASKS:
         file = f"samples/sample-{task}.jsonl"
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    assert len(re.findall(r"sample:copa.*12/12", done.stderr)) == 1
+    assert len(re.findall(r"sample:copa.*12/12", told)) == 1
 
 
 TASK = """
@@ -183,7 +186,7 @@ PREMISES = ["비가 많이 왔다.", "아이가 넘어졌다.", "시험에 붙�
 
 
 @pytest.mark.parametrize("arguments", ["pretrained=demo-fp16,precision=fp32", "pretrained=demo,backend=ternary"])
-def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: str) -> None:
+def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, bench: Bench, arguments: str) -> None:
     """`bitnet-bench lm-eval run --model bitnet-bench`: the log-probabilities of our session, and the model's digest."""
     rows = tmp_path / "rows.jsonl"
     docs = [
@@ -194,7 +197,7 @@ def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, arguments: s
     (tmp_path / "copa_here.yaml").write_text(TASK.format(file=rows), encoding="utf-8")
     words = ["run", "--model", "bitnet-bench", "--model_args", arguments, "--tasks", "copa_here"]
     places = ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples"]
-    bench(tmp_path, sys.executable, "-m", "bitnet_bench", "lm-eval", *words, *places)
+    bench("lm-eval", *words, *places)
     (result,) = (tmp_path / "out").rglob("results_*.json")
     model = arguments.removeprefix("pretrained=").split(",")[0]
     checkpoint = open_checkpoint(model)

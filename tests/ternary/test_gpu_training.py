@@ -32,10 +32,10 @@ def same(a, b):
 """
 
 
-def interpret(script: str, *arguments: object) -> None:
+def interpret(script: str) -> None:
     """Run *script* in Triton's interpreter; it prints "equal" at its end."""
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + script, *map(str, arguments)],
+        [sys.executable, "-c", PREAMBLE + script],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
@@ -44,14 +44,13 @@ def interpret(script: str, *arguments: object) -> None:
 
 
 @has_triton
-@pytest.mark.parametrize(("rows", "columns"), [(0, 16), (1, 1), (3, 5), (7, 129), (2, 5000), (5, 768)])
-def test_interpreted_rows_have_the_bits_of_the_quantizer(rows: int, columns: int) -> None:
+def test_interpreted_rows_have_the_bits_of_the_quantizer() -> None:
     """Over shapes that fill no block and more than one; zeros, a NaN, an infinity, halves that round to even."""
     interpret(
         """
-rows, columns = map(int, sys.argv[1:])
-torch.manual_seed(rows * columns)
-for dtype in (torch.float32, torch.bfloat16, torch.float16):
+shapes = (0, 16), (1, 1), (3, 5), (7, 129), (2, 5000), (5, 768)
+for rows, columns, dtype in [(*s, d) for s in shapes for d in (torch.float32, torch.bfloat16, torch.float16)]:
+    torch.manual_seed(rows * columns)
     x = (torch.randn(rows, columns) * 3).to(dtype)
     if rows > 4:
         x[0], x[1, -1], x[2, 0] = 0, float("nan"), float("inf")
@@ -59,12 +58,10 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x[3, 254:] = 0
     (q, step), (expected, expected_step) = training.quantize_rows(x), quantize_activations(x)
     assert q.dtype == torch.bfloat16
-    assert torch.equal(q.to(torch.int8), expected), (dtype, q, expected)
-    assert same(step, expected_step)
+    assert torch.equal(q.to(torch.int8), expected), (rows, columns, dtype, q, expected)
+    assert same(step, expected_step), (rows, columns, dtype)
 print("equal")
-""",
-        rows,
-        columns,
+"""
     )
 
 

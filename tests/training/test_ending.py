@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,20 +138,15 @@ def test_how_a_run_ended_is_the_last_warning(make_record: Callable[..., Finetune
     assert len(lines) == 3
 
 
-def test_the_last_line_of_a_run_that_made_the_model_worse_says_so(tmp_path: Path) -> None:
+def test_the_last_line_of_a_run_that_made_the_model_worse_says_so(tmp_path: Path, run_command: Any) -> None:
     """In one file of both streams, and in the record."""
     rows = tmp_path / "rows.jsonl"
     texts = [{"prompt": f"{i}번은?", "response": f"{i}번입니다."} for i in range(8)]
     rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts), encoding="utf-8")
     options = ["--model", "demo-fp16", "--precision", "fp16", "--lr", "3e-2", "--schedule", "constant"]
     options += ["--max-steps", "3", "--batch-size", "8", "--warmup-ratio", "0", "--compute", "fp32"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "bitnet_bench", "finetune", "--data", rows, "--out", tmp_path / "out", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-    )
+    done = run_command("finetune", "--data", str(rows), "--out", str(tmp_path / "out"), *options, together=True)
+    assert done.returncode == 0, done.stdout
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("Warning: ")
     assert "The loss ended at" in last

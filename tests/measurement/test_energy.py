@@ -252,7 +252,7 @@ def test_a_model_in_the_place_of_a_meter_does_not_type_check(tmp_path: Path) -> 
     """mypy refuses a modelled number as a measured one, and a model as a meter, and nothing else of the file."""
     file = tmp_path / "mutation.py"
     file.write_text(MUTATION)
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary", str(file)]
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", str(file)]  # what `make check` knows is taken over
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     errors = [line for line in said.splitlines() if "error:" in line]
     assert [line.split(":")[1] for line in errors] == ["7", "8"], said
