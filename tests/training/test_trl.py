@@ -118,7 +118,7 @@ def test_trl_does_not_distill(tmp_path: Path) -> None:
     """The refusal names the backend that does."""
     with pytest.raises(BenchError, match="does not distill") as refused:
         finetune(job(tmp_path, "demo", ROWS, method="distill", teacher="demo-fp16"), "trl")
-    assert "--backend hf" in str(refused.value.hint)
+    assert "`backend=hf`" in str(refused.value.hint)
 
 
 def test_trl_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
