@@ -51,31 +51,37 @@ class Fields:
         self.take(key)
         return None
 
-    def unread(self, used: Collection[str], within: bool = False) -> Iterator[str]:
+    def unread(self, used: Collection[str], joined: bool = False) -> Iterator[str]:
         """Yield the names of fields that hold text which is not read; a text of *used* is not lost with its field.
 
-        With *within*, neither is a text that stands somewhere within one of *used*.
+        With *joined*, small texts were joined: one that stands somewhere within a text of *used* is not lost either,
+        and fields are named however deep they are.
         """
         for key, value in self.values.items():
-            if key not in self._read and any(not _is_used(text, used, within) for text in texts_of(value)):
-                yield f"{self._path}{shorten_name(key)}"
+            if key in self._read:
+                continue
+            name = f"{self._path}{shorten_name(key)}"
+            if joined:
+                yield from (where for where, text in _texts_by_name(value, name) if not _is_used(text, used, joined))
+            elif any(not _is_used(text, used, joined) for _, text in _texts_by_name(value, name)):
+                yield name
         for inner in self._inner:
-            yield from inner.unread(used, within)
+            yield from inner.unread(used, joined)
 
 
-def texts_of(value: Any) -> Iterator[str]:
-    """Yield every text in *value*, however deep, that is not blank."""
+def _texts_by_name(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (the name of its field, text) of every text in *value*, however deep, that is not blank."""
     if isinstance(value, str):
         if value.strip():
-            yield value
+            yield name, value
     elif isinstance(value, list):
         for one in value:
-            yield from texts_of(one)
+            yield from _texts_by_name(one, f"{name}[]")
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from texts_of(one)
+        for key, one in value.items():
+            yield from _texts_by_name(one, f"{name}.{shorten_name(key)}")
 
 
-def _is_used(text: str, used: Collection[str], within: bool) -> bool:
+def _is_used(text: str, used: Collection[str], joined: bool) -> bool:
     stripped = text.strip()
-    return stripped in used or (within and any(stripped in one for one in used))
+    return stripped in used or (joined and any(stripped in one for one in used))

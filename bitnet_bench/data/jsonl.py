@@ -228,8 +228,10 @@ def _whole(path: Path, text: str) -> Iterator[tuple[int, str]]:
             yield number, entry
         return
     try:
-        value = read_json(text)[0]
-    except BadRowError:
+        value = json.loads(text, object_pairs_hook=_Composer().pairs)
+    except BadRowError as error:
+        raise BenchError(f"{path} {error}.", "Correct it; of a field that stands twice one value is lost.") from error
+    except (ValueError, RecursionError):
         entries: list[Any] | None = None
     else:
         entries = _entries(path, value, "\n" in text.strip())

@@ -42,6 +42,20 @@ class Row:
         """Return the row that ends in its rejected answer."""
         return Row((*self.turns[:-1], Turn("model", self.rejected or "")), self.verbatim)
 
+    @property
+    def responses(self) -> tuple[int, ...]:
+        """Return which of the turns are answers that carry the loss."""
+        return tuple(i for i, turn in enumerate(self.turns) if turn.role == "model" and turn.learned)
+
+    def learning_only(self, response: int) -> Row:
+        """Return the same row with the loss on one answer alone."""
+        turns = (Turn(t.role, t.text, t.role != "model" or i == response) for i, t in enumerate(self.turns))
+        return Row(tuple(turns), self.verbatim, self.rejected)
+
+    def split(self) -> list[Row]:
+        """Return a row for each answer that carries the loss, which ends in it."""
+        return [Row(self.turns[: at + 1], self.verbatim).learning_only(at) for at in self.responses]
+
 
 def read_rows(path: Path, limit: int | None = None, encoding: str | None = None) -> list[Row]:
     """Return the rows of a file, or the first *limit* of them, in NFC; BenchError names the first bad line.
