@@ -100,9 +100,7 @@ def check(
         if task:
             checker.add(number, "overlap", f"shares {OVERLAP_LETTERS} letters or more with a row of {task}")
         checker.check_tokens(number, row)
-    return Checked(
-        str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens)
-    )
+    return Checked(str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens))
 
 
 class _Checker:

@@ -7,7 +7,14 @@ from typing import Any
 
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
 
-_KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+_KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class Fields:
@@ -39,7 +46,7 @@ class Fields:
             raise BadRowError(f'has no "{key}"')
         value = self.take(key)
         if not isinstance(value, str):
-            raise BadRowError(f'has a "{key}" that is no string (it is {_KINDS.get(type(value), "something else")})')
+            raise BadRowError(f'has a "{key}" that is no string (it is {_KINDS[type(value)]})')
         if not value.strip():
             raise BadRowError(f'has an empty "{key}"')
         return value

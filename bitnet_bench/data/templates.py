@@ -105,7 +105,7 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
             text = _without_eos(text, tokenizer) + (tokenizer.eos_token or "")
             if turn.learned:
                 spans.append((start, len(text)))
-    bos = getattr(tokenizer, "bos_token", None)
+    bos: str = getattr(tokenizer, "bos_token", None) or ""
     return Rendered(text, tuple(spans), has_special_tokens=bool(bos) and text.startswith(bos))
 
 
