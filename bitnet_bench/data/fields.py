@@ -7,6 +7,8 @@ from typing import Any
 
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
 
+SPEAKERS = ("role", "from", "speaker")
+"""Fields of a turn that name who speaks, which is no text."""
 _KINDS = {
     type(None): "null",
     bool: "true or false",
@@ -86,7 +88,8 @@ def _texts_by_name(value: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _texts_by_name(one, f"{name}[]")
     elif isinstance(value, dict):
         for key, one in value.items():
-            yield from _texts_by_name(one, f"{name}.{shorten_name(key)}")
+            if key not in SPEAKERS:
+                yield from _texts_by_name(one, f"{name}.{shorten_name(key)}")
 
 
 def _is_used(text: str, used: Collection[str], joined: bool) -> bool:

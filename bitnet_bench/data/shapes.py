@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from bitnet_bench.data import aihub
-from bitnet_bench.data.fields import Fields
+from bitnet_bench.data.fields import SPEAKERS, Fields
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
 from bitnet_bench.data.turns import Turn, role_of
 
@@ -29,7 +29,6 @@ APPENDED = ("context", "input")
 """Fields that continue the user's words, in this order."""
 AROUND = (*SYSTEM, "history", *APPENDED)
 DIALOGUES = ("messages", "conversations", "conversation", "turns", "dialogue")
-SPEAKERS = ("role", "from", "speaker")
 CONTENTS = ("content", "value", "utterance", "text")
 TEXTS = ("text", "document")
 NAMES_SHOWN = 10
