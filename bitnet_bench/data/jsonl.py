@@ -168,7 +168,7 @@ def _decode_whole(path: Path, encoding: str) -> str:
     try:
         codec = codecs.lookup(encoding)
         text = path.read_bytes().decode(codec.name)
-    except (LookupError, TypeError) as error:
+    except LookupError as error:
         raise BenchError(f"There is no text encoding {encoding!r}.", "Name one such as cp949 or utf-16.") from error
     except UnicodeError as error:
         raise BenchError(f"{path} is not {encoding}: {error}.", "Name the encoding that it was saved in.") from error

@@ -124,7 +124,6 @@ def test_a_mark_that_follows_an_escape_breaks_nothing(text: str, escaped: bool) 
     assert value == {"text": unicodedata.normalize("NFC", text)}
 
 
-@settings(max_examples=200)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))), st.booleans())
 def test_any_strings_come_back_in_nfc(value: dict[str, str], escaped: bool) -> None:
     """Names too; two names that NFC makes one are refused."""
@@ -162,7 +161,7 @@ def test_a_whole_emoji_that_is_escaped_is_read() -> None:
     assert nfc_json('"\\ud83d\\ude00"') == "😀"
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.binary(max_size=60) | st.text(st.sampled_from('[]{}",:\n\r\\u가\u0301 1'), max_size=30).map(str.encode),
     name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a.tsv"]),

@@ -232,7 +232,7 @@ def check_one(text: str, folder: Path, tokenizer: Any) -> Checked:
     return check(file, tokenizer, "instruction", 4096, {}, str)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=known_rows())
 def test_every_text_of_a_row_is_learned_from_or_named(fields: dict[str, Any], tmp_path: Path, tokenizer: Any) -> None:
     """Whatever the shape and what stands beside it: a text is in what training sees, or its field is in a finding."""
@@ -267,7 +267,7 @@ JSON_VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON_VALUES, min_size=2, max_size=4), escaped=st.booleans())
 def test_any_json_is_a_row_or_a_finding_with_its_line(
     values: list[Any], escaped: bool, tmp_path: Path, tokenizer: Any

@@ -124,7 +124,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.fixed_dictionaries({"english": JSON, "korean": JSON}), min_size=1, max_size=3))
 def test_any_values_are_asked_or_refused_in_a_sentence(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     try:
