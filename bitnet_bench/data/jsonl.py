@@ -155,11 +155,11 @@ def _decoded_text(path: Path, encoding: str | None) -> Iterator[str]:
         return
     offset = 0
     with path.open("rb") as stream:
-        for line in stream:
+        for number, line in enumerate(stream, start=1):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, error, offset) from error
+                raise _not_utf8(path, error, number, offset) from error
             yield text.removeprefix("\ufeff") if offset == 0 else text
             offset += len(line)
 
@@ -175,8 +175,8 @@ def _decode_whole(path: Path, encoding: str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _not_utf8(path: Path, error: UnicodeDecodeError, offset: int) -> BenchError:
-    problem = f"{path} is not UTF-8: {error.reason} at byte {offset + error.start}"
+def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> BenchError:
+    problem = f"{path} is not UTF-8: {error.reason} in line {line}, at byte {offset + error.start}"
     guess = _guess_encoding(path.read_bytes())
     if guess is None:
         return BenchError(f"{problem}.", "Save it as UTF-8, or name its encoding in `bitnet-bench data convert`.")

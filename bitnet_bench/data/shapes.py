@@ -138,7 +138,7 @@ def _exchange(fields: Fields, exchange: Any) -> list[Turn]:
 
 
 def _asked(fields: Fields, key: str) -> list[Turn]:
-    if isinstance(fields.values.get(key), list):
+    if _holds_messages(fields, key):
         return _turns(fields, key)
     parts = [fields.text(key), *(fields.optional_text(other) for other in APPENDED if other != key)]
     first, *more = [part for part in parts if part]
@@ -146,7 +146,12 @@ def _asked(fields: Fields, key: str) -> list[Turn]:
 
 
 def _answered(fields: Fields, key: str) -> list[Turn]:
-    return _turns(fields, key) if isinstance(fields.values.get(key), list) else [Turn("model", fields.text(key))]
+    return _turns(fields, key) if _holds_messages(fields, key) else [Turn("model", fields.text(key))]
+
+
+def _holds_messages(fields: Fields, key: str) -> bool:
+    listed = fields.values.get(key)
+    return isinstance(listed, list) and any(isinstance(one, dict) for one in listed)
 
 
 def _read_preference(chosen: str, rejected: str) -> Callable[[Fields], Said]:

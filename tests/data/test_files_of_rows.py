@@ -108,7 +108,7 @@ def test_an_encoding_that_does_not_fit_is_a_sentence(encoding: str, said: str, t
 
 def test_bytes_of_no_known_encoding_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(LINES[0].encode() + b"\n\xff\xff\xff\xff\n")
-    with pytest.raises(BenchError, match=r"is not UTF-8: .* at byte"):
+    with pytest.raises(BenchError, match=r"is not UTF-8: .* in line 2, at byte"):
         read_rows(tmp_path / "rows.jsonl")
 
 
