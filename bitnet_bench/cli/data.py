@@ -40,8 +40,9 @@ def data_check(
 ) -> None:
     """Say what is wrong with training rows.
 
-    Rows that cannot be read, duplicates, decomposed (NFD) text, answers that seem to be cut off, rows that are too
-    long, and rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
+    Rows that cannot be read, fields whose text is not learned from, special tokens within rows, duplicates, decomposed
+    (NFD) text, invisible, damaged and control characters, answers that seem to be cut off, rows that are too long, and
+    rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
     """
     from bitnet_bench.training.inputs import check_data
 
@@ -97,13 +98,16 @@ def data_stats(
 
 @app.command("convert", cls=PanelCommand)
 def data_convert(
-    file: Annotated[Path, typer.Argument(help="A JSONL file of any shape that `finetune` reads.")],
+    file: Annotated[Path, typer.Argument(help="A file of any shape that `finetune` reads.")],
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
+    encoding: Annotated[
+        str | None, typer.Option(help="What FILE is saved in, such as cp949; UTF-8 without this.")
+    ] = None,
 ) -> None:
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
     from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {convert_data(file, out):,} rows to {out}")
+    print(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
 
 
 def findings_table(checked: Checked, shown: int) -> Table:

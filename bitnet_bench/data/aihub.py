@@ -73,7 +73,9 @@ def question(entry: dict[str, Any]) -> tuple[str, str]:
         return request, NO_ANSWER
     answers = entry.get("answers", entry.get("answer"))
     first = answers[0] if isinstance(answers, list) and answers else answers
-    return request, _string(first if isinstance(first, dict) else {"text": first}, "text")
+    fields = first if isinstance(first, dict) else {"text": first}
+    texts = fields.get("text")
+    return request, _string({"text": texts[0]} if isinstance(texts, list) and texts else fields, "text")
 
 
 def _request(instruction: str, text: str) -> str:

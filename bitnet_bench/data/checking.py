@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import re
 import statistics
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_bench.data.jsonl import numbered_lines
-from bitnet_bench.data.rows import BadRowError, Row, parse_row
-from bitnet_bench.data.templates import choose, render
-from bitnet_bench.data.tokenizing import IGNORED, encode
+from bitnet_bench.data.characters import find_characters
+from bitnet_bench.data.jsonl import BadRowError, numbered_lines, read_json
+from bitnet_bench.data.rows import Row, read_value
+from bitnet_bench.data.templates import choose, render_sequences
+from bitnet_bench.data.tokenizing import IGNORED, tokenize
 from bitnet_bench.errors import BenchError
 
-Kind = Literal["bad", "duplicate", "overlap", "cut", "long", "nfd"]
+Kind = Literal[
+    "bad", "unread", "special", "duplicate", "overlap", "cut", "long", "nfd", "damaged", "invisible", "control"
+]
 KINDS: dict[Kind, str] = {
     "bad": "cannot be read, and stops training",
+    "unread": "holds text that is not learned from",
+    "special": "holds a special token of the tokenizer",
     "duplicate": "the same text as an earlier row",
     "overlap": "asks what an evaluation task asks",
     "cut": "the answer seems to be cut off",
     "long": "exceeds `max_length`",
     "nfd": "is not in NFC, and is read as NFC",
+    "damaged": "holds replacement or private characters",
+    "invisible": "holds characters of no width",
+    "control": "holds control characters",
 }
 OVERLAP_LETTERS = 20
 """Letters and digits that a row and a test row must share in one piece: shorter ones are found everywhere."""
@@ -74,57 +81,116 @@ def check(
 
     *asked* is what evaluation asks: texts under *normalise*, and the task of each.
     """
+    checker = _Checker(tokenizer, template, max_length)
     windows = _windows(asked)
-    seen: dict[tuple[Any, ...], int] = {}
-    findings: list[Finding] = []
-    tokens, response_tokens = [], []
     count = 0
     for number, line in numbered_lines(path):
         count += 1
         try:
-            row = parse_row(line)
+            value, decomposed = read_json(line)
+            row, unread = read_value(value)
         except BadRowError as error:
-            findings.append(Finding(number, "bad", str(error)))
+            checker.add(number, "bad", str(error))
             continue
-        findings += [Finding(number, kind, reason) for kind, reason in _of_text(line, row, number, seen)]
+        if decomposed:
+            checker.add(number, "nfd", "holds decomposed syllables")
+        checker.check_row(number, row)
+        checker.count_lost(number, (f'text in "{name}", a field that is not read' for name in unread))
         task = _overlap(normalise(" ".join(turn.text for turn in row.turns)), windows)
         if task:
-            findings.append(
-                Finding(number, "overlap", f"shares {OVERLAP_LETTERS} letters or more with a row of {task}")
-            )
+            checker.add(number, "overlap", f"shares {OVERLAP_LETTERS} letters or more with a row of {task}")
+        checker.check_tokens(number, row)
+    return Checked(str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens))
+
+
+class _Checker:
+    """Collects what is found in the rows of one file."""
+
+    def __init__(self, tokenizer: Any, template: str, max_length: int) -> None:
+        self._tokenizer, self._template, self._max_length = tokenizer, template, max_length
+        self._special = _special_tokens(tokenizer)
+        self._seen: dict[tuple[Any, ...], int] = {}
+        self._findings: list[Finding] = []
+        self._lost: dict[str, list[int]] = {}
+        self.tokens: list[int] = []
+        self.response_tokens: list[int] = []
+
+    def add(self, number: int, kind: Kind, reason: str) -> None:
+        """Add one finding."""
+        self._findings.append(Finding(number, kind, reason))
+
+    def count_lost(self, number: int, reasons: Iterable[str]) -> None:
+        """Count a row among those that lose text for each of *reasons*."""
+        for reason in reasons:
+            self._lost.setdefault(reason, []).append(number)
+
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Return the findings of lines by line, and one for each way to lose text, at its first row."""
+        lost = [
+            Finding(lines[0], "unread", f"{len(lines):,} {'row holds' if len(lines) == 1 else 'rows hold'} {reason}")
+            for reason, lines in self._lost.items()
+        ]
+        return tuple(sorted([*self._findings, *lost], key=lambda finding: finding.line))
+
+    def check_row(self, number: int, row: Row) -> None:
+        """Find duplicates, answers that are cut off, special tokens, and characters that nobody sees."""
+        key = (*((turn.role, turn.text.strip()) for turn in row.turns), row.rejected)
+        if key in self._seen:
+            self.add(number, "duplicate", f"is the same as line {self._seen[key]}")
+        self._seen.setdefault(key, number)
+        for turn in row.turns:
+            text = turn.text.rstrip()
+            if turn.role == "model" and len(text) >= LONG_ANSWER and not text.endswith(ENDINGS):
+                self.add(number, "cut", f"ends in {text[-12:]!r}")
+        texts = "\0".join([turn.text for turn in row.turns] + [row.rejected or ""])
+        special = dict.fromkeys(self._special.findall(texts)) if self._special else {}
+        if special:
+            self.add(number, "special", f"holds {', '.join(special)}, which the tokenizer reads as a special token")
+        for text in [*(turn.text for turn in row.turns), row.rejected or ""]:
+            for kind, named in find_characters(text):
+                self.add(number, kind, f"holds {named}")
+
+    def check_tokens(self, number: int, row: Row) -> None:
+        """Find rows that the template does not take or does not show whole, and those that are too long."""
+        sides = [row] if row.rejected is None else [row, row.with_rejected()]
         try:
-            length, learned = _lengths(row, tokenizer, template)
+            lengths = [self._lengths(side) for side in sides]
+            self.count_lost(number, dict.fromkeys(reason for side in sides for reason in self._left_out(side)))
         except BenchError as error:  # a dialogue that the chat template has no prompt for
-            findings.append(Finding(number, "bad", error.problem))
-            continue
-        tokens.append(length)
-        response_tokens.append(learned)
-        if length > max_length:
-            findings.append(Finding(number, "long", f"has {length} tokens, {length - max_length} too many"))
-    return Checked(str(path), count, tuple(findings), tuple(tokens), tuple(response_tokens))
+            self.add(number, "bad", error.problem)
+            return
+        length, learned = lengths[0]
+        self.tokens.append(length)
+        self.response_tokens.append(learned)
+        if length > self._max_length:
+            self.add(number, "long", f"has {length} tokens, {length - self._max_length} too many")
+
+    def _lengths(self, row: Row) -> tuple[int, int]:
+        """Return how many tokens the longest sequence of a row has, and how many of all carry the loss."""
+        is_text = all(turn.role == "text" for turn in row.turns)
+        (examples,) = tokenize([row], self._tokenizer, self._template, "everything" if is_text else "responses")
+        learned = sum(label != IGNORED for example in examples for label in example.labels)
+        return max(len(example.input_ids) for example in examples), learned
+
+    def _left_out(self, row: Row) -> Iterator[str]:
+        """Yield what the template does not write of a row."""
+        template = choose(self._template, row, bool(self._tokenizer.chat_template))
+        rendered = [one.text for one in render_sequences(row, template, self._tokenizer)]
+        eos = self._tokenizer.eos_token or ""
+        for turn in row.turns:
+            text = turn.text.strip().removesuffix(eos).strip()
+            if not any(text in one for one in rendered):
+                yield f"{_SIDES[turn.role]} that the template leaves out"
 
 
-def _of_text(line: str, row: Row, number: int, seen: dict[tuple[Any, ...], int]) -> Iterator[tuple[Kind, str]]:
-    if not unicodedata.is_normalized("NFC", json.dumps(json.loads(line), ensure_ascii=False)):
-        yield "nfd", "holds decomposed syllables"
-    key = (*((turn.role, turn.text.strip()) for turn in row.turns), row.rejected)
-    if key in seen:
-        yield "duplicate", f"is the same as line {seen[key]}"
-    seen.setdefault(key, number)
-    for turn in row.turns:
-        text = turn.text.rstrip()
-        if turn.role == "model" and len(text) >= LONG_ANSWER and not text.endswith(ENDINGS):
-            yield "cut", f"ends in {text[-12:]!r}"
+_SIDES = {"user": "words of the user", "model": "an answer", "system": "a system text", "text": "a text"}
 
 
-def _lengths(row: Row, tokenizer: Any, template: str) -> tuple[int, int]:
-    """Return how many tokens a row has, and how many of them carry the loss."""
-    if all(turn.role == "text" for turn in row.turns):
-        text = render(row, choose(template, row, bool(tokenizer.chat_template)), tokenizer).text
-        length = len(tokenizer(text, verbose=False).input_ids)
-        return length, length
-    (example,) = encode([row], tokenizer, template, 2**31, pretrain=False).examples
-    return len(example.input_ids), sum(label != IGNORED for label in example.labels)
+def _special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return what matches any special token of a tokenizer; None if it has none."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names))) if names else None
 
 
 def _windows(asked: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:

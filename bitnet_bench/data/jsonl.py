@@ -1,20 +1,97 @@
-"""Read JSON Lines with all text in NFC, and say which line is wrong; a file of AI Hub is read an entry a line."""
+"""Read rows from JSON Lines, JSON lists, CSV and AI Hub's files, with all text in NFC, and say which line is wrong."""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from bitnet_bench.data import aihub
 from bitnet_bench.errors import BenchError
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""What stands between the cells of a table, by the file's suffix."""
+NAME_LENGTH = 40
+"""Characters of a field's name that an error repeats."""
+_SPACE = re.compile(r"\s*")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+class BadRowError(ValueError):
+    """Why a row cannot be used, as the end of a sentence that begins with its line number."""
+
+
+def shorten_name(name: Any) -> str:
+    """Return the name of a field for a message: short, and without half characters, which cannot be printed."""
+    text = _HALF_CHARACTER.sub("\ufffd", str(name))
+    return text if len(text) <= NAME_LENGTH else text[:NAME_LENGTH] + "…"
+
+
+def read_json(text: str) -> tuple[Any, bool]:
+    """Return (the value of *text*, its strings in NFC; whether some were not), or raise `BadRowError`.
+
+    A name that stands twice in an object is refused, because JSON readers keep only the last of its values; so is half
+    a character (a lone surrogate), which no file can hold.
+    """
+    composed = _Composer()
+    try:
+        value = json.loads(text, object_pairs_hook=composed.pairs)
+        return composed.strings(value), composed.changed
+    except BadRowError:
+        raise
+    except RecursionError:
+        raise BadRowError("is nested too deeply to be read") from None
+    except ValueError as error:
+        raise BadRowError(f"is not JSON ({error})") from error
+
 
 def nfc_json(line: str) -> Any:
     """Return the value of one line of JSON, its strings in NFC, escaped ones too; ValueError if it is not JSON."""
-    return json.loads(unicodedata.normalize("NFC", json.dumps(json.loads(line), ensure_ascii=False)))
+    return read_json(line)[0]
+
+
+class _Composer:
+    """Brings the strings of a value into NFC, one by one: an escaped file that is normalized as a whole breaks."""
+
+    def __init__(self) -> None:
+        self.changed = False
+
+    def pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object of *pairs*, which json has decoded already."""
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            composed = self._text(name, "a field's name")
+            if composed in found:
+                raise BadRowError(f'has the field "{shorten_name(composed)}" twice')
+            found[composed] = value
+        return found
+
+    def strings(self, value: Any, field: str = "the row") -> Any:
+        """Return *value* with every string in it in NFC."""
+        if isinstance(value, str):
+            return self._text(value, field)
+        if isinstance(value, list):
+            return [self.strings(one, field) for one in value]
+        if isinstance(value, dict):
+            return {name: self.strings(one, f'"{shorten_name(name)}"') for name, one in value.items()}
+        return value
+
+    def _text(self, text: str, field: str) -> str:
+        if text.isascii():
+            return text
+        if _HALF_CHARACTER.search(text):
+            raise BadRowError(f"has half a character (a lone surrogate, as of a cut emoji) in {field}")
+        if unicodedata.is_normalized("NFC", text):
+            return text
+        self.changed = True
+        return unicodedata.normalize("NFC", text)
 
 
 def is_whole(path: Path) -> bool:
@@ -22,36 +99,191 @@ def is_whole(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of a UTF-8 file, blank lines left out; a byte-order mark is no text.
+def numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, the JSON of a row) of a file, blank lines left out; a byte-order mark is no text.
 
-    Of a `.json` file of AI Hub: (entry number from 1, the entry as a line).
+    Of a `.json` file, the number is that of the entry. A list of rows over several lines, rows over several lines, and
+    a table (`.csv`, `.tsv`, names in its first line) are read too, and so are lines that end in a comma. *encoding* is
+    UTF-8 where it is not given.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+        if path.suffix.lower() in DELIMITERS:
+            yield from _table_rows(path, "".join(_decoded_text(path, encoding)))
+        elif is_whole(path):
+            yield from _whole(path, "".join(_decoded_text(path, encoding)))
+        else:
+            yield from _json_lines(path, encoding)
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
-    lines = _whole(path, text) if is_whole(path) else None
-    for number, line in enumerate(text.split("\n") if lines is None else lines, start=1):
+
+
+def _json_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+    lines = _text_lines(path, encoding)
+    first = list(islice(((number, line) for number, line in lines if line.strip()), 2))
+    opening = first[0][1].strip() if first else ""
+    alone = len(first) == 1 and opening.startswith("[") and _is_list_of_objects(opening)
+    if alone or opening in ("[", "{", "[{"):
+        yield from _values_over_lines(path, "".join(_decoded_text(path, encoding)))
+        return
+    for number, line in chain(first, lines):
         if line.strip():
+            yield number, line.rstrip().removesuffix(",")
+
+
+def _is_list_of_objects(line: str) -> bool:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _text_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line) of a file, whose lines end as Unix, Windows or old Macs end them."""
+    number = 0
+    for text in _decoded_text(path, encoding):
+        # JSON escapes the ends of lines, so that none of these stands within a string
+        for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
+            number += 1
             yield number, line
 
 
-def _whole(path: Path, text: str) -> list[str] | None:
-    """Return the entries of one JSON value, or None if the file has a row a line all the same."""
+def _decoded_text(path: Path, encoding: str | None) -> Iterator[str]:
+    """Yield the text of a file in pieces that end where a line ends; BenchError names the encoding if it is another."""
+    if encoding is not None:
+        yield from io.StringIO(_decode_whole(path, encoding), newline="\n")
+        return
+    offset = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, error, number, offset) from error
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(line)
+
+
+def _decode_whole(path: Path, encoding: str) -> str:
     try:
-        value = json.loads(text)
-    except ValueError:
+        codec = codecs.lookup(encoding)
+        text = path.read_bytes().decode(codec.name)
+    except LookupError as error:
+        raise BenchError(f"There is no text encoding {encoding!r}.", "Name one such as cp949 or utf-16.") from error
+    except UnicodeError as error:
+        raise BenchError(f"{path} is not {encoding}: {error}.", "Name the encoding that it was saved in.") from error
+    return text.removeprefix("\ufeff")
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> BenchError:
+    problem = f"{path} is not UTF-8: {error.reason} in line {line}, at byte {offset + error.start}"
+    guess = _guess_encoding(path.read_bytes())
+    if guess is None:
+        return BenchError(f"{problem}.", "Save it as UTF-8, or name its encoding in `bitnet-bench data convert`.")
+    return BenchError(
+        f"{problem}. It can be read as {guess}.",
+        f"`bitnet-bench data convert {path.name} OUT --encoding {guess}` writes it as UTF-8.",
+    )
+
+
+def _guess_encoding(data: bytes) -> str | None:
+    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 where all of it can be read so."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode("cp949")
+    except UnicodeDecodeError:
         return None
-    listed = aihub.entries(value) if isinstance(value, dict) else value
-    if listed is None and "\n" not in text.strip():
-        return None  # a single row
-    if not isinstance(listed, list):
-        fields = ", ".join(sorted(value)) if isinstance(value, dict) else type(value).__name__
+    return "cp949"
+
+
+def _table_rows(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield each row of a table as an object; an empty cell is null."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()], strict=True)
+    names: list[str] = []
+    start = 1
+    try:
+        for cells in reader:
+            if not names:
+                names = [name.strip() for name in cells]
+                if len(set(names)) < len(names):
+                    raise BenchError(f"{path} names a column twice in its first line.", "Rename one of them.")
+            elif any(cells):
+                if len(cells) > len(names):
+                    raise BenchError(
+                        f"Line {start} of {path} has {len(cells)} cells under {len(names)} names.",
+                        'Put a text that holds the delimiter between quotes ("…").',
+                    )
+                row = {name: cell or None for name, cell in zip(names, cells, strict=False)}
+                yield start, json.dumps(row, ensure_ascii=False)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise BenchError(f"Line {start} of {path} is no row of a table: {error}.", "Correct or remove it.") from error
+
+
+def _whole(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield the entries of a `.json` file, which may hold rows a line all the same."""
+    if text.lstrip().startswith("["):
+        for number, (_line, entry) in enumerate(_values_over_lines(path, text), start=1):
+            yield number, entry
+        return
+    try:
+        value = json.loads(text, object_pairs_hook=_Composer().pairs)
+    except BadRowError as error:
+        raise BenchError(f"{path} {error}.", "Correct it; of a field that stands twice one value is lost.") from error
+    except (ValueError, RecursionError):
+        entries: list[Any] | None = None
+    else:
+        entries = _entries(path, value, "\n" in text.strip())
+    if entries is None:
+        rows = enumerate(text.split("\n"), start=1)
+        yield from ((number, line.rstrip().removesuffix(",")) for number, line in rows if line.strip())
+        return
+    yield from ((number, json.dumps(entry, ensure_ascii=False)) for number, entry in enumerate(entries, start=1))
+
+
+def _entries(path: Path, value: Any, over_lines: bool) -> list[Any] | None:
+    """Return the entries of an AI Hub file; None for a single row, which stands in one line."""
+    listed = aihub.entries(value) if isinstance(value, dict) else None
+    if listed is not None:
+        return listed
+    if not over_lines and (isinstance(value, dict) or value is None):
+        return None
+    fields = ", ".join(sorted(map(shorten_name, value))) if isinstance(value, dict) else type(value).__name__
+    raise BenchError(
+        f"{path} is one JSON value of no known form (it has {fields}).",
+        "Known are AI Hub's files with `data` or `documents`, lists of rows, and JSONL, a row a line.",
+    )
+
+
+def _values_over_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
+    """Yield (the line where it begins, its JSON) of each value of a list, or of values one after another."""
+    decode = json.JSONDecoder().raw_decode
+    position = _skip_space(text, 0)
+    is_list = text[position : position + 1] == "["
+    position = _skip_space(text, position + is_list)
+    line, counted = 1, 0
+    while position < len(text) and not (is_list and text[position] == "]"):
+        line, counted = line + text.count("\n", counted, position), position
+        try:
+            _value, end = decode(text, position)
+        except (ValueError, RecursionError) as error:
+            at = getattr(error, "lineno", line)
+            raise BenchError(
+                f"{path} is JSON over several lines, and broken at line {at}: {getattr(error, 'msg', error)}.",
+                "Correct it, or write a row a line (JSONL).",
+            ) from error
+        yield line, text[position:end]
+        position = _skip_space(text, end)
+        position = _skip_space(text, position + (text[position : position + 1] == ","))
+    rest = text[position + 1 :] if is_list else ""
+    if rest.strip() or (is_list and position >= len(text)):
         raise BenchError(
-            f"{path} is one JSON value of no known form (it has {fields}).",
-            "Known are AI Hub's files with `data` or `documents`, lists of rows, and JSONL, a row a line.",
+            f"{path} begins as a JSON list, and {'goes on after' if rest.strip() else 'lacks'} its closing bracket.",
+            "Correct it, or write a row a line (JSONL).",
         )
-    return [json.dumps(entry, ensure_ascii=False) for entry in listed]
+
+
+def _skip_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position

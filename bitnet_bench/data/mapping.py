@@ -15,12 +15,12 @@ from bitnet_bench.data.tokenizing import Example, Learned, tokenize
 
 LEAST_ROWS = 5_000
 """Fewer are tokenized in about a second, and leave no file behind (docs/log.md, 2026-11-25)."""
-VERSION = 1
+VERSION = 2
 """Of what this module writes, and of `tokenize`: raised when the same rows come to other tokens."""
 _log = logging.getLogger(__name__)
 
 
-def tokenize_once(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[Example]:
+def tokenize_once(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
     """Return what `tokenize` does; many rows that were there before come from the cache of `datasets`, on disk."""
     if len(rows) < LEAST_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenize(rows, tokenizer, template, learned)
@@ -36,12 +36,19 @@ def tokenize_once(rows: Sequence[Row], tokenizer: Any, template: str, learned: L
         return tokenize(rows, tokenizer, template, learned)
 
 
-def _mapped(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned, anew: bool = False) -> list[Example]:
+def _mapped(
+    rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned, anew: bool = False
+) -> list[list[Example]]:
     import datasets
 
-    def tokens(batch: Mapping[str, list[int]]) -> dict[str, list[list[int]]]:
-        examples = tokenize([rows[i] for i in batch["row"]], tokenizer, template, learned)
-        return {"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]}
+    def tokens(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
+        of_rows = tokenize([rows[i] for i in batch["row"]], tokenizer, template, learned)
+        numbered = [(i, example) for i, examples in zip(batch["row"], of_rows, strict=True) for example in examples]
+        return {
+            "sequence_of": [i for i, _ in numbered],
+            "input_ids": [example.input_ids for _, example in numbered],
+            "labels": [example.labels for _, example in numbered],
+        }
 
     name = fingerprint(rows, tokenizer, template, learned)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "bitnet_bench"
@@ -51,15 +58,18 @@ def _mapped(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned
         tokens,
         batched=True,
         remove_columns=["row"],
-        features=datasets.Features({"input_ids": integers, "labels": integers}),
+        features=datasets.Features({"sequence_of": datasets.Value("int64"), "input_ids": integers, "labels": integers}),
         new_fingerprint=name,
         cache_file_name=str(folder / f"{name}.arrow"),
         load_from_cache_file=not anew,
         desc="tokenize",
     )
     columns = mapped.data.table
-    pairs = zip(columns["input_ids"].to_pylist(), columns["labels"].to_pylist(), strict=True)
-    return [Example(ids, labels) for ids, labels in pairs]
+    found: list[list[Example]] = [[] for _ in rows]
+    names = ("sequence_of", "input_ids", "labels")
+    for row, ids, labels in zip(*(columns[name].to_pylist() for name in names), strict=True):
+        found[row].append(Example(ids, labels))
+    return found
 
 
 def fingerprint(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> str:

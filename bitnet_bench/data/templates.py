@@ -69,8 +69,26 @@ def choose(template: str, row: Row, has_chat_template: bool) -> str:
     return "chat" if has_chat_template else "dialogue"
 
 
+class RewrittenTurnsError(BenchError):
+    """A chat template writes earlier turns otherwise once the dialogue goes on, as those of reasoning models do."""
+
+
+def render_sequences(row: Row, template: str, tokenizer: Any) -> list[Rendered]:
+    """Return the texts that *row* is learned as: one, or one an answer where its template rewrites earlier turns."""
+    try:
+        return [render(row, template, tokenizer)]
+    except RewrittenTurnsError:
+        parts = row.split()
+        if len(parts) < 2:
+            raise
+    return [render(part, template, tokenizer) for part in parts]
+
+
 def render(row: Row, template: str, tokenizer: Any) -> Rendered:
-    """Render *row*; each response ends with the tokenizer's EOS, or as its chat template has it."""
+    """Render *row*; each response ends with the tokenizer's EOS, or as its chat template has it.
+
+    An EOS that the row brings at the end of a response, and a BOS at its beginning, are not written a second time.
+    """
     if template == "chat" or template not in _MARKS:
         return _render_chat(row, tokenizer, None if template == "chat" else template)
     marks = _MARKS[template]
@@ -84,9 +102,18 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
         start = len(text)
         text += _words(turn, marks)
         if turn.role in ("model", "text"):
-            text += tokenizer.eos_token
-            spans.append((start, len(text)))
-    return Rendered(text, tuple(spans))
+            text = _without_eos(text, tokenizer) + (tokenizer.eos_token or "")
+            if turn.learned:
+                spans.append((start, len(text)))
+    bos: str = getattr(tokenizer, "bos_token", None) or ""
+    return Rendered(text, tuple(spans), has_special_tokens=bool(bos) and text.startswith(bos))
+
+
+def _without_eos(text: str, tokenizer: Any) -> str:
+    """Return *text* without the EOS that it ends with, if it does."""
+    eos = tokenizer.eos_token
+    ended = text.rstrip()
+    return ended.removesuffix(eos) if eos and ended.endswith(eos) else text
 
 
 def _words(turn: Turn, marks: _Marks) -> str:
@@ -114,24 +141,29 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
             "Remove such rows, or use `template=dialogue` or instruction.",
         )
     messages = row.messages()
-    own: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
-    text, spans = "", []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+    for message in messages:
+        if message["role"] == "assistant":
+            message["content"] = _without_eos(message["content"], tokenizer)
+    source: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
+
+    def apply(count: int, **options: bool) -> str:
         try:
-            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True, **own)
-            after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False, **own)
+            return str(tokenizer.apply_chat_template(messages[:count], tokenize=False, **options, **source))
         except TemplateError as error:
             raise BenchError(
                 f"The chat template {file or 'of the checkpoint'} does not take this row: {error}.",
                 "Correct it, or use `template=dialogue` or instruction.",
             ) from error
+
+    text, spans, written = "", [], 0
+    for response in row.responses:
+        before, after = apply(response, add_generation_prompt=True), apply(response + 1)
         if not (before.startswith(text) and after.startswith(before)):
-            raise BenchError(
+            raise RewrittenTurnsError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",
                 "Use `template=dialogue` or instruction.",
             )
         spans.append((len(before), len(after)))
-        text = after
-    return Rendered(text, tuple(spans), has_special_tokens=True)
+        text, written = after, response + 1
+    whole = apply(len(messages)) if written < len(messages) else text
+    return Rendered(whole if whole.startswith(text) else text, tuple(spans), has_special_tokens=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.templates import Rendered, choose, render
+from bitnet_bench.data.templates import Rendered, choose, render_sequences
 from bitnet_bench.errors import BenchError
 
 IGNORED = -100
@@ -56,47 +57,68 @@ Learned = Literal["everything", "responses", "last response"]
 
 
 class Tokenize(Protocol):
-    """Makes sequences of rows: one for each, whole."""
+    """Makes sequences of rows, whole."""
 
-    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[Example]:
-        """Return a sequence for each of *rows*."""
+    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
+        """Return the sequences of each of *rows*."""
 
 
-def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[Example]:
-    """Return the tokens of each of *rows*, however many they are."""
+def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
+    """Return the tokens of each of *rows*, however many they are.
+
+    A row is one sequence, unless its template rewrites earlier turns and several responses carry the loss.
+    """
     chat = bool(tokenizer.chat_template)
-    rendered = [render(row, choose(template, row, chat), tokenizer) for row in rows]
+    if learned != "responses":  # then earlier responses need not be told from their prompts
+        rows = [row.learning_only(row.responses[-1]) if row.responses else row for row in rows]
+    rendered = [render_sequences(row, choose(template, row, chat), tokenizer) for row in rows]
+    flat = [one for of_row in rendered for one in of_row]
     if learned == "everything":
-        ids = _token_ids([r.text for r in rendered], [r.has_special_tokens for r in rendered], tokenizer)
-        return [Example(each, each) for each in ids]
-    if learned == "last response":
-        rendered = [Rendered(r.text, r.responses[-1:], r.has_special_tokens) for r in rendered]
-    return list(_masked(rendered, tokenizer))
+        ids = _token_ids([r.text for r in flat], [r.has_special_tokens for r in flat], tokenizer)
+        examples = iter([Example(each, each) for each in ids])
+    else:
+        examples = _masked(flat, tokenizer)
+    return [list(islice(examples, len(of_row))) for of_row in rendered]
 
 
 def encode(
     rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool, tokenize: Tokenize = tokenize
 ) -> Encoded:
-    """Tokenize *rows*: one sequence a row for SFT; for pretraining, documents joined and cut into max_length pieces."""
+    """Tokenize *rows*: sequences of each row for SFT; for pretraining, documents joined and cut into max_length pieces.
+
+    BenchError if no row has a response, or if a response that is not to be learned is pretrained on.
+    """
     if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
         raise BenchError("These rows are running text, with no prompt and response.", "Use `method=pretrain` for them.")
     whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
-        return Encoded(list(_pieces([example.input_ids for example in whole], max_length)), len(rows), (), 0)
+        _check_all_learned(rows)
+        return Encoded(list(_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0)
     kept, lost, truncated = [], [], 0
-    for i, example in enumerate(whole):
-        short = Example(example.input_ids[:max_length], example.labels[:max_length])
-        if all(label == IGNORED for label in short.labels[1:]):
+    for i, sequences in enumerate(whole):
+        short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in sequences]
+        learned = [e for e in short if any(label != IGNORED for label in e.labels[1:])]
+        if not learned:
             lost.append(i)
             continue
-        truncated += len(example.input_ids) > max_length
-        kept.append(short)
+        truncated += len(learned) < len(short) or any(len(e.input_ids) > max_length for e in sequences)
+        kept += learned
     if not kept:
         raise BenchError(
             f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
             "Raise `max_length`, or shorten the prompts.",
         )
     return Encoded(kept, len(rows), tuple(lost), truncated)
+
+
+def _check_all_learned(rows: Sequence[Row]) -> None:
+    """Refuse a row with a response that is not to be learned: pretraining learns all of every text."""
+    marked = next((i for i, row in enumerate(rows, 1) if not all(turn.learned for turn in row.turns)), None)
+    if marked is not None:
+        raise BenchError(
+            f"Row {marked} has a response of the weight 0, and pretraining learns every token of a row.",
+            "Remove the response, or use --method sft.",
+        )
 
 
 def encode_pairs(
@@ -113,7 +135,7 @@ def encode_pairs(
             'Rows look like {"prompt", "chosen", "rejected"}.',
         )
     sides = [side for row in rows for side in (row, row.with_rejected())]
-    whole = tokenize(sides, tokenizer, template, "last response")
+    whole = [example for (example,) in tokenize(sides, tokenizer, template, "last response")]
     short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
     kept, lost, truncated = [], [], 0
     for i in range(0, len(short), 2):

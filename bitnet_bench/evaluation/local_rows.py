@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.data.jsonl import nfc_json, numbered_lines
+from bitnet_bench.data.jsonl import BadRowError, nfc_json, numbered_lines
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.row_fields import check_types
 
 
 def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
@@ -25,6 +26,7 @@ def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]],
         rows, lines = _json_lines(file)
     if not rows:
         raise BenchError(f"{file} has no rows.", "Get the data again.")
+    check_types(rows, lines, file)
     return rows, lines
 
 
@@ -34,8 +36,8 @@ def _json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
     for number, line in numbered_lines(file):
         try:
             row = nfc_json(line)
-        except ValueError as error:
-            raise BenchError(f"Line {number} of {file} is not JSON: {error}.", "Correct or remove it.") from error
+        except BadRowError as error:
+            raise BenchError(f"Line {number} of {file} {error}.", "Correct or remove it.") from error
         if not isinstance(row, dict):
             raise BenchError(f"Line {number} of {file} is not a JSON object.", "Correct or remove it.")
         if rows and (lacking := sorted(rows[0].keys() - row.keys())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from typing import Any
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.harness_tasks import AS_IS, own_scores
 from bitnet_bench.evaluation.local_rows import rows_digest
+from bitnet_bench.evaluation.row_fields import find_null
 from bitnet_bench.evaluation.tasks import BuiltTask
 from bitnet_bench.metrics import metric
 from bitnet_bench.runs.records import Example, Score
 from bitnet_bench.statistics import RESAMPLES
 
+_log = logging.getLogger(__name__)
 IMPOSSIBLE = -1e4
 """Log-probability (nats) that stands for an answer that is never given."""
 
@@ -31,18 +34,57 @@ class TaskResult:
 
 
 def check_rows(built: BuiltTask, limit: int | None) -> None:
-    """Refuse rows that cannot be scored before a model is loaded: BenchError names file and line."""
+    """Refuse rows that cannot be asked or scored before a model is loaded: BenchError names file and line.
+
+    Prompts are made, and the metrics computed on an answer to each row with choices, and to the first of those that
+    are written.
+    """
     for doc_id, doc in enumerate(built.lm_task.test_docs()):
         if limit is not None and doc_id >= limit:
             return
         try:
-            _gold(built, doc, doc_id)
+            _try_row(built, doc, doc_id)
         except BenchError:
             raise
         except Exception as error:  # a row may be wrong in as many ways as a task's module can read it
             raise BenchError(
                 f"{built.where(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
             ) from error
+
+
+def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
+    """Make the prompt of a row and score an answer to it; what is wrong is raised."""
+    task = built.lm_task
+    null = find_null(task, doc)
+    if null is not None:
+        raise BenchError(
+            f'{built.where(doc_id)} has a null in "{null}", which would be read as the word None.',
+            "Give the field a text, or remove the row.",
+        )
+    gold = _gold(built, doc, doc_id)
+    if AS_IS in built.task.metrics:
+        task.doc_to_text(doc)
+        return
+    prompt = task.doc_to_text(doc)
+    if not isinstance(prompt, str):
+        raise BenchError(
+            f"{built.where(doc_id)} has the prompt {prompt!r}, which lm-eval reads as a number.",
+            "A prompt needs more than digits.",
+        )
+    choices = [str(choice) for choice in task.doc_to_choice(doc)] if gold.choice is not None else []
+    blank = next((place for place, choice in enumerate(choices, 1) if not choice.strip()), None)
+    if blank is not None:
+        raise BenchError(
+            f"{built.where(doc_id)} has no text in choice {blank} of {len(choices)}.", "Give it one, or remove the row."
+        )
+    answers: list[Any] = [gold.target]
+    if choices:
+        answers = [(-1.0, False)] * len(choices)
+    elif task.OUTPUT_TYPE == "loglikelihood_rolling":
+        answers = [-1.0]
+    example = _example(built, {"doc": doc, "doc_id": doc_id, "arguments": [[prompt]], "filtered_resps": answers})
+    for key in built.task.metrics if choices or doc_id == 0 else ():
+        metric(key).of_one(example)
 
 
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
@@ -122,7 +164,7 @@ def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         text = str(task.doc_to_target(doc))
         return _Gold(text, (text,))
-    target = task.doc_to_target(doc)
+    target = _target(task, doc)
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _choice_index(built, doc_id, target, choices)
@@ -130,6 +172,25 @@ def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
     targets = [target] if isinstance(target, str) else list(target)
     references = hooks.references(doc)
     return _Gold(targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc)))
+
+
+def _target(task: Any, doc: Any) -> Any:
+    """Return lm-eval's target of a row; a text such as "[1, 2]" stays one, which lm-eval would read as a list.
+
+    A list that stands in the row is one, and holds several references.
+    """
+    from lm_eval.utils import apply_template
+
+    target = task.doc_to_target(doc)
+    template = task.config.doc_to_target
+    if task.OUTPUT_TYPE != "generate_until" or isinstance(target, str) or not isinstance(template, str):
+        return target
+    return target if template in task.features or _holds(doc, target) else apply_template(template, doc)
+
+
+def _holds(value: Any, wanted: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value == wanted or any(_holds(one, wanted) for one in inner)
 
 
 def _choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[str]) -> int:
@@ -210,11 +271,17 @@ def training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str,
     task = built.lm_task
     documents, overlap = built.training_documents()
     pairs = []
+    nulls = 0
     for doc in documents[:limit]:
-        target = task.doc_to_target(doc)
+        if find_null(task, doc) is not None:
+            nulls += 1
+            continue
+        target = _target(task, doc)
         if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
             target = task.doc_to_choice(doc)[target]
         elif not isinstance(target, str):
             target = target[0]
         pairs.append((task.doc_to_text(doc), f"{task.config.target_delimiter}{target}"))
+    if nulls:
+        _log.warning("%s: %s training rows are left out, because they hold null in place of text.", built.name, nulls)
     return pairs, overlap

@@ -113,7 +113,10 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
         splits = {name: read_rows_file(file, hint) for name, file in files.items()}
         source = str(files[TEST])
         lines = None if "process_docs" in config else splits[TEST][1]
-        _use_local(config, {name: rows for name, (rows, _lines) in splits.items()})
+        try:
+            _use_local(config, {name: rows for name, (rows, _lines) in splits.items()})
+        except (ArithmeticError, TypeError, ValueError) as error:  # pyarrow's errors are of these kinds
+            raise BenchError(f"The rows of {source} are no table: {error}.", "Give each field one type.") from error
     else:
         source = _use_hub(suite, task, config)
     try:
@@ -123,7 +126,7 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
             f"Give `data_dir` (or BITNET_BENCH_DATA) with {_wanted(task)}, or go online.",
         ) from error
-    except (LookupError, TypeError, ValueError, TemplateError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise BenchError(
             f"The first row of {suite.name}:{task.name} ({source}) does not fit the task: {error}.",
             "Its label must be one of the choices, and it needs every field that the prompt uses.",

@@ -236,7 +236,7 @@ def _sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[i
     else:
         examples = encode(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
     tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
-    return round(len(rows) * len(examples) / len(some)) if job.method == "pretrain" else len(rows), tokens
+    return len(rows) if job.method == "dpo" else round(len(rows) * len(examples) / len(some)), tokens
 
 
 def _sizes(step: Scoring, tokenizer: Any) -> list[tuple[int, float, float]]:

@@ -31,7 +31,7 @@ def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
     for source in job.data:
         suite, _, task = source.partition(":")
         if Path(source).is_file() or not task:
-            rows += read_rows(Path(source))[: job.limit]
+            rows += read_rows(Path(source), job.limit)
             continue
         directory = data_directory(Path(job.data_dir) if job.data_dir else None)
         for owner, found in select_tasks([suite], [task]):

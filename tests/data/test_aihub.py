@@ -160,7 +160,15 @@ def test_such_files_are_checked_and_converted_like_any(tmp_path: Path) -> None:
     file = tmp_path / "hub.json"
     file.write_text(json.dumps(broken, ensure_ascii=False), encoding="utf-8")
     (checked,) = check_data([file])
-    assert [(found.line, found.kind) for found in checked.findings] == [(2, "bad"), (3, "duplicate")]
+    unread = {found.reason.split('"')[1] for found in checked.findings if found.kind == "unread"}
+    assert unread == {
+        "header.dialogueInfo.dialogueID",
+        "header.dialogueInfo.topic",
+        "body.dialogue[].utteranceID",
+        "body.dialogue[].turnID",
+    }
+    others = [(found.line, found.kind) for found in checked.findings if found.kind != "unread"]
+    assert others == [(2, "bad"), (3, "duplicate")]
     expected = read(QUESTIONS, tmp_path)
     assert convert_data(file, tmp_path / "out.jsonl") == 3
     assert read_rows(tmp_path / "out.jsonl") == expected

@@ -68,8 +68,8 @@ def test_ln_2_tells_a_reference_that_is_the_policy() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"prompt": "질문", "chosen": "답"}, 'has no "rejected_response"'),
-        ({"prompt": "질문", "rejected": "답"}, 'has no "chosen_response"'),
+        ({"prompt": "질문", "chosen": "답"}, 'has no "rejected"'),
+        ({"prompt": "질문", "rejected": "답"}, 'has no "chosen"'),
         ({"chosen": "답", "rejected": "말"}, 'has no "prompt"'),
         ({"prompt": "질문", "chosen": " ", "rejected": "말"}, 'has an empty "chosen"'),
         ({"prompt": "질문", "chosen": "답", "rejected": "답"}, "prefers an answer to itself"),

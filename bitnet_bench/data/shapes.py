@@ -1,0 +1,322 @@
+"""The shapes in which data sets write a row: a table of recognisers, each with a name.
+
+A shape is recognised by the fields that it needs. Where several fit, the one that reads most of the row is meant, and
+two of which neither reads all that the other does are refused by name: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from bitnet_bench.data import aihub
+from bitnet_bench.data.fields import SPEAKERS, Fields
+from bitnet_bench.data.jsonl import BadRowError, shorten_name
+from bitnet_bench.data.turns import Turn, role_of
+
+DESCRIPTION = (
+    '{"prompt", "response"} (or "completion"), {"instruction", "input", "output"}, {"question", "answer"}, '
+    '{"input", "output"}, {"Q", "A"}, {"messages": [...]} or {"conversations": [...]}, {"turns": [...]}, each with a '
+    '"system" if there is one; AI Hub\'s files of summaries and questions; '
+    'for --method pretrain also {"text"} or {"document"}; for dpo {"prompt", "chosen", "rejected"}'
+)
+ASKING = ("prompt", "instruction", "question", "query", "input")
+ANSWERING = ("response", "output", "answer", "completion")
+SYSTEM = ("system", "system_prompt")
+APPENDED = ("context", "input")
+"""Fields that continue the user's words, in this order."""
+AROUND = (*SYSTEM, "history", *APPENDED)
+DIALOGUES = ("messages", "conversations", "conversation", "turns", "dialogue")
+CONTENTS = ("content", "value", "utterance", "text")
+TEXTS = ("text", "document")
+NAMES_SHOWN = 10
+_TYPES: dict[str, type] = {**dict.fromkeys(DIALOGUES, list), **dict.fromkeys(TEXTS, str)}
+"""What a field of these names must hold to say which shape a row has: many sets count their turns in `turns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a row says: its turns, and the answer that was not preferred to the last of them."""
+
+    turns: list[Turn]
+    rejected: str | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way to write a row."""
+
+    name: str
+    needs: tuple[str, ...]
+    read: Callable[[Fields], Said]
+    also: tuple[str, ...] = ()
+    """Fields that are read where they are there."""
+    rank: int = 1
+    """Shapes of a lower rank come first: pairs with a rejected answer (0) often hold their prompt as a dialogue too,
+    and all kinds hold what they were made from as a text (2)."""
+    texts_are_joined: bool = False
+    """Whether the texts of many small fields become one, so that a field counts as read where its text is in it."""
+
+    def claims(self, there: frozenset[str]) -> frozenset[str]:
+        """Return which of the fields *there* this shape reads; none if it lacks one that it needs."""
+        return there.intersection((*self.needs, *self.also)) if there.issuperset(self.needs) else frozenset()
+
+
+def recognise(fields: Fields) -> Shape:
+    """Return the shape of a row; BadRowError says what it lacks, or between which shapes it is undecided."""
+    there = frozenset(
+        key for key, value in fields.values.items() if key in fields and isinstance(value, _TYPES.get(key, object))
+    )
+    fitting = _widest(there) or [_nearest(fields, there)]
+    if len(fitting) > 1:
+        names = " or as ".join(shape.name for shape in fitting)
+        raise BadRowError(f"can be read as {names}: leave out the fields of one, or make them null")
+    return fitting[0]
+
+
+@lru_cache(maxsize=1024)
+def _widest(there: frozenset[str]) -> list[Shape]:
+    """Return the shapes of the lowest rank that read most of the fields *there*, one of those that read the same."""
+    fitting = {shape: claims for shape in SHAPES if (claims := shape.claims(there))}
+    rank = min((shape.rank for shape in fitting), default=0)
+    claimed = {shape: claims for shape, claims in fitting.items() if shape.rank == rank}
+    widest = {
+        claims: shape
+        for shape, claims in reversed(claimed.items())
+        if not any(claims < other for other in claimed.values())
+    }
+    return list(reversed(widest.values()))
+
+
+def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
+    """Return the shape of which a row has most, whose reader then says what is missing."""
+
+    def has(shape: Shape) -> tuple[int, int]:
+        return len(there.intersection(shape.needs)), sum(key in fields.values for key in shape.needs)
+
+    nearest = max(SHAPES, key=has)
+    if not any(has(nearest)):
+        names = [shorten_name(name) for name in sorted(fields.values)]
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        raise BadRowError(
+            f"has none of the known fields (it has {', '.join(names[:NAMES_SHOWN]) or 'no fields'}{more})"
+        )
+    return nearest
+
+
+def _read_pair(asking: str, answering: str) -> Callable[[Fields], Said]:
+    def read(fields: Fields) -> Said:
+        if (asking, answering) == ("prompt", "completion") and fields.values.get("label") is False:
+            raise BadRowError('marks its answer as unwanted ("label": false), which no method here learns from')
+        turns = [*_before(fields), *_asked(fields, asking), *_answered(fields, answering)]
+        is_learned = _is_learned(fields)
+        return Said([Turn(t.role, t.text, t.learned and (is_learned or t.role != "model")) for t in turns])
+
+    return read
+
+
+def _before(fields: Fields) -> list[Turn]:
+    """Return the turns that stand beside the question: an instruction, and what was said earlier."""
+    system = [Turn("system", text) for key in SYSTEM if (text := fields.optional_text(key))]
+    history = fields.take("history")
+    if history in (None, [], ""):
+        return system
+    if not isinstance(history, list):
+        raise BadRowError('has a "history" that is no list of questions with their answers')
+    return [*system, *(turn for exchange in history for turn in _exchange(fields, exchange))]
+
+
+def _exchange(fields: Fields, exchange: Any) -> list[Turn]:
+    """Return the turns of one entry of a history: [question, answer], or a turn as in a dialogue."""
+    if not isinstance(exchange, list):
+        return _turn(fields, "history", exchange)
+    if len(exchange) != 2 or not all(isinstance(text, str) and text.strip() for text in exchange):
+        raise BadRowError('has an entry of its "history" that is not a question with its answer')
+    return [Turn("user", exchange[0]), Turn("model", exchange[1])]
+
+
+def _asked(fields: Fields, key: str) -> list[Turn]:
+    if _holds_messages(fields, key):
+        return _turns(fields, key)
+    parts = [fields.text(key), *(fields.optional_text(other) for other in APPENDED if other != key)]
+    first, *more = [part for part in parts if part]
+    return [Turn("user", "\n".join([first, *(part.strip() for part in more)]))]
+
+
+def _answered(fields: Fields, key: str) -> list[Turn]:
+    return _turns(fields, key) if _holds_messages(fields, key) else [Turn("model", fields.text(key))]
+
+
+def _holds_messages(fields: Fields, key: str) -> bool:
+    listed = fields.values.get(key)
+    return isinstance(listed, list) and any(isinstance(one, dict) for one in listed)
+
+
+def _read_preference(chosen: str, rejected: str) -> Callable[[Fields], Said]:
+    def read(fields: Fields) -> Said:
+        prompt = _prompt_of_preference(fields)
+        sides = [_with_prompt(prompt, _answered(fields, key), key) for key in (chosen, rejected)]
+        for side, key in zip(sides, (chosen, rejected), strict=True):
+            if side[-1].role != "model" or not side[-1].learned:
+                raise BadRowError(f'has a "{key}" that does not end in an answer')
+            if side[0].role == "model":
+                raise BadRowError('has no "prompt"')
+        if sides[0][:-1] != sides[1][:-1]:
+            raise BadRowError(f'has a "{chosen}" and a "{rejected}" that differ before their last answer')
+        if sides[0][-1].text == sides[1][-1].text:
+            raise BadRowError("prefers an answer to itself")
+        return Said(sides[0], sides[1][-1].text)
+
+    return read
+
+
+def _prompt_of_preference(fields: Fields) -> list[Turn]:
+    asking = [key for key in ASKING if key in fields and key not in APPENDED]
+    asking = asking or [key for key in ("input",) if key in fields]
+    if len(asking) > 1:
+        raise BadRowError("asks in several fields: " + ", ".join(f'"{key}"' for key in asking))
+    return [*_before(fields), *(turn for key in asking for turn in _asked(fields, key))]
+
+
+def _with_prompt(prompt: list[Turn], said: list[Turn], key: str) -> list[Turn]:
+    """Return a dialogue that holds the prompt once, whether it is repeated in *said* or not."""
+    if said[0].role == "model":
+        return [*prompt, *said]
+    missing = [turn for turn in prompt if turn not in said]
+    if any(turn.role != "system" for turn in missing) or (missing and said[0].role == "system"):
+        raise BadRowError(f'has a "{key}" that is a dialogue without its prompt')
+    return [*missing, *said]
+
+
+def _read_dialogue(key: str) -> Callable[[Fields], Said]:
+    def read(fields: Fields) -> Said:
+        turns = _turns(fields, key)
+        if key == "turns" and all(turn.role != "model" for turn in turns):
+            turns = [Turn("model", turn.text) if turn.role == "system" else turn for turn in turns]
+        system = [Turn("system", text) for name in SYSTEM if (text := fields.optional_text(name))]
+        inside = [turn for turn in turns if turn.role == "system"]
+        if system and inside and system != inside:
+            raise BadRowError("has a system text both beside its turns and among them")
+        return Said(turns if inside else [*system, *turns])
+
+    return read
+
+
+def _turns(fields: Fields, key: str) -> list[Turn]:
+    listed = fields.take(key)
+    if not isinstance(listed, list) or not listed:
+        raise BadRowError(f'has a "{key}" that is no list of turns')
+    turns = [turn for one in listed for turn in _turn(fields, key, one)]
+    if not turns:
+        raise BadRowError(f'has a "{key}" that is no list of turns with text')
+    return turns
+
+
+def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
+    if isinstance(turn, str):
+        speaker, _, said = turn.partition(":")
+        if not said.strip():
+            raise BadRowError(f"has an empty turn {shorten_name(turn)!r}")
+        return [Turn(role_of(speaker), said.strip())]
+    if not isinstance(turn, dict):
+        raise BadRowError("has a turn that is neither a string nor an object with role and content")
+    inner = fields.inner(key, turn)
+    if "user_message" in inner:
+        return [Turn("user", inner.text("user_message")), Turn("model", inner.text("system_message"))]
+    speaker_key = next((name for name in SPEAKERS if name in inner), None)
+    if speaker_key is None:
+        raise BadRowError("has a turn that is neither a string nor an object with role and content")
+    role = role_of(inner.take(speaker_key))
+    content = next((name for name in CONTENTS if name in inner), None)
+    content = content or next((name for name in CONTENTS if name in inner.values), CONTENTS[0])
+    if role == "system" and inner.values.get(content) == "":
+        return []  # a dialogue without an instruction, as exporters write it
+    return [Turn(role, _content(inner, content), role != "model" or _is_learned(inner))]
+
+
+def _content(fields: Fields, key: str) -> str:
+    """Return the text of a turn, whose parts, where it has parts, are joined."""
+    parts = fields.values.get(key)
+    if not isinstance(parts, list) or not parts:
+        return fields.text(key)
+    fields.take(key)
+    found = []
+    for part in parts:
+        if isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, dict) and part.get("type", "text") == "text":
+            inner = fields.inner(key, part)
+            inner.take("type")
+            found.append(inner.text("text"))
+        else:
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise BadRowError(f'has a "{key}" with a part that is no text ({shorten_name(kind)})')
+    joined = "".join(found)
+    if not joined.strip():
+        raise BadRowError(f'has an empty "{key}"')
+    return joined
+
+
+def _is_learned(fields: Fields) -> bool:
+    """Return whether what is said here carries the loss: `"weight"` is 0 or 1, and `"train"` true or false."""
+    for key in ("weight", "train"):
+        value = fields.take(key) if isinstance(fields.values.get(key), bool | int | float) else None
+        if value is not None and value not in (0, 1):
+            raise BadRowError(f'has the "{key}" {value}, and only 0 and 1 can be learned by')
+        if value == 0 and value is not None:
+            return False
+    return True
+
+
+def _read_aihub(read: Callable[[dict[str, Any]], tuple[str, str]]) -> Callable[[Fields], Said]:
+    def turns(fields: Fields) -> Said:
+        try:
+            request, answer = read(fields.values)
+        except ValueError as error:
+            raise BadRowError(str(error)) from error
+        return Said([Turn("user", request), Turn("model", answer)])
+
+    return turns
+
+
+def _read_text(key: str) -> Callable[[Fields], Said]:
+    return lambda fields: Said([Turn("text", fields.text(key))])
+
+
+def _pairs() -> Sequence[tuple[str, str]]:
+    """Return every question with every answer, those first that data sets are known by."""
+    known = [("prompt", "response"), ("instruction", "output"), ("Q", "A"), ("question", "answer"), ("input", "output")]
+    rest = [(asking, answering) for asking in ASKING for answering in ANSWERING]
+    return [*known, *(pair for pair in rest if pair not in known)]
+
+
+SHAPES: tuple[Shape, ...] = (
+    *(
+        Shape("a preference pair", (c, r), _read_preference(c, r), also=(*ASKING, *AROUND), rank=0)
+        for c, r in (("chosen", "rejected"), ("chosen_response", "rejected_response"))
+    ),
+    *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=SYSTEM) for key in DIALOGUES),
+    Shape("a dialogue summary", ("body",), _read_aihub(aihub.dialogue_summary), rank=2, texts_are_joined=True),
+    Shape(
+        "a document summary",
+        ("abstractive",),
+        _read_aihub(aihub.document_summary),
+        also=("text", "article_original"),
+        rank=2,
+        texts_are_joined=True,
+    ),
+    Shape(
+        "a question about a text",
+        ("context", "question"),
+        _read_aihub(aihub.question),
+        also=("answers", "answer", "is_impossible"),
+        texts_are_joined=True,
+    ),
+    *(
+        Shape(f'"{asking}" and "{answering}"', (asking, answering), _read_pair(asking, answering), also=AROUND)
+        for asking, answering in _pairs()
+    ),
+    *(Shape(f'the text "{key}"', (key,), _read_text(key), rank=2) for key in TEXTS),
+)
