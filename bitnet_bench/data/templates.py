@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +35,8 @@ _MARKS = {
     "instruction": _Marks("### Instruction:\n", "### Response:\n", between="\n\n"),
     "inst": _Marks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
 }
+ANSWER = "\ue000"
+"""Stands for an answer in a chat template; a character that no text holds (Unicode's private use)."""
 NAMES = ("auto", *_MARKS, "chat")
 
 
@@ -56,8 +60,6 @@ class Rendered:
 
     text: str
     responses: tuple[tuple[int, int], ...]
-    has_special_tokens: bool = False
-    """The text already holds its BOS (a chat template's does)."""
 
 
 def choose(template: str, row: Row, has_chat_template: bool) -> str:
@@ -84,7 +86,7 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
         start = len(text)
         text += _words(turn, marks)
         if turn.role in ("model", "text"):
-            text += tokenizer.eos_token
+            text += "" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token  # a row may bring its own
             spans.append((start, len(text)))
     return Rendered(text, tuple(spans))
 
@@ -134,4 +136,65 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
             )
         spans.append((len(before), len(after)))
         text = after
-    return Rendered(text, tuple(spans), has_special_tokens=True)
+    return Rendered(text, tuple(spans))
+
+
+def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> str | None:
+    """Return the Jinja chat template that *rows* are rendered through: the tokenizer's own, a file's or a named one's.
+
+    Rows that are verbatim or running text go through none, and leave the tokenizer its own.
+    """
+    own: str | None = tokenizer.chat_template
+    names = {choose(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")}
+    if not names or names == {"chat"}:
+        return own
+    (name,) = names
+    return _write_jinja(_MARKS[name]) if name in _MARKS else _jinja(name)
+
+
+def find_turn_end(tokenizer: Any) -> frozenset[int]:
+    """Return the special token that the tokenizer's chat template writes right after an answer; none where it has none.
+
+    A base model that learned such a template ends its answers with it, whatever the tokenizer's EOS is.
+    """
+    if not tokenizer.chat_template:
+        return frozenset()
+    messages = [{"role": "user", "content": ANSWER * 2}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TemplateError, ValueError):
+        return frozenset()
+    ids = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False).input_ids[:1]
+    return frozenset(ids) & find_special_ids(tokenizer)
+
+
+def find_special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of all tokens that decoding leaves out."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(getattr(tokenizer, "all_special_ids", ())) | {i for i, token in added.items() if token.special}
+
+
+def _write_jinja(marks: _Marks) -> str:
+    """Return the chat template that writes what `render` writes with *marks*."""
+    between, user, after_user, model, lead = (
+        json.dumps(text, ensure_ascii=False)
+        for text in (marks.between, marks.user, marks.after_user, marks.model, marks.lead)
+    )
+    before_system, after_system = (json.dumps(text, ensure_ascii=False) for text in marks.system)
+    # a system's words stand within the user's first turn where that has an end of its own
+    inside = bool(marks.after_user)
+    return (
+        "{%- set ns = namespace(inside=false) -%}{%- for m in messages -%}"
+        f"{{%- if not (loop.first or ns.inside) -%}}{{{{ {between} }}}}{{%- endif -%}}"
+        "{%- if m.role == 'assistant' -%}"
+        f"{{{{ {model} + {lead} + m.content + eos_token }}}}"
+        "{%- elif m.role == 'system' -%}"
+        f"{{{{ ('' if ns.inside else {user if inside else json.dumps('')}) }}}}"
+        f"{{{{ {before_system} + m.content + {after_system} }}}}"
+        "{%- else -%}"
+        f"{{{{ ('' if ns.inside else {user}) + m.content + {after_user} }}}}"
+        "{%- endif -%}"
+        f"{{%- set ns.inside = {json.dumps(inside)} and m.role == 'system' -%}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{ {between} + {model} }}}}{{%- endif -%}}"
+    )
