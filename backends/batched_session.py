@@ -107,6 +107,8 @@ class BatchedSession(ABC):
     """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
     device = "cpu"
     """`cuda` where a GPU computes."""
+    ends: frozenset[int] = frozenset()
+    """Ids that end an answer beside the tokenizer's EOS: whoever opens a checkpoint knows them."""
     arithmetic = ""
     """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
 
@@ -114,8 +116,6 @@ class BatchedSession(ABC):
         self.tokenizer = tokenizer
         self.precision: Precision = precision
         self.max_length = max_length
-        self.ends: frozenset[int] = frozenset()
-        """Ids that end an answer beside the tokenizer's EOS: whoever opens a checkpoint knows them."""
         self.budget = TOKENS_PER_BATCH
         """Tokens of a batch; halved whenever a batch does not fit into memory."""
         self.before_waiting: Callable[[], None] | None = None
