@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from bitnet_bench.data.bounds import bounded
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError, UsageError
 
@@ -35,6 +36,10 @@ _MARKS = {
     "instruction": _Marks("### Instruction:\n", "### Response:\n", between="\n\n"),
     "inst": _Marks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
 }
+TEMPLATE_SECONDS = 3.0
+TEMPLATE_BYTES = 2**29
+TEMPLATE_CHARACTERS, TEMPLATE_GROWTH = 1_000_000, 50
+"""What a chat template may take for one row: time, memory, and characters beside so many for each of the row's."""
 ANSWER = "\ue000"
 """Stands for an answer in a chat template; a character that no text holds (Unicode's private use)."""
 NAMES = ("auto", *_MARKS, "chat")
@@ -116,19 +121,12 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
             "Remove such rows, or use --template dialogue or instruction.",
         )
     messages = row.messages()
-    own: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
     text, spans = "", []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        try:
-            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True, **own)
-            after = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False, **own)
-        except TemplateError as error:
-            raise BenchError(
-                f"The chat template {file or 'of the checkpoint'} does not take this row: {error}.",
-                "Correct it, or use --template dialogue or instruction.",
-            ) from error
+        before = apply_chat_template(tokenizer, messages[:i], file, add_generation_prompt=True)
+        after = apply_chat_template(tokenizer, messages[: i + 1], file)
         if not (before.startswith(text) and after.startswith(before)):
             raise BenchError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",
@@ -152,6 +150,35 @@ def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> st
     return _write_jinja(_MARKS[name]) if name in _MARKS else _jinja(name)
 
 
+def apply_chat_template(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], file: str | None = None, **options: bool
+) -> str:
+    """Return *messages* as the chat template of *tokenizer*, or that in *file*, writes them.
+
+    BenchError for whatever goes wrong in it, too much time, memory and text included: it may be a stranger's.
+    """
+    try:
+        with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
+            own = {"chat_template": _jinja(file)} if file else {}
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, **own, **options)
+        if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * sum(len(message["content"]) for message in messages):
+            raise MemoryError(f"it writes {len(text)} characters")
+    except Exception as error:  # a template is a program
+        raise BenchError(
+            f"The chat template {file or 'of the checkpoint'} does not take this row: {_explain(error)}.",
+            "Correct it, or do without it.",
+        ) from error
+    return text
+
+
+def _explain(error: Exception) -> str:
+    """Return the first line of what a template's failure says."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    if isinstance(error, MemoryError):
+        return said or "it takes too much memory"
+    return said if said and isinstance(error, (TemplateError, TimeoutError)) else f"{type(error).__name__}: {said}"
+
+
 def find_turn_end(tokenizer: Any) -> frozenset[int]:
     """Return the special token that the tokenizer's chat template writes right after an answer; none where it has none.
 
@@ -161,8 +188,8 @@ def find_turn_end(tokenizer: Any) -> frozenset[int]:
         return frozenset()
     messages = [{"role": "user", "content": ANSWER * 2}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TemplateError, ValueError):
+        text = apply_chat_template(tokenizer, messages)
+    except BenchError:
         return frozenset()
     ids = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False).input_ids[:1]
     return frozenset(ids) & find_special_ids(tokenizer)

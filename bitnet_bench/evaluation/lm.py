@@ -7,14 +7,14 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jinja2 import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-from bitnet_bench.data.templates import ANSWER
+from bitnet_bench.data.templates import ANSWER, apply_chat_template
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.answer_cache import NoAnswers, framed
@@ -92,26 +92,18 @@ class SessionLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the checkpoint's template writes it, up to where the answer begins."""
-        if add_generation_prompt and self.asks_choices:
-            opened, mark, _ = self._render([*chat_history, {"role": "assistant", "content": ANSWER}]).partition(ANSWER)
-            if mark:
-                return opened
-        return self._render(
+        if self.asks_choices and add_generation_prompt and self.template:
+            with suppress(BenchError):  # a template that takes no answer says so, or is asked up to its own prompt
+                answered = [*chat_history, {"role": "assistant", "content": ANSWER}]
+                opened, mark, _ = apply_chat_template(self.tokenizer, answered).partition(ANSWER)
+                if mark:
+                    return opened
+        return apply_chat_template(
+            self.tokenizer,
             chat_history,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
-
-    def _render(self, messages: list[dict[str, str]], **options: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False, **options)
-            )
-        except (TemplateError, ValueError) as error:
-            raise BenchError(
-                f"The checkpoint's chat template does not take this conversation: {error}.",
-                "Leave --chat-template out, or correct chat_template.jinja.",
-            ) from error
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return ids; special tokens as the tokenizer adds them, and no second BOS where the text has one."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.data.templates import find_chat_template, find_turn_end, render
 from bitnet_bench.data.tokenizing import Learned, encode, tokenize
+from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
@@ -160,3 +163,39 @@ def test_a_trained_checkpoint_carries_its_template_and_the_end_of_its_turns(tmp_
     assert {1, 5} <= set(saved["eos_token_id"])
     encoded = encode([ROW], load_tokenizer(made), "auto", 512, pretrain=False)
     assert encoded.examples == encode([ROW], load_tokenizer(checkpoint), str(template), 512, pretrain=False).examples
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLES = "{% set ns = namespace(t='x') %}{% for i in range(60) %}{% set ns.t = ns.t ~ ns.t %}{% endfor %}{{ ns.t }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (LOOPS, "more than 0.2 s of computing"),
+        ("{{ 9 ** (9 ** 9) }}", "more than 0.2 s of computing"),
+        (DOUBLES, "memory|characters|computing"),
+        ("{{ 'x' * 10 ** 12 }}", "too much memory"),
+        ("{{ 'x' * 3000000 }}", "writes 3000000 characters"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content.no.more }}", "has no attribute"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
+    ],
+)
+def test_a_template_that_loops_multiplies_or_fails_is_a_sentence(
+    template: str, said: str, own_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training and in evaluation, with neither time, nor memory, nor text without end; the limits are taken back."""
+    monkeypatch.setattr("bitnet_bench.data.templates.TEMPLATE_SECONDS", 0.2)
+    limits = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
+    own_tokenizer.chat_template = template
+    lm = SessionLM(Silent(own_tokenizer))  # type: ignore[arg-type]
+    for use in (
+        lambda: render(ROW, "chat", own_tokenizer),
+        lambda: lm.apply_chat_template([{"role": "user", "content": "질문"}]),
+    ):
+        with pytest.raises(BenchError, match=f"does not take this row: .*({said})"):
+            use()
+    assert find_turn_end(own_tokenizer) == frozenset()
+    assert limits == (resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF))
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
