@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import FrameType
 
 
@@ -48,7 +47,8 @@ def _bounded_time(seconds: float) -> Iterator[None]:
 def _bounded_memory(more_bytes: int) -> Iterator[None]:
     import resource
 
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    with open("/proc/self/statm", "rb", buffering=0) as file:  # for every row: pathlib takes four times as long
+        pages = int(file.read().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * os.sysconf("SC_PAGE_SIZE") + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (min([limit, *(n for n in (soft, hard) if n >= 0)]), hard))

@@ -168,9 +168,7 @@ def begins_with_bos(text: str, tokenizer: Any) -> bool:
 def _token_ids(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
     """Return ids of each text, with BOS as the tokenizer adds it where the text does not begin with one.
 
-    An EOS that the tokenizer adds is dropped.
-
-    Rows carry their EOS as text, so that each response of a dialogue ends with one.
+    An EOS that the tokenizer adds is dropped: rows carry theirs as text, so that each response ends with one.
     """
     if not texts:
         return []
