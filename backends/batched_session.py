@@ -167,8 +167,9 @@ class BatchedSession(ABC):
     ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
 
-        ValueError of an empty context or continuation, which have no token to begin from or to score. Requests with one context are one tree, whose context is read once whatever the number of choices, and what all
-        contexts begin with (few-shot examples) is read once for all.
+        ValueError of an empty context or continuation, which have no token to begin from or to score. Requests with one
+        context are one tree, whose context is read once whatever the number of choices, and what all contexts begin
+        with (few-shot examples) is read once for all.
         """
         if not all(len(context) and len(continuation) for context, continuation in requests):
             raise ValueError("a context or a continuation has no token")
@@ -345,7 +346,7 @@ class BatchedSession(ABC):
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
     ) -> Iterator[list[tuple[int, str]]]:
-        """Yield (index, greedy continuation) up to EOS or another end, the first stop string, or the limit, by batch."""
+        """Yield (index, greedy continuation) up to EOS or another end, a stop string, or the limit, by batch."""
         by_input: dict[Ids, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
             by_input[tuple(prompt)].append(i)
