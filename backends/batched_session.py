@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, islice, pairwise
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.transfers import Arriving, send
+from bitnet_bench.data.templates import find_special_ids
 from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.machine.gpu import first_line, is_gpu_failure, is_out_of_memory
 from bitnet_bench.protocols import ALL, Part, Session
@@ -105,6 +107,8 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
     budget: int
     """Tokens of a batch; halved whenever a batch does not fit into memory."""
+    ends: frozenset[int] = frozenset()
+    """Ids that end an answer beside the tokenizer's EOS: whoever opens a checkpoint knows them."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
@@ -158,9 +162,12 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
 
-        Requests with one context are one tree, whose context is read once whatever the number of choices, and what all
-        contexts begin with (few-shot examples) is read once for all.
+        ValueError of an empty context or continuation, which have no token to begin from or to score. Requests with one
+        context are one tree, whose context is read once whatever the number of choices, and what all contexts begin
+        with (few-shot examples) is read once for all.
         """
+        if not all(len(context) and len(continuation) for context, continuation in requests):
+            raise ValueError("a context or a continuation has no token")
         prefix = self._common_prefix([context for context, _ in requests])
         grouped: dict[Ids, dict[Ids, list[int]]] = defaultdict(lambda: defaultdict(list))
         for i, (context, continuation) in enumerate(requests):
@@ -334,7 +341,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
     ) -> Iterator[list[tuple[int, str]]]:
-        """Yield (index, greedy continuation) up to EOS, the first stop string, or *max_new_tokens*, batch by batch."""
+        """Yield (index, greedy continuation) up to EOS or another end, a stop string, or the limit, by batch."""
         by_input: dict[Ids, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
             by_input[tuple(prompt)].append(i)
@@ -367,13 +374,30 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             state = self.decode(state, 1) if queued is None else queued
         return [self._decoded(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
 
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return find_special_ids(self.tokenizer)
+
     def _finished(self, ids: list[int], stop: Sequence[str]) -> str | None:
         """Return the text if *ids* have just come to an end, else None."""
-        if ids[-1] == self.tokenizer.eos_token_id:
+        if ids[-1] == self.tokenizer.eos_token_id or ids[-1] in self.ends:
             return self._decoded(ids[:-1])
         text = self._decoded(ids)
         cuts = [text.index(mark) for mark in stop if mark and mark in text]
-        return text[: min(cuts)] if cuts else None
+        if cuts:
+            return text[: min(cuts)]
+        return None if self._special.isdisjoint(ids) else self._cut_at_special(ids, stop)
+
+    def _cut_at_special(self, ids: list[int], stop: Sequence[str]) -> str | None:
+        """Return the text before the first stop string that special tokens are part of, None if there is none."""
+        whole: str = self.tokenizer.decode(ids)
+        cuts = [whole.index(mark) for mark in stop if mark and mark in whole]
+        if not cuts:
+            return None
+        before = len(ids)
+        while len(left := self.tokenizer.decode(ids[:before])) > min(cuts):
+            before -= 1
+        return self._decoded(ids[:before]) + whole[len(left) : min(cuts)]
 
     def _decoded(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)

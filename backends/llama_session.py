@@ -21,7 +21,7 @@ from bitnet_bench.backends.runtime_parity import checked, compare_runtime, descr
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, Runtime
 from bitnet_bench.checkpoints.gguf.types import FORMS_WITH_CODES
-from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
@@ -92,6 +92,7 @@ def opened(
     """Give a session over *file*, and the memory back afterwards; *runtime* names the build and its version."""
     tokenizer = load_tokenizer(checkpoint)
     with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
+        session.ends = find_end_ids(checkpoint, tokenizer)
         session.arithmetic = f"{runtime}, {describe_file(file)}"  # neither shares answers with another
         yield session
 

@@ -34,6 +34,15 @@ class GpuLostError(BenchError):
     """The GPU failed, and this process cannot use it any more: whatever comes next would fail as well."""
 
 
+class RowError(BenchError):
+    """A row cannot be scored: *what* is the end of a sentence that begins with its place."""
+
+    def __init__(self, row: int | None, what: str, hint: str = "") -> None:
+        super().__init__(f"{'A row' if row is None else f'Row {row}'} {what}.", hint)
+        self.row = row
+        self.what = what
+
+
 def explain(error: ValueError, name: Callable[[str], str] = str) -> str:
     """Return the first thing that a validation found wrong, in a few words: where, and why.
 

@@ -22,7 +22,7 @@ from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Ro
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
 from bitnet_bench.backends.hf.tree_rows import Layout, SharedPrefix
 from bitnet_bench.backends.transfers import send
-from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.shape import PLAIN_HEADS
 from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.runs.choices import Precision
@@ -53,7 +53,9 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
             from bitnet_bench.ternary.gpu.layer import use_gpu_layers
 
             model = use_gpu_layers(model)
-        yield HFSession(model, tokenizer, precision)
+        session = HFSession(model, tokenizer, precision)
+        session.ends = find_end_ids(checkpoint, tokenizer)
+        yield session
 
 
 def _bytes_on_gpu(checkpoint: Checkpoint, precision: Precision) -> int:

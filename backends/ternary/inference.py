@@ -27,7 +27,7 @@ from bitnet_bench.backends.batched_session import (
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
 from bitnet_bench.backends.transfers import send
-from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
+from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
@@ -74,18 +74,20 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             "Use `backend=ternary`.",
         )
     with torch.inference_mode(), naming_gpu_failures():
+        session: BatchedSession
         if reason:
             session = HFSession(_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
             session.arithmetic = f"{session.device} {str(dtype).removeprefix('torch.')}" if gpu else "cpu"
-            yield session
         elif gpu is not None and dtype is not None:
             from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
             from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 
             engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
-            yield GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # with what the weights left free
+            session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # with what the weights left free
         else:
-            yield TernarySession(Engine(weights, config, head), tokenizer)
+            session = TernarySession(Engine(weights, config, head), tokenizer)
+        session.ends = find_end_ids(checkpoint, tokenizer)
+        yield session
 
 
 def choose_gpu_dtype() -> torch.dtype | None:

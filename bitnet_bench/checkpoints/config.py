@@ -29,6 +29,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_generation_config(path: Path) -> dict[str, Any]:
+    """Return generation_config.json of a checkpoint folder as a dict, empty if it has none."""
+    file = path / "generation_config.json"
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BenchError(f"{file} is not valid JSON: {error}.", "Download or save the checkpoint again.") from error
+    if not isinstance(config, dict):
+        raise BenchError(f"{file} holds no settings.", "Correct it, or remove it: the tokenizer's EOS ends an answer.")
+    return config
+
+
 def quantization(config: dict[str, Any]) -> dict[str, Any]:
     """Return the quantization_config of *config*, empty if it has none."""
     return config.get("quantization_config") or {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.checkpoints.building import build, tied_names
-from bitnet_bench.checkpoints.config import kept_patterns, read_config
+from bitnet_bench.checkpoints.config import kept_patterns, read_config, read_generation_config
 from bitnet_bench.checkpoints.detect import dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -86,6 +86,18 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         # often a default that nobody corrected, and harmless then
         _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
     return tokenizer
+
+
+def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
+    """Return every id that ends an answer: EOS, and what generation_config.json and config.json of *checkpoint* name.
+
+    A model that was taught to chat ends its turn with another token than a text (Gemma, Llama 3, ChatML on a base).
+    """
+    path = Path(checkpoint.path)
+    found = [tokenizer.eos_token_id, read_config(path).get("eos_token_id")]
+    found.append(read_generation_config(path).get("eos_token_id"))
+    named = [i for ids in found for i in (ids if isinstance(ids, list) else [ids])]
+    return frozenset(i for i in named if isinstance(i, int))
 
 
 def why_untrainable(checkpoint: Checkpoint) -> str | None:

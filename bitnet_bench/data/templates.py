@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from bitnet_bench.data.bounds import bounded
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError, UsageError
 
@@ -33,6 +36,12 @@ _MARKS = {
     "instruction": _Marks("### Instruction:\n", "### Response:\n", between="\n\n"),
     "inst": _Marks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
 }
+TEMPLATE_SECONDS = 3.0
+TEMPLATE_BYTES = 2**29
+TEMPLATE_CHARACTERS, TEMPLATE_GROWTH = 1_000_000, 50
+"""What a chat template may take for one row: time, memory, and characters beside so many for each of the row's."""
+ANSWER = "\ue000"
+"""Stands for an answer in a chat template; a character that no text holds (Unicode's private use)."""
 NAMES = ("auto", *_MARKS, "chat")
 
 
@@ -56,8 +65,6 @@ class Rendered:
 
     text: str
     responses: tuple[tuple[int, int], ...]
-    has_special_tokens: bool = False
-    """The text already holds its BOS (a chat template's does)."""
 
 
 def choose(template: str, row: Row, has_chat_template: bool) -> str:
@@ -105,8 +112,7 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
             text = _without_eos(text, tokenizer) + (tokenizer.eos_token or "")
             if turn.learned:
                 spans.append((start, len(text)))
-    bos: str = getattr(tokenizer, "bos_token", None) or ""
-    return Rendered(text, tuple(spans), has_special_tokens=bool(bos) and text.startswith(bos))
+    return Rendered(text, tuple(spans))
 
 
 def _without_eos(text: str, tokenizer: Any) -> str:
@@ -144,20 +150,10 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
     for message in messages:
         if message["role"] == "assistant":
             message["content"] = _without_eos(message["content"], tokenizer)
-    source: dict[str, Any] = {"chat_template": _jinja(file)} if file else {}
-
-    def apply(count: int, **options: bool) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(messages[:count], tokenize=False, **options, **source))
-        except TemplateError as error:
-            raise BenchError(
-                f"The chat template {file or 'of the checkpoint'} does not take this row: {error}.",
-                "Correct it, or use `template=dialogue` or instruction.",
-            ) from error
-
     text, spans, written = "", [], 0
     for response in row.responses:
-        before, after = apply(response, add_generation_prompt=True), apply(response + 1)
+        before = apply_chat_template(tokenizer, messages[:response], file, add_generation_prompt=True)
+        after = apply_chat_template(tokenizer, messages[: response + 1], file)
         if not (before.startswith(text) and after.startswith(before)):
             raise RewrittenTurnsError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",
@@ -165,5 +161,95 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
             )
         spans.append((len(before), len(after)))
         text, written = after, response + 1
-    whole = apply(len(messages)) if written < len(messages) else text
-    return Rendered(whole if whole.startswith(text) else text, tuple(spans), has_special_tokens=True)
+    whole = apply_chat_template(tokenizer, messages, file) if written < len(messages) else text
+    return Rendered(whole if whole.startswith(text) else text, tuple(spans))
+
+
+def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> str | None:
+    """Return the Jinja chat template that *rows* are rendered through: the tokenizer's own, a file's or a named one's.
+
+    Rows that are verbatim or running text go through none, and leave the tokenizer its own.
+    """
+    own: str | None = tokenizer.chat_template
+    names = {choose(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")}
+    if not names or names == {"chat"}:
+        return own
+    (name,) = names
+    return _write_jinja(_MARKS[name]) if name in _MARKS else _jinja(name)
+
+
+def apply_chat_template(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], file: str | None = None, **options: bool
+) -> str:
+    """Return *messages* as the chat template of *tokenizer*, or that in *file*, writes them.
+
+    BenchError for whatever goes wrong in it, too much time, memory and text included: it may be a stranger's.
+    """
+    try:
+        with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
+            own = {"chat_template": _jinja(file)} if file else {}
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, **own, **options)
+        if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * sum(len(message["content"]) for message in messages):
+            raise MemoryError(f"it writes {len(text)} characters")
+    except Exception as error:  # a template is a program
+        raise BenchError(
+            f"The chat template {file or 'of the checkpoint'} does not take this row: {_explain(error)}.",
+            "Correct it, or do without it.",
+        ) from error
+    return text
+
+
+def _explain(error: Exception) -> str:
+    """Return the first line of what a template's failure says."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    if isinstance(error, MemoryError):
+        return said or "it takes too much memory"
+    return said if said and isinstance(error, (TemplateError, TimeoutError)) else f"{type(error).__name__}: {said}"
+
+
+def find_turn_end(tokenizer: Any) -> frozenset[int]:
+    """Return the special token that the tokenizer's chat template writes right after an answer; none where it has none.
+
+    A base model that learned such a template ends its answers with it, whatever the tokenizer's EOS is.
+    """
+    if not tokenizer.chat_template:
+        return frozenset()
+    messages = [{"role": "user", "content": ANSWER * 2}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = apply_chat_template(tokenizer, messages)
+    except BenchError:
+        return frozenset()
+    ids = tokenizer(text.rpartition(ANSWER)[2], add_special_tokens=False).input_ids[:1]
+    return frozenset(ids) & find_special_ids(tokenizer)
+
+
+def find_special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of all tokens that decoding leaves out."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(getattr(tokenizer, "all_special_ids", ())) | {i for i, token in added.items() if token.special}
+
+
+def _write_jinja(marks: _Marks) -> str:
+    """Return the chat template that writes what `render` writes with *marks*."""
+    between, user, after_user, model, lead = (
+        json.dumps(text, ensure_ascii=False)
+        for text in (marks.between, marks.user, marks.after_user, marks.model, marks.lead)
+    )
+    before_system, after_system = (json.dumps(text, ensure_ascii=False) for text in marks.system)
+    # a system's words stand within the user's first turn where that has an end of its own
+    inside = bool(marks.after_user)
+    return (
+        "{%- set ns = namespace(inside=false) -%}{%- for m in messages -%}"
+        f"{{%- if not (loop.first or ns.inside) -%}}{{{{ {between} }}}}{{%- endif -%}}"
+        "{%- if m.role == 'assistant' -%}"
+        f"{{{{ {model} + {lead} + m.content + eos_token }}}}"
+        "{%- elif m.role == 'system' -%}"
+        f"{{{{ ('' if ns.inside else {user if inside else json.dumps('')}) }}}}"
+        f"{{{{ {before_system} + m.content + {after_system} }}}}"
+        "{%- else -%}"
+        f"{{{{ ('' if ns.inside else {user}) + m.content + {after_user} }}}}"
+        "{%- endif -%}"
+        f"{{%- set ns.inside = {json.dumps(inside)} and m.role == 'system' -%}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{ {between} + {model} }}}}{{%- endif -%}}"
+    )

@@ -74,7 +74,7 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learne
     rendered = [render_sequences(row, choose(template, row, chat), tokenizer) for row in rows]
     flat = [one for of_row in rendered for one in of_row]
     if learned == "everything":
-        ids = _token_ids([r.text for r in flat], [r.has_special_tokens for r in flat], tokenizer)
+        ids = _token_ids([r.text for r in flat], [begins_with_bos(r.text, tokenizer) for r in flat], tokenizer)
         examples = iter([Example(each, each) for each in ids])
     else:
         examples = _masked(flat, tokenizer)
@@ -117,7 +117,7 @@ def _check_all_learned(rows: Sequence[Row]) -> None:
     if marked is not None:
         raise BenchError(
             f"Row {marked} has a response of the weight 0, and pretraining learns every token of a row.",
-            "Remove the response, or use --method sft.",
+            "Remove the response, or use `method=sft`.",
         )
 
 
@@ -160,12 +160,12 @@ def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:
     learned if it is no part of that. A token that holds the end of a prompt and the start of a response is learned.
     """
     texts: list[str] = []
-    special: list[bool] = []
+    begins: list[bool] = []
     for r in rendered:
         parts = [r.text, *(r.text[:cut] for span in r.responses for cut in span)]
         texts += parts
-        special += [r.has_special_tokens] * len(parts)
-    encoded = iter(_token_ids(texts, special, tokenizer))
+        begins += [begins_with_bos(r.text, tokenizer)] * len(parts)
+    encoded = iter(_token_ids(texts, begins, tokenizer))
     for r in rendered:
         ids = next(encoded)
         labels = [IGNORED] * len(ids)
@@ -181,21 +181,26 @@ def _shared(prefix: list[int], ids: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(ids)))
 
 
-def _token_ids(texts: Sequence[str], has_special: Sequence[bool], tokenizer: Any) -> list[list[int]]:
-    """Return ids of each text, with special tokens added where the text has none; an EOS added with them is dropped.
+def begins_with_bos(text: str, tokenizer: Any) -> bool:
+    """Say whether *text* brings its own BOS, so that the tokenizer adds none: the rule of training and evaluation."""
+    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
 
-    Rows carry their EOS as text, so that each response of a dialogue ends with one.
+
+def _token_ids(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
+    """Return ids of each text, with BOS as the tokenizer adds it where the text does not begin with one.
+
+    An EOS that the tokenizer adds is dropped: rows carry theirs as text, so that each response ends with one.
     """
     if not texts:
         return []
     encoded: list[list[int]] = [[] for _ in texts]
+    ends = len(bare := tokenizer("가").input_ids) > 1 and bare[-1] == tokenizer.eos_token_id
     for present in (False, True):
-        members = [i for i, has in enumerate(has_special) if has is present]
+        members = [i for i, has in enumerate(begins) if has is present]
         if members:
             batch = tokenizer([texts[i] for i in members], add_special_tokens=not present, verbose=False).input_ids
-            adds_eos = not present and tokenizer("").input_ids[-1:] == [tokenizer.eos_token_id]
             for i, ids in zip(members, batch, strict=True):
-                encoded[i] = ids[:-1] if adds_eos else ids
+                encoded[i] = ids[:-1] if ends and not present else ids
     return encoded
 
 

@@ -7,13 +7,16 @@ import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.data.templates import ANSWER, apply_chat_template
+from bitnet_bench.data.tokenizing import begins_with_bos
+from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.answer_cache import NoAnswers, framed
 from bitnet_bench.processes import Workers
 from bitnet_bench.protocols import Part, Progress, Session
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 Answer = TypeVar("Answer")
+SPACE = "\u2581"
+"""How SentencePiece writes a space, and what some of its tokenizers put before every text."""
 LIKELIHOOD = struct.Struct("<d?")
 """How (log-probability, greedy) is kept."""
 
@@ -34,9 +39,13 @@ class SessionLM(TemplateLM):
     """Scores lm-eval requests with a session. Splitting text into context and continuation is lm-eval's own code.
 
     A request longer than the session's context loses tokens on the left of its context, as in lm-eval's `hf`
-    model; `counts` says how many did, and how many answers came from *answers*, where they are kept. *workers* share
-    the batches. *progress* is told documents.
+    model; `counts` says how many did, how many answers came from *answers*, where they are kept, and, where there are
+    any, how many choices were scored by their own tokens (`merged`). *workers* share the batches. *progress* is told
+    documents.
     """
+
+    asks_choices = False
+    """Whether prompts through a chat template go on to where its answers begin: behind an empty thought, say."""
 
     def __init__(
         self,
@@ -83,14 +92,17 @@ class SessionLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the checkpoint's template writes it, up to where the answer begins."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
+        if self.asks_choices and add_generation_prompt and self.template:
+            with suppress(BenchError):  # a template that takes no answer says so, or is asked up to its own prompt
+                answered = [*chat_history, {"role": "assistant", "content": ANSWER}]
+                opened, mark, _ = apply_chat_template(self.tokenizer, answered).partition(ANSWER)
+                if mark:
+                    return opened
+        return apply_chat_template(
+            self.tokenizer,
+            chat_history,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -98,14 +110,10 @@ class SessionLM(TemplateLM):
         if add_special_tokens is None:
             if string in self._encoded:
                 return self._encoded[string]
-            add_special_tokens = self._adds_special_tokens(string)
+            add_special_tokens = not begins_with_bos(string, self.tokenizer)
         # quiet about length: what does not fit is cut, and counted, here
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
-
-    def _adds_special_tokens(self, text: str) -> bool:
-        bos = self.tokenizer.bos_token
-        return not (bos and text.startswith(bos))
 
     def _encode_together(self, texts: Iterable[str]) -> None:
         """Encode *texts* in one call, which takes all cores and no Python for each; `tok_encode` finds their ids."""
@@ -114,7 +122,7 @@ class SessionLM(TemplateLM):
             return
         by_special: dict[bool, list[str]] = {True: [], False: []}
         for text in dict.fromkeys(texts):
-            by_special[self._adds_special_tokens(text)].append(text)
+            by_special[not begins_with_bos(text, self.tokenizer)].append(text)
         for special, some in by_special.items():
             if some:
                 ids = self.tokenizer(
@@ -133,9 +141,50 @@ class SessionLM(TemplateLM):
         pairs = [request.args for request in requests if request.args[0]]
         self._encode_together(text for context, choice in pairs for text in (context.rstrip(), context + choice))
         try:
-            return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+            split = [self._split(request) for request in requests]
         finally:
             self._encoded = {}
+        return self._loglikelihood_tokens([(request.args, *ids) for request, ids in zip(requests, split, strict=True)])
+
+    def _split(self, request: Instance) -> tuple[list[int], list[int]]:
+        """Return the ids of a request's context and continuation, neither empty; RowError where nothing is to score.
+
+        They are lm-eval's where it has any. A context that leaves no token (empty, or white space, which goes with the
+        continuation) is the prefix token. A continuation whose tokens all merge into the context's has its own.
+        """
+        context, continuation = request.args
+        if context:
+            before, after = self._encode_pair(context, continuation)
+        else:
+            before, after = [], self.tok_encode(continuation, add_special_tokens=False)
+        if not before:
+            begins = after[:1] == [self.prefix_token_id]
+            before, after = [self.prefix_token_id], after[1:] if begins else after
+        if not after:
+            after = self._own_ids(context[len(context.rstrip()) :] + continuation)
+            self.counts["merged"] = self.counts.get("merged", 0) + 1
+        room = self._session.max_length
+        if not after:
+            raise RowError(
+                request.doc_id,
+                f"has a choice with nothing to score: {continuation!r}",
+                "Correct or remove the row: an empty choice would be certain, and always win.",
+            )
+        if len(after) > room:
+            raise RowError(
+                request.doc_id,
+                f"has a choice of {len(after)} tokens, which exceed the model's context of {room}",
+                "Use a checkpoint with a longer context, shorten the row, or leave this task out with --task.",
+            )
+        return before, after
+
+    def _own_ids(self, text: str) -> list[int]:
+        """Return the ids of *text* as it stands behind other text: without the space that some tokenizers put first."""
+        ids = self.tok_encode(text, add_special_tokens=False)
+        if not ids or text[0].isspace() or not self.tokenizer.convert_ids_to_tokens(ids[0]).startswith(SPACE):
+            return ids
+        before, whole = (self.tok_encode(some, add_special_tokens=False) for some in ("\n", f"\n{text}"))
+        return whole[len(before) :] if whole[: len(before)] == before else ids
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], **_: Any
@@ -144,11 +193,6 @@ class SessionLM(TemplateLM):
         pairs = []
         for _text, context, continuation in requests:
             room = longest - len(continuation)
-            if room < 1:
-                raise BenchError(
-                    f"A choice of {len(continuation)} tokens exceeds the model's context of {longest - 1}.",
-                    "Use a checkpoint with a longer context, or leave this `task` out.",
-                )
             self.counts["truncated"] += len(context) > room
             pairs.append((context[max(0, len(context) - room) :], continuation))
         return self._answered(
@@ -210,7 +254,7 @@ class SessionLM(TemplateLM):
         """Return the ids of *texts*, the last *room* of those that are longer."""
         texts = list(texts)
         self._encode_together(texts)
-        prompts = [self.tok_encode(text) for text in texts]
+        prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in texts]
         self._encoded = {}
         self.counts["truncated"] += sum(len(ids) > room for ids in prompts)
         return [ids[max(0, len(ids) - room) :] for ids in prompts]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.harness_tasks import AS_IS, own_scores
 from bitnet_bench.evaluation.local_rows import rows_digest
 from bitnet_bench.evaluation.row_fields import find_null
@@ -91,15 +91,21 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
     """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
     from lm_eval import evaluator
 
-    results = evaluator.evaluate(
-        lm,
-        {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
-        limit=limit,
-        bootstrap_iters=RESAMPLES if AS_IS in built.task.metrics else 0,  # ours have standard errors of their own
-        log_samples=True,
-        apply_chat_template=chat_template,
-        fewshot_as_multiturn=chat_template,
-    )
+    lm.asks_choices = built.lm_task.OUTPUT_TYPE != "generate_until"
+    try:
+        results = evaluator.evaluate(
+            lm,
+            {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
+            limit=limit,
+            bootstrap_iters=RESAMPLES if AS_IS in built.task.metrics else 0,  # ours have standard errors of their own
+            log_samples=True,
+            apply_chat_template=chat_template,
+            fewshot_as_multiturn=chat_template,
+        )
+    except RowError as error:
+        if error.row is None:
+            raise
+        raise BenchError(f"{built.where(error.row)} {error.what}.", error.hint) from error
     task_name = built.lm_task.task_name
     samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
     examples = [_example(built, sample) for sample in samples]

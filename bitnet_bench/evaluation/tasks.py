@@ -12,7 +12,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import BaseLoader, StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.harness_tasks import AS_IS, shipped_yaml
@@ -103,7 +104,7 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    _compile_prompts_once()
+    _sandbox_prompts()
     config = _configuration(suite, task, setting.prompts)
     files = _local_files(suite, task, setting)
     lines = None
@@ -137,11 +138,19 @@ def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
 
 
 @cache
-def _compile_prompts_once() -> None:
-    """Keep lm-eval's compiled prompts: it compiles the template anew for every row, which takes 7 ms a row."""
-    from lm_eval.utils import env
+def _sandbox_prompts() -> None:
+    """Run the templates of prompts in a sandbox: a suite may come from a stranger.
 
-    env.from_string = cache(env.from_string)
+    They are compiled once: lm-eval compiles a template anew for every row, which takes 7 ms a row.
+    """
+    from lm_eval import utils
+
+    if isinstance(utils.env, SandboxedEnvironment):
+        return
+    sandbox = SandboxedEnvironment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    sandbox.filters |= utils.env.filters
+    sandbox.from_string = cache(sandbox.from_string)  # type: ignore[assignment, method-assign]
+    utils.env = sandbox
 
 
 def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: 
             model = _whole(job, given.base, model)
         if not trainer.is_world_process_zero():
             return wait_for_record(trainer, out)
-        save_result(job, model, tokenizer, given.base.dtype)
+        save_result(job, given, model, tokenizer)
     record = make_record(job, backend, given, encoded, held_out, trainer, seconds, resumed)
     write_whole(out / TRAINING, record.model_dump_json(indent=1))
     shutil.rmtree(out / STATE, ignore_errors=True)

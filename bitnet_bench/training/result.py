@@ -8,7 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.loading import find_end_ids
 from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.data.templates import find_chat_template, find_turn_end
 from bitnet_bench.data.tokenizing import Encoded
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.protocols import Ingredients
@@ -20,9 +22,16 @@ from bitnet_bench.training.lora import merge_adapters
 from bitnet_bench.training.trainer import BenchTrainer
 
 
-def save_result(job: FinetuneJob, model: PreTrainedModel, tokenizer: Any, dtype: str) -> None:
-    """Write the checkpoint; what is not ternary keeps *dtype*, and the FP16 arm is FP16 whatever its base was."""
-    out = Path(job.out)
+def save_result(job: FinetuneJob, given: Ingredients, model: PreTrainedModel, tokenizer: Any) -> None:
+    """Write the checkpoint, with the chat template that it was trained through and all that ends its answers.
+
+    What is not ternary keeps the dtype of the base, and the FP16 arm is FP16 whatever its base was.
+    """
+    out, dtype = Path(job.out), given.base.dtype
+    tokenizer.chat_template = find_chat_template(job.template, given.rows, tokenizer)
+    ends = find_end_ids(given.base, tokenizer) | find_turn_end(tokenizer)
+    if model.generation_config is not None and len(ends) > 1:
+        model.generation_config.eos_token_id = sorted(ends)
     if job.lora_rank:
         merge_adapters(model)
     tokenizer.save_pretrained(out)

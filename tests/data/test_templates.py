@@ -47,7 +47,6 @@ def test_a_template_has_one_text(template: str, text: str, chat_tokenizer: Any) 
     rendered = render(SINGLE, template, chat_tokenizer)
     assert rendered.text == text
     assert responses(rendered) == [" 답</s>" if template in ("dialogue", "inst") else "답</s>"]
-    assert rendered.has_special_tokens == (template == "chat")
 
 
 @pytest.mark.parametrize("template", ["plain", "dialogue", "instruction", "inst", "chat"])
@@ -142,7 +141,7 @@ def test_a_template_from_a_file_is_used_in_place_of_the_checkpoints(chat_tokeniz
     assert render(SINGLE, str(file), chat_tokenizer).text == expected
     chat_tokenizer.chat_template = None
     rendered = render(SINGLE, choose(str(file), SINGLE, False), chat_tokenizer)
-    assert (rendered.text, responses(rendered), rendered.has_special_tokens) == (expected, ["답</s>"], True)
+    assert (rendered.text, responses(rendered)) == (expected, ["답</s>"])
 
 
 def test_a_broken_template_is_a_sentence(chat_tokenizer: Any, tmp_path: Path) -> None:
