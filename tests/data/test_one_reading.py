@@ -58,7 +58,7 @@ def test_a_chat_template_trains_on_one_bos_as_evaluation_asks_with_one(
 ) -> None:
     """Whether the template writes BOS or leaves it to the tokenizer: the prompt's tokens are those of evaluation."""
     own_tokenizer.chat_template = begins + TURNS
-    (example,) = tokenize([ROW], own_tokenizer, "chat", learned)
+    ((example,),) = tokenize([ROW], own_tokenizer, "chat", learned)
     lm = SessionLM(Silent(own_tokenizer))  # type: ignore[arg-type]
     asked = lm.tok_encode(lm.apply_chat_template([{"role": "user", "content": "질문"}]))
     assert example.input_ids[: len(asked)] == asked
@@ -69,7 +69,7 @@ def test_a_chat_template_trains_on_one_bos_as_evaluation_asks_with_one(
 def test_a_row_that_brings_its_bos_and_eos_has_one_of_each(learned: Learned, own_tokenizer: Any) -> None:
     """In running text and in an answer."""
     texts = [Row((Turn("text", text),)) for text in ("수도는 서울", "<s>수도는 서울</s>")]
-    bare, whole = tokenize(texts, own_tokenizer, "plain", learned)
+    (bare,), (whole,) = tokenize(texts, own_tokenizer, "plain", learned)
     assert (bare.input_ids, bare.labels[1:]) == (whole.input_ids, whole.labels[1:])  # nothing predicts the first one
     answers = [Row((Turn("user", "수도?"), Turn("model", text))) for text in ("서울", "서울</s>")]
     first, second = tokenize(answers, own_tokenizer, "dialogue", learned)
@@ -79,7 +79,7 @@ def test_a_row_that_brings_its_bos_and_eos_has_one_of_each(learned: Learned, own
 def test_a_tokenizer_whose_bos_is_its_eos_keeps_every_token_of_a_row(own_tokenizer: Any) -> None:
     """The BOS of an empty text was taken for an EOS at its end, and each row lost its last token."""
     own_tokenizer.eos_token = "<s>"
-    (example,) = tokenize([ROW], own_tokenizer, "plain", "responses")
+    ((example,),) = tokenize([ROW], own_tokenizer, "plain", "responses")
     assert example.input_ids == [0, *own_tokenizer.encode("질문답", add_special_tokens=False), 0]
 
 

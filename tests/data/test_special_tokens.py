@@ -106,7 +106,7 @@ def test_a_template_that_rewrites_history_gives_a_sequence_an_answer(thinking_to
         "<think></think>여섯.</s>",
     ]
     assert whole(encoded.examples[:3], thinking_tokenizer)[1] == (
-        "[user]하나?</s>[assistant]둘.</s>[user]셋?</s>[assistant]<think></think>넷.</s>"
+        "<s>[user]하나?</s>[assistant]둘.</s>[user]셋?</s>[assistant]<think></think>넷.</s>"
     )
 
 
