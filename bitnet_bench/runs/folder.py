@@ -35,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise BenchError(
-                f"Another process is scoring into {folder}.", "Wait until it has finished, or give another `out`."
+                f"Another process writes into {folder}.", "Wait until it has finished, or give another `out`."
             ) from error
     try:
         yield
