@@ -368,7 +368,7 @@ class RunRecord(GrownValue):
     """sha256 of what scores stand on, by name: the checkpoint's tokenizer, chat template and configuration; rows,
     definition and few-shot examples of each scored task. {} in records of older versions."""
     once_unsealed: bool = False
-    """Whether it was continued from a record without a checksum, so that earlier changes cannot be seen."""
+    """Whether it was read from, or continued, a record without a checksum, so that changes cannot be seen."""
 
 
 FinetuneRecord.model_rebuild()

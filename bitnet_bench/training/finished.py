@@ -84,9 +84,10 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], Ingredients | None]:
 
 def _open(model: str) -> Checkpoint | None:
     """Return the checkpoint *model*, None where it is gone; one that is there and broken is an error."""
+    found = None
     with _unless_gone(Path(model).exists()):
-        return open_checkpoint(model)
-    return None
+        found = open_checkpoint(model)
+    return found
 
 
 def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
@@ -94,10 +95,11 @@ def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
     files = [Path(source) for source in (*job.data, *job.validation) if ":" not in source or Path(source).is_file()]
     if not all(file.is_file() for file in files):
         return None
+    found = None
     with _unless_gone(len(files) == len(job.data) + len(job.validation)):
         rows, _overlap = training_rows(job)
-        return hold_out(rows, job)
-    return None
+        found = hold_out(rows, job)
+    return found
 
 
 @contextmanager
