@@ -90,7 +90,7 @@ class Run:
                 "scores": (*record.scores, *result.scores),
                 "data": record.data | {result.name: result.rows_sha256},
                 "sources": record.sources | {result.name: one.source},
-                "inputs": record.inputs | self._tasks.get(result.name, {}),
+                "inputs": {**record.inputs, **self._tasks.get(result.name, {})},
                 "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
                 "errors": {task: said for task, said in record.errors.items() if task != result.name},
                 "seconds": record.seconds + seconds,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def test_a_record_of_an_older_version_is_compared_by_its_rows(place: Place, capl
 
 
 @pytest.fixture
-def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], RunRecord]]:
+def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], RunRecord]:
     """Give what goes on with a run of two tasks of which one is scored."""
 
     def go_on() -> RunRecord:
@@ -194,7 +194,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         patch.setattr(evaluating, "_score_one", first_only)
         with pytest.raises(KeyboardInterrupt):
             go_on()
-    yield go_on
+    return go_on
 
 
 def test_a_run_is_not_continued_by_another_runtime(half: Callable[[], RunRecord], tmp_path: Path) -> None:
