@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
 
 BASE, TEACHER, ROWS, VALIDATION = "base weights", "teacher weights", "data rows", "validation rows"
+Read = TypeVar("Read")
 _log = logging.getLogger(__name__)
 
 
@@ -84,33 +84,27 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], Ingredients | None]:
 
 def _open(model: str) -> Checkpoint | None:
     """Return the checkpoint *model*, None where it is gone; one that is there and broken is an error."""
-    found = None
-    with _unless_gone(Path(model).exists()):
-        found = open_checkpoint(model)
-    return found
+    return _unless_gone(lambda: open_checkpoint(model), there=Path(model).exists())
 
 
 def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
     """Return training and validation rows, None where a file of them is gone."""
-    files = [Path(source) for source in (*job.data, *job.validation) if ":" not in source or Path(source).is_file()]
+    sources = [Path(source) for source in (*job.data, *job.validation)]
+    files = [source for source in sources if ":" not in str(source) or source.is_file()]
     if not all(file.is_file() for file in files):
         return None
-    found = None
-    with _unless_gone(len(files) == len(job.data) + len(job.validation)):
-        rows, _overlap = training_rows(job)
-        found = hold_out(rows, job)
-    return found
+    return _unless_gone(lambda: hold_out(training_rows(job)[0], job), there=len(files) == len(sources))
 
 
-@contextmanager
-def _unless_gone(there: bool) -> Iterator[None]:
-    """Leave out what cannot be read because it is somewhere else (the hub, say), unless it is *there*."""
+def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:
+    """Return what *read* does; None if it cannot, because it needs what is not *there*, such as the hub."""
     try:
-        yield
+        return read()
     except BenchError as error:
         if there:
             raise
         _log.info("%s", error)
+        return None
 
 
 def _of_base(base: Checkpoint) -> dict[str, str]:
