@@ -35,8 +35,9 @@ def digest_task(built: BuiltTask, setting: Setting, limit: int | None) -> dict[s
     """Return the digests of a task's rows, its definition and its few-shot examples, by the name of each."""
     task = built.lm_task
     found = {ROWS.format(built.name): rows_digest(islice(task.eval_docs, limit))}
-    if task.config.num_fewshot and task.sampler.df:
-        found[EXAMPLES.format(built.name)] = rows_digest(task.sampler.df)
+    sampler = getattr(task, "sampler", None)  # a task without rows for examples has none
+    if task.config.num_fewshot and sampler and len(sampler.df):
+        found[EXAMPLES.format(built.name)] = rows_digest(sampler.df)
     return found | digest_definition(built.suite, built.task, setting)
 
 

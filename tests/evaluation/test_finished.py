@@ -255,3 +255,18 @@ def test_a_record_without_a_seal_is_extended_and_goes_on_saying_so(
     fields = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
     assert fields[SEAL] == seal(fields)
     assert any("had no checksum" in notice.what.en for notice in read_run(tmp_path).notices)
+
+
+def test_a_task_of_lm_eval_s_own_is_compared_too(tmp_path: Path) -> None:
+    """Its rows are digested before it runs, whatever it does to them."""
+    query = "### 질문: 물은 몇 도에서 끓는가?\n### 선택지:\n(A) 100\n(B) 10\n(C) 1\n(D) 0\n(E) 50\n### 정답:"
+    rows = [{"query": query, "answer": answer} for answer in ("(A)", "(B)")]
+    write(tmp_path / "rows.jsonl", rows)
+    job = EvaluateJob(rows={"lm-eval:haerae_history": str(tmp_path / "rows.jsonl")}, shots=0)
+    tasks = select_tasks(["lm-eval:haerae_history"])
+    before = evaluate("demo", tasks, tmp_path / "run", job)
+    assert before.scores
+    assert evaluate("demo", tasks, tmp_path / "run", job) == before
+    write(tmp_path / "rows.jsonl", rows[::-1])
+    with pytest.raises(BenchError, match="different rows of lm-eval:haerae_history"):
+        evaluate("demo", tasks, tmp_path / "run", job)
