@@ -75,8 +75,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     What a killed process left of its own is cleared; a process that is still writing there is not disturbed.
     """
-    if out.exists() and not out.is_dir():
-        raise _taken(out)
+    _refuse_foreign(out)  # before anything is written there, a lock included
     try:
         with locked(out):
             _clear(out)
@@ -89,17 +88,21 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _taken(out: Path) -> BenchError:
-    return BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
+def _refuse_foreign(out: Path) -> None:
+    """BenchError if *out* is a file, or a folder that holds anything but what a killed write left."""
+    if out.exists() and (not out.is_dir() or ((there := _files(out)) and not _was_cut_off(out, there))):
+        raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
 
 
 def _clear(out: Path) -> None:
-    """Delete what a killed write left in *out*; BenchError if something else is there."""
-    there = [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK)]
-    if there and not _was_cut_off(out, there):
-        raise _taken(out)
-    for file in there:
+    """Delete what a killed write left in *out*, and only that."""
+    _refuse_foreign(out)
+    for file in _files(out):
         file.unlink()
+
+
+def _files(out: Path) -> list[Path]:
+    return [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK)]
 
 
 def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:

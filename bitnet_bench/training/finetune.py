@@ -30,7 +30,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = q
     """
     from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.machine.fast_dtype import fast_compute
-    from bitnet_bench.training.resume import recall_choices
+    from bitnet_bench.training.resume import recall_choices, refuse_foreign
 
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
@@ -38,6 +38,8 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = q
     record = load_training_record(Path(job.out))
     if record is None:
         # of the processes of one launch the first holds the folder for all
+        if is_first():
+            refuse_foreign(Path(job.out))  # which is not even locked
         with locked(Path(job.out)) if is_first() else nullcontext():
             record = load_training_record(Path(job.out))  # another process may have finished it meanwhile
             if record is None:

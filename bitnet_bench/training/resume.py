@@ -63,9 +63,14 @@ def claim(out: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> N
                 "Give the settings it was started with to go on, another `out`, or delete the folder.",
             )
         return
-    if out.is_dir() and not all(map(_is_of_claiming, out.iterdir())):
-        raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
+    refuse_foreign(out)
     write_whole(out / STATE / MARK, json.dumps({**settings, **notes}, ensure_ascii=False, indent=1))
+
+
+def refuse_foreign(out: Path) -> None:
+    """BenchError if *out* holds files that are neither of a run under way nor of one that was killed at its start."""
+    if out.is_dir() and not started_settings(out) and not all(map(_is_of_claiming, out.iterdir())):
+        raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
 
 
 def _is_of_claiming(path: Path) -> bool:

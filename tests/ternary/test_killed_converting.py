@@ -40,6 +40,7 @@ def test_a_folder_of_somebody_s_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(BenchError, match="is not empty"):
         write(tmp_path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
