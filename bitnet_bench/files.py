@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bitnet_bench.errors import BenchError
 
+PARTIAL = ".partial"
+"""The folder, inside the one that is written, in which files stand until all are whole."""
 FULL_DISK_BYTES = 4 << 20
 """Less free space than this beside a failed write means that the disk is full."""
 
@@ -35,7 +37,7 @@ def folder_written_whole(out: Path, last: str) -> Iterator[Path]:
 
     A folder without its *last* file (a checkpoint without config.json) is not taken for a finished one.
     """
-    partial = out / ".partial"
+    partial = out / PARTIAL
     with disk_errors(out):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

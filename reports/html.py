@@ -15,7 +15,7 @@ from bitnet_bench.reports.environment_section import environment_section
 from bitnet_bench.reports.html_page import make_environment, source
 from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.named_runs import NamedRun, named
-from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_section
+from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_notices, pair_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
@@ -96,7 +96,9 @@ def _page(runs: tuple[NamedRun, ...], options: ReportOptions) -> Page:
         *options.sections,
         environment_section(runs),
     )
-    notices = dict.fromkeys((*options.unread, *(notice for run in runs for notice in run.results.notices)))
+    notices = dict.fromkeys(
+        (*options.unread, *pair_notices(runs), *(notice for run in runs for notice in run.results.notices))
+    )
     shown = main_pair(compared)
     data = samples.data(shown[0] if shown else None)
     return Page(options.language, summary(runs, shown, len(compared)), tuple(notices), sections, data)

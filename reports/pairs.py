@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference
+from bitnet_bench.comparison.training import training_notices
 from bitnet_bench.comparison.words import (
     counts_words,
     difference_words,
@@ -21,6 +23,7 @@ from bitnet_bench.reports.figures import DASH, points
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
+from bitnet_bench.runs.run import Notice, Results
 from bitnet_bench.wording import Said, joined, plain, say
 
 SMALL = 30
@@ -41,6 +44,15 @@ def chosen_pairs(runs: Sequence[NamedRun]) -> tuple[Pair, ...]:
 
 def _alike(a: object, b: object) -> bool:
     return a is None or b is None or a == b
+
+
+def pair_notices(runs: Sequence[NamedRun]) -> list[Notice]:
+    """Return what makes the pairs among *runs* doubtful as pairs."""
+    return [notice for a, b in chosen_pairs(runs) for notice in training_notices(_renamed(a), _renamed(b))]
+
+
+def _renamed(run: NamedRun) -> Results:
+    return replace(run.results, record=run.record.model_copy(update={"name": f"{run.key} · {run.name}"}))
 
 
 def pair_section(compared: Sequence[tuple[Pair, Comparison]]) -> Section:

@@ -32,13 +32,15 @@ def report(
 
     *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
     """
+    from bitnet_bench.reports.named_runs import named
+    from bitnet_bench.reports.pairs import pair_notices
     from bitnet_bench.runs.reading import read_runs
 
     found, unread = read_runs(runs, training or {})
     options = replace(options or ReportOptions(), unread=tuple(unread))
     found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
     write_whole(out, plugins.load("reports", renderer).render(found, options))
-    return out, [*unread, *(notice for run in found for notice in run.notices)]
+    return out, [*unread, *pair_notices(named(found)), *(notice for run in found for notice in run.notices)]
 
 
 def zeros_by_layer(record: RunRecord) -> dict[str, float]:

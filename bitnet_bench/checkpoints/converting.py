@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bitnet_bench.checkpoints.inspect import inspect
@@ -14,9 +15,10 @@ from bitnet_bench.checkpoints.parity import Logits, Parity, compare
 from bitnet_bench.checkpoints.streaming import SHARD_BYTES, write_shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import folder_written_whole
+from bitnet_bench.files import PARTIAL, folder_written_whole
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Format
+from bitnet_bench.runs.folder import LOCK, locked
 from bitnet_bench.runs.records import Checkpoint
 
 SMALL_FILES = (
@@ -30,6 +32,8 @@ SMALL_FILES = (
     "generation_config.json",
 )
 """All that a checkpoint has beside weights and config.json."""
+LAST = "config.json"
+"""The file without which a folder is no checkpoint; it is written last."""
 
 Writer = Callable[[Source, Format, Path, int, Progress], None]
 
@@ -67,16 +71,45 @@ def write_checkpoint(source: Source, form: Format, folder: Path, shard_bytes: in
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write a checkpoint into, which becomes *out* if all goes well; *out* must not exist yet."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
+    """Give a folder to write a checkpoint into, which becomes *out* if all goes well; *out* must not exist yet.
+
+    What a killed process left of its own is cleared; a process that is still writing there is not disturbed.
+    """
+    _refuse_foreign(out)  # before anything is written there, a lock included
     try:
-        with folder_written_whole(out, last="config.json") as folder:
-            yield folder
+        with locked(out):
+            _clear(out)
+            with folder_written_whole(out, last=LAST) as folder:
+                yield folder
+            (out / LOCK).unlink(missing_ok=True)  # a whole folder is taken by nobody
     except BaseException:
         with contextlib.suppress(OSError):  # not empty, or never made
             out.rmdir()
         raise
+
+
+def _refuse_foreign(out: Path) -> None:
+    """BenchError if *out* is a file, or a folder that holds anything but what a killed write left."""
+    if out.exists() and (not out.is_dir() or ((there := _files(out)) and not _was_cut_off(out, there))):
+        raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
+
+
+def _clear(out: Path) -> None:
+    """Delete what a killed write left in *out*, and only that."""
+    _refuse_foreign(out)
+    for file in _files(out):
+        file.unlink()
+
+
+def _files(out: Path) -> list[Path]:
+    return [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK)]
+
+
+def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:
+    """Return whether the files *there* are those of a checkpoint of which a killed write moved some, but not all."""
+    ours = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
+    known = all(file.is_file() and any(fnmatch(file.name, pattern) for pattern in ours) for file in there)
+    return known and (out / PARTIAL).is_dir()
 
 
 def copy_small_files(source: Path, folder: Path) -> None:

@@ -32,6 +32,7 @@ def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[
     """
     from bitnet_bench.comparison import compare
     from bitnet_bench.comparison.conditions import judge, parse
+    from bitnet_bench.comparison.training import training_notices
     from bitnet_bench.runs.reading import read_run
 
     ours, theirs = read_run(a), read_run(b)
@@ -41,4 +42,6 @@ def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[
         differing = dict.fromkeys(f"{words.en}." for refused in found.refused for words in refused.differs)
         raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or "Neither has a score.")
     outcomes = tuple(judge(condition, ours, theirs) for condition in asked)
-    return Compared(found, outcomes, tuple(dict.fromkeys((*ours.notices, *theirs.notices))))
+    return Compared(
+        found, outcomes, tuple(dict.fromkeys((*training_notices(ours, theirs), *ours.notices, *theirs.notices)))
+    )

@@ -131,9 +131,10 @@ class Answers(NoAnswers):
         rows = [(digest(self._identity, request), answer) for request, answer in pairs]
         try:
             with self._connection:
+                model = self._entry(self._connection)  # it may have been forgotten, and its number given away
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",  # one whose seal is broken is replaced
-                    [(key, self._model, answer, _seal(key, answer)) for key, answer in rows],
+                    [(key, model, answer, _seal(key, answer)) for key, answer in rows],
                 )
         except BROKEN as error:
             self._give_up(error)
@@ -152,14 +153,19 @@ class Answers(NoAnswers):
         try:
             self._connection = connect(self._file)
             with self._connection:
-                now, about = _now(), json.dumps(dict(self._about), ensure_ascii=False)
-                ((self._model,),) = self._connection.execute(
-                    "INSERT INTO models (identity, about, used) VALUES (?, ?, ?)"
-                    " ON CONFLICT (identity) DO UPDATE SET used = excluded.used RETURNING id",
-                    (self._identity, about, now),
-                )
+                self._entry(self._connection)
         except (*BROKEN, OSError, _ForeignError) as error:
             self._give_up(error)
+
+    def _entry(self, connection: sqlite3.Connection) -> int:
+        """Return the number of this model in the file, where it is entered as used now."""
+        about = json.dumps(dict(self._about), ensure_ascii=False)
+        ((number,),) = connection.execute(
+            "INSERT INTO models (identity, about, used) VALUES (?, ?, ?)"
+            " ON CONFLICT (identity) DO UPDATE SET used = excluded.used RETURNING id",
+            (self._identity, about, _now()),
+        )
+        return int(number)
 
     def _give_up(self, error: Exception) -> None:
         """Set a broken or foreign file aside and begin a new one; go on without one where none can be written."""
@@ -228,20 +234,34 @@ def prune(file: Path, unused_days: float) -> tuple[list[Kept], int]:
     """Forget models that were not used for *unused_days*; return them, and by how many bytes the file shrank."""
     before = _now(days_ago=unused_days)
     old = [model for model in kept(file) if model.used <= before]
-    if not old:
+    if not file.exists():
         return [], 0
-    size = file.stat().st_size
+    size = _size(file)
     try:
         with closing(connect(file)) as connection:
             with connection:
-                for model in old:
-                    connection.execute("DELETE FROM answers WHERE model = ?", (model.id,))
-                    connection.execute("DELETE FROM models WHERE id = ?", (model.id,))
-            connection.execute("VACUUM")
+                forgotten = [model for model in old if _forget(connection, model)]
+            ((free,),) = connection.execute("PRAGMA freelist_count")
+            if free:  # of this call, or of one that was killed before it could give them back
+                connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except BROKEN as error:
         raise _unreadable(file, error) from error
-    return old, size - file.stat().st_size
+    return forgotten, size - _size(file)
+
+
+def _forget(connection: sqlite3.Connection, model: Kept) -> bool:
+    """Delete what is kept of *model* unless an evaluation has opened it since it was listed; return whether."""
+    query = "DELETE FROM models WHERE id = ? AND used = ?"
+    if connection.execute(query, (model.id, model.used)).rowcount == 0:
+        return False
+    connection.execute("DELETE FROM answers WHERE model = ?", (model.id,))
+    return True
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of *file* and of what SQLite has not moved into it yet."""
+    return sum(part.stat().st_size for part in (file, Path(f"{file}-wal")) if part.exists())
 
 
 def _unreadable(file: Path, error: Exception) -> BenchError:

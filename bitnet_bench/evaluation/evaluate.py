@@ -8,26 +8,33 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
+from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file, digest
+from bitnet_bench.evaluation.finished import (
+    digest_definition,
+    digest_task,
+    refuse_other_inputs,
+    refuse_other_machine,
+)
 from bitnet_bench.evaluation.select import data_directory
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, quiet
-from bitnet_bench.runs.folder import RECORD, TRAINING, load_record, locked, save_record, save_samples
+from bitnet_bench.runs.folder import RECORD, TRAINING, load_record_to_extend, locked, save_record, save_samples
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
-    from bitnet_bench.evaluation.tasks import BuiltTask
+    from bitnet_bench.evaluation.tasks import BuiltTask, Setting
     from bitnet_bench.processes import Workers
 
 SOURCES = ("backends", "checkpoints", "ternary")
@@ -37,16 +44,31 @@ SOURCES = ("backends", "checkpoints", "ternary")
 class Run:
     """A run folder that is being filled: every finished task is saved at once, by the first worker."""
 
-    def __init__(self, out: Path, record: RunRecord, writes: bool) -> None:
+    def __init__(self, out: Path, record: RunRecord, writes: bool, blank: RunRecord) -> None:
         self.out, self.record, self._writes = out, record, writes
+        self._blank = blank
+        """The record as a run that begins now has it."""
+        self._tasks: dict[str, Mapping[str, str]] = {}
+        """The digests of rows and definition of each task, as they are now."""
 
     def has(self, task: str) -> bool:
         """Return whether *task* (SUITE:TASK) is scored."""
         return any(score.task == task for score in self.record.scores)
 
+    def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
+        """Refuse to continue scores that were made of something else than there is now; *tasks*: their digests."""
+        self._tasks = tasks
+        scored = [task for task in tasks if self.has(task)]
+        if scored:
+            now = {name: found for task in scored for name, found in tasks[task].items()}
+            refuse_other_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
+
     def runs_on(self, session: Session) -> None:
-        """Keep what the session says of its runtime."""
-        self.record = self.record.model_copy(update={"runtime": session.describe_runtime()})
+        """Keep what the session says of its runtime; what is scored already must be of the same."""
+        runtime = session.describe_runtime()
+        if self._writes and self.record.scores:
+            refuse_other_machine(self.out, self.record, runtime, self._blank.environment)
+        self.record = self.record.model_copy(update={"runtime": runtime})
 
     def asks_through(self, session: Session, chat_template: bool) -> None:
         """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
@@ -68,6 +90,7 @@ class Run:
                 "scores": (*record.scores, *result.scores),
                 "data": record.data | {result.name: result.rows_sha256},
                 "sources": record.sources | {result.name: one.source},
+                "inputs": {**record.inputs, **self._tasks.get(result.name, {})},
                 "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
                 "errors": {task: said for task, said in record.errors.items() if task != result.name},
                 "seconds": record.seconds + seconds,
@@ -102,7 +125,7 @@ def score(
     Missing and malformed rows are found before a model is loaded.
     """
     from bitnet_bench.evaluation.task_run import check_rows
-    from bitnet_bench.evaluation.tasks import Setting, build_task
+    from bitnet_bench.evaluation.tasks import Setting
 
     rows = {name: Path(file) for name, file in job.rows.items()}
     setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
@@ -113,11 +136,7 @@ def score(
         ]
         names = [f"{suite.name}:{task.name}" for suite, task in tasks]
         left = [run for run in runs if not all(map(run.has, names))]
-        built = [
-            build_task(suite, task, setting)
-            for name, (suite, task) in zip(names, tasks, strict=True)
-            if not all(run.has(name) for run in left)
-        ]
+        built = _build_tasks(runs, tasks, setting, job.limit)
         for one in built:
             check_rows(one, job.limit)
         # what is free changes by the moment, and all workers must take the same turns
@@ -125,6 +144,32 @@ def score(
         for together in [left] if all_at_once else [[run] for run in left]:
             _score_in_turn(together, built, job, workers, steps)
     return [run.record for run in runs]
+
+
+def _build_tasks(
+    runs: Sequence[Run], tasks: Sequence[tuple[Suite, Task]], setting: Setting, limit: int | None
+) -> list[BuiltTask]:
+    """Return the tasks that one of *runs* has not scored; refuse runs whose scores stand on something else than now."""
+    from bitnet_bench.evaluation.tasks import build_task, has_local_rows
+
+    built = []
+    digests: dict[str, Mapping[str, str]] = {}
+    for suite, task in tasks:
+        name = f"{suite.name}:{task.name}"
+        is_left = not all(run.has(name) for run in runs)
+        try:
+            one = build_task(suite, task, setting)
+        except BenchError:
+            if is_left or has_local_rows(suite, task, setting):
+                raise
+            digests[name] = digest_definition(suite, task, setting)  # rows are not at hand, and the log says so
+            continue
+        digests[name] = digest_task(one, setting, limit)
+        if is_left:
+            built.append(one)
+    for run in runs:
+        run.stands_on(digests)
+    return built
 
 
 def _blank(
@@ -149,6 +194,7 @@ def _blank(
             **({"stage": job.stage} if job.stage else {}),
         },
         environment=environment(),
+        inputs=digest_files(Path(checkpoint.path)),
     )
 
 
@@ -156,16 +202,19 @@ def _blank(
 def _begun(out: Path, record: RunRecord, workers: Workers) -> Iterator[Run]:
     """Hold the run folder *out* and give the run in it, or *record* where there is none."""
     with locked(out) if workers.first else nullcontext():
-        yield Run(out, workers.agreed(_continued(out, record) if workers.first else record), workers.first)
+        there = workers.agreed(_continued(out, record) if workers.first else record)
+        yield Run(out, there, workers.first, record)
 
 
 def _continued(out: Path, record: RunRecord) -> RunRecord:
     """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
     if not (out / RECORD).is_file():
         return record
-    there = load_record(out)
-    same = ("precision", "backend", "suites", "settings")
+    there = load_record_to_extend(out)
+    same = ("precision", "backend", "suites")
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
+    if _decisive(there) != _decisive(record):
+        differing.append("settings")
     if there.checkpoint.sha256 != record.checkpoint.sha256:
         differing.insert(0, "checkpoint")
     if differing and (there.scores or differing[0] == "checkpoint"):
@@ -177,8 +226,14 @@ def _continued(out: Path, record: RunRecord) -> RunRecord:
             f"{out} holds a run with another {', '.join(named)}.",
             f"{continues}Give another `out`, or delete the folder.",
         )
-    # other settings without scores: it was measured before it was scored
-    return record.model_copy(update={"costs": there.costs}) if differing else there
+    if differing:  # other settings without scores: it was measured before it was scored
+        return record.model_copy(update={"costs": there.costs, "once_unsealed": there.once_unsealed})
+    return there if there.scores else there.model_copy(update={"inputs": record.inputs})
+
+
+def _decisive(record: RunRecord) -> dict[str, Any]:
+    """Return the settings that decide a score; where the rows were read does not, and they are compared themselves."""
+    return {name: value for name, value in record.settings.items() if name not in ("data_dir", "rows")}
 
 
 def _fit_together(runs: Sequence[Run]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +71,7 @@ def own_scores(name: str, results: dict[str, Any], n: int) -> tuple[Score, ...]:
     return tuple(scores)
 
 
+@cache
 def _index(name: str) -> Any:
     """Return lm-eval's index of the folder that *name* is in, or of every folder (9 s) where none looks like it."""
     from lm_eval.tasks import TaskManager

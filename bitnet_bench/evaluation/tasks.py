@@ -153,25 +153,36 @@ def _sandbox_prompts() -> None:
     utils.env = sandbox
 
 
-def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    config: dict[str, Any]
+def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
+    """Return the YAML that defines a task: the suite's own, or lm-eval's for a task or prompts of lm-eval."""
     if AS_IS in task.metrics:
-        config = load_yaml(shipped_yaml(task.name), resolve_func=True)
-        for entry in config.get("metric_list", []):
-            entry.pop("hf_evaluate", None)  # asks the hub for a metric that is then not used
-        return config
+        return shipped_yaml(task.name)
     if prompts == DEFAULT_PROMPTS:
-        config = load_yaml(suite.folder / f"{task.name}.yaml", resolve_func=True)
-        return config
+        return suite.folder / f"{task.name}.yaml"
     if prompts not in suite.prompts:
         there = ", ".join([DEFAULT_PROMPTS, *suite.prompts])
         raise UsageError(f"Suite {suite.name} has no prompts called {prompts!r}.", f"There are: {there}.")
-    config = load_yaml(shipped_yaml(suite.prompts[prompts].format(task=task.name)), resolve_func=True)
-    config["task"] = f"bb_{suite.name}_{task.name}"
-    config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]  # ours score samples
+    return shipped_yaml(suite.prompts[prompts].format(task=task.name))
+
+
+def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
+    if AS_IS in task.metrics:
+        for entry in config.get("metric_list", []):
+            entry.pop("hf_evaluate", None)  # asks the hub for a metric that is then not used
+    elif prompts != DEFAULT_PROMPTS:
+        config["task"] = f"bb_{suite.name}_{task.name}"
+        # ours score samples
+        config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     return config
+
+
+def has_local_rows(suite: Suite, task: Task, setting: Setting) -> bool:
+    """Return whether the test rows of a task are in a file that is there."""
+    file = _local_files(suite, task, setting).get(TEST)
+    return file is not None and file.is_file()
 
 
 def _local_files(suite: Suite, task: Task, setting: Setting) -> dict[str, Path]:

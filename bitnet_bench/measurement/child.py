@@ -33,8 +33,10 @@ from bitnet_bench.runs.records import RuntimeParity
 from bitnet_bench.runs.value import Value
 
 Answer = TypeVar("Answer", bound=Value)
-WORKER = (sys.executable, "-m", "bitnet_bench.measurement.worker")
-GATE = (sys.executable, "-m", "bitnet_bench.measurement.parity_check")
+PYTHON = (sys.executable, "-P")
+"""Without the current folder on the path: a file there that is called `random.py` is somebody's, and is not run."""
+WORKER = (*PYTHON, "-m", "bitnet_bench.measurement.worker")
+GATE = (*PYTHON, "-m", "bitnet_bench.measurement.parity_check")
 WAITING_S = 1.0
 """Between two calls of what shows that time goes by."""
 

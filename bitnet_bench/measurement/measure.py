@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Contender, Place
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.runs.folder import RECORD, load_record, load_record_to_extend, locked, save_record
 from bitnet_bench.runs.jobs import MeasureJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
@@ -57,13 +58,23 @@ def measure(
     opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_contestant(opened[one.model], one, backend, options) for one in entered]
     _refuse_too_long(ready, scenario)
-    records = _records_to_extend(entered, ready)
-    with steps("measure (s)") as progress:
-        countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)
-        outcomes = run_rounds(ready, scenario, meters[meter].value, countdown)
-        found = _recorded(records, entered, ready, outcomes, model_energy)
-        countdown.finish()
+    with _held({one.out for one in entered if one.out is not None}):
+        records = _records_to_extend(entered, ready)
+        with steps("measure (s)") as progress:
+            countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)
+            outcomes = run_rounds(ready, scenario, meters[meter].value, countdown)
+            found = _recorded(records, entered, ready, outcomes, model_energy)
+            countdown.finish()
     return found
+
+
+@contextmanager
+def _held(folders: Collection[Path]) -> Iterator[None]:
+    """Hold run folders from before their records are read until they are written: nobody else writes meanwhile."""
+    with ExitStack() as stack:
+        for folder in sorted({folder.resolve() for folder in folders}):
+            stack.enter_context(locked(folder))
+        yield
 
 
 def _meter() -> str:
@@ -148,7 +159,7 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
 def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
     checkpoint = contestant.checkpoint
     if out is not None and (out / RECORD).is_file():
-        record = load_record(out)
+        record = load_record_to_extend(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")
         return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})

@@ -50,7 +50,7 @@ class Finetuning:
 
     @property
     def is_done(self) -> bool:
-        """Whether its record is there; `finetune` refuses that of another job."""
+        """Whether its record is there; `run` does nothing then but refuse that of another job, base or data."""
         return (Path(self.job.out) / TRAINING).is_file()
 
     def run(self, steps: Steps) -> None:
@@ -75,7 +75,7 @@ class Scoring:
 
     @property
     def is_done(self) -> bool:
-        """Whether every task has a score."""
+        """Whether every task has a score; `run` does nothing then but refuse scores of other rows or prompts."""
         if not (self.out / RECORD).is_file():
             return False
         scored = {score.task for score in load_record(self.out).scores}
@@ -205,13 +205,17 @@ def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[Contender]:
 def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = quiet) -> list[RunRecord]:
     """Do every step of *recipe* that is not done in *out*, and return the record of every run.
 
-    Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results.
+    Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results, or this
+    recipe's of other data or another base.
     """
     todo = plan(recipe, out, data_dir)
     claim(recipe, out)
     for step in todo:
-        if not step.is_done:
-            step.run(steps)
-            if isinstance(step, Scoring):
-                claim(recipe, step.out)
+        # only a measurement cannot tell by itself that it is done: training and scoring compare what they stand on,
+        # and the report is written anew, from records that may be others than it was written from
+        if isinstance(step, Measuring) and step.is_done:
+            continue
+        step.run(steps)
+        if isinstance(step, Scoring):
+            claim(recipe, step.out)
     return [load_record(step.out) for step in todo if isinstance(step, Scoring)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, explain
 from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
-from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.runs.folder import RECORD, load_record_to_extend, locked, save_record
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
@@ -154,14 +155,19 @@ def _alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
 def keep(key: Key, judgement: HumanJudgement) -> list[Path]:
     """Add *judgement* to the records of both runs where they still are, for their report; return their folders."""
     kept = []
-    for run in (key.a, key.b):
-        folder = Path(run.folder)
-        if not (folder / RECORD).is_file():
-            continue
-        record = load_record(folder)
-        if record.checkpoint.sha256 != run.checkpoint_sha256:
-            continue  # the folder was used for something else since
-        others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)
-        save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
-        kept.append(folder)
+    with ExitStack() as held:  # both, before one is written
+        records = {}
+        for run in (key.a, key.b):
+            folder = Path(run.folder)
+            if not (folder / RECORD).is_file():
+                continue
+            if folder not in records:
+                held.enter_context(locked(folder))
+            record = load_record_to_extend(folder)
+            if record.checkpoint.sha256 == run.checkpoint_sha256:  # else it was used for something else since
+                records[folder] = record
+        for folder, record in records.items():
+            others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)
+            save_record(folder, record.model_copy(update={"judgements": (*others, judgement)}))
+            kept.append(folder)
     return kept

@@ -35,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise BenchError(
-                f"Another process is scoring into {folder}.", "Wait until it has finished, or give another `out`."
+                f"Another process writes into {folder}.", "Wait until it has finished, or give another `out`."
             ) from error
     try:
         yield
@@ -72,10 +72,27 @@ def load_record(folder: Path) -> RunRecord:
     """Return the record of a run folder; BenchError says what is wrong with it."""
     try:
         fields = load_fields(folder)
-        fields.pop(SEAL, None)
-        return RunRecord.model_validate(fields)
+        is_sealed = fields.pop(SEAL, None) is not None
+        record = RunRecord.model_validate(fields)
+        return record if is_sealed else record.model_copy(update={"once_unsealed": True})
     except ValidationError as error:
         raise BenchError(f"{folder / RECORD} cannot be read: {explain(error)}.", "Run it again.") from error
+
+
+def load_record_to_extend(folder: Path) -> RunRecord:
+    """Return the record of a run folder that will be written again with more in it, and so sealed again.
+
+    BenchError if it was edited: a new seal would vouch for that. A record of a version that made no seals may be
+    extended, and says so from then on (`once_unsealed`).
+    """
+    fields = load_fields(folder)
+    written = fields.pop(SEAL, None)
+    if written is not None and written != seal(fields):
+        raise BenchError(
+            f"{folder / RECORD} was edited after it was written: its checksum differs.",
+            "Give another `out`, or put the record back as it was.",
+        )
+    return load_record(folder)
 
 
 def load_training_record(folder: Path) -> FinetuneRecord | None:

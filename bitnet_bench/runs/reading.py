@@ -105,6 +105,8 @@ def read_run(folder: Path, training: Path | None = None) -> Results:
         record = RunRecord.model_validate(kept)
     except ValidationError as error:
         raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
+    if record.once_unsealed and written is not None:
+        notices.append(Notice(str(file), say("notice.once-unsealed")))
     notices += _incomplete(folder, record)
     learned = _training(training or Path(record.checkpoint.path), notices)
     return Results(record, StoredExamples(folder, record, notices), notices, learned)

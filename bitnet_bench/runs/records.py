@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from bitnet_bench.runs.choices import Format, Precision
 from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
-from bitnet_bench.runs.value import Value
+from bitnet_bench.runs.value import GrownValue, Value
 
 SCHEMA_VERSION = 1
 
@@ -50,8 +50,10 @@ class Checkpoint(Value):
         return self.format in ("bitlinear", "autobitlinear", "packed")
 
 
-class FinetuneRecord(Value):
+class FinetuneRecord(GrownValue):
     """What a training run did: written to `finetune.json` beside the checkpoint that it made."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs",)
 
     schema_version: int = SCHEMA_VERSION
     job: FinetuneJob
@@ -81,6 +83,9 @@ class FinetuneRecord(Value):
     train_seconds: float
     resumed_from_step: int
     environment: Environment
+    inputs: dict[str, str] = {}
+    """sha256 of what was read, by name: base weights, tokenizer, chat template, configuration, data rows, validation
+    rows, teacher weights. {} in records of older versions."""
 
 
 class Trial(Value):
@@ -317,8 +322,10 @@ class HumanJudgement(Value):
     """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
 
 
-class RunRecord(Value):
+class RunRecord(GrownValue):
     """Everything that is known about one checkpoint in one run folder (`record.json`)."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed")
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -357,6 +364,11 @@ class RunRecord(Value):
     seconds: float = 0.0
     """Spent on scoring; an answer from the cache takes none."""
     environment: Environment
+    inputs: dict[str, str] = {}
+    """sha256 of what scores stand on, by name: the checkpoint's tokenizer, chat template and configuration; rows,
+    definition and few-shot examples of each scored task. {} in records of older versions."""
+    once_unsealed: bool = False
+    """Whether it was read from, or continued, a record without a checksum, so that changes cannot be seen."""
 
 
 FinetuneRecord.model_rebuild()

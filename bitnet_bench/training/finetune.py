@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
+from bitnet_bench.processes import is_first
 from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
 from bitnet_bench.runs.choices import TRAINING_BACKEND
-from bitnet_bench.runs.folder import load_training_record
+from bitnet_bench.runs.folder import load_training_record, locked
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
+from bitnet_bench.training.finished import refuse_other_inputs
 from bitnet_bench.training.inputs import hold_out, training_rows
 
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
 
 def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = quiet) -> FinetuneRecord:
-    """Run *job* and return its record; a finished run of the same settings is not done again, a killed one goes on."""
+    """Run *job* and return its record; a run that is finished is not done again, and a killed one goes on.
+
+    Finished is a run of the same settings on the same base, rows and teacher; a folder that holds another is refused,
+    and so is one that another process writes into.
+    """
     from bitnet_bench.data.templates import digest, refuse_unknown
     from bitnet_bench.machine.fast_dtype import fast_compute
-    from bitnet_bench.processes import is_first
-    from bitnet_bench.training.rates import with_default_rate
-    from bitnet_bench.training.resume import recall_choices
+    from bitnet_bench.training.resume import recall_choices, refuse_foreign
 
     refuse_unknown(job.template)
     compute = fast_compute() if job.compute == "auto" else job.compute
     job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
     record = load_training_record(Path(job.out))
+    if record is None:
+        # of the processes of one launch the first holds the folder for all
+        if is_first():
+            refuse_foreign(Path(job.out))  # which is not even locked
+        with locked(Path(job.out)) if is_first() else nullcontext():
+            record = load_training_record(Path(job.out))  # another process may have finished it meanwhile
+            if record is None:
+                return _train(recall_choices(job, None), backend, steps)
     job = recall_choices(job, record)
-    if record:
-        differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
-        if differing:
-            raise BenchError(
-                f"{job.out} holds a finished run with another {', '.join(differing)}.",
-                "Give another `out`, or delete the folder.",
-            )
-        return record
+    differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
+    if differing:
+        raise BenchError(
+            f"{job.out} holds a finished run with another {', '.join(differing)}.",
+            "Give another `out`, or delete the folder.",
+        )
+    refuse_other_inputs(job, record)
+    return record
+
+
+def _train(job: FinetuneJob, backend: str, steps: Steps) -> FinetuneRecord:
+    """Collect what *job* names, and train."""
+    from bitnet_bench.training.rates import with_default_rate
+
     trainer = plugins.load("backends", FALLBACK if backend == AUTO else backend)
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")

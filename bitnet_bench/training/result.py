@@ -18,6 +18,7 @@ from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
+from bitnet_bench.training.finished import digest_inputs
 from bitnet_bench.training.lora import merge_adapters
 from bitnet_bench.training.trainer import BenchTrainer
 
@@ -91,5 +92,6 @@ def make_record(
         train_seconds=seconds,
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
         environment=environment(),
+        inputs=digest_inputs(given),
     )
     return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})

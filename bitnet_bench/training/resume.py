@@ -10,6 +10,7 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.runs.folder import LOCK
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
@@ -62,9 +63,21 @@ def claim(out: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> N
                 "Give the settings it was started with to go on, another `out`, or delete the folder.",
             )
         return
-    if out.is_dir() and any(out.iterdir()):
-        raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
+    refuse_foreign(out)
     write_whole(out / STATE / MARK, json.dumps({**settings, **notes}, ensure_ascii=False, indent=1))
+
+
+def refuse_foreign(out: Path) -> None:
+    """BenchError if *out* holds files that are neither of a run under way nor of one that was killed at its start."""
+    if out.is_dir() and not started_settings(out) and not all(map(_is_of_claiming, out.iterdir())):
+        raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
+
+
+def _is_of_claiming(path: Path) -> bool:
+    """Return whether *path* in a run folder is no more than what claiming it writes, whole or cut off by a kill."""
+    if path.name == STATE and path.is_dir():
+        return all(file.name.startswith(MARK) for file in path.iterdir())
+    return path.name == LOCK
 
 
 def last_complete(state: Path) -> Path | None:

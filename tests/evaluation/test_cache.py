@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation import answer_cache
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
@@ -227,6 +228,49 @@ def test_the_models_that_are_kept_and_forgotten(own_cache: Path) -> None:
     assert len(prune(own_cache, unused_days=0)[0]) == 1
     assert kept(own_cache) == []
     assert prune(own_cache, unused_days=0) == ([], 0)
+
+
+def test_answers_of_a_model_that_was_forgotten_meanwhile_stay_its_own(own_cache: Path) -> None:
+    """Its number may be another model's by then; what it computes later is not counted, nor forgotten, with that."""
+    running = Answers(own_cache, b"one", {"model": "one"})
+    running.keep(PAIRS[:1])
+    prune(own_cache, unused_days=0)
+    other = Answers(own_cache, b"two", {"model": "two"})
+    other.keep(PAIRS[:1])
+    running.keep(PAIRS[:3])
+    for answers in (running, other):
+        answers.close()
+    assert {model.about["model"]: model.answers for model in kept(own_cache)} == {"one": 3, "two": 1}
+
+
+def test_a_model_that_is_used_again_is_not_forgotten(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation opened it between listing and forgetting."""
+    Answers(own_cache, b"one", {"model": "one"}).close()
+    real = answer_cache.kept
+
+    def listed(file: Path) -> list[answer_cache.Kept]:
+        found = real(file)
+        Answers(own_cache, b"one", {"model": "one"}).close()
+        return found
+
+    monkeypatch.setattr(answer_cache, "kept", listed)
+    assert prune(own_cache, unused_days=0)[0] == []
+    assert len(real(own_cache)) == 1
+
+
+def test_space_that_a_killed_prune_left_is_given_back_by_the_next(own_cache: Path) -> None:
+    """It had forgotten the answers, and was killed before it could make the file smaller."""
+    answers = Answers(own_cache, b"one", {"model": "one"})
+    answers.keep([(str(i).encode(), b"x" * 50) for i in range(3000)])
+    answers.close()
+    database = sqlite3.connect(own_cache)
+    database.execute("DELETE FROM answers")
+    database.execute("DELETE FROM models")
+    database.commit()
+    database.close()
+    forgotten, freed = prune(own_cache, unused_days=30)
+    assert forgotten == []
+    assert freed > 3000 * 50
 
 
 def test_listing_what_is_no_cache_says_so(own_cache: Path) -> None:

@@ -100,7 +100,7 @@ def test_two_models_on_the_command_line(
 def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     """While one process holds it another is told so; a folder in which nothing came about is gone again."""
     out = tmp_path / "runs" / "one"
-    with locked(out), pytest.raises(BenchError, match="Another process is scoring into"):
+    with locked(out), pytest.raises(BenchError, match="Another process writes into"):
         evaluate("demo", chosen(), out)
     assert not (tmp_path / "runs").exists()
     with locked(out):

@@ -244,3 +244,45 @@ def test_quickstart_is_a_recipe_of_every_task_that_is_embedded(tmp_path: Path) -
     assert tasks < {*recipe.finetune.data}
     runs = [step.out.name for step in plan(recipe, tmp_path) if isinstance(step, Scoring)]
     assert runs == ["ternary-before", "fp16-before", "ternary-after", "fp16-after"]
+
+
+ONE_ARM = """\
+finetune:
+  data: [rows.jsonl]
+  max_steps: 1
+  batch_size: 2
+evaluate:
+  suites: [sample]
+  tasks: [copa]
+  limit: 2
+report: false
+"""
+
+
+def test_a_finished_recipe_does_not_stand_for_other_rows(small: Path, tmp_path: Path) -> None:
+    """Nor for another scored prompt or an edited record: every finished step is asked."""
+    small.write_text(ONE_ARM, encoding="utf-8")
+    recipe = read_recipe(small)
+    (record,) = run(recipe, tmp_path / "out")
+    assert run(recipe, tmp_path / "out") == [record]
+    file = tmp_path / "out" / "ternary" / "record.json"
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole.replace('"value": ', '"value": 1'), encoding="utf-8")
+    with pytest.raises(BenchError, match="was edited after it was written"):
+        run(recipe, tmp_path / "out")
+    file.write_text(whole, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "수도는?", "response": "부산"}\n' * 4, encoding="utf-8")
+    with pytest.raises(BenchError, match="finished run with different data rows"):
+        run(recipe, tmp_path / "out")
+
+
+def test_a_report_is_written_anew_from_records_that_are_older_than_it(tmp_path: Path) -> None:
+    """As records that were put back from a copy are."""
+    file = tmp_path / "r.yaml"
+    file.write_text("models: {plain: demo}\nevaluate: {suites: [sample], tasks: [copa], limit: 2}\n", encoding="utf-8")
+    run(read_recipe(file), tmp_path / "out")
+    page = tmp_path / "out" / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.write_text("of other records", encoding="utf-8")
+    run(read_recipe(file), tmp_path / "out")
+    assert page.read_text(encoding="utf-8") == before

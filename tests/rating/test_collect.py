@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.collect import collect, summarize
+from bitnet_bench.rating.collect import collect, keep, summarize
 from bitnet_bench.rating.ratings import Key, RatedRun, Rating
-from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.folder import load_record, locked
+from bitnet_bench.runs.records import HumanJudgement
 from bitnet_bench.statistics import wilson
 
 LEFT_IS_A = (True, False, True, False)
@@ -134,3 +135,36 @@ def test_the_command_prints_and_keeps_what_was_said(tmp_path: Path, write_run: C
     assert [len(load_record(run).judgements) for run in (a, b)] == [1, 1]
     shown = command.invoke(app, ["rate", "collect", str(tmp_path / "sheet.key.json"), str(tmp_path / "r.json")])
     assert "agreement needs two raters" in " ".join(shown.stdout.replace("\n", " ").split())
+
+
+@pytest.fixture
+def judged(tmp_path: Path, write_run: Callable[..., Path]) -> tuple[Key, HumanJudgement, Path, Path]:
+    """Give a key and what was said about the two runs behind it, which are there."""
+    a, b = write_run(tmp_path / "a", "가", rows=4), write_run(tmp_path / "b", "나", rows=4)
+    page = CliRunner().invoke(app, ["rate", "sheet", str(a), str(b), "--out", str(tmp_path / "sheet.html")])
+    assert page.exit_code == 0, page.output
+    key = Key.model_validate_json((tmp_path / "sheet.key.json").read_text(encoding="utf-8"))
+    everything = {side: points(4) for side in ("left", "right")} | {"preferred": "tie"}
+    fields = rating("가", "aaaa") | {"sheet": key.sheet, "judgements": [{"item": i, **everything} for i in range(4)]}
+    return key, summarize(key, [Rating.model_validate(fields)]), a, b
+
+
+def test_a_record_that_was_edited_keeps_its_broken_seal(judged: Any) -> None:
+    """Neither record is written: a new seal would vouch for what was edited."""
+    key, judgement, a, b = judged
+    untouched = (a / "record.json").read_bytes()
+    edited = (b / "record.json").read_text(encoding="utf-8").replace('"digest"', '"edited"')
+    (b / "record.json").write_text(edited, encoding="utf-8")
+    with pytest.raises(BenchError, match="was edited after it was written"):
+        keep(key, judgement)
+    assert (a / "record.json").read_bytes() == untouched
+    assert (b / "record.json").read_text(encoding="utf-8") == edited
+
+
+def test_a_run_that_is_being_written_is_not_judged_meanwhile(judged: Any) -> None:
+    """What one of the two writes would be lost."""
+    key, judgement, a, b = judged
+    with locked(b), pytest.raises(BenchError, match="Another process writes into"):
+        keep(key, judgement)
+    assert not load_record(a).judgements
+    assert keep(key, judgement) == [a, b]

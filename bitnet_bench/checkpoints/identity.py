@@ -1,0 +1,53 @@
+"""Say by digests what stands beside the weights of a checkpoint: tokenizer, chat template and configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = "chat_template"
+"""The key of tokenizer_config.json that may hold the chat template."""
+TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
+CONFIGURATION_FILES = ("config.json", "generation_config.json")
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of the tokenizer, the chat template and the configuration in *folder*, by these names.
+
+    Weights are not read, and what other programs keep in the folder is no part of it.
+    """
+    settings = _read_json(folder / "tokenizer_config.json")
+    template = settings.pop(TEMPLATE, None)
+    return {
+        "tokenizer": _digest(folder, TOKENIZER_FILES, settings),
+        "chat template": _digest(folder, TEMPLATE_FILES, template),
+        "configuration": _digest(folder, CONFIGURATION_FILES, None),
+    }
+
+
+def _digest(folder: Path, patterns: Sequence[str], settings: Any) -> str:
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in _files(folder, patterns):
+        content = file.read_bytes()
+        found.update(f"{file.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> Iterable[Path]:
+    return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Return what *file* holds; a file that is no JSON object stands for its text."""
+    if not file.is_file():
+        return {}
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"text": text}

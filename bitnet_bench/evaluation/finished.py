@@ -1,0 +1,135 @@
+"""Decide whether finished scores are those that would come about now: the same rows, prompts, tokenizer and machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.harness_tasks import AS_IS
+from bitnet_bench.evaluation.local_rows import rows_digest
+from bitnet_bench.runs.records import Environment, RunRecord
+
+if TYPE_CHECKING:
+    from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.evaluation.tasks import BuiltTask, Setting
+
+ROWS = "rows of {}"
+DEFINITION = "task definition of {}"
+EXAMPLES = "few-shot examples of {}"
+SOFTWARE = ("bitnet-bench", "torch", "transformers", "lm-eval")
+"""The packages whose versions decide what the rest of a run would say."""
+NAMED = 6
+"""So many of what could not be compared are named."""
+_log = logging.getLogger(__name__)
+
+
+def digest_task(built: BuiltTask, setting: Setting, limit: int | None) -> dict[str, str]:
+    """Return the digests of a task's rows, its definition and its few-shot examples, by the name of each."""
+    task = built.lm_task
+    found = {ROWS.format(built.name): rows_digest(islice(task.eval_docs, limit))}
+    sampler = getattr(task, "sampler", None)  # a task without rows for examples has none
+    if task.config.num_fewshot and sampler and len(sampler.df):
+        found[EXAMPLES.format(built.name)] = rows_digest(sampler.df)
+    return found | digest_definition(built.suite, built.task, setting)
+
+
+def digest_definition(suite: Suite, task: Task, setting: Setting) -> dict[str, str]:
+    """Return the digest of what says how a task asks and scores, by its name.
+
+    That is its YAML with what it includes, the Python files that these name, and its metrics in suite.yaml; comments
+    are no part of it.
+    """
+    from bitnet_bench.evaluation.tasks import find_definition
+
+    read = _Definition()
+    read.add(find_definition(suite, task, setting.prompts))
+    if task.module:
+        read.modules.add(suite.folder / task.module)
+    entry = task.model_dump(mode="json", include={"metrics", "chance", "module"})
+    text = json.dumps([entry, read.parts], sort_keys=True, ensure_ascii=False, default=str)
+    found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for module in sorted(read.modules):
+        found.update(hashlib.sha256(module.read_bytes()).digest())
+    return {DEFINITION.format(f"{suite.name}:{task.name}"): found.hexdigest()}
+
+
+class _Definition:
+    """The YAML files that make up a task, parsed, and the Python files that they name."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        self.modules: set[Path] = set()
+        self._seen: set[Path] = set()
+
+    def add(self, file: Path) -> None:
+        """Add *file* and what it includes."""
+        file = file.resolve()
+        if file in self._seen:
+            return
+        self._seen.add(file)
+
+        class Loader(yaml.SafeLoader):
+            """Leaves `!function` as its words."""
+
+        def name_function(_loader: Any, node: Any) -> str:
+            module = file.parent / f"{node.value.rpartition('.')[0].replace('.', '/')}.py"
+            if module.is_file():
+                self.modules.add(module)
+            return f"!function {node.value}"
+
+        Loader.add_constructor("!function", name_function)
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader)
+        if isinstance(config, dict):
+            includes = config.pop("include", [])
+            for include in includes if isinstance(includes, list) else [includes]:
+                self.add(file.parent / include)
+        self.parts.append(config)
+
+
+def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], tasks: Iterable[str]) -> None:
+    """BenchError if scores in *record* stand on other inputs than there are *now* (digests by name).
+
+    *tasks* are those that it has scored. What has no digest, then or now, cannot be compared, and the log says so.
+    """
+    then = {ROWS.format(task): rows for task, rows in record.data.items() if not task.startswith(f"{AS_IS}:")}
+    then |= record.inputs
+    scored = [template.format(task) for task in tasks for template in (ROWS, DEFINITION)]
+    checked = [*now, *(name for name in scored if name not in now)]
+    differing = [name for name in checked if name in now and name in then and now[name] != then[name]]
+    if differing:
+        raise BenchError(
+            f"{out} holds scores that were made with different {', '.join(differing)}.",
+            "Give another `out`, or delete the folder.",
+        )
+    unknown = [name for name in checked if name not in now or name not in then]
+    if unknown:
+        more = f", and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        _log.warning(
+            "%s: what is scored already is kept. It could not be compared by: %s%s.",
+            out,
+            ", ".join(unknown[:NAMED]),
+            more,
+        )
+
+
+def refuse_other_machine(
+    out: Path, record: RunRecord, runtime: str | None, here: Environment, software: Iterable[str] = SOFTWARE
+) -> None:
+    """BenchError if the scores in *record* were made by another runtime, processor or software than the rest will."""
+    then, there = record.runtime, record.environment
+    pairs = {"runtime": (then, runtime), "processor": (there.cpu, here.cpu)}
+    pairs |= {name: (there.packages.get(name), here.packages.get(name)) for name in software}
+    differing = [f"{name} ({a}, not {b})" for name, (a, b) in pairs.items() if a and b and a != b]
+    if differing:
+        raise BenchError(
+            f"{out} was begun with another {', '.join(differing)}.",
+            "Continue it there, give another `out`, or delete the folder.",
+        )

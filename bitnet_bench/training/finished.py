@@ -1,0 +1,136 @@
+"""Decide whether a finished fine-tuning is the one that a job asks for: the same base, rows and teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bitnet_bench.checkpoints.identity import digest_files
+from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError
+from bitnet_bench.protocols import Ingredients
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
+from bitnet_bench.training.inputs import hold_out, training_rows
+
+if TYPE_CHECKING:
+    from bitnet_bench.data.rows import Row
+
+BASE, TEACHER, ROWS, VALIDATION = "base weights", "teacher weights", "data rows", "validation rows"
+Read = TypeVar("Read")
+_log = logging.getLogger(__name__)
+
+
+def digest_inputs(given: Ingredients) -> dict[str, str]:
+    """Return the digests of all that a training reads, by the name that a refusal gives them."""
+    return {**_of_base(given.base), **_of_teacher(given.teacher), **_of_rows(given.rows, given.validation)}
+
+
+def digest_rows(rows: Iterable[Row]) -> str:
+    """Return the sha256 of *rows* as they were read, in order; a field at its default adds nothing."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(repr(_plain(row)).encode("utf-8", "surrogatepass") + b"\n")
+    return found.hexdigest()
+
+
+def refuse_other_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
+    """BenchError if the finished run *record* learned from another base, rows or teacher than *job* names now.
+
+    What is not there any more, or is not in a record of an older version, cannot be compared, and the log says so.
+    """
+    now, given = _find_inputs(job)
+    then = record.inputs or {BASE: record.base.sha256}
+    if not record.inputs and given:
+        now[ROWS], then = _encode(job, given), {**then, ROWS: record.data_sha256}
+    differing = [name for name in now if name in then and now[name] != then[name]]
+    if differing:
+        raise BenchError(
+            f"{job.out} holds a finished run with different {', '.join(differing)}.",
+            "Give another `out`, or delete the folder.",
+        )
+    unknown = [name for name in _wanted(job) if name not in now or name not in then]
+    if unknown:
+        _log.warning(
+            "%s holds a finished run, which is taken for this one. It could not be compared by: %s.",
+            job.out,
+            ", ".join(unknown),
+        )
+
+
+def _wanted(job: FinetuneJob) -> list[str]:
+    """Return the names of what the result of *job* depends on."""
+    validates = [VALIDATION] if job.validation or job.hold_out else []
+    return [BASE, ROWS, *validates, *([TEACHER] if job.teacher else [])]
+
+
+def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], Ingredients | None]:
+    """Return the digests of what is still there, and all of it as a training gets it, or None if something is gone."""
+    now: dict[str, str] = {}
+    base, teacher = _open(job.model), _open(job.teacher) if job.teacher else None
+    if base:
+        now |= _of_base(base)
+    if teacher:
+        now |= _of_teacher(teacher)
+    read = _read_rows(job)
+    if read:
+        now |= _of_rows(*read)
+    return now, Ingredients(base, *read, teacher, 0) if base and read else None
+
+
+def _open(model: str) -> Checkpoint | None:
+    """Return the checkpoint *model*, None where it is gone; one that is there and broken is an error."""
+    return _unless_gone(lambda: open_checkpoint(model), there=Path(model).exists())
+
+
+def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
+    """Return training and validation rows, None where a file of them is gone."""
+    sources = [Path(source) for source in (*job.data, *job.validation)]
+    files = [source for source in sources if ":" not in str(source) or source.is_file()]
+    if not all(file.is_file() for file in files):
+        return None
+    return _unless_gone(lambda: hold_out(training_rows(job)[0], job), there=len(files) == len(sources))
+
+
+def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:
+    """Return what *read* does; None if it cannot, because it needs what is not *there*, such as the hub."""
+    try:
+        return read()
+    except BenchError as error:
+        if there:
+            raise
+        _log.info("%s", error)
+        return None
+
+
+def _of_base(base: Checkpoint) -> dict[str, str]:
+    return {BASE: base.sha256, **digest_files(Path(base.path))}
+
+
+def _of_teacher(teacher: Checkpoint | None) -> dict[str, str]:
+    return {TEACHER: teacher.sha256} if teacher else {}
+
+
+def _of_rows(rows: Iterable[Row], validation: Iterable[Row]) -> dict[str, str]:
+    return {ROWS: digest_rows(rows), VALIDATION: digest_rows(validation)}
+
+
+def _encode(job: FinetuneJob, given: Ingredients) -> str:
+    """Return the digest of the training rows as tokens, which is all that records of older versions have."""
+    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.training.encoding import encode_rows
+
+    encoded, _held_out = encode_rows(job, given, load_tokenizer(given.base))
+    return encoded.sha256
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* as tuples: of a dataclass the fields that are not at their default, with their names."""
+    if dataclasses.is_dataclass(value):
+        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return tuple((field.name, _plain(held)) for field, held in fields if held != field.default)
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
