@@ -8,7 +8,7 @@ from typing import Any
 MOST_TOKENS = 16_384
 """More gain nothing: at the shape of 2B-4T that many keep an H200 busy for 0.1 s, five times what launching takes."""
 LEAST_TOKENS = 512
-SHARE = 0.5
+USABLE_MEMORY_SHARE = 0.5
 """Of the free memory that activations may take; logits, masks and what the allocator cannot join take of the rest."""
 LOGITS_SHARE = 0.1
 LEAST_LOGITS, MOST_LOGITS = 2**20, 2**27
@@ -34,7 +34,7 @@ def activation_bytes(config: Any, itemsize: int) -> int:
 
 def choose_tokens(free_bytes: float, token_bytes: int) -> int:
     """Return the tokens of a batch that fit into *free_bytes*, within sensible bounds."""
-    return max(LEAST_TOKENS, min(MOST_TOKENS, _power_of_two(SHARE * free_bytes / token_bytes)))
+    return max(LEAST_TOKENS, min(MOST_TOKENS, _power_of_two(USABLE_MEMORY_SHARE * free_bytes / token_bytes)))
 
 
 def choose_logits(free_bytes: float) -> int:

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.transfers import Arriving, send
+from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.data.templates import find_special_ids
 from bitnet_bench.errors import BenchError, GpuLostError
-from bitnet_bench.machine.gpu import first_line, is_gpu_failure, is_out_of_memory
-from bitnet_bench.protocols import ALL, Part, Session
+from bitnet_bench.machine.gpu import first_error_line, is_gpu_failure, is_out_of_memory
+from bitnet_bench.protocols import ALL_REQUESTS, Share, Session
 from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
-Place = tuple[int, int, int]
+TreePosition = tuple[int, int, int]
 """(tree of the batch, branch, offset in the branch); the offset -1 is the last token of the context, of branch 0."""
 
 
@@ -57,7 +57,7 @@ LOGITS_AT_ONCE = 2**24
 """Logits held at a time: 64 MB in float32."""
 
 
-def in_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
     """Cut *items* as `in_budget` does, where each costs as much as the longest of its batch."""
     batch: list[Item] = []
     longest = 0
@@ -71,7 +71,7 @@ def in_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget:
         yield batch
 
 
-def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+def split_by_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
     """Cut *items* as they come into batches that cost at most *budget*, or of one item."""
     batch: list[Item] = []
     spent = 0
@@ -86,7 +86,7 @@ def in_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -
 
 
 @contextmanager
-def naming_gpu_failures() -> Iterator[None]:
+def explain_gpu_failures() -> Iterator[None]:
     """Turn the error of a GPU that failed into a sentence that says how to go on."""
     try:
         yield
@@ -94,7 +94,7 @@ def naming_gpu_failures() -> Iterator[None]:
         if not is_gpu_failure(error):
             raise
         raise GpuLostError(
-            f"The GPU failed: {first_line(error)}.",
+            f"The GPU failed: {first_error_line(error)}.",
             "What was answered before is kept: the same command goes on from there. If it fails again, look at "
             "`nvidia-smi` and `dmesg`, or run on the CPU with CUDA_VISIBLE_DEVICES= before the command.",
         ) from error
@@ -128,7 +128,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         """Make ready for `hidden` of trees that follow *prefix*, which may be empty; forget the one before."""
 
     @abstractmethod
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+    def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
         """Return what the head takes, [len(places), H], each tree after the prefix that was read last."""
 
     @abstractmethod
@@ -158,7 +158,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         """Let go of what is kept from one batch to the next, when memory is short."""
 
     def loglikelihood(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Share = ALL_REQUESTS
     ) -> Iterator[list[tuple[int, Answer]]]:
         """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
 
@@ -190,20 +190,20 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
 
         def batches() -> Iterator[Collect]:
             ready = False
-            for batch in self._left(self.batches(trees, len(prefix)), unknown, part):
+            for batch in self._skip_known(self.batches(trees, len(prefix)), unknown, part):
                 if not ready:
                     self.read_prefix(prefix)
                     ready = True
-                yield from self._in_memory(batch, started, lambda: self.read_prefix(prefix))
+                yield from self._run_in_memory(batch, started, lambda: self.read_prefix(prefix))
 
         try:
-            with naming_gpu_failures():
-                yield from self._collected(batches())
+            with explain_gpu_failures():
+                yield from self._collect_in_turn(batches())
         finally:
             with suppress(RuntimeError):  # of a GPU that failed
                 self.read_prefix(())
 
-    def _collected(self, batches: Iterator[Collect]) -> Iterator[list[tuple[int, Answer]]]:
+    def _collect_in_turn(self, batches: Iterator[Collect]) -> Iterator[list[tuple[int, Answer]]]:
         """Yield the answers of *batches* in turn, each when `in_flight` more have been started.
 
         What was started before another batch failed is still answered.
@@ -225,14 +225,14 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             raise failure
 
     @staticmethod
-    def _left(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Part) -> Iterator[list[Row]]:
+    def _skip_known(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Share) -> Iterator[list[Row]]:
         """Yield what is not known of this worker's batches."""
         for batch in islice(batches, part.worker, None, part.workers):
             left = [row for row in map(unknown, batch) if row is not None]
             if left:
                 yield left
 
-    def _in_memory(
+    def _run_in_memory(
         self, batch: list[Row], work: Callable[[list[Row]], Work], forget: Callable[[], None]
     ) -> Iterator[Work]:
         """Yield the *work* of *batch*, in parts where memory is too small for the whole.
@@ -242,11 +242,11 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         waiting: deque[list[Row]] = deque([batch])
         while waiting:
             some = waiting.popleft()
-            cut = list(in_budget(some, len, self.budget))
+            cut = list(split_by_budget(some, len, self.budget))
             if len(cut) > 1:
                 waiting.extendleft(reversed(cut))
                 continue
-            done = self._tried(some, work)
+            done = self._try_batch(some, work)
             if done is not None:
                 yield done
                 continue
@@ -262,7 +262,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             waiting.appendleft(some)
 
     @staticmethod
-    def _tried(batch: list[Row], work: Callable[[list[Row]], Work]) -> Work | None:
+    def _try_batch(batch: list[Row], work: Callable[[list[Row]], Work]) -> Work | None:
         """Return the *work* of *batch*, or None if memory is too small for it."""
         try:
             return work(batch)
@@ -294,7 +294,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
 
         A pick is (tree, branch, request).
         """
-        places: dict[Place, int] = {}
+        places: dict[TreePosition, int] = {}
         rows: list[int] = []
         targets: list[int] = []
         for t, b, i in picks:
@@ -303,7 +303,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
                 place = (t, b if offset >= 0 else 0, offset)
                 rows.append(places.setdefault(place, len(places)))
             targets += continuation
-        collect = self._at(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
+        collect = self._start_logprobs(self.hidden(batch, list(places)), torch.tensor(rows), torch.tensor(targets))
 
         def results() -> list[Answer]:
             logprobs, greedy = collect()
@@ -313,7 +313,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
 
         return results
 
-    def _at(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Callable[[], tuple[list[float], list[bool]]]:
+    def _start_logprobs(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Callable[[], tuple[list[float], list[bool]]]:
         """Start to compute the log-probability of each of *targets* [N] at its row of *hidden* [P, H].
 
         The function returned waits for them, and for whether each is greedy. Logits of the whole vocabulary are held
@@ -329,7 +329,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             order.append(inside)
             logprobs.append(logits[at, wanted] - logits.logsumexp(-1)[at])
             greedy.append(logits.argmax(-1)[at] == wanted)
-        arriving = Arriving([torch.cat(logprobs), torch.cat(greedy)])
+        arriving = PendingTensors([torch.cat(logprobs), torch.cat(greedy)])
 
         def collect() -> tuple[list[float], list[bool]]:
             back = torch.cat(order).argsort()
@@ -339,7 +339,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         return collect
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
     ) -> Iterator[list[tuple[int, str]]]:
         """Yield (index, greedy continuation) up to EOS or another end, a stop string, or the limit, by batch."""
         by_input: dict[Ids, list[int]] = defaultdict(list)
@@ -353,36 +353,36 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             written = self._continue(batch, max_new_tokens, stop)
             return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
 
-        with naming_gpu_failures():
-            for batch in self._left(self.batches(list(by_input), 0), unknown, part):
-                yield from self._in_memory(batch, texts, self.release)
+        with explain_gpu_failures():
+            for batch in self._skip_known(self.batches(list(by_input), 0), unknown, part):
+                yield from self._run_in_memory(batch, texts, self.release)
 
     def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
         state = self.prefill(batch)
         written: list[list[int]] = [[] for _ in batch]
         texts: list[str | None] = [None] * len(batch)
         for step in range(limit):
-            arriving = Arriving([state.tokens])
+            arriving = PendingTensors([state.tokens])
             queued = self.queue(state) if step < limit - 1 else None  # while the texts are looked at
             (tokens,) = arriving.wait()
             for b, token in enumerate(tokens.tolist()):
                 if texts[b] is None:
                     written[b].append(token)
-                    texts[b] = self._finished(written[b], stop)
+                    texts[b] = self._find_finished_text(written[b], stop)
             if all(text is not None for text in texts) or step == limit - 1:
                 break
             state = self.decode(state, 1) if queued is None else queued
-        return [self._decoded(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
+        return [self._decode_text(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
 
     @cached_property
     def _special(self) -> frozenset[int]:
         return find_special_ids(self.tokenizer)
 
-    def _finished(self, ids: list[int], stop: Sequence[str]) -> str | None:
+    def _find_finished_text(self, ids: list[int], stop: Sequence[str]) -> str | None:
         """Return the text if *ids* have just come to an end, else None."""
         if ids[-1] == self.tokenizer.eos_token_id or ids[-1] in self.ends:
-            return self._decoded(ids[:-1])
-        text = self._decoded(ids)
+            return self._decode_text(ids[:-1])
+        text = self._decode_text(ids)
         cuts = [text.index(mark) for mark in stop if mark and mark in text]
         if cuts:
             return text[: min(cuts)]
@@ -397,8 +397,8 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         before = len(ids)
         while len(left := self.tokenizer.decode(ids[:before])) > min(cuts):
             before -= 1
-        return self._decoded(ids[:before]) + whole[len(left) : min(cuts)]
+        return self._decode_text(ids[:before]) + whole[len(left) : min(cuts)]
 
-    def _decoded(self, ids: list[int]) -> str:
+    def _decode_text(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from bitnet_bench.machine.gpu import first_line
+from bitnet_bench.machine.gpu import first_error_line
 
 Work = Callable[[], None]
 WARM_UPS = 2
@@ -22,26 +22,26 @@ def capture(step: Work) -> Work | None:
     be set afterwards.
     """
     try:
-        return _captured(step)
+        return _capture_with_warm_up(step)
     except torch.OutOfMemoryError:
         raise  # fewer rows may fit
     except RuntimeError as error:  # something in it waits for the GPU
-        _log.warning("Tokens are decoded without a CUDA graph: %s.", first_line(error))
+        _log.warning("Tokens are decoded without a CUDA graph: %s.", first_error_line(error))
         torch.cuda.empty_cache()
         return None
 
 
-def _captured(step: Work) -> Work:
+def _capture_with_warm_up(step: Work) -> Work:
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(WARM_UPS):
             step()
     torch.cuda.current_stream().wait_stream(aside)
-    return record(step)
+    return record_graph(step)
 
 
-def record(step: Work) -> Work:
+def record_graph(step: Work) -> Work:
     """Return what replays *step*, which has been run before and is not run now."""
     graph = torch.cuda.CUDAGraph()
     try:

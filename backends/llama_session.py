@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget
-from bitnet_bench.backends.runtime_parity import checked, compare_runtime, describe_file
+from bitnet_bench.backends.batched_session import BatchedSession, Ids, TreePosition, Row, Tree, split_by_budget
+from bitnet_bench.backends.runtime_parity import find_or_compare, compare_runtime, describe_file
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, Runtime
-from bitnet_bench.checkpoints.gguf.types import FORMS_WITH_CODES
+from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, GgufRuntime
+from bitnet_bench.checkpoints.gguf.types import TERNARY_TENSOR_TYPES
 from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Precision
@@ -43,7 +43,7 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenBatch:
     """What is read at once, [N] each."""
 
     ids: Ints
@@ -68,13 +68,13 @@ class Library(Protocol):
     def forget(self) -> None:
         """Empty the context."""
 
-    def read(self, tokens: Tokens) -> None:
+    def read(self, tokens: TokenBatch) -> None:
         """Read at most `TOKENS_AT_ONCE` tokens; BenchError in the library's own words if that fails."""
 
     def logits(self, rows: int) -> Logits:
         """Return the logits [rows, V] of the tokens whose logits were asked for, good until the next reading."""
 
-    def held(self, sequence: int) -> int:
+    def count_held_tokens(self, sequence: int) -> int:
         """Return how many tokens the context holds of *sequence*."""
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ Load = Callable[[bool], Library]
 
 
 @contextmanager
-def opened(
+def open_session(
     checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load, runtime: str
 ) -> Iterator[LlamaSession]:
     """Give a session over *file*, and the memory back afterwards; *runtime* names the build and its version."""
@@ -97,15 +97,15 @@ def opened(
         yield session
 
 
-def check(
-    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: Runtime, version: str, load: Load
+def compare_cached(
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: GgufRuntime, version: str, load: Load
 ) -> RuntimeParity:
     """Compare as `compare` does, or return what was found before for this file and *version* of the runtime."""
     computes = ACTIVATIONS[kind].get(file.architecture)
-    return checked(checkpoint, file, version, lambda: compare(checkpoint, file, precision, version, load, computes))
+    return find_or_compare(checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes))
 
 
-def compare(
+def compare_with_checkpoint(
     checkpoint: Checkpoint,
     file: GgufFile,
     precision: Precision,
@@ -116,7 +116,7 @@ def compare(
     """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
-        with opened(checkpoint, file, precision, load, runtime) as session:
+        with open_session(checkpoint, file, precision, load, runtime) as session:
             return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
 
     with closing(load(True)) as vocabulary:
@@ -124,7 +124,7 @@ def compare(
 
 
 @dataclass
-class Decoding:
+class DecodingState:
     """Where rows are in decoding: their lengths in the cache, and the last greedy token of each [B]."""
 
     lengths: list[int]
@@ -150,13 +150,13 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
         """Cut *rows* into batches, longest first, within the budget and the sequences that fit side by side."""
-        for batch in in_budget(sorted(rows, key=len, reverse=True), len, self.budget):
+        for batch in split_by_budget(sorted(rows, key=len, reverse=True), len, self.budget):
             yield from (batch[start : start + SEQUENCES] for start in range(0, len(batch), SEQUENCES))
 
     def read_prefix(self, prefix: Ids) -> None:
         """Do nothing: contexts are not shared."""
 
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+    def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
         """Return what `logits` does, which `head` leaves as it is."""
         rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
         return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
@@ -179,31 +179,31 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         found = []
         for start in range(0, len(ids), TOKENS_AT_ONCE):
             part = slice(start, start + TOKENS_AT_ONCE)
-            self.library.read(Tokens(ids[part], positions[part], sequences[part], wanted[part]))
+            self.library.read(TokenBatch(ids[part], positions[part], sequences[part], wanted[part]))
             if count := int(wanted[part].sum()):
                 found.append(self.library.logits(count).copy())
         return torch.from_numpy(np.concatenate(found)[np.cumsum(wanted)[at] - 1])
 
-    def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
+    def prefill(self, batch: Sequence[Sequence[int]]) -> DecodingState:
         """Read prompts and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
         logits = self.logits(batch, [(r, length - 1) for r, length in enumerate(lengths)])
-        return Decoding(lengths, logits.argmax(-1))
+        return DecodingState(lengths, logits.argmax(-1))
 
-    def decode(self, state: Decoding, steps: int) -> Decoding:
+    def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row, one after the other."""
         rows = len(state.lengths)
-        self._refuse_no_room(sum(state.lengths) + steps * rows)
+        self._check_room(sum(state.lengths) + steps * rows)
         sequences, wanted = np.arange(rows, dtype=np.int32), np.ones(rows, np.int8)
         ids = state.tokens.numpy().astype(np.int32)
         positions = np.array(state.lengths, np.int32)
         for _ in range(steps):
-            self.library.read(Tokens(ids, positions, sequences, wanted))
+            self.library.read(TokenBatch(ids, positions, sequences, wanted))
             ids = self.library.logits(rows).argmax(-1).astype(np.int32)
             positions += 1
         lengths = positions.tolist()
-        self._refuse_wrong_lengths(lengths)
-        return Decoding(lengths, torch.from_numpy(ids.astype(np.int64)))
+        self._check_lengths(lengths)
+        return DecodingState(lengths, torch.from_numpy(ids.astype(np.int64)))
 
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in the file, bytes of key-value cache per token and row, in F16)."""
@@ -217,7 +217,7 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         tensors = self._file.tensors
         for name, entry in tensors.items():
             layer = name.removesuffix(".weight").removesuffix(".scale")
-            ternary = entry.kind in FORMS_WITH_CODES or f"{layer}.scale" in tensors
+            ternary = entry.kind in TERNARY_TENSOR_TYPES or f"{layer}.scale" in tensors
             kind = "ternary" if ternary else next((k for part, k in KINDS.items() if part in name), "norm")
             key = f"{kind} {entry.kind.name}"
             found[key] = found.get(key, 0) + entry.bytes
@@ -230,7 +230,7 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
             self.library.make_room(*self._room)
         self.library.forget()
 
-    def _refuse_no_room(self, tokens: int) -> None:
+    def _check_room(self, tokens: int) -> None:
         """Refuse to decode beyond the room that was made: a new context would have forgotten the prompts."""
         if tokens > self._room[0]:
             raise BenchError(
@@ -238,7 +238,7 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
                 "Lower `new_tokens`.",
             )
 
-    def _refuse_wrong_lengths(self, lengths: list[int]) -> None:
-        found = [self.library.held(row) for row in range(len(lengths))]
+    def _check_lengths(self, lengths: list[int]) -> None:
+        found = [self.library.count_held_tokens(row) for row in range(len(lengths))]
         if found != lengths:
             raise BenchError(f"The runtime holds {found} tokens where {lengths} were read.", "Its build is broken.")

@@ -7,35 +7,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.parity import Logits
+from bitnet_bench.checkpoints.parity import LogitFunction
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.machine.memory import USABLE_SHARE, find_free_ram
 from bitnet_bench.runs.records import Checkpoint
 
 
-def find_logits(checkpoint: Checkpoint) -> Logits | None:
+def find_logits(checkpoint: Checkpoint) -> LogitFunction | None:
     """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
-    if engine_runs(checkpoint):
+    if can_engine_run(checkpoint):
         return engine_logits
     needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
     return transformers_logits if needed < USABLE_SHARE * find_free_ram() else None
 
 
-def engine_runs(checkpoint: Checkpoint) -> bool:
+def can_engine_run(checkpoint: Checkpoint) -> bool:
     """Say whether the CPU kernel is here and its lean pass knows the architecture of *checkpoint*."""
     from transformers import AutoConfig
 
-    from bitnet_bench.backends.ternary.engine import unfit
+    from bitnet_bench.backends.ternary.engine import why_unsupported
     from bitnet_bench.ternary import kernel
 
-    if kernel.library() is None:
+    if kernel.load_library() is None:
         return False
-    return unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
+    return why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
 
 
 def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
     """Return logits [T, V] of the checkpoint itself, or of it with another *activation* in its feed-forward."""
-    engine = checkpoint.is_ternary and engine_runs(checkpoint)
+    engine = checkpoint.is_ternary and can_engine_run(checkpoint)
     return (engine_logits if engine else transformers_logits)(checkpoint, prompts, activation)
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from bitnet_bench.backends.reference import engine_runs, source_logits
-from bitnet_bench.checkpoints.gguf.exports import folder
+from bitnet_bench.backends.reference import can_engine_run, source_logits
+from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
+from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
@@ -24,12 +24,12 @@ from bitnet_bench.machine.memory import USABLE_SHARE, find_free_ram
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
-BOUNDS: dict[Precision, float] = {"q4_0": 0.5}
-BOUND = 0.15
+MAX_ERROR_BY_PRECISION: dict[Precision, float] = {"q4_0": 0.5}
+MAX_RELATIVE_ERROR = 0.15
 """The largest mean |difference| of log-probabilities, in standard deviations of the source's. A file of Q4_0 rounds the
 weights themselves, by up to an eighth."""
 OTHER_ACTIVATIONS = {"silu": "SiLU", "relu2": "a squared ReLU", "gelu": "GELU", "relu": "ReLU"}
-Runtime = Callable[[Sequence[Sequence[int]]], Tensor]
+LogitsFunction = Callable[[Sequence[Sequence[int]]], Tensor]
 """Gives logits [tokens of all prompts, V] in float32."""
 
 
@@ -37,7 +37,7 @@ def compare_runtime(
     checkpoint: Checkpoint,
     precision: Precision,
     runtime: str,
-    logits: Runtime,
+    logits: LogitsFunction,
     tokenize: Callable[[str], list[int]] | None,
     computes: str | None = None,
 ) -> RuntimeParity:
@@ -45,23 +45,23 @@ def compare_runtime(
 
     *computes* is the activation that the runtime is known to have for the architecture, whatever the checkpoint says.
     """
-    prompts = prompt_ids(checkpoint)
-    _refuse_small_memory(checkpoint)
+    prompts = encode_prompts(checkpoint)
+    _check_memory(checkpoint)
     theirs = logits([ids.tolist() for ids in prompts])
     ours = source_logits(checkpoint, prompts)
     wanted = str(Weights(checkpoint).config.get("hidden_act", "silu"))
     swapped = None
     if computes not in (None, wanted):
         swapped = source_logits(checkpoint, prompts, computes)
-    same = None if tokenize is None else all(tokenize(p) == i.tolist() for p, i in zip(PROMPTS, prompts, strict=True))
-    found = judge(ours, theirs, swapped, bound=BOUNDS.get(precision, BOUND), runtime=runtime)
+    same = None if tokenize is None else all(tokenize(p) == i.tolist() for p, i in zip(PARITY_PROMPTS, prompts, strict=True))
+    found = compare_logits(ours, theirs, swapped, bound=MAX_ERROR_BY_PRECISION.get(precision, MAX_RELATIVE_ERROR), runtime=runtime)
     if swapped is not None and swapped.shape == theirs.shape and _distance(swapped, theirs) < _distance(ours, theirs):
         has, does = (OTHER_ACTIVATIONS.get(name or "", name) for name in (wanted, computes))
         found = found.model_copy(update={"fault": f"{runtime} computes {does} where the checkpoint has {has}"})
     return found.model_copy(update={"same_tokens": same})
 
 
-def judge(ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str) -> RuntimeParity:
+def compare_logits(ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str) -> RuntimeParity:
     """Compare logits [T, V] and say whether they are one model's; *swapped* are ours with another activation."""
     if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
         broken = f"{runtime} gives no logits of the shape {tuple(ours.shape)}, or some that are not finite"
@@ -87,8 +87,8 @@ def _distance(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     return nats, nats / float(source.std())
 
 
-def _refuse_small_memory(checkpoint: Checkpoint) -> None:
-    floats = checkpoint.parameters - (checkpoint.ternary_parameters if engine_runs(checkpoint) else 0)
+def _check_memory(checkpoint: Checkpoint) -> None:
+    floats = checkpoint.parameters - (checkpoint.ternary_parameters if can_engine_run(checkpoint) else 0)
     needed, free = 4 * floats + checkpoint.ternary_parameters, find_free_ram()
     if needed > USABLE_SHARE * free:
         raise BenchError(
@@ -98,14 +98,14 @@ def _refuse_small_memory(checkpoint: Checkpoint) -> None:
         )
 
 
-def checked(
+def find_or_compare(
     checkpoint: Checkpoint, file: GgufFile, runtime: str, compare: Callable[[], RuntimeParity]
 ) -> RuntimeParity:
     """Return what *compare* finds for *file* in *runtime*, or what it found before for the same bytes.
 
     The weights are compared with the checkpoint's first.
     """
-    kept = folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
+    kept = find_cache_folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
     if kept.is_file():
         return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
     compare_weights(checkpoint, file)
@@ -115,7 +115,7 @@ def checked(
     return found
 
 
-def refuse_fault(parity: RuntimeParity, allow_mismatch: bool) -> None:
+def check_parity(parity: RuntimeParity, allow_mismatch: bool) -> None:
     """BenchError if the runtime computes another model and nobody said that this does not matter."""
     if parity.fault and not allow_mismatch:
         raise BenchError(

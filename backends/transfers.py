@@ -16,7 +16,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-class Arriving:
+class PendingTensors:
     """Tensors on their way to the CPU."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:

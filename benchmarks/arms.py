@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bitnet_bench.metrics import metric
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.records import Score, SearchRecord
 from bitnet_bench.statistics import NORMAL_95
-from bitnet_bench.statistics.paired import MeanPairs, bootstrap_pairs
-from bitnet_bench.statistics.several import mean_of_errors
+from bitnet_bench.statistics.paired import MeanPairs, make_bootstrap_pairs
+from bitnet_bench.statistics.several import combine_stderrs
 
 TASKS = {
     "klue:ynat": ("256", "2000", "1000"),
@@ -106,8 +106,8 @@ class Arm:
 
     def figure(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the metric of each sample of rows, averaged over seeds."""
-        found = metric(self.scores[0].metric)
-        return np.mean([found.weighted(numbers[:, seed], weights) for seed in range(numbers.shape[1])], axis=0)
+        found = load_metric(self.scores[0].metric)
+        return np.mean([found.score_resamples(numbers[:, seed], weights) for seed in range(numbers.shape[1])], axis=0)
 
 
 def load(task: str, arm: str, out: Path) -> Arm:
@@ -117,13 +117,13 @@ def load(task: str, arm: str, out: Path) -> Arm:
         folder = runs_of(model) / model.name
         primary = next(score for score in load_record(folder).scores if score.primary)
         scores.append(primary)
-        numbers.append(metric(primary.metric).numbers(load_samples(folder, [task])))
+        numbers.append(load_metric(primary.metric).numbers(load_samples(folder, [task])))
     return Arm(scores, np.stack(numbers, axis=1))
 
 
 def difference(arm: Arm, baseline: Arm) -> MeanPairs:
     """Return the arm's metric minus the baseline's over the same resamples of test rows, seeds averaged."""
-    return bootstrap_pairs((arm.numbers, baseline.numbers), (arm.figure, baseline.figure))
+    return make_bootstrap_pairs((arm.numbers, baseline.numbers), (arm.figure, baseline.figure))
 
 
 def cell(arm: Arm, paired: MeanPairs | None) -> str:
@@ -154,7 +154,7 @@ def table(tasks: list[str], out: Path) -> str:
 
 def _mean_cell(means: list[float], pairs: list[MeanPairs]) -> str:
     shown = f"{statistics.mean(means):.1f}"
-    error = mean_of_errors([pair.stderr for pair in pairs])
+    error = combine_stderrs([pair.stderr for pair in pairs])
     if error is None:
         return shown
     value = statistics.mean(pair.difference for pair in pairs)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.cli.tables import progress_bar
-from bitnet_bench.data.jsonl import nfc_json, numbered_lines
+from bitnet_bench.data.jsonl import parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
 from bitnet_bench.files import write_whole
 from bitnet_bench.runs.choices import TrainingPrecision
@@ -63,8 +63,8 @@ def documents(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for _, line in numbered_lines(path):
-        yield nfc_json(line)
+    for _, line in read_numbered_lines(path):
+        yield parse_nfc_json(line)
 
 
 def _normalised(text: str) -> str:
@@ -126,7 +126,7 @@ def write_random(tokenizer: Path, out: Path, precision: str) -> None:
     import torch
     from transformers import AutoTokenizer, BitNetConfig, BitNetForCausalLM
 
-    from bitnet_bench.checkpoints.saving import save
+    from bitnet_bench.checkpoints.saving import save_checkpoint
 
     config = BitNetConfig(
         vocab_size=VOCABULARY,
@@ -147,7 +147,7 @@ def write_random(tokenizer: Path, out: Path, precision: str) -> None:
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     loaded.save_pretrained(out)
-    save(model, out, "masters" if precision == "ternary" else "float", "float16")
+    save_checkpoint(model, out, "masters" if precision == "ternary" else "float", "float16")
 
 
 def pretraining(work: Path, train: Path, precision: TrainingPrecision) -> FinetuneJob:
@@ -173,11 +173,11 @@ def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, in
     import torch
 
     from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
-    from bitnet_bench.data.tokenizing import encode
+    from bitnet_bench.data.tokenizing import tokenize_rows
     from bitnet_bench.training.loss import response_loss
 
     model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")
-    encoded = encode(rows, load_tokenizer(checkpoint), "dialogue", 256, pretrain=True)
+    encoded = tokenize_rows(rows, load_tokenizer(checkpoint), "dialogue", 256, pretrain=True)
     total, count = 0.0, 0
     with torch.no_grad():
         for example in encoded.examples:

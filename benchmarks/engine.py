@@ -64,9 +64,9 @@ def _dense(x: Tensor, codes: Tensor, dtype: torch.dtype) -> Callable[[int], obje
 def _kernel(x: Tensor, codes: Tensor) -> Callable[[int], object]:
     """Return the kernel as a contestant, once its product is the exact one."""
     q, step = quantize_activations(x)
-    rows, y = kernel.Rows.empty(*x.shape), torch.empty(len(x), ROWS)
+    rows, y = kernel.QuantizedRows.empty(*x.shape), torch.empty(len(x), ROWS)
     kernel.quantize_rows(x, len(x), rows)
-    layers = [kernel.Parts([(to_panels(codes), 1.0, ROWS, None)], COLUMNS) for _ in range(COPIES)]
+    layers = [kernel.JoinedLayers([(to_panels(codes), 1.0, ROWS, None)], COLUMNS) for _ in range(COPIES)]
     layers[0](rows, len(x), y)
     if not torch.equal(y, (q.float() @ codes.float().t()) * step):
         raise AssertionError("the kernel is wrong")
@@ -89,7 +89,7 @@ def _seconds(work: Callable[[], object]) -> float:
 def layer(threads: int = 1, repeats: int = 5) -> None:
     """One layer of 6912 x 2560: GOP/s of each contestant at 1, 8, 128 and 512 tokens."""
     torch.set_num_threads(threads)
-    print(f"threads {threads}, path {kernel.current_path()}, read bandwidth {read_bandwidth() / 1e9:.1f} GB/s")
+    print(f"threads {threads}, path {kernel.get_instruction_set()}, read bandwidth {read_bandwidth() / 1e9:.1f} GB/s")
     for tokens in TOKENS:
         works = contestants(tokens, {"kernel", *DENSE})
         seconds = {name: best_seconds(work, 1 if tokens == 512 else repeats) for name, work in works.items()}

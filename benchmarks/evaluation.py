@@ -24,13 +24,13 @@ import typer
 
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary import TernaryBackend
-from bitnet_bench.checkpoints.converting import convert
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.converting import convert_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.evaluation.tasks import Setting, build_task
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
 TASKS = ("boolq", "copa", "wic", "hellaswag", "sentineg")
 SHAPE = {
@@ -52,7 +52,7 @@ def requests(data: Path, shots: int, limit: int) -> list[Any]:
     """Return the log-likelihood requests of the first *limit* rows of every KoBEST task."""
     made = []
     for suite, task in select_tasks(["kobest"], list(TASKS)):
-        lm_task = build_task(suite, task, Setting(data, shots=shots)).lm_task
+        lm_task = build_task(suite, task, TaskSettings(data, shots=shots)).lm_task
         lm_task.build_all_requests(limit=limit, rank=0, world_size=1)
         made += lm_task.instances
     return made
@@ -169,7 +169,7 @@ def ternary(
         tokenizer.save_pretrained(masters)
         config = json.loads((masters / "config.json").read_text())
         (masters / "config.json").write_text(json.dumps(config | {"quantization_config": ONLINE}))
-        convert(inspect(masters), "packed", packed, lambda *_: None, logits=None)
+        convert_checkpoint(inspect_folder(masters), "packed", packed, lambda *_: None, logits=None)
         checkpoints(masters, packed, data_dir, shots, limit, rounds, batch)
 
 
@@ -188,9 +188,9 @@ def checkpoints(
 
     asked = requests(data_dir, shots, limit)
     online = AutoModelForCausalLM.from_pretrained(masters, dtype=torch.bfloat16).eval()
-    tokenizer = load_tokenizer(inspect(packed))
+    tokenizer = load_tokenizer(inspect_folder(packed))
     runs = {f"lm-eval hf, batch {size}": theirs(online, tokenizer, asked, size) for size in batch}
-    with TernaryBackend().open(inspect(packed), "ternary") as session:
+    with TernaryBackend().open(inspect_folder(packed), "ternary") as session:
         runs["bitnet-bench ternary"] = ours(session, asked)
         compare(asked, runs, rounds, None)
 

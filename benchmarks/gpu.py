@@ -32,7 +32,7 @@ from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 from bitnet_bench.machine.gpu import find_gpu, why_no_gpu, why_no_kernels
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import QuantizedRows, TernaryWeights
+from bitnet_bench.ternary.gpu.calls import QuantizedRows, GpuJoinedLayers
 
 sys.path.insert(0, str(Path(__file__).parent))
 import gpu_evaluation
@@ -95,7 +95,7 @@ def products(w2a8: W2A8 | None) -> Iterator[Row]:
     device = torch.device("cuda")
     for shape in SHAPES:
         codes = torch.randint(-1, 2, shape, dtype=torch.int8, device=device)
-        copies = [TernaryWeights([(codes, GAMMA, None)], shape[1], device) for _ in range(24)]
+        copies = [GpuJoinedLayers([(codes, GAMMA, None)], shape[1], device) for _ in range(24)]
         dense = [torch.randn(shape, device=device).bfloat16() for _ in range(24)]
         packed = w2a8.pack(codes) if w2a8 else None
         for tokens in TOKENS:
@@ -105,7 +105,7 @@ def products(w2a8: W2A8 | None) -> Iterator[Row]:
             yield _w2a8_product(w2a8, codes, packed)
 
 
-def _product(codes: Tensor, copies: list[TernaryWeights], dense: list[Tensor], tokens: int) -> Row:
+def _product(codes: Tensor, copies: list[GpuJoinedLayers], dense: list[Tensor], tokens: int) -> Row:
     rows, columns = codes.shape
     x = torch.randn(tokens, columns, device=codes.device) * 3
     quantized = QuantizedRows.empty(tokens, columns, codes.device)
@@ -116,7 +116,7 @@ def _product(codes: Tensor, copies: list[TernaryWeights], dense: list[Tensor], t
     copies[0].multiply(quantized, y)
     equal = bool((y == exact.bfloat16()).all())
 
-    def whole(weights: TernaryWeights) -> None:
+    def whole(weights: GpuJoinedLayers) -> None:
         calls.quantize_rows(x, quantized)
         weights.multiply(quantized, y)
 
@@ -171,7 +171,7 @@ class RandomWeights:
     def bias(self, module: str) -> None:
         """Return None: there is none."""
 
-    def has(self, name: str) -> bool:
+    def has_tensor(self, name: str) -> bool:
         """Return False: the head is the embedding."""
         return False
 

@@ -35,7 +35,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.machine.gpu import find_gpu, why_no_gpu
 from bitnet_bench.runs.folder import load_record, load_samples
-from bitnet_bench.ternary.linear import CodesLinear, ternary_targets
+from bitnet_bench.ternary.linear import CodesLinear, find_ternary_targets
 
 sys.path.insert(0, str(Path(__file__).parent))
 from evaluation import compare_answers, ours, requests, theirs
@@ -176,7 +176,7 @@ def _kobest_parts(session: Any, asked: list[Any], device: str) -> Iterator[Row]:
     yield {"part": "kobest", "who": "ours, hidden states", "s": round(finish(device) - began, 3)}
     began = finish(device)
     for batch, places in batched:
-        session._in_rows(batch, places)
+        session._lay_in_rows(batch, places)
     yield {"part": "kobest", "who": "ours, rows and masks", "s": round(finish(device) - began, 3)}
 
 
@@ -191,7 +191,7 @@ def decode(shape: dict[str, int], device: str, new: int) -> Iterator[Row]:
 
 def _make_ternary(model: Any) -> None:
     """Put random codes into the place of every layer but the head."""
-    for name, layer in ternary_targets(model).items():
+    for name, layer in find_ternary_targets(model).items():
         codes = torch.randint(-1, 2, layer.weight.shape, dtype=torch.int8, device=layer.weight.device)
         model.set_submodule(name, CodesLinear(codes, torch.tensor(0.02, device=codes.device), None))
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bitnet_bench.data.collating import LABELLED, labelled_positions
-from bitnet_bench.ternary.linear import BitLinear, bit_linears, make_trainable_ternary
+from bitnet_bench.data.collating import LABELLED_KEY, find_labelled_positions
+from bitnet_bench.ternary.linear import BitLinear, find_bit_linears, make_trainable_ternary
 from bitnet_bench.training.attention import assume_causal
 from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.schedule import StepCodes
@@ -107,7 +107,7 @@ class Arm:
         ids = torch.randint(
             0, setting.vocabulary, (setting.batch, setting.length), generator=torch.Generator().manual_seed(1)
         )
-        batch = {"input_ids": ids, "labels": ids, LABELLED: labelled_positions(ids)}
+        batch = {"input_ids": ids, "labels": ids, LABELLED_KEY: find_labelled_positions(ids)}
         self.batch = {name: tensor.to(setting.device) for name, tensor in batch.items()}
         self.device = torch.device(setting.device).type
 
@@ -307,7 +307,7 @@ def check_models(setting: Setting, tiny: bool) -> list[str]:
     loss.backward()
     error = abs(float(loss.detach()) / float(expected.detach()) - 1)
     lines = [f"loss {loss.item():.5f}, on the CPU {expected.item():.5f}{'' if error < LOSS_BOUND else ': WRONG'}"]
-    ours, theirs = bit_linears(arm.model), bit_linears(reference)
+    ours, theirs = find_bit_linears(arm.model), find_bit_linears(reference)
     angles = [
         float(nn.functional.cosine_similarity(_gradient(ours[name]), _gradient(theirs[name]), dim=0)) for name in ours
     ]
@@ -323,10 +323,10 @@ def check_trainer(setting: Setting) -> list[str]:
 
     from bitnet_bench.backends.hf import training
     from bitnet_bench.checkpoints.locate import open_checkpoint
-    from bitnet_bench.protocols import Ingredients
+    from bitnet_bench.protocols import TrainingInputs
     from bitnet_bench.runs.jobs import FinetuneJob
-    from bitnet_bench.training.inputs import training_rows
-    from bitnet_bench.training.job import finetune
+    from bitnet_bench.training.inputs import read_training_rows
+    from bitnet_bench.training.job import run_finetune_job
 
     class During(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -338,7 +338,7 @@ def check_trainer(setting: Setting) -> list[str]:
                 torch.cuda.set_sync_debug_mode("default")
 
     def build(start: Any, arguments: Any, order: Any) -> Any:
-        trainer = training.build(start, arguments, order)
+        trainer = training.build_trainer(start, arguments, order)
         trainer.add_callback(During())
         return trainer
 
@@ -351,9 +351,9 @@ def check_trainer(setting: Setting) -> list[str]:
             model="demo", data=(str(rows),), out=f"{folder}/out", max_steps=12, epochs=99, batch_size=4,
             gradient_accumulation=2, learning_rate=1e-3, compute="bf16", track=(), compile="off",
         )  # fmt: skip
-        given = Ingredients(open_checkpoint(job.model), training_rows(job)[0], (), None, 0)
+        given = TrainingInputs(open_checkpoint(job.model), read_training_rows(job)[0], (), None, 0)
         began = time.perf_counter()
-        record = finetune(job, given, lambda *_: None, "hf", build)
+        record = run_finetune_job(job, given, lambda *_: None, "hf", build)
         seconds = time.perf_counter() - began
     waits = Counter(
         f"{w.filename.split('site-packages/')[-1]}:{w.lineno}" for w in found if "synchroniz" in str(w.message)

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.metrics import metric
-from bitnet_bench.runs.folder import RECORD, save_record, save_samples
+from bitnet_bench.metrics import load_metric
+from bitnet_bench.runs.folder import RECORD_FILE, save_record, save_samples
 from bitnet_bench.runs.records import Checkpoint, Environment, Example, RunRecord, Score
 
 CHOICES = ("아니오", "예")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _made(out: Path, number: int, tasks: int, rows: int) -> Path:
-    if (out / RECORD).is_file():
+    if (out / RECORD_FILE).is_file():
         return out
     chance = random.Random(number)
     scores, samples = [], {}
@@ -52,7 +52,7 @@ def _made(out: Path, number: int, tasks: int, rows: int) -> Path:
         examples = [_example(task, doc, chance.random() < 0.55 + 0.02 * number) for doc in range(rows)]
         samples[task] = save_samples(out, task, examples)
         for key in ("macro_f1", "accuracy"):
-            measure = metric(key)
+            measure = load_metric(key)
             value, error = measure.value(examples), measure.stderr(examples)
             primary, signature = key == "macro_f1", measure.signature()
             scores.append(
@@ -76,9 +76,9 @@ def _example(task: str, doc: int, right: bool) -> Example:
 def _record(
     out: Path, number: int, scores: tuple[Score, ...], samples: dict[str, str], data: dict[str, str]
 ) -> RunRecord:
-    from bitnet_bench.machine.environment import environment
+    from bitnet_bench.machine.environment import read_environment
 
-    here: Environment = environment()
+    here: Environment = read_environment()
     checkpoint = Checkpoint(
         source=out.name,
         path=str(out),

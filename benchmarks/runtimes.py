@@ -21,7 +21,7 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli.tables import progress_bar
 from bitnet_bench.measurement.budget import parse_budget
-from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.protocols import RuntimeOptions
@@ -117,7 +117,7 @@ def share(
     print("| contestant | decoding, ms a token | outside the runtime, us a token | share |\n|" + " --- |" * 4)
     for one in contestants:
         entered = _entered(checkpoint, one)
-        backend = plugins.load("backends", entered.backend).configured(RuntimeOptions(allow_mismatch=allow_mismatch))
+        backend = plugins.load_plugin("backends", entered.backend).configured(RuntimeOptions(allow_mismatch=allow_mismatch))
         opened = open_checkpoint(entered.model)
         with backend.open(opened, entered.precision) as session:
             inside = _Watch(session)
@@ -156,10 +156,10 @@ class _Watch:
         return timed
 
 
-def _entered(checkpoint: str, one: str) -> Contender:
+def _entered(checkpoint: str, one: str) -> Candidate:
     model, _, rest = one.rpartition("=")
     backend, _, precision = rest.partition(":")
-    return Contender(model or checkpoint, precision, None, backend)  # type: ignore[arg-type]
+    return Candidate(model or checkpoint, precision, None, backend)  # type: ignore[arg-type]
 
 
 def _row(source: str, cost: Cost) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bitnet_bench.ternary.linear import bit_linears, make_trainable_ternary, ternary_targets
+from bitnet_bench.ternary.linear import find_bit_linears, make_trainable_ternary, find_ternary_targets
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training.loss import response_loss
 
@@ -53,12 +53,12 @@ def build(variant: str) -> Any:
     if variant == "ternary":
         make_trainable_ternary(model)
     elif variant == "faq":
-        for layer in ternary_targets(model).values():
+        for layer in find_ternary_targets(model).values():
             layer.__class__ = FaqBitLinear
     elif variant == "autobitlinear":
         from transformers.integrations.bitnet import AutoBitLinear
 
-        for name, layer in ternary_targets(model).items():
+        for name, layer in find_ternary_targets(model).items():
             made = AutoBitLinear(layer.in_features, layer.out_features, bias=False, online_quant=True)
             made.weight = layer.weight
             model.set_submodule(name, made)
@@ -85,7 +85,7 @@ def stepper(variant: str, dtype: str) -> Callable[[], float]:
 
 def check_exact(model: Any) -> None:
     """Stop if a ternary layer is anything but integers times one scale."""
-    name, layer = next(iter(bit_linears(model).items()))
+    name, layer = next(iter(find_bit_linears(model).items()))
     x = torch.randn(5, layer.in_features)
     (q, step), (codes, gamma) = quantize_activations(x), ternarize(layer.weight)
     expected = (q.long() @ codes.long().T).float() * (step * gamma)

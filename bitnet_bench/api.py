@@ -9,7 +9,7 @@ from bitnet_bench.checkpoints import locate
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
-from bitnet_bench.evaluation.select import data_directory, select_tasks
+from bitnet_bench.evaluation.select import find_data_directory, select_tasks
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
@@ -19,7 +19,7 @@ from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
-from bitnet_bench.training.finetune import twin_of as run_twin_of
+from bitnet_bench.training.finetune import make_twin_job as run_twin_of
 
 Location = str | Path
 
@@ -71,7 +71,7 @@ def evaluate(
     """
     job = job or EvaluateJob()
     named = [suites] if isinstance(suites, str) else list(suites)
-    directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+    directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
     return run_evaluate(str(model), select_tasks(named, tasks, directory), Path(out), job)
 
 
@@ -100,7 +100,7 @@ def measure(
     contenders = [
         contender
         for model, out in folders.items()
-        for contender in candidates.contenders([str(model)], precisions, None if out is None else Path(out))
+        for contender in candidates.make_candidates([str(model)], precisions, None if out is None else Path(out))
     ]
     return run_measure(contenders, scenario or Scenario(), backend=backend)
 
@@ -125,7 +125,7 @@ def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
     Example:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    path, _notices = write.report([Path(run) for run in runs], Path(out))
+    path, _notices = write.write_report([Path(run) for run in runs], Path(out))
     return path
 
 

@@ -43,7 +43,7 @@ class RowError(BenchError):
         self.what = what
 
 
-def explain(error: ValueError, name: Callable[[str], str] = str) -> str:
+def format_validation_error(error: ValueError, name: Callable[[str], str] = str) -> str:
     """Return the first thing that a validation found wrong, in a few words: where, and why.
 
     *name* writes the place, such as `finetune.epochs`.

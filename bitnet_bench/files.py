@@ -18,7 +18,7 @@ FULL_DISK_BYTES = 4 << 20
 
 def write_whole(path: Path, text: str) -> None:
     """Write *text* to *path* as UTF-8 by a temporary name, fsync and rename."""
-    with disk_errors(path):
+    with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".tmp")
         try:
@@ -32,13 +32,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def folder_written_whole(out: Path, last: str) -> Iterator[Path]:
+def write_folder_whole(out: Path, last: str) -> Iterator[Path]:
     """Give an empty folder to write into; on success move its files into *out*, the one named *last* at the end.
 
     A folder without its *last* file (a checkpoint without config.json) is not taken for a finished one.
     """
     partial = out / PARTIAL
-    with disk_errors(out):
+    with explain_disk_errors(out):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -51,7 +51,7 @@ def folder_written_whole(out: Path, last: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn an operating-system error while writing below *path* into a sentence."""
     try:
         yield
@@ -61,7 +61,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         # torch and safetensors report a full disk as errors of their own
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
-        elif _free_bytes(path) < FULL_DISK_BYTES:
+        elif _count_free_bytes(path) < FULL_DISK_BYTES:
             reason = "the disk is full"
         else:
             raise
@@ -71,6 +71,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _free_bytes(path: Path) -> int:
+def _count_free_bytes(path: Path) -> int:
     there = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     return shutil.disk_usage(there).free

@@ -48,7 +48,7 @@ class BitNetBenchLM(SessionLM):
         self.checkpoint = open_checkpoint(pretrained)
         precision = precision or default_precision(self.checkpoint)
         self._backend = choose_backend(backend, self.checkpoint, precision).backend
-        opener: InferenceBackend = plugins.load("backends", self._backend)
+        opener: InferenceBackend = plugins.load_plugin("backends", self._backend)
         self._open = ExitStack()
         session = plugins.open_session(opener, self.checkpoint, precision)
         super().__init__(self._open.enter_context(session))
@@ -63,7 +63,7 @@ class BitNetBenchLM(SessionLM):
         }
 
 
-def run(arguments: Sequence[str]) -> None:
+def run_lm_eval(arguments: Sequence[str]) -> None:
     """Run lm-eval's own command line with the model `bitnet-bench` among its models."""
     from lm_eval.__main__ import cli_evaluate
 

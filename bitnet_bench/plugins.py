@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 Kind = TypeVar("Kind", bound=Contract)
 
 
-def names(kind: str) -> dict[str, EntryPoint]:
+def list_plugins(kind: str) -> dict[str, EntryPoint]:
     """Return the plugins of *kind* (backends, meters, reports, tasks) by name; nothing is imported."""
     return {entry.name: entry for entry in sorted(entry_points(group=f"bitnet_bench.{kind}"), key=lambda e: e.name)}
 
 
-def load(kind: str, name: str) -> Any:
+def load_plugin(kind: str, name: str) -> Any:
     """Return an instance of the plugin called *name*; UsageError lists those there are."""
-    found = names(kind)
+    found = list_plugins(kind)
     if name not in found:
         raise UsageError(f"There is no {kind.rstrip('s')} {name!r}.", f"Installed: {', '.join(found) or 'none'}.")
     try:
@@ -110,10 +110,10 @@ def _find_adopted_class(plain: type, bases: tuple[type[Contract], ...]) -> type:
     return adopted
 
 
-def task_folders() -> list[Path]:
+def find_task_folders() -> list[Path]:
     """Return the folders in which packages keep suites (entry points `bitnet_bench.tasks`, each naming a package)."""
     folders = []
-    for entry in names("tasks").values():
+    for entry in list_plugins("tasks").values():
         spec = find_spec(entry.value)
         if spec is None or not spec.submodule_search_locations:
             raise BenchError(f"The package {entry.value} of suites {entry.name!r} is not there.", "Reinstall it.")
@@ -124,9 +124,9 @@ def task_folders() -> list[Path]:
 def list_backends() -> list[dict[str, str | bool]]:
     """Return name, summary and abilities of every installed backend; one that cannot be imported says so."""
     found: list[dict[str, str | bool]] = []
-    for name in names("backends"):
+    for name in list_plugins("backends"):
         try:
-            backend = load("backends", name)
+            backend = load_plugin("backends", name)
         except BenchError as error:
             found.append({"name": name, "runs": False, "trains": False, "summary": error.problem})
             continue

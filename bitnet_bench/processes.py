@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from bitnet_bench.errors import BenchError
 
 Value = TypeVar("Value")
-LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = datetime.timedelta(days=7)
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+WORKER_TIMEOUT = datetime.timedelta(days=7)
 """How long a worker waits for the others; a worker that dies ends them all through the launcher."""
 
 
@@ -29,11 +29,11 @@ class Workers:
     count: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the worker that writes files and talks."""
         return self.worker == 0
 
-    def agreed(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """Return the first worker's *value* on all."""
         if self.count == 1:
             return value
@@ -43,7 +43,7 @@ class Workers:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def least(self, value: int) -> int:
+    def reduce_min(self, value: int) -> int:
         """Return the least *value* of all workers."""
         everyone = [value] * self.count
         if self.count > 1:
@@ -52,7 +52,7 @@ class Workers:
             dist.all_gather_object(everyone, value)
         return min(everyone)
 
-    def joined(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
+    def gather(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
         """Return what all workers have *found*; an error of one of them is raised on all."""
         if error is not None and self.count == 1:
             raise error
@@ -68,9 +68,9 @@ class Workers:
         return {i: answer for part, _ in reversed(everyone) for i, answer in part.items()}
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Return whether this process is the one that talks."""
-    return not _launched() or os.environ["RANK"] == "0"
+    return not _is_launched() or os.environ["RANK"] == "0"
 
 
 def count_processes() -> int:
@@ -84,9 +84,9 @@ def read_rank() -> int:
 
 
 @contextmanager
-def workers() -> Iterator[Workers]:
+def join_workers() -> Iterator[Workers]:
     """Join the processes that were launched together; alone, there is one."""
-    if not _launched():
+    if not _is_launched():
         yield Workers()
         return
     import torch
@@ -94,12 +94,12 @@ def workers() -> Iterator[Workers]:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("gloo", timeout=PATIENCE)  # answers are small and on the CPU
+    dist.init_process_group("gloo", timeout=WORKER_TIMEOUT)  # answers are small and on the CPU
     try:
         yield Workers(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
-def _launched() -> bool:
-    return all(name in os.environ for name in LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
+def _is_launched() -> bool:
+    return all(name in os.environ for name in LAUNCH_VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1

@@ -64,7 +64,7 @@ class Progress(Protocol):
         """Say that *done* of *total* units are finished; *note* is a short current figure such as the loss."""
 
 
-class Steps(Protocol):
+class ProgressDisplay(Protocol):
     """Opens a progress display for one long job after the other."""
 
     def __call__(self, title: str) -> AbstractContextManager[Progress]:
@@ -72,7 +72,7 @@ class Steps(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """Which of a call's requests a session answers.
 
     Batches are cut from all of them whatever the part, so that an answer has the same bits when others are known
@@ -86,11 +86,11 @@ class Part:
     """This worker takes every *workers*-th batch, from its own number on."""
 
 
-ALL = Part()
+ALL_REQUESTS = Share()
 Answer = TypeVar("Answer")
 
 
-def in_order(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer]:
+def sort_answers(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer]:
     """Return every answer of a session's call in the order of its requests."""
     return [answer for _, answer in sorted((pair for some in answers for pair in some), key=lambda pair: pair[0])]
 
@@ -113,7 +113,7 @@ class Session(Contract, ABC):
 
     @abstractmethod
     def loglikelihood(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Part = ALL
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Share = ALL_REQUESTS
     ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
         """Answer (context ids, continuation ids), neither empty: yield (index, answer) as batches are finished.
 
@@ -122,7 +122,7 @@ class Session(Contract, ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Part = ALL
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
     ) -> Iterator[Sequence[tuple[int, str]]]:
         """Yield (index, greedy continuation) of prompts, up to EOS, a stop string (left out) or the limit."""
 
@@ -196,7 +196,7 @@ class CheckedBackend(InferenceBackend):
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class TrainingInputs:
     """What a job names, found and opened; rows are `bitnet_bench.data.rows.Row`."""
 
     base: Checkpoint
@@ -211,7 +211,7 @@ class TrainingBackend(Backend, ABC):
     """Fine-tunes checkpoints."""
 
     @abstractmethod
-    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+    def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Run *job* and leave a checkpoint and its record in `job.out`.
 
         Resumable: called again with the same job after a kill, it goes on from the last saved step.
@@ -256,7 +256,7 @@ class EnergyModel(EnergySource):
 
 
 @contextmanager
-def quiet(title: str) -> Iterator[Progress]:
+def no_display(title: str) -> Iterator[Progress]:
     """Show no progress."""
     yield no_progress
 

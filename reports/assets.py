@@ -7,39 +7,39 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+ASSETS_DIR = Path(__file__).parent
 DEFAULT_EXPORT = re.compile(r"export\{[^}]*?([\w$]+) as default[^}]*\};?")
 
 
 @cache
-def chart_library() -> str:
+def read_chart_library() -> str:
     """Return Vega, Vega-Lite and Vega-Embed in one script (vl-convert-python's bundle)."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return _inlined(bundle)
+    return _wrap_script(bundle)
 
 
 @cache
-def table_library() -> str:
+def read_table_library() -> str:
     """Return DataTables in one script (itables' bundle); it is a module, and a page inlines no module."""
     bundle = (resources.files("itables") / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     script, count = DEFAULT_EXPORT.subn(r"globalThis.DataTable=\1;", bundle)
     assert count == 1, "itables' bundle has another form"
-    return _inlined(script)
+    return _wrap_script(script)
 
 
-def own_script() -> str:
+def read_page_script() -> str:
     """Return the script of the page."""
-    return (FOLDER / "report.js").read_text(encoding="utf-8")
+    return (ASSETS_DIR / "report.js").read_text(encoding="utf-8")
 
 
-def style() -> str:
+def read_stylesheet() -> str:
     """Return the stylesheet."""
-    return (FOLDER / "report.css").read_text(encoding="utf-8")
+    return (ASSETS_DIR / "report.css").read_text(encoding="utf-8")
 
 
-def _inlined(script: str) -> str:
+def _wrap_script(script: str) -> str:
     """Return a library as one function, without what would end or confuse a script element."""
     safe = script.replace("</script", r"<\/script").replace("<!--", r"\x3c!--")
     return f"(()=>{{{safe}\n}})();"

@@ -6,34 +6,34 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.reports.figures import number, points
+from bitnet_bench.reports.figures import format_number, format_points
 from bitnet_bench.reports.named_runs import COLOURS, NamedRun
 from bitnet_bench.reports.sections import Chart, Spec
-from bitnet_bench.reports.visible import visible
+from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import interval
-from bitnet_bench.wording import LANGUAGES, Language, Said, joined, plain, say
+from bitnet_bench.wording import LANGUAGES, Language, Text, join_texts, plain_text, get_text
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
-VERDICTS = {"better": "#0072b2", "worse": "#d55e00", "equal": "#009e73", "undecided": "#8a8f98"}
-LONGEST_LABEL = 28
-MOST_STEPS = 400
+VERDICT_COLOURS = {"better": "#0072b2", "worse": "#d55e00", "equal": "#009e73", "undecided": "#8a8f98"}
+MAX_LABEL_CHARS = 28
+MAX_CURVE_POINTS = 400
 """Points of a training curve; longer ones are thinned."""
-RING = {"type": "point", "size": 300, "filled": False, "strokeDash": [3, 2], "color": "gray"}
+MODELLED_RING = {"type": "point", "size": 300, "filled": False, "strokeDash": [3, 2], "color": "gray"}
 """Around what comes from a model."""
-ROOM = 1.35
+BAR_ROOM_FACTOR = 1.35
 """Of the longest bar, for its number."""
 Values = list[dict[str, Any]]
 
 
-def drawn(title: Said, description: Said, build: Callable[[Callable[[str], str]], Spec]) -> Chart:
+def make_chart(title: Text, description: Text, build: Callable[[Callable[[str], str]], Spec]) -> Chart:
     """Return a chart whose specification is built once for each language, by what says a catalogue key in it."""
 
     def build_in(language: Language) -> Spec:
-        spec = build(lambda key: say(key).in_(language))
+        spec = build(lambda key: get_text(key).in_language(language))
         fitted = {"$schema": SCHEMA, "width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-        return {**fitted, "description": description.in_(language), **spec}
+        return {**fitted, "description": description.in_language(language), **spec}
 
     return Chart(title, description, {language: build_in(language) for language in LANGUAGES})
 
@@ -45,36 +45,36 @@ def score_chart(runs: Sequence[NamedRun]) -> list[Chart]:
         return []
     values = [_score_value(run, score) for run, score in found]
     chance = {s.task: s.chance for _, s in found if s.chance is not None}
-    spoken = joined([plain(f"{s.task} {run.key} {points(s.value)}") for run, s in found], "; ")
-    by_run = _by_run([run for run, _ in found], legend=True)
+    spoken = join_texts([plain_text(f"{s.task} {run.key} {format_points(s.value)}") for run, s in found], "; ")
+    by_run = _encode_runs([run for run, _ in found], legend=True)
 
     def build(words: Callable[[str], str]) -> Spec:
         layers = [
             {
                 "data": {"values": values},
                 "mark": {"type": "rule", "strokeWidth": 2},
-                "encoding": _span(words, "score", by_run),
+                "encoding": _encode_span(words, "score", by_run),
             },
-            {"data": {"values": values}, "mark": _point(), "encoding": _score_point(words, by_run)},
+            {"data": {"values": values}, "mark": _make_point_mark(), "encoding": _score_point(words, by_run)},
         ]
         if chance:
-            marks = [{"task": _short(task), "chance": value} for task, value in chance.items()]
+            marks = [{"task": _shorten(task), "chance": value} for task, value in chance.items()]
             layers.append(_chance_layer(marks, words))
         return {
             "height": {"step": 13, "for": "offset"},
-            "encoding": {"y": _task_axis([_short(s.task) for _, s in found])},
+            "encoding": {"y": _task_axis([_shorten(s.task) for _, s in found])},
             "layer": layers,
         }
 
-    return [drawn(say("chart.scores"), say("chart.scores.words", values=spoken), build)]
+    return [make_chart(get_text("chart.scores"), get_text("chart.scores.words", values=spoken), build)]
 
 
 def _score_value(run: NamedRun, score: Score) -> dict[str, Any]:
     limits = interval(score.value, score.stderr, *score.limits) or (score.value, score.value)
     return {
         "run": run.key,
-        "name": _name(run),
-        "task": _short(score.task),
+        "name": _label_run(run),
+        "task": _shorten(score.task),
         "metric": score.metric,
         "value": score.value,
         "low": limits[0],
@@ -108,23 +108,23 @@ def _chance_layer(marks: Values, words: Callable[[str], str]) -> Spec:
     }
 
 
-def difference_chart(title: Said, comparison: Comparison) -> Chart:
+def difference_chart(title: Text, comparison: Comparison) -> Chart:
     """Return the differences in points with their intervals, and the margin as a band."""
     found = [d for d in comparison.differences if d.equivalence_p is not None]
-    spoken = joined([plain(f"{d.task} {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found], "; ")
+    spoken = join_texts([plain_text(f"{d.task} {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found], "; ")
 
     def build(words: Callable[[str], str]) -> Spec:
         values = [
             {
-                "task": _short(d.task),
+                "task": _shorten(d.task),
                 "difference": d.difference,
                 "low": d.low,
                 "high": d.high,
-                "verdict": words(f"finding.{_finding(d.verdict)}"),
+                "verdict": words(f"finding.{_simplify_verdict(d.verdict)}"),
             }
             for d in found
         ]
-        scale = {"domain": [words(f"finding.{key}") for key in VERDICTS], "range": list(VERDICTS.values())}
+        scale = {"domain": [words(f"finding.{key}") for key in VERDICT_COLOURS], "range": list(VERDICT_COLOURS.values())}
         colour = {"field": "verdict", "type": "nominal", "scale": scale, "title": None}
         tooltip = [
             {"field": "task", "title": words("column.task")},
@@ -133,15 +133,15 @@ def difference_chart(title: Said, comparison: Comparison) -> Chart:
         return {
             "height": {"step": 26},
             "data": {"values": values},
-            "encoding": {"y": _task_axis([_short(d.task) for d in found])},
+            "encoding": {"y": _task_axis([_shorten(d.task) for d in found])},
             "layer": [
                 _margin_layer(comparison.margin),
                 {
                     "mark": {"type": "rule", "strokeWidth": 2},
-                    "encoding": {**_span(words, "difference"), "color": colour, "yOffset": {"value": 13}},
+                    "encoding": {**_encode_span(words, "difference"), "color": colour, "yOffset": {"value": 13}},
                 },
                 {
-                    "mark": {**_point(), "size": 80},
+                    "mark": {**_make_point_mark(), "size": 80},
                     "encoding": {
                         "x": {"field": "difference", "type": "quantitative"},
                         "color": colour,
@@ -152,7 +152,7 @@ def difference_chart(title: Said, comparison: Comparison) -> Chart:
             ],
         }
 
-    return drawn(title + plain(": ") + say("chart.differences"), say("chart.differences.words", values=spoken), build)
+    return make_chart(title + plain_text(": ") + get_text("chart.differences"), get_text("chart.differences.words", values=spoken), build)
 
 
 def _margin_layer(margin: float) -> Spec:
@@ -168,18 +168,18 @@ def _margin_layer(margin: float) -> Spec:
     }
 
 
-def _finding(verdict: str) -> str:
+def _simplify_verdict(verdict: str) -> str:
     return verdict.removeprefix("slightly-")
 
 
-def pareto_chart(title: Said, x_title: str, found: Sequence[tuple[NamedRun, float, float, bool]], form: str) -> Chart:
+def pareto_chart(title: Text, x_title: str, found: Sequence[tuple[NamedRun, float, float, bool]], form: str) -> Chart:
     """Return quality against a cost, for (run, cost, mean score, whether the cost is modelled); less cost is better."""
-    by_run = _by_run([run for run, *_ in found])
+    by_run = _encode_runs([run for run, *_ in found])
     front = pareto_front([(cost, score) for _, cost, score, _ in found])
-    spoken = joined([plain(f"{run.key} {number(cost)}, {points(score)}") for run, cost, score, _ in found], "; ")
+    spoken = join_texts([plain_text(f"{run.key} {format_number(cost)}, {format_points(score)}") for run, cost, score, _ in found], "; ")
 
     def build(words: Callable[[str], str]) -> Spec:
-        values = [{"run": run.key, "name": _name(run), "cost": cost, "score": score} for run, cost, score, _ in found]
+        values = [{"run": run.key, "name": _label_run(run), "cost": cost, "score": score} for run, cost, score, _ in found]
         hollow = [value for value, (*_, modelled) in zip(values, found, strict=True) if modelled]
         x = {"field": "cost", "type": "quantitative", "title": words(x_title), "scale": {"zero": False, "padding": 25}}
         x["axis"] = {"format": form, "tickCount": 4}
@@ -188,7 +188,7 @@ def pareto_chart(title: Said, x_title: str, found: Sequence[tuple[NamedRun, floa
         tooltip = [{"field": "name", "title": words("column.run")}]
         tooltip += [{"field": "cost", "title": words(x_title), "format": form}]
         tooltip += [{"field": "score", "title": words("column.mean"), "format": ".1f"}]
-        point = {**_point(), "size": 110}
+        point = {**_make_point_mark(), "size": 110}
         return {
             "height": 210,
             "encoding": {"x": x, "y": y},
@@ -198,7 +198,7 @@ def pareto_chart(title: Said, x_title: str, found: Sequence[tuple[NamedRun, floa
                     "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": "gray"},
                 },
                 {"data": {"values": values}, "mark": point, "encoding": {**by_run, "tooltip": tooltip}},
-                *([{"data": {"values": hollow}, "mark": RING}] if hollow else []),
+                *([{"data": {"values": hollow}, "mark": MODELLED_RING}] if hollow else []),
                 {
                     "data": {"values": values},
                     "mark": {"type": "text", "dy": -14, "fontWeight": "bold"},
@@ -207,7 +207,7 @@ def pareto_chart(title: Said, x_title: str, found: Sequence[tuple[NamedRun, floa
             ],
         }
 
-    return drawn(title, say("chart.pareto.words", values=spoken), build)
+    return make_chart(title, get_text("chart.pareto.words", values=spoken), build)
 
 
 def pareto_front(points_of: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -219,16 +219,16 @@ def pareto_front(points_of: Iterable[tuple[float, float]]) -> list[tuple[float, 
     return front
 
 
-def bar_chart(title: Said, found: Sequence[tuple[Said, float, bool, str]], unit: str) -> Chart:
+def bar_chart(title: Text, found: Sequence[tuple[Text, float, bool, str]], unit: str) -> Chart:
     """Return one bar for each (label, value, whether it is modelled, value in words); modelled ones are hollow."""
-    spoken = joined([label + plain(f" {text}") for label, _, _, text in found], "; ")
+    spoken = join_texts([label + plain_text(f" {text}") for label, _, _, text in found], "; ")
     modelled = any(one for _, _, one, _ in found)
 
     def build(words: Callable[[str], str]) -> Spec:
         language: Language = "ko" if words("language") == "ko" else "en"
         values = [
             {
-                "label": _short(visible(label.in_(language))),
+                "label": _shorten(make_visible(label.in_language(language))),
                 "value": value,
                 "text": text,
                 "kind": words("figure.modelled" if one else "figure.measured"),
@@ -238,7 +238,7 @@ def bar_chart(title: Said, found: Sequence[tuple[Said, float, bool, str]], unit:
         kinds = [words("figure.measured"), words("figure.modelled")]
         y = {"field": "label", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 150}}
         x = {"field": "value", "type": "quantitative", "title": unit, "axis": {"format": "~s", "tickCount": 4}}
-        x["scale"] = {"domain": [0, ROOM * max(value for _, value, _, _ in found)], "nice": False}
+        x["scale"] = {"domain": [0, BAR_ROOM_FACTOR * max(value for _, value, _, _ in found)], "nice": False}
         legend = {"title": None} if modelled else None
         dash = {"field": "kind", "type": "nominal", "scale": {"domain": kinds, "range": [[1, 0], [4, 3]]}}
         fill = {"field": "kind", "type": "nominal", "scale": {"domain": kinds, "range": [COLOURS[0], "transparent"]}}
@@ -262,25 +262,25 @@ def bar_chart(title: Said, found: Sequence[tuple[Said, float, bool, str]], unit:
             ],
         }
 
-    return drawn(title, say("chart.bars.words", values=spoken), build)
+    return make_chart(title, get_text("chart.bars.words", values=spoken), build)
 
 
-def weight_chart(title: Said, found: Sequence[tuple[NamedRun, Mapping[str, int]]]) -> Chart:
+def weight_chart(title: Text, found: Sequence[tuple[NamedRun, Mapping[str, int]]]) -> Chart:
     """Return the bytes of stored weights of each run, stacked by kind."""
-    sums = [plain(f"{run.key} {sum(kinds.values()) / 2**20:.1f} MiB") for run, kinds in found]
+    sums = [plain_text(f"{run.key} {sum(kinds.values()) / 2**20:.1f} MiB") for run, kinds in found]
 
     def build(words: Callable[[str], str]) -> Spec:
         names = list(dict.fromkeys(kind for _, kinds in found for kind in kinds))
         values = [
             {
-                "run": _short(visible(f"{run.key} · {run.name}")),
-                "kind": words(f"weights.{k}") if k in KINDS else k,
+                "run": _shorten(make_visible(f"{run.key} · {run.name}")),
+                "kind": words(f"weights.{k}") if k in WEIGHT_KINDS else k,
                 "size": b / 2**20,
             }
             for run, kinds in found
             for k, b in kinds.items()
         ]
-        domain = [words(f"weights.{kind}") if kind in KINDS else kind for kind in names]
+        domain = [words(f"weights.{kind}") if kind in WEIGHT_KINDS else kind for kind in names]
         kind = {"field": "kind", "type": "nominal", "title": None, "scale": {"domain": domain, "range": list(COLOURS)}}
         return {
             "height": {"step": 30},
@@ -298,21 +298,21 @@ def weight_chart(title: Said, found: Sequence[tuple[NamedRun, Mapping[str, int]]
             },
         }
 
-    return drawn(title, say("chart.bars.words", values=joined(sums, "; ")), build)
+    return make_chart(title, get_text("chart.bars.words", values=join_texts(sums, "; ")), build)
 
 
-KINDS = ("ternary", "embedding", "head", "linear", "norm")
+WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 
 
-def curve_chart(title: Said, y_title: str, curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Chart:
+def curve_chart(title: Text, y_title: str, curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Chart:
     """Return lines over training steps, for (letter, name, points), with the ends in words."""
-    ends = [plain(f"{key} {number(line[0][1])} → {number(line[-1][1])}") for key, _, line in curves if line]
+    ends = [plain_text(f"{key} {format_number(line[0][1])} → {format_number(line[-1][1])}") for key, _, line in curves if line]
 
     def build(words: Callable[[str], str]) -> Spec:
         values = [
-            {"run": key, "name": visible(name), "step": step, "value": value}
+            {"run": key, "name": make_visible(name), "step": step, "value": value}
             for key, name, line in curves
-            for step, value in thinned(line)
+            for step, value in thin_line(line)
         ]
         tooltip = [
             {"field": "name", "title": words("column.run")},
@@ -345,20 +345,20 @@ def curve_chart(title: Said, y_title: str, curves: Sequence[tuple[str, str, Sequ
             },
         }
 
-    return drawn(title, say("chart.curve.words", values=joined(ends, "; ")), build)
+    return make_chart(title, get_text("chart.curve.words", values=join_texts(ends, "; ")), build)
 
 
-def thinned(line: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+def thin_line(line: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
     """Return at most MOST_STEPS points of a curve, its ends among them."""
-    if len(line) <= MOST_STEPS:
+    if len(line) <= MAX_CURVE_POINTS:
         return line
-    return [line[round(i * (len(line) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
+    return [line[round(i * (len(line) - 1) / (MAX_CURVE_POINTS - 1))] for i in range(MAX_CURVE_POINTS)]
 
 
-def layer_chart(title: Said, layers: Sequence[tuple[str, int, float]]) -> Chart:
+def layer_chart(title: Text, layers: Sequence[tuple[str, int, float]]) -> Chart:
     """Return the share of zeros of every layer, for (kind such as q_proj, block, share)."""
     shares = [share for _, _, share in layers]
-    spoken = plain(f"{min(shares):.1%} ~ {max(shares):.1%}")
+    spoken = plain_text(f"{min(shares):.1%} ~ {max(shares):.1%}")
 
     def build(words: Callable[[str], str]) -> Spec:
         values = [{"kind": kind, "block": block, "zeros": share} for kind, block, share in layers]
@@ -383,14 +383,14 @@ def layer_chart(title: Said, layers: Sequence[tuple[str, int, float]]) -> Chart:
             },
         }
 
-    return drawn(title, say("chart.layers.words", span=spoken), build)
+    return make_chart(title, get_text("chart.layers.words", span=spoken), build)
 
 
-def _by_run(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
+def _encode_runs(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
     """Return colour and shape of each run, with a legend where letters alone would not say enough."""
     field = {"field": "name", "type": "nominal", "legend": {"title": None, "columns": 2} if legend else None}
     each = {run.key: run for run in runs}.values()
-    names = [_name(run) for run in each]
+    names = [_label_run(run) for run in each]
     colours = [COLOURS[run.colour] for run in each]
     shapes = [SHAPES[run.colour] for run in each]
     return {
@@ -399,11 +399,11 @@ def _by_run(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
     }
 
 
-def _name(run: NamedRun) -> str:
-    return _short(f"{run.key} · {run.name}")
+def _label_run(run: NamedRun) -> str:
+    return _shorten(f"{run.key} · {run.name}")
 
 
-def _span(words: Callable[[str], str], title: str, by_run: Spec | None = None) -> Spec:
+def _encode_span(words: Callable[[str], str], title: str, by_run: Spec | None = None) -> Spec:
     return {
         "x": {"field": "low", "type": "quantitative", "title": words(f"axis.{title}")},
         "x2": {"field": "high"},
@@ -411,7 +411,7 @@ def _span(words: Callable[[str], str], title: str, by_run: Spec | None = None) -
     }
 
 
-def _point() -> Spec:
+def _make_point_mark() -> Spec:
     return {"type": "point", "filled": True, "size": 55, "opacity": 1}
 
 
@@ -425,6 +425,6 @@ def _task_axis(tasks: Sequence[str]) -> Spec:
     }
 
 
-def _short(text: str) -> str:
-    shown = visible(text)
-    return shown if len(shown) <= LONGEST_LABEL else f"{shown[: LONGEST_LABEL - 1]}…"
+def _shorten(text: str) -> str:
+    shown = make_visible(text)
+    return shown if len(shown) <= MAX_LABEL_CHARS else f"{shown[: MAX_LABEL_CHARS - 1]}…"

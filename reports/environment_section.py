@@ -5,80 +5,80 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from bitnet_bench.reports.figures import DASH, number, size
+from bitnet_bench.reports.figures import DASH, format_number, format_bytes
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Section
 from bitnet_bench.runs.records import Checkpoint, Environment, RunRecord
-from bitnet_bench.wording import Said, joined, plain, say
+from bitnet_bench.wording import Text, join_texts, plain_text, get_text
 
-COUNTS = ("requests", "cached", "truncated", "malformed")
-Fact = tuple[Said, Cell]
+KNOWN_COUNTS = ("requests", "cached", "truncated", "malformed")
+Fact = tuple[Text, Cell]
 
 
 def environment_section(runs: Sequence[NamedRun]) -> Section:
     """Return the section that says how to repeat the report."""
     groups: list[Block] = [
-        Group(run.label, (Facts((*_run(run), *_checkpoint(run.record.checkpoint), *_machine(run.record.environment))),))
+        Group(run.label, (Facts((*_list_run_facts(run), *_list_checkpoint_facts(run.record.checkpoint), *_list_machine_facts(run.record.environment))),))
         for run in runs
     ]
-    return Section("environment", say("environment.title"), (Paragraph(say("environment.hint"), "hint"), *groups))
+    return Section("environment", get_text("environment.title"), (Paragraph(get_text("environment.hint"), "hint"), *groups))
 
 
-def _run(run: NamedRun) -> list[Fact]:
+def _list_run_facts(run: NamedRun) -> list[Fact]:
     record, training = run.record, run.results.training
     learned = [_fact("training-command", training.environment.command, code=True)] if training else []
     return [
         _fact("command", record.environment.command, code=True),
         *learned,
         _fact("time", record.environment.time),
-        _fact("seconds", f"{number(record.seconds)} s" if record.seconds else DASH),
+        _fact("seconds", f"{format_number(record.seconds)} s" if record.seconds else DASH),
         _fact("backend", f"{record.backend}, {record.precision}"),
         *([_fact("runtime", record.runtime)] if record.runtime else []),
-        _fact("suites", _list(record.suites)),
+        _fact("suites", _format_items(record.suites)),
         _fact("settings", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
-        (say("fact.counts"), Cell(_counts(record))),
+        (get_text("fact.counts"), Cell(_format_counts(record))),
         _fact("data", "\n".join(f"{task} {digest}" for task, digest in record.data.items()) or DASH, code=True),
         _fact("sources", "\n".join(f"{task} {source}" for task, source in record.sources.items()) or DASH, code=True),
     ]
 
 
-def _counts(record: RunRecord) -> Said:
+def _format_counts(record: RunRecord) -> Text:
     named = [
-        (say(f"count.{key}") if key in COUNTS else plain(key)) + plain(f" {count:,}")
+        (get_text(f"count.{key}") if key in KNOWN_COUNTS else plain_text(key)) + plain_text(f" {count:,}")
         for key, count in record.counts.items()
     ]
-    return joined(named) if named else plain(DASH)
+    return join_texts(named) if named else plain_text(DASH)
 
 
-def _checkpoint(checkpoint: Checkpoint) -> list[Fact]:
+def _list_checkpoint_facts(checkpoint: Checkpoint) -> list[Fact]:
     density = checkpoint.zero_density
     counts = {"all": f"{checkpoint.parameters:,}", "some": f"{checkpoint.ternary_parameters:,}"}
-    zeros = say("fact.zeros.none") if density is None else plain(f"{density:.1%}")
+    zeros = get_text("fact.zeros.none") if density is None else plain_text(f"{density:.1%}")
     return [
         _fact("checkpoint", checkpoint.source, code=True),
         _fact("revision", checkpoint.revision or DASH, code=True),
         _fact("weights", checkpoint.sha256, code=True),
         _fact("architecture", f"{checkpoint.architecture}, {checkpoint.format}, {checkpoint.dtype}"),
         _fact("scale", checkpoint.scale_direction or DASH),
-        (say("fact.parameters"), Cell(say("fact.parameters.words", **counts))),
-        (say("fact.zeros"), Cell(zeros)),
+        (get_text("fact.parameters"), Cell(get_text("fact.parameters.words", **counts))),
+        (get_text("fact.zeros"), Cell(zeros)),
     ]
 
 
-def _machine(environment: Environment) -> list[Fact]:
-    cpu = say("fact.cpu.words", cpu=environment.cpu, cores=environment.cores, threads=environment.threads)
+def _list_machine_facts(environment: Environment) -> list[Fact]:
+    cpu = get_text("fact.cpu.words", cpu=environment.cpu, cores=environment.cores, threads=environment.threads)
     return [
         _fact("platform", environment.platform),
-        (say("fact.cpu"), Cell(cpu)),
+        (get_text("fact.cpu"), Cell(cpu)),
         *([_fact("gpu", environment.gpu)] if environment.gpu else []),
-        _fact("memory", size(environment.memory_bytes)),
-        _fact("packages", _list({"python": environment.python, **environment.packages})),
+        _fact("memory", format_bytes(environment.memory_bytes)),
+        _fact("packages", _format_items({"python": environment.python, **environment.packages})),
     ]
 
 
 def _fact(key: str, value: str, code: bool = False) -> Fact:
-    return say(f"fact.{key}"), Cell(plain(value), (), "code" if code else "plain")
+    return get_text(f"fact.{key}"), Cell(plain_text(value), (), "code" if code else "plain")
 
 
-def _list(items: Mapping[str, str]) -> str:
+def _format_items(items: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in items.items()) or DASH

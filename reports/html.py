@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_bench.comparison.comparing import Found, assembled, shared_tasks, task_difference
+from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, list_scored_tasks, compare_task
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.reports.assets import FOLDER, chart_library, own_script, style, table_library
+from bitnet_bench.reports.assets import ASSETS_DIR, read_chart_library, read_page_script, read_stylesheet, read_table_library
 from bitnet_bench.reports.cost_section import cost_section, pareto_section
 from bitnet_bench.reports.environment_section import environment_section
-from bitnet_bench.reports.html_page import make_environment, source
+from bitnet_bench.reports.html_page import make_environment, make_csp_source
 from bitnet_bench.reports.judgements import judgement_section
-from bitnet_bench.reports.named_runs import NamedRun, named
-from bitnet_bench.reports.pairs import Pair, chosen_pairs, pair_notices, pair_section
+from bitnet_bench.reports.named_runs import NamedRun, name_runs
+from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
-from bitnet_bench.reports.summary import Summary, main_pair, summary
+from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
 from bitnet_bench.reports.training_section import training_section
-from bitnet_bench.reports.visible import visible
-from bitnet_bench.runs.run import Notice, Results
-from bitnet_bench.wording import LANGUAGES, Said, catalogue, say
+from bitnet_bench.reports.visible import make_visible
+from bitnet_bench.runs.run import Notice, LoadedRun
+from bitnet_bench.wording import LANGUAGES, Text, load_catalogue, get_text
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportPage:
     """Everything that the template shows, already in words."""
 
     language: str
@@ -43,49 +43,49 @@ class HTMLReport:
 
     summary = "one self-contained HTML file"
 
-    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
+    def render(self, runs: Sequence[LoadedRun], options: ReportOptions | None = None) -> str:
         """Return the file's text; BenchError if there is no run."""
         options = options or ReportOptions()
-        page = _page(named(runs), options)
-        scripts = [chart_library(), *([table_library()] if page.samples["doc"] else []), own_script()]
-        looks = style()
+        page = _make_page(name_runs(runs), options)
+        scripts = [read_chart_library(), *([read_table_library()] if page.samples["doc"] else []), read_page_script()]
+        looks = read_stylesheet()
         policy = (
-            f"default-src 'none'; style-src {source(looks)}; script-src {' '.join(map(source, scripts))}; "
+            f"default-src 'none'; style-src {make_csp_source(looks)}; script-src {' '.join(map(make_csp_source, scripts))}; "
             "base-uri 'none'; form-action 'none'"
         )
-        charts = Charts()
+        charts = ChartRegistry()
         text: str = (
-            _environment()
+            _prepare_environment()
             .get_template("report.html.j2")
             .render(
                 page=page,
                 policy=policy,
-                style=_ours(looks),
-                scripts=[_ours(script) for script in scripts],
-                say=say,
+                style=_mark_safe(looks),
+                scripts=[_mark_safe(script) for script in scripts],
+                say=get_text,
                 place=charts.place,
                 # called when the template has placed all charts
-                data=lambda: _ours(_json(_data(page, charts))),
+                data=lambda: _mark_safe(_format_json(_make_script_data(page, charts))),
             )
         )
         return text
 
 
-class Charts:
+class ChartRegistry:
     """Numbers the charts in the order in which the template shows them."""
 
     def __init__(self) -> None:
         self.specs: list[dict[str, Any]] = []
 
-    def place(self, chart: Chart) -> int:
+    def register_chart(self, chart: Chart) -> int:
         """Return the number under which the script finds *chart*."""
         self.specs.append(dict(chart.specs))
         return len(self.specs) - 1
 
 
-def _page(runs: tuple[NamedRun, ...], options: ReportOptions) -> Page:
-    pairs = chosen_pairs(runs)
-    compared, samples = _read(runs, pairs, options)
+def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage:
+    pairs = choose_pairs(runs)
+    compared, samples = _compare_and_collect(runs, pairs, options)
     training = training_section(runs, {run.key: run.results.layers for run in runs})
     sections = (
         score_section(runs),
@@ -99,63 +99,63 @@ def _page(runs: tuple[NamedRun, ...], options: ReportOptions) -> Page:
     notices = dict.fromkeys(
         (*options.unread, *pair_notices(runs), *(notice for run in runs for notice in run.results.notices))
     )
-    shown = main_pair(compared)
+    shown = choose_main_pair(compared)
     data = samples.data(shown[0] if shown else None)
-    return Page(options.language, summary(runs, shown, len(compared)), tuple(notices), sections, data)
+    return ReportPage(options.language, make_summary(runs, shown, len(compared)), tuple(notices), sections, data)
 
 
-def _read(
+def _compare_and_collect(
     runs: Sequence[NamedRun], pairs: Sequence[Pair], options: ReportOptions
 ) -> tuple[list[tuple[Pair, Comparison]], Samples]:
     """Compare all pairs and collect samples, holding the examples of one task at a time."""
-    tasks = list(dict.fromkeys(task for run in runs for task in shared_tasks(run.results, run.results)))
+    tasks = list(dict.fromkeys(task for run in runs for task in list_scored_tasks(run.results, run.results)))
     samples = Samples(runs, options.samples)
-    found: list[dict[str, Found | list[Said]]] = [{} for _ in pairs]
+    found: list[dict[str, TaskComparison | list[Text]]] = [{} for _ in pairs]
     for task in tasks:
         examples = {run.key: run.results.examples.get(task, ()) for run in runs}
         for (a, b), ours in zip(pairs, found, strict=True):
             if task in a.primary or task in b.primary:
-                one, other = (Results(run.record, {task: examples[run.key]}) for run in (a, b))
-                ours[task] = task_difference(one, other, task, options.margin)
+                one, other = (LoadedRun(run.record, {task: examples[run.key]}) for run in (a, b))
+                ours[task] = compare_task(one, other, task, options.margin)
         samples.add(task, examples, max(1, options.samples // len(tasks)) if options.samples else 0)
     compared = [
-        (pair, assembled(_renamed(pair[0]), _renamed(pair[1]), ours, options.margin))
+        (pair, assemble_comparison(_rename_run(pair[0]), _rename_run(pair[1]), ours, options.margin))
         for pair, ours in zip(pairs, found, strict=True)
     ]
     return compared, samples
 
 
-def _renamed(run: NamedRun) -> Results:
-    return Results(run.record.model_copy(update={"name": run.name}))
+def _rename_run(run: NamedRun) -> LoadedRun:
+    return LoadedRun(run.record.model_copy(update={"name": run.name}))
 
 
-def _data(page: Page, charts: Charts) -> dict[str, Any]:
-    words = {key: said for key, said in catalogue().items() if key.startswith("page.")}
+def _make_script_data(page: ReportPage, charts: ChartRegistry) -> dict[str, Any]:
+    words = {key: said for key, said in load_catalogue().items() if key.startswith("page.")}
     return {
         "charts": charts.specs,
         "samples": page.samples,
-        "words": {lang: {key: said.in_(lang) for key, said in words.items()} for lang in LANGUAGES},
+        "words": {lang: {key: said.in_language(lang) for key, said in words.items()} for lang in LANGUAGES},
     }
 
 
-def _json(value: Any) -> str:
+def _format_json(value: Any) -> str:
     """Return JSON that cannot end its script element; a surrogate that stands alone is written as its escape."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
 
-def _environment() -> Any:
-    made = make_environment(FOLDER, _shown)
+def _prepare_environment() -> Any:
+    made = make_environment(ASSETS_DIR, _make_strings_visible)
     made.tests["a"] = lambda block, kind: type(block).__name__ == kind
     return made
 
 
-def _shown(value: Any) -> Any:
+def _make_strings_visible(value: Any) -> Any:
     """Make what a record says visible before it is escaped; `_ours` and escaped text pass as they are."""
-    return visible(value) if type(value) is str else value
+    return make_visible(value) if type(value) is str else value
 
 
-def _ours(text: str) -> Any:
+def _mark_safe(text: str) -> Any:
     """Mark what is part of this package as not to be escaped."""
     from markupsafe import Markup
 

@@ -23,6 +23,6 @@ def make_environment(folder: Path, finalize: Callable[[Any], Any] | None = None)
     )
 
 
-def source(text: str) -> str:
+def make_csp_source(text: str) -> str:
     """Return what a Content-Security-Policy calls the inlined *text*."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import RunRecord, Score
-from bitnet_bench.runs.run import Results
-from bitnet_bench.wording import Said, plain, say
+from bitnet_bench.runs.run import LoadedRun
+from bitnet_bench.wording import Text, plain_text, get_text
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
 """Okabe and Ito's palette (2008), which the colour-blind tell apart; shapes and letters say the same."""
@@ -22,7 +22,7 @@ class NamedRun:
     key: str
     name: str
     colour: int
-    results: Results
+    results: LoadedRun
 
     @property
     def record(self) -> RunRecord:
@@ -40,9 +40,9 @@ class NamedRun:
         return {score.task: score for score in self.record.scores if score.primary}
 
     @property
-    def label(self) -> Said:
+    def label(self) -> Text:
         """Letter and name."""
-        return plain(f"{self.key} · {self.name}")
+        return plain_text(f"{self.key} · {self.name}")
 
     @property
     def stage(self) -> str | None:
@@ -51,11 +51,11 @@ class NamedRun:
         return str(stage) if stage else None
 
     @property
-    def stage_words(self) -> tuple[Said, ...]:
+    def stage_words(self) -> tuple[Text, ...]:
         """The stage in words, if there is one."""
         if self.stage in ("before", "after"):
-            return (say(f"stage.{self.stage}"),)
-        return (plain(self.stage),) if self.stage else ()
+            return (get_text(f"stage.{self.stage}"),)
+        return (plain_text(self.stage),) if self.stage else ()
 
     @property
     def seed(self) -> int | None:
@@ -63,24 +63,24 @@ class NamedRun:
         return self.results.training.job.seed if self.results.training else None
 
 
-def named(runs: Sequence[Results]) -> tuple[NamedRun, ...]:
+def name_runs(runs: Sequence[LoadedRun]) -> tuple[NamedRun, ...]:
     """Return the runs under distinct names; BenchError if there are none."""
     if not runs:
         raise BenchError("There is no run to report.", "Name at least one run folder.")
     names: list[str] = []
     result = []
     for index, results in enumerate(runs):
-        names.append(_free(results.record.name, names))
-        result.append(NamedRun(letter(index), names[-1], index % len(COLOURS), results))
+        names.append(_make_unique_name(results.record.name, names))
+        result.append(NamedRun(make_letter(index), names[-1], index % len(COLOURS), results))
     return tuple(result)
 
 
-def letter(index: int) -> str:
+def make_letter(index: int) -> str:
     """Return A, B, ... Z, then numbers."""
     return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
-def _free(name: str, taken: Sequence[str]) -> str:
+def _make_unique_name(name: str, taken: Sequence[str]) -> str:
     free, copy = name, 1
     while free in taken:
         copy += 1

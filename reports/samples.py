@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bitnet_bench.reports.named_runs import NamedRun
-from bitnet_bench.reports.visible import visible
+from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Example
 
-LONGEST = 2000
+MAX_TEXT_CHARS = 2000
 """Characters of a text that are shown."""
-Answers = list[Example | None]
+RowAnswers = list[Example | None]
 
 
 @dataclass
@@ -31,32 +31,32 @@ class Samples:
 
     def add(self, task: str, examples: Mapping[str, Sequence[Example]], share: int) -> None:
         """Add the rows of *task*, whose examples are given by the runs' letters, at most *share* of them."""
-        rows = _grouped([examples[run.key] for run in self.runs])
+        rows = _group_answers([examples[run.key] for run in self.runs])
         self.total += len(rows)
         if not rows or not share:
             return
         number = len(self.tasks)
         self.tasks.append(task)
         if len(rows) > share:
-            rows = sorted(rows, key=_telling)[:share]
-        self.rows += [_row(number, answers) for answers in sorted(rows, key=_number)]
+            rows = sorted(rows, key=_rank_answers)[:share]
+        self.rows += [_row(number, answers) for answers in sorted(rows, key=_find_doc_id)]
 
     def data(self, pair: tuple[NamedRun, NamedRun] | None) -> dict[str, Any]:
         """Return what the page's script reads: a list for each column; *pair* is the one that is shown first."""
         letters = [run.key for run in self.runs]
         columns = ("task", "doc", "prompt", "target", "outputs", "got", "malformed")
         return {
-            "tasks": [visible(task) for task in self.tasks],
-            "runs": [{"key": run.key, "name": visible(run.name), "colour": run.colour} for run in self.runs],
+            "tasks": [make_visible(task) for task in self.tasks],
+            "runs": [{"key": run.key, "name": make_visible(run.name), "colour": run.colour} for run in self.runs],
             "pair": [letters.index(run.key) for run in pair] if pair else [0, 0],
             "total": self.total,
             **{column: [row[column] for row in self.rows] for column in columns},
         }
 
 
-def _grouped(examples: Sequence[Sequence[Example]]) -> list[Answers]:
+def _group_answers(examples: Sequence[Sequence[Example]]) -> list[RowAnswers]:
     """Group by number, prompt and target: rows of different data sets share a number, but are not the same."""
-    rows: dict[tuple[int, str, str], Answers] = {}
+    rows: dict[tuple[int, str, str], RowAnswers] = {}
     for place, given in enumerate(examples):
         for example in given:
             key = (example.doc_id, example.prompt, example.target)
@@ -64,30 +64,30 @@ def _grouped(examples: Sequence[Sequence[Example]]) -> list[Answers]:
     return list(rows.values())
 
 
-def _telling(answers: Answers) -> tuple[int, int]:
+def _rank_answers(answers: RowAnswers) -> tuple[int, int]:
     right = {answer.correct >= 1.0 for answer in answers if answer}
-    return (0 if len(right) > 1 else 1 if False in right else 2, _number(answers))
+    return (0 if len(right) > 1 else 1 if False in right else 2, _find_doc_id(answers))
 
 
-def _number(answers: Answers) -> int:
+def _find_doc_id(answers: RowAnswers) -> int:
     return next(answer.doc_id for answer in answers if answer)
 
 
-def _row(task: int, answers: Answers) -> dict[str, Any]:
+def _row(task: int, answers: RowAnswers) -> dict[str, Any]:
     first = next(answer for answer in answers if answer)
     return {
         "task": task,
         "doc": first.doc_id,
-        "prompt": clipped(first.prompt),
-        "target": clipped(first.target),
-        "outputs": [clipped(answer.output) if answer else None for answer in answers],
+        "prompt": clip_text(first.prompt),
+        "target": clip_text(first.target),
+        "outputs": [clip_text(answer.output) if answer else None for answer in answers],
         "got": [round(answer.correct, 4) if answer else None for answer in answers],
         "malformed": [int(answer.malformed) if answer else 0 for answer in answers],
     }
 
 
-def clipped(text: str) -> str:
+def clip_text(text: str) -> str:
     """Return the beginning of *text*, made visible; what was cut is counted at its end."""
-    if len(text) <= LONGEST:
-        return visible(text)
-    return f"{visible(text[:LONGEST])} … (+{len(text) - LONGEST:,})"
+    if len(text) <= MAX_TEXT_CHARS:
+        return make_visible(text)
+    return f"{make_visible(text[:MAX_TEXT_CHARS])} … (+{len(text) - MAX_TEXT_CHARS:,})"

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.reports.charts import score_chart
-from bitnet_bench.reports.figures import DASH, missing, number, points, span
+from bitnet_bench.reports.figures import DASH, make_missing_cell, format_number, format_points, format_span
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import NORMAL_95, interval
-from bitnet_bench.statistics.several import mean_of_errors
-from bitnet_bench.wording import Said, plain, say
+from bitnet_bench.statistics.several import combine_stderrs
+from bitnet_bench.wording import Text, plain_text, get_text
 
 
 @dataclass(frozen=True)
-class Mean:
+class PrimaryMean:
     """The mean of primary scores over *tasks* tasks."""
 
     value: float
@@ -24,12 +24,12 @@ class Mean:
     tasks: int
 
 
-def primary_mean(run: NamedRun) -> Mean | None:
+def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:
     """Return the mean of the primary scores of which more is better; its error takes tasks as independent."""
     scores = [score for score in run.primary.values() if not score.lower_is_better]
     if not scores:
         return None
-    return Mean(sum(s.value for s in scores) / len(scores), mean_of_errors([s.stderr for s in scores]), len(scores))
+    return PrimaryMean(sum(s.value for s in scores) / len(scores), combine_stderrs([s.stderr for s in scores]), len(scores))
 
 
 def score_interval(score: Score) -> tuple[float, float] | None:
@@ -41,21 +41,21 @@ def score_section(runs: Sequence[NamedRun]) -> Section:
     """Return the section of scores, primary metrics first."""
     keys = list(dict.fromkeys(key for run in runs for key in run.scores))
     if not keys:
-        return Section("scores", say("scores.title"), (Paragraph(say("scores.none")),))
+        return Section("scores", get_text("scores.title"), (Paragraph(get_text("scores.none")),))
     primary = [key for key in keys if any(key in run.scores and run.scores[key].primary for run in runs)]
     others = [key for key in keys if key not in primary]
-    blocks: list[Block] = [*score_chart(runs), _table(primary, runs), Paragraph(say("scores.hint"), "hint")]
-    blocks += [Paragraph(conflict, "warning") for conflict in _conflicts(keys, runs)]
+    blocks: list[Block] = [*score_chart(runs), _table(primary, runs), Paragraph(get_text("scores.hint"), "hint")]
+    blocks += [Paragraph(conflict, "warning") for conflict in _find_conflicts(keys, runs)]
     if others:
-        blocks.append(Group(say("scores.others", count=len(others)), (_table(others, runs),)))
+        blocks.append(Group(get_text("scores.others", count=len(others)), (_table(others, runs),)))
     signatures = tuple(_signature_rows(keys, runs))
-    headings = tuple(say(f"column.{key}") for key in ("task", "metric", "signature", "runs"))
-    blocks.append(Group(say("scores.signatures", count=len(signatures)), (Table(headings, signatures),)))
-    return Section("scores", say("scores.title"), tuple(blocks))
+    headings = tuple(get_text(f"column.{key}") for key in ("task", "metric", "signature", "runs"))
+    blocks.append(Group(get_text("scores.signatures", count=len(signatures)), (Table(headings, signatures),)))
+    return Section("scores", get_text("scores.title"), tuple(blocks))
 
 
 def _table(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Table:
-    headings = [say(f"column.{key}") for key in ("task", "metric", "n", "chance", "majority")]
+    headings = [get_text(f"column.{key}") for key in ("task", "metric", "n", "chance", "majority")]
     return Table((*headings, *(run.label for run in runs)), tuple(_row(key, runs) for key in keys))
 
 
@@ -64,17 +64,17 @@ def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> Row:
     down = " ↓" if any(score.lower_is_better for _, score in having) else ""
     return Row(
         (
-            Cell(plain(key[0]), (), "strong"),
-            Cell(plain(key[1] + down)),
-            Cell(plain(_common((run.key, f"{score.n:,}") for run, score in having))),
-            Cell(plain(_common((r.key, number(s.chance)) for r, s in having if s.chance is not None)), (), "quiet"),
-            Cell(plain(_common((r.key, points(s.majority)) for r, s in having if s.majority is not None)), (), "quiet"),
+            Cell(plain_text(key[0]), (), "strong"),
+            Cell(plain_text(key[1] + down)),
+            Cell(plain_text(_format_common((run.key, f"{score.n:,}") for run, score in having))),
+            Cell(plain_text(_format_common((r.key, format_number(s.chance)) for r, s in having if s.chance is not None)), (), "quiet"),
+            Cell(plain_text(_format_common((r.key, format_points(s.majority)) for r, s in having if s.majority is not None)), (), "quiet"),
             *(_cell(run.scores.get(key)) for run in runs),
         )
     )
 
 
-def _common(values: Iterable[tuple[str, str]]) -> str:
+def _format_common(values: Iterable[tuple[str, str]]) -> str:
     """Return the value that all runs share, or each run's letter with its own; a dash if there are none."""
     pairs = list(values)
     if len({value for _, value in pairs}) <= 1:
@@ -84,23 +84,23 @@ def _common(values: Iterable[tuple[str, str]]) -> str:
 
 def _cell(score: Score | None) -> Cell:
     if score is None:
-        return missing(say("scores.not-scored"))
+        return make_missing_cell(get_text("scores.not-scored"))
     limits = score_interval(score)
     if score.stderr is None or limits is None:
-        return Cell(plain(shown(score, score.value)), (say("scores.no-error"),), "strong")
-    small = [span(shown(score, limits[0]), shown(score, limits[1]))]
+        return Cell(plain_text(format_score(score, score.value)), (get_text("scores.no-error"),), "strong")
+    small = [format_span(format_score(score, limits[0]), format_score(score, limits[1]))]
     if score.stderr == 0:
-        small.append(say("scores.all-equal"))
-    margin = shown(score, NORMAL_95 * score.stderr)
-    return Cell(plain(f"{shown(score, score.value)} ± {margin}"), tuple(small), "strong")
+        small.append(get_text("scores.all-equal"))
+    margin = format_score(score, NORMAL_95 * score.stderr)
+    return Cell(plain_text(f"{format_score(score, score.value)} ± {margin}"), tuple(small), "strong")
 
 
-def shown(score: Score, value: float) -> str:
+def format_score(score: Score, value: float) -> str:
     """Return *value* with one decimal, or with three where the metric is no percentage but a small number."""
-    return points(value) if score.limits[1] else f"{value:.3f}"
+    return format_points(value) if score.limits[1] else f"{value:.3f}"
 
 
-def _signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> dict[str, list[str]]:
+def _group_signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> dict[str, list[str]]:
     """Return the signatures of a score, each with the letters of the runs that share it."""
     sharing: dict[str, list[str]] = {}
     for run in runs:
@@ -111,18 +111,18 @@ def _signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> dict[str, lis
 
 def _signature_rows(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Row]:
     for task, metric in keys:
-        for signature, letters in _signatures((task, metric), runs).items():
+        for signature, letters in _group_signatures((task, metric), runs).items():
             yield Row(
                 (
-                    Cell(plain(task), (), "strong"),
-                    Cell(plain(metric)),
-                    Cell(plain(signature), (), "code"),
-                    Cell(plain(" ".join(letters))),
+                    Cell(plain_text(task), (), "strong"),
+                    Cell(plain_text(metric)),
+                    Cell(plain_text(signature), (), "code"),
+                    Cell(plain_text(" ".join(letters))),
                 )
             )
 
 
-def _conflicts(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Said]:
-    named = [f"{task} ({metric})" for task, metric in keys if len(_signatures((task, metric), runs)) > 1]
+def _find_conflicts(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Text]:
+    named = [f"{task} ({metric})" for task, metric in keys if len(_group_signatures((task, metric), runs)) > 1]
     if named:
-        yield say("scores.conflicts", tasks=", ".join(named))
+        yield get_text("scores.conflicts", tasks=", ".join(named))

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from bitnet_bench.comparison.results import MARGIN
-from bitnet_bench.runs.run import Notice, Results
-from bitnet_bench.wording import Language, Said, plain
+from bitnet_bench.runs.run import Notice, LoadedRun
+from bitnet_bench.wording import Language, Text, plain_text
 
 Spec = dict[str, Any]
 """A Vega-Lite specification."""
-NOTHING = plain("")
+NOTHING = plain_text("")
 
 
 @dataclass(frozen=True)
 class Paragraph:
     """A sentence or more. hint: how to read something. warning: what to beware of."""
 
-    text: Said
+    text: Text
     kind: Literal["text", "hint", "warning"] = "text"
 
 
@@ -35,8 +35,8 @@ class Cell:
     measured, modelled and missing say where a number comes from, found and refused what a verdict is.
     """
 
-    text: Said
-    small: tuple[Said, ...] = ()
+    text: Text
+    small: tuple[Text, ...] = ()
     kind: Literal["plain", "measured", "modelled", "missing", "strong", "quiet", "warning", "code"] = "plain"
 
 
@@ -52,17 +52,17 @@ class Row:
 class Table:
     """Rows under headings; on a small screen each row is a card."""
 
-    headings: tuple[Said, ...]
+    headings: tuple[Text, ...]
     rows: tuple[Row, ...]
-    caption: Said = NOTHING
+    caption: Text = NOTHING
 
 
 @dataclass(frozen=True)
 class Chart:
     """A drawing with its title, and what it shows in words for who cannot see it."""
 
-    title: Said
-    description: Said
+    title: Text
+    description: Text
     specs: Mapping[str, Spec]
     """By language."""
 
@@ -71,7 +71,7 @@ class Chart:
 class Group:
     """Blocks that are folded away under a line."""
 
-    title: Said
+    title: Text
     blocks: tuple[Block, ...]
 
 
@@ -79,7 +79,7 @@ class Group:
 class Facts:
     """Labels with their values."""
 
-    items: tuple[tuple[Said, Cell], ...]
+    items: tuple[tuple[Text, Cell], ...]
 
 
 Block = Paragraph | Table | Chart | Group | Facts
@@ -90,7 +90,7 @@ class Section:
     """A part of a report under a heading; *anchor* is its name in links."""
 
     anchor: str
-    title: Said
+    title: Text
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
@@ -113,5 +113,5 @@ class ReportOptions:
 class Report(Protocol):
     """Shows runs to a person."""
 
-    def render(self, runs: Sequence[Results], options: ReportOptions | None = None) -> str:
+    def render(self, runs: Sequence[LoadedRun], options: ReportOptions | None = None) -> str:
         """Return a document about *runs*."""

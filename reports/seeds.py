@@ -6,28 +6,28 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 
-from bitnet_bench.reports.figures import points, span
+from bitnet_bench.reports.figures import format_points, format_span
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
-from bitnet_bench.wording import plain, say
+from bitnet_bench.wording import plain_text, get_text
 
-OWN = {"seed", "out", "save_every", "track", "model"}
+IGNORED_SETTINGS = {"seed", "out", "save_every", "track", "model"}
 """Settings of a training that may differ between seeds of one experiment."""
 
 
-def seed_groups(runs: Sequence[NamedRun]) -> list[list[NamedRun]]:
+def find_seed_groups(runs: Sequence[NamedRun]) -> list[list[NamedRun]]:
     """Return groups of two or more runs whose trainings and settings differ in the seed alone."""
     groups: dict[str, list[NamedRun]] = {}
     for run in runs:
         if run.results.training:
-            groups.setdefault(_identity(run), []).append(run)
+            groups.setdefault(_make_group_key(run), []).append(run)
     return [group for group in groups.values() if len({run.seed for run in group}) > 1]
 
 
-def _identity(run: NamedRun) -> str:
+def _make_group_key(run: NamedRun) -> str:
     training, record = run.results.training, run.record
     assert training is not None
-    job = training.job.model_dump(mode="json", exclude=OWN)
+    job = training.job.model_dump(mode="json", exclude=IGNORED_SETTINGS)
     settings = {key: value for key, value in record.settings.items() if key != "data_dir"}
     about = [job, training.base.sha256, settings, record.precision, record.backend, sorted(record.data.items())]
     return json.dumps(about, sort_keys=True, default=str)
@@ -35,15 +35,15 @@ def _identity(run: NamedRun) -> str:
 
 def seed_section(runs: Sequence[NamedRun]) -> Section | None:
     """Return mean, spread and range over seeds, or None if no runs differ in the seed alone."""
-    groups = seed_groups(runs)
+    groups = find_seed_groups(runs)
     if not groups:
         return None
     blocks: list[Block] = []
-    headings = tuple(say(f"column.{key}") for key in ("task", "metric", "seeds", "mean", "deviation", "range"))
+    headings = tuple(get_text(f"column.{key}") for key in ("task", "metric", "seeds", "mean", "deviation", "range"))
     for group in groups:
         names = ", ".join(f"{run.key} ({run.seed})" for run in group)
-        blocks += [Paragraph(say("seeds.group", runs=names)), Table(headings, tuple(_rows(group)))]
-    return Section("seeds", say("seeds.title"), (*blocks, Paragraph(say("seeds.hint"), "hint")))
+        blocks += [Paragraph(get_text("seeds.group", runs=names)), Table(headings, tuple(_rows(group)))]
+    return Section("seeds", get_text("seeds.title"), (*blocks, Paragraph(get_text("seeds.hint"), "hint")))
 
 
 def _rows(group: Sequence[NamedRun]) -> Iterable[Row]:
@@ -54,11 +54,11 @@ def _rows(group: Sequence[NamedRun]) -> Iterable[Row]:
             continue
         yield Row(
             (
-                Cell(plain(task), (), "strong"),
-                Cell(plain(scores[0].metric)),
-                Cell(plain(len(values))),
-                Cell(plain(points(statistics.mean(values))), (), "strong"),
-                Cell(plain(points(statistics.stdev(values)))),
-                Cell(span(points(min(values)), points(max(values)))),
+                Cell(plain_text(task), (), "strong"),
+                Cell(plain_text(scores[0].metric)),
+                Cell(plain_text(len(values))),
+                Cell(plain_text(format_points(statistics.mean(values))), (), "strong"),
+                Cell(plain_text(format_points(statistics.stdev(values)))),
+                Cell(format_span(format_points(min(values)), format_points(max(values)))),
             )
         )

@@ -6,206 +6,206 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.comparison.words import counts_words, headline
-from bitnet_bench.reports.cost_section import Scenario, machine, main_cost, precision_note, scenario, scenario_words
-from bitnet_bench.reports.figures import factor, figure, missing, points, size, span
+from bitnet_bench.comparison.words import format_verdict_counts, format_headline
+from bitnet_bench.reports.cost_section import CostScenario, get_machine, find_main_cost, make_precision_note, get_scenario, format_scenario
+from bitnet_bench.reports.figures import format_factor, make_figure_cell, make_missing_cell, format_points, format_bytes, format_span
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.pairs import Pair
-from bitnet_bench.reports.scores import primary_mean, score_interval
+from bitnet_bench.reports.scores import compute_primary_mean, score_interval
 from bitnet_bench.reports.sections import Cell, Row, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured
 from bitnet_bench.statistics import NORMAL_95
-from bitnet_bench.wording import Said, joined, plain, say
+from bitnet_bench.wording import Text, join_texts, plain_text, get_text
 
-SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s")
+SPEED_METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
 @dataclass(frozen=True)
 class Summary:
     """The first screen: a sentence on quality, one on cost, what they leave out, and a small table."""
 
-    headline: Said
-    cost: Said
-    notes: tuple[Said, ...]
+    headline: Text
+    cost: Text
+    notes: tuple[Text, ...]
     table: Table
 
 
-Compared = tuple[Pair, Comparison]
+ComparedPair = tuple[Pair, Comparison]
 
 
-def main_pair(compared: Sequence[Compared]) -> Compared | None:
+def choose_main_pair(compared: Sequence[ComparedPair]) -> ComparedPair | None:
     """Return the pair that the first screen speaks of: one that can be compared, and was fine-tuned, if any."""
     return max(compared, key=lambda one: (bool(one[1].differences), one[0][0].stage == "after"), default=None)
 
 
-def summary(runs: Sequence[NamedRun], shown: Compared | None, pairs: int = 1) -> Summary:
+def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: int = 1) -> Summary:
     """Return the first screen, about the pair that is *shown* out of so many *pairs*, or about a run alone."""
     table = Table(_headings(), tuple(_row(run, runs) for run in runs))
     if shown is None:
-        return Summary(_alone(runs[0]), say("summary.alone"), tuple(_chance_notes(runs)), table)
+        return Summary(_describe_alone(runs[0]), get_text("summary.alone"), tuple(_list_chance_notes(runs)), table)
     pair, comparison = shown
-    notes = [counts_words(comparison), *_cost_notes(pair), *_chance_notes(runs)]
+    notes = [format_verdict_counts(comparison), *_list_cost_notes(pair), *_list_chance_notes(runs)]
     if pairs > 1:
-        notes.append(say("summary.one-of", count=pairs))
-    return Summary(headline(comparison), _cheaper(pair), tuple(notes), table)
+        notes.append(get_text("summary.one-of", count=pairs))
+    return Summary(format_headline(comparison), _describe_savings(pair), tuple(notes), table)
 
 
-def _headings() -> tuple[Said, ...]:
+def _headings() -> tuple[Text, ...]:
     keys = ("run", "mean", "stored", "peak", "prefill", "decode", "energy")
-    return tuple(say(f"column.{key}") for key in keys)
+    return tuple(get_text(f"column.{key}") for key in keys)
 
 
 def _row(run: NamedRun, runs: Sequence[NamedRun]) -> Row:
-    record, cost = run.record, main_cost(run)
+    record, cost = run.record, find_main_cost(run)
     stored = sum(record.checkpoint.weight_bytes.values())
-    about = plain(f"{record.precision}, {record.checkpoint.format}")
+    about = plain_text(f"{record.precision}, {record.checkpoint.format}")
     return Row(
         (
             Cell(run.label, (*run.stage_words, about), "strong"),
             _mean(run, runs),
-            Cell(plain(size(stored))) if stored else missing(say("figure.not-recorded")),
-            *(_metric(cost, name) for name in ("peak_bytes", *SPEEDS, "energy_j")),
+            Cell(plain_text(format_bytes(stored))) if stored else make_missing_cell(get_text("figure.not-recorded")),
+            *(_metric(cost, name) for name in ("peak_bytes", *SPEED_METRICS, "energy_j")),
         )
     )
 
 
 def _metric(cost: Cost | None, name: str) -> Cell:
-    return figure(cost.metrics.get(name)) if cost else missing(say("costs.not-measured"))
+    return make_figure_cell(cost.metrics.get(name)) if cost else make_missing_cell(get_text("costs.not-measured"))
 
 
 def _mean(run: NamedRun, runs: Sequence[NamedRun]) -> Cell:
-    mean = primary_mean(run)
+    mean = compute_primary_mean(run)
     if mean is None:
-        return missing(say("summary.no-score"))
-    small = [say("summary.tasks", count=mean.tasks)]
+        return make_missing_cell(get_text("summary.no-score"))
+    small = [get_text("summary.tasks", count=mean.tasks)]
     if len({frozenset(other.primary) for other in runs if other.primary}) > 1:
-        small.append(say("summary.other-tasks"))
+        small.append(get_text("summary.other-tasks"))
     if mean.stderr is None:
-        return Cell(plain(points(mean.value)), (*small, say("scores.no-error")), "strong")
-    return Cell(plain(f"{points(mean.value)} ± {points(NORMAL_95 * mean.stderr)}"), tuple(small), "strong")
+        return Cell(plain_text(format_points(mean.value)), (*small, get_text("scores.no-error")), "strong")
+    return Cell(plain_text(f"{format_points(mean.value)} ± {format_points(NORMAL_95 * mean.stderr)}"), tuple(small), "strong")
 
 
-def _alone(run: NamedRun) -> Said:
-    mean = primary_mean(run)
+def _describe_alone(run: NamedRun) -> Text:
+    mean = compute_primary_mean(run)
     if mean is None:
-        return say("headline.none", run=run.name)
+        return get_text("headline.none", run=run.name)
     if mean.stderr is None:
-        return say("headline.alone.no-error", run=run.name, tasks=mean.tasks, mean=points(mean.value))
+        return get_text("headline.alone.no-error", run=run.name, tasks=mean.tasks, mean=format_points(mean.value))
     half = NORMAL_95 * mean.stderr
-    limits = span(points(max(0.0, mean.value - half)), points(min(100.0, mean.value + half)))
-    return say("headline.alone", run=run.name, tasks=mean.tasks, mean=points(mean.value), interval=limits)
+    limits = format_span(format_points(max(0.0, mean.value - half)), format_points(min(100.0, mean.value + half)))
+    return get_text("headline.alone", run=run.name, tasks=mean.tasks, mean=format_points(mean.value), interval=limits)
 
 
-def _cheaper(pair: Pair) -> Said:
+def _describe_savings(pair: Pair) -> Text:
     a, b = pair
     stored = [sum(run.record.checkpoint.weight_bytes.values()) for run in pair]
-    parts = [say("cheaper.stored", change=_smaller(*stored))] if all(stored) else []
-    ours, theirs = _shared_costs(a, b)
+    parts = [get_text("cheaper.stored", change=_format_size_change(*stored))] if all(stored) else []
+    ours, theirs = _find_shared_costs(a, b)
     if not ours:
         names = {"a": f"‘{a.name}’", "b": f"‘{b.name}’"}
-        return say("cheaper", **names, parts=joined(parts)) if parts else say("cheaper.unknown")
-    resident = _smaller(*(min(cost.resident_weight_bytes for cost in costs) for costs in (ours, theirs)))
-    parts.append(say("cheaper.resident", change=resident))
-    peak = (_best_reading(ours, "peak_bytes", min), _best_reading(theirs, "peak_bytes", min))
+        return get_text("cheaper", **names, parts=join_texts(parts)) if parts else get_text("cheaper.unknown")
+    resident = _format_size_change(*(min(cost.resident_weight_bytes for cost in costs) for costs in (ours, theirs)))
+    parts.append(get_text("cheaper.resident", change=resident))
+    peak = (_find_best_reading(ours, "peak_bytes", min), _find_best_reading(theirs, "peak_bytes", min))
     if peak[0] and peak[1]:
-        parts.append(say("cheaper.peak_bytes", change=_smaller(int(peak[0].median), int(peak[1].median))))
-    if machine(a) == machine(b):
-        parts += [say(f"cheaper.{name}", change=_faster(ours, theirs, name)) for name in SPEEDS]
-    parts.append(say("cheaper.energy", change=_energy(ours, theirs)))
-    return say("cheaper", a=_named(a, ours), b=_named(b, theirs), parts=joined(parts))
+        parts.append(get_text("cheaper.peak_bytes", change=_format_size_change(int(peak[0].median), int(peak[1].median))))
+    if get_machine(a) == get_machine(b):
+        parts += [get_text(f"cheaper.{name}", change=_format_speed_change(ours, theirs, name)) for name in SPEED_METRICS]
+    parts.append(get_text("cheaper.energy", change=_format_energy_change(ours, theirs)))
+    return get_text("cheaper", a=_name_with_backend(a, ours), b=_name_with_backend(b, theirs), parts=join_texts(parts))
 
 
-def _named(run: NamedRun, costs: Sequence[Cost]) -> Said:
+def _name_with_backend(run: NamedRun, costs: Sequence[Cost]) -> Text:
     """Name a run with what computed it; of several precisions every figure is the best one's."""
     backends = ", ".join(dict.fromkeys(cost.backend for cost in costs))
     if costs[0].precision in TERNARY_PRECISIONS:
-        return say("cheaper.run", run=run.name, backend=backends)
+        return get_text("cheaper.run", run=run.name, backend=backends)
     precisions = list(dict.fromkeys(cost.precision.upper() for cost in costs))
-    words = plain(precisions[0])
+    words = plain_text(precisions[0])
     if len(precisions) > 1:
-        words = say("cheaper.better-of", precisions=Said("·".join(precisions), " and ".join(precisions)))
-    return say("cheaper.run.floats", run=run.name, backend=backends, precisions=words)
+        words = get_text("cheaper.better-of", precisions=Text("·".join(precisions), " and ".join(precisions)))
+    return get_text("cheaper.run.floats", run=run.name, backend=backends, precisions=words)
 
 
-def _best_reading(costs: Sequence[Cost], name: str, best: Callable[..., Measured]) -> Measured | None:
+def _find_best_reading(costs: Sequence[Cost], name: str, best: Callable[..., Measured]) -> Measured | None:
     """Return the lowest (*best* is min) or highest (max) measurement of a metric; None where there is none."""
     measured = [found for cost in costs if isinstance(found := cost.metrics.get(name), Measured) and found.median]
     return best(measured, key=lambda one: one.median) if measured else None
 
 
-def _smaller(ours: int, theirs: int) -> Said:
+def _format_size_change(ours: int, theirs: int) -> Text:
     if not ours or not theirs:
-        return say("change.unknown")
+        return get_text("change.unknown")
     if ours == theirs:
-        return say("change.same")
+        return get_text("change.same")
     key = "change.smaller" if ours < theirs else "change.larger"
-    return say(key, factor=factor(max(ours, theirs) / min(ours, theirs)))
+    return get_text(key, factor=format_factor(max(ours, theirs) / min(ours, theirs)))
 
 
-def _faster(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Said:
-    mine, other = _best_reading(ours, name, max), _best_reading(theirs, name, max)
+def _format_speed_change(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Text:
+    mine, other = _find_best_reading(ours, name, max), _find_best_reading(theirs, name, max)
     if mine is None or other is None:
-        return say("change.unknown")
+        return get_text("change.unknown")
     ratio = mine.median / other.median
-    said = say("change.faster" if ratio >= 1 else "change.slower", factor=factor(max(ratio, 1 / ratio)))
+    said = get_text("change.faster" if ratio >= 1 else "change.slower", factor=format_factor(max(ratio, 1 / ratio)))
     if len(mine.readings) == 1 or len(other.readings) == 1:
-        return said + say("change.one-reading")  # one reading has no spread to be apart from
+        return said + get_text("change.one-reading")  # one reading has no spread to be apart from
     apart = min(mine.readings) > max(other.readings) or max(mine.readings) < min(other.readings)
-    return said if apart else said + say("change.within-spread")
+    return said if apart else said + get_text("change.within-spread")
 
 
-def _energy(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Said:
-    mine, other = _best_reading(ours, "energy_j", min), _best_reading(theirs, "energy_j", min)
+def _format_energy_change(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Text:
+    mine, other = _find_best_reading(ours, "energy_j", min), _find_best_reading(theirs, "energy_j", min)
     if mine is None or other is None:
-        return say("change.not-measured")
+        return get_text("change.not-measured")
     ratio = mine.median / other.median
-    return say("change.smaller" if ratio <= 1 else "change.larger", factor=factor(max(ratio, 1 / ratio)))
+    return get_text("change.smaller" if ratio <= 1 else "change.larger", factor=format_factor(max(ratio, 1 / ratio)))
 
 
-def _shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:
+def _find_shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:
     """Return the costs of each in the first scenario that both were measured in; two empty lists if there is none.
 
     A ternary run has one; of a float run there are those of every float precision, and the best of them counts: against
     FP16 alone ternary would look better than it is where a processor is faster in BF16.
     """
-    for wanted in dict.fromkeys(map(scenario, a.record.costs)):
-        ours, theirs = _costs_at(a, wanted), _costs_at(b, wanted)
+    for wanted in dict.fromkeys(map(get_scenario, a.record.costs)):
+        ours, theirs = _list_costs(a, wanted), _list_costs(b, wanted)
         if ours and theirs:
             return ours, theirs
     return [], []
 
 
-def _costs_at(run: NamedRun, wanted: Scenario) -> list[Cost]:
-    main = main_cost(run, wanted)
+def _list_costs(run: NamedRun, wanted: CostScenario) -> list[Cost]:
+    main = find_main_cost(run, wanted)
     if main is None or main.precision in TERNARY_PRECISIONS:
         return [main] if main else []
-    return [c for c in run.record.costs if scenario(c) == wanted and c.precision not in TERNARY_PRECISIONS]
+    return [c for c in run.record.costs if get_scenario(c) == wanted and c.precision not in TERNARY_PRECISIONS]
 
 
-def _cost_notes(pair: Pair) -> Iterable[Said]:
+def _list_cost_notes(pair: Pair) -> Iterable[Text]:
     a, b = pair
     for run in pair:
         checkpoint = run.record.checkpoint
         if run.record.precision == "ternary" and not checkpoint.has_codes_only:
-            yield say("note.unpacked", run=run.key)
+            yield get_text("note.unpacked", run=run.key)
         if "32" in checkpoint.dtype and run.record.precision != "fp32":
-            yield say("note.wide", run=run.key, dtype=checkpoint.dtype)
-    ours, theirs = _shared_costs(a, b)
+            yield get_text("note.wide", run=run.key, dtype=checkpoint.dtype)
+    ours, theirs = _find_shared_costs(a, b)
     if not ours:
-        yield say("note.no-shared-cost")
+        yield get_text("note.no-shared-cost")
         return
-    yield scenario_words(ours[0])
-    if machine(a) != machine(b):
-        yield say("costs.machines")
+    yield format_scenario(ours[0])
+    if get_machine(a) != get_machine(b):
+        yield get_text("costs.machines")
     for run, costs in ((a, ours), (b, theirs)):
-        if len(costs) == 1 and (note := precision_note(run, costs[0])):
+        if len(costs) == 1 and (note := make_precision_note(run, costs[0])):
             yield note
-    if any(cost.disturbed for cost in (*ours, *theirs)):
-        yield say("note.disturbed")
+    if any(cost.is_disturbed for cost in (*ours, *theirs)):
+        yield get_text("note.disturbed")
 
 
-def _chance_notes(runs: Sequence[NamedRun]) -> Iterable[Said]:
+def _list_chance_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
     """Say how many tasks each run does better than chance: two runs that guess do not differ either."""
     counts = []
     for run in runs:
@@ -214,4 +214,4 @@ def _chance_notes(runs: Sequence[NamedRun]) -> Iterable[Said]:
         if guessed:
             counts.append(f"{run.key} {len(above)}/{len(guessed)}")
     if counts:
-        yield say("note.chance", counts=", ".join(counts))
+        yield get_text("note.chance", counts=", ".join(counts))

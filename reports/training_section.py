@@ -6,40 +6,40 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bitnet_bench.reports.charts import curve_chart, layer_chart
-from bitnet_bench.reports.figures import DASH, number
+from bitnet_bench.reports.figures import DASH, format_number
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import FinetuneRecord
-from bitnet_bench.wording import Said, plain, say
+from bitnet_bench.wording import Text, plain_text, get_text
 
-CURVES = ("loss", "flips", "zeros", "near_boundary")
-BLOCK = re.compile(r"\.(\d+)\.")
-Line = list[tuple[float, float]]
+CURVE_METRICS = ("loss", "flips", "zeros", "near_boundary")
+BLOCK_PATTERN = re.compile(r"\.(\d+)\.")
+CurveLine = list[tuple[float, float]]
 Layers = Mapping[str, float]
 """Layer name -> share of its codes that are 0."""
 
 
 def training_section(runs: Sequence[NamedRun], layers: Mapping[str, Layers]) -> Section | None:
     """Return the section of training, or None if no run's record was found; *layers* are those of each run by key."""
-    trained = _distinct(runs)
+    trained = _select_distinct(runs)
     if not trained:
         return None
     blocks: list[Block] = [_table(trained)]
-    blocks += [Paragraph(plain(f"{r.key}: {w}"), "warning") for r in trained for w in _training(r).warnings]
-    for name in CURVES:
-        curves = [(run.key, run.name, line) for run in trained if (line := _line(_training(run).history, name))]
+    blocks += [Paragraph(plain_text(f"{r.key}: {w}"), "warning") for r in trained for w in _get_training(r).warnings]
+    for name in CURVE_METRICS:
+        curves = [(run.key, run.name, line) for run in trained if (line := _extract_line(_get_training(run).history, name))]
         if curves:
-            blocks.append(curve_chart(say(f"curve.{name}"), f"curve.{name}", curves))
-    checked = [(r.key, r.name, line) for r in trained if (line := _line(_training(r).validation, "loss"))]
+            blocks.append(curve_chart(get_text(f"curve.{name}"), f"curve.{name}", curves))
+    checked = [(r.key, r.name, line) for r in trained if (line := _extract_line(_get_training(r).validation, "loss"))]
     if checked:
-        blocks.append(curve_chart(say("curve.validation"), "curve.validation", checked))
-    blocks += _layer_charts(trained, layers)
-    if any(_line(_training(run).history, "flips") for run in trained):
-        blocks.append(Paragraph(say("training.hint"), "hint"))
-    return Section("training", say("training.title"), tuple(blocks))
+        blocks.append(curve_chart(get_text("curve.validation"), "curve.validation", checked))
+    blocks += _draw_layer_charts(trained, layers)
+    if any(_extract_line(_get_training(run).history, "flips") for run in trained):
+        blocks.append(Paragraph(get_text("training.hint"), "hint"))
+    return Section("training", get_text("training.title"), tuple(blocks))
 
 
-def _distinct(runs: Sequence[NamedRun]) -> list[NamedRun]:
+def _select_distinct(runs: Sequence[NamedRun]) -> list[NamedRun]:
     """Return the runs with a training record, each checkpoint once."""
     seen: dict[str, NamedRun] = {}
     for run in runs:
@@ -48,47 +48,47 @@ def _distinct(runs: Sequence[NamedRun]) -> list[NamedRun]:
     return list(seen.values())
 
 
-def _training(run: NamedRun) -> FinetuneRecord:
+def _get_training(run: NamedRun) -> FinetuneRecord:
     assert run.results.training is not None
     return run.results.training
 
 
-def _line(history: Sequence[Mapping[str, float]], name: str) -> Line:
+def _extract_line(history: Sequence[Mapping[str, float]], name: str) -> CurveLine:
     return [(row.get("step", float(i)), row[name]) for i, row in enumerate(history) if name in row]
 
 
 def _table(trained: Sequence[NamedRun]) -> Table:
     keys = ("run", "method", "precision", "steps", "rows", "learning_rate", "seed", "loss", "seconds")
-    return Table(tuple(say(f"column.{key}") for key in keys), tuple(_row(run) for run in trained))
+    return Table(tuple(get_text(f"column.{key}") for key in keys), tuple(_row(run) for run in trained))
 
 
 def _row(run: NamedRun) -> Row:
-    record = _training(run)
+    record = _get_training(run)
     job = record.job
     validated = [row["loss"] for row in record.validation if "loss" in row]
-    small: tuple[Said, ...] = (say("training.validation", loss=number(validated[-1])),) if validated else ()
+    small: tuple[Text, ...] = (get_text("training.validation", loss=format_number(validated[-1])),) if validated else ()
     return Row(
         (
             Cell(run.label, (), "strong"),
-            Cell(plain(job.method)),
-            Cell(plain(job.precision)),
-            Cell(plain(f"{record.steps:,}")),
-            Cell(plain(f"{record.rows:,}")),
-            Cell(plain(DASH if job.learning_rate is None else f"{job.learning_rate:g}")),
-            Cell(plain(job.seed)),
-            Cell(plain(number(record.train_loss)), small),
-            Cell(plain(f"{number(record.train_seconds)} s" if record.train_seconds else DASH)),
+            Cell(plain_text(job.method)),
+            Cell(plain_text(job.precision)),
+            Cell(plain_text(f"{record.steps:,}")),
+            Cell(plain_text(f"{record.rows:,}")),
+            Cell(plain_text(DASH if job.learning_rate is None else f"{job.learning_rate:g}")),
+            Cell(plain_text(job.seed)),
+            Cell(plain_text(format_number(record.train_loss)), small),
+            Cell(plain_text(f"{format_number(record.train_seconds)} s" if record.train_seconds else DASH)),
         )
     )
 
 
-def _layer_charts(trained: Sequence[NamedRun], layers: Mapping[str, Layers]) -> Iterable[Block]:
+def _draw_layer_charts(trained: Sequence[NamedRun], layers: Mapping[str, Layers]) -> Iterable[Block]:
     for run in trained:
-        found = [(name.rpartition(".")[2], _block(name), share) for name, share in layers.get(run.key, {}).items()]
+        found = [(name.rpartition(".")[2], _parse_block(name), share) for name, share in layers.get(run.key, {}).items()]
         if found:
-            yield layer_chart(say("training.layers", run=f"{run.key} · {run.name}"), found)
+            yield layer_chart(get_text("training.layers", run=f"{run.key} · {run.name}"), found)
 
 
-def _block(name: str) -> int:
-    matched = BLOCK.search(name)
+def _parse_block(name: str) -> int:
+    matched = BLOCK_PATTERN.search(name)
     return int(matched.group(1)) if matched else 0

@@ -8,29 +8,29 @@ import unicodedata
 from functools import cache
 from itertools import groupby
 
-REPLACEMENT = "\ufffd"
-JOINERS = "\u200c\u200d"
+REPLACEMENT_CHAR = "\ufffd"
+ZERO_WIDTH_JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners shape emoji and some scripts; they move nothing."""
-HIDING = ("Cc", "Cs", "Cf", "Zl", "Zp")
+HIDING_CATEGORIES = ("Cc", "Cs", "Cf", "Zl", "Zp")
 
 
-def visible(text: str) -> str:
+def make_visible(text: str) -> str:
     """Return *text* with controls as U+FFFD, and bidi and other invisible format characters as ⟨U+XXXX⟩."""
-    return _hidden().sub(_shown, text.replace("\r\n", "\n"))
+    return _compile_hidden_pattern().sub(_replace_hidden, text.replace("\r\n", "\n"))
 
 
 @cache
-def _hidden() -> re.Pattern[str]:
+def _compile_hidden_pattern() -> re.Pattern[str]:
     """Return the pattern of what hides: built from Unicode's table once, it passes ordinary text at full speed."""
     hiding = [
         point
         for point in range(sys.maxunicode + 1)
-        if unicodedata.category(chr(point)) in HIDING and chr(point) not in "\n\t" + JOINERS
+        if unicodedata.category(chr(point)) in HIDING_CATEGORIES and chr(point) not in "\n\t" + ZERO_WIDTH_JOINERS
     ]
     runs = [[point for _, point in group] for _, group in groupby(enumerate(hiding), lambda pair: pair[1] - pair[0])]
     return re.compile("[" + "".join(f"\\U{run[0]:08x}-\\U{run[-1]:08x}" for run in runs) + "]")
 
 
-def _shown(match: re.Match[str]) -> str:
+def _replace_hidden(match: re.Match[str]) -> str:
     character = match.group()
-    return REPLACEMENT if unicodedata.category(character) in ("Cc", "Cs") else f"⟨U+{ord(character):04X}⟩"
+    return REPLACEMENT_CHAR if unicodedata.category(character) in ("Cc", "Cs") else f"⟨U+{ord(character):04X}⟩"

@@ -17,11 +17,11 @@ from bitnet_bench.runs.records import RunRecord
 if TYPE_CHECKING:
     from bitnet_bench.runs.run import Notice
 
-MOST_PARAMETERS = 500_000_000
+MAX_READ_PARAMETERS = 500_000_000
 """Larger checkpoints are not read for a report."""
 
 
-def report(
+def write_report(
     runs: Sequence[Path],
     out: Path,
     renderer: str = "html",
@@ -32,25 +32,25 @@ def report(
 
     *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
     """
-    from bitnet_bench.reports.named_runs import named
+    from bitnet_bench.reports.named_runs import name_runs
     from bitnet_bench.reports.pairs import pair_notices
     from bitnet_bench.runs.reading import read_runs
 
     found, unread = read_runs(runs, training or {})
     options = replace(options or ReportOptions(), unread=tuple(unread))
-    found = [replace(run, layers=zeros_by_layer(run.record)) for run in found]
-    write_whole(out, plugins.load("reports", renderer).render(found, options))
-    return out, [*unread, *pair_notices(named(found)), *(notice for run in found for notice in run.notices)]
+    found = [replace(run, layers=read_zero_shares(run.record)) for run in found]
+    write_whole(out, plugins.load_plugin("reports", renderer).render(found, options))
+    return out, [*unread, *pair_notices(name_runs(found)), *(notice for run in found for notice in run.notices)]
 
 
-def zeros_by_layer(record: RunRecord) -> dict[str, float]:
+def read_zero_shares(record: RunRecord) -> dict[str, float]:
     """Return the share of codes that are 0 in each ternary layer; {} where the checkpoint is not at hand, or large."""
-    from bitnet_bench.checkpoints.layers import look_into
+    from bitnet_bench.checkpoints.layers import inspect_checkpoint
 
     checkpoint = record.checkpoint
-    if not checkpoint.is_ternary or checkpoint.parameters > MOST_PARAMETERS or not Path(checkpoint.path).is_dir():
+    if not checkpoint.is_ternary or checkpoint.parameters > MAX_READ_PARAMETERS or not Path(checkpoint.path).is_dir():
         return {}
     try:
-        return {layer.name: layer.zero_density for layer in look_into(checkpoint, no_progress).layers}
+        return {layer.name: layer.zero_density for layer in inspect_checkpoint(checkpoint, no_progress).layers}
     except (BenchError, OSError):  # the folder is another one by now
         return {}

@@ -245,9 +245,9 @@ def make_results() -> Callable[..., Any]:
 
     Examples choose between two answers, so that accuracy and macro_f1 are theirs; a list of Example is taken as it is.
     """
-    from bitnet_bench.metrics import metric
+    from bitnet_bench.metrics import load_metric
     from bitnet_bench.runs.records import Checkpoint, Environment, Example, RunRecord, Score
-    from bitnet_bench.runs.run import Results
+    from bitnet_bench.runs.run import LoadedRun
 
     def example(task: str, doc: int, correct: float) -> Example:
         target = doc % 2
@@ -266,7 +266,7 @@ def make_results() -> Callable[..., Any]:
             correct=correct,
         )
 
-    def make(name: str, tasks: Any, metrics: tuple[str, ...] = ("accuracy", "macro_f1"), **fields: Any) -> Results:
+    def make(name: str, tasks: Any, metrics: tuple[str, ...] = ("accuracy", "macro_f1"), **fields: Any) -> LoadedRun:
         rows = {
             task: [one if isinstance(one, Example) else example(task, doc, one) for doc, one in enumerate(given)]
             for task, given in tasks.items()
@@ -277,10 +277,10 @@ def make_results() -> Callable[..., Any]:
             Score(
                 task=task,
                 metric=key,
-                value=metric(key).value(given),
-                stderr=metric(key).stderr(given),
+                value=load_metric(key).value(given),
+                stderr=load_metric(key).stderr(given),
                 n=len(given),
-                signature=metric(key).signature(),
+                signature=load_metric(key).signature(),
                 primary=key == metrics[0],
                 chance=50.0 if key == metrics[0] else None,
             )
@@ -324,6 +324,6 @@ def make_results() -> Callable[..., Any]:
             "environment": environment,
             **fields,
         }
-        return Results(RunRecord(**record), rows, notices, training)
+        return LoadedRun(RunRecord(**record), rows, notices, training)
 
     return make

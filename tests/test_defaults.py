@@ -19,14 +19,14 @@ from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.measure import measure
-from bitnet_bench.measurement.scenario import PRESETS, Scenario, Workload
-from bitnet_bench.pipeline.recipe import Evaluating, Measuring, Training, read_recipe
-from bitnet_bench.pipeline.steps import Finetuning, Scoring, plan
-from bitnet_bench.pipeline.steps import Measuring as MeasuringStep
+from bitnet_bench.measurement.scenario import SCENARIO_PRESETS, Scenario, Workload
+from bitnet_bench.pipeline.recipe import EvaluateSettings, MeasureSettings, FinetuneSettings, read_recipe
+from bitnet_bench.pipeline.steps import FinetuneStep, EvaluateStep, plan_steps
+from bitnet_bench.pipeline.steps import MeasureStep as MeasuringStep
 from bitnet_bench.runs.choices import GgufType, ScenarioName, TernaryFormat
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.settings import InvalidSettingsError, Settings
-from bitnet_bench.training.rates import with_default_rate
+from bitnet_bench.training.rates import set_default_rate
 
 FROM_MODELS: dict[str, tuple[type[Settings], ...]] = {
     "finetune": (FinetuneJob, Arms),
@@ -124,9 +124,9 @@ def test_a_command_that_is_given_nothing_makes_the_model_that_python_makes(monke
 
 def test_the_steps_of_a_recipe_have_the_defaults_of_the_models(tmp_path: Path) -> None:
     """A recipe that sets nothing plans the jobs and the scenario of the models' own defaults."""
-    steps = plan(read(RECIPE.format(finetune="", evaluate="", measure=""), tmp_path), tmp_path / "out")
-    (training,) = [step for step in steps if isinstance(step, Finetuning)]
-    (scoring,) = [step for step in steps if isinstance(step, Scoring)]
+    steps = plan_steps(read(RECIPE.format(finetune="", evaluate="", measure=""), tmp_path), tmp_path / "out")
+    (training,) = [step for step in steps if isinstance(step, FinetuneStep)]
+    (scoring,) = [step for step in steps if isinstance(step, EvaluateStep)]
     (measuring,) = [step for step in steps if isinstance(step, MeasuringStep)]
     assert training.job == FinetuneJob(data=(str(tmp_path / ROWS),), out=training.job.out)
     assert training.backend == Arms().backend
@@ -136,7 +136,7 @@ def test_the_steps_of_a_recipe_have_the_defaults_of_the_models(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("section", "model"), [(Training, FinetuneJob), (Evaluating, EvaluateJob), (Measuring, Workload)]
+    ("section", "model"), [(FinetuneSettings, FinetuneJob), (EvaluateSettings, EvaluateJob), (MeasureSettings, Workload)]
 )
 def test_a_section_of_a_recipe_is_the_model_with_nothing_set_anew(section: type[Any], model: type[Settings]) -> None:
     """But for what the command says (the folders) and what is filled in: these cannot be set there."""
@@ -153,12 +153,12 @@ def test_a_section_of_a_recipe_is_the_model_with_nothing_set_anew(section: type[
 def test_the_learning_rate_is_the_same_from_the_command_line_a_recipe_and_python(method: Any, tmp_path: Path) -> None:
     """None names it; the table of published rates fills it in, by the method."""
     recipe = read(RECIPE.format(finetune=f", method: {method}", evaluate="", measure=""), tmp_path)
-    (step,) = [step for step in plan(recipe, tmp_path / "out") if isinstance(step, Finetuning)]
+    (step,) = [step for step in plan_steps(recipe, tmp_path / "out") if isinstance(step, FinetuneStep)]
     base = open_checkpoint("demo")
     here = FinetuneJob(data=("a.jsonl",), out="o", method=method)
     assert parameters("finetune")["learning_rate"].default is None
-    assert with_default_rate(step.job, base).learning_rate == with_default_rate(here, base).learning_rate
-    assert with_default_rate(here, base).learning_rate == (1e-4 if method == "dpo" else 1e-3)
+    assert set_default_rate(step.job, base).learning_rate == set_default_rate(here, base).learning_rate
+    assert set_default_rate(here, base).learning_rate == (1e-4 if method == "dpo" else 1e-3)
 
 
 OUT_OF_RANGE = [
@@ -257,7 +257,7 @@ def test_a_choice_is_the_models_literal() -> None:
     assert offered["track"] == get_args(get_args(fields["track"].annotation)[0])
     targets = set(choices("convert", "to"))
     assert targets == {*get_args(TernaryFormat), *(f"gguf-{kind}" for kind in get_args(GgufType))}
-    assert set(PRESETS) == set(get_args(ScenarioName))
+    assert set(SCENARIO_PRESETS) == set(get_args(ScenarioName))
 
 
 def test_repeated_choices_reach_the_command_as_text() -> None:

@@ -13,8 +13,8 @@ import pytest
 from bitnet_bench.checkpoints import inspect as inspecting
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.measurement import contest
-from bitnet_bench.measurement.candidates import contenders
-from bitnet_bench.measurement.contest import Outcome, Scenario
+from bitnet_bench.measurement.candidates import make_candidates
+from bitnet_bench.measurement.contest import CandidateOutcome, Scenario
 from bitnet_bench.measurement.measure import measure
 
 YEARS_AGO_S = 1e9
@@ -24,14 +24,14 @@ YEARS_AGO_S = 1e9
 def digested(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was digested, from an empty memory on."""
     counts: Counter[str] = Counter()
-    digest = inspecting._sha256
+    digest = inspecting._hash_files
 
     def count(files: list[Path], noted: dict[str, str]) -> str:
         counts.update(str(file) for file in files)
         return digest(files, noted)
 
-    monkeypatch.setattr(inspecting, "_sha256", count)
-    monkeypatch.setattr(inspecting, "_inspected", {})
+    monkeypatch.setattr(inspecting, "_hash_files", count)
+    monkeypatch.setattr(inspecting, "_inspection_cache", {})
     return counts
 
 
@@ -49,8 +49,8 @@ def test_measuring_digests_each_file_once(
     """A checkpoint on two backends and its float twin, also where nobody passes on what was found before."""
     ours, twin = copied(tmp_path / "mine", "demo"), copied(tmp_path / "mine-fp16", "demo-fp16")
     digested.clear()
-    monkeypatch.setattr(contest, "measure", lambda entered, *_: [Outcome(left_out="not today") for _ in entered])
-    entered = contenders([str(ours)], [], None, backends=["ternary", "hf"], baselines=[str(twin)], against_floats=True)
+    monkeypatch.setattr(contest, "measure_in_rounds", lambda entered, *_: [CandidateOutcome(left_out="not today") for _ in entered])
+    entered = make_candidates([str(ours)], [], None, backends=["ternary", "hf"], baselines=[str(twin)], against_floats=True)
     again = [one._replace(opened=None) for one in entered]
     measure(again, Scenario(budget_s=1))
     assert len(entered) == 4
@@ -63,12 +63,12 @@ def test_a_changed_file_is_read_again(digested: Counter[str], tmp_path: Path) ->
     folder = copied(tmp_path / "mine", "demo")
     weights = folder / "model.safetensors"
     digested.clear()
-    first = inspecting.inspect(folder)
-    renamed = inspecting.inspect(folder, source="ORG/NAME", revision="abc")
+    first = inspecting.inspect_folder(folder)
+    renamed = inspecting.inspect_folder(folder, source="ORG/NAME", revision="abc")
     assert (renamed.source, renamed.revision, renamed.sha256) == ("ORG/NAME", "abc", first.sha256)
     assert digested[str(weights)] == 1
     os.utime(weights, (YEARS_AGO_S + 5, YEARS_AGO_S + 5))
-    assert inspecting.inspect(folder) == first
+    assert inspecting.inspect_folder(folder) == first
     assert digested[str(weights)] == 2
 
 
@@ -78,6 +78,6 @@ def test_a_file_that_was_just_written_is_read_each_time(digested: Counter[str], 
     weights = folder / "model.safetensors"
     os.utime(weights, (time.time(), time.time()))
     digested.clear()
-    inspecting.inspect(folder)
-    inspecting.inspect(folder)
+    inspecting.inspect_folder(folder)
+    inspecting.inspect_folder(folder)
     assert digested[str(weights)] == 2

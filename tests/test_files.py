@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import disk_errors, folder_written_whole, write_whole
+from bitnet_bench.files import explain_disk_errors, write_folder_whole, write_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_path_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     """Nothing is in the folder until the block ends; then all files are, and no temporary one."""
     out = tmp_path / "out"
-    with folder_written_whole(out, last="config.json") as folder:
+    with write_folder_whole(out, last="config.json") as folder:
         (folder / "config.json").write_text("c")
         (folder / "weights").write_text("w")
         assert not any(file.is_file() for file in out.iterdir())
@@ -70,7 +70,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 def fill(out: Path, *files: str, then: type[BaseException] | None = None) -> None:
     """Write *files* into *out* as a whole folder marked by config.json, and raise *then* inside the block."""
-    with folder_written_whole(out, last="config.json") as folder:
+    with write_folder_whole(out, last="config.json") as folder:
         for name in files:
             (folder / name).write_text("new")
         if then is not None:
@@ -116,7 +116,7 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / ".partial").mkdir(parents=True)
     (out / ".partial" / "stale").write_text("")
-    with folder_written_whole(out, last="config.json") as folder:
+    with write_folder_whole(out, last="config.json") as folder:
         assert names(folder) == []
         (folder / "config.json").write_text("c")
     assert names(out) == ["config.json"]
@@ -124,9 +124,9 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
 
 def test_disk_errors_say_the_path_and_the_reason(tmp_path: Path) -> None:
     """A full disk is a sentence with its cause; other errors pass as they are."""
-    with pytest.raises(BenchError, match="No space left on device") as caught, disk_errors(tmp_path):
+    with pytest.raises(BenchError, match="No space left on device") as caught, explain_disk_errors(tmp_path):
         raise OSError(28, "No space left on device")
     assert str(tmp_path) in caught.value.problem
     assert isinstance(caught.value.__cause__, OSError)
-    with pytest.raises(KeyError), disk_errors(tmp_path):
+    with pytest.raises(KeyError), explain_disk_errors(tmp_path):
         raise KeyError("ours")

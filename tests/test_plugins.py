@@ -43,5 +43,5 @@ def test_an_installed_backend_is_listed_and_evaluates(
 def test_a_missing_plugin_lists_those_there_are() -> None:
     """An unknown name is wrong use."""
     with pytest.raises(UsageError, match="no backend 'nothing'") as error:
-        plugins.load("backends", "nothing")
+        plugins.load_plugin("backends", "nothing")
     assert "hf" in error.value.hint

@@ -15,15 +15,15 @@ from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession
-    from bitnet_bench.backends.bitnetcpp.build import Build
+    from bitnet_bench.backends.bitnetcpp.build import BitnetCppBuild
     from bitnet_bench.backends.llama_session import Load
     from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 
-VARIABLE = "BITNETCPP_DIR"
+BUILD_FOLDER_VARIABLE = "BITNETCPP_DIR"
 PRECISIONS = ("i2_s", "tl1", "tl2", "ternary")
-PLACES = ("build/3rdparty/llama.cpp/src", "build/bin", "build/lib", "lib")
+LIBRARY_FOLDERS = ("build/3rdparty/llama.cpp/src", "build/bin", "build/lib", "lib")
 LIBRARIES = ("libllama.so", "libllama.dylib")
-BUILD = "Build microsoft/BitNet (its setup_env.py) and name its folder with `bitnetcpp_dir` or $BITNETCPP_DIR."
+BUILD_HINT = "Build microsoft/BitNet (its setup_env.py) and name its folder with `bitnetcpp_dir` or $BITNETCPP_DIR."
 
 
 class BitnetCppBackend(CheckedBackend, adds=("build",)):
@@ -41,12 +41,12 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
-        from bitnet_bench.backends.llama_session import opened
-        from bitnet_bench.backends.runtime_parity import refuse_fault
+        from bitnet_bench.backends.llama_session import open_session
+        from bitnet_bench.backends.runtime_parity import check_parity
 
-        file, build = self._file(checkpoint, precision), self.build()
-        refuse_fault(self._check(checkpoint, precision, file, build), self._options.allow_mismatch)
-        with opened(checkpoint, file, precision, self._load(file, build), build.version) as session:
+        file, build = self._file(checkpoint, precision), self.find_build()
+        check_parity(self._compare(checkpoint, precision, file, build), self._options.allow_mismatch)
+        with open_session(checkpoint, file, precision, self._load(file, build), build.version) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
@@ -57,33 +57,33 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
-        return self._check(checkpoint, precision, self._file(checkpoint, precision), self.build())
+        return self._compare(checkpoint, precision, self._file(checkpoint, precision), self.find_build())
 
-    def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: Build) -> RuntimeParity:
-        from bitnet_bench.backends.llama_session import check
+    def _compare(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: BitnetCppBuild) -> RuntimeParity:
+        from bitnet_bench.backends.llama_session import compare_cached
 
-        return check(checkpoint, file, precision, "bitnet.cpp", build.version, self._load(file, build))
+        return compare_cached(checkpoint, file, precision, "bitnet.cpp", build.version, self._load(file, build))
 
-    def _load(self, file: GgufFile, build: Build) -> Load:
+    def _load(self, file: GgufFile, build: BitnetCppBuild) -> Load:
         from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
 
         return lambda vocabulary_only: BuildLibrary(build, file, vocabulary_only)
 
-    def build(self) -> Build:
+    def find_build(self) -> BitnetCppBuild:
         """Return the user's build; BenchError says how to make one."""
-        from bitnet_bench.backends.bitnetcpp.build import Build
+        from bitnet_bench.backends.bitnetcpp.build import BitnetCppBuild
 
-        named = self._options.directory or os.environ.get(VARIABLE)
+        named = self._options.directory or os.environ.get(BUILD_FOLDER_VARIABLE)
         if not named:
-            raise BenchError("The backend `bitnetcpp` needs your own build of bitnet.cpp.", BUILD)
-        places = (Path(named) / place / name for place in PLACES for name in LIBRARIES)
+            raise BenchError("The backend `bitnetcpp` needs your own build of bitnet.cpp.", BUILD_HINT)
+        places = (Path(named) / place / name for place in LIBRARY_FOLDERS for name in LIBRARIES)
         found = next((path for path in places if path.is_file()), None)
         if found is None:
-            raise BenchError(f"There is no {PLACES[0]}/{LIBRARIES[0]} in {named}.", BUILD)
-        return Build(Path(named), found)
+            raise BenchError(f"There is no {LIBRARY_FOLDERS[0]}/{LIBRARIES[0]} in {named}.", BUILD_HINT)
+        return BitnetCppBuild(Path(named), found)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.checkpoints.gguf.exports import file_for
+        from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 
         if precision not in PRECISIONS:
             raise BenchError(
@@ -95,4 +95,4 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
                 "Make the file with bitnet.cpp's own converter, and name it with `gguf`.",
             )
         kind = precision if precision in ("tl1", "tl2") else "i2_s"
-        return file_for(checkpoint, kind, self._options.gguf)
+        return open_or_export_gguf(checkpoint, kind, self._options.gguf)

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, Tokens
-from bitnet_bench.checkpoints.gguf.exports import folder
+from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, TokenBatch
+from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.environment import compiler
+from bitnet_bench.machine.environment import find_compiler
 
 SHIM = Path(__file__).with_name("shim.c")
 HEADERS = ("3rdparty/llama.cpp/include", "3rdparty/llama.cpp/ggml/include")
-DECLARED = (
+OPTIONAL_NAMES = (
     "llama_model_load_from_file",
     "llama_model_free",
     "llama_model_n_ctx_train",
@@ -43,12 +43,12 @@ DECLARED = (
     "kv_unified",
 )
 """What later versions of llama.h have; `shim.c` takes what there is."""
-WRONG = "-Werror=implicit-function-declaration"
-AGAIN = "Build bitnet.cpp again, or use `backend=ternary` or `backend=llamacpp`."
+IMPLICIT_CALLS_FLAG = "-Werror=implicit-function-declaration"
+REBUILD_HINT = "Build bitnet.cpp again, or use `backend=ternary` or `backend=llamacpp`."
 
 
 @dataclass(frozen=True)
-class Build:
+class BitnetCppBuild:
     """A build of microsoft/BitNet: its folder, and the shared library in it."""
 
     folder: Path
@@ -67,12 +67,12 @@ class Build:
 class BuildLibrary:
     """A loaded file; see `bitnet_bench.backends.llama_session.Library`."""
 
-    def __init__(self, build: Build, file: GgufFile, vocabulary_only: bool = False) -> None:
+    def __init__(self, build: BitnetCppBuild, file: GgufFile, vocabulary_only: bool = False) -> None:
         """BenchError in the build's own words if *file* does not load."""
-        self._calls = _calls(shim(build))
+        self._calls = _load_shim(shim(build))
         self._bench = self._calls.bench_open(str(file.path).encode(), vocabulary_only, TOKENS_AT_ONCE)
         if not self._bench:
-            raise self._failed(f"bitnet.cpp does not load {file.path}")
+            raise self._make_error(f"bitnet.cpp does not load {file.path}")
         self.vocabulary: int = self._calls.bench_vocabulary(self._bench)
         self.trained_context: int = self._calls.bench_trained_context(self._bench)
 
@@ -96,27 +96,27 @@ class BuildLibrary:
         """Empty the context."""
         self._calls.bench_forget(self._bench)
 
-    def read(self, tokens: Tokens) -> None:
+    def read(self, tokens: TokenBatch) -> None:
         """Read at most `TOKENS_AT_ONCE` tokens; BenchError in the build's own words if that fails."""
         arrays = (tokens.ids, tokens.positions, tokens.sequences, tokens.wanted)
         status = self._calls.bench_read(self._bench, len(tokens.ids), *(array.ctypes.data for array in arrays))
         if status:
-            raise self._failed(f"bitnet.cpp's decoding failed with status {status}")
+            raise self._make_error(f"bitnet.cpp's decoding failed with status {status}")
 
     def logits(self, rows: int) -> Logits:
         """Return the logits [rows, V] that were asked for, good until the next reading."""
         return np.ctypeslib.as_array(self._calls.bench_logits(self._bench), (rows, self.vocabulary))
 
-    def held(self, sequence: int) -> int:
+    def count_held_tokens(self, sequence: int) -> int:
         """Return how many tokens the context holds of *sequence*."""
         return int(self._calls.bench_held(self._bench, sequence))
 
-    def _failed(self, what: str) -> BenchError:
+    def _make_error(self, what: str) -> BenchError:
         words = self._calls.bench_said().decode("utf-8", "replace").strip()
-        return BenchError(f"{what}. {words}".strip(), AGAIN)
+        return BenchError(f"{what}. {words}".strip(), REBUILD_HINT)
 
 
-def shim(build: Build) -> Path:
+def shim(build: BitnetCppBuild) -> Path:
     """Return the shim for *build*, compiled if this is new; BenchError without headers or compiler."""
     headers = [build.folder / place for place in HEADERS]
     header = headers[0] / "llama.h"
@@ -124,41 +124,41 @@ def shim(build: Build) -> Path:
         raise BenchError(f"There is no {HEADERS[0]}/llama.h in {build.folder}.", "Keep the sources beside the build.")
     declared = re.sub(r"//.*", "", header.read_text(encoding="utf-8", errors="replace"))
     state = f"{build.library.resolve()} {build.library.stat().st_mtime_ns} {declared} {SHIM.read_text()}"
-    out = folder() / "shims" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.so"
+    out = find_cache_folder() / "shims" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.so"
     if not out.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)
-        defined = [f"-DHAS_{name.upper()}" for name in DECLARED if re.search(rf"\b{name}\b", declared)]
+        defined = [f"-DHAS_{name.upper()}" for name in OPTIONAL_NAMES if re.search(rf"\b{name}\b", declared)]
         _compile([*defined, *(f"-I{place}" for place in headers)], build.library, out)
     return out
 
 
 def _compile(options: list[str], library: Path, out: Path) -> None:
-    named = os.environ.get("CC") or compiler()
+    named = os.environ.get("CC") or find_compiler()
     if named is None:
         raise BenchError("No C compiler was found, and bitnet.cpp is reached through one.", "apt-get install gcc")
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         made = Path(place) / out.name
-        found = [str(library), f"-Wl,-rpath,{library.parent}", *(f"-Wl,-rpath,{p}" for p in _beside(library))]
-        command = [*named.split(), "-O2", "-shared", "-fPIC", WRONG, *options, str(SHIM), "-o", str(made), *found]
+        found = [str(library), f"-Wl,-rpath,{library.parent}", *(f"-Wl,-rpath,{p}" for p in _find_library_folders(library))]
+        command = [*named.split(), "-O2", "-shared", "-fPIC", IMPLICIT_CALLS_FLAG, *options, str(SHIM), "-o", str(made), *found]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             first = next((line for line in ended.stderr.splitlines() if "error" in line), "no message")
-            raise BenchError(f"The interface of this bitnet.cpp is not known: {first}", AGAIN)
+            raise BenchError(f"The interface of this bitnet.cpp is not known: {first}", REBUILD_HINT)
         made.rename(out)
 
 
-def _beside(library: Path) -> list[Path]:
+def _find_library_folders(library: Path) -> list[Path]:
     """Return the folders of the other shared libraries of the build, which its own library needs."""
     root = next((p for p in library.parents if p.name == "build"), library.parent)
     return sorted({path.parent for path in root.rglob("lib*.so")} | {path.parent for path in root.rglob("lib*.dylib")})
 
 
-def _calls(path: Path) -> Any:
+def _load_shim(path: Path) -> Any:
     """Return the shim's functions with their types."""
     try:
         found = ctypes.CDLL(str(path))
     except OSError as error:
-        raise BenchError(f"The library of bitnet.cpp does not load: {error}.", AGAIN) from error
+        raise BenchError(f"The library of bitnet.cpp does not load: {error}.", REBUILD_HINT) from error
     numbers = (c_int,) * 2
     for name, result, arguments in (
         ("open", c_void_p, (c_char_p, *numbers)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.protocols import InferenceBackend, Ingredients, Progress, TrainingBackend
+from bitnet_bench.protocols import InferenceBackend, TrainingInputs, Progress, TrainingBackend
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
@@ -42,12 +42,12 @@ class HFBackend(InferenceBackend, TrainingBackend):
         with torch.device("meta"):
             AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
 
-    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+    def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or distill with transformers' Trainer; resumes what was killed."""
-        from bitnet_bench.backends.hf.training import build
-        from bitnet_bench.training.job import finetune
+        from bitnet_bench.backends.hf.training import build_trainer
+        from bitnet_bench.training.job import run_finetune_job
 
-        return finetune(job, given, progress, "hf", build)
+        return run_finetune_job(job, given, progress, "hf", build_trainer)
 
 
 class HFDenseBackend(HFBackend):

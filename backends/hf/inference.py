@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batch_size import activation_bytes, choose_logits, choose_tokens
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, Place, Row, Tree, in_budget, naming_gpu_failures
-from bitnet_bench.backends.hf.slots import LENGTH_STEP, Decoding, Slots
-from bitnet_bench.backends.hf.tree_rows import Layout, SharedPrefix
+from bitnet_bench.backends.batched_session import BatchedSession, Ids, TreePosition, Row, Tree, split_by_budget, explain_gpu_failures
+from bitnet_bench.backends.hf.slots import LENGTH_STEP, DecodingState, Slots
+from bitnet_bench.backends.hf.tree_rows import TreeRows, SharedPrefix
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.shape import PLAIN_HEADS
@@ -28,7 +28,7 @@ from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
-BRANCHING = {"llama", "qwen2", "qwen3"}
+BRANCHING_FAMILIES = {"llama", "qwen2", "qwen3"}
 """Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""
 
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -42,12 +42,12 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
     Beside ternary codes a GPU holds bfloat16, the CPU float32.
     """
     tokenizer = load_tokenizer(checkpoint)
-    gpu = choose_gpu(checkpoint.source, _bytes_on_gpu(checkpoint, precision))
+    gpu = choose_gpu(checkpoint.source, _estimate_gpu_bytes(checkpoint, precision))
     if gpu is not None and precision == "bf16" and not gpu.has_bf16:
         _log.warning("%s emulates bfloat16, slowly: `precision=fp32` or `precision=fp16` is faster there.", gpu.name)
     rest: Literal["fp32", "bf16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
     model = load_model(checkpoint, "run", precision, dense=dense, rest=rest)
-    with torch.inference_mode(), naming_gpu_failures():
+    with torch.inference_mode(), explain_gpu_failures():
         model = model.to("cuda" if gpu else "cpu")
         if gpu is not None and precision == "ternary" and why_no_kernels(gpu) is None:
             from bitnet_bench.ternary.gpu.layer import use_gpu_layers
@@ -58,7 +58,7 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
         yield session
 
 
-def _bytes_on_gpu(checkpoint: Checkpoint, precision: Precision) -> int:
+def _estimate_gpu_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """Return what the weights take: of ternary ones int8 codes, and bfloat16 for the others."""
     if precision == "ternary":
         return checkpoint.ternary_parameters + 2 * (checkpoint.parameters - checkpoint.ternary_parameters)
@@ -72,7 +72,7 @@ def _masked_attention() -> AbstractContextManager[None]:
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
-def _forest(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
+def _make_forest_mask(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
     """Return (additive mask [1, 1, T, prefix + T], positions [1, T]) of trees side by side, given their `Tree.shape`.
 
     A branch sees the prefix, its context and its own earlier tokens, at the positions it would have if it stood alone.
@@ -111,7 +111,7 @@ class HFSession(BatchedSession):
             self.in_flight = 1
         # int8 rounding turns float noise of a masked attention into steps, so a ternary model reads plain rows
         self.shares_contexts = (
-            precision != "ternary" and model.config.model_type in BRANCHING and layers == {"full_attention"}
+            precision != "ternary" and model.config.model_type in BRANCHING_FAMILIES and layers == {"full_attention"}
         )
 
     def _fit_to_memory(self) -> None:
@@ -137,18 +137,18 @@ class HFSession(BatchedSession):
             mixed = self.shares_contexts or self.in_rows if isinstance(row, Tree) else self.uses_slots
             groups[0 if mixed else len(row)].append(row)
         for group in groups.values():
-            yield from in_budget(group, self._cost, budget)
+            yield from split_by_budget(group, self._cost, budget)
 
     def _cost(self, row: Row) -> int:
         """Return the tokens that a row takes; one that is continued in a slot takes what that has at least."""
         return len(row) if isinstance(row, Tree) or not self.uses_slots else len(row) + LENGTH_STEP
 
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+    def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
         """Return what the head takes, [len(places), H]; of a family with a head of its own, the logits."""
         if self.in_rows:
-            ids, where, options = (self._in_rows if self.shares_contexts else self._padded)(batch, places)
+            ids, where, options = (self._lay_in_rows if self.shares_contexts else self._lay_padded)(batch, places)
         else:
-            ids, where, options = self._side_by_side(batch, places)
+            ids, where, options = self._lay_side_by_side(batch, places)
         with _masked_attention() if self.device == "cuda" and "attention_mask" in options else nullcontext():
             output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
         if self._prefix_cache is not None and not self.in_rows:
@@ -156,10 +156,10 @@ class HFSession(BatchedSession):
         found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
         return found
 
-    def _in_rows(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def _lay_in_rows(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return (ids [rows, T], where *places* are, options) with several trees in a row, and padding."""
         device, prefix = self._model.device, self._prefix_length
-        layout = Layout.of(batch, prefix, self._model.config.hidden_size)
+        layout = TreeRows.of(batch, prefix, self._model.config.hidden_size)
         options: dict[str, Any] = {
             "use_cache": False,
             "attention_mask": layout.mask(prefix, device, self._model.dtype),
@@ -169,7 +169,7 @@ class HFSession(BatchedSession):
             options |= {"past_key_values": SharedPrefix(self._prefix_cache.layers), "use_cache": True}
         return send(layout.ids, device), send(layout.at(places), device), options
 
-    def _padded(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def _lay_padded(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return (ids [trees, T], where *places* are, options): no token sees the padding, which comes after it."""
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         longest = max(map(len, rows))
@@ -182,7 +182,7 @@ class HFSession(BatchedSession):
         longest = max(map(len, rows))
         return send(torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), self._model.device)
 
-    def _side_by_side(self, batch: list[Tree], places: list[Place]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def _lay_side_by_side(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return (ids, where *places* are, options): all trees in one row, or rows of one length."""
         device = self._model.device
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
@@ -191,7 +191,7 @@ class HFSession(BatchedSession):
         at = [starts[t] + sum(batch[t].shape[: branch + 1]) + offset for t, branch, offset in places]
         options: dict[str, Any] = {"use_cache": False}
         if self.shares_contexts:
-            mask, positions = _forest([tree.shape for tree in batch], self._prefix_length)
+            mask, positions = _make_forest_mask([tree.shape for tree in batch], self._prefix_length)
             options |= {"attention_mask": mask.to(device, self._model.dtype), "position_ids": positions.to(device)}
             if self._prefix_cache is not None:
                 options |= {"past_key_values": self._prefix_cache, "use_cache": True}
@@ -213,32 +213,32 @@ class HFSession(BatchedSession):
         """Let go of the slots that nobody decodes in."""
         self.slots.release()
 
-    def prefill(self, batch: Sequence[Sequence[int]]) -> Decoding:
+    def prefill(self, batch: Sequence[Sequence[int]]) -> DecodingState:
         """Read prompts, of one length unless there are slots, and choose the first new token of each."""
         if not self.uses_slots:
             output = self._model(torch.tensor(batch, device=self._model.device), use_cache=True, logits_to_keep=1)
-            return self._finish(Decoding(output.past_key_values, output.logits[:, -1].argmax(-1)))
+            return self._finish(DecodingState(output.past_key_values, output.logits[:, -1].argmax(-1)))
         lengths = [len(prompt) for prompt in batch]
         output = self._model.base_model(self._tensor(batch), use_cache=True)
         rows = torch.arange(len(batch))
         last = send(torch.stack([rows, torch.tensor(lengths) - 1]), self._model.device)
         tokens = self.head(output.last_hidden_state[last[0], last[1]]).argmax(-1)
-        return self._finish(Decoding(output.past_key_values, tokens, lengths))
+        return self._finish(DecodingState(output.past_key_values, tokens, lengths))
 
-    def decode(self, state: Decoding, steps: int) -> Decoding:
+    def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row, one after the other."""
         if self.uses_slots:
             return self._finish(self.slots.decode(state, steps))
         for _ in range(steps):
             output = self._model(state.tokens[:, None], past_key_values=state.cache, use_cache=True)
-            state = Decoding(output.past_key_values, output.logits[:, -1].argmax(-1))
+            state = DecodingState(output.past_key_values, output.logits[:, -1].argmax(-1))
         return self._finish(state)
 
-    def queue(self, state: Decoding) -> Decoding | None:
+    def queue(self, state: DecodingState) -> DecodingState | None:
         """Start to choose one more token for every row; slots wait for nothing."""
         return self.slots.decode(state, 1) if self.uses_slots else None
 
-    def _finish(self, state: Decoding) -> Decoding:
+    def _finish(self, state: DecodingState) -> DecodingState:
         self.wait()
         return state
 

@@ -22,7 +22,7 @@ MOST_SLOTS = 4
 
 
 @dataclass
-class Decoding:
+class DecodingState:
     """Where a batch of rows is in decoding: *tokens* [B] is the last greedy token of each row."""
 
     cache: Any
@@ -40,7 +40,7 @@ class Decoding:
         return [(layer.keys, layer.values) for layer in self.cache.layers]
 
 
-class _Writing(DynamicCache):  # type: ignore[misc]
+class _SlotCache(DynamicCache):  # type: ignore[misc]
     """Hands a layer the whole slot after writing its one new token of each row."""
 
     def __init__(self, slot: Slot) -> None:
@@ -74,7 +74,7 @@ class Slot:
         self._column = torch.arange(length, device=first.device)
         self._zero = torch.zeros((), dtype=first.dtype, device=first.device)
         self._hidden = torch.full_like(self._zero, float("-inf"))
-        self.owner: weakref.ref[Decoding] | None = None
+        self.owner: weakref.ref[DecodingState] | None = None
         self.advance: Work = self.step
 
     @property
@@ -96,13 +96,13 @@ class Slot:
             self.tokens[:, None],
             attention_mask=torch.where(seen, self._zero, self._hidden)[:, None, None],
             position_ids=self._positions[:, None],
-            past_key_values=_Writing(self),
+            past_key_values=_SlotCache(self),
             use_cache=True,
         )
         self.tokens.copy_(self._head(output.last_hidden_state[:, -1]).argmax(-1))
         self._positions += 1
 
-    def load(self, state: Decoding) -> None:
+    def load(self, state: DecodingState) -> None:
         """Take over the rows of *state*, from its cache or from its slot; rows beyond them are of no account."""
         rows = len(state.lengths)
         for kept, given in zip(self.kept, state.layers, strict=True):
@@ -121,7 +121,7 @@ class Slots:
         self.graphs = True
         """Whether steps are captured; False once a capture failed."""
 
-    def decode(self, state: Decoding, steps: int) -> Decoding:
+    def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row of *state*, which is not used any more; nothing is waited for."""
         longest = max(state.lengths) + steps
         slot = state.slot
@@ -130,7 +130,7 @@ class Slots:
             slot.load(state)
         for _ in range(steps):
             slot.advance()
-        found = Decoding(
+        found = DecodingState(
             None, slot.tokens[: len(state.lengths)].clone(), [length + steps for length in state.lengths], slot
         )
         slot.owner = weakref.ref(found)
@@ -140,7 +140,7 @@ class Slots:
         """Let go of the slots that nobody decodes in."""
         self._slots = [slot for slot in self._slots if not slot.is_free]
 
-    def _free_slot(self, state: Decoding, rows: int, length: int) -> Slot:
+    def _free_slot(self, state: DecodingState, rows: int, length: int) -> Slot:
         rows = rows if rows < ROWS_STEP else -(-rows // ROWS_STEP) * ROWS_STEP
         length = -(-length // LENGTH_STEP) * LENGTH_STEP
         for slot in self._slots:

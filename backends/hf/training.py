@@ -10,35 +10,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from bitnet_bench.data.collating import Item
+from bitnet_bench.data.collating import BatchItem
 from bitnet_bench.training.attention import assume_causal
-from bitnet_bench.training.objectives import Distillation, Objective, Outcome, Preference, install, supervised
-from bitnet_bench.training.trainer import BenchTrainer, Start, validation_objective
+from bitnet_bench.training.objectives import DistillationObjective, Objective, BatchLoss, PreferenceObjective, install_objective, supervised_loss
+from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup, validation_objective
 
 
-def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
+def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
     """Make the trainer of *start*, whose model returns an `Outcome` from now on."""
     if torch.cuda.is_available():
         for model in (start.model, start.teacher):
             if model is not None:
                 assume_causal(model, start.job.max_length)
-    install(start.model, _objective(start), validation_objective(start.job))
+    install_objective(start.model, _objective(start), validation_objective(start.job))
     return HFTrainer(
         model=start.model,
         args=TrainingArguments(**arguments),
-        train_dataset=_Ordered(start.plan.items, order),
+        train_dataset=_OrderedItems(start.plan.items, order),
         data_collator=start.plan.collator,
         start=start,
     )
 
 
-def _objective(start: Start) -> Objective:
+def _objective(start: TrainerSetup) -> Objective:
     job = start.job
     if job.method == "dpo":
-        return Preference(job.beta, checked=start.goes_on)
+        return PreferenceObjective(job.beta, checked=start.goes_on)
     if start.teacher is None:
-        return supervised
-    return Distillation(
+        return supervised_loss
+    return DistillationObjective(
         start.teacher,
         start.model,
         weight=job.distill_weight,
@@ -49,16 +49,16 @@ def _objective(start: Start) -> Objective:
     )
 
 
-class _Ordered(Dataset[Item]):
+class _OrderedItems(Dataset[BatchItem]):
     """The items in the order in which they are trained on, repeated over epochs."""
 
-    def __init__(self, items: Sequence[Item], order: Sequence[int]) -> None:
+    def __init__(self, items: Sequence[BatchItem], order: Sequence[int]) -> None:
         self._items, self._order = items, order
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, i: int) -> Item:
+    def __getitem__(self, i: int) -> BatchItem:
         return self._items[self._order[i]]
 
 
@@ -85,9 +85,9 @@ class HFTrainer(BenchTrainer):
         scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
         return scaled
 
-    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+    def compute_batch_loss(self, inputs: dict[str, Tensor]) -> BatchLoss:
         """Return what the model's forward gives: a sharded model has its weights nowhere else."""
-        found: Outcome = self.model(**inputs)
+        found: BatchLoss = self.model(**inputs)
         return found
 
     def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from bitnet_bench.backends.batched_session import Place, Tree
+from bitnet_bench.backends.batched_session import TreePosition, Tree
 from bitnet_bench.backends.transfers import send
 
 ALIGNMENT = 8
@@ -53,7 +53,7 @@ def choose_rows(lengths: Sequence[int], prefix: int, hidden_size: int) -> tuple[
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeRows:
     """Trees in rows of one length, as tensors on the CPU [rows, tokens]."""
 
     ids: Tensor
@@ -67,7 +67,7 @@ class Layout:
     shapes: Sequence[tuple[int, ...]]
 
     @classmethod
-    def of(cls, batch: Sequence[Tree], prefix: int, hidden_size: int) -> Layout:
+    def from_trees(cls, batch: Sequence[Tree], prefix: int, hidden_size: int) -> TreeRows:
         """Lay out *batch*, whose contexts follow *prefix* tokens."""
         order = sorted(range(len(batch)), key=lambda t: -len(batch[t]))
         room, rows = choose_rows([len(batch[t]) for t in order], prefix, hidden_size)
@@ -104,12 +104,12 @@ class Layout:
             [tree.shape for tree in batch],
         )
 
-    def at(self, places: Sequence[Place]) -> Tensor:
+    def find_indices(self, places: Sequence[TreePosition]) -> Tensor:
         """Return where *places* are, in rows laid end to end; the offset -1 is the token before the first branch."""
         ends = [(0, *_sums(shape)) for shape in self.shapes]
         return torch.tensor([self.starts[t] + ends[t][branch + 1] + offset for t, branch, offset in places])
 
-    def mask(self, prefix: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def make_mask(self, prefix: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return an additive mask [rows, 1, tokens, prefix + tokens], made on *device*.
 
         A token sees the prefix, the context of its tree, and the earlier tokens of its own branch.

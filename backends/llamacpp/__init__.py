@@ -34,13 +34,13 @@ class LlamaCppBackend(CheckedBackend):
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
         """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
-        from bitnet_bench.backends.llama_session import opened
+        from bitnet_bench.backends.llama_session import open_session
         from bitnet_bench.backends.llamacpp.bindings import version
-        from bitnet_bench.backends.runtime_parity import refuse_fault
+        from bitnet_bench.backends.runtime_parity import check_parity
 
         file = self._file(checkpoint, precision)
-        refuse_fault(self._check(checkpoint, precision, file), self._options.allow_mismatch)
-        with opened(checkpoint, file, precision, self._load(file), version()) as session:
+        check_parity(self._compare(checkpoint, precision, file), self._options.allow_mismatch)
+        with open_session(checkpoint, file, precision, self._load(file), version()) as session:
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
@@ -52,13 +52,13 @@ class LlamaCppBackend(CheckedBackend):
 
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the weights in the file, and what llama.cpp computes with them, with *checkpoint*."""
-        return self._check(checkpoint, precision, self._file(checkpoint, precision))
+        return self._compare(checkpoint, precision, self._file(checkpoint, precision))
 
-    def _check(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile) -> RuntimeParity:
-        from bitnet_bench.backends.llama_session import check
+    def _compare(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile) -> RuntimeParity:
+        from bitnet_bench.backends.llama_session import compare_cached
         from bitnet_bench.backends.llamacpp.bindings import version
 
-        return check(checkpoint, file, precision, "llama.cpp", version(), self._load(file))
+        return compare_cached(checkpoint, file, precision, "llama.cpp", version(), self._load(file))
 
     def _load(self, file: GgufFile) -> Load:
         from bitnet_bench.backends.llamacpp.bindings import PythonLibrary
@@ -66,10 +66,10 @@ class LlamaCppBackend(CheckedBackend):
         return lambda vocabulary_only: PythonLibrary(file, vocabulary_only)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.checkpoints.gguf.exports import FORM_OF, file_for
+        from bitnet_bench.checkpoints.gguf.exports import PRECISION_GGUF_TYPES, open_or_export_gguf
 
         if precision not in PRECISIONS:
             raise BenchError(
                 f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as `precision`."
             )
-        return file_for(checkpoint, FORM_OF[precision], self._options.gguf)
+        return open_or_export_gguf(checkpoint, PRECISION_GGUF_TYPES[precision], self._options.gguf)

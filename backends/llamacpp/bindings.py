@@ -10,18 +10,18 @@ import llama_cpp as api
 import numpy as np
 import torch
 
-from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, Tokens
+from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, TokenBatch
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.errors import BenchError
 
-_said: list[str] = []
+_last_messages: list[str] = []
 
 
 @api.llama_log_callback
 def _listen(level: int, text: bytes, data: Any) -> None:
     """Keep what llama.cpp says last, for an error message, and print nothing."""
-    _said.append(text.decode("utf-8", "replace").strip())
-    del _said[:-20]
+    _last_messages.append(text.decode("utf-8", "replace").strip())
+    del _last_messages[:-20]
 
 
 def version() -> str:
@@ -42,7 +42,7 @@ class PythonLibrary:
         self._context: Any = None
         self._model = api.llama_model_load_from_file(str(file.path).encode(), settings)
         if self._model is None:
-            raise _failed(f"llama.cpp does not load {file.path}")
+            raise _make_error(f"llama.cpp does not load {file.path}")
         self._words = api.llama_model_get_vocab(self._model)
         self.vocabulary = api.llama_vocab_n_tokens(self._words)
         self.trained_context = int(api.llama_model_n_ctx_train(self._model))
@@ -79,18 +79,18 @@ class PythonLibrary:
         """Empty the context."""
         api.llama_memory_clear(api.llama_get_memory(self._context), False)
 
-    def read(self, tokens: Tokens) -> None:
+    def read(self, tokens: TokenBatch) -> None:
         """Read at most `TOKENS_AT_ONCE` tokens; BenchError in llama.cpp's own words if that fails."""
-        status = api.llama_decode(self._context, self._batch.filled(tokens))
+        status = api.llama_decode(self._context, self._batch.fill(tokens))
         if status:
-            raise _failed(f"llama.cpp's decoding failed with status {status}")
+            raise _make_error(f"llama.cpp's decoding failed with status {status}")
 
     def logits(self, rows: int) -> Logits:
         """Return the logits [rows, V] that were asked for, good until the next reading."""
         pointer = ctypes.cast(api.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(pointer, (rows, self.vocabulary))
 
-    def held(self, sequence: int) -> int:
+    def count_held_tokens(self, sequence: int) -> int:
         """Return how many tokens the context holds of *sequence*."""
         return int(api.llama_memory_seq_pos_max(api.llama_get_memory(self._context), sequence)) + 1
 
@@ -113,7 +113,7 @@ class _Batch:
         self._batch.seq_id = self._pointers.ctypes.data_as(ctypes.POINTER(numbers))
         self._batch.logits = self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def filled(self, tokens: Tokens) -> Any:
+    def fill(self, tokens: TokenBatch) -> Any:
         """Return the batch with *tokens* in it."""
         count = self._batch.n_tokens = len(tokens.ids)
         self._ids[:count], self._positions[:count] = tokens.ids, tokens.positions
@@ -121,7 +121,7 @@ class _Batch:
         return self._batch
 
 
-def _failed(what: str) -> BenchError:
+def _make_error(what: str) -> BenchError:
     """Return *what* with llama.cpp's last words."""
-    words = next((line for line in reversed(_said) if "error" in line.lower() or "fail" in line.lower()), "")
+    words = next((line for line in reversed(_last_messages) if "error" in line.lower() or "fail" in line.lower()), "")
     return BenchError(f"{what}. {words}".strip(), "Try another `precision`, or a newer llama-cpp-python.")

@@ -48,7 +48,7 @@ class BaseEngine(ABC, Generic[Product]):
         self.epsilon = float(config.rms_norm_eps)
         self._bytes: dict[int, tuple[str, int]] = {}
         self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
-        self.layers = [self._layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
+        self.layers = [self._make_layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
         self.final_norm = Norm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
         self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
         tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
@@ -58,10 +58,10 @@ class BaseEngine(ABC, Generic[Product]):
         """Tables of angles, float32 [positions, dimension / 2]."""
 
     @abstractmethod
-    def _product(self, weights: Weights, columns: int, names: Sequence[str]) -> Product:
+    def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> Product:
         """Return the layers *names* of *columns* columns as one product, and count their codes as `ternary`."""
 
-    def _layer(self, weights: Weights, prefix: str) -> Layer[Product]:
+    def _make_layer(self, weights: Weights, prefix: str) -> Layer[Product]:
         attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
         subln = self.config.model_type == "bitnet"
         has_head_norms = self.config.model_type == "qwen3"
@@ -70,7 +70,7 @@ class BaseEngine(ABC, Generic[Product]):
             return Norm(self._norm_weight(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
 
         def product(columns: int, *names: str) -> Product:
-            return self._product(weights, columns, names)
+            return self._make_product(weights, columns, names)
 
         return Layer(
             input_norm=norm(f"{prefix}input_layernorm", wanted=self._inner is None),

@@ -20,18 +20,18 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.kernel import Norm, Parts, Rows
+from bitnet_bench.ternary.kernel import Norm, JoinedLayers, QuantizedRows
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
-FEW_ROWS = 4
+MAX_ROWS_ONE_BY_ONE = 4
 """Up to so many rows the head is read once a row at memory speed; more are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-def unfit(weights: Weights, config: Any) -> str | None:
+def why_unsupported(weights: Weights, config: Any) -> str | None:
     """Say why the lean forward does not fit a checkpoint's architecture, or None if it does."""
     layers = {name.split(".")[-1] for name in weights.ternary}
     expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -73,7 +73,7 @@ class Cache:
         self.values = [F.pad(t, (0, more)) for t in self.values]
         self.capacity = capacity
 
-    def copied(self, slots: Sequence[int], positions: int) -> Cache:
+    def copy_slots(self, slots: Sequence[int], positions: int) -> Cache:
         """Return a cache whose slot i holds what slot *slots*[i] holds here, with room for *positions* positions."""
         made = copy(self)
         kept = -(-min(positions, self.capacity) // 16) * 16 * self._dimension
@@ -94,7 +94,7 @@ class Batch:
     positions: Tensor
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], past: Sequence[int] | None = None) -> Batch:
+    def from_sequences(cls, sequences: Sequence[Sequence[int]], past: Sequence[int] | None = None) -> Batch:
         """Lay *sequences* side by side, sequence i in slot i after *past*[i] positions."""
         lengths = [len(s) for s in sequences]
         starts = past or [0] * len(lengths)
@@ -105,7 +105,7 @@ class Batch:
         )
 
 
-class Engine(BaseEngine[Parts]):
+class Engine(BaseEngine[JoinedLayers]):
     """A ternary model on the CPU kernel."""
 
     def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
@@ -114,12 +114,12 @@ class Engine(BaseEngine[Parts]):
         self.head = Head(self.head_table, int8=head == "int8")
         if head == "int8":
             self._count(self.head.codes, "head")
-        self._plan: tuple[tuple[Any, ...], Plan] | None = None
+        self._plan: tuple[tuple[Any, ...], ForwardPlan] | None = None
 
-    def _product(self, weights: Weights, columns: int, names: Sequence[str]) -> Parts:
-        return Parts([self._part(weights, name) for name in names], columns)
+    def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> JoinedLayers:
+        return JoinedLayers([self._read_layer(weights, name) for name in names], columns)
 
-    def _part(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
+    def _read_layer(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
         panels, gamma = weights.panels(module)
         bias = weights.bias(module)
         self._count(panels, "ternary")
@@ -134,10 +134,10 @@ class Engine(BaseEngine[Parts]):
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        tiles = _tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
+        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
         key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self.cosines), torch.get_num_threads())
         if self._plan is None or self._plan[0] != key:
-            self._plan = key, Plan(self, cache, len(batch.ids), len(tiles))
+            self._plan = key, ForwardPlan(self, cache, len(batch.ids), len(tiles))
         plan = self._plan[1]
         plan.hidden.copy_(self.embedding[batch.ids])
         plan.slots.copy_(batch.slots)
@@ -160,7 +160,7 @@ class Engine(BaseEngine[Parts]):
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
 
 
-class Plan:
+class ForwardPlan:
     """The calls of one forward pass over *tokens* tokens, with the buffers they work in."""
 
     def __init__(self, engine: Engine, cache: Cache, tokens: int, tiles: int) -> None:
@@ -172,9 +172,9 @@ class Plan:
         qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
         attended = torch.empty(tokens, heads)
         gate_up = torch.empty(tokens, 2 * config.intermediate_size)
-        wide = Rows.empty(tokens, config.hidden_size)
-        headed = Rows.empty(tokens, heads)
-        gated = Rows.empty(tokens, config.intermediate_size)
+        wide = QuantizedRows.empty(tokens, config.hidden_size)
+        headed = QuantizedRows.empty(tokens, heads)
+        gated = QuantizedRows.empty(tokens, config.intermediate_size)
         between, angles = torch.empty_like(self.hidden), (engine.cosines, engine.sines)
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
         self.calls: list[Call] = []
@@ -195,14 +195,14 @@ class Plan:
                 attention,
                 kernel.rows_call(attended, headed, norm=layer.attention_norm),
                 layer.out.call(headed, self.hidden, add=True),
-                *_normed(layer.mlp_norm, engine._inner, self.hidden, between, wide),
+                *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
                 layer.gate_up.call(wide, gate_up),
                 kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=config.hidden_act),
                 layer.down.call(gated, self.hidden, add=True),
             ]
 
 
-def _normed(norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: Rows) -> list[Call]:
+def _prepare_norm_calls(norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows) -> list[Call]:
     """Return the calls for a norm of the block, followed by one inside the linear layer where there is such."""
     if inner is None:
         return [kernel.rows_call(hidden, out, norm=norm)]
@@ -215,21 +215,21 @@ class Head:
     def __init__(self, table: Tensor, int8: bool) -> None:
         """Take the table [vocabulary, hidden]; *int8* quantizes its rows to 127 / absmax each, half to even."""
         self.rows, self.columns = table.shape
-        self.parts: Parts | None = None
+        self.parts: JoinedLayers | None = None
         self.table = table.contiguous()
         if int8:
             self.codes, scales = _int8_panels(table)
-            self.parts = Parts([(self.codes, scales, self.rows, None)], self.columns)
+            self.parts = JoinedLayers([(self.codes, scales, self.rows, None)], self.columns)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
         y = torch.empty(len(x), self.rows)
         if self.parts is not None:
-            rows = Rows.empty(len(x), self.columns)
+            rows = QuantizedRows.empty(len(x), self.columns)
             kernel.quantize_rows(x, len(x), rows)
             self.parts(rows, len(x), y)
-        elif len(x) <= FEW_ROWS:
-            kernel.head(self.table, x, y)
+        elif len(x) <= MAX_ROWS_ONE_BY_ONE:
+            kernel.multiply_head(self.table, x, y)
         else:
             for i in range(0, self.rows, HEAD_ROWS_AT_ONCE):
                 y[:, i : i + HEAD_ROWS_AT_ONCE] = x @ self.table[i : i + HEAD_ROWS_AT_ONCE].float().t()
@@ -252,7 +252,7 @@ def _int8_panels(table: Tensor) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-def _tiles(slots: Tensor, heads: int) -> Tensor:
+def _make_tiles(slots: Tensor, heads: int) -> Tensor:
     """Return int32 [tiles, 2]: the first token and the number of tokens, of one slot each, that attend together."""
     most = max(1, 8 // heads)
     tiles = []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitnet_bench.backends.graphs import record
+from bitnet_bench.backends.graphs import record_graph
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine, Layer
 from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, Batch
 from bitnet_bench.backends.transfers import send
@@ -25,10 +25,10 @@ from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import (
     NO_SPLITS,
     Heads,
-    Places,
+    TokenPlacement,
     QuantizedRows,
     Splits,
-    TernaryWeights,
+    GpuJoinedLayers,
     choose_attention,
     make_tiles,
 )
@@ -57,7 +57,7 @@ class Cache:
             self.keys = [F.pad(t, (0, 0, 0, more)) for t in self.keys]
             self.values = [F.pad(t, (0, 0, 0, more)) for t in self.values]
 
-    def copied(self, slots: Sequence[int], positions: int) -> Cache:
+    def copy_slots(self, slots: Sequence[int], positions: int) -> Cache:
         """Return a cache whose slot i holds what slot *slots*[i] holds here, with room for *positions* positions."""
         made = copy(self)
         kept = min(-(-positions // 16) * 16, self.capacity)
@@ -68,16 +68,16 @@ class Cache:
         return made
 
 
-class GpuEngine(BaseEngine[TernaryWeights]):
+class GpuEngine(BaseEngine[GpuJoinedLayers]):
     """A ternary model in GPU memory; its dtype is what products hand on, bfloat16 or float32."""
 
-    def _product(self, weights: Weights, columns: int, names: Sequence[str]) -> TernaryWeights:
-        made = TernaryWeights([self._part(weights, name) for name in names], columns, self.device)
+    def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> GpuJoinedLayers:
+        made = GpuJoinedLayers([self._read_layer(weights, name) for name in names], columns, self.device)
         self._count(made.codes, "ternary")
         return made
 
     @staticmethod
-    def _part(weights: Weights, module: str) -> tuple[Tensor, float, Tensor | None]:
+    def _read_layer(weights: Weights, module: str) -> tuple[Tensor, float, Tensor | None]:
         codes, gamma = weights.codes(module)
         return codes, float(gamma), weights.bias(module)
 
@@ -98,9 +98,9 @@ class GpuEngine(BaseEngine[TernaryWeights]):
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        return self.run(send(batch.ids, self.device), self.place(batch), cache)
+        return self.run(send(batch.ids, self.device), self.place_tokens(batch), cache)
 
-    def place(self, batch: Batch) -> Places:
+    def place_tokens(self, batch: Batch) -> TokenPlacement:
         """Copy where the tokens of *batch* stand to the GPU."""
         decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has a slot of its own
         rows = choose_attention(self.dimension, self.dtype, decodes=False).rows
@@ -109,9 +109,9 @@ class GpuEngine(BaseEngine[TernaryWeights]):
         slots, positions, tiles = (
             send(t, self.device) for t in (batch.slots, batch.positions, make_tiles(batch.slots, most))
         )
-        return Places(slots, positions, tiles, most)
+        return TokenPlacement(slots, positions, tiles, most)
 
-    def run(self, ids: Tensor, places: Places, cache: Cache, splits: Splits = NO_SPLITS) -> Tensor:
+    def run(self, ids: Tensor, places: TokenPlacement, cache: Cache, splits: Splits = NO_SPLITS) -> Tensor:
         """Queue the forward pass of tokens [T] whose places are on the GPU already; see `hidden`."""
         tokens, config, width = len(ids), self.config, self.heads * self.dimension
 
@@ -150,7 +150,7 @@ class GpuEngine(BaseEngine[TernaryWeights]):
             layer.down.multiply(gated, hidden, add=True)
         return hidden
 
-    def _heads(self, layer: Layer[TernaryWeights]) -> Heads:
+    def _heads(self, layer: Layer[GpuJoinedLayers]) -> Heads:
         return Heads(self.heads, self.kv_heads, self.dimension, layer.query_norm, layer.key_norm, self.epsilon)
 
     def splits(self, slots: int) -> Splits:
@@ -183,11 +183,11 @@ class SlotGraphs:
         """The token of every slot that was chosen last."""
         self.positions = torch.zeros(slots, dtype=torch.int32, device=engine.device)
         order = torch.arange(slots, dtype=torch.int32, device=engine.device)
-        self._places = Places(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
+        self._places = TokenPlacement(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
         self._splits = engine.splits(slots)
         self.lengths = [0] * slots
         """Positions of every slot that are read."""
-        self._step = self._captured(self._decode)
+        self._step = self._capture(self._decode)
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         """The states of decoding that still live and go on here."""
         self._prefills: dict[tuple[int, ...], tuple[Tensor, Callable[[], None]] | None] = {}
@@ -200,13 +200,13 @@ class SlotGraphs:
         if known is None:
             if len(self._prefills) >= MOST_PREFILLS:
                 self._prefills.clear()
-            known = ids, self._prefill_of(batch, ids, captured=lengths in self._prefills)
+            known = ids, self._prepare_prefill(batch, ids, captured=lengths in self._prefills)
             self._prefills[lengths] = known if lengths in self._prefills else None
         known[0].copy_(ids)
         known[1]()
-        self._place_at(lengths)
+        self._set_positions(lengths)
 
-    def _prefill_of(self, batch: Sequence[Sequence[int]], ids: Tensor, captured: bool) -> Callable[[], None]:
+    def _prepare_prefill(self, batch: Sequence[Sequence[int]], ids: Tensor, captured: bool) -> Callable[[], None]:
         places = self._engine.place(Batch.of(batch))
         ends = torch.tensor([len(prompt) for prompt in batch]).cumsum(0) - 1
         last = ends.to(self._engine.device)
@@ -215,7 +215,7 @@ class SlotGraphs:
             hidden = self._engine.run(ids, places, cache)
             self.tokens.copy_(self._engine.logits(hidden[last]).argmax(-1))
 
-        return self._captured(read) if captured else lambda: read(self.cache)
+        return self._capture(read) if captured else lambda: read(self.cache)
 
     def fits(self, slots: int, capacity: int) -> bool:
         """Return whether there are *slots* slots of *capacity* positions."""
@@ -223,10 +223,10 @@ class SlotGraphs:
 
     def set_lengths(self, lengths: Sequence[int], tokens: Tensor) -> None:
         """Go on at positions *lengths* from *tokens* [slots]."""
-        self._place_at(lengths)
+        self._set_positions(lengths)
         self.tokens.copy_(tokens)
 
-    def take(self, other: SlotGraphs) -> None:
+    def copy_cache(self, other: SlotGraphs) -> None:
         """Copy the keys and values of *other*, which has as many slots and fewer positions."""
         mine = self.cache.keys + self.cache.values
         for kept, given in zip(mine, other.cache.keys + other.cache.values, strict=True):
@@ -237,7 +237,7 @@ class SlotGraphs:
         self._step()
         self.lengths = [length + 1 for length in self.lengths]
 
-    def _place_at(self, lengths: Sequence[int]) -> None:
+    def _set_positions(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.positions.copy_(send(torch.tensor(lengths, dtype=torch.int32), self._engine.device))
 
@@ -246,7 +246,7 @@ class SlotGraphs:
         self.tokens.copy_(self._engine.logits(hidden).argmax(-1))
         self.positions.add_(1)
 
-    def _captured(self, work: Callable[[Cache], None]) -> Callable[[], None]:
+    def _capture(self, work: Callable[[Cache], None]) -> Callable[[], None]:
         """Return what repeats *work* over the cache: a graph on a GPU."""
         if self._engine.device.type != "cuda":
             return lambda: work(self.cache)
@@ -256,7 +256,7 @@ class SlotGraphs:
         with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache
             work(self._engine.cache(slots, capacity, layers=1))
         torch.cuda.current_stream().wait_stream(side)
-        recorded = record(lambda: work(self.cache))
+        recorded = record_graph(lambda: work(self.cache))
         used = work, self._engine.cosines, self._engine.sines  # the graph reads their memory
 
         def replay() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bitnet_bench.backends.batch_size import choose_logits, choose_tokens
-from bitnet_bench.backends.batched_session import Row, Tree, in_padded_budget
+from bitnet_bench.backends.batched_session import Row, Tree, split_by_padded_budget
 from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
 from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.machine.gpu import Gpu
@@ -57,12 +57,12 @@ class GpuTernarySession(TernarySession):
         def cost(row: Row) -> int:
             return len(row) + (prefix // COPIED_BUDGETS if isinstance(row, Tree) else CAPACITY_STEP)
 
-        return in_padded_budget(sorted(rows, key=len, reverse=True), cost, self.budget)
+        return split_by_padded_budget(sorted(rows, key=len, reverse=True), cost, self.budget)
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> SlotState:
         """Read prompts of any lengths and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
-        slots = self._slots_for(len(batch), max(lengths) + 1)
+        slots = self._find_slots(len(batch), max(lengths) + 1)
         slots.prefill(batch)
         return self._finish(SlotState(slots, lengths))
 
@@ -77,7 +77,7 @@ class GpuTernarySession(TernarySession):
     def _advance(self, state: SlotState, steps: int) -> SlotState:
         slots, lengths = state.slots, [length + steps for length in state.lengths]
         if max(lengths) > slots.cache.capacity:
-            slots = self._slots_for(len(lengths), max(lengths))
+            slots = self._find_slots(len(lengths), max(lengths))
             slots.take(state.slots)
         if slots.lengths != state.lengths or slots is not state.slots:
             slots.set_lengths(state.lengths, state.tokens)
@@ -103,7 +103,7 @@ class GpuTernarySession(TernarySession):
         self._kept = [*others[-(MOST_SLOTS - 1) :], state.slots]
         return state
 
-    def _slots_for(self, rows: int, positions: int) -> SlotGraphs:
+    def _find_slots(self, rows: int, positions: int) -> SlotGraphs:
         """Return slots that nobody decodes in, with the graphs they have if their size was used before."""
         capacity = -(-positions // CAPACITY_STEP) * CAPACITY_STEP
         for slots in self._kept:

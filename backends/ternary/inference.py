@@ -17,15 +17,15 @@ from torch import Tensor
 from bitnet_bench.backends.batched_session import (
     BatchedSession,
     Ids,
-    Place,
+    TreePosition,
     Row,
     Tree,
-    in_budget,
-    in_padded_budget,
-    naming_gpu_failures,
+    split_by_budget,
+    split_by_padded_budget,
+    explain_gpu_failures,
 )
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
+from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.weights import Weights
@@ -59,13 +59,13 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
         )
     weights = Weights(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
-    reason = unfit(weights, config)
+    reason = why_unsupported(weights, config)
     dtype = choose_gpu_dtype()
     gpu = _choose_gpu(weights, as_modules=reason is not None) if dtype is not None and head == "stored" else None
-    if gpu is None and kernel.library() is None:
+    if gpu is None and kernel.load_library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
-            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.VARIABLE}; `backend=hf` runs without it.",
+            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.KERNEL_VARIABLE}; `backend=hf` runs without it.",
         )
     tokenizer = load_tokenizer(checkpoint)
     if reason and head != "stored":
@@ -73,10 +73,10 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
             "Use `backend=ternary`.",
         )
-    with torch.inference_mode(), naming_gpu_failures():
+    with torch.inference_mode(), explain_gpu_failures():
         session: BatchedSession
         if reason:
-            session = HFSession(_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
+            session = HFSession(_load_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
             session.arithmetic = f"{session.device} {str(dtype).removeprefix('torch.')}" if gpu else "cpu"
         elif gpu is not None and dtype is not None:
             from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
@@ -101,7 +101,7 @@ def choose_gpu_dtype() -> torch.dtype | None:
 def _choose_gpu(weights: Weights, *, as_modules: bool) -> Gpu | None:
     """Return the GPU that holds *weights* and runs our kernels; None, with a warning where one is there."""
     source = weights.checkpoint.source
-    gpu = choose_gpu(source, _bytes_on_gpu(weights, as_modules))
+    gpu = choose_gpu(source, _estimate_gpu_bytes(weights, as_modules))
     why = gpu and why_no_kernels(gpu)
     if why:
         _log.warning("%s runs on the CPU: %s.", source, why)
@@ -109,13 +109,13 @@ def _choose_gpu(weights: Weights, *, as_modules: bool) -> Gpu | None:
     return gpu
 
 
-def _bytes_on_gpu(weights: Weights, as_modules: bool) -> int:
+def _estimate_gpu_bytes(weights: Weights, as_modules: bool) -> int:
     """Return what the weights take in GPU memory: other tensors as they are stored, and two bits a code.
 
     Modules come to the GPU with a byte a code.
     """
     codes = sum(rows * columns for rows, columns in weights.ternary.values()) // (1 if as_modules else 4)
-    outlines = [weights.outline(name) for name in weights.floats]
+    outlines = [weights.dtype_and_shape(name) for name in weights.floats]
     return codes + sum(dtype.itemsize * math.prod(shape) for dtype, shape in outlines)
 
 
@@ -127,15 +127,15 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
         return "its weights are not ternary"
     gpu = find_gpu() if choose_gpu_dtype() is not None else None
     if gpu is None or why_no_kernels(gpu):
-        if os.environ.get(kernel.VARIABLE) == "off":
-            return f"the CPU kernel is turned off (unset {kernel.VARIABLE})"
-        if kernel.library() is None:
+        if os.environ.get(kernel.KERNEL_VARIABLE) == "off":
+            return f"the CPU kernel is turned off (unset {kernel.KERNEL_VARIABLE})"
+        if kernel.load_library() is None:
             return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
-    reason = unfit(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+    reason = why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 
 
-def _modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dtype: torch.dtype | None) -> Any:
+def _load_modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dtype: torch.dtype | None) -> Any:
     """Return the transformers model with its ternary layers on our kernels, for architectures the engine leaves out."""
     model = load_model(checkpoint, "run", "ternary", rest="fp32" if gpu is None or dtype == torch.float32 else "bf16")
     if gpu is not None:
@@ -151,7 +151,7 @@ def _modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dtype: t
 
 
 @dataclass
-class Decoding:
+class DecodingState:
     """Where rows are in decoding: the cache, their lengths in it, and the last greedy token of each [B]."""
 
     cache: Any
@@ -180,9 +180,9 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         A prefix is copied for every row, so it counts for as much as keeps copies within what may be copied at once.
         """
         copied = prefix * self.budget // self.copied_positions
-        return in_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
+        return split_by_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
 
-    def hidden(self, batch: list[Tree], places: list[Place]) -> Tensor:
+    def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
         """Return hidden states [len(places), H]: contexts are read side by side, then branches after them."""
         branches = [(t, b) for t, tree in enumerate(batch) for b, ids in enumerate(tree.branches) if ids]
         contexts = [tree.context for tree in batch]
@@ -190,10 +190,10 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         if self._prefix_cache is None:
             cache = self._engine.cache(len(batch), longest, layers=None if branches else 1)
         else:
-            cache = self._prefix_cache.copied([0] * len(batch), longest)
+            cache = self._prefix_cache.copy_slots([0] * len(batch), longest)
         hidden = self._engine.hidden(Batch.of(contexts, [len(self._prefix)] * len(batch)), cache)
         found: Tensor = hidden.new_empty(len(places), hidden.shape[1])
-        ends = (_starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1).tolist()
+        ends = (_find_starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1).tolist()
         at_ends = [(row, ends[t]) for row, (t, _, offset) in enumerate(places) if offset < 0]
         _gather(hidden, at_ends, found)
         at: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
@@ -205,7 +205,7 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
             t, b = place
             return len(self._prefix) + len(batch[t].context) + len(batch[t].branches[b])
 
-        for some in in_padded_budget(branches, positions, self.copied_positions):
+        for some in split_by_padded_budget(branches, positions, self.copied_positions):
             self._read_branches(batch, some, cache, at, found)
         return found
 
@@ -226,8 +226,8 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         sequences = [batch[t].branches[b] for t, b in branches]
         past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
-        hidden = self._engine.hidden(Batch.of(sequences, past), cache.copied([t for t, _ in branches], longest))
-        starts = zip(_starts(sequences).tolist(), branches, strict=True)
+        hidden = self._engine.hidden(Batch.of(sequences, past), cache.copy_slots([t for t, _ in branches], longest))
+        starts = zip(_find_starts(sequences).tolist(), branches, strict=True)
         _gather(hidden, [(row, start + offset) for start, branch in starts for row, offset in at[branch]], found)
 
     def read_prefix(self, prefix: Ids) -> None:
@@ -242,8 +242,8 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         lengths = [len(prompt) for prompt in batch]
         cache = self._engine.cache(len(batch), max(lengths))
         hidden = self._engine.hidden(Batch.of(batch), cache)
-        last = _starts(batch) + torch.tensor(lengths) - 1
-        return Decoding(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
+        last = _find_starts(batch) + torch.tensor(lengths) - 1
+        return DecodingState(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
 
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -254,11 +254,11 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
             hidden = self._engine.hidden(Batch(tokens, slots, positions), state.cache)
             tokens = self._engine.logits(hidden).argmax(-1)
             positions += 1
-        return Decoding(state.cache, [length + steps for length in lengths], tokens)
+        return DecodingState(state.cache, [length + steps for length in lengths], tokens)
 
     def describe_runtime(self) -> str:
         """Return what computes: the engine and the instruction set of its kernel."""
-        return f"ternary engine on the CPU, kernel {kernel.current_path()}"
+        return f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
 
     def weights_by_kind(self) -> dict[str, int]:
         """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""
@@ -277,7 +277,7 @@ def _gather(hidden: Tensor, pairs: Sequence[tuple[int, int]], found: Tensor) -> 
         found[rows] = hidden[at]
 
 
-def _starts(batch: Sequence[Sequence[int]]) -> Tensor:
+def _find_starts(batch: Sequence[Sequence[int]]) -> Tensor:
     """Return the index of each sequence's first token where they lie side by side."""
     lengths = torch.tensor([len(row) for row in batch])
     return lengths.cumsum(0) - lengths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bitnet_bench.protocols import Ingredients, Progress, TrainingBackend
+from bitnet_bench.protocols import TrainingInputs, Progress, TrainingBackend
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
@@ -18,10 +18,10 @@ class TRLBackend(TrainingBackend):
         if find_spec("trl") is None:
             raise ImportError("trl is not installed", name="trl")
 
-    def finetune(self, job: FinetuneJob, given: Ingredients, progress: Progress) -> FinetuneRecord:
+    def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or align with trl; resumes what was killed. BenchError for what trl cannot do."""
-        from bitnet_bench.backends.trl.training import build, refuse_untaught
-        from bitnet_bench.training.job import finetune
+        from bitnet_bench.backends.trl.training import build_trainer, check_supported_by_trl
+        from bitnet_bench.training.job import run_finetune_job
 
-        refuse_untaught(job)
-        return finetune(job, given, progress, "trl", build)
+        check_supported_by_trl(job)
+        return run_finetune_job(job, given, progress, "trl", build_trainer)

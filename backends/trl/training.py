@@ -11,18 +11,18 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.preference import refuse_other_reference
-from bitnet_bench.training.trainer import BenchTrainer, Start
+from bitnet_bench.training.preference import check_same_reference
+from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup
 
 Row = dict[str, Any]
 """An `Item` as a row of a table."""
 
 
-def refuse_untaught(job: FinetuneJob) -> None:
+def check_supported_by_trl(job: FinetuneJob) -> None:
     """BenchError for what trl's trainers cannot do."""
     if job.method == "distill":
         raise BenchError(
@@ -31,7 +31,7 @@ def refuse_untaught(job: FinetuneJob) -> None:
         )
 
 
-def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
+def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
     """Make the trainer of *start*."""
     if start.job.shard:
         raise BenchError(
@@ -50,24 +50,24 @@ def build(start: Start, arguments: Mapping[str, Any], order: Sequence[int]) -> B
     }
     if dpo:
         args = DPOConfig(**values, beta=start.job.beta, precompute_ref_log_probs=True)
-        return PreferenceTrainer(args=args, data_collator=_Pairs(start.plan.collator), **common)
+        return PreferenceTrainer(args=args, data_collator=_PairCollator(start.plan.collator), **common)
     args = SFTConfig(**values, dataset_kwargs={"skip_prepare_dataset": True})
-    return SupervisedTrainer(args=args, data_collator=_Sequences(start.plan.collator), **common)
+    return SupervisedTrainer(args=args, data_collator=_SequenceCollator(start.plan.collator), **common)
 
 
-def _row(item: Item) -> Row:
+def _row(item: BatchItem) -> Row:
     return {
         "examples": [{"input_ids": e.input_ids, "labels": e.labels, "parts": e.parts} for e in item.examples],
         "reference": item.reference,
     }
 
 
-def _examples(rows: Sequence[Row]) -> list[Example]:
+def _read_examples(rows: Sequence[Row]) -> list[TrainingExample]:
     """Return the sequences of *rows*, the two of a pair one after the other."""
-    return [Example(e["input_ids"], e["labels"], tuple(e["parts"])) for row in rows for e in row["examples"]]
+    return [TrainingExample(e["input_ids"], e["labels"], tuple(e["parts"])) for row in rows for e in row["examples"]]
 
 
-class _Sequences:
+class _SequenceCollator:
     """Makes the batch that SFTTrainer expects."""
 
     def __init__(self, collator: Collator) -> None:
@@ -75,22 +75,22 @@ class _Sequences:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Return our batch; trl counts tokens by a mask, which packed sequences must not have."""
-        batch = self._collator.padded(_examples(rows))
-        return batch if "position_ids" in batch else _with_mask(batch)
+        batch = self._collator.pad_examples(_read_examples(rows))
+        return batch if "position_ids" in batch else _add_mask(batch)
 
 
-class _Pairs(_Sequences):
+class _PairCollator(_SequenceCollator):
     """Makes the batch that DPOTrainer expects: the chosen answers, then the rejected ones."""
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        examples = _examples(rows)
-        batch = _with_mask(self._collator.padded(examples[0::2] + examples[1::2]))
-        batch["completion_mask"] = (batch.pop("labels") != IGNORED).long()
+        examples = _read_examples(rows)
+        batch = _add_mask(self._collator.pad_examples(examples[0::2] + examples[1::2]))
+        batch["completion_mask"] = (batch.pop("labels") != IGNORED_LABEL).long()
         chosen, rejected = torch.tensor([row["reference"] for row in rows]).unbind(1)
         return {**batch, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
 
 
-def _with_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _add_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"attention_mask": torch.ones_like(batch["input_ids"]), **batch}
 
 
@@ -115,7 +115,7 @@ class SupervisedTrainer(_TRLTrainer, SFTTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
-        count = (inputs["labels"][:, 1:] != IGNORED).sum()
+        count = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         step_tokens = count if num_items_in_batch is None else num_items_in_batch
         mean: Tensor = super().compute_loss(model, inputs, num_items_in_batch=step_tokens)
         self.keep(mean.detach() * step_tokens / self.accelerator.num_processes, count, inputs, {})
@@ -125,7 +125,7 @@ class SupervisedTrainer(_TRLTrainer, SFTTrainer):
 class PreferenceTrainer(_TRLTrainer, DPOTrainer):
     """DPOTrainer of tokens, whose reference is what the same quantized model said before the first step."""
 
-    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, start: TrainerSetup, **kwargs: Any) -> None:
         super().__init__(*args, start=start, **kwargs)
         self._checked = start.goes_on
 
@@ -148,14 +148,14 @@ class PreferenceTrainer(_TRLTrainer, DPOTrainer):
         mean: Tensor = super().compute_loss(model, inputs)
         pairs = len(inputs["input_ids"]) // 2
         if not self._checked:
-            refuse_other_reference(mean.item())
+            check_same_reference(mean.item())
             self._checked = True
-        said = {name: self._metrics["train"][f"rewards/{trl}"][-1] * pairs for name, trl in FIGURES.items()}
+        said = {name: self._metrics["train"][f"rewards/{trl}"][-1] * pairs for name, trl in TRL_FIGURE_NAMES.items()}
         self.keep(mean * pairs, pairs, inputs, said)
         if self.job.loss_reduction == "sum":  # the mean over processes and micro-batches is taken after this
             mean = mean * (pairs * self.accelerator.num_processes * self.args.gradient_accumulation_steps)
         return mean
 
 
-FIGURES = {"margin": "margins", "accuracy": "accuracies"}
-"""What trl calls the figures of `bitnet_bench.training.preference.Preferences`."""
+TRL_FIGURE_NAMES = {"margin": "margins", "accuracy": "accuracies"}
+"""What trl calls the figures of `bitnet_bench.training.preference.PreferenceFigures`."""

@@ -12,45 +12,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, blocks
+from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, iterate_blocks
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE
 
 SAMPLE_ROWS = 16
 
 
-def show_three_values(shards: Shards) -> bool:
+def has_three_values(shards: Shards) -> bool:
     """Return whether a few rows of some weight matrix hold one magnitude and perhaps zeros: cheap, and no proof."""
     for name, header in shards.headers.items():
         if header.dtype not in FLOAT_DTYPES or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
             continue
         rows = shards.tensor(name)[:SAMPLE_ROWS]
-        if rows.numel() > 1 and baked_scale(rows):
+        if rows.numel() > 1 and find_baked_scale(rows):
             return True
     return False
 
 
-def baked_scale(weight: Tensor) -> float | None:
+def find_baked_scale(weight: Tensor) -> float | None:
     """Return s if *weight* holds only -s, 0 and +s (0.0 if only zeros), else None."""
     scale = float(weight[:1].abs().max()) or float(weight.abs().max())
-    for block in blocks(weight):
+    for block in iterate_blocks(weight):
         magnitude = block.abs()
         if not bool(((magnitude == scale) | (magnitude == 0)).all()):
             return None
     return scale
 
 
-def all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
+def is_all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
     """Return whether every layer that ternary training would change is baked.
 
     BenchError if only some are: nothing says then whether the others are masters or were kept in float.
     """
-    from bitnet_bench.checkpoints.building import ternary_shapes
+    from bitnet_bench.checkpoints.building import list_ternary_shapes
 
     found = {}
-    for name in ternary_shapes(config):
+    for name in list_ternary_shapes(config):
         if f"{name}.weight" in shards.headers:
-            found[name] = baked_scale(shards.tensor(f"{name}.weight")) is not None
+            found[name] = find_baked_scale(shards.tensor(f"{name}.weight")) is not None
     if not any(found.values()):
         return False
     odd = next((name for name, baked in found.items() if not baked), None)
@@ -62,7 +62,7 @@ def all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
     return True
 
 
-def baked_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
+def codes_from_baked(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 codes [N, K] and the float32 scale s of baked *weight*; an all-zero layer gets the smallest scale.
 
     Its scale cannot be known and does not matter: every product is zero.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.checkpoints.config import kept_patterns
+from bitnet_bench.checkpoints.config import list_float_patterns
 from bitnet_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers."""
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -28,39 +28,39 @@ def build(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
         raise BenchError(f"transformers cannot build {architecture}.", str(error).splitlines()[0]) from error
 
 
-def outline(config: dict[str, Any]) -> PreTrainedModel:
+def build_outline(config: dict[str, Any]) -> PreTrainedModel:
     """Return the causal LM of a config.json without memory: names and shapes only, in well under a second."""
     import torch
 
     with torch.device("meta"):
-        return build(config, torch.float32)
+        return build_model(config, torch.float32)
 
 
-def ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+def list_ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     """Return (rows, columns) by name of the layers that transformers' `bitnet` makes ternary under this config.
 
     All linear layers but the head and those of `modules_to_not_convert`. BenchError if that list leaves out the head:
     transformers would then make the head ternary, which no published model wants and this project does not do.
     """
-    from bitnet_bench.ternary.linear import ternary_targets
+    from bitnet_bench.ternary.linear import find_ternary_targets
 
-    model, kept = outline(config), kept_patterns(config)
-    if kept and _head_is_converted(model, kept):
+    model, kept = build_outline(config), list_float_patterns(config)
+    if kept and _is_head_converted(model, kept):
         raise BenchError(
             "modules_to_not_convert names layers but not the output head, which would be made ternary as well.",
             'Add "lm_head" to modules_to_not_convert in quantization_config of config.json.',
         )
-    layers = ternary_targets(model, kept)
+    layers = find_ternary_targets(model, kept)
     return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
-def _head_is_converted(model: PreTrainedModel, kept: tuple[str, ...]) -> bool:
+def _is_head_converted(model: PreTrainedModel, kept: tuple[str, ...]) -> bool:
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     head = model.get_output_embeddings()
     return any(module is head and should_convert_module(name, list(kept)) for name, module in model.named_modules())
 
 
-def tied_names(model: Any) -> set[str]:
+def list_tied_tensors(model: Any) -> set[str]:
     """Return the tensors of a transformers *model* that are stored under another name only (a tied head)."""
     return set(getattr(model, "_tied_weights_keys", None) or ()) if model.config.tie_word_embeddings else set()

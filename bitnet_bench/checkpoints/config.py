@@ -8,7 +8,7 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 
-LABEL = "bitnet_bench_precision"
+PRECISION_KEY = "bitnet_bench_precision"
 """Our mark in config.json: an FP16 model of `model_type: bitnet` looks like masters without it."""
 
 
@@ -43,11 +43,11 @@ def read_generation_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def quantization(config: dict[str, Any]) -> dict[str, Any]:
+def get_quantization(config: dict[str, Any]) -> dict[str, Any]:
     """Return the quantization_config of *config*, empty if it has none."""
     return config.get("quantization_config") or {}
 
 
-def kept_patterns(config: dict[str, Any]) -> tuple[str, ...]:
+def list_float_patterns(config: dict[str, Any]) -> tuple[str, ...]:
     """Return the `modules_to_not_convert` of *config*: patterns of the linear layers that stay float."""
-    return tuple(quantization(config).get("modules_to_not_convert") or ())
+    return tuple(get_quantization(config).get("modules_to_not_convert") or ())

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from bitnet_bench.checkpoints.inspect import inspect
-from bitnet_bench.checkpoints.layouts import Source, config_of, metadata, planned_tensors, refuse_unwritable
-from bitnet_bench.checkpoints.parity import Logits, Parity, compare
+from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.layouts import WeightSource, make_config, make_metadata, plan_tensors, check_writable
+from bitnet_bench.checkpoints.parity import LogitFunction, CheckpointParity, compare_checkpoints
 from bitnet_bench.checkpoints.streaming import SHARD_BYTES, write_shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import PARTIAL, folder_written_whole
+from bitnet_bench.files import PARTIAL, write_folder_whole
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Format
-from bitnet_bench.runs.folder import LOCK, locked
+from bitnet_bench.runs.folder import LOCK_FILE, lock_folder
 from bitnet_bench.runs.records import Checkpoint
 
-SMALL_FILES = (
+SMALL_FILE_PATTERNS = (
     "tokenizer*",
     "*.model",
     "*.jinja",
@@ -35,53 +35,53 @@ SMALL_FILES = (
 LAST = "config.json"
 """The file without which a folder is no checkpoint; it is written last."""
 
-Writer = Callable[[Source, Format, Path, int, Progress], None]
+CheckpointWriter = Callable[[WeightSource, Format, Path, int, Progress], None]
 
 
-def convert(
+def convert_checkpoint(
     source: Checkpoint,
     form: Format,
     out: Path,
     progress: Progress,
     *,
-    logits: Logits | None,
+    logits: LogitFunction | None,
     shard_bytes: int = SHARD_BYTES,
-    writer: Writer | None = None,
-) -> Parity:
+    writer: CheckpointWriter | None = None,
+) -> CheckpointParity:
     """Write *source* in format *form* to the new folder *out* and return how equal the two are.
 
     Both are read again and compared before *out* appears: without parity there is no *out*, and BenchError says where
     they differ. *logits* runs a checkpoint; None leaves that comparison out. *writer* is `write_checkpoint`.
     """
     weights = Weights(source)
-    refuse_unwritable(weights, form)
-    with new_folder(out) as folder:
+    check_writable(weights, form)
+    with create_folder(out) as folder:
         (writer or write_checkpoint)(weights, form, folder, shard_bytes, progress)
         copy_small_files(Path(source.path), folder)
-        return compare(source, inspect(folder, source=str(out)), logits)
+        return compare_checkpoints(source, inspect_folder(folder, source=str(out)), logits)
 
 
-def write_checkpoint(source: Source, form: Format, folder: Path, shard_bytes: int, progress: Progress) -> None:
+def write_checkpoint(source: WeightSource, form: Format, folder: Path, shard_bytes: int, progress: Progress) -> None:
     """Write weights and config.json of *source* in format *form* into *folder*."""
-    plan = planned_tensors(source, form)
-    digests = write_shards(folder, plan, metadata(source, form), shard_bytes, progress)
-    text = json.dumps(config_of(source, form, digests), indent=2, ensure_ascii=False)
+    plan = plan_tensors(source, form)
+    digests = write_shards(folder, plan, make_metadata(source, form), shard_bytes, progress)
+    text = json.dumps(make_config(source, form, digests), indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def create_folder(out: Path) -> Iterator[Path]:
     """Give a folder to write a checkpoint into, which becomes *out* if all goes well; *out* must not exist yet.
 
     What a killed process left of its own is cleared; a process that is still writing there is not disturbed.
     """
     _refuse_foreign(out)  # before anything is written there, a lock included
     try:
-        with locked(out):
+        with lock_folder(out):
             _clear(out)
-            with folder_written_whole(out, last=LAST) as folder:
+            with write_folder_whole(out, last=LAST) as folder:
                 yield folder
-            (out / LOCK).unlink(missing_ok=True)  # a whole folder is taken by nobody
+            (out / LOCK_FILE).unlink(missing_ok=True)  # a whole folder is taken by nobody
     except BaseException:
         with contextlib.suppress(OSError):  # not empty, or never made
             out.rmdir()
@@ -102,18 +102,18 @@ def _clear(out: Path) -> None:
 
 
 def _files(out: Path) -> list[Path]:
-    return [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK)]
+    return [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK_FILE)]
 
 
 def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:
     """Return whether the files *there* are those of a checkpoint of which a killed write moved some, but not all."""
-    ours = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILES)
+    ours = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILE_PATTERNS)
     known = all(file.is_file() and any(fnmatch(file.name, pattern) for pattern in ours) for file in there)
     return known and (out / PARTIAL).is_dir()
 
 
 def copy_small_files(source: Path, folder: Path) -> None:
     """Copy tokenizer, chat template and generation settings of the checkpoint *source* into *folder*."""
-    for file in {file for pattern in SMALL_FILES for file in source.glob(pattern)}:
+    for file in {file for pattern in SMALL_FILE_PATTERNS for file in source.glob(pattern)}:
         if file.is_file():
             shutil.copyfile(file, folder / file.name)

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_bench.checkpoints.baked import all_baked, show_three_values
-from bitnet_bench.checkpoints.config import LABEL, kept_patterns, quantization
-from bitnet_bench.checkpoints.shards import DAMAGED, Shards
+from bitnet_bench.checkpoints.baked import is_all_baked, has_three_values
+from bitnet_bench.checkpoints.config import PRECISION_KEY, list_float_patterns, get_quantization
+from bitnet_bench.checkpoints.shards import DAMAGED_HINT, Shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
 from bitnet_bench.ternary.panels import panel_shape
 
-Direction = Literal["multiply", "divide"]
-LAYOUT = "panels-16x16"
-VERSION = 1
+ScaleDirection = Literal["multiply", "divide"]
+PACKED_LAYOUT = "panels-16x16"
+PACKED_VERSION = 1
 PACKED_METHOD = "bitnet-bench"
-LEARNED_NORMS = (".rms_norm.weight", ".RMSNorm.weight")
+LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
 """Names of the weights of a norm inside a ternary layer: in transformers, and in tinyllama-bitnet."""
 LLAMA_NORM_EPS = 1e-6
 """The default of LlamaRMSNorm, which tinyllama-bitnet takes whatever the config says."""
@@ -35,32 +35,32 @@ TINYLLAMA_GENERATIONS = ((LAYER_NORMS[:1], False), (LAYER_NORMS, True))
 
 
 @dataclass(frozen=True)
-class Evidence:
+class DetectedFormat:
     """What a checkpoint was recognised as; the fields are those of `bitnet_bench.runs.records.Checkpoint`."""
 
     format: Format
-    scale_direction: Direction | None = None
+    scale_direction: ScaleDirection | None = None
     inner_norm: Literal["plain", "learned"] | None = None
     inner_norm_eps: float | None = None
 
 
-def recognise(path: Path, config: dict[str, Any], shards: Shards) -> Evidence:
+def detect_format(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat:
     """Return the format of a checkpoint folder; BenchError if it is unknown or contradicts itself."""
-    method = quantization(config).get("quant_method")
+    method = get_quantization(config).get("quant_method")
     if method == PACKED_METHOD:
-        return _packed(path, quantization(config))
+        return _detect_packed(path, get_quantization(config))
     if method not in (None, "bitnet"):
         raise BenchError(
             f"{path} is quantized with quant_method {method!r}, which bitnet-bench does not read.",
             "It reads float checkpoints and the quant_methods 'bitnet' and 'bitnet-bench'.",
         )
-    packed = packed_names(shards)
+    packed = list_packed_layers(shards)
     if method is None:
-        return _unquantized(path, config, shards, packed)
-    return _of_transformers(path, quantization(config), packed)
+        return _detect_unquantized(path, config, shards, packed)
+    return _detect_transformers(path, get_quantization(config), packed)
 
 
-def packed_names(shards: Shards) -> list[str]:
+def list_packed_layers(shards: Shards) -> list[str]:
     """Return the names of the modules whose weights are 8-bit, in the order of the files."""
     return [
         name.removesuffix(".weight")
@@ -69,17 +69,17 @@ def packed_names(shards: Shards) -> list[str]:
     ]
 
 
-def _packed(path: Path, quant: dict[str, Any]) -> Evidence:
+def _detect_packed(path: Path, quant: dict[str, Any]) -> DetectedFormat:
     found = quant.get("layout"), quant.get("version")
-    if found != (LAYOUT, VERSION):
+    if found != (PACKED_LAYOUT, PACKED_VERSION):
         raise BenchError(
-            f"{path} is packed as {found[0]}, version {found[1]}; this bitnet-bench reads {LAYOUT}, version {VERSION}.",
+            f"{path} is packed as {found[0]}, version {found[1]}; this bitnet-bench reads {PACKED_LAYOUT}, version {PACKED_VERSION}.",
             "Convert the original checkpoint again with this version.",
         )
-    return Evidence("packed", "multiply", quant.get("inner_norm"), quant.get("inner_norm_eps"))
+    return DetectedFormat("packed", "multiply", quant.get("inner_norm"), quant.get("inner_norm_eps"))
 
 
-def _of_transformers(path: Path, quant: dict[str, Any], packed: list[str]) -> Evidence:
+def _detect_transformers(path: Path, quant: dict[str, Any], packed: list[str]) -> DetectedFormat:
     online = quant.get("quantization_mode", "offline") == "online"
     if packed and online:
         raise BenchError(
@@ -94,49 +94,49 @@ def _of_transformers(path: Path, quant: dict[str, Any], packed: list[str]) -> Ev
     norm: Literal["learned"] | None = "learned" if quant.get("use_rms_norm") else None
     eps = float(quant.get("rms_norm_eps") or LLAMA_NORM_EPS) if norm else None
     if online:
-        return Evidence("masters", None, norm, eps)
+        return DetectedFormat("masters", None, norm, eps)
     linear_class = quant.get("linear_class", "bitlinear")
     if linear_class == "autobitlinear":
-        return Evidence("autobitlinear", "multiply", norm, eps)
+        return DetectedFormat("autobitlinear", "multiply", norm, eps)
     if linear_class == "bitlinear":
-        return Evidence("bitlinear", "divide", norm, eps)
+        return DetectedFormat("bitlinear", "divide", norm, eps)
     raise BenchError(
         f"{path} names linear_class {linear_class!r}: which way its scales work cannot be known.",
         "transformers writes 'bitlinear' (scales divide) and 'autobitlinear' (scales multiply).",
     )
 
 
-def _unquantized(path: Path, config: dict[str, Any], shards: Shards, packed: list[str]) -> Evidence:
+def _detect_unquantized(path: Path, config: dict[str, Any], shards: Shards, packed: list[str]) -> DetectedFormat:
     if packed:
         raise BenchError(
             f"{path} has 8-bit weights such as {packed[0]}.weight but no quantization_config.",
             "Which way its scales work cannot be known; restore the quantization_config of its config.json.",
         )
-    if tinyllama := _tinyllama(path, config, shards):
+    if tinyllama := _detect_tinyllama(path, config, shards):
         return tinyllama
-    if config.get(LABEL) == "fp16":
-        return Evidence("float")
-    if show_three_values(shards) and all_baked(path, config, shards):
-        return Evidence("baked")
-    return Evidence("masters" if config["model_type"] == "bitnet" else "float")
+    if config.get(PRECISION_KEY) == "fp16":
+        return DetectedFormat("float")
+    if has_three_values(shards) and is_all_baked(path, config, shards):
+        return DetectedFormat("baked")
+    return DetectedFormat("masters" if config["model_type"] == "bitnet" else "float")
 
 
-def _tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> Evidence | None:
+def _detect_tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat | None:
     """Recognise tinyllama-bitnet: a Llama without input norms, because its linear layers normalize."""
     if config["model_type"] != "llama":
         return None
-    learned = any(name.endswith(LEARNED_NORMS) for name in shards.headers)
-    if (dropped_norms(shards.headers), learned) not in TINYLLAMA_GENERATIONS:
+    learned = any(name.endswith(LEARNED_NORM_SUFFIXES) for name in shards.headers)
+    if (find_dropped_norms(shards.headers), learned) not in TINYLLAMA_GENERATIONS:
         return None
-    if config.get(LABEL) != "ternary" and show_three_values(shards):
+    if config.get(PRECISION_KEY) != "ternary" and has_three_values(shards):
         raise BenchError(
             f"{path} is a tinyllama-bitnet checkpoint whose weights are quantized already, without their scales.",
             "Use the float weights that it was made from.",
         )
-    return Evidence("tinyllama", None, "learned" if learned else "plain", LLAMA_NORM_EPS)
+    return DetectedFormat("tinyllama", None, "learned" if learned else "plain", LLAMA_NORM_EPS)
 
 
-def dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
+def find_dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
     """Return those of `LAYER_NORMS` that no decoder layer has; BenchError if some layers have one and others not."""
     places = [re.match(r"(.*\.layers\.\d+)\.(\w+)", name) for name in names]
     layers = {place[1] for place in places if place}
@@ -152,25 +152,25 @@ def dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dropped)
 
 
-def ternary_layers(form: Format, config: dict[str, Any], shards: Shards) -> dict[str, tuple[int, int]]:
+def list_ternary_layers(form: Format, config: dict[str, Any], shards: Shards) -> dict[str, tuple[int, int]]:
     """Return (rows, columns) of every ternary layer by name: of packed weights from their files, else by the model."""
-    from bitnet_bench.checkpoints.building import ternary_shapes
+    from bitnet_bench.checkpoints.building import list_ternary_shapes
 
     if form == "float":
         return {}
     if form in ("masters", "tinyllama", "baked"):
-        return ternary_shapes(config)
-    names = packed_names(shards)
-    _refuse_kept(names, kept_patterns(config))
+        return list_ternary_shapes(config)
+    names = list_packed_layers(shards)
+    _check_kept_layers(names, list_float_patterns(config))
     if form == "packed":
-        return _noted_shapes(shards, names)
+        return _read_noted_shapes(shards, names)
     shapes = {name: shards.headers[f"{name}.weight"].shape for name in names}
     if odd := next((name for name, shape in shapes.items() if len(shape) != 2), None):
-        raise BenchError(f"{shards.where(f'{odd}.weight')} has {len(shapes[odd])} dimensions instead of 2.", DAMAGED)
+        raise BenchError(f"{shards.where(f'{odd}.weight')} has {len(shapes[odd])} dimensions instead of 2.", DAMAGED_HINT)
     return {name: (CODES_PER_BYTE * shape[0], shape[1]) for name, shape in shapes.items()}
 
 
-def _refuse_kept(packed: list[str], kept: tuple[str, ...]) -> None:
+def _check_kept_layers(packed: list[str], kept: tuple[str, ...]) -> None:
     if not kept:
         return
     from transformers.quantizers.quantizers_utils import should_convert_module
@@ -183,13 +183,13 @@ def _refuse_kept(packed: list[str], kept: tuple[str, ...]) -> None:
             )
 
 
-def _noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int, int]]:
+def _read_noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int, int]]:
     """Return the shapes that our packed format notes beside its panels, which are filled up."""
     try:
         noted = {name: (int(rows), int(cols)) for name, (rows, cols) in json.loads(shards.metadata["shapes"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise BenchError(f"{shards.files[0]} does not note the shapes of its layers.", DAMAGED) from error
+        raise BenchError(f"{shards.files[0]} does not note the shapes of its layers.", DAMAGED_HINT) from error
     for name in names:
         if name not in noted or shards.headers[f"{name}.weight"].shape != panel_shape(*noted[name]):
-            raise BenchError(f"{shards.where(f'{name}.weight')} has not the shape that is noted for it.", DAMAGED)
+            raise BenchError(f"{shards.where(f'{name}.weight')} has not the shape that is noted for it.", DAMAGED_HINT)
     return {name: noted[name] for name in names}

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bitnet_bench import __version__
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.runs.folder import TRAINING, load_record, load_training_record
+from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 
-CARD = "README.md"
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD)
+CARD_FILE = "README.md"
+HUB_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD_FILE)
 """What goes to the hub and comes from there: weights as safetensors, configuration, tokenizer, card."""
-LEFT_OUT = (TRAINING, "record.json", "search.json")
+PRIVATE_FILES = (TRAINING_FILE, "record.json", "search.json")
 """Records name folders and files of the publisher's machine; the card says what they say without those."""
 
 
-class Hub(Protocol):
+class HubClient(Protocol):
     """What is used of `huggingface_hub.HfApi`."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
@@ -35,7 +35,7 @@ class Hub(Protocol):
         """Download a repository and return its folder."""
 
 
-def card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
+def make_card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
     """Return the model card of *checkpoint*: what it is, how it came about, and what it scores, from records alone."""
     kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
     lines = [
@@ -49,14 +49,14 @@ def card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[R
         f"`{checkpoint.sha256}`.",
     ]  # fmt: skip
     if record:
-        lines += ["", "## Training", *_training(record)]
+        lines += ["", "## Training", *_list_training_facts(record)]
     if any(run.scores for run in runs):
-        lines += ["", "## Scores", *_scores(runs)]
+        lines += ["", "## Scores", *_list_scores(runs)]
     lines += ["", f"Made by bitnet-bench {__version__} from its records; the licence is the publisher's to state.", ""]
     return "\n".join(lines)
 
 
-def _training(record: FinetuneRecord) -> list[str]:
+def _list_training_facts(record: FinetuneRecord) -> list[str]:
     settings, here = record.job.settings(), record.environment
     facts = {
         "begun from": f"`{record.base.source}` (sha256 `{record.base.sha256[:16]}`)",
@@ -69,73 +69,73 @@ def _training(record: FinetuneRecord) -> list[str]:
     # paths on the publisher's machine say nothing to others
     shown = {name: value for name, value in settings.items() if name not in ("model", "data", "data_dir", "validation")}
     facts |= {f"`{name}`": str(value) for name, value in shown.items() if value not in (None, [], ())}
-    return ["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
+    return ["| | |", "| --- | --- |", *(f"| {name} | {_escape_cell(value)} |" for name, value in facts.items())]
 
 
-def _scores(runs: Sequence[RunRecord]) -> list[str]:
+def _list_scores(runs: Sequence[RunRecord]) -> list[str]:
     lines = ["| task | metric | value | 95 % interval | n |", "| --- | --- | --- | --- | --- |"]
     for score in (score for run in runs for score in run.scores):
         error = "—" if score.stderr is None else f"±{1.96 * score.stderr:.1f}"
-        lines.append(f"| {_cell(score.task)} | {score.metric} | {score.value:.1f} | {error} | {score.n:,} |")
+        lines.append(f"| {_escape_cell(score.task)} | {score.metric} | {score.value:.1f} | {error} | {score.n:,} |")
     return lines
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def push(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: Hub | None = None) -> str:
+def push_checkpoint(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: HubClient | None = None) -> str:
     """Upload the checkpoint in *folder* to *repo* with its card, and return the card.
 
     *runs* are run folders whose scores the card gives; they must be of this very checkpoint. A card that is there
     already and was not made here is kept.
     """
-    checkpoint = inspect(folder)
+    checkpoint = inspect_folder(folder)
     records = [load_record(run) for run in runs]
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    text = card(checkpoint, load_training_record(folder), records)
-    there = folder / CARD
+    text = make_card(checkpoint, load_training_record(folder), records)
+    there = folder / CARD_FILE
     if there.is_file() and "Made by bitnet-bench" not in there.read_text(encoding="utf-8"):
         text = there.read_text(encoding="utf-8")
     write_whole(there, text)
-    with _said(repo):
-        hub = hub or _hub()
+    with _explain_hub_errors(repo):
+        hub = hub or _make_client()
         hub.create_repo(repo, private=private, exist_ok=True)
         hub.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(FILES), ignore_patterns=["*/*", *LEFT_OUT]
+            repo_id=repo, folder_path=folder, allow_patterns=list(HUB_FILE_PATTERNS), ignore_patterns=["*/*", *PRIVATE_FILES]
         )
     return text
 
 
-def pull(repo: str, out: Path, hub: Hub | None = None) -> Checkpoint:
+def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
     """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return what it is."""
     if out.exists() and any(out.iterdir()):
         raise BenchError(f"{out} is not empty.", "Name another folder.")
     partial = out.with_name(out.name + ".partial")
     try:
-        with _said(repo):
-            hub = hub or _hub()
-            hub.snapshot_download(repo, allow_patterns=list(FILES), local_dir=partial)
-        inspect(partial)  # what is no checkpoint does not become one
+        with _explain_hub_errors(repo):
+            hub = hub or _make_client()
+            hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
+        inspect_folder(partial)  # what is no checkpoint does not become one
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         if out.exists():
             out.rmdir()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return inspect(out)
+    return inspect_folder(out)
 
 
-def _hub() -> Any:
+def _make_client() -> Any:
     from huggingface_hub import HfApi
 
     return HfApi()
 
 
 @contextmanager
-def _said(repo: str) -> Iterator[None]:
+def _explain_hub_errors(repo: str) -> Iterator[None]:
     """Turn an error of the hub or the network into a sentence."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

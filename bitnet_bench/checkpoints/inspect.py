@@ -7,33 +7,33 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.checkpoints.config import quantization, read_config
-from bitnet_bench.checkpoints.detect import recognise
-from bitnet_bench.checkpoints.shards import DAMAGED, FLOAT_DTYPES, Header, Shards
+from bitnet_bench.checkpoints.config import get_quantization, read_config
+from bitnet_bench.checkpoints.detect import detect_format
+from bitnet_bench.checkpoints.shards import DAMAGED_HINT, FLOAT_DTYPES, TensorHeader, Shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
 FileStates = tuple[tuple[str, int, int, int], ...]
 """Name, size, time of the last change (ns) and inode of the files of a folder."""
-SETTLED_NS = 1_000_000_000
+MIN_UNCHANGED_NS = 1_000_000_000
 """A file that was changed later than this ago may change again without another time of change: it is read again."""
-_inspected: dict[Path, tuple[FileStates, Checkpoint]] = {}
+_inspection_cache: dict[Path, tuple[FileStates, Checkpoint]] = {}
 """What this process has read of a folder, and the files that it was read from."""
 
 
-def inspect(path: Path, source: str | None = None, revision: str | None = None) -> Checkpoint:
+def inspect_folder(path: Path, source: str | None = None, revision: str | None = None) -> Checkpoint:
     """Say what the checkpoint folder *path* holds; BenchError if it is of no known format, or damaged.
 
     Every byte is read once for the digest, and every float once for NaN: seconds per gigabyte, little memory. A process
     that asks again for files that have not changed since reads none of them.
     """
     place, began_ns, states = path.absolute(), time.time_ns(), _list_states(path)
-    before, found = _inspected.get(place, ((), None))
+    before, found = _inspection_cache.get(place, ((), None))
     if found is None or before != states:
         found = _read_checkpoint(path)
-        if all(changed_ns < began_ns - SETTLED_NS for _, _, changed_ns, _ in states) and states == _list_states(path):
-            _inspected[place] = (states, found)
+        if all(changed_ns < began_ns - MIN_UNCHANGED_NS for _, _, changed_ns, _ in states) and states == _list_states(path):
+            _inspection_cache[place] = (states, found)
     return found.model_copy(update={"source": source or str(path), "path": str(path), "revision": revision})
 
 
@@ -47,9 +47,9 @@ def _list_states(path: Path) -> FileStates:
 def _read_checkpoint(path: Path) -> Checkpoint:
     config = read_config(path)
     shards = Shards(path)
-    evidence = recognise(path, config, shards)
-    digest = _sha256(shards.files, quantization(config).get("sha256") or {})
-    _refuse_nan(shards)
+    evidence = detect_format(path, config, shards)
+    digest = _hash_files(shards.files, get_quantization(config).get("sha256") or {})
+    _check_finite(shards)
     dtypes = sorted({header.dtype for header in shards.headers.values() if header.dtype in FLOAT_DTYPES})
     embedding = next((h.dtype for name, h in shards.headers.items() if "embed_tokens" in name), None)
     found = Checkpoint(
@@ -67,11 +67,11 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         ternary_parameters=0,
     )
     weights = Weights(found)
-    _refuse_missing(weights)
-    return found.model_copy(update=_counts(weights))
+    _check_scales_and_norms(weights)
+    return found.model_copy(update=_count_weights(weights))
 
 
-def _refuse_missing(weights: Weights) -> None:
+def _check_scales_and_norms(weights: Weights) -> None:
     """Find a missing or impossible scale, or a missing norm, now and not at the first forward."""
     for module in weights.ternary:
         if weights.checkpoint.has_codes_only:
@@ -79,7 +79,7 @@ def _refuse_missing(weights: Weights) -> None:
         weights.inner_norm(module)
 
 
-def _counts(weights: Weights) -> dict[str, Any]:
+def _count_weights(weights: Weights) -> dict[str, Any]:
     """Return sizes, counts and the density of zeros of a checkpoint; BenchError for an impossible scale or code."""
     headers = weights.shards.headers
     ternary = sum(rows * columns for rows, columns in weights.ternary.values())
@@ -87,18 +87,18 @@ def _counts(weights: Weights) -> dict[str, Any]:
     sizes = dict.fromkeys(("ternary", "linear", "embedding", "head", "norm"), 0)
     parameters = ternary
     for name, header in headers.items():
-        sizes[_kind(name, header)] += header.bytes
+        sizes[_classify_tensor(name, header)] += header.bytes
         if name not in matrices and not name.endswith(".weight_scale"):
             parameters += header.elements
     return {
         "weight_bytes": {kind: size for kind, size in sizes.items() if size},
         "parameters": parameters,
         "ternary_parameters": ternary,
-        "zero_density": _zero_density(weights, ternary),
+        "zero_density": _compute_zero_density(weights, ternary),
     }
 
 
-def _kind(name: str, header: Header) -> str:
+def _classify_tensor(name: str, header: TensorHeader) -> str:
     """Return which of the kinds of `Checkpoint.weight_bytes` a tensor is."""
     if name.endswith(".weight_scale") or header.dtype == "U8":
         return "ternary"
@@ -109,14 +109,14 @@ def _kind(name: str, header: Header) -> str:
     return "linear" if len(header.shape) == 2 or name.endswith(".bias") else "norm"
 
 
-def _zero_density(weights: Weights, ternary: int) -> float | None:
+def _compute_zero_density(weights: Weights, ternary: int) -> float | None:
     checkpoint = weights.checkpoint
     if not ternary or not (checkpoint.has_codes_only or checkpoint.format == "baked"):
         return None
-    return sum(weights.zeros(module) for module in weights.ternary) / ternary
+    return sum(weights.count_zeros(module) for module in weights.ternary) / ternary
 
 
-def _refuse_nan(shards: Shards) -> None:
+def _check_finite(shards: Shards) -> None:
     import torch
 
     for name, header in shards.headers.items():
@@ -129,7 +129,7 @@ def _refuse_nan(shards: Shards) -> None:
                 )
 
 
-def _sha256(files: list[Path], noted: dict[str, str]) -> str:
+def _hash_files(files: list[Path], noted: dict[str, str]) -> str:
     """Return the digest over all *files*; BenchError if one of them is not what *noted* says, by file name."""
     whole = hashlib.sha256()
     for file in files:
@@ -140,5 +140,5 @@ def _sha256(files: list[Path], noted: dict[str, str]) -> str:
                 if noted:
                     own.update(block)
         if noted and noted.get(file.name) != own.hexdigest():
-            raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED)
+            raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED_HINT)
     return whole.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bitnet_bench.checkpoints.loading import why_untrainable
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.checkpoints.weights import PARTS, Weights
-from bitnet_bench.protocols import Progress, Steps, quiet
+from bitnet_bench.checkpoints.weights import LAYER_SUFFIXES, Weights
+from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
@@ -36,34 +36,34 @@ class Inspection(Value):
     untrainable_because: str | None = None
 
 
-def look_into(checkpoint: Checkpoint, progress: Progress) -> Inspection:
+def inspect_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Inspection:
     """Count the zeros of every ternary layer of *checkpoint*, which quantizes masters, and say what they mean."""
     weights = Weights(checkpoint)
     layers = []
     for name, (rows, columns) in weights.ternary.items():
-        density = weights.zeros(name) / (rows * columns)
+        density = weights.count_zeros(name) / (rows * columns)
         layers.append(Layer(name=name, rows=rows, columns=columns, zero_density=density))
         progress(len(layers), len(weights.ternary))
     zeros = sum(layer.zero_density * layer.rows * layer.columns for layer in layers)
-    reason = _why_untrainable(checkpoint, layers)
+    reason = _why_layers_untrainable(checkpoint, layers)
     return Inspection(
         checkpoint=checkpoint,
         layers=tuple(layers),
         zero_density=zeros / checkpoint.ternary_parameters if layers else None,
-        ternary_bits_per_weight=_ternary_bits(weights) / checkpoint.ternary_parameters if layers else None,
+        ternary_bits_per_weight=_count_ternary_bits(weights) / checkpoint.ternary_parameters if layers else None,
         bits_per_weight=8 * sum(checkpoint.weight_bytes.values()) / checkpoint.parameters,
         trainable=reason is None,
         untrainable_because=reason,
     )
 
 
-def _ternary_bits(weights: Weights) -> int:
+def _count_ternary_bits(weights: Weights) -> int:
     headers = weights.shards.headers
-    names = (f"{module}{part}" for module in weights.ternary for part in PARTS)
+    names = (f"{module}{part}" for module in weights.ternary for part in LAYER_SUFFIXES)
     return 8 * sum(headers[name].bytes for name in names if name in headers)
 
 
-def _why_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
+def _why_layers_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
     """Return why `finetune` would refuse *checkpoint*, as far as its weights tell."""
     odd = next((layer for layer in layers if layer.rows % CODES_PER_BYTE), None)
     if odd is not None:
@@ -71,8 +71,8 @@ def _why_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
     return why_untrainable(checkpoint)
 
 
-def inspect_layers(model: str, steps: Steps = quiet) -> Inspection:
+def inspect_layers(model: str, steps: ProgressDisplay = no_display) -> Inspection:
     """Return everything that can be said about the checkpoint *model* without running it."""
     checkpoint = open_checkpoint(model)
     with steps("inspect") as progress:
-        return look_into(checkpoint, progress)
+        return inspect_checkpoint(checkpoint, progress)

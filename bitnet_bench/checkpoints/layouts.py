@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.config import LABEL, kept_patterns
-from bitnet_bench.checkpoints.detect import LAYOUT, PACKED_METHOD, VERSION, dropped_norms
-from bitnet_bench.checkpoints.streaming import Planned
+from bitnet_bench.checkpoints.config import PRECISION_KEY, list_float_patterns
+from bitnet_bench.checkpoints.detect import PACKED_LAYOUT, PACKED_METHOD, PACKED_VERSION, find_dropped_norms
+from bitnet_bench.checkpoints.streaming import PlannedTensor
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
@@ -22,12 +22,12 @@ from bitnet_bench.ternary.quantizer import masters_from_codes
 if TYPE_CHECKING:
     from bitnet_bench.checkpoints.weights import Weights
 
-TRANSFORMERS_PACKED = ("bitlinear", "autobitlinear")
-WITHOUT_LAYER_NORMS = ("packed", "tinyllama")
+TRANSFORMERS_FORMATS = ("bitlinear", "autobitlinear")
+NORMLESS_FORMATS = ("packed", "tinyllama")
 """The formats that can say that a layer's norm is gone because its linear layers normalize."""
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """A ternary model to write: `bitnet_bench.checkpoints.weights.Weights`, or one that is made up as it is written."""
 
     config: dict[str, Any]
@@ -42,7 +42,7 @@ class Source(Protocol):
     def floats(self) -> tuple[str, ...]:
         """The names of all tensors that do not belong to a ternary layer."""
 
-    def outline(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+    def dtype_and_shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Return (dtype, shape) of a float tensor."""
 
     def tensor(self, name: str) -> Tensor:
@@ -58,7 +58,7 @@ class Source(Protocol):
         """Return the learned weight [K] of the norm inside the layer, or None."""
 
 
-def refuse_unwritable(source: Weights, form: Format) -> None:
+def check_writable(source: Weights, form: Format) -> None:
     """BenchError if *form* cannot hold everything that *source* is."""
     checkpoint = source.checkpoint
     if checkpoint.format == "float":
@@ -68,28 +68,28 @@ def refuse_unwritable(source: Weights, form: Format) -> None:
         )
     if checkpoint.format == form:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
-    kept = kept_patterns(source.config)
+    kept = list_float_patterns(source.config)
     if kept and form in ("baked", "tinyllama"):
         raise BenchError(
             f"{checkpoint.source} keeps {kept[0]} out of quantization, and {form} cannot say so.",
             "Convert it to masters, bitlinear, autobitlinear or packed.",
         )
-    _refuse_norms(checkpoint, dropped_norms(source.shards.headers) if checkpoint.inner_norm else (), form)
-    refuse_rows(source.ternary, form)
+    _check_norms(checkpoint, find_dropped_norms(source.shards.headers) if checkpoint.inner_norm else (), form)
+    check_row_counts(source.ternary, form)
 
 
-def refuse_rows(ternary: dict[str, tuple[int, int]], form: Format) -> None:
+def check_row_counts(ternary: dict[str, tuple[int, int]], form: Format) -> None:
     """BenchError if *form* cannot hold the number of rows of a layer."""
     for module, (rows, _) in ternary.items():
-        if form in TRANSFORMERS_PACKED and rows % CODES_PER_BYTE:
+        if form in TRANSFORMERS_FORMATS and rows % CODES_PER_BYTE:
             raise BenchError(
                 f"{module} has {rows} rows, no multiple of {CODES_PER_BYTE}: {form} cannot hold it.",
                 "Convert it to packed, which holds any shape.",
             )
 
 
-def _refuse_norms(checkpoint: Checkpoint, dropped: tuple[str, ...], form: Format) -> None:
-    if checkpoint.inner_norm and dropped and form not in WITHOUT_LAYER_NORMS:
+def _check_norms(checkpoint: Checkpoint, dropped: tuple[str, ...], form: Format) -> None:
+    if checkpoint.inner_norm and dropped and form not in NORMLESS_FORMATS:
         raise BenchError(
             f"{checkpoint.source} normalizes inside its ternary layers and has no {dropped[0]}; {form} cannot say so.",
             "Convert it to packed.",
@@ -106,19 +106,19 @@ def _refuse_norms(checkpoint: Checkpoint, dropped: tuple[str, ...], form: Format
         )
 
 
-def planned_tensors(source: Source, form: Format) -> list[Planned]:
+def plan_tensors(source: WeightSource, form: Format) -> list[PlannedTensor]:
     """Return all tensors of *source* in format *form*, to be made one after the other."""
-    scales = _Scales(source)
-    plan = [_float(source, name) for name in source.floats]
+    scales = _ScaleCache(source)
+    plan = [_plan_float(source, name) for name in source.floats]
     for module in source.ternary:
-        plan += _layer(source, scales, module, form)
+        plan += _plan_layer(source, scales, module, form)
     return plan
 
 
-class _Scales:
+class _ScaleCache:
     """Remembers the scale of a layer from when its codes were read, so that they are not read again for it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._source = source
         self._known: dict[str, Tensor] = {}
 
@@ -131,63 +131,63 @@ class _Scales:
         return self._known[module] if module in self._known else self.codes(module)[1]
 
 
-def _float(source: Source, name: str) -> Planned:
-    return Planned(name, *source.outline(name), lambda: source.tensor(name))
+def _plan_float(source: WeightSource, name: str) -> PlannedTensor:
+    return PlannedTensor(name, *source.dtype_and_shape(name), lambda: source.tensor(name))
 
 
-def _layer(source: Source, scales: _Scales, module: str, form: Format) -> list[Planned]:
+def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Format) -> list[PlannedTensor]:
     """Return weight, scale, bias and inner norm of one ternary layer. Scales and biases are float32 in any format."""
     rows, columns = source.ternary[module]
     name = f"{module}.weight"
-    plan: list[Planned] = []
+    plan: list[PlannedTensor] = []
     if form == "packed":
-        plan.append(Planned(name, torch.uint8, panel_shape(rows, columns), lambda: to_panels(scales.codes(module)[0])))
-    elif form in TRANSFORMERS_PACKED:
+        plan.append(PlannedTensor(name, torch.uint8, panel_shape(rows, columns), lambda: to_panels(scales.codes(module)[0])))
+    elif form in TRANSFORMERS_FORMATS:
         shape = (rows // CODES_PER_BYTE, columns)
-        plan.append(Planned(name, torch.uint8, shape, lambda: pack(scales.codes(module)[0])))
+        plan.append(PlannedTensor(name, torch.uint8, shape, lambda: pack(scales.codes(module)[0])))
     elif form == "baked":
-        plan.append(Planned(name, torch.float32, (rows, columns), lambda: _baked(*scales.codes(module))))
+        plan.append(PlannedTensor(name, torch.float32, (rows, columns), lambda: _bake_codes(*scales.codes(module))))
     else:
-        plan.append(Planned(name, torch.float32, (rows, columns), lambda: masters_from_codes(*scales.codes(module))))
-    if form in ("packed", *TRANSFORMERS_PACKED):
-        plan.append(Planned(f"{module}.weight_scale", torch.float32, (1,), lambda: _stored_scale(scales, module, form)))
+        plan.append(PlannedTensor(name, torch.float32, (rows, columns), lambda: masters_from_codes(*scales.codes(module))))
+    if form in ("packed", *TRANSFORMERS_FORMATS):
+        plan.append(PlannedTensor(f"{module}.weight_scale", torch.float32, (1,), lambda: _make_stored_scale(scales, module, form)))
     bias = source.bias(module)
     if bias is not None:
         stored: Callable[[], Tensor] = lambda: bias / scales.gamma(module) if form == "autobitlinear" else bias  # noqa: E731
-        plan.append(Planned(f"{module}.bias", torch.float32, (rows,), stored))
+        plan.append(PlannedTensor(f"{module}.bias", torch.float32, (rows,), stored))
     norm = source.inner_norm(module)
     if norm is not None:
         suffix = "RMSNorm" if form == "tinyllama" else "rms_norm"
-        plan.append(Planned(f"{module}.{suffix}.weight", norm.dtype, (columns,), lambda: norm))
+        plan.append(PlannedTensor(f"{module}.{suffix}.weight", norm.dtype, (columns,), lambda: norm))
     return plan
 
 
-def _baked(codes: Tensor, gamma: Tensor) -> Tensor:
+def _bake_codes(codes: Tensor, gamma: Tensor) -> Tensor:
     return codes.float() * gamma
 
 
-def _stored_scale(scales: _Scales, module: str, form: Format) -> Tensor:
+def _make_stored_scale(scales: _ScaleCache, module: str, form: Format) -> Tensor:
     gamma = scales.gamma(module).reshape(1)
     return 1.0 / gamma if form == "bitlinear" else gamma
 
 
-def metadata(source: Source, form: Format) -> dict[str, str]:
+def make_metadata(source: WeightSource, form: Format) -> dict[str, str]:
     """Return what stands in the header of the weight files of *form*: the shapes that panels do not show."""
     return {"shapes": json.dumps(source.ternary)} if form == "packed" else {}
 
 
-def config_of(source: Source, form: Format, digests: dict[str, str]) -> dict[str, Any]:
+def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> dict[str, Any]:
     """Return config.json of *source* in format *form*, whose weight files have the sha256 *digests* by name."""
-    config = {k: v for k, v in source.config.items() if k not in ("quantization_config", "_name_or_path", LABEL)}
+    config = {k: v for k, v in source.config.items() if k not in ("quantization_config", "_name_or_path", PRECISION_KEY)}
     if form == "baked":
         return config
-    config[LABEL] = "ternary"
+    config[PRECISION_KEY] = "ternary"
     if form == "tinyllama":
         return config
-    kept = {"modules_to_not_convert": list(patterns)} if (patterns := kept_patterns(source.config)) else {}
+    kept = {"modules_to_not_convert": list(patterns)} if (patterns := list_float_patterns(source.config)) else {}
     if form == "packed":
         norm = {"inner_norm": source.inner_norm_kind, "inner_norm_eps": source.inner_norm_eps}
-        layout = {"quant_method": PACKED_METHOD, "layout": LAYOUT, "version": VERSION}
+        layout = {"quant_method": PACKED_METHOD, "layout": PACKED_LAYOUT, "version": PACKED_VERSION}
         return config | {
             "quantization_config": layout | (norm if source.inner_norm_kind else {}) | kept | {"sha256": digests}
         }

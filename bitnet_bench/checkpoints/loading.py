@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitnet_bench.checkpoints.building import build, tied_names
-from bitnet_bench.checkpoints.config import kept_patterns, read_config, read_generation_config
-from bitnet_bench.checkpoints.detect import dropped_norms
+from bitnet_bench.checkpoints.building import build_model, list_tied_tensors
+from bitnet_bench.checkpoints.config import list_float_patterns, read_config, read_generation_config
+from bitnet_bench.checkpoints.detect import find_dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Precision
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Purpose = Literal["train", "run"]
-RUN_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
+TORCH_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
 _log = logging.getLogger(__name__)
 
 
@@ -43,21 +43,21 @@ def load_model(
 
     from bitnet_bench.ternary.linear import make_trainable_ternary
 
-    _refuse_mismatch(checkpoint, purpose, precision, dense)
+    _check_loadable(checkpoint, purpose, precision, dense)
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     held = rest if precision == "ternary" else precision
     dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
     weights = Weights(checkpoint)
-    model = build(weights.config, dtype)
-    _refuse_misfits(model, weights)
+    model = build_model(weights.config, dtype)
+    _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run":
         _install_codes(model, weights)
         state = {name: weights.tensor(name) for name in weights.floats}
     else:
-        state = _plain_state(weights, dtype)
-    _load_floats(model, {name: _narrow(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
+        state = _make_plain_state(weights, dtype)
+    _load_floats(model, {name: _cast_checked(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
     if precision == "ternary" and purpose == "train":
-        make_trainable_ternary(model, kept_patterns(weights.config))
+        make_trainable_ternary(model, list_float_patterns(weights.config))
     return model.train() if purpose == "train" else model.eval().requires_grad_(False)
 
 
@@ -107,11 +107,11 @@ def why_untrainable(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool) -> None:
-    if precision not in RUN_PRECISIONS:
+def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool) -> None:
+    if precision not in TORCH_PRECISIONS:
         raise BenchError(
             f"torch runs no {precision} weights.",
-            f"Use the backend llamacpp or bitnetcpp, or {', '.join(RUN_PRECISIONS)}.",
+            f"Use the backend llamacpp or bitnetcpp, or {', '.join(TORCH_PRECISIONS)}.",
         )
     if precision != "ternary" and ((checkpoint.has_codes_only and not dense) or checkpoint.inner_norm):
         kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
@@ -132,7 +132,7 @@ def _refuse_mismatch(checkpoint: Checkpoint, purpose: Purpose, precision: Precis
         )
 
 
-def _plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+def _make_plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return all tensors by name, codes as the masters that have them, narrowed at once: all of them would be much."""
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
@@ -141,7 +141,7 @@ def _plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"
         if rebuilt:
-            state[name] = _narrow(name, masters_from_codes(*weights.codes(module)), dtype)
+            state[name] = _cast_checked(name, masters_from_codes(*weights.codes(module)), dtype)
         elif weights.has(name):
             state[name] = weights.tensor(name)
         bias = weights.bias(module)
@@ -165,30 +165,30 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
             learned = weights.inner_norm(module)
             norm = InnerNorm(None if learned is None else learned.float(), checkpoint.inner_norm_eps or 0.0)
         model.set_submodule(module, CodesLinear(*weights.codes(module), weights.bias(module), norm))
-    gone = dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
+    gone = find_dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
     for name, _ in list(model.named_modules()):
         if name.rpartition(".")[2] in gone:
             model.set_submodule(name, nn.Identity())
 
 
-def _refuse_misfits(model: PreTrainedModel, weights: Weights) -> None:
+def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:
     """BenchError if a ternary layer is none of the model's, or of another shape, or if one is float for no reason."""
-    from bitnet_bench.ternary.linear import ternary_targets
+    from bitnet_bench.ternary.linear import find_ternary_targets
 
     checkpoint = weights.checkpoint
-    targets = ternary_targets(model, kept_patterns(weights.config))
+    targets = find_ternary_targets(model, list_float_patterns(weights.config))
     for module, shape in weights.ternary.items():
         if module not in targets:
-            raise _misfit(checkpoint, f"{module} is not a linear layer of the model")
+            raise _misfit_error(checkpoint, f"{module} is not a linear layer of the model")
         if weights.has(f"{module}.weight"):
             stored = shape if checkpoint.has_codes_only else weights.shards.headers[f"{module}.weight"].shape
-            _refuse_other_shape(checkpoint, module, stored, tuple(targets[module].weight.shape))
+            _check_layer_shape(checkpoint, module, stored, tuple(targets[module].weight.shape))
     for module in targets.keys() - weights.ternary.keys() if checkpoint.is_ternary else ():
         if weights.has(f"{module}.weight"):
-            raise _misfit(checkpoint, f"{module} is not ternary and modules_to_not_convert does not name it")
+            raise _misfit_error(checkpoint, f"{module} is not ternary and modules_to_not_convert does not name it")
 
 
-def _refuse_other_shape(
+def _check_layer_shape(
     checkpoint: Checkpoint, module: str, stored: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     if stored == expected:
@@ -199,10 +199,10 @@ def _refuse_other_shape(
             "that cannot say where its rows end.",
             "Convert the masters that it was made from with `bitnet-bench convert --to packed`.",
         )
-    raise _misfit(checkpoint, f"{module} is {stored} and must be {expected}")
+    raise _misfit_error(checkpoint, f"{module} is {stored} and must be {expected}")
 
 
-def _narrow(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _cast_checked(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return *tensor* in *dtype*; BenchError if a value is beyond its range."""
     import torch
 
@@ -215,7 +215,7 @@ def _narrow(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return narrow
 
 
-def _misfit(checkpoint: Checkpoint, what: str) -> BenchError:
+def _misfit_error(checkpoint: Checkpoint, what: str) -> BenchError:
     return BenchError(
         f"The weights of {checkpoint.source} do not fit its config: {what}.",
         "config.json and the weights belong to different models, or the download is incomplete.",
@@ -226,10 +226,10 @@ def _load_floats(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: C
     try:
         outcome = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise _misfit(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
-    tied = tied_names(model)
+        raise _misfit_error(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
+    tied = list_tied_tensors(model)
     missing = [name for name in outcome.missing_keys if name not in tied]
     if missing or outcome.unexpected_keys:
         name, what = (missing[0], "missing") if missing else (outcome.unexpected_keys[0], "not part of the model")
-        raise _misfit(checkpoint, f"{name} is {what}")
+        raise _misfit_error(checkpoint, f"{name} is {what}")
     model.tie_weights()

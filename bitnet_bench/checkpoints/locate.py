@@ -10,35 +10,35 @@ from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
-EMBEDDED = {"demo": "ternary", "demo-fp16": "fp16"}
-PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
+EMBEDDED_CHECKPOINTS = {"demo": "ternary", "demo-fp16": "fp16"}
+DOWNLOAD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
 """What is downloaded of a model of the hub."""
 
 
 def open_checkpoint(model: str) -> Checkpoint:
     """Return what *model* is: `demo`, `demo-fp16`, a folder, or a hub id (downloaded, safetensors only)."""
-    from bitnet_bench.checkpoints.inspect import inspect
+    from bitnet_bench.checkpoints.inspect import inspect_folder
 
-    if model in EMBEDDED:
-        return inspect(Path(__file__).parents[1] / "demo" / EMBEDDED[model], source=model)
+    if model in EMBEDDED_CHECKPOINTS:
+        return inspect_folder(Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS[model], source=model)
     if Path(model).exists():
-        return inspect(Path(model))
+        return inspect_folder(Path(model))
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BenchError(
             f"There is no checkpoint {model}.", "Give a folder, a hub id such as ORG/NAME, or `demo` / `demo-fp16`."
         )
     path = _download(model)
-    return inspect(path, source=model, revision=path.name)
+    return inspect_folder(path, source=model, revision=path.name)
 
 
 def load_config(model: str) -> dict[str, Any]:
     """Return the config.json of *model* as `open_checkpoint` names it; of a hub id nothing else is downloaded."""
-    if model in EMBEDDED or Path(model).exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if model in EMBEDDED_CHECKPOINTS or Path(model).exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return read_config(Path(open_checkpoint(model).path))
     return read_config(_download(model, ["config.json"]))
 
 
-def _download(model: str, patterns: Sequence[str] = PATTERNS) -> Path:
+def _download(model: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

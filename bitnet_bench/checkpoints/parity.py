@@ -19,21 +19,21 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 
-Logits = Callable[[Checkpoint, Sequence[Tensor]], Tensor]
+LogitFunction = Callable[[Checkpoint, Sequence[Tensor]], Tensor]
 """Gives float32 logits [T, V] of a checkpoint for prompts of T ids together; it holds no model afterwards."""
 
-PROMPTS = (
+PARITY_PROMPTS = (
     "안녕하세요. 오늘 서울의 날씨는 어떤가요?",
     "대한민국의 수도는 서울이고, 가장 큰 섬은 제주도이다.",
     "사용자: 김치찌개를 끓이는 방법을 알려 주세요.\n모델:",
     "이 영화는 배우들의 연기가 훌륭했지만 결말이 아쉬웠다.",
 )
 SCALE_TOLERANCE = 1e-6
-LOGIT_BOUND = 0.05
+MAX_MEAN_LOGIT_ERROR = 0.05
 """The largest mean |difference| of logits, in standard deviations of the source's logits."""
 
 
-class Parity(Value):
+class CheckpointParity(Value):
     """How far a converted checkpoint is from its source."""
 
     layers: int
@@ -47,72 +47,72 @@ class Parity(Value):
     largest_logit_error: float | None = None
 
 
-def compare(source: Checkpoint, output: Checkpoint, logits: Logits | None) -> Parity:
+def compare_checkpoints(source: Checkpoint, output: Checkpoint, logits: LogitFunction | None) -> CheckpointParity:
     """Return how far *output* is from *source*; BenchError that names the first layer or tensor beyond the bounds."""
     ours, theirs = Weights(source), Weights(output)
     if source.inner_norm != output.inner_norm or source.inner_norm_eps != output.inner_norm_eps:
-        raise _differ(f"the norm inside ternary layers is {output.inner_norm} instead of {source.inner_norm}")
-    _same_names(ours.ternary, theirs.ternary)
-    _same_names(ours.floats, theirs.floats)
+        raise _mismatch_error(f"the norm inside ternary layers is {output.inner_norm} instead of {source.inner_norm}")
+    _check_same_names(ours.ternary, theirs.ternary)
+    _check_same_names(ours.floats, theirs.floats)
     for name in ours.floats:
-        _same_tensor(name, ours.tensor(name), theirs.tensor(name))
-    errors = [_scale_error(module, ours, theirs) for module in ours.ternary]
-    found = Parity(layers=len(errors), largest_scale_error=max(errors, default=0.0))
-    return found if logits is None else found.model_copy(update=_logit_errors(source, output, logits))
+        _check_same_tensor(name, ours.tensor(name), theirs.tensor(name))
+    errors = [_compute_scale_error(module, ours, theirs) for module in ours.ternary]
+    found = CheckpointParity(layers=len(errors), largest_scale_error=max(errors, default=0.0))
+    return found if logits is None else found.model_copy(update=_compute_logit_errors(source, output, logits))
 
 
-def _same_names(ours: Iterable[str], theirs: Iterable[str]) -> None:
+def _check_same_names(ours: Iterable[str], theirs: Iterable[str]) -> None:
     for name in sorted(set(ours) ^ set(theirs)):
-        raise _differ(f"{name} is in one of them only, or ternary in one of them only")
+        raise _mismatch_error(f"{name} is in one of them only, or ternary in one of them only")
 
 
-def _same_tensor(name: str, ours: Tensor | None, theirs: Tensor | None) -> None:
+def _check_same_tensor(name: str, ours: Tensor | None, theirs: Tensor | None) -> None:
     if (ours is None) != (theirs is None):
-        raise _differ(f"{name} is in one of them only")
+        raise _mismatch_error(f"{name} is in one of them only")
     if ours is not None and theirs is not None and not torch.equal(ours, theirs):
-        raise _differ(f"{name} has other values")
+        raise _mismatch_error(f"{name} has other values")
 
 
-def _scale_error(module: str, ours: Weights, theirs: Weights) -> float:
+def _compute_scale_error(module: str, ours: Weights, theirs: Weights) -> float:
     """Compare one ternary layer and return the relative error of its scale."""
     (codes, gamma), (other_codes, other_gamma) = ours.codes(module), theirs.codes(module)
     if codes.shape != other_codes.shape:
-        raise _differ(f"{module} is {tuple(other_codes.shape)} instead of {tuple(codes.shape)}")
+        raise _mismatch_error(f"{module} is {tuple(other_codes.shape)} instead of {tuple(codes.shape)}")
     differing = int((codes != other_codes).sum())
     if differing:
-        raise _differ(f"{differing} of {codes.numel()} codes of {module} are others")
-    _same_tensor(f"{module}'s inner norm", ours.inner_norm(module), theirs.inner_norm(module))
-    _same_bias(module, ours.bias(module), theirs.bias(module))
+        raise _mismatch_error(f"{differing} of {codes.numel()} codes of {module} are others")
+    _check_same_tensor(f"{module}'s inner norm", ours.inner_norm(module), theirs.inner_norm(module))
+    _check_same_bias(module, ours.bias(module), theirs.bias(module))
     if not codes.any():
         return 0.0  # the scale of an all-zero layer changes nothing, and not every format keeps it
     error = abs(float(other_gamma) / float(gamma) - 1)
     if error > SCALE_TOLERANCE:
-        raise _differ(f"the scale of {module} is {float(other_gamma):.9g} instead of {float(gamma):.9g}")
+        raise _mismatch_error(f"the scale of {module} is {float(other_gamma):.9g} instead of {float(gamma):.9g}")
     return error
 
 
-def _same_bias(module: str, ours: Tensor | None, theirs: Tensor | None) -> None:
+def _check_same_bias(module: str, ours: Tensor | None, theirs: Tensor | None) -> None:
     if ours is None or theirs is None:
-        _same_tensor(f"{module}.bias", ours, theirs)
+        _check_same_tensor(f"{module}.bias", ours, theirs)
     elif not torch.allclose(ours, theirs, rtol=SCALE_TOLERANCE, atol=0):
-        raise _differ(f"{module}.bias has other values, by up to {float((ours - theirs).abs().max()):.3g}")
+        raise _mismatch_error(f"{module}.bias has other values, by up to {float((ours - theirs).abs().max()):.3g}")
 
 
-def _logit_errors(source: Checkpoint, output: Checkpoint, logits: Logits) -> dict[str, float | int]:
+def _compute_logit_errors(source: Checkpoint, output: Checkpoint, logits: LogitFunction) -> dict[str, float | int]:
     """Run one checkpoint after the other, so that only one is in memory, and return the fields of Parity."""
-    prompts = prompt_ids(source)
+    prompts = encode_prompts(source)
     ours, theirs = logits(source, prompts), logits(output, prompts)
     difference = (ours - theirs).abs() / ours.std()
     mean, largest = float(difference.mean()), float(difference.max())
-    if not mean <= LOGIT_BOUND:  # NaN is no parity
-        raise _differ(
+    if not mean <= MAX_MEAN_LOGIT_ERROR:  # NaN is no parity
+        raise _mismatch_error(
             f"their logits differ by {mean:.3g} standard deviations in the mean and {largest:.3g} at most "
-            f"(bound on the mean: {LOGIT_BOUND})"
+            f"(bound on the mean: {MAX_MEAN_LOGIT_ERROR})"
         )
     return {"prompt_tokens": len(ours), "mean_logit_error": mean, "largest_logit_error": largest}
 
 
-def prompt_ids(checkpoint: Checkpoint) -> list[Tensor]:
+def encode_prompts(checkpoint: Checkpoint) -> list[Tensor]:
     """Return the ids [T] of each of `PROMPTS`: by the checkpoint's tokenizer, or UTF-8 bytes if it has none that fits.
 
     Weights can be compared without a tokenizer, and any ids will do for that.
@@ -123,11 +123,11 @@ def prompt_ids(checkpoint: Checkpoint) -> list[Tensor]:
         tokenizer = load_tokenizer(checkpoint)
     except BenchError:
         vocabulary = read_config(Path(checkpoint.path)).get("vocab_size", 256)
-        return [torch.tensor([byte % vocabulary for byte in prompt.encode()]) for prompt in PROMPTS]
-    return [torch.tensor(tokenizer(prompt).input_ids) for prompt in PROMPTS]
+        return [torch.tensor([byte % vocabulary for byte in prompt.encode()]) for prompt in PARITY_PROMPTS]
+    return [torch.tensor(tokenizer(prompt).input_ids) for prompt in PARITY_PROMPTS]
 
 
-def _differ(what: str) -> BenchError:
+def _mismatch_error(what: str) -> BenchError:
     return BenchError(
         f"The converted checkpoint is not the same model: {what}. It was deleted.",
         "This is a bug of bitnet-bench: please report it with the output of `bitnet-bench inspect`.",

@@ -16,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.building import outline, ternary_shapes, tied_names
-from bitnet_bench.checkpoints.config import quantization
-from bitnet_bench.checkpoints.converting import copy_small_files, new_folder, write_checkpoint
+from bitnet_bench.checkpoints.building import build_outline, list_ternary_shapes, list_tied_tensors
+from bitnet_bench.checkpoints.config import get_quantization
+from bitnet_bench.checkpoints.converting import copy_small_files, create_folder, write_checkpoint
 from bitnet_bench.checkpoints.detect import LLAMA_NORM_EPS
-from bitnet_bench.checkpoints.layouts import refuse_rows
-from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
+from bitnet_bench.checkpoints.layouts import check_row_counts
+from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.protocols import Progress, Steps, quiet
+from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS_DIR = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)
 """80 of 256 codes are 0: absmean gives 31 % for normal weights, P(|w| < gamma / 2) = erf(0.282)."""
-GAMMA_OF_STD = math.sqrt(2 / math.pi)
+GAMMA_PER_STD = math.sqrt(2 / math.pi)
 """mean |w| of normal weights with standard deviation 1."""
-CHUNK = 1 << 24
+CHUNK_VALUES = 1 << 24
 
 
 class RandomWeights:
@@ -48,7 +48,7 @@ class RandomWeights:
     def __init__(self, config: dict[str, Any], seed: int) -> None:
         self.config = config
         self._seed = seed
-        quant = quantization(config)
+        quant = get_quantization(config)
         self.inner_norm_kind = "learned" if quant.get("use_rms_norm") else None
         self.inner_norm_eps = quant.get("rms_norm_eps", LLAMA_NORM_EPS) if self.inner_norm_kind else None
         self._std = float(config.get("initializer_range") or 0.02)
@@ -57,12 +57,12 @@ class RandomWeights:
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
         """(rows, columns) of every ternary layer, by module name."""
-        return ternary_shapes(self.config)
+        return list_ternary_shapes(self.config)
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        model = outline(self.config)
-        tied = tied_names(model)
+        model = build_outline(self.config)
+        tied = list_tied_tensors(model)
         return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
     @cached_property
@@ -70,27 +70,27 @@ class RandomWeights:
         """The names of all tensors that do not belong to a ternary layer."""
         return tuple(name for name in self._shapes if name.rpartition(".")[0] not in self.ternary)
 
-    def outline(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+    def dtype_and_shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Return (dtype, shape) of a float tensor."""
         return self._dtype, self._shapes[name]
 
     def tensor(self, name: str) -> Tensor:
         """Return normal values for a matrix, ones for a norm and zeros for a bias."""
-        dtype, shape = self.outline(name)
+        dtype, shape = self.dtype_and_shape(name)
         if len(shape) < 2:
             return torch.zeros(shape, dtype=dtype) if name.endswith(".bias") else torch.ones(shape, dtype=dtype)
-        random = self._random(name)
+        random = self._make_generator(name)
         values = torch.empty(shape, dtype=dtype)
         flat = values.view(-1)
-        for begin in range(0, flat.numel(), CHUNK):
-            part = flat[begin : begin + CHUNK]
+        for begin in range(0, flat.numel(), CHUNK_VALUES):
+            part = flat[begin : begin + CHUNK_VALUES]
             part.copy_(torch.from_numpy(random.standard_normal(part.numel(), dtype=np.float32)).mul_(self._std))
         return values
 
     def codes(self, module: str) -> tuple[Tensor, Tensor]:
         """Return (codes, gamma) with the distribution that absmean gives to normal weights."""
-        drawn = self._random(module).integers(0, 256, self.ternary[module], dtype=np.uint8)
-        return torch.from_numpy(CODE_OF_BYTE[drawn]), torch.tensor(self._std * GAMMA_OF_STD, dtype=torch.float32)
+        drawn = self._make_generator(module).integers(0, 256, self.ternary[module], dtype=np.uint8)
+        return torch.from_numpy(CODE_OF_BYTE[drawn]), torch.tensor(self._std * GAMMA_PER_STD, dtype=torch.float32)
 
     def bias(self, module: str) -> Tensor | None:
         """Return zeros if the layer has a bias."""
@@ -100,39 +100,39 @@ class RandomWeights:
         """Return ones if there is a learned norm inside the layer."""
         return torch.ones(self.ternary[module][1], dtype=self._dtype) if self.inner_norm_kind else None
 
-    def _random(self, name: str) -> np.random.Generator:
+    def _make_generator(self, name: str) -> np.random.Generator:
         key = hashlib.sha256(f"{self._seed}:{name}".encode()).digest()
         return np.random.default_rng(int.from_bytes(key[:16], "little"))
 
 
-def presets() -> dict[str, str]:
+def list_presets() -> dict[str, str]:
     """Return the source of every preset, by its name."""
-    return {file.stem: str(_read(file)["source"]) for file in sorted(PRESETS.glob("*.json"))}
+    return {file.stem: str(_read_json(file)["source"]) for file in sorted(PRESETS_DIR.glob("*.json"))}
 
 
-def preset_config(name: str) -> dict[str, Any]:
+def read_preset_config(name: str) -> dict[str, Any]:
     """Return config.json of the published model *name*; UsageError if there is no such preset."""
-    known = sorted(file.stem for file in PRESETS.glob("*.json"))
+    known = sorted(file.stem for file in PRESETS_DIR.glob("*.json"))
     if name not in known:
         raise UsageError(f"There is no preset {name!r}.", f"There are: {', '.join(known)}.")
-    config: dict[str, Any] = _read(PRESETS / f"{name}.json")["config"]
+    config: dict[str, Any] = _read_json(PRESETS_DIR / f"{name}.json")["config"]
     return config
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
-def published_format(config: dict[str, Any]) -> Format:
+def find_published_format(config: dict[str, Any]) -> Format:
     """Return the format that the quantization_config of a published config.json names, else autobitlinear."""
-    quant = quantization(config)
+    quant = get_quantization(config)
     if quant.get("quantization_mode") == "online":
         return "masters"
     return "bitlinear" if quant and quant.get("linear_class", "bitlinear") == "bitlinear" else "autobitlinear"
 
 
-def initialize(
+def write_random_checkpoint(
     config: dict[str, Any],
     seed: int,
     form: Format | None,
@@ -145,14 +145,14 @@ def initialize(
 
     *form* None takes `published_format`. The small files of the folder *tokenizer* are put beside the weights.
     """
-    form = form or published_format(config)
+    form = form or find_published_format(config)
     source = RandomWeights(config, seed)
     if form in ("float", "tinyllama"):
         raise BenchError(f"Random weights are not written as {form}.", "Choose another format.")
-    refuse_rows(source.ternary, form)
-    with new_folder(out) as folder:
+    check_row_counts(source.ternary, form)
+    with create_folder(out) as folder:
         write_checkpoint(source, form, folder, shard_bytes, progress)
-        if form == published_format(config) and quantization(config):
+        if form == find_published_format(config) and get_quantization(config):
             (folder / "config.json").write_text(
                 json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
             )
@@ -160,21 +160,21 @@ def initialize(
     return form
 
 
-def init(
+def create_from_preset(
     preset: str,
     out: Path,
     *,
     seed: int = 0,
     form: Format | None = None,
     shard_gigabytes: float = SHARD_GIGABYTES,
-    steps: Steps = quiet,
+    steps: ProgressDisplay = no_display,
 ) -> Checkpoint:
     """Write a random checkpoint of a published shape to *out*, in its published format or in *form*.
 
     It gets the tokenizer of the embedded pair, because the published ones cannot be had without a download.
     """
 
-    tokenizer = Path(__file__).parents[1] / "demo" / EMBEDDED["demo"]
+    tokenizer = Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS["demo"]
     with steps(f"init {preset}") as progress:
-        initialize(preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE))
+        write_random_checkpoint(read_preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE))
     return open_checkpoint(str(out))

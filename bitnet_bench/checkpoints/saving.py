@@ -7,22 +7,22 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitnet_bench.checkpoints.building import tied_names
-from bitnet_bench.checkpoints.config import LABEL
+from bitnet_bench.checkpoints.building import list_tied_tensors
+from bitnet_bench.checkpoints.config import PRECISION_KEY
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import folder_written_whole
+from bitnet_bench.files import write_folder_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
 
-def refuse_unpackable(model: PreTrainedModel) -> None:
+def check_packable(model: PreTrainedModel) -> None:
     """BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot hold."""
-    from bitnet_bench.ternary.linear import bit_linears
+    from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
-    layers = bit_linears(model)
+    layers = find_bit_linears(model)
     if not layers:
         raise BenchError(
             f"{type(model).__name__} has no linear layer to make ternary.",
@@ -36,7 +36,7 @@ def refuse_unpackable(model: PreTrainedModel) -> None:
             )
 
 
-def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str) -> None:
+def save_checkpoint(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str) -> None:
     """Write a trained *model* (float32) to the folder *out*, whole.
 
     autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
@@ -46,13 +46,13 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "a
     import torch
     from safetensors.torch import save_file
 
-    from bitnet_bench.ternary.linear import bit_linears
+    from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import pack
     from bitnet_bench.ternary.quantizer import ternarize
 
-    ternary = {} if form == "float" else bit_linears(model)
+    ternary = {} if form == "float" else find_bit_linears(model)
     state: dict[str, Tensor] = {}
-    tied = tied_names(model)
+    tied = list_tied_tensors(model)
     for name, tensor in model.state_dict().items():
         module, _, kind = name.rpartition(".")
         if name in tied:
@@ -60,17 +60,17 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "a
         if module not in ternary or kind == "bias":
             if form == "autobitlinear" and module in ternary:  # AutoBitLinear multiplies W x + b by the scale
                 tensor = tensor / ternarize(ternary[module].weight)[1]
-            state[name] = _narrow(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
+            state[name] = _cast_checked(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
         elif form == "masters":
             state[name] = tensor.float()
         else:
             codes, gamma = ternarize(tensor)
             state[name] = pack(codes)
             state[f"{module}.weight_scale"] = gamma.reshape(1)
-    with folder_written_whole(out, last="config.json") as folder:
+    with write_folder_whole(out, last="config.json") as folder:
         save_file({name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(
-            json.dumps(_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(_make_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         # safetensors gives its file to the owner alone; a checkpoint is as readable as what stands beside it
         shutil.copymode(folder / "config.json", folder / "model.safetensors")
@@ -78,7 +78,7 @@ def save(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "a
             model.generation_config.save_pretrained(folder)
 
 
-def _narrow(name: str, tensor: Tensor, dtype: Any) -> Tensor:
+def _cast_checked(name: str, tensor: Tensor, dtype: Any) -> Tensor:
     narrow = tensor.to(dtype)
     if not bool(narrow.isfinite().all()):
         raise BenchError(
@@ -88,26 +88,26 @@ def _narrow(name: str, tensor: Tensor, dtype: Any) -> Tensor:
     return narrow
 
 
-def _saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Any]:
+def _make_saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Any]:
     config: dict[str, Any] = model.config.to_dict()
     config["dtype"] = dtype
     config["use_cache"] = True  # Trainer turns it off
     config["architectures"] = [type(model).__name__]
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)
-    config[LABEL] = "fp16" if form == "float" else "ternary"
+    config[PRECISION_KEY] = "fp16" if form == "float" else "ternary"
     if form != "float":
         config["quantization_config"] = {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
             "quantization_mode": "offline" if form == "autobitlinear" else "online",
         }
-        if kept := _float_linears(model):
+        if kept := _list_float_linears(model):
             config["quantization_config"]["modules_to_not_convert"] = kept
     return config
 
 
-def _float_linears(model: PreTrainedModel) -> list[str]:
+def _list_float_linears(model: PreTrainedModel) -> list[str]:
     """Return the linear layers of a ternary *model* that stayed float, if there are others than the head."""
     from torch import nn
 

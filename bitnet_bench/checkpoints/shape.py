@@ -11,7 +11,7 @@ PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The size of a decoder of the Llama family, in parameters and in what one token takes."""
 
     hidden: int
@@ -48,7 +48,7 @@ class Shape:
         return self.matrices + self.head_weights
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
+def compute_shape(config: Mapping[str, Any]) -> ModelShape:
     """Return the size of a Llama-like config.json; KeyError if it is not one."""
     hidden, layers, wide = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
     heads = config["num_attention_heads"]
@@ -57,7 +57,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     family = config.get("model_type", "llama")
     table = config["vocab_size"] * hidden
     inner_norms = heads * head + wide if family == "bitnet" else 0
-    return Shape(
+    return ModelShape(
         hidden=hidden,
         intermediate=wide,
         layers=layers,

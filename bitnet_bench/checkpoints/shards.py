@@ -17,13 +17,13 @@ from bitnet_bench.errors import BenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
+INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-DAMAGED = "The file is damaged or cut off; get it again."
+DAMAGED_HINT = "The file is damaged or cut off; get it again."
 
 
 @dataclass(frozen=True)
-class Header:
+class TensorHeader:
     """What a file says about one tensor: *dtype* as safetensors names it (U8, F16, BF16, F32)."""
 
     file: Path
@@ -46,42 +46,42 @@ class Shards:
     """The tensors of a checkpoint folder by name. No file stays open, and no tensor is kept."""
 
     def __init__(self, folder: Path) -> None:
-        self.files = weight_files(folder)
+        self.files = find_weight_files(folder)
 
     @cached_property
-    def headers(self) -> dict[str, Header]:
+    def headers(self) -> dict[str, TensorHeader]:
         """The header of every tensor, by name; BenchError if two files hold the same name."""
-        found: dict[str, Header] = {}
+        found: dict[str, TensorHeader] = {}
         for file in self.files:
-            with _opened(file) as handle:
+            with _open_shard(file) as handle:
                 for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
                     part = handle.get_slice(name)
                     if name in found:
                         raise BenchError(f"{name} is in {found[name].file} and in {file}.", "Remove the stale file.")
-                    found[name] = Header(file, part.get_dtype(), tuple(part.get_shape()))
+                    found[name] = TensorHeader(file, part.get_dtype(), tuple(part.get_shape()))
         return found
 
     @cached_property
     def metadata(self) -> dict[str, str]:
         """The metadata of the first file."""
-        with _opened(self.files[0]) as handle:
+        with _open_shard(self.files[0]) as handle:
             return handle.metadata() or {}
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor as stored, mapped from disk: its pages are read when touched and freed with it."""
-        with _opened(self.headers[name].file) as handle:
+        with _open_shard(self.headers[name].file) as handle:
             found: Tensor = handle.get_tensor(name)
         return found
 
-    def where(self, name: str) -> str:
+    def locate_tensor(self, name: str) -> str:
         """Return "NAME in FILE", for a sentence about the tensor *name*."""
         return f"{name} in {self.headers[name].file}"
 
 
-def weight_files(folder: Path) -> list[Path]:
+def find_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
-    index = folder / INDEX
-    files = _indexed(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+    index = folder / INDEX_FILE
+    files = _read_index(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
     missing = [f.name for f in files if not f.is_file()]
     if missing:
         raise BenchError(f"{folder} lacks {missing[0]}, which its index names.", "Download the checkpoint again.")
@@ -95,7 +95,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise BenchError(f"{folder} has no *.safetensors file.", "Give the folder that holds the weights.")
 
 
-def _indexed(folder: Path, index: Path) -> list[Path]:
+def _read_index(folder: Path, index: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -106,7 +106,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _open_shard(file: Path) -> Iterator[Any]:
     """Open a safetensors file; a damaged one becomes a sentence that names it."""
     from safetensors import SafetensorError, safe_open
 
@@ -114,10 +114,10 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as handle:
             yield handle
     except (SafetensorError, OSError) as error:
-        raise BenchError(f"{file} cannot be read as safetensors: {error}.", DAMAGED) from error
+        raise BenchError(f"{file} cannot be read as safetensors: {error}.", DAMAGED_HINT) from error
 
 
-def blocks(tensor: Tensor, elements: int = 1 << 22) -> Iterator[Tensor]:
+def iterate_blocks(tensor: Tensor, elements: int = 1 << 22) -> Iterator[Tensor]:
     """Yield *tensor* in flat pieces of at most *elements*, so that what is computed of one stays small."""
     flat = tensor.flatten()
     for begin in range(0, flat.numel(), elements):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.shards import INDEX
+from bitnet_bench.checkpoints.shards import INDEX_FILE
 from bitnet_bench.protocols import Progress
 
 GIGABYTE = 10**9
@@ -44,7 +44,7 @@ DTYPE_NAMES = {
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTensor:
     """A tensor that is known before it exists; *make* gives it when its turn comes."""
 
     name: str
@@ -60,7 +60,7 @@ class Planned:
 
 def write_shards(
     folder: Path,
-    tensors: Sequence[Planned],
+    tensors: Sequence[PlannedTensor],
     metadata: dict[str, str],
     shard_bytes: int,
     progress: Progress,
@@ -70,7 +70,7 @@ def write_shards(
     A file holds at most *shard_bytes* of data, or one tensor. Several files get an index, as transformers expects.
     *progress* counts tensors.
     """
-    shards = _split(tensors, shard_bytes)
+    shards = _split_shards(tensors, shard_bytes)
     names = [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         for i in range(1, len(shards) + 1)
@@ -86,12 +86,12 @@ def write_shards(
     if len(shards) > 1:
         places = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {"total_size": sum(tensor.bytes for tensor in tensors)}, "weight_map": places}
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return digests
 
 
-def _split(tensors: Sequence[Planned], shard_bytes: int) -> list[list[Planned]]:
-    shards: list[list[Planned]] = [[]]
+def _split_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:
+    shards: list[list[PlannedTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.bytes > shard_bytes:
@@ -102,15 +102,15 @@ def _split(tensors: Sequence[Planned], shard_bytes: int) -> list[list[Planned]]:
     return shards
 
 
-def _write_file(file: Path, tensors: Sequence[Planned], metadata: dict[str, str], one_more: Callable[[], None]) -> str:
-    ordered = sorted(tensors, key=_place)
+def _write_file(file: Path, tensors: Sequence[PlannedTensor], metadata: dict[str, str], one_more: Callable[[], None]) -> str:
+    ordered = sorted(tensors, key=_sort_key)
     digest = hashlib.sha256()
     with file.open("wb") as stream:
-        head = _header(ordered, metadata)
+        head = _make_header(ordered, metadata)
         stream.write(head)
         digest.update(head)
         for planned in ordered:
-            data = _data(planned)
+            data = _make_bytes(planned)
             stream.write(data)
             digest.update(data)
             del data  # else it would be held while the next one is made
@@ -118,13 +118,13 @@ def _write_file(file: Path, tensors: Sequence[Planned], metadata: dict[str, str]
     return digest.hexdigest()
 
 
-def _place(tensor: Planned) -> tuple[bool, bool, int]:
+def _sort_key(tensor: PlannedTensor) -> tuple[bool, bool, int]:
     """Sort by this key: see the first lines of this module."""
     whole_lines = tensor.bytes % CACHE_LINE_BYTES == 0
     return not whole_lines, whole_lines and tensor.dtype != torch.uint8, -tensor.dtype.itemsize
 
 
-def _header(tensors: Sequence[Planned], metadata: dict[str, str]) -> bytes:
+def _make_header(tensors: Sequence[PlannedTensor], metadata: dict[str, str]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     begin = 0
     for tensor in tensors:
@@ -140,7 +140,7 @@ def _header(tensors: Sequence[Planned], metadata: dict[str, str]) -> bytes:
     return struct.pack("<Q", size) + text.ljust(size)
 
 
-def _data(planned: Planned) -> Any:
+def _make_bytes(planned: PlannedTensor) -> Any:
     tensor = planned.make()
     assert (tensor.dtype, tuple(tensor.shape)) == (planned.dtype, planned.shape), f"{planned.name} is not as planned"
     return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]  # stubs only

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.checkpoints.detect import LEARNED_NORMS, Direction, ternary_layers
+from bitnet_bench.checkpoints.detect import LEARNED_NORM_SUFFIXES, ScaleDirection, list_ternary_layers
 from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PARTS = (".weight", ".weight_scale", ".bias", *LEARNED_NORMS)
-GET_AGAIN = "The checkpoint is damaged; get it again."
+LAYER_SUFFIXES = (".weight", ".weight_scale", ".bias", *LEARNED_NORM_SUFFIXES)
+GET_AGAIN_HINT = "The checkpoint is damaged; get it again."
 
 
 class Weights:
@@ -33,15 +33,15 @@ class Weights:
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
         """(rows, columns) of every ternary layer, by module name."""
-        return ternary_layers(self.checkpoint.format, self.config, self.shards)
+        return list_ternary_layers(self.checkpoint.format, self.config, self.shards)
 
     @cached_property
     def floats(self) -> tuple[str, ...]:
         """The names of all tensors that do not belong to a ternary layer."""
-        taken = {f"{module}{part}" for module in self.ternary for part in PARTS}
+        taken = {f"{module}{part}" for module in self.ternary for part in LAYER_SUFFIXES}
         return tuple(name for name in self.shards.headers if name not in taken)
 
-    def has(self, name: str) -> bool:
+    def has_tensor(self, name: str) -> bool:
         """Return whether there is a tensor of that name."""
         return name in self.shards.headers
 
@@ -49,7 +49,7 @@ class Weights:
         """Return a float tensor as stored, mapped from disk without a copy."""
         return self.shards.tensor(name)
 
-    def outline(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+    def dtype_and_shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Return (dtype, shape) of a float tensor, without reading it."""
         import torch
 
@@ -64,28 +64,28 @@ class Weights:
 
     def codes(self, module: str) -> tuple[Tensor, Tensor]:
         """Return (codes, gamma): int8 codes [N, K] of a ternary layer, and the float32 scalar that multiplies."""
-        from bitnet_bench.checkpoints.baked import baked_codes
+        from bitnet_bench.checkpoints.baked import codes_from_baked
         from bitnet_bench.ternary.packing import unpack
         from bitnet_bench.ternary.panels import from_panels
 
         if self.checkpoint.format in ("masters", "tinyllama"):
-            return self._ternarized(module)
+            return self._ternarize_masters(module)
         stored = self.tensor(f"{module}.weight")
         if self.checkpoint.format == "baked":
-            return baked_codes(stored)
+            return codes_from_baked(stored)
         try:
             packed = self.checkpoint.format == "packed"
             codes = from_panels(stored, *self.ternary[module]) if packed else unpack(stored)
         except ValueError as error:
-            raise self.damaged(f"{module}.weight", error) from error
+            raise self.damage_error(f"{module}.weight", error) from error
         return codes, self.gamma(module)
 
-    def _ternarized(self, module: str) -> tuple[Tensor, Tensor]:
+    def _ternarize_masters(self, module: str) -> tuple[Tensor, Tensor]:
         from bitnet_bench.ternary.quantizer import ternarize
 
         codes, gamma = ternarize(self.tensor(f"{module}.weight"))
         if not gamma.isfinite():
-            raise BenchError(f"{self.shards.where(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN)
+            raise BenchError(f"{self.shards.where(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN_HINT)
         return codes, gamma
 
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class Weights:
 
         AutoBitLinear scales (W x + b), so that format autobitlinear stores bias / gamma; BitLinear adds it after.
         """
-        if not self.has(f"{module}.bias"):
+        if not self.has_tensor(f"{module}.bias"):
             return None
         bias = self.tensor(f"{module}.bias").float()
         return bias * self.gamma(module) if self.checkpoint.format == "autobitlinear" else bias
@@ -114,12 +114,12 @@ class Weights:
         """Return the learned weight [K] of the norm inside a ternary layer, or None where norms are plain or absent."""
         if self.checkpoint.inner_norm != "learned":
             return None
-        name = next((f"{module}{part}" for part in LEARNED_NORMS if self.has(f"{module}{part}")), None)
+        name = next((f"{module}{part}" for part in LEARNED_NORM_SUFFIXES if self.has_tensor(f"{module}{part}")), None)
         if name is None:
-            raise BenchError(f"{module} has no rms_norm.weight in {self.checkpoint.path}.", GET_AGAIN)
+            raise BenchError(f"{module} has no rms_norm.weight in {self.checkpoint.path}.", GET_AGAIN_HINT)
         return self.tensor(name)
 
-    def zeros(self, module: str) -> int:
+    def count_zeros(self, module: str) -> int:
         """Return how many codes of a ternary layer are 0; counted in the packed bytes where there are any."""
         from bitnet_bench.ternary.packing import count_codes
 
@@ -130,15 +130,15 @@ class Weights:
         try:
             zeros = count_codes(stored)[1]
         except ValueError as error:
-            raise self.damaged(f"{module}.weight", error) from error
+            raise self.damage_error(f"{module}.weight", error) from error
         return zeros - (4 * stored.numel() - rows * columns)  # panels are filled up with code 0
 
-    def damaged(self, name: str, error: Exception) -> BenchError:
+    def damage_error(self, name: str, error: Exception) -> BenchError:
         """Return the sentence for a tensor that holds what it cannot hold."""
-        return BenchError(f"{self.shards.where(name)} is damaged: {error}.", GET_AGAIN)
+        return BenchError(f"{self.shards.where(name)} is damaged: {error}.", GET_AGAIN_HINT)
 
 
-def read_gamma(shards: Shards, module: str, direction: Direction | None) -> Tensor:
+def read_gamma(shards: Shards, module: str, direction: ScaleDirection | None) -> Tensor:
     """Return the float32 scalar that the integer product of *module* is multiplied by, from its stored scale."""
     name = f"{module}.weight_scale"
     if name not in shards.headers:
@@ -149,5 +149,5 @@ def read_gamma(shards: Shards, module: str, direction: Direction | None) -> Tens
     stored = shards.tensor(name).float().flatten()
     gamma = stored.clone() if direction == "multiply" else 1.0 / stored  # a view would keep the file mapped
     if gamma.numel() != 1 or not bool((gamma.isfinite() & (gamma > 0)).all()):
-        raise BenchError(f"{shards.where(name)} is {stored.tolist()[:3]}, and must be one positive number.", GET_AGAIN)
+        raise BenchError(f"{shards.where(name)} is {stored.tolist()[:3]}, and must be one positive number.", GET_AGAIN_HINT)
     return gamma[0]

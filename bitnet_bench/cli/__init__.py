@@ -21,7 +21,7 @@ from bitnet_bench.cli.option_names import OptionNameFormatter
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.machine.threads import WAITING
+from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +68,7 @@ def main() -> None:
     """Run the command line; a BenchError becomes a sentence and exit status 1, wrong use status 2."""
     # our own bars replace those of libraries; tokenizers warns about forks that never happen
     quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    for name, value in {**quiet, **WAITING}.items():
+    for name, value in {**quiet, **OPENMP_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     if logging.lastResort:  # what writes warnings where no program has set up logging
         logging.lastResort.setFormatter(OptionNameFormatter())

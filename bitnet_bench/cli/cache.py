@@ -10,12 +10,12 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, mebibytes, show, table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, show, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bitnet_bench.evaluation.answer_cache import Kept
+    from bitnet_bench.evaluation.answer_cache import StoredModel
 
 
 app = typer.Typer(
@@ -26,13 +26,13 @@ app = typer.Typer(
 @app.command("ls", cls=PanelCommand)
 def cache_list(as_json: Json = False) -> None:
     """List the models whose answers are kept."""
-    from bitnet_bench.evaluation.answer_cache import kept_answers
+    from bitnet_bench.evaluation.answer_cache import list_stored_answers
 
-    file, models = kept_answers()
+    file, models = list_stored_answers()
     if as_json:
-        print_json({"file": str(file), "models": [_kept(model) for model in models]})
+        print_json({"file": str(file), "models": [_dump_model(model) for model in models]})
         return
-    show(kept_table(models))
+    show(answers_table(models))
     print(f"Cache: {file}")
 
 
@@ -47,17 +47,17 @@ def cache_prune(
 
     forgotten, freed = prune_answers(0.0 if everything else days)
     if as_json:
-        print_json({"forgotten": [_kept(model) for model in forgotten], "freed_bytes": freed})
+        print_json({"forgotten": [_dump_model(model) for model in forgotten], "freed_bytes": freed})
         return
     answers = sum(model.answers for model in forgotten)
-    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {mebibytes(freed)} are free again.")
+    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {format_mebibytes(freed)} are free again.")
 
 
-def _kept(model: Any) -> dict[str, Any]:
+def _dump_model(model: Any) -> dict[str, Any]:
     return {**model.about, "answers": model.answers, "bytes": model.size, "used": model.used}
 
 
-def kept_table(models: Sequence[Kept]) -> Table:
+def answers_table(models: Sequence[StoredModel]) -> Table:
     """Return whose answers are kept, a row a model."""
     rows = [
         [
@@ -67,9 +67,9 @@ def kept_table(models: Sequence[Kept]) -> Table:
             model.about.get("software", DASH),
             model.used[:16].replace("T", " "),
             f"{model.answers:,}",
-            mebibytes(model.size),
+            format_mebibytes(model.size),
         ]
         for model in models
     ]
     columns = ["model", "precision", "backend", "software", "last used (UTC)", "answers", "size"]
-    return table("Answers kept", columns, rows, numbers_from=5)
+    return make_table("Answers kept", columns, rows, numbers_from=5)

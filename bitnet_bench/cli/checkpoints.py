@@ -9,7 +9,7 @@ import typer
 
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import mebibytes, or_dash, progress_bar, show, table
+from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, progress_bar, show, make_table
 from bitnet_bench.runs.choices import GgufType, TernaryFormat
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bitnet_bench.checkpoints.gguf.file_parity import FileParity
     from bitnet_bench.checkpoints.layers import Inspection
-    from bitnet_bench.checkpoints.parity import Parity
+    from bitnet_bench.checkpoints.parity import CheckpointParity
 
 GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
@@ -68,12 +68,12 @@ def convert(
         print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
         return
     form = cast("TernaryFormat", to)
-    checkpoint, parity = conversion.convert(ckpt, form, out, shard_gigabytes=shard_size, steps=progress_bar)
+    checkpoint, parity = conversion.convert_checkpoint(ckpt, form, out, shard_gigabytes=shard_size, steps=progress_bar)
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
     print(parity_sentence(parity))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {mebibytes(sum(checkpoint.weight_bytes.values()))})")
+    print(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
 
 
 def init(
@@ -93,7 +93,7 @@ def init(
     """
     from bitnet_bench.checkpoints import random_weights
 
-    checkpoint = random_weights.init(
+    checkpoint = random_weights.create_from_preset(
         preset,
         out,
         seed=seed,
@@ -104,7 +104,7 @@ def init(
     if as_json:
         print_json(checkpoint.model_dump(mode="json"))
         return
-    size = mebibytes(sum(checkpoint.weight_bytes.values()))
+    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
     print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
     print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
 
@@ -119,7 +119,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
 ) -> None:
     """Upload a checkpoint to the hub, with a model card made from its records."""
-    from bitnet_bench.checkpoints.hub import push as upload
+    from bitnet_bench.checkpoints.hub import push_checkpoint as upload
 
     upload(folder, repo, private=not public, runs=run or [])
     print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
@@ -130,7 +130,7 @@ def pull(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
 ) -> None:
     """Download a checkpoint from the hub, safetensors only."""
-    from bitnet_bench.checkpoints.hub import pull as download
+    from bitnet_bench.checkpoints.hub import pull_checkpoint as download
 
     found = download(repo, out)
     print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
@@ -138,7 +138,7 @@ def pull(
 
 def gguf_sentence(out: Path, found: FileParity) -> str:
     """Say how equal an exported GGUF file is to its source, and what a runtime makes of it."""
-    sizes = ", ".join(f"{name} {mebibytes(size)}" for name, size in found.types.items())
+    sizes = ", ".join(f"{name} {format_mebibytes(size)}" for name, size in found.types.items())
     return (
         f"Parity: the codes of {found.ternary_layers} layers are equal, scales within {found.largest_scale_error:.1e}, "
         f"other tensors within {found.largest_float_error:.1e} of their largest value.\n"
@@ -151,7 +151,7 @@ def inspection_table(found: Inspection) -> Table:
     """Return what a checkpoint is, a row a fact."""
     checkpoint = found.checkpoint
     norm = f"{checkpoint.inner_norm}, eps {checkpoint.inner_norm_eps:g}" if checkpoint.inner_norm else None
-    sizes = [f"{kind} {mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
+    sizes = [f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
     trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
     facts = {
         "format": checkpoint.format,
@@ -159,16 +159,16 @@ def inspection_table(found: Inspection) -> Table:
         "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
         "norm inside ternary layers": norm,
         "parameters": f"{checkpoint.parameters:,}, of which ternary {checkpoint.ternary_parameters:,}",
-        "zeros": or_dash(found.zero_density, "{:.2%} of the codes"),
+        "zeros": format_or_dash(found.zero_density, "{:.2%} of the codes"),
         "bytes": ", ".join(sizes),
-        "bits per ternary weight": or_dash(found.ternary_bits_per_weight, "{:.3f}"),
+        "bits per ternary weight": format_or_dash(found.ternary_bits_per_weight, "{:.3f}"),
         "bits per weight": f"{found.bits_per_weight:.3f}",
         "other weights": checkpoint.dtype,
         "trainable": trainable,
         "sha256": checkpoint.sha256,
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]
-    return table(checkpoint.source, ["", ""], rows, numbers_from=99)
+    return make_table(checkpoint.source, ["", ""], rows, numbers_from=99)
 
 
 def layers_table(found: Inspection) -> Table:
@@ -187,10 +187,10 @@ def layers_table(found: Inspection) -> Table:
         ]
         for (kind, n, k), zeros in kinds.items()
     ]
-    return table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
+    return make_table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
 
 
-def parity_sentence(parity: Parity) -> str:
+def parity_sentence(parity: CheckpointParity) -> str:
     """Say how equal a converted checkpoint is to its source."""
     codes = f"Parity: the codes of {parity.layers} layers are equal, scales within {parity.largest_scale_error:.1e}"
     if parity.mean_logit_error is None or parity.largest_logit_error is None:

@@ -12,12 +12,12 @@ from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import progress_bar, table
+from bitnet_bench.cli.tables import progress_bar, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bitnet_bench.data.checking import Checked
+    from bitnet_bench.data.checking import FileFindings
 
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training rows before training on them.")
@@ -44,9 +44,9 @@ def data_check(
     (NFD) text, invisible, damaged and control characters, answers that seem to be cut off, rows that are too long, and
     rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
     """
-    from bitnet_bench.training.inputs import check_data
+    from bitnet_bench.training.inputs import inspect_data_files
 
-    checked = check_data(
+    checked = inspect_data_files(
         files,
         job["model"],
         template=job["template"],
@@ -81,13 +81,13 @@ def data_stats(
     as_json: Json = False,
 ) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
-    from bitnet_bench.data.checking import quantiles
-    from bitnet_bench.training.inputs import check_data
+    from bitnet_bench.data.checking import length_quantiles
+    from bitnet_bench.training.inputs import inspect_data_files
 
-    checked = check_data(files, job["model"], template=job["template"], steps=progress_bar)
+    checked = inspect_data_files(files, job["model"], template=job["template"], steps=progress_bar)
     if as_json:
         lengths = [
-            {"file": c.file, "tokens": quantiles(c.tokens), "with_loss": quantiles(c.response_tokens)} for c in checked
+            {"file": c.file, "tokens": length_quantiles(c.tokens), "with_loss": length_quantiles(c.response_tokens)} for c in checked
         ]
         print_json(lengths)
         return
@@ -110,34 +110,34 @@ def data_convert(
     print(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
 
 
-def findings_table(checked: Checked, shown: int) -> Table:
+def findings_table(checked: FileFindings, shown: int) -> Table:
     """Return *shown* findings of a file, a row a finding, those first that stop training."""
-    from bitnet_bench.data.checking import KINDS
+    from bitnet_bench.data.checking import FINDING_KINDS
 
-    order = sorted(checked.findings, key=lambda finding: list(KINDS).index(finding.kind))
+    order = sorted(checked.findings, key=lambda finding: list(FINDING_KINDS).index(finding.kind))
     rows = [[str(f.line), f.kind, f.reason] for f in order[:shown]]
     counts = ", ".join(f"{count:,} {kind}" for kind, count in checked.counts.items())
     title = f"{checked.file}: {checked.lines:,} rows; {counts or 'nothing found'}"
     left = len(checked.findings) - shown
-    made = table(title, ["line", "what", "why"], rows, numbers_from=99)
+    made = make_table(title, ["line", "what", "why"], rows, numbers_from=99)
     made.caption = f"{left:,} more: --show, or --json for all" if left > 0 else None
     return made
 
 
-def lengths_table(checked: Checked) -> Table:
+def lengths_table(checked: FileFindings) -> Table:
     """Return how long rows are in tokens."""
-    from bitnet_bench.data.checking import quantiles
+    from bitnet_bench.data.checking import length_quantiles
 
-    whole, learned = quantiles(checked.tokens), quantiles(checked.response_tokens)
+    whole, learned = length_quantiles(checked.tokens), length_quantiles(checked.response_tokens)
     rows = [[name, f"{whole[name]:,.0f}", f"{learned[name]:,.0f}"] for name in whole]
-    return table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
+    return make_table(f"{checked.file}: tokens a row", ["", "whole", "with loss"], rows)
 
 
-def histogram_table(checked: Checked) -> Table:
+def histogram_table(checked: FileFindings) -> Table:
     """Return how many rows have how many tokens, as bars."""
-    from bitnet_bench.data.checking import histogram
+    from bitnet_bench.data.checking import length_histogram
 
-    bars = histogram(checked.tokens)
+    bars = length_histogram(checked.tokens)
     most = max((count for _, _, count in bars), default=1)
     rows = [[f"{low:,}-{high:,}", f"{count:,}", "█" * round(40 * count / most)] for low, high, count in bars]
-    return table("", ["tokens", "rows", ""], rows, numbers_from=99)
+    return make_table("", ["tokens", "rows", ""], rows, numbers_from=99)

@@ -13,7 +13,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import progress_bar, show, table
+from bitnet_bench.cli.tables import progress_bar, show, make_table
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
 
@@ -49,23 +49,23 @@ def evaluate(
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
     from bitnet_bench.evaluation.evaluate import evaluate_several
-    from bitnet_bench.evaluation.select import data_directory, select_tasks
+    from bitnet_bench.evaluation.select import find_data_directory, select_tasks
     from bitnet_bench.runs.jobs import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
     wanted = EvaluateJob(**job)
     data_dir = Path(wanted.data_dir) if wanted.data_dir else None
-    chosen = select_tasks(suites_named, task or [], data_directory(data_dir))
+    chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
     records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
     _show_records(records, folders, as_json)
 
 
 def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bool) -> None:
     """Print runs and what could not be scored; the exit status is 1 then."""
-    from bitnet_bench.processes import is_first
+    from bitnet_bench.processes import is_first_process
 
-    if is_first():
+    if is_first_process():
         if as_json:
             print_json([record.model_dump(mode="json") for record in records])
         else:
@@ -117,7 +117,7 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
-    show(table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
+    show(make_table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
 
 
 def lm_eval(context: typer.Context) -> None:
@@ -125,6 +125,6 @@ def lm_eval(context: typer.Context) -> None:
 
     Such as: bitnet-bench lm-eval run --model bitnet-bench --model_args pretrained=demo,backend=ternary --tasks kobest
     """
-    from bitnet_bench.lm_eval_model import run
+    from bitnet_bench.lm_eval_model import run_lm_eval
 
-    run(context.args)
+    run_lm_eval(context.args)

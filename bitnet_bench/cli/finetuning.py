@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, mebibytes, or_dash, progress_bar, show, table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, format_or_dash, progress_bar, show, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,20 +47,20 @@ def finetune(
     """
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.training.finetune import finetune as run_finetune
-    from bitnet_bench.training.finetune import twin_of
+    from bitnet_bench.training.finetune import make_twin_job
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
-    jobs = [first, twin_of(first, wanted.twin_model)] if wanted.twin else [first]
+    jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if search:
-        _search({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)
+        _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)
         return
     _show_records([run_finetune(one, wanted.backend, progress_bar) for one in jobs], as_json)
 
 
 def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
-    from bitnet_bench.processes import is_first
+    from bitnet_bench.processes import is_first_process
 
-    if not is_first():
+    if not is_first_process():
         return
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
@@ -71,41 +71,41 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print(f"Warning: {name_options(line)}", file=sys.stderr)
 
 
-def _search(jobs: Mapping[str, FinetuneJob], options: list[str], arms: Arms, out: Path, as_json: bool) -> None:
-    from bitnet_bench.processes import is_first
-    from bitnet_bench.training.search import RECORD, parse_grid
-    from bitnet_bench.training.search import search as run
+def _search_and_print(jobs: Mapping[str, FinetuneJob], options: list[str], arms: Arms, out: Path, as_json: bool) -> None:
+    from bitnet_bench.processes import is_first_process
+    from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid
+    from bitnet_bench.training.search import run_search as run
 
     found = run(jobs, parse_grid(options), arms.seeds, out, arms.backend, progress_bar)
-    if not is_first():
+    if not is_first_process():
         return
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
     show(search_table(found))
-    print(f"Search: {out / RECORD}")
+    print(f"Search: {out / SEARCH_RECORD_FILE}")
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
     """Return what each training run did, a row a run: its loss at both ends, and what guessing would have."""
     from rich.markup import escape
 
-    from bitnet_bench.training.ending import warn_about_ending
+    from bitnet_bench.training.ending import warn_failed_run
 
     rows = [
         [
             record.job.out,
             record.job.precision,
             str(record.steps),
-            or_dash(record.job.learning_rate, "{:.3g}"),
-            or_dash(record.first_loss, "{:.3f}"),
-            or_dash(record.last_loss, "{:.3f}"),
-            or_dash(record.guessing_loss, "{:.3f}"),
+            format_or_dash(record.job.learning_rate, "{:.3g}"),
+            format_or_dash(record.first_loss, "{:.3f}"),
+            format_or_dash(record.last_loss, "{:.3f}"),
+            format_or_dash(record.guessing_loss, "{:.3f}"),
             " to ".join(f"{point['loss']:.3f}" for point in record.validation[:: len(record.validation) - 1 or 1])
             or DASH,
             f"{record.train_seconds:.0f} s",
             f"{record.rows} ({record.dropped_rows} dropped, {record.truncated_rows} cut)",
-            mebibytes(sum(record.result.weight_bytes.values())),
+            format_mebibytes(sum(record.result.weight_bytes.values())),
         ]
         for record in records
     ]
@@ -122,8 +122,8 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         "rows",
         "weights on disk",
     ]
-    failed = any(warn_about_ending(record) for record in records)
-    made = table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
+    failed = any(warn_failed_run(record) for record in records)
+    made = make_table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
     sources = dict.fromkeys(
         f"{record.job.precision}, rate {record.job.learning_rate:.3g}: {record.job.learning_rate_source}"
         for record in records
@@ -135,10 +135,10 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
 
 def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
     """Return the warnings of runs, those last that say that one failed to learn."""
-    from bitnet_bench.training.ending import warn_about_ending
+    from bitnet_bench.training.ending import warn_failed_run
 
-    early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_about_ending(r)]
-    late = [(r, warning) for r in records for warning in warn_about_ending(r)]
+    early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_failed_run(r)]
+    late = [(r, warning) for r in records for warning in warn_failed_run(r)]
     return [f"{record.job.out}: {warning}" for record, warning in (*early, *late)]
 
 
@@ -156,4 +156,4 @@ def search_table(search: SearchRecord) -> Table:
         for trial in search.trials
     ]
     columns = ["precision", "settings", "seed", "validation loss", "", "checkpoint"]
-    return table("Search", columns, rows, numbers_from=99)
+    return make_table("Search", columns, rows, numbers_from=99)

@@ -14,7 +14,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import mebibytes, milliseconds, progress_bar, show, table
+from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, progress_bar, show, make_table
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bitnet_bench.measurement.devices import Device
-    from bitnet_bench.measurement.floors import Plan
+    from bitnet_bench.measurement.floors import PrecisionPlan
     from bitnet_bench.measurement.scenario import Scenario
     from bitnet_bench.protocols import RuntimeOptions
     from bitnet_bench.runs.jobs import MeasureJob
@@ -76,13 +76,13 @@ def measure(
 def _run(
     named: Sequence[str], job: MeasureJob, scenario: Scenario, options: RuntimeOptions, began_s: float
 ) -> list[RunRecord]:
-    from bitnet_bench.measurement.candidates import contenders
+    from bitnet_bench.measurement.candidates import make_candidates
     from bitnet_bench.measurement.measure import measure as run_measure
 
     out = Path(job.out) if job.out else None
     models = _name_models(named, out)
     return run_measure(
-        contenders(
+        make_candidates(
             models, job.precisions, out, backends=job.backends, baselines=job.baselines, against_floats=job.floats
         ),
         scenario,
@@ -96,26 +96,26 @@ def _run(
 
 def _name_models(named: Sequence[str], out: Path | None) -> Sequence[str]:
     """Return what is measured: of one run folder its twin, too."""
-    from bitnet_bench.measurement.candidates import with_twin
+    from bitnet_bench.measurement.candidates import add_twin
 
     if out is not None and len(named) > 1:
         raise UsageError(
             "--out takes the costs of one model.", "Name run folders instead of checkpoints: each gains its own."
         )
     found = named or [DEFAULT_MODEL]
-    return found if out else with_twin(found)
+    return found if out else add_twin(found)
 
 
 def _build_scenario(
     workload: Mapping[str, Any], name: ScenarioName | None, suite: str | None, data_dir: str | None
 ) -> Scenario:
     """Return what each contestant does, by the options, a named scenario and the prompts of a suite."""
-    from bitnet_bench.evaluation.select import prompts
-    from bitnet_bench.measurement.scenario import PRESETS, Scenario
+    from bitnet_bench.evaluation.select import list_prompts
+    from bitnet_bench.measurement.scenario import SCENARIO_PRESETS, Scenario
 
     batches = workload["batch"]
-    tokens = dict(zip(("prompt_tokens", "new_tokens"), PRESETS[name], strict=True)) if name else {}
-    texts = prompts(suite, max(batches), Path(data_dir) if data_dir else None) if suite else ()
+    tokens = dict(zip(("prompt_tokens", "new_tokens"), SCENARIO_PRESETS[name], strict=True)) if name else {}
+    texts = list_prompts(suite, max(batches), Path(data_dir) if data_dir else None) if suite else ()
     return Scenario(**{**workload, **tokens, "batch": batches[0]}, batches=batches, texts=tuple(texts))
 
 
@@ -153,7 +153,7 @@ def plan(
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
     from bitnet_bench.measurement import planning
 
-    ceilings, plans = planning.plan(preset, model, context, batch, device, threads)
+    ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
@@ -172,40 +172,40 @@ def backends(as_json: Json = False) -> None:
     rows = [
         [str(b["name"]), "yes" if b["runs"] else "no", "yes" if b["trains"] else "no", str(b["summary"])] for b in found
     ]
-    show(table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
+    show(make_table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
 
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
     from bitnet_bench.cli.doctor import diagnose
-    from bitnet_bench.evaluation.select import DATA_VARIABLE
+    from bitnet_bench.evaluation.select import DATA_DIR_VARIABLE
 
-    findings = diagnose(DATA_VARIABLE)
+    findings = diagnose(DATA_DIR_VARIABLE)
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return
     rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
-    show(table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+    show(make_table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
 
 
-def floors_table(plans: Sequence[Plan], context: int, batch: int) -> Table:
+def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Table:
     """Return what each precision of a shape takes, a row a precision."""
     rows = [
         [
             one.precision,
             one.head,
-            mebibytes(one.layer_bytes),
-            mebibytes(one.head_bytes + one.embedding_bytes),
-            mebibytes(one.kv_bytes),
-            mebibytes(one.total_bytes),
+            format_mebibytes(one.layer_bytes),
+            format_mebibytes(one.head_bytes + one.embedding_bytes),
+            format_mebibytes(one.kv_bytes),
+            format_mebibytes(one.total_bytes),
             f"{one.prefill_floor_s:.3g} s",
-            milliseconds(one.decode_floor_s),
+            format_milliseconds(one.decode_floor_s),
             f"{batch / one.decode_floor_s:,.0f}",
         ]
         for one in plans
     ]
     columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
-    return table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+    return make_table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
 
 
 def floors_notes(device: Device) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.cli.option_names import name_options
-from bitnet_bench.cli.tables import DASH, mebibytes, milliseconds, show, table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, show, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ def show_runs(records: list[Any]) -> None:
         show(scores_table(records))
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         show(costs_table(records))
-    for note in notes(records):
+    for note in list_notes(records):
         print(name_options(note))
 
 
@@ -43,15 +43,15 @@ def scores_table(runs: Sequence[RunRecord]) -> Table:
         one = next(scores[key] for scores in found if key in scores)
         chance, majority = (DASH if v is None else f"{v:.1f}" for v in (one.chance, one.majority))
         name = f"{key[1]} ↓" if one.lower_is_better else key[1]
-        rows.append([key[0], name, *(_score(scores.get(key)) for scores in found), chance, majority, str(one.n)])
+        rows.append([key[0], name, *(_format_score(scores.get(key)) for scores in found), chance, majority, str(one.n)])
     smaller = "; ↓: not 0-100, less is better" if any(s.lower_is_better for run in runs for s in run.scores) else ""
     title = f"Scores, 0-100, ± 95 % interval{smaller}"
-    return table(
+    return make_table(
         title, ["task", "metric", *(run.name for run in runs), "chance", "majority", "n"], rows, numbers_from=2
     )
 
 
-def _score(score: Score | None) -> str:
+def _format_score(score: Score | None) -> str:
     if score is None:
         return DASH
     digits = 3 if score.lower_is_better else 1
@@ -71,7 +71,7 @@ def costs_table(runs: Sequence[RunRecord]) -> Table:
         for run in runs
         for who in dict.fromkeys((*run.cost_errors, *run.cost_left_out))
     ]
-    return table("Cost", columns, rows, numbers_from=2)
+    return make_table("Cost", columns, rows, numbers_from=2)
 
 
 def _cost_row(name: str, cost: Cost) -> list[str]:
@@ -80,19 +80,19 @@ def _cost_row(name: str, cost: Cost) -> list[str]:
         name,
         f"{cost.backend} {cost.precision}" + (" (another model)" if cost.parity and cost.parity.fault else ""),
         str(cost.batch),
-        mebibytes(cost.resident_weight_bytes),
-        mebibytes(cost.kv_bytes),
-        _median(get("peak_bytes"), mebibytes),
-        _median(get("prefill_s"), "{:.3g} s".format),
-        _spread(get("prefill_tokens_per_s")),
-        _spread(get("decode_tokens_per_s")),
-        _share_of_floor(cost),
-        f"{_median(get('token_p95_s'), milliseconds)} / {_median(get('token_p99_s'), milliseconds)}",
-        _median(get("energy_j"), "{:.3g} J".format),
+        format_mebibytes(cost.resident_weight_bytes),
+        format_mebibytes(cost.kv_bytes),
+        _format_median(get("peak_bytes"), format_mebibytes),
+        _format_median(get("prefill_s"), "{:.3g} s".format),
+        _format_spread(get("prefill_tokens_per_s")),
+        _format_spread(get("decode_tokens_per_s")),
+        _format_floor_share(cost),
+        f"{_format_median(get('token_p95_s'), format_milliseconds)} / {_format_median(get('token_p99_s'), format_milliseconds)}",
+        _format_median(get("energy_j"), "{:.3g} J".format),
     ]
 
 
-def _spread(measurement: Measurement | None) -> str:
+def _format_spread(measurement: Measurement | None) -> str:
     """Return the median, and half of the width between the least and the most in per cent of it; of one round none."""
     if measurement is None or measurement.kind != "measured":
         return DASH
@@ -102,7 +102,7 @@ def _spread(measurement: Measurement | None) -> str:
     return f"{measurement.median:,.4g} ±{50 * (high - low) / measurement.median:.0f} %"
 
 
-def _share_of_floor(cost: Cost) -> str:
+def _format_floor_share(cost: Cost) -> str:
     """Return how close prefill and decoding came to the least time that they can take."""
     shares = []
     for phase in ("prefill", "decode"):
@@ -112,7 +112,7 @@ def _share_of_floor(cost: Cost) -> str:
     return " / ".join(shares)
 
 
-def _median(measurement: Measurement | None, form: Any) -> str:
+def _format_median(measurement: Measurement | None, form: Any) -> str:
     if measurement is None:
         return DASH
     if measurement.kind == "measured":
@@ -120,7 +120,7 @@ def _median(measurement: Measurement | None, form: Any) -> str:
     return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
 
 
-def notes(runs: Sequence[RunRecord]) -> list[str]:
+def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
@@ -142,6 +142,6 @@ def notes(runs: Sequence[RunRecord]) -> list[str]:
             )
         elif cost.disturbances:
             found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
-        elif cost.disturbed:
+        elif cost.is_disturbed:
             found.append(f"Other processes used {cost.foreign_load:.0%} of this machine beside {name} {cost.backend}.")
     return found

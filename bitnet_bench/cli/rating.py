@@ -10,7 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, show, table
+from bitnet_bench.cli.tables import DASH, show, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,10 +54,10 @@ def rate_collect(
 
     The records of both runs gain it, and so does a report about them.
     """
-    from bitnet_bench.rating.collect import collect, keep
+    from bitnet_bench.rating.collect import collect_ratings, save_judgement
 
-    key, judgement = collect(files)
-    folders = keep(key, judgement)
+    key, judgement = collect_ratings(files)
+    folders = save_judgement(key, judgement)
     if as_json:
         print_json(judgement.model_dump(mode="json"))
         return
@@ -68,21 +68,21 @@ def rate_collect(
 def judgement_table(said: HumanJudgement) -> Table:
     """Return what people said of two runs: the preference first, then each scale."""
     counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
-    rows = [["preference", f"{_estimated(said.win_rate)} %", "", counts, _agreement(said.alpha["preference"])]]
+    rows = [["preference", f"{_format_estimate(said.win_rate)} %", "", counts, _format_agreement(said.alpha["preference"])]]
     for scale, means in said.scales.items():
-        a, b, difference = (_estimated(means[of], 2) for of in ("a", "b", "difference"))
-        rows.append([scale, a, b, difference, _agreement(said.alpha[scale])])
+        a, b, difference = (_format_estimate(means[of], 2) for of in ("a", "b", "difference"))
+        rows.append([scale, a, b, difference, _format_agreement(said.alpha[scale])])
     title = f"{len(said.raters)} raters, {said.items} items; 95 % intervals over items"
     columns = ["", f"A: {said.a}", f"B: {said.b}", "A - B; or the count", "Krippendorff's alpha"]
-    return table(title, columns, rows)
+    return make_table(title, columns, rows)
 
 
-def _estimated(number: Estimated, digits: int = 1) -> str:
+def _format_estimate(number: Estimated, digits: int = 1) -> str:
     if number.interval is None:
         return f"{number.value:.{digits}f}"
     low, high = number.interval
     return f"{number.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def _agreement(alpha: Estimated | Unavailable) -> str:
+def _format_agreement(alpha: Estimated | Unavailable) -> str:
     return f"{alpha.value:.2f}" if alpha.kind == "estimated" else f"{DASH} {alpha.reason}"

@@ -11,7 +11,7 @@ import typer
 
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import DASH, duration, gigabytes, progress_bar, show, table
+from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, progress_bar, show, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,16 +51,16 @@ def run(
 
     wanted, folder = read_recipe(recipe), out or Path("runs") / recipe.stem
     if dry_run:
-        _show_plan(steps.plan(wanted, folder, data_dir), tflops, as_json)
+        _show_plan(steps.plan_steps(wanted, folder, data_dir), tflops, as_json)
         return
-    records = steps.run(wanted, folder, data_dir, progress_bar)
+    records = steps.run_recipe(wanted, folder, data_dir, progress_bar)
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
         print(f"Runs: {folder}")
         if wanted.report:
-            print(f"Report: {folder / steps.REPORT}")
+            print(f"Report: {folder / steps.REPORT_FILE}")
     for record in records:
         for name, said in record.errors.items():
             print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
@@ -69,11 +69,11 @@ def run(
 
 
 def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
-    from bitnet_bench.pipeline.estimates import Speed, estimate
+    from bitnet_bench.pipeline.estimates import Speed, estimate_steps
 
     speed = Speed(tflops * 1e12, f"{tflops:g} TFLOP/s as given") if tflops else None
     with progress_bar("plan") as progress:
-        found = estimate(steps, speed, progress)
+        found = estimate_steps(steps, speed, progress)
     if as_json:
         print_json([vars(one) for one in found])
         return
@@ -87,20 +87,20 @@ def steps_table(steps: Sequence[Estimate]) -> Table:
         [
             step.title,
             "done" if step.done else "to do",
-            DASH if step.seconds is None else f"~{duration(step.seconds)}",
-            DASH if step.memory_bytes is None else f"~{gigabytes(step.memory_bytes)}",
-            DASH if step.disk_bytes is None else f"~{gigabytes(step.disk_bytes)}",
+            DASH if step.seconds is None else f"~{format_duration(step.seconds)}",
+            DASH if step.memory_bytes is None else f"~{format_gigabytes(step.memory_bytes)}",
+            DASH if step.disk_bytes is None else f"~{format_gigabytes(step.disk_bytes)}",
             step.note,
         ]
         for step in steps
     ]
     left = [step for step in steps if not step.done]
     known = [step for step in left if step.seconds is not None]
-    total = f"~{duration(sum(step.seconds or 0.0 for step in known))}"
-    disk = f"~{gigabytes(sum(step.disk_bytes or 0 for step in known))}"
-    memory = f"~{gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
+    total = f"~{format_duration(sum(step.seconds or 0.0 for step in known))}"
+    disk = f"~{format_gigabytes(sum(step.disk_bytes or 0 for step in known))}"
+    memory = f"~{format_gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
     unknown = len(left) - len(known)
     rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
-    made = table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
+    made = make_table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
     made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
     return made

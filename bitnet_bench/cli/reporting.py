@@ -10,13 +10,13 @@ import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import progress_bar, show, table
+from bitnet_bench.cli.tables import progress_bar, show, make_table
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import MARGIN
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.conditions import Judged
+    from bitnet_bench.comparison.conditions import ConditionResult
     from bitnet_bench.runs.run import Notice
 
 
@@ -68,17 +68,17 @@ def report(
     from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang, margin, samples)
-    path, notices = write.report(runs, out, options=options, training=_folders(training or []))
+    path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
-        _tell(notice)
+        _print_notice(notice)
     print(f"Report: {path}")
 
 
-def _tell(notice: Notice) -> None:
+def _print_notice(notice: Notice) -> None:
     print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
 
 
-def _folders(given: list[str]) -> dict[Path, Path]:
+def _parse_training_folders(given: list[str]) -> dict[Path, Path]:
     """Return the folders of --training by run."""
     folders = {}
     for value in given:
@@ -113,7 +113,7 @@ def compare(
 
     found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
-        _tell(notice)
+        _print_notice(notice)
     if form == "table":
         show_comparison(found.comparison)
     else:
@@ -126,19 +126,19 @@ def compare(
 
 def show_comparison(comparison: Comparison) -> None:
     """Print the verdict, and a row a task."""
-    from bitnet_bench.comparison.formats import COLUMNS, rows
-    from bitnet_bench.comparison.words import counts_words, headline
+    from bitnet_bench.comparison.formats import COLUMNS, make_rows
+    from bitnet_bench.comparison.words import format_verdict_counts, format_headline
 
-    print(headline(comparison).en)
-    show(table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, rows(comparison), numbers_from=99))
-    print(counts_words(comparison).en)
+    print(format_headline(comparison).en)
+    show(make_table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, make_rows(comparison), numbers_from=99))
+    print(format_verdict_counts(comparison).en)
 
 
-def outcome_sentence(outcome: Judged) -> str:
+def outcome_sentence(outcome: ConditionResult) -> str:
     """Say whether a condition of --fail-if holds."""
-    from bitnet_bench.comparison.words import signed
+    from bitnet_bench.comparison.words import format_signed
 
     asked = outcome.condition
     over = f" (mean of {len(outcome.tasks)} tasks)" if len(outcome.tasks) > 1 else ""
-    found = f"{asked.scope}.{asked.metric} is {signed(outcome.difference)}{over}"
+    found = f"{asked.scope}.{asked.metric} is {format_signed(outcome.difference)}{over}"
     return f"{found}: {'fails' if outcome.holds else 'does not fail'} at {asked.sign} {asked.value:g}."

@@ -58,11 +58,11 @@ class _LineProgress:
             return
         self._last = now
         since, before = self._first if self._first[1] < done else (self._began, 0)
-        left = f", {duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
+        left = f", {format_duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
         print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return seconds as s, min or h."""
     if seconds >= 5400:
         return f"{seconds / 3600:,.1f} h"
@@ -77,7 +77,7 @@ def show(table: Table) -> None:
     (console if console.is_terminal else Console(width=160)).print(table)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
+def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
     """Return a table whose columns from *numbers_from* on are right-aligned."""
     from rich.markup import escape
     from rich.table import Table
@@ -90,21 +90,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
     return made
 
 
-def milliseconds(seconds: float) -> str:
+def format_milliseconds(seconds: float) -> str:
     """Return seconds as ms."""
     return f"{1e3 * seconds:.3g} ms"
 
 
-def mebibytes(size: float) -> str:
+def format_mebibytes(size: float) -> str:
     """Return bytes as MiB (2^20)."""
     return f"{size / 2**20:.2f} MiB"
 
 
-def gigabytes(size: float) -> str:
+def format_gigabytes(size: float) -> str:
     """Return bytes as GB (10^9), or as MB where that is less than one."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def or_dash(value: float | None, form: str) -> str:
+def format_or_dash(value: float | None, form: str) -> str:
     """Return *value* in the format *form*, or a dash where there is none."""
     return DASH if value is None else form.format(value)

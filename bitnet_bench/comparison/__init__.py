@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from bitnet_bench.comparison.comparing import compare
-from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference, Refused
+from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference, RefusedTask
 
-__all__ = ["Comparison", "Difference", "MeanDifference", "Refused", "compare"]
+__all__ = ["Comparison", "Difference", "MeanDifference", "RefusedTask", "compare"]

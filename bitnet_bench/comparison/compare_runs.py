@@ -12,36 +12,36 @@ from bitnet_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
-    from bitnet_bench.comparison.conditions import Judged
+    from bitnet_bench.comparison.conditions import ConditionResult
     from bitnet_bench.runs.run import Notice
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """A comparison, the conditions that it was held against, and what is wrong with the runs."""
 
     comparison: Comparison
-    outcomes: tuple[Judged, ...]
+    outcomes: tuple[ConditionResult, ...]
     notices: tuple[Notice, ...]
 
 
-def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] = ()) -> Compared:
+def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] = ()) -> ComparisonResult:
     """Compare the run folder *a* with *b*, and hold their differences against *conditions* (`conditions.parse`).
 
     BenchError says what differs if no task can be compared.
     """
     from bitnet_bench.comparison import compare
-    from bitnet_bench.comparison.conditions import judge, parse
+    from bitnet_bench.comparison.conditions import evaluate_condition, parse_condition
     from bitnet_bench.comparison.training import training_notices
     from bitnet_bench.runs.reading import read_run
 
     ours, theirs = read_run(a), read_run(b)
-    asked = [parse(text, ours, theirs) for text in conditions]
+    asked = [parse_condition(text, ours, theirs) for text in conditions]
     found = compare(ours, theirs, margin)
     if not found.differences:
         differing = dict.fromkeys(f"{words.en}." for refused in found.refused for words in refused.differs)
         raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or "Neither has a score.")
-    outcomes = tuple(judge(condition, ours, theirs) for condition in asked)
-    return Compared(
+    outcomes = tuple(evaluate_condition(condition, ours, theirs) for condition in asked)
+    return ComparisonResult(
         found, outcomes, tuple(dict.fromkeys((*training_notices(ours, theirs), *ours.notices, *theirs.notices)))
     )

@@ -8,83 +8,83 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitnet_bench.comparison.comparability import run_obstacles, task_obstacles
+from bitnet_bench.comparison.comparability import find_run_mismatches, find_task_mismatches
 from bitnet_bench.comparison.results import (
     MARGIN,
     Comparison,
     Difference,
     EffectSize,
     MeanDifference,
-    Refused,
+    RefusedTask,
     Verdict,
-    Words,
+    Sentence,
 )
 from bitnet_bench.errors import BenchError
-from bitnet_bench.metrics import Metric, metric
+from bitnet_bench.metrics import Metric, load_metric
 from bitnet_bench.runs.records import Example, Score
-from bitnet_bench.runs.run import Results
+from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.statistics import NORMAL_95
-from bitnet_bench.statistics.paired import Paired, bootstrap_pairs, mean_pairs
-from bitnet_bench.statistics.several import holm, mean_of_errors
-from bitnet_bench.wording import Said
+from bitnet_bench.statistics.paired import PairedTest, make_bootstrap_pairs, make_pairs
+from bitnet_bench.statistics.several import holm, combine_stderrs
+from bitnet_bench.wording import Text
 
-ALPHA = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Found:
+class TaskComparison:
     """What the examples of one task say, before the other tasks are known."""
 
     score: Score
     other: Score
-    paired: Paired
+    paired: PairedTest
     equivalence_p: float | None
     flipped_wrong: int
     flipped_right: int
     n: int
 
 
-def compare(a: Results, b: Results, margin: float = MARGIN, metric_name: str | None = None) -> Comparison:
+def compare(a: LoadedRun, b: LoadedRun, margin: float = MARGIN, metric_name: str | None = None) -> Comparison:
     """Compare run *a* with run *b*: their primary metrics, or *metric_name* wherever both have it.
 
     Tasks that are no pairs are in `refused` with what differs.
     """
-    found: dict[str, Found | list[Said]] = {}
-    for task in shared_tasks(a, b):
-        found[task] = task_difference(a, b, task, margin, metric_name)
-    return assembled(a, b, found, margin)
+    found: dict[str, TaskComparison | list[Text]] = {}
+    for task in list_scored_tasks(a, b):
+        found[task] = compare_task(a, b, task, margin, metric_name)
+    return assemble_comparison(a, b, found, margin)
 
 
-def shared_tasks(a: Results, b: Results) -> list[str]:
+def list_scored_tasks(a: LoadedRun, b: LoadedRun) -> list[str]:
     """Return the tasks that either run has scored, in order."""
     return list(dict.fromkeys(score.task for run in (a, b) for score in run.record.scores))
 
 
-def task_difference(
-    a: Results, b: Results, task: str, margin: float, metric_name: str | None = None
-) -> Found | list[Said]:
+def compare_task(
+    a: LoadedRun, b: LoadedRun, task: str, margin: float, metric_name: str | None = None
+) -> TaskComparison | list[Text]:
     """Return what the examples of *task* say, or what keeps them from being pairs."""
-    obstacles = run_obstacles(a.record, b.record)
+    obstacles = find_run_mismatches(a.record, b.record)
     if obstacles:
         return obstacles
-    name = metric_name or _primary(a, b, task)
+    name = metric_name or _find_primary_metric(a, b, task)
     rows = (a.examples.get(task, ()), b.examples.get(task, ()))
-    return task_obstacles(a, b, task, name, rows) or _found(a, b, task, name, rows, margin)
+    return find_task_mismatches(a, b, task, name, rows) or _compare_examples(a, b, task, name, rows, margin)
 
 
-def _primary(a: Results, b: Results, task: str) -> str:
+def _find_primary_metric(a: LoadedRun, b: LoadedRun, task: str) -> str:
     return next(s.metric for run in (a, b) for s in run.record.scores if s.task == task and s.primary)
 
 
-def _found(
-    a: Results, b: Results, task: str, name: str, rows: tuple[Sequence[Example], Sequence[Example]], margin: float
-) -> Found:
+def _compare_examples(
+    a: LoadedRun, b: LoadedRun, task: str, name: str, rows: tuple[Sequence[Example], Sequence[Example]], margin: float
+) -> TaskComparison:
     ours = sorted(rows[0], key=lambda e: e.doc_id)
     theirs = sorted(rows[1], key=lambda e: e.doc_id)
     score, other = (next(s for s in r.record.scores if (s.task, s.metric) == (task, name)) for r in (a, b))
-    paired = _paired(score, ours, theirs)
+    paired = _pair_examples(score, ours, theirs)
     right, beside = (np.array([e.correct for e in examples]) for examples in (ours, theirs))
-    return Found(
+    return TaskComparison(
         score,
         other,
         paired,
@@ -95,23 +95,23 @@ def _found(
     )
 
 
-def _paired(score: Score, ours: Sequence[Example], theirs: Sequence[Example]) -> Paired:
+def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Example]) -> PairedTest:
     """Return the comparison of the metric behind *score*, or of the examples' own figures where it is not ours."""
-    known = _ours(score)
+    known = _find_own_metric(score)
     if known is None:
         right, beside = (np.array([e.correct for e in rows], dtype=float) for rows in (ours, theirs))
-        return mean_pairs(right, beside)
+        return make_pairs(right, beside)
     a, b = known.numbers(ours), known.numbers(theirs)
     if _is_mean(known):
-        return mean_pairs(a, b)
+        return make_pairs(a, b)
     largest = score.limits[1] - score.limits[0] if score.limits[1] is not None else 0.0
-    return bootstrap_pairs((a, b), (known.weighted, known.weighted), largest=largest)
+    return make_bootstrap_pairs((a, b), (known.score_resamples, known.score_resamples), largest=largest)
 
 
-def _ours(score: Score) -> Metric | None:
+def _find_own_metric(score: Score) -> Metric | None:
     """Return the metric of *score* if it is one of this package, and this package still computes the same."""
     try:
-        found = metric(score.metric)
+        found = load_metric(score.metric)
     except BenchError:
         return None
     return found if found.signature() == score.signature else None
@@ -123,14 +123,14 @@ def _is_mean(known: Metric) -> bool:
     return isinstance(known, MeanMetric)
 
 
-def assembled(a: Results, b: Results, found: dict[str, Found | list[Said]], margin: float) -> Comparison:
+def assemble_comparison(a: LoadedRun, b: LoadedRun, found: dict[str, TaskComparison | list[Text]], margin: float) -> Comparison:
     """Return the comparison, its p-values adjusted over all tasks that are pairs."""
-    pairs = {task: one for task, one in found.items() if isinstance(one, Found)}
-    refused = {task: one for task, one in found.items() if not isinstance(one, Found)}
+    pairs = {task: one for task, one in found.items() if isinstance(one, TaskComparison)}
+    refused = {task: one for task, one in found.items() if not isinstance(one, TaskComparison)}
     different = holm([one.paired.p for one in pairs.values()])
     equal = iter(holm([one.equivalence_p for one in pairs.values() if one.equivalence_p is not None]))
     differences = tuple(
-        _difference(task, one, p, None if one.equivalence_p is None else next(equal))
+        _make_difference(task, one, p, None if one.equivalence_p is None else next(equal))
         for (task, one), p in zip(pairs.items(), different, strict=True)
     )
     return Comparison(
@@ -139,13 +139,13 @@ def assembled(a: Results, b: Results, found: dict[str, Found | list[Said]], marg
         margin=margin,
         differences=differences,
         refused=tuple(
-            Refused(task=task, differs=tuple(Words(ko=s.ko, en=s.en) for s in said)) for task, said in refused.items()
+            RefusedTask(task=task, differs=tuple(Sentence(ko=s.ko, en=s.en) for s in said)) for task, said in refused.items()
         ),
-        mean=mean_difference([d for d in differences if d.equivalence_p is not None], margin),
+        mean=make_mean_difference([d for d in differences if d.equivalence_p is not None], margin),
     )
 
 
-def _difference(task: str, found: Found, p: float, equivalence_p: float | None) -> Difference:
+def _make_difference(task: str, found: TaskComparison, p: float, equivalence_p: float | None) -> Difference:
     paired, effect = found.paired, found.paired.effect
     low, high = paired.interval()
     return Difference(
@@ -168,14 +168,14 @@ def _difference(task: str, found: Found, p: float, equivalence_p: float | None) 
         lower_is_better=found.score.lower_is_better,
         flipped_wrong=found.flipped_wrong,
         flipped_right=found.flipped_right,
-        verdict=verdict(paired.difference, p, equivalence_p, found.score.lower_is_better),
+        verdict=decide_verdict(paired.difference, p, equivalence_p, found.score.lower_is_better),
     )
 
 
-def mean_difference(differences: Iterable[Difference], margin: float) -> MeanDifference | None:
+def make_mean_difference(differences: Iterable[Difference], margin: float) -> MeanDifference | None:
     """Return the mean of *differences* in points, tasks taken as independent; None if there are none."""
     found = list(differences)
-    error = mean_of_errors([d.stderr for d in found])
+    error = combine_stderrs([d.stderr for d in found])
     if error is None:
         return None
     value = math.fsum(d.difference for d in found) / len(found)
@@ -190,14 +190,14 @@ def mean_difference(differences: Iterable[Difference], margin: float) -> MeanDif
         high=value + NORMAL_95 * error,
         p=p,
         equivalence_p=equivalence_p,
-        verdict=verdict(value, p, equivalence_p),
+        verdict=decide_verdict(value, p, equivalence_p),
     )
 
 
-def verdict(difference: float, p: float, equivalence_p: float | None, lower_is_better: bool = False) -> Verdict:
+def decide_verdict(difference: float, p: float, equivalence_p: float | None, lower_is_better: bool = False) -> Verdict:
     """Decide between a difference, equality within the margin, and knowing too little: the only place that does."""
-    small = equivalence_p is not None and equivalence_p < ALPHA
-    if p >= ALPHA:
+    small = equivalence_p is not None and equivalence_p < SIGNIFICANCE_LEVEL
+    if p >= SIGNIFICANCE_LEVEL:
         return "equal" if small else "undecided"
     if (difference > 0) != lower_is_better:
         return "slightly-better" if small else "better"

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bitnet_bench.comparison.comparing import compare, mean_difference
+from bitnet_bench.comparison.comparing import compare, make_mean_difference
 from bitnet_bench.comparison.results import MARGIN
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
-from bitnet_bench.runs.run import Results
+from bitnet_bench.runs.run import LoadedRun
 
-FORM = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")
-SIGNS: dict[str, Callable[[float, float], bool]] = {
+CONDITION_PATTERN = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")
+SIGN_OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -36,11 +36,11 @@ class Condition:
 
     def holds(self, difference: float) -> bool:
         """Return whether the bound is met."""
-        return SIGNS[self.sign](difference, self.value)
+        return SIGN_OPERATORS[self.sign](difference, self.value)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ConditionResult:
     """A condition with the difference that it was held against."""
 
     condition: Condition
@@ -49,9 +49,9 @@ class Judged:
     holds: bool
 
 
-def parse(text: str, a: Results, b: Results) -> Condition:
+def parse_condition(text: str, a: LoadedRun, b: LoadedRun) -> Condition:
     """Return the condition that *text* is; UsageError with the nearest name if it names nothing of the two runs."""
-    matched = FORM.fullmatch(text)
+    matched = CONDITION_PATTERN.fullmatch(text)
     if not matched:
         raise UsageError(
             f"{text!r} is not a condition.", "Such as 'kobest.macro_f1 < -1.0': SUITE or SUITE:TASK, metric, bound."
@@ -62,17 +62,17 @@ def parse(text: str, a: Results, b: Results) -> Condition:
     if not any(map(condition.covers, tasks)):
         raise UsageError(
             f"Neither run has scored {condition.scope!r}.",
-            _nearest(condition.scope, ["all", *(task.partition(":")[0] for task in tasks), *tasks]),
+            _suggest_name(condition.scope, ["all", *(task.partition(":")[0] for task in tasks), *tasks]),
         )
     metrics = [score.metric for score in scores if condition.covers(score.task)]
     if condition.metric not in metrics:
-        raise UsageError(f"{condition.scope} has no metric {condition.metric!r}.", _nearest(condition.metric, metrics))
+        raise UsageError(f"{condition.scope} has no metric {condition.metric!r}.", _suggest_name(condition.metric, metrics))
     return condition
 
 
-def judge(condition: Condition, a: Results, b: Results) -> Judged:
+def evaluate_condition(condition: Condition, a: LoadedRun, b: LoadedRun) -> ConditionResult:
     """Return whether *condition* holds; BenchError if a task in its scope cannot be compared."""
-    compared = compare(_within(a, condition), _within(b, condition), MARGIN, condition.metric)
+    compared = compare(_select_scores(a, condition), _select_scores(b, condition), MARGIN, condition.metric)
     if compared.refused:
         refused = compared.refused[0]
         raise BenchError(
@@ -80,16 +80,16 @@ def judge(condition: Condition, a: Results, b: Results) -> Judged:
             "A condition holds or fails only where every task in its scope can be compared.",
         )
     found = compared.differences
-    mean = mean_difference(found, MARGIN)
+    mean = make_mean_difference(found, MARGIN)
     value = mean.difference if mean else 0.0
-    return Judged(condition, value, tuple(d.task for d in found), condition.holds(value))
+    return ConditionResult(condition, value, tuple(d.task for d in found), condition.holds(value))
 
 
-def _within(run: Results, condition: Condition) -> Results:
+def _select_scores(run: LoadedRun, condition: Condition) -> LoadedRun:
     scores = tuple(s for s in run.record.scores if condition.covers(s.task) and s.metric == condition.metric)
-    return Results(run.record.model_copy(update={"scores": scores}), run.examples)
+    return LoadedRun(run.record.model_copy(update={"scores": scores}), run.examples)
 
 
-def _nearest(name: str, there: Sequence[str]) -> str:
+def _suggest_name(name: str, there: Sequence[str]) -> str:
     known = list(dict.fromkeys(there))
     return did_you_mean(name, known, cutoff=0.4) or f"There are: {', '.join(known)}."

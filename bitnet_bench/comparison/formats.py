@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.comparison.words import (
     DASH,
-    counts_words,
-    difference_words,
-    effect_size,
-    effect_words,
-    headline,
-    interval_words,
-    p_words,
-    test_words,
-    verdict_words,
+    format_verdict_counts,
+    format_difference,
+    format_effect_size,
+    format_effect,
+    format_headline,
+    format_interval,
+    format_p,
+    format_test_name,
+    format_verdict,
 )
 
 COLUMNS = ("task", "metric", "n", "A", "B", "A − B", "95 % interval", "p (Holm)", "effect", "test", "verdict")
-LATEX = str.maketrans(
+LATEX_ESCAPES = str.maketrans(
     {
         **{c: f"\\{c}" for c in "&%$#_{}"},
         "~": r"\textasciitilde{}",
@@ -34,21 +34,21 @@ LATEX = str.maketrans(
 )
 
 
-def rows(comparison: Comparison) -> list[list[str]]:
+def make_rows(comparison: Comparison) -> list[list[str]]:
     """Return the cells of a table in English: tasks, refused tasks, and the mean."""
     found = [
         [
             d.task,
             d.metric + (" (less is better)" if d.lower_is_better else ""),
             f"{d.n:,}",
-            _score(d.a, d.equivalence_p is not None),
-            _score(d.b, d.equivalence_p is not None),
-            difference_words(d),
-            interval_words(d).en,
-            p_words(d.p_holm),
-            effect_words(d.effect).en + (f" {effect_size(d.effect).en}" if d.effect else ""),
-            test_words(d.test).en,
-            verdict_words(d.verdict, comparison.margin).en,
+            _format_score(d.a, d.equivalence_p is not None),
+            _format_score(d.b, d.equivalence_p is not None),
+            format_difference(d),
+            format_interval(d).en,
+            format_p(d.p_holm),
+            format_effect(d.effect).en + (f" {format_effect_size(d.effect).en}" if d.effect else ""),
+            format_test_name(d.test).en,
+            format_verdict(d.verdict, comparison.margin).en,
         ]
         for d in comparison.differences
     ]
@@ -64,26 +64,26 @@ def rows(comparison: Comparison) -> list[list[str]]:
                 f"{mean.n:,}",
                 "",
                 "",
-                difference_words(mean),
-                interval_words(mean).en,
-                p_words(mean.p),
+                format_difference(mean),
+                format_interval(mean).en,
+                format_p(mean.p),
                 "",
                 "",
-                verdict_words(mean.verdict, comparison.margin).en,
+                format_verdict(mean.verdict, comparison.margin).en,
             ]
         )
     return found
 
 
-def as_markdown(comparison: Comparison) -> str:
+def format_markdown(comparison: Comparison) -> str:
     """Return the verdict and a Markdown table."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows(comparison)]
-    table = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_line, cells)]
-    about = f"A: {comparison.a}, B: {comparison.b}. {counts_words(comparison).en}"
-    return "\n".join([headline(comparison).en, "", *table, "", about, ""])
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in make_rows(comparison)]
+    table = [_format_line(COLUMNS), _format_line(["---"] * len(COLUMNS)), *map(_format_line, cells)]
+    about = f"A: {comparison.a}, B: {comparison.b}. {format_verdict_counts(comparison).en}"
+    return "\n".join([format_headline(comparison).en, "", *table, "", about, ""])
 
 
-def as_csv(comparison: Comparison) -> str:
+def format_csv(comparison: Comparison) -> str:
     """Return one row a task with numbers as they are, not rounded; empty where there is none."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -101,23 +101,23 @@ def as_csv(comparison: Comparison) -> str:
     return stream.getvalue()
 
 
-def as_json(comparison: Comparison) -> str:
+def format_json(comparison: Comparison) -> str:
     """Return the whole comparison with its sentence."""
     import json
 
     return json.dumps(
-        {"headline": headline(comparison).en, **comparison.model_dump(mode="json")}, ensure_ascii=False, indent=1
+        {"headline": format_headline(comparison).en, **comparison.model_dump(mode="json")}, ensure_ascii=False, indent=1
     )
 
 
-def as_latex(comparison: Comparison) -> str:
+def format_latex(comparison: Comparison) -> str:
     """Return a table of the package booktabs, with the verdict for its caption."""
-    body = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in rows(comparison)]
-    head = " & ".join(column.translate(LATEX) for column in COLUMNS) + r" \\"
+    body = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in make_rows(comparison)]
+    head = " & ".join(column.translate(LATEX_ESCAPES) for column in COLUMNS) + r" \\"
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{headline(comparison).en.translate(LATEX)}}}",
+            rf"\caption{{{format_headline(comparison).en.translate(LATEX_ESCAPES)}}}",
             rf"\begin{{tabular}}{{ll{'r' * (len(COLUMNS) - 4)}ll}}",
             r"\toprule",
             head,
@@ -132,16 +132,16 @@ def as_latex(comparison: Comparison) -> str:
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {
-    "md": as_markdown,
-    "csv": as_csv,
-    "json": as_json,
-    "latex": as_latex,
+    "md": format_markdown,
+    "csv": format_csv,
+    "json": format_json,
+    "latex": format_latex,
 }
 
 
-def _line(cells: Sequence[str]) -> str:
+def _format_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _score(value: float, points: bool) -> str:
+def _format_score(value: float, points: bool) -> str:
     return f"{value:.1f}" if points else f"{value:.3f}"

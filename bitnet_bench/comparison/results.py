@@ -25,7 +25,7 @@ class EffectSize(Value):
     high: float
 
 
-class Words(Value):
+class Sentence(Value):
     """A sentence in both languages."""
 
     ko: str
@@ -74,11 +74,11 @@ class MeanDifference(Value):
     verdict: Verdict
 
 
-class Refused(Value):
+class RefusedTask(Value):
     """A task that cannot be compared, and what differs."""
 
     task: str
-    differs: tuple[Words, ...]
+    differs: tuple[Sentence, ...]
 
 
 class Comparison(Value):
@@ -89,6 +89,6 @@ class Comparison(Value):
     margin: float
     """What is too small to matter, in points."""
     differences: tuple[Difference, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedTask, ...]
     mean: MeanDifference | None
     """None if there is no task whose points can be averaged."""

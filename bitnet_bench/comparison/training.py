@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import FinetuneRecord
-from bitnet_bench.runs.run import Notice, Results
-from bitnet_bench.wording import Said, joined, say
+from bitnet_bench.runs.run import Notice, LoadedRun
+from bitnet_bench.wording import Text, join_texts, get_text
 
 ROWS = "data rows"
 """The name of the digest of a training's rows (`bitnet_bench.training.finished`)."""
 
 
-def training_notices(a: Results, b: Results) -> tuple[Notice, ...]:
+def training_notices(a: LoadedRun, b: LoadedRun) -> tuple[Notice, ...]:
     """Return a notice if *a* and *b*, one ternary and one not, were fine-tuned on other rows or in another order."""
     if a.training is None or b.training is None:
         return ()
@@ -22,16 +22,16 @@ def training_notices(a: Results, b: Results) -> tuple[Notice, ...]:
     differing = [*_differences(a.training, b.training)]
     if not differing:
         return ()
-    return (Notice(f"{a.record.name}, {b.record.name}", say("notice.learned", what=joined(differing, "; "))),)
+    return (Notice(f"{a.record.name}, {b.record.name}", get_text("notice.learned", what=join_texts(differing, "; "))),)
 
 
-def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Said]:
+def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Text]:
     ours, theirs = a.inputs.get(ROWS), b.inputs.get(ROWS)
     if ours and theirs:
         if ours != theirs:
-            yield say("learned.rows", a=f"{a.rows:,}", b=f"{b.rows:,}")
+            yield get_text("learned.rows", a=f"{a.rows:,}", b=f"{b.rows:,}")
     elif a.data_sha256 != b.data_sha256:  # of an older version, which kept no other digest
-        yield say("learned.tokens", a=f"{a.rows:,}", b=f"{b.rows:,}")
+        yield get_text("learned.tokens", a=f"{a.rows:,}", b=f"{b.rows:,}")
     numbers = {
         "seed": (a.job.seed, b.job.seed),
         "steps": (a.steps, b.steps),
@@ -39,7 +39,7 @@ def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Said]:
     }
     for name, (one, other) in numbers.items():
         if one != other:
-            yield say(f"learned.{name}", a=f"{one:,}", b=f"{other:,}")
+            yield get_text(f"learned.{name}", a=f"{one:,}", b=f"{other:,}")
 
 
 def _batch(record: FinetuneRecord) -> int:

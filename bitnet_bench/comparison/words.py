@@ -3,112 +3,112 @@
 from __future__ import annotations
 
 from bitnet_bench.comparison.results import Comparison, Difference, EffectSize, MeanDifference, Verdict
-from bitnet_bench.wording import Said, plain, say
+from bitnet_bench.wording import Text, plain_text, get_text
 
 DASH = "—"
-LEAST_P = 0.001
-SIZES = {"g": (0.05, 0.15, 0.25), "dz": (0.2, 0.5, 0.8)}
+MIN_SHOWN_P = 0.001
+EFFECT_SIZE_LIMITS = {"g": (0.05, 0.15, 0.25), "dz": (0.2, 0.5, 0.8)}
 """From where on an effect is small, medium and large (Cohen 1988, chapters 2 and 5)."""
 
 
-def headline(comparison: Comparison) -> Said:
+def format_headline(comparison: Comparison) -> Text:
     """Return the verdict in a sentence."""
     if comparison.mean is not None:
-        return _mean_sentence(comparison, comparison.mean)
+        return _format_mean(comparison, comparison.mean)
     if not comparison.differences:
-        return say("headline.refused", a=comparison.a, b=comparison.b)
+        return get_text("headline.refused", a=comparison.a, b=comparison.b)
     found = comparison.differences[0]
-    return say(
+    return get_text(
         f"headline.single.{found.verdict}",
         a=comparison.a,
         b=comparison.b,
         task=found.task,
         size=f"{abs(found.difference):.3g}",
-        interval=interval_words(found),
+        interval=format_interval(found),
     )
 
 
-def _mean_sentence(comparison: Comparison, mean: MeanDifference) -> Said:
-    return say(
+def _format_mean(comparison: Comparison, mean: MeanDifference) -> Text:
+    return get_text(
         f"headline.{mean.verdict}",
         a=comparison.a,
         b=comparison.b,
-        tasks=_tasks(mean.tasks),
+        tasks=_format_task_count(mean.tasks),
         size=f"{abs(mean.difference):.1f}",
-        signed=signed(mean.difference),
-        interval=interval_words(mean),
-        p=p_words(mean.p),
+        signed=format_signed(mean.difference),
+        interval=format_interval(mean),
+        p=format_p(mean.p),
         margin=f"{comparison.margin:g}",
     )
 
 
-def _tasks(count: int) -> Said:
-    return say("tasks.one" if count == 1 else "tasks", count=count)
+def _format_task_count(count: int) -> Text:
+    return get_text("tasks.one" if count == 1 else "tasks", count=count)
 
 
-def verdict_words(verdict: Verdict, margin: float) -> Said:
+def format_verdict(verdict: Verdict, margin: float) -> Text:
     """Return the verdict on a task in a few words."""
-    return say(f"verdict.{verdict}", margin=f"{margin:g}")
+    return get_text(f"verdict.{verdict}", margin=f"{margin:g}")
 
 
-def counts_words(comparison: Comparison) -> Said:
+def format_verdict_counts(comparison: Comparison) -> Text:
     """Say on how many tasks each verdict fell."""
     given = [difference.verdict for difference in comparison.differences]
     counted = [(kind, given.count(kind)) for kind in dict.fromkeys(given)]
-    said = [verdict_words(kind, comparison.margin) + plain(f": {count}") for kind, count in counted]
+    said = [format_verdict(kind, comparison.margin) + plain_text(f": {count}") for kind, count in counted]
     if comparison.refused:
-        said.append(say("verdict.refused") + plain(f": {len(comparison.refused)}"))
-    return Said(" · ".join(s.ko for s in said), " · ".join(s.en for s in said))
+        said.append(get_text("verdict.refused") + plain_text(f": {len(comparison.refused)}"))
+    return Text(" · ".join(s.ko for s in said), " · ".join(s.en for s in said))
 
 
-def effect_words(effect: EffectSize | None) -> Said:
+def format_effect(effect: EffectSize | None) -> Text:
     """Return an effect with its interval; a dash where no pair differs."""
     if effect is None:
-        return plain(DASH)
-    limits = span_words(signed(effect.low, 2), signed(effect.high, 2))
-    return plain(f"{effect.kind} {signed(effect.value, 2)} (") + limits + plain(")")
+        return plain_text(DASH)
+    limits = format_span(format_signed(effect.low, 2), format_signed(effect.high, 2))
+    return plain_text(f"{effect.kind} {format_signed(effect.value, 2)} (") + limits + plain_text(")")
 
 
-def effect_size(effect: EffectSize) -> Said:
+def format_effect_size(effect: EffectSize) -> Text:
     """Return the size of an effect in a word."""
-    reached = sum(abs(effect.value) >= least for least in SIZES[effect.kind])
-    return say(("effect.none", "effect.small", "effect.medium", "effect.large")[reached])
+    reached = sum(abs(effect.value) >= least for least in EFFECT_SIZE_LIMITS[effect.kind])
+    return get_text(("effect.none", "effect.small", "effect.medium", "effect.large")[reached])
 
 
-def test_words(name: str) -> Said:
+def format_test_name(name: str) -> Text:
     """Return the name of a test."""
-    return say(f"test.{name}")
+    return get_text(f"test.{name}")
 
 
-def signed(value: float, digits: int = 1) -> str:
+def format_signed(value: float, digits: int = 1) -> str:
     """Return a difference with its sign; what rounds to zero has none."""
     text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else _minus(text)
+    return text[1:] if float(text) == 0 else _replace_minus(text)
 
 
-def interval_words(found: Difference | MeanDifference) -> Said:
+def format_interval(found: Difference | MeanDifference) -> Text:
     """Return the 95 % interval; in three decimals where the unit is not points."""
-    return span_words(signed(found.low, _digits(found)), signed(found.high, _digits(found)))
+    return format_span(format_signed(found.low, _choose_digits(found)), format_signed(found.high, _choose_digits(found)))
 
 
-def span_words(low: str, high: str) -> Said:
+def format_span(low: str, high: str) -> Text:
     """Return two limits as a span."""
-    return Said(f"{low} ~ {high}", f"{low} to {high}")
+    return Text(f"{low} ~ {high}", f"{low} to {high}")
 
 
-def difference_words(found: Difference | MeanDifference) -> str:
+def format_difference(found: Difference | MeanDifference) -> str:
     """Return the difference; in three decimals where the unit is not points."""
-    return signed(found.difference, _digits(found))
+    return format_signed(found.difference, _choose_digits(found))
 
 
-def _digits(found: Difference | MeanDifference) -> int:
+def _choose_digits(found: Difference | MeanDifference) -> int:
     return 1 if isinstance(found, MeanDifference) or found.equivalence_p is not None else 3
 
 
-def p_words(p: float) -> str:
+def format_p(p: float) -> str:
     """Return a p-value."""
-    return f"< {LEAST_P}" if p < LEAST_P else f"{p:.3f}"
+    return f"< {MIN_SHOWN_P}" if p < MIN_SHOWN_P else f"{p:.3f}"
 
 
-def _minus(text: str) -> str:
+def _replace_minus(text: str) -> str:
     return text.replace("-", "−")

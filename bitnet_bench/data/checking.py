@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitnet_bench.data.characters import find_characters
-from bitnet_bench.data.jsonl import BadRowError, numbered_lines, read_json
+from bitnet_bench.data.jsonl import BadRowError, read_numbered_lines, read_json
 from bitnet_bench.data.rows import Row, read_value
-from bitnet_bench.data.templates import choose, render_sequences
-from bitnet_bench.data.tokenizing import IGNORED, tokenize
+from bitnet_bench.data.templates import choose_template, render_sequences
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize
 from bitnet_bench.errors import BenchError
 
-Kind = Literal[
+FindingKind = Literal[
     "bad", "unread", "special", "duplicate", "overlap", "cut", "long", "nfd", "damaged", "invisible", "control"
 ]
-KINDS: dict[Kind, str] = {
+FINDING_KINDS: dict[FindingKind, str] = {
     "bad": "cannot be read, and stops training",
     "unread": "holds text that is not learned from",
     "special": "holds a special token of the tokenizer",
@@ -33,11 +33,11 @@ KINDS: dict[Kind, str] = {
     "invisible": "holds characters of no width",
     "control": "holds control characters",
 }
-OVERLAP_LETTERS = 20
+MIN_OVERLAP_LETTERS = 20
 """Letters and digits that a row and a test row must share in one piece: shorter ones are found everywhere."""
-LONG_ANSWER = 200
+LONG_ANSWER_CHARS = 200
 """Characters: a shorter answer may well end without an ending."""
-ENDINGS = tuple(".!?…。\"'”’)]}」』>*`~:;|") + tuple("다요죠까네음함임됨것")
+ANSWER_ENDINGS = tuple(".!?…。\"'”’)]}」』>*`~:;|") + tuple("다요죠까네음함임됨것")
 """How a long Korean answer ends that was not cut off: a sign, or the last syllable of a sentence."""
 
 
@@ -46,12 +46,12 @@ class Finding:
     """What is to be said of one line."""
 
     line: int
-    kind: Kind
+    kind: FindingKind
     reason: str
 
 
 @dataclass(frozen=True)
-class Checked:
+class FileFindings:
     """A file of rows: what was found, and how long its rows are."""
 
     file: str
@@ -63,28 +63,28 @@ class Checked:
     """Those of them that carry the loss."""
 
     @property
-    def counts(self) -> dict[Kind, int]:
+    def counts(self) -> dict[FindingKind, int]:
         """Return the number of findings of each kind that there is."""
         found = Counter(finding.kind for finding in self.findings)
-        return {kind: found[kind] for kind in KINDS if found[kind]}
+        return {kind: found[kind] for kind in FINDING_KINDS if found[kind]}
 
 
-def check(
+def examine_rows(
     path: Path,
     tokenizer: Any,
     template: str,
     max_length: int,
     asked: Mapping[str, str],
     normalise: Callable[[str], str],
-) -> Checked:
+) -> FileFindings:
     """Check every line of a JSONL file.
 
     *asked* is what evaluation asks: texts under *normalise*, and the task of each.
     """
     checker = _Checker(tokenizer, template, max_length)
-    windows = _windows(asked)
+    windows = _index_by_prefix(asked)
     count = 0
-    for number, line in numbered_lines(path):
+    for number, line in read_numbered_lines(path):
         count += 1
         try:
             value, decomposed = read_json(line)
@@ -96,11 +96,11 @@ def check(
             checker.add(number, "nfd", "holds decomposed syllables")
         checker.check_row(number, row)
         checker.count_lost(number, (f'text in "{name}", a field that is not read' for name in unread))
-        task = _overlap(normalise(" ".join(turn.text for turn in row.turns)), windows)
+        task = _find_overlap(normalise(" ".join(turn.text for turn in row.turns)), windows)
         if task:
-            checker.add(number, "overlap", f"shares {OVERLAP_LETTERS} letters or more with a row of {task}")
+            checker.add(number, "overlap", f"shares {MIN_OVERLAP_LETTERS} letters or more with a row of {task}")
         checker.check_tokens(number, row)
-    return Checked(str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens))
+    return FileFindings(str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens))
 
 
 class _Checker:
@@ -115,7 +115,7 @@ class _Checker:
         self.tokens: list[int] = []
         self.response_tokens: list[int] = []
 
-    def add(self, number: int, kind: Kind, reason: str) -> None:
+    def add(self, number: int, kind: FindingKind, reason: str) -> None:
         """Add one finding."""
         self._findings.append(Finding(number, kind, reason))
 
@@ -140,7 +140,7 @@ class _Checker:
         self._seen.setdefault(key, number)
         for turn in row.turns:
             text = turn.text.rstrip()
-            if turn.role == "model" and len(text) >= LONG_ANSWER and not text.endswith(ENDINGS):
+            if turn.role == "model" and len(text) >= LONG_ANSWER_CHARS and not text.endswith(ANSWER_ENDINGS):
                 self.add(number, "cut", f"ends in {text[-12:]!r}")
         texts = "\0".join([turn.text for turn in row.turns] + [row.rejected or ""])
         special = dict.fromkeys(self._special.findall(texts)) if self._special else {}
@@ -169,12 +169,12 @@ class _Checker:
         """Return how many tokens the longest sequence of a row has, and how many of all carry the loss."""
         is_text = all(turn.role == "text" for turn in row.turns)
         (examples,) = tokenize([row], self._tokenizer, self._template, "everything" if is_text else "responses")
-        learned = sum(label != IGNORED for example in examples for label in example.labels)
+        learned = sum(label != IGNORED_LABEL for example in examples for label in example.labels)
         return max(len(example.input_ids) for example in examples), learned
 
     def _left_out(self, row: Row) -> Iterator[str]:
         """Yield what the template does not write of a row."""
-        template = choose(self._template, row, bool(self._tokenizer.chat_template))
+        template = choose_template(self._template, row, bool(self._tokenizer.chat_template))
         rendered = [one.text for one in render_sequences(row, template, self._tokenizer)]
         eos = self._tokenizer.eos_token or ""
         for turn in row.turns:
@@ -193,25 +193,25 @@ def _special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, names))) if names else None
 
 
-def _windows(asked: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+def _index_by_prefix(asked: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
     """Return texts that are long enough by their first letters."""
     found: dict[str, list[tuple[str, str]]] = {}
     for text, task in asked.items():
-        if len(text) >= OVERLAP_LETTERS:
-            found.setdefault(text[:OVERLAP_LETTERS], []).append((text, task))
+        if len(text) >= MIN_OVERLAP_LETTERS:
+            found.setdefault(text[:MIN_OVERLAP_LETTERS], []).append((text, task))
     return found
 
 
-def _overlap(text: str, windows: Mapping[str, list[tuple[str, str]]]) -> str | None:
+def _find_overlap(text: str, windows: Mapping[str, list[tuple[str, str]]]) -> str | None:
     """Return the task of a text of *windows* that *text* holds whole."""
-    for start in range(len(text) - OVERLAP_LETTERS + 1):
-        for whole, task in windows.get(text[start : start + OVERLAP_LETTERS], ()):
+    for start in range(len(text) - MIN_OVERLAP_LETTERS + 1):
+        for whole, task in windows.get(text[start : start + MIN_OVERLAP_LETTERS], ()):
             if text.startswith(whole, start):
                 return task
     return None
 
 
-def quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
+def length_quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
     """Return least, median, 95th and 99th percentile, greatest, mean and sum; {} of nothing."""
     if not lengths:
         return {}
@@ -227,7 +227,7 @@ def quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
     }
 
 
-def histogram(lengths: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def length_histogram(lengths: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """Return (least, greatest, count) of lengths by powers of two."""
     counts = Counter(length.bit_length() for length in lengths)
     return (

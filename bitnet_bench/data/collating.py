@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 
 
 @dataclass(frozen=True)
-class Item:
+class BatchItem:
     """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
 
-    examples: Sequence[Example]
+    examples: Sequence[TrainingExample]
     reference: Sequence[float] = ()
     """Log-probability of each answer before training, in nats."""
 
@@ -23,17 +23,17 @@ class Item:
         return max(len(example.input_ids) for example in self.examples)
 
 
-LABELLED = "labelled"
+LABELLED_KEY = "labelled"
 """In a batch: where in its [B x T] tokens the next one is labelled, as `labelled_positions` finds them."""
 
 
-def labelled_positions(labels: Tensor) -> Tensor:
+def find_labelled_positions(labels: Tensor) -> Tensor:
     """Return the places [n] in flattened [B, T] whose next token has a label.
 
     Found before *labels* go to a GPU: there, their number is only known when all that was asked of it before is done.
     """
     wanted = torch.zeros_like(labels, dtype=torch.bool)
-    wanted[:, :-1] = labels[:, 1:] != IGNORED
+    wanted[:, :-1] = labels[:, 1:] != IGNORED_LABEL
     return wanted.flatten().nonzero()[:, 0]
 
 
@@ -43,35 +43,35 @@ class Collator:
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+    def __call__(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
         """Return the batch of *items*, with its `LABELLED` positions, and the `reference` [2B] of pairs."""
-        batch = self.padded([example for item in items for example in item.examples])
-        batch[LABELLED] = labelled_positions(batch["labels"])
+        batch = self.pad_examples([example for item in items for example in item.examples])
+        batch[LABELLED_KEY] = find_labelled_positions(batch["labels"])
         if items[0].reference:
             batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
         return batch
 
-    def padded(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def pad_examples(self, examples: Sequence[TrainingExample]) -> dict[str, Tensor]:
         """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T].
 
         With packed examples there are position_ids that restart at every document, and never an attention_mask:
         transformers builds the block-diagonal mask from the former in the absence of the latter.
         """
         longest = max(len(e.input_ids) for e in examples)
-        batch = {"input_ids": self._padded([e.input_ids for e in examples], longest, self._pad)}
-        batch["labels"] = self._padded([[IGNORED, *e.labels[1:]] for e in examples], longest, IGNORED)
+        batch = {"input_ids": self._pad_rows([e.input_ids for e in examples], longest, self._pad)}
+        batch["labels"] = self._pad_rows([[IGNORED_LABEL, *e.labels[1:]] for e in examples], longest, IGNORED_LABEL)
         if any(e.parts for e in examples):
-            batch["position_ids"] = torch.tensor([_positions(e, longest) for e in examples])
+            batch["position_ids"] = torch.tensor([_make_position_ids(e, longest) for e in examples])
         elif any(len(e.input_ids) < longest for e in examples):
-            batch["attention_mask"] = self._padded([[1] * len(e.input_ids) for e in examples], longest, 0)
+            batch["attention_mask"] = self._pad_rows([[1] * len(e.input_ids) for e in examples], longest, 0)
         return batch
 
     @staticmethod
-    def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
+    def _pad_rows(rows: list[list[int]], length: int, fill: int) -> Tensor:
         return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
 
 
-def _positions(example: Example, length: int) -> list[int]:
+def _make_position_ids(example: TrainingExample, length: int) -> list[int]:
     """Return positions within each document; the padding is a document of its own."""
     used = len(example.input_ids)
     return [position for part in (*(example.parts or (used,)), length - used) for position in range(part)]

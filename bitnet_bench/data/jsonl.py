@@ -52,7 +52,7 @@ def read_json(text: str) -> tuple[Any, bool]:
         raise BadRowError(f"is not JSON ({error})") from error
 
 
-def nfc_json(line: str) -> Any:
+def parse_nfc_json(line: str) -> Any:
     """Return the value of one line of JSON, its strings in NFC, escaped ones too; ValueError if it is not JSON."""
     return read_json(line)[0]
 
@@ -94,12 +94,12 @@ class _Composer:
         return unicodedata.normalize("NFC", text)
 
 
-def is_whole(path: Path) -> bool:
+def is_json_file(path: Path) -> bool:
     """Return whether *path* is called a JSON file: one value, and not a row a line."""
     return path.suffix.lower() == ".json"
 
 
-def numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
+def read_numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, the JSON of a row) of a file, blank lines left out; a byte-order mark is no text.
 
     Of a `.json` file, the number is that of the entry. A list of rows over several lines, rows over several lines, and
@@ -109,8 +109,8 @@ def numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[in
     try:
         if path.suffix.lower() in DELIMITERS:
             yield from _table_rows(path, "".join(_decoded_text(path, encoding)))
-        elif is_whole(path):
-            yield from _whole(path, "".join(_decoded_text(path, encoding)))
+        elif is_json_file(path):
+            yield from _split_whole_file(path, "".join(_decoded_text(path, encoding)))
         else:
             yield from _json_lines(path, encoding)
     except OSError as error:
@@ -221,7 +221,7 @@ def _table_rows(path: Path, text: str) -> Iterator[tuple[int, str]]:
         raise BenchError(f"Line {start} of {path} is no row of a table: {error}.", "Correct or remove it.") from error
 
 
-def _whole(path: Path, text: str) -> Iterator[tuple[int, str]]:
+def _split_whole_file(path: Path, text: str) -> Iterator[tuple[int, str]]:
     """Yield the entries of a `.json` file, which may hold rows a line all the same."""
     if text.lstrip().startswith("["):
         for number, (_line, entry) in enumerate(_values_over_lines(path, text), start=1):
@@ -244,7 +244,7 @@ def _whole(path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 def _entries(path: Path, value: Any, over_lines: bool) -> list[Any] | None:
     """Return the entries of an AI Hub file; None for a single row, which stands in one line."""
-    listed = aihub.entries(value) if isinstance(value, dict) else None
+    listed = aihub.split_entries(value) if isinstance(value, dict) else None
     if listed is not None:
         return listed
     if not over_lines and (isinstance(value, dict) or value is None):

@@ -10,35 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.templates import digest
-from bitnet_bench.data.tokenizing import Example, Learned, tokenize
+from bitnet_bench.data.templates import hash_template
+from bitnet_bench.data.tokenizing import TrainingExample, LearnedTokens, tokenize
 
-LEAST_ROWS = 5_000
+MIN_CACHED_ROWS = 5_000
 """Fewer are tokenized in about a second, and leave no file behind (docs/log.md, 2026-11-25)."""
-VERSION = 2
+CACHE_VERSION = 2
 """Of what this module writes, and of `tokenize`: raised when the same rows come to other tokens."""
 _log = logging.getLogger(__name__)
 
 
-def tokenize_once(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
+def tokenize_cached(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
     """Return what `tokenize` does; many rows that were there before come from the cache of `datasets`, on disk."""
-    if len(rows) < LEAST_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
+    if len(rows) < MIN_CACHED_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenize(rows, tokenizer, template, learned)
     from pyarrow import ArrowInvalid
 
     try:
         try:
-            return _mapped(rows, tokenizer, template, learned)
+            return _map_rows(rows, tokenizer, template, learned)
         except ArrowInvalid:  # a damaged file
-            return _mapped(rows, tokenizer, template, learned, anew=True)
+            return _map_rows(rows, tokenizer, template, learned, anew=True)
     except OSError as error:  # a full disk, a folder that is not ours: tokens need not be kept
         _log.warning("Tokens of %s rows are not kept: %s", len(rows), error)
         return tokenize(rows, tokenizer, template, learned)
 
 
-def _mapped(
-    rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned, anew: bool = False
-) -> list[list[Example]]:
+def _map_rows(
+    rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens, anew: bool = False
+) -> list[list[TrainingExample]]:
     import datasets
 
     def tokens(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
@@ -50,7 +50,7 @@ def _mapped(
             "labels": [example.labels for _, example in numbered],
         }
 
-    name = fingerprint(rows, tokenizer, template, learned)
+    name = compute_fingerprint(rows, tokenizer, template, learned)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "bitnet_bench"
     folder.mkdir(parents=True, exist_ok=True)
     integers = datasets.Sequence(datasets.Value("int32"))
@@ -65,17 +65,17 @@ def _mapped(
         desc="tokenize",
     )
     columns = mapped.data.table
-    found: list[list[Example]] = [[] for _ in rows]
+    found: list[list[TrainingExample]] = [[] for _ in rows]
     names = ("sequence_of", "input_ids", "labels")
     for row, ids, labels in zip(*(columns[name].to_pylist() for name in names), strict=True):
-        found[row].append(Example(ids, labels))
+        found[row].append(TrainingExample(ids, labels))
     return found
 
 
-def fingerprint(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> str:
+def compute_fingerprint(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> str:
     """Return a digest of all that decides the tokens of *rows*; how long they may be is decided later."""
     found = hashlib.sha256()
-    about = (VERSION, version("tokenizers"), version("transformers"), learned, template, digest(template))
+    about = (CACHE_VERSION, version("tokenizers"), version("transformers"), learned, template, hash_template(template))
     own = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map)
     for part in (*about, *own, *rows):
         found.update(repr(part).encode() + b"\0")

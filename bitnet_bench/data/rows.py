@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_bench.data.fields import Fields
 from bitnet_bench.data.jsonl import BadRowError as BadRowError
-from bitnet_bench.data.jsonl import is_whole, nfc_json, numbered_lines
+from bitnet_bench.data.jsonl import is_json_file, parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.shapes import DESCRIPTION as SHAPES
 from bitnet_bench.data.shapes import recognise
 from bitnet_bench.data.turns import Role as Role
@@ -32,7 +32,7 @@ class Row:
     rejected: str | None = None
     """The answer that was not preferred to the last turn, of a preference pair."""
 
-    def messages(self) -> list[dict[str, str]]:
+    def to_messages(self) -> list[dict[str, str]]:
         """Return the turns as chat templates and most tools name them."""
         names = {"model": "assistant"}
         return [{"role": names.get(turn.role, turn.role), "content": turn.text} for turn in self.turns]
@@ -68,11 +68,11 @@ def read_rows(path: Path, limit: int | None = None, encoding: str | None = None)
         )
     unread: Counter[str] = Counter()
     rows = []
-    for number, line in islice(numbered_lines(path, encoding), limit):
+    for number, line in islice(read_numbered_lines(path, encoding), limit):
         try:
-            row, names = read_value(nfc_json(line))
+            row, names = read_value(parse_nfc_json(line))
         except BadRowError as error:
-            what = "Entry" if is_whole(path) else "Line"
+            what = "Entry" if is_json_file(path) else "Line"
             raise BenchError(f"{what} {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
         rows.append(row)
         unread.update(names)
@@ -86,7 +86,7 @@ def read_rows(path: Path, limit: int | None = None, encoding: str | None = None)
 
 def parse_row(line: str) -> Row:
     """Return the row of one JSONL line, in NFC; BadRowError says what is wrong with it."""
-    return read_value(nfc_json(line))[0]
+    return read_value(parse_nfc_json(line))[0]
 
 
 def read_value(value: Any) -> tuple[Row, tuple[str, ...]]:
@@ -104,10 +104,10 @@ def read_value(value: Any) -> tuple[Row, tuple[str, ...]]:
     return Row(tuple(said.turns), rejected=said.rejected), unread
 
 
-def as_fields(row: Row) -> dict[str, Any]:
+def row_to_fields(row: Row) -> dict[str, Any]:
     """Return the JSON object that says the same in the shape most tools read."""
     if row.rejected is not None:
-        *prompt, chosen = row.messages()
+        *prompt, chosen = row.to_messages()
         if [turn.role for turn in row.turns[:-1]] == ["user"]:
             return {"prompt": row.turns[0].text, "chosen": chosen["content"], "rejected": row.rejected}
         answers = [[{**chosen, "content": text}] for text in (chosen["content"], row.rejected)]
@@ -115,7 +115,7 @@ def as_fields(row: Row) -> dict[str, Any]:
     if all(turn.role == "text" for turn in row.turns):
         return {"text": row.turns[0].text}
     weights: list[dict[str, int]] = [{} if turn.learned else {"weight": 0} for turn in row.turns]
-    return {"messages": [message | weight for message, weight in zip(row.messages(), weights, strict=True)]}
+    return {"messages": [message | weight for message, weight in zip(row.to_messages(), weights, strict=True)]}
 
 
 def convert_data(file: Path, out: Path, encoding: str | None = None) -> int:
@@ -127,5 +127,5 @@ def convert_data(file: Path, out: Path, encoding: str | None = None) -> int:
     if out.exists():
         raise BenchError(f"{out} is there already.", "Name another file.")
     rows = read_rows(file, encoding=encoding)
-    write_whole(out, "".join(json.dumps(as_fields(row), ensure_ascii=False) + "\n" for row in rows))
+    write_whole(out, "".join(json.dumps(row_to_fields(row), ensure_ascii=False) + "\n" for row in rows))
     return len(rows)

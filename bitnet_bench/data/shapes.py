@@ -298,11 +298,11 @@ SHAPES: tuple[Shape, ...] = (
         for c, r in (("chosen", "rejected"), ("chosen_response", "rejected_response"))
     ),
     *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=SYSTEM) for key in DIALOGUES),
-    Shape("a dialogue summary", ("body",), _read_aihub(aihub.dialogue_summary), rank=2, texts_are_joined=True),
+    Shape("a dialogue summary", ("body",), _read_aihub(aihub.parse_dialogue_summary), rank=2, texts_are_joined=True),
     Shape(
         "a document summary",
         ("abstractive",),
-        _read_aihub(aihub.document_summary),
+        _read_aihub(aihub.parse_document_summary),
         also=("text", "article_original"),
         rank=2,
         texts_are_joined=True,
@@ -310,7 +310,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape(
         "a question about a text",
         ("context", "question"),
-        _read_aihub(aihub.question),
+        _read_aihub(aihub.parse_question),
         also=("answers", "answer", "is_impossible"),
         texts_are_joined=True,
     ),

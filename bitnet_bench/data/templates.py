@@ -17,7 +17,7 @@ from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError, UsageError
 
 
-class _Marks(NamedTuple):
+class _TemplateMarks(NamedTuple):
     """Text before each turn, by who speaks, and between turns."""
 
     user: str
@@ -30,11 +30,11 @@ class _Marks(NamedTuple):
     """Around an instruction, which stands within the user's first turn where that has an end of its own."""
 
 
-_MARKS = {
-    "plain": _Marks("", ""),
-    "dialogue": _Marks("사용자: ", "모델:", lead=" ", between="\n"),
-    "instruction": _Marks("### Instruction:\n", "### Response:\n", between="\n\n"),
-    "inst": _Marks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
+_TEMPLATE_MARKS = {
+    "plain": _TemplateMarks("", ""),
+    "dialogue": _TemplateMarks("사용자: ", "모델:", lead=" ", between="\n"),
+    "instruction": _TemplateMarks("### Instruction:\n", "### Response:\n", between="\n\n"),
+    "inst": _TemplateMarks("[INST] ", "", lead=" ", after_user=" [/INST]", system=("<<SYS>>\n", "\n<</SYS>>\n\n")),
 }
 TEMPLATE_SECONDS = 3.0
 TEMPLATE_BYTES = 2**29
@@ -42,32 +42,32 @@ TEMPLATE_CHARACTERS, TEMPLATE_GROWTH = 1_000_000, 50
 """What a chat template may take for one row: time, memory, and characters beside so many for each of the row's."""
 ANSWER = "\ue000"
 """Stands for an answer in a chat template; a character that no text holds (Unicode's private use)."""
-NAMES = ("auto", *_MARKS, "chat")
+TEMPLATE_NAMES = ("auto", *_TEMPLATE_MARKS, "chat")
 
 
-def refuse_unknown(template: str) -> None:
+def check_template(template: str) -> None:
     """BenchError unless *template* is one of `NAMES` or a file."""
-    if template not in NAMES and not Path(template).is_file():
+    if template not in TEMPLATE_NAMES and not Path(template).is_file():
         raise UsageError(
             f"There is no template {template!r}.",
-            f"Choose {', '.join(NAMES)}, or name a file that holds a Jinja chat template.",
+            f"Choose {', '.join(TEMPLATE_NAMES)}, or name a file that holds a Jinja chat template.",
         )
 
 
-def digest(template: str) -> str | None:
+def hash_template(template: str) -> str | None:
     """Return the sha256 of a template from a file, None for one with a name."""
-    return None if template in NAMES else hashlib.sha256(Path(template).read_bytes()).hexdigest()
+    return None if template in TEMPLATE_NAMES else hashlib.sha256(Path(template).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class RenderedRow:
     """A row as text; *responses* are the [start, end) character spans that carry the loss."""
 
     text: str
     responses: tuple[tuple[int, int], ...]
 
 
-def choose(template: str, row: Row, has_chat_template: bool) -> str:
+def choose_template(template: str, row: Row, has_chat_template: bool) -> str:
     """Return the template for *row*: evaluation rows are verbatim; `auto` prefers the checkpoint's chat template."""
     if row.verbatim or any(turn.role == "text" for turn in row.turns):
         return "plain"
@@ -80,25 +80,25 @@ class RewrittenTurnsError(BenchError):
     """A chat template writes earlier turns otherwise once the dialogue goes on, as those of reasoning models do."""
 
 
-def render_sequences(row: Row, template: str, tokenizer: Any) -> list[Rendered]:
+def render_sequences(row: Row, template: str, tokenizer: Any) -> list[RenderedRow]:
     """Return the texts that *row* is learned as: one, or one an answer where its template rewrites earlier turns."""
     try:
-        return [render(row, template, tokenizer)]
+        return [render_row(row, template, tokenizer)]
     except RewrittenTurnsError:
         parts = row.split()
         if len(parts) < 2:
             raise
-    return [render(part, template, tokenizer) for part in parts]
+    return [render_row(part, template, tokenizer) for part in parts]
 
 
-def render(row: Row, template: str, tokenizer: Any) -> Rendered:
+def render_row(row: Row, template: str, tokenizer: Any) -> RenderedRow:
     """Render *row*; each response ends with the tokenizer's EOS, or as its chat template has it.
 
     An EOS that the row brings at the end of a response, and a BOS at its beginning, are not written a second time.
     """
-    if template == "chat" or template not in _MARKS:
+    if template == "chat" or template not in _TEMPLATE_MARKS:
         return _render_chat(row, tokenizer, None if template == "chat" else template)
-    marks = _MARKS[template]
+    marks = _TEMPLATE_MARKS[template]
     text, spans, opened = "", [], False
     for turn in row.turns:
         text += marks.between if text and not opened else ""
@@ -107,12 +107,12 @@ def render(row: Row, template: str, tokenizer: Any) -> Rendered:
         opened = turn.role == "system" and bool(marks.after_user)  # [INST] stays open for the user's words
         text += marks.model if turn.role == "model" else ""
         start = len(text)
-        text += _words(turn, marks)
+        text += _wrap_turn(turn, marks)
         if turn.role in ("model", "text"):
             text = _without_eos(text, tokenizer) + (tokenizer.eos_token or "")
             if turn.learned:
                 spans.append((start, len(text)))
-    return Rendered(text, tuple(spans))
+    return RenderedRow(text, tuple(spans))
 
 
 def _without_eos(text: str, tokenizer: Any) -> str:
@@ -122,7 +122,7 @@ def _without_eos(text: str, tokenizer: Any) -> str:
     return ended.removesuffix(eos) if eos and ended.endswith(eos) else text
 
 
-def _words(turn: Turn, marks: _Marks) -> str:
+def _wrap_turn(turn: Turn, marks: _TemplateMarks) -> str:
     before, after = {
         "model": (marks.lead, ""),
         "user": ("", marks.after_user),
@@ -133,11 +133,11 @@ def _words(turn: Turn, marks: _Marks) -> str:
 
 
 @cache
-def _jinja(file: str) -> str:
+def _read_template(file: str) -> str:
     return Path(file).read_text(encoding="utf-8")
 
 
-def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
+def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
     """Render through the checkpoint's chat template, or one from a *file*; transformers runs either in a sandbox."""
     if not (file or tokenizer.chat_template):
         raise BenchError("The checkpoint has no chat template.", "Use `template=dialogue`, instruction or plain.")
@@ -146,7 +146,7 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
             "A dialogue begins with the model's turn, which a chat template has no prompt for.",
             "Remove such rows, or use `template=dialogue` or instruction.",
         )
-    messages = row.messages()
+    messages = row.to_messages()
     for message in messages:
         if message["role"] == "assistant":
             message["content"] = _without_eos(message["content"], tokenizer)
@@ -162,7 +162,7 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> Rendered:
         spans.append((len(before), len(after)))
         text, written = after, response + 1
     whole = apply_chat_template(tokenizer, messages, file) if written < len(messages) else text
-    return Rendered(whole if whole.startswith(text) else text, tuple(spans))
+    return RenderedRow(whole if whole.startswith(text) else text, tuple(spans))
 
 
 def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> str | None:
@@ -171,11 +171,11 @@ def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> st
     Rows that are verbatim or running text go through none, and leave the tokenizer its own.
     """
     own: str | None = tokenizer.chat_template
-    names = {choose(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")}
+    names = {choose_template(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")}
     if not names or names == {"chat"}:
         return own
     (name,) = names
-    return _write_jinja(_MARKS[name]) if name in _MARKS else _jinja(name)
+    return _write_jinja(_TEMPLATE_MARKS[name]) if name in _TEMPLATE_MARKS else _read_template(name)
 
 
 def apply_chat_template(
@@ -187,7 +187,7 @@ def apply_chat_template(
     """
     try:
         with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
-            own = {"chat_template": _jinja(file)} if file else {}
+            own = {"chat_template": _read_template(file)} if file else {}
             text: str = tokenizer.apply_chat_template(messages, tokenize=False, **own, **options)
         if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * sum(len(message["content"]) for message in messages):
             raise MemoryError(f"it writes {len(text)} characters")
@@ -229,7 +229,7 @@ def find_special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(getattr(tokenizer, "all_special_ids", ())) | {i for i, token in added.items() if token.special}
 
 
-def _write_jinja(marks: _Marks) -> str:
+def _write_jinja(marks: _TemplateMarks) -> str:
     """Return the chat template that writes what `render` writes with *marks*."""
     between, user, after_user, model, lead = (
         json.dumps(text, ensure_ascii=False)

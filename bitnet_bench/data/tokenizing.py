@@ -9,15 +9,15 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.templates import Rendered, choose, render_sequences
+from bitnet_bench.data.templates import RenderedRow, choose_template, render_sequences
 from bitnet_bench.errors import BenchError
 
-IGNORED = -100
+IGNORED_LABEL = -100
 """The label of a token that carries no loss (torch.nn.functional.cross_entropy's default)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TrainingExample:
     """Token ids and labels of one sequence, both of its length; labels are unshifted."""
 
     input_ids: list[int]
@@ -27,10 +27,10 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRows:
     """Training sequences, and what became of the rows that are not among them whole."""
 
-    examples: list[Example]
+    examples: list[TrainingExample]
     """Of preference pairs: the chosen and the rejected sequence of each, one after the other."""
     rows: int
     lost: tuple[int, ...]
@@ -52,18 +52,18 @@ class Encoded:
         return digest.hexdigest()
 
 
-Learned = Literal["everything", "responses", "last response"]
+LearnedTokens = Literal["everything", "responses", "last response"]
 """Which tokens of a row carry the loss."""
 
 
-class Tokenize(Protocol):
+class TokenizeFunction(Protocol):
     """Makes sequences of rows, whole."""
 
-    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
+    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
         """Return the sequences of each of *rows*."""
 
 
-def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learned) -> list[list[Example]]:
+def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
     """Return the tokens of each of *rows*, however many they are.
 
     A row is one sequence, unless its template rewrites earlier turns and several responses carry the loss.
@@ -71,19 +71,19 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learne
     chat = bool(tokenizer.chat_template)
     if learned != "responses":  # then earlier responses need not be told from their prompts
         rows = [row.learning_only(row.responses[-1]) if row.responses else row for row in rows]
-    rendered = [render_sequences(row, choose(template, row, chat), tokenizer) for row in rows]
+    rendered = [render_sequences(row, choose_template(template, row, chat), tokenizer) for row in rows]
     flat = [one for of_row in rendered for one in of_row]
     if learned == "everything":
-        ids = _token_ids([r.text for r in flat], [begins_with_bos(r.text, tokenizer) for r in flat], tokenizer)
-        examples = iter([Example(each, each) for each in ids])
+        ids = _encode_texts([r.text for r in flat], [begins_with_bos(r.text, tokenizer) for r in flat], tokenizer)
+        examples = iter([TrainingExample(each, each) for each in ids])
     else:
-        examples = _masked(flat, tokenizer)
+        examples = _mask_prompts(flat, tokenizer)
     return [list(islice(examples, len(of_row))) for of_row in rendered]
 
 
-def encode(
-    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool, tokenize: Tokenize = tokenize
-) -> Encoded:
+def tokenize_rows(
+    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool, tokenize: TokenizeFunction = tokenize
+) -> EncodedRows:
     """Tokenize *rows*: sequences of each row for SFT; for pretraining, documents joined and cut into max_length pieces.
 
     BenchError if no row has a response, or if a response that is not to be learned is pretrained on.
@@ -93,11 +93,11 @@ def encode(
     whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
         _check_all_learned(rows)
-        return Encoded(list(_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0)
+        return EncodedRows(list(_cut_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0)
     kept, lost, truncated = [], [], 0
     for i, sequences in enumerate(whole):
-        short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in sequences]
-        learned = [e for e in short if any(label != IGNORED for label in e.labels[1:])]
+        short = [TrainingExample(e.input_ids[:max_length], e.labels[:max_length]) for e in sequences]
+        learned = [e for e in short if any(label != IGNORED_LABEL for label in e.labels[1:])]
         if not learned:
             lost.append(i)
             continue
@@ -108,7 +108,7 @@ def encode(
             f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
             "Raise `max_length`, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), tuple(lost), truncated)
+    return EncodedRows(kept, len(rows), tuple(lost), truncated)
 
 
 def _check_all_learned(rows: Sequence[Row]) -> None:
@@ -121,9 +121,9 @@ def _check_all_learned(rows: Sequence[Row]) -> None:
         )
 
 
-def encode_pairs(
-    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, tokenize: Tokenize = tokenize
-) -> Encoded:
+def tokenize_pairs(
+    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, tokenize: TokenizeFunction = tokenize
+) -> EncodedRows:
     """Tokenize preference pairs (DPO): two sequences a row, the loss on their last response only.
 
     A pair is dropped when *max_length* leaves no token of one of its answers, or none in which they differ.
@@ -136,11 +136,11 @@ def encode_pairs(
         )
     sides = [side for row in rows for side in (row, row.with_rejected())]
     whole = [example for (example,) in tokenize(sides, tokenizer, template, "last response")]
-    short = [Example(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
+    short = [TrainingExample(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
     kept, lost, truncated = [], [], 0
     for i in range(0, len(short), 2):
         pair = short[i : i + 2]
-        if pair[0] == pair[1] or any(all(label == IGNORED for label in side.labels[1:]) for side in pair):
+        if pair[0] == pair[1] or any(all(label == IGNORED_LABEL for label in side.labels[1:]) for side in pair):
             lost.append(i // 2)
             continue
         truncated += any(len(side.input_ids) > max_length for side in whole[i : i + 2])
@@ -150,10 +150,10 @@ def encode_pairs(
             f"None of the {len(rows)} pairs differs within {max_length} tokens.",
             "Raise `max_length`, or shorten the prompts.",
         )
-    return Encoded(kept, len(rows), tuple(lost), truncated)
+    return EncodedRows(kept, len(rows), tuple(lost), truncated)
 
 
-def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:
+def _mask_prompts(rendered: Sequence[RenderedRow], tokenizer: Any) -> Iterator[TrainingExample]:
     """Yield ids and labels of each row.
 
     Where a response begins and ends is found as lm-eval finds it, by tokenizing the text before it: a token is
@@ -165,17 +165,17 @@ def _masked(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Example]:
         parts = [r.text, *(r.text[:cut] for span in r.responses for cut in span)]
         texts += parts
         begins += [begins_with_bos(r.text, tokenizer)] * len(parts)
-    encoded = iter(_token_ids(texts, begins, tokenizer))
+    encoded = iter(_encode_texts(texts, begins, tokenizer))
     for r in rendered:
         ids = next(encoded)
-        labels = [IGNORED] * len(ids)
+        labels = [IGNORED_LABEL] * len(ids)
         for _ in r.responses:
-            start, end = _shared(next(encoded), ids), _shared(next(encoded), ids)
+            start, end = _count_shared_tokens(next(encoded), ids), _count_shared_tokens(next(encoded), ids)
             labels[start:end] = ids[start:end]
-        yield Example(ids, labels)
+        yield TrainingExample(ids, labels)
 
 
-def _shared(prefix: list[int], ids: list[int]) -> int:
+def _count_shared_tokens(prefix: list[int], ids: list[int]) -> int:
     """Return how many leading tokens two sequences have in common."""
     pairs = zip(prefix, ids, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(ids)))
@@ -186,7 +186,7 @@ def begins_with_bos(text: str, tokenizer: Any) -> bool:
     return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
 
 
-def _token_ids(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
+def _encode_texts(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
     """Return ids of each text, with BOS as the tokenizer adds it where the text does not begin with one.
 
     An EOS that the tokenizer adds is dropped: rows carry theirs as text, so that each response ends with one.
@@ -204,10 +204,10 @@ def _token_ids(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> 
     return encoded
 
 
-def _pieces(documents: Iterable[list[int]], length: int) -> Iterator[Example]:
+def _cut_pieces(documents: Iterable[list[int]], length: int) -> Iterator[TrainingExample]:
     """Join documents end to end and cut; a last piece of one token has nothing to predict and is left out."""
     stream = [token for document in documents for token in document]
     for start in range(0, len(stream), length):
         piece = stream[start : start + length]
         if len(piece) > 1:
-            yield Example(piece, piece)
+            yield TrainingExample(piece, piece)

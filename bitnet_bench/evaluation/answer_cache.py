@@ -22,13 +22,13 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 
-VARIABLE = "BITNET_BENCH_CACHE"
-APPLICATION = 0x62626163
+CACHE_FILE_VARIABLE = "BITNET_BENCH_CACHE"
+APPLICATION_ID = 0x62626163
 """SQLite's application_id of our files: "bbac"."""
-VERSION = 1
-ROWS_AT_ONCE = 500
-WAIT_S = 60.0
-NOT_THE_FILES_FAULT = {
+STORE_VERSION = 1
+MAX_KEYS_PER_QUERY = 500
+LOCK_TIMEOUT_S = 60.0
+ENVIRONMENT_ERROR_CODES = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -39,7 +39,7 @@ NOT_THE_FILES_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
 }
 """Result codes for which a whole file is not set aside; with any other one, our own SQL found something else in it."""
-BROKEN = (sqlite3.Error, ValueError)
+DAMAGED_FILE_ERRORS = (sqlite3.Error, ValueError)
 """What reading a damaged file raises; ValueError where even its error message cannot be decoded."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (
@@ -53,13 +53,13 @@ _log = logging.getLogger(__name__)
 
 def cache_file() -> Path:
     """Return where answers are kept: $BITNET_BENCH_CACHE, else below the user's cache folder."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE])
+    if os.environ.get(CACHE_FILE_VARIABLE):
+        return Path(os.environ[CACHE_FILE_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "answers.sqlite3"
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredModel:
     """What is kept of one model."""
 
     id: int
@@ -72,29 +72,29 @@ class Kept:
     """When it was last opened: ISO 8601, UTC."""
 
 
-def framed(*parts: str | bytes) -> bytes:
+def frame_parts(*parts: str | bytes) -> bytes:
     """Return *parts*, each with its length, so that no two lists of parts run together."""
     data = [part.encode() if isinstance(part, str) else part for part in parts]
     return b"".join(len(part).to_bytes(8, "little") + part for part in data)
 
 
-def digest(*parts: str | bytes) -> bytes:
+def compute_digest(*parts: str | bytes) -> bytes:
     """Return the sha256 of *parts*, framed."""
-    return hashlib.sha256(framed(*parts)).digest()
+    return hashlib.sha256(frame_parts(*parts)).digest()
 
 
-class NoAnswers:
+class NullStore:
     """Keeps nothing: what `cache=False` asks for."""
 
-    def known(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
         """Return no answer."""
         return {}
 
-    def keep(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+    def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Forget *pairs*."""
 
 
-class Answers(NoAnswers):
+class SqliteStore(NullStore):
     """The answers of one model in the file of all.
 
     A file that is no cache of ours, or a broken one, is renamed and never trusted; without a writable file evaluation
@@ -112,38 +112,38 @@ class Answers(NoAnswers):
             self._connection.close()
             self._connection = None
 
-    def known(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
         """Return the answers that are at hand by the index of their request."""
         if self._connection is None:
             return {}
-        keys = [digest(self._identity, request) for request in requests]
+        keys = [compute_digest(self._identity, request) for request in requests]
         try:
             found = self._read(self._connection, keys)
-        except BROKEN as error:
-            self._give_up(error)
+        except DAMAGED_FILE_ERRORS as error:
+            self._recover(error)
             return {}
         return {i: found[key] for i, key in enumerate(keys) if key in found}
 
-    def keep(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+    def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Keep (request, answer) in one transaction."""
         if self._connection is None:
             return
-        rows = [(digest(self._identity, request), answer) for request, answer in pairs]
+        rows = [(compute_digest(self._identity, request), answer) for request, answer in pairs]
         try:
             with self._connection:
                 model = self._entry(self._connection)  # it may have been forgotten, and its number given away
                 self._connection.executemany(
                     "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",  # one whose seal is broken is replaced
-                    [(key, model, answer, _seal(key, answer)) for key, answer in rows],
+                    [(key, model, answer, _compute_seal(key, answer)) for key, answer in rows],
                 )
-        except BROKEN as error:
-            self._give_up(error)
+        except DAMAGED_FILE_ERRORS as error:
+            self._recover(error)
 
     @staticmethod
     def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), ROWS_AT_ONCE):
-            some = keys[start : start + ROWS_AT_ONCE]
+        for start in range(0, len(keys), MAX_KEYS_PER_QUERY):
+            some = keys[start : start + MAX_KEYS_PER_QUERY]
             marks = ",".join("?" * len(some))
             rows = connection.execute(f"SELECT key, answer, seal FROM answers WHERE key IN ({marks})", some)
             found |= {key: answer for key, answer, seal in rows if _is_sealed(key, answer, seal)}
@@ -154,8 +154,8 @@ class Answers(NoAnswers):
             self._connection = connect(self._file)
             with self._connection:
                 self._entry(self._connection)
-        except (*BROKEN, OSError, _ForeignError) as error:
-            self._give_up(error)
+        except (*DAMAGED_FILE_ERRORS, OSError, _ForeignError) as error:
+            self._recover(error)
 
     def _entry(self, connection: sqlite3.Connection) -> int:
         """Return the number of this model in the file, where it is entered as used now."""
@@ -163,14 +163,14 @@ class Answers(NoAnswers):
         ((number,),) = connection.execute(
             "INSERT INTO models (identity, about, used) VALUES (?, ?, ?)"
             " ON CONFLICT (identity) DO UPDATE SET used = excluded.used RETURNING id",
-            (self._identity, about, _now()),
+            (self._identity, about, _make_timestamp()),
         )
         return int(number)
 
-    def _give_up(self, error: Exception) -> None:
+    def _recover(self, error: Exception) -> None:
         """Set a broken or foreign file aside and begin a new one; go on without one where none can be written."""
         self.close()
-        if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in NOT_THE_FILES_FAULT:
+        if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in ENVIRONMENT_ERROR_CODES:
             _log.warning("Answers are not kept: %s: %s.", self._file, error)
             return
         aside = set_aside(self._file)
@@ -181,18 +181,18 @@ class Answers(NoAnswers):
 def connect(file: Path) -> sqlite3.Connection:
     """Open *file*, or make it; _ForeignError if it is something else, sqlite3.Error if it is broken."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(file, timeout=WAIT_S)
+    connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT_S)
     try:
         ((application,),) = connection.execute("PRAGMA application_id")
         ((version,),) = connection.execute("PRAGMA user_version")
         ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
-        if tables and (application, version) != (APPLICATION, VERSION):
+        if tables and (application, version) != (APPLICATION_ID, STORE_VERSION):
             raise _ForeignError(f"its application_id is {application:#x}, its version {version}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             connection.executescript(
-                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+                f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {STORE_VERSION};"
                 f"{_SCHEMA} COMMIT;"
             )
     except BaseException:
@@ -215,7 +215,7 @@ def set_aside(file: Path) -> Path:
     return aside
 
 
-def kept(file: Path) -> list[Kept]:
+def list_stored_models(file: Path) -> list[StoredModel]:
     """Return what is kept of each model, the last used first; BenchError if *file* is not a cache."""
     if not file.exists():
         return []
@@ -225,15 +225,15 @@ def kept(file: Path) -> list[Kept]:
     try:
         with closing(connect(file)) as connection:
             rows = connection.execute(query).fetchall()
-            return [Kept(id_, json.loads(about), n, size, used) for id_, about, used, n, size in rows]
-    except (*BROKEN, OSError, _ForeignError, TypeError) as error:
-        raise _unreadable(file, error) from error
+            return [StoredModel(id_, json.loads(about), n, size, used) for id_, about, used, n, size in rows]
+    except (*DAMAGED_FILE_ERRORS, OSError, _ForeignError, TypeError) as error:
+        raise _make_unreadable_error(file, error) from error
 
 
-def prune(file: Path, unused_days: float) -> tuple[list[Kept], int]:
+def prune(file: Path, unused_days: float) -> tuple[list[StoredModel], int]:
     """Forget models that were not used for *unused_days*; return them, and by how many bytes the file shrank."""
-    before = _now(days_ago=unused_days)
-    old = [model for model in kept(file) if model.used <= before]
+    before = _make_timestamp(days_ago=unused_days)
+    old = [model for model in list_stored_models(file) if model.used <= before]
     if not file.exists():
         return [], 0
     size = _size(file)
@@ -245,12 +245,12 @@ def prune(file: Path, unused_days: float) -> tuple[list[Kept], int]:
             if free:  # of this call, or of one that was killed before it could give them back
                 connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except BROKEN as error:
-        raise _unreadable(file, error) from error
+    except DAMAGED_FILE_ERRORS as error:
+        raise _make_unreadable_error(file, error) from error
     return forgotten, size - _size(file)
 
 
-def _forget(connection: sqlite3.Connection, model: Kept) -> bool:
+def _forget(connection: sqlite3.Connection, model: StoredModel) -> bool:
     """Delete what is kept of *model* unless an evaluation has opened it since it was listed; return whether."""
     query = "DELETE FROM models WHERE id = ? AND used = ?"
     if connection.execute(query, (model.id, model.used)).rowcount == 0:
@@ -264,35 +264,35 @@ def _size(file: Path) -> int:
     return sum(part.stat().st_size for part in (file, Path(f"{file}-wal")) if part.exists())
 
 
-def _unreadable(file: Path, error: Exception) -> BenchError:
+def _make_unreadable_error(file: Path, error: Exception) -> BenchError:
     return BenchError(
         f"{file} is not a cache of answers that can be read: {error}.",
-        f"Move it away, or name another with {VARIABLE}; the next evaluation sets it aside by itself.",
+        f"Move it away, or name another with {CACHE_FILE_VARIABLE}; the next evaluation sets it aside by itself.",
     )
 
 
 def _is_sealed(key: Any, answer: Any, seal: Any) -> bool:
     """Return whether what was read is what was written; a damaged file has values of other types, too."""
-    return isinstance(key, bytes) and isinstance(answer, bytes) and seal == _seal(key, answer)
+    return isinstance(key, bytes) and isinstance(answer, bytes) and seal == _compute_seal(key, answer)
 
 
-def _seal(key: bytes, answer: bytes) -> bytes:
+def _compute_seal(key: bytes, answer: bytes) -> bytes:
     """Return what tells that neither *key* nor *answer* was changed on disk."""
     return hashlib.blake2b(key + answer, digest_size=8).digest()
 
 
-def _now(days_ago: float = 0.0) -> str:
+def _make_timestamp(days_ago: float = 0.0) -> str:
     moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
     return moment.isoformat(timespec="microseconds")
 
 
-def kept_answers() -> tuple[Path, list[Kept]]:
+def list_stored_answers() -> tuple[Path, list[StoredModel]]:
     """Return the file of answers that evaluations keep, and what is in it by model."""
 
-    return cache_file(), kept(cache_file())
+    return cache_file(), list_stored_models(cache_file())
 
 
-def prune_answers(unused_days: float) -> tuple[list[Kept], int]:
+def prune_answers(unused_days: float) -> tuple[list[StoredModel], int]:
     """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
 
     return prune(cache_file(), unused_days)

@@ -14,34 +14,34 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
-from bitnet_bench.evaluation.answer_cache import Answers, NoAnswers, cache_file, digest
+from bitnet_bench.evaluation.answer_cache import SqliteStore, NullStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
     digest_definition,
     digest_task,
     refuse_other_inputs,
     refuse_other_machine,
 )
-from bitnet_bench.evaluation.select import data_directory
+from bitnet_bench.evaluation.select import find_data_directory
 from bitnet_bench.files import write_whole
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, Steps, quiet
-from bitnet_bench.runs.folder import RECORD, TRAINING, load_record_to_extend, locked, save_record, save_samples
+from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, ProgressDisplay, no_display
+from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record_to_extend, lock_folder, save_record, save_samples
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
-    from bitnet_bench.evaluation.tasks import BuiltTask, Setting
+    from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
     from bitnet_bench.processes import Workers
 
-SOURCES = ("backends", "checkpoints", "ternary")
+ANSWER_CODE_PACKAGES = ("backends", "checkpoints", "ternary")
 """The packages whose code decides the bits of an answer."""
 
 
-class Run:
+class RunWriter:
     """A run folder that is being filled: every finished task is saved at once, by the first worker."""
 
     def __init__(self, out: Path, record: RunRecord, writes: bool, blank: RunRecord) -> None:
@@ -51,26 +51,26 @@ class Run:
         self._tasks: dict[str, Mapping[str, str]] = {}
         """The digests of rows and definition of each task, as they are now."""
 
-    def has(self, task: str) -> bool:
+    def has_scored(self, task: str) -> bool:
         """Return whether *task* (SUITE:TASK) is scored."""
         return any(score.task == task for score in self.record.scores)
 
     def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
         """Refuse to continue scores that were made of something else than there is now; *tasks*: their digests."""
         self._tasks = tasks
-        scored = [task for task in tasks if self.has(task)]
+        scored = [task for task in tasks if self.has_scored(task)]
         if scored:
             now = {name: found for task in scored for name, found in tasks[task].items()}
             refuse_other_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
 
-    def runs_on(self, session: Session) -> None:
+    def record_runtime(self, session: Session) -> None:
         """Keep what the session says of its runtime; what is scored already must be of the same."""
         runtime = session.describe_runtime()
         if self._writes and self.record.scores:
             refuse_other_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
-    def asks_through(self, session: Session, chat_template: bool) -> None:
+    def check_tokenizer(self, session: Session, chat_template: bool) -> None:
         """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
         from bitnet_bench.evaluation.lm import SessionLM
 
@@ -78,7 +78,7 @@ class Run:
         used = hashlib.sha256(lm.template.encode()).hexdigest() if chat_template else None
         self.record = self.record.model_copy(update={"chat_template_sha256": used})
 
-    def scored(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
+    def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
         """Keep the scores and the examples of a task."""
         record = self.record
         if self._writes:
@@ -99,7 +99,7 @@ class Run:
         if self._writes:
             save_record(self.out, self.record)  # what is finished stays, whatever happens next
 
-    def failed(self, task: str, error: Exception) -> None:
+    def record_failure(self, task: str, error: Exception) -> None:
         """Keep why *task* could not be scored; what was not foreseen leaves its traceback in OUT/errors."""
         said = str(error)
         if not isinstance(error, BenchError):
@@ -112,26 +112,26 @@ class Run:
             save_record(self.out, self.record)
 
 
-def score(
+def score_checkpoints(
     models: Sequence[tuple[Checkpoint, Path]],
     tasks: Sequence[tuple[Suite, Task]],
     job: EvaluateJob,
     data_dir: Path | None,
     workers: Workers,
-    steps: Steps,
+    steps: ProgressDisplay,
 ) -> list[RunRecord]:
     """Score every checkpoint on *tasks* into its folder, and return the records; what is scored already stays.
 
     Missing and malformed rows are found before a model is loaded.
     """
     from bitnet_bench.evaluation.task_run import check_rows
-    from bitnet_bench.evaluation.tasks import Setting
+    from bitnet_bench.evaluation.tasks import TaskSettings
 
     rows = {name: Path(file) for name, file in job.rows.items()}
-    setting = Setting(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
     with ExitStack() as stack:
         runs = [
-            stack.enter_context(_begun(out, _blank(out, checkpoint, tasks, job, data_dir), workers))
+            stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers))
             for checkpoint, out in models
         ]
         names = [f"{suite.name}:{task.name}" for suite, task in tasks]
@@ -140,14 +140,14 @@ def score(
         for one in built:
             check_rows(one, job.limit)
         # what is free changes by the moment, and all workers must take the same turns
-        all_at_once = len(left) > 1 and workers.agreed(_fit_together(left))
+        all_at_once = len(left) > 1 and workers.broadcast(_can_open_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
             _score_in_turn(together, built, job, workers, steps)
     return [run.record for run in runs]
 
 
 def _build_tasks(
-    runs: Sequence[Run], tasks: Sequence[tuple[Suite, Task]], setting: Setting, limit: int | None
+    runs: Sequence[RunWriter], tasks: Sequence[tuple[Suite, Task]], setting: TaskSettings, limit: int | None
 ) -> list[BuiltTask]:
     """Return the tasks that one of *runs* has not scored; refuse runs whose scores stand on something else than now."""
     from bitnet_bench.evaluation.tasks import build_task, has_local_rows
@@ -172,7 +172,7 @@ def _build_tasks(
     return built
 
 
-def _blank(
+def _new_record(
     out: Path, checkpoint: Checkpoint, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob, data_dir: Path | None
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
@@ -193,22 +193,22 @@ def _blank(
             **({"rows": job.rows} if job.rows else {}),
             **({"stage": job.stage} if job.stage else {}),
         },
-        environment=environment(),
+        environment=read_environment(),
         inputs=digest_files(Path(checkpoint.path)),
     )
 
 
 @contextmanager
-def _begun(out: Path, record: RunRecord, workers: Workers) -> Iterator[Run]:
+def _open_run(out: Path, record: RunRecord, workers: Workers) -> Iterator[RunWriter]:
     """Hold the run folder *out* and give the run in it, or *record* where there is none."""
-    with locked(out) if workers.first else nullcontext():
-        there = workers.agreed(_continued(out, record) if workers.first else record)
-        yield Run(out, there, workers.first, record)
+    with lock_folder(out) if workers.first else nullcontext():
+        there = workers.broadcast(_resume_record(out, record) if workers.first else record)
+        yield RunWriter(out, there, workers.first, record)
 
 
-def _continued(out: Path, record: RunRecord) -> RunRecord:
+def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
-    if not (out / RECORD).is_file():
+    if not (out / RECORD_FILE).is_file():
         return record
     there = load_record_to_extend(out)
     same = ("precision", "backend", "suites")
@@ -236,18 +236,18 @@ def _decisive(record: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in record.settings.items() if name not in ("data_dir", "rows")}
 
 
-def _fit_together(runs: Sequence[Run]) -> bool:
+def _can_open_together(runs: Sequence[RunWriter]) -> bool:
     """Return whether the checkpoints of *runs* may be open at the same time, all of them in float32."""
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
     return needed < WEIGHTS_SHARE * find_free_bytes()
 
 
 def _score_in_turn(
-    runs: Sequence[Run],
+    runs: Sequence[RunWriter],
     built: Sequence[BuiltTask],
     job: EvaluateJob,
     workers: Workers,
-    steps: Steps,
+    steps: ProgressDisplay,
 ) -> None:
     """Score task after task, each with every one of *runs*, so that a busy machine slows all of them alike."""
     with ExitStack() as stack:
@@ -255,35 +255,35 @@ def _score_in_turn(
             (
                 run,
                 session := stack.enter_context(_open_session(run.record, job)),
-                stack.enter_context(_answers(run.record, job, _arithmetic(session))),
+                stack.enter_context(_open_answer_store(run.record, job, _describe_arithmetic(session))),
             )
             for run in runs
         ]
         for run, session, _ in opened:
-            run.runs_on(session)
-            run.asks_through(session, job.chat_template)
+            run.record_runtime(session)
+            run.check_tokenizer(session, job.chat_template)
         for number, one in enumerate(built, 1):
             for run, session, answers in opened:
                 if not run.has(one.name):
                     title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
-                    _score_one(run, one, job, session, answers, workers, title, steps)
+                    _score_task(run, one, job, session, answers, workers, title, steps)
 
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
     options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.allow_mismatch)
-    backend: InferenceBackend = plugins.load("backends", record.backend)
+    backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 
 
-def _score_one(
-    run: Run,
+def _score_task(
+    run: RunWriter,
     one: BuiltTask,
     job: EvaluateJob,
     session: Session,
-    answers: NoAnswers,
+    answers: NullStore,
     workers: Workers,
     title: str,
-    steps: Steps,
+    steps: ProgressDisplay,
 ) -> None:
     from bitnet_bench.evaluation.lm import SessionLM
     from bitnet_bench.evaluation.task_run import evaluate_task
@@ -298,24 +298,24 @@ def _score_one(
     except Exception as error:  # whatever a task's rows or its module do, the others are scored
         if workers.count > 1 and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come: the launcher ends them
-        run.failed(one.name, error)
+        run.record_failure(one.name, error)
         if isinstance(error, GpuLostError) and workers.count == 1:
             raise  # every other task would fail as well
         return
-    run.scored(one, result, lm.counts, time.monotonic() - started)
+    run.record_result(one, result, lm.counts, time.monotonic() - started)
 
 
-def _arithmetic(session: Session) -> str:
+def _describe_arithmetic(session: Session) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
     return session.arithmetic or session.device
 
 
-def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NoAnswers]:
+def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NullStore]:
     """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
     if not job.cache:
-        return nullcontext(NoAnswers())
+        return nullcontext(NullStore())
     software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
-    backend = plugins.names("backends")[record.backend]
+    backend = plugins.list_plugins("backends")[record.backend]
     if backend.dist:
         software[backend.dist.name] = backend.dist.version
     about = {
@@ -325,13 +325,13 @@ def _answers(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractCo
         "device": arithmetic,
         "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
     }
-    identity = digest(
+    identity = compute_digest(
         record.checkpoint.sha256,
         _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
-        *map(_digest_sources, SOURCES),
+        *map(_digest_sources, ANSWER_CODE_PACKAGES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
-    return closing(Answers(cache_file(), identity, about))
+    return closing(SqliteStore(cache_file(), identity, about))
 
 
 def _digest_sources(package: str) -> bytes:
@@ -343,12 +343,12 @@ def _digest_sources(package: str) -> bytes:
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
     """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
-    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != TRAINING})
-    return digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
+    files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != TRAINING_FILE})
+    return compute_digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
 
 
 def evaluate(
-    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: Steps = quiet
+    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: ProgressDisplay = no_display
 ) -> RunRecord:
     """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
 
@@ -362,18 +362,18 @@ def evaluate_several(
     models: Sequence[tuple[str, Path]],
     tasks: Sequence[tuple[Suite, Task]],
     job: EvaluateJob | None = None,
-    steps: Steps = quiet,
+    steps: ProgressDisplay = no_display,
 ) -> list[RunRecord]:
     """Score every model into the folder beside it, as `evaluate` does, task by task in turn.
 
     Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
     """
-    from bitnet_bench.processes import workers
+    from bitnet_bench.processes import join_workers
 
     if not tasks:
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
-    directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+    directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
     opened = [(open_checkpoint(model), out) for model, out in models]
-    with workers() as crew:
-        return score(opened, tasks, job, directory, crew, steps if crew.first else quiet)
+    with join_workers() as crew:
+        return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.first else no_display)

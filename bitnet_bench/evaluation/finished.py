@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.harness_tasks import AS_IS
-from bitnet_bench.evaluation.local_rows import rows_digest
+from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC
+from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.runs.records import Environment, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
-    from bitnet_bench.evaluation.tasks import BuiltTask, Setting
+    from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
 
 ROWS = "rows of {}"
 DEFINITION = "task definition of {}"
@@ -31,17 +31,17 @@ NAMED = 6
 _log = logging.getLogger(__name__)
 
 
-def digest_task(built: BuiltTask, setting: Setting, limit: int | None) -> dict[str, str]:
+def digest_task(built: BuiltTask, setting: TaskSettings, limit: int | None) -> dict[str, str]:
     """Return the digests of a task's rows, its definition and its few-shot examples, by the name of each."""
     task = built.lm_task
-    found = {ROWS.format(built.name): rows_digest(islice(task.eval_docs, limit))}
+    found = {ROWS.format(built.name): compute_rows_digest(islice(task.eval_docs, limit))}
     sampler = getattr(task, "sampler", None)  # a task without rows for examples has none
     if task.config.num_fewshot and sampler and len(sampler.df):
-        found[EXAMPLES.format(built.name)] = rows_digest(sampler.df)
+        found[EXAMPLES.format(built.name)] = compute_rows_digest(sampler.df)
     return found | digest_definition(built.suite, built.task, setting)
 
 
-def digest_definition(suite: Suite, task: Task, setting: Setting) -> dict[str, str]:
+def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, str]:
     """Return the digest of what says how a task asks and scores, by its name.
 
     That is its YAML with what it includes, the Python files that these name, and its metrics in suite.yaml; comments
@@ -99,7 +99,7 @@ def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], ta
 
     *tasks* are those that it has scored. What has no digest, then or now, cannot be compared, and the log says so.
     """
-    then = {ROWS.format(task): rows for task, rows in record.data.items() if not task.startswith(f"{AS_IS}:")}
+    then = {ROWS.format(task): rows for task, rows in record.data.items() if not task.startswith(f"{HARNESS_METRIC}:")}
     then |= record.inputs
     scored = [template.format(task) for task in tasks for template in (ROWS, DEFINITION)]
     checked = [*now, *(name for name in scored if name not in now)]

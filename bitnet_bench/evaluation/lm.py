@@ -17,9 +17,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from bitnet_bench.data.templates import ANSWER, apply_chat_template
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, RowError
-from bitnet_bench.evaluation.answer_cache import NoAnswers, framed
+from bitnet_bench.evaluation.answer_cache import NullStore, frame_parts
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Part, Progress, Session
+from bitnet_bench.protocols import Share, Progress, Session
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 SPACE = "\u2581"
 """How SentencePiece writes a space, and what some of its tokenizers put before every text."""
-LIKELIHOOD = struct.Struct("<d?")
+LIKELIHOOD_STRUCT = struct.Struct("<d?")
 """How (log-probability, greedy) is kept."""
 
 
-def untold(done: int, total: int, note: str = "") -> None:
+def no_progress(done: int, total: int, note: str = "") -> None:
     """Tell nobody how far it is."""
 
 
@@ -50,14 +50,14 @@ class SessionLM(TemplateLM):
     def __init__(
         self,
         session: Session,
-        progress: Progress = untold,
-        answers: NoAnswers | None = None,
+        progress: Progress = no_progress,
+        answers: NullStore | None = None,
         workers: Workers | None = None,
     ) -> None:
         super().__init__()
-        refuse_odd_tokenizer(session.tokenizer)
+        check_tokenizer(session.tokenizer)
         self._session, self._progress = session, progress
-        self._kept, self._workers = answers or NoAnswers(), workers or Workers()
+        self._kept, self._workers = answers or NullStore(), workers or Workers()
         self._documents: list[int] = []
         self.tokenizer = session.tokenizer
         self._encoded: dict[str, list[int]] = {}
@@ -115,7 +115,7 @@ class SessionLM(TemplateLM):
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
 
-    def _encode_together(self, texts: Iterable[str]) -> None:
+    def _encode_batch(self, texts: Iterable[str]) -> None:
         """Encode *texts* in one call, which takes all cores and no Python for each; `tok_encode` finds their ids."""
         self._encoded = {}
         if not getattr(self.tokenizer, "is_fast", False):
@@ -136,10 +136,10 @@ class SessionLM(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) of each request's continuation."""
-        self._documents = _documents(requests)
+        self._documents = _list_document_ids(requests)
         # the texts that lm-eval encodes: each context without its last spaces, and the whole
         pairs = [request.args for request in requests if request.args[0]]
-        self._encode_together(text for context, choice in pairs for text in (context.rstrip(), context + choice))
+        self._encode_batch(text for context, choice in pairs for text in (context.rstrip(), context + choice))
         try:
             split = [self._split(request) for request in requests]
         finally:
@@ -195,13 +195,13 @@ class SessionLM(TemplateLM):
             room = longest - len(continuation)
             self.counts["truncated"] += len(context) > room
             pairs.append((context[max(0, len(context) - room) :], continuation))
-        return self._answered(
-            keys=[_key("loglikelihood", context, continuation) for context, continuation in pairs],
+        return self._answer_requests(
+            keys=[_make_request_key("loglikelihood", context, continuation) for context, continuation in pairs],
             documents=self._documents,
-            told=_Told(self._documents, self._progress, self._workers.count),
+            told=_DocumentProgress(self._documents, self._progress, self._workers.count),
             ask=partial(self._session.loglikelihood, pairs),
-            pack=lambda answer: LIKELIHOOD.pack(*answer),
-            unpack=LIKELIHOOD.unpack,
+            pack=lambda answer: LIKELIHOOD_STRUCT.pack(*answer),
+            unpack=LIKELIHOOD_STRUCT.unpack,
         )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -210,7 +210,7 @@ class SessionLM(TemplateLM):
 
         texts = []
         self._documents = []
-        for document, request in zip(_documents(requests), requests, strict=True):
+        for document, request in zip(_list_document_ids(requests), requests, strict=True):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
@@ -228,8 +228,8 @@ class SessionLM(TemplateLM):
         A prompt keeps at least half of the session's context, whatever the task allows the answer.
         """
         outputs = [""] * len(requests)
-        documents = _documents(requests)
-        told = _Told(documents, self._progress, self._workers.count)
+        documents = _list_document_ids(requests)
+        told = _DocumentProgress(documents, self._progress, self._workers.count)
         groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
         for i, request in enumerate(requests):
             options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=256)
@@ -237,9 +237,9 @@ class SessionLM(TemplateLM):
             limit = min(int(options["max_gen_toks"]), self._session.max_length // 2)
             groups.setdefault((tuple(stops), limit), []).append(i)
         for (stops, limit), members in groups.items():
-            prompts = self._prompts([requests[i].args[0] for i in members], self._session.max_length - limit)
-            texts = self._answered(
-                keys=[_key("generate", prompt, [limit], json.dumps(stops)) for prompt in prompts],
+            prompts = self._encode_prompts([requests[i].args[0] for i in members], self._session.max_length - limit)
+            texts = self._answer_requests(
+                keys=[_make_request_key("generate", prompt, [limit], json.dumps(stops)) for prompt in prompts],
                 documents=[documents[i] for i in members],
                 told=told,
                 ask=partial(self._session.generate, prompts, limit, stops),
@@ -250,21 +250,21 @@ class SessionLM(TemplateLM):
                 outputs[i] = text
         return outputs
 
-    def _prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
+    def _encode_prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
         """Return the ids of *texts*, the last *room* of those that are longer."""
         texts = list(texts)
-        self._encode_together(texts)
+        self._encode_batch(texts)
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in texts]
         self._encoded = {}
         self.counts["truncated"] += sum(len(ids) > room for ids in prompts)
         return [ids[max(0, len(ids) - room) :] for ids in prompts]
 
-    def _answered(
+    def _answer_requests(
         self,
         keys: Sequence[bytes],
         documents: Sequence[int],
-        told: _Told,
-        ask: Callable[[Part], Iterator[Sequence[tuple[int, Answer]]]],
+        told: _DocumentProgress,
+        ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
         pack: Callable[[Answer], bytes],
         unpack: Callable[[bytes], Any],
     ) -> list[Answer]:
@@ -272,23 +272,23 @@ class SessionLM(TemplateLM):
         found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.known(keys).items()}
         self.counts["requests"] += len(keys)
         self.counts["cached"] += len(found)
-        told.answered(documents[i] for i in found)
+        told.mark_answered(documents[i] for i in found)
         failed = None
         try:
-            for some in ask(Part(frozenset(found), self._workers.worker, self._workers.count)):
+            for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
                 some = [(i, answer) for i, answer in some if i not in found]  # what was known stays
                 self._kept.keep([(keys[i], pack(answer)) for i, answer in some])
                 found.update(some)
-                told.answered(documents[i] for i, _ in some)
+                told.mark_answered(documents[i] for i, _ in some)
         except BenchError as error:
             failed = error
-        everything = self._workers.joined(found, failed)
+        everything = self._workers.gather(found, failed)
         if len(everything) > len(found):
-            told.answered(documents[i] for i in everything if i not in found)
+            told.mark_answered(documents[i] for i in everything if i not in found)
         return [everything[i] for i in range(len(keys))]
 
 
-class _Told:
+class _DocumentProgress:
     """Tells how many documents have all their answers. Other workers are taken to be as far as this one."""
 
     def __init__(self, documents: Iterable[int], progress: Progress, workers: int) -> None:
@@ -296,7 +296,7 @@ class _Told:
         self._total = len(self._left)
         self._progress, self._workers = progress, workers
 
-    def answered(self, documents: Iterable[int]) -> None:
+    def mark_answered(self, documents: Iterable[int]) -> None:
         """Say that a request of each of *documents* has its answer."""
         for document in documents:
             self._left[document] -= 1
@@ -306,7 +306,7 @@ class _Told:
         self._progress(min(done, self._total - bool(self._left)), self._total)
 
 
-def refuse_odd_tokenizer(tokenizer: Any) -> None:
+def check_tokenizer(tokenizer: Any) -> None:
     """Refuse a tokenizer that begins a text twice, or ends one that goes on: every score would be of another text."""
     ids = tokenizer.encode("가")
     if ids[:2] == [tokenizer.bos_token_id] * 2:
@@ -321,10 +321,10 @@ def refuse_odd_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _documents(requests: Sequence[Instance]) -> list[int]:
+def _list_document_ids(requests: Sequence[Instance]) -> list[int]:
     return [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
 
 
-def _key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:
+def _make_request_key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:
     """Return the bytes that say what is asked: the kind, then every list of ids and text with its length."""
-    return framed(kind, *(part if isinstance(part, str) else array("q", part).tobytes() for part in ids_and_text))
+    return frame_parts(kind, *(part if isinstance(part, str) else array("q", part).tobytes() for part in ids_and_text))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.data.jsonl import BadRowError, nfc_json, numbered_lines
+from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.row_fields import check_types
 
@@ -20,22 +20,22 @@ def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]],
     if not file.is_file():
         raise BenchError(f"There is no {file}.", missing_hint)
     if file.suffix == ".json":
-        rows = _squad(file)
+        rows = _read_squad(file)
         lines = [1] * len(rows)
     else:
-        rows, lines = _json_lines(file)
+        rows, lines = _read_json_lines(file)
     if not rows:
         raise BenchError(f"{file} has no rows.", "Get the data again.")
     check_types(rows, lines, file)
     return rows, lines
 
 
-def _json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+def _read_json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    for number, line in numbered_lines(file):
+    for number, line in read_numbered_lines(file):
         try:
-            row = nfc_json(line)
+            row = parse_nfc_json(line)
         except BadRowError as error:
             raise BenchError(f"Line {number} of {file} {error}.", "Correct or remove it.") from error
         if not isinstance(row, dict):
@@ -47,10 +47,10 @@ def _json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return rows, lines
 
 
-def _squad(file: Path) -> list[dict[str, Any]]:
+def _read_squad(file: Path) -> list[dict[str, Any]]:
     """Return the questions of a SQuAD 1.1 file in the hub's flat form: id, title, context, question, answers."""
     try:
-        articles = nfc_json(file.read_text(encoding="utf-8-sig"))["data"]
+        articles = parse_nfc_json(file.read_text(encoding="utf-8-sig"))["data"]
         return [
             {
                 "id": question["id"],
@@ -70,12 +70,12 @@ def _squad(file: Path) -> list[dict[str, Any]]:
 def count_rows(file: Path) -> int:
     """Return how many rows a file has, without reading them as rows where a line is one."""
     if file.suffix == ".json":
-        return len(_squad(file))
+        return len(_read_squad(file))
     with file.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
 
 
-def rows_digest(documents: Any) -> str:
+def compute_rows_digest(documents: Any) -> str:
     """Return the sha256 of rows, in order, as JSON with sorted keys."""
     digest = hashlib.sha256()
     for row in documents:

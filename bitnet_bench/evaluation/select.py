@@ -13,33 +13,33 @@ from bitnet_bench.errors import BenchError, UsageError
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
 
-DATA_VARIABLE = "BITNET_BENCH_DATA"
+DATA_DIR_VARIABLE = "BITNET_BENCH_DATA"
 
 
-def data_directory(given: Path | None) -> Path | None:
+def find_data_directory(given: Path | None) -> Path | None:
     """Return the folder of local rows: `data_dir`, else $BITNET_BENCH_DATA, else None (the hub)."""
-    chosen = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    chosen = given or (Path(os.environ[DATA_DIR_VARIABLE]) if os.environ.get(DATA_DIR_VARIABLE) else None)
     if chosen is not None and not chosen.is_dir():
-        raise BenchError(f"There is no data folder {chosen}.", f"Check `data_dir` or {DATA_VARIABLE}.")
+        raise BenchError(f"There is no data folder {chosen}.", f"Check `data_dir` or {DATA_DIR_VARIABLE}.")
     return chosen
 
 
-def suites() -> dict[str, Suite]:
+def load_suites() -> dict[str, Suite]:
     """Return every installed suite by name."""
     from bitnet_bench.evaluation.suites import find_suites
 
-    return find_suites(plugins.task_folders())
+    return find_suites(plugins.find_task_folders())
 
 
 def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
     """Return what there is to know of every task without running it; rows are counted where they are at hand."""
     from bitnet_bench.evaluation.local_rows import count_rows
 
-    directory = data_directory(data_dir)
+    directory = find_data_directory(data_dir)
     listed = []
-    for suite in suites().values():
+    for suite in load_suites().values():
         for task in suite.tasks:
-            file = suite.rows_file(task, "test", directory)
+            file = suite.find_rows_file(task, "test", directory)
             local = file is not None and file.is_file()
             below = f"{task.local}/{task.files.get('test')}"
             listed.append(
@@ -48,53 +48,53 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
                     "version": suite.version,
                     "task": task.name,
                     "rows": count_rows(file) if local and file else None,
-                    "from": "embedded" if suite.embedded else below if local else _origin(suite, task),
+                    "from": "embedded" if suite.embedded else below if local else _describe_origin(suite, task),
                     "metrics": list(task.metrics),
                     "primary_metric": task.metrics[0],
                     "chance": task.chance,
                     "prompts": ["default", *suite.prompts],
-                    "licence": suite.licence_of(task),
+                    "licence": suite.find_licence(task),
                     "citation": task.citation or suite.citation,
                 }
             )
     return listed
 
 
-def _origin(suite: Suite, task: Task) -> str:
+def _describe_origin(suite: Suite, task: Task) -> str:
     if task.own_rows:
         return f"`rows={suite.name}:{task.name}=FILE`"
-    return suite.hub_of(task) or "`data_dir`"
+    return suite.find_hub_id(task) or "`data_dir`"
 
 
 def select_tasks(
     names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[tuple[Suite, Task]]:
     """Return the tasks of the suites called *names* that have rows here, or those of them called in *tasks*."""
-    from bitnet_bench.evaluation.harness_tasks import PREFIX, shipped_suite
-    from bitnet_bench.evaluation.suites import choose, nearest
+    from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX, find_harness_suite
+    from bitnet_bench.evaluation.suites import choose_suite, suggest_name
 
-    found = suites()
-    prefix = f"{PREFIX}:"
-    chosen = [shipped_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose(found, n) for n in names]
+    found = load_suites()
+    prefix = f"{HARNESS_PREFIX}:"
+    chosen = [find_harness_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose_suite(found, n) for n in names]
     if not tasks:
-        return [(s, task) for s in chosen for task in (s.tasks if s.name == PREFIX else s.runnable(data_dir))]
+        return [(s, task) for s in chosen for task in (s.tasks if s.name == HARNESS_PREFIX else s.list_runnable_tasks(data_dir))]
     selected = []
     for name in tasks:
         owners = [suite for suite in chosen if name in {task.name for task in suite.tasks}]
         if not owners:
             there = [task.name for suite in chosen for task in suite.tasks]
-            raise UsageError(f"No task {name!r} in {', '.join(names)}.", nearest(name, there))
+            raise UsageError(f"No task {name!r} in {', '.join(names)}.", suggest_name(name, there))
         selected += [(suite, suite.task(name)) for suite in owners]
     return selected
 
 
-def prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
+def list_prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
     """Return *count* prompts of the tasks of *suite*, the longest first, so that none cuts the others short."""
-    from bitnet_bench.evaluation.tasks import Setting, build_task
+    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
-    directory = data_directory(data_dir)
+    directory = find_data_directory(data_dir)
     found: list[str] = []
     for owner, task in select_tasks([suite], data_dir=directory):
-        built = build_task(owner, task, Setting(directory))
+        built = build_task(owner, task, TaskSettings(directory))
         found += [built.lm_task.doc_to_text(doc) for doc in built.lm_task.test_docs()]
     return tuple(sorted(found, key=len, reverse=True)[:count])

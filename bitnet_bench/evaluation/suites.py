@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.runs.value import Value
 
-SUITE = "suite.yaml"
+SUITE_FILE = "suite.yaml"
 
 
 class Task(Value):
@@ -55,37 +55,37 @@ class Suite(Value):
         """Return the task called *name*; UsageError names the nearest."""
         names = [task.name for task in self.tasks]
         if name not in names:
-            raise UsageError(f"Suite {self.name} has no task {name!r}.", nearest(name, names))
+            raise UsageError(f"Suite {self.name} has no task {name!r}.", suggest_name(name, names))
         return self.tasks[names.index(name)]
 
-    def hub_of(self, task: Task) -> str | None:
+    def find_hub_id(self, task: Task) -> str | None:
         """Return the hub id of a task's rows."""
         return task.hub or self.hub
 
-    def licence_of(self, task: Task) -> str:
+    def find_licence(self, task: Task) -> str:
         """Return the licence of a task's rows."""
         return task.licence or self.licence
 
-    def rows_file(self, task: Task, split: str, data_dir: Path | None) -> Path | None:
+    def find_rows_file(self, task: Task, split: str, data_dir: Path | None) -> Path | None:
         """Return the file of a split, or None where rows can only come from the hub, or there is no such split."""
         base = self.folder / self.embedded if self.embedded else data_dir
         if base is None or task.local is None or split not in task.files:
             return None
         return base / task.local / task.files[split]
 
-    def runnable(self, data_dir: Path | None) -> tuple[Task, ...]:
+    def list_runnable_tasks(self, data_dir: Path | None) -> tuple[Task, ...]:
         """Return the tasks that a run of the whole suite takes: those that have rows here.
 
         With a data directory that is every task with local rows; without one, every task with rows on the hub.
         """
         local = self.embedded is not None or data_dir is not None
-        return tuple(t for t in self.tasks if not t.own_rows and (t.local if local else self.hub_of(t)))
+        return tuple(t for t in self.tasks if not t.own_rows and (t.local if local else self.find_hub_id(t)))
 
 
 def find_suites(folders: list[Path]) -> dict[str, Suite]:
     """Return the suites below *folders* by name; BenchError names a suite.yaml that is wrong."""
     suites: dict[str, Suite] = {}
-    for file in sorted(file for folder in folders for file in folder.glob(f"*/{SUITE}")):
+    for file in sorted(file for folder in folders for file in folder.glob(f"*/{SUITE_FILE}")):
         suite = read_suite(file)
         if suite.name in suites:
             raise BenchError(f"Two suites are called {suite.name}.", f"{file} and {suites[suite.name].folder}.")
@@ -101,15 +101,15 @@ def read_suite(file: Path) -> Suite:
         raise BenchError(f"{file} is not a valid suite.", str(error)) from error
 
 
-def choose(suites: dict[str, Suite], name: str) -> Suite:
+def choose_suite(suites: dict[str, Suite], name: str) -> Suite:
     """Return the suite called *name*, or in the folder *name*; UsageError names the nearest."""
-    if name not in suites and (Path(name) / SUITE).is_file():
-        return read_suite(Path(name) / SUITE)
+    if name not in suites and (Path(name) / SUITE_FILE).is_file():
+        return read_suite(Path(name) / SUITE_FILE)
     if name not in suites:
-        raise UsageError(f"There is no suite {name!r}.", nearest(name, list(suites)))
+        raise UsageError(f"There is no suite {name!r}.", suggest_name(name, list(suites)))
     return suites[name]
 
 
-def nearest(name: str, names: list[str]) -> str:
+def suggest_name(name: str, names: list[str]) -> str:
     """Return what a wrong *name* may have meant, and what there is."""
     return f"{did_you_mean(name, names)} There are: {', '.join(names)}.".lstrip()

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_bench.errors import BenchError, RowError
-from bitnet_bench.evaluation.harness_tasks import AS_IS, own_scores
-from bitnet_bench.evaluation.local_rows import rows_digest
+from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
+from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.row_fields import find_null
 from bitnet_bench.evaluation.tasks import BuiltTask
-from bitnet_bench.metrics import metric
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example, Score
 from bitnet_bench.statistics import RESAMPLES
 
 _log = logging.getLogger(__name__)
-IMPOSSIBLE = -1e4
+IMPOSSIBLE_LOGLIKELIHOOD = -1e4
 """Log-probability (nats) that stands for an answer that is never given."""
 
 
@@ -61,8 +61,8 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
             f'{built.where(doc_id)} has a null in "{null}", which would be read as the word None.',
             "Give the field a text, or remove the row.",
         )
-    gold = _gold(built, doc, doc_id)
-    if AS_IS in built.task.metrics:
+    gold = _read_gold_answer(built, doc, doc_id)
+    if HARNESS_METRIC in built.task.metrics:
         task.doc_to_text(doc)
         return
     prompt = task.doc_to_text(doc)
@@ -82,9 +82,9 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
         answers = [(-1.0, False)] * len(choices)
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":
         answers = [-1.0]
-    example = _example(built, {"doc": doc, "doc_id": doc_id, "arguments": [[prompt]], "filtered_resps": answers})
+    example = _make_example(built, {"doc": doc, "doc_id": doc_id, "arguments": [[prompt]], "filtered_resps": answers})
     for key in built.task.metrics if choices or doc_id == 0 else ():
-        metric(key).of_one(example)
+        load_metric(key).score_example(example)
 
 
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
@@ -97,7 +97,7 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
             lm,
             {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
             limit=limit,
-            bootstrap_iters=RESAMPLES if AS_IS in built.task.metrics else 0,  # ours have standard errors of their own
+            bootstrap_iters=RESAMPLES if HARNESS_METRIC in built.task.metrics else 0,  # ours have standard errors of their own
             log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
@@ -108,27 +108,27 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
         raise BenchError(f"{built.where(error.row)} {error.what}.", error.hint) from error
     task_name = built.lm_task.task_name
     samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
-    examples = [_example(built, sample) for sample in samples]
-    digest = rows_digest(sample["doc"] for sample in samples)
-    if AS_IS not in built.task.metrics:
-        return score(built, examples, digest)
-    scores = own_scores(built.name, results["results"][task_name], len(examples))
+    examples = [_make_example(built, sample) for sample in samples]
+    digest = compute_rows_digest(sample["doc"] for sample in samples)
+    if HARNESS_METRIC not in built.task.metrics:
+        return score_examples(built, examples, digest)
+    scores = convert_harness_scores(built.name, results["results"][task_name], len(examples))
     right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
     own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
     return TaskResult(built.name, scores, own, digest)
 
 
-def score(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
+def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
     """Return every metric of the task over *examples*, with chance and majority beside them."""
-    primary = metric(built.task.metrics[0])
-    examples = [e.model_copy(update={"correct": primary.of_one(e)}) for e in examples]
-    constant = _majority_answers(built, examples)
-    scores = tuple(_score(built, key, examples, constant) for key in built.task.metrics)
+    primary = load_metric(built.task.metrics[0])
+    examples = [e.model_copy(update={"correct": primary.score_example(e)}) for e in examples]
+    constant = _answer_with_majority(built, examples)
+    scores = tuple(_make_score(built, key, examples, constant) for key in built.task.metrics)
     return TaskResult(built.name, scores, tuple(examples), rows_sha256)
 
 
-def _score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
-    found = metric(key)
+def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
+    found = load_metric(key)
     primary = key == built.task.metrics[0]
     return Score(
         task=built.name,
@@ -146,16 +146,16 @@ def _score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Se
     )
 
 
-def _majority_answers(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
+def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
     """Return the examples as one would answer them who always takes the most frequent target; [] if none chooses."""
     if not all(e.choices for e in examples):
         return []
     ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
-    return [_answered(built, e, [0.0 if i == most else IMPOSSIBLE for i in range(len(e.choices))]) for e in examples]
+    return [_answer_by_choice(built, e, [0.0 if i == most else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(e.choices))]) for e in examples]
 
 
 @dataclass(frozen=True)
-class _Gold:
+class _GoldAnswer:
     """What a row wants for an answer, in the one of these forms that its task uses."""
 
     target: str
@@ -165,19 +165,19 @@ class _Gold:
     value: float | None = None
 
 
-def _gold(built: BuiltTask, doc: Any, doc_id: int) -> _Gold:
+def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
     task, hooks = built.lm_task, built.hooks
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         text = str(task.doc_to_target(doc))
-        return _Gold(text, (text,))
+        return _GoldAnswer(text, (text,))
     target = _target(task, doc)
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
-        choice = _choice_index(built, doc_id, target, choices)
-        return _Gold(choices[choice], choice=choice, value=hooks.value(doc))
+        choice = _find_choice_index(built, doc_id, target, choices)
+        return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
     targets = [target] if isinstance(target, str) else list(target)
     references = hooks.references(doc)
-    return _Gold(targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc)))
+    return _GoldAnswer(targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc)))
 
 
 def _target(task: Any, doc: Any) -> Any:
@@ -199,7 +199,7 @@ def _holds(value: Any, wanted: Any) -> bool:
     return value == wanted or any(_holds(one, wanted) for one in inner)
 
 
-def _choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[str]) -> int:
+def _find_choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[str]) -> int:
     if isinstance(target, str) and target in choices:
         return choices.index(target)
     if isinstance(target, int) and 0 <= target < len(choices):
@@ -210,10 +210,10 @@ def _choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequence[
     )
 
 
-def _example(built: BuiltTask, sample: dict[str, Any]) -> Example:
+def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
     """Turn lm-eval's logged sample into ours."""
     doc, doc_id = sample["doc"], int(sample["doc_id"])
-    gold = _gold(built, doc, doc_id)
+    gold = _read_gold_answer(built, doc, doc_id)
     asked = Example(
         task=built.name,
         doc_id=doc_id,
@@ -231,11 +231,11 @@ def _example(built: BuiltTask, sample: dict[str, Any]) -> Example:
         return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
     if built.lm_task.OUTPUT_TYPE == "multiple_choice":
         choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
-        return _answered(built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses])
-    return _written(built, asked, doc, str(responses[0]).strip())
+        return _answer_by_choice(built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses])
+    return _answer_by_text(built, asked, doc, str(responses[0]).strip())
 
 
-def _answered(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float]) -> Example:
+def _answer_by_choice(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float]) -> Example:
     """Return an example of a task with choices, answered by the most likely one."""
     choice = loglikelihoods.index(max(loglikelihoods))
     values = built.hooks.values
@@ -244,19 +244,19 @@ def _answered(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float])
             "loglikelihoods": tuple(loglikelihoods),
             "output": asked.choices[choice],
             "output_choice": choice,
-            "output_value": _expected(loglikelihoods, values) if values else None,
+            "output_value": _expected_value(loglikelihoods, values) if values else None,
         }
     )
 
 
-def _expected(loglikelihoods: Sequence[float], values: Sequence[float]) -> float:
+def _expected_value(loglikelihoods: Sequence[float], values: Sequence[float]) -> float:
     """Return the mean of *values* under the softmax of *loglikelihoods*."""
     top = max(loglikelihoods)
     weights = [math.exp(ll - top) for ll in loglikelihoods]
     return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
-def _written(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
+def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
     """Return an example of a task that generates; an output outside the task's grammar agrees with no gold label."""
     hooks = built.hooks
     output = hooks.read(output)
@@ -269,13 +269,13 @@ def _written(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example
     return asked.model_copy(update={"output": output, "output_labels": tuple(labels), "malformed": malformed})
 
 
-def training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
+def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
     """Return (prompt, response) of the training split, the very text that evaluation uses with its delimiter.
 
     The second value says how many rows were left out because evaluation asks the same.
     """
     task = built.lm_task
-    documents, overlap = built.training_documents()
+    documents, overlap = built.list_training_documents()
     pairs = []
     nulls = 0
     for doc in documents[:limit]:

@@ -16,18 +16,18 @@ from jinja2 import BaseLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.evaluation.harness_tasks import AS_IS, shipped_yaml
+from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
 from bitnet_bench.runs.choices import DEFAULT_PROMPTS
 from bitnet_bench.runs.jobs import EvaluateJob
 
-TEST, TRAIN = "test_split", "training_split"
+TEST_SPLIT, TRAIN_SPLIT = "test_split", "training_split"
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskSettings:
     """How tasks are asked, and where their rows are."""
 
     data_dir: Path | None = None
@@ -68,23 +68,23 @@ class BuiltTask:
         """What that file says, with defaults; BenchError if a name in it seems to be misspelt."""
         return find_hooks(self.module)
 
-    def where(self, doc_id: int) -> str:
+    def describe_row(self, doc_id: int) -> str:
         """Return the words for a row's place, for an error."""
         if self.lines is None:
             return f"Row {doc_id} of {self.name} ({self.source})"
         return f"Line {self.lines[doc_id]} of {self.source}"
 
-    def training_documents(self) -> tuple[list[dict[str, Any]], int]:
+    def list_training_documents(self) -> tuple[list[dict[str, Any]], int]:
         """Return the training rows that are no test rows, and how many were: equal by the normalised prompt."""
         if not self.lm_task.has_training_docs():
             raise BenchError(f"{self.name} has no training rows.", "Use another task or a JSONL file.")
-        asked = {normalised(self.lm_task.doc_to_text(doc)) for doc in self.lm_task.test_docs()}
+        asked = {normalise_text(self.lm_task.doc_to_text(doc)) for doc in self.lm_task.test_docs()}
         rows = list(self.lm_task.training_docs())
-        kept = [doc for doc in rows if normalised(self.lm_task.doc_to_text(doc)) not in asked]
+        kept = [doc for doc in rows if normalise_text(self.lm_task.doc_to_text(doc)) not in asked]
         return kept, len(rows) - len(kept)
 
 
-def normalised(text: str) -> str:
+def normalise_text(text: str) -> str:
     """Return the letters and digits of *text* in NFKC and lower case: what makes two rows the same row."""
     return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
 
@@ -99,33 +99,33 @@ def load_module(file: Path) -> Any:
     return module
 
 
-def build_task(suite: Suite, task: Task, setting: Setting) -> BuiltTask:
+def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     """Return the task with its rows: the user's own, else the suite's, else of the data directory, else the hub's."""
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _sandbox_prompts()
-    config = _configuration(suite, task, setting.prompts)
-    files = _local_files(suite, task, setting)
+    config = _read_task_config(suite, task, setting.prompts)
+    files = _find_local_files(suite, task, setting)
     lines = None
     if files:
         own = f"{suite.name}:{task.name}" in setting.rows
-        hint = "Correct the path in `rows`." if own else _without(suite, task)
+        hint = "Correct the path in `rows`." if own else _hint_missing_rows(suite, task)
         splits = {name: read_rows_file(file, hint) for name, file in files.items()}
-        source = str(files[TEST])
-        lines = None if "process_docs" in config else splits[TEST][1]
+        source = str(files[TEST_SPLIT])
+        lines = None if "process_docs" in config else splits[TEST_SPLIT][1]
         try:
-            _use_local(config, {name: rows for name, (rows, _lines) in splits.items()})
+            _use_local_rows(config, {name: rows for name, (rows, _lines) in splits.items()})
         except (ArithmeticError, TypeError, ValueError) as error:  # pyarrow's errors are of these kinds
             raise BenchError(f"The rows of {source} are no table: {error}.", "Give each field one type.") from error
     else:
-        source = _use_hub(suite, task, config)
+        source = _use_hub_rows(suite, task, config)
     try:
         built = BuiltTask(suite, task, ConfigurableTask(config=config), source, lines)
     except (OSError, RuntimeError) as error:
         raise BenchError(
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
-            f"Give `data_dir` (or BITNET_BENCH_DATA) with {_wanted(task)}, or go online.",
+            f"Give `data_dir` (or BITNET_BENCH_DATA) with {_describe_rows_file(task)}, or go online.",
         ) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise BenchError(
@@ -155,21 +155,21 @@ def _sandbox_prompts() -> None:
 
 def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
     """Return the YAML that defines a task: the suite's own, or lm-eval's for a task or prompts of lm-eval."""
-    if AS_IS in task.metrics:
-        return shipped_yaml(task.name)
+    if HARNESS_METRIC in task.metrics:
+        return find_harness_yaml(task.name)
     if prompts == DEFAULT_PROMPTS:
         return suite.folder / f"{task.name}.yaml"
     if prompts not in suite.prompts:
         there = ", ".join([DEFAULT_PROMPTS, *suite.prompts])
         raise UsageError(f"Suite {suite.name} has no prompts called {prompts!r}.", f"There are: {there}.")
-    return shipped_yaml(suite.prompts[prompts].format(task=task.name))
+    return find_harness_yaml(suite.prompts[prompts].format(task=task.name))
 
 
-def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
+def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
-    if AS_IS in task.metrics:
+    if HARNESS_METRIC in task.metrics:
         for entry in config.get("metric_list", []):
             entry.pop("hf_evaluate", None)  # asks the hub for a metric that is then not used
     elif prompts != DEFAULT_PROMPTS:
@@ -179,47 +179,47 @@ def _configuration(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     return config
 
 
-def has_local_rows(suite: Suite, task: Task, setting: Setting) -> bool:
+def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
     """Return whether the test rows of a task are in a file that is there."""
-    file = _local_files(suite, task, setting).get(TEST)
+    file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
     return file is not None and file.is_file()
 
 
-def _local_files(suite: Suite, task: Task, setting: Setting) -> dict[str, Path]:
+def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, Path]:
     """Return the files of a task by lm-eval's name of the split, the test split first; {} where rows are the hub's."""
     own = setting.rows.get(f"{suite.name}:{task.name}")
-    test = own or suite.rows_file(task, "test", setting.data_dir)
-    train = suite.rows_file(task, "train", setting.data_dir)
+    test = own or suite.find_rows_file(task, "test", setting.data_dir)
+    train = suite.find_rows_file(task, "train", setting.data_dir)
     if test is None:
         return {}
-    return {TEST: test} | ({TRAIN: train} if train is not None and train.is_file() else {})
+    return {TEST_SPLIT: test} | ({TRAIN_SPLIT: train} if train is not None and train.is_file() else {})
 
 
-def _use_local(config: dict[str, Any], splits: Mapping[str, list[dict[str, Any]]]) -> None:
+def _use_local_rows(config: dict[str, Any], splits: Mapping[str, list[dict[str, Any]]]) -> None:
     from datasets import Dataset, DatasetDict
 
     rows = DatasetDict({name.removesuffix("_split"): Dataset.from_list(of_split) for name, of_split in splits.items()})
-    for name in (TEST, TRAIN, "validation_split", "fewshot_split"):
+    for name in (TEST_SPLIT, TRAIN_SPLIT, "validation_split", "fewshot_split"):
         config.pop(name, None)
     config |= {name: name.removesuffix("_split") for name in splits}
     config["dataset_kwargs"] = {}
     config["custom_dataset"] = lambda **_: rows
 
 
-def _use_hub(suite: Suite, task: Task, config: dict[str, Any]) -> str:
+def _use_hub_rows(suite: Suite, task: Task, config: dict[str, Any]) -> str:
     """Pin the revision of the hub's rows and return `id@revision`; unpinned rows take the newest, and say which."""
-    hub = suite.hub_of(task)
+    hub = suite.find_hub_id(task)
     if hub is None or task.own_rows:
-        option = f"Give `rows={suite.name}:{task.name}=FILE`." if task.own_rows else _without(suite, task)
+        option = f"Give `rows={suite.name}:{task.name}=FILE`." if task.own_rows else _hint_missing_rows(suite, task)
         raise BenchError(f"{suite.name}:{task.name} has no rows here.", option)
     arguments = dict(config.get("dataset_kwargs") or {})
     if "revision" not in arguments:
-        arguments["revision"] = _newest_revision(hub)
+        arguments["revision"] = _find_newest_revision(hub)
     config["dataset_kwargs"] = {name: value for name, value in arguments.items() if value is not None}
     return f"{hub}@{arguments['revision'] or 'unknown'}"
 
 
-def _newest_revision(hub: str) -> str | None:
+def _find_newest_revision(hub: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -229,21 +229,21 @@ def _newest_revision(hub: str) -> str | None:
         return None  # loading says what is wrong, or finds the rows in the cache
 
 
-def _wanted(task: Task) -> str:
+def _describe_rows_file(task: Task) -> str:
     return f"{task.local}/{task.files['test']}" if task.local else "rows (this task has none in that layout)"
 
 
-def _without(suite: Suite, task: Task) -> str:
-    hub = suite.hub_of(task)
+def _hint_missing_rows(suite: Suite, task: Task) -> str:
+    hub = suite.find_hub_id(task)
     where = f" It would come from {hub} on the hub without `data_dir`." if hub else ""
-    return f"Give `data_dir` (or BITNET_BENCH_DATA) a folder with {_wanted(task)}.{where}"
+    return f"Give `data_dir` (or BITNET_BENCH_DATA) a folder with {_describe_rows_file(task)}.{where}"
 
 
-def _add_shots(built: BuiltTask, setting: Setting) -> None:
+def _add_shots(built: BuiltTask, setting: TaskSettings) -> None:
     """Put the same seeded training examples, none of them a test row, before every document."""
     from lm_eval.api.samplers import FirstNSampler
 
-    rows, _overlap = built.training_documents()
+    rows, _overlap = built.list_training_documents()
     if len(rows) < setting.shots:
         raise BenchError(f"{built.name} has {len(rows)} training rows for {setting.shots} shots.", "Use fewer.")
     chosen = random.Random(setting.seed).sample(rows, setting.shots)

@@ -14,7 +14,7 @@ from pathlib import Path
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.runs.records import Environment
 
-PACKAGES = (
+RECORDED_PACKAGES = (
     "bitnet-bench",
     "torch",
     "transformers",
@@ -25,45 +25,45 @@ PACKAGES = (
     "rouge-score",
     "llama-cpp-python",
 )
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+VECTOR_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 """Those that decide how fast ternary, bfloat16 and float products are."""
 
 
-def compiler() -> str | None:
+def find_compiler() -> str | None:
     """Return the name of a C compiler of this machine, None if there is none."""
     return next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
 
 
-def environment() -> Environment:
+def read_environment() -> Environment:
     """Return the environment of this process, now."""
     torch = sys.modules.get("torch")
     return Environment(
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         platform=platform.platform(),
         python=platform.python_version(),
-        cpu=_cpu(),
+        cpu=_describe_cpu(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads() if torch else 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
-        gpu=_gpu() if torch else None,
+        packages={name: version for name in RECORDED_PACKAGES if (version := _find_version(name))},
+        gpu=_describe_gpu() if torch else None,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )
 
 
-def _gpu() -> str | None:
+def _describe_gpu() -> str | None:
     gpu = find_gpu()
     return gpu.identify() if gpu else None
 
 
-def _version(package: str) -> str | None:
+def _find_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def processor(cpuinfo: str) -> str | None:
+def parse_processor(cpuinfo: str) -> str | None:
     """Return name and vector instructions of the first processor in the text of /proc/cpuinfo; None if it has no name.
 
     One name is sold with and without AVX-512, and a number from one says nothing about the other.
@@ -74,13 +74,13 @@ def processor(cpuinfo: str) -> str | None:
         first.setdefault(key.strip(), value.strip())
     name = first.get("model name")
     flags = (first.get("flags") or first.get("Features") or "").split()
-    has = [flag for flag in INSTRUCTIONS if flag in flags]
+    has = [flag for flag in VECTOR_INSTRUCTIONS if flag in flags]
     return name and (f"{name} ({' '.join(has)})" if has else name)
 
 
-def _cpu() -> str:
+def _describe_cpu() -> str:
     try:
-        found = processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        found = parse_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         found = None
     return found or platform.processor() or platform.machine()

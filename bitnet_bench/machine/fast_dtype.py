@@ -9,7 +9,7 @@ import torch
 from bitnet_bench.machine.gpu import find_gpu
 
 
-def fast_compute() -> Literal["fp32", "bf16"]:
+def fastest_dtype() -> Literal["fp32", "bf16"]:
     """Return bf16 where the GPU, or without one the processor, has instructions for it, else fp32.
 
     PyTorch's bfloat16 products on a CPU without them are emulated: 90 times slower than float32 on one with AVX2 only.

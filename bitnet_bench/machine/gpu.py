@@ -22,10 +22,10 @@ BF16_CAPABILITY = (8, 0)
 """From Ampere on a GPU computes in bfloat16, and our Triton kernels are compiled for it."""
 BYTES_BESIDE_WEIGHTS = 2**30
 """What a run needs on the card beside its weights: workspaces of cuBLAS, activations and a key-value cache."""
-FAILURES = ("CUDA error", "CUBLAS_STATUS", "CUDA driver", "Triton Error [CUDA]")
-SHORTAGES = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+FAILURE_MARKS = ("CUDA error", "CUBLAS_STATUS", "CUDA driver", "Triton Error [CUDA]")
+SHORTAGE_MARKS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 """What errors of torch, cuBLAS, Triton and the CPU's allocator say."""
-HIDING = "CUDA_VISIBLE_DEVICES"
+VISIBLE_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Card:
+class CardState:
     """What torch and the driver say, before it is judged."""
 
     torch_cuda: str | None = None
@@ -92,22 +92,22 @@ class Card:
     """Whether the user hides all GPUs from CUDA."""
 
 
-def inspect_card() -> Card:
+def inspect_card() -> CardState:
     """Ask torch and the driver about the current device. Errors are facts here, and nothing is raised."""
     import torch
 
-    hidden = os.environ.get(HIDING) in ("", "-1", "NoDevFiles")
+    hidden = os.environ.get(VISIBLE_DEVICES_VARIABLE) in ("", "-1", "NoDevFiles")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     warned = next((str(one.message).splitlines()[0] for one in said if "CUDA" in str(one.message)), None)
     if not available:
-        return Card(torch.version.cuda, fault=warned, driver=read_driver(), hidden=hidden)
+        return CardState(torch.version.cuda, fault=warned, driver=read_driver(), hidden=hidden)
     try:
         index = torch.cuda.current_device()
         free, total = torch.cuda.mem_get_info(index)
         idle = torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
-        return Card(
+        return CardState(
             torch.version.cuda,
             True,
             None,
@@ -118,13 +118,13 @@ def inspect_card() -> Card:
             total,
             tuple(torch.cuda.get_arch_list()),
             read_driver(),
-            triton_version(),
+            find_triton_version(),
         )
     except RuntimeError as error:  # torch.AcceleratorError is one: a card that is full or broken
-        return Card(torch.version.cuda, True, first_line(error), driver=read_driver())
+        return CardState(torch.version.cuda, True, first_error_line(error), driver=read_driver())
 
 
-def find_gpu(needed_bytes: float = 0, card: Card | None = None) -> Gpu | None:
+def find_gpu(needed_bytes: float = 0, card: CardState | None = None) -> Gpu | None:
     """Return the GPU that this process computes on, None if it computes on the CPU (`why_no_gpu` says why).
 
     *needed_bytes*: of the weights that are to be loaded, without which only a card that answers is asked for.
@@ -145,7 +145,7 @@ def find_gpu(needed_bytes: float = 0, card: Card | None = None) -> Gpu | None:
     )
 
 
-def why_no_gpu(needed_bytes: float = 0, card: Card | None = None) -> str | None:
+def why_no_gpu(needed_bytes: float = 0, card: CardState | None = None) -> str | None:
     """Return why this process computes on the CPU, as the end of a sentence; None if it has a GPU."""
     card = inspect_card() if card is None else card
     if not card.available:
@@ -198,7 +198,7 @@ def why_no_launchers() -> str | None:
     return None
 
 
-def find_uuid() -> str | None:
+def find_gpu_uuid() -> str | None:
     """Return the driver's name of the GPU that this process computes on; None without one, or if torch does not say."""
     import torch
 
@@ -207,7 +207,7 @@ def find_uuid() -> str | None:
     return f"GPU-{uuid}" if uuid else None
 
 
-def triton_version() -> str | None:
+def find_triton_version() -> str | None:
     """Return the version of Triton; None where it is not installed."""
     for package in ("triton", "pytorch-triton", "triton-windows"):
         try:
@@ -226,7 +226,7 @@ def is_gpu_failure(error: BaseException) -> bool:
     lost = getattr(torch, "AcceleratorError", None)  # since torch 2.8; a RuntimeError before
     said = str(error)
     return (lost is not None and isinstance(error, lost)) or (
-        isinstance(error, RuntimeError) and any(mark in said for mark in FAILURES)
+        isinstance(error, RuntimeError) and any(mark in said for mark in FAILURE_MARKS)
     )
 
 
@@ -236,23 +236,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     said = str(error)
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(mark in said for mark in SHORTAGES)
+        isinstance(error, RuntimeError) and any(mark in said for mark in SHORTAGE_MARKS)
     )
 
 
-def first_line(error: BaseException) -> str:
+def first_error_line(error: BaseException) -> str:
     """Return the first line of an error's message: CUDA's are followed by advice for debugging."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
-def _why_unavailable(card: Card) -> str:
+def _why_unavailable(card: CardState) -> str:
     if card.driver is None or not card.driver.gpus:
         return "this machine shows no NVIDIA GPU"
     if card.torch_cuda is None:
         return "this torch is built for the CPU only (install one with CUDA)"
     if card.hidden:
-        return f"{HIDING} hides the GPU"
+        return f"{VISIBLE_DEVICES_VARIABLE} hides the GPU"
     needed = tuple(int(part) for part in card.torch_cuda.split(".")[:2])
     if card.driver.cuda < (*needed[:1], 0):  # a driver runs all of its own major version
         return (

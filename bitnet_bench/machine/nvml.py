@@ -6,13 +6,13 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-LIBRARY = "libnvidia-ml.so.1"
-TEXT_BYTES = 96
+NVML_LIBRARY = "libnvidia-ml.so.1"
+TEXT_BUFFER_BYTES = 96
 SM_CLOCK = 1
 """NVML_CLOCK_SM."""
 POWER_POLICY, HEAT_POLICY = 0, 1
 """NVML_PERF_POLICY_POWER and _THERMAL."""
-SLOWING = {
+SLOWDOWN_REASONS = {
     0x0000000000000004: "power cap",
     0x0000000000000008: "hardware slowdown",
     0x0000000000000020: "heat (software)",
@@ -22,10 +22,10 @@ SLOWING = {
 """Bits of nvmlClocksThrottleReasons that slow a busy GPU down; idling and set clocks are left out."""
 
 
-def driver_library() -> Any | None:
+def load_driver_library() -> Any | None:
     """Return NVML as the driver installs it, or None."""
     try:
-        return ctypes.CDLL(LIBRARY)
+        return ctypes.CDLL(NVML_LIBRARY)
     except OSError:
         return None
 
@@ -41,21 +41,21 @@ class DriverVersion:
 
 def read_driver(library: Any = None) -> DriverVersion | None:
     """Return the version of the driver and how many GPUs it shows; None without a driver."""
-    library = driver_library() if library is None else library
+    library = load_driver_library() if library is None else library
     if library is None or library.nvmlInit_v2():
         return None
-    text = ctypes.create_string_buffer(TEXT_BYTES)
+    text = ctypes.create_string_buffer(TEXT_BUFFER_BYTES)
     cuda, count = ctypes.c_int(), ctypes.c_uint()
-    library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(TEXT_BYTES))
+    library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(TEXT_BUFFER_BYTES))
     library.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(cuda))
     library.nvmlDeviceGetCount_v2(ctypes.byref(count))
     return DriverVersion(text.value.decode(), (cuda.value // 1000, cuda.value % 1000 // 10), int(count.value))
 
 
-def own_gpus(library: Any, uuid: str | None = None) -> list[Any] | str:
+def find_gpu_handles(library: Any, uuid: str | None = None) -> list[Any] | str:
     """Return NVML's handles of the GPU *uuid* that this process computes on, or of all; or why there are none."""
     if library is None:
-        return f"there is no NVIDIA driver here ({LIBRARY} is missing)"
+        return f"there is no NVIDIA driver here ({NVML_LIBRARY} is missing)"
     count = ctypes.c_uint()
     if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver shows no GPU"
@@ -77,7 +77,7 @@ class _Violation(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class GpuMoment:
+class GpuState:
     """A GPU at one moment; None where its driver does not say."""
 
     frequency_hz: float | None
@@ -90,20 +90,20 @@ class GpuMoment:
     """Likewise its limit of power."""
 
 
-def read_moment(library: Any, device: Any) -> GpuMoment:
+def read_gpu_state(library: Any, device: Any) -> GpuState:
     """Read the clock of *device* and what holds it down."""
     megahertz, reasons = ctypes.c_uint(), ctypes.c_ulonglong()
     clock_fails = library.nvmlDeviceGetClockInfo(device, SM_CLOCK, ctypes.byref(megahertz))
     reasons_fail = library.nvmlDeviceGetCurrentClocksThrottleReasons(device, ctypes.byref(reasons))
-    return GpuMoment(
+    return GpuState(
         None if clock_fails or not megahertz.value else 1e6 * megahertz.value,
-        () if reasons_fail else tuple(name for bit, name in SLOWING.items() if reasons.value & bit),
-        _violation(library, device, HEAT_POLICY),
-        _violation(library, device, POWER_POLICY),
+        () if reasons_fail else tuple(name for bit, name in SLOWDOWN_REASONS.items() if reasons.value & bit),
+        _read_violation_ns(library, device, HEAT_POLICY),
+        _read_violation_ns(library, device, POWER_POLICY),
     )
 
 
-def _violation(library: Any, device: Any, policy: int) -> int | None:
+def _read_violation_ns(library: Any, device: Any, policy: int) -> int | None:
     found = _Violation()
     if library.nvmlDeviceGetViolationStatus(device, policy, ctypes.byref(found)):
         return None

@@ -11,7 +11,7 @@ from bitnet_bench.runs.choices import AUTO as AUTO
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
-ENGINE, FALLBACK = "ternary", "hf"
+ENGINE_BACKEND, FALLBACK_BACKEND = "ternary", "hf"
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +27,7 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
 
     That is bfloat16 where the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower.
     """
-    from bitnet_bench.machine.fast_dtype import fast_compute
+    from bitnet_bench.machine.fast_dtype import fastest_dtype
 
     if checkpoint.is_ternary:
         return "ternary"
@@ -39,7 +39,7 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
             gpu.name,
             gpu.architecture,
         )
-    return fast_compute()
+    return fastest_dtype()
 
 
 def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -> RuntimeChoice:
@@ -49,14 +49,14 @@ def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -
     else runs on `hf`. The reason is logged once, where ternary weights do not get their engine.
     """
     if backend != AUTO:
-        plugins.load("backends", backend)  # an unknown name is an error before anything is read
+        plugins.load_plugin("backends", backend)  # an unknown name is an error before anything is read
         return RuntimeChoice(backend)
     if precision != "ternary":
-        return RuntimeChoice(FALLBACK, f"{precision} weights run on transformers")
-    obstacle = plugins.load("backends", ENGINE).find_obstacle(checkpoint)
+        return RuntimeChoice(FALLBACK_BACKEND, f"{precision} weights run on transformers")
+    obstacle = plugins.load_plugin("backends", ENGINE_BACKEND).find_obstacle(checkpoint)
     if obstacle is None:
-        return RuntimeChoice(ENGINE, "the ternary engine fits this checkpoint")
+        return RuntimeChoice(ENGINE_BACKEND, "the ternary engine fits this checkpoint")
     _log.warning(
-        "%s runs on the backend `%s`, not on the faster `%s`: %s.", checkpoint.source, FALLBACK, ENGINE, obstacle
+        "%s runs on the backend `%s`, not on the faster `%s`: %s.", checkpoint.source, FALLBACK_BACKEND, ENGINE_BACKEND, obstacle
     )
-    return RuntimeChoice(FALLBACK, obstacle)
+    return RuntimeChoice(FALLBACK_BACKEND, obstacle)

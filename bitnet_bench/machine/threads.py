@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WAITING = {"GOMP_SPINCOUNT": "10000"}
+OPENMP_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 """Environment of a process whose threads look for 0.2 ms whether the others are done before they sleep.
 
 GNU's OpenMP lets them spin for several milliseconds otherwise. Where cores are shared, the thread that is waited for

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, describe_duration
+from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, format_duration
 from bitnet_bench.measurement.forecast import Forecast
 from bitnet_bench.runs.records import RuntimeParity
 
-LOADING_SHARE = 0.7
+MAX_LOADING_SHARE = 0.7
 """Of the budget: what loading all of them may take, so that there is time to run them."""
-GUARANTEED_SHARE = 0.1
+MIN_LOADING_SHARE = 0.1
 """Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
-LEAST_LOAD_S = 0.5
+MIN_LOAD_S = 0.5
 """No model loads in less: a process has to start."""
-HOPELESS = 1.2
+MAX_FORECAST_RATIO = 1.2
 """One that is forecast to run for so many times its share is not loaded."""
 
 
@@ -31,7 +31,7 @@ class Loadable(Protocol):
 
 
 @dataclass(frozen=True)
-class Entrant:
+class QueuedCandidate:
     """One that asks for time, and what is known about how much."""
 
     loadable: Loadable
@@ -56,12 +56,12 @@ class Admission:
         return self.error is None and self.left_out is None
 
 
-def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
+def load_candidates(entrants: Sequence[QueuedCandidate], countdown: Countdown) -> list[Admission]:
     """Load every entrant that fits, the quickest first, so that what it leaves of its share goes to slower ones."""
     budget = countdown.budget
     countdown.tell("foresee")
     forecasts = [entrant.forecast() for entrant in entrants]
-    order = sorted(range(len(entrants)), key=lambda i: _demand(entrants[i], forecasts[i]))
+    order = sorted(range(len(entrants)), key=lambda i: _estimate_demand(entrants[i], forecasts[i]))
     found = [Admission() for _ in entrants]
     loaded_s: dict[tuple[str, str], float] = {}
     for waiting, index in zip(range(len(order), 0, -1), order, strict=True):
@@ -69,17 +69,17 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
         run_share = budget.left_s / waiting
         load_share = _load_share(budget, waiting)
         slow_load_s = loaded_s.get(entrant.kind, 0.0)
-        if load_share < LEAST_LOAD_S:
+        if load_share < MIN_LOAD_S:
             admission.left_out = f"No time was left for it in the {budget.describe()}."
-        elif forecast and forecast.seconds > HOPELESS * run_share:
-            admission.left_out = _too_long(forecast.describe(), run_share, countdown)
+        elif forecast and forecast.seconds > MAX_FORECAST_RATIO * run_share:
+            admission.left_out = _explain_too_long(forecast.describe(), run_share, countdown)
         elif slow_load_s > load_share:
-            loads = f"loading it would take about {describe_duration(slow_load_s)}, as the other precision did"
-            admission.left_out = _too_long(loads, load_share, countdown)
+            loads = f"loading it would take about {format_duration(slow_load_s)}, as the other precision did"
+            admission.left_out = _explain_too_long(loads, load_share, countdown)
         else:
             countdown.tell(f"load {entrant.loadable.name}")
             began = budget.elapsed_s
-            _load(entrant.loadable, load_share, admission)
+            _try_load(entrant.loadable, load_share, admission)
             if admission.error is None:
                 loaded_s[entrant.kind] = budget.elapsed_s - began
     return found
@@ -87,20 +87,20 @@ def admit(entrants: Sequence[Entrant], countdown: Countdown) -> list[Admission]:
 
 def _load_share(budget: Budget, waiting: int) -> float:
     """Return how long one of those *waiting* may load."""
-    left = max(0.0, budget.left_until_s(LOADING_SHARE))
-    return left - (waiting - 1) * min(GUARANTEED_SHARE * budget.seconds, left / waiting)
+    left = max(0.0, budget.left_until_s(MAX_LOADING_SHARE))
+    return left - (waiting - 1) * min(MIN_LOADING_SHARE * budget.seconds, left / waiting)
 
 
-def _demand(entrant: Entrant, forecast: Forecast | None) -> tuple[float, int]:
+def _estimate_demand(entrant: QueuedCandidate, forecast: Forecast | None) -> tuple[float, int]:
     return (forecast.seconds if forecast else 0.0, entrant.weight_bytes)
 
 
-def _too_long(what: str, share_s: float, countdown: Countdown) -> str:
-    share = describe_duration(max(0.0, share_s))
+def _explain_too_long(what: str, share_s: float, countdown: Countdown) -> str:
+    share = format_duration(max(0.0, share_s))
     return f"{what[0].upper()}{what[1:]}; its share of the {countdown.budget.describe()} is {share}."
 
 
-def _load(loadable: Loadable, within_s: float, admission: Admission) -> None:
+def _try_load(loadable: Loadable, within_s: float, admission: Admission) -> None:
     try:
         admission.parity = loadable.load(within_s)
     except OutOfBudgetError as error:

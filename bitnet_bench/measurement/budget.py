@@ -14,34 +14,34 @@ if TYPE_CHECKING:
     from bitnet_bench.protocols import Progress
 
 DEFAULT_BUDGET = "3m"
-SECONDS_OF = {"s": 1.0, "m": 60.0, "h": 3600.0}
-FORM = re.compile(r"(\d+(?:\.\d+)?) ?([smh])")
+SECONDS_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0}
+BUDGET_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?([smh])")
 GRACE_SHARE = 0.1
 """Of the budget: what has begun in time may end so much later."""
-CLOSING_SHARE, MOST_CLOSING_S = 0.03, 2.0
+CLOSING_SHARE, MAX_CLOSING_S = 0.03, 2.0
 """Kept for what follows the last round: ending processes, and how fast this machine reads."""
 EXPECTED_CLOSING_S = 1.0
 """Of that, what it takes as a rule."""
-LONGER_HINT = "Give a longer budget to measure it."
+LONGER_BUDGET_HINT = "Give a longer budget to measure it."
 
 
 class OutOfBudgetError(BenchError):
     """One was not done when its share of the budget was used up: it is left out, and nothing is wrong with it."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(problem, LONGER_HINT)
+        super().__init__(problem, LONGER_BUDGET_HINT)
 
 
 def parse_budget(text: str) -> float:
     """Return the seconds of a budget such as `90s`, `3m` or `1h`; UsageError if it has another form."""
-    found = FORM.fullmatch(text.strip())
-    seconds = float(found[1]) * SECONDS_OF[found[2]] if found else 0.0
+    found = BUDGET_PATTERN.fullmatch(text.strip())
+    seconds = float(found[1]) * SECONDS_PER_UNIT[found[2]] if found else 0.0
     if seconds <= 0:
         raise UsageError(f"{text!r} is not a budget.", "Give a number with s, m or h, such as 90s, 3m or 1h.")
     return seconds
 
 
-def describe_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as a reader wants it: `0.4 s`, `25 s`, `3 min`, `4.6 h`."""
     if seconds >= 5400:
         return f"{seconds / 3600:.1f} h"
@@ -71,7 +71,7 @@ class Budget:
     @property
     def closing_s(self) -> float:
         """What is kept for the end."""
-        return min(MOST_CLOSING_S, CLOSING_SHARE * self.seconds)
+        return min(MAX_CLOSING_S, CLOSING_SHARE * self.seconds)
 
     @property
     def left_s(self) -> float:
@@ -89,7 +89,7 @@ class Budget:
 
     def describe(self) -> str:
         """Return the budget for a sentence."""
-        return f"budget of {describe_duration(self.seconds)}"
+        return f"budget of {format_duration(self.seconds)}"
 
 
 @dataclass
@@ -105,12 +105,12 @@ class Countdown:
     def __post_init__(self) -> None:
         self.expected_s = self.budget.seconds
 
-    def expect(self, left_s: float) -> None:
+    def set_expected(self, left_s: float) -> None:
         """Set what is expected to be left, without the closing."""
         budget = self.budget
         self.expected_s = budget.elapsed_s + max(0.0, left_s) + min(EXPECTED_CLOSING_S, budget.closing_s)
 
-    def tell(self, note: str | None = None) -> None:
+    def show_progress(self, note: str | None = None) -> None:
         """Show the time that is over out of the time that is expected; *note* replaces what is being done."""
         self.note = self.note if note is None else note
         elapsed = int(self.budget.elapsed_s)

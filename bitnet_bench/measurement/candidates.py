@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
+from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.runs.choices import Precision
@@ -16,19 +16,19 @@ from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
 
 _log = logging.getLogger(__name__)
-FLOATS: tuple[Precision, ...] = ("fp16", "bf16")
+FLOAT_PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16")
 TERNARY_BACKENDS = ("ternary", "ternary-int8-head")
 """Those that run ternary weights only; a float twin that is measured beside them runs in `hf`."""
 
 
-class Place(NamedTuple):
+class CostTarget(NamedTuple):
     """A checkpoint, and the run folder whose record gains what is found, if any."""
 
     model: str
     out: Path | None
 
 
-class Contender(NamedTuple):
+class Candidate(NamedTuple):
     """What to measure."""
 
     model: str
@@ -41,40 +41,40 @@ class Contender(NamedTuple):
     """What *model* is, where that is known; its weights need not be read once more then."""
 
     @property
-    def place(self) -> Place:
+    def cost_target(self) -> CostTarget:
         """Where its costs go."""
-        return Place(self.model, self.out)
+        return CostTarget(self.model, self.out)
 
 
-def run_of(name: str) -> Place:
+def find_cost_target(name: str) -> CostTarget:
     """Return what *name* measures: of a run folder its checkpoint, and the folder, whose record gains the costs."""
     if not is_run(name):
-        return Place(name, None)
+        return CostTarget(name, None)
     checkpoint = load_record(Path(name)).checkpoint
-    here = checkpoint.source not in EMBEDDED and Path(checkpoint.path).exists()
-    if not here and checkpoint.source not in EMBEDDED and checkpoint.revision is None:
+    here = checkpoint.source not in EMBEDDED_CHECKPOINTS and Path(checkpoint.path).exists()
+    if not here and checkpoint.source not in EMBEDDED_CHECKPOINTS and checkpoint.revision is None:
         raise BenchError(
             f"The checkpoint of the run {name} is gone: {checkpoint.path}.",
             "Put it back, or measure it where it is now and name the run folder with `out`.",
         )
-    return Place(checkpoint.path if here else checkpoint.source, Path(name))
+    return CostTarget(checkpoint.path if here else checkpoint.source, Path(name))
 
 
-def with_twin(names: Sequence[str]) -> list[str]:
+def add_twin(names: Sequence[str]) -> list[str]:
     """Return *names*, with the twin that is found beside it where they are a single run folder."""
     named = list(dict.fromkeys(names))
     twin = find_twin(Path(named[0])) if len(named) == 1 and is_run(named[0]) else None
     if twin is None:
         return named
     try:
-        run_of(str(twin))
+        find_cost_target(str(twin))
     except BenchError as error:
         _log.warning("The twin %s is not measured. %s", twin, error.problem)
         return named
     return [*named, str(twin)]
 
 
-def contenders(
+def make_candidates(
     models: Sequence[str],
     precisions: Sequence[Precision],
     out: Path | None,
@@ -82,7 +82,7 @@ def contenders(
     backends: Sequence[str | None] = (None,),
     baselines: Sequence[str] = (),
     against_floats: bool = False,
-) -> list[Contender]:
+) -> list[Candidate]:
     """Pair models with backends and precisions; by default a ternary one runs as ternary, a float one as FP16 and BF16.
 
     A model is a checkpoint, whose costs go to *out*, or a run folder, whose own record gains those of its checkpoint.
@@ -90,28 +90,28 @@ def contenders(
     *against_floats* adds both for a model that has neither here: of its twin, or of its own weights as dense floats.
     *baselines* are models of any kind, run in `hf`.
     """
-    paired: list[Contender] = []
-    places = [run_of(model) for model in models]
+    paired: list[Candidate] = []
+    places = [find_cost_target(model) for model in models]
     opened = {
         model: open_checkpoint(model) for model in dict.fromkeys((*(place.model for place in places), *baselines))
     }
     for model, own in places:
-        default: Sequence[Precision] = ["ternary"] if opened[model].is_ternary else FLOATS
-        ran = backends if "ternary" in default else dict.fromkeys(map(_for_floats, backends))
-        paired += [Contender(model, p, out or own, backend) for backend in ran for p in precisions or default]
+        default: Sequence[Precision] = ["ternary"] if opened[model].is_ternary else FLOAT_PRECISIONS
+        ran = backends if "ternary" in default else dict.fromkeys(map(_choose_float_backend, backends))
+        paired += [Candidate(model, p, out or own, backend) for backend in ran for p in precisions or default]
     for model in baselines:
-        default = ["ternary"] if opened[model].is_ternary else FLOATS
-        paired += [Contender(model, precision, None, "hf") for precision in default]
+        default = ["ternary"] if opened[model].is_ternary else FLOAT_PRECISIONS
+        paired += [Candidate(model, precision, None, "hf") for precision in default]
     here = {one.precision for one in paired if one.backend in (None, AUTO, "hf")}
-    for precision in [p for p in FLOATS if against_floats and p not in here]:
+    for precision in [p for p in FLOAT_PRECISIONS if against_floats and p not in here]:
         first = places[0]
         twin = f"{first.model}{TWIN_SUFFIX}"
-        float_twin = twin if twin in EMBEDDED or (Path(twin) / "config.json").is_file() else None
-        dense = Contender(first.model, precision, out or first.out, "hf-dense")
-        paired.append(Contender(float_twin, precision, None, "hf") if float_twin else dense)
+        float_twin = twin if twin in EMBEDDED_CHECKPOINTS or (Path(twin) / "config.json").is_file() else None
+        dense = Candidate(first.model, precision, out or first.out, "hf-dense")
+        paired.append(Candidate(float_twin, precision, None, "hf") if float_twin else dense)
     return [one._replace(opened=opened.get(one.model)) for one in paired]
 
 
-def _for_floats(backend: str | None) -> str | None:
+def _choose_float_backend(backend: str | None) -> str | None:
     """Return where a float checkpoint runs when *backend* was asked for: not where only ternary weights do."""
     return "hf" if backend in TERNARY_BACKENDS else backend

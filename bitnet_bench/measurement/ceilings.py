@@ -10,29 +10,29 @@ from functools import cache
 
 from bitnet_bench.measurement.devices import Device
 
-SMALLEST_BYTES, LARGEST_BYTES = 1 << 16, 1 << 29
+MIN_READ_BYTES, MAX_READ_BYTES = 1 << 16, 1 << 29
 """Of the array that is read: the largest is beyond every cache."""
-PRODUCT = (256, 2560, 2560)
+PRODUCT_SHAPE = (256, 2560, 2560)
 """Tokens, columns and rows of the products that are timed."""
-REPEATS, LONGEST_S = 5, 0.25
+MAX_REPEATS, MAX_TIMING_S = 5, 0.25
 """A piece of work is timed so often, or until it has taken so long altogether: some dtypes are very slow here."""
 
 
 @dataclass(frozen=True)
-class Rates:
+class ProductRates:
     """Operations a second of matrix products."""
 
     int8: float
     floats: float
 
 
-def this_machine(read_bytes: int, threads: int) -> Device:
+def measure_machine(read_bytes: int, threads: int) -> Device:
     """Return the rates of this machine's cores; *read_bytes* is what is read again and again, which may fit a cache."""
-    size = min(max(read_bytes, SMALLEST_BYTES), LARGEST_BYTES)
+    size = min(max(read_bytes, MIN_READ_BYTES), MAX_READ_BYTES)
     rates = measure_rates(threads)
     return Device(
         name=f"this machine, {threads} threads",
-        read_bytes_per_s=_reading(size, threads),
+        read_bytes_per_s=_measure_reading(size, threads),
         int8_ops_per_s=rates.int8,
         float_ops_per_s=rates.floats,
         source=f"measured now: a sum over {size / 2**20:.0f} MiB, products in torch and in the ternary kernel",
@@ -53,7 +53,7 @@ def set_threads(count: int) -> Iterator[None]:
 
 
 @cache
-def measure_rates(threads: int) -> Rates:
+def measure_rates(threads: int) -> ProductRates:
     """Return the best of int8 products, torch's and the ternary kernel's, and of float products.
 
     What multiplies floats faster multiplies integers as well; torch's int8 products are slow without AVX512.
@@ -61,57 +61,57 @@ def measure_rates(threads: int) -> Rates:
     import torch
 
     with set_threads(threads):
-        floats = max(_product(torch.float32), _product(torch.bfloat16))
-        return Rates(max(_int8_product(), _kernel_product(), floats), floats)
+        floats = max(_measure_float_product(torch.float32), _measure_float_product(torch.bfloat16))
+        return ProductRates(max(_measure_int8_product(), _measure_kernel_product(), floats), floats)
 
 
 @cache
-def _reading(size: int, threads: int) -> float:
+def _measure_reading(size: int, threads: int) -> float:
     import torch
 
     data = torch.ones(size // 4)
     passes = max(1, (1 << 26) // size)
     with set_threads(threads):
-        return passes * size / _best(lambda: [data.sum() for _ in range(passes)])
+        return passes * size / _find_best_time(lambda: [data.sum() for _ in range(passes)])
 
 
-def _product(dtype: object) -> float:
+def _measure_float_product(dtype: object) -> float:
     import torch
 
-    tokens, columns, rows = PRODUCT
+    tokens, columns, rows = PRODUCT_SHAPE
     x, w = torch.ones(tokens, columns, dtype=dtype), torch.ones(rows, columns, dtype=dtype)  # type: ignore[call-overload]
-    return 2 * tokens * columns * rows / _best(lambda: x @ w.t())
+    return 2 * tokens * columns * rows / _find_best_time(lambda: x @ w.t())
 
 
-def _int8_product() -> float:
+def _measure_int8_product() -> float:
     import torch
 
-    tokens, columns, rows = PRODUCT
+    tokens, columns, rows = PRODUCT_SHAPE
     x, w = torch.ones(tokens, columns, dtype=torch.int8), torch.ones(rows, columns, dtype=torch.int8)
-    return 2 * tokens * columns * rows / _best(lambda: torch._int_mm(x, w.t()))
+    return 2 * tokens * columns * rows / _find_best_time(lambda: torch._int_mm(x, w.t()))
 
 
-def _kernel_product() -> float:
+def _measure_kernel_product() -> float:
     import torch
 
     from bitnet_bench.ternary import kernel
     from bitnet_bench.ternary.panels import to_panels
 
-    if kernel.library() is None:
+    if kernel.load_library() is None:
         return 0.0
-    tokens, columns, rows = PRODUCT
-    parts = kernel.Parts([(to_panels(torch.ones(rows, columns, dtype=torch.int8)), 1.0, rows, None)], columns)
-    x, y = kernel.Rows.empty(tokens, columns), torch.empty(tokens, rows)
+    tokens, columns, rows = PRODUCT_SHAPE
+    parts = kernel.JoinedLayers([(to_panels(torch.ones(rows, columns, dtype=torch.int8)), 1.0, rows, None)], columns)
+    x, y = kernel.QuantizedRows.empty(tokens, columns), torch.empty(tokens, rows)
     kernel.quantize_rows(torch.ones(tokens, columns), tokens, x)
-    return 2 * tokens * columns * rows / _best(lambda: parts(x, tokens, y))
+    return 2 * tokens * columns * rows / _find_best_time(lambda: parts(x, tokens, y))
 
 
-def _best(work: Callable[[], object]) -> float:
+def _find_best_time(work: Callable[[], object]) -> float:
     """Return the least seconds of *work*; the first time warms it up, and counts only where it is slow."""
     times = [_time(work)]
-    if times[0] < LONGEST_S:
+    if times[0] < MAX_TIMING_S:
         times = [_time(work)]
-    while len(times) < REPEATS and sum(times) < LONGEST_S:
+    while len(times) < MAX_REPEATS and sum(times) < MAX_TIMING_S:
         times.append(_time(work))
     return min(times)
 

@@ -17,14 +17,14 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError, explain
-from bitnet_bench.machine.threads import WAITING
-from bitnet_bench.measurement.budget import OutOfBudgetError, describe_duration
+from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
+from bitnet_bench.measurement.budget import OutOfBudgetError, format_duration
 from bitnet_bench.measurement.messages import (
     MAX_CHARACTERS_SHOWN,
-    Foreseen,
+    ProbeResult,
     MeasuringTask,
-    Opened,
+    OpenResult,
     ParityTask,
     Request,
 )
@@ -35,9 +35,9 @@ from bitnet_bench.runs.value import Value
 Answer = TypeVar("Answer", bound=Value)
 PYTHON = (sys.executable, "-P")
 """Without the current folder on the path: a file there that is called `random.py` is somebody's, and is not run."""
-WORKER = (*PYTHON, "-m", "bitnet_bench.measurement.worker")
-GATE = (*PYTHON, "-m", "bitnet_bench.measurement.parity_check")
-WAITING_S = 1.0
+WORKER_COMMAND = (*PYTHON, "-m", "bitnet_bench.measurement.worker")
+PARITY_COMMAND = (*PYTHON, "-m", "bitnet_bench.measurement.parity_check")
+WAIT_STEP_S = 1.0
 """Between two calls of what shows that time goes by."""
 
 
@@ -45,7 +45,7 @@ def wait_silently() -> None:
     """Do nothing while a process works."""
 
 
-class Child:
+class CandidateProcess:
     """One contestant in a process of its own; a `rounds.Contender`.
 
     A request that takes longer than it may ends the process: OutOfBudgetError within `timeout_s`, and beyond it the
@@ -57,23 +57,23 @@ class Child:
         name: str,
         task: ParityTask,
         timeout_s: float,
-        command: tuple[str, ...] = WORKER,
+        command: tuple[str, ...] = WORKER_COMMAND,
         waiting: Callable[[], None] = wait_silently,
     ) -> None:
         self.name = name
         self._task, self._timeout_s, self._command, self._waiting = task, timeout_s, command, waiting
-        self.opened: Opened | None = None
+        self.opened: OpenResult | None = None
 
-    def open(self, within_s: float = math.inf) -> Opened:
+    def open(self, within_s: float = math.inf) -> OpenResult:
         """Start the process and load the contestant; BenchError if that fails."""
         self._start()
-        self.opened = self._ask(self._task, Opened, within_s, "Loading it")
+        self.opened = self._send_request(self._task, OpenResult, within_s, "Loading it")
         return self.opened
 
     def check(self, within_s: float = math.inf) -> RuntimeParity:
         """Start the process, which is that of `GATE`, and return what it finds; BenchError if that fails."""
         self._start()
-        return self._ask(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
+        return self._send_request(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
 
     def _start(self) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
@@ -85,10 +85,10 @@ class Child:
             text=True,
             errors="replace",
             start_new_session=True,  # so that a runtime that it starts ends with it
-            env={**WAITING, **os.environ, "OMP_NUM_THREADS": str(self._task.threads)},
+            env={**OPENMP_ENVIRONMENT, **os.environ, "OMP_NUM_THREADS": str(self._task.threads)},
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_lines, daemon=True).start()
 
     def close(self) -> None:
         """End the process and whatever it started."""
@@ -105,21 +105,21 @@ class Child:
 
     def probe(self, batch: int, within_s: float = math.inf) -> float:
         """Return how many seconds one run will take, found by shorter ones."""
-        return self._ask(Request(do="probe", batch=batch), Foreseen, within_s, "A probe of it").run_s
+        return self._send_request(Request(do="probe", batch=batch), ProbeResult, within_s, "A probe of it").run_s
 
     def warm_up(self, batch: int, within_s: float = math.inf) -> Round:
         """Run a first round, with its peak of memory over a process that has only imported."""
-        found = self._round(Request(do="warm up", batch=batch), within_s, "Its warm-up")
+        found = self._run_round(Request(do="warm up", batch=batch), within_s, "Its warm-up")
         if found.peak_bytes is None:
             raise BenchError(f"{self.name} did not say how much memory it took.", "Its backend is broken.")
         return found
 
     def round(self, batch: int, within_s: float = math.inf) -> Round:
         """Run one round; BenchError if it did not do what was asked."""
-        return self._round(Request(do="round", batch=batch), within_s, "A round of it")
+        return self._run_round(Request(do="round", batch=batch), within_s, "A round of it")
 
-    def _round(self, request: Request, within_s: float, doing: str) -> Round:
-        found = self._ask(request, Round, within_s, doing)
+    def _run_round(self, request: Request, within_s: float, doing: str) -> Round:
+        found = self._send_request(request, Round, within_s, doing)
         assert isinstance(self._task, MeasuringTask), "a process that compares has no rounds"
         asked = self._task.new_tokens
         if found.new_tokens != asked or len(found.token_s) != asked - 1:
@@ -130,49 +130,49 @@ class Child:
             )
         return found
 
-    def _listen(self) -> None:
+    def _read_lines(self) -> None:
         assert self._process.stdout is not None
         with contextlib.suppress(ValueError, OSError):  # closed meanwhile
             for line in self._process.stdout:
                 self._lines.put(line)
         self._lines.put("")
 
-    def _ask(self, request: Value, kind: type[Answer], within_s: float, doing: str) -> Answer:
+    def _send_request(self, request: Value, kind: type[Answer], within_s: float, doing: str) -> Answer:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # the answer that does not come says why
             self._process.stdin.write(request.model_dump_json() + "\n")
             self._process.stdin.flush()
-        answer = self._wait(min(self._timeout_s, within_s))
+        answer = self._wait_for_line(min(self._timeout_s, within_s))
         if answer is None:
             self.close()
             if within_s < self._timeout_s:
-                raise OutOfBudgetError(f"{doing} took more than {describe_duration(within_s)}, which was its share.")
+                raise OutOfBudgetError(f"{doing} took more than {format_duration(within_s)}, which was its share.")
             raise BenchError(
                 f"{self.name} did not answer within {self._timeout_s:g} s.", "It hangs, or `timeout_s` is too short."
             )
         if not answer:
-            raise self._died()
+            raise self._make_exit_error()
         try:
             return kind.model_validate_json(answer)
         except ValidationError as error:
             raise BenchError(
-                f"{self.name} answered what cannot be ({explain(error)}): {answer.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
+                f"{self.name} answered what cannot be ({format_validation_error(error)}): {answer.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
                 "Its backend is broken.",
             ) from error
 
-    def _wait(self, limit_s: float) -> str | None:
+    def _wait_for_line(self, limit_s: float) -> str | None:
         """Return the next line of the process, or None if none comes within *limit_s*."""
         ends = time.monotonic() + limit_s
         while True:
             left = ends - time.monotonic()
             try:
-                return self._lines.get(timeout=max(0.0, min(left, WAITING_S)))
+                return self._lines.get(timeout=max(0.0, min(left, WAIT_STEP_S)))
             except queue.Empty:
-                if left <= WAITING_S:
+                if left <= WAIT_STEP_S:
                     return None
                 self._waiting()
 
-    def _died(self) -> BenchError:
+    def _make_exit_error(self) -> BenchError:
         status = self._process.wait()
         self._errors.seek(0)
         last = (self._errors.read().strip().splitlines() or ["no message"])[-1]

@@ -11,26 +11,26 @@ from pathlib import Path
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measurement.admission import Admission, Entrant, admit
+from bitnet_bench.measurement.admission import Admission, QueuedCandidate, load_candidates
 from bitnet_bench.measurement.budget import Countdown
 from bitnet_bench.measurement.ceilings import measure_rates
-from bitnet_bench.measurement.child import GATE, Child
-from bitnet_bench.measurement.costs import Entry, costs
+from bitnet_bench.measurement.child import PARITY_COMMAND, CandidateProcess
+from bitnet_bench.measurement.costs import CandidateInfo, make_costs
 from bitnet_bench.measurement.forecast import forecast_run
-from bitnet_bench.measurement.machine_state import cores
+from bitnet_bench.measurement.machine_state import count_cores
 from bitnet_bench.measurement.messages import MeasuringTask, ParityTask
-from bitnet_bench.measurement.rounds import Turns, alternate
+from bitnet_bench.measurement.rounds import RoundResults, alternate_rounds
 from bitnet_bench.measurement.scenario import Scenario as Scenario
 from bitnet_bench.protocols import NO_OPTIONS, EnergySource, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, RuntimeParity, Unavailable
 
-IDLE_S = 2.0
-MODELS = "idle power is measured, and this meter models"
+IDLE_POWER_S = 2.0
+MODELLED_REASON = "idle power is measured, and this meter models"
 
 
 @dataclass(frozen=True)
-class Contestant:
+class PreparedCandidate:
     """A checkpoint at a precision in a backend, the latter as `module:Class`."""
 
     checkpoint: Checkpoint
@@ -50,7 +50,7 @@ class Contestant:
 
 
 @dataclass
-class Outcome:
+class CandidateOutcome:
     """What measuring one contestant gave: a cost for each batch, or why there is none."""
 
     costs: list[Cost] = field(default_factory=list)
@@ -59,47 +59,47 @@ class Outcome:
     """Why the budget left it out, at some batch at least; nothing is wrong with it then."""
 
 
-def measure(contestants: Sequence[Contestant], scenario: Scenario, meter: str, countdown: Countdown) -> list[Outcome]:
+def measure_in_rounds(contestants: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Countdown) -> list[CandidateOutcome]:
     """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
-    threads = scenario.threads or cores()
+    threads = scenario.threads or count_cores()
     countdown.tell("idle power")
-    idle = idle_power(plugins.create_meter(meter))
+    idle = measure_idle_power(plugins.create_meter(meter))
     countdown.tell("this machine's rates")
     measure_rates(threads)  # kept for the floors: now nobody else is loaded
     measured = [
-        _Measured(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants
+        _LoadableCandidate(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants
     ]
     with ExitStack() as stack:
         for one in measured:
             stack.callback(one.child.close)
-        admitted = admit([one.entrant(scenario, threads) for one in measured], countdown)
+        admitted = load_candidates([one.make_queued(scenario, threads) for one in measured], countdown)
         running = [i for i, admission in enumerate(admitted) if admission.is_running]
-        alternated = alternate([measured[i].child for i in running], scenario, countdown)
+        alternated = alternate_rounds([measured[i].child for i in running], scenario, countdown)
     turns = dict(zip(running, alternated, strict=True))
     return [
-        _outcome(one, admission, turns.get(i), idle, threads)
+        _make_outcome(one, admission, turns.get(i), idle, threads)
         for i, (one, admission) in enumerate(zip(measured, admitted, strict=True))
     ]
 
 
 @dataclass
-class _Measured:
+class _LoadableCandidate:
     """A contestant and its process; an `admission.Loadable`."""
 
-    contestant: Contestant
+    contestant: PreparedCandidate
     task: MeasuringTask
     timeout_s: float
     countdown: Countdown
 
     def __post_init__(self) -> None:
         self.name = self.contestant.name
-        self.child = Child(self.name, self.task, self.timeout_s, waiting=self.countdown.tell)
+        self.child = CandidateProcess(self.name, self.task, self.timeout_s, waiting=self.countdown.tell)
 
-    def entrant(self, scenario: Scenario, threads: int) -> Entrant:
+    def make_queued(self, scenario: Scenario, threads: int) -> QueuedCandidate:
         """Return what is known of it before it is loaded."""
         one = self.contestant
         config = read_config(Path(one.checkpoint.path))
-        return Entrant(
+        return QueuedCandidate(
             self,
             lambda: forecast_run(config, one.backend, one.precision, scenario, threads),
             sum(one.checkpoint.weight_bytes.values()),
@@ -110,41 +110,41 @@ class _Measured:
         """Compare the runtime with its checkpoint, if it is one of others, and load it."""
         budget = self.countdown.budget
         ends = budget.elapsed_s + within_s
-        parity = self._parity(within_s) if self.contestant.checked else None
+        parity = self._check_parity(within_s) if self.contestant.checked else None
         self.child.open(max(0.0, ends - budget.elapsed_s))
         return parity
 
-    def _parity(self, within_s: float) -> RuntimeParity:
+    def _check_parity(self, within_s: float) -> RuntimeParity:
         """Return how far a runtime of others is from the checkpoint; BenchError if too far and nobody said so."""
-        from bitnet_bench.backends.runtime_parity import refuse_fault
+        from bitnet_bench.backends.runtime_parity import check_parity
 
         task = _parity_task(self.contestant)
-        gate = Child(f"the parity of {self.name}", task, self.timeout_s, GATE, self.countdown.tell)
+        gate = CandidateProcess(f"the parity of {self.name}", task, self.timeout_s, PARITY_COMMAND, self.countdown.tell)
         try:
             found = gate.check(within_s)
         finally:
             gate.close()
-        refuse_fault(found, self.contestant.options.allow_mismatch)
+        check_parity(found, self.contestant.options.allow_mismatch)
         return found
 
 
-def _outcome(
-    one: _Measured, admission: Admission, turns: Turns | None, idle: Measured | Unavailable, threads: int
-) -> Outcome:
+def _make_outcome(
+    one: _LoadableCandidate, admission: Admission, turns: RoundResults | None, idle: Measured | Unavailable, threads: int
+) -> CandidateOutcome:
     if turns is None:
-        return Outcome([], admission.error, admission.left_out)
+        return CandidateOutcome([], admission.error, admission.left_out)
     contestant, opened = one.contestant, one.child.opened
     assert opened is not None
-    entry = Entry(contestant.backend, contestant.precision, contestant.checkpoint, admission.parity, threads)
+    entry = CandidateInfo(contestant.backend, contestant.precision, contestant.checkpoint, admission.parity, threads)
     several = len(turns.left_out) + len(turns.rounds) > 1
     left_out = [f"At batch {batch}: {why}" if several else why for batch, why in turns.left_out.items()]
-    return Outcome(costs(entry, opened, turns, idle), turns.error, " ".join(left_out) or None)
+    return CandidateOutcome(make_costs(entry, opened, turns, idle), turns.error, " ".join(left_out) or None)
 
 
-def idle_power(meter: EnergySource, seconds: float = IDLE_S) -> Measured | Unavailable:
+def measure_idle_power(meter: EnergySource, seconds: float = IDLE_POWER_S) -> Measured | Unavailable:
     """Return the watts that this machine draws while nothing of ours runs; what a model says of that is not asked."""
     if meter.modelled:
-        return Unavailable(reason=MODELS)
+        return Unavailable(reason=MODELLED_REASON)
     if reason := meter.why_absent():
         return Unavailable(reason=reason)
     meter.start()
@@ -152,22 +152,22 @@ def idle_power(meter: EnergySource, seconds: float = IDLE_S) -> Measured | Unava
     time.sleep(seconds)
     joules = meter.stop()
     if not isinstance(joules, Measured):
-        return Unavailable(reason=MODELS if isinstance(joules, Modelled) else joules.reason)
+        return Unavailable(reason=MODELLED_REASON if isinstance(joules, Modelled) else joules.reason)
     watts = joules.median / (time.perf_counter() - began)
     return Measured(unit="W", method=f"{joules.method}, {seconds:g} s before the first round", readings=(watts,))
 
 
-def _parity_task(contestant: Contestant) -> ParityTask:
+def _parity_task(contestant: PreparedCandidate) -> ParityTask:
     return ParityTask(
         checkpoint=contestant.checkpoint,
         precision=contestant.precision,
         backend=contestant.backend_path,
         options=contestant.options,
-        threads=cores(),
+        threads=count_cores(),
     )
 
 
-def _measuring_task(contestant: Contestant, scenario: Scenario, threads: int, meter: str) -> MeasuringTask:
+def _measuring_task(contestant: PreparedCandidate, scenario: Scenario, threads: int, meter: str) -> MeasuringTask:
     return MeasuringTask(
         checkpoint=contestant.checkpoint,
         precision=contestant.precision,

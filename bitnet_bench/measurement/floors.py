@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.checkpoints.shape import Shape, shape_of
-from bitnet_bench.measurement.ceilings import this_machine
+from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
+from bitnet_bench.measurement.ceilings import measure_machine
 from bitnet_bench.measurement.devices import Device
-from bitnet_bench.measurement.energy.joules import modelled_metrics
-from bitnet_bench.measurement.energy.models import Work
-from bitnet_bench.measurement.peak_memory import ON_GPU
+from bitnet_bench.measurement.energy.joules import make_modelled_metrics
+from bitnet_bench.measurement.energy.models import TokenWork
+from bitnet_bench.measurement.peak_memory import GPU_PEAK_METHOD
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS, Precision
 from bitnet_bench.runs.records import Checkpoint, Cost, Measured, Modelled, Unavailable
 from bitnet_bench.runs.value import Value
 
-BITS: dict[Precision, float] = {
+BITS_PER_WEIGHT: dict[Precision, float] = {
     "ternary": 2.0,
     "tq2_0": 2.0625,
     "tq1_0": 1.6875,
@@ -32,15 +32,15 @@ BITS: dict[Precision, float] = {
     "fp32": 32.0,
 }
 """Of a weight in the layers, scales of blocks included."""
-Ceilings = Callable[[int, int], Device]
+CeilingsFunction = Callable[[int, int], Device]
 """The rates of a machine for so many bytes that are read again and again, with so many threads."""
-ROUNDING = 1 + 1e-9
+ROUNDING_FACTOR = 1 + 1e-9
 """So that a floor at the rate that was reached is not above it by a rounding."""
-KV_BYTES = {"ternary": 4, "fp32": 4}
+BYTES_PER_KV_VALUE = {"ternary": 4, "fp32": 4}
 """Of a key or value; 2 elsewhere."""
 
 
-class Plan(Value):
+class PrecisionPlan(Value):
     """What one precision of a shape takes at a context and a batch, at the least."""
 
     precision: Precision
@@ -60,13 +60,13 @@ class Plan(Value):
         return self.layer_bytes + self.head_bytes + self.embedding_bytes + self.kv_bytes
 
 
-def plan(shape: Shape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16) -> Plan:
+def plan_precision(shape: ModelShape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16) -> PrecisionPlan:
     """Return the bytes and the floors of *shape*; the head and the embedding take *head_bits*."""
-    layers = round(shape.matrices * BITS[precision] / 8) + 4 * shape.norm_weights
+    layers = round(shape.matrices * BITS_PER_WEIGHT[precision] / 8) + 4 * shape.norm_weights
     head = shape.head_weights * head_bits // 8
-    kv_token = shape.kv_values * KV_BYTES.get(precision, 2)
+    kv_token = shape.kv_values * BYTES_PER_KV_VALUE.get(precision, 2)
     kv = kv_token * context * batch
-    return Plan(
+    return PrecisionPlan(
         precision=precision,
         head=f"{head_bits}-bit",
         layer_bytes=layers,
@@ -79,35 +79,35 @@ def plan(shape: Shape, precision: Precision, device: Device, context: int, batch
 
 
 def decode_floor_s(
-    shape: Shape, precision: Precision, device: Device, context: int, batch: int, read_bytes: float
+    shape: ModelShape, precision: Precision, device: Device, context: int, batch: int, read_bytes: float
 ) -> float:
     """Return the least time of one token of each row after *context* tokens, given the bytes that it reads."""
     return max(read_bytes / device.read_bytes_per_s, _products_s(shape, precision, device, batch, context * batch))
 
 
-def prefill_floor_s(shape: Shape, precision: Precision, device: Device, tokens: int, batch: int) -> float:
+def prefill_floor_s(shape: ModelShape, precision: Precision, device: Device, tokens: int, batch: int) -> float:
     """Return the least time to read *batch* prompts of *tokens*: products of all layers, attention to half of them."""
     layers = _layers_s(shape, precision, device, tokens * batch)
     seen = batch * tokens * (tokens + 1) // 2
     return layers + (shape.attention_operations * seen + 2 * batch * shape.head_weights) / device.float_ops_per_s
 
 
-def _layers_s(shape: Shape, precision: Precision, device: Device, tokens: int) -> float:
+def _layers_s(shape: ModelShape, precision: Precision, device: Device, tokens: int) -> float:
     rate = device.int8_ops_per_s if precision in TERNARY_PRECISIONS else device.float_ops_per_s
     return 2 * shape.matrices * tokens / rate
 
 
-def _products_s(shape: Shape, precision: Precision, device: Device, tokens: int, seen: int) -> float:
+def _products_s(shape: ModelShape, precision: Precision, device: Device, tokens: int, seen: int) -> float:
     floats = 2 * shape.head_weights * tokens + shape.attention_operations * seen
     return _layers_s(shape, precision, device, tokens) + floats / device.float_ops_per_s
 
 
 @dataclass(frozen=True)
-class _Work:
+class _CostWork:
     """What a cost did at the least: bytes and products, of which its times say how fast this machine is."""
 
     cost: Cost
-    shape: Shape
+    shape: ModelShape
     read_bytes: float
     """Of a token in the middle."""
 
@@ -131,30 +131,30 @@ class _Work:
         found = self.cost.metrics.get(metric)
         return min(found.readings) if isinstance(found, Measured) else math.inf
 
-    def outpaces(self, device: Device) -> float:
+    def compute_speedup(self, device: Device) -> float:
         """Return how many times faster than *device* its products were; 1 or less where they were not."""
         unread = device.model_copy(update={"read_bytes_per_s": math.inf})
         prefill = self.prefill_floor_s(device) / self.quickest_s("prefill_s")
         return max(prefill, self.decode_floor_s(unread) / self.quickest_s("decode_s"))
 
 
-def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: Ceilings = this_machine) -> list[Cost]:
+def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: CeilingsFunction = measure_machine) -> list[Cost]:
     """Return the costs of one measurement with prefill_floor_s and decode_floor_s, from the best ceilings seen in it.
 
     Those are this machine's own, measured now, and what any of the costs itself reached: no cost is faster than its
     floor. The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a
     GPU, whose ceilings are not measured, there are none.
     """
-    works = [_work(cost, checkpoint) for cost, checkpoint in measured]
+    works = [_make_work(cost, checkpoint) for cost, checkpoint in measured]
     known = [work for work in works if work]
     devices = {id(work): ceilings(int(work.read_bytes), work.cost.threads) for work in known}
     return [
-        cost if work is None else _with_floors(work, _best_seen(work, known, devices))
+        cost if work is None else _with_floors(work, _find_best_ceilings(work, known, devices))
         for work, (cost, _) in zip(works, measured, strict=True)
     ]
 
 
-def _best_seen(own: _Work, works: Sequence[_Work], devices: Mapping[int, Device]) -> Device:
+def _find_best_ceilings(own: _CostWork, works: Sequence[_CostWork], devices: Mapping[int, Device]) -> Device:
     """Return the ceilings for *own*: the best of those that were measured and of what *works* reached.
 
     What reads as many bytes or more as fast shows that its own can be read so, too; fewer may have come from a cache.
@@ -162,34 +162,34 @@ def _best_seen(own: _Work, works: Sequence[_Work], devices: Mapping[int, Device]
     alike = [work for work in works if work.cost.threads == own.cost.threads]
     larger = [work for work in alike if work.read_bytes >= own.read_bytes]
     reading = max(devices[id(work)].read_bytes_per_s for work in larger)
-    reached = ROUNDING * max(work.read_bytes / work.quickest_s("decode_s") for work in larger)
+    reached = ROUNDING_FACTOR * max(work.read_bytes / work.quickest_s("decode_s") for work in larger)
     device = devices[id(own)]
-    floats = max((w.outpaces(device) for w in alike if w.cost.precision not in TERNARY_PRECISIONS), default=0.0)
-    device = _sped_up(device, floats, device.int8_ops_per_s)
-    every = max(work.outpaces(device) for work in alike)
-    device = _sped_up(device, every, device.int8_ops_per_s * max(1.0, every))
+    floats = max((w.compute_speedup(device) for w in alike if w.cost.precision not in TERNARY_PRECISIONS), default=0.0)
+    device = _speed_up(device, floats, device.int8_ops_per_s)
+    every = max(work.compute_speedup(device) for work in alike)
+    device = _speed_up(device, every, device.int8_ops_per_s * max(1.0, every))
     return device.model_copy(update={"read_bytes_per_s": max(reading, reached)})
 
 
-def _sped_up(device: Device, times: float, int8: float) -> Device:
+def _speed_up(device: Device, times: float, int8: float) -> Device:
     """Return *device* with faster products; what multiplies floats multiplies integers as fast."""
-    floats = device.float_ops_per_s * max(1.0, times * ROUNDING)
-    return device.model_copy(update={"float_ops_per_s": floats, "int8_ops_per_s": max(int8 * ROUNDING, floats)})
+    floats = device.float_ops_per_s * max(1.0, times * ROUNDING_FACTOR)
+    return device.model_copy(update={"float_ops_per_s": floats, "int8_ops_per_s": max(int8 * ROUNDING_FACTOR, floats)})
 
 
-def _work(cost: Cost, checkpoint: Checkpoint) -> _Work | None:
-    found = _shape(checkpoint)
+def _make_work(cost: Cost, checkpoint: Checkpoint) -> _CostWork | None:
+    found = _count_checkpoint_shape(checkpoint)
     peak = cost.metrics["peak_bytes"]
-    if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == ON_GPU):
+    if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == GPU_PEAK_METHOD):
         return None
     beside = sum(size for kind, size in cost.resident_by_kind.items() if kind.startswith("embedding"))
     weights = cost.resident_weight_bytes - (beside if found.embedding_weights else 0)
     positions = cost.prompt_tokens + cost.new_tokens / 2
     kv = cost.kv_bytes * positions / (cost.prompt_tokens + cost.new_tokens - 1)
-    return _Work(cost, found, weights + kv)
+    return _CostWork(cost, found, weights + kv)
 
 
-def _with_floors(work: _Work, device: Device) -> Cost:
+def _with_floors(work: _CostWork, device: Device) -> Cost:
     model = f"bytes read or products, whichever takes longer, at the best ceilings seen in this run: {device.source}, "
     model += "and what any contestant reached"
     floors = {"prefill_floor_s": work.prefill_floor_s(device), "decode_floor_s": work.decode_floor_s(device)}
@@ -199,19 +199,19 @@ def _with_floors(work: _Work, device: Device) -> Cost:
 
 def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:
     """Return *cost* with joules worked out of its operations where none were read; they are `Modelled`."""
-    found = _shape(checkpoint)
+    found = _count_checkpoint_shape(checkpoint)
     if isinstance(found, Unavailable) or not isinstance(cost.metrics.get("energy_j"), Unavailable):
         return cost
     ternary = cost.precision in TERNARY_PRECISIONS
     dense = found.head_weights + (0 if ternary else found.matrices)
-    work = Work(found.matrices if ternary else 0, dense, "fp32" if cost.precision == "fp32" else "fp16")
+    work = TokenWork(found.matrices if ternary else 0, dense, "fp32" if cost.precision == "fp32" else "fp16")
     example = work.joules(cost.prompt_tokens + cost.new_tokens - 1)
-    return cost.model_copy(update={"metrics": {**cost.metrics, **modelled_metrics(example, cost.new_tokens)}})
+    return cost.model_copy(update={"metrics": {**cost.metrics, **make_modelled_metrics(example, cost.new_tokens)}})
 
 
-def _shape(checkpoint: Checkpoint) -> Shape | Unavailable:
+def _count_checkpoint_shape(checkpoint: Checkpoint) -> ModelShape | Unavailable:
     """Return the counts of *checkpoint*, or why its architecture is not counted."""
     try:
-        return shape_of(read_config(Path(checkpoint.path)))
+        return compute_shape(read_config(Path(checkpoint.path)))
     except KeyError as error:
         return Unavailable(reason=f"{checkpoint.architecture} has no {error} in its config.json")

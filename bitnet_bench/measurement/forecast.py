@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bitnet_bench.checkpoints.shape import shape_of
+from bitnet_bench.checkpoints.shape import compute_shape
 from bitnet_bench.machine.gpu import find_gpu
-from bitnet_bench.measurement.budget import describe_duration
+from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.ceilings import set_threads
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.runs.choices import Precision
 
 TORCH_BACKENDS = ("hf", "hf-dense")
 """Those whose float products are torch's, so that torch's rate says how long they take."""
-DTYPES: Mapping[Precision, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-FEWEST_TOKENS, LONG_ENOUGH_S = 4, 0.05
+TORCH_DTYPES: Mapping[Precision, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+MIN_PROBE_TOKENS, MIN_PROBE_S = 4, 0.05
 """A probe begins with so few tokens, and doubles them until a product takes so long."""
 
 
 @dataclass(frozen=True)
-class Rates:
+class LayerRates:
     """How fast a dtype multiplies a layer: many tokens at once, and one token."""
 
     operations_per_s: float
@@ -38,13 +38,13 @@ class Forecast:
 
     precision: Precision
     seconds: float
-    rates: Rates
+    rates: LayerRates
 
     def describe(self) -> str:
         """Return what the forecast rests on, for a sentence."""
         rate = self.rates.operations_per_s / 1e9
         return (
-            f"one run would take about {describe_duration(self.seconds)}, because {self.precision.upper()} products "
+            f"one run would take about {format_duration(self.seconds)}, because {self.precision.upper()} products "
             f"reach {rate:.3g} GFLOP/s on this processor"
         )
 
@@ -53,32 +53,32 @@ def forecast_run(
     config: Mapping[str, Any], backend: str, precision: Precision, scenario: Scenario, threads: int
 ) -> Forecast | None:
     """Return how long a run takes at least; None where torch's rates on the CPU do not say."""
-    if backend not in TORCH_BACKENDS or precision not in DTYPES or find_gpu() is not None:
+    if backend not in TORCH_BACKENDS or precision not in TORCH_DTYPES or find_gpu() is not None:
         return None
     try:
-        shape = shape_of(config)
+        shape = compute_shape(config)
     except KeyError:
         return None
     batch = min(scenario.each_batch)
-    rates = _layer_rates(DTYPES[precision], config["hidden_size"], config["intermediate_size"], threads)
+    rates = _measure_layer_rates(TORCH_DTYPES[precision], config["hidden_size"], config["intermediate_size"], threads)
     prompt = 2 * (shape.matrices * scenario.prompt_tokens + shape.head_weights) * batch / rates.operations_per_s
     token = (shape.matrices + shape.head_weights) / rates.token_weights_per_s
     return Forecast(precision, prompt + token * (scenario.new_tokens - 1), rates)
 
 
 @cache
-def _layer_rates(dtype: str, columns: int, rows: int, threads: int) -> Rates:
+def _measure_layer_rates(dtype: str, columns: int, rows: int, threads: int) -> LayerRates:
     """Time products of the model's own layer: a prompt's, doubled until they take long enough, and one token's."""
     import torch
 
     with set_threads(threads):
         weight = torch.ones(rows, columns, dtype=getattr(torch, dtype))
-        tokens, seconds = FEWEST_TOKENS, 0.0
-        while seconds < LONG_ENOUGH_S and tokens <= 1024:
+        tokens, seconds = MIN_PROBE_TOKENS, 0.0
+        while seconds < MIN_PROBE_S and tokens <= 1024:
             tokens *= 2
             seconds = _time_product(weight, tokens)
         one = min(_time_product(weight, 1) for _ in range(3))
-    return Rates(2 * tokens * rows * columns / seconds, rows * columns / one)
+    return LayerRates(2 * tokens * rows * columns / seconds, rows * columns / one)
 
 
 def _time_product(weight: Any, tokens: int) -> float:

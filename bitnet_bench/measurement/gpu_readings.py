@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from bitnet_bench.machine.gpu import find_uuid
-from bitnet_bench.machine.nvml import GpuMoment, driver_library, own_gpus, read_moment
+from bitnet_bench.machine.gpu import find_gpu_uuid
+from bitnet_bench.machine.nvml import GpuState, load_driver_library, find_gpu_handles, read_gpu_state
 
 
 class GpuReadings(Protocol):
@@ -20,13 +20,13 @@ class GpuReadings(Protocol):
     def elapsed_s(self) -> float | None:
         """Return its own time from the mark to the end of what the session has waited for; None without events."""
 
-    def now(self) -> GpuMoment | None:
+    def read_state(self) -> GpuState | None:
         """Return its clock now; None without a GPU."""
 
     def used_bytes(self) -> int | None:
         """Return what is taken of its memory by all processes; None without a GPU."""
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Let the peak of its allocator begin anew."""
 
 
@@ -43,7 +43,7 @@ class NoGpu:
         """Return None."""
         return None
 
-    def now(self) -> GpuMoment | None:
+    def read_state(self) -> GpuState | None:
         """Return None."""
         return None
 
@@ -51,7 +51,7 @@ class NoGpu:
         """Return None."""
         return None
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Do nothing."""
 
 
@@ -63,8 +63,8 @@ class CudaReadings:
         import torch
 
         self._session, self._cuda = session, torch.cuda if cuda is None else cuda
-        self._library: Any = driver_library() if library is None else library
-        found = own_gpus(self._library, find_uuid())
+        self._library: Any = load_driver_library() if library is None else library
+        found = find_gpu_handles(self._library, find_gpu_uuid())
         self._device = None if isinstance(found, str) or len(found) != 1 else found[0]
         self._began: Any = None
         self._ended: Any = None
@@ -76,10 +76,10 @@ class CudaReadings:
     def begin(self) -> None:
         """Record an event, and another one whenever the session is about to wait."""
         self._began, self._ended = self._cuda.Event(enable_timing=True), None
-        self._session.before_waiting = self._end
+        self._session.before_waiting = self._record_end
         self._began.record()
 
-    def _end(self) -> None:
+    def _record_end(self) -> None:
         self._ended = self._cuda.Event(enable_timing=True)
         self._ended.record()
 
@@ -88,21 +88,21 @@ class CudaReadings:
         self._session.before_waiting = None
         return None if self._ended is None else float(self._began.elapsed_time(self._ended)) / 1e3
 
-    def now(self) -> GpuMoment | None:
+    def read_state(self) -> GpuState | None:
         """Return the GPU's clock now, and what holds it down."""
-        return None if self._device is None else read_moment(self._library, self._device)
+        return None if self._device is None else read_gpu_state(self._library, self._device)
 
     def used_bytes(self) -> int | None:
         """Return what is taken of the card's memory, as the driver counts it."""
         free, total = self._cuda.mem_get_info()
         return int(total - free)
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         """Let the peak of torch's allocator begin anew."""
         self._cuda.reset_peak_memory_stats()
 
 
-def between(before: GpuMoment | None, after: GpuMoment | None) -> dict[str, Any]:
+def diff_moments(before: GpuState | None, after: GpuState | None) -> dict[str, Any]:
     """Return the fields of a `readings.Round` that tell what happened to a GPU between two moments."""
     if before is None or after is None:
         return {}
@@ -110,10 +110,10 @@ def between(before: GpuMoment | None, after: GpuMoment | None) -> dict[str, Any]
     return {
         "gpu_frequency_hz": max(clocks, default=None),
         "gpu_slowed_by": sorted({*before.slowed_by, *after.slowed_by}),
-        "gpu_heat_s": _seconds(before.heat_ns, after.heat_ns),
-        "gpu_power_s": _seconds(before.power_ns, after.power_ns),
+        "gpu_heat_s": _diff_seconds(before.heat_ns, after.heat_ns),
+        "gpu_power_s": _diff_seconds(before.power_ns, after.power_ns),
     }
 
 
-def _seconds(before: int | None, after: int | None) -> float | None:
+def _diff_seconds(before: int | None, after: int | None) -> float | None:
     return None if before is None or after is None else max(0, after - before) / 1e9

@@ -18,7 +18,7 @@ PROC, CPUS = Path("/proc"), Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
-class Moment:
+class MachineMoment:
     """Counters at one moment; None where this machine keeps none."""
 
     time_s: float
@@ -31,37 +31,37 @@ class Moment:
     swapped_bytes: int | None
 
 
-def now(proc: Path = PROC, cpus: Path = CPUS) -> Moment:
+def read_moment(proc: Path = PROC, cpus: Path = CPUS) -> MachineMoment:
     """Read the counters."""
-    foreign, stolen = _busy()
-    return Moment(time.perf_counter(), foreign, stolen, _frequency(proc, cpus), _throttled(cpus), _swapped(proc))
+    foreign, stolen = _read_foreign_times()
+    return MachineMoment(time.perf_counter(), foreign, stolen, _read_frequency(proc, cpus), _count_throttled(cpus), _count_swapped_bytes(proc))
 
 
-def between(before: Moment, after: Moment, cores: int) -> dict[str, Any]:
+def diff_moments(before: MachineMoment, after: MachineMoment, cores: int) -> dict[str, Any]:
     """Return the fields of a `rounds.Round` that tell what happened between two moments."""
     core_seconds = (after.time_s - before.time_s) * cores
-    stolen = _difference(before.stolen_s, after.stolen_s)
+    stolen = _subtract_known(before.stolen_s, after.stolen_s)
     clocks = [m.frequency_hz for m in (before, after) if m.frequency_hz is not None]
     return {
         "foreign_share": min(1.0, max(0.0, (after.foreign_s - before.foreign_s) / core_seconds)),
         "stolen_share": None if stolen is None else min(1.0, max(0.0, stolen / core_seconds)),
         "frequency_hz": max(clocks, default=None),
-        "throttled": _difference(before.throttled, after.throttled),
-        "swapped_bytes": _difference(before.swapped_bytes, after.swapped_bytes),
+        "throttled": _subtract_known(before.throttled, after.throttled),
+        "swapped_bytes": _subtract_known(before.swapped_bytes, after.swapped_bytes),
     }
 
 
-def pace(threads: int) -> float:
+def measure_pace(threads: int) -> float:
     """Return the seconds that a fixed piece of work takes on the slowest of *threads* threads, the best of a few tries.
 
     A virtual machine does not see who shares its cores' execution units: neither load nor stolen time nor clock shows
     it, and products take up to 1.6 times as long. A hash takes twice as long then.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return max(pool.map(_best_pace, range(threads)))
+        return max(pool.map(_measure_thread_pace, range(threads)))
 
 
-def _best_pace(thread: int) -> float:
+def _measure_thread_pace(thread: int) -> float:
     data, found = bytes(PACE_BYTES), []
     for _ in range(PACE_TRIES):
         hashed = hashlib.sha256()
@@ -72,16 +72,16 @@ def _best_pace(thread: int) -> float:
     return min(found)
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _difference(before: Number | None, after: Number | None) -> Number | None:
+def _subtract_known(before: Number | None, after: Number | None) -> Number | None:
     return None if before is None or after is None else after - before
 
 
-def _busy() -> tuple[float, float | None]:
+def _read_foreign_times() -> tuple[float, float | None]:
     """Return the CPU seconds of others: processes of this machine, and other machines of its host."""
     import psutil
 
@@ -94,9 +94,9 @@ def _busy() -> tuple[float, float | None]:
     return float(times.user + times.system - ours), getattr(times, "steal", None)
 
 
-def _frequency(proc: Path, cpus: Path) -> float | None:
+def _read_frequency(proc: Path, cpus: Path) -> float | None:
     """Return the mean clock of the cores in Hz: from cpufreq, else as /proc/cpuinfo has it."""
-    clocks = [_number(file) for file in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    clocks = [_read_number(file) for file in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     known = [1e3 * clock for clock in clocks if clock is not None]
     if not known:
         with contextlib.suppress(OSError, ValueError):
@@ -105,13 +105,13 @@ def _frequency(proc: Path, cpus: Path) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _throttled(cpus: Path) -> int | None:
-    counts = [_number(file) for file in cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
+def _count_throttled(cpus: Path) -> int | None:
+    counts = [_read_number(file) for file in cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
 
-def _swapped(proc: Path) -> int | None:
+def _count_swapped_bytes(proc: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         fields = dict(line.split() for line in (proc / "vmstat").read_text().splitlines())
         pages = int(fields.get("pswpin", 0)) + int(fields.get("pswpout", 0))
@@ -119,7 +119,7 @@ def _swapped(proc: Path) -> int | None:
     return None
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
-from bitnet_bench.measurement.candidates import Contender, Place
-from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, Steps, quiet
+from bitnet_bench.measurement.candidates import Candidate, CostTarget
+from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.folder import RECORD, load_record, load_record_to_extend, locked, save_record
+from bitnet_bench.runs.folder import RECORD_FILE, load_record, load_record_to_extend, lock_folder, save_record
 from bitnet_bench.runs.jobs import MeasureJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
-    from bitnet_bench.measurement.contest import Contestant, Outcome
+    from bitnet_bench.measurement.contest import PreparedCandidate, CandidateOutcome
     from bitnet_bench.measurement.scenario import Scenario
 
 
 def measure(
-    contestants: Sequence[Contender | tuple[str, Precision, Path | None]],
+    contestants: Sequence[Candidate | tuple[str, Precision, Path | None]],
     scenario: Scenario,
     *,
     backend: str = AUTO,
     meter: str = MeasureJob.default("meter"),
     model_energy: bool = MeasureJob.default("model_energy"),
     options: RuntimeOptions = NO_OPTIONS,
-    steps: Steps = quiet,
+    steps: ProgressDisplay = no_display,
     began_s: float | None = None,
 ) -> list[RunRecord]:
     """Measure *contestants* in alternating rounds within the scenario's budget; return a record for each checkpoint.
@@ -45,25 +45,25 @@ def measure(
     the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this call.
     """
     from bitnet_bench.measurement.budget import Budget, Countdown
-    from bitnet_bench.measurement.contest import measure as run_rounds
+    from bitnet_bench.measurement.contest import measure_in_rounds as run_rounds
 
     began_s = time.monotonic() if began_s is None else began_s
 
-    entered = [Contender(*given) for given in contestants]
-    meters = plugins.names("meters")
-    meter = _meter() if meter == AUTO else meter
+    entered = [Candidate(*given) for given in contestants]
+    meters = plugins.list_plugins("meters")
+    meter = _choose_meter() if meter == AUTO else meter
     if meter not in meters:
-        plugins.load("meters", meter)  # says what there is
+        plugins.load_plugin("meters", meter)  # says what there is
     opened = {one.model: one.opened for one in entered if one.opened}
     opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
-    ready = [_contestant(opened[one.model], one, backend, options) for one in entered]
-    _refuse_too_long(ready, scenario)
+    ready = [_prepare_candidate(opened[one.model], one, backend, options) for one in entered]
+    _check_context_length(ready, scenario)
     with _held({one.out for one in entered if one.out is not None}):
-        records = _records_to_extend(entered, ready)
+        records = _prepare_records(entered, ready)
         with steps("measure (s)") as progress:
             countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)
             outcomes = run_rounds(ready, scenario, meters[meter].value, countdown)
-            found = _recorded(records, entered, ready, outcomes, model_energy)
+            found = _record_outcomes(records, entered, ready, outcomes, model_energy)
             countdown.finish()
     return found
 
@@ -73,39 +73,39 @@ def _held(folders: Collection[Path]) -> Iterator[None]:
     """Hold run folders from before their records are read until they are written: nobody else writes meanwhile."""
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
-            stack.enter_context(locked(folder))
+            stack.enter_context(lock_folder(folder))
         yield
 
 
-def _meter() -> str:
+def _choose_meter() -> str:
     return "rapl" if find_gpu() is None else "nvml"
 
 
-def _contestant(checkpoint: Checkpoint, one: Contender, backend: str, options: RuntimeOptions) -> Contestant:
-    from bitnet_bench.measurement.contest import Contestant
+def _prepare_candidate(checkpoint: Checkpoint, one: Candidate, backend: str, options: RuntimeOptions) -> PreparedCandidate:
+    from bitnet_bench.measurement.contest import PreparedCandidate
 
     name, reason = choose_backend(one.backend or backend, checkpoint, one.precision)
-    loaded, path = plugins.load("backends", name), plugins.names("backends")[name].value
-    return Contestant(checkpoint, one.precision, name, path, options, isinstance(loaded, CheckedBackend), reason)
+    loaded, path = plugins.load_plugin("backends", name), plugins.list_plugins("backends")[name].value
+    return PreparedCandidate(checkpoint, one.precision, name, path, options, isinstance(loaded, CheckedBackend), reason)
 
 
-def _records_to_extend(entered: Sequence[Contender], ready: Sequence[Contestant]) -> dict[Place, RunRecord]:
+def _prepare_records(entered: Sequence[Candidate], ready: Sequence[PreparedCandidate]) -> dict[CostTarget, RunRecord]:
     """Return the record of every checkpoint and run folder without costs; BenchError if one is of another checkpoint.
 
     It is made before anything is measured, so that no measurement is lost to a wrong folder.
     """
-    records: dict[Place, RunRecord] = {}
+    records: dict[CostTarget, RunRecord] = {}
     for one, contestant in zip(entered, ready, strict=True):
         if one.place not in records:
-            records[one.place] = _record_to_extend(one.out, contestant)
+            records[one.place] = _prepare_record(one.out, contestant)
     return records
 
 
-def _recorded(
-    records: dict[Place, RunRecord],
-    entered: Sequence[Contender],
-    ready: Sequence[Contestant],
-    outcomes: Sequence[Outcome],
+def _record_outcomes(
+    records: dict[CostTarget, RunRecord],
+    entered: Sequence[Candidate],
+    ready: Sequence[PreparedCandidate],
+    outcomes: Sequence[CandidateOutcome],
     model_energy: bool,
 ) -> list[RunRecord]:
     """Return *records* with costs, failures and what was left out; those with a run folder are saved."""
@@ -135,14 +135,14 @@ def _recorded(
     return found
 
 
-def _keep_earlier_costs(record: RunRecord, place: Place) -> RunRecord:
+def _keep_earlier_costs(record: RunRecord, place: CostTarget) -> RunRecord:
     """Return *record* with the costs that its folder holds already, where nothing was measured this time."""
-    if record.costs or place.out is None or not (place.out / RECORD).is_file():
+    if record.costs or place.out is None or not (place.out / RECORD_FILE).is_file():
         return record
     return record.model_copy(update={"costs": load_record(place.out).costs})
 
 
-def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> None:
+def _check_context_length(contestants: Sequence[PreparedCandidate], scenario: Scenario) -> None:
     from bitnet_bench.checkpoints.config import read_config
 
     for contestant in contestants:
@@ -156,9 +156,9 @@ def _refuse_too_long(contestants: Sequence[Contestant], scenario: Scenario) -> N
             )
 
 
-def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
+def _prepare_record(out: Path | None, contestant: PreparedCandidate) -> RunRecord:
     checkpoint = contestant.checkpoint
-    if out is not None and (out / RECORD).is_file():
+    if out is not None and (out / RECORD_FILE).is_file():
         record = load_record_to_extend(out)
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")
@@ -169,5 +169,5 @@ def _record_to_extend(out: Path | None, contestant: Contestant) -> RunRecord:
         backend=contestant.backend,
         backend_reason=contestant.backend_reason,
         precision=contestant.precision,
-        environment=environment(),
+        environment=read_environment(),
     )

@@ -12,7 +12,7 @@ from typing import Literal, TextIO, TypeVar
 
 from pydantic import Field, ValidationError
 
-from bitnet_bench.errors import BenchError, explain
+from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.protocols import RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
@@ -52,7 +52,7 @@ class Request(Value):
     batch: int = Field(gt=0)
 
 
-class Opened(Value):
+class OpenResult(Value):
     """What opening took."""
 
     load_s: float = Field(gt=0)
@@ -62,7 +62,7 @@ class Opened(Value):
     memory_method: str
 
 
-class Foreseen(Value):
+class ProbeResult(Value):
     """How long one run will take."""
 
     run_s: float = Field(gt=0)
@@ -74,7 +74,7 @@ def parse_request(line: str, kind: type[Message]) -> Message:
         return kind.model_validate_json(line)
     except ValidationError as error:
         raise BenchError(
-            f"A process that measures was asked for what it does not know ({explain(error)}): "
+            f"A process that measures was asked for what it does not know ({format_validation_error(error)}): "
             f"{line.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
             "Two versions of bitnet-bench may be mixed: reinstall it.",
         ) from error
@@ -101,5 +101,5 @@ def run_process(main: Callable[[], None]) -> None:
         print(error.problem, error.hint, file=sys.stderr)
         sys.exit(1)
     except ValidationError as error:
-        print(f"a reading is impossible ({explain(error)}).", file=sys.stderr)
+        print(f"a reading is impossible ({format_validation_error(error)}).", file=sys.stderr)
         sys.exit(1)

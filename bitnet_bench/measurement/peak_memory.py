@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SAMPLE_S, PAUSE_TIMES = 0.02, 5.0
+SAMPLE_INTERVAL_S, MIN_PAUSE_RATIO = 0.02, 5.0
 """Between two readings, and at least so many times as long as one takes: the run is not to be slowed."""
-ON_GPU = "peak of torch's allocator on the GPU in the warm-up"
+GPU_PEAK_METHOD = "peak of torch's allocator on the GPU in the warm-up"
 PROC = Path("/proc")
 
 
-def memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
+def read_memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
     """Return the memory of a process in bytes: mapped files whole, the rest as PSS; None where there is no PSS.
 
     Contestants share the pages of libraries and of a checkpoint, and each of them needs them all: by PSS a process
@@ -45,28 +45,28 @@ class PeakMemory:
     @property
     def method(self) -> str:
         """How the peak is read."""
-        if device_peak() is not None:
-            return ON_GPU
-        if memory_bytes() is None:
+        if read_device_peak() is not None:
+            return GPU_PEAK_METHOD
+        if read_memory_bytes() is None:
             return "largest resident memory over the process before loading"
         return "peak of the warm-up (mapped files whole, the rest as PSS) over the process before loading"
 
     def read(self) -> int:
         """Read now, and return the most so far."""
-        self._most = max(self._most, self._now())
+        self._most = max(self._most, self._read_now())
         return self._most
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch_peak(self) -> Iterator[None]:
         """Read again and again meanwhile."""
         ended = threading.Event()
 
         def watch() -> None:
-            pause = SAMPLE_S
+            pause = SAMPLE_INTERVAL_S
             while not ended.wait(pause):
                 began = time.perf_counter()
                 self.read()
-                pause = max(SAMPLE_S, PAUSE_TIMES * (time.perf_counter() - began))
+                pause = max(SAMPLE_INTERVAL_S, MIN_PAUSE_RATIO * (time.perf_counter() - began))
 
         self._most = 0
         thread = threading.Thread(target=watch, daemon=True)
@@ -78,14 +78,14 @@ class PeakMemory:
             ended.set()
             thread.join()
 
-    def _now(self) -> int:
-        own = memory_bytes()
+    def _read_now(self) -> int:
+        own = read_memory_bytes()
         if own is None:
             return _largest_resident()
-        return own + sum(memory_bytes(pid) or 0 for pid in _children())
+        return own + sum(read_memory_bytes(pid) or 0 for pid in _list_children())
 
 
-def device_peak() -> int | None:
+def read_device_peak() -> int | None:
     """Return the most bytes that torch's allocator held on the GPU; None where none holds anything."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
@@ -93,7 +93,7 @@ def device_peak() -> int | None:
     return int(torch.cuda.max_memory_allocated()) or None
 
 
-def _children() -> list[int]:
+def _list_children() -> list[int]:
     import psutil
 
     return [child.pid for child in psutil.Process().children(recursive=True)]

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from bitnet_bench.runs.records import MOST_FOREIGN, Measurement
+from bitnet_bench.runs.records import MAX_FOREIGN_SHARE, Measurement
 from bitnet_bench.runs.value import Value
 
-MOST_STOLEN = 0.02
+MAX_STOLEN_SHARE = 0.02
 """Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""
-SLOWEST = 0.9
+MIN_SPEED_SHARE = 0.9
 """A round at less than this share of the frequency or the pace that others ran at was slowed."""
-MOST_HEATED = 0.01
+MAX_HEAT_SHARE = 0.01
 """Above this share of a round in which heat held a GPU's clock down, it was slowed."""
-COVERAGE = 0.95
+MEDIAN_COVERAGE = 0.95
 
 
 class Round(Value):
@@ -59,36 +59,36 @@ class Round(Value):
     """What computed, as the session says it."""
 
 
-def find_disturbed(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:
+def find_disturbed_rounds(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:
     """Return why rounds were disturbed, by their index."""
-    why = {i: disturbances(reading, seen) for i, reading in enumerate(rounds)}
+    why = {i: find_disturbances(reading, seen) for i, reading in enumerate(rounds)}
     return {i: reasons for i, reasons in why.items() if reasons}
 
 
-def disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
+def find_disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
     """Say what disturbed a round: other processes or machines, heat, swapping, or less speed than in the rounds *seen*.
 
     Neither a machine's clock nor its pace depends on who is measured, so that *seen* are rounds of all contenders.
     """
     found = []
-    if reading.foreign_share > MOST_FOREIGN:
+    if reading.foreign_share > MAX_FOREIGN_SHARE:
         found.append(f"other processes used {reading.foreign_share:.0%} of the cores")
-    if reading.stolen_share and reading.stolen_share > MOST_STOLEN:
+    if reading.stolen_share and reading.stolen_share > MAX_STOLEN_SHARE:
         found.append(f"other machines of the host took {reading.stolen_share:.0%} of the cores")
     if reading.throttled:
         found.append(f"{reading.throttled} thermal events slowed the processor")
     if reading.swapped_bytes:
         found.append(f"{reading.swapped_bytes / 2**20:.1f} MiB were swapped")
     fastest = max((r.frequency_hz for r in seen if r.frequency_hz), default=None)
-    if fastest and reading.frequency_hz and reading.frequency_hz < SLOWEST * fastest:
+    if fastest and reading.frequency_hz and reading.frequency_hz < MIN_SPEED_SHARE * fastest:
         found.append(f"the cores ran at {reading.frequency_hz / 1e9:.2f} GHz instead of {fastest / 1e9:.2f}")
-    if reading.gpu_heat_s and reading.gpu_heat_s > MOST_HEATED * reading.metered_s:
+    if reading.gpu_heat_s and reading.gpu_heat_s > MAX_HEAT_SHARE * reading.metered_s:
         found.append(f"heat slowed the GPU for {reading.gpu_heat_s:.2f} s")
     boosted = max((r.gpu_frequency_hz for r in seen if r.gpu_frequency_hz), default=None)
-    if boosted and reading.gpu_frequency_hz and reading.gpu_frequency_hz < SLOWEST * boosted:
+    if boosted and reading.gpu_frequency_hz and reading.gpu_frequency_hz < MIN_SPEED_SHARE * boosted:
         found.append(f"the GPU ran at {reading.gpu_frequency_hz / 1e9:.2f} GHz instead of {boosted / 1e9:.2f}")
     quickest = min((r.pace_s for r in seen if r.pace_s), default=None)
-    if quickest and reading.pace_s and reading.pace_s > quickest / SLOWEST:
+    if quickest and reading.pace_s and reading.pace_s > quickest / MIN_SPEED_SHARE:
         found.append(f"the cores did {quickest / reading.pace_s:.0%} of the work of the quietest round")
     return found
 
@@ -106,7 +106,7 @@ def median_interval(readings: Sequence[float]) -> tuple[float, float]:
     """
     ordered, n = sorted(readings), len(readings)
     outside, ways, k = 0.0, 1, 0
-    while outside + ways / 2**n <= (1 - COVERAGE) / 2:
+    while outside + ways / 2**n <= (1 - MEDIAN_COVERAGE) / 2:
         outside += ways / 2**n
         ways, k = ways * (n - k) // (k + 1), k + 1
     least = max(k - 1, 0)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Key = TypeVar("Key")
-Turn = Literal["often", "once", "never"]
+TurnKind = Literal["often", "once", "never"]
 """Rounds that alternate, a single run, or none."""
-FACTOR = 1.5
+MAX_ERROR_FACTOR = 1.5
 """By so much the time that is left may be off."""
-SHORTEST_S = 1e-6
+MIN_ROUND_S = 1e-6
 """No round is shorter."""
-BELIEVED = 3
+MIN_TRUSTED_ROUNDS = 3
 """After so many rounds narrow intervals are expected to stay so.
 
 Before, rounds may still end early or late: the earliest end is so late that what is expected then is never off by more
@@ -27,11 +27,11 @@ than `FACTOR`. Of ten rounds it is the seventh.
 class Allotment:
     """What one contestant gets of the time that is left."""
 
-    turn: Turn
+    turn: TurnKind
     share_s: float
 
 
-def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, Allotment]:
+def allot_shares(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, Allotment]:
     """Return what each contestant gets, given the seconds that one run of each takes.
 
     What a quick one leaves of its share goes to slower ones (max-min fairness). One that cannot make *runs* in its
@@ -39,7 +39,7 @@ def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, All
     others: so a slower one never gets more than a quicker one.
     """
     allotted: dict[Key, Allotment] = {}
-    waiting = deque(_quickest_first(run_s))
+    waiting = deque(_sort_by_run_time(run_s))
     most = runs
     while waiting:
         share = max(0.0, left_s) / len(waiting)
@@ -53,7 +53,7 @@ def allot(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, All
     return allotted
 
 
-def _quickest_first(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:
+def _sort_by_run_time(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:
     return sorted(run_s.items(), key=lambda item: item[1])
 
 
@@ -64,7 +64,7 @@ class RoundPlan:
     earliest: int
     most: int
 
-    def expect(self, done: int, narrow: bool) -> float:
+    def expect_rounds(self, done: int, narrow: bool) -> float:
         """Return how many rounds are still to be expected.
 
         Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
@@ -74,24 +74,24 @@ class RoundPlan:
         late, early = max(0, self.most - done), self.earliest - done
         if early <= 0 or not narrow:
             return late
-        if done >= BELIEVED or early == 1:
+        if done >= MIN_TRUSTED_ROUNDS or early == 1:
             return early
-        lowest, highest = 1 + (late - 1) / FACTOR, 1 + (early - 1) * FACTOR
+        lowest, highest = 1 + (late - 1) / MAX_ERROR_FACTOR, 1 + (early - 1) * MAX_ERROR_FACTOR
         return (lowest + highest) / 2
 
 
 def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPlan:
     """Return the plan before the first round, if a round takes *round_s* and *left_s* is left."""
-    planned = max(1, min(most, count_fitting(round_s, left_s)))
-    earliest = math.ceil(BELIEVED + (planned - BELIEVED) / FACTOR**2)
+    planned = max(1, min(most, count_fitting_rounds(round_s, left_s)))
+    earliest = math.ceil(MIN_TRUSTED_ROUNDS + (planned - MIN_TRUSTED_ROUNDS) / MAX_ERROR_FACTOR**2)
     return RoundPlan(min(planned, max(least, earliest)), planned)
 
 
-def count_fitting(round_s: float, left_s: float) -> int:
+def count_fitting_rounds(round_s: float, left_s: float) -> int:
     """Return how many rounds fit into what is left."""
-    return int(max(0.0, left_s) / max(round_s, SHORTEST_S))
+    return int(max(0.0, left_s) / max(round_s, MIN_ROUND_S))
 
 
-def count_beginning(round_s: float, mean_s: float, left_s: float) -> int:
+def count_starting_rounds(round_s: float, mean_s: float, left_s: float) -> int:
     """Return how many rounds will begin: one does where *round_s* is left, and takes *mean_s* with its repetitions."""
-    return 0 if left_s < round_s else 1 + int((left_s - round_s) / max(mean_s, SHORTEST_S))
+    return 0 if left_s < round_s else 1 + int((left_s - round_s) / max(mean_s, MIN_ROUND_S))

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measurement.budget import Countdown, OutOfBudgetError, describe_duration
-from bitnet_bench.measurement.readings import Round, disturbances, find_disturbed, is_narrow
-from bitnet_bench.measurement.round_plan import Allotment, RoundPlan, allot, count_beginning, count_fitting, plan_rounds
+from bitnet_bench.measurement.budget import Countdown, OutOfBudgetError, format_duration
+from bitnet_bench.measurement.readings import Round, find_disturbances, find_disturbed_rounds, is_narrow
+from bitnet_bench.measurement.round_plan import Allotment, RoundPlan, allot_shares, count_starting_rounds, count_fitting_rounds, plan_rounds
 from bitnet_bench.measurement.scenario import Scenario
 
 Answer = TypeVar("Answer")
-PAUSES_S = (1.0, 3.0)
+RETRY_PAUSES_S = (1.0, 3.0)
 """Before a disturbed round is made again: neighbours come and go."""
-PATIENCE = 1.5
+MAX_RUN_RATIO = 1.5
 """A single round may take so many times what it was foreseen to take, before it is ended for the others' sake."""
 
 
-class Contender(Protocol):
+class RoundRunner(Protocol):
     """One that takes turns. A request that takes longer than *within_s* ends its process: OutOfBudgetError."""
 
     name: str
@@ -36,7 +36,7 @@ class Contender(Protocol):
 
 
 @dataclass
-class Turns:
+class RoundResults:
     """What one contestant's rounds gave, by batch."""
 
     rounds: dict[int, list[Round]] = field(default_factory=dict)
@@ -56,22 +56,22 @@ class Turns:
     """Of the GPU's memory, taken since before it was loaded; None on the CPU."""
 
     @property
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """Whether its process can be asked for more."""
         return self.error is None and self.ended is None
 
 
-def alternate(
-    contenders: Sequence[Contender],
+def alternate_rounds(
+    contenders: Sequence[RoundRunner],
     scenario: Scenario,
     countdown: Countdown,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Turns]:
+) -> list[RoundResults]:
     """Return the turns of every contender; one that fails leaves the others to go on without it.
 
     What stays disturbed is said in the end, when the quietest round is known.
     """
-    found = [Turns() for _ in contenders]
+    found = [RoundResults() for _ in contenders]
     pairs = list(zip(contenders, found, strict=True))
     for index, batch in enumerate(scenario.each_batch):
         _Alternation(pairs, scenario, countdown, sleep, batch, scenario.each_batch[index + 1 :]).measure()
@@ -82,7 +82,7 @@ def alternate(
 class _Alternation:
     """The turns of all contenders at one batch; they are known by their index."""
 
-    pairs: list[tuple[Contender, Turns]]
+    pairs: list[tuple[RoundRunner, RoundResults]]
     scenario: Scenario
     countdown: Countdown
     sleep: Callable[[float], None]
@@ -96,10 +96,10 @@ class _Alternation:
         budget = self.countdown.budget
         self.began_s = budget.elapsed_s
         self.ends_s = self.began_s + max(0.0, budget.left_s) / (1 + len(self.later_batches))
-        self._probe()
-        chosen = self._choose()
+        self._probe_all()
+        chosen = self._choose_runners()
         first = {i: reading for i in chosen if (reading := self._warm_up(i, chosen)) is not None}
-        self._take_turns(self._keep_those_with_time(list(first)))
+        self._take_turns(self._select_with_time(list(first)))
         for index, reading in first.items():
             turns = self.pairs[index][1]
             if not turns.rounds.get(self.batch) and turns.error is None:
@@ -108,21 +108,21 @@ class _Alternation:
                 if why := turns.left_out.pop(self.batch, None):
                     turns.once[self.batch] = why
         for _, turns in self.pairs:
-            turns.disturbances[self.batch] = find_disturbed(turns.rounds.get(self.batch, []), self._seen())
+            turns.disturbances[self.batch] = find_disturbed_rounds(turns.rounds.get(self.batch, []), self._list_rounds())
 
     @property
     def _left_s(self) -> float:
         """What is left to begin rounds of this batch in."""
         return self.ends_s - self.countdown.budget.elapsed_s
 
-    def _going(self, indices: Sequence[int]) -> list[int]:
+    def _filter_running(self, indices: Sequence[int]) -> list[int]:
         return [i for i in indices if self.pairs[i][1].goes_on]
 
-    def _probe(self) -> None:
+    def _probe_all(self) -> None:
         for _, turns in self.pairs:
             if turns.ended:
                 turns.left_out[self.batch] = turns.ended
-        running = self._going(range(len(self.pairs)))
+        running = self._filter_running(range(len(self.pairs)))
         for waiting, index in zip(range(len(running), 0, -1), running, strict=True):
             contender, _ = self.pairs[index]
             self.countdown.tell(f"probe {contender.name}")
@@ -131,23 +131,23 @@ class _Alternation:
             if seconds is not None:
                 self.run_s[index] = seconds
 
-    def _choose(self) -> list[int]:
+    def _choose_runners(self) -> list[int]:
         """Return those who can run once in their shares, those first who can make the fewest rounds as well."""
-        allotted = allot(self.run_s, self._left_s, 1 + self.scenario.fewest_rounds)
+        allotted = allot_shares(self.run_s, self._left_s, 1 + self.scenario.fewest_rounds)
         quickest = min(self.run_s, key=lambda index: self.run_s[index], default=None)
         for index, one in allotted.items():
             if one.turn == "never" and index != quickest:  # its time would be lost, and a probe may be wrong
                 self.pairs[index][1].left_out[self.batch] = (
-                    f"One run would take about {describe_duration(self.run_s[index])}, and its share of the "
-                    f"{self.countdown.budget.describe()} is {describe_duration(one.share_s)}."
+                    f"One run would take about {format_duration(self.run_s[index])}, and its share of the "
+                    f"{self.countdown.budget.describe()} is {format_duration(one.share_s)}."
                 )
         chosen = [i for i, one in allotted.items() if one.turn != "never" or i == quickest]
         return sorted(chosen, key=lambda index: (allotted[index].turn != "often", index))
 
-    def _why_once(self, index: int, allotment: Allotment) -> str:
+    def _explain_once(self, index: int, allotment: Allotment) -> str:
         return (
-            f"{self.scenario.fewest_rounds} rounds of {describe_duration(self.run_s[index])} exceed its share of the "
-            f"{self.countdown.budget.describe()}, {describe_duration(allotment.share_s)}."
+            f"{self.scenario.fewest_rounds} rounds of {format_duration(self.run_s[index])} exceed its share of the "
+            f"{self.countdown.budget.describe()}, {format_duration(allotment.share_s)}."
         )
 
     def _warm_up(self, index: int, chosen: Sequence[int]) -> Round | None:
@@ -155,7 +155,7 @@ class _Alternation:
         contender, turns = self.pairs[index]
         budget = self.countdown.budget
         waiting_s = self._turn_s(chosen[chosen.index(index) + 1 :])
-        within = min(max(PATIENCE * self.run_s[index], budget.hard_left_s - waiting_s), budget.hard_left_s)
+        within = min(max(MAX_RUN_RATIO * self.run_s[index], budget.hard_left_s - waiting_s), budget.hard_left_s)
         self.countdown.tell(f"warm up {contender.name}")
         began = budget.elapsed_s
         reading = self._ask(index, lambda one: one.warm_up(self.batch, within))
@@ -166,15 +166,15 @@ class _Alternation:
             self.run_s[index] = budget.elapsed_s - began
         return reading
 
-    def _keep_those_with_time(self, running: Sequence[int]) -> list[int]:
+    def _select_with_time(self, running: Sequence[int]) -> list[int]:
         """Return those who can make the fewest rounds in their shares; of the others the warm-up is the only round."""
         fewest, left = self.scenario.fewest_rounds, self._left_s
         able = {i: self.run_s[i] for i in running if fewest * self.run_s[i] <= left}
         # those that cannot use a share leave it to the others
-        allotted = {i: Allotment("once", left) for i in running} | allot(able, left, fewest)
+        allotted = {i: Allotment("once", left) for i in running} | allot_shares(able, left, fewest)
         for index, one in allotted.items():
             if one.turn != "often":
-                self.pairs[index][1].once[self.batch] = self._why_once(index, one)
+                self.pairs[index][1].once[self.batch] = self._explain_once(index, one)
         return sorted(index for index, one in allotted.items() if one.turn == "often")
 
     def _take_turns(self, often: list[int]) -> None:
@@ -183,25 +183,25 @@ class _Alternation:
         fewest = self.scenario.fewest_rounds
         plan = plan_rounds(self.scenario.rounds, fewest, turn_s, self._left_s)
         while often and done < plan.most:
-            narrow = not done or self._narrow(often, min(done, fewest))
+            narrow = not done or self._has_narrow_intervals(often, min(done, fewest))
             if done == plan.earliest and narrow:
                 break
             mean_s = spent / done if done else turn_s
-            beginning = count_beginning(self._turn_s(often), mean_s, self._left_s)
+            beginning = count_starting_rounds(self._turn_s(often), mean_s, self._left_s)
             # the last rounds are not repeated: there is no time for it
             longest = max(self._left_s, self._turn_s(often))
-            self._expect(min(min(plan.expect(done, narrow), beginning) * mean_s, longest))
-            spent += self._turn(done + 1, often)
-            done, often = done + 1, self._going(often)
-            fitting = count_fitting(self._turn_s(often), self._left_s)
+            self._update_countdown(min(min(plan.expect(done, narrow), beginning) * mean_s, longest))
+            spent += self._run_turn(done + 1, often)
+            done, often = done + 1, self._filter_running(often)
+            fitting = count_fitting_rounds(self._turn_s(often), self._left_s)
             plan = RoundPlan(plan.earliest, min(self.scenario.rounds, done + fitting))
-        self._expect(0.0)
+        self._update_countdown(0.0)
 
     def _turn_s(self, often: Sequence[int]) -> float:
         """Return how long a turn of *often* takes without repetitions."""
         return sum(self.run_s[i] for i in often)
 
-    def _turn(self, number: int, often: Sequence[int]) -> float:
+    def _run_turn(self, number: int, often: Sequence[int]) -> float:
         """Let each of *often* make its round, and return the seconds that it took."""
         budget = self.countdown.budget
         began = budget.elapsed_s
@@ -212,26 +212,26 @@ class _Alternation:
                 continue  # better a round less than a process that is ended in it
             self.countdown.tell(f"round {number}, {contender.name}")
             spare = self._left_s - owed - self._turn_s(often[place:])
-            reading = self._ask(index, lambda one, i=index, spare=spare: self._quiet_round(one, i, spare))  # type: ignore[misc]
+            reading = self._ask(index, lambda one, i=index, spare=spare: self._run_quiet_round(one, i, spare))  # type: ignore[misc]
             if reading is not None:
                 turns.rounds.setdefault(self.batch, []).append(reading)
         return budget.elapsed_s - began
 
-    def _quiet_round(self, contender: Contender, index: int, spare_s: float) -> Round:
+    def _run_quiet_round(self, contender: RoundRunner, index: int, spare_s: float) -> Round:
         """Return a round; a disturbed one is made again after a pause, as long as *spare_s* allows."""
         budget = self.countdown.budget
         began = budget.elapsed_s
         reading = contender.round(self.batch, budget.hard_left_s)
         self.run_s[index] = budget.elapsed_s - began
-        for pause in PAUSES_S:
+        for pause in RETRY_PAUSES_S:
             spare_s -= pause + self.run_s[index]
-            if spare_s < 0 or not disturbances(reading, self._seen()):
+            if spare_s < 0 or not find_disturbances(reading, self._list_rounds()):
                 break
             self.sleep(pause)
             reading = contender.round(self.batch, budget.hard_left_s)
         return reading
 
-    def _ask(self, index: int, request: Callable[[Contender], Answer]) -> Answer | None:
+    def _ask(self, index: int, request: Callable[[RoundRunner], Answer]) -> Answer | None:
         """Return what a contender answers; None if it fails, or was ended because its time was over."""
         contender, turns = self.pairs[index]
         try:
@@ -245,7 +245,7 @@ class _Alternation:
             turns.error = error
         return None
 
-    def _expect(self, left_s: float) -> None:
+    def _update_countdown(self, left_s: float) -> None:
         """Tell the countdown what is left: of this batch, and of later ones as long as this one, row by row."""
         budget = self.countdown.budget
         whole = budget.elapsed_s - self.began_s + left_s
@@ -253,20 +253,20 @@ class _Alternation:
         self.countdown.expect(min(left_s + later, max(left_s, budget.left_s)))
         self.countdown.tell()
 
-    def _seen(self) -> list[Round]:
+    def _list_rounds(self) -> list[Round]:
         return [reading for _, turns in self.pairs for reading in turns.rounds.get(self.batch, [])]
 
-    def _narrow(self, often: Sequence[int], least: int) -> bool:
+    def _has_narrow_intervals(self, often: Sequence[int], least: int) -> bool:
         """Return whether the undisturbed rounds of each of *often*, *least* or more, give narrow intervals."""
-        seen = self._seen()
+        seen = self._list_rounds()
         for index in often:
             rounds = self.pairs[index][1].rounds.get(self.batch, [])
-            why = find_disturbed(rounds, seen)
+            why = find_disturbed_rounds(rounds, seen)
             quiet = [reading for i, reading in enumerate(rounds) if i not in why]
-            if len(quiet) < least or not _are_narrow(quiet, self.scenario.tolerance):
+            if len(quiet) < least or not _has_narrow_times(quiet, self.scenario.tolerance):
                 return False
         return True
 
 
-def _are_narrow(rounds: Sequence[Round], tolerance: float) -> bool:
+def _has_narrow_times(rounds: Sequence[Round], tolerance: float) -> bool:
     return all(is_narrow(times, tolerance) for times in ([r.prefill_s for r in rounds], [r.decode_s for r in rounds]))

@@ -12,7 +12,7 @@ from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.runs.choices import ScenarioName
 from bitnet_bench.runs.settings import Option, Settings
 
-PRESETS: Mapping[ScenarioName, tuple[int, int]] = {"chat": (256, 128), "summarize": (1024, 128), "classify": (256, 2)}
+SCENARIO_PRESETS: Mapping[ScenarioName, tuple[int, int]] = {"chat": (256, 128), "summarize": (1024, 128), "classify": (256, 2)}
 """(prompt tokens, new tokens): a turn of a conversation, an article and its summary, a text and its label."""
 
 
@@ -80,9 +80,9 @@ class Scenario(Workload):
         return self.batches or (self.batch,)
 
 
-def preset(name: str) -> tuple[int, int]:
+def find_preset(name: str) -> tuple[int, int]:
     """Return (prompt tokens, new tokens) of a preset; UsageError lists those there are."""
-    found = {str(known): tokens for known, tokens in PRESETS.items()}
+    found = {str(known): tokens for known, tokens in SCENARIO_PRESETS.items()}
     if name not in found:
         raise UsageError(f"There is no scenario {name!r}.", f"There are {', '.join(found)}.")
     return found[name]

@@ -20,25 +20,25 @@ from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement import gpu_readings, machine_state
 from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
 from bitnet_bench.measurement.messages import (
-    Foreseen,
+    ProbeResult,
     MeasuringTask,
-    Opened,
+    OpenResult,
     Request,
     claim_stdout,
     parse_request,
     run_process,
     send_reply,
 )
-from bitnet_bench.measurement.peak_memory import PeakMemory, device_peak
+from bitnet_bench.measurement.peak_memory import PeakMemory, read_device_peak
 from bitnet_bench.measurement.readings import Round
 from bitnet_bench.protocols import EnergySource, InferenceBackend, Session
 
-SEED = 0
+PROMPT_SEED = 0
 SHORTEST_ROUND_S = 0.5
-PROBE_S, GROWTH, SLOW_PROBE_S = 0.25, 2.0, 1.0
+MIN_PROBE_S, MIN_PROBE_GROWTH, SLOW_PROBE_S = 0.25, 2.0, 1.0
 """A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are
 not repeated."""
-LEAST_PROBED = 16
+MIN_PROBED_TOKENS = 16
 """Tokens of a prompt from which on a longer one is foreseen: of fewer, noise would be taken for their cost."""
 SLOW_TOKEN_S = 0.005
 """From this time of a token on, reading the clock after each of them takes under a thousandth."""
@@ -55,23 +55,23 @@ def main() -> None:
     meter = plugins.create_meter(task.meter)
     backend.prepare(task.checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
-    used_before = _used_bytes()  # the context of CUDA is there from now on, and no contestant's
+    used_before = _read_used_bytes()  # the context of CUDA is there from now on, and no contestant's
     memory = PeakMemory()
     baseline = memory.read()
     started = time.perf_counter()
     with plugins.open_session(backend, task.checkpoint, task.precision) as session:
         send_reply(replies, _describe_opened(session, time.perf_counter() - started, memory))
         gpu: GpuReadings = CudaReadings(session) if session.device == "cuda" else NoGpu()
-        contests: dict[int, _Contest] = {}
+        contests: dict[int, _BatchWorker] = {}
         for line in sys.stdin:
             request = parse_request(line, Request)
-            contest = contests.setdefault(request.batch, _Contest(session, task, request.batch, meter, gpu))
-            send_reply(replies, _answer(request, contest, lambda one: one.warm_up(memory, baseline, used_before)))
+            contest = contests.setdefault(request.batch, _BatchWorker(session, task, request.batch, meter, gpu))
+            send_reply(replies, _answer_request(request, contest, lambda one: one.warm_up(memory, baseline, used_before)))
 
 
-def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> Opened:
+def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> OpenResult:
     weights, kv_per_token = session.footprint()
-    return Opened(
+    return OpenResult(
         load_s=load_s,
         resident_weight_bytes=weights,
         kv_per_token=kv_per_token,
@@ -80,23 +80,23 @@ def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> Ope
     )
 
 
-def _answer(request: Request, contest: _Contest, warm_up: Callable[[_Contest], Round]) -> Foreseen | Round:
+def _answer_request(request: Request, contest: _Contest, warm_up: Callable[[_Contest], Round]) -> ProbeResult | Round:
     match request.do:
         case "probe":
-            return Foreseen(run_s=contest.foresee())
+            return ProbeResult(run_s=contest.probe())
         case "warm up":
             return warm_up(contest)
         case "round":
             return contest.round()
 
 
-def _used_bytes() -> int | None:
+def _read_used_bytes() -> int | None:
     """Return what is taken of the GPU that this process may compute on, its own context included; None without one."""
     gpu = find_gpu()
     return gpu.total_bytes - gpu.free_bytes if gpu else None
 
 
-class _Contest:
+class _BatchWorker:
     """One batch of one contestant."""
 
     def __init__(
@@ -105,23 +105,23 @@ class _Contest:
         self._session, self._meter, self._gpu = session, meter, gpu
         self._new = task.new_tokens
         self._threads = task.threads
-        self._prompts = _prompts(session, batch, task.prompt_tokens, task.texts)
+        self._prompts = _make_prompts(session, batch, task.prompt_tokens, task.texts)
         self._token_s = 0.0
         """How long a token took last, as far as that is known: slow ones are timed one by one at once."""
 
-    def foresee(self) -> float:
+    def probe(self) -> float:
         """Return the seconds of one run, from prompts and answers that are doubled until they take long enough."""
-        prefill, decode = self._foresee_prefill(), self._foresee_decode()
+        prefill, decode = self._probe_prefill(), self._probe_decode()
         self._token_s = decode
         return prefill + decode * (self._new - 1)
 
-    def _foresee_prefill(self) -> float:
+    def _probe_prefill(self) -> float:
         whole = len(self._prompts[0])
         self._time_prompt(1)  # what is done only once
         one, length = self._time_prompt(1), 1
         seconds = one
-        while length < whole and (length < LEAST_PROBED or seconds < max(PROBE_S, GROWTH * one)):
-            length = min(max(LEAST_PROBED, 2 * length), whole)
+        while length < whole and (length < MIN_PROBED_TOKENS or seconds < max(MIN_PROBE_S, MIN_PROBE_GROWTH * one)):
+            length = min(max(MIN_PROBED_TOKENS, 2 * length), whole)
             seconds = self._time_prompt(length)
         slope = max(0.0, seconds - one) / max(1, length - 1)  # one token reads all weights, too
         return one + slope * (whole - 1)
@@ -136,13 +136,13 @@ class _Contest:
             found.append(time.perf_counter() - started)
         return min(found)
 
-    def _foresee_decode(self) -> float:
+    def _probe_decode(self) -> float:
         """Return the seconds of one token: the median of those that fit into `PROBE_S`, and of three at least."""
         state = self._session.prefill([prompt[:1] for prompt in self._prompts])
         if not isinstance(self._gpu, NoGpu) and self._new > 2:
             state = self._session.decode(state, 1)  # which captures a graph
         found: list[float] = []
-        while len(found) < self._new - 1 and (sum(found) < PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
+        while len(found) < self._new - 1 and (sum(found) < MIN_PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
             started = time.perf_counter()
             state = self._session.decode(state, 1)
             found.append(time.perf_counter() - started)
@@ -153,10 +153,10 @@ class _Contest:
 
         It is a whole round, so that one which is too slow for another has been timed.
         """
-        self._gpu.forget_peak()
-        with memory.watched():
+        self._gpu.reset_peak()
+        with memory.watch_peak():
             found = self.round()
-        on_device, used = device_peak(), self._gpu.used_bytes()
+        on_device, used = read_device_peak(), self._gpu.used_bytes()
         taken = None if used is None or used_before is None else max(0, used - used_before)
         peak = memory.read() - baseline if on_device is None else on_device
         return found.model_copy(update={"peak_bytes": peak, "card_bytes": taken})
@@ -168,8 +168,8 @@ class _Contest:
         grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
         timed in a repetition of their own, or in all of them where they are slow.
         """
-        pace = machine_state.pace(self._threads)
-        before, gpu_before = machine_state.now(), self._gpu.now()
+        pace = machine_state.measure_pace(self._threads)
+        before, gpu_before = machine_state.read_moment(), self._gpu.now()
         prefill = decode = 0.0
         on_gpu: list[tuple[float | None, float | None]] = []
         repetitions = 0
@@ -178,7 +178,7 @@ class _Contest:
         self._meter.start()
         metered = time.perf_counter()
         while prefill + decode < SHORTEST_ROUND_S:
-            first, rest, each, events = self._run(stepwise=self._token_s > SLOW_TOKEN_S)
+            first, rest, each, events = self._run_once(stepwise=self._token_s > SLOW_TOKEN_S)
             on_gpu.append(events)
             prefill, decode, repetitions, tokens = prefill + first, decode + rest, repetitions + 1, each or tokens
             self._token_s = decode / repetitions / (self._new - 1)
@@ -186,8 +186,8 @@ class _Contest:
         metered = time.perf_counter() - metered
         energy = self._meter.stop()
         if not tokens:
-            tokens = self._run(stepwise=True)[2]
-        after, gpu_after = machine_state.now(), self._gpu.now()
+            tokens = self._run_once(stepwise=True)[2]
+        after, gpu_after = machine_state.read_moment(), self._gpu.now()
         return Round(
             prefill_s=prefill / repetitions,
             decode_s=decode / repetitions,
@@ -197,16 +197,16 @@ class _Contest:
             repetitions=repetitions,
             metered_s=metered,
             energy=energy,
-            pace_s=max(pace, machine_state.pace(self._threads)),
-            **machine_state.between(before, after, os.cpu_count() or 1),
-            **gpu_readings.between(gpu_before, gpu_after),
-            gpu_prefill_s=_mean([first for first, _ in on_gpu]),
-            gpu_decode_s=_mean([rest for _, rest in on_gpu]),
+            pace_s=max(pace, machine_state.measure_pace(self._threads)),
+            **machine_state.diff_moments(before, after, os.cpu_count() or 1),
+            **gpu_readings.diff_moments(gpu_before, gpu_after),
+            gpu_prefill_s=_mean_known([first for first, _ in on_gpu]),
+            gpu_decode_s=_mean_known([rest for _, rest in on_gpu]),
             # as it is now: a graph may have been captured meanwhile, or failed to be
             runtime=self._session.describe_runtime(),
         )
 
-    def _run(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
+    def _run_once(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
         """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*.
 
         The clock is that of whoever waits for the answer; the last two are the GPU's own times of both.
@@ -230,18 +230,18 @@ class _Contest:
         return first, marks[-1] - marks[0], each, (on_gpu, self._gpu.elapsed_s())
 
 
-def _mean(seconds: Sequence[float | None]) -> float | None:
+def _mean_known(seconds: Sequence[float | None]) -> float | None:
     known = [one for one in seconds if one is not None]
     return sum(known) / len(known) if known else None
 
 
-def _prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:
+def _make_prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:
     """Return *batch* prompts of one length: *texts* from the first on, or seeded random ids.
 
     What a dense model computes does not depend on ids, so that random ones time it as well.
     """
     if not texts:
-        rng = random.Random(SEED)
+        rng = random.Random(PROMPT_SEED)
         size = len(session.tokenizer)
         return [[rng.randrange(size) for _ in range(length)] for _ in range(batch)]
     rows = [list(session.tokenizer(texts[i % len(texts)]).input_ids) for i in range(batch)]

@@ -45,7 +45,7 @@ _METRICS = {
 }
 
 
-def metric(key: str) -> Metric:
+def load_metric(key: str) -> Metric:
     """Return the metric that *key* names, `name` or `name:argument`; BenchError lists those there are.
 
     The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, or `corrected` for

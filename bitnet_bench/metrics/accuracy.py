@@ -9,7 +9,7 @@ from bitnet_bench.runs.records import Example
 class Accuracy(MeanMetric):
     """The most likely choice is the target; the first of equally likely ones counts."""
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""
         return float(example.output_choice == example.target_choice)
 
@@ -21,7 +21,7 @@ class Accuracy(MeanMetric):
 class LengthNormalisedAccuracy(Accuracy):
     """Accuracy of the choice with the largest log-probability per character (lm-eval's acc_norm)."""
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 if the length-normalised choice is the target."""
         rates = [ll / len(choice) for ll, choice in zip(example.loglikelihoods, example.choices, strict=True)]
         return float(rates.index(max(rates)) == example.target_choice)

@@ -20,7 +20,7 @@ class Metric(Contract, ABC):
     lower_is_better: bool = False
 
     @abstractmethod
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the figure of one example, 0..1; for a corpus metric, that of a corpus of this example alone."""
 
     @abstractmethod
@@ -32,11 +32,11 @@ class Metric(Contract, ABC):
         """Return its standard error in the same unit, or None where there are too few examples for one."""
 
     @abstractmethod
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, ...]: all that the figure needs of each example."""
 
     @abstractmethod
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the figure [R] of samples that hold each example *weights* [R, n] times; `value` where all are 1."""
 
     @abstractmethod

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.metrics.corpus import CorpusMetric, outputs_and_references
-from bitnet_bench.metrics.tokenizers import PROBE, check_hangul
+from bitnet_bench.metrics.corpus import CorpusMetric, normalise_examples
+from bitnet_bench.metrics.tokenizers import PROBE_SENTENCE, check_hangul
 from bitnet_bench.runs.records import Example
 
 
@@ -23,7 +23,7 @@ class Bleu(CorpusMetric):
         if tokens not in BLEU.TOKENIZERS:
             raise BenchError(f"sacrebleu has no tokenizer {tokens!r}.", f"It has: {', '.join(BLEU.TOKENIZERS)}.")
         self.tokens = tokens
-        check_hangul(tokens, [self.scorer.tokenizer(PROBE)])
+        check_hangul(tokens, [self.scorer.tokenizer(PROBE_SENTENCE)])
 
     @cached_property
     def scorer(self) -> Any:
@@ -38,13 +38,13 @@ class Bleu(CorpusMetric):
 
         return BLEU(tokenize=self.tokens, effective_order=True)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return sentence BLEU of one output, 0..1: short outputs have no 4-grams, so the order is cut to fit."""
-        outputs, references = outputs_and_references([example])
+        outputs, references = normalise_examples([example])
         return float(self._sentence_bleu.sentence_score(outputs[0], [r[0] for r in references]).score) / 100.0
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:
         """Return the precision of each n-gram order and the brevity penalty, 0..100."""
-        found = self.scorer.corpus_score(*outputs_and_references(examples))
+        found = self.scorer.corpus_score(*normalise_examples(examples))
         precisions = {f"{n}-gram": float(p) for n, p in enumerate(found.precisions, 1)}
         return precisions | {"brevity_penalty": 100.0 * float(found.bp)}

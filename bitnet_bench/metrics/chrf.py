@@ -21,6 +21,6 @@ class ChrfPlusPlus(CorpusMetric):
 
         return CHRF(word_order=2)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return chrF++ of one output, 0..1."""
         return self.value([example]) / 100.0

@@ -12,19 +12,19 @@ import numpy as np
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.base import Metric
-from bitnet_bench.metrics.sums import BOOTSTRAP, f1_of_counts, mean_of_occurring
+from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, f1_from_counts, mean_over_occurring
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import confusion_bootstrap_stderr
 
 
 def label_f1(confusion: np.ndarray) -> np.ndarray:
     """Return F1 of every label, 2 TP / (2 TP + FP + FN), for confusion[..., target, output]."""
-    return f1_of_counts(_hits(confusion), confusion.sum(-1) + confusion.sum(-2))
+    return f1_from_counts(_true_positives(confusion), confusion.sum(-1) + confusion.sum(-2))
 
 
 def macro_f1(confusion: np.ndarray) -> np.ndarray:
     """Return the mean of `label_f1`, without labels that are neither a target nor an output (as scikit-learn)."""
-    return _macro(label_f1(confusion), confusion)
+    return _macro_average(label_f1(confusion), confusion)
 
 
 class ConfusionMetric(Metric, adds=("decided", "labels")):
@@ -33,10 +33,10 @@ class ConfusionMetric(Metric, adds=("decided", "labels")):
     choice = "argmax-loglikelihood"
 
     @abstractmethod
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return the figure, 0..1."""
 
-    def decided(self, example: Example) -> tuple[int, int]:
+    def target_and_output(self, example: Example) -> tuple[int, int]:
         """Return the target and the output of an example, as labels 0, 1, ..."""
         if example.target_choice is None or example.output_choice is None:
             raise BenchError(
@@ -44,30 +44,30 @@ class ConfusionMetric(Metric, adds=("decided", "labels")):
             )
         return example.target_choice, example.output_choice
 
-    def labels(self, examples: Sequence[Example]) -> int:
+    def count_labels(self, examples: Sequence[Example]) -> int:
         """Return how many labels there are."""
         return max(len(example.choices) for example in examples)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 if the output is the target: these figures have no meaning on one example."""
-        target, output = self.decided(example)
+        target, output = self.target_and_output(example)
         return float(target == output)
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the figure, 0..100."""
-        return 100.0 * float(self.of_confusion(self._confusion(examples)))
+        return 100.0 * float(self.score_confusion(self._count_confusion(examples)))
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
-        error = confusion_bootstrap_stderr(self._confusion(examples), self.of_confusion)
+        error = confusion_bootstrap_stderr(self._count_confusion(examples), self.score_confusion)
         return None if error is None else 100.0 * error
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 3]: target, output, and how many labels there are."""
-        labels = self.labels(examples)
-        return np.array([(*self.decided(example), labels) for example in examples], dtype=np.int64)
+        labels = self.count_labels(examples)
+        return np.array([(*self.target_and_output(example), labels) for example in examples], dtype=np.int64)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the figure of each sample, 0..100."""
         targets, outputs, labels = numbers.astype(np.int64).T
         k = int(labels[0])
@@ -76,18 +76,18 @@ class ConfusionMetric(Metric, adds=("decided", "labels")):
         held[np.arange(len(numbers)), place] = 1.0
         confusion = np.zeros((len(weights), k * k))
         confusion[:, cells] = weights @ held
-        figures: np.ndarray = 100.0 * self.of_confusion(confusion.reshape(-1, k, k))
+        figures: np.ndarray = 100.0 * self.score_confusion(confusion.reshape(-1, k, k))
         return figures
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|choice:{self.choice}|{BOOTSTRAP}|v1"
+        return f"{self.name}|choice:{self.choice}|{BOOTSTRAP_SIGNATURE}|v1"
 
-    def _confusion(self, examples: Sequence[Example]) -> np.ndarray:
-        labels = self.labels(examples)
+    def _count_confusion(self, examples: Sequence[Example]) -> np.ndarray:
+        labels = self.count_labels(examples)
         matrix = np.zeros((labels, labels), dtype=np.int64)
         for example in examples:
-            matrix[self.decided(example)] += 1
+            matrix[self.target_and_output(example)] += 1
         return matrix
 
 
@@ -96,7 +96,7 @@ class MacroF1(ConfusionMetric):
 
     name = "macro_f1"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return macro-F1, 0..1."""
         return macro_f1(confusion)
 
@@ -104,7 +104,7 @@ class MacroF1(ConfusionMetric):
         """Return F1 of each label, 0..100; {} where the choices differ by row."""
         if len({example.choices for example in examples}) != 1:
             return {}
-        scores = 100.0 * label_f1(self._confusion(examples))
+        scores = 100.0 * label_f1(self._count_confusion(examples))
         return dict(zip(examples[0].choices, scores.tolist(), strict=True))
 
 
@@ -113,9 +113,9 @@ class MicroF1(ConfusionMetric):
 
     name = "micro_f1"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return micro-F1, 0..1."""
-        scores: np.ndarray = _hits(confusion).sum(-1) / confusion.sum((-2, -1))
+        scores: np.ndarray = _true_positives(confusion).sum(-1) / confusion.sum((-2, -1))
         return scores
 
 
@@ -124,7 +124,7 @@ class WeightedF1(ConfusionMetric):
 
     name = "weighted_f1"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return weighted F1, 0..1."""
         scores: np.ndarray = (label_f1(confusion) * confusion.sum(-1)).sum(-1) / confusion.sum((-2, -1))
         return scores
@@ -135,9 +135,9 @@ class MacroPrecision(ConfusionMetric):
 
     name = "macro_precision"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return macro precision, 0..1."""
-        return _macro(_share(_hits(confusion), confusion.sum(-2)), confusion)
+        return _macro_average(_divide_or_zero(_true_positives(confusion), confusion.sum(-2)), confusion)
 
 
 class MacroRecall(ConfusionMetric):
@@ -145,9 +145,9 @@ class MacroRecall(ConfusionMetric):
 
     name = "macro_recall"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return macro recall, 0..1."""
-        return _macro(_share(_hits(confusion), confusion.sum(-1)), confusion)
+        return _macro_average(_divide_or_zero(_true_positives(confusion), confusion.sum(-1)), confusion)
 
 
 class PositiveF1(ConfusionMetric):
@@ -159,21 +159,21 @@ class PositiveF1(ConfusionMetric):
         self.positive = int(positive)
         self.name = f"f1:{self.positive}"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return F1 of the positive class, 0..1; 0 where it is neither a target nor an output."""
         if self.positive >= confusion.shape[-1]:
             raise BenchError(f"{self.name} asks for class {self.positive} of {confusion.shape[-1]}.", "Count from 0.")
         return label_f1(confusion)[..., self.positive]
 
 
-def _hits(confusion: np.ndarray) -> np.ndarray:
+def _true_positives(confusion: np.ndarray) -> np.ndarray:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _divide_or_zero(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     share: np.ndarray = np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)
     return share
 
 
-def _macro(scores: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    return mean_of_occurring(scores, confusion.sum(-1) + confusion.sum(-2))
+def _macro_average(scores: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    return mean_over_occurring(scores, confusion.sum(-1) + confusion.sum(-2))

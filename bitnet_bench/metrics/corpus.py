@@ -14,7 +14,7 @@ from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
 
-def outputs_and_references(examples: Sequence[Example]) -> tuple[list[str], list[list[str]]]:
+def normalise_examples(examples: Sequence[Example]) -> tuple[list[str], list[list[str]]]:
     """Return (outputs, reference streams) in NFC; a row with fewer references repeats its first."""
     width = max(len(example.references) for example in examples)
     outputs = [unicodedata.normalize("NFC", example.output) for example in examples]
@@ -35,21 +35,21 @@ class CorpusMetric(Metric):
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the corpus score, 0..100."""
-        return float(self.scorer.corpus_score(*outputs_and_references(examples)).score)
+        return float(self.scorer.corpus_score(*normalise_examples(examples)).score)
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
-        return bootstrap_stderr(self.numbers(examples), self._of_sums)
+        return bootstrap_stderr(self.example_statistics(examples), self._score_sums)
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, k], sacrebleu's statistics of each example."""
-        return np.array(self.scorer._extract_corpus_statistics(*outputs_and_references(examples)))
+        return np.array(self.scorer._extract_corpus_statistics(*normalise_examples(examples)))
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the corpus score of each sample, 0..100."""
-        return self._of_sums(weights @ numbers)
+        return self._score_sums(weights @ numbers)
 
-    def _of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def _score_sums(self, sums: np.ndarray) -> np.ndarray:
         return np.array([self.scorer._compute_score_from_stats(list(row)).score for row in sums])
 
     def signature(self) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.classification import ConfusionMetric, label_f1
-from bitnet_bench.metrics.sums import BOOTSTRAP
+from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
-SIMILAR = 3.0
+SIMILAR_GRADE = 3.0
 
 
-def grades(examples: Sequence[Example]) -> np.ndarray:
+def collect_grades(examples: Sequence[Example]) -> np.ndarray:
     """Return [n, 2], the gold number and the model's number of each example."""
     pairs = [(example.target_value, example.output_value) for example in examples]
     if any(target is None or output is None for target, output in pairs):
@@ -30,31 +30,31 @@ class Pearson(Metric, adds=("points",)):
     name = "pearson"
     limits = (-100.0, 100.0)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1 / (1 + |error|), for one pair has no correlation: at least a half within one grade."""
-        target, output = grades([example])[0]
+        target, output = collect_grades([example])[0]
         return float(1.0 / (1.0 + abs(target - output)))
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return 100 r."""
         weights = np.ones((1, len(examples)))
-        return 100.0 * float(_pearson(self.points(grades(examples), weights), weights)[0])
+        return 100.0 * float(_weighted_pearson(self.points(collect_grades(examples), weights), weights)[0])
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
         if len(examples) < 2:
             return None
-        values = grades(examples)
-        drawn = [_pearson(self.points(values, weights), weights) for weights in bootstrap_counts(len(examples))]
+        values = collect_grades(examples)
+        drawn = [_weighted_pearson(self.points(values, weights), weights) for weights in bootstrap_counts(len(examples))]
         return 100.0 * float(np.std(np.concatenate(drawn), ddof=1))
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2], gold and given grades."""
-        return grades(examples)
+        return collect_grades(examples)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return 100 r of each sample."""
-        return 100.0 * _pearson(self.points(numbers, weights), weights)
+        return 100.0 * _weighted_pearson(self.points(numbers, weights), weights)
 
     def points(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return [..., n, 2], what is correlated, of values [n, 2] of which each resample holds *weights* [R, n]."""
@@ -62,7 +62,7 @@ class Pearson(Metric, adds=("points",)):
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|grade:expected-value|constant:0|{BOOTSTRAP}|v1"
+        return f"{self.name}|grade:expected-value|constant:0|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class Spearman(Pearson):
@@ -72,7 +72,7 @@ class Spearman(Pearson):
 
     def points(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the ranks within each resample, [R, n, 2]."""
-        return np.stack([_ranks(values[:, side], weights) for side in (0, 1)], axis=-1)
+        return np.stack([_weighted_ranks(values[:, side], weights) for side in (0, 1)], axis=-1)
 
 
 class F1AtThree(ConfusionMetric):
@@ -81,21 +81,21 @@ class F1AtThree(ConfusionMetric):
     name = "f1_at_3"
     choice = "expected-value>=3"
 
-    def decided(self, example: Example) -> tuple[int, int]:
+    def target_and_output(self, example: Example) -> tuple[int, int]:
         """Return whether the target and the output are similar."""
-        target, output = grades([example])[0]
-        return int(target >= SIMILAR), int(output >= SIMILAR)
+        target, output = collect_grades([example])[0]
+        return int(target >= SIMILAR_GRADE), int(output >= SIMILAR_GRADE)
 
-    def labels(self, examples: Sequence[Example]) -> int:
+    def count_labels(self, examples: Sequence[Example]) -> int:
         """Return 2."""
         return 2
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return F1 of "similar", 0..1."""
         return label_f1(confusion)[..., 1]
 
 
-def _pearson(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_pearson(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return r [R] of points [n, 2] or [R, n, 2] with how often each was drawn, *weights* [R, n]."""
     share = weights / weights.sum(-1, keepdims=True)
     points = points - points.mean(-2, keepdims=True)  # keeps the moments small, so that nothing cancels
@@ -109,7 +109,7 @@ def _pearson(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return clipped
 
 
-def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return [R, n], the mean rank of each value in a sample that holds it and its equals *weights* times."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]

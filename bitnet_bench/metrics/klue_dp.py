@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.metrics.sums import BOOTSTRAP, SumMetric, label_counts, macro_of_counts
+from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, SumMetric, count_label_hits, macro_f1_from_counts
 from bitnet_bench.runs.records import Example
 
-RELATIONS = (
+SCORED_RELATIONS = (
     *("NP", "NP_AJT", "VP", "NP_SBJ", "VP_MOD", "NP_OBJ", "AP", "NP_CNJ"),
     *("NP_MOD", "VNP", "DP", "VP_AJT", "VNP_MOD", "NP_CMP", "VP_SBJ"),
 )
 """The first 15 relations of the official list; all others are one class."""
-OTHER, WRONG_HEAD = "other", "wrong head"
+OTHER_RELATION, WRONG_HEAD = "other", "wrong head"
 
 
 class UAS(SumMetric, adds=("pairs",)):
@@ -25,28 +25,28 @@ class UAS(SumMetric, adds=("pairs",)):
 
     name = "uas"
 
-    def pairs(self, example: Example) -> tuple[list[str], list[str]]:
+    def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
         """Return the targets and the outputs, word by word, in the classes that are scored."""
-        return _heads(example.target_labels), _heads(example.output_labels)
+        return _extract_heads(example.target_labels), _extract_heads(example.output_labels)
 
-    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+    def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2, classes]: hits, and targets plus outputs."""
-        pairs = [self.pairs(example) for example in examples]
+        pairs = [self.label_pairs(example) for example in examples]
         classes = sorted({label for pair in pairs for side in pair for label in side})
-        return label_counts([target for target, _ in pairs], [output for _, output in pairs], classes)
+        return count_label_hits([target for target, _ in pairs], [output for _, output in pairs], classes)
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return macro-F1 over the classes that occur, 0..1."""
-        return macro_of_counts(sums)
+        return macro_f1_from_counts(sums)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the share of the words that are right."""
-        targets, outputs = self.pairs(example)
+        targets, outputs = self.label_pairs(example)
         return sum(a == b for a, b in zip(targets, outputs, strict=True)) / len(targets)
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|average:macro-over-heads|{BOOTSTRAP}|v1"
+        return f"{self.name}|average:macro-over-heads|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class LAS(UAS):
@@ -54,15 +54,15 @@ class LAS(UAS):
 
     name = "las"
 
-    def pairs(self, example: Example) -> tuple[list[str], list[str]]:
+    def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
         """Return relations, the output's voided where its head is wrong."""
-        targets, outputs = _relations(example.target_labels), _relations(example.output_labels)
+        targets, outputs = _extract_relations(example.target_labels), _extract_relations(example.output_labels)
         heads = zip(*super().pairs(example), strict=True)
         return targets, [given if a == b else WRONG_HEAD for given, (a, b) in zip(outputs, heads, strict=True)]
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|average:macro-over-relations|other:from-15|wrong-head:class|{BOOTSTRAP}|v1"
+        return f"{self.name}|average:macro-over-relations|other:from-15|wrong-head:class|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class UASAccuracy(UAS):
@@ -70,19 +70,19 @@ class UASAccuracy(UAS):
 
     name = "uas_accuracy"
 
-    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+    def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2]: right words and words."""
         pairs = [self.pairs(example) for example in examples]
         return np.array([(sum(map(str.__eq__, *pair)), len(pair[0])) for pair in pairs])
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the share, 0..1."""
         share: np.ndarray = sums[..., 0] / sums[..., 1]
         return share
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|over:words|{BOOTSTRAP}|v1"
+        return f"{self.name}|over:words|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class LASAccuracy(UASAccuracy):
@@ -90,15 +90,15 @@ class LASAccuracy(UASAccuracy):
 
     name = "las_accuracy"
 
-    def pairs(self, example: Example) -> tuple[list[str], list[str]]:
+    def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
         """Return the whole labels."""
         return list(example.target_labels), list(example.output_labels)
 
 
-def _heads(labels: Sequence[str]) -> list[str]:
+def _extract_heads(labels: Sequence[str]) -> list[str]:
     return [label.partition(" ")[0] for label in labels]
 
 
-def _relations(labels: Sequence[str]) -> list[str]:
+def _extract_relations(labels: Sequence[str]) -> list[str]:
     relations = [label.partition(" ")[2] for label in labels]
-    return [relation if relation in RELATIONS else OTHER for relation in relations]
+    return [relation if relation in SCORED_RELATIONS else OTHER_RELATION for relation in relations]

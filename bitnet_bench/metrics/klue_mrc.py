@@ -36,12 +36,12 @@ class ExactMatch(MeanMetric, adds=("normalise", "of_pair")):
         marks = MARKS if self.variant == "corrected" else OFFICIAL_MARKS
         return " ".join(marks.sub(" ", unicodedata.normalize("NFC", text).lower()).translate(PUNCTUATION).split())
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the best figure over the references, 0..1."""
         output = self.normalise(example.output)
-        return max(self.of_pair(output, self.normalise(reference)) for reference in example.references)
+        return max(self.score_pair(output, self.normalise(reference)) for reference in example.references)
 
-    def of_pair(self, output: str, reference: str) -> float:
+    def score_pair(self, output: str, reference: str) -> float:
         """Return 1.0 if the two are equal."""
         return float(output == reference)
 
@@ -55,7 +55,7 @@ class RougeW(ExactMatch):
 
     name = "klue_rouge_w"
 
-    def of_pair(self, output: str, reference: str) -> float:
+    def score_pair(self, output: str, reference: str) -> float:
         """Return the F1 of one pair, 0..1."""
         if not reference or not output:
             return float(output == reference)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.metrics.sums import BOOTSTRAP, SumMetric, f1_of_counts, label_counts, macro_of_counts
+from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, SumMetric, f1_from_counts, count_label_hits, macro_f1_from_counts
 from bitnet_bench.runs.records import Example
 
-TYPES = ("PS", "LC", "OG", "DT", "TI", "QT")
-TAGS = (*(f"{place}-{kind}" for kind in TYPES for place in "BI"), "O")
+ENTITY_TYPES = ("PS", "LC", "OG", "DT", "TI", "QT")
+TAGS = (*(f"{place}-{kind}" for kind in ENTITY_TYPES for place in "BI"), "O")
 
 
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Return (type, start, end) of every entity in IOB2 *tags*, as seqeval's strict mode reads them.
 
     An entity begins with B and goes on with I of its type; an I that continues nothing is no entity.
@@ -35,10 +35,10 @@ class EntityF1(SumMetric):
     The official script joins all sentences into one sequence. That is the same, because no sentence begins with I.
     """
 
-    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+    def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2, types]: hits, and targets plus outputs."""
-        pairs = [(entities(e.target_labels), entities(e.output_labels)) for e in examples]
-        place = {kind: i for i, kind in enumerate(_types(pairs))}
+        pairs = [(find_entities(e.target_labels), find_entities(e.output_labels)) for e in examples]
+        place = {kind: i for i, kind in enumerate(_list_entity_types(pairs))}
         counts = np.zeros((len(pairs), 2, len(place)), dtype=np.int64)
         for row, (target, output) in zip(counts, pairs, strict=True):
             for kind, *_span in target & output:
@@ -47,48 +47,48 @@ class EntityF1(SumMetric):
                 row[1, place[kind]] += 1
         return counts
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return entity macro-F1, 0..1; 0 where there is no entity on either side."""
-        return macro_of_counts(sums)
+        return macro_f1_from_counts(sums)
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return F1 over the entities of one sentence; 1.0 for a sentence that rightly has none."""
-        if not entities(example.target_labels):
-            return float(not example.malformed and not entities(example.output_labels))
-        return super().of_one(example)
+        if not find_entities(example.target_labels):
+            return float(not example.malformed and not find_entities(example.output_labels))
+        return super().score_example(example)
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:
         """Return F1 of each entity type, 0..100."""
-        sums = self.statistics(examples).sum(0)
-        pairs = [(entities(e.target_labels), entities(e.output_labels)) for e in examples]
-        return dict(zip(_types(pairs), (100.0 * f1_of_counts(sums[0], sums[1])).tolist(), strict=True))
+        sums = self.additive_statistics(examples).sum(0)
+        pairs = [(find_entities(e.target_labels), find_entities(e.output_labels)) for e in examples]
+        return dict(zip(_list_entity_types(pairs), (100.0 * f1_from_counts(sums[0], sums[1])).tolist(), strict=True))
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"entity_f1|scheme:iob2-strict|average:macro-over-types|{BOOTSTRAP}|v1"
+        return f"entity_f1|scheme:iob2-strict|average:macro-over-types|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class CharacterMacroF1(SumMetric):
     """Macro-F1 over the 13 tags of characters, O among them; a tag that never occurs counts as 1 (official)."""
 
-    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+    def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2, 13]."""
-        return label_counts([e.target_labels for e in examples], [e.output_labels for e in examples], TAGS)
+        return count_label_hits([e.target_labels for e in examples], [e.output_labels for e in examples], TAGS)
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return character macro-F1, 0..1."""
-        scores: np.ndarray = f1_of_counts(sums[..., 0, :], sums[..., 1, :], absent=1.0).mean(-1)
+        scores: np.ndarray = f1_from_counts(sums[..., 0, :], sums[..., 1, :], absent=1.0).mean(-1)
         return scores
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the share of the characters whose tag is right."""
         hits = sum(a == b for a, b in zip(example.target_labels, example.output_labels, strict=True))
         return hits / len(example.target_labels)
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"character_macro_f1|labels:13|absent:1|{BOOTSTRAP}|v1"
+        return f"character_macro_f1|labels:13|absent:1|{BOOTSTRAP_SIGNATURE}|v1"
 
 
-def _types(pairs: Sequence[tuple[set[tuple[str, int, int]], set[tuple[str, int, int]]]]) -> list[str]:
+def _list_entity_types(pairs: Sequence[tuple[set[tuple[str, int, int]], set[tuple[str, int, int]]]]) -> list[str]:
     return sorted({kind for pair in pairs for side in pair for kind, *_span in side})

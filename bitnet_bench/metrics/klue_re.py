@@ -11,11 +11,11 @@ import numpy as np
 
 from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.classification import ConfusionMetric
-from bitnet_bench.metrics.sums import f1_of_counts
+from bitnet_bench.metrics.sums import f1_from_counts
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import SEED, bootstrap_counts
 
-RESAMPLES = 100
+AREA_RESAMPLES = 100
 """Of an area, which needs every example in order: enough for a standard error that is good to 7 %."""
 
 
@@ -24,11 +24,11 @@ class MicroF1WithoutNoRelation(ConfusionMetric):
 
     name = "re_micro_f1"
 
-    def of_confusion(self, confusion: np.ndarray) -> np.ndarray:
+    def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
         """Return micro-F1, 0..1; 0 where no relation is a target or an output."""
         hits = np.diagonal(confusion, axis1=-2, axis2=-1)[..., 1:].sum(-1)
         involved = confusion[..., 1:, :].sum((-2, -1)) + confusion[..., :, 1:].sum((-2, -1))
-        return f1_of_counts(hits, involved)
+        return f1_from_counts(hits, involved)
 
 
 class AUPRC(Metric):
@@ -38,53 +38,53 @@ class AUPRC(Metric):
     scikit-learn's `precision_recall_curve`, by which a label that is nobody's target has the area 0.5.
     """
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""
         return float(example.output_choice == example.target_choice)
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the mean area, 0..100."""
-        return 100.0 * float(_areas(examples, np.ones((1, len(examples)))).mean())
+        return 100.0 * float(_example_areas(examples, np.ones((1, len(examples)))).mean())
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
         if len(examples) < 2:
             return None
-        drawn = [_areas(examples, weights).mean(0) for weights in bootstrap_counts(len(examples), RESAMPLES)]
+        drawn = [_example_areas(examples, weights).mean(0) for weights in bootstrap_counts(len(examples), AREA_RESAMPLES)]
         return 100.0 * float(np.std(np.concatenate(drawn), ddof=1))
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:
         """Return the area of each label, 0..100."""
-        areas = 100.0 * _areas(examples, np.ones((1, len(examples))))[:, 0]
+        areas = 100.0 * _example_areas(examples, np.ones((1, len(examples))))[:, 0]
         return dict(zip(examples[0].choices, areas.tolist(), strict=True))
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 1 + labels], the target and the log-likelihood of each choice."""
         return np.array([(e.target_choice, *e.loglikelihoods) for e in examples], dtype=float)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the mean area of each sample, 0..100."""
-        areas: np.ndarray = 100.0 * _areas_of(numbers[:, 0].astype(int), numbers[:, 1:], weights).mean(0)
+        areas: np.ndarray = 100.0 * _label_areas(numbers[:, 0].astype(int), numbers[:, 1:], weights).mean(0)
         return areas
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"re_auprc|score:softmax|average:macro-over-labels|stderr:bootstrap-{RESAMPLES}-seed{SEED}|v1"
+        return f"re_auprc|score:softmax|average:macro-over-labels|stderr:bootstrap-{AREA_RESAMPLES}-seed{SEED}|v1"
 
 
-def _areas(examples: Sequence[Example], weights: np.ndarray) -> np.ndarray:
+def _example_areas(examples: Sequence[Example], weights: np.ndarray) -> np.ndarray:
     """Return [labels, R], the areas in samples that hold each example *weights* [R, n] times."""
     logits = np.array([example.loglikelihoods for example in examples])
-    return _areas_of(np.array([example.target_choice for example in examples]), logits, weights)
+    return _label_areas(np.array([example.target_choice for example in examples]), logits, weights)
 
 
-def _areas_of(targets: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _label_areas(targets: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     scores = np.exp(logits - logits.max(1, keepdims=True))
     scores /= scores.sum(1, keepdims=True)
-    return np.stack([_area(scores[:, label], targets == label, weights) for label in range(scores.shape[1])])
+    return np.stack([_pr_curve_area(scores[:, label], targets == label, weights) for label in range(scores.shape[1])])
 
 
-def _area(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _pr_curve_area(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return [R], the area under the precision-recall curve of one label."""
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # a threshold is a run of equal scores

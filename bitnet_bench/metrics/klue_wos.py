@@ -9,7 +9,7 @@ from bitnet_bench.runs.records import Example
 class JointGoalAccuracy(MeanMetric):
     """The share of turns whose state is right in every slot."""
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 if both states are the same set."""
         return float(set(example.output_labels) == set(example.target_labels))
 
@@ -24,7 +24,7 @@ class SlotF1(MeanMetric):
     Two empty states agree, F1 = 1; where only one is empty, F1 = 0.
     """
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return F1 over the slots of one turn."""
         gold, given = example.target_labels, example.output_labels
         if not gold and not given:

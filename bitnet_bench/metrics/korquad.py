@@ -10,20 +10,20 @@ from collections import Counter
 from bitnet_bench.metrics.mean import MeanMetric
 from bitnet_bench.runs.records import Example
 
-SPACED = re.compile("['\"《》<>〈〉()‘’]")
+MARKS = re.compile("['\"《》<>〈〉()‘’]")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
     """Return *text* as the official script compares it, after NFC."""
-    spaced = SPACED.sub(" ", unicodedata.normalize("NFC", text))
+    spaced = MARKS.sub(" ", unicodedata.normalize("NFC", text))
     return " ".join(spaced.lower().translate(PUNCTUATION).split())
 
 
 class ExactMatch(MeanMetric):
     """The normalised output equals one of the references."""
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return 1.0 on a match with any reference."""
         return float(any(normalise(example.output) == normalise(reference) for reference in example.references))
 
@@ -39,16 +39,16 @@ class CharacterF1(ExactMatch):
     KorQuAD 1.0 has none.
     """
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the best F1 over the references."""
-        return max(_f1(example.output, reference) for reference in example.references)
+        return max(_character_f1(example.output, reference) for reference in example.references)
 
     def signature(self) -> str:
         """Return the signature."""
         return "char_f1|norm:korquad1+nfc|refs:max|stderr:mean|v1"
 
 
-def _f1(output: str, reference: str) -> float:
+def _character_f1(output: str, reference: str) -> float:
     if not reference:
         return float(not normalise(output))
     ours, theirs = (Counter(normalise(text).replace(" ", "")) for text in (output, reference))

@@ -16,18 +16,18 @@ class MeanMetric(Metric):
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the mean over examples, 0..100."""
-        return 100.0 * sum(map(self.of_one, examples)) / len(examples)
+        return 100.0 * sum(map(self.score_example, examples)) / len(examples)
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return the standard error of the mean; None below two examples."""
-        error = mean_stderr([self.of_one(example) for example in examples])
+        error = mean_stderr([self.score_example(example) for example in examples])
         return None if error is None else 100.0 * error
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n], the figure of each example."""
-        return np.array([self.of_one(example) for example in examples], dtype=float)
+        return np.array([self.score_example(example) for example in examples], dtype=float)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return weighted means, 0..100."""
         means: np.ndarray = 100.0 * (weights @ numbers) / weights.sum(-1)
         return means

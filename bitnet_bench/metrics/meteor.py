@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from bitnet_bench.metrics.mean import MeanMetric
-from bitnet_bench.metrics.tokenizers import tokenizer
+from bitnet_bench.metrics.tokenizers import load_metric_tokenizer
 from bitnet_bench.runs.records import Example
 
 
@@ -32,11 +32,11 @@ class Meteor(MeanMetric):
 
     def __init__(self, tokens: str = "mecab") -> None:
         self.tokens = tokens
-        self.tokenizer_name = tokenizer(tokens).name
+        self.tokenizer_name = load_metric_tokenizer(tokens).name
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return METEOR of one output, 0..1."""
-        return max(_meteor(self.tokens, reference, example.output) for reference in example.references)
+        return max(_meteor_score(self.tokens, reference, example.output) for reference in example.references)
 
     def signature(self) -> str:
         """Return the signature."""
@@ -46,8 +46,8 @@ class Meteor(MeanMetric):
 
 
 @lru_cache(maxsize=1 << 16)
-def _meteor(tokens: str, reference: str, output: str) -> float:
+def _meteor_score(tokens: str, reference: str, output: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
-    split = tokenizer(tokens).tokenize
+    split = load_metric_tokenizer(tokens).tokenize
     return float(single_meteor_score(split(reference), split(output), stemmer=_NoStemmer(), wordnet=_NoSynonyms()))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bitnet_bench.metrics.base import Metric
-from bitnet_bench.metrics.sums import BOOTSTRAP, weighted_sums
+from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, weighted_sums
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
@@ -19,35 +19,35 @@ class BitsPerByte(Metric, adds=("of_sums",)):
     limits = (0.0, None)
     lower_is_better = True
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the geometric mean of the probability of a byte, 0..1: higher is better."""
-        loglikelihood, size = _statistics([example])[0]
+        loglikelihood, size = _nats_and_bytes([example])[0]
         return float(np.exp(min(0.0, loglikelihood) / size))
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return bits per byte for sums [..., 2] of nats and bytes."""
         bits: np.ndarray = -sums[..., 0] / sums[..., 1] / np.log(2.0)
         return bits
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the figure over all texts, in its own unit."""
-        return float(self.of_sums(_statistics(examples).sum(0)))
+        return float(self.score_sums(_nats_and_bytes(examples).sum(0)))
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over texts; None below two."""
-        return bootstrap_stderr(_statistics(examples), self.of_sums)
+        return bootstrap_stderr(_nats_and_bytes(examples), self.score_sums)
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2], nats and bytes of each text."""
-        return _statistics(examples)
+        return _nats_and_bytes(examples)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the figure of each sample, in its own unit."""
-        return self.of_sums(weighted_sums(numbers, weights))
+        return self.score_sums(weighted_sums(numbers, weights))
 
     def signature(self) -> str:
         """Return the signature."""
-        return f"{self.name}|unit:utf8-byte|lower-is-better|{BOOTSTRAP}|v1"
+        return f"{self.name}|unit:utf8-byte|lower-is-better|{BOOTSTRAP_SIGNATURE}|v1"
 
 
 class BytePerplexity(BitsPerByte):
@@ -56,12 +56,12 @@ class BytePerplexity(BitsPerByte):
     name = "byte_perplexity"
     limits = (1.0, None)
 
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the perplexity of a byte for sums [..., 2] of nats and bytes."""
         perplexity: np.ndarray = np.exp(-sums[..., 0] / sums[..., 1])
         return perplexity
 
 
-def _statistics(examples: Sequence[Example]) -> np.ndarray:
+def _nats_and_bytes(examples: Sequence[Example]) -> np.ndarray:
     """Return [n, 2], nats and bytes; a text without bytes has one, for it holds the end of the text at least."""
     return np.array([(e.loglikelihoods[0], max(1, len(e.references[0].encode()))) for e in examples])

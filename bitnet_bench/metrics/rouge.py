@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from bitnet_bench.metrics.mean import MeanMetric
-from bitnet_bench.metrics.tokenizers import tokenizer
+from bitnet_bench.metrics.tokenizers import load_metric_tokenizer
 from bitnet_bench.runs.records import Example
 
 
@@ -16,11 +16,11 @@ class Rouge1(MeanMetric):
 
     def __init__(self, tokens: str = "mecab") -> None:
         self.tokens = tokens
-        self.tokenizer_name = tokenizer(tokens).name
+        self.tokenizer_name = load_metric_tokenizer(tokens).name
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the F of one output, 0..1."""
-        return max(_f(self.kind, self.tokens, reference, example.output) for reference in example.references)
+        return max(_rouge_f1(self.kind, self.tokens, reference, example.output) for reference in example.references)
 
     def signature(self) -> str:
         """Return the signature."""
@@ -46,9 +46,9 @@ class RougeLsum(Rouge1):
 
 
 @lru_cache(maxsize=1 << 16)
-def _f(kind: str, tokens: str, reference: str, output: str) -> float:
+def _rouge_f1(kind: str, tokens: str, reference: str, output: str) -> float:
     # kept, because the figure, its standard error and the examples' own figures are each asked for
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer([kind], tokenizer=tokenizer(tokens))
+    scorer = RougeScorer([kind], tokenizer=load_metric_tokenizer(tokens))
     return float(scorer.score(reference, output)[kind].fmeasure)

@@ -11,40 +11,40 @@ from bitnet_bench.metrics.base import Metric
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import RESAMPLES, SEED, bootstrap_stderr
 
-BOOTSTRAP = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"
+BOOTSTRAP_SIGNATURE = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"
 
 
 class SumMetric(Metric):
     """A metric whose value is `of_sums` of what `statistics` gives for each example, added up."""
 
     @abstractmethod
-    def statistics(self, examples: Sequence[Example]) -> np.ndarray:
+    def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, k]: the numbers of each example that add up."""
 
     @abstractmethod
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+    def score_sums(self, sums: np.ndarray) -> np.ndarray:
         """Return the figure, 0..1, for each of the sums [..., k]."""
 
-    def of_one(self, example: Example) -> float:
+    def score_example(self, example: Example) -> float:
         """Return the figure of one example, 0..1."""
-        return float(self.of_sums(self.statistics([example]).sum(0)))
+        return float(self.score_sums(self.additive_statistics([example]).sum(0)))
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the figure over all examples, 0..100."""
-        return 100.0 * float(self.of_sums(self.statistics(examples).sum(0)))
+        return 100.0 * float(self.score_sums(self.additive_statistics(examples).sum(0)))
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
         """Return its bootstrap standard error over examples; None below two."""
-        error = bootstrap_stderr(self.statistics(examples), self.of_sums)
+        error = bootstrap_stderr(self.additive_statistics(examples), self.score_sums)
         return None if error is None else 100.0 * error
 
-    def numbers(self, examples: Sequence[Example]) -> np.ndarray:
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return `statistics`."""
-        return self.statistics(examples)
+        return self.additive_statistics(examples)
 
-    def weighted(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Return the figure of each weighted sum, 0..100."""
-        figures: np.ndarray = 100.0 * self.of_sums(weighted_sums(numbers, weights))
+        figures: np.ndarray = 100.0 * self.score_sums(weighted_sums(numbers, weights))
         return figures
 
 
@@ -55,13 +55,13 @@ def weighted_sums(numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return sums
 
 
-def f1_of_counts(hits: np.ndarray, involved: np.ndarray, absent: float = 0.0) -> np.ndarray:
+def f1_from_counts(hits: np.ndarray, involved: np.ndarray, absent: float = 0.0) -> np.ndarray:
     """Return F1 = 2 hits / involved, where *involved* counts targets and outputs; *absent* where there are none."""
     f1: np.ndarray = np.divide(2.0 * hits, involved, out=np.full(np.shape(hits), absent), where=involved > 0)
     return f1
 
 
-def label_counts(
+def count_label_hits(
     targets: Sequence[Sequence[str]], outputs: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> np.ndarray:
     """Return [n, 2, labels]: for each example, its hits and its targets plus outputs of each label.
@@ -80,13 +80,13 @@ def label_counts(
     return counts
 
 
-def macro_of_counts(sums: np.ndarray) -> np.ndarray:
+def macro_f1_from_counts(sums: np.ndarray) -> np.ndarray:
     """Return the mean F1 over the labels that occur, for sums [..., 2, labels] of `label_counts`."""
     hits, involved = sums[..., 0, :], sums[..., 1, :]
-    return mean_of_occurring(f1_of_counts(hits, involved), involved)
+    return mean_over_occurring(f1_from_counts(hits, involved), involved)
 
 
-def mean_of_occurring(scores: np.ndarray, involved: np.ndarray) -> np.ndarray:
+def mean_over_occurring(scores: np.ndarray, involved: np.ndarray) -> np.ndarray:
     """Return the mean over labels of *scores* [..., labels], those left out whose *involved* is 0; 0 if all are."""
     mean: np.ndarray = scores.sum(-1) / np.maximum((involved > 0).sum(-1), 1)
     return mean

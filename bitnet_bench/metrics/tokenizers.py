@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bitnet_bench.errors import BenchError
 
-PROBE = "한국어 문장을 3개 나눈다."
+PROBE_SENTENCE = "한국어 문장을 3개 나눈다."
 
 
 class Tokenizer:
@@ -25,32 +25,32 @@ class Tokenizer:
 
 
 @cache
-def tokenizer(key: str) -> Tokenizer:
+def load_metric_tokenizer(key: str) -> Tokenizer:
     """Return the tokenizer called *key*; BenchError for an unknown one, and for one that would drop Hangul."""
     if key not in _TOKENIZERS:
         raise BenchError(f"There is no tokenizer {key!r}.", f"There are: {', '.join(_TOKENIZERS)}.")
     found = _TOKENIZERS[key]()
-    check_hangul(key, found.tokenize(PROBE))
+    check_hangul(key, found.tokenize(PROBE_SENTENCE))
     return found
 
 
 def check_hangul(key: str, tokens: list[str]) -> None:
     """Raise BenchError if *tokens* of `PROBE` lack its Hangul: a score over what is left would be a false one."""
-    if PROBE.split()[0] not in "".join(tokens):  # morphemes may be spelt otherwise, its noun is not
+    if PROBE_SENTENCE.split()[0] not in "".join(tokens):  # morphemes may be spelt otherwise, its noun is not
         raise BenchError(
             f"The tokenizer {key!r} drops Hangul, so that Korean scores 0, or a false 100 where digits agree.",
             "Take one for Korean, such as mecab.",
         )
 
 
-def _mecab() -> Tokenizer:
+def _make_mecab() -> Tokenizer:
     from sacrebleu.tokenizers.tokenizer_ko_mecab import TokenizerKoMecab
 
     mecab = TokenizerKoMecab()
     return Tokenizer(f"mecab-ko-{version('mecab-ko')}", lambda text: list(mecab(text).split()))
 
 
-def _kiwi() -> Tokenizer:
+def _make_kiwi() -> Tokenizer:
     try:
         from kiwipiepy import Kiwi
 
@@ -62,24 +62,24 @@ def _kiwi() -> Tokenizer:
     return Tokenizer(name, lambda text: [token.form for token in kiwi.tokenize(text)])
 
 
-def _syllable() -> Tokenizer:
+def _make_syllable() -> Tokenizer:
     return Tokenizer("syllable", lambda text: list("".join(text.split())))
 
 
-def _space() -> Tokenizer:
+def _make_space() -> Tokenizer:
     return Tokenizer("space", str.split)
 
 
-def _rouge_score() -> Tokenizer:
+def _make_rouge_score() -> Tokenizer:
     from rouge_score.tokenizers import DefaultTokenizer
 
     return Tokenizer("rouge_score", DefaultTokenizer(False).tokenize)
 
 
 _TOKENIZERS = {
-    "mecab": _mecab,
-    "kiwi": _kiwi,
-    "syllable": _syllable,
-    "space": _space,
-    "rouge_score": _rouge_score,
+    "mecab": _make_mecab,
+    "kiwi": _make_kiwi,
+    "syllable": _make_syllable,
+    "space": _make_space,
+    "rouge_score": _make_rouge_score,
 }

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 from bitnet_bench.backends.reference import find_logits
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_GIGABYTES
-from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
-    from bitnet_bench.checkpoints.parity import Parity
+    from bitnet_bench.checkpoints.parity import CheckpointParity
 
 
-def convert(
-    model: str, form: Format, out: Path, *, shard_gigabytes: float = SHARD_GIGABYTES, steps: Steps = quiet
-) -> tuple[Checkpoint, Parity]:
+def convert_checkpoint(
+    model: str, form: Format, out: Path, *, shard_gigabytes: float = SHARD_GIGABYTES, steps: ProgressDisplay = no_display
+) -> tuple[Checkpoint, CheckpointParity]:
     """Write the checkpoint *model* in format *form* to *out*; return what *out* is and how equal it is to *model*.
 
     BenchError if the two are not the same model; *out* does not exist then.
     """
-    from bitnet_bench.checkpoints.converting import convert as write
+    from bitnet_bench.checkpoints.converting import convert_checkpoint as write
 
     source = open_checkpoint(model)
     with steps(f"convert to {form}") as progress:

@@ -13,27 +13,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.checkpoints.locate import EMBEDDED, open_checkpoint
-from bitnet_bench.checkpoints.random_weights import presets
-from bitnet_bench.checkpoints.shape import Shape, shape_of
+from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
+from bitnet_bench.checkpoints.random_weights import list_presets
+from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.machine.runtime_choice import AUTO
-from bitnet_bench.measurement.budget import describe_duration
-from bitnet_bench.measurement.candidates import FLOATS, TERNARY_BACKENDS
+from bitnet_bench.measurement.budget import format_duration
+from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.steps import Finetuning, Measuring, Reporting, Scoring, Step
+from bitnet_bench.pipeline.steps import FinetuneStep, MeasureStep, ReportStep, EvaluateStep, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.inputs import hold_out, training_rows
+from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
 SAMPLED_ROWS = 200
 CALIBRATION_S = 0.3
-TOKENS = 512
+CALIBRATION_TOKENS = 512
 """Of the matrix product whose speed is taken."""
 TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
 """Of that speed, what training, reading a prompt and writing a token reach."""
@@ -78,147 +78,147 @@ class Speed:
     source: str
 
 
-def find_shape(model: str) -> Shape:
+def find_shape(model: str) -> ModelShape:
     """Return the size of *model* without downloading it; BenchError if that cannot be said."""
     from bitnet_bench.checkpoints.config import read_config
-    from bitnet_bench.checkpoints.random_weights import preset_config
+    from bitnet_bench.checkpoints.random_weights import read_preset_config
 
     try:
-        if Path(model).exists() or model in EMBEDDED:
-            return shape_of(read_config(Path(open_checkpoint(model).path)))
-        for name, source in presets().items():
+        if Path(model).exists() or model in EMBEDDED_CHECKPOINTS:
+            return compute_shape(read_config(Path(open_checkpoint(model).path)))
+        for name, source in list_presets().items():
             if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf
-                return shape_of(preset_config(name))
+                return compute_shape(read_preset_config(name))
     except KeyError as error:
         raise BenchError(f"{model} is no Llama-like model: its config.json has no {error}.") from error
     raise BenchError(f"{model} is not here, and its size is not known.", "`bitnet-bench pull` brings it.")
 
 
 @cache
-def measured_speed(shape: Shape) -> Speed:
+def measure_speed(shape: ModelShape) -> Speed:
     """Return what this machine does in a float32 product of the shape of a feed-forward layer, in under a second."""
     import torch
 
     device = "cpu" if find_gpu() is None else "cuda"
     left, right = (
-        torch.ones(size, device=device) for size in ((TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
+        torch.ones(size, device=device) for size in ((CALIBRATION_TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
     )
     left @ right
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < CALIBRATION_S:
         (left @ right)[0, 0].item()
         done += 1
-    flops = 2 * TOKENS * shape.hidden * shape.intermediate * done / (time.perf_counter() - began)
+    flops = 2 * CALIBRATION_TOKENS * shape.hidden * shape.intermediate * done / (time.perf_counter() - began)
     return Speed(flops, f"{flops / 1e9:,.0f} GFLOP/s measured here on {device}, {torch.get_num_threads()} threads")
 
 
-def estimate(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
+def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
     """Return an estimate for each step; *speed* is measured for each model where it is not given.
 
     Files are read and tasks built, so that a missing file is found now; nothing is trained, scored or downloaded.
     """
-    planner = _Planner({step.job.out: step.job.model for step in steps if isinstance(step, Finetuning)}, speed)
+    planner = _StepEstimator({step.job.out: step.job.model for step in steps if isinstance(step, FinetuneStep)}, speed)
     found = []
     for number, step in enumerate(steps, 1):
-        found.append(planner.estimate(step))
+        found.append(planner.estimate_step(step))
         progress(number, len(steps), step.title)
     return found
 
 
-class _Planner:
+class _StepEstimator:
     """Estimates steps; what several of them ask alike is counted once."""
 
     def __init__(self, starts: Mapping[str, str], speed: Speed | None) -> None:
         self._starts, self._speed = starts, speed
         self._counted: dict[str, Any] = {}
 
-    def estimate(self, step: Step) -> Estimate:
+    def estimate_step(self, step: Step) -> Estimate:
         """Return what *step* will take, or why that cannot be said."""
         try:
-            if isinstance(step, Finetuning):
-                return self._training(step)
-            if isinstance(step, Scoring):
-                return self._scoring(step)
-            return self._measuring(step) if isinstance(step, Measuring) else _reporting(step)
+            if isinstance(step, FinetuneStep):
+                return self._estimate_training(step)
+            if isinstance(step, EvaluateStep):
+                return self._estimate_evaluation(step)
+            return self._estimate_measurement(step) if isinstance(step, MeasureStep) else _estimate_report(step)
         except BenchError as error:
             return Estimate(step.title, step.is_done, None, None, None, error.problem)
 
-    def _once(self, count: Callable[[], Any], *about: Any) -> Any:
+    def _compute_once(self, count: Callable[[], Any], *about: Any) -> Any:
         key = repr(about)
         if key not in self._counted:
             self._counted[key] = count()
         return self._counted[key]
 
-    def _training(self, step: Finetuning) -> Estimate:
-        from bitnet_bench.training.order import total_steps
+    def _estimate_training(self, step: FinetuneStep) -> Estimate:
+        from bitnet_bench.training.order import count_steps
 
         job, shape = step.job, find_shape(step.job.model)
-        (tokenizer, whose), rows = self._tokenizer(job.model), self._rows_of(job)
-        sequences, tokens_a_row = self._once(
-            lambda: _sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
+        (tokenizer, whose), rows = self._load_tokenizer(job.model), self._read_rows(job)
+        sequences, tokens_a_row = self._compute_once(
+            lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
         job = fit_batch(job, shape, job.max_length if job.packing else round(tokens_a_row), find_free_bytes(1))
         batch = job.sequences * (2 if job.method == "dpo" else 1)
-        steps = total_steps(sequences, job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
+        steps = count_steps(sequences, job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
         tokens = steps * batch * job.gradient_accumulation * tokens_a_row
-        speed = self._speed or measured_speed(shape)
+        speed = self._speed or measure_speed(shape)
         seconds = OPENING_S + 6 * shape.multiplied * tokens / (TRAINING_SHARE * speed.flops)
         memory = PROCESS_BYTES + training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
         note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
-        return Estimate(step.title, step.is_done, seconds, memory, _kept_bytes(job, shape), note, speed.source)
+        return Estimate(step.title, step.is_done, seconds, memory, _estimate_disk_bytes(job, shape), note, speed.source)
 
-    def _rows_of(self, job: FinetuneJob) -> Sequence[Any]:
+    def _read_rows(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
-        rows: Sequence[Any] = self._once(lambda: hold_out(training_rows(job)[0], job)[0], *about)
+        rows: Sequence[Any] = self._compute_once(lambda: split_validation_rows(read_training_rows(job)[0], job)[0], *about)
         return rows
 
-    def _tokenizer(self, model: str) -> tuple[Any, str]:
+    def _load_tokenizer(self, model: str) -> tuple[Any, str]:
         """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
-        here = Path(model).exists() or model in EMBEDDED
+        here = Path(model).exists() or model in EMBEDDED_CHECKPOINTS
         loaded = load_tokenizer(open_checkpoint(model if here else "demo"))
         return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
 
-    def _scoring(self, step: Scoring) -> Estimate:
+    def _estimate_evaluation(self, step: EvaluateStep) -> Estimate:
         start = self._starts.get(step.model, step.model)
-        shape, (tokenizer, whose) = find_shape(start), self._tokenizer(start)
+        shape, (tokenizer, whose) = find_shape(start), self._load_tokenizer(start)
         names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
         asked = step.job.model_dump(exclude={"stage", "cache"})
-        sizes = self._once(lambda: _sizes(step, tokenizer), "tasks", names, asked, whose)
+        sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), "tasks", names, asked, whose)
         documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
-        speed = self._speed or measured_speed(shape)
+        speed = self._speed or measure_speed(shape)
         flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
         memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
         note = f"{documents:,.0f} documents, {read:,.0f} tokens read, {written:,.0f} written at most, by {whose}"
         seconds = OPENING_S + flops / speed.flops
         return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
 
-    def _measuring(self, step: Measuring) -> Estimate:
+    def _estimate_measurement(self, step: MeasureStep) -> Estimate:
         """Every contestant is loaded, probed, warmed up and timed in rounds, until the budget is used up."""
         scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
         for model in step.models:
             start = self._starts.get(model, model)
             shape = find_shape(start)
-            speed = self._speed or measured_speed(shape)
+            speed = self._speed or measure_speed(shape)
             sources.append(speed.source)
-            for run in _runs_of(step, start, model):
+            for run in _list_candidates(step, start, model):
                 contestants += 1
-                held = _held_bytes(shape, run)
-                rounds = (scenario.rounds + 2) * _round_s(shape, run, scenario, speed)
+                held = _estimate_read_bytes(shape, run)
+                rounds = (scenario.rounds + 2) * _estimate_round_s(shape, run, scenario, speed)
                 seconds += OPENING_S + held / LOADED_BYTES_PER_S + rounds
                 memory += PROCESS_BYTES + held
         note = f"{contestants} processes, {scenario.rounds} rounds of each"
         if seconds > scenario.budget_s:
             note = (
-                f"{contestants} processes, as many rounds as the budget allows ({describe_duration(seconds)} for all)"
+                f"{contestants} processes, as many rounds as the budget allows ({format_duration(seconds)} for all)"
             )
         seconds = min(seconds, scenario.budget_s)
         speed_source = sources[0] if sources else ""
         return Estimate(step.title, step.is_done, seconds, int(memory), 0, note, speed_source)
 
 
-def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:
+def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
     """Return the disk that the result takes, masters if they are kept, and two saved states while it goes on."""
     ternary = job.precision == "ternary"
     result = shape.matrices / 4 + 2 * shape.embeddings if ternary else 2 * shape.parameters
@@ -226,31 +226,31 @@ def _kept_bytes(job: FinetuneJob, shape: Shape) -> int:
     return int(result + masters + 2 * STATE_BYTES * shape.parameters)
 
 
-def _sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
+def _count_sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
     """Return how many sequences a job trains on, and the mean tokens of one, from a sample of its rows."""
-    from bitnet_bench.data.tokenizing import encode, encode_pairs
+    from bitnet_bench.data.tokenizing import tokenize_rows, tokenize_pairs
 
     some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
     if job.method == "dpo":
-        examples = encode_pairs(some, tokenizer, job.template, job.max_length).examples
+        examples = tokenize_pairs(some, tokenizer, job.template, job.max_length).examples
     else:
-        examples = encode(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
+        examples = tokenize_rows(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
     tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
     return len(rows) if job.method == "dpo" else round(len(rows) * len(examples) / len(some)), tokens
 
 
-def _sizes(step: Scoring, tokenizer: Any) -> list[tuple[int, float, float]]:
+def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, float, float]]:
     """Return (documents, tokens to read, tokens to write) of every task."""
-    from bitnet_bench.evaluation.tasks import Setting, build_task
+    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
     job = step.job
     rows = {name: Path(file) for name, file in job.rows.items()}
     directory = Path(job.data_dir) if job.data_dir else None
-    setting = Setting(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
-    return [_documents(build_task(suite, task, setting).lm_task, tokenizer, job.limit) for suite, task in step.tasks]
+    setting = TaskSettings(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    return [_count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job.limit) for suite, task in step.tasks]
 
 
-def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
+def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
     """Return how many documents a task has, and tokens to read and to write, from a sample of them."""
     documents = list(task.test_docs())[:limit]
     some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
@@ -265,9 +265,9 @@ def _documents(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float
     return len(documents), read, float(longest * len(documents))
 
 
-def _runs_of(step: Measuring, start: str, out: str) -> list[tuple[str, Precision]]:
+def _list_candidates(step: MeasureStep, start: str, out: str) -> list[tuple[str, Precision]]:
     """Return the backend and the precision of every contestant that a checkpoint will be."""
-    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOATS)
+    precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOAT_PRECISIONS)
     engine = step.backend == AUTO
     return [("ternary" if engine and precision == "ternary" else step.backend, precision) for precision in precisions]
 
@@ -276,21 +276,21 @@ def _is_ternary(start: str, out: str) -> bool:
     """Return whether a checkpoint will be run as ternary: an arm of a recipe has the name of what it trains to."""
     if start != out:
         return not Path(out).name.startswith("fp16")
-    here = Path(start).exists() or start in EMBEDDED
+    here = Path(start).exists() or start in EMBEDDED_CHECKPOINTS
     return open_checkpoint(start).is_ternary if here else True
 
 
-def _round_s(shape: Shape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
+def _estimate_round_s(shape: ModelShape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
     """Return the seconds of one round: products of the prompt, bytes of every new token, but `SHORTEST_ROUND_S`."""
     backend, precision = run
     share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in TERNARY_BACKENDS else 1.0)
     prefill = 2 * shape.multiplied * scenario.prompt_tokens * scenario.batch / (share * speed.flops)
-    held = _held_bytes(shape, run)
+    held = _estimate_read_bytes(shape, run)
     decode = held / READ_BYTES_PER_S * (scenario.new_tokens - 1)
     return max(SHORTEST_ROUND_S, prefill + decode)
 
 
-def _held_bytes(shape: Shape, run: tuple[str, Precision]) -> float:
+def _estimate_read_bytes(shape: ModelShape, run: tuple[str, Precision]) -> float:
     """Return the bytes that a token reads: `hf` holds ternary weights in bytes, and what is beside them in float32."""
     backend, precision = run
     if precision == "ternary":
@@ -300,5 +300,5 @@ def _held_bytes(shape: Shape, run: tuple[str, Precision]) -> float:
     return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
 
 
-def _reporting(step: Reporting) -> Estimate:
+def _estimate_report(step: ReportStep) -> Estimate:
     return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitnet_bench.pipeline.recipe import read_recipe
-from bitnet_bench.pipeline.steps import REPORT, run
-from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.pipeline.steps import REPORT_FILE, run_recipe
+from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.records import RunRecord
 
 RECIPE = Path(__file__).parents[1] / "demo" / "quickstart.yaml"
 
 
-def quickstart(out: Path, seed: int = 0, steps: Steps = quiet) -> tuple[list[RunRecord], Path]:
+def quickstart(out: Path, seed: int = 0, steps: ProgressDisplay = no_display) -> tuple[list[RunRecord], Path]:
     """Evaluate, fine-tune and evaluate again the embedded pair on the `sample` suite, measure both, and report.
 
     Returns the four runs (before and after, ternary and FP16) and the report's path. What is finished in *out*
@@ -21,5 +21,5 @@ def quickstart(out: Path, seed: int = 0, steps: Steps = quiet) -> tuple[list[Run
     recipe = read_recipe(RECIPE)
     assert recipe.finetune
     seeded = recipe.finetune.model_copy(update={"seed": seed})
-    records = run(recipe.model_copy(update={"finetune": seeded}), out, steps=steps)
-    return records, out / REPORT
+    records = run_recipe(recipe.model_copy(update={"finetune": seeded}), out, steps=steps)
+    return records, out / REPORT_FILE

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bitnet_bench.checkpoints.locate import EMBEDDED
+from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS
 from bitnet_bench.errors import BenchError, explain_fault
-from bitnet_bench.evaluation.suites import SUITE, nearest
+from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
 from bitnet_bench.files import write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
@@ -19,13 +19,13 @@ from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
 
-COPY = "recipe.yaml"
-SHIPPED = Path(__file__).parents[1] / "recipes"
-Place = tuple[str | int, ...]
+RECIPE_COPY_FILE = "recipe.yaml"
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
+KeyPath = tuple[str | int, ...]
 """Where a value stands: ("finetune", "data", 0)."""
 
 
-class Training(FinetuneJob, Arms):
+class FinetuneSettings(FinetuneJob, Arms):
     """Both arms of a fine-tuning: a job's settings, the twin, and how many seeds. What is not here, the recipe says."""
 
     out: Literal[""] = ""
@@ -34,19 +34,19 @@ class Training(FinetuneJob, Arms):
     learning_rate_source: None = None
 
     @model_validator(mode="after")
-    def _has_an_arm(self) -> Training:
+    def _check_arms(self) -> FinetuneSettings:
         if self.twin and self.precision == "fp16":
             raise ValueError("`twin` is the FP16 arm beside a ternary one, and `precision` is fp16")
         return self
 
-    def job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:
+    def make_job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:
         """Return the job of the first arm that is written to *out*."""
-        own = Training.model_fields.keys() - FinetuneJob.model_fields.keys()
+        own = FinetuneSettings.model_fields.keys() - FinetuneJob.model_fields.keys()
         settings = self.model_dump(exclude={*own, "out", "data_dir", "seed"})
         return FinetuneJob(**settings, out=str(out), data_dir=str(data_dir) if data_dir else None, seed=seed)
 
 
-class Evaluating(EvaluateJob):
+class EvaluateSettings(EvaluateJob):
     """What is scored and how."""
 
     data_dir: None = None
@@ -56,14 +56,14 @@ class Evaluating(EvaluateJob):
     before: bool = False
     """Whether the checkpoints are scored before their fine-tuning too."""
 
-    def job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
+    def make_job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
         """Return how one checkpoint is scored."""
-        own = Evaluating.model_fields.keys() - EvaluateJob.model_fields.keys()
+        own = EvaluateSettings.model_fields.keys() - EvaluateJob.model_fields.keys()
         settings = self.model_dump(exclude={*own, "data_dir", "stage"})
         return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
 
 
-class Measuring(Workload):
+class MeasureSettings(Workload):
     """What is timed."""
 
     backend: str = AUTO
@@ -74,7 +74,7 @@ class Measuring(Workload):
 
     @field_validator("budget")
     @classmethod
-    def _is_a_duration(cls, budget: str) -> str:
+    def _check_duration(cls, budget: str) -> str:
         read_budget(budget)
         return budget
 
@@ -87,15 +87,15 @@ class Measuring(Workload):
 class Recipe(Value):
     """What `bitnet-bench run` does, in this order; what is not named is not done."""
 
-    finetune: Training | None = None
+    finetune: FinetuneSettings | None = None
     models: Mapping[str, str] = Field(default_factory=dict)
     """Checkpoints that are scored as they are: a name for the run, and the model."""
-    evaluate: Evaluating
-    measure: Measuring | None = None
+    evaluate: EvaluateSettings
+    measure: MeasureSettings | None = None
     report: bool = True
 
     @model_validator(mode="after")
-    def _has_models(self) -> Recipe:
+    def _check_models(self) -> Recipe:
         if not self.finetune and not self.models:
             raise ValueError("it names no model: give finetune, models or both")
         if self.evaluate.before and not self.finetune:
@@ -115,45 +115,45 @@ def read_recipe(file: Path) -> Recipe:
     file = find_recipe(file)
     try:
         text = file.read_text(encoding="utf-8")
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader), file))
+        lines = dict(_list_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), file))
         fields = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BenchError(f"{file} is not YAML: {_in_one_line(error)}.", "Correct it there.") from error
     if not isinstance(fields, dict):
         raise BenchError(f"{file} is not a recipe: it holds no keys.", f"There are: {', '.join(Recipe.model_fields)}.")
     try:
-        return _located(Recipe.model_validate(fields), file.parent)
+        return _resolve_paths(Recipe.model_validate(fields), file.parent)
     except ValidationError as error:
-        raise _explained(error, file, lines) from error
+        raise _explain_error(error, file, lines) from error
 
 
 def find_recipe(file: Path) -> Path:
     """Return *file*, or the recipe of that name that the package ships; BenchError lists the names."""
     if file.is_file():
         return file
-    shipped = SHIPPED / f"{file}.yaml"
+    shipped = RECIPES_FOLDER / f"{file}.yaml"
     if len(file.parts) == 1 and shipped.is_file():
         return shipped
-    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+    names = ", ".join(sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml")))
     raise BenchError(f"There is no recipe {file}.", f"Give a YAML file, or one of the shipped recipes: {names}.")
 
 
-def _lines(node: yaml.Node | None, file: Path, place: Place = ()) -> Iterator[tuple[Place, int]]:
+def _list_key_lines(node: yaml.Node | None, file: Path, place: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
     """Yield the line of every value; BenchError for a key that stands twice, of which YAML drops the first unsaid."""
     if node is None:
         return
     yield place, node.start_mark.line + 1
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            yield from _lines(item, file, (*place, i))
+            yield from _list_key_lines(item, file, (*place, i))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
-                raise BenchError(f"Line {line} of {file}: {_dotted((*place, name))} stands twice.", "Keep one of them.")
+                raise BenchError(f"Line {line} of {file}: {_format_key_path((*place, name))} stands twice.", "Keep one of them.")
             seen.add(name)
-            yield from _lines(value, file, (*place, name))
+            yield from _list_key_lines(value, file, (*place, name))
             yield (*place, name), line
 
 
@@ -161,19 +161,19 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _dotted(place: Place) -> str:
+def _format_key_path(place: KeyPath) -> str:
     return ".".join(map(str, place))
 
 
-def _explained(error: ValidationError, file: Path, lines: dict[Place, int]) -> BenchError:
+def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]) -> BenchError:
     """Return the first thing that is wrong with a recipe as a sentence with its line."""
     # a misspelt section is also a missing one: the spelling is what is wrong
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    place: Place = tuple(first["loc"])
+    place: KeyPath = tuple(first["loc"])
     known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
-    where, name = f"Line {lines[known]} of {file}", _dotted(place)
+    where, name = f"Line {lines[known]} of {file}", _format_key_path(place)
     if first["type"] == "extra_forbidden":
-        return BenchError(f"{where}: there is no key {name}.", nearest(str(place[-1]), _keys(place[:-1])))
+        return BenchError(f"{where}: there is no key {name}.", suggest_name(str(place[-1]), _list_keys(place[:-1])))
     if first["type"] == "missing":
         return BenchError(f"{where}: {name} is missing.", "docs/recipes.md lists every key.")
     if name in ("finetune.out", "finetune.data_dir", "evaluate.data_dir"):
@@ -182,19 +182,19 @@ def _explained(error: ValidationError, file: Path, lines: dict[Place, int]) -> B
     return BenchError(f"{where}: {said}.", "docs/recipes.md lists every key and its values.")
 
 
-def _keys(place: Place) -> list[str]:
+def _list_keys(place: KeyPath) -> list[str]:
     """Return the keys that may stand at *place*."""
-    sections: dict[str, type[Value]] = {"finetune": Training, "evaluate": Evaluating, "measure": Measuring}
+    sections: dict[str, type[Value]] = {"finetune": FinetuneSettings, "evaluate": EvaluateSettings, "measure": MeasureSettings}
     fields = sections[str(place[0])].model_fields if place else Recipe.model_fields
     return [name for name, field in fields.items() if field.annotation not in (type(None), Literal[""])]
 
 
-def _located(recipe: Recipe, folder: Path) -> Recipe:
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Return *recipe* with the names of what stands beside it as paths."""
 
     def beside(name: str, inside: str = "") -> str:
         there = folder / name / inside
-        return str((folder / name).resolve()) if name not in EMBEDDED and there.exists() else name
+        return str((folder / name).resolve()) if name not in EMBEDDED_CHECKPOINTS and there.exists() else name
 
     training, scoring = recipe.finetune, recipe.evaluate
     if training:
@@ -210,7 +210,7 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
         )
     scoring = scoring.model_copy(
         update={
-            "suites": tuple(beside(name, SUITE) for name in scoring.suites),
+            "suites": tuple(beside(name, SUITE_FILE) for name in scoring.suites),
             "rows": {task: beside(name) for task, name in scoring.rows.items()},
         }
     )
@@ -218,11 +218,11 @@ def _located(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"finetune": training, "evaluate": scoring, "models": models})
 
 
-def claim(recipe: Recipe, folder: Path) -> None:
+def claim_recipe_folder(recipe: Recipe, folder: Path) -> None:
     """Keep *recipe* in *folder* as recipe.yaml; BenchError if the folder is another recipe's."""
-    kept = folder / COPY
+    kept = folder / RECIPE_COPY_FILE
     if kept.is_file():
-        differing = list(_differing(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json")))
+        differing = list(_list_differing_keys(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json")))
         if differing:
             raise BenchError(
                 f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",
@@ -230,13 +230,13 @@ def claim(recipe: Recipe, folder: Path) -> None:
             )
         return
     text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), allow_unicode=True, sort_keys=False)
-    write_whole(kept, f"# `bitnet-bench run {COPY}` does this again\n{text}")
+    write_whole(kept, f"# `bitnet-bench run {RECIPE_COPY_FILE}` does this again\n{text}")
 
 
-def _differing(old: dict[str, Any], new: dict[str, Any], place: Place = ()) -> Iterator[str]:
+def _list_differing_keys(old: dict[str, Any], new: dict[str, Any], place: KeyPath = ()) -> Iterator[str]:
     for name in dict.fromkeys((*old, *new)):
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differing(a, b, (*place, name))
+            yield from _list_differing_keys(a, b, (*place, name))
         elif a != b:
-            yield _dotted((*place, name))
+            yield _format_key_path((*place, name))

@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins
 from bitnet_bench.evaluation.evaluate import evaluate
-from bitnet_bench.evaluation.select import data_directory, select_tasks
+from bitnet_bench.evaluation.select import find_data_directory, select_tasks
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement import candidates
-from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.pipeline.recipe import Recipe, Training, claim
-from bitnet_bench.protocols import Steps, quiet
-from bitnet_bench.reports.write import report
+from bitnet_bench.pipeline.recipe import Recipe, FinetuneSettings, claim_recipe_folder
+from bitnet_bench.protocols import ProgressDisplay, no_display
+from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.folder import RECORD, TRAINING, load_record
+from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import RunRecord
-from bitnet_bench.training.ending import warn_about_ending
-from bitnet_bench.training.finetune import finetune, twin_of
+from bitnet_bench.training.ending import warn_failed_run
+from bitnet_bench.training.finetune import finetune, make_twin_job
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
 
-REPORT = "report.html"
-MODELS = "models"
+REPORT_FILE = "report.html"
+MODELS_FOLDER = "models"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Finetuning:
+class FinetuneStep:
     """One arm and seed of a fine-tuning."""
 
     job: FinetuneJob
@@ -51,16 +51,16 @@ class Finetuning:
     @property
     def is_done(self) -> bool:
         """Whether its record is there; `run` does nothing then but refuse that of another job, base or data."""
-        return (Path(self.job.out) / TRAINING).is_file()
+        return (Path(self.job.out) / TRAINING_FILE).is_file()
 
-    def run(self, steps: Steps) -> None:
+    def run(self, steps: ProgressDisplay) -> None:
         """Train, or go on; the log says if that failed to teach the model anything."""
-        for warning in warn_about_ending(finetune(self.job, self.backend, steps)):
+        for warning in warn_failed_run(finetune(self.job, self.backend, steps)):
             _log.warning("%s: %s", self.title, warning)
 
 
 @dataclass(frozen=True)
-class Scoring:
+class EvaluateStep:
     """The scoring of one checkpoint."""
 
     model: str
@@ -76,21 +76,21 @@ class Scoring:
     @property
     def is_done(self) -> bool:
         """Whether every task has a score; `run` does nothing then but refuse scores of other rows or prompts."""
-        if not (self.out / RECORD).is_file():
+        if not (self.out / RECORD_FILE).is_file():
             return False
         scored = {score.task for score in load_record(self.out).scores}
         return all(f"{suite.name}:{task.name}" in scored for suite, task in self.tasks)
 
-    def run(self, steps: Steps) -> None:
+    def run(self, steps: ProgressDisplay) -> None:
         """Score the tasks that are not scored yet."""
         evaluate(self.model, self.tasks, self.out, self.job, steps)
 
 
 @dataclass(frozen=True)
-class Measuring:
+class MeasureStep:
     """The measuring of the checkpoints of the first seed, in rounds that alternate."""
 
-    contenders: Callable[[], list[Contender]]
+    list_candidates: Callable[[], list[Candidate]]
     """Known when the checkpoints are."""
     models: tuple[str, ...]
     folders: tuple[Path, ...]
@@ -106,20 +106,20 @@ class Measuring:
         """Whether every record has costs or says that the budget had no time for them, and one at least has costs."""
         return all(map(_is_measured, self.folders)) and any(load_record(f).costs for f in self.folders)
 
-    def run(self, steps: Steps) -> None:
+    def run(self, steps: ProgressDisplay) -> None:
         """Measure; the records of the run folders gain the costs."""
-        measure(self.contenders(), self.scenario, backend=self.backend, steps=steps)
+        measure(self.list_candidates(), self.scenario, backend=self.backend, steps=steps)
 
 
 def _is_measured(folder: Path) -> bool:
-    if not (folder / RECORD).is_file():
+    if not (folder / RECORD_FILE).is_file():
         return False
     record = load_record(folder)
     return bool(record.costs or record.cost_left_out)
 
 
 @dataclass(frozen=True)
-class Reporting:
+class ReportStep:
     """The report about all runs."""
 
     folders: tuple[Path, ...]
@@ -130,34 +130,34 @@ class Reporting:
     @property
     def is_done(self) -> bool:
         """Whether the report is newer than every record."""
-        records = [folder / RECORD for folder in self.folders]
+        records = [folder / RECORD_FILE for folder in self.folders]
         if not self.out.is_file() or not all(record.is_file() for record in records):
             return False
         return all(record.stat().st_mtime_ns <= self.out.stat().st_mtime_ns for record in records)
 
-    def run(self, steps: Steps) -> None:
+    def run(self, steps: ProgressDisplay) -> None:
         """Write it."""
-        report(self.folders, self.out)
+        write_report(self.folders, self.out)
 
 
-Step = Finetuning | Scoring | Measuring | Reporting
+Step = FinetuneStep | EvaluateStep | MeasureStep | ReportStep
 
 
-def plan(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
+def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
     """Return every step of *recipe*, done or not, in order; nothing is opened, run or written."""
-    data_dir = data_directory(data_dir)
+    data_dir = find_data_directory(data_dir)
     scoring = recipe.evaluate
     for section in (recipe.finetune, recipe.evaluate, recipe.measure):
         if section and section.backend != AUTO:
-            plugins.load("backends", section.backend)  # an unknown name is an error before anything is run
+            plugins.load_plugin("backends", section.backend)  # an unknown name is an error before anything is run
     tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
-    trained = _arms(recipe.finetune, out, data_dir) if recipe.finetune else []
+    trained = _make_finetune_steps(recipe.finetune, out, data_dir) if recipe.finetune else []
     starts = {step.job.precision: step.job.model for step in trained} if scoring.before else {}
     before = {f"{precision}-before": model for precision, model in starts.items()}
     after = {step.name + ("-after" if before else ""): step.job.out for step in trained}
 
-    def scored(models: Mapping[str, str], job: EvaluateJob) -> list[Scoring]:
-        return [Scoring(model, out / name, tasks, job) for name, model in models.items()]
+    def scored(models: Mapping[str, str], job: EvaluateJob) -> list[EvaluateStep]:
+        return [EvaluateStep(model, out / name, tasks, job) for name, model in models.items()]
 
     plain = scored(recipe.models, scoring.job(data_dir, None))
     first = scored(before, scoring.job(data_dir, "before"))
@@ -167,55 +167,55 @@ def plan(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
         # one seed costs what another does
         seed = recipe.finetune.seed if recipe.finetune else 0
         measured = plain + [run for run, step in zip(last, trained, strict=True) if step.job.seed == seed]
-        steps.append(_measuring(recipe, measured))
+        steps.append(_make_measure_step(recipe, measured))
     if recipe.report:
         folders = tuple(run.out for run in (*plain, *first, *last))
-        steps.append(Reporting(folders, out / REPORT))
+        steps.append(ReportStep(folders, out / REPORT_FILE))
     return steps
 
 
-def _arms(training: Training, out: Path, data_dir: Path | None) -> list[Finetuning]:
+def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
     """Return a step for every arm and seed; a name holds the seed only where there are several."""
     steps = []
     for seed in range(training.seed, training.seed + training.seeds):
         suffix = f"-seed{seed}" if training.seeds > 1 else ""
-        job = training.job(out / MODELS / f"{training.precision}{suffix}", data_dir, seed)
-        steps.append(Finetuning(job, training.backend, f"{training.precision}{suffix}"))
+        job = training.job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
+        steps.append(FinetuneStep(job, training.backend, f"{training.precision}{suffix}"))
         if training.twin:
-            twin = twin_of(job, training.twin_model)
-            twin = twin.model_copy(update={"out": str(out / MODELS / f"fp16{suffix}")})
-            steps.append(Finetuning(twin, training.backend, f"fp16{suffix}"))
+            twin = make_twin_job(job, training.twin_model)
+            twin = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
+            steps.append(FinetuneStep(twin, training.backend, f"fp16{suffix}"))
     return steps
 
 
-def _measuring(recipe: Recipe, runs: Sequence[Scoring]) -> Measuring:
+def _make_measure_step(recipe: Recipe, runs: Sequence[EvaluateStep]) -> MeasureStep:
     assert recipe.measure
     wanted = recipe.measure
     models = tuple(run.model for run in runs)
     folders = tuple(run.out for run in runs)
-    waiting = partial(_contenders, runs, recipe)
-    return Measuring(waiting, models, folders, wanted.scenario(), wanted.backend, wanted.precisions)
+    waiting = partial(_list_candidates, runs, recipe)
+    return MeasureStep(waiting, models, folders, wanted.scenario(), wanted.backend, wanted.precisions)
 
 
-def _contenders(runs: Sequence[Scoring], recipe: Recipe) -> list[Contender]:
+def _list_candidates(runs: Sequence[EvaluateStep], recipe: Recipe) -> list[Candidate]:
     precisions = recipe.measure.precisions if recipe.measure else ()
-    return [contender for run in runs for contender in candidates.contenders([run.model], precisions, run.out)]
+    return [contender for run in runs for contender in candidates.make_candidates([run.model], precisions, run.out)]
 
 
-def run(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: Steps = quiet) -> list[RunRecord]:
+def run_recipe(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: ProgressDisplay = no_display) -> list[RunRecord]:
     """Do every step of *recipe* that is not done in *out*, and return the record of every run.
 
     Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results, or this
     recipe's of other data or another base.
     """
-    todo = plan(recipe, out, data_dir)
-    claim(recipe, out)
+    todo = plan_steps(recipe, out, data_dir)
+    claim_recipe_folder(recipe, out)
     for step in todo:
         # only a measurement cannot tell by itself that it is done: training and scoring compare what they stand on,
         # and the report is written anew, from records that may be others than it was written from
-        if isinstance(step, Measuring) and step.is_done:
+        if isinstance(step, MeasureStep) and step.is_done:
             continue
         step.run(steps)
-        if isinstance(step, Scoring):
-            claim(recipe, step.out)
-    return [load_record(step.out) for step in todo if isinstance(step, Scoring)]
+        if isinstance(step, EvaluateStep):
+            claim_recipe_folder(recipe, step.out)
+    return [load_record(step.out) for step in todo if isinstance(step, EvaluateStep)]

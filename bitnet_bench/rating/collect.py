@@ -11,24 +11,24 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError, explain
-from bitnet_bench.rating.ratings import HIGHEST, KEY, LOWEST, RESULT, SCALES, Judgement, Key, Rating
-from bitnet_bench.runs.folder import RECORD, load_record_to_extend, locked, save_record
+from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.rating.ratings import MAX_POINT, KEY_KIND, MIN_POINT, RATING_KIND, RATING_SCALES, ItemJudgement, SheetKey, Rating
+from bitnet_bench.runs.folder import RECORD_FILE, load_record_to_extend, lock_folder, save_record
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
-PREFERENCE = "preference"
-WORTH = {"a": 1.0, "tie": 0.5, "b": 0.0}
+PREFERENCE_SCALE = "preference"
+PREFERENCE_WEIGHTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """What a preference counts for run A: a tie is half a win."""
 
 
-def collect(files: Sequence[Path]) -> tuple[Key, HumanJudgement]:
+def collect_ratings(files: Sequence[Path]) -> tuple[SheetKey, HumanJudgement]:
     """Return the key among *files* and what the ratings among them say together.
 
     BenchError names the file that is of another sheet, incomplete, changed by hand, or a rater's second one.
     """
-    read = [(file, _read(file)) for file in files]
-    keys = [(file, found) for file, found in read if isinstance(found, Key)]
+    read = [(file, _read_rating_file(file)) for file in files]
+    keys = [(file, found) for file, found in read if isinstance(found, SheetKey)]
     ratings = [(file, found) for file, found in read if isinstance(found, Rating)]
     if not ratings:
         raise BenchError("None of the files is a rating.", "A rater's page saves one: rating-SHEET-NAME.json.")
@@ -36,29 +36,29 @@ def collect(files: Sequence[Path]) -> tuple[Key, HumanJudgement]:
         there = "None of the files is a key" if not keys else f"{keys[0][0]} and {keys[1][0]} are both keys"
         raise BenchError(f"{there}.", "Name the one file that `rate sheet` wrote beside the page: SHEET.key.json.")
     key = keys[0][1]
-    _refuse_foreign(key, ratings)
-    return key, summarize(key, [rating for _, rating in ratings])
+    _check_ratings(key, ratings)
+    return key, summarize_ratings(key, [rating for _, rating in ratings])
 
 
-def _read(file: Path) -> Key | Rating:
+def _read_rating_file(file: Path) -> SheetKey | Rating:
     if not file.is_file():
         raise BenchError(f"There is no file {file}.", "Name a key, and the files that raters saved.")
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
         kind = fields.get("kind") if isinstance(fields, dict) else None
-        if kind not in (KEY, RESULT):
+        if kind not in (KEY_KIND, RATING_KIND):
             raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
-        return Key.model_validate(fields) if kind == KEY else Rating.model_validate(fields)
+        return SheetKey.model_validate(fields) if kind == KEY_KIND else Rating.model_validate(fields)
     except ValidationError as error:
         raise BenchError(
-            f"{file} is not complete, or was changed: {explain(error)}.",
+            f"{file} is not complete, or was changed: {format_validation_error(error)}.",
             "Ask for the file as the page saved it.",
         ) from error
     except ValueError as error:
         raise BenchError(f"{file} is not JSON: {error}.", "Ask for the file as the page saved it.") from error
 
 
-def _refuse_foreign(key: Key, ratings: Sequence[tuple[Path, Rating]]) -> None:
+def _check_ratings(key: SheetKey, ratings: Sequence[tuple[Path, Rating]]) -> None:
     """Refuse ratings of another sheet, of not all items, and two of one rater."""
     seen: dict[str, Path] = {}
     for file, rating in ratings:
@@ -80,14 +80,14 @@ def _refuse_foreign(key: Key, ratings: Sequence[tuple[Path, Rating]]) -> None:
         seen[rater] = file
 
 
-def summarize(key: Key, ratings: Sequence[Rating]) -> HumanJudgement:
+def summarize_ratings(key: SheetKey, ratings: Sequence[Rating]) -> HumanJudgement:
     """Return win rate, means of the scales and agreement; items are what is drawn, and each rater sees all of them."""
     ordered = [sorted(rating.judgements, key=lambda one: one.item) for rating in ratings]
-    preferred = [[_whose(one, key) for one in judged] for judged in ordered]
-    worth = np.array([[WORTH[whose] for whose in row] for row in preferred]).mean(axis=0)
+    preferred = [[_find_preferred_run(one, key) for one in judged] for judged in ordered]
+    worth = np.array([[PREFERENCE_WEIGHTS[whose] for whose in row] for row in preferred]).mean(axis=0)
     counts = [whose for row in preferred for whose in row]
     low, high = wilson(float(worth.sum()), len(worth))
-    points = {scale: _points(ordered, key, scale) for scale in SCALES}
+    points = {scale: _gather_points(ordered, key, scale) for scale in RATING_SCALES}
     return HumanJudgement(
         sheet=key.sheet,
         a=key.a.name,
@@ -101,21 +101,21 @@ def summarize(key: Key, ratings: Sequence[Rating]) -> HumanJudgement:
         ties=counts.count("tie"),
         wins_b=counts.count("b"),
         win_rate=Estimated(value=100 * float(worth.mean()), interval=(100 * low, 100 * high)),
-        scales={scale: _means(*both) for scale, both in points.items()},
+        scales={scale: _estimate_means(*both) for scale, both in points.items()},
         alpha={
-            PREFERENCE: _alpha([[list(WORTH).index(whose) for whose in row] for row in preferred], "nominal"),
-            **{scale: _alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()},
+            PREFERENCE_SCALE: _compute_alpha([[list(PREFERENCE_WEIGHTS).index(whose) for whose in row] for row in preferred], "nominal"),
+            **{scale: _compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()},
         },
     )
 
 
-def _whose(one: Judgement, key: Key) -> str:
+def _find_preferred_run(one: ItemJudgement, key: SheetKey) -> str:
     if one.preferred == "tie":
         return "tie"
     return "a" if (one.preferred == "left") == key.left_is_a[one.item] else "b"
 
 
-def _points(ordered: Iterable[Sequence[Judgement]], key: Key, scale: str) -> tuple[np.ndarray, np.ndarray]:
+def _gather_points(ordered: Iterable[Sequence[ItemJudgement]], key: SheetKey, scale: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the points of run A and of run B, each [raters, items]."""
     rows = [[(getattr(one.left, scale), getattr(one.right, scale)) for one in judged] for judged in ordered]
     both = np.array(rows, dtype=float)
@@ -124,23 +124,23 @@ def _points(ordered: Iterable[Sequence[Judgement]], key: Key, scale: str) -> tup
     return np.where(is_a, left, right), np.where(is_a, right, left)
 
 
-def _means(a: np.ndarray, b: np.ndarray) -> dict[Literal["a", "b", "difference"], Estimated]:
+def _estimate_means(a: np.ndarray, b: np.ndarray) -> dict[Literal["a", "b", "difference"], Estimated]:
     """Return the mean of each run and of their difference, with 95 % intervals over items."""
-    span = HIGHEST - LOWEST
+    span = MAX_POINT - MIN_POINT
     return {
-        "a": _mean(a, LOWEST, HIGHEST),
-        "b": _mean(b, LOWEST, HIGHEST),
-        "difference": _mean(a - b, -span, span),
+        "a": _estimate_mean(a, MIN_POINT, MAX_POINT),
+        "b": _estimate_mean(b, MIN_POINT, MAX_POINT),
+        "difference": _estimate_mean(a - b, -span, span),
     }
 
 
-def _mean(values: np.ndarray, least: float, greatest: float) -> Estimated:
+def _estimate_mean(values: np.ndarray, least: float, greatest: float) -> Estimated:
     items = values.mean(axis=0).tolist()
     mean = float(np.mean(items))
     return Estimated(value=mean, interval=interval(mean, mean_stderr(items), least, greatest))
 
 
-def _alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
+def _compute_alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
     """Return Krippendorff's alpha of raters x units, or why there is none."""
     if len(rows) < 2:
         return Unavailable(reason="agreement needs two raters or more")
@@ -152,17 +152,17 @@ def _alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
     return Estimated(value=float(compute(reliability_data=rows, level_of_measurement=level)))
 
 
-def keep(key: Key, judgement: HumanJudgement) -> list[Path]:
+def save_judgement(key: SheetKey, judgement: HumanJudgement) -> list[Path]:
     """Add *judgement* to the records of both runs where they still are, for their report; return their folders."""
     kept = []
     with ExitStack() as held:  # both, before one is written
         records = {}
         for run in (key.a, key.b):
             folder = Path(run.folder)
-            if not (folder / RECORD).is_file():
+            if not (folder / RECORD_FILE).is_file():
                 continue
             if folder not in records:
-                held.enter_context(locked(folder))
+                held.enter_context(lock_folder(folder))
             record = load_record_to_extend(folder)
             if record.checkpoint.sha256 == run.checkpoint_sha256:  # else it was used for something else since
                 records[folder] = record

@@ -7,40 +7,40 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitnet_bench.rating.ratings import HIGHEST, LOWEST, RESULT, SCALES
-from bitnet_bench.reports.html_page import make_environment, source
+from bitnet_bench.rating.ratings import MAX_POINT, MIN_POINT, RATING_KIND, RATING_SCALES
+from bitnet_bench.reports.html_page import make_environment, make_csp_source
 
 if TYPE_CHECKING:
-    from bitnet_bench.rating.sheet import Item
+    from bitnet_bench.rating.sheet import SheetItem
 
-FOLDER = Path(__file__).parent
+PAGE_DIR = Path(__file__).parent
 
 
-def render(sheet: str, items: Iterable[Item]) -> str:
+def render_sheet(sheet: str, items: Iterable[SheetItem]) -> str:
     """Return the page's text. What models wrote stands in it as JSON only, which the script shows as text."""
     from markupsafe import Markup
 
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = ((PAGE_DIR / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
-        f"default-src 'none'; style-src {source(style)}; script-src {source(script)}; "
+        f"default-src 'none'; style-src {make_csp_source(style)}; script-src {make_csp_source(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     asked = {
-        "kind": RESULT,
+        "kind": RATING_KIND,
         "sheet": sheet,
-        "scales": SCALES,
-        "points": list(range(LOWEST, HIGHEST + 1)),
+        "scales": RATING_SCALES,
+        "points": list(range(MIN_POINT, MAX_POINT + 1)),
         "items": [item._asdict() for item in items],
     }
     page: str = (
-        make_environment(FOLDER)
+        make_environment(PAGE_DIR)
         .get_template("page.html.j2")
-        .render(policy=policy, style=Markup(style), script=Markup(script), asked=Markup(_inert(asked)))
+        .render(policy=policy, style=Markup(style), script=Markup(script), asked=Markup(_escape_json(asked)))
     )
     return page
 
 
-def _inert(value: object) -> str:
+def _escape_json(value: object) -> str:
     """Return JSON that HTML cannot take for markup: no tag, comment or entity begins in it."""
     text = json.dumps(value)  # everything but ASCII is escaped, a lone surrogate too
     for character in "<>&":

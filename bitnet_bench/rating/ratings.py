@@ -8,12 +8,12 @@ from pydantic import Field
 
 from bitnet_bench.runs.value import Value
 
-KEY: Literal["bitnet-bench rating key"] = "bitnet-bench rating key"
-RESULT: Literal["bitnet-bench rating"] = "bitnet-bench rating"
-SCALES = ("fluency", "accuracy", "relevance")
-LOWEST, HIGHEST = 1, 5
+KEY_KIND: Literal["bitnet-bench rating key"] = "bitnet-bench rating key"
+RATING_KIND: Literal["bitnet-bench rating"] = "bitnet-bench rating"
+RATING_SCALES = ("fluency", "accuracy", "relevance")
+MIN_POINT, MAX_POINT = 1, 5
 
-Point = Annotated[int, Field(ge=LOWEST, le=HIGHEST, strict=True)]
+Point = Annotated[int, Field(ge=MIN_POINT, le=MAX_POINT, strict=True)]
 
 
 class RatedRun(Value):
@@ -24,10 +24,10 @@ class RatedRun(Value):
     checkpoint_sha256: str
 
 
-class Key(Value):
+class SheetKey(Value):
     """Which answer of a sheet is whose; a rater must not see it."""
 
-    kind: Literal["bitnet-bench rating key"] = KEY
+    kind: Literal["bitnet-bench rating key"] = KEY_KIND
     schema_version: Literal[1] = 1
     sheet: str
     """The digest of what the page asks."""
@@ -47,7 +47,7 @@ class Points(Value):
     relevance: Point
 
 
-class Judgement(Value):
+class ItemJudgement(Value):
     """What a rater says of one item."""
 
     item: int = Field(ge=0)
@@ -59,9 +59,9 @@ class Judgement(Value):
 class Rating(Value):
     """Everything that one rater said of one sheet."""
 
-    kind: Literal["bitnet-bench rating"] = RESULT
+    kind: Literal["bitnet-bench rating"] = RATING_KIND
     schema_version: Literal[1] = 1
     sheet: str
     rater: str = Field(min_length=1, max_length=200)
     finished: str
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[ItemJudgement, ...]

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
-from bitnet_bench.rating.page import render
-from bitnet_bench.rating.ratings import Key, RatedRun
+from bitnet_bench.rating.page import render_sheet
+from bitnet_bench.rating.ratings import SheetKey, RatedRun
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.records import Example, RunRecord
 
 
-class Item(NamedTuple):
+class SheetItem(NamedTuple):
     """One prompt and both answers, as the page shows them."""
 
     task: str
@@ -36,8 +36,8 @@ def make_sheet(
     (SUITE:TASK). BenchError if the runs answered other questions, or none.
     """
     runs = [load_record(run) for run in (run_a, run_b)]
-    shared = _shared_tasks(runs, (run_a, run_b), tasks)
-    by_task = {task: _pairs(task, runs, (run_a, run_b)) for task in shared}
+    shared = _find_shared_tasks(runs, (run_a, run_b), tasks)
+    by_task = {task: _pair_examples(task, runs, (run_a, run_b)) for task in shared}
     if not tasks:
         by_task = {task: pairs for task, pairs in by_task.items() if pairs and pairs[0][0].target_choice is None}
     if not any(by_task.values()):
@@ -46,30 +46,30 @@ def make_sheet(
             "Evaluate both on summarization, translation or qa; or name a `task`.",
         )
     rng = random.Random(seed)
-    drawn = _drawn(by_task, samples, rng)
+    drawn = _draw_pairs(by_task, samples, rng)
     left_is_a = [i % 2 == 0 for i in range(len(drawn))]
     rng.shuffle(left_is_a)
-    items = [_item(a, b, left) for (a, b), left in zip(drawn, left_is_a, strict=True)]
+    items = [_make_item(a, b, left) for (a, b), left in zip(drawn, left_is_a, strict=True)]
     sheet = hashlib.sha256(json.dumps(items, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
-    key = Key(
+    key = SheetKey(
         sheet=sheet,
-        a=_rated(runs[0], run_a),
-        b=_rated(runs[1], run_b),
+        a=_make_rated_run(runs[0], run_a),
+        b=_make_rated_run(runs[1], run_b),
         seed=seed,
         tasks=tuple(dict.fromkeys(item.task for item in items)),
         left_is_a=tuple(left_is_a),
     )
     beside = out.with_suffix(".key.json")
     write_whole(beside, key.model_dump_json(indent=1))
-    write_whole(out, render(sheet, items))
+    write_whole(out, render_sheet(sheet, items))
     return len(items), beside
 
 
-def _rated(record: RunRecord, folder: Path) -> RatedRun:
+def _make_rated_run(record: RunRecord, folder: Path) -> RatedRun:
     return RatedRun(name=record.name, folder=str(folder.resolve()), checkpoint_sha256=record.checkpoint.sha256)
 
 
-def _shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks: Sequence[str]) -> list[str]:
+def _find_shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks: Sequence[str]) -> list[str]:
     """Return the tasks that both runs answered on the same rows."""
     a, b = runs
     shared = [task for task, digest in a.data.items() if b.data.get(task) == digest]
@@ -86,7 +86,7 @@ def _shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks: Seq
     return list(tasks) or shared
 
 
-def _pairs(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> list[tuple[Example, Example]]:
+def _pair_examples(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> list[tuple[Example, Example]]:
     """Return both runs' examples of *task*, question by question."""
     a, b = ({e.doc_id: e for e in load_samples(folder, [task])} for folder in folders)
     pairs = [(a[doc], b[doc]) for doc in a if doc in b]
@@ -98,7 +98,7 @@ def _pairs(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> lis
     return pairs
 
 
-def _drawn(
+def _draw_pairs(
     by_task: dict[str, list[tuple[Example, Example]]], samples: int, rng: random.Random
 ) -> list[tuple[Example, Example]]:
     """Return *samples* pairs in random order, a like number from each task; all where there are less."""
@@ -111,6 +111,6 @@ def _drawn(
     return drawn
 
 
-def _item(a: Example, b: Example, left_is_a: bool) -> Item:
+def _make_item(a: Example, b: Example, left_is_a: bool) -> SheetItem:
     left, right = (a, b) if left_is_a else (b, a)
-    return Item(a.task, a.prompt, a.target, left.output, right.output)
+    return SheetItem(a.task, a.prompt, a.target, left.output, right.output)

@@ -12,25 +12,25 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError, explain
-from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.files import explain_disk_errors, write_whole
 from bitnet_bench.runs.records import SCHEMA_VERSION, Example, FinetuneRecord, RunRecord
 
-RECORD = "record.json"
-TRAINING = "finetune.json"
+RECORD_FILE = "record.json"
+TRAINING_FILE = "finetune.json"
 """The record of a fine-tuning, beside the checkpoint that it made."""
-LOCK = ".lock"
-SEAL = "sha256"
+LOCK_FILE = ".lock"
+SEAL_FIELD = "sha256"
 """The field of record.json that holds the digest of all others."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a run folder for this process: BenchError if another one writes into it."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    with disk_errors(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
+        lock = FileLock(folder / LOCK_FILE)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -41,8 +41,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [file.name for file in folder.iterdir()] == [LOCK]:  # nothing came of it
-            (folder / LOCK).unlink()
+        if [file.name for file in folder.iterdir()] == [LOCK_FILE]:  # nothing came of it
+            (folder / LOCK_FILE).unlink()
             with suppress(OSError):  # something else has come into a folder around it
                 for place in missing:
                     place.rmdir()
@@ -51,32 +51,32 @@ def locked(folder: Path) -> Iterator[None]:
 def save_samples(folder: Path, task: str, examples: Iterable[Example]) -> str:
     """Write the examples of one task and return the sha256 of their file, which belongs in the record."""
     text = "".join(example.model_dump_json() + "\n" for example in examples)
-    write_whole(samples_file(folder, task), text)
+    write_whole(samples_path(folder, task), text)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_record(folder: Path, record: RunRecord) -> None:
     """Write record.json, sealed by a digest; JSON knows no NaN, and neither does a record."""
     fields = record.model_dump(mode="json")
-    text = json.dumps({**fields, SEAL: seal(fields)}, indent=1, ensure_ascii=False)
-    write_whole(folder / RECORD, text + "\n")
+    text = json.dumps({**fields, SEAL_FIELD: compute_seal(fields)}, indent=1, ensure_ascii=False)
+    write_whole(folder / RECORD_FILE, text + "\n")
 
 
-def seal(fields: Any) -> str:
+def compute_seal(fields: Any) -> str:
     """Return the digest of a record's fields, which a change by hand does not keep."""
-    text = json.dumps({k: v for k, v in fields.items() if k != SEAL}, sort_keys=True, ensure_ascii=False)
+    text = json.dumps({k: v for k, v in fields.items() if k != SEAL_FIELD}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_record(folder: Path) -> RunRecord:
     """Return the record of a run folder; BenchError says what is wrong with it."""
     try:
-        fields = load_fields(folder)
-        is_sealed = fields.pop(SEAL, None) is not None
+        fields = load_record_fields(folder)
+        is_sealed = fields.pop(SEAL_FIELD, None) is not None
         record = RunRecord.model_validate(fields)
         return record if is_sealed else record.model_copy(update={"once_unsealed": True})
     except ValidationError as error:
-        raise BenchError(f"{folder / RECORD} cannot be read: {explain(error)}.", "Run it again.") from error
+        raise BenchError(f"{folder / RECORD_FILE} cannot be read: {format_validation_error(error)}.", "Run it again.") from error
 
 
 def load_record_to_extend(folder: Path) -> RunRecord:
@@ -85,11 +85,11 @@ def load_record_to_extend(folder: Path) -> RunRecord:
     BenchError if it was edited: a new seal would vouch for that. A record of a version that made no seals may be
     extended, and says so from then on (`once_unsealed`).
     """
-    fields = load_fields(folder)
-    written = fields.pop(SEAL, None)
-    if written is not None and written != seal(fields):
+    fields = load_record_fields(folder)
+    written = fields.pop(SEAL_FIELD, None)
+    if written is not None and written != compute_seal(fields):
         raise BenchError(
-            f"{folder / RECORD} was edited after it was written: its checksum differs.",
+            f"{folder / RECORD_FILE} was edited after it was written: its checksum differs.",
             "Give another `out`, or put the record back as it was.",
         )
     return load_record(folder)
@@ -100,23 +100,23 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
 
     BenchError says what is wrong with it.
     """
-    file = folder / TRAINING
+    file = folder / TRAINING_FILE
     if not file.is_file():
         return None
     try:
         return FinetuneRecord.model_validate_json(file.read_text(encoding="utf-8"))
     except ValueError as error:  # a ValidationError is one, and so is a file that is not UTF-8
         raise BenchError(
-            f"{file} cannot be read: {explain(error)}.", "Delete it and train again, or get the checkpoint again."
+            f"{file} cannot be read: {format_validation_error(error)}.", "Delete it and train again, or get the checkpoint again."
         ) from error
 
 
-def load_fields(folder: Path) -> dict[str, Any]:
+def load_record_fields(folder: Path) -> dict[str, Any]:
     """Return what record.json holds, of whatever run; BenchError where it is none, or of another schema."""
-    file = folder / RECORD
+    file = folder / RECORD_FILE
     if not file.is_file():
         raise BenchError(
-            f"{folder} is not a run: it has no {RECORD}.",
+            f"{folder} is not a run: it has no {RECORD_FILE}.",
             "`bitnet-bench evaluate --out DIR` and `bitnet-bench measure --out DIR` write one.",
         )
     try:
@@ -137,16 +137,16 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
     """Return the examples of *tasks* in order; a task without a file has none."""
     examples = []
     for task in tasks:
-        file = samples_file(folder, task)
+        file = samples_path(folder, task)
         if file.is_file():
             try:
                 lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
                 examples += [Example.model_validate_json(line) for line in lines if line]
             except ValidationError as error:
-                raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
+                raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", "Run it again.") from error
     return examples
 
 
-def samples_file(folder: Path, task: str) -> Path:
+def samples_path(folder: Path, task: str) -> Path:
     """Return where the examples of a task are."""
     return folder / "samples" / f"{task.replace(':', '-')}.jsonl"

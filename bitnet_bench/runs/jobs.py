@@ -182,7 +182,7 @@ class FinetuneJob(Settings):
             raise ValueError(f"must be a number above 0, or auto, not {value!r}") from None
 
     @model_validator(mode="after")
-    def _fits(self) -> FinetuneJob:
+    def _check_combinations(self) -> FinetuneJob:
         if (self.method == "distill") != (self.teacher is not None):
             raise ValueError("`method=distill` needs a `teacher`, and no other method has one")
         if self.method == "dpo" and self.neftune_alpha:

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bitnet_bench.errors import BenchError, explain
-from bitnet_bench.runs.folder import RECORD, SEAL, TRAINING, load_fields, samples_file, seal
+from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, TRAINING_FILE, load_record_fields, samples_path, compute_seal
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
-from bitnet_bench.runs.run import Notice, Results
-from bitnet_bench.wording import plain, say
+from bitnet_bench.runs.run import Notice, LoadedRun
+from bitnet_bench.wording import plain_text, get_text
 
-LINES_NAMED = 3
+MAX_LINES_NAMED = 3
 """Of the lines of a file that cannot be read, so many are named, and the rest counted."""
 
 
@@ -31,26 +31,26 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         self._tasks = {score.task: score.n for score in record.scores}
 
     def __getitem__(self, task: str) -> Sequence[Example]:
-        file = samples_file(self._folder, task)
+        file = samples_path(self._folder, task)
         if task not in self._tasks or not file.is_file():
             raise KeyError(task)
         content = file.read_bytes()
         written = self._record.samples.get(task)
         if written and hashlib.sha256(content).hexdigest() != written:
-            self._note(file, say("notice.edited"))
-        with _no_collection():
-            examples = list(self._examples(file, content))
+            self._add_notice(file, get_text("notice.edited"))
+        with _pause_gc():
+            examples = list(self._parse_examples(file, content))
         if len(examples) != self._tasks[task]:
-            self._note(file, say("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}"))
+            self._add_notice(file, get_text("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}"))
         return examples
 
     def __iter__(self) -> Iterator[str]:
-        return (task for task in self._tasks if samples_file(self._folder, task).is_file())
+        return (task for task in self._tasks if samples_path(self._folder, task).is_file())
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _examples(self, file: Path, content: bytes) -> Iterable[Example]:
+    def _parse_examples(self, file: Path, content: bytes) -> Iterable[Example]:
         bad = 0
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line:
@@ -59,19 +59,19 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
                 yield Example.model_validate_json(line)
             except ValidationError as error:
                 bad += 1
-                if bad <= LINES_NAMED:
-                    self._note(file, say("notice.line", line=number, why=explain(error)))
-        if bad > LINES_NAMED:
-            self._note(file, say("notice.lines", count=bad - LINES_NAMED))
+                if bad <= MAX_LINES_NAMED:
+                    self._add_notice(file, get_text("notice.line", line=number, why=format_validation_error(error)))
+        if bad > MAX_LINES_NAMED:
+            self._add_notice(file, get_text("notice.lines", count=bad - MAX_LINES_NAMED))
 
-    def _note(self, file: Path, what: Any) -> None:
+    def _add_notice(self, file: Path, what: Any) -> None:
         notice = Notice(str(file), what)
         if notice not in self._notices:
             self._notices.append(notice)
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _pause_gc() -> Iterator[None]:
     """Keep the garbage collector from walking a hundred thousand new examples, which hold no cycle, again and again."""
     running = gc.isenabled()
     gc.disable()
@@ -82,37 +82,37 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def read_run(folder: Path, training: Path | None = None) -> Results:
+def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
     """Return what *folder* holds; BenchError if that is no run of this schema.
 
     A score, a cost or a line of examples that is no valid record (a NaN, say) is left out, and a notice says so.
     *training* is the folder of a `finetune.json`, by default that of the checkpoint.
     """
     notices: list[Notice] = []
-    fields = load_fields(folder)
-    file = folder / RECORD
-    written = fields.pop(SEAL, None)
+    fields = load_record_fields(folder)
+    file = folder / RECORD_FILE
+    written = fields.pop(SEAL_FIELD, None)
     if written is None:
-        notices.append(Notice(str(file), say("notice.unsealed")))
-    elif written != seal(fields):
-        notices.append(Notice(str(file), say("notice.edited")))
+        notices.append(Notice(str(file), get_text("notice.unsealed")))
+    elif written != compute_seal(fields):
+        notices.append(Notice(str(file), get_text("notice.edited")))
     kept = {
         **fields,
-        "scores": _valid(Score, fields.get("scores", []), file, notices),
-        "costs": _valid(Cost, fields.get("costs", []), file, notices),
+        "scores": _keep_valid(Score, fields.get("scores", []), file, notices),
+        "costs": _keep_valid(Cost, fields.get("costs", []), file, notices),
     }
     try:
         record = RunRecord.model_validate(kept)
     except ValidationError as error:
-        raise BenchError(f"{file} cannot be read: {explain(error)}.", "Run it again.") from error
+        raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", "Run it again.") from error
     if record.once_unsealed and written is not None:
-        notices.append(Notice(str(file), say("notice.once-unsealed")))
-    notices += _incomplete(folder, record)
-    learned = _training(training or Path(record.checkpoint.path), notices)
-    return Results(record, StoredExamples(folder, record, notices), notices, learned)
+        notices.append(Notice(str(file), get_text("notice.once-unsealed")))
+    notices += _find_gaps(folder, record)
+    learned = _read_training(training or Path(record.checkpoint.path), notices)
+    return LoadedRun(record, StoredExamples(folder, record, notices), notices, learned)
 
 
-def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[list[Results], list[Notice]]:
+def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[list[LoadedRun], list[Notice]]:
     """Return the runs of *folders* that can be read, and why the others cannot; BenchError if none can."""
     found, unread, refused = [], [], None
     for folder in folders:
@@ -120,13 +120,13 @@ def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[l
             found.append(read_run(folder, training.get(folder)))
         except BenchError as error:
             refused = refused or error
-            unread.append(Notice(str(folder), say("notice.unreadable", why=error.problem)))
+            unread.append(Notice(str(folder), get_text("notice.unreadable", why=error.problem)))
     if not found and refused:
         raise refused
     return found, unread
 
 
-def _valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice]) -> list[Any]:
+def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice]) -> list[Any]:
     kept = []
     for i, item in enumerate(items):
         try:
@@ -135,32 +135,32 @@ def _valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice])
         except ValidationError as error:
             about = " ".join(str(item.get(f, "")) for f in ("task", "metric", "precision") if item.get(f))
             name = f"{kind.__name__.lower()} {i} ({about})"
-            notices.append(Notice(str(file), say("notice.value", name=name, why=explain(error))))
+            notices.append(Notice(str(file), get_text("notice.value", name=name, why=format_validation_error(error))))
     return kept
 
 
-def _incomplete(folder: Path, record: RunRecord) -> Iterable[Notice]:
+def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
     """Say what the run was asked for and has not."""
     scored = {score.task for score in record.scores}
     for task in record.settings.get("tasks") or []:
         if task in record.errors:
-            yield Notice(f"{folder}, {task}", say("notice.failed", why=record.errors[task].splitlines()[0]))
+            yield Notice(f"{folder}, {task}", get_text("notice.failed", why=record.errors[task].splitlines()[0]))
         elif task not in scored:
-            yield Notice(f"{folder}, {task}", say("notice.unscored"))
+            yield Notice(f"{folder}, {task}", get_text("notice.unscored"))
     for task in sorted(scored):
-        if not samples_file(folder, task).is_file():
-            yield Notice(f"{folder}, {task}", say("notice.no-samples"))
+        if not samples_path(folder, task).is_file():
+            yield Notice(f"{folder}, {task}", get_text("notice.no-samples"))
     made_by = record.environment.packages.get("bitnet-bench")
     if made_by != version("bitnet-bench"):
-        yield Notice(str(folder), say("notice.version", version=made_by or "?", ours=version("bitnet-bench")))
+        yield Notice(str(folder), get_text("notice.version", version=made_by or "?", ours=version("bitnet-bench")))
 
 
-def _training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
-    file = folder / TRAINING
+def _read_training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
+    file = folder / TRAINING_FILE
     if not file.is_file():
         return None
     try:
         return FinetuneRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        notices.append(Notice(str(file), say("notice.training", why=plain(explain(error)))))
+        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(format_validation_error(error)))))
         return None

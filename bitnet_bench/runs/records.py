@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class Checkpoint(Value):
-    """What a checkpoint is, found by looking into its files (`bitnet_bench.checkpoints.inspect.inspect`)."""
+    """What a checkpoint is, found by looking into its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
     source: str
     """What the user named: a folder, a hub id, or an embedded checkpoint such as `demo`."""
@@ -229,11 +229,11 @@ class RuntimeParity(Value):
     """What the runtime does wrong, by name where it is known; None if it is within the bound."""
 
 
-MOST_FOREIGN = 0.1
+MAX_FOREIGN_SHARE = 0.1
 """Above this share of the cores other processes have changed a timing."""
 
 
-class LeftOut(Value):
+class DroppedRound(Value):
     """A round that other work disturbed, again when it was repeated; numbers are of the others."""
 
     round: int
@@ -276,7 +276,7 @@ class Cost(Value):
     gpu_frequency_hz, gpu_heat_s and gpu_power_s (for how long they held its clock down)."""
     disturbances: tuple[str, ...] = ()
     """Rounds that were disturbed again when they were repeated, and by what."""
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[DroppedRound, ...] = ()
     """These rounds, where enough others were made: they are in no number above."""
     once_because: str | None = None
     """Why there is only one round, and so no interval; None where the budget had time for more."""
@@ -284,9 +284,9 @@ class Cost(Value):
     """Of a runtime that is not ours; one with a fault was measured because the user said so."""
 
     @property
-    def disturbed(self) -> bool:
+    def is_disturbed(self) -> bool:
         """Whether numbers are in doubt: they are of rounds that other work disturbed, for want of quiet ones."""
-        return self.foreign_load > MOST_FOREIGN or (bool(self.disturbances) and not self.left_out)
+        return self.foreign_load > MAX_FOREIGN_SHARE or (bool(self.disturbances) and not self.left_out)
 
 
 class Estimated(Value):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bitnet_bench.runs.records import Example, FinetuneRecord, RunRecord
-from bitnet_bench.wording import Said
+from bitnet_bench.wording import Text
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class Notice:
     """Something that is missing, changed or doubtful, and where."""
 
     where: str
-    what: Said
+    what: Text
 
 
 @dataclass(frozen=True)
-class Results:
+class LoadedRun:
     """One run. *examples* may read a task's rows only when they are asked for, and forget them afterwards."""
 
     record: RunRecord

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from bitnet_bench.errors import UsageError, explain
+from bitnet_bench.errors import UsageError, format_validation_error
 from bitnet_bench.runs.value import Value
 
 
@@ -51,7 +51,7 @@ class Settings(Value):
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                raise InvalidSettingsError(f"{explain(error, '`{}`'.format)}.") from error
+                raise InvalidSettingsError(f"{format_validation_error(error, '`{}`'.format)}.") from error
 
         # pydantic validates files and recipes without this, and keeps the place of an error there
         __init__.__pydantic_base_init__ = True

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.folder import RECORD, load_record
+from bitnet_bench.runs.folder import RECORD_FILE, load_record
 from bitnet_bench.runs.records import RunRecord
 
 TWIN_SUFFIX = "-fp16"
 """Of a twin's checkpoint and of its run folder, where `finetune --twin` and `evaluate` named them."""
-ARMS = ("ternary", "fp16")
+RUN_PREFIXES = ("ternary", "fp16")
 """What the run folders of a recipe begin with: `ternary-after` and `fp16-after`."""
 
 
 def is_run(name: str | Path) -> bool:
     """Return whether *name* is a run folder."""
-    return (Path(name) / RECORD).is_file()
+    return (Path(name) / RECORD_FILE).is_file()
 
 
 def find_twin(folder: Path) -> Path | None:
@@ -26,38 +26,38 @@ def find_twin(folder: Path) -> Path | None:
     It has the name of the twin, or else its checkpoint has; one of the two runs is ternary, and the other is not.
     """
     own = load_record(folder)
-    for candidate in (*_named(folder), *_of_twin_checkpoints(folder, own)):
-        other = _record_of(candidate)
+    for candidate in (*_list_named_twins(folder), *_list_checkpoint_twins(folder, own)):
+        other = _find_record(candidate)
         if other and other.checkpoint.is_ternary != own.checkpoint.is_ternary:
             return candidate
     return None
 
 
-def _named(folder: Path) -> Iterator[Path]:
+def _list_named_twins(folder: Path) -> Iterator[Path]:
     name = folder.resolve().name
-    ternary, fp16 = ARMS
+    ternary, fp16 = RUN_PREFIXES
     for begins, other in ((ternary, fp16), (fp16, ternary)):
         if name == begins or name.startswith(f"{begins}-"):
             yield folder.parent / (other + name.removeprefix(begins))
     yield folder.parent / (name.removesuffix(TWIN_SUFFIX) if name.endswith(TWIN_SUFFIX) else name + TWIN_SUFFIX)
 
 
-def _of_twin_checkpoints(folder: Path, own: RunRecord) -> Iterator[Path]:
+def _list_checkpoint_twins(folder: Path, own: RunRecord) -> Iterator[Path]:
     """Yield the runs beside *folder* of its checkpoint's twin, those on the same suites first."""
-    beside = [path.parent for path in sorted(folder.resolve().parent.glob(f"*/{RECORD}"))]
-    for candidate in sorted(beside, key=lambda path: _suites(path) != own.suites):
-        other = _record_of(candidate)
+    beside = [path.parent for path in sorted(folder.resolve().parent.glob(f"*/{RECORD_FILE}"))]
+    for candidate in sorted(beside, key=lambda path: _read_suites(path) != own.suites):
+        other = _find_record(candidate)
         names = {own.checkpoint.source, other.checkpoint.source} if other else set()
         if len(names) == 2 and max(names, key=len) == min(names, key=len) + TWIN_SUFFIX:
             yield candidate
 
 
-def _suites(folder: Path) -> dict[str, str]:
-    record = _record_of(folder)
+def _read_suites(folder: Path) -> dict[str, str]:
+    record = _find_record(folder)
     return record.suites if record else {}
 
 
-def _record_of(folder: Path) -> RunRecord | None:
+def _find_record(folder: Path) -> RunRecord | None:
     try:
         return load_record(folder)
     except BenchError:

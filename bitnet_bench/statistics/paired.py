@@ -10,13 +10,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from bitnet_bench.statistics.standard_errors import BLOCK, NORMAL_95, RESAMPLES, SEED, bootstrap_counts
+from bitnet_bench.statistics.standard_errors import RESAMPLES_PER_BLOCK, NORMAL_95, RESAMPLES, SEED, bootstrap_counts
 
-EXACT_BELOW = 25
+MIN_CHI_SQUARE_PAIRS = 25
 """With fewer discordant pairs McNemar's test is the exact binomial one."""
-FEW = 5
+MIN_DIFFERING_PAIRS = 5
 """With fewer pairs that differ a standard error is not trusted to be small."""
-STEPS = 60
+BISECTION_STEPS = 60
 """Halvings that find a limit of Tango's interval: to 2^-60 of its range."""
 
 
@@ -33,7 +33,7 @@ class Effect:
     interval: tuple[float, float]
 
 
-class Paired(Protocol):
+class PairedTest(Protocol):
     """What a comparison of paired examples can be asked; differences are in the unit of the figure."""
 
     @property
@@ -79,7 +79,7 @@ class BinaryPairs:
     @property
     def test(self) -> str:
         """McNemar's, exact for few discordant pairs."""
-        return "mcnemar-exact" if self.wins + self.losses < EXACT_BELOW else "mcnemar"
+        return "mcnemar-exact" if self.wins + self.losses < MIN_CHI_SQUARE_PAIRS else "mcnemar"
 
     @property
     def difference(self) -> float:
@@ -142,7 +142,7 @@ class MeanPairs:
     @cached_property
     def stderr(self) -> float:
         """Return the standard error."""
-        if self.differing >= FEW:
+        if self.differing >= MIN_DIFFERING_PAIRS:
             return self.error
         return max(self.error, self.largest * tango_interval(0, 0, self.n)[1] / NORMAL_95)
 
@@ -179,7 +179,7 @@ class MeanPairs:
 def mcnemar(wins: int, losses: int) -> float:
     """Return the two-sided p of McNemar's test: exact below EXACT_BELOW discordant pairs, else chi-square."""
     discordant = wins + losses
-    if discordant < EXACT_BELOW:
+    if discordant < MIN_CHI_SQUARE_PAIRS:
         from scipy.special import bdtr
 
         return min(1.0, 2 * float(bdtr(min(wins, losses), discordant, 0.5))) if discordant else 1.0
@@ -210,7 +210,7 @@ def tango_interval(wins: int, losses: int, n: int, level: float = 0.95) -> tuple
 
     def limit(end: float) -> float:
         inside, outside = estimate, end
-        for _ in range(STEPS):
+        for _ in range(BISECTION_STEPS):
             middle = (inside + outside) / 2
             if abs(tango_z(wins, losses, n, middle)) < z:
                 inside = middle
@@ -221,21 +221,21 @@ def tango_interval(wins: int, losses: int, n: int, level: float = 0.95) -> tuple
     return limit(-1.0), limit(1.0)
 
 
-def mean_pairs(a: np.ndarray, b: np.ndarray, scale: float = 100.0) -> BinaryPairs | MeanPairs:
+def make_pairs(a: np.ndarray, b: np.ndarray, scale: float = 100.0) -> BinaryPairs | MeanPairs:
     """Return what there is to say of mean(a - b) x *scale* over paired values [n], which are 0..1.
 
     Values that are all 0 or 1 make it a matter of right and wrong; ValueError if they are no pairs.
     """
     if a.shape != b.shape or not len(a):
         raise ValueError(f"{len(a)} and {len(b)} examples are no pairs")
-    if _binary(a) and _binary(b):
+    if _is_binary(a) and _is_binary(b):
         return BinaryPairs(int((a > b).sum()), int((b > a).sum()), len(a), scale)
     difference = a - b
     error = float(np.std(difference, ddof=1)) / math.sqrt(len(a)) if len(a) > 1 else 0.0
     return MeanPairs(scale * float(difference.mean()), scale * error, len(a), "t", int((a != b).sum()), scale)
 
 
-def bootstrap_pairs(
+def make_bootstrap_pairs(
     numbers: tuple[np.ndarray, np.ndarray],
     figures: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Callable[[np.ndarray, np.ndarray], np.ndarray]],
     resamples: int = RESAMPLES,
@@ -247,10 +247,10 @@ def bootstrap_pairs(
     how often each is drawn, and returns [R]. Examples that neither run tells apart are drawn together.
     """
     a, b = numbers
-    kept, counts = _distinct(a, b)
+    kept, counts = _find_distinct(a, b)
     mine, theirs = a[kept], b[kept]
     once = counts[None, :].astype(float)
-    drawn = [figures[0](mine, w) - figures[1](theirs, w) for w in _draws(counts, resamples)]
+    drawn = [figures[0](mine, w) - figures[1](theirs, w) for w in _draw_counts(counts, resamples)]
     difference = float((figures[0](mine, once) - figures[1](theirs, once))[0])
     error = float(np.std(np.concatenate(drawn), ddof=1)) if len(a) > 1 else 0.0
     if error <= 1e-12 * max(1.0, abs(difference)):
@@ -259,7 +259,7 @@ def bootstrap_pairs(
     return MeanPairs(difference, error, len(a), "bootstrap", differing, largest)
 
 
-def _distinct(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_distinct(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (an index of each distinct pair of rows, how many there are of each)."""
     n = len(a)
     both = np.ascontiguousarray(np.concatenate([a.reshape(n, -1), b.reshape(n, -1)], axis=1, dtype=float))
@@ -268,17 +268,17 @@ def _distinct(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (first, counts) if len(first) < n / 4 else (np.arange(n), np.ones(n, dtype=np.int64))
 
 
-def _draws(counts: np.ndarray, resamples: int) -> list[np.ndarray] | map[np.ndarray]:
+def _draw_counts(counts: np.ndarray, resamples: int) -> list[np.ndarray] | map[np.ndarray]:
     """Return blocks [r, m] of how often each of the m distinct examples is drawn in n = sum(counts) draws."""
     n = int(counts.sum())
     if len(counts) == n:
         return map(np.asarray, bootstrap_counts(n, resamples))
     rng = np.random.default_rng(SEED)
-    sizes = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
+    sizes = [min(RESAMPLES_PER_BLOCK, resamples - start) for start in range(0, resamples, RESAMPLES_PER_BLOCK)]
     return [rng.multinomial(n, counts / n, size=size).astype(float) for size in sizes]
 
 
-def _binary(values: np.ndarray) -> bool:
+def _is_binary(values: np.ndarray) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 

@@ -16,7 +16,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mean_of_errors(errors: Sequence[float | None]) -> float | None:
+def combine_stderrs(errors: Sequence[float | None]) -> float | None:
     """Return the standard error of a mean of independent estimates, sqrt(sum e^2) / k; None if one is missing."""
     known = [error for error in errors if error is not None]
     if not known or len(known) < len(errors):

@@ -8,7 +8,7 @@ import numpy as np
 
 RESAMPLES = 1000
 SEED = 1234
-BLOCK = 50
+RESAMPLES_PER_BLOCK = 50
 NORMAL_95 = 1.959963984540054
 
 
@@ -41,8 +41,8 @@ def bootstrap_counts(n: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]
     The same draws for the same n. In blocks, because 1,000 resamples of 50,000 examples do not fit in a cache.
     """
     rng = np.random.default_rng(SEED)
-    for start in range(0, resamples, BLOCK):
-        rows = min(BLOCK, resamples - start)
+    for start in range(0, resamples, RESAMPLES_PER_BLOCK):
+        rows = min(RESAMPLES_PER_BLOCK, resamples - start)
         drawn = rng.integers(n, size=(rows, n), dtype=np.int32) + n * np.arange(rows, dtype=np.int32)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(float)
 

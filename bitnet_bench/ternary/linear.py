@@ -29,22 +29,22 @@ def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
     loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K). So is one over
     bfloat16 with float32 sums, which a GPU has from sm_80 on.
     """
-    _refuse_inexact(q)
+    _check_exact_columns(q)
     if q.device.type == "cpu" and _has_vnni():
         return torch._int_mm(q, codes.t()).float()
     with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round the sums
-        if q.is_cuda and _sums_bf16_in_float32(q.device):
+        if q.is_cuda and _has_float32_sums(q.device):
             return torch.mm(q.bfloat16(), codes.bfloat16().t(), out_dtype=torch.float32)
         return q.float() @ codes.float().t()
 
 
-def _refuse_inexact(q: Tensor) -> None:
+def _check_exact_columns(q: Tensor) -> None:
     if q.shape[-1] > LARGEST_EXACT_K:
         raise ValueError(f"in_features {q.shape[-1]} exceeds {LARGEST_EXACT_K}: float32 sums would not be exact")
 
 
 @cache
-def _sums_bf16_in_float32(device: torch.device) -> bool:
+def _has_float32_sums(device: torch.device) -> bool:
     """Return whether a GPU multiplies bfloat16, which holds int8 exactly, and torch leaves the sums in float32."""
     has_sums = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
     return has_sums and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
@@ -56,25 +56,25 @@ def _has_vnni() -> bool:
 
 def _has_kernel(tensor: Tensor) -> bool:
     """Return whether the C kernel is there for *tensor*; it gives the bits of the definitions in PyTorch."""
-    return tensor.device.type == "cpu" and tensor.numel() > 0 and kernel.library() is not None
+    return tensor.device.type == "cpu" and tensor.numel() > 0 and kernel.load_library() is not None
 
 
-def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize_fastest(x: Tensor) -> tuple[Tensor, Tensor]:
     return kernel.quantize(x.float().contiguous()) if _has_kernel(x) else quantize_activations(x)
 
 
-def _ternarized(weight: Tensor) -> tuple[Tensor, Tensor]:
+def _ternarize_fastest(weight: Tensor) -> tuple[Tensor, Tensor]:
     if not _has_kernel(weight):
         return ternarize(weight)
     gamma = absmean(weight)
     return kernel.ternarize(weight.float().contiguous(), gamma), gamma
 
 
-def _forward(q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor) -> Tensor:
+def _multiply_and_scale(q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor) -> Tensor:
     rows = q.reshape(-1, q.shape[-1])
     step = step.reshape(-1, 1)
     if _has_kernel(q) and _has_vnni():
-        _refuse_inexact(q)
+        _check_exact_columns(q)
         scaled = kernel.scale_sums(torch._int_mm(rows, codes.t()), step, gamma)
     else:
         scaled = integer_matmul(rows, codes).mul_(step * gamma)
@@ -91,10 +91,10 @@ class TernaryMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, codes: Tensor, gamma: Tensor, out_dtype: torch.dtype) -> Tensor:
         """Return y [..., N] in *out_dtype* for x [..., K] and float masters [N, K] with their codes and scale."""
-        q, step = _quantized(x)
+        q, step = _quantize_fastest(x)
         ctx.save_for_backward(q, step, codes, gamma)
         ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
-        return _forward(q, step, codes, gamma).to(out_dtype)
+        return _multiply_and_scale(q, step, codes, gamma).to(out_dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
@@ -145,49 +145,49 @@ class BitLinear(nn.Linear):
 
     Whoever turns this on calls `forget_codes` after each step: fused optimizers and `weight.data` leave no trace.
     """
-    _kept: tuple[Tensor, Tensor] | None = None
-    _kept_version = 0
+    _stored_codes: tuple[Tensor, Tensor] | None = None
+    _stored_version = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype, or in autocast's."""
         if self.ternary_share < 1:
-            return nn.functional.linear(*_partly_quantized(x, self.weight, self.ternary_share), self.bias)
+            return nn.functional.linear(*_quantize_partly(x, self.weight, self.ternary_share), self.bias)
         device = x.device.type
         out_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if _is_fused(x):
-            operands = *training_product.quantized(x), *self._codes()
+            operands = *training_product.quantize_cached(x), *self._get_codes()
             y: Tensor = training_product.ExactProduct.apply(x, self.weight, *operands, out_dtype)  # type: ignore[no-untyped-call]
         else:
-            y = TernaryMatmul.apply(x, self.weight, *self._codes(), out_dtype)  # type: ignore[no-untyped-call]
+            y = TernaryMatmul.apply(x, self.weight, *self._get_codes(), out_dtype)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _codes(self) -> tuple[Tensor, Tensor]:
+    def _get_codes(self) -> tuple[Tensor, Tensor]:
         """Return codes and scale of the weights as they are, or those that were kept of this version of them."""
-        weight, kept = self.weight, self._kept
+        weight, kept = self.weight, self._stored_codes
         if torch.compiler.is_compiling():  # a compiled layer leaves nothing behind
-            return training_product.ternarized(weight.detach()) if kept is None else kept
-        if kept is not None and self._kept_version == weight._version and self.keeps_codes:
+            return training_product.ternarize_weight(weight.detach()) if kept is None else kept
+        if kept is not None and self._stored_version == weight._version and self.keeps_codes:
             return kept
-        made = (training_product.ternarized if _is_fused(weight) else _ternarized)(weight.detach())
+        made = (training_product.ternarize_weight if _is_fused(weight) else _ternarize_fastest)(weight.detach())
         if self.keeps_codes:
-            self.take_codes(*made)
+            self.store_codes(*made)
         return made
 
-    def take_codes(self, codes: Tensor, gamma: Tensor) -> None:
+    def store_codes(self, codes: Tensor, gamma: Tensor) -> None:
         """Keep codes and scale that were made of the weights as they are, by `write_codes` for one."""
-        self._kept, self._kept_version = (codes, gamma), self.weight._version
+        self._stored_codes, self._stored_version = (codes, gamma), self.weight._version
 
     def forget_codes(self) -> None:
         """Ternarize anew at the next forward."""
-        self._kept = None
+        self._stored_codes = None
 
 
 def _is_fused(tensor: Tensor) -> bool:
     """Return whether a layer on *tensor*'s device trains on tensor cores, or is being compiled, to the same effect."""
-    return torch.compiler.is_compiling() or training_product.runs_on(tensor.device)
+    return torch.compiler.is_compiling() or training_product.has_training_kernels(tensor.device)
 
 
-def _partly_quantized(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def _quantize_partly(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Return x + share (Q(x) - x) and w + share (T(w) - w), straight-through."""
     with torch.no_grad():
         q, step = quantize_activations(x)
@@ -233,12 +233,12 @@ class CodesLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y [..., N] in x's dtype."""
-        q, step = _quantized(x if self.norm is None else self.norm(x))
-        y = _forward(q, step, self.codes, self.gamma).to(x.dtype)
+        q, step = _quantize_fastest(x if self.norm is None else self.norm(x))
+        y = _multiply_and_scale(q, step, self.codes, self.gamma).to(x.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
+def find_ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
     """Return the linear layers that b1.58 makes ternary, by name: all but the output head and those of *kept*.
 
     *kept* are patterns of `modules_to_not_convert`, matched as transformers matches them.
@@ -255,11 +255,11 @@ def ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.
 
 def make_trainable_ternary(model: nn.Module, kept: Sequence[str] = ()) -> nn.Module:
     """Turn the ternary targets of *model* into `BitLinear` in place, keeping their parameters, and return it."""
-    for layer in ternary_targets(model, kept).values():
+    for layer in find_ternary_targets(model, kept).values():
         layer.__class__ = BitLinear
     return model
 
 
-def bit_linears(model: nn.Module) -> dict[str, BitLinear]:
+def find_bit_linears(model: nn.Module) -> dict[str, BitLinear]:
     """Return the trainable ternary layers of *model* by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, BitLinear)}

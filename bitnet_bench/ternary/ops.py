@@ -24,7 +24,7 @@ def ternary_linear(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Ten
     *panels* are uint8 [panels, steps, 64] (`bitnet_bench.ternary.panels`), *bias* float32 [rows] or None.
     """
     flat = x.reshape(-1, x.shape[-1])
-    y = _product_on(x.device)(flat.float().contiguous(), panels, gamma, rows, bias)
+    y = _choose_product(x.device)(flat.float().contiguous(), panels, gamma, rows, bias)
     return y.to(x.dtype).view(*x.shape[:-1], rows)
 
 
@@ -33,22 +33,22 @@ def _(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -
     return x.new_empty(*x.shape[:-1], rows)
 
 
-def _product_on(device: torch.device) -> Callable[[Tensor, Tensor, float, int, Tensor | None], Tensor]:
-    if device.type == "cpu" and kernel.library() is not None:
-        return _by_kernel
-    return _by_torch
+def _choose_product(device: torch.device) -> Callable[[Tensor, Tensor, float, int, Tensor | None], Tensor]:
+    if device.type == "cpu" and kernel.load_library() is not None:
+        return _multiply_by_kernel
+    return _multiply_by_torch
 
 
-def _by_kernel(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
+def _multiply_by_kernel(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
     y = torch.empty(len(x), rows)
     if len(x):
-        quantized = kernel.Rows.empty(*x.shape)
+        quantized = kernel.QuantizedRows.empty(*x.shape)
         kernel.quantize_rows(x, len(x), quantized)
-        kernel.Parts([(panels, gamma, rows, bias)], x.shape[1])(quantized, len(x), y)
+        kernel.JoinedLayers([(panels, gamma, rows, bias)], x.shape[1])(quantized, len(x), y)
     return y
 
 
-def _by_torch(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
+def _multiply_by_torch(x: Tensor, panels: Tensor, gamma: float, rows: int, bias: Tensor | None) -> Tensor:
     q, step = quantize_activations(x)
     y = integer_matmul(q, from_panels(panels, rows, x.shape[1])).mul_(step * gamma)
     return y if bias is None else y.add_(bias)

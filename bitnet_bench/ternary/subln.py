@@ -20,21 +20,21 @@ CARRIED = (
 """Settings that mean the same in all of these families."""
 
 
-def with_subln(model: PreTrainedModel) -> PreTrainedModel:
+def add_subln(model: PreTrainedModel) -> PreTrainedModel:
     """Return *model* (Llama, Mistral or Qwen2, in its dtype) with an RMSNorm before each output projection.
 
     The norms begin as ones, which changes what the model computes: train it on running text first. BenchError for a
     model that BitNet's architecture cannot hold.
     """
     config: Any = model.config
-    _refuse(config)
+    _check_fits_bitnet(config)
     biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
     carried = {name: getattr(config, name) for name in CARRIED if hasattr(config, name)}
     made = BitNetForCausalLM._from_config(BitNetConfig(**carried, attention_bias=biased), dtype=model.dtype)
     outcome = made.load_state_dict(model.state_dict(), strict=False)
     new = [name for name in outcome.missing_keys if not name.endswith(("_sub_norm.weight", "o_proj.bias"))]
     if new or outcome.unexpected_keys:
-        raise _cannot(config, f"{(new or outcome.unexpected_keys)[0]} has no place in it")
+        raise _make_error(config, f"{(new or outcome.unexpected_keys)[0]} has no place in it")
     for name, parameter in made.named_parameters():
         if name in outcome.missing_keys and name.endswith("o_proj.bias"):
             parameter.data.zero_()  # Qwen2 has biases at its queries, keys and values only
@@ -42,25 +42,25 @@ def with_subln(model: PreTrainedModel) -> PreTrainedModel:
     return made.train(model.training)
 
 
-def _refuse(config: Any) -> None:
+def _check_fits_bitnet(config: Any) -> None:
     if config.model_type == "bitnet":
         raise BenchError("The model has the norms of SubLN already.", "Leave out `subln`.")
     if config.model_type not in ("llama", "mistral", "qwen2"):
-        raise _cannot(config, "only Llama, Mistral and Qwen2 are known to fit")
+        raise _make_error(config, "only Llama, Mistral and Qwen2 are known to fit")
     if getattr(config, "mlp_bias", False):
-        raise _cannot(config, "its FFN has biases")
+        raise _make_error(config, "its FFN has biases")
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     if width != config.hidden_size:
-        raise _cannot(config, f"its heads are {width} wide together and its hidden states {config.hidden_size}")
+        raise _make_error(config, f"its heads are {width} wide together and its hidden states {config.hidden_size}")
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = (getattr(config, "sliding_window", None) or 2**31) if config.model_type == "mistral" else 2**31
     if layers != {"full_attention"} or window < config.max_position_embeddings:
-        raise _cannot(config, "its attention slides over a window")
+        raise _make_error(config, "its attention slides over a window")
 
 
-def _cannot(config: Any, why: str) -> BenchError:
+def _make_error(config: Any, why: str) -> BenchError:
     return BenchError(
         f"SubLN cannot be added to a {config.model_type} model: {why}.",
         "Train it without `subln`, or start from another model.",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CAUSAL = "causal_sdpa"
+CAUSAL_ATTENTION_NAME = "causal_sdpa"
 """The name under which transformers knows it; without a mask of that name it makes none."""
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Config entries by which a layer does not see all earlier tokens."""
@@ -26,10 +26,10 @@ def assume_causal(model: nn.Module, longest: int) -> bool:
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    AttentionInterface.register(CAUSAL, sdpa_attention_forward)
+    AttentionInterface.register(CAUSAL_ATTENTION_NAME, sdpa_attention_forward)
     change: Any = model.set_attn_implementation
-    change(CAUSAL)
-    return bool(config._attn_implementation == CAUSAL)
+    change(CAUSAL_ATTENTION_NAME)
+    return bool(config._attn_implementation == CAUSAL_ATTENTION_NAME)
 
 
 def attention_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def attention_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Te
     config: Any = model.config
     names = ("input_ids", "attention_mask", "position_ids")
     inputs = {name: batch[name] for name in names if name in batch}
-    if config._attn_implementation != CAUSAL:
+    if config._attn_implementation != CAUSAL_ATTENTION_NAME:
         return inputs
     inputs.pop("attention_mask", None)
     if "position_ids" in inputs:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import nn
 
-from bitnet_bench.machine.environment import compiler
+from bitnet_bench.machine.environment import find_compiler
 from bitnet_bench.runs.jobs import FinetuneJob
 
-STEPS_THAT_PAY = 500
+MIN_STEPS_TO_COMPILE = 500
 """On an H200 a shape compiles in 7 s (forward and backward), about three shapes in a run (another length, validation),
 and a compiled step of 2,048 tokens saves 14 to 36 ms."""
 RECOMPILE_LIMIT = 64
@@ -22,8 +22,8 @@ def choose_compile(job: FinetuneJob, steps: int, on_gpu: bool) -> Literal["on", 
     if job.compile != "auto":
         return job.compile
     known = not (job.ternary_warmup or job.lora_rank or job.shard or job.teacher)
-    can = on_gpu and find_spec("triton") is not None and compiler() is not None
-    return "on" if known and can and steps >= STEPS_THAT_PAY else "off"
+    can = on_gpu and find_spec("triton") is not None and find_compiler() is not None
+    return "on" if known and can and steps >= MIN_STEPS_TO_COMPILE else "off"
 
 
 def compile_layers(model: nn.Module) -> int:

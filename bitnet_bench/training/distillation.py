@@ -43,23 +43,23 @@ def _divergence(student: Tensor, head: nn.Module, teacher: Tensor, taught: nn.Mo
     return F.kl_div(F.log_softmax(head(student).float() / temperature, -1), target, reduction="sum", log_target=True)
 
 
-class Relations:
+class ProjectionRecorder:
     """Keeps what the query, key and value projections of one layer gave in the last forward pass."""
 
     def __init__(self, model: nn.Module, layer: int) -> None:
         self.states: dict[str, Tensor] = {}
-        chosen = _attention_layers(model)[layer]
+        chosen = _find_attention_layers(model)[layer]
         for name in PROJECTIONS:
-            getattr(chosen, name).register_forward_hook(self._keeper(name))
+            getattr(chosen, name).register_forward_hook(self._make_hook(name))
 
-    def _keeper(self, name: str) -> Any:
+    def _make_hook(self, name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self.states[name] = output
 
         return keep
 
 
-def _attention_layers(model: nn.Module) -> list[nn.Module]:
+def _find_attention_layers(model: nn.Module) -> list[nn.Module]:
     found = [module for module in model.modules() if all(hasattr(module, name) for name in PROJECTIONS)]
     if not found:
         raise BenchError(
@@ -69,9 +69,9 @@ def _attention_layers(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def refuse_layer(model: nn.Module, layer: int) -> None:
+def check_attention_layer(model: nn.Module, layer: int) -> None:
     """BenchError if *model* has no attention layer number *layer*."""
-    layers = len(_attention_layers(model))
+    layers = len(_find_attention_layers(model))
     if not -layers <= layer < layers:
         raise BenchError(f"There is no layer {layer} of {layers}.", "`relation_layer` counts from 0, or back from -1.")
 
@@ -91,13 +91,13 @@ def relation_divergence(
         seen = seen & (documents[:, :, None] == documents[:, None, :])
     total = valid.new_zeros((), dtype=torch.float32)
     for name in PROJECTIONS:
-        ours, theirs = (_relations(states[name], heads, seen) for states in (student, teacher))
+        ours, theirs = (_compute_relations(states[name], heads, seen) for states in (student, teacher))
         each = F.kl_div(ours, theirs, reduction="none", log_target=True)
         total = total + (each.masked_fill(~seen[:, None], 0.0).sum(-1).mean(1) * valid).sum()
     return total / len(PROJECTIONS)
 
 
-def _relations(states: Tensor, heads: int, seen: Tensor) -> Tensor:
+def _compute_relations(states: Tensor, heads: int, seen: Tensor) -> Tensor:
     """Return log-softmax relations [B, heads, T, T]."""
     batch, length, width = states.shape
     if width % heads:

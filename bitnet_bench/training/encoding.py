@@ -11,55 +11,55 @@ import torch
 from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.mapping import tokenize_once
+from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.mapping import tokenize_cached
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.tokenizing import Encoded, Example, encode, encode_pairs
-from bitnet_bench.protocols import Ingredients
+from bitnet_bench.data.tokenizing import EncodedRows, TrainingExample, tokenize_rows, tokenize_pairs
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import response_logprobs
 
 _log = logging.getLogger(__name__)
-BEGINNING = 40
+ROW_NAME_CHARACTERS = 40
 """Characters by which a row is named."""
-NAMED = 5
+MAX_ROWS_NAMED = 5
 """So many of the rows that are left out are named."""
 
 
-def encode_rows(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> tuple[Encoded, Encoded]:
+def encode_rows(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> tuple[EncodedRows, EncodedRows]:
     """Return the training and the validation rows as tokens; the latter may be none."""
     length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
 
-    def encoded(rows: Sequence[Any]) -> Encoded:
+    def encoded(rows: Sequence[Any]) -> EncodedRows:
         if job.method == "dpo":
-            return encode_pairs(rows, tokenizer, job.template, length, tokenize_once)
-        return encode(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_once)
+            return tokenize_pairs(rows, tokenizer, job.template, length, tokenize_cached)
+        return tokenize_rows(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_cached)
 
-    return encoded(given.rows), encoded(given.validation) if given.validation else Encoded([], 0, (), 0)
+    return encoded(given.rows), encoded(given.validation) if given.validation else EncodedRows([], 0, (), 0)
 
 
-def lost_rows(encoded: Encoded, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
+def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
     """Say, in the log as well, which rows are not learned from; () if all are."""
     if not encoded.lost:
         return ()
-    beginnings = ", ".join(f"“{rows[i].turns[0].text[:BEGINNING]}”" for i in encoded.lost[:NAMED])
+    beginnings = ", ".join(f"“{rows[i].turns[0].text[:ROW_NAME_CHARACTERS]}”" for i in encoded.lost[:MAX_ROWS_NAMED])
     warning = (
         f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
-        f"response: those that begin {beginnings}{', …' if encoded.dropped > NAMED else ''}. Raise `max_length`; "
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > MAX_ROWS_NAMED else ''}. Raise `max_length`; "
         "`bitnet-bench data check` gives their lines."
     )
     _log.warning(warning)
     return (warning,)
 
 
-def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: Encoded, collator: Collator) -> list[Item]:
+def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> list[BatchItem]:
     """Return what the trainer is fed: an example each, or for `dpo` a pair each with its reference."""
     if job.method != "dpo":
-        return [Item((example,)) for example in encoded.examples]
-    return _pairs(job, model, encoded.examples, collator)
+        return [BatchItem((example,)) for example in encoded.examples]
+    return _make_preference_pairs(job, model, encoded.examples, collator)
 
 
-def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example], collator: Collator) -> list[Item]:
+def _make_preference_pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[TrainingExample], collator: Collator) -> list[BatchItem]:
     """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
 
     Dropout is turned off, in training as well: with it a policy would not equal its own reference.
@@ -73,7 +73,7 @@ def _pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[Example]
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
         for start in range(0, len(by_length), 2 * job.sequences):
             some = by_length[start : start + 2 * job.sequences]
-            batch = {name: t.to(model.device) for name, t in collator.padded([examples[i] for i in some]).items()}
+            batch = {name: t.to(model.device) for name, t in collator.pad_examples([examples[i] for i in some]).items()}
             for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
                 reference[i] = logprob
-    return [Item(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]
+    return [BatchItem(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]

@@ -10,12 +10,12 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.preference import LN2
 
-LAST_SHARE = 10
+END_POINTS_DIVISOR = 10
 """The end of a run is the mean over its last 1 / `LAST_SHARE` of logged points: one batch alone is noise."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunLosses:
     """The losses that say what a run did, in nats: per response token, of DPO per pair."""
 
     first: float
@@ -24,7 +24,7 @@ class Ending:
     guessing: float
 
 
-def read_ending(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabulary: int) -> Ending:
+def compute_run_losses(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabulary: int) -> RunLosses:
     """Return the losses at both ends of *history*, the logged points of a run, and that of guessing.
 
     The loss of a distillation is no measure of what the model says, so its cross-entropy is taken. A model that becomes
@@ -32,12 +32,12 @@ def read_ending(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabu
     """
     ternary = [point for point in history if point["step"] > job.ternary_warmup] or history
     losses = [point.get("cross_entropy", point["loss"]) for point in ternary]
-    end = losses[-max(1, len(history) // LAST_SHARE) :]
+    end = losses[-max(1, len(history) // END_POINTS_DIVISOR) :]
     guessing = LN2 if job.method == "dpo" else math.log(vocabulary)
-    return Ending(losses[0], sum(end) / len(end), guessing)
+    return RunLosses(losses[0], sum(end) / len(end), guessing)
 
 
-def warn_about_length(steps: int, warmup: int) -> tuple[str, ...]:
+def warn_short_run(steps: int, warmup: int) -> tuple[str, ...]:
     """Return what is wrong with a run of so few steps, before it starts; () if nothing is."""
     advice = "Give more rows, more `epochs` or `max_steps`, or a smaller batch."
     if steps == 1:
@@ -50,12 +50,12 @@ def warn_about_length(steps: int, warmup: int) -> tuple[str, ...]:
     return ()
 
 
-def warn_about_ending(record: FinetuneRecord) -> tuple[str, ...]:
+def warn_failed_run(record: FinetuneRecord) -> tuple[str, ...]:
     """Return in what way a finished run failed; () if its loss fell, below that of guessing, and so did validation."""
     warnings = []
     first, last, guessing = record.first_loss, record.last_loss, record.guessing_loss
     if first is not None and last is not None and guessing is not None:
-        bounds = {"where it began": first} if record.job.method == "dpo" else _bounds(first, guessing)
+        bounds = {"where it began": first} if record.job.method == "dpo" else _list_loss_bounds(first, guessing)
         above = [f"{bound:.4g} ({name})" for name, bound in bounds.items() if last > bound]
         if above:
             warnings.append(f"The loss ended at {last:.4g}, above {' and '.join(above)}. {_advise(record, first)}")
@@ -69,7 +69,7 @@ def warn_about_ending(record: FinetuneRecord) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _bounds(first: float, guessing: float) -> dict[str, float]:
+def _list_loss_bounds(first: float, guessing: float) -> dict[str, float]:
     return {"where it began": first, "uniform guessing": guessing}
 
 

@@ -8,39 +8,39 @@ from pathlib import Path
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK
-from bitnet_bench.processes import is_first
-from bitnet_bench.protocols import Ingredients, Steps, TrainingBackend, quiet
+from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK_BACKEND
+from bitnet_bench.processes import is_first_process
+from bitnet_bench.protocols import TrainingInputs, ProgressDisplay, TrainingBackend, no_display
 from bitnet_bench.runs.choices import TRAINING_BACKEND
-from bitnet_bench.runs.folder import load_training_record, locked
+from bitnet_bench.runs.folder import load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finished import refuse_other_inputs
-from bitnet_bench.training.inputs import hold_out, training_rows
+from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
 
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
 
-def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = quiet) -> FinetuneRecord:
+def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressDisplay = no_display) -> FinetuneRecord:
     """Run *job* and return its record; a run that is finished is not done again, and a killed one goes on.
 
     Finished is a run of the same settings on the same base, rows and teacher; a folder that holds another is refused,
     and so is one that another process writes into.
     """
-    from bitnet_bench.data.templates import digest, refuse_unknown
-    from bitnet_bench.machine.fast_dtype import fast_compute
+    from bitnet_bench.data.templates import hash_template, check_template
+    from bitnet_bench.machine.fast_dtype import fastest_dtype
     from bitnet_bench.training.resume import recall_choices, refuse_foreign
 
-    refuse_unknown(job.template)
-    compute = fast_compute() if job.compute == "auto" else job.compute
-    job = job.model_copy(update={"template_sha256": digest(job.template), "compute": compute})
+    check_template(job.template)
+    compute = fastest_dtype() if job.compute == "auto" else job.compute
+    job = job.model_copy(update={"template_sha256": hash_template(job.template), "compute": compute})
     record = load_training_record(Path(job.out))
     if record is None:
         # of the processes of one launch the first holds the folder for all
-        if is_first():
+        if is_first_process():
             refuse_foreign(Path(job.out))  # which is not even locked
-        with locked(Path(job.out)) if is_first() else nullcontext():
+        with lock_folder(Path(job.out)) if is_first_process() else nullcontext():
             record = load_training_record(Path(job.out))  # another process may have finished it meanwhile
             if record is None:
                 return _train(recall_choices(job, None), backend, steps)
@@ -55,24 +55,24 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: Steps = q
     return record
 
 
-def _train(job: FinetuneJob, backend: str, steps: Steps) -> FinetuneRecord:
+def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRecord:
     """Collect what *job* names, and train."""
-    from bitnet_bench.training.rates import with_default_rate
+    from bitnet_bench.training.rates import set_default_rate
 
-    trainer = plugins.load("backends", FALLBACK if backend == AUTO else backend)
+    trainer = plugins.load_plugin("backends", FALLBACK_BACKEND if backend == AUTO else backend)
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
-    rows, left_out = training_rows(job)
-    rows, held_out = hold_out(rows, job)
+    rows, left_out = read_training_rows(job)
+    rows, held_out = split_validation_rows(rows, job)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
     base = open_checkpoint(job.model)
-    job = with_default_rate(job, base)
-    given = Ingredients(base, rows, held_out, teacher, left_out)
-    with (steps if is_first() else quiet)(f"{TITLES[job.method]} {job.precision}") as progress:
+    job = set_default_rate(job, base)
+    given = TrainingInputs(base, rows, held_out, teacher, left_out)
+    with (steps if is_first_process() else no_display)(f"{TITLES[job.method]} {job.precision}") as progress:
         return trainer.finetune(job, given, progress)
 
 
-def twin_of(job: FinetuneJob, model: str | None) -> FinetuneJob:
+def make_twin_job(job: FinetuneJob, model: str | None) -> FinetuneJob:
     """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`.
 
     A learning rate that was given is the twin's too; one from the table of defaults is looked up for the twin itself.

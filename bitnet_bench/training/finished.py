@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import Ingredients
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
-from bitnet_bench.training.inputs import hold_out, training_rows
+from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
@@ -25,7 +25,7 @@ Read = TypeVar("Read")
 _log = logging.getLogger(__name__)
 
 
-def digest_inputs(given: Ingredients) -> dict[str, str]:
+def digest_inputs(given: TrainingInputs) -> dict[str, str]:
     """Return the digests of all that a training reads, by the name that a refusal gives them."""
     return {**_of_base(given.base), **_of_teacher(given.teacher), **_of_rows(given.rows, given.validation)}
 
@@ -68,7 +68,7 @@ def _wanted(job: FinetuneJob) -> list[str]:
     return [BASE, ROWS, *validates, *([TEACHER] if job.teacher else [])]
 
 
-def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], Ingredients | None]:
+def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | None]:
     """Return the digests of what is still there, and all of it as a training gets it, or None if something is gone."""
     now: dict[str, str] = {}
     base, teacher = _open(job.model), _open(job.teacher) if job.teacher else None
@@ -79,7 +79,7 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], Ingredients | None]:
     read = _read_rows(job)
     if read:
         now |= _of_rows(*read)
-    return now, Ingredients(base, *read, teacher, 0) if base and read else None
+    return now, TrainingInputs(base, *read, teacher, 0) if base and read else None
 
 
 def _open(model: str) -> Checkpoint | None:
@@ -93,7 +93,7 @@ def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
     files = [source for source in sources if ":" not in str(source) or source.is_file()]
     if not all(file.is_file() for file in files):
         return None
-    return _unless_gone(lambda: hold_out(training_rows(job)[0], job), there=len(files) == len(sources))
+    return _unless_gone(lambda: split_validation_rows(read_training_rows(job)[0], job), there=len(files) == len(sources))
 
 
 def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:
@@ -119,7 +119,7 @@ def _of_rows(rows: Iterable[Row], validation: Iterable[Row]) -> dict[str, str]:
     return {ROWS: digest_rows(rows), VALIDATION: digest_rows(validation)}
 
 
-def _encode(job: FinetuneJob, given: Ingredients) -> str:
+def _encode(job: FinetuneJob, given: TrainingInputs) -> str:
     """Return the digest of the training rows as tokens, which is all that records of older versions have."""
     from bitnet_bench.checkpoints.loading import load_tokenizer
     from bitnet_bench.training.encoding import encode_rows

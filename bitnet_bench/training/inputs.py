@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.select import data_directory, select_tasks
-from bitnet_bench.protocols import Steps, quiet
+from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 
 if TYPE_CHECKING:
-    from bitnet_bench.data.checking import Checked
+    from bitnet_bench.data.checking import FileFindings
     from bitnet_bench.data.rows import Row
 
 
-def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
+def read_training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
     """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split.
 
     The second value counts rows of tasks that were left out because their evaluation asks the same.
     """
     from bitnet_bench.data.rows import Row, Turn, read_rows
-    from bitnet_bench.evaluation.task_run import training_pairs
-    from bitnet_bench.evaluation.tasks import Setting, build_task
+    from bitnet_bench.evaluation.task_run import list_training_pairs
+    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
     rows: list[Row] = []
     left_out = 0
@@ -33,15 +33,15 @@ def training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
         if Path(source).is_file() or not task:
             rows += read_rows(Path(source), job.limit)
             continue
-        directory = data_directory(Path(job.data_dir) if job.data_dir else None)
+        directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
         for owner, found in select_tasks([suite], [task]):
-            pairs, overlap = training_pairs(build_task(owner, found, Setting(directory)), job.limit)
+            pairs, overlap = list_training_pairs(build_task(owner, found, TaskSettings(directory)), job.limit)
             left_out += overlap
             rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
     return rows, left_out
 
 
-def check_data(
+def inspect_data_files(
     files: Sequence[Path],
     model: str = FinetuneJob.default("model"),
     *,
@@ -49,41 +49,41 @@ def check_data(
     max_length: int = FinetuneJob.default("max_length"),
     suites_named: Sequence[str] = (),
     data_dir: Path | None = None,
-    steps: Steps = quiet,
-) -> list[Checked]:
+    steps: ProgressDisplay = no_display,
+) -> list[FileFindings]:
     """Say of every line of training *files* what is wrong with it, and how long rows are in tokens of *model*.
 
     Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
     """
     from bitnet_bench.checkpoints.loading import load_tokenizer
-    from bitnet_bench.data.checking import check
-    from bitnet_bench.data.templates import refuse_unknown
-    from bitnet_bench.evaluation.tasks import normalised
+    from bitnet_bench.data.checking import examine_rows
+    from bitnet_bench.data.templates import check_template
+    from bitnet_bench.evaluation.tasks import normalise_text
 
-    refuse_unknown(template)
-    asked = _asked(suites_named, data_dir) if suites_named else {}
+    check_template(template)
+    asked = _read_test_texts(suites_named, data_dir) if suites_named else {}
     tokenizer = load_tokenizer(open_checkpoint(model))
     found = []
     with steps("check") as progress:
         for number, file in enumerate(files, 1):
-            found.append(check(file, tokenizer, template, max_length, asked, normalised))
+            found.append(examine_rows(file, tokenizer, template, max_length, asked, normalise_text))
             progress(number, len(files))
     return found
 
 
-def _asked(suites_named: Sequence[str], data_dir: Path | None) -> dict[str, str]:
+def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict[str, str]:
     """Return every text in the test rows of suites, as letters and digits, with its task."""
-    from bitnet_bench.evaluation.tasks import Setting, build_task, normalised
+    from bitnet_bench.evaluation.tasks import TaskSettings, build_task, normalise_text
 
-    directory = data_directory(data_dir)
+    directory = find_data_directory(data_dir)
     texts: dict[str, str] = {}
     for suite, task in select_tasks(suites_named, data_dir=directory):
-        for doc in build_task(suite, task, Setting(directory)).lm_task.test_docs():
-            texts |= {normalised(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)}
+        for doc in build_task(suite, task, TaskSettings(directory)).lm_task.test_docs():
+            texts |= {normalise_text(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)}
     return texts
 
 
-def hold_out(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
+def split_validation_rows(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
     """Return (training rows, validation rows): the job's files, and a share of its rows, in which no text recurs.
 
     Which rows are held out depends on the rows alone, so that all seeds, settings and twins are validated on the same.

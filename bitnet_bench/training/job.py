@@ -15,71 +15,71 @@ from transformers.utils import logging as transformers_logging
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
-from bitnet_bench.checkpoints.shape import shape_of
+from bitnet_bench.checkpoints.shape import compute_shape
 from bitnet_bench.data.collating import Collator
-from bitnet_bench.data.tokenizing import Encoded
+from bitnet_bench.data.tokenizing import EncodedRows
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import disk_errors, write_whole
+from bitnet_bench.files import explain_disk_errors, write_whole
 from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.processes import count_processes, read_rank
-from bitnet_bench.protocols import Ingredients, Progress
-from bitnet_bench.runs.folder import TRAINING
+from bitnet_bench.protocols import TrainingInputs, Progress
+from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
-from bitnet_bench.training.encoding import encode_rows, lost_rows, make_items
+from bitnet_bench.training.encoding import encode_rows, warn_dropped_rows, make_items
 from bitnet_bench.training.memory import fit_batch
-from bitnet_bench.training.objectives import refuse_other_vocabulary
+from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
-from bitnet_bench.training.resume import STATE, claim, last_complete, started_settings
-from bitnet_bench.training.starting_model import starting_model
-from bitnet_bench.training.trainer import Build, Plan, Start, make_trainer
+from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, find_last_state, read_started_settings
+from bitnet_bench.training.starting_model import make_starting_model
+from bitnet_bench.training.trainer import TrainerFactory, TrainingPlan, TrainerSetup, make_trainer
 
 _log = logging.getLogger(__name__)
 
 
-def finetune(job: FinetuneJob, given: Ingredients, progress: Progress, backend: str, build: Build) -> FinetuneRecord:
+def run_finetune_job(job: FinetuneJob, given: TrainingInputs, progress: Progress, backend: str, build: TrainerFactory) -> FinetuneRecord:
     """Run *job* with the trainer that *build* makes; see `bitnet_bench.protocols.TrainingBackend.finetune`."""
     out = Path(job.out)
-    job = _sharded(job)
+    job = _resolve_sharding(job)
     tokenizer = load_tokenizer(given.base)
     encoded, held_out = encode_rows(job, given, tokenizer)
-    job = _with_batch(job, given, encoded)
+    job = _choose_batch_size(job, given, encoded)
     set_seed(job.seed)
-    model = starting_model(job, given.base)
-    job, resumed = _claim(job, given, encoded, held_out)
-    teacher = _teacher(job, given, tokenizer)
+    model = make_starting_model(job, given.base)
+    job, resumed = _start_or_resume(job, given, encoded, held_out)
+    teacher = _load_teacher(job, given, tokenizer)
     collator = Collator(_pad_id(tokenizer))
     items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
-    plan = Plan(items, validation, collator)
+    plan = TrainingPlan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
-    start = Start(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
+    start = TrainerSetup(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
     trainer = make_trainer(start, out, build)
     job = trainer.job  # with what `make_trainer` chose
-    trainer.warnings += lost_rows(encoded, given.rows, job.max_length)
+    trainer.warnings += warn_dropped_rows(encoded, given.rows, job.max_length)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
     started = time.monotonic()
-    with disk_errors(out):
+    with explain_disk_errors(out):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
         seconds = time.monotonic() - started
         if job.shard:
-            model = _whole(job, given.base, model)
+            model = _unshard_model(job, given.base, model)
         if not trainer.is_world_process_zero():
             return wait_for_record(trainer, out)
         save_result(job, given, model, tokenizer)
     record = make_record(job, backend, given, encoded, held_out, trainer, seconds, resumed)
-    write_whole(out / TRAINING, record.model_dump_json(indent=1))
-    shutil.rmtree(out / STATE, ignore_errors=True)
+    write_whole(out / TRAINING_FILE, record.model_dump_json(indent=1))
+    shutil.rmtree(out / STATE_FOLDER, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return record
 
 
-def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> FinetuneJob:
+def _choose_batch_size(job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows) -> FinetuneJob:
     """Return *job* with the batch size that fits, if that is left to us; the log says which."""
     if job.batch_size != "auto":
         return job
     try:
-        shape = shape_of(read_config(Path(given.base.path)))
+        shape = compute_shape(read_config(Path(given.base.path)))
     except KeyError as error:
         raise BenchError(
             f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
@@ -97,8 +97,8 @@ def _with_batch(job: FinetuneJob, given: Ingredients, encoded: Encoded) -> Finet
     return fitted
 
 
-def _claim(
-    job: FinetuneJob, given: Ingredients, encoded: Encoded, held_out: Encoded
+def _start_or_resume(
+    job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows, held_out: EncodedRows
 ) -> tuple[FinetuneJob, Path | None]:
     """Take the run folder; return *job* with the batch of the first process, and the step to resume from.
 
@@ -112,15 +112,15 @@ def _claim(
     }
     with _first_process_first():
         if read_rank() == 0:
-            claim(Path(job.out), settings, {"learning_rate_source": job.learning_rate_source})
-        started = started_settings(Path(job.out))
+            claim_run_folder(Path(job.out), settings, {"learning_rate_source": job.learning_rate_source})
+        started = read_started_settings(Path(job.out))
         sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
-        return job.model_copy(update=sizes), last_complete(Path(job.out) / STATE)
+        return job.model_copy(update=sizes), find_last_state(Path(job.out) / STATE_FOLDER)
 
 
-def _sharded(job: FinetuneJob) -> FinetuneJob:
+def _resolve_sharding(job: FinetuneJob) -> FinetuneJob:
     """Return *job* with what the launcher asked for; BenchError for what cannot be sharded."""
-    job = job.model_copy(update={"shard": sharding.launched_for_sharding() or job.shard})
+    job = job.model_copy(update={"shard": sharding.is_fsdp_launch() or job.shard})
     if job.shard and count_processes() == 1:
         raise BenchError(
             "`shard` splits a model over processes, and there is one.",
@@ -134,12 +134,12 @@ def _sharded(job: FinetuneJob) -> FinetuneJob:
     return job
 
 
-def _whole(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreTrainedModel:
+def _unshard_model(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreTrainedModel:
     """Return *sharded* as a plain model, on the first process; on others as it is."""
-    state = sharding.gathered(sharded)
+    state = sharding.gather_weights(sharded)
     if not state:
         return sharded
-    model = starting_model(job, base)
+    model = make_starting_model(job, base)
     model.load_state_dict(state)
     return model
 
@@ -153,10 +153,10 @@ def _first_process_first() -> Any:
     return PartialState(cpu=cpu, **({"backend": "gloo"} if cpu else {})).main_process_first()
 
 
-def _teacher(job: FinetuneJob, given: Ingredients, tokenizer: Any) -> PreTrainedModel | None:
+def _load_teacher(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> PreTrainedModel | None:
     if given.teacher is None:
         return None
-    refuse_other_vocabulary(tokenizer, load_tokenizer(given.teacher))
+    check_same_vocabulary(tokenizer, load_tokenizer(given.teacher))
     return load_model(given.teacher, "run", "bf16" if job.compute == "bf16" else "fp32")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.linear import BitLinear, ternary_targets
+from bitnet_bench.ternary.linear import BitLinear, find_ternary_targets
 from bitnet_bench.ternary.quantizer import ternarize
 
 
@@ -37,7 +37,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
     """Freeze *model* and give an adapter to each layer that is, or in an FP16 twin would be, ternary."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for layer in ternary_targets(model).values():
+    for layer in find_ternary_targets(model).values():
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank, alpha, generator))
 
 

@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bitnet_bench.checkpoints.shape import PLAIN_HEADS
-from bitnet_bench.data.collating import LABELLED, labelled_positions
+from bitnet_bench.data.collating import LABELLED_KEY, find_labelled_positions
 from bitnet_bench.training.attention import attention_inputs
 
 ROWS_AT_ONCE = 1024
 """Rows of logits held at a time. A GEMM of this size is efficient; at V = 128k it holds 0.5 GB, not 4."""
 
-States = tuple[Tensor, Tensor, nn.Module]
+LabelledStates = tuple[Tensor, Tensor, nn.Module]
 """(targets [n], hidden states [n, H], output head) of the n tokens of a batch that carry the loss."""
 
 
-def response_loss(model: nn.Module, batch: dict[str, Tensor], states: States | None = None) -> tuple[Tensor, int]:
+def response_loss(model: nn.Module, batch: dict[str, Tensor], states: LabelledStates | None = None) -> tuple[Tensor, int]:
     """Return (sum of the cross-entropy in nats over labelled tokens, their count), in float32.
 
     batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss. *states*: what
@@ -41,10 +41,10 @@ def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def _positions(batch: dict[str, Tensor]) -> Tensor:
     """Return the `labelled_positions` of *batch*, which a collator has found already."""
-    return batch[LABELLED] if LABELLED in batch else labelled_positions(batch["labels"])
+    return batch[LABELLED_KEY] if LABELLED_KEY in batch else find_labelled_positions(batch["labels"])
 
 
-def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
+def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> LabelledStates:
     """Return targets, hidden states and head; of a family with a head of its own, logits and an identity."""
     config: Any = model.config
     positions = _positions(batch)
@@ -60,7 +60,7 @@ def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> States:
     return targets, hidden.flatten(0, 1).index_select(0, positions), head
 
 
-def _cross_entropy(states: States, reduction: Literal["sum", "none"]) -> Tensor:
+def _cross_entropy(states: LabelledStates, reduction: Literal["sum", "none"]) -> Tensor:
     targets, hidden, head = states
     if isinstance(head, nn.Identity):
         return nn.functional.cross_entropy(hidden.float(), targets, reduction=reduction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_bench.checkpoints.shape import Shape
+from bitnet_bench.checkpoints.shape import ModelShape
 from bitnet_bench.machine.memory import USABLE_SHARE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import ROWS_AT_ONCE
@@ -15,7 +15,7 @@ LOGIT_COPIES = 3
 """Float32 logits, their log-softmax and their gradient."""
 
 
-def training_bytes(job: FinetuneJob, shape: Shape, tokens: float) -> int:
+def training_bytes(job: FinetuneJob, shape: ModelShape, tokens: float) -> int:
     """Return the memory of parameters, activations and logits for *tokens* of a forward pass."""
     wide = 3 * shape.intermediate / shape.hidden
     kept = 1.0 if job.gradient_checkpointing else ACTIVATION_FLOATS_PER_LAYER + wide
@@ -24,7 +24,7 @@ def training_bytes(job: FinetuneJob, shape: Shape, tokens: float) -> int:
     return int(TRAINED_BYTES * shape.parameters + activations)
 
 
-def fit_batch(job: FinetuneJob, shape: Shape, longest: int, free_bytes: float) -> FinetuneJob:
+def fit_batch(job: FinetuneJob, shape: ModelShape, longest: int, free_bytes: float) -> FinetuneJob:
     """Return *job* with the largest power of two for a batch size of auto that fits, and one of a number as it is.
 
     The gradient accumulation is raised so that a step has as many sequences whatever fits. *longest*: tokens of the

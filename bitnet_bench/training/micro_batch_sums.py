@@ -24,7 +24,7 @@ class MicroBatchSums:
             else:
                 self._add(name, value)
 
-    def look(self) -> tuple[int, float] | None:
+    def find_bad_loss(self) -> tuple[int, float] | None:
         """Wait for what was added; return (step, loss) of the first loss since the last look that is no number."""
         if not self._unread:
             return None
@@ -37,9 +37,9 @@ class MicroBatchSums:
         self._unread.clear()
         return bad
 
-    def take(self) -> dict[str, float]:
+    def pop_sums(self) -> dict[str, float]:
         """Return the sums by name, and begin anew."""
-        self.look()
+        self.find_bad_loss()
         taken, self._read = self._read, {}
         return taken
 

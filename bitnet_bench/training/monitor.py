@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.ternary.linear import bit_linears
+from bitnet_bench.ternary.linear import find_bit_linears
 from bitnet_bench.ternary.quantizer import ternarize
 
-NEAR = 0.05
+BOUNDARY_DISTANCE = 0.05
 """A master is near a rounding boundary where |w| / gamma is within this of 1/2."""
-LOOKS = 20
+MIN_POINTS_TO_WARN = 20
 """So many looks must agree before a warning."""
-HIGH_RATE = 0.5
+HIGH_RATE_SHARE = 0.5
 """A learning rate of this share of its peak or more: only there does it say something that no code flips."""
-RESTLESS = 0.1
+HIGH_FLIP_SHARE = 0.1
 """A share of codes that flips at each look: a code is then seldom the same for ten looks."""
 
 
@@ -25,7 +25,7 @@ class TernaryMonitor:
     """Compares a model's ternary layers with those at the last look; empty for a float model."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = bit_linears(model)
+        self._layers = find_bit_linears(model)
         self._last, self._first = self._codes()
         scales = [float(scale) for scale in self._first.values()]
         self.mean_weight = sum(scales) / len(scales) if scales else 0.0
@@ -36,7 +36,7 @@ class TernaryMonitor:
         self._last, _ = self._codes()
 
     @torch.no_grad()
-    def look(self) -> dict[str, float]:
+    def compare_codes(self) -> dict[str, float]:
         """Return shares of all codes, and how far scales have moved.
 
         flips: changed since the last look. zeros: are 0. near_boundary: of masters within `NEAR` of rounding otherwise.
@@ -48,7 +48,7 @@ class TernaryMonitor:
         total = sum(codes.numel() for codes in now.values())
         counts = [
             _count(
-                codes != self._last[name], codes == 0, _near_boundary(_whole(self._layers[name].weight), scales[name])
+                codes != self._last[name], codes == 0, _near_boundary(_gather_weight(self._layers[name].weight), scales[name])
             )
             for name, codes in now.items()
         ]
@@ -61,18 +61,18 @@ class TernaryMonitor:
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return codes and scales by layer."""
-        both = {name: ternarize(_whole(layer.weight)) for name, layer in self._layers.items()}
+        both = {name: ternarize(_gather_weight(layer.weight)) for name, layer in self._layers.items()}
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
 
 
-def _whole(weight: Tensor) -> Tensor:
+def _gather_weight(weight: Tensor) -> Tensor:
     """Return a weight of which each process has a part (a DTensor) whole, and others as they are."""
     gather: Any = getattr(weight, "full_tensor", None)
     return weight if gather is None else gather()
 
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
-    return (weight.float().abs() / gamma - 0.5).abs() < NEAR
+    return (weight.float().abs() / gamma - 0.5).abs() < BOUNDARY_DISTANCE
 
 
 def _count(*found: Tensor) -> Tensor:
@@ -87,16 +87,16 @@ def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, me
     still, and a rate on its way up or down may be too small to flip any.
     """
     flips = [point["flips"] for point in points if "flips" in point]
-    at_high_rate = sum(point["learning_rate"] >= HIGH_RATE * peak_rate for point in points if "flips" in point)
-    if not any(flips) and at_high_rate >= LOOKS:
+    at_high_rate = sum(point["learning_rate"] >= HIGH_RATE_SHARE * peak_rate for point in points if "flips" in point)
+    if not any(flips) and at_high_rate >= MIN_POINTS_TO_WARN:
         return (
             f"No code differed from the look before at any of {len(flips)} looks, {at_high_rate} of them at half of "
             "the peak learning rate or above: only what is not ternary learns. Raise `learning_rate`; it means "
             f"something only relative to mean |W| = {mean_weight:.3g}.",
         )
-    if _longest_run(share > RESTLESS for share in flips) >= LOOKS:
+    if _longest_run(share > HIGH_FLIP_SHARE for share in flips) >= MIN_POINTS_TO_WARN:
         return (
-            f"More than {RESTLESS:.0%} of the codes flipped at each of {LOOKS} or more logged steps in a row: "
+            f"More than {HIGH_FLIP_SHARE:.0%} of the codes flipped at each of {MIN_POINTS_TO_WARN} or more logged steps in a row: "
             "the weights do not settle. Lower `learning_rate`.",
         )
     return ()

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.data.tokenizing import IGNORED_LABEL
 from bitnet_bench.errors import BenchError
-from bitnet_bench.training.distillation import Relations, logits_divergence, refuse_layer, relation_divergence
+from bitnet_bench.training.distillation import ProjectionRecorder, logits_divergence, check_attention_layer, relation_divergence
 from bitnet_bench.training.loss import labelled_states, response_logprobs, response_loss
-from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
+from bitnet_bench.training.preference import dpo_loss, check_same_reference
 
-Outcome = dict[str, Any]
+BatchLoss = dict[str, Any]
 """loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name.
 
 Loss and figures are tensors that were not looked at.
@@ -30,44 +30,44 @@ Loss and figures are tensors that were not looked at.
 class Objective(Protocol):
     """Called with a model and the tensors of a batch."""
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
         """Return what the batch gives."""
 
 
-def install(model: nn.Module, objective: Objective, validation: Objective) -> None:
+def install_objective(model: nn.Module, objective: Objective, validation: Objective) -> None:
     """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*, in eval of *validation*."""
 
-    def forward(self: nn.Module, **batch: Tensor) -> Outcome:
+    def forward(self: nn.Module, **batch: Tensor) -> BatchLoss:
         return (objective if self.training else validation)(self, batch)
 
     model.forward = MethodType(forward, model)
 
 
-def supervised(model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+def supervised_loss(model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
     """Cross-entropy over labelled tokens."""
     loss, count = response_loss(model, batch)
     return {"loss": loss, "count": count, "figures": {}}
 
 
 @dataclass
-class Preference:
+class PreferenceObjective:
     """Direct preference optimization; *reference* in a batch holds the reference's log-probabilities."""
 
     beta: float
     checked: bool = field(default=False)
     """Whether the first loss was seen, or there is none to see: a run that goes on."""
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
         """Return DPO's loss with margins and accuracy; BenchError if the first is not ln 2."""
         loss, found = dpo_loss(response_logprobs(model, batch), batch["reference"], self.beta)
         if not self.checked:
-            refuse_other_reference(loss.item() / found.pairs)  # the only loss of a run that is waited for
+            check_same_reference(loss.item() / found.pairs)  # the only loss of a run that is waited for
             self.checked = True
         figures = {"margin": found.margin * found.pairs, "accuracy": found.accuracy * found.pairs}
         return {"loss": loss, "count": found.pairs, "figures": figures}
 
 
-class Distillation:
+class DistillationObjective:
     """BitDistill's loss (arXiv:2510.13998, eq. 13): cross-entropy + weight * logits KD + relation_weight * relations.
 
     Temperature is not squared: eq. 8 has none. Relations are a mean over all positions, added for each labelled token.
@@ -88,11 +88,11 @@ class Distillation:
         self._weight, self._temperature = weight, temperature
         self._relation_weight, self._heads = relation_weight, heads
         if relation_weight:
-            refuse_layer(student, layer)
-            refuse_layer(teacher, layer)
-            self._student_states, self._teacher_states = Relations(student, layer), Relations(teacher, layer)
+            check_attention_layer(student, layer)
+            check_attention_layer(teacher, layer)
+            self._student_states, self._teacher_states = ProjectionRecorder(student, layer), ProjectionRecorder(teacher, layer)
 
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Outcome:
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
         """Return the weighted sum, with its parts as figures."""
         targets, hidden, head = labelled_states(model, batch)
         with torch.no_grad():
@@ -117,11 +117,11 @@ class Distillation:
 def _real_tokens(batch: dict[str, Tensor]) -> Tensor:
     """Return which positions [B, T] are no padding; of packed rows, which have no mask, up to the last label."""
     if "position_ids" in batch:
-        return (batch["labels"] != IGNORED).flip(1).cumsum(1).flip(1) > 0
+        return (batch["labels"] != IGNORED_LABEL).flip(1).cumsum(1).flip(1) > 0
     return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
-def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
+def check_same_vocabulary(student: Any, teacher: Any) -> None:
     """BenchError if two tokenizers differ: a teacher's probabilities are of its own tokens."""
     if student.get_vocab() != teacher.get_vocab():
         raise BenchError(
@@ -130,7 +130,7 @@ def refuse_other_vocabulary(student: Any, teacher: Any) -> None:
         )
 
 
-PATIENCE = 20
+PATIENCE_LOGGED_STEPS = 20
 """Logged steps that a model which becomes ternary may be far above guessing: it has lost what it knew, not diverged."""
 
 
@@ -141,7 +141,7 @@ def has_diverged(losses: Sequence[float], vocabulary: int, becomes_ternary: bool
     knows when its weights are made ternary, and its loss may rise far above guessing before it falls: there, that must
     hold for `PATIENCE` logged steps in a row, and the bound is of where the run began.
     """
-    needed = PATIENCE if becomes_ternary else 1
+    needed = PATIENCE_LOGGED_STEPS if becomes_ternary else 1
     known = losses[0] if becomes_ternary else min(losses)
     bound = 2 * max(math.log(vocabulary), known)
     return len(losses) >= needed and all(loss > bound for loss in losses[-needed:])

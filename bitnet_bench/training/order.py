@@ -11,14 +11,14 @@ SORTED_WINDOW = 50
 """Batches within a window of this many are sorted by length, so that little padding is needed."""
 
 
-def total_steps(examples: int, batch: int, accumulation: int, epochs: float, max_steps: int | None) -> int:
+def count_steps(examples: int, batch: int, accumulation: int, epochs: float, max_steps: int | None) -> int:
     """Return the number of optimizer steps."""
     seen = round(epochs * examples, 6)  # 1.1 epochs of 100 examples are 110, not 110.00000000000001
     steps = math.ceil(seen / (batch * accumulation))
     return min(steps, max_steps) if max_steps else steps
 
 
-def batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> list[int]:
+def make_batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> list[int]:
     """Return indices into the examples, *batches* x *batch* long: epoch after epoch, each shuffled anew.
 
     Within a window of `SORTED_WINDOW` batches, examples of like length share a batch; batches are then shuffled.
@@ -32,7 +32,7 @@ def batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> 
         shuffled = rng.permutation(len(sizes))
         missing = -len(order) % batch
         order += shuffled[:missing].tolist()
-        groups = _like_lengths(shuffled[missing:], sizes, batch)
+        groups = _group_like_lengths(shuffled[missing:], sizes, batch)
         whole = [group for group in groups if len(group) == batch]
         for i in rng.permutation(len(whole)):
             order += whole[i].tolist()
@@ -42,7 +42,7 @@ def batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> 
     return order[:wanted]
 
 
-def _like_lengths(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> list[np.ndarray]:
+def _group_like_lengths(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> list[np.ndarray]:
     """Cut *shuffled* into windows, sort each by length, and cut it into batches; the very last may be short."""
     groups = []
     for start in range(0, len(shuffled), batch * SORTED_WINDOW):

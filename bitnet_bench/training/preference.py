@@ -17,7 +17,7 @@ LN2_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Preferences:
+class PreferenceFigures:
     """What a batch of pairs says; tensors, so that nobody waits for a GPU to say it."""
 
     pairs: int
@@ -27,7 +27,7 @@ class Preferences:
     """Share of pairs whose chosen answer has the higher implicit reward."""
 
 
-def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Preferences]:
+def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, PreferenceFigures]:
     """Return equation 7 of the paper, in nats summed over pairs, for log-probabilities [2B] of answers.
 
     Chosen and rejected answers come in turn.
@@ -36,10 +36,10 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, Pr
     margins = rewards[0::2] - rewards[1::2]
     with torch.no_grad():
         margin, accuracy = margins.mean(), (margins > 0).float().mean()
-    return -nn.functional.logsigmoid(margins).sum(), Preferences(len(margins), margin, accuracy)
+    return -nn.functional.logsigmoid(margins).sum(), PreferenceFigures(len(margins), margin, accuracy)
 
 
-def refuse_other_reference(first_loss: float) -> None:
+def check_same_reference(first_loss: float) -> None:
     """BenchError unless *first_loss* (nats a pair, before any step) is that of a policy equal to its reference."""
     if abs(first_loss - LN2) > LN2_TOLERANCE:
         raise BenchError(

@@ -8,7 +8,7 @@ from typing import Literal
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
 
-Weights = Literal["fp16", "ternary", "becomes ternary"]
+WeightKind = Literal["fp16", "ternary", "becomes ternary"]
 """fp16: floats that stay floats. ternary: what is ternary already. becomes ternary: a float base of a ternary job."""
 
 TINY_PARAMETERS = 30_000_000
@@ -28,7 +28,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Row:
+class RatesBySize:
     """The rates of models below `TINY_PARAMETERS`, below `SMALL_PARAMETERS`, and above."""
 
     tiny: Rate
@@ -39,31 +39,31 @@ class Row:
 EMBEDDED_SFT = "docs/log.md: what the embedded pair of 4.5M parameters is trained at"
 EMBEDDED_DPO = "docs/log.md: preferences on the embedded pair of 4.5M parameters"
 
-LANGUAGE_MODELLING: dict[Weights, Row] = {
-    "fp16": Row(
+LANGUAGE_MODEL_RATES: dict[WeightKind, RatesBySize] = {
+    "fp16": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
         Rate(5e-5, "docs/log.md: SmolLM2 135M and Gemma 3 270M on 200 rows"),
         Rate(2e-5, "Alpaca 7B (Taori et al. 2023); alignment-handbook, recipes/zephyr-7b-gemma/sft"),
     ),
-    "ternary": Row(
+    "ternary": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
         Rate(5e-4, "axolotl, examples/falcon-e (1B and 3B); smaller models bear more"),
         Rate(1e-4, "onebitllms (Falcon-Edge 1B and 3B)"),
     ),
-    "becomes ternary": Row(
+    "becomes ternary": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
         Rate(3e-4, "docs/log.md: SmolLM2 135M and Gemma 3 270M made ternary on 200 rows"),
         Rate(1e-4, "HF1BitLLM/Llama3-8B-1.58-Linear-10B-tokens, model card (Mekkouri et al. 2024)"),
     ),
 }
 """For sft, pretrain and distill."""
-PREFERENCES: dict[Weights, Row] = {
-    "fp16": Row(
+PREFERENCE_RATES: dict[WeightKind, RatesBySize] = {
+    "fp16": RatesBySize(
         Rate(1e-4, EMBEDDED_DPO),
         Rate(1e-6, "alignment-handbook, recipes/smollm2/dpo/config_smol.yaml (135M and 360M)"),
         Rate(5e-7, "Zephyr 7B (Tunstall et al. 2023); alignment-handbook, recipes/zephyr-7b-beta/dpo"),
     ),
-    "ternary": Row(
+    "ternary": RatesBySize(
         Rate(1e-4, EMBEDDED_DPO),
         Rate(1e-6, "alignment-handbook, recipes/smollm2/dpo/config_smol.yaml: FP16, none is published for ternary"),
         Rate(2e-7, "BitNet b1.58 2B4T (arXiv:2504.12285)"),
@@ -72,13 +72,13 @@ PREFERENCES: dict[Weights, Row] = {
 """For dpo. Its loss does not teach a model to be ternary: a float base has the rate of a ternary one."""
 
 
-def default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
+def find_default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
     """Return the peak learning rate of a job that names none, on the checkpoint *base*."""
-    weights: Weights = "fp16" if job.precision == "fp16" else "ternary" if base.is_ternary else "becomes ternary"
+    weights: WeightKind = "fp16" if job.precision == "fp16" else "ternary" if base.is_ternary else "becomes ternary"
     if job.method == "dpo":
-        row = PREFERENCES["fp16" if weights == "fp16" else "ternary"]
+        row = PREFERENCE_RATES["fp16" if weights == "fp16" else "ternary"]
     else:
-        row = LANGUAGE_MODELLING[weights]
+        row = LANGUAGE_MODEL_RATES[weights]
     size = base.parameters
     rate = row.tiny if size < TINY_PARAMETERS else row.small if size < SMALL_PARAMETERS else row.large
     if job.lora_rank:
@@ -86,9 +86,9 @@ def default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
     return rate
 
 
-def with_default_rate(job: FinetuneJob, base: Checkpoint) -> FinetuneJob:
+def set_default_rate(job: FinetuneJob, base: Checkpoint) -> FinetuneJob:
     """Return *job* with a learning rate and, where that is from the table, its source."""
     if job.learning_rate is not None:
         return job
-    rate = default_rate(job, base)
+    rate = find_default_rate(job, base)
     return job.model_copy(update={"learning_rate": rate.value, "learning_rate_source": rate.source})

@@ -7,23 +7,23 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import find_end_ids
-from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.data.templates import find_chat_template, find_turn_end
-from bitnet_bench.data.tokenizing import Encoded
-from bitnet_bench.machine.environment import environment
-from bitnet_bench.protocols import Ingredients
+from bitnet_bench.data.tokenizing import EncodedRows
+from bitnet_bench.machine.environment import read_environment
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
-from bitnet_bench.training.ending import LAST_SHARE, read_ending, warn_about_ending
+from bitnet_bench.training.ending import END_POINTS_DIVISOR, compute_run_losses, warn_failed_run
 from bitnet_bench.training.finished import digest_inputs
 from bitnet_bench.training.lora import merge_adapters
 from bitnet_bench.training.trainer import BenchTrainer
 
 
-def save_result(job: FinetuneJob, given: Ingredients, model: PreTrainedModel, tokenizer: Any) -> None:
+def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel, tokenizer: Any) -> None:
     """Write the checkpoint, with the chat template that it was trained through and all that ends its answers.
 
     What is not ternary keeps the dtype of the base, and the FP16 arm is FP16 whatever its base was.
@@ -38,11 +38,11 @@ def save_result(job: FinetuneJob, given: Ingredients, model: PreTrainedModel, to
     tokenizer.save_pretrained(out)
     if job.keep_masters and job.precision == "ternary":
         tokenizer.save_pretrained(out / "masters")
-        save(model, out / "masters", "masters", dtype)
+        save_checkpoint(model, out / "masters", "masters", dtype)
     if job.precision == "ternary":
-        save(model, out, "autobitlinear", dtype)
+        save_checkpoint(model, out, "autobitlinear", dtype)
     else:
-        save(model, out, "float", "float16")
+        save_checkpoint(model, out, "float", "float16")
 
 
 def wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
@@ -56,22 +56,22 @@ def wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
 def make_record(
     job: FinetuneJob,
     backend: str,
-    given: Ingredients,
-    encoded: Encoded,
-    held_out: Encoded,
+    given: TrainingInputs,
+    encoded: EncodedRows,
+    held_out: EncodedRows,
     trainer: BenchTrainer,
     seconds: float,
     resumed: Path | None,
 ) -> FinetuneRecord:
     """Return the record of a run that has ended, with the warnings that its figures give."""
     history = tuple(trainer.points("loss"))
-    tail = [point["loss"] for point in history[-max(1, len(history) // LAST_SHARE) :]]
-    ending = read_ending(job, history, trainer.model.config.vocab_size)
+    tail = [point["loss"] for point in history[-max(1, len(history) // END_POINTS_DIVISOR) :]]
+    ending = compute_run_losses(job, history, trainer.model.config.vocab_size)
     record = FinetuneRecord(
         job=job,
         backend=backend,
         base=given.base,
-        result=inspect(Path(job.out)),
+        result=inspect_folder(Path(job.out)),
         rows=encoded.rows,
         dropped_rows=encoded.dropped,
         truncated_rows=encoded.truncated,
@@ -91,7 +91,7 @@ def make_record(
         warnings=(*trainer.warnings, *trainer.code_warnings()),
         train_seconds=seconds,
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
-        environment=environment(),
+        environment=read_environment(),
         inputs=digest_inputs(given),
     )
-    return record.model_copy(update={"warnings": (*record.warnings, *warn_about_ending(record))})
+    return record.model_copy(update={"warnings": (*record.warnings, *warn_failed_run(record))})

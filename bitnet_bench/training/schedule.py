@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from bitnet_bench.ternary.gpu.training_product import runs_on
-from bitnet_bench.ternary.linear import BitLinear, bit_linears
+from bitnet_bench.ternary.gpu.training_product import has_training_kernels
+from bitnet_bench.ternary.linear import BitLinear, find_bit_linears
 
-SECOND_STAGE = 2 / 3
+SECOND_STAGE_FACTOR = 2 / 3
 """Peak of the second stage over that of the first: 1.5e-3 to 1e-3 at 700M, 1.2e-3 to 8e-4 at 1.3B.
 
 "The Era of 1-bit LLMs: Training Tips, Code and FAQ" (Microsoft, 2024), table 1.
@@ -27,31 +27,31 @@ def make_schedule(name: str, steps: int, warmup: int) -> Callable[[int], float]:
     constant: 1. linear: from 1 to nothing, reached one step after the last. cosine: half a cosine between the same
     ends. two-stage: linear, times `SECOND_STAGE` in the second half (the b1.58 recipe for pre-training).
     """
-    decays = {"constant": _stay, "linear": _fall, "cosine": _fall_as_cosine, "two-stage": _fall}
+    decays = {"constant": _constant_decay, "linear": _linear_decay, "cosine": _cosine_decay, "two-stage": _linear_decay}
     decay = decays[name]
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
         share = decay(min(1.0, (step - warmup) / max(1, steps - warmup)))
-        return share * SECOND_STAGE if name == "two-stage" and in_second_stage(step, steps) else share
+        return share * SECOND_STAGE_FACTOR if name == "two-stage" and is_second_stage(step, steps) else share
 
     return factor
 
 
-def _stay(_done: float) -> float:
+def _constant_decay(_done: float) -> float:
     return 1.0
 
 
-def _fall(done: float) -> float:
+def _linear_decay(done: float) -> float:
     return 1.0 - done
 
 
-def _fall_as_cosine(done: float) -> float:
+def _cosine_decay(done: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def in_second_stage(step: int, steps: int) -> bool:
+def is_second_stage(step: int, steps: int) -> bool:
     """Return whether *step* is in the second half, which has no weight decay."""
     return 2 * step >= steps
 
@@ -63,14 +63,14 @@ class StepCodes:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = list(bit_linears(model).values())
+        self._layers = list(find_bit_linears(model).values())
         self._writer: Any = None
 
     def refresh(self) -> None:
         """Forget the codes of the last step; on a GPU make those of this one."""
         self.forget()
         plain = [layer for layer in self._layers if _is_plain(layer)]
-        if not plain or not runs_on(plain[0].weight.device):
+        if not plain or not has_training_kernels(plain[0].weight.device):
             return
         first = plain[0].weight
         together = [
@@ -83,7 +83,7 @@ class StepCodes:
             self._writer = CodesWriter(weights)
         for layer, codes in zip(together, self._writer.write(weights), strict=True):
             layer.keeps_codes = True
-            layer.take_codes(*codes)
+            layer.store_codes(*codes)
 
     def forget(self) -> None:
         """Let layers ternarize anew at their next forward."""
@@ -104,17 +104,17 @@ def set_ternary_share(model: nn.Module, step: int, warmup: int) -> None:
     After the 1.58-bit fine-tuning recipe of Hugging Face (Mekkouri et al. 2024), which has 1,000 steps.
     """
     share = min(step / warmup, 1.0) if warmup else 1.0
-    for layer in bit_linears(model).values():
+    for layer in find_bit_linears(model).values():
         layer.ternary_share = share
 
 
 def keep_codes(model: nn.Module) -> None:
     """Let ternary layers quantize their weights once a step; adapters make new weights at each use, which cannot be."""
-    for layer in bit_linears(model).values():
+    for layer in find_bit_linears(model).values():
         layer.keeps_codes = not parametrize.is_parametrized(layer)
 
 
 def forget_codes(model: nn.Module) -> None:
     """Begin a step, or look at weights that may have come from elsewhere."""
-    for layer in bit_linears(model).values():
+    for layer in find_bit_linears(model).values():
         layer.forget_codes()

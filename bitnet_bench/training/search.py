@@ -10,16 +10,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bitnet_bench.errors import BenchError, DivergedError, UsageError, explain
+from bitnet_bench.errors import BenchError, DivergedError, UsageError, format_validation_error
 from bitnet_bench.files import write_whole
-from bitnet_bench.processes import is_first
-from bitnet_bench.protocols import Steps
+from bitnet_bench.processes import is_first_process
+from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
 
-RECORD = "search.json"
-FIXED = {
+SEARCH_RECORD_FILE = "search.json"
+FIXED_FIELDS = {
     "model",
     "data",
     "data_dir",
@@ -45,7 +45,7 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
     for option in options:
         name, _, values = option.partition("=")
         field = fields.get(name, name)
-        if field not in FinetuneJob.model_fields or field in FIXED or not values:
+        if field not in FinetuneJob.model_fields or field in FIXED_FIELDS or not values:
             raise UsageError(
                 f"`search={option}` is not NAME=VALUE,VALUE with a setting of a job that can be searched.",
                 "Such as `search=lr=1e-4,3e-4,1e-3` and `search=epochs=2,4`.",
@@ -54,13 +54,13 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
-def search(
+def run_search(
     arms: Mapping[str, FinetuneJob],
     grid: Mapping[str, Sequence[str]],
     seeds: int,
     out: Path,
     backend: str,
-    steps: Steps,
+    steps: ProgressDisplay,
 ) -> SearchRecord:
     """Run every point of *grid* for each arm with the job's seed, and the best one with *seeds* - 1 more.
 
@@ -71,32 +71,32 @@ def search(
         if not (job.validation or job.hold_out):
             raise UsageError("`search` chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    plans = {arm: [_at(job, point) for point in points] for arm, job in arms.items()}  # a bad value stops all at once
+    plans = {arm: [_apply_point(job, point) for point in points] for arm, job in arms.items()}  # a bad value stops all at once
     record = SearchRecord(grid={name: tuple(values) for name, values in grid.items()}, seeds=seeds)
     for arm, jobs in plans.items():
-        tried = [_trial(arm, job, point, out, backend, steps) for job, point in zip(jobs, points, strict=True)]
-        best = min(range(len(tried)), key=lambda i: _loss(tried[i]))
-        if not math.isfinite(_loss(tried[best])):
+        tried = [_run_trial(arm, job, point, out, backend, steps) for job, point in zip(jobs, points, strict=True)]
+        best = min(range(len(tried)), key=lambda i: _validation_loss(tried[i]))
+        if not math.isfinite(_validation_loss(tried[best])):
             raise BenchError(f"Every trial of {arm} diverged.", "Search lower learning rates.")
         for seed in range(jobs[best].seed + 1, jobs[best].seed + seeds):
             job = jobs[best].model_copy(update={"seed": seed})
-            tried.append(_trial(arm, job, points[best], out, backend, steps))
+            tried.append(_run_trial(arm, job, points[best], out, backend, steps))
         chosen = {**record.chosen, arm: tuple(trial.out for trial in tried if trial.settings == points[best])}
         record = record.model_copy(update={"trials": (*record.trials, *tried), "chosen": chosen})
-        if is_first():
-            write_whole(out / RECORD, record.model_dump_json(indent=1))
+        if is_first_process():
+            write_whole(out / SEARCH_RECORD_FILE, record.model_dump_json(indent=1))
     return record
 
 
-def _at(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
+def _apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
     """Return *job* with the settings of *point*."""
     try:
         return FinetuneJob.model_validate({**job.model_dump(), **point})
     except ValidationError as error:
-        raise UsageError(f"`search` tries what cannot be: {explain(error, '`{}`'.format)}.") from error
+        raise UsageError(f"`search` tries what cannot be: {format_validation_error(error, '`{}`'.format)}.") from error
 
 
-def _trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: Steps) -> Trial:
+def _run_trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: ProgressDisplay) -> Trial:
     name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
     folder = out / arm / name / f"seed{job.seed}"
     known: dict[str, Any] = {"arm": arm, "settings": point, "seed": job.seed, "out": str(folder)}
@@ -107,5 +107,5 @@ def _trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend
     return Trial(**known, validation_loss=found.validation[-1]["loss"])
 
 
-def _loss(trial: Trial) -> float:
+def _validation_loss(trial: Trial) -> float:
     return math.inf if trial.validation_loss is None else trial.validation_loss

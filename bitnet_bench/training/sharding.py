@@ -12,12 +12,12 @@ from torch import nn
 
 from bitnet_bench.errors import BenchError
 
-FOLDER = "shards"
+SHARDS_FOLDER = "shards"
 """What a saved step has beside transformers' own files: each process's part of the masters and of the optimizer."""
 
 
 @cache
-def launched_for_sharding() -> bool:
+def is_fsdp_launch() -> bool:
     """Return whether `accelerate launch --use_fsdp` started this process, and keep accelerate from sharding itself.
 
     It would hand layers masters in bfloat16, whose absmean flips 0.23 % of the codes.
@@ -31,7 +31,7 @@ def launched_for_sharding() -> bool:
     return asked
 
 
-def shard(model: Any) -> None:
+def shard_model(model: Any) -> None:
     """Split *model* over all processes, a decoder layer at a time.
 
     Parameters stay float32: a layer's weights are gathered before its forward, so that its scale is the mean over all
@@ -52,7 +52,7 @@ def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
     """Write this process's part of *model* and *optimizer*; all processes call it together."""
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(_state(model, optimizer), checkpoint_id=folder / FOLDER)
+    save(_state(model, optimizer), checkpoint_id=folder / SHARDS_FOLDER)
 
 
 def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -61,7 +61,7 @@ def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
     from torch.distributed.checkpoint.state_dict_loader import load
 
     state = _state(model, optimizer)
-    load(state, checkpoint_id=folder / FOLDER)
+    load(state, checkpoint_id=folder / SHARDS_FOLDER)
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
 
@@ -72,7 +72,7 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
     return {"model": of_model, "optimizer": of_optimizer}
 
 
-def gathered(model: nn.Module) -> dict[str, Any]:
+def gather_weights(model: nn.Module) -> dict[str, Any]:
     """Return the whole weights of *model* on the first process, {} on others; all processes call it together."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

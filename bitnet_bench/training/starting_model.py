@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.saving import refuse_unpackable
+from bitnet_bench.checkpoints.saving import check_packable
 from bitnet_bench.machine.gpu import find_gpu, why_no_kernels
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
@@ -17,19 +17,19 @@ from bitnet_bench.training.lora import add_adapters
 _log = logging.getLogger(__name__)
 
 
-def starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
+def make_starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
     """Return the model as it is before the first step: float32 masters, ternary layers, frozen parts, adapters."""
     _warn_about_kernels(job)
     model = load_model(base, "train", "ternary" if job.precision == "ternary" else "fp32")
     if job.subln:
         from bitnet_bench.ternary.linear import make_trainable_ternary
-        from bitnet_bench.ternary.subln import with_subln
+        from bitnet_bench.ternary.subln import add_subln
 
-        model = with_subln(model)
+        model = add_subln(model)
         if job.precision == "ternary":
             make_trainable_ternary(model)
     if job.precision == "ternary":
-        refuse_unpackable(model)
+        check_packable(model)
     _freeze(model, job)
     if job.lora_rank:
         add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)

@@ -17,23 +17,23 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.row_packing import pack, refuse_unknown
+from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.row_packing import pack_examples, check_packing_support
 from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.ternary.linear import ternary_targets
+from bitnet_bench.ternary.linear import find_ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
-from bitnet_bench.training.ending import warn_about_length
+from bitnet_bench.training.ending import warn_short_run
 from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
-from bitnet_bench.training.objectives import Objective, Outcome, Preference, has_diverged, supervised
-from bitnet_bench.training.order import batch_order, total_steps
-from bitnet_bench.training.resume import COMPLETE, STATE
+from bitnet_bench.training.objectives import Objective, BatchLoss, PreferenceObjective, has_diverged, supervised_loss
+from bitnet_bench.training.order import make_batch_order, count_steps
+from bitnet_bench.training.resume import COMPLETE_FILE, STATE_FOLDER
 from bitnet_bench.training.save_timer import SaveTimer
-from bitnet_bench.training.schedule import StepCodes, in_second_stage, keep_codes, make_schedule, set_ternary_share
-from bitnet_bench.training.sharding import load_shards, save_shards, shard
+from bitnet_bench.training.schedule import StepCodes, is_second_stage, keep_codes, make_schedule, set_ternary_share
+from bitnet_bench.training.sharding import load_shards, save_shards, shard_model
 
 LOG_POINTS = 200
 TENSORBOARD = "tensorboard"
@@ -42,24 +42,24 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is learned from, what is validated on, and how either becomes a batch."""
 
-    items: Sequence[Item]
-    validation: Sequence[Item]
+    items: Sequence[BatchItem]
+    validation: Sequence[BatchItem]
     collator: Collator
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainerSetup:
     """A model before its first step, and what it is to become."""
 
     job: FinetuneJob
     model: PreTrainedModel
     tokenizer: Any
-    plan: Plan
+    plan: TrainingPlan
     teacher: PreTrainedModel | None
-    goes_on: bool
+    is_resumed: bool
     """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
     becomes_ternary: bool
     """Whether the base was a float model, so that the first steps repair what quantization broke."""
@@ -70,20 +70,20 @@ class Start:
 
 def validation_objective(job: FinetuneJob) -> Objective:
     """Return what is taken of validation rows: of a distilled student the plain cross-entropy too."""
-    return Preference(job.beta, checked=True) if job.method == "dpo" else supervised
+    return PreferenceObjective(job.beta, checked=True) if job.method == "dpo" else supervised_loss
 
 
 class BenchTrainer(Trainer):
     """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
 
-    def __init__(self, *args: Any, start: Start, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, start: TrainerSetup, **kwargs: Any) -> None:
         _use_one_gpu(kwargs["args"])
         super().__init__(*args, **kwargs)
         self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
         if self.job.shard:
-            require_sharding(self)
-            shard(self.model)
+            check_sharding_support(self)
+            shard_model(self.model)
             self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
         self.monitor = TernaryMonitor(self.model)
         self.codes = StepCodes(self.model)
@@ -92,9 +92,9 @@ class BenchTrainer(Trainer):
         self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
         self._warned = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Watch(self, start))
+        self.add_callback(_StepCallback(self, start))
 
-    def keep(
+    def record_micro_batch(
         self,
         loss: Tensor,
         count: Tensor | int,
@@ -105,7 +105,7 @@ class BenchTrainer(Trainer):
         tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
         self._seen.add(self.state.global_step, {"loss": loss, "count": count, "tokens": tokens, **figures})
 
-    def refuse_bad_loss(self) -> None:
+    def check_finite_loss(self) -> None:
         """DivergedError if a loss since the last look is no number: before each log and each saved state."""
         bad = self._seen.look()
         if bad:
@@ -124,9 +124,9 @@ class BenchTrainer(Trainer):
         if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
             Trainer.log(self, logs, start_time)
             return
-        self.refuse_bad_loss()
+        self.check_finite_loss()
         figures = self._figures()
-        self._stop_if_diverged(figures)
+        self._check_not_diverged(figures)
         super().log({**logs, **figures, **self.monitor.look()}, start_time)
         if not self._warned and self.is_world_process_zero():
             for warning in self.code_warnings():
@@ -135,7 +135,7 @@ class BenchTrainer(Trainer):
 
     def code_warnings(self) -> tuple[str, ...]:
         """Return what the ternary codes say is wrong with the run so far, before a kill included."""
-        return warn_about_codes(self.points("flips"), self.job.peak_rate, self.monitor.mean_weight)
+        return warn_about_codes(self.list_logged_points("flips"), self.job.peak_rate, self.monitor.mean_weight)
 
     def _figures(self) -> dict[str, float]:
         """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
@@ -148,10 +148,10 @@ class BenchTrainer(Trainer):
         count, tokens = seen.pop("count"), seen.pop("tokens")
         return {**{name: value / count for name, value in seen.items()}, "tokens_per_s": tokens / seconds}
 
-    def _stop_if_diverged(self, figures: dict[str, float]) -> None:
+    def _check_not_diverged(self, figures: dict[str, float]) -> None:
         if self.job.method == "dpo":  # its loss has no scale of its own
             return
-        losses = [point.get("cross_entropy", point["loss"]) for point in (*self.points("loss"), figures)]
+        losses = [point.get("cross_entropy", point["loss"]) for point in (*self.list_logged_points("loss"), figures)]
         if has_diverged(losses, self.model.config.vocab_size, self._becomes_ternary):
             raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {self.state.global_step}.", self._remedy())
 
@@ -159,14 +159,14 @@ class BenchTrainer(Trainer):
         """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
         if not self._plan.validation:
             return
-        self.refuse_bad_loss()
+        self.check_finite_loss()
         began = time.monotonic()
         validated = MicroBatchSums()
         self.codes.refresh()
-        with self._as_deployed():
+        with self._evaluation_mode():
             for batch, counts in self._validation_batches():
                 inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-                outcome = self.outcome(inputs)
+                outcome = self.compute_batch_loss(inputs)
                 if counts:
                     figures = {"loss": outcome["loss"], "count": outcome["count"], **outcome["figures"]}
                     validated.add(self.state.global_step, figures)
@@ -179,7 +179,7 @@ class BenchTrainer(Trainer):
         self.control.should_log = due
         self._since += time.monotonic() - began
 
-    def outcome(self, inputs: dict[str, Tensor]) -> Outcome:
+    def compute_batch_loss(self, inputs: dict[str, Tensor]) -> BatchLoss:
         """Return what a batch of validation rows gives."""
         return validation_objective(self.job)(self.model, inputs)
 
@@ -196,7 +196,7 @@ class BenchTrainer(Trainer):
             yield self._plan.collator(by_length[start : start + self.job.sequences]), i < len(starts)
 
     @contextmanager
-    def _as_deployed(self) -> Any:
+    def _evaluation_mode(self) -> Any:
         """Switch dropout, noise and what is not ternary yet off."""
         set_ternary_share(self.model, 1, 0)
         training = self.model.training
@@ -206,7 +206,7 @@ class BenchTrainer(Trainer):
         self.model.train(training)
         set_ternary_share(self.model, self.state.global_step, self.job.ternary_warmup)
 
-    def points(self, name: str) -> list[dict[str, float]]:
+    def list_logged_points(self, name: str) -> list[dict[str, float]]:
         """Return the logged points that hold *name*, of the whole run: those before a kill included."""
         return [{k: float(v) for k, v in point.items()} for point in self.state.log_history if name in point]
 
@@ -214,7 +214,7 @@ class BenchTrainer(Trainer):
         """Return AdamW in three groups: ternary layers (of a twin: what would be), other matrices, norms and biases."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decaying = set(self.get_decay_parameter_names(self.model))
-        ternary = {id(p) for layer in ternary_targets(self.model).values() for p in layer.parameters()}
+        ternary = {id(p) for layer in find_ternary_targets(self.model).values() for p in layer.parameters()}
         rate, other = self.job.peak_rate, self.job.float_rate
         groups = [
             ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),
@@ -236,7 +236,7 @@ class BenchTrainer(Trainer):
         return self.lr_scheduler
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.refuse_bad_loss()
+        self.check_finite_loss()
         super()._save_checkpoint(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -276,7 +276,7 @@ def _use_one_gpu(arguments: TrainingArguments) -> None:
         arguments._n_gpu = 1
 
 
-def require_sharding(trainer: Trainer) -> None:
+def check_sharding_support(trainer: Trainer) -> None:
     """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
     if not hasattr(trainer, "is_distributed_loading_by_transformers"):
         raise BenchError(
@@ -286,10 +286,10 @@ def require_sharding(trainer: Trainer) -> None:
         )
 
 
-class _Watch(TrainerCallback):
+class _StepCallback(TrainerCallback):
     """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
 
-    def __init__(self, trainer: BenchTrainer, start: Start) -> None:
+    def __init__(self, trainer: BenchTrainer, start: TrainerSetup) -> None:
         self._trainer, self._progress, self._note = trainer, start.progress, ""
         self._timer = SaveTimer(start.job.save_minutes, start.clock)
 
@@ -303,7 +303,7 @@ class _Watch(TrainerCallback):
         job = self._trainer.job
         self._begin_step(state.global_step)
         self._trainer.codes.refresh()
-        if job.schedule == "two-stage" and in_second_stage(state.global_step, state.max_steps):
+        if job.schedule == "two-stage" and is_second_stage(state.global_step, state.max_steps):
             for group in self._trainer.optimizer.param_groups:
                 group["weight_decay"] = 0.0
 
@@ -316,7 +316,7 @@ class _Watch(TrainerCallback):
         self._begin_step(state.global_step)
         if state.is_world_process_zero:
             self._progress(state.global_step, state.max_steps, self._note)
-        if self._agrees_to_save():
+        if self._is_save_due():
             control.should_save = True
         if state.global_step == state.max_steps:
             control.should_log = True  # the end of the run is part of its curve, whatever logging_steps divides
@@ -327,7 +327,7 @@ class _Watch(TrainerCallback):
         if self._trainer.job.ternary_warmup:
             set_ternary_share(self._trainer.model, step, self._trainer.job.ternary_warmup)
 
-    def _agrees_to_save(self) -> bool:
+    def _is_save_due(self) -> bool:
         """Return whether it is time for a state: what the first process says, because all write one together."""
         if self._trainer.args.world_size == 1:
             return self._timer.is_due()
@@ -339,21 +339,21 @@ class _Watch(TrainerCallback):
         self._timer.restart()
         self._trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
 
 
-Build = Callable[[Start, Mapping[str, Any], Sequence[int]], BenchTrainer]
+TrainerFactory = Callable[[TrainerSetup, Mapping[str, Any], Sequence[int]], BenchTrainer]
 """Makes a trainer of a start, the values of its TrainingArguments, and the order of the items."""
 
 
-def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
+def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> BenchTrainer:
     """Return what trains in *out*."""
     job, plan = start.job, start.plan
     if job.packing:
-        refuse_unknown(start.model.config.model_type)
-        items, validation = (_packed(some, job.max_length) for some in (plan.items, plan.validation))
+        check_packing_support(start.model.config.model_type)
+        items, validation = (_pack_items(some, job.max_length) for some in (plan.items, plan.validation))
         plan = replace(plan, items=items, validation=validation)
-    steps = total_steps(len(plan.items), job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
+    steps = count_steps(len(plan.items), job.sequences, job.gradient_accumulation, job.epochs, job.max_steps)
     if job.ternary_warmup >= steps:
         raise BenchError(
             f"`ternary_warmup={job.ternary_warmup}` lasts as long as the whole run, {steps} steps.",
@@ -361,10 +361,10 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
         )
     # by whole steps, so that how many forward passes a step is cut into does not change what it is of
     step_sequences = job.sequences * job.gradient_accumulation
-    order = batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
+    order = make_batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
     job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
-    trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE), order)
-    trainer.warnings += warn_about_length(steps, count_warmup(job, steps))
+    trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE_FOLDER), order)
+    trainer.warnings += warn_short_run(steps, count_warmup(job, steps))
     for warning in trainer.warnings if trainer.is_world_process_zero() else []:
         _log.warning(warning)
     if trainer.args.gradient_accumulation_steps > 1 or job.gradient_checkpointing:
@@ -376,9 +376,9 @@ def make_trainer(start: Start, out: Path, build: Build) -> BenchTrainer:
     return trainer
 
 
-def _packed(items: Sequence[Item], max_length: int) -> list[Item]:
+def _pack_items(items: Sequence[BatchItem], max_length: int) -> list[BatchItem]:
     examples = [example for item in items for example in item.examples]
-    return [Item((example,)) for example in pack(examples, max_length)]
+    return [BatchItem((example,)) for example in pack_examples(examples, max_length)]
 
 
 def _tensorboard(folder: Path) -> TrainerCallback:
@@ -390,7 +390,7 @@ def _tensorboard(folder: Path) -> TrainerCallback:
 
 def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
     """Return the values of TrainingArguments."""
-    batch, accumulation = _share(job)
+    batch, accumulation = _share_step(job)
     cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(state),
@@ -435,7 +435,7 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
 
 
-def _share(job: FinetuneJob) -> tuple[int, int]:
+def _share_step(job: FinetuneJob) -> tuple[int, int]:
     """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
     sharing = count_processes()
     if job.gradient_accumulation % sharing == 0:

@@ -23,7 +23,7 @@ TYPES = {"PS": "인물", "LC": "장소", "OG": "기관", "DT": "날짜", "TI": "
 PAIRS = (("<", ">"), ("[", "]"), ("{", "}"), ("«", "»"), ("⟦", "⟧"))
 
 
-class Written(NamedTuple):
+class WrittenCharacter(NamedTuple):
     """A character of an output, and the entity that it stands in: its number from 1 and its type; 0 and "" outside."""
 
     character: str
@@ -33,8 +33,8 @@ class Written(NamedTuple):
 
 def prompt(doc: dict[str, Any]) -> str:
     """Return the sentence, the types and the form of a mark."""
-    sentence = _one_line(_sentence(doc))
-    opening, closing = _pair(sentence)
+    sentence = _replace_white_space(_join_sentence(doc))
+    opening, closing = _choose_brackets(sentence)
     types = ", ".join(f"{tag}({name})" for tag, name in TYPES.items())
     return (
         f"문장을 그대로 옮겨 쓰면서 모든 개체명을 {opening}개체명:유형{closing}으로 표시하세요. 유형: {types}. "
@@ -46,7 +46,7 @@ def prompt(doc: dict[str, Any]) -> str:
 
 def target(doc: dict[str, Any]) -> str:
     """Return the sentence with its gold entities marked."""
-    opening, closing = _pair(_sentence(doc))
+    opening, closing = _choose_brackets(_join_sentence(doc))
     text, inside = "", ""
     for character, tag in _characters(doc):
         kind = tag[2:]
@@ -58,7 +58,7 @@ def target(doc: dict[str, Any]) -> str:
         text += character
         inside = kind
     text += f":{inside}{closing}" if inside else ""
-    return _one_line(text).strip()
+    return _replace_white_space(text).strip()
 
 
 def labels(doc: dict[str, Any]) -> tuple[str, ...]:
@@ -68,12 +68,12 @@ def labels(doc: dict[str, Any]) -> tuple[str, ...]:
 
 def parse(output: str, doc: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the IOB2 tag that *output* gives each character of the sentence; None if it is malformed."""
-    sentence = _sentence(doc)
-    written = _read(output, *_pair(sentence))
+    sentence = _join_sentence(doc)
+    written = _parse_marks(output, *_choose_brackets(sentence))
     if written is None:
         return None
     aligned = _align(written, sentence)
-    return None if aligned is None else _iob2(aligned)
+    return None if aligned is None else _make_iob2_tags(aligned)
 
 
 def _characters(doc: dict[str, Any]) -> list[tuple[str, str]]:
@@ -86,16 +86,16 @@ def _characters(doc: dict[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _sentence(doc: dict[str, Any]) -> str:
+def _join_sentence(doc: dict[str, Any]) -> str:
     return "".join(doc["tokens"])
 
 
-def _one_line(text: str) -> str:
+def _replace_white_space(text: str) -> str:
     """Return *text* with a blank for every white-space character, for an output ends with its line."""
     return "".join(" " if character.isspace() else character for character in text)
 
 
-def _pair(sentence: str) -> tuple[str, str]:
+def _choose_brackets(sentence: str) -> tuple[str, str]:
     """Return OPEN and CLOSE for a sentence; ValueError if it holds one of every pair."""
     for pair in PAIRS:
         if not set(pair) & set(sentence):
@@ -103,11 +103,11 @@ def _pair(sentence: str) -> tuple[str, str]:
     raise ValueError(f"the sentence holds a bracket of every kind in {PAIRS}")
 
 
-def _read(output: str, opening: str, closing: str) -> list[Written] | None:
+def _parse_marks(output: str, opening: str, closing: str) -> list[WrittenCharacter] | None:
     """Return the characters of *output* without its marks; None where a mark is malformed."""
     no_bracket = f"[^{re.escape(opening + closing)}]"
     mark = re.compile(f"{re.escape(opening)}({no_bracket}+):({'|'.join(TYPES)}){re.escape(closing)}|({no_bracket})")
-    written: list[Written] = []
+    written: list[WrittenCharacter] = []
     entities = at = 0
     while at < len(output):
         found = mark.match(output, at)
@@ -115,37 +115,37 @@ def _read(output: str, opening: str, closing: str) -> list[Written] | None:
             return None
         span, kind, character = found.groups()
         if span is None:
-            written.append(Written(character, 0, ""))
+            written.append(WrittenCharacter(character, 0, ""))
         elif span.isspace():
             return None
         else:
             entities += 1
-            written += [Written(inside, entities, kind) for inside in span]
+            written += [WrittenCharacter(inside, entities, kind) for inside in span]
         at = found.end()
     return written
 
 
-def _align(written: list[Written], sentence: str) -> list[Written] | None:
+def _align(written: list[WrittenCharacter], sentence: str) -> list[WrittenCharacter] | None:
     """Return what was written for each character of *sentence*; None where more than white space differs."""
-    aligned: list[Written] = []
+    aligned: list[WrittenCharacter] = []
     at = 0
     for character in sentence:
         blank = character.isspace()
         while not blank and at < len(written) and written[at].character.isspace():
             at += 1
-        here = written[at] if at < len(written) else Written("", 0, "")
+        here = written[at] if at < len(written) else WrittenCharacter("", 0, "")
         if here.character == character or (blank and here.character.isspace()):
             aligned.append(here)
             at += 1
         elif blank:
             inside = bool(aligned) and aligned[-1].entity == here.entity
-            aligned.append(here if inside else Written(character, 0, ""))
+            aligned.append(here if inside else WrittenCharacter(character, 0, ""))
         else:
             return None
     return None if any(not rest.character.isspace() for rest in written[at:]) else aligned
 
 
-def _iob2(aligned: list[Written]) -> tuple[str, ...]:
+def _make_iob2_tags(aligned: list[WrittenCharacter]) -> tuple[str, ...]:
     before = 0
     tags = []
     for _character, entity, kind in aligned:

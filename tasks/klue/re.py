@@ -48,9 +48,9 @@ SUBJECT, OBJECT = "주체", "객체"
 def prompt(doc: dict[str, Any]) -> str:
     """Return the sentence with its two entities marked where their places are known, and both by name below it."""
     return (
-        f"문장: {_marked(doc)}\n"
-        f"{SUBJECT}: {_named(doc['subject_entity'])}\n"
-        f"{OBJECT}: {_named(doc['object_entity'])}\n"
+        f"문장: {_mark_entities(doc)}\n"
+        f"{SUBJECT}: {_format_entity(doc['subject_entity'])}\n"
+        f"{OBJECT}: {_format_entity(doc['object_entity'])}\n"
         f"문장에서 {OBJECT}는 {SUBJECT}의 무엇인가요?\n"
         "관계:"
     )
@@ -67,17 +67,17 @@ def target(doc: dict[str, Any]) -> str:
     return RELATIONS[label] if isinstance(label, str) else choices(doc)[label]
 
 
-def _named(entity: dict[str, Any]) -> str:
+def _format_entity(entity: dict[str, Any]) -> str:
     return f"{entity['word']}({TYPES.get(entity['type'], entity['type'])})"
 
 
-def _marked(doc: dict[str, Any]) -> str:
+def _mark_entities(doc: dict[str, Any]) -> str:
     """Return the sentence with `[주체:word]` and `[객체:word]` at every known place, the last first."""
     sentence: str = doc["sentence"]
     places = sorted(
         (place, role)
         for role, entity in ((SUBJECT, doc["subject_entity"]), (OBJECT, doc["object_entity"]))
-        if (place := _place(sentence, entity)) is not None
+        if (place := _find_entity(sentence, entity)) is not None
     )
     if len(places) == 2 and places[0][0][1] > places[1][0][0]:
         return sentence  # one entity inside the other: no flat mark holds both, and both are named below
@@ -86,7 +86,7 @@ def _marked(doc: dict[str, Any]) -> str:
     return sentence
 
 
-def _place(sentence: str, entity: dict[str, Any]) -> tuple[int, int] | None:
+def _find_entity(sentence: str, entity: dict[str, Any]) -> tuple[int, int] | None:
     """Return [start, end) of an entity; None where a row has no offsets or they do not point at the word."""
     start, last = entity.get("start_idx"), entity.get("end_idx")
     if start is None or last is None or sentence[start : last + 1] != entity["word"]:

@@ -66,7 +66,7 @@ def prompt(doc: dict[str, Any]) -> str:
 
 def labels(doc: dict[str, Any]) -> tuple[str, ...]:
     """Return the gold "domain-slot-value" strings in the order of the slots; ValueError if one is no item."""
-    items = {_item(state) or _refuse(state) for state in doc["state"]}
+    items = {_parse_item(state) or _raise_unknown_item(state) for state in doc["state"]}
     return tuple(sorted(items, key=lambda item: (ORDER["-".join(item.split("-")[:2])], item)))
 
 
@@ -79,12 +79,12 @@ def parse(output: str, doc: dict[str, Any]) -> tuple[str, ...] | None:
     """Return the "domain-slot-value" strings of *output*, each once; None if it is malformed."""
     if output.strip() == EMPTY:
         return ()
-    items = [_item(text) for text in output.split(";")]
+    items = [_parse_item(text) for text in output.split(";")]
     read = tuple(dict.fromkeys(item for item in items if item is not None))
     return None if None in items else read
 
 
-def _item(text: str) -> str | None:
+def _parse_item(text: str) -> str | None:
     """Return "domain-slot-value" without superfluous white space; None if it is none, or holds what ends one."""
     domain, _, rest = text.partition("-")
     slot, _, value = rest.partition("-")
@@ -92,5 +92,5 @@ def _item(text: str) -> str | None:
     return f"{domain}-{slot}-{value}" if slot in SLOTS.get(domain, ()) and value and ";" not in value else None
 
 
-def _refuse(state: str) -> str:
+def _raise_unknown_item(state: str) -> str:
     raise ValueError(f"the state {state!r} is no domain-slot-value of the ontology")

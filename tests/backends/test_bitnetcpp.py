@@ -15,16 +15,16 @@ from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
 from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
 from bitnet_bench.backends.llama_session import LlamaSession
 from bitnet_bench.backends.reference import source_logits
-from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.checkpoints.parity import prompt_ids
+from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.environment import compiler as find_compiler
-from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.machine.environment import find_compiler as find_compiler
+from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.protocols import RuntimeOptions, sort_answers
 from bitnet_bench.runs.records import Checkpoint
 
 FAKE = Path(__file__).with_name("fake_llama")
@@ -44,7 +44,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def demo(tmp_path: Path) -> GgufFile:
     """Give the embedded model's export."""
-    return file_for(open_checkpoint("demo"), "i2_s", None)
+    return open_or_export_gguf(open_checkpoint("demo"), "i2_s", None)
 
 
 @pytest.fixture(params=["OLD", "NEW"])
@@ -184,12 +184,12 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
     assert parity.same_tokens
     assert parity.relative_error is not None
     assert parity.relative_error < 0.02
-    ids = prompt_ids(checkpoint)[0].tolist()
+    ids = encode_prompts(checkpoint)[0].tolist()
     with BitnetCppBackend().open(checkpoint, "i2_s") as session:
-        (answer,) = in_order(session.loglikelihood([(ids[:4], ids[4:9])]))
+        (answer,) = sort_answers(session.loglikelihood([(ids[:4], ids[4:9])]))
     ours = source_logits(checkpoint, [torch.tensor(ids[:8])]).log_softmax(-1)
     assert answer[0] == pytest.approx(sum(float(ours[i + 3, ids[i + 4]]) for i in range(5)), rel=0.02)
-    (record,) = measure([Contender("demo", "i2_s", None, "bitnetcpp")], SHORT, meter="none")
+    (record,) = measure([Candidate("demo", "i2_s", None, "bitnetcpp")], SHORT, meter="none")
     assert record.costs
     assert not record.cost_errors
 
@@ -198,10 +198,10 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
 def test_a_real_build_is_caught_computing_another_activation(tmp_path: Path) -> None:
     """A BitNet with SiLU, which bitnet.cpp runs with its squared ReLU, is named."""
     from bitnet_bench.checkpoints.config import read_config
-    from bitnet_bench.checkpoints.random_weights import initialize
+    from bitnet_bench.checkpoints.random_weights import write_random_checkpoint
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": "silu", "initializer_range": 0.1}
-    initialize(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)
+    write_random_checkpoint(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)
     checkpoint: Checkpoint = open_checkpoint(str(tmp_path / "silu"))
     parity = BitnetCppBackend().check(checkpoint, "i2_s")
     assert "a squared ReLU where the checkpoint has SiLU" in str(parity.fault)

@@ -15,12 +15,12 @@ from bitnet_bench.backends.batched_session import BatchedSession
 from bitnet_bench.backends.hf import inference as hf
 from bitnet_bench.backends.ternary import inference as ternary
 from bitnet_bench.backends.ternary.engine import Engine
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import Part, in_order
+from bitnet_bench.protocols import Share, sort_answers
 from bitnet_bench.ternary import kernel
 
 SHAPE = {
@@ -48,14 +48,14 @@ def float_session(request: pytest.FixtureRequest) -> Iterator[BatchedSession]:
 
 @pytest.fixture(params=["llama", "bitnet", "qwen3"])
 def ternary_session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BatchedSession]:
-    if kernel.library() is None:
+    if kernel.load_library() is None:
         pytest.skip("the CPU kernel is not built here")
     random_model(request.param).save_pretrained(tmp_path / "float")
-    save(load_model(inspect(tmp_path / "float"), "train", "ternary"), tmp_path / "codes", "autobitlinear", "float32")
+    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "codes", "autobitlinear", "float32")
     config = AutoConfig.from_pretrained(tmp_path / "codes")
     with torch.inference_mode():
         # an int8 head sums integers, where a stored one sums floats in an order that depends on the number of rows
-        yield ternary.TernarySession(Engine(Weights(inspect(tmp_path / "codes")), config, "int8"), None)
+        yield ternary.TernarySession(Engine(Weights(inspect_folder(tmp_path / "codes")), config, "int8"), None)
 
 
 def requests(shared: int = 0) -> list[tuple[list[int], list[int]]]:
@@ -76,7 +76,7 @@ def alone(session: BatchedSession, asked: Any, monkeypatch: pytest.MonkeyPatch) 
     """Return the results with every choice after a context of its own, one request at a time."""
     with monkeypatch.context() as patch:
         patch.setattr(session, "shares_contexts", False)
-        return [in_order(session.loglikelihood([request]))[0] for request in asked]
+        return [sort_answers(session.loglikelihood([request]))[0] for request in asked]
 
 
 @pytest.mark.parametrize("shared", [0, 5, 70])
@@ -86,7 +86,7 @@ def test_a_float_model_gives_the_same_with_branches(
     """Log-probabilities to 1e-4, greedy equal; an architecture that is not known to branch does not."""
     asked = requests(shared)
     assert float_session.shares_contexts == (float_session._model.config.model_type != "mistral")  # type: ignore[attr-defined]
-    together = in_order(float_session.loglikelihood(asked))
+    together = sort_answers(float_session.loglikelihood(asked))
     for (ours, greedy), (theirs, wanted) in zip(together, alone(float_session, asked, monkeypatch), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
         assert greedy == wanted
@@ -99,20 +99,20 @@ def test_the_engine_gives_the_same_bits_with_branches(
     """Whether a context is shared, how large batches are, and in which order requests come: the same bits."""
     asked = requests(shared)
     wanted = alone(ternary_session, asked, monkeypatch)
-    assert in_order(ternary_session.loglikelihood(asked)) == wanted
+    assert sort_answers(ternary_session.loglikelihood(asked)) == wanted
     ternary_session.budget = 40
     monkeypatch.setattr(ternary, "COPIED_POSITIONS", 50)
-    assert in_order(ternary_session.loglikelihood(asked[::-1]))[::-1] == wanted
+    assert sort_answers(ternary_session.loglikelihood(asked[::-1]))[::-1] == wanted
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_nothing(ternary_session: BatchedSession, threads: int) -> None:
     """Scores on one thread and on two are the same bits."""
     before = torch.get_num_threads()
-    reference = in_order(ternary_session.loglikelihood(requests()))
+    reference = sort_answers(ternary_session.loglikelihood(requests()))
     try:
         torch.set_num_threads(threads)
-        assert in_order(ternary_session.loglikelihood(requests())) == reference
+        assert sort_answers(ternary_session.loglikelihood(requests())) == reference
     finally:
         torch.set_num_threads(before)
 
@@ -122,12 +122,12 @@ def test_workers_together_answer_what_one_answers(float_session: BatchedSession,
     """Each request is answered by one worker of three, and with the bits that it has when there is one worker."""
     float_session.budget = 40
     asked = requests(shared)
-    wanted = in_order(float_session.loglikelihood(asked))
-    parts = [list(float_session.loglikelihood(asked, Part(worker=worker, workers=3))) for worker in range(3)]
+    wanted = sort_answers(float_session.loglikelihood(asked))
+    parts = [list(float_session.loglikelihood(asked, Share(worker=worker, workers=3))) for worker in range(3)]
     assert all(parts)
     answered = [i for part in parts for some in part for i, _ in some]
     assert sorted(answered) == list(range(len(asked)))
-    assert in_order(some for part in parts for some in part) == wanted
+    assert sort_answers(some for part in parts for some in part) == wanted
 
 
 def test_batches_that_are_known_are_not_computed_and_change_no_other(float_session: BatchedSession) -> None:
@@ -135,12 +135,12 @@ def test_batches_that_are_known_are_not_computed_and_change_no_other(float_sessi
     float_session.budget = 40
     asked = requests(70)
     batches = list(float_session.loglikelihood(asked))
-    wanted = in_order(batches)
+    wanted = sort_answers(batches)
     for cut in (1, len(batches) // 2, len(batches)):
         known = [pair for some in batches[:cut] for pair in some]
-        rest = list(float_session.loglikelihood(asked, Part(known=frozenset(i for i, _ in known))))
+        rest = list(float_session.loglikelihood(asked, Share(known=frozenset(i for i, _ in known))))
         assert len(rest) == len(batches) - cut
-        assert in_order([known, *rest]) == wanted
+        assert sort_answers([known, *rest]) == wanted
 
 
 class Scarce:
@@ -172,11 +172,11 @@ def test_a_full_memory_halves_the_batches(
     """The answers are those of smaller batches, and the batches after it are small from the start."""
     asked = requests(70)
     float_session.budget = 160
-    wanted = in_order(float_session.loglikelihood(asked))
+    wanted = sort_answers(float_session.loglikelihood(asked))
     float_session.budget = 600
     scarce = Scarce(float_session, 160, error)
     monkeypatch.setattr(float_session, "hidden", scarce)
-    for (ours, _), (theirs, _) in zip(in_order(float_session.loglikelihood(asked)), wanted, strict=True):
+    for (ours, _), (theirs, _) in zip(sort_answers(float_session.loglikelihood(asked)), wanted, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert float_session.budget <= 160
     assert 1 <= scarce.failures <= 3
@@ -189,16 +189,16 @@ def test_a_prompt_that_fits_into_no_memory_is_an_error(
     with monkeypatch.context() as patch:
         patch.setattr(float_session, "hidden", Scarce(float_session, 0, MemoryError()))
         with pytest.raises(BenchError, match="does not fit into memory"):
-            in_order(float_session.loglikelihood(requests()))
+            sort_answers(float_session.loglikelihood(requests()))
     monkeypatch.setattr(float_session, "hidden", Scarce(float_session, 0, RuntimeError("size mismatch")))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        in_order(float_session.loglikelihood(requests()))
+        sort_answers(float_session.loglikelihood(requests()))
 
 
 def test_logits_are_held_for_few_rows_at_a_time(float_session: BatchedSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head takes a bounded number of rows, and log-probabilities stay."""
     asked = requests()
-    wanted = in_order(float_session.loglikelihood(asked))
+    wanted = sort_answers(float_session.loglikelihood(asked))
     head, rows = float_session.head, []
 
     def seen(hidden: torch.Tensor) -> torch.Tensor:
@@ -207,7 +207,7 @@ def test_logits_are_held_for_few_rows_at_a_time(float_session: BatchedSession, m
 
     monkeypatch.setattr(float_session, "head", seen)
     monkeypatch.setattr(float_session, "_head_rows", 7)
-    for (ours, greedy), (theirs, same) in zip(in_order(float_session.loglikelihood(asked)), wanted, strict=True):
+    for (ours, greedy), (theirs, same) in zip(sort_answers(float_session.loglikelihood(asked)), wanted, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
         assert greedy == same
     assert max(rows) == 7

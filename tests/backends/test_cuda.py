@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.transfers import Arriving, send
+from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement.gpu_readings import CudaReadings
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.ternary.linear import integer_matmul
 from tests.backends.test_branches import random_model, requests
 from tests.backends.test_slots import Words
@@ -31,7 +31,7 @@ def test_tensors_arrive_as_they_were_sent() -> None:
     tensor = torch.arange(5)
     sent = send(tensor, torch.device("cuda"))
     assert sent.is_cuda
-    (back,) = Arriving([sent * 2]).wait()
+    (back,) = PendingTensors([sent * 2]).wait()
     assert torch.equal(back, tensor * 2)
 
 
@@ -41,10 +41,10 @@ def test_the_gpu_scores_what_the_cpu_scores(model_type: str, shared: int) -> Non
     asked = requests(shared)
     model = random_model(model_type)
     with torch.inference_mode():
-        wanted = in_order(HFSession(copy.deepcopy(model), None, "fp32").loglikelihood(asked))
+        wanted = sort_answers(HFSession(copy.deepcopy(model), None, "fp32").loglikelihood(asked))
         session = HFSession(model.cuda(), None, "fp32")
         session.budget = 600
-        found = in_order(session.loglikelihood(asked))
+        found = sort_answers(session.loglikelihood(asked))
     assert session.in_flight == 1
     for (ours, _), (theirs, _) in zip(found, wanted, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-3)
@@ -55,9 +55,9 @@ def test_a_graph_writes_what_the_cpu_writes() -> None:
     asked = [[rng.randrange(3, 300) for _ in range(length)] for length in (3, 40, 17, 1, 60)]
     model = random_model("llama")
     with torch.inference_mode():
-        wanted = in_order(HFSession(copy.deepcopy(model), Words(), "fp32").generate(asked, 12, []))
+        wanted = sort_answers(HFSession(copy.deepcopy(model), Words(), "fp32").generate(asked, 12, []))
         session = HFSession(model.cuda(), Words(), "fp32")
-        found = in_order(session.generate(asked, 12, []))
+        found = sort_answers(session.generate(asked, 12, []))
     assert session.slots.graphs, "the step was captured"
     assert session.describe_runtime().endswith("tokens from a CUDA graph")
     assert found == wanted

@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.ternary import kernel
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-    pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here"),
+    pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here"),
 ]
 COMMON = {
     "vocab_size": 96,
@@ -56,7 +56,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
             if parameter.dim() == 1:
                 parameter.copy_(torch.rand_like(parameter) + (0.5 if "norm" in name else -0.5))
     model.save_pretrained(tmp_path / "float")
-    save(load_model(inspect(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
+    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
     return tmp_path / "ternary"
 
 

@@ -15,13 +15,13 @@ import torch
 from bitnet_bench.backends.hf import inference as hf
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.cli.doctor import _gpu
+from bitnet_bench.cli.doctor import _inspect_gpu
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.environment import environment
-from bitnet_bench.machine.fast_dtype import fast_compute
-from bitnet_bench.machine.gpu import Card
+from bitnet_bench.machine.environment import read_environment
+from bitnet_bench.machine.fast_dtype import fastest_dtype
+from bitnet_bench.machine.gpu import CardState
 from bitnet_bench.machine.runtime_choice import default_precision
 from bitnet_bench.ternary.linear import CodesLinear
 from tests.machine.test_gpu import H100
@@ -31,14 +31,14 @@ FULL = dataclasses.replace(H100, free_bytes=100_000_000)
 
 
 @contextmanager
-def card_of(card: Card, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def card_of(card: CardState, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the machine have *card*."""
     with monkeypatch.context() as patch:
         patch.setattr(gpu, "inspect_card", lambda: card)
         yield
 
 
-def loaded(card: Card, model: str, precision: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def loaded(card: CardState, model: str, precision: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what `open_session` loads with *card*, and where it would put it."""
     seen: dict[str, Any] = {}
     real = hf.load_model
@@ -72,7 +72,7 @@ def test_a_ternary_model_holds_bfloat16_beside_its_codes_on_a_gpu(
     assert seen["dtype"] == torch.bfloat16
     assert {kind for kind in seen["kinds"] if kind.startswith("ternary")} == {codes}
     assert "embedding bfloat16" in seen["kinds"]
-    assert loaded(Card("13.0"), "demo", "ternary", monkeypatch)["dtype"] == torch.float32
+    assert loaded(CardState("13.0"), "demo", "ternary", monkeypatch)["dtype"] == torch.float32
 
 
 def test_a_full_card_leaves_the_model_on_the_cpu_with_a_sentence(
@@ -88,7 +88,7 @@ def test_a_machine_without_a_gpu_is_told_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        loaded(Card("13.0"), "demo", "ternary", monkeypatch)
+        loaded(CardState("13.0"), "demo", "ternary", monkeypatch)
     assert "runs on the CPU" not in caplog.text
 
 
@@ -96,7 +96,7 @@ def test_an_old_card_runs_floats_in_float32_and_says_that_bfloat16_is_slow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with card_of(T4, monkeypatch):
-        assert fast_compute() == "fp32"
+        assert fastest_dtype() == "fp32"
         with caplog.at_level(logging.WARNING):
             assert default_precision(open_checkpoint("demo-fp16")) == "fp32"
     assert "demo-fp16 runs in float32: the Tesla T4 (sm_75) computes no bfloat16." in caplog.text
@@ -126,14 +126,14 @@ def test_codes_beside_bfloat16_stay_near_the_float32_model() -> None:
 
 def test_the_environment_and_doctor_name_the_gpu_its_driver_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     with card_of(H100, monkeypatch):
-        assert environment().gpu == "NVIDIA H100 (sm_90, 80 GB), driver 580.65.06, CUDA 13.0, Triton 3.6.0"
-    with card_of(Card("13.0"), monkeypatch):
-        assert environment().gpu is None
-    assert [finding.ok for finding in _gpu(H100)] == [True, True, True]
-    said = {finding.what: finding for finding in _gpu(dataclasses.replace(T4, triton=None))}
+        assert read_environment().gpu == "NVIDIA H100 (sm_90, 80 GB), driver 580.65.06, CUDA 13.0, Triton 3.6.0"
+    with card_of(CardState("13.0"), monkeypatch):
+        assert read_environment().gpu is None
+    assert [finding.ok for finding in _inspect_gpu(H100)] == [True, True, True]
+    said = {finding.what: finding for finding in _inspect_gpu(dataclasses.replace(T4, triton=None))}
     assert said["bfloat16 on the GPU"].found == "emulated"
     assert "is sm_75" in said["GPU kernels (Triton)"].found
-    (none,) = _gpu(Card(None, driver=H100.driver))
+    (none,) = _inspect_gpu(CardState(None, driver=H100.driver))
     assert not none.ok
     assert "built for the CPU only" in none.found
 

@@ -22,8 +22,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.packing import unpack
 from bitnet_bench.training import trainer
-from bitnet_bench.training.finetune import finetune, twin_of
-from bitnet_bench.training.rates import default_rate
+from bitnet_bench.training.finetune import finetune, make_twin_job
+from bitnet_bench.training.rates import find_default_rate
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ROWS = [
@@ -136,12 +136,12 @@ def test_a_job_without_a_rate_has_that_of_the_table_and_its_twin_has_its_own(row
     """Both with their source; a finished run is known again, and another rate is another job."""
     one = job(rows, tmp_path / "out", max_steps=2, learning_rate=None, lora_rank=2)
     record = finetune(one)
-    expected = default_rate(one, record.base)
+    expected = find_default_rate(one, record.base)
     assert (record.job.learning_rate, record.job.learning_rate_source) == (expected.value, expected.source)
     assert finetune(one) == record
-    twin = twin_of(record.job, None)
+    twin = make_twin_job(record.job, None)
     assert (twin.learning_rate, twin.learning_rate_source) == (None, None)
-    assert finetune(twin).job.learning_rate == default_rate(twin, record.base).value
+    assert finetune(twin).job.learning_rate == find_default_rate(twin, record.base).value
     with pytest.raises(BenchError, match="another learning_rate"):
         finetune(one.model_copy(update={"learning_rate": 3e-3}))
 
@@ -181,7 +181,7 @@ def test_a_ternary_result_holds_three_values_and_learned(rows: Path, tmp_path: P
 def test_the_twin_sees_the_same_data_in_the_same_order(rows: Path, tmp_path: Path) -> None:
     """The twin is float, FP16, and its record has the digest of the same rows and as many steps."""
     one = job(rows, tmp_path / "out")
-    ternary, twin = finetune(one), finetune(twin_of(one, None))
+    ternary, twin = finetune(one), finetune(make_twin_job(one, None))
     assert twin.result.format == "float"
     assert twin.result.dtype == "float16"
     assert (twin.data_sha256, twin.steps) == (ternary.data_sha256, ternary.steps)

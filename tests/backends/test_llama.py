@@ -10,16 +10,16 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from bitnet_bench.backends.llama_session import LlamaSession, Logits, Tokens, compare, opened
+from bitnet_bench.backends.llama_session import LlamaSession, Logits, TokenBatch, compare_with_checkpoint, open_session
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.backends.ternary.engine import Batch, Engine
-from bitnet_bench.checkpoints.gguf.exports import file_for
+from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.checkpoints.parity import prompt_ids
+from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.runs.records import Checkpoint
 
 
@@ -46,7 +46,7 @@ class EngineLibrary:
         """Empty the context."""
         self._rows: dict[int, list[int]] = {}
 
-    def read(self, tokens: Tokens) -> None:
+    def read(self, tokens: TokenBatch) -> None:
         """Read tokens, whose positions must follow what was read, and compute the logits that are wanted."""
         asked = []
         for token, position, sequence, wanted in zip(
@@ -70,7 +70,7 @@ class EngineLibrary:
         assert rows == len(self._found)
         return self._found
 
-    def held(self, sequence: int) -> int:
+    def count_held_tokens(self, sequence: int) -> int:
         """Return how many tokens were read of *sequence*."""
         return len(self._rows[sequence])
 
@@ -95,7 +95,7 @@ def demo() -> Checkpoint:
 def file(demo: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GgufFile:
     """Give its export."""
     monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path))
-    return file_for(demo, "tq2_0", None)
+    return open_or_export_gguf(demo, "tq2_0", None)
 
 
 def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, file: GgufFile) -> None:
@@ -106,14 +106,14 @@ def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, f
         opened.append(EngineLibrary(demo))
         return opened[-1]
 
-    parity = compare(demo, file, "tq2_0", "a runtime", load, "relu2")
+    parity = compare_with_checkpoint(demo, file, "tq2_0", "a runtime", load, "relu2")
     assert parity.fault is None
     assert parity.same_tokens
     assert parity.relative_error == pytest.approx(0, abs=1e-4)
     assert [library.closed for library in opened] == [True, True]
-    ids = [row.tolist() for row in prompt_ids(demo)]
+    ids = [row.tolist() for row in encode_prompts(demo)]
     session = LlamaSession(EngineLibrary(demo), file, load_tokenizer(demo), "tq2_0")
-    answers = in_order(session.loglikelihood([(row[:5], row[5:9]) for row in ids]))
+    answers = sort_answers(session.loglikelihood([(row[:5], row[5:9]) for row in ids]))
     for (logprob, _), row in zip(answers, ids, strict=True):
         ours = source_logits(demo, [torch.tensor(row[:8])]).log_softmax(-1)
         assert logprob == pytest.approx(sum(float(ours[i + 4, row[i + 5]]) for i in range(4)), abs=1e-3)
@@ -126,7 +126,7 @@ def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, f
 
 def test_another_activation_is_named(demo: Checkpoint, file: GgufFile) -> None:
     """A runtime that computes SiLU agrees better with the checkpoint run with SiLU than with the checkpoint."""
-    parity = compare(demo, file, "tq2_0", "a runtime", lambda only: EngineLibrary(demo, "silu"), "silu")
+    parity = compare_with_checkpoint(demo, file, "tq2_0", "a runtime", lambda only: EngineLibrary(demo, "silu"), "silu")
     assert parity.fault == "a runtime computes SiLU where the checkpoint has a squared ReLU"
 
 
@@ -144,10 +144,10 @@ def test_answers_of_another_build_or_another_file_are_kept_apart(
     """Two versions of a runtime, or two files of --gguf, shared the answers that are kept."""
     monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path))
     checkpoint = open_checkpoint("demo")
-    file = file_for(checkpoint, "tq2_0", None)
+    file = open_or_export_gguf(checkpoint, "tq2_0", None)
 
     def arithmetic(runtime: str) -> str:
-        with opened(checkpoint, file, "tq2_0", lambda _: EngineLibrary(checkpoint), runtime) as session:
+        with open_session(checkpoint, file, "tq2_0", lambda _: EngineLibrary(checkpoint), runtime) as session:
             return session.arithmetic
 
     before = arithmetic("llama.cpp 1")

@@ -15,13 +15,13 @@ from bitnet_bench.backends.llamacpp import LlamaCppBackend
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.checkpoints.parity import PROMPTS, prompt_ids
-from bitnet_bench.cli.output import notes
+from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts
+from bitnet_bench.cli.output import list_notes
 from bitnet_bench.errors import BenchError
-from bitnet_bench.measurement.candidates import Contender
+from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.protocols import RuntimeOptions, in_order
+from bitnet_bench.protocols import RuntimeOptions, sort_answers
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
@@ -39,12 +39,12 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Give a random ternary Llama of 2 layers whose rows fill blocks of 256."""
     from bitnet_bench.checkpoints.config import read_config
-    from bitnet_bench.checkpoints.random_weights import initialize
+    from bitnet_bench.checkpoints.random_weights import write_random_checkpoint
 
     config = read_config(DEMO) | {"num_hidden_layers": 2, "intermediate_size": 512, "initializer_range": 0.1}
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     folder = tmp_path_factory.mktemp("llama") / "llama"
-    initialize(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
+    write_random_checkpoint(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
     return open_checkpoint(str(folder))
 
 
@@ -60,11 +60,11 @@ def test_a_llama_passes_in_every_type(precision: Precision, llama: Checkpoint) -
 
 def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
     """The embedded BitNet has a squared ReLU: measure refuses llama.cpp, and marks the row if it is told to go on."""
-    (refused,) = measure([Contender("demo", "tq2_0", None, "llamacpp")], SHORT, meter="none")
+    (refused,) = measure([Candidate("demo", "tq2_0", None, "llamacpp")], SHORT, meter="none")
     assert not refused.costs
     assert "SiLU where the checkpoint has a squared ReLU" in refused.cost_errors["llamacpp tq2_0"]
     (told,) = measure(
-        [Contender("demo", "tq2_0", None, "llamacpp")],
+        [Candidate("demo", "tq2_0", None, "llamacpp")],
         SHORT,
         meter="none",
         options=RuntimeOptions(allow_mismatch=True),
@@ -72,19 +72,19 @@ def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:
     (cost,) = told.costs
     assert cost.parity is not None
     assert "SiLU" in str(cost.parity.fault)
-    assert any("another model" in note for note in notes([told]))
+    assert any("another model" in note for note in list_notes([told]))
 
 
 def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:
     """Log-likelihoods agree with the exact engine's, whatever stands beside them, and decoding is greedy."""
-    ids = [row.tolist() for row in prompt_ids(llama)]
+    ids = [row.tolist() for row in encode_prompts(llama)]
     requests = [(row[:5], row[5:9]) for row in ids]
     with LlamaCppBackend().open(llama, "fp16") as session:
-        together = in_order(session.loglikelihood(requests))
-        alone = [in_order(session.loglikelihood([request]))[0] for request in requests]
+        together = sort_answers(session.loglikelihood(requests))
+        alone = [sort_answers(session.loglikelihood([request]))[0] for request in requests]
         state = session.prefill([row[:6] for row in ids])
         after = session.decode(state, 2)
-        text = in_order(session.generate([ids[0]], 4, [PROMPTS[0]]))[0]
+        text = sort_answers(session.generate([ids[0]], 4, [PARITY_PROMPTS[0]]))[0]
     for (logprob, _), (single, _), row in zip(together, alone, ids, strict=True):
         ours = source_logits(llama, [torch.tensor(row[:8])]).log_softmax(-1)
         exact = sum(float(ours[i + 4, row[i + 5]]) for i in range(4))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bitnet_bench.backends.batch_size import LEAST_TOKENS, MOST_TOKENS, activation_bytes, choose_logits, choose_tokens
 from bitnet_bench.backends.batched_session import Tree
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.hf.tree_rows import ALIGNMENT, Layout, choose_rows, pack
-from bitnet_bench.protocols import in_order
+from bitnet_bench.backends.hf.tree_rows import ALIGNMENT, TreeRows, choose_rows, pack
+from bitnet_bench.protocols import sort_answers
 from tests.backends.test_branches import random_model, requests
 
 
@@ -24,10 +24,10 @@ def test_rows_give_the_answers_of_one_row(model_type: str, shared: int, budget: 
     asked = requests(shared)
     with torch.inference_mode():
         session = HFSession(random_model(model_type), None, "fp32")
-        wanted = in_order(session.loglikelihood(asked))
+        wanted = sort_answers(session.loglikelihood(asked))
         session.in_rows, session.in_flight, session.budget = True, 1, budget
-        found = in_order(session.loglikelihood(asked))
-        again = in_order(session.loglikelihood(asked))
+        found = sort_answers(session.loglikelihood(asked))
+        again = sort_answers(session.loglikelihood(asked))
     assert again == found, "a batch leaves nothing behind in the keys of the prefix"
     for (ours, greedy), (theirs, same) in zip(found, wanted, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
@@ -56,7 +56,7 @@ def test_rows_of_a_korean_task_hold_little_padding() -> None:
 
 
 def test_no_token_is_without_anything_to_attend_to() -> None:
-    layout = Layout.of([Tree((1, 2, 3), ((4,), (5, 6))), Tree((7,), ((),))], 2, 64)
+    layout = TreeRows.of([Tree((1, 2, 3), ((4,), (5, 6))), Tree((7,), ((),))], 2, 64)
     mask = layout.mask(2, torch.device("cpu"), torch.float32)
     assert mask.shape[2:] == (layout.ids.shape[1], layout.ids.shape[1] + 2)
     assert bool((mask == 0).any(-1).all()), "a row of -inf is NaN, and NaN spreads"

@@ -12,7 +12,7 @@ import torch
 
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, MOST_SLOTS, Slots
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from tests.backends.test_branches import random_model
 
 Work = Callable[[], None]
@@ -97,8 +97,8 @@ def test_prompts_of_other_lengths_are_continued_side_by_side_as_alone() -> None:
     asked = prompts([3, 40, 17, 17, 1, 60, 25, 8, 33, 2])
     with torch.inference_mode():
         plain, slotted = sessions("llama", graphs)
-        wanted = in_order(plain.generate(asked, 12, ["17 "]))
-        found = in_order(slotted.generate(asked, 12, ["17 "]))
+        wanted = sort_answers(plain.generate(asked, 12, ["17 "]))
+        found = sort_answers(slotted.generate(asked, 12, ["17 "]))
     assert found == wanted
     assert graphs.captured == 1, "one batch, which the growing cache cannot have"
 
@@ -135,9 +135,9 @@ def test_rows_of_a_model_that_does_not_branch_are_padded_and_score_the_same() ->
     asked = requests()
     with torch.inference_mode():
         session = HFSession(random_model("mistral"), None, "fp32")
-        wanted = in_order(session.loglikelihood(asked))
+        wanted = sort_answers(session.loglikelihood(asked))
         session.in_rows, session.budget = True, 400
-        found = in_order(session.loglikelihood(asked))
+        found = sort_answers(session.loglikelihood(asked))
     for (ours, greedy), (theirs, same) in zip(found, wanted, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
         assert greedy == same

@@ -13,11 +13,11 @@ from bitnet_bench.backends.ternary import Int8HeadBackend, TernaryBackend
 from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.ternary import kernel
 
 pytestmark = [
-    pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here"),
+    pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here"),
     pytest.mark.usefixtures("on_the_cpu"),
 ]
 
@@ -37,9 +37,9 @@ def test_log_probabilities_are_those_of_hf() -> None:
     """60 random requests on the embedded checkpoint: to 1e-4 of a nat where no activation was rounded otherwise."""
     asked, checkpoint = requests(60), open_checkpoint("demo")
     with HFBackend().open(checkpoint, "ternary") as session:
-        expected = in_order(session.loglikelihood(asked))
+        expected = sort_answers(session.loglikelihood(asked))
     with TernaryBackend().open(checkpoint, "ternary") as session:
-        found = in_order(session.loglikelihood(asked))
+        found = sort_answers(session.loglikelihood(asked))
     errors = sorted(abs(a - b) for (a, _), (b, _) in zip(expected, found, strict=True))
     assert errors[len(errors) // 2] < 1e-4
     assert errors[-1] < 0.2
@@ -51,10 +51,10 @@ def test_prompts_of_any_length_are_written_on_in_one_batch() -> None:
     prompts = [context for context, _ in requests(6)]
     checkpoint = open_checkpoint("demo")
     with HFBackend().open(checkpoint, "ternary") as session:
-        expected = in_order(session.generate(prompts, 12, []))
+        expected = sort_answers(session.generate(prompts, 12, []))
     with TernaryBackend().open(checkpoint, "ternary") as session:
-        assert in_order(session.generate(prompts, 12, [])) == expected
-        assert [in_order(session.generate([prompt], 12, []))[0] for prompt in prompts] == expected
+        assert sort_answers(session.generate(prompts, 12, [])) == expected
+        assert [sort_answers(session.generate([prompt], 12, []))[0] for prompt in prompts] == expected
 
 
 def test_the_footprint_is_two_bits_a_weight() -> None:
@@ -79,10 +79,10 @@ def test_another_architecture_runs_as_modules_on_the_kernel(tmp_path: Path) -> N
     AutoTokenizer.from_pretrained(open_checkpoint("demo").path).save_pretrained(tmp_path)
     asked, checkpoint = requests(5), open_checkpoint(str(tmp_path))
     with HFBackend().open(checkpoint, "ternary") as session:
-        expected = in_order(session.loglikelihood(asked))
+        expected = sort_answers(session.loglikelihood(asked))
     with TernaryBackend().open(checkpoint, "ternary") as session:
         assert not isinstance(session, TernarySession)
-        found = in_order(session.loglikelihood(asked))
+        found = sort_answers(session.loglikelihood(asked))
     assert [ll for ll, _ in found] == pytest.approx([ll for ll, _ in expected], abs=1e-4)
     with pytest.raises(BenchError, match="model_type mistral"), Int8HeadBackend().open(checkpoint, "ternary"):
         pass

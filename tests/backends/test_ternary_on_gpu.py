@@ -19,12 +19,12 @@ from bitnet_bench.backends.ternary.inference import GPU_VARIABLE, TernarySession
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.gpu import Card, Gpu
+from bitnet_bench.machine.gpu import CardState, Gpu
 from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.ternary import kernel
 from tests.machine.test_gpu import H100
 
-needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+needs_kernel = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 
 
 class OpenedError(Exception):
@@ -44,7 +44,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.dtype]]:
     return found
 
 
-def use(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(card: CardState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "inspect_card", lambda: card)
 
 
@@ -116,7 +116,7 @@ def test_an_unknown_value_of_the_variable_is_refused(monkeypatch: pytest.MonkeyP
 def test_without_the_cpu_kernel_a_gpu_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The GPU needs no C compiler."""
     use(H100, monkeypatch)
-    monkeypatch.setenv(kernel.VARIABLE, "off")
+    monkeypatch.setenv(kernel.KERNEL_VARIABLE, "off")
     assert TernaryBackend().find_obstacle(open_checkpoint("demo")) is None
 
 

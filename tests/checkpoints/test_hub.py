@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.checkpoints.hub import card, pull, push
+from bitnet_bench.checkpoints.hub import make_card, pull_checkpoint, push_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
@@ -67,23 +67,23 @@ def trained(tmp_path: Path) -> Path:
 
 def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Path) -> None:
     """The same weights; privately unless told otherwise; no masters, no event files, no record with paths."""
-    text = push(trained, "org/name", private=True, runs=[], hub=hub)
+    text = push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
     assert hub.private == {"org/name": True}
     sent = {file.name for file in (tmp_path / "hub/org/name").rglob("*")}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= sent
     assert not {"masters", "tensorboard", "finetune.json"} & sent
-    found = pull("org/name", tmp_path / "pulled", hub=hub)
+    found = pull_checkpoint("org/name", tmp_path / "pulled", hub=hub)
     assert found.sha256 in text
     assert (tmp_path / "pulled/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
 def test_a_card_says_how_the_model_came_about_and_names_no_file(trained: Path) -> None:
     """Settings, steps and losses are those of the record; a path on the publisher's machine is nobody's business."""
-    from bitnet_bench.checkpoints.inspect import inspect
+    from bitnet_bench.checkpoints.inspect import inspect_folder
     from bitnet_bench.runs.records import FinetuneRecord
 
     record = FinetuneRecord.model_validate_json((trained / "finetune.json").read_text(encoding="utf-8"))
-    text = card(inspect(trained), record)
+    text = make_card(inspect_folder(trained), record)
     assert "| `learning_rate` | 0.001 |" in text
     assert f"{record.train_loss:.4f} nats" in text
     assert "비밀" not in text
@@ -92,7 +92,7 @@ def test_a_card_says_how_the_model_came_about_and_names_no_file(trained: Path) -
 
 def test_a_card_of_somebody_is_kept(hub: Any, trained: Path) -> None:
     (trained / "README.md").write_text("# 내가 쓴 카드\n", encoding="utf-8")
-    push(trained, "org/name", private=False, runs=[], hub=hub)
+    push_checkpoint(trained, "org/name", private=False, runs=[], hub=hub)
     assert (trained / "README.md").read_text(encoding="utf-8") == "# 내가 쓴 카드\n"
 
 
@@ -101,21 +101,21 @@ def test_scores_of_other_weights_are_refused(hub: Any, trained: Path, tmp_path: 
     run = tmp_path / "run"
     tasks = select_tasks(["sample"])[:1]
     evaluate(str(trained), tasks, run)
-    assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push(trained, "o/n", private=True, runs=[run], hub=hub)
+    assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push_checkpoint(trained, "o/n", private=True, runs=[run], hub=hub)
     evaluate("demo", tasks, tmp_path / "other")
     with pytest.raises(BenchError, match="scores of other weights"):
-        push(trained, "o/n", private=True, runs=[tmp_path / "other"], hub=hub)
+        push_checkpoint(trained, "o/n", private=True, runs=[tmp_path / "other"], hub=hub)
 
 
 def test_a_hub_that_says_no_is_a_sentence_and_leaves_nothing(hub: Any, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="did not take or give org/none: 404"):
-        pull("org/none", tmp_path / "out", hub=hub)
+        pull_checkpoint("org/none", tmp_path / "out", hub=hub)
     (tmp_path / "hub/org/empty").mkdir(parents=True)
     with pytest.raises(BenchError, match="is not a checkpoint"):
-        pull("org/empty", tmp_path / "out", hub=hub)
+        pull_checkpoint("org/empty", tmp_path / "out", hub=hub)
     assert [path.name for path in tmp_path.iterdir()] == ["hub"]
     full = tmp_path / "full"
     full.mkdir()
     (full / "x").touch()
     with pytest.raises(BenchError, match="is not empty"):
-        pull("org/name", full, hub=hub)
+        pull_checkpoint("org/name", full, hub=hub)

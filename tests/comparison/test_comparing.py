@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bitnet_bench.comparison import compare
-from bitnet_bench.comparison.comparing import verdict
-from bitnet_bench.comparison.words import headline, signed
+from bitnet_bench.comparison.comparing import decide_verdict
+from bitnet_bench.comparison.words import format_headline, format_signed
 from bitnet_bench.runs.records import Example
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
@@ -33,7 +33,7 @@ def test_no_difference_is_not_equality(
     difference: float, p: float, equivalence_p: float | None, lower_is_better: bool, expected: str
 ) -> None:
     """A difference, equality within the margin, and knowing too little are told apart."""
-    assert verdict(difference, p, equivalence_p, lower_is_better) == expected
+    assert decide_verdict(difference, p, equivalence_p, lower_is_better) == expected
 
 
 def test_a_clear_difference_is_found(make_results: Any) -> None:
@@ -45,8 +45,8 @@ def test_a_clear_difference_is_found(make_results: Any) -> None:
     assert one.low < -40.0 < one.high < 0.0
     assert found.mean is not None
     assert found.mean.verdict == "worse"
-    assert "‘a’ is 40.0 points worse than ‘b’" in headline(found).en
-    assert "‘a’ 쪽이 ‘b’보다 40.0점 낮다" in headline(found).ko
+    assert "‘a’ is 40.0 points worse than ‘b’" in format_headline(found).en
+    assert "‘a’ 쪽이 ‘b’보다 40.0점 낮다" in format_headline(found).ko
 
 
 def test_a_run_compared_with_itself_is_equal_where_there_are_examples_enough(make_results: Any) -> None:
@@ -111,7 +111,7 @@ def test_other_data_prompts_and_versions_are_refused(fields: dict[str, Any], sai
     assert found.differences == ()
     assert found.mean is None
     assert any(said in words.en for words in found.refused[0].differs)
-    assert "cannot be compared" in headline(found).en
+    assert "cannot be compared" in format_headline(found).en
 
 
 def test_another_version_of_this_package_is_refused(make_results: Any) -> None:
@@ -166,4 +166,4 @@ def test_ten_thousand_examples_are_compared_in_a_second(make_results: Any) -> No
 
 def test_signs() -> None:
     """A difference has a true minus sign, and what rounds to zero has none."""
-    assert [signed(value) for value in (-1.25, 2.0, -0.01)] == ["−1.2", "+2.0", "0.0"]
+    assert [format_signed(value) for value in (-1.25, 2.0, -0.01)] == ["−1.2", "+2.0", "0.0"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.comparison import Comparison, compare
-from bitnet_bench.comparison.formats import as_csv, as_json, as_latex, as_markdown
+from bitnet_bench.comparison.formats import format_csv, format_json, format_latex, format_markdown
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
 
@@ -25,14 +25,14 @@ def comparison(make_results: Any) -> Comparison:
 
 def test_json_holds_everything(comparison: Comparison) -> None:
     """The JSON is the record with its sentence, and reads back as the same comparison."""
-    fields = json.loads(as_json(comparison))
+    fields = json.loads(format_json(comparison))
     assert "20.0 points worse" in fields.pop("headline")
     assert Comparison.model_validate(fields) == comparison
 
 
 def test_csv_has_numbers_that_are_not_rounded(comparison: Comparison) -> None:
     """A row a task, each with every column; a refused task has no number and its reason."""
-    rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    rows = list(csv.DictReader(io.StringIO(format_csv(comparison))))
     assert [row["task"] for row in rows] == ["s:t", "s:u", "s:v|w"]
     assert float(rows[0]["difference"]) == comparison.differences[0].difference
     assert rows[0]["verdict"] == "worse"
@@ -43,14 +43,14 @@ def test_csv_has_numbers_that_are_not_rounded(comparison: Comparison) -> None:
 
 def test_markdown_is_a_table_whatever_names_hold(comparison: Comparison) -> None:
     """Every row of the table has as many cells, and a bar in a name is escaped."""
-    table = [line for line in as_markdown(comparison).splitlines() if line.startswith("|")]
+    table = [line for line in format_markdown(comparison).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table} == {12}
-    assert "s:v\\|w" in as_markdown(comparison)
+    assert "s:v\\|w" in format_markdown(comparison)
 
 
 def test_latex_escapes_names(comparison: Comparison) -> None:
     """Underscores are escaped, and a minus is a minus."""
-    text = as_latex(comparison)
+    text = format_latex(comparison)
     assert r"macro\_f1" not in text
     assert r"a\_1" in text
     assert "$-$40.0" in text

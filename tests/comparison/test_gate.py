@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.comparison.conditions import judge, parse
+from bitnet_bench.comparison.conditions import evaluate_condition, parse_condition
 from bitnet_bench.errors import BenchError, UsageError
 
 GOOD, BAD = [1.0] * 90 + [0.0] * 10, [1.0] * 50 + [0.0] * 50
@@ -35,7 +35,7 @@ def test_a_condition_is_about_a_task_or_the_mean_of_a_suite(
     text: str, holds: bool, difference: float, runs: Any
 ) -> None:
     """A task's difference, or the mean over those of a suite, is held against the bound."""
-    outcome = judge(parse(text, *runs), *runs)
+    outcome = evaluate_condition(parse_condition(text, *runs), *runs)
     assert outcome.holds is holds
     assert outcome.difference == pytest.approx(difference)
 
@@ -53,7 +53,7 @@ def test_a_condition_is_about_a_task_or_the_mean_of_a_suite(
 def test_a_wrong_condition_names_the_nearest_right_one(text: str, hint: str, runs: Any) -> None:
     """What cannot be read is wrong use of the command line, and says what was meant."""
     with pytest.raises(UsageError) as error:
-        parse(text, *runs)
+        parse_condition(text, *runs)
     assert hint in error.value.hint
 
 
@@ -62,4 +62,4 @@ def test_a_condition_over_what_cannot_be_compared_fails_loudly(make_results: Any
     a = make_results("a", {"kobest:boolq": BAD})
     b = make_results("b", {"kobest:boolq": BAD}, data={"kobest:boolq": "f" * 64})
     with pytest.raises(BenchError, match="kobest:boolq cannot be compared"):
-        judge(parse("kobest.accuracy < -1", a, b), a, b)
+        evaluate_condition(parse_condition("kobest.accuracy < -1", a, b), a, b)

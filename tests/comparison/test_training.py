@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from bitnet_bench.cli import app
 from bitnet_bench.comparison.training import training_notices
 from bitnet_bench.reports.html import HTMLReport
-from bitnet_bench.reports.write import report
-from bitnet_bench.runs.folder import TRAINING, save_record, save_samples
+from bitnet_bench.reports.write import write_report
+from bitnet_bench.runs.folder import TRAINING_FILE, save_record, save_samples
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
@@ -93,7 +93,7 @@ def test_the_commands_say_so(command: str, pair: tuple[Any, Any], tmp_path: Path
         folder, checkpoint = tmp_path / run.record.name, tmp_path / f"{run.record.name}-model"
         checkpoint.mkdir()
         training = trained(run, rows=rows).training
-        (checkpoint / TRAINING).write_text(training.model_dump_json(), encoding="utf-8")
+        (checkpoint / TRAINING_FILE).write_text(training.model_dump_json(), encoding="utf-8")
         samples = {task: save_samples(folder, task, examples) for task, examples in run.examples.items()}
         there = run.record.checkpoint.model_copy(update={"path": str(checkpoint)})
         save_record(folder, run.record.model_copy(update={"samples": samples, "checkpoint": there}))
@@ -101,5 +101,5 @@ def test_the_commands_say_so(command: str, pair: tuple[Any, Any], tmp_path: Path
     if command == "compare":
         told = CliRunner().invoke(app, ["compare", *map(str, folders)]).stderr
     else:
-        told = " ".join(notice.what.en for notice in report(folders, tmp_path / "report.html")[1])
+        told = " ".join(notice.what.en for notice in write_report(folders, tmp_path / "report.html")[1])
     assert "their training rows differ (8 and 20 rows)" in told

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.data.aihub import NO_ANSWER
+from bitnet_bench.data.aihub import NO_ANSWER_TEXT
 from bitnet_bench.data.rows import Row, convert_data, read_rows
 from bitnet_bench.errors import BenchError
-from bitnet_bench.training.inputs import check_data
+from bitnet_bench.training.inputs import inspect_data_files
 
 
 def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
@@ -114,7 +114,7 @@ def test_a_document_is_summarized_in_its_newer_and_its_older_form(tmp_path: Path
 
 def test_every_question_is_a_row_and_one_without_an_answer_says_so(tmp_path: Path) -> None:
     rows = [texts(row) for row in read(QUESTIONS, tmp_path)]
-    assert [answer for _, answer in rows] == ["저녁 일곱 시", NO_ANSWER, "등대지기"]
+    assert [answer for _, answer in rows] == ["저녁 일곱 시", NO_ANSWER_TEXT, "등대지기"]
     assert rows[0][0] == (
         "다음 글을 읽고 질문에 답하세요.\n\n등대지기는 매일 저녁 일곱 시에 불을 켠다.\n\n질문: 불은 언제 켜지나?"
     )
@@ -159,7 +159,7 @@ def test_such_files_are_checked_and_converted_like_any(tmp_path: Path) -> None:
     broken = {"data": [*DIALOGUES["data"], {"body": {}}, *DIALOGUES["data"]]}  # type: ignore[misc]
     file = tmp_path / "hub.json"
     file.write_text(json.dumps(broken, ensure_ascii=False), encoding="utf-8")
-    (checked,) = check_data([file])
+    (checked,) = inspect_data_files([file])
     unread = {found.reason.split('"')[1] for found in checked.findings if found.kind == "unread"}
     assert unread == {
         "header.dialogueInfo.dialogueID",

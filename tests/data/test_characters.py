@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.data.characters import find_characters
-from bitnet_bench.data.checking import check
+from bitnet_bench.data.checking import examine_rows
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_every_side_of_a_row_is_looked_at(tmp_path: Path, tokenizer: Any) -> Non
         {"prompt": "산", "chosen": "네", "rejected": "아니\x07"},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = check(file, tokenizer, "plain", 512, {}, str).findings
+    found = examine_rows(file, tokenizer, "plain", 512, {}, str).findings
     assert [(f.line, f.kind) for f in found] == [(1, "invisible"), (2, "damaged"), (3, "control")]

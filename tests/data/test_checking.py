@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bitnet_bench import cli
-from bitnet_bench.data.checking import Checked, check, histogram, quantiles
+from bitnet_bench.data.checking import FileFindings, examine_rows, length_histogram, length_quantiles
 from bitnet_bench.data.rows import convert_data, read_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.evaluation.tasks import normalised
+from bitnet_bench.evaluation.tasks import normalise_text
 
 GOOD = {"prompt": "한국의 수도는?", "response": "서울이에요."}
 TESTED = "이 문장은 시험지에 그대로 실려 있는 아주 긴 문장이다."
@@ -29,8 +29,8 @@ def write(folder: Path, *rows: dict[str, Any] | str) -> Path:
     return file
 
 
-def checked(file: Path, tokenizer: Any, max_length: int = 4096) -> Checked:
-    return check(file, tokenizer, "dialogue", max_length, {normalised(TESTED): "suite:task"}, normalised)
+def checked(file: Path, tokenizer: Any, max_length: int = 4096) -> FileFindings:
+    return examine_rows(file, tokenizer, "dialogue", max_length, {normalise_text(TESTED): "suite:task"}, normalise_text)
 
 
 def test_every_finding_has_its_line(tmp_path: Path, tokenizer: Any) -> None:
@@ -64,14 +64,14 @@ def test_every_finding_has_its_line(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_lengths_are_those_that_training_sees(tmp_path: Path, tokenizer: Any) -> None:
     """Tokens with template and special tokens, and those with loss; a row over the limit says by how many."""
-    from bitnet_bench.data.tokenizing import IGNORED, encode
+    from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_rows
 
     pair = {"prompt": "질문", "chosen": "네.", "rejected": "응."}
     file = write(tmp_path, GOOD, pair, {"text": "오늘 날씨는 맑아요."})
-    (example,) = encode(read_rows(file)[:1], tokenizer, "dialogue", 512, pretrain=False).examples
+    (example,) = tokenize_rows(read_rows(file)[:1], tokenizer, "dialogue", 512, pretrain=False).examples
     found = checked(file, tokenizer, len(example.input_ids) - 3)
     assert found.tokens[0] == len(example.input_ids)
-    assert found.response_tokens[0] == sum(label != IGNORED for label in example.labels)
+    assert found.response_tokens[0] == sum(label != IGNORED_LABEL for label in example.labels)
     assert "3 too many" in next(f.reason for f in found.findings if f.line == 1)
     assert found.tokens[2] == found.response_tokens[2]
 
@@ -84,7 +84,7 @@ def test_a_dialogue_that_a_chat_template_has_no_prompt_for_is_found(
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}"
     turns = [{"role": "model", "content": "어서 오세요."}, {"role": "user", "content": "네"}]
     file = write(tmp_path, {"messages": turns}, GOOD)
-    found = check(file, tokenizer, "auto", 512, {}, normalised)
+    found = examine_rows(file, tokenizer, "auto", 512, {}, normalise_text)
     assert [(f.line, f.kind) for f in found.findings] == [(1, "bad")]
     assert len(found.tokens) == 1
 
@@ -92,13 +92,13 @@ def test_a_dialogue_that_a_chat_template_has_no_prompt_for_is_found(
 def test_quantiles_and_histogram() -> None:
     """Of known lengths; of one; of none."""
     lengths = tuple(range(1, 101))
-    assert quantiles(lengths) == {
+    assert length_quantiles(lengths) == {
         "least": 1, "median": 50.5, "p95": pytest.approx(95.05), "p99": pytest.approx(99.01), "greatest": 100,
         "mean": 50.5, "sum": 5050,
     }  # fmt: skip
-    assert quantiles((7,))["p99"] == 7
-    assert (quantiles(()), histogram(())) == ({}, [])
-    assert histogram((1, 2, 3, 9)) == [(1, 1, 1), (2, 3, 2), (4, 7, 0), (8, 15, 1)]
+    assert length_quantiles((7,))["p99"] == 7
+    assert (length_quantiles(()), length_histogram(())) == ({}, [])
+    assert length_histogram((1, 2, 3, 9)) == [(1, 1, 1), (2, 3, 2), (4, 7, 0), (8, 15, 1)]
 
 
 def test_converted_rows_are_the_same_rows(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_the_command_finds_rows_of_a_suite(
 ) -> None:
     """A row made of an embedded test row is an overlap, and the exit status says so; stats are JSON as well."""
     ((suite, task),) = select_tasks(["sample"], ["sentineg"])
-    from bitnet_bench.evaluation.tasks import Setting, build_task
+    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
-    docs = build_task(suite, task, Setting()).lm_task.test_docs()
-    text = next(t for doc in docs for t in doc.values() if isinstance(t, str) and len(normalised(t)) >= 20)
+    docs = build_task(suite, task, TaskSettings()).lm_task.test_docs()
+    text = next(t for doc in docs for t in doc.values() if isinstance(t, str) and len(normalise_text(t)) >= 20)
     file = write(tmp_path, GOOD, {"prompt": f"감정을 말하세요: {text}", "response": "긍정"})
 
     def bench(*words: str) -> int:

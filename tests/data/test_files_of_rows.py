@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench import cli
-from bitnet_bench.data.jsonl import BadRowError, nfc_json, numbered_lines, read_json
+from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines, read_json
 from bitnet_bench.data.rows import Row, Turn, read_rows
 from bitnet_bench.errors import BenchError
 
@@ -154,11 +154,11 @@ def test_any_strings_come_back_in_nfc(value: dict[str, str], escaped: bool) -> N
 )
 def test_json_that_would_lose_something_is_refused(line: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        nfc_json(line)
+        parse_nfc_json(line)
 
 
 def test_a_whole_emoji_that_is_escaped_is_read() -> None:
-    assert nfc_json('"\\ud83d\\ude00"') == "😀"
+    assert parse_nfc_json('"\\ud83d\\ude00"') == "😀"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -171,12 +171,12 @@ def test_any_bytes_are_lines_or_a_sentence(content: bytes, name: str, tmp_path: 
     file.write_bytes(content)
     values: list[Any] = []
     try:
-        lines = list(numbered_lines(file))
+        lines = list(read_numbered_lines(file))
     except BenchError:
         return
     for number, line in lines:
         assert number >= 1
         try:
-            values.append(nfc_json(line))
+            values.append(parse_nfc_json(line))
         except BadRowError:
             continue

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.templates import find_chat_template, find_turn_end, render
-from bitnet_bench.data.tokenizing import Learned, encode, tokenize
+from bitnet_bench.data.templates import find_chat_template, find_turn_end, render_row
+from bitnet_bench.data.tokenizing import LearnedTokens, tokenize_rows, tokenize
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -54,7 +54,7 @@ def own_tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
 @pytest.mark.parametrize("learned", ["everything", "responses"])
 @pytest.mark.parametrize("begins", ["", "{{ bos_token }}"])
 def test_a_chat_template_trains_on_one_bos_as_evaluation_asks_with_one(
-    begins: str, learned: Learned, own_tokenizer: Any
+    begins: str, learned: LearnedTokens, own_tokenizer: Any
 ) -> None:
     """Whether the template writes BOS or leaves it to the tokenizer: the prompt's tokens are those of evaluation."""
     own_tokenizer.chat_template = begins + TURNS
@@ -66,7 +66,7 @@ def test_a_chat_template_trains_on_one_bos_as_evaluation_asks_with_one(
 
 
 @pytest.mark.parametrize("learned", ["everything", "responses"])
-def test_a_row_that_brings_its_bos_and_eos_has_one_of_each(learned: Learned, own_tokenizer: Any) -> None:
+def test_a_row_that_brings_its_bos_and_eos_has_one_of_each(learned: LearnedTokens, own_tokenizer: Any) -> None:
     """In running text and in an answer."""
     texts = [Row((Turn("text", text),)) for text in ("수도는 서울", "<s>수도는 서울</s>")]
     (bare,), (whole,) = tokenize(texts, own_tokenizer, "plain", learned)
@@ -99,10 +99,10 @@ def test_a_named_template_is_carried_as_the_jinja_that_writes_the_same(
     turns = [Turn(role, text) for pair in said for role, text in zip(("user", "model"), pair, strict=True)]  # type: ignore[arg-type]
     row = Row((*([Turn("system", system)] if system is not None else []), *turns))
     carried = find_chat_template(name, [row], tokenizer)
-    rendered = render(row, name, tokenizer)
-    assert tokenizer.apply_chat_template(row.messages(), chat_template=carried, tokenize=False) == rendered.text
+    rendered = render_row(row, name, tokenizer)
+    assert tokenizer.apply_chat_template(row.to_messages(), chat_template=carried, tokenize=False) == rendered.text
     prompt = tokenizer.apply_chat_template(
-        row.messages()[:-1], chat_template=carried, tokenize=False, add_generation_prompt=True
+        row.to_messages()[:-1], chat_template=carried, tokenize=False, add_generation_prompt=True
     )
     assert rendered.text[: rendered.responses[-1][0]] == prompt
 
@@ -139,7 +139,7 @@ def test_choices_are_asked_behind_the_empty_thought_that_training_learns(own_tok
     lm.asks_choices = True
     asked = lm.apply_chat_template(question)
     assert asked == "<|user|>\n질문\n<|assistant|>\n<think>\n\n</think>\n\n"
-    assert render(ROW, "chat", own_tokenizer).text.startswith(f"{asked}답")
+    assert render_row(ROW, "chat", own_tokenizer).text.startswith(f"{asked}답")
 
 
 def test_a_trained_checkpoint_carries_its_template_and_the_end_of_its_turns(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_a_trained_checkpoint_carries_its_template_and_the_end_of_its_turns(tmp_
     assert load_tokenizer(made).chat_template == TURNS
     saved = json.loads((tmp_path / "out/generation_config.json").read_text(encoding="utf-8"))
     assert {1, 5} <= set(saved["eos_token_id"])
-    encoded = encode([ROW], load_tokenizer(made), "auto", 512, pretrain=False)
-    assert encoded.examples == encode([ROW], load_tokenizer(checkpoint), str(template), 512, pretrain=False).examples
+    encoded = tokenize_rows([ROW], load_tokenizer(made), "auto", 512, pretrain=False)
+    assert encoded.examples == tokenize_rows([ROW], load_tokenizer(checkpoint), str(template), 512, pretrain=False).examples
 
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -191,7 +191,7 @@ def test_a_template_that_loops_multiplies_or_fails_is_a_sentence(
     own_tokenizer.chat_template = template
     lm = SessionLM(Silent(own_tokenizer))  # type: ignore[arg-type]
     for use in (
-        lambda: render(ROW, "chat", own_tokenizer),
+        lambda: render_row(ROW, "chat", own_tokenizer),
         lambda: lm.apply_chat_template([{"role": "user", "content": "질문"}]),
     ):
         with pytest.raises(BenchError, match=f"does not take this row: .*({said})"):

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.data.row_packing import ISOLATING, pack
-from bitnet_bench.data.tokenizing import IGNORED, Example
+from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.row_packing import ISOLATING_ARCHITECTURES, pack_examples
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
@@ -25,19 +25,19 @@ PAD = 2
 MAX_LENGTH = 32
 
 
-def documents(lengths: list[int], prompt: int = 1) -> list[Example]:
+def documents(lengths: list[int], prompt: int = 1) -> list[TrainingExample]:
     """Return documents of random tokens, the loss on all but the first *prompt* of each."""
     generator = torch.Generator().manual_seed(5)
     drawn = [torch.randint(3, 300, (length,), generator=generator).tolist() for length in lengths]
-    return [Example(ids, [IGNORED] * prompt + ids[prompt:]) for ids in drawn]
+    return [TrainingExample(ids, [IGNORED_LABEL] * prompt + ids[prompt:]) for ids in drawn]
 
 
-def parts_of(packed: Example) -> list[Example]:
+def parts_of(packed: TrainingExample) -> list[TrainingExample]:
     """Return the documents of a packed sequence, taken apart by its parts."""
     found, start = [], 0
     for length in packed.parts or (len(packed.input_ids),):
         end = start + length
-        found.append(Example(packed.input_ids[start:end], packed.labels[start:end]))
+        found.append(TrainingExample(packed.input_ids[start:end], packed.labels[start:end]))
         start = end
     assert start == len(packed.input_ids) == len(packed.labels)
     return found
@@ -51,18 +51,18 @@ LENGTHS = st.lists(st.integers(2, MAX_LENGTH), min_size=1, max_size=60)
 def test_every_document_is_there_once_and_whole(lengths: list[int]) -> None:
     """Taken apart again the sequences are the documents, with their labels, and no sequence is too long."""
     given_documents = documents(lengths)
-    packed = pack(given_documents, MAX_LENGTH)
+    packed = pack_examples(given_documents, MAX_LENGTH)
     assert all(len(one.input_ids) <= MAX_LENGTH for one in packed)
     found = [part for one in packed for part in parts_of(one)]
     assert Counter(map(repr, found)) == Counter(map(repr, given_documents))
-    assert pack(given_documents, MAX_LENGTH) == packed
+    assert pack_examples(given_documents, MAX_LENGTH) == packed
 
 
 @settings(deadline=None)
 @given(LENGTHS)
 def test_no_document_would_have_fitted_into_an_earlier_sequence(lengths: list[int]) -> None:
     """First fit: the shortest document of a sequence has no room in any sequence before it."""
-    packed = pack(documents(lengths), MAX_LENGTH)
+    packed = pack_examples(documents(lengths), MAX_LENGTH)
     for i, later in enumerate(packed):
         shortest = min(later.parts or (len(later.input_ids),))
         earlier = [sum(n for n in one.parts or (len(one.input_ids),) if n >= shortest) for one in packed[:i]]
@@ -71,36 +71,36 @@ def test_no_document_would_have_fitted_into_an_earlier_sequence(lengths: list[in
 
 def test_the_first_token_of_a_document_has_no_label() -> None:
     """It would be predicted from the end of another document."""
-    (packed,) = pack(documents([4, 3, 2], prompt=0), MAX_LENGTH)
+    (packed,) = pack_examples(documents([4, 3, 2], prompt=0), MAX_LENGTH)
     assert packed.parts == (4, 3, 2)
-    assert [i for i, label in enumerate(packed.labels) if label == IGNORED] == [0, 4, 7]
+    assert [i for i, label in enumerate(packed.labels) if label == IGNORED_LABEL] == [0, 4, 7]
 
 
 def test_a_document_longer_than_a_sequence_stays_alone_and_whole() -> None:
     long, short = documents([40, 5])
-    assert [one.input_ids for one in pack([long, short], MAX_LENGTH)] == [long.input_ids, short.input_ids]
+    assert [one.input_ids for one in pack_examples([long, short], MAX_LENGTH)] == [long.input_ids, short.input_ids]
 
 
 def test_positions_restart_at_every_document_and_at_the_padding() -> None:
     """And there is no attention mask, in whose presence transformers would not keep documents apart."""
-    packed = [*pack(documents([3, 2]), 5), *documents([4])]
-    batch = Collator(PAD)([Item((one,)) for one in packed])
+    packed = [*pack_examples(documents([3, 2]), 5), *documents([4])]
+    batch = Collator(PAD)([BatchItem((one,)) for one in packed])
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]]
     assert batch["input_ids"][1, -1] == PAD
-    assert batch["labels"][1, -1] == IGNORED
+    assert batch["labels"][1, -1] == IGNORED_LABEL
     assert "attention_mask" not in batch
 
 
 def test_batches_without_packed_examples_have_a_mask_and_no_positions() -> None:
-    batch = Collator(PAD).padded(documents([3, 2]))
+    batch = Collator(PAD).pad_examples(documents([3, 2]))
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert "position_ids" not in batch
-    assert set(Collator(PAD).padded(documents([3, 3]))) == {"input_ids", "labels"}
+    assert set(Collator(PAD).pad_examples(documents([3, 3]))) == {"input_ids", "labels"}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("architecture", sorted(ISOLATING))
+@pytest.mark.parametrize("architecture", sorted(ISOLATING_ARCHITECTURES))
 def test_a_packed_document_is_computed_as_if_it_were_alone(
     architecture: str, batch_size: int, attention: str, tiny_model: Callable[[str], Path]
 ) -> None:
@@ -109,14 +109,14 @@ def test_a_packed_document_is_computed_as_if_it_were_alone(
 
     folder = tiny_model(architecture)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
-    packed = pack(documents([20, 17, 9, 8, 5, 2], prompt=2), MAX_LENGTH)
+    packed = pack_examples(documents([20, 17, 9, 8, 5, 2], prompt=2), MAX_LENGTH)
     assert len(packed) == 2
     assert len({len(one.input_ids) for one in packed}) == 2  # so that a batch of both is padded
     collator = Collator(PAD)
     total, count = torch.zeros(()), 0
     with torch.no_grad():
         for start in range(0, len(packed), batch_size):
-            batch = collator.padded(packed[start : start + batch_size])
+            batch = collator.pad_examples(packed[start : start + batch_size])
             loss, labelled = response_loss(model, batch)
             total, count = total + loss, count + labelled
             inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
@@ -124,7 +124,7 @@ def test_a_packed_document_is_computed_as_if_it_were_alone(
             for row, one in zip(logits, packed[start : start + batch_size], strict=True):
                 alone = [model(torch.tensor([part.input_ids])).logits[0] for part in parts_of(one)]
                 torch.testing.assert_close(row[: len(one.input_ids)], torch.cat(alone), rtol=1e-4, atol=1e-4)
-        apart = [response_loss(model, collator.padded([part])) for one in packed for part in parts_of(one)]
+        apart = [response_loss(model, collator.pad_examples([part])) for one in packed for part in parts_of(one)]
     assert count == sum(labelled for _, labelled in apart)
     torch.testing.assert_close(total, torch.stack([loss for loss, _ in apart]).sum(), rtol=1e-5, atol=1e-4)
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.data.checking import Checked, check
-from bitnet_bench.data.rows import BadRowError, Row, Turn, as_fields, convert_data, parse_row, read_rows, read_value
+from bitnet_bench.data.checking import FileFindings, examine_rows
+from bitnet_bench.data.rows import BadRowError, Row, Turn, row_to_fields, convert_data, parse_row, read_rows, read_value
 from bitnet_bench.data.shapes import AROUND, SHAPES
-from bitnet_bench.data.templates import choose, render_sequences
+from bitnet_bench.data.templates import choose_template, render_sequences
 from bitnet_bench.errors import BenchError
 
 ASK, ANSWER, WORSE, SYSTEM = "바다는 왜 짠가요?", "소금이 녹아 있어요.", "몰라요.", "짧게 답하세요."
@@ -105,7 +105,7 @@ def test_a_public_shape_of_preference_pairs_is_read_whole(name: str) -> None:
     fields, expected = CHOSEN[name]
     row, unread = read_value(fields)
     assert (turns_of(row), row.rejected, unread) == (expected, WORSE, ())
-    assert read_value(as_fields(row))[0] == row
+    assert read_value(row_to_fields(row))[0] == row
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,10 @@ def strings(value: Any, field: str) -> list[tuple[str, str]]:
     return [found for key, one in inner if key != "role" for found in strings(one, field or key)]
 
 
-def check_one(text: str, folder: Path, tokenizer: Any) -> Checked:
+def check_one(text: str, folder: Path, tokenizer: Any) -> FileFindings:
     file = folder / "rows.jsonl"
     file.write_text(text, encoding="utf-8")
-    return check(file, tokenizer, "instruction", 4096, {}, str)
+    return examine_rows(file, tokenizer, "instruction", 4096, {}, str)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -243,7 +243,7 @@ def test_every_text_of_a_row_is_learned_from_or_named(fields: dict[str, Any], tm
     row = parse_row(line)
     sides = [row] if row.rejected is None else [row, row.with_rejected()]
     seen = "".join(
-        one.text for side in sides for one in render_sequences(side, choose("instruction", side, False), tokenizer)
+        one.text for side in sides for one in render_sequences(side, choose_template("instruction", side, False), tokenizer)
     )
     named = " ".join(finding.reason for finding in found)
     composed = json.loads(json.dumps(fields, ensure_ascii=False))
@@ -301,13 +301,13 @@ def test_a_dialogue_that_the_template_shortens_is_a_finding(tmp_path: Path, make
     tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"system": SYSTEM, "prompt": ASK, "response": ANSWER}), encoding="utf-8")
-    (finding,) = check(file, tokenizer, "auto", 512, {}, str).findings
+    (finding,) = examine_rows(file, tokenizer, "auto", 512, {}, str).findings
     assert (finding.kind, finding.reason) == ("unread", "1 row holds a system text that the template leaves out")
 
 
 def test_pretraining_on_an_answer_of_the_weight_zero_is_refused(tokenizer: Any) -> None:
-    from bitnet_bench.data.tokenizing import encode
+    from bitnet_bench.data.tokenizing import tokenize_rows
 
     row = Row((Turn("user", ASK), Turn("model", WORSE, learned=False), Turn("model", ANSWER)))
     with pytest.raises(BenchError, match="Row 1 has a response of the weight 0"):
-        encode([row], tokenizer, "dialogue", 64, pretrain=True)
+        tokenize_rows([row], tokenizer, "dialogue", 64, pretrain=True)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from bitnet_bench.data import mapping
-from bitnet_bench.data.checking import check
-from bitnet_bench.data.mapping import tokenize_once
+from bitnet_bench.data.checking import examine_rows
+from bitnet_bench.data.mapping import tokenize_cached
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import IGNORED, encode, encode_pairs
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_rows, tokenize_pairs
 
 BOS, EOS = 0, 1
 THINKING = (
@@ -42,7 +42,7 @@ def thinking_tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
 
 
 def learned(examples: list[Any], tokenizer: Any) -> list[str]:
-    return [tokenizer.decode([label for label in e.labels if label != IGNORED]) for e in examples]
+    return [tokenizer.decode([label for label in e.labels if label != IGNORED_LABEL]) for e in examples]
 
 
 def whole(examples: list[Any], tokenizer: Any) -> list[str]:
@@ -51,7 +51,7 @@ def whole(examples: list[Any], tokenizer: Any) -> list[str]:
 
 @pytest.mark.parametrize("text", ["<s>[INST] 수도는? [/INST] 서울 </s>", "서울 </s>\n", "<s>서울", "서울"])
 def test_running_text_has_one_bos_and_one_eos(text: str, tokenizer: Any) -> None:
-    (piece,) = encode([Row((Turn("text", text),))], tokenizer, "auto", 512, pretrain=True).examples
+    (piece,) = tokenize_rows([Row((Turn("text", text),))], tokenizer, "auto", 512, pretrain=True).examples
     assert (piece.input_ids[0], piece.input_ids.count(BOS)) == (BOS, 1)
     assert (piece.input_ids[-1], piece.input_ids.count(EOS)) == (EOS, 1)
 
@@ -62,7 +62,7 @@ def test_an_answer_that_brings_its_eos_has_one(template: str, make_tokenizer: Ca
     tokenizer = make_tokenizer(False)
     tokenizer.chat_template = CHAT
     rows = [Row((Turn("user", "수도는?"), Turn("model", f"서울{end}"))) for end in ("", "</s>", "</s>\n")]
-    bare, *own = encode(rows, tokenizer, template, 512, pretrain=False).examples
+    bare, *own = tokenize_rows(rows, tokenizer, template, 512, pretrain=False).examples
     assert bare.input_ids.count(EOS) == (2 if template == "chat" else 1)
     assert own == [bare, bare]
 
@@ -78,7 +78,7 @@ def test_special_tokens_in_a_row_are_named(tmp_path: Path, tokenizer: Any) -> No
         {"prompt": "<|im_end|>는?", "response": "모릅니다."},
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = check(file, tokenizer, "plain", 512, {}, str).findings
+    found = examine_rows(file, tokenizer, "plain", 512, {}, str).findings
     assert [(f.line, f.kind) for f in found] == [(line, "special") for line in (1, 2, 3, 4)]
     assert "<s>, </s>" in found[0].reason
     assert "<pad>" in found[1].reason
@@ -91,14 +91,14 @@ def test_an_answer_of_the_weight_zero_is_read_and_not_learned(
     tokenizer = make_tokenizer(False)
     tokenizer.chat_template = CHAT
     turns = (Turn("user", "수도는?"), Turn("model", "부산", learned=False), Turn("user", "다시"), Turn("model", "서울"))
-    (example,) = encode([Row(turns)], tokenizer, template, 512, pretrain=False).examples
+    (example,) = tokenize_rows([Row(turns)], tokenizer, template, 512, pretrain=False).examples
     assert "부산" in whole([example], tokenizer)[0]
     assert learned([example], tokenizer)[0].strip() == "서울</s>"
 
 
 def test_a_template_that_rewrites_history_gives_a_sequence_an_answer(thinking_tokenizer: Any) -> None:
     """Each answer is learned as it is written when it is the last, behind the history as it is written then."""
-    encoded = encode([DIALOGUE, DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False)
+    encoded = tokenize_rows([DIALOGUE, DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False)
     assert (encoded.rows, encoded.dropped, len(encoded.examples)) == (2, 0, 6)
     assert learned(encoded.examples[:3], thinking_tokenizer) == [
         "<think></think>둘.</s>",
@@ -112,16 +112,16 @@ def test_a_template_that_rewrites_history_gives_a_sequence_an_answer(thinking_to
 
 def test_a_rewritten_dialogue_that_is_cut_loses_its_last_answers_first(thinking_tokenizer: Any) -> None:
     """The row is kept and counted as cut; it is lost when nothing of it is left."""
-    lengths = [len(e.input_ids) for e in encode([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False).examples]
-    cut = encode([DIALOGUE], thinking_tokenizer, "chat", lengths[0], pretrain=False)
+    lengths = [len(e.input_ids) for e in tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False).examples]
+    cut = tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", lengths[0], pretrain=False)
     assert (len(cut.examples), cut.lost, cut.truncated) == (1, (), 1)
 
 
 def test_a_rewritten_dialogue_is_pretrained_on_and_preferred_as_a_whole(thinking_tokenizer: Any) -> None:
     """All of it is learned, or the last answer alone: neither needs to find earlier answers."""
-    (piece,) = encode([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=True).examples
+    (piece,) = tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=True).examples
     assert thinking_tokenizer.decode(piece.input_ids).count("<think>") == 1
-    pair = encode_pairs([Row(DIALOGUE.turns, rejected="일곱.")], thinking_tokenizer, "chat", 512).examples
+    pair = tokenize_pairs([Row(DIALOGUE.turns, rejected="일곱.")], thinking_tokenizer, "chat", 512).examples
     assert learned(pair, thinking_tokenizer) == ["<think></think>여섯.</s>", "<think></think>일곱.</s>"]
 
 
@@ -131,19 +131,19 @@ def test_sequences_of_split_rows_are_kept_by_row(
     """The cache on disk gives the same sequences for the same rows, the second time too."""
     import datasets
 
-    monkeypatch.setattr(mapping, "LEAST_ROWS", 1)
+    monkeypatch.setattr(mapping, "MIN_CACHED_ROWS", 1)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     rows = [DIALOGUE, Row(DIALOGUE.turns[:2]), Row(DIALOGUE.turns[:4])]
     expected = mapping.tokenize(rows, thinking_tokenizer, "chat", "responses")
     assert [len(sequences) for sequences in expected] == [3, 1, 2]
     for _ in range(2):
-        assert tokenize_once(rows, thinking_tokenizer, "chat", "responses") == expected
+        assert tokenize_cached(rows, thinking_tokenizer, "chat", "responses") == expected
 
 
 def test_a_rewritten_dialogue_has_no_finding(thinking_tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"messages": DIALOGUE.messages()}), encoding="utf-8")
-    found = check(file, thinking_tokenizer, "auto", 512, {}, str)
+    file.write_text(json.dumps({"messages": DIALOGUE.to_messages()}), encoding="utf-8")
+    found = examine_rows(file, thinking_tokenizer, "auto", 512, {}, str)
     assert (found.findings, len(found.tokens)) == ((), 1)
 
 
@@ -151,6 +151,6 @@ def test_words_after_the_last_answer_are_in_the_text(make_tokenizer: Callable[[b
     tokenizer = make_tokenizer(False)
     tokenizer.chat_template = CHAT
     row = Row((*DIALOGUE.turns[:2], Turn("user", "고마워요.")))
-    (example,) = encode([row], tokenizer, "chat", 512, pretrain=False).examples
+    (example,) = tokenize_rows([row], tokenizer, "chat", 512, pretrain=False).examples
     assert "고마워요." in whole([example], tokenizer)[0]
     assert learned([example], tokenizer) == ["둘.</s>"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.templates import Rendered, choose, refuse_unknown, render
+from bitnet_bench.data.templates import RenderedRow, choose_template, check_template, render_row
 from bitnet_bench.errors import BenchError, UsageError
 
 CHAT = (
@@ -20,7 +20,7 @@ SINGLE = Row((Turn("user", "질문"), Turn("model", "답")))
 DIALOGUE = Row((*SINGLE.turns, Turn("user", "또?"), Turn("model", "네")))
 
 
-def responses(rendered: Rendered) -> list[str]:
+def responses(rendered: RenderedRow) -> list[str]:
     return [rendered.text[start:end] for start, end in rendered.responses]
 
 
@@ -44,7 +44,7 @@ def chat_tokenizer(make_tokenizer: Any) -> Any:
 )
 def test_a_template_has_one_text(template: str, text: str, chat_tokenizer: Any) -> None:
     """Each template gives exactly this text, whose response is the model's words and EOS."""
-    rendered = render(SINGLE, template, chat_tokenizer)
+    rendered = render_row(SINGLE, template, chat_tokenizer)
     assert rendered.text == text
     assert responses(rendered) == [" 답</s>" if template in ("dialogue", "inst") else "답</s>"]
 
@@ -56,12 +56,12 @@ def test_every_model_turn_is_a_response(template: str, chat_tokenizer: Any) -> N
     After `모델:` the space belongs to the response: a prompt that ended in it would be no token prefix.
     """
     lead = " " if template in ("dialogue", "inst") else ""
-    assert responses(render(DIALOGUE, template, chat_tokenizer)) == [f"{lead}답</s>", f"{lead}네</s>"]
+    assert responses(render_row(DIALOGUE, template, chat_tokenizer)) == [f"{lead}답</s>", f"{lead}네</s>"]
 
 
 def test_running_text_is_all_response(tokenizer: Any) -> None:
     """A text without sides carries the loss from end to end."""
-    rendered = render(Row((Turn("text", "글"),)), "plain", tokenizer)
+    rendered = render_row(Row((Turn("text", "글"),)), "plain", tokenizer)
     assert rendered.text == "글</s>"
     assert responses(rendered) == ["글</s>"]
 
@@ -69,7 +69,7 @@ def test_running_text_is_all_response(tokenizer: Any) -> None:
 def test_verbatim_turns_are_joined_as_they_are(tokenizer: Any) -> None:
     """An evaluation row's own delimiter belongs to its response, and nothing is put between its turns."""
     row = Row((Turn("user", "문장: 좋다\n감정:"), Turn("model", " 긍정")), verbatim=True)
-    rendered = render(row, choose("chat", row, True), tokenizer)
+    rendered = render_row(row, choose_template("chat", row, True), tokenizer)
     assert rendered.text == "문장: 좋다\n감정: 긍정</s>"
     assert responses(rendered) == [" 긍정</s>"]
 
@@ -87,13 +87,13 @@ def test_verbatim_turns_are_joined_as_they_are(tokenizer: Any) -> None:
 )
 def test_the_template_follows_the_row(template: str, row: Row, has_chat: bool, chosen: str) -> None:
     """Text and evaluation rows are plain whatever is asked; auto prefers the checkpoint's chat template."""
-    assert choose(template, row, has_chat) == chosen
+    assert choose_template(template, row, has_chat) == chosen
 
 
 def test_chat_without_a_chat_template_is_refused(tokenizer: Any) -> None:
     """`--template chat` on a tokenizer without one says which templates there are."""
     with pytest.raises(BenchError, match="no chat template") as caught:
-        render(SINGLE, "chat", tokenizer)
+        render_row(SINGLE, "chat", tokenizer)
     assert "dialogue" in caught.value.hint
 
 
@@ -103,16 +103,16 @@ def test_a_chat_template_that_rewrites_earlier_turns_is_refused(chat_tokenizer: 
         "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.role }}>{{ m.content }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    assert responses(render(SINGLE, "chat", chat_tokenizer)) == ["답"]
+    assert responses(render_row(SINGLE, "chat", chat_tokenizer)) == ["답"]
     with pytest.raises(BenchError, match="rewrites earlier turns"):
-        render(DIALOGUE, "chat", chat_tokenizer)
+        render_row(DIALOGUE, "chat", chat_tokenizer)
 
 
 def test_a_dialogue_that_the_model_opens_can_be_rendered_or_is_refused(chat_tokenizer: Any) -> None:
     """A greeting by the model before any user turn is rendered, or refused with a sentence: no traceback."""
     row = Row((Turn("model", "무엇을 도와드릴까요?"), *SINGLE.turns))
     try:
-        rendered = render(row, "chat", chat_tokenizer)
+        rendered = render_row(row, "chat", chat_tokenizer)
     except BenchError:
         return
     assert responses(rendered) == ["무엇을 도와드릴까요?</s>", "답</s>"]
@@ -121,16 +121,16 @@ def test_a_dialogue_that_the_model_opens_can_be_rendered_or_is_refused(chat_toke
 def test_the_eos_of_a_row_is_the_tokenizers() -> None:
     """A response ends with whatever EOS the tokenizer has."""
     other: Any = SimpleNamespace(eos_token="<끝>")
-    assert render(SINGLE, "plain", other).text == "질문답<끝>"
+    assert render_row(SINGLE, "plain", other).text == "질문답<끝>"
 
 
 def test_an_instruction_stands_within_the_first_inst(tokenizer: Any) -> None:
     """As Llama 2 was trained: <<SYS>> inside of [INST], and later turns without it; elsewhere it is plain text."""
     row = Row((Turn("system", "짧게 답하세요."), *DIALOGUE.turns))
-    rendered = render(row, "inst", tokenizer)
+    rendered = render_row(row, "inst", tokenizer)
     assert rendered.text == ("[INST] <<SYS>>\n짧게 답하세요.\n<</SYS>>\n\n질문 [/INST] 답</s>[INST] 또? [/INST] 네</s>")
     assert responses(rendered) == [" 답</s>", " 네</s>"]
-    assert render(row, "dialogue", tokenizer).text.startswith("짧게 답하세요.\n사용자: 질문\n모델: 답</s>")
+    assert render_row(row, "dialogue", tokenizer).text.startswith("짧게 답하세요.\n사용자: 질문\n모델: 답</s>")
 
 
 def test_a_template_from_a_file_is_used_in_place_of_the_checkpoints(chat_tokenizer: Any, tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_a_template_from_a_file_is_used_in_place_of_the_checkpoints(chat_tokeniz
     file = tmp_path / "own.jinja"
     file.write_text(CHAT.replace("<|", "[").replace("|>", "]"), encoding="utf-8")
     expected = "<s>[user]질문</s>[assistant]답</s>"
-    assert render(SINGLE, str(file), chat_tokenizer).text == expected
+    assert render_row(SINGLE, str(file), chat_tokenizer).text == expected
     chat_tokenizer.chat_template = None
-    rendered = render(SINGLE, choose(str(file), SINGLE, False), chat_tokenizer)
+    rendered = render_row(SINGLE, choose_template(str(file), SINGLE, False), chat_tokenizer)
     assert (rendered.text, responses(rendered)) == (expected, ["답</s>"])
 
 
@@ -150,10 +150,10 @@ def test_a_broken_template_is_a_sentence(chat_tokenizer: Any, tmp_path: Path) ->
         file = tmp_path / f"{len(text)}.jinja"
         file.write_text(text, encoding="utf-8")
         with pytest.raises(BenchError, match=said):
-            render(SINGLE, str(file), chat_tokenizer)
+            render_row(SINGLE, str(file), chat_tokenizer)
     with pytest.raises(UsageError, match="no template 'alpaca'"):
-        refuse_unknown("alpaca")
-    refuse_unknown(str(file))
+        check_template("alpaca")
+    check_template(str(file))
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(chat_tokenizer: Any, tmp_path: Path) -> None:
@@ -161,4 +161,4 @@ def test_a_template_cannot_reach_out_of_its_sandbox(chat_tokenizer: Any, tmp_pat
     file = tmp_path / "evil.jinja"
     file.write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}", encoding="utf-8")
     with pytest.raises(BenchError, match="does not take this row"):
-        render(SINGLE, str(file), chat_tokenizer)
+        render_row(SINGLE, str(file), chat_tokenizer)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import IGNORED, Encoded, encode
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, EncodedRows, tokenize_rows
 from bitnet_bench.errors import BenchError
 
 BOS, EOS = 0, 1
@@ -38,17 +38,17 @@ def chat_tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
     return made
 
 
-def sft(rows: list[Row], tokenizer: Any, template: str = "auto", length: int = 512) -> Encoded:
-    return encode(rows, tokenizer, template, length, pretrain=False)
+def sft(rows: list[Row], tokenizer: Any, template: str = "auto", length: int = 512) -> EncodedRows:
+    return tokenize_rows(rows, tokenizer, template, length, pretrain=False)
 
 
-def labelled(encoded: Encoded, tokenizer: Any) -> list[str]:
+def labelled(encoded: EncodedRows, tokenizer: Any) -> list[str]:
     """Return the text of the labelled tokens of each example, after checking that labels are ids."""
     texts = []
     for example in encoded.examples:
         assert len(example.labels) == len(example.input_ids)
-        kept = [i for i, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORED]
-        assert kept == [label for label in example.labels if label != IGNORED]
+        kept = [i for i, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORED_LABEL]
+        assert kept == [label for label in example.labels if label != IGNORED_LABEL]
         texts.append(tokenizer.decode(kept))
     return texts
 
@@ -88,7 +88,7 @@ def test_the_loss_of_an_evaluation_row_begins_with_its_delimiter(either_tokenize
     (example,) = encoded.examples
     prompt = either_tokenizer("문장: 좋다\n감정:").input_ids
     assert example.input_ids[: len(prompt)] == prompt
-    assert set(example.labels[: len(prompt)]) == {IGNORED}
+    assert set(example.labels[: len(prompt)]) == {IGNORED_LABEL}
 
 
 def test_the_prompt_is_a_token_prefix_of_the_example(either_tokenizer: Any) -> None:
@@ -99,7 +99,7 @@ def test_the_prompt_is_a_token_prefix_of_the_example(either_tokenizer: Any) -> N
         ("inst", "[INST] 한국의 수도는? [/INST]"),
     ):
         (example,) = sft([ROW], either_tokenizer, template).examples
-        first = next(i for i, label in enumerate(example.labels) if label != IGNORED)
+        first = next(i for i, label in enumerate(example.labels) if label != IGNORED_LABEL)
         assert example.input_ids[:first] == either_tokenizer(prompt).input_ids
 
 
@@ -110,7 +110,7 @@ def test_there_is_one_bos_and_an_eos_for_each_response(template: str, either_tok
     assert example.input_ids[0] == BOS
     assert example.input_ids.count(BOS) == 1
     assert example.input_ids.count(EOS) == 2
-    assert example.labels[0] == IGNORED
+    assert example.labels[0] == IGNORED_LABEL
 
 
 def test_a_chat_template_brings_its_own_bos(chat_tokenizer: Any) -> None:
@@ -142,7 +142,7 @@ def test_any_response_is_labelled_whole(prompt: str, response: str, template: st
     apart = [either_tokenizer(part, add_special_tokens=False).input_ids for part in parts]
     (example,) = sft([row], either_tokenizer, template).examples
     if example.input_ids == [BOS, *apart[0], *apart[1]]:
-        assert example.labels == [IGNORED] * (1 + len(apart[0])) + apart[1]
+        assert example.labels == [IGNORED_LABEL] * (1 + len(apart[0])) + apart[1]
 
 
 @pytest.mark.parametrize("answer", ["네  네", "네 ㅋ", "  네", "네\n\n네 ", "1 + 1 = 2"])
@@ -192,7 +192,7 @@ def test_running_text_needs_pretraining(tokenizer: Any) -> None:
 @pytest.mark.parametrize("length", [2, 3, 7, 16, 1000])
 def test_pieces_cover_every_token_in_order(length: int, tokenizer: Any) -> None:
     """Joined again, the pieces are the documents' tokens; at most one token at the very end is left out."""
-    encoded = encode(TEXTS, tokenizer, "auto", length, pretrain=True)
+    encoded = tokenize_rows(TEXTS, tokenizer, "auto", length, pretrain=True)
     documents = [tokenizer(f"{row.turns[0].text}</s>").input_ids for row in TEXTS]
     expected = [i for ids in documents for i in ids]
     joined = [i for example in encoded.examples for i in example.input_ids]
@@ -205,7 +205,7 @@ def test_pieces_cover_every_token_in_order(length: int, tokenizer: Any) -> None:
 
 def test_each_document_has_one_bos_and_one_eos(tokenizer: Any) -> None:
     """In the pieces every document begins with BOS once and ends with EOS once."""
-    encoded = encode(TEXTS, tokenizer, "auto", 1000, pretrain=True)
+    encoded = tokenize_rows(TEXTS, tokenizer, "auto", 1000, pretrain=True)
     (piece,) = encoded.examples
     assert piece.input_ids.count(BOS) == piece.input_ids.count(EOS) == len(TEXTS)
     assert piece.input_ids[0] == BOS
@@ -224,13 +224,13 @@ def test_a_tokenizer_that_adds_eos_itself_still_gives_one(make_tokenizer: Callab
         single="<s> $A </s>", pair="<s> $A $B </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
     )
     assert sft([ROW], made, "plain").examples[0].input_ids.count(EOS) == 1
-    (piece,) = encode(TEXTS[:1], made, "auto", 1000, pretrain=True).examples
+    (piece,) = tokenize_rows(TEXTS[:1], made, "auto", 1000, pretrain=True).examples
     assert piece.input_ids.count(EOS) == 1
 
 
 def test_dialogues_can_be_pretrained_on(tokenizer: Any) -> None:
     """Rows with sides are pretraining documents as their template writes them."""
-    (piece,) = encode([ROW], tokenizer, "dialogue", 1000, pretrain=True).examples
+    (piece,) = tokenize_rows([ROW], tokenizer, "dialogue", 1000, pretrain=True).examples
     assert tokenizer.decode(piece.input_ids) == "<s>사용자: 한국의 수도는?\n모델: 서울이에요.</s>"
     assert piece.labels == piece.input_ids
 
@@ -244,7 +244,7 @@ def test_the_digest_tells_data_apart(tokenizer: Any) -> None:
         sft(rows[::-1], tokenizer).sha256,
         sft(rows[:1], tokenizer).sha256,
         sft(rows, tokenizer, "plain").sha256,
-        encode(rows, tokenizer, "auto", 512, pretrain=True).sha256,
+        tokenize_rows(rows, tokenizer, "auto", 512, pretrain=True).sha256,
     }
     assert len(others) == 4
     assert digest not in others

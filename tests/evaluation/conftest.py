@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench.evaluation.task_run import IMPOSSIBLE
+from bitnet_bench.evaluation.task_run import IMPOSSIBLE_LOGLIKELIHOOD
 from bitnet_bench.evaluation.tasks import BuiltTask
 
 
@@ -52,7 +52,7 @@ def gold_lm(built: BuiltTask) -> AnswerLM:
             return graded(module.value(doc), module.VALUES)
         target = task.doc_to_target(doc)
         at = target if isinstance(target, int) else choices.index(target)
-        return [0.0 if i == at else IMPOSSIBLE for i in range(len(choices))]
+        return [0.0 if i == at else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(choices))]
 
     def write(doc: dict[str, Any]) -> str:
         target = task.doc_to_target(doc)
@@ -67,7 +67,7 @@ def graded(value: float, values: tuple[float, ...]) -> list[float]:
     above = min(v for v in values if v >= value)
     share = 0.0 if above == below else (value - below) / (above - below)
     weights = {above: share, below: 1.0 - share} if above != below else {below: 1.0}
-    return [math.log(weights[v]) if weights.get(v, 0.0) > 0.0 else IMPOSSIBLE for v in values]
+    return [math.log(weights[v]) if weights.get(v, 0.0) > 0.0 else IMPOSSIBLE_LOGLIKELIHOOD for v in values]
 
 
 def noise_lm(built: BuiltTask, seed: int = 0) -> AnswerLM:

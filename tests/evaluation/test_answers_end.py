@@ -13,10 +13,10 @@ import torch
 
 from bitnet_bench.backends.hf import HFBackend
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import find_end_ids
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
 
@@ -39,17 +39,17 @@ def test_every_id_that_a_checkpoint_names_ends_an_answer(
 ) -> None:
     """One id or a list, in either file, beside the tokenizer's EOS."""
     write(checkpoint / file, eos_token_id=ids)
-    assert find_end_ids(inspect(checkpoint), tokenizer) == {tokenizer.eos_token_id, *([ids] if ids == 7 else ids)}
+    assert find_end_ids(inspect_folder(checkpoint), tokenizer) == {tokenizer.eos_token_id, *([ids] if ids == 7 else ids)}
 
 
 def test_a_checkpoint_without_generation_settings_has_the_ends_of_its_config(checkpoint: Path, tokenizer: Any) -> None:
     """A broken file of them is a sentence with its name."""
     (checkpoint / "generation_config.json").unlink()
-    assert find_end_ids(inspect(checkpoint), tokenizer) == {1}
+    assert find_end_ids(inspect_folder(checkpoint), tokenizer) == {1}
     for text in ("{", "[]"):
         (checkpoint / "generation_config.json").write_text(text, encoding="utf-8")
         with pytest.raises(BenchError, match=r"generation_config\.json"):
-            find_end_ids(inspect(checkpoint), tokenizer)
+            find_end_ids(inspect_folder(checkpoint), tokenizer)
 
 
 def test_an_opened_checkpoint_stops_where_transformers_stops(checkpoint: Path) -> None:
@@ -68,8 +68,8 @@ def test_an_opened_checkpoint_stops_where_transformers_stops(checkpoint: Path) -
     model.generation_config.save_pretrained(checkpoint)
     cut = theirs()
     assert len(cut) < len(free)
-    with HFBackend().open(inspect(checkpoint), "fp32") as session:
-        (text,) = in_order(session.generate([prompt], 12, []))
+    with HFBackend().open(inspect_folder(checkpoint), "fp32") as session:
+        (text,) = sort_answers(session.generate([prompt], 12, []))
         assert text == session.tokenizer.decode(cut[:-1], skip_special_tokens=True)
 
 

@@ -17,7 +17,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import answer_cache
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation.answer_cache import Answers, kept, prune
+from bitnet_bench.evaluation.answer_cache import SqliteStore, list_stored_models, prune
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.runs.jobs import EvaluateJob
@@ -58,7 +58,7 @@ def test_the_identity_of_answers_holds_the_sources_that_compute_them(
     package: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folders that are digested are where the code is, and a change of one byte of it gives another digest."""
-    assert package in evaluating.SOURCES
+    assert package in evaluating.ANSWER_CODE_PACKAGES
     own = Path(evaluating.__file__).parents[1]
     before = evaluating._digest_sources(package)
     monkeypatch.setattr(evaluating, "__file__", str(tmp_path / "evaluation" / "evaluate.py"))
@@ -179,7 +179,7 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
 ) -> None:
     """Whatever bytes are changed, an answer is the one that was kept or none at all, and keeping goes on."""
     file = tmp_path_factory.mktemp("damaged") / "answers.sqlite3"
-    answers = Answers(file, b"model", {"model": "m"})
+    answers = SqliteStore(file, b"model", {"model": "m"})
     answers.keep(PAIRS)
     answers.close()
     content = bytearray(file.read_bytes())
@@ -187,7 +187,7 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
     for i, flip in enumerate(flips[: len(content) - start]):
         content[start + i] ^= flip
     file.write_bytes(content)
-    again = Answers(file, b"model", {"model": "m"})
+    again = SqliteStore(file, b"model", {"model": "m"})
     asked = [request for request, _ in PAIRS]
     assert all(answer == PAIRS[i][1] for i, answer in again.known(asked).items())
     again.keep(PAIRS)
@@ -199,7 +199,7 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
 @pytest.mark.parametrize("value", ["24942", "'text'", "1.5"])
 def test_a_value_of_another_type_is_no_answer(own_cache: Path, column: str, value: str) -> None:
     """One changed byte of a row's header makes a number of a blob."""
-    answers = Answers(own_cache, b"model", {"model": "m"})
+    answers = SqliteStore(own_cache, b"model", {"model": "m"})
     answers.keep(PAIRS[:3])
     with sqlite3.connect(own_cache) as database:
         database.execute(f"UPDATE answers SET {column} = {value}")
@@ -212,55 +212,55 @@ def test_a_value_of_another_type_is_no_answer(own_cache: Path, column: str, valu
 
 def test_the_models_that_are_kept_and_forgotten(own_cache: Path) -> None:
     """`ls` counts answers by model; `prune` forgets those that were not used lately, and the file shrinks."""
-    assert kept(own_cache) == []
+    assert list_stored_models(own_cache) == []
     for name, count in {"one": 3000, "two": 10}.items():
-        answers = Answers(own_cache, name.encode(), {"model": name})
+        answers = SqliteStore(own_cache, name.encode(), {"model": name})
         answers.keep([(str(i).encode(), b"x" * 50) for i in range(count)])
         answers.close()
     with sqlite3.connect(own_cache) as database:
         database.execute("UPDATE models SET used = '2020-01-01' WHERE id = 1")
     database.close()
-    assert [(model.about["model"], model.answers) for model in kept(own_cache)] == [("two", 10), ("one", 3000)]
+    assert [(model.about["model"], model.answers) for model in list_stored_models(own_cache)] == [("two", 10), ("one", 3000)]
     forgotten, freed = prune(own_cache, unused_days=30)
     assert [model.about["model"] for model in forgotten] == ["one"]
     assert freed > 3000 * 50
-    assert [(model.about["model"], model.answers) for model in kept(own_cache)] == [("two", 10)]
+    assert [(model.about["model"], model.answers) for model in list_stored_models(own_cache)] == [("two", 10)]
     assert len(prune(own_cache, unused_days=0)[0]) == 1
-    assert kept(own_cache) == []
+    assert list_stored_models(own_cache) == []
     assert prune(own_cache, unused_days=0) == ([], 0)
 
 
 def test_answers_of_a_model_that_was_forgotten_meanwhile_stay_its_own(own_cache: Path) -> None:
     """Its number may be another model's by then; what it computes later is not counted, nor forgotten, with that."""
-    running = Answers(own_cache, b"one", {"model": "one"})
+    running = SqliteStore(own_cache, b"one", {"model": "one"})
     running.keep(PAIRS[:1])
     prune(own_cache, unused_days=0)
-    other = Answers(own_cache, b"two", {"model": "two"})
+    other = SqliteStore(own_cache, b"two", {"model": "two"})
     other.keep(PAIRS[:1])
     running.keep(PAIRS[:3])
     for answers in (running, other):
         answers.close()
-    assert {model.about["model"]: model.answers for model in kept(own_cache)} == {"one": 3, "two": 1}
+    assert {model.about["model"]: model.answers for model in list_stored_models(own_cache)} == {"one": 3, "two": 1}
 
 
 def test_a_model_that_is_used_again_is_not_forgotten(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation opened it between listing and forgetting."""
-    Answers(own_cache, b"one", {"model": "one"}).close()
-    real = answer_cache.kept
+    SqliteStore(own_cache, b"one", {"model": "one"}).close()
+    real = answer_cache.list_stored_models
 
-    def listed(file: Path) -> list[answer_cache.Kept]:
+    def listed(file: Path) -> list[answer_cache.StoredModel]:
         found = real(file)
-        Answers(own_cache, b"one", {"model": "one"}).close()
+        SqliteStore(own_cache, b"one", {"model": "one"}).close()
         return found
 
-    monkeypatch.setattr(answer_cache, "kept", listed)
+    monkeypatch.setattr(answer_cache, "list_stored_models", listed)
     assert prune(own_cache, unused_days=0)[0] == []
     assert len(real(own_cache)) == 1
 
 
 def test_space_that_a_killed_prune_left_is_given_back_by_the_next(own_cache: Path) -> None:
     """It had forgotten the answers, and was killed before it could make the file smaller."""
-    answers = Answers(own_cache, b"one", {"model": "one"})
+    answers = SqliteStore(own_cache, b"one", {"model": "one"})
     answers.keep([(str(i).encode(), b"x" * 50) for i in range(3000)])
     answers.close()
     database = sqlite3.connect(own_cache)
@@ -277,5 +277,5 @@ def test_listing_what_is_no_cache_says_so(own_cache: Path) -> None:
     """`cache ls` does not touch a file that it cannot read."""
     own_cache.write_bytes(b"a letter")
     with pytest.raises(BenchError, match="not a cache"):
-        kept(own_cache)
+        list_stored_models(own_cache)
     assert own_cache.read_bytes() == b"a letter"

@@ -22,15 +22,15 @@ from bitnet_bench.backends.batched_session import BatchedSession
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Engine
 from bitnet_bench.backends.ternary.inference import TernarySession
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import evaluate_task
-from bitnet_bench.evaluation.tasks import Setting, build_task
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 from bitnet_bench.ternary import kernel
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
@@ -138,14 +138,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         if request.param == "hf":
             yield Pair(lambda tokenizer: HFSession(make_model(), tokenizer, "fp32"), make_model(), 1e-3)
             return
-        if kernel.library() is None:
+        if kernel.load_library() is None:
             pytest.skip("the CPU kernel is not built here")
         folder: Path = tmp_path_factory.mktemp("edges")
         make_model().save_pretrained(folder / "float")
         with torch.inference_mode(False):
-            masters = load_model(inspect(folder / "float"), "train", "ternary")
-            save(masters, folder / "codes", "autobitlinear", "float32")
-        codes = inspect(folder / "codes")
+            masters = load_model(inspect_folder(folder / "float"), "train", "ternary")
+            save_checkpoint(masters, folder / "codes", "autobitlinear", "float32")
+        codes = inspect_folder(folder / "codes")
         model = load_model(codes, "run", "ternary")
         engine = Engine(Weights(codes), model.config, "stored")
         # int8 rounding turns the order of float sums into steps
@@ -233,7 +233,7 @@ def test_a_row_that_cannot_be_scored_is_named_with_file_and_line(choice: str, tm
     rows = [{**row, "alternative_2": text} for text in ("해가 떴다.", choice)]
     (folder / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     ((suite, task),) = select_tasks(["kobest"], ["copa"])
-    built = build_task(suite, task, Setting(tmp_path))
+    built = build_task(suite, task, TaskSettings(tmp_path))
     built.lm_task.config.target_delimiter = ""
     lm = SessionLM(HFSession(make_model(), make_tokenizer("bytes", True), "fp32"))
     with torch.inference_mode(), pytest.raises(BenchError, match=r"Line 2 of .*test.jsonl has a choice"):

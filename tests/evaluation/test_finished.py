@@ -16,7 +16,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.folder import RECORD, SEAL, load_record, save_record, seal
+from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, load_record, save_record, compute_seal
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.records import RunRecord
@@ -183,7 +183,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], RunRec
     def go_on() -> RunRecord:
         return evaluate("demo", select_tasks(["sample"], ["copa", "wic"]), tmp_path, EvaluateJob(limit=2))
 
-    real = evaluating._score_one
+    real = evaluating._score_task
 
     def first_only(run: Any, one: Any, *rest: Any) -> None:
         if one.task.name == "wic":
@@ -191,7 +191,7 @@ def half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], RunRec
         real(run, one, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluating, "_score_one", first_only)
+        patch.setattr(evaluating, "_score_task", first_only)
         with pytest.raises(KeyboardInterrupt):
             go_on()
     return go_on
@@ -230,30 +230,30 @@ def test_a_run_is_not_continued_on_another_machine(
 
 def edit(folder: Path) -> None:
     """Change a score by hand."""
-    fields = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    fields = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     fields["scores"][0]["value"] = 99.0
-    (folder / RECORD).write_text(json.dumps(fields), encoding="utf-8")
+    (folder / RECORD_FILE).write_text(json.dumps(fields), encoding="utf-8")
 
 
 def test_an_edited_record_is_not_extended(half: Callable[[], RunRecord], tmp_path: Path) -> None:
     """A new seal would vouch for what was edited; the file stays as it was edited."""
     edit(tmp_path)
-    edited = (tmp_path / RECORD).read_bytes()
+    edited = (tmp_path / RECORD_FILE).read_bytes()
     with pytest.raises(BenchError, match="was edited after it was written"):
         half()
-    assert (tmp_path / RECORD).read_bytes() == edited
+    assert (tmp_path / RECORD_FILE).read_bytes() == edited
 
 
 def test_a_record_without_a_seal_is_extended_and_goes_on_saying_so(
     half: Callable[[], RunRecord], tmp_path: Path
 ) -> None:
     """It was written by a version that made none; whether it was edited before cannot be told."""
-    fields = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
-    del fields[SEAL]
-    (tmp_path / RECORD).write_text(json.dumps(fields), encoding="utf-8")
+    fields = json.loads((tmp_path / RECORD_FILE).read_text(encoding="utf-8"))
+    del fields[SEAL_FIELD]
+    (tmp_path / RECORD_FILE).write_text(json.dumps(fields), encoding="utf-8")
     half()
-    fields = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
-    assert fields[SEAL] == seal(fields)
+    fields = json.loads((tmp_path / RECORD_FILE).read_text(encoding="utf-8"))
+    assert fields[SEAL_FIELD] == compute_seal(fields)
     assert any("had no checksum" in notice.what.en for notice in read_run(tmp_path).notices)
 
 

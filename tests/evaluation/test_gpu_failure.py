@@ -12,8 +12,8 @@ import torch
 from bitnet_bench import cli
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.errors import BenchError, GpuLostError
-from bitnet_bench.evaluation.answer_cache import kept
-from bitnet_bench.protocols import in_order
+from bitnet_bench.evaluation.answer_cache import list_stored_models
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.runs.folder import load_record
 from tests.backends.test_branches import random_model, requests
 
@@ -54,7 +54,7 @@ def test_a_lost_gpu_keeps_answers_and_finished_tasks_and_the_same_command_goes_o
     assert "The GPU failed: CUDA error: an illegal memory access was encountered." in said
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    before = sum(model.answers for model in kept(own_cache))
+    before = sum(model.answers for model in list_stored_models(own_cache))
     assert before > 0
     record = load_record(tmp_path / "one")
     assert len(record.errors) == 1, "the tasks after it are not tried on a lost GPU"
@@ -72,7 +72,7 @@ def test_what_was_started_before_an_error_of_ours_is_still_answered(
     with torch.inference_mode():
         session = HFSession(random_model("llama"), None, "fp32")
         session.budget, session.in_flight = 40, in_flight
-        wanted = dict(enumerate(in_order(session.loglikelihood(requests()))))
+        wanted = dict(enumerate(sort_answers(session.loglikelihood(requests()))))
         monkeypatch.setattr(HFSession, "hidden", failing(3, BenchError("no", "")))
         found: dict[int, Any] = {}
         with pytest.raises(BenchError, match="no"):

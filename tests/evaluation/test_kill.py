@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.evaluation.answer_cache import kept
+from bitnet_bench.evaluation.answer_cache import list_stored_models
 
 SCRIPT = """
 import os
@@ -42,7 +42,7 @@ def results(out: Path) -> tuple[object, list[bytes]]:
 
 
 def answers(cache: Path) -> int:
-    return sum(model.answers for model in kept(cache))
+    return sum(model.answers for model in list_stored_models(cache))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")

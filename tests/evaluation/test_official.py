@@ -31,8 +31,8 @@ from sklearn.metrics import auc, f1_score, precision_recall_curve, precision_sco
 
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import evaluate_task
-from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
-from bitnet_bench.metrics import metric
+from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -319,14 +319,14 @@ def test_a_metric_equals_its_official_definition(
     """On gold answers, none, those of other rows, and damaged ones, over the whole split."""
     examples = answered(answers, gold_examples(suite, task, gold))
     for name, reference in OFFICIAL[suite, task].items():
-        assert metric(name).value(examples) == pytest.approx(100.0 * reference(examples), abs=1e-9), name
+        assert load_metric(name).value(examples) == pytest.approx(100.0 * reference(examples), abs=1e-9), name
 
 
 @cache
 def gold_examples(suite: str, task: str, gold: Callable[[BuiltTask], LM]) -> tuple[Example, ...]:
     """Return a whole split, answered right."""
     ((found, wanted),) = select_tasks([suite], [task])
-    built = build_task(found, wanted, Setting(DATA))
+    built = build_task(found, wanted, TaskSettings(DATA))
     return evaluate_task(gold(built), built).examples
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.evaluation.task_run import check_rows, training_pairs
-from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
+from bitnet_bench.evaluation.task_run import check_rows, list_training_pairs
+from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 
 PAIR = {"english": "It rains.", "korean": "비가 온다."}
 
@@ -24,7 +24,7 @@ def build(name: str, rows: list[dict[str, Any]], folder: Path) -> BuiltTask:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     suite_name, _, task_name = name.partition(":")
     ((suite, task),) = select_tasks([suite_name], [task_name])
-    return build_task(suite, task, Setting(rows={name: file}))
+    return build_task(suite, task, TaskSettings(rows={name: file}))
 
 
 def refusal(name: str, rows: list[dict[str, Any]], folder: Path) -> str:
@@ -96,12 +96,12 @@ def test_half_a_character_and_a_field_that_stands_twice_are_refused(tmp_path: Pa
 @pytest.mark.parametrize("text", ["[1, 2]", "['가', '나']", "[]", "(1)"])
 def test_an_answer_that_looks_like_a_list_is_a_text(text: str, tmp_path: Path) -> None:
     """lm-eval reads a target in brackets as a Python list; the reference is the text as it stands."""
-    from bitnet_bench.evaluation.task_run import _gold
+    from bitnet_bench.evaluation.task_run import _read_gold_answer
 
     built = build("sample:qa", [{"context": "글", "question": "무엇?", "answers": [text]}], tmp_path)
     check_rows(built, None)
     (doc,) = built.lm_task.test_docs()
-    assert _gold(built, doc, 0).references == (text,)
+    assert _read_gold_answer(built, doc, 0).references == (text,)
 
 
 def test_training_rows_of_a_task_that_hold_null_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +112,7 @@ def test_training_rows_of_a_task_that_hold_null_are_left_out(tmp_path: Path, cap
         rows = [{"id": f"{i}", "document": text, "label": 1} for i, text in enumerate(texts)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ((suite, task),) = select_tasks(["classification"], ["nsmc"])
-    pairs, _ = training_pairs(build_task(suite, task, Setting(tmp_path)), None)
+    pairs, _ = list_training_pairs(build_task(suite, task, TaskSettings(tmp_path)), None)
     assert [prompt for prompt, _ in pairs] == ["리뷰: 좋아요 긍부정:", "리뷰: 별로예요 긍부정:"]
     assert "1 training rows are left out" in caplog.text
 

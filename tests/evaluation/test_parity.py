@@ -16,8 +16,8 @@ from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import evaluate_task
-from bitnet_bench.evaluation.tasks import Setting, build_task
-from bitnet_bench.protocols import in_order
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.runs.jobs import EvaluateJob
 
 # both sides on the CPU: a GPU differs by the order of float sums, which tests of its own bound
@@ -48,8 +48,8 @@ def _compare(model: str, precision: Any, suite_name: str, task_name: str, limit:
     data = None if suite_name == "sample" else DATA
     with HFBackend().open(open_checkpoint(model), precision) as session:
         lm = SessionLM(session)
-        ours = evaluate_task(lm, build_task(suite, task, Setting(data)), limit).examples
-    theirs = _reference(model, precision, build_task(suite, task, Setting(data)).lm_task, limit)
+        ours = evaluate_task(lm, build_task(suite, task, TaskSettings(data)), limit).examples
+    theirs = _reference(model, precision, build_task(suite, task, TaskSettings(data)).lm_task, limit)
     assert len(ours) == len(theirs) > 0
     for example, sample in zip(ours, theirs, strict=True):
         assert example.prompt == sample["arguments"][0][0]
@@ -96,8 +96,8 @@ def test_scores_do_not_depend_on_the_batch() -> None:
     with HFBackend().open(checkpoint, "ternary") as session:
         encode = session.tokenizer.encode
         requests = [(encode(f"문장 {i}: 오늘은 날씨가"), encode(" 좋다", add_special_tokens=False)) for i in range(30)]
-        together = in_order(session.loglikelihood(requests))
-        alone = [in_order(session.loglikelihood([request]))[0] for request in requests]
+        together = sort_answers(session.loglikelihood(requests))
+        alone = [sort_answers(session.loglikelihood([request]))[0] for request in requests]
     assert [ll for ll, _ in together] == pytest.approx([ll for ll, _ in alone], abs=1e-5)
     assert [greedy for _, greedy in together] == [greedy for _, greedy in alone]
 
@@ -112,7 +112,7 @@ def test_a_prompt_longer_than_the_context_loses_its_left_end_and_is_counted(tmp_
     ((suite, task),) = select_tasks(["kobest"], ["sentineg"])
     with HFBackend().open(open_checkpoint("demo"), "ternary") as session:
         lm = SessionLM(session)
-        evaluate_task(lm, build_task(suite, task, Setting(tmp_path)))
+        evaluate_task(lm, build_task(suite, task, TaskSettings(tmp_path)))
     assert lm.counts == {"requests": 4, "truncated": 2, "cached": 0}
 
 
@@ -129,7 +129,7 @@ def test_a_chat_template_asks_with_one_beginning_of_text() -> None:
         session.tokenizer.chat_template = CHAT
         lm = SessionLM(session)
         plain, asked = (
-            evaluate_task(lm, build_task(suite, task, Setting(None, chat_template=chat)), 3, chat).examples
+            evaluate_task(lm, build_task(suite, task, TaskSettings(None, chat_template=chat)), 3, chat).examples
             for chat in (False, True)
         )
         bos = session.tokenizer.bos_token

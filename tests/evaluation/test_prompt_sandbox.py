@@ -10,7 +10,7 @@ import pytest
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.suites import Suite
-from bitnet_bench.evaluation.tasks import Setting, build_task
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_a_prompt_that_reaches_out_of_its_sandbox_is_refused(prompt: str, tmp_pa
     file.write_text("\n".join([*kept, f'doc_to_text: "{prompt}"']), encoding="utf-8")
     stranger: Suite = suite.model_copy(update={"folder": folder})
     with pytest.raises(BenchError, match=r"unsafe|no attribute"):
-        build_task(stranger, task, Setting())
+        build_task(stranger, task, TaskSettings())

@@ -17,11 +17,11 @@ from bitnet_bench import cli, plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as scoring
-from bitnet_bench.evaluation.answer_cache import kept
+from bitnet_bench.evaluation.answer_cache import list_stored_models
 from bitnet_bench.evaluation.evaluate import evaluate, evaluate_several
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.folder import load_record, locked
+from bitnet_bench.runs.folder import load_record, lock_folder
 from bitnet_bench.runs.jobs import EvaluateJob
 
 TASKS = ["copa", "qa"]
@@ -60,13 +60,13 @@ def test_models_take_turns_and_score_as_they_do_alone(
     monkeypatch.setattr(scoring, "WEIGHTS_SHARE", share)
     job = EvaluateJob(limit=4, cache=False)
     begun: list[str] = []
-    real = scoring._score_one
+    real = scoring._score_task
 
     def seen(run: Any, one: Any, *rest: Any) -> None:
         begun.append(f"{run.record.name} {one.task.name}")
         real(run, one, *rest)
 
-    monkeypatch.setattr(scoring, "_score_one", seen)
+    monkeypatch.setattr(scoring, "_score_task", seen)
     models = ["demo", "demo-fp16"]
     together = evaluate_several([(model, tmp_path / model) for model in models], chosen(), job)
     turns = [f"{model} {task}" for task in TASKS for model in models]
@@ -100,10 +100,10 @@ def test_two_models_on_the_command_line(
 def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     """While one process holds it another is told so; a folder in which nothing came about is gone again."""
     out = tmp_path / "runs" / "one"
-    with locked(out), pytest.raises(BenchError, match="Another process writes into"):
+    with lock_folder(out), pytest.raises(BenchError, match="Another process writes into"):
         evaluate("demo", chosen(), out)
     assert not (tmp_path / "runs").exists()
-    with locked(out):
+    with lock_folder(out):
         (tmp_path / "runs" / "another").mkdir()
     assert [place.name for place in (tmp_path / "runs").iterdir()] == ["another"]
 
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_with_a_sentence_and_keeps_what_is_finished(
     assert ended.value.code == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-    before = sum(model.answers for model in kept(own_cache))
+    before = sum(model.answers for model in list_stored_models(own_cache))
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
@@ -205,7 +205,7 @@ def test_lm_evals_own_command_line_takes_our_models(tmp_path: Path, bench: Bench
     (samples,) = (tmp_path / "out").rglob("samples_copa_here_*.jsonl")
     found = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     theirs = {s["doc_id"]: [float(ll) for ll, _ in s["filtered_resps"]] for s in found}
-    opener = plugins.load("backends", "ternary" if "ternary" in arguments else "hf")
+    opener = plugins.load_plugin("backends", "ternary" if "ternary" in arguments else "hf")
     with opener.open(checkpoint, "ternary" if model == "demo" else "fp32") as session:
         lm = SessionLM(session)
         pairs = [(f"{d['premise']} 그래서", f" {d[f'alternative_{i}']}") for d in docs for i in (1, 2)]

@@ -13,26 +13,26 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation import select
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.evaluation.task_run import check_rows, evaluate_task, training_pairs
-from bitnet_bench.evaluation.tasks import BuiltTask, Setting, build_task
-from bitnet_bench.metrics import metric
+from bitnet_bench.evaluation.task_run import check_rows, evaluate_task, list_training_pairs
+from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
+from bitnet_bench.metrics import load_metric
 
 
 def test_lm_eval_indexes_every_task_of_every_suite() -> None:
     """lm-eval swallows a YAML that it cannot parse, so each must be found under its prefixed name."""
     from lm_eval.tasks import TaskManager
 
-    suites = select.suites().values()
+    suites = select.load_suites().values()
     indexed = TaskManager(include_path=[str(s.folder) for s in suites], include_defaults=False).all_tasks
     assert sorted(indexed) == sorted(f"bb_{s.name}_{t.name}" for s in suites for t in s.tasks)
 
 
 def test_every_metric_that_a_suite_names_exists() -> None:
     """A typo in suite.yaml would show only after an hour of evaluation."""
-    for suite in select.suites().values():
+    for suite in select.load_suites().values():
         for task in suite.tasks:
             for name in task.metrics:
-                signed = metric(name).signature().lower().replace("_", "")
+                signed = load_metric(name).signature().lower().replace("_", "")
                 assert signed.startswith(name.partition(":")[0].replace("_", ""))
 
 
@@ -49,14 +49,14 @@ def test_unknown_suite_and_task_name_the_nearest() -> None:
 def test_prompts_have_no_double_space() -> None:
     """lm-eval's own BoolQ and COPA prompts have one; ours, with the delimiter before a choice, have none."""
     for suite, task in select_tasks(["sample"]):
-        for prompt, response in training_pairs(build_task(suite, task, Setting()), 5)[0]:
+        for prompt, response in list_training_pairs(build_task(suite, task, TaskSettings()), 5)[0]:
             assert "  " not in prompt + response
             assert response.startswith(" ")
 
 
 def test_sample_splits_share_no_row() -> None:
     """What quickstart trains on is not what it is scored on."""
-    suite = select.suites()["sample"]
+    suite = select.load_suites()["sample"]
     for task in suite.tasks:
         train, test = (
             {json.dumps({k: v for k, v in row.items() if k not in ("id", "label")}, sort_keys=True) for row in rows}
@@ -66,14 +66,14 @@ def test_sample_splits_share_no_row() -> None:
 
 
 def _rows(suite, task, split):  # type: ignore[no-untyped-def]
-    return read_rows_file(suite.rows_file(task, split, None), "")[0]
+    return read_rows_file(suite.find_rows_file(task, split, None), "")[0]
 
 
 def test_missing_rows_name_the_file_and_the_hub(tmp_path: Path) -> None:
     """A data directory without the task's folder is a sentence with the path and where else rows are."""
     ((suite, task),) = select_tasks(["kobest"], ["copa"])
     with pytest.raises(BenchError, match=r"copa.test\.jsonl") as error:
-        build_task(suite, task, Setting(tmp_path))
+        build_task(suite, task, TaskSettings(tmp_path))
     assert "skt/kobest_v1" in error.value.hint
 
 
@@ -84,7 +84,7 @@ def test_rows_that_do_not_fit_the_task_are_refused(tmp_path: Path) -> None:
     (folder / "test.jsonl").write_text('{"premise": "비가 왔다.", "label": 0}\n', encoding="utf-8")
     ((suite, task),) = select_tasks(["kobest"], ["copa"])
     with pytest.raises(BenchError, match=r"first row of kobest:copa .* does not fit"):
-        build_task(suite, task, Setting(tmp_path))
+        build_task(suite, task, TaskSettings(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_label_outside_the_set_is_refused(tmp_path: Path) -> None:
     rows = '{"sentence": "좋아요", "label": 1}\n\n{"sentence": "싫어요", "label": 7}\n'
     (folder / "test.jsonl").write_text(rows, encoding="utf-8")
     ((suite, task),) = select_tasks(["kobest"], ["sentineg"])
-    built = build_task(suite, task, Setting(tmp_path))
+    built = build_task(suite, task, TaskSettings(tmp_path))
     with pytest.raises(BenchError, match=r"Line 3 .*label 7"):
         check_rows(built, None)
     check_rows(built, 1)  # a row that --limit leaves out is nobody's trouble
@@ -134,11 +134,11 @@ def test_own_rows_stand_for_a_test_split(tmp_path: Path) -> None:
     """Any JSONL of pairs can be scored; without it the task says how to name one."""
     ((suite, task),) = select_tasks(["translation"], ["own_en_ko"])
     with pytest.raises(BenchError) as missing:
-        build_task(suite, task, Setting())
+        build_task(suite, task, TaskSettings())
     assert "`rows=translation:own_en_ko=FILE`" in missing.value.hint
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"en": "It rains.", "ko": "비가 온다."}\n', encoding="utf-8")
-    built = build_task(suite, task, Setting(rows={"translation:own_en_ko": file}))
+    built = build_task(suite, task, TaskSettings(rows={"translation:own_en_ko": file}))
     (doc,) = built.lm_task.test_docs()
     assert built.lm_task.doc_to_text(doc) == "영어: It rains.\n한국어:"
     assert built.source == str(file)
@@ -149,7 +149,7 @@ def test_shots_are_the_same_seeded_training_rows_for_every_question() -> None:
     ((suite, task),) = select_tasks(["sample"], ["sentineg"])
 
     def contexts(seed: int) -> list[str]:
-        built = build_task(suite, task, Setting(shots=2, seed=seed)).lm_task
+        built = build_task(suite, task, TaskSettings(shots=2, seed=seed)).lm_task
         return [built.fewshot_context(doc, 2) for doc in list(built.test_docs())[:3]]
 
     first = contexts(0)
@@ -165,7 +165,7 @@ def test_too_many_shots_are_refused() -> None:
     """More examples than training rows is a sentence, not an assertion of lm-eval's."""
     ((suite, task),) = select_tasks(["sample"], ["sentineg"])
     with pytest.raises(BenchError, match="training rows for 100000 shots"):
-        build_task(suite, task, Setting(shots=100000))
+        build_task(suite, task, TaskSettings(shots=100000))
 
 
 def test_training_rows_that_evaluation_asks_are_left_out(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_training_rows_that_evaluation_asks_are_left_out(tmp_path: Path) -> None
     train = [{"document": "정말good", "label": 1}, {"document": "별로다", "label": 0}]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, train)), encoding="utf-8")
     ((suite, task),) = select_tasks(["classification"], ["nsmc"])
-    pairs, overlap = training_pairs(build_task(suite, task, Setting(tmp_path)), None)
+    pairs, overlap = list_training_pairs(build_task(suite, task, TaskSettings(tmp_path)), None)
     assert (pairs, overlap) == ([("리뷰: 별로다 긍부정:", " 부정")], 1)
 
 
@@ -187,11 +187,11 @@ def test_lm_evals_own_prompts_are_a_mode_of_kobest(tmp_path: Path) -> None:
     row = {"paragraph": "비가 왔다.", "question": "비가 왔나?", "label": 1}
     (folder / "test.jsonl").write_text(json.dumps(row), encoding="utf-8")
     ((suite, task),) = select_tasks(["kobest"], ["boolq"])
-    ours, theirs = (build_task(suite, task, Setting(tmp_path, prompts=p)).lm_task for p in ("default", "lm-eval"))
+    ours, theirs = (build_task(suite, task, TaskSettings(tmp_path, prompts=p)).lm_task for p in ("default", "lm-eval"))
     assert ours.fewshot_context(row, 0) == "비가 왔다. 질문: 비가 왔나? 답변:"
     assert theirs.fewshot_context(row, 0) == "비가 왔다. 질문: 비가 왔나? 답변: "
     with pytest.raises(UsageError, match="no prompts called 'lmeval'"):
-        build_task(suite, task, Setting(tmp_path, prompts="lmeval"))
+        build_task(suite, task, TaskSettings(tmp_path, prompts="lmeval"))
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_lm_evals_own_tasks_run_by_name(haerae_rows: Path, gold: Callable[[Built
     assert {"haerae_history", "haerae_loan_word"} <= {task.name for _, task in pairs}
     (pair,) = select_tasks(["lm-eval:haerae_history"])
     assert pair[1].hub == "HAERAE-HUB/HAE_RAE_BENCH"
-    built = build_task(*pair, Setting(rows={"lm-eval:haerae_history": haerae_rows}))
+    built = build_task(*pair, TaskSettings(rows={"lm-eval:haerae_history": haerae_rows}))
     result = evaluate_task(gold(built), built)
     assert [(s.metric, s.value, s.n) for s in result.scores] == [("acc", 100.0, 2), ("acc_norm", 100.0, 2)]
     assert result.scores[0].signature.startswith("acc|lm-eval:")

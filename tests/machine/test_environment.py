@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitnet_bench.machine.environment import environment, processor
+from bitnet_bench.machine.environment import read_environment, parse_processor
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse {}\n\nprocessor\t: 1\nmodel name\t: other\n"
 
@@ -21,8 +21,8 @@ X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse {}\n\nprocesso
 )
 def test_two_processors_of_one_name_are_told_apart_by_their_instructions(cpuinfo: str, said: str | None) -> None:
     """A virtual machine's name says neither generation nor vector width."""
-    assert processor(cpuinfo) == said
+    assert parse_processor(cpuinfo) == said
 
 
 def test_the_processor_of_this_machine_has_a_name() -> None:
-    assert environment().cpu
+    assert read_environment().cpu

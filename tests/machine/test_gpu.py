@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.gpu import Card, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
+from bitnet_bench.machine.gpu import CardState, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
 from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
 DRIVER = DriverVersion("580.65.06", (13, 0), 1)
-H100 = Card(
+H100 = CardState(
     "13.0", True, None, 0, "NVIDIA H100", (9, 0), 70 * 10**9, 80 * 10**9, ("sm_75", "sm_80", "sm_90"), DRIVER, "3.6.0"
 )
 
 
-def _other(**changes: object) -> Card:
+def _other(**changes: object) -> CardState:
     return dataclasses.replace(H100, **changes)  # type: ignore[arg-type]
 
 
@@ -34,17 +34,17 @@ def test_a_card_that_torch_reaches_is_found_with_all_that_the_record_says_of_it(
 @pytest.mark.parametrize(
     ("card", "said"),
     [
-        (Card("13.0"), "shows no NVIDIA GPU"),
-        (Card(None, driver=DRIVER), "built for the CPU only"),
-        (Card("13.0", driver=DRIVER, hidden=True), "CUDA_VISIBLE_DEVICES hides"),
-        (Card("13.0", driver=DriverVersion("535.1", (12, 2), 1)), "the driver 535.1 runs CUDA 12.2, too old"),
-        (Card("13.0", driver=DRIVER, fault="CUDA unknown error"), "although the driver shows 1 (CUDA unknown error)"),
+        (CardState("13.0"), "shows no NVIDIA GPU"),
+        (CardState(None, driver=DRIVER), "built for the CPU only"),
+        (CardState("13.0", driver=DRIVER, hidden=True), "CUDA_VISIBLE_DEVICES hides"),
+        (CardState("13.0", driver=DriverVersion("535.1", (12, 2), 1)), "the driver 535.1 runs CUDA 12.2, too old"),
+        (CardState("13.0", driver=DRIVER, fault="CUDA unknown error"), "although the driver shows 1 (CUDA unknown error)"),
         (_other(fault="CUDA error: out of memory"), "does not answer (CUDA error: out of memory)"),
         (_other(name="Tesla V100", capability=(7, 0)), "compiled for sm_75, sm_80, sm_90, and the Tesla V100 is sm_70"),
     ],
     ids=["none", "cpu build", "hidden", "old driver", "unknown", "full", "not compiled for"],
 )
-def test_a_machine_without_a_usable_gpu_says_why_in_words(card: Card, said: str) -> None:
+def test_a_machine_without_a_usable_gpu_says_why_in_words(card: CardState, said: str) -> None:
     assert find_gpu(card=card) is None
     assert said in str(why_no_gpu(card=card))
 
@@ -66,7 +66,7 @@ def test_without_a_compiler_the_kernels_are_not_tried(monkeypatch: pytest.Monkey
 
 
 def test_a_driver_of_the_same_major_cuda_is_not_too_old() -> None:
-    said = why_no_gpu(card=Card("13.2", driver=DriverVersion("580.1", (13, 0), 1)))
+    said = why_no_gpu(card=CardState("13.2", driver=DriverVersion("580.1", (13, 0), 1)))
     assert "too old" not in str(said)
 
 

@@ -15,14 +15,14 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.machine.fast_dtype import fast_compute
+from bitnet_bench.machine.fast_dtype import fastest_dtype
 from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.pipeline.recipe import read_recipe
-from bitnet_bench.pipeline.steps import plan
+from bitnet_bench.pipeline.steps import plan_steps
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.ternary import kernel
 
-needs_kernel = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built or is turned off")
+needs_kernel = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built or is turned off")
 
 
 @needs_kernel
@@ -50,13 +50,13 @@ def test_a_recipe_with_an_unknown_backend_fails_before_anything_is_run(tmp_path:
         "models: {plain: demo}\nevaluate: {suites: [sample]}\nmeasure: {backend: nosuch}\n", encoding="utf-8"
     )
     with pytest.raises(UsageError, match="There is no backend 'nosuch'"):
-        plan(read_recipe(file), tmp_path / "out")
+        plan_steps(read_recipe(file), tmp_path / "out")
 
 
 def test_a_float_checkpoint_runs_on_transformers_in_the_fastest_dtype() -> None:
     """A twin in emulated bfloat16, or in float32 where bfloat16 is native, would flatter ternary."""
     checkpoint = open_checkpoint("demo-fp16")
-    assert default_precision(checkpoint) == fast_compute()
+    assert default_precision(checkpoint) == fastest_dtype()
     assert choose_backend("auto", checkpoint, "bf16") == RuntimeChoice("hf", "bf16 weights run on transformers")
 
 
@@ -82,9 +82,9 @@ def test_without_a_kernel_ternary_runs_on_transformers_and_says_how_to_get_it_ba
         "from bitnet_bench.machine.runtime_choice import choose_backend\n"
         "print(*choose_backend('auto', open_checkpoint('demo'), 'ternary'))\n"
     )
-    environment = os.environ | {kernel.VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {kernel.KERNEL_VARIABLE: "off", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"hf the CPU kernel is turned off (unset {kernel.VARIABLE})"
+    assert done.stdout.strip() == f"hf the CPU kernel is turned off (unset {kernel.KERNEL_VARIABLE})"
 
 
 def test_a_named_backend_is_taken_as_it_is_and_an_unknown_one_refused() -> None:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bitnet_bench.checkpoints.random_weights import preset_config
+from bitnet_bench.checkpoints.random_weights import read_preset_config
 from bitnet_bench.cli.tables import LOG_EVERY_S, _LineProgress
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.measurement.admission import Admission, Entrant, admit
-from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, describe_duration, parse_budget
-from bitnet_bench.measurement.forecast import Forecast, Rates, forecast_run
-from bitnet_bench.measurement.round_plan import allot, count_beginning, plan_rounds
+from bitnet_bench.measurement.admission import Admission, QueuedCandidate, load_candidates
+from bitnet_bench.measurement.budget import Budget, Countdown, OutOfBudgetError, format_duration, parse_budget
+from bitnet_bench.measurement.forecast import Forecast, LayerRates, forecast_run
+from bitnet_bench.measurement.round_plan import allot_shares, count_starting_rounds, plan_rounds
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.runs.records import RuntimeParity
 
@@ -42,21 +42,21 @@ class FakeLoadable:
         if self._fails:
             raise BenchError(f"{self.name} is broken.", "Mend it.")
         if self._load_s > within_s:
-            raise OutOfBudgetError(f"Loading it took more than {describe_duration(within_s)}, which was its share.")
+            raise OutOfBudgetError(f"Loading it took more than {format_duration(within_s)}, which was its share.")
         return None
 
 
-def _admit(budget_s: float, entrants: Callable[[FakeClock, list[str]], list[Entrant]]) -> tuple[list[Admission], float]:
+def _admit(budget_s: float, entrants: Callable[[FakeClock, list[str]], list[QueuedCandidate]]) -> tuple[list[Admission], float]:
     clock = FakeClock()
     countdown = Countdown(Budget(budget_s, clock), lambda done, total, note="": None)
-    return admit(entrants(clock, []), countdown), clock.now
+    return load_candidates(entrants(clock, []), countdown), clock.now
 
 
 def _entrant(
     loadable: FakeLoadable, run_s: float | None = None, size: int = 1, kind: tuple[str, str] | None = None
-) -> Entrant:
-    forecast = None if run_s is None else Forecast("fp16", run_s, Rates(3e9, 1e9))
-    return Entrant(loadable, lambda: forecast, size, kind or (loadable.name, "hf"))
+) -> QueuedCandidate:
+    forecast = None if run_s is None else Forecast("fp16", run_s, LayerRates(3e9, 1e9))
+    return QueuedCandidate(loadable, lambda: forecast, size, kind or (loadable.name, "hf"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("3m", 180), ("1h", 3600), ("1.5m", 90), (" 2m ", 120)])
@@ -81,7 +81,7 @@ def test_what_is_allotted_fits_and_the_quicker_one_is_never_worse_off(
     run_s: dict[int, float], left_s: float, runs: int
 ) -> None:
     """Max-min fairness: all that are to run fit into what is left, and nobody slower gets more turns."""
-    found = allot(run_s, left_s, runs)
+    found = allot_shares(run_s, left_s, runs)
     count = {"often": runs, "once": 1, "never": 0}
     assert sum(count[found[key].turn] * seconds for key, seconds in run_s.items()) <= left_s + 1e-6
     in_order = [count[found[key].turn] for key in sorted(run_s, key=lambda key: run_s[key])]
@@ -110,14 +110,14 @@ def test_the_rounds_that_will_begin_are_those_for_which_there_is_time(round_s: i
     counted, now = 0, left_s
     while now >= round_s:
         counted, now = counted + 1, now - round_s - more_s
-    assert count_beginning(round_s, round_s + more_s, left_s) == counted
+    assert count_starting_rounds(round_s, round_s + more_s, left_s) == counted
 
 
 def test_the_quickest_is_loaded_first_and_leaves_its_time_to_others() -> None:
     """Seventy seconds are for loading: after two of them the slow one may take all that is left."""
     order: list[str] = []
 
-    def entrants(clock: FakeClock, _: list[str]) -> list[Entrant]:
+    def entrants(clock: FakeClock, _: list[str]) -> list[QueuedCandidate]:
         slow = FakeLoadable("slow", clock, 65, order)
         return [_entrant(slow, run_s=5.0), _entrant(FakeLoadable("quick", clock, 2, order))]
 
@@ -130,7 +130,7 @@ def test_the_quickest_is_loaded_first_and_leaves_its_time_to_others() -> None:
 def test_a_slow_load_is_not_ended_while_there_is_time_for_the_others() -> None:
     """On a busy machine one that is loaded is worth more than three that were ended at equal shares."""
 
-    def entrants(clock: FakeClock, _: list[str]) -> list[Entrant]:
+    def entrants(clock: FakeClock, _: list[str]) -> list[QueuedCandidate]:
         return [_entrant(FakeLoadable(name, clock, 45, []), size=i, kind=("x", "hf")) for i, name in enumerate("abc")]
 
     (a, b, c), now = _admit(100, entrants)
@@ -144,7 +144,7 @@ def test_one_that_is_forecast_to_exceed_its_share_is_not_even_loaded() -> None:
     """The sentence says how fast its products are here, how long a run would take, and what its share is."""
     order: list[str] = []
 
-    def entrants(clock: FakeClock, _: list[str]) -> list[Entrant]:
+    def entrants(clock: FakeClock, _: list[str]) -> list[QueuedCandidate]:
         return [
             _entrant(FakeLoadable("fp16", clock, 5, order), run_s=1500.0),
             _entrant(FakeLoadable("bf16", clock, 5, order), run_s=2.0),
@@ -162,7 +162,7 @@ def test_one_that_is_forecast_to_exceed_its_share_is_not_even_loaded() -> None:
 def test_loading_that_exceeds_its_share_is_ended_and_a_crash_is_an_error() -> None:
     """One that hangs leaves each of the others a tenth of the budget."""
 
-    def entrants(clock: FakeClock, _: list[str]) -> list[Entrant]:
+    def entrants(clock: FakeClock, _: list[str]) -> list[QueuedCandidate]:
         return [
             _entrant(FakeLoadable("broken", clock, 1, [], fails=True), size=1),
             _entrant(FakeLoadable("hangs", clock, 500, []), size=2),
@@ -181,9 +181,9 @@ def test_loading_that_exceeds_its_share_is_ended_and_a_crash_is_an_error() -> No
 @pytest.mark.usefixtures("on_the_cpu")
 def test_fp16_without_units_is_foreseen_from_a_product_of_the_models_own_layer() -> None:
     """A run of the 2B shape takes longer than one of a small model; what torch does not run is not forecast."""
-    small = {**preset_config("bitnet-2b-4t"), "num_hidden_layers": 1}
+    small = {**read_preset_config("bitnet-2b-4t"), "num_hidden_layers": 1}
     scenario = Scenario(prompt_tokens=128, new_tokens=32)
-    whole, layer = (forecast_run(c, "hf", "fp16", scenario, 1) for c in (preset_config("bitnet-2b-4t"), small))
+    whole, layer = (forecast_run(c, "hf", "fp16", scenario, 1) for c in (read_preset_config("bitnet-2b-4t"), small))
     assert whole is not None
     assert layer is not None
     assert whole.seconds > 3 * layer.seconds > 0

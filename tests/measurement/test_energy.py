@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bitnet_bench import plugins
-from bitnet_bench.measurement.contest import idle_power
-from bitnet_bench.measurement.energy.joules import energy_metrics
-from bitnet_bench.measurement.energy.models import CodecarbonModel, Work
+from bitnet_bench.measurement.contest import measure_idle_power
+from bitnet_bench.measurement.energy.joules import make_energy_metrics
+from bitnet_bench.measurement.energy.models import CodecarbonModel, TokenWork
 from bitnet_bench.measurement.energy.nvml_meter import NvmlMeter
 from bitnet_bench.measurement.energy.rapl import RaplMeter
 from bitnet_bench.measurement.energy.trace import TraceMeter
@@ -175,7 +175,7 @@ def test_a_recorded_trace_is_replayed(tmp_path: Path) -> None:
 def test_gross_and_net_are_of_an_example() -> None:
     """40 J over 2 s and 2 repetitions are 20 J an example, 10 J net of 10 W idle, and half of that a token of two."""
     rounds = [_round(Measured(unit="J", method="counter", readings=(40.0,))) for _ in range(3)]
-    found = energy_metrics(rounds, batch=1, idle=IDLE)
+    found = make_energy_metrics(rounds, batch=1, idle=IDLE)
     medians = {name: m.median for name, m in found.items() if isinstance(m, Measured)}
     assert medians == {
         "energy_j": 20.0,
@@ -190,7 +190,7 @@ def test_gross_and_net_are_of_an_example() -> None:
 def test_net_energy_below_zero_is_no_number() -> None:
     """A machine that drew less than idle gives a reason for net joules, and its gross joules stay."""
     rounds = [_round(Measured(unit="J", method="counter", readings=(4.0,)))]
-    found = energy_metrics(rounds, batch=1, idle=IDLE)
+    found = make_energy_metrics(rounds, batch=1, idle=IDLE)
     assert isinstance(found["energy_j"], Measured)
     assert isinstance(found["energy_net_j"], Unavailable)
 
@@ -198,17 +198,17 @@ def test_net_energy_below_zero_is_no_number() -> None:
 def test_modelled_rounds_stay_modelled_and_never_mix() -> None:
     """Joules of a model are modelled in every metric; beside one measured round there is no number at all."""
     modelled, measured = Modelled(unit="J", model="table", value=4.0), Measured(unit="J", method="m", readings=(4.0,))
-    found = energy_metrics([_round(modelled)] * 2, batch=1, idle=IDLE)
+    found = make_energy_metrics([_round(modelled)] * 2, batch=1, idle=IDLE)
     assert {m.kind for m in found.values()} == {"modelled"}
     assert found["energy_j"].value == 2.0  # type: ignore[union-attr]
-    mixed = energy_metrics([_round(modelled), _round(measured)], batch=1, idle=IDLE)
+    mixed = make_energy_metrics([_round(modelled), _round(measured)], batch=1, idle=IDLE)
     assert {m.kind for m in mixed.values()} == {"unavailable"}
 
 
 def test_operations_cost_what_the_papers_say() -> None:
     """An int8 addition is 0.007 pJ, an FP16 multiplication with its addition 0.5 pJ (arXiv:2310.11453, 7 nm)."""
-    assert Work(ternary_weights=10**12, other_weights=0).joules(1).value == pytest.approx(0.007)
-    assert Work(ternary_weights=0, other_weights=10**12).joules(2).value == pytest.approx(1.0)
+    assert TokenWork(ternary_weights=10**12, other_weights=0).joules(1).value == pytest.approx(0.007)
+    assert TokenWork(ternary_weights=0, other_weights=10**12).joules(2).value == pytest.approx(1.0)
 
 
 def test_codecarbon_is_modelled_and_names_its_constant() -> None:
@@ -233,8 +233,8 @@ def test_codecarbon_is_modelled_and_names_its_constant() -> None:
 
 def test_idle_power_is_measured_only() -> None:
     """A meter without a counter gives its reason at once; a model is not asked."""
-    assert isinstance(idle_power(RaplMeter(Path("/nowhere"))), Unavailable)
-    assert isinstance(idle_power(CodecarbonModel()), Unavailable)
+    assert isinstance(measure_idle_power(RaplMeter(Path("/nowhere"))), Unavailable)
+    assert isinstance(measure_idle_power(CodecarbonModel()), Unavailable)
 
 
 MUTATION = """
@@ -261,7 +261,7 @@ def test_a_model_in_the_place_of_a_meter_does_not_type_check(tmp_path: Path) -> 
 def test_every_meter_says_what_it_is() -> None:
     """A plugin that models says so by its attribute, and what its class returns agrees with that."""
     for name in ("rapl", "nvml", "zeus", "trace", "none", "codecarbon"):
-        meter = plugins.load("meters", name)
+        meter = plugins.load_plugin("meters", name)
         returns = type(meter).stop.__annotations__["return"]
         assert ("Modelled" in returns) == getattr(meter, "modelled", False), name
         assert not ("Modelled" in returns and "Measured" in returns), name

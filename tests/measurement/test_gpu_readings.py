@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.machine.nvml import GpuMoment, own_gpus, read_moment
+from bitnet_bench.machine.nvml import GpuState, find_gpu_handles, read_gpu_state
 from bitnet_bench.measurement import gpu_readings, worker
-from bitnet_bench.measurement.costs import Entry, costs
+from bitnet_bench.measurement.costs import CandidateInfo, make_costs
 from bitnet_bench.measurement.energy.nvml_meter import NvmlMeter
 from bitnet_bench.measurement.gpu_readings import CudaReadings, NoGpu
-from bitnet_bench.measurement.messages import MeasuringTask, Opened
-from bitnet_bench.measurement.readings import Round, disturbances
-from bitnet_bench.measurement.rounds import Turns
+from bitnet_bench.measurement.messages import MeasuringTask, OpenResult
+from bitnet_bench.measurement.readings import Round, find_disturbances
+from bitnet_bench.measurement.rounds import RoundResults
 from bitnet_bench.protocols import NO_OPTIONS, Session
 from bitnet_bench.runs.records import Measured, Unavailable
 
@@ -126,8 +126,8 @@ class FakeSession(Session):
         return "state"
 
 
-def contest(cuda: FakeCuda, library: Any, monkeypatch: pytest.MonkeyPatch) -> worker._Contest:
-    monkeypatch.setattr(gpu_readings, "find_uuid", lambda: "GPU-1")
+def contest(cuda: FakeCuda, library: Any, monkeypatch: pytest.MonkeyPatch) -> worker._BatchWorker:
+    monkeypatch.setattr(gpu_readings, "find_gpu_uuid", lambda: "GPU-1")
     session = FakeSession(cuda)
     task = MeasuringTask(
         checkpoint=open_checkpoint("demo"),
@@ -140,7 +140,7 @@ def contest(cuda: FakeCuda, library: Any, monkeypatch: pytest.MonkeyPatch) -> wo
         new_tokens=5,
     )
     meter = NvmlMeter(library, uuid="GPU-1")
-    return worker._Contest(session, task, 1, meter, CudaReadings(session, library, cuda))  # type: ignore[arg-type]
+    return worker._BatchWorker(session, task, 1, meter, CudaReadings(session, library, cuda))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_energy_is_read_when_the_gpu_has_nothing_to_do(monkeypatch: pytest.Monke
 
 def test_a_warm_up_says_what_the_card_lost_and_forgets_the_peak_of_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "SHORTEST_ROUND_S", 1e-9)
-    monkeypatch.setattr(worker, "device_peak", lambda: 5 * 10**9)
+    monkeypatch.setattr(worker, "read_device_peak", lambda: 5 * 10**9)
     from bitnet_bench.measurement.peak_memory import PeakMemory
 
     cuda = FakeCuda()
@@ -186,7 +186,7 @@ def test_a_warm_up_says_what_the_card_lost_and_forgets_the_peak_of_loading(monke
 
 
 def test_a_session_that_waits_for_nothing_has_no_times_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_readings, "find_uuid", lambda: None)
+    monkeypatch.setattr(gpu_readings, "find_gpu_uuid", lambda: None)
     readings = CudaReadings(SimpleNamespace(), FakeNvml(), FakeCuda())
     readings.begin()
     assert readings.elapsed_s() is None
@@ -197,12 +197,12 @@ def test_the_cpu_has_none_of_it() -> None:
     nothing = NoGpu()
     nothing.begin()
     assert (nothing.elapsed_s(), nothing.now(), nothing.used_bytes()) == (None, None, None)
-    assert gpu_readings.between(nothing.now(), nothing.now()) == {}
+    assert gpu_readings.diff_moments(nothing.now(), nothing.now()) == {}
 
 
 def test_a_driver_that_says_nothing_leaves_nothing_made_up() -> None:
     silent = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetViolationStatus")
-    assert read_moment(FakeNvml(fails=silent), None) == GpuMoment(None, (), None, None)
+    assert read_gpu_state(FakeNvml(fails=silent), None) == GpuState(None, (), None, None)
 
 
 def test_the_meter_reads_the_gpu_in_use_and_all_of_them_only_if_it_is_not_known() -> None:
@@ -218,9 +218,9 @@ def test_the_meter_reads_the_gpu_in_use_and_all_of_them_only_if_it_is_not_known(
 
 
 def test_without_a_driver_or_a_gpu_there_is_a_reason() -> None:
-    assert "no NVIDIA driver" in str(own_gpus(None))
-    assert "shows no GPU" in str(own_gpus(FakeNvml(fails=("nvmlInit_v2",))))
-    assert "does not open GPU 0" in str(own_gpus(FakeNvml(fails=("nvmlDeviceGetHandleByIndex_v2",))))
+    assert "no NVIDIA driver" in str(find_gpu_handles(None))
+    assert "shows no GPU" in str(find_gpu_handles(FakeNvml(fails=("nvmlInit_v2",))))
+    assert "does not open GPU 0" in str(find_gpu_handles(FakeNvml(fails=("nvmlDeviceGetHandleByIndex_v2",))))
 
 
 def reading(**changes: Any) -> Round:
@@ -234,8 +234,8 @@ def reading(**changes: Any) -> Round:
 def test_heat_and_a_lower_clock_of_the_gpu_disturb_a_round_and_its_power_limit_does_not() -> None:
     fast = reading(gpu_frequency_hz=1.98e9, gpu_power_s=0.9)
     slow = reading(gpu_frequency_hz=1.2e9, gpu_heat_s=0.5)
-    assert disturbances(fast, [fast, slow]) == []
-    said = disturbances(slow, [fast, slow])
+    assert find_disturbances(fast, [fast, slow]) == []
+    said = find_disturbances(slow, [fast, slow])
     assert said == ["heat slowed the GPU for 0.50 s", "the GPU ran at 1.20 GHz instead of 1.98"]
 
 
@@ -243,13 +243,13 @@ def test_a_cost_keeps_the_gpus_readings_and_what_computed() -> None:
     from bitnet_bench.checkpoints.locate import open_checkpoint
 
     one = reading(gpu_prefill_s=0.09, gpu_decode_s=0.08, gpu_frequency_hz=1.98e9, runtime="transformers on a fake")
-    turns = Turns(rounds={1: [one]}, peak_bytes={1: 10}, card_bytes={1: 12})
-    opened = Opened(load_s=1, resident_weight_bytes=1, kv_per_token=1, resident_by_kind={}, memory_method="m")
-    entry = Entry("hf", "bf16", open_checkpoint("demo"), None, 1)
-    (cost,) = costs(entry, opened, turns, Unavailable(reason="none"))
+    turns = RoundResults(rounds={1: [one]}, peak_bytes={1: 10}, card_bytes={1: 12})
+    opened = OpenResult(load_s=1, resident_weight_bytes=1, kv_per_token=1, resident_by_kind={}, memory_method="m")
+    entry = CandidateInfo("hf", "bf16", open_checkpoint("demo"), None, 1)
+    (cost,) = make_costs(entry, opened, turns, Unavailable(reason="none"))
     assert cost.runtime == "transformers on a fake"
     assert cost.conditions["card_bytes"].readings == (12.0,)  # type: ignore[union-attr]
     assert math.isclose(cost.conditions["gpu_decode_s"].readings[0], 0.04)  # type: ignore[union-attr]
-    turns = Turns(rounds={1: [reading()]}, peak_bytes={1: 10})
-    (cost,) = costs(entry, opened, turns, Unavailable(reason="none"))
+    turns = RoundResults(rounds={1: [reading()]}, peak_bytes={1: 10})
+    (cost,) = make_costs(entry, opened, turns, Unavailable(reason="none"))
     assert not any(name.startswith(("gpu", "card")) for name in cost.conditions), "nothing of a GPU on the CPU"

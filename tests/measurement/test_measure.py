@@ -11,13 +11,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.cli.output import costs_table, notes
+from bitnet_bench.cli.output import costs_table, list_notes
 from bitnet_bench.cli.tables import show
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement import candidates
-from bitnet_bench.measurement.candidates import with_twin
+from bitnet_bench.measurement.candidates import add_twin
 from bitnet_bench.measurement.contest import Scenario
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.protocols import Progress
@@ -31,7 +31,7 @@ def make_run(folder: Path, model: str) -> Path:
     """Write the record of a run of *model*, without scores."""
     checkpoint = open_checkpoint(model)
     record = RunRecord(
-        name=folder.name, checkpoint=checkpoint, backend="hf", precision="ternary", environment=environment()
+        name=folder.name, checkpoint=checkpoint, backend="hf", precision="ternary", environment=read_environment()
     )
     save_record(folder, record)
     return folder
@@ -63,7 +63,7 @@ def test_the_pair_is_measured_in_alternating_rounds_and_one_that_cannot_run_leav
     def steps(title: str) -> Iterator[Progress]:
         yield lambda done, total, note="": told.append(note)
 
-    contenders = candidates.contenders(["demo", "demo-fp16"], [], None)
+    contenders = candidates.make_candidates(["demo", "demo-fp16"], [], None)
     records = list(measure([("demo", "bf16", None), *contenders], SHORT, backend="hf", steps=steps))  # type: ignore[list-item,arg-type]
     ternary, fp16, bf16 = _cost_of(records)  # type: ignore[arg-type]
     assert [c.precision for c in (ternary, fp16, bf16)] == ["ternary", "fp16", "bf16"]
@@ -83,7 +83,7 @@ def test_the_pair_is_measured_in_alternating_rounds_and_one_that_cannot_run_leav
     assert [record.cost_errors.keys() for record in records] == [{"hf bf16"}, set()]
     assert "packed ternary" in records[0].cost_errors["hf bf16"]
     assert "status 1" in records[0].cost_errors["hf bf16"]
-    assert any("was not measured" in note for note in notes(records))
+    assert any("was not measured" in note for note in list_notes(records))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of a run and of its twin, measured once: the twin has no ternary weights to be measured."""
     folder = tmp_path_factory.mktemp("measured")
     make_run(folder / "mine-fp16", "demo-fp16")
-    named = with_twin([str(make_run(folder / "mine", "demo"))])
-    measure(candidates.contenders(named, ["ternary"], None), SHORT.model_copy(update={"rounds": 1}))
+    named = add_twin([str(make_run(folder / "mine", "demo"))])
+    measure(candidates.make_candidates(named, ["ternary"], None), SHORT.model_copy(update={"rounds": 1}))
     return folder
 
 
@@ -129,7 +129,7 @@ def test_a_budget_that_is_too_short_leaves_out_and_says_so(tmp_path: Path) -> No
     assert not record.cost_errors
     assert "No time was left for it" in record.cost_left_out["hf ternary"]
     assert load_record(run).cost_left_out == record.cost_left_out
-    assert any("was left out by the budget" in note for note in notes([record]))
+    assert any("was left out by the budget" in note for note in list_notes([record]))
     assert len(costs_table([record]).rows) == 1
 
 
@@ -155,4 +155,4 @@ def test_a_single_round_has_no_interval(measured: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "(1 round)" in shown
     assert "±0 %" not in shown
-    assert f"mine {cost.backend} ternary ran once, without an interval. 3 rounds exceed it." in notes([once])
+    assert f"mine {cost.backend} ternary ran once, without an interval. 3 rounds exceed it." in list_notes([once])

@@ -11,7 +11,7 @@ import pytest
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.messages import (
-    Foreseen,
+    ProbeResult,
     MeasuringTask,
     ParityTask,
     Request,
@@ -89,5 +89,5 @@ def test_a_task_to_compare_is_no_task_to_measure() -> None:
 def test_an_impossible_reading_is_a_sentence_of_the_process_that_read_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A time of zero would divide by zero later."""
     with pytest.raises(SystemExit, match="1"):
-        run_process(lambda: print(Foreseen(run_s=0.0)))
+        run_process(lambda: print(ProbeResult(run_s=0.0)))
     assert "a reading is impossible (run_s must be " in capsys.readouterr().err

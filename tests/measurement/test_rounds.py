@@ -17,13 +17,13 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement import machine_state
 from bitnet_bench.measurement.budget import EXPECTED_CLOSING_S, Budget, Countdown, OutOfBudgetError
-from bitnet_bench.measurement.child import Child
-from bitnet_bench.measurement.costs import Entry, costs, percentile
-from bitnet_bench.measurement.messages import MeasuringTask, Opened
-from bitnet_bench.measurement.peak_memory import memory_bytes
-from bitnet_bench.measurement.readings import Round, disturbances, median_interval
-from bitnet_bench.measurement.rounds import Turns, alternate
-from bitnet_bench.measurement.scenario import Scenario, preset
+from bitnet_bench.measurement.child import CandidateProcess
+from bitnet_bench.measurement.costs import CandidateInfo, make_costs, percentile
+from bitnet_bench.measurement.messages import MeasuringTask, OpenResult
+from bitnet_bench.measurement.peak_memory import read_memory_bytes
+from bitnet_bench.measurement.readings import Round, find_disturbances, median_interval
+from bitnet_bench.measurement.rounds import RoundResults, alternate_rounds
+from bitnet_bench.measurement.scenario import Scenario, find_preset
 from bitnet_bench.protocols import NO_OPTIONS
 from bitnet_bench.runs.records import Measured, Unavailable
 
@@ -117,7 +117,7 @@ def _alternate(
     clock: FakeClock | None = None,
     slept: list[float] | None = None,
     told: list[tuple[float, int, int]] | None = None,
-) -> list[Turns]:
+) -> list[RoundResults]:
     clock = clock or FakeClock()
 
     def sleep(seconds: float) -> None:
@@ -125,7 +125,7 @@ def _alternate(
         if slept is not None:
             slept.append(seconds)
 
-    return alternate(contenders, scenario, countdown_on(clock, scenario, told), sleep)
+    return alternate_rounds(contenders, scenario, countdown_on(clock, scenario, told), sleep)
 
 
 def _run(contenders: Sequence[FakeContender], scenario: Scenario = SCENARIO) -> list[int]:
@@ -308,32 +308,32 @@ def test_disturbed_rounds_are_left_out_of_the_numbers_if_others_are_enough() -> 
     quiet_rounds = [reading(s) for s in (1.0, 1.1, 1.2)]
     busy = reading(5.0, foreign_share=0.4)
     for rounds, median, left in ((([busy, *quiet_rounds]), 1.1, 1), (([busy, *quiet_rounds[:2]]), 1.1, 0)):
-        turns = Turns({1: rounds}, {1: 1000}, {1: {0: ["other processes used 40% of the cores"]}})
-        entry = Entry("ternary", "ternary", open_checkpoint("demo"), None, 1)
-        (cost,) = costs(entry, Opened.model_validate_json(OPENED), turns, Unavailable(reason="no meter"))
+        turns = RoundResults({1: rounds}, {1: 1000}, {1: {0: ["other processes used 40% of the cores"]}})
+        entry = CandidateInfo("ternary", "ternary", open_checkpoint("demo"), None, 1)
+        (cost,) = make_costs(entry, OpenResult.model_validate_json(OPENED), turns, Unavailable(reason="no meter"))
         prefill = cost.metrics["prefill_s"]
         assert isinstance(prefill, Measured)
         assert prefill.median == median
         assert [(found.round, found.prefill_s) for found in cost.left_out] == [(1, 5.0)][:left]
         assert cost.disturbances == ("round 1: other processes used 40% of the cores",)
-        assert cost.disturbed == (not left)
+        assert cost.is_disturbed == (not left)
 
 
 def test_the_pace_is_that_of_the_slowest_thread() -> None:
     """Work that touches no memory, on as many threads as asked for: some milliseconds."""
-    assert 1e-4 < machine_state.pace(1) < 1
-    assert machine_state.pace(2) > 1e-4
+    assert 1e-4 < machine_state.measure_pace(1) < 1
+    assert machine_state.measure_pace(2) > 1e-4
 
 
 def test_heat_swapping_and_a_slower_clock_disturb() -> None:
     """Each is named; a machine that counts none of them disturbs nothing."""
     fast = reading(frequency_hz=3e9)
-    assert disturbances(reading(stolen_share=0.031), []) == ["other machines of the host took 3% of the cores"]
-    assert not disturbances(reading(stolen_share=0.02), [])
-    assert disturbances(reading(throttled=3), []) == ["3 thermal events slowed the processor"]
-    assert disturbances(reading(swapped_bytes=1 << 20), []) == ["1.0 MiB were swapped"]
-    assert disturbances(reading(frequency_hz=2e9), [fast]) == ["the cores ran at 2.00 GHz instead of 3.00"]
-    assert not disturbances(reading(), [fast])
+    assert find_disturbances(reading(stolen_share=0.031), []) == ["other machines of the host took 3% of the cores"]
+    assert not find_disturbances(reading(stolen_share=0.02), [])
+    assert find_disturbances(reading(throttled=3), []) == ["3 thermal events slowed the processor"]
+    assert find_disturbances(reading(swapped_bytes=1 << 20), []) == ["1.0 MiB were swapped"]
+    assert find_disturbances(reading(frequency_hz=2e9), [fast]) == ["the cores ran at 2.00 GHz instead of 3.00"]
+    assert not find_disturbances(reading(), [fast])
 
 
 def test_one_that_crashes_leaves_the_others() -> None:
@@ -375,9 +375,9 @@ def test_a_percentile_is_a_reading(readings: list[float], share: float) -> None:
 
 def test_scenarios_have_names() -> None:
     """A preset gives lengths; another name lists those there are."""
-    assert preset("classify") == (256, 2)
+    assert find_preset("classify") == (256, 2)
     with pytest.raises(BenchError, match="no scenario"):
-        preset("poem")
+        find_preset("poem")
 
 
 ANSWERS = {
@@ -402,9 +402,9 @@ def _task() -> MeasuringTask:
     )
 
 
-def _child(code: str, timeout_s: float = 20.0) -> Child:
+def _child(code: str, timeout_s: float = 20.0) -> CandidateProcess:
     program = f"import sys, time\nsys.stdin.readline()\n{code}"
-    return Child("x", _task(), timeout_s, (sys.executable, "-c", program))
+    return CandidateProcess("x", _task(), timeout_s, (sys.executable, "-c", program))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def test_a_process_that_exceeds_its_share_is_ended_and_nothing_is_wrong_with_it(
     """The share is shorter than the time after which it would hang: another sentence, and who waits is told."""
     waited: list[None] = []
     program = "import sys, time\nsys.stdin.readline()\ntime.sleep(60)"
-    child = Child("x", _task(), 20.0, (sys.executable, "-c", program), lambda: waited.append(None))
+    child = CandidateProcess("x", _task(), 20.0, (sys.executable, "-c", program), lambda: waited.append(None))
     with pytest.raises(OutOfBudgetError, match=r"Loading it took more than 1.5 s, which was its share"):
         child.open(within_s=1.5)
     assert len(waited) == 1
@@ -453,15 +453,15 @@ def test_the_machine_is_read_through_the_kernels_files(tmp_path: Path) -> None:
     (cpu / "thermal_throttle").mkdir()
     (cpu / "thermal_throttle" / "package_throttle_count").write_text("7\n")
     (tmp_path / "vmstat").write_text("pswpin 1\npswpout 2\n")
-    moment = machine_state.now(tmp_path, tmp_path / "cpus")
+    moment = machine_state.read_moment(tmp_path, tmp_path / "cpus")
     assert (moment.frequency_hz, moment.throttled) == (2.5e9, 7)
     moment = replace(moment, stolen_s=3.0)
     later = replace(moment, time_s=moment.time_s + 10, foreign_s=moment.foreign_s + 5, stolen_s=4.0, throttled=9)
-    told = machine_state.between(moment, later, cores=2)
+    told = machine_state.diff_moments(moment, later, cores=2)
     shares = {"foreign_share": 0.25, "stolen_share": 0.05}
     assert told == {**shares, "frequency_hz": 2.5e9, "throttled": 2, "swapped_bytes": 0}
-    assert machine_state.between(replace(moment, stolen_s=None), later, cores=2)["stolen_share"] is None
-    empty = machine_state.now(tmp_path / "none", tmp_path / "none")
+    assert machine_state.diff_moments(replace(moment, stolen_s=None), later, cores=2)["stolen_share"] is None
+    empty = machine_state.read_moment(tmp_path / "none", tmp_path / "none")
     assert (empty.frequency_hz, empty.throttled, empty.swapped_bytes) == (None, None, None)
 
 
@@ -477,8 +477,8 @@ def test_pages_of_files_count_whole(tmp_path: Path) -> None:
         "c000-d000 rw-p 00000000 00:00 0 [heap]\nRss: 8 kB\nPss: 4 kB\n"
         "e000-f000 rw-p 00000000 00:00 0\nRss: 2 kB\nPss: 2 kB\n"
     )
-    assert memory_bytes(proc=tmp_path) == 136 * 1024
-    assert memory_bytes(pid=1, proc=tmp_path) is None
+    assert read_memory_bytes(proc=tmp_path) == 136 * 1024
+    assert read_memory_bytes(pid=1, proc=tmp_path) is None
 
 
 def test_random_rounds_never_lose_a_contender() -> None:

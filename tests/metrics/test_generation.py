@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bitnet_bench.metrics import metric
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
@@ -36,24 +36,24 @@ def corpus(generated: Make, n: int) -> list[Example]:
 def test_the_golden_pair(name: str, generated: Make) -> None:
     """The pair of sentences has the value in the table."""
     expected, tolerance = GOLDEN[name]
-    assert metric(name).value([generated(OUTPUT, REFERENCE)]) == pytest.approx(expected, abs=tolerance)
+    assert load_metric(name).value([generated(OUTPUT, REFERENCE)]) == pytest.approx(expected, abs=tolerance)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_one_example_is_a_share(name: str, generated: Make) -> None:
     """of_one lies in 0..1 and is the value of a corpus of one where that is defined."""
-    found = metric(name)
-    share = found.of_one(generated(OUTPUT, REFERENCE))
+    found = load_metric(name)
+    share = found.score_example(generated(OUTPUT, REFERENCE))
     assert share == pytest.approx(found.value([generated(OUTPUT, REFERENCE)]) / 100)
-    assert found.of_one(generated(REFERENCE, REFERENCE)) == pytest.approx(1.0)
+    assert found.score_example(generated(REFERENCE, REFERENCE)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 @pytest.mark.parametrize("output", ["", " ", "?"])
 def test_an_empty_output_scores_nothing(name: str, output: str, generated: Make) -> None:
     """An output without words is 0, alone and in a corpus: no division by zero."""
-    found = metric(name)
-    assert found.of_one(generated(output, "한국의 수도는 서울이다")) == 0.0
+    found = load_metric(name)
+    assert found.score_example(generated(output, "한국의 수도는 서울이다")) == 0.0
     assert found.value([generated(output, "한국의 수도는 서울이다")]) == 0.0
     assert found.value([generated(output, REFERENCE), generated(REFERENCE, REFERENCE)]) > 0.0
 
@@ -62,31 +62,31 @@ def test_an_empty_output_scores_nothing(name: str, output: str, generated: Make)
 def test_the_best_of_several_references_counts(name: str, generated: Make) -> None:
     """A second reference that equals the output gives 100, wherever it stands; rows may have fewer references."""
     for references in ((REFERENCE, OUTPUT), (OUTPUT, REFERENCE)):
-        assert metric(name).value([generated(OUTPUT, *references)]) == pytest.approx(100.0)
+        assert load_metric(name).value([generated(OUTPUT, *references)]) == pytest.approx(100.0)
     mixed = [generated(OUTPUT, REFERENCE, OUTPUT), generated(REFERENCE, REFERENCE)]
-    assert metric(name).value(mixed) == pytest.approx(100.0)
+    assert load_metric(name).value(mixed) == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_a_repeated_reference_changes_nothing(name: str, generated: Make) -> None:
     """A row with fewer references than others scores as if it stood alone."""
     once, twice = generated(OUTPUT, REFERENCE), generated(OUTPUT, REFERENCE, REFERENCE)
-    assert metric(name).value([twice]) == pytest.approx(metric(name).value([once]))
+    assert load_metric(name).value([twice]) == pytest.approx(load_metric(name).value([once]))
 
 
 def test_rouge_is_a_mean_over_examples(generated: Make) -> None:
     """The value is the mean over examples and the standard error that of a mean."""
     examples = corpus(generated, 20)
-    shares = [metric("rouge_l").of_one(example) for example in examples]
-    assert metric("rouge_l").value(examples) == pytest.approx(100 * np.mean(shares))
-    assert metric("rouge_l").stderr(examples) == pytest.approx(100 * np.std(shares, ddof=1) / np.sqrt(20))
+    shares = [load_metric("rouge_l").score_example(example) for example in examples]
+    assert load_metric("rouge_l").value(examples) == pytest.approx(100 * np.mean(shares))
+    assert load_metric("rouge_l").stderr(examples) == pytest.approx(100 * np.std(shares, ddof=1) / np.sqrt(20))
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf"])
 def test_a_corpus_metric_is_resampled_over_examples(name: str, generated: Make) -> None:
     """The standard error is that of the corpus score over the same resampled examples, scored anew."""
     examples = corpus(generated, 12)
-    found = metric(name)
+    found = load_metric(name)
     naive = [
         found.value([examples[i] for i in drawn])
         for drawn in (
@@ -99,12 +99,12 @@ def test_a_corpus_metric_is_resampled_over_examples(name: str, generated: Make) 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "rouge_l"])
 def test_one_text_has_no_standard_error(name: str, generated: Make) -> None:
     """A single example gives no standard error, rather than 0."""
-    assert metric(name).stderr([generated(OUTPUT, REFERENCE)]) is None
+    assert load_metric(name).stderr([generated(OUTPUT, REFERENCE)]) is None
 
 
 def test_signatures_say_the_tokenizer() -> None:
     """BLEU and ROUGE name mecab-ko and its version; chrF++ names its word order through sacrebleu."""
-    assert "tok:mecab-ko" in metric("rouge_l").signature()
-    assert "tok:ko-mecab" in metric("bleu").signature()
-    assert "nw:2" in metric("chrf").signature()
-    assert all("norm:nfc" in metric(name).signature() for name in GOLDEN)
+    assert "tok:mecab-ko" in load_metric("rouge_l").signature()
+    assert "tok:ko-mecab" in load_metric("bleu").signature()
+    assert "nw:2" in load_metric("chrf").signature()
+    assert all("norm:nfc" in load_metric(name).signature() for name in GOLDEN)

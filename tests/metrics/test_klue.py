@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from seqeval.scheme import IOB2, Entities
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.metrics import metric
-from bitnet_bench.metrics.klue_ner import entities
+from bitnet_bench.metrics import load_metric
+from bitnet_bench.metrics.klue_ner import find_entities
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_counts
 
@@ -43,7 +43,7 @@ def labelled(target: str, output: str | None, sep: str = ",") -> Example:
 def test_entities_are_those_of_seqeval_strict(tags: list[str]) -> None:
     """On any IOB2 tags, valid or not: an I that continues nothing is no entity."""
     theirs = {(e.tag, e.start, e.end) for e in Entities([tags], IOB2, False).entities[0]}
-    assert entities(tags) == theirs
+    assert find_entities(tags) == theirs
 
 
 @pytest.mark.parametrize(
@@ -75,47 +75,47 @@ def test_entities_are_those_of_seqeval_strict(tags: list[str]) -> None:
 )
 def test_one_row(key: str, target: str, output: str | None, one: float) -> None:
     """The figure of one row, as an item of a paired comparison."""
-    assert metric(key).of_one(labelled(target, output)) == pytest.approx(one)
+    assert load_metric(key).score_example(labelled(target, output)) == pytest.approx(one)
 
 
 def test_a_wrong_head_is_a_class_of_its_own_in_las() -> None:
     """Officially: NP_SBJ right, VP's head wrong: F1 1, 0 and 0 for the wrong head itself, a mean of 1/3."""
-    assert metric("las").value([labelled("2 NP_SBJ,0 VP", "2 NP_SBJ,1 VP")]) == pytest.approx(100 / 3)
+    assert load_metric("las").value([labelled("2 NP_SBJ,0 VP", "2 NP_SBJ,1 VP")]) == pytest.approx(100 / 3)
 
 
 def test_a_tag_that_never_occurs_counts_as_one_in_character_f1() -> None:
     """Officially: one tag wrong of two that occur, eleven that do not."""
-    got = metric("character_macro_f1").value([labelled("O,O,B-PS", "O,O,O")])
+    got = load_metric("character_macro_f1").value([labelled("O,O,B-PS", "O,O,O")])
     assert got == pytest.approx(100 * (11 + 0.8 + 0.0) / 13)
 
 
 def test_entity_types_are_parts() -> None:
     """F1 of each type that occurs."""
-    parts = metric("entity_f1").parts([labelled("B-PS,O,B-LC", "B-PS,B-DT,O")])  # type: ignore[attr-defined]
+    parts = load_metric("entity_f1").parts([labelled("B-PS,O,B-LC", "B-PS,B-DT,O")])  # type: ignore[attr-defined]
     assert parts == {"PS": 100.0, "LC": 0.0, "DT": 0.0}
 
 
 @pytest.mark.parametrize(("variant", "score"), [("", 0.0), (":official", 0.0), (":corrected", 1.0)])
 def test_marks_outside_ascii_stay_officially(variant: str, score: float, generated: Make) -> None:
     """`《기생충》` is not `기생충` for the official script, whose pattern has a misplaced bracket."""
-    assert metric(f"klue_exact_match{variant}").of_one(generated("《기생충》", "기생충")) == score
+    assert load_metric(f"klue_exact_match{variant}").score_example(generated("《기생충》", "기생충")) == score
 
 
 @pytest.mark.parametrize(("variant", "low", "high"), [("", 0.0, 0.05), (":corrected", 0.99, 1.0)])
 def test_a_long_answer_loses_its_characters_officially(variant: str, low: float, high: float, generated: Make) -> None:
     """difflib leaves frequent characters out of a text of 200 or more."""
     answer = "가나다라마 " * 60
-    assert low <= metric(f"klue_rouge_w{variant}").of_one(generated("끝" + answer, answer.strip())) <= high
+    assert low <= load_metric(f"klue_rouge_w{variant}").score_example(generated("끝" + answer, answer.strip())) <= high
 
 
 def test_sts_has_no_correlation_where_an_answer_is_constant(chosen: Make) -> None:
     """0 rather than NaN, and it says so in the signature."""
     examples = [chosen(0, 0, target_value=float(i), output_value=2.0) for i in range(5)]
-    assert metric("pearson").value(examples) == 0.0
-    assert metric("spearman").value(examples) == 0.0
-    assert "constant:0" in metric("pearson").signature()
+    assert load_metric("pearson").value(examples) == 0.0
+    assert load_metric("spearman").value(examples) == 0.0
+    assert "constant:0" in load_metric("pearson").signature()
     with pytest.raises(BenchError, match="no grade"):
-        metric("pearson").value([chosen(0, 0)])
+        load_metric("pearson").value([chosen(0, 0)])
 
 
 def structured(rng: np.random.Generator, pool: list[str]) -> Example:
@@ -153,6 +153,6 @@ def test_a_standard_error_is_that_of_resampled_examples(key: str, chosen: Make) 
     """The vectorised bootstrap comes near the naive one, which scores every resample from its examples."""
     examples = rows(key, np.random.default_rng(0), 120, chosen)
     drawn = np.concatenate(list(bootstrap_counts(120, 150))).astype(int)
-    naive = [metric(key).value([examples[i] for i in np.repeat(range(120), counts)]) for counts in drawn]
-    assert metric(key).stderr(examples) == pytest.approx(np.std(naive, ddof=1), rel=0.25)
-    assert metric(key).stderr(examples[:1]) is None
+    naive = [load_metric(key).value([examples[i] for i in np.repeat(range(120), counts)]) for counts in drawn]
+    assert load_metric(key).stderr(examples) == pytest.approx(np.std(naive, ddof=1), rel=0.25)
+    assert load_metric(key).stderr(examples[:1]) is None

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from korouge_score import rouge_scorer
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.metrics import metric
-from bitnet_bench.metrics.tokenizers import tokenizer
+from bitnet_bench.metrics import load_metric
+from bitnet_bench.metrics.tokenizers import load_metric_tokenizer
 from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
@@ -36,7 +36,7 @@ WORDS = st.lists(st.sampled_from(["오늘", "날씨가", "맑아서", "공원에
 )
 def test_rouge_by_tokenizer(tokens: str, wanted: tuple[float, ...], generated: Make) -> None:
     """One pair of sentences under four tokenizers."""
-    scored = [metric(f"{name}:{tokens}").of_one(generated(OUTPUT, REFERENCE)) for name in NAMES]
+    scored = [load_metric(f"{name}:{tokens}").score_example(generated(OUTPUT, REFERENCE)) for name in NAMES]
     assert scored == pytest.approx(wanted, abs=0.0006)
 
 
@@ -54,29 +54,29 @@ def test_rouge_over_words_is_that_of_korouge_score(output: list[str], reference:
         correct=0.0,
     )
     theirs = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"]).score(example.references[0], example.output)
-    scored = [metric(f"{name}:space").of_one(example) for name in NAMES]
+    scored = [load_metric(f"{name}:space").score_example(example) for name in NAMES]
     assert scored == pytest.approx([theirs[kind].fmeasure for kind in ("rouge1", "rouge2", "rougeL")])
 
 
 def test_rouge_lsum_joins_the_lines_of_a_summary(generated: Make) -> None:
     """Lines in another order lose nothing in rouge_lsum, and do in rouge_l."""
     swapped = generated("비가 왔다\n날이 맑다", "날이 맑다\n비가 왔다")
-    assert metric("rouge_lsum:space").of_one(swapped) == 1.0
-    assert metric("rouge_l:space").of_one(swapped) == 0.5
+    assert load_metric("rouge_lsum:space").score_example(swapped) == 1.0
+    assert load_metric("rouge_l:space").score_example(swapped) == 0.5
 
 
 def test_meteor_without_synonyms(generated: Make) -> None:
     """Three of four words match in one chunk: F = PR / (.9 P + .1 R), penalty .5 (1/3)^3."""
-    scored = metric("meteor:space").of_one(generated("나는 밥을 먹었다 또", "나는 밥을 먹었다 어제"))
+    scored = load_metric("meteor:space").score_example(generated("나는 밥을 먹었다 또", "나는 밥을 먹었다 어제"))
     assert scored == pytest.approx(0.75 * (1 - 0.5 * (1 / 3) ** 3))
-    assert metric("meteor").of_one(generated("", REFERENCE)) == 0.0
-    assert "synonyms:no" in metric("meteor").signature()
+    assert load_metric("meteor").score_example(generated("", REFERENCE)) == 0.0
+    assert "synonyms:no" in load_metric("meteor").signature()
 
 
 @pytest.mark.parametrize("name", [*NAMES, "rouge_lsum", "meteor", "bleu", "chrf"])
 def test_composed_and_decomposed_hangul_are_one_text(name: str, generated: Make) -> None:
     """NFD against NFC of the same text is a full match (left as it is: ROUGE 0)."""
-    assert metric(name).of_one(generated(unicodedata.normalize("NFD", REFERENCE), REFERENCE)) > 0.99
+    assert load_metric(name).score_example(generated(unicodedata.normalize("NFD", REFERENCE), REFERENCE)) > 0.99
 
 
 @pytest.mark.parametrize("name", [*NAMES, "rouge_lsum", "meteor", "bleu", "chrf", "char_f1", "klue_rouge_w:corrected"])
@@ -84,7 +84,7 @@ def test_composed_and_decomposed_hangul_are_one_text(name: str, generated: Make)
 def test_odd_output_is_scored_in_time(name: str, output: str, generated: Make) -> None:
     """Nothing, white space, marks, 100,000 characters: a figure below a full match, within seconds."""
     begun = time.process_time()
-    assert 0.0 <= metric(name).of_one(generated(output, REFERENCE)) < 0.2
+    assert 0.0 <= load_metric(name).score_example(generated(output, REFERENCE)) < 0.2
     assert time.process_time() - begun < 30.0
 
 
@@ -92,7 +92,7 @@ def test_odd_output_is_scored_in_time(name: str, output: str, generated: Make) -
 def test_a_tokenizer_that_drops_hangul_is_refused(key: str) -> None:
     """rouge_score's own keeps [a-z0-9] only, which makes a Korean score 0 or a false 100."""
     with pytest.raises(BenchError, match="drops Hangul"):
-        metric(key)
+        load_metric(key)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_tokenizer_that_drops_hangul_is_refused(key: str) -> None:
 def test_an_unknown_name_is_refused(key: str, says: str) -> None:
     """The error says what there is."""
     with pytest.raises(BenchError, match=says):
-        metric(key)
+        load_metric(key)
 
 
 def test_a_missing_tokenizer_names_its_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +122,13 @@ def test_a_missing_tokenizer_names_its_install(monkeypatch: pytest.MonkeyPatch) 
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    tokenizer.cache_clear()
+    load_metric_tokenizer.cache_clear()
     with pytest.raises(BenchError, match="kiwipiepy") as error:
-        tokenizer("kiwi")
+        load_metric_tokenizer("kiwi")
     assert "pip install 'bitnet-bench[kiwi]'" in str(error.value)
 
 
 def test_bleu_has_its_precisions_as_parts(generated: Make) -> None:
     """One precision for each n-gram order, and the brevity penalty."""
-    parts = metric("bleu").parts([generated(REFERENCE, REFERENCE)])  # type: ignore[attr-defined]
+    parts = load_metric("bleu").parts([generated(REFERENCE, REFERENCE)])  # type: ignore[attr-defined]
     assert parts == {"1-gram": 100.0, "2-gram": 100.0, "3-gram": 100.0, "4-gram": 100.0, "brevity_penalty": 100.0}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.metrics import metric
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example
 
 Make = Callable[..., Example]
@@ -43,8 +43,8 @@ def test_the_metrics_are_the_official_ones(output: str, references: list[str], g
     """On any texts both metrics are the best over the references of the official definition."""
     example = generated(output, *references)
     exact = max(float(naive_normalise(output) == naive_normalise(r)) for r in references)
-    assert metric("exact_match").of_one(example) == exact
-    assert metric("char_f1").of_one(example) == pytest.approx(max(naive_f1(output, r) for r in references))
+    assert load_metric("exact_match").score_example(example) == exact
+    assert load_metric("char_f1").score_example(example) == pytest.approx(max(naive_f1(output, r) for r in references))
 
 
 @pytest.mark.parametrize(
@@ -63,27 +63,27 @@ def test_the_metrics_are_the_official_ones(output: str, references: list[str], g
 def test_known_answers(output: str, reference: str, exact: float, f1: float, generated: Make) -> None:
     """Signs, case, particles and spaces weigh as the official script weighs them."""
     example = generated(output, reference)
-    assert metric("exact_match").of_one(example) == exact
-    assert metric("char_f1").of_one(example) == pytest.approx(f1)
+    assert load_metric("exact_match").score_example(example) == exact
+    assert load_metric("char_f1").score_example(example) == pytest.approx(f1)
 
 
 def test_the_value_is_the_mean_with_its_standard_error(generated: Make) -> None:
     """Over two examples, one right and one wrong, both metrics are 50 +- 50."""
     examples = [generated("서울", "서울"), generated("부산", "서울")]
     for name in ("exact_match", "char_f1"):
-        assert metric(name).value(examples) == 50.0
-        assert metric(name).stderr(examples) == pytest.approx(50.0)
+        assert load_metric(name).value(examples) == 50.0
+        assert load_metric(name).stderr(examples) == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize("name", ["exact_match", "char_f1", "rouge_l", "bleu", "chrf"])
 def test_decomposed_and_composed_text_are_the_same(name: str, generated: Make) -> None:
     """NFD on either side scores as NFC on both."""
     output, reference = "한국은행이 기준금리를 3.5%로 동결했다.", "한국은행은 기준금리를 3.5%로 동결했다고 밝혔다."
-    expected = metric(name).value([generated(output, reference)])
+    expected = load_metric(name).value([generated(output, reference)])
     for ours, theirs in (("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")):
         example = generated(unicodedata.normalize(ours, output), unicodedata.normalize(theirs, reference))  # type: ignore[arg-type]
-        assert metric(name).value([example]) == expected
-        assert metric(name).of_one(example) == metric(name).of_one(generated(output, reference))
+        assert load_metric(name).value([example]) == expected
+        assert load_metric(name).score_example(example) == load_metric(name).score_example(generated(output, reference))
 
 
 @pytest.mark.parametrize("name", ["exact_match", "char_f1", "rouge_l", "bleu", "chrf"])
@@ -91,12 +91,12 @@ def test_hangul_is_never_dropped(name: str, generated: Make) -> None:
     """Texts that agree in their digits and not in their Hangul score far from 100; in both, 100."""
     same = "대한민국의 수도 서울은 2026년 인구가 3명 늘었다."
     other = "작은 고양이가 지난해에 물고기를 2026마리나 3번 먹었어요?"
-    assert metric(name).value([generated(same, same)]) == pytest.approx(100.0)
-    assert metric(name).value([generated(other, same)]) < 45
-    assert metric(name).value([generated("가나다 라마바", "사아자 차카타")]) < 15
+    assert load_metric(name).value([generated(same, same)]) == pytest.approx(100.0)
+    assert load_metric(name).value([generated(other, same)]) < 45
+    assert load_metric(name).value([generated("가나다 라마바", "사아자 차카타")]) < 15
 
 
 def test_a_question_without_an_answer_wants_an_empty_output(generated: Make) -> None:
     """Its reference is "": character F1 is 1 for nothing at all and for marks that are not compared, else 0."""
-    scored = [metric("char_f1").of_one(generated(output, "")) for output in ("", " ...", "서울")]
+    scored = [load_metric("char_f1").score_example(generated(output, "")) for output in ("", " ...", "서울")]
     assert scored == [1.0, 1.0, 0.0]

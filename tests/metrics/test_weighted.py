@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bitnet_bench.metrics import metric
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example
 
 RNG = np.random.default_rng(11)
@@ -71,9 +71,9 @@ CASES = [
 @pytest.mark.parametrize(("key", "examples"), CASES, ids=[key for key, _ in CASES])
 def test_weights_of_one_give_the_metric_and_weights_of_two_repeat_examples(key: str, examples: list[Example]) -> None:
     """All once is `value`; a sample that holds some twice and others never is `value` of that very list."""
-    found = metric(key)
+    found = load_metric(key)
     counts = np.array([2, 0, 1, 1] * (N // 4))
     repeated = [example for example, count in zip(examples, counts, strict=True) for _ in range(count)]
     weights = np.stack([np.ones(N), counts.astype(float)])
     expected = [found.value(examples), found.value(repeated)]
-    assert found.weighted(found.numbers(examples), weights) == pytest.approx(expected, abs=1e-9)
+    assert found.score_resamples(found.numbers(examples), weights) == pytest.approx(expected, abs=1e-9)

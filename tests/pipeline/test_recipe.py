@@ -13,13 +13,13 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.machine.fast_dtype import fast_compute
-from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate, find_shape, shape_of
+from bitnet_bench.machine.fast_dtype import fastest_dtype
+from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate_steps, find_shape, compute_shape
 from bitnet_bench.pipeline.quickstart import RECIPE
-from bitnet_bench.pipeline.recipe import SHIPPED, find_recipe, read_recipe
-from bitnet_bench.pipeline.steps import Finetuning, Measuring, Scoring, plan, run
+from bitnet_bench.pipeline.recipe import RECIPES_FOLDER, find_recipe, read_recipe
+from bitnet_bench.pipeline.steps import FinetuneStep, MeasureStep, EvaluateStep, plan_steps, run_recipe
 
-RECIPES = sorted(SHIPPED.glob("*.yaml"))
+RECIPES = sorted(RECIPES_FOLDER.glob("*.yaml"))
 SMALL = """\
 finetune:
   data: [rows.jsonl]
@@ -104,55 +104,55 @@ def test_seeds_and_arms_have_folders_of_their_own(small: Path, tmp_path: Path) -
     """Arms differ in precision and start, seeds in the seed; the first seed is measured."""
     several = SMALL.replace("max_steps: 2", "max_steps: 2\n  seeds: 2") + "measure: {}\n"
     small.write_text(several, encoding="utf-8")
-    steps = plan(read_recipe(small), tmp_path / "out")
+    steps = plan_steps(read_recipe(small), tmp_path / "out")
     assert [step.title for step in steps] == [
         *(f"fine-tune {name}" for name in ("ternary-seed0", "fp16-seed0", "ternary-seed1", "fp16-seed1")),
         *(f"evaluate {name}" for name in ("ternary-seed0", "fp16-seed0", "ternary-seed1", "fp16-seed1")),
         "measure",
         "report",
     ]
-    jobs = [step.job for step in steps if isinstance(step, Finetuning)]
+    jobs = [step.job for step in steps if isinstance(step, FinetuneStep)]
     assert [(job.model, job.precision, job.seed) for job in jobs[:3]] == [
         ("demo", "ternary", 0),
         ("demo-fp16", "fp16", 0),
         ("demo", "ternary", 1),
     ]
     assert len({job.out for job in jobs}) == 4
-    (measuring,) = [step for step in steps if isinstance(step, Measuring)]
+    (measuring,) = [step for step in steps if isinstance(step, MeasureStep)]
     assert [folder.name for folder in measuring.folders] == ["ternary-seed0", "fp16-seed0"]
 
 
 def test_a_recipe_is_done_once_and_goes_on_where_it_was(small: Path, tmp_path: Path) -> None:
     """Finished steps are not done again, missing ones are; the folder keeps the recipe and is no other recipe's."""
     out = tmp_path / "out"
-    records = run(read_recipe(small), out)
+    records = run_recipe(read_recipe(small), out)
     assert [(record.name, record.precision, len(record.scores)) for record in records] == [
         ("ternary", "ternary", 2),
-        ("fp16", fast_compute(), 2),
+        ("fp16", fastest_dtype(), 2),
     ]
     assert (out / "report.html").is_file()
     assert read_recipe(out / "recipe.yaml") == read_recipe(out / "ternary/recipe.yaml") == read_recipe(small)
-    assert all(step.is_done for step in plan(read_recipe(small), out))
+    assert all(step.is_done for step in plan_steps(read_recipe(small), out))
 
     times = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file() and file.name != ".lock"}
     (out / "fp16/record.json").unlink()  # as if it had been killed before the twin was scored
-    again = run(read_recipe(small), out)
+    again = run_recipe(read_recipe(small), out)
     kept = {file for file, time in times.items() if file.stat().st_mtime_ns == time}
     assert {out / "models/ternary/finetune.json", out / "models/fp16/finetune.json", out / "recipe.yaml"} <= kept
     assert [record.scores for record in again] == [record.scores for record in records]
 
     small.write_text(SMALL.replace("max_steps: 2", "max_steps: 3"), encoding="utf-8")
     with pytest.raises(BenchError, match=r"another recipe: finetune\.max_steps"):
-        run(read_recipe(small), out)
+        run_recipe(read_recipe(small), out)
 
 
 def test_what_is_not_trained_is_scored_and_measured_as_it_is(tmp_path: Path) -> None:
     """`models` names checkpoints; what was measured is not measured again."""
     (tmp_path / "r.yaml").write_text(MEASURED, encoding="utf-8")
     recipe = read_recipe(tmp_path / "r.yaml")
-    (record,) = run(recipe, tmp_path / "out")
+    (record,) = run_recipe(recipe, tmp_path / "out")
     assert (record.name, len(record.costs)) == ("plain", 1)
-    assert run(recipe, tmp_path / "out") == [record]
+    assert run_recipe(recipe, tmp_path / "out") == [record]
     assert not (tmp_path / "out/report.html").exists()
 
 
@@ -178,7 +178,7 @@ def test_parameters_are_those_of_the_checkpoint() -> None:
 def test_an_unknown_size_is_a_reason_and_no_number(tmp_path: Path, small: Path) -> None:
     """What is not here, and is no published shape, is not guessed at."""
     small.write_text(SMALL.replace("finetune:", "finetune:\n  model: nobody/nothing"), encoding="utf-8")
-    found = estimate(plan(read_recipe(small), tmp_path / "out"), Speed(1e12, "given"), lambda *_: None)
+    found = estimate_steps(plan_steps(read_recipe(small), tmp_path / "out"), Speed(1e12, "given"), lambda *_: None)
     assert (found[0].seconds, found[0].memory_bytes) == (None, None)
     assert "nobody/nothing" in found[0].note
 
@@ -188,12 +188,12 @@ def test_a_faster_machine_takes_less() -> None:
     large = find_shape("microsoft/bitnet-b1.58-2B-4T-bf16")
     assert 2.3e9 < large.parameters < 2.6e9
     with pytest.raises(KeyError):
-        shape_of({"n_embd": 64})
+        compute_shape({"n_embd": 64})
 
 
 def test_a_shipped_recipe_is_found_by_its_name() -> None:
     """`bitnet-bench run understanding` works where there is no source tree; another name lists those there are."""
-    assert find_recipe(Path("understanding")) == SHIPPED / "understanding.yaml"
+    assert find_recipe(Path("understanding")) == RECIPES_FOLDER / "understanding.yaml"
     with pytest.raises(BenchError, match="There is no recipe understandin") as error:
         find_recipe(Path("understandin"))
     assert "headlines, sentiment, understanding" in error.value.hint
@@ -205,8 +205,8 @@ def _measuring_estimate(model: str, measure: str, tmp_path: Path) -> Estimate:
         f"models: {{x: {model}}}\nevaluate: {{suites: [sample], tasks: [copa]}}\nmeasure: {{{measure}}}\n",
         encoding="utf-8",
     )
-    (step,) = [s for s in plan(read_recipe(file), tmp_path / "out") if isinstance(s, Measuring)]
-    return estimate([step], Speed(200e9, "test"), lambda done, total, note="": None)[0]
+    (step,) = [s for s in plan_steps(read_recipe(file), tmp_path / "out") if isinstance(s, MeasureStep)]
+    return estimate_steps([step], Speed(200e9, "test"), lambda done, total, note="": None)[0]
 
 
 def test_the_estimate_of_measuring_depends_on_the_model(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_the_estimate_of_measuring_depends_on_the_model(tmp_path: Path) -> None:
 def test_every_recipe_in_the_tree_can_be_planned(file: Path, tmp_path: Path) -> None:
     """Its keys are known, its suites and tasks are there, and it says what it writes."""
     recipe = read_recipe(file)
-    steps: list[Any] = plan(recipe, tmp_path / "out")
+    steps: list[Any] = plan_steps(recipe, tmp_path / "out")
     assert {step.title.split()[0] for step in steps} == {"fine-tune", "evaluate", "measure", "report"}
 
 
@@ -242,7 +242,7 @@ def test_quickstart_is_a_recipe_of_every_task_that_is_embedded(tmp_path: Path) -
     tasks = {f"{suite.name}:{task.name}" for suite, task in select_tasks(["sample"])}
     assert {*recipe.finetune.data} - tasks == {str(RECIPE.parent / "instructions.jsonl")}
     assert tasks < {*recipe.finetune.data}
-    runs = [step.out.name for step in plan(recipe, tmp_path) if isinstance(step, Scoring)]
+    runs = [step.out.name for step in plan_steps(recipe, tmp_path) if isinstance(step, EvaluateStep)]
     assert runs == ["ternary-before", "fp16-before", "ternary-after", "fp16-after"]
 
 
@@ -263,26 +263,26 @@ def test_a_finished_recipe_does_not_stand_for_other_rows(small: Path, tmp_path: 
     """Nor for another scored prompt or an edited record: every finished step is asked."""
     small.write_text(ONE_ARM, encoding="utf-8")
     recipe = read_recipe(small)
-    (record,) = run(recipe, tmp_path / "out")
-    assert run(recipe, tmp_path / "out") == [record]
+    (record,) = run_recipe(recipe, tmp_path / "out")
+    assert run_recipe(recipe, tmp_path / "out") == [record]
     file = tmp_path / "out" / "ternary" / "record.json"
     whole = file.read_text(encoding="utf-8")
     file.write_text(whole.replace('"value": ', '"value": 1'), encoding="utf-8")
     with pytest.raises(BenchError, match="was edited after it was written"):
-        run(recipe, tmp_path / "out")
+        run_recipe(recipe, tmp_path / "out")
     file.write_text(whole, encoding="utf-8")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "수도는?", "response": "부산"}\n' * 4, encoding="utf-8")
     with pytest.raises(BenchError, match="finished run with different data rows"):
-        run(recipe, tmp_path / "out")
+        run_recipe(recipe, tmp_path / "out")
 
 
 def test_a_report_is_written_anew_from_records_that_are_older_than_it(tmp_path: Path) -> None:
     """As records that were put back from a copy are."""
     file = tmp_path / "r.yaml"
     file.write_text("models: {plain: demo}\nevaluate: {suites: [sample], tasks: [copa], limit: 2}\n", encoding="utf-8")
-    run(read_recipe(file), tmp_path / "out")
+    run_recipe(read_recipe(file), tmp_path / "out")
     page = tmp_path / "out" / "report.html"
     before = page.read_text(encoding="utf-8")
     page.write_text("of other records", encoding="utf-8")
-    run(read_recipe(file), tmp_path / "out")
+    run_recipe(read_recipe(file), tmp_path / "out")
     assert page.read_text(encoding="utf-8") == before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.runs.folder import save_record, save_samples
 from bitnet_bench.runs.records import Example, RunRecord
 
@@ -35,7 +35,7 @@ def _write_run(folder: Path, says: str, *, rows: int = 12, task: str = "qa", pro
         backend="hf",
         precision="ternary",
         data={name: "digest"},
-        environment=environment(),
+        environment=read_environment(),
     )
     save_samples(folder, name, examples)
     save_record(folder, record)

@@ -12,19 +12,19 @@ from typer.testing import CliRunner
 
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.collect import collect, keep, summarize
-from bitnet_bench.rating.ratings import Key, RatedRun, Rating
-from bitnet_bench.runs.folder import load_record, locked
+from bitnet_bench.rating.collect import collect_ratings, save_judgement, summarize_ratings
+from bitnet_bench.rating.ratings import SheetKey, RatedRun, Rating
+from bitnet_bench.runs.folder import load_record, lock_folder
 from bitnet_bench.runs.records import HumanJudgement
 from bitnet_bench.statistics import wilson
 
 LEFT_IS_A = (True, False, True, False)
 
 
-def make_key(**changes: Any) -> Key:
+def make_key(**changes: Any) -> SheetKey:
     """Return the key of a sheet of four items."""
     a, b = (RatedRun(name=name, folder="/nowhere", checkpoint_sha256=name) for name in "ab")
-    return Key(**{"sheet": "5" * 64, "a": a, "b": b, "seed": 0, "tasks": ("s:qa",), "left_is_a": LEFT_IS_A, **changes})
+    return SheetKey(**{"sheet": "5" * 64, "a": a, "b": b, "seed": 0, "tasks": ("s:qa",), "left_is_a": LEFT_IS_A, **changes})
 
 
 def points(value: int) -> dict[str, int]:
@@ -49,7 +49,7 @@ def rating(
 
 def test_sides_are_undone_and_ties_are_half_a_win() -> None:
     """Two raters: 3 + 2 wins of A, a tie each; the interval is Wilson's over the four items."""
-    found = summarize(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aaat"), ("나", "aabt"))])
+    found = summarize_ratings(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aaat"), ("나", "aabt"))])
     assert (found.wins_a, found.ties, found.wins_b) == (5, 2, 1)
     assert found.win_rate.value == pytest.approx(100 * (1 + 1 + 0.5 + 0.5) / 4)
     assert found.win_rate.interval == pytest.approx(tuple(100 * limit for limit in wilson(3.0, 4)))
@@ -61,7 +61,7 @@ def test_sides_are_undone_and_ties_are_half_a_win() -> None:
 
 def test_agreement_is_krippendorff_s() -> None:
     """Nominal alpha by hand for the preferences of two raters (Krippendorff 2011, section C), 1 where all agree."""
-    found = summarize(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aabb"), ("나", "aabt"))])
+    found = summarize_ratings(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aabb"), ("나", "aabt"))])
     # coincidences: a 4, b 3, t 1 of n = 8; observed disagreement 2 / 8, expected 2 (12 + 4 + 3) / (8 x 7)
     assert found.alpha["preference"].kind == "estimated"
     assert found.alpha["preference"].value == pytest.approx(1 - (2 / 8) / (38 / 56))
@@ -71,10 +71,10 @@ def test_agreement_is_krippendorff_s() -> None:
 
 def test_agreement_that_cannot_be_computed_says_why() -> None:
     """One rater, or no variation: a reason and no number."""
-    alone = summarize(make_key(), [Rating.model_validate(rating("가", "aaaa"))])
+    alone = summarize_ratings(make_key(), [Rating.model_validate(rating("가", "aaaa"))])
     assert alone.alpha["preference"].kind == "unavailable"
     assert "two raters" in alone.alpha["preference"].reason
-    same = summarize(make_key(), [Rating.model_validate(rating(name, "aaaa")) for name in "가나"])
+    same = summarize_ratings(make_key(), [Rating.model_validate(rating(name, "aaaa")) for name in "가나"])
     assert same.alpha["preference"].kind == "unavailable"
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_does_not_belong_there_is_refused(tmp_path: Path, second: di
     """The sentence names the file, and nothing is counted."""
     files = saved(tmp_path, first=rating("가", "aaaa"), second=second)
     with pytest.raises(BenchError, match=words) as raised:
-        collect(files)
+        collect_ratings(files)
     assert "second.json" in str(raised.value)
 
 
@@ -113,9 +113,9 @@ def test_a_key_and_ratings_are_needed(tmp_path: Path) -> None:
     """Either alone says nothing."""
     key, first = saved(tmp_path, first=rating("가", "aaaa"))
     with pytest.raises(BenchError, match="key"):
-        collect([first])
+        collect_ratings([first])
     with pytest.raises(BenchError, match="rating"):
-        collect([key])
+        collect_ratings([key])
 
 
 def test_the_command_prints_and_keeps_what_was_said(tmp_path: Path, write_run: Callable[..., Path]) -> None:
@@ -124,7 +124,7 @@ def test_the_command_prints_and_keeps_what_was_said(tmp_path: Path, write_run: C
     command = CliRunner()
     made = command.invoke(app, ["rate", "sheet", str(a), str(b), "--out", str(tmp_path / "sheet.html")])
     assert made.exit_code == 0, made.output
-    key = Key.model_validate_json((tmp_path / "sheet.key.json").read_text(encoding="utf-8"))
+    key = SheetKey.model_validate_json((tmp_path / "sheet.key.json").read_text(encoding="utf-8"))
     everything = {side: points(4) for side in ("left", "right")} | {"preferred": "tie"}
     said = rating("가", "aaaa") | {"sheet": key.sheet, "judgements": [{"item": i, **everything} for i in range(4)]}
     (tmp_path / "r.json").write_text(json.dumps(said), encoding="utf-8")
@@ -138,15 +138,15 @@ def test_the_command_prints_and_keeps_what_was_said(tmp_path: Path, write_run: C
 
 
 @pytest.fixture
-def judged(tmp_path: Path, write_run: Callable[..., Path]) -> tuple[Key, HumanJudgement, Path, Path]:
+def judged(tmp_path: Path, write_run: Callable[..., Path]) -> tuple[SheetKey, HumanJudgement, Path, Path]:
     """Give a key and what was said about the two runs behind it, which are there."""
     a, b = write_run(tmp_path / "a", "가", rows=4), write_run(tmp_path / "b", "나", rows=4)
     page = CliRunner().invoke(app, ["rate", "sheet", str(a), str(b), "--out", str(tmp_path / "sheet.html")])
     assert page.exit_code == 0, page.output
-    key = Key.model_validate_json((tmp_path / "sheet.key.json").read_text(encoding="utf-8"))
+    key = SheetKey.model_validate_json((tmp_path / "sheet.key.json").read_text(encoding="utf-8"))
     everything = {side: points(4) for side in ("left", "right")} | {"preferred": "tie"}
     fields = rating("가", "aaaa") | {"sheet": key.sheet, "judgements": [{"item": i, **everything} for i in range(4)]}
-    return key, summarize(key, [Rating.model_validate(fields)]), a, b
+    return key, summarize_ratings(key, [Rating.model_validate(fields)]), a, b
 
 
 def test_a_record_that_was_edited_keeps_its_broken_seal(judged: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_record_that_was_edited_keeps_its_broken_seal(judged: Any) -> None:
     edited = (b / "record.json").read_text(encoding="utf-8").replace('"digest"', '"edited"')
     (b / "record.json").write_text(edited, encoding="utf-8")
     with pytest.raises(BenchError, match="was edited after it was written"):
-        keep(key, judgement)
+        save_judgement(key, judgement)
     assert (a / "record.json").read_bytes() == untouched
     assert (b / "record.json").read_text(encoding="utf-8") == edited
 
@@ -164,7 +164,7 @@ def test_a_record_that_was_edited_keeps_its_broken_seal(judged: Any) -> None:
 def test_a_run_that_is_being_written_is_not_judged_meanwhile(judged: Any) -> None:
     """What one of the two writes would be lost."""
     key, judgement, a, b = judged
-    with locked(b), pytest.raises(BenchError, match="Another process writes into"):
-        keep(key, judgement)
+    with lock_folder(b), pytest.raises(BenchError, match="Another process writes into"):
+        save_judgement(key, judgement)
     assert not load_record(a).judgements
-    assert keep(key, judgement) == [a, b]
+    assert save_judgement(key, judgement) == [a, b]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.rating.collect import collect
+from bitnet_bench.rating.collect import collect_ratings
 from bitnet_bench.rating.sheet import make_sheet
 
 selenium = pytest.importorskip("selenium", reason="selenium drives the browser: pip install selenium")
@@ -81,7 +81,7 @@ def test_a_rater_finishes_with_the_keyboard_and_the_file_is_collected(browser: A
         "preferred": "left",
     }
     assert [one["preferred"] for one in said["judgements"]] == ["left", "right", "tie"]
-    _key, judgement = collect([sheet.with_suffix(".key.json"), saved])
+    _key, judgement = collect_ratings([sheet.with_suffix(".key.json"), saved])
     assert (judgement.items, judgement.raters, judgement.ties) == (3, ("김 가",), 1)
 
 

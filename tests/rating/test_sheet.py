@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.rating.ratings import Key
+from bitnet_bench.rating.ratings import SheetKey
 from bitnet_bench.rating.sheet import make_sheet
 from bitnet_bench.runs.folder import load_record, save_record
 
@@ -31,7 +31,7 @@ def test_a_sheet_shows_both_answers_and_not_whose_they_are(tmp_path: Path, write
     """Every item has an answer of each run; the key says which, and neither name nor folder is in the page."""
     a, b = write_run(tmp_path / "first-run", "가"), write_run(tmp_path / "second-run", "나")
     count, key_file = make_sheet(a, b, tmp_path / "sheet.html", samples=10, seed=3)
-    key = Key.model_validate_json(key_file.read_text(encoding="utf-8"))
+    key = SheetKey.model_validate_json(key_file.read_text(encoding="utf-8"))
     items = asked(tmp_path / "sheet.html")
     assert count == len(items) == len(key.left_is_a) == 10
     assert sum(key.left_is_a) == 5, "either run is on the left as often"

@@ -18,7 +18,7 @@ from bitnet_bench.reports.html import HTMLReport
 from bitnet_bench.reports.sections import Paragraph, ReportOptions, Section
 from bitnet_bench.runs.records import Example, Modelled
 from bitnet_bench.runs.run import Notice
-from bitnet_bench.wording import catalogue, plain, say
+from bitnet_bench.wording import load_catalogue, plain_text, get_text
 
 HOSTILE = '</bdi></script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
@@ -105,7 +105,7 @@ def test_markup_in_what_runs_wrote_is_text(make_results: Any) -> None:
     run = make_results(HOSTILE, {"s:t": [1.0]}, settings={HOSTILE: HOSTILE}, errors={"s:t": HOSTILE})
     scores = tuple(s.model_copy(update={"task": HOSTILE}) for s in run.record.scores)
     run = replace(run, record=run.record.model_copy(update={"scores": scores}), examples={HOSTILE: [row]})
-    page = Page(render(run, run, unread=(Notice(HOSTILE, plain(HOSTILE)),)))
+    page = Page(render(run, run, unread=(Notice(HOSTILE, plain_text(HOSTILE)),)))
     assert page.tags.count("script") == 4
     assert "img" not in page.tags
     assert page.data["samples"]["outputs"][0][0] == HOSTILE
@@ -156,9 +156,9 @@ def test_the_file_asks_for_nothing(twins: Any) -> None:
 
 def test_our_script_makes_text_nodes_only() -> None:
     """What a run wrote never passes through HTML."""
-    from bitnet_bench.reports.assets import own_script
+    from bitnet_bench.reports.assets import read_page_script
 
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(|XMLHttp", own_script())
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(|XMLHttp", read_page_script())
 
 
 def test_without_samples_the_file_is_small(make_results: Any, twins: Any) -> None:
@@ -178,14 +178,14 @@ def test_a_language_is_shown_first(language: str, twins: Any) -> None:
     """--lang sets the page's language and title; the other one is in the file as well."""
     text = render(*twins, language=language)
     assert f'<html lang="{language}">' in text
-    assert f"<title>{say('page.title').in_(language)}</title>" in text  # type: ignore[arg-type]
+    assert f"<title>{get_text('page.title').in_language(language)}</title>" in text  # type: ignore[arg-type]
     assert "Paired differences" in text
     assert "짝 비교" in text
 
 
 def test_the_catalogue_says_everything_in_both_languages() -> None:
     """Every entry has both languages, with the same values in their braces, and Korean holds Hangul or a sign."""
-    for key, said in catalogue().items():
+    for key, said in load_catalogue().items():
         places = [set(re.findall(r"{(\w+)}", text)) for text in (said.ko, said.en)]
         assert places[0] == places[1], key
         assert said.ko, key
@@ -201,16 +201,16 @@ def test_every_wording_is_in_the_catalogue() -> None:
     from bitnet_bench.reports import assets
 
     package = Path(bitnet_bench.__file__).parent
-    files = [*package.rglob("*.py"), *assets.FOLDER.glob("*.py"), *assets.FOLDER.glob("*.j2")]
+    files = [*package.rglob("*.py"), *assets.ASSETS_DIR.glob("*.py"), *assets.ASSETS_DIR.glob("*.j2")]
     sources = "".join(file.read_text(encoding="utf-8") for file in files)
     written = set(re.findall(r"""say\(["']([\w.-]+)["']""", sources))
-    assert written <= set(catalogue())
+    assert written <= set(load_catalogue())
 
 
 def test_what_is_wrong_with_a_run_is_said(make_results: Any) -> None:
     """Notices stand on the first screen with their place, in both languages."""
-    run = make_results("a", {"s:t": [1.0]}, notices=(Notice("runs/a/record.json", say("notice.edited")),))
-    text = render(run, unread=(Notice("runs/old", say("notice.unreadable", why="schema version 0")),))
+    run = make_results("a", {"s:t": [1.0]}, notices=(Notice("runs/a/record.json", get_text("notice.edited")),))
+    text = render(run, unread=(Notice("runs/old", get_text("notice.unreadable", why="schema version 0")),))
     page = Page(text).text
     for words in ("runs/a/record.json", "체크섬이 다름", "its checksum differs", "runs/old", "schema version 0"):
         assert words in page
@@ -254,7 +254,7 @@ def test_an_unknown_metric_keeps_its_own_name(make_results: Any, make_cost: Any,
 
 def test_a_section_can_be_added(twins: Any) -> None:
     """What another module adds has a heading, an entry in the contents and both languages, and is text."""
-    title, words = plain("사람의 판단"), plain("<b>3:1</b>")
+    title, words = plain_text("사람의 판단"), plain_text("<b>3:1</b>")
     section = Section("rating", title, (Paragraph(words),))
     text = render(*twins, sections=(section,))
     assert '<h2 id="rating">' in text

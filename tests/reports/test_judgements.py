@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from bitnet_bench.reports.judgements import judgement_section
-from bitnet_bench.reports.named_runs import named
+from bitnet_bench.reports.named_runs import name_runs
 from bitnet_bench.reports.sections import Section, Table
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
-from bitnet_bench.runs.run import Results
+from bitnet_bench.runs.run import LoadedRun
 
 
 @pytest.fixture
-def rated(make_results: Any) -> list[Results]:
+def rated(make_results: Any) -> list[LoadedRun]:
     """Give two runs that were rated, and a third that was not."""
     runs = [make_results(name, {"s:t": [1.0, 0.0]}) for name in ("a", "b", "c")]
     scales = ("fluency", "accuracy", "relevance")
@@ -31,7 +31,7 @@ def rated(make_results: Any) -> list[Results]:
         alpha={"preference": Estimated(value=-0.25), **dict.fromkeys(scales, Unavailable(reason="two"))},
     )  # fmt: skip
     records = [run.record.model_copy(update={"judgements": (said,)}) for run in runs[:2]]
-    return [*(Results(record, run.examples) for record, run in zip(records, runs, strict=False)), runs[2]]
+    return [*(LoadedRun(record, run.examples) for record, run in zip(records, runs, strict=False)), runs[2]]
 
 
 def cells(section: Section) -> list[list[str]]:
@@ -40,9 +40,9 @@ def cells(section: Section) -> list[list[str]]:
     return [[cell.text.en for cell in row.cells] for row in table.rows]
 
 
-def test_a_rated_pair_has_a_section(rated: list[Results]) -> None:
+def test_a_rated_pair_has_a_section(rated: list[LoadedRun]) -> None:
     """Win rates of both add up, means keep their order, and a missing alpha is a dash with its reason."""
-    section = judgement_section(named(rated))
+    section = judgement_section(name_runs(rated))
     assert section is not None
     rows = cells(section)
     assert rows[0] == ["Win rate (%), a tie is half", "75.0", "25.0", "50.0", "−0.25"]
@@ -50,7 +50,7 @@ def test_a_rated_pair_has_a_section(rated: list[Results]) -> None:
     assert len(rows) == 4
 
 
-def test_runs_that_nobody_rated_have_none(rated: list[Results]) -> None:
+def test_runs_that_nobody_rated_have_none(rated: list[LoadedRun]) -> None:
     """Nor has one of a pair without the other."""
-    assert judgement_section(named(rated[1:])) is None
-    assert judgement_section(named(rated[2:])) is None
+    assert judgement_section(name_runs(rated[1:])) is None
+    assert judgement_section(name_runs(rated[2:])) is None

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.reports.charts import MOST_STEPS, pareto_front, thinned
-from bitnet_bench.reports.cost_section import cost_section, main_cost, pareto_section
-from bitnet_bench.reports.figures import figure, quantity
-from bitnet_bench.reports.named_runs import named
-from bitnet_bench.reports.pairs import chosen_pairs
-from bitnet_bench.reports.samples import LONGEST, Samples
-from bitnet_bench.reports.scores import primary_mean, score_section
+from bitnet_bench.reports.charts import MAX_CURVE_POINTS, pareto_front, thin_line
+from bitnet_bench.reports.cost_section import cost_section, find_main_cost, pareto_section
+from bitnet_bench.reports.figures import make_figure_cell, format_quantity
+from bitnet_bench.reports.named_runs import name_runs
+from bitnet_bench.reports.pairs import choose_pairs
+from bitnet_bench.reports.samples import MAX_TEXT_CHARS, Samples
+from bitnet_bench.reports.scores import compute_primary_mean, score_section
 from bitnet_bench.reports.sections import Chart, Paragraph, Table
-from bitnet_bench.reports.seeds import seed_groups, seed_section
-from bitnet_bench.reports.summary import summary
+from bitnet_bench.reports.seeds import find_seed_groups, seed_section
+from bitnet_bench.reports.summary import make_summary
 from bitnet_bench.reports.training_section import training_section
-from bitnet_bench.reports.visible import visible
+from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, Environment, Example, FinetuneRecord
 
@@ -58,52 +58,52 @@ def with_training(run: Any, seed: int) -> Any:
 )
 def test_visible_leaves_ordinary_text_alone(text: str, shown: str) -> None:
     """Hangul, tabs, line breaks and emoji joiners pass; what hides or reorders does not."""
-    assert visible(text) == shown
+    assert make_visible(text) == shown
 
 
 def test_stages_and_seeds_are_not_mixed(make_results: Any) -> None:
     """Runs pair within their stage and their seed; a run that has neither pairs with any."""
     stages = [("ternary", "before"), ("fp16", "before"), ("ternary", "after"), ("fp16", "after"), ("bf16", None)]
-    runs = named(
+    runs = name_runs(
         [make_results("r", {"s:t": [1.0]}, precision=p, settings={"stage": s} if s else {}) for p, s in stages]
     )
-    found = [(a.key, b.key) for a, b in chosen_pairs(runs)]
+    found = [(a.key, b.key) for a, b in choose_pairs(runs)]
     assert found == [("A", "B"), ("A", "E"), ("C", "D"), ("C", "E")]
-    seeds = named(
+    seeds = name_runs(
         [
             with_training(make_results("r", {"s:t": [1.0]}, precision=p), seed)
             for p in ("ternary", "fp16")
             for seed in (0, 1)
         ]
     )
-    assert [(a.key, b.key) for a, b in chosen_pairs(seeds)] == [("A", "C"), ("B", "D")]
+    assert [(a.key, b.key) for a, b in choose_pairs(seeds)] == [("A", "C"), ("B", "D")]
 
 
 def test_runs_of_one_precision_are_held_against_the_first(make_results: Any) -> None:
     """Without a twin every later run is compared with the first."""
-    runs = named([make_results(name, {"s:t": [1.0]}) for name in "xyz"])
-    assert [(a.key, b.key) for a, b in chosen_pairs(runs)] == [("B", "A"), ("C", "A")]
+    runs = name_runs([make_results(name, {"s:t": [1.0]}) for name in "xyz"])
+    assert [(a.key, b.key) for a, b in choose_pairs(runs)] == [("B", "A"), ("C", "A")]
 
 
 def test_names_are_kept_apart(make_results: Any) -> None:
     """Runs of one name get a number, and a name that looks numbered already is not taken twice."""
-    runs = named([make_results(name, {}) for name in ("a", "a", "a (2)", "a")])
+    runs = name_runs([make_results(name, {}) for name in ("a", "a", "a (2)", "a")])
     assert [run.name for run in runs] == ["a", "a (2)", "a (2) (2)", "a (3)"]
 
 
 def test_a_float_run_is_represented_by_its_fastest_precision(make_results: Any, make_cost: Any) -> None:
     """A run scored at fp32 and measured at fp16 and bf16 is compared at the faster one; ternary never borrows it."""
     costs = (make_cost("fp16", 10.0), make_cost("bf16", 100.0), make_cost("ternary", 900.0))
-    wide, narrow = named(
+    wide, narrow = name_runs(
         [
             make_results("a", {"s:t": [1.0]}, precision="fp32", costs=costs),
             make_results("b", {"s:t": [1.0]}, costs=costs[:2]),
         ]
     )
-    cost = main_cost(wide)
+    cost = find_main_cost(wide)
     assert cost is not None
     assert cost.precision == "bf16"
-    assert main_cost(narrow) is None
+    assert find_main_cost(narrow) is None
 
 
 def test_what_the_budget_left_out_is_said(make_results: Any, make_cost: Any) -> None:
@@ -111,7 +111,7 @@ def test_what_the_budget_left_out_is_said(make_results: Any, make_cost: Any) -> 
     once = make_cost("ternary").model_copy(update={"once_because": "3 rounds exceed it."})
     left_out = {"hf-dense fp16": "One run would take 25 min."}
     run = make_results("a", {"s:t": [1.0]}, costs=(once,), cost_left_out=left_out)
-    blocks = cost_section(named([run])).blocks
+    blocks = cost_section(name_runs([run])).blocks
     said = [block.text.en for block in blocks if isinstance(block, Paragraph)]
     assert any("in one round, without an interval" in text and "A (ternary)" in text for text in said)
     assert "A was left out in hf-dense fp16, for want of time: One run would take 25 min." in said
@@ -119,7 +119,7 @@ def test_what_the_budget_left_out_is_said(make_results: Any, make_cost: Any) -> 
 
 def test_speeds_of_other_scenarios_are_not_compared(make_results: Any, make_cost: Any) -> None:
     """The line on cost leaves speeds out where the runs were not measured alike, and a note says so."""
-    runs = named(
+    runs = name_runs(
         [
             make_results("a", {"s:t": [1.0]}, costs=(make_cost(),)),
             make_results("b", {"s:t": [1.0]}, precision="fp16", costs=(make_cost("fp16", prompt_tokens=64),)),
@@ -128,7 +128,7 @@ def test_speeds_of_other_scenarios_are_not_compared(make_results: Any, make_cost
     from bitnet_bench.comparison import compare
 
     pair = (runs[0], runs[1])
-    shown = summary(runs, (pair, compare(runs[0].results, runs[1].results)))
+    shown = make_summary(runs, (pair, compare(runs[0].results, runs[1].results)))
     assert "decode" not in shown.cost.en
     assert any("not measured in the same scenario" in note.en for note in shown.notes)
 
@@ -137,13 +137,13 @@ def test_speed_within_the_spread_is_no_claim(make_results: Any, make_cost: Any) 
     """Readings that overlap are called a difference within the spread."""
     from bitnet_bench.comparison import compare
 
-    runs = named(
+    runs = name_runs(
         [
             make_results("a", {"s:t": [1.0]}, costs=(make_cost(speed=101.0),)),
             make_results("b", {"s:t": [1.0]}, precision="fp16", costs=(make_cost("fp16"),)),
         ]
     )
-    shown = summary(runs, ((runs[0], runs[1]), compare(runs[0].results, runs[1].results)))
+    shown = make_summary(runs, ((runs[0], runs[1]), compare(runs[0].results, runs[1].results)))
     assert "decode 1.01× faster (within the spread of readings)" in shown.cost.en
 
 
@@ -154,7 +154,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 def test_quality_is_drawn_against_what_was_measured(twins: Any) -> None:
     """Memory and latency have a chart; energy, which nobody measured, a sentence."""
-    section = pareto_section(named(twins))
+    section = pareto_section(name_runs(twins))
     assert sum(isinstance(block, Chart) for block in section.blocks) == 2
     said = [block.text.en for block in section.blocks if isinstance(block, Paragraph)]
     assert any("Energy: not drawn" in words for words in said)
@@ -164,13 +164,13 @@ def test_charts_are_drawn_by_vega(twins: Any) -> None:
     """Every specification is one that Vega-Lite compiles and draws, in both languages."""
     import vl_convert
 
-    from bitnet_bench.reports.html import Charts, _page
+    from bitnet_bench.reports.html import ChartRegistry, _make_page
     from bitnet_bench.reports.sections import ReportOptions
 
-    page = _page(named([with_training(run, 0) for run in twins]), ReportOptions())
+    page = _make_page(name_runs([with_training(run, 0) for run in twins]), ReportOptions())
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
     assert len(charts) >= 8
-    assert Charts().place(charts[0]) == 0
+    assert ChartRegistry().place(charts[0]) == 0
     for chart in charts:
         assert "<svg" in vl_convert.vegalite_to_svg({**chart.specs["ko"], "width": 400}, vl_version="6.4")
 
@@ -182,8 +182,8 @@ def test_a_metric_of_which_less_is_better_stands_apart(make_results: Any) -> Non
     run = make_results("a", {"lm:t": [row, row.model_copy(update={"doc_id": 1})]}, metrics=("bits_per_byte",))
     limits = {"limits": (0.0, None), "lower_is_better": True}
     scores = tuple(s.model_copy(update=limits) for s in run.record.scores)
-    (shown,) = named([replace(run, record=run.record.model_copy(update={"scores": scores}))])
-    assert primary_mean(shown) is None
+    (shown,) = name_runs([replace(run, record=run.record.model_copy(update={"scores": scores}))])
+    assert compute_primary_mean(shown) is None
     section = score_section([shown])
     assert not any(isinstance(block, Chart) for block in section.blocks)
     (table,) = (block for block in section.blocks if isinstance(block, Table))
@@ -197,8 +197,8 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(make_results: Any) -> No
     other = with_training(make_results("other", {"s:t": [1.0, 1.0]}), 2)
     job = other.training.job.model_copy(update={"learning_rate": 0.5})
     other = replace(other, training=other.training.model_copy(update={"job": job}))
-    found = named([*runs, other])
-    assert [[run.key for run in group] for group in seed_groups(found)] == [["A", "B"]]
+    found = name_runs([*runs, other])
+    assert [[run.key for run in group] for group in find_seed_groups(found)] == [["A", "B"]]
     section = seed_section(found)
     assert section is not None
     row = next(block for block in section.blocks if isinstance(block, Table)).rows[0]
@@ -208,7 +208,7 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(make_results: Any) -> No
 
 def test_training_has_curves_and_zeros_by_layer(make_results: Any) -> None:
     """Loss, flips and zeros are drawn from the record, zeros by layer from the checkpoint."""
-    (run,) = named([with_training(make_results("a", {"s:t": [1.0]}), 0)])
+    (run,) = name_runs([with_training(make_results("a", {"s:t": [1.0]}), 0)])
     section = training_section([run], {"A": {"model.layers.0.self_attn.q_proj": 0.3}})
     assert section is not None
     charts = [block for block in section.blocks if isinstance(block, Chart)]
@@ -218,14 +218,14 @@ def test_training_has_curves_and_zeros_by_layer(make_results: Any) -> None:
         "Share of zeros",
         "Zeros by layer: A · a",
     ]
-    assert training_section(named([make_results("a", {"s:t": [1.0]})]), {}) is None
+    assert training_section(name_runs([make_results("a", {"s:t": [1.0]})]), {}) is None
 
 
 def test_long_curves_are_thinned_with_their_ends() -> None:
     """A curve of 10,000 steps keeps its first and its last point."""
     line = [(float(i), float(i)) for i in range(10_000)]
-    assert len(thinned(line)) == MOST_STEPS
-    assert (thinned(line)[0], thinned(line)[-1]) == (line[0], line[-1])
+    assert len(thin_line(line)) == MAX_CURVE_POINTS
+    assert (thin_line(line)[0], thin_line(line)[-1]) == (line[0], line[-1])
 
 
 def test_samples_that_tell_runs_apart_come_first(make_results: Any) -> None:
@@ -233,7 +233,7 @@ def test_samples_that_tell_runs_apart_come_first(make_results: Any) -> None:
     right = [1.0] * 10
     a = make_results("a", {"s:t": [*right[:6], 0.0, 0.0, 0.0, 0.0]})
     b = make_results("b", {"s:t": [*right[:8], 0.0, 0.0]})
-    samples = Samples(named([a, b]), 3)
+    samples = Samples(name_runs([a, b]), 3)
     samples.add("s:t", {"A": a.examples["s:t"], "B": b.examples["s:t"]}, 3)
     assert samples.data(None)["doc"] == [6, 7, 8]
     assert samples.data(None)["total"] == 10
@@ -243,7 +243,7 @@ def test_rows_of_other_data_do_not_share_a_line(make_results: Any) -> None:
     """Rows with the same number but another prompt are not put side by side."""
     a = make_results("a", {"s:t": [1.0]})
     rows = [a.examples["s:t"][0].model_copy(update={"prompt": "다른 질문"})]
-    samples = Samples(named([a, a]), 10)
+    samples = Samples(name_runs([a, a]), 10)
     samples.add("s:t", {"A": a.examples["s:t"], "B": rows}, 10)
     assert samples.data(None)["got"] == [[1.0, None], [None, 1.0]]
 
@@ -251,11 +251,11 @@ def test_rows_of_other_data_do_not_share_a_line(make_results: Any) -> None:
 def test_a_long_output_is_cut_and_counted(make_results: Any) -> None:
     """What is beyond the limit is left out, and its length stands in its place."""
     a = make_results("a", {"s:t": [1.0]})
-    rows = [a.examples["s:t"][0].model_copy(update={"output": "가" * (LONGEST + 3000)})]
-    samples = Samples(named([a]), 10)
+    rows = [a.examples["s:t"][0].model_copy(update={"output": "가" * (MAX_TEXT_CHARS + 3000)})]
+    samples = Samples(name_runs([a]), 10)
     samples.add("s:t", {"A": rows}, 10)
     (output,) = samples.data(None)["outputs"][0]
-    assert output == "가" * LONGEST + " … (+3,000)"
+    assert output == "가" * MAX_TEXT_CHARS + " … (+3,000)"
 
 
 @pytest.mark.parametrize(
@@ -270,10 +270,10 @@ def test_a_long_output_is_cut_and_counted(make_results: Any) -> None:
 )
 def test_quantities_read_well(value: float, unit: str, shown: str) -> None:
     """Quantities have three significant digits and the unit that suits their size."""
-    assert quantity(value, unit) == shown
+    assert format_quantity(value, unit) == shown
 
 
 def test_a_measured_number_has_its_spread(measured: Any) -> None:
     """Median, number of readings, least and most."""
-    cell = figure(measured("s", 3.0, 1.0, 2.0))
+    cell = make_figure_cell(measured("s", 3.0, 1.0, 2.0))
     assert (cell.text.en, cell.small[0].en, cell.kind) == ("2 s", "3 readings, 1 to 3 s", "measured")

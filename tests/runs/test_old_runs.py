@@ -16,7 +16,7 @@ import bitnet_bench as bb
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.pipeline.recipe import claim, read_recipe
+from bitnet_bench.pipeline.recipe import claim_recipe_folder, read_recipe
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.records import FinetuneRecord
@@ -72,7 +72,7 @@ def test_a_recipe_of_before_reads_and_continues_its_folder(tmp_path: Path) -> No
     """The folder that the recipe was run in holds the same recipe."""
     recipe = read_recipe(OLD / "recipe.yaml")
     folder = Path(shutil.copytree(OLD / "recipe", tmp_path / "recipe"))
-    claim(recipe, folder)
+    claim_recipe_folder(recipe, folder)
     assert recipe.finetune is not None
     assert recipe.finetune.twin
 

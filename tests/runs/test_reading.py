@@ -13,7 +13,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.folder import load_record, load_samples, save_record, save_samples
 from bitnet_bench.runs.reading import read_run, read_runs
 from bitnet_bench.runs.records import Cost, RunRecord
-from bitnet_bench.runs.run import Results
+from bitnet_bench.runs.run import LoadedRun
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def folder(make_results: Any, tmp_path: Path) -> Path:
     return write(run, tmp_path / "run")
 
 
-def write(run: Results, out: Path) -> Path:
+def write(run: LoadedRun, out: Path) -> Path:
     samples = {task: save_samples(out, task, rows) for task, rows in run.examples.items()}
     save_record(out, run.record.model_copy(update={"samples": samples}))
     return out
 
 
-def said(run: Results) -> list[str]:
+def said(run: LoadedRun) -> list[str]:
     for task in run.examples:
         run.examples[task]
     return [f"{Path(notice.where).name}: {notice.what.en}" for notice in run.notices]
@@ -102,7 +102,7 @@ def test_an_incomplete_run_says_what_it_lacks(make_results: Any, tmp_path: Path)
     """Tasks that failed, tasks that were not reached, and samples that are gone."""
     run = make_results("a", {"s:t": [1.0]}, errors={"s:u": "out of memory\ntrace"})
     settings = {**run.record.settings, "tasks": ["s:t", "s:u", "s:v"]}
-    out = write(Results(run.record.model_copy(update={"settings": settings}), run.examples), tmp_path / "run")
+    out = write(LoadedRun(run.record.model_copy(update={"settings": settings}), run.examples), tmp_path / "run")
     (out / "samples" / "s-t.jsonl").unlink()
     remarks = said(read_run(out))
     assert "run, s:u: could not be scored: out of memory" in remarks
@@ -114,7 +114,7 @@ def test_a_line_separator_in_an_output_is_no_new_line(make_results: Any, tmp_pat
     """U+2028 and U+0085 stand in outputs, and each example stays one line."""
     run = make_results("a", {"s:t": [1.0, 0.0]})
     rows = [e.model_copy(update={"output": "앞\u2028뒤\u0085끝"}) for e in run.examples["s:t"]]
-    out = write(Results(run.record, {"s:t": rows}), tmp_path / "run")
+    out = write(LoadedRun(run.record, {"s:t": rows}), tmp_path / "run")
     assert read_run(out).examples["s:t"] == rows == load_samples(out, ["s:t"])
 
 

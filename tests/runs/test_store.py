@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.environment import environment
+from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.runs.folder import (
-    RECORD,
+    RECORD_FILE,
     load_record,
     load_samples,
     load_training_record,
@@ -32,7 +32,7 @@ def record() -> RunRecord:
     )  # fmt: skip
     score = Score(task="sample:copa", metric="accuracy", value=50.0, stderr=None, n=1, signature="accuracy|v1")
     return RunRecord(
-        name="run", checkpoint=checkpoint, backend="hf", precision="ternary", scores=(score,), environment=environment()
+        name="run", checkpoint=checkpoint, backend="hf", precision="ternary", scores=(score,), environment=read_environment()
     )
 
 
@@ -59,7 +59,7 @@ def test_a_run_survives_the_disk(record: RunRecord, tmp_path: Path) -> None:
 def test_a_damaged_or_foreign_record_is_refused(change, complaint, record: RunRecord, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Half a file, another version, an unknown field, a NaN: a sentence that names the file."""
     save_record(tmp_path, record)
-    file = tmp_path / RECORD
+    file = tmp_path / RECORD_FILE
     file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(BenchError, match=complaint) as error:
         load_record(tmp_path)

@@ -8,9 +8,9 @@ import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.environment import environment
-from bitnet_bench.measurement.candidates import contenders, with_twin
-from bitnet_bench.runs.folder import RECORD, load_record, save_record
+from bitnet_bench.machine.environment import read_environment
+from bitnet_bench.measurement.candidates import make_candidates, add_twin
+from bitnet_bench.runs.folder import RECORD_FILE, load_record, save_record
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.runs.twins import find_twin
 
@@ -20,7 +20,7 @@ def make_run(folder: Path, model: str) -> Path:
     checkpoint = open_checkpoint(model)
     precision = "ternary" if checkpoint.is_ternary else "fp16"
     record = RunRecord(
-        name=folder.name, checkpoint=checkpoint, backend="hf", precision=precision, environment=environment()
+        name=folder.name, checkpoint=checkpoint, backend="hf", precision=precision, environment=read_environment()
     )
     save_record(folder, record)
     return folder
@@ -50,7 +50,7 @@ def test_a_run_of_the_same_kind_is_no_twin(tmp_path: Path) -> None:
     assert find_twin(ours) is None
     make_run(tmp_path / "mine-fp16", "demo")
     assert find_twin(ours) is None
-    (tmp_path / "mine-fp16" / RECORD).write_text("{")
+    (tmp_path / "mine-fp16" / RECORD_FILE).write_text("{")
     assert find_twin(ours) is None
 
 
@@ -58,16 +58,16 @@ def test_a_run_folder_is_measured_with_its_twin(tmp_path: Path) -> None:
     """One name is enough: both are contenders, each with its own folder, and floats are the twin's own."""
     ours = make_run(tmp_path / "ternary-after", "demo")
     theirs = make_run(tmp_path / "fp16-after", "demo-fp16")
-    named = with_twin([str(ours)])
+    named = add_twin([str(ours)])
     assert named == [str(ours), str(theirs)]
-    entered = contenders(named, [], None, backends=["ternary"], against_floats=True)
+    entered = make_candidates(named, [], None, backends=["ternary"], against_floats=True)
     assert [(one.model, one.precision, one.out, one.backend) for one in entered] == [
         ("demo", "ternary", ours, "ternary"),
         ("demo-fp16", "fp16", theirs, "hf"),
         ("demo-fp16", "bf16", theirs, "hf"),
     ]
-    assert with_twin(["demo"]) == ["demo"]
-    assert with_twin([str(ours), "demo"]) == [str(ours), "demo"]
+    assert add_twin(["demo"]) == ["demo"]
+    assert add_twin([str(ours), "demo"]) == [str(ours), "demo"]
 
 
 def test_a_twin_without_its_checkpoint_does_not_keep_the_other_from_being_measured(
@@ -78,13 +78,13 @@ def test_a_twin_without_its_checkpoint_does_not_keep_the_other_from_being_measur
     record = load_record(theirs)
     gone = record.checkpoint.model_copy(update={"source": "runs/gone", "path": str(tmp_path / "gone")})
     save_record(theirs, record.model_copy(update={"checkpoint": gone}))
-    assert with_twin([str(ours)]) == [str(ours)]
+    assert add_twin([str(ours)]) == [str(ours)]
     assert "fp16-after is not measured" in caplog.text
     with pytest.raises(BenchError, match=r"The checkpoint of the run .* is gone"):
-        contenders([str(theirs)], [], None)
+        make_candidates([str(theirs)], [], None)
 
 
 def test_a_model_that_is_named_twice_is_measured_once(tmp_path: Path) -> None:
     """And it still brings its twin."""
     ours, theirs = make_run(tmp_path / "mine", "demo"), make_run(tmp_path / "mine-fp16", "demo-fp16")
-    assert with_twin([str(ours), str(ours)]) == [str(ours), str(theirs)]
+    assert add_twin([str(ours), str(ours)]) == [str(ours), str(theirs)]

@@ -17,13 +17,13 @@ from statsmodels.stats.weightstats import ttost_paired
 from bitnet_bench.statistics.paired import (
     BinaryPairs,
     MeanPairs,
-    bootstrap_pairs,
+    make_bootstrap_pairs,
     mcnemar,
-    mean_pairs,
+    make_pairs,
     tango_interval,
     tango_z,
 )
-from bitnet_bench.statistics.several import holm, mean_of_errors
+from bitnet_bench.statistics.several import holm, combine_stderrs
 
 COUNTS = st.integers(0, 60)
 
@@ -87,7 +87,7 @@ def test_cohens_g() -> None:
 def test_a_mean_of_pairs_is_scipys_t_test(seed: int, n: int) -> None:
     """Difference, p and interval of graded pairs are those of ttest_rel, in points."""
     a, b = np.random.default_rng(seed).uniform(size=(2, n))
-    found, expected = mean_pairs(a, b), stats.ttest_rel(a, b)
+    found, expected = make_pairs(a, b), stats.ttest_rel(a, b)
     assert isinstance(found, MeanPairs)
     assert found.p == pytest.approx(expected.pvalue, abs=1e-10)
     limits = expected.confidence_interval(0.95)
@@ -103,12 +103,12 @@ def test_equivalence_is_that_of_statsmodels(seed: int, margin: float) -> None:
     """The p of two one-sided tests is that of ttost_paired."""
     a, b = np.random.default_rng(seed).uniform(size=(2, 40))
     expected = ttost_paired(100 * a, 100 * b, -margin, margin)[0]
-    assert mean_pairs(a, b).equivalence_p(margin) == pytest.approx(expected, abs=1e-10)
+    assert make_pairs(a, b).equivalence_p(margin) == pytest.approx(expected, abs=1e-10)
 
 
 def test_right_and_wrong_are_counted() -> None:
     """Values that are 0 or 1 on both sides are discordant pairs, whatever their order."""
-    found = mean_pairs(np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0, 1.0]))
+    found = make_pairs(np.array([1.0, 0.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0, 1.0]))
     assert found == BinaryPairs(wins=1, losses=2, n=4)
     assert found.difference == -25.0
 
@@ -116,7 +116,7 @@ def test_right_and_wrong_are_counted() -> None:
 def test_equal_graded_values_have_an_interval_of_what_is_possible() -> None:
     """Two runs that gave the same 24 grades may still differ by 14.5 points: 0 +- 0 would be a false certainty."""
     values = np.linspace(0.1, 0.9, 24)
-    found = mean_pairs(values, values)
+    found = make_pairs(values, values)
     assert (found.difference, found.p) == (0.0, 1.0)
     assert found.interval() == pytest.approx((-14.5, 14.5), abs=0.1)
     assert found.equivalence_p(1.0) > 0.05
@@ -127,7 +127,7 @@ def test_one_small_difference_among_few_pairs_shows_no_equality() -> None:
     values = np.linspace(0.1, 0.9, 32)
     other = values.copy()
     other[3] += 0.01
-    found = mean_pairs(values, other)
+    found = make_pairs(values, other)
     assert isinstance(found, MeanPairs)
     assert found.differing == 1
     assert found.equivalence_p(1.0) > 0.05
@@ -137,7 +137,7 @@ def test_one_small_difference_among_few_pairs_shows_no_equality() -> None:
 def test_what_is_no_pair_is_refused(a: list[float], b: list[float]) -> None:
     """Other numbers of examples, or none, cannot be compared."""
     with pytest.raises(ValueError, match="no pairs"):
-        mean_pairs(np.array(a), np.array(b))
+        make_pairs(np.array(a), np.array(b))
 
 
 def _weighted_mean(numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_the_paired_bootstrap_of_a_mean_is_the_paired_standard_error() -> None:
     graded = rng.uniform(size=(2, 400))
     coarse = rng.integers(0, 3, size=(2, 400)) / 2
     for a, b in (graded, coarse):
-        found = bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean))
+        found = make_bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean))
         expected = 100 * np.std(a - b, ddof=1) / math.sqrt(len(a))
         assert found.difference == pytest.approx(100 * float(np.mean(a - b)))
         assert found.error == pytest.approx(expected, rel=0.1)
@@ -166,14 +166,14 @@ def test_the_paired_bootstrap_equals_a_loop() -> None:
     for counts in np.concatenate(list(bootstrap_counts(50, 200))):
         drawn = np.repeat(np.arange(50), counts.astype(int))
         loop.append(100 * (a[drawn].mean() - b[drawn].mean()))
-    found = bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean), resamples=200)
+    found = make_bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean), resamples=200)
     assert found.error == pytest.approx(float(np.std(loop, ddof=1)))
 
 
 def test_a_run_is_not_told_from_itself_by_the_bootstrap() -> None:
     """The same numbers on both sides differ by 0 in every resample."""
     values = np.random.default_rng(5).uniform(size=30)
-    found = bootstrap_pairs((values, values), (_weighted_mean, _weighted_mean))
+    found = make_bootstrap_pairs((values, values), (_weighted_mean, _weighted_mean))
     assert (found.difference, found.error, found.differing, found.p) == (0.0, 0.0, 0, 1.0)
 
 
@@ -185,13 +185,13 @@ def _false_positives(kind: str, n: int, comparisons: int = 1000) -> float:
         if kind == "binary":
             hard = rng.uniform(size=n)
             a, b = ((rng.uniform(size=n) < hard).astype(float) for _ in range(2))
-            found += mean_pairs(a, b).p < 0.05
+            found += make_pairs(a, b).p < 0.05
         else:
             item = rng.normal(size=n)
             a, b = (1 / (1 + np.exp(-item - rng.normal(size=n))) for _ in range(2))
-            pairs = mean_pairs(a, b)
+            pairs = make_pairs(a, b)
             if kind == "bootstrap":
-                pairs = bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean), resamples=200)
+                pairs = make_bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean), resamples=200)
             found += pairs.p < 0.05
     return found / comparisons
 
@@ -242,9 +242,9 @@ def test_holm_of_none_is_none() -> None:
 
 def test_the_error_of_a_mean_of_estimates() -> None:
     """sqrt(3^2 + 4^2) / 2; None where one estimate has none, or there is none."""
-    assert mean_of_errors([3.0, 4.0]) == 2.5
-    assert mean_of_errors([3.0, None]) is None
-    assert mean_of_errors([]) is None
+    assert combine_stderrs([3.0, 4.0]) == 2.5
+    assert combine_stderrs([3.0, None]) is None
+    assert combine_stderrs([]) is None
 
 
 def test_ten_thousand_pairs_take_less_than_a_second() -> None:
@@ -252,9 +252,9 @@ def test_ten_thousand_pairs_take_less_than_a_second() -> None:
     rng = np.random.default_rng(9)
     a, b = rng.uniform(size=(2, 10_000))
     for compare in (
-        lambda: mean_pairs((a > 0.5).astype(float), (b > 0.5).astype(float)).interval(),
-        lambda: mean_pairs(a, b).interval(),
-        lambda: bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean)).interval(),
+        lambda: make_pairs((a > 0.5).astype(float), (b > 0.5).astype(float)).interval(),
+        lambda: make_pairs(a, b).interval(),
+        lambda: make_bootstrap_pairs((a, b), (_weighted_mean, _weighted_mean)).interval(),
     ):
         began = time.process_time()
         compare()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import bitnet_bench.tasks
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.evaluation.tasks import Setting, build_task, load_module
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task, load_module
 
 FOLDER = Path(bitnet_bench.tasks.__file__).parent / "klue"
 sts, relations = load_module(FOLDER / "sts.py"), load_module(FOLDER / "re.py")
@@ -32,7 +32,7 @@ def built(tmp_path: Path, task: str, rows: list[dict[str, Any]]) -> Any:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     ((suite, found),) = select_tasks(["klue"], [task])
-    return build_task(suite, found, Setting(rows={f"klue:{task}": file})).lm_task
+    return build_task(suite, found, TaskSettings(rows={f"klue:{task}": file})).lm_task
 
 
 def pair(score: float) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitnet_bench.checkpoints.converting import convert
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.converting import convert_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.ternary import kernel
 
 Models = Callable[[str], Path]
@@ -74,7 +74,7 @@ def stored_as(masters: Models, tmp_path_factory: pytest.TempPathFactory) -> Call
             return masters(architecture)
         if (architecture, form) not in made:
             folder = tmp_path_factory.mktemp("converted") / form
-            convert(inspect(masters(architecture)), form, folder, nothing, logits=None)
+            convert_checkpoint(inspect_folder(masters(architecture)), form, folder, nothing, logits=None)
             made[architecture, form] = folder
         return made[architecture, form]
 
@@ -94,10 +94,10 @@ def logits() -> Callable[[Any], Tensor]:
     return run
 
 
-@pytest.fixture(params=kernel.WIDTHS)
+@pytest.fixture(params=kernel.VECTOR_WIDTHS)
 def width(request: pytest.FixtureRequest) -> Iterator[int]:
     """Each width of vectors in turn; the widest again afterwards."""
     if not kernel.use_width(request.param):
         pytest.skip(f"this processor has no vectors of {request.param} floats")
     yield request.param
-    assert any(map(kernel.use_width, kernel.WIDTHS))
+    assert any(map(kernel.use_width, kernel.VECTOR_WIDTHS))

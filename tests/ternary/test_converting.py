@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.reference import transformers_logits
-from bitnet_bench.checkpoints.converting import convert, write_checkpoint
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.converting import convert_checkpoint, write_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.parity import SCALE_TOLERANCE, prompt_ids
+from bitnet_bench.checkpoints.parity import SCALE_TOLERANCE, encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
-from bitnet_bench.ternary.linear import CodesLinear, bit_linears
+from bitnet_bench.ternary.linear import CodesLinear, find_bit_linears
 from bitnet_bench.ternary.panels import from_panels
 from bitnet_bench.ternary.quantizer import ternarize
 
@@ -41,7 +41,7 @@ def nothing(done: int, total: int, note: str = "") -> None:
 @pytest.mark.parametrize("form", FORMATS[1:])
 def test_a_format_is_recognised_and_reads_back(architecture: str, form: str, stored_as: Stored) -> None:
     """What was written in a format is recognised as it, with the codes, scales and biases of the masters."""
-    ours, theirs = Weights(inspect(stored_as(architecture, "masters"))), Weights(inspect(stored_as(architecture, form)))
+    ours, theirs = Weights(inspect_folder(stored_as(architecture, "masters"))), Weights(inspect_folder(stored_as(architecture, form)))
     directions = {"bitlinear": "divide", "baked": None}
     assert theirs.checkpoint.format == form
     assert theirs.checkpoint.scale_direction == directions.get(form, "multiply")
@@ -70,14 +70,14 @@ def test_every_format_becomes_every_other(before: str, after: str, stored_as: St
     """From any format to any other, the gate finds the same model; qwen2 has biases, which two formats scale."""
     if before == after:
         with pytest.raises(BenchError, match=f"is {after} already"):
-            convert(inspect(stored_as("qwen2", before)), after, tmp_path / "out", nothing, logits=None)  # type: ignore[arg-type]
+            convert_checkpoint(inspect_folder(stored_as("qwen2", before)), after, tmp_path / "out", nothing, logits=None)  # type: ignore[arg-type]
         return
-    source = inspect(stored_as("qwen2", before))
-    parity = convert(source, after, tmp_path / "out", nothing, logits=transformers_logits)  # type: ignore[arg-type]
-    assert inspect(tmp_path / "out").format == after
+    source = inspect_folder(stored_as("qwen2", before))
+    parity = convert_checkpoint(source, after, tmp_path / "out", nothing, logits=transformers_logits)  # type: ignore[arg-type]
+    assert inspect_folder(tmp_path / "out").format == after
     assert parity.layers == 14
     assert parity.largest_scale_error <= SCALE_TOLERANCE
-    assert parity.prompt_tokens == sum(len(ids) for ids in prompt_ids(source)) > 0
+    assert parity.prompt_tokens == sum(len(ids) for ids in encode_prompts(source)) > 0
     assert parity.mean_logit_error is not None
 
 
@@ -92,7 +92,7 @@ def test_transformers_computes_the_same(architecture: str, form: str, stored_as:
 
     folder = stored_as(architecture, form)
     theirs = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    ours = logits(load_model(inspect(folder), "run", "ternary"))
+    ours = logits(load_model(inspect_folder(folder), "run", "ternary"))
     assert float((theirs - ours).abs().max()) < 0.1
     assert float((theirs - ours).abs().mean()) < 5e-3
     assert float((theirs.argmax(-1) == ours.argmax(-1)).float().mean()) >= 0.95
@@ -101,9 +101,9 @@ def test_transformers_computes_the_same(architecture: str, form: str, stored_as:
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_trains_on(form: str, stored_as: Stored) -> None:
     """Loaded for training, every format has masters with its own codes and scales."""
-    checkpoint = inspect(stored_as("qwen2", form))
+    checkpoint = inspect_folder(stored_as("qwen2", form))
     weights = Weights(checkpoint)
-    layers = bit_linears(load_model(checkpoint, "train", "ternary"))
+    layers = find_bit_linears(load_model(checkpoint, "train", "ternary"))
     assert layers.keys() == weights.ternary.keys()
     for module, layer in layers.items():
         codes, gamma = ternarize(layer.weight.detach())
@@ -119,7 +119,7 @@ def test_baked_weights_run_as_plain_layers_in_transformers(stored_as: Stored) ->
     """Baked weights are the effective ones: codes times scale, in plain linear layers of float32."""
     from transformers import AutoModelForCausalLM
 
-    weights = Weights(inspect(stored_as("llama", "packed")))
+    weights = Weights(inspect_folder(stored_as("llama", "packed")))
     model = AutoModelForCausalLM.from_pretrained(stored_as("llama", "baked"), dtype=torch.float32)
     for module in weights.ternary:
         codes, gamma = weights.codes(module)
@@ -159,9 +159,9 @@ def test_layers_kept_out_of_quantization_stay_float(form: Any, partly_float: Pat
     """Layers of `modules_to_not_convert` are float in every format, here and in transformers."""
     from transformers import AutoModelForCausalLM
 
-    source = inspect(partly_float)
-    convert(source, form, tmp_path / "out", nothing, logits=transformers_logits)
-    found = inspect(tmp_path / "out")
+    source = inspect_folder(partly_float)
+    convert_checkpoint(source, form, tmp_path / "out", nothing, logits=transformers_logits)
+    found = inspect_folder(tmp_path / "out")
     model = load_model(found, "run", "ternary")
     assert found.ternary_parameters == source.ternary_parameters == 2 * (64 * (64 + 32 + 32 + 64) + 2 * 64 * 96)
     assert isinstance(model.get_submodule(LAYER), CodesLinear)
@@ -174,7 +174,7 @@ def test_layers_kept_out_of_quantization_stay_float(form: Any, partly_float: Pat
 def test_baked_cannot_say_which_layers_stay_float(partly_float: Path, tmp_path: Path) -> None:
     """Without a quantization_config the float layers would look like masters."""
     with pytest.raises(BenchError, match="keeps down_proj out of quantization, and baked cannot say so"):
-        convert(inspect(partly_float), "baked", tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(inspect_folder(partly_float), "baked", tmp_path / "out", nothing, logits=None)
 
 
 def test_a_head_that_transformers_would_make_ternary_is_refused(partly_float: Path, edit_config: Any) -> None:
@@ -182,16 +182,16 @@ def test_a_head_that_transformers_would_make_ternary_is_refused(partly_float: Pa
     quant = json.loads((partly_float / "config.json").read_text())["quantization_config"]
     edit_config(partly_float, quantization_config=quant | {"modules_to_not_convert": ["down_proj"]})
     with pytest.raises(BenchError, match="not the output head"):
-        inspect(partly_float)
+        inspect_folder(partly_float)
 
 
 def test_what_a_fine_tune_saves_names_the_layers_that_stayed_float(partly_float: Path, tmp_path: Path) -> None:
     """A trained model with float layers is saved so that it is read back as it was."""
-    from bitnet_bench.checkpoints.saving import save
+    from bitnet_bench.checkpoints.saving import save_checkpoint
 
-    model = load_model(inspect(partly_float), "train", "ternary")
-    save(model, tmp_path / "out", "autobitlinear", "float32")
-    again = load_model(inspect(tmp_path / "out"), "run", "ternary")
+    model = load_model(inspect_folder(partly_float), "train", "ternary")
+    save_checkpoint(model, tmp_path / "out", "autobitlinear", "float32")
+    again = load_model(inspect_folder(tmp_path / "out"), "run", "ternary")
     name = "model.layers.1.mlp.down_proj"
     assert torch.equal(again.get_submodule(name).weight, model.get_submodule(name).weight)
     assert isinstance(again.get_submodule(LAYER), CodesLinear)
@@ -199,10 +199,10 @@ def test_what_a_fine_tune_saves_names_the_layers_that_stayed_float(partly_float:
 
 def test_shards_are_as_small_as_asked_for(stored_as: Stored, tmp_path: Path) -> None:
     """A checkpoint in many files is the same as in one."""
-    source = inspect(stored_as("llama", "autobitlinear"))
-    convert(source, "packed", tmp_path / "out", nothing, logits=None, shard_bytes=5_000)
+    source = inspect_folder(stored_as("llama", "autobitlinear"))
+    convert_checkpoint(source, "packed", tmp_path / "out", nothing, logits=None, shard_bytes=5_000)
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 5
-    assert inspect(tmp_path / "out").weight_bytes == inspect(stored_as("llama", "packed")).weight_bytes
+    assert inspect_folder(tmp_path / "out").weight_bytes == inspect_folder(stored_as("llama", "packed")).weight_bytes
 
 
 def mapped(address: int, file: Path) -> bool:
@@ -217,7 +217,7 @@ def mapped(address: int, file: Path) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped where")
 def test_packed_codes_are_the_bytes_of_the_file(stored_as: Stored) -> None:
     """The kernel reads the mapped file: the panels begin on a cache line and are no copy."""
-    weights = Weights(inspect(stored_as("bitnet", "packed")))
+    weights = Weights(inspect_folder(stored_as("bitnet", "packed")))
     for module in weights.ternary:
         panels, _ = weights.panels(module)
         assert panels.data_ptr() % 64 == 0
@@ -228,10 +228,10 @@ def test_an_all_zero_layer_is_converted(stored_as: Stored, tmp_path: Path, edit_
     """A layer without a non-zero code has no scale to compare and computes zero in every format."""
     folder = Path(shutil.copytree(stored_as("llama", "masters"), tmp_path / "zero"))
     edit_tensors(folder, lambda tensors: tensors[f"{LAYER}.weight"].zero_())
-    before = inspect(folder)
+    before = inspect_folder(folder)
     for form in ("packed", "baked", "bitlinear"):
-        convert(before, form, tmp_path / form, nothing, logits=transformers_logits)  # type: ignore[arg-type]
-        assert not Weights(inspect(tmp_path / form)).codes(LAYER)[0].any()
+        convert_checkpoint(before, form, tmp_path / form, nothing, logits=transformers_logits)  # type: ignore[arg-type]
+        assert not Weights(inspect_folder(tmp_path / form)).codes(LAYER)[0].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -241,8 +241,8 @@ def test_baked_weights_of_16_bits_keep_their_scale(
     """A baked layer's scale is what its dtype holds, and converting it keeps it to the bit."""
     folder = Path(shutil.copytree(stored_as("bitnet", "baked"), tmp_path / "half"))
     edit_tensors(folder, lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
-    source = inspect(folder)
-    parity = convert(source, "packed", tmp_path / "out", nothing, logits=transformers_logits)
+    source = inspect_folder(folder)
+    parity = convert_checkpoint(source, "packed", tmp_path / "out", nothing, logits=transformers_logits)
     assert (source.format, parity.largest_scale_error) == ("baked", 0.0)
 
 
@@ -288,8 +288,8 @@ def flip(codes: Tensor, gamma: Tensor) -> None:
 def test_a_conversion_without_parity_leaves_nothing(change: Any, words: str, stored_as: Stored, tmp_path: Path) -> None:
     """One wrong code, scale or norm is named by its layer, and the output is deleted."""
     with pytest.raises(BenchError, match=words):
-        convert(
-            inspect(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing,
+        convert_checkpoint(
+            inspect_folder(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing,
             logits=None, writer=spoiled(change),
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
@@ -303,7 +303,7 @@ def test_other_logits_are_no_parity(stored_as: Stored, tmp_path: Path) -> None:
         return found if checkpoint.format == "masters" else found.roll(1, dims=-1)
 
     with pytest.raises(BenchError, match="logits differ by"):
-        convert(inspect(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing, logits=wrong)
+        convert_checkpoint(inspect_folder(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing, logits=wrong)
     assert not (tmp_path / "out").exists()
 
 
@@ -318,8 +318,8 @@ def test_a_bias_that_is_lost_is_no_parity(stored_as: Stored, tmp_path: Path) -> 
         write_checkpoint(Unbiased(source.checkpoint), *rest)
 
     with pytest.raises(BenchError, match=r"q_proj\.bias is in one of them only"):
-        convert(
-            inspect(stored_as("qwen2", "masters")), "packed", tmp_path / "out", nothing,
+        convert_checkpoint(
+            inspect_folder(stored_as("qwen2", "masters")), "packed", tmp_path / "out", nothing,
             logits=None, writer=without_biases,
         )  # fmt: skip
 
@@ -328,32 +328,32 @@ def test_a_folder_that_holds_something_is_not_written_over(stored_as: Stored, tm
     """OUT must be new: what stands there is never mixed with a checkpoint, nor deleted."""
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(BenchError, match="is not empty"):
-        convert(inspect(stored_as("bitnet", "masters")), "packed", tmp_path, nothing, logits=None)
+        convert_checkpoint(inspect_folder(stored_as("bitnet", "masters")), "packed", tmp_path, nothing, logits=None)
     assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
 
 
 def test_float_weights_are_not_converted(tiny_model: Any, tmp_path: Path) -> None:
     """Plain float weights were not trained to be ternary."""
     with pytest.raises(BenchError, match="not trained to be ternary"):
-        convert(inspect(tiny_model("llama")), "packed", tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(inspect_folder(tiny_model("llama")), "packed", tmp_path / "out", nothing, logits=None)
 
 
 @pytest.mark.parametrize("form", ["bitlinear", "autobitlinear"])
 def test_rows_that_transformers_layouts_cannot_hold(form: Any, odd: Path, tmp_path: Path) -> None:
     """A row count that is no multiple of four is named, with the format that holds it."""
     with pytest.raises(BenchError, match=rf"gate_proj has 10 rows, .*{form} cannot hold it") as caught:
-        convert(inspect(odd), form, tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(inspect_folder(odd), form, tmp_path / "out", nothing, logits=None)
     assert "packed" in caught.value.hint
 
 
 def test_any_row_count_is_packed(odd: Path, tmp_path: Path) -> None:
     """Our own layout fills panels up and notes the true shape."""
-    parity = convert(inspect(odd), "packed", tmp_path / "out", nothing, logits=transformers_logits)
+    parity = convert_checkpoint(inspect_folder(odd), "packed", tmp_path / "out", nothing, logits=transformers_logits)
     assert parity.layers == 7
-    assert inspect(tmp_path / "out").ternary_parameters == inspect(odd).ternary_parameters
-    assert inspect(tmp_path / "out").zero_density == pytest.approx(
+    assert inspect_folder(tmp_path / "out").ternary_parameters == inspect_folder(odd).ternary_parameters
+    assert inspect_folder(tmp_path / "out").zero_density == pytest.approx(
         float(
-            torch.cat([Weights(inspect(odd)).codes(m)[0].flatten() for m in Weights(inspect(odd)).ternary])
+            torch.cat([Weights(inspect_folder(odd)).codes(m)[0].flatten() for m in Weights(inspect_folder(odd)).ternary])
             .eq(0)
             .float()
             .mean()

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.checkpoints.saving import save
+from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
 
-pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 
 COMMON = {
     "vocab_size": 320,
@@ -66,14 +66,14 @@ def random_model(architecture: dict[str, Any], seed: int = 0) -> Any:
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A packed random checkpoint of each architecture."""
     random_model(ARCHITECTURES[request.param]).save_pretrained(tmp_path / "float")
-    save(load_model(inspect(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
+    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
     return tmp_path / "ternary"
 
 
 def engine_of(folder: Path) -> Engine:
-    weights = Weights(inspect(folder))
+    weights = Weights(inspect_folder(folder))
     config = AutoConfig.from_pretrained(folder)
-    assert unfit(weights, config) is None
+    assert why_unsupported(weights, config) is None
     return Engine(weights, config)
 
 
@@ -90,7 +90,7 @@ def forward(engine: Engine, batch: list[list[int]]) -> list[Tensor]:
 @torch.inference_mode()
 def test_logits_are_those_of_transformers_modules(checkpoint: Path, width: int) -> None:
     """On sequences of 1 to 70 tokens in one batch; equal integer sums leave float32 noise and rare int8 flips."""
-    engine, model = engine_of(checkpoint), load_model(inspect(checkpoint), "run", "ternary")
+    engine, model = engine_of(checkpoint), load_model(inspect_folder(checkpoint), "run", "ternary")
     batch = sequences(70, 1, 17, 33)
     for ids, found in zip(batch, forward(engine, batch), strict=True):
         expected = model(torch.tensor([ids])).logits[0]
@@ -133,7 +133,7 @@ def test_decoding_goes_on_where_reading_stopped(checkpoint: Path) -> None:
 def test_the_int8_head_is_near_and_counted(checkpoint: Path) -> None:
     """Quantizing the head moves logits by a few percent of their spread, and its bytes are in the footprint."""
     stored = engine_of(checkpoint)
-    int8 = Engine(Weights(inspect(checkpoint)), AutoConfig.from_pretrained(checkpoint), "int8")
+    int8 = Engine(Weights(inspect_folder(checkpoint)), AutoConfig.from_pretrained(checkpoint), "int8")
     batch = sequences(20)
     expected, found = forward(stored, batch)[0], forward(int8, batch)[0]
     assert 0 < (found - expected).abs().mean() < 0.05 * expected.std()
@@ -142,7 +142,7 @@ def test_the_int8_head_is_near_and_counted(checkpoint: Path) -> None:
 
 def test_what_the_lean_pass_does_not_know_is_named(checkpoint: Path) -> None:
     """An activation, positions or an architecture of another kind is a reason, never an approximation."""
-    weights = Weights(inspect(checkpoint))
+    weights = Weights(inspect_folder(checkpoint))
     for change, said in [
         ({"hidden_act": "gelu"}, "activation gelu"),
         ({"model_type": "gemma"}, "model_type gemma"),
@@ -152,4 +152,4 @@ def test_what_the_lean_pass_does_not_know_is_named(checkpoint: Path) -> None:
         config = AutoConfig.from_pretrained(checkpoint)
         for name, value in change.items():
             object.__setattr__(config, name, value)
-        assert said in (unfit(weights, config) or "")
+        assert said in (why_unsupported(weights, config) or "")

@@ -13,17 +13,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bitnet_bench.backends.ternary import TernaryBackend
-from bitnet_bench.backends.ternary.engine import Batch, Engine, unfit
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.linear import CodesLinear
 from bitnet_bench.ternary.ops import PanelsLinear
 from bitnet_bench.ternary.panels import from_panels
 
-pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 
 Stored = Callable[[str, Any], Path]
 ARCHITECTURES = ["bitnet", "llama", "mistral", "qwen2", "qwen3"]
@@ -38,8 +38,8 @@ OPENED_BY_TRANSFORMERS = {"masters", "bitlinear", "autobitlinear"}
 def test_the_engine_computes_what_the_format_says(architecture: str, form: str, stored_as: Stored) -> None:
     """Logits agree with our modules to float32 noise and rare int8 flips, with transformers' within int8 steps."""
     folder = stored_as(architecture, form)
-    found, weights, config = inspect(folder), Weights(inspect(folder)), AutoConfig.from_pretrained(folder)
-    assert unfit(weights, config) is None
+    found, weights, config = inspect_folder(folder), Weights(inspect_folder(folder)), AutoConfig.from_pretrained(folder)
+    assert why_unsupported(weights, config) is None
     ids = torch.randint(3, 300, (3, 17), generator=torch.Generator().manual_seed(3))
     ours = logits_of(Engine(weights, config), ids)
     modules = load_model(found, "run", "ternary")(ids).logits
@@ -56,7 +56,7 @@ def test_the_engine_computes_what_the_format_says(architecture: str, form: str, 
 @torch.inference_mode()
 def test_integer_sums_are_equal_in_every_format(architecture: str, stored_as: Stored) -> None:
     """The same int8 activations give the same int32 sums in every layer, whatever the weights are stored as."""
-    models = [load_model(inspect(stored_as(architecture, form)), "run", "ternary") for form in FORMATS]
+    models = [load_model(inspect_folder(stored_as(architecture, form)), "run", "ternary") for form in FORMATS]
     layers = [codes(model) for model in models]
     assert layers[0]
     for name in layers[0]:
@@ -71,8 +71,8 @@ def test_the_backend_opens_every_format(architecture: str, form: str, stored_as:
     """`--backend ternary` generates from each what it generates from panels, on its own forward pass and on modules."""
     texts = []
     for stored in (form, "packed"):
-        with TernaryBackend().open(inspect(stored_as(architecture, stored)), "ternary") as session:
-            texts.append(in_order(session.generate([[5, 6, 7], [9]], 8, [])))
+        with TernaryBackend().open(inspect_folder(stored_as(architecture, stored)), "ternary") as session:
+            texts.append(sort_answers(session.generate([[5, 6, 7], [9]], 8, [])))
     assert texts[0] == texts[1]
 
 

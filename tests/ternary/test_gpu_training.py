@@ -279,7 +279,7 @@ def test_layers_of_one_kind_are_compiled_once(tiny_llama: Any) -> None:
     for bit in tiny_llama.modules():
         if isinstance(bit, BitLinear):
             codes, gamma = ternarize(bit.weight.detach())
-            bit.take_codes(codes.bfloat16(), gamma)
+            bit.store_codes(codes.bfloat16(), gamma)
     ids = torch.randint(0, 300, (2, 16))
     for _ in range(2):
         tiny_llama(input_ids=ids, use_cache=False).logits.sum().backward()
@@ -303,14 +303,14 @@ def test_the_compiled_definition_is_that_of_the_quantizer() -> None:
     torch.manual_seed(0)
     x = torch.randn(9, 130) * 3
     x[0] = 0
-    (q, step), (expected, expected_step) = training_product._quantized_by_definition(x), quantize_activations(x)
+    (q, step), (expected, expected_step) = training_product._quantize_by_definition(x), quantize_activations(x)
     assert torch.equal(q.to(torch.int8), expected)
     assert torch.equal(step, expected_step)
 
 
 def test_no_kernel_is_taken_on_a_cpu() -> None:
     """The bits of training on a CPU are those of the C kernel and of its definitions, as ever."""
-    assert not training_product.runs_on(torch.device("cpu"))
+    assert not training_product.has_training_kernels(torch.device("cpu"))
 
 
 def test_the_benchmark_runs_on_a_cpu() -> None:

@@ -22,16 +22,16 @@ from bitnet_bench.ternary.kernel.loader import STRUCTS, check_structs
 from bitnet_bench.ternary.panels import to_panels
 from bitnet_bench.ternary.quantizer import quantize_activations
 
-pytestmark = pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 SHAPES = [(1, 1, 1), (17, 33, 5), (16, 16, 1), (50, 70, 13), (31, 100, 3), (64, 256, 40), (97, 129, 25), (700, 512, 12)]
 
 
-@pytest.fixture(params=kernel.paths())
+@pytest.fixture(params=kernel.list_instruction_sets())
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set in turn; the best one again afterwards."""
-    kernel.use_path(request.param)
+    kernel.use_instruction_set(request.param)
     yield request.param
-    kernel.use_path(kernel.paths()[0])
+    kernel.use_instruction_set(kernel.list_instruction_sets()[0])
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def naive(x: torch.Tensor, codes: torch.Tensor, gamma: float) -> torch.Tensor:
     return (q.int() @ codes.int().t()).float() * (step * torch.tensor(gamma))
 
 
-def run(parts: kernel.Parts, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+def run(parts: kernel.JoinedLayers, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
     out = torch.empty(len(x), parts.rows) if y is None else y
-    rows = kernel.Rows.empty(*x.shape)
+    rows = kernel.QuantizedRows.empty(*x.shape)
     kernel.quantize_rows(x, len(x), rows)
     parts(rows, len(x), out, add=y is not None)
     return out
@@ -63,14 +63,14 @@ def run(parts: kernel.Parts, x: torch.Tensor, y: torch.Tensor | None = None) -> 
 def test_every_path_is_the_naive_product(path: str, rows: int, columns: int, tokens: int) -> None:
     """Integer sums, scale and all: equal to the bit, in shapes that fill no panel and no step."""
     codes, x = random_codes(rows, columns), torch.randn(tokens, columns)
-    assert torch.equal(run(kernel.Parts([(to_panels(codes), 0.37, rows, None)], columns), x), naive(x, codes, 0.37))
+    assert torch.equal(run(kernel.JoinedLayers([(to_panels(codes), 0.37, rows, None)], columns), x), naive(x, codes, 0.37))
 
 
 def test_the_largest_sums_do_not_wrap(path: str) -> None:
     """All codes +1 and all activations at -128 or 127 sum up exactly, over more columns than 16 bits would hold."""
     codes, x = torch.ones(20, 6912, dtype=torch.int8), torch.full((3, 6912), -1.0)
     expected = torch.full((3, 20), -127.0 * 6912) * (1 / 127.0)
-    assert torch.equal(run(kernel.Parts([(to_panels(codes), 1.0, 20, None)], 6912), x), expected)
+    assert torch.equal(run(kernel.JoinedLayers([(to_panels(codes), 1.0, 20, None)], 6912), x), expected)
 
 
 def test_several_layers_are_one_call(path: str) -> None:
@@ -81,13 +81,13 @@ def test_several_layers_are_one_call(path: str) -> None:
         codes, bias = random_codes(rows, 48), torch.randn(rows) if biased else None
         parts.append((to_panels(codes), gamma, rows, bias))
         alone.append(naive(x, codes, gamma) + (bias if bias is not None else 0))
-    assert torch.equal(run(kernel.Parts(parts, 48), x), torch.cat(alone, dim=1))
+    assert torch.equal(run(kernel.JoinedLayers(parts, 48), x), torch.cat(alone, dim=1))
 
 
 def test_a_residual_is_added(path: str) -> None:
     """With add the product comes on top of what was there."""
     codes, x, residual = random_codes(33, 64), torch.randn(5, 64), torch.randn(5, 33)
-    parts = kernel.Parts([(to_panels(codes), 0.3, 33, None)], 64)
+    parts = kernel.JoinedLayers([(to_panels(codes), 0.3, 33, None)], 64)
     assert torch.equal(run(parts, x, residual.clone()), residual + naive(x, codes, 0.3))
 
 
@@ -108,7 +108,7 @@ def test_threads_do_not_change_a_bit(path: str) -> None:
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        results.append(run(kernel.Parts([(to_panels(codes), 0.37, 700, None)], 512), x))
+        results.append(run(kernel.JoinedLayers([(to_panels(codes), 0.37, 700, None)], 512), x))
     assert torch.equal(*results)
 
 
@@ -117,7 +117,7 @@ def test_threads_do_not_change_a_bit(path: str) -> None:
 def test_activations_are_quantized_as_in_torch(values: list[float]) -> None:
     """Codes, step and sum of any finite row are those of `quantize_activations`."""
     x = torch.tensor([values])
-    rows = kernel.Rows.empty(*x.shape)
+    rows = kernel.QuantizedRows.empty(*x.shape)
     kernel.quantize_rows(x, 1, rows)
     q, step = quantize_activations(x)
     assert torch.equal(rows.q[:, : len(values)], q)
@@ -129,7 +129,7 @@ def test_activations_are_quantized_as_in_torch(values: list[float]) -> None:
 def test_a_million_activations_are_quantized_as_in_torch() -> None:
     """No code differs where a scale rounded once instead of twice would change one in a hundred thousand."""
     x = torch.randn(512, 2560, generator=torch.Generator().manual_seed(0))
-    rows = kernel.Rows.empty(*x.shape)
+    rows = kernel.QuantizedRows.empty(*x.shape)
     kernel.quantize_rows(x, len(x), rows)
     q, step = quantize_activations(x)
     assert torch.equal(rows.q[:, :2560], q)
@@ -141,7 +141,7 @@ def test_what_is_not_finite_is_seen_in_the_output(value: float) -> None:
     """A NaN or an infinity in one row leaves no finite number in that row, and others alone."""
     codes, x = torch.ones(20, 32, dtype=torch.int8), torch.randn(2, 32)
     x[0, 5] = value
-    y = run(kernel.Parts([(to_panels(codes), 1.0, 20, None)], 32), x)
+    y = run(kernel.JoinedLayers([(to_panels(codes), 1.0, 20, None)], 32), x)
     assert not y[0].isfinite().any()
     assert y[1].isfinite().all()
 
@@ -161,10 +161,10 @@ def test_the_head_gives_the_same_bits_at_every_width(dtype: torch.dtype) -> None
     """Its 64 sums and their order are those of the widest vectors; columns that fill no 64 among them."""
     table, x = torch.randn(300, 144).to(dtype), torch.randn(2, 144)
     found = []
-    for floats in filter(kernel.use_width, kernel.WIDTHS):
+    for floats in filter(kernel.use_width, kernel.VECTOR_WIDTHS):
         found.append(Head(table, int8=False)(x))
         assert torch.equal(found[-1], found[0]), floats
-    assert any(map(kernel.use_width, kernel.WIDTHS))
+    assert any(map(kernel.use_width, kernel.VECTOR_WIDTHS))
 
 
 @pytest.mark.parametrize("activation", ["silu", "relu2"])
@@ -173,7 +173,7 @@ def test_gates_are_those_of_transformers(activation: str) -> None:
     from transformers.activations import ACT2FN
 
     x, y = torch.randn(5, 2 * 50) * 8, torch.empty(5, 50)
-    kernel.quantize_rows(x, 5, kernel.Rows.empty(5, 50), activation=activation, y=y)
+    kernel.quantize_rows(x, 5, kernel.QuantizedRows.empty(5, 50), activation=activation, y=y)
     gate, up = x.chunk(2, dim=1)
     torch.testing.assert_close(y, ACT2FN[activation](gate) * up, rtol=2e-6, atol=1e-6)
 
@@ -190,7 +190,7 @@ def test_without_the_kernel_torch_gives_the_same_bits() -> None:
     """The operator's two CPU paths agree exactly."""
     codes, x, bias = random_codes(50, 70), torch.randn(9, 70), torch.randn(50)
     arguments = (x, to_panels(codes), 0.37, 50, bias)
-    assert torch.equal(ops._by_kernel(*arguments), ops._by_torch(*arguments))
+    assert torch.equal(ops._multiply_by_kernel(*arguments), ops._multiply_by_torch(*arguments))
 
 
 @torch._dynamo.config.patch(disable=False)  # off in the other tests, for their speed
@@ -218,9 +218,9 @@ def test_wrong_shapes_are_refused() -> None:
     """Panels that cannot hold the layer, and activations of another width, never reach the library."""
     codes = to_panels(random_codes(20, 32))
     with pytest.raises(ValueError, match="do not hold"):
-        kernel.Parts([(codes, 1.0, 33, None)], 32)
+        kernel.JoinedLayers([(codes, 1.0, 33, None)], 32)
     with pytest.raises(ValueError, match="columns"):
-        kernel.Parts([(codes, 1.0, 20, None)], 32)(kernel.Rows.empty(1, 48), 1, torch.empty(1, 20))
+        kernel.JoinedLayers([(codes, 1.0, 20, None)], 32)(kernel.QuantizedRows.empty(1, 48), 1, torch.empty(1, 20))
 
 
 def test_a_library_of_other_sources_is_refused() -> None:

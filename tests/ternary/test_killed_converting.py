@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench.checkpoints.converting import LAST, new_folder
+from bitnet_bench.checkpoints.converting import LAST, create_folder
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import PARTIAL
 
 
 def write(out: Path, text: str) -> None:
     """Write a checkpoint of three files to *out*."""
-    with new_folder(out) as folder:
+    with create_folder(out) as folder:
         for name in ("model.safetensors", "tokenizer.json", LAST):
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -57,7 +57,7 @@ def test_a_foreign_file_beside_what_a_kill_left_is_kept(name: str, tmp_path: Pat
 def test_a_conversion_that_is_at_work_is_not_disturbed(tmp_path: Path) -> None:
     """A second one into the same folder is refused, and the first ends as if there had been none."""
     out = tmp_path / "out"
-    with new_folder(out) as folder:
+    with create_folder(out) as folder:
         (folder / LAST).write_text("first", encoding="utf-8")
         with pytest.raises(BenchError, match="Another process writes into"):
             write(out, "second")

@@ -12,10 +12,10 @@ from bitnet_bench.ternary.linear import (
     LARGEST_EXACT_K,
     BitLinear,
     CodesLinear,
-    bit_linears,
+    find_bit_linears,
     integer_matmul,
     make_trainable_ternary,
-    ternary_targets,
+    find_ternary_targets,
 )
 from bitnet_bench.ternary.quantizer import ternarize
 
@@ -280,8 +280,8 @@ def test_all_linear_layers_but_the_head_become_ternary() -> None:
     expected = {f"model.layers.0.self_attn.{name}_proj" for name in "qkvo"}
     expected |= {f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")}
     before = dict(model.named_parameters())
-    assert ternary_targets(model).keys() == expected
-    assert not bit_linears(model)
+    assert find_ternary_targets(model).keys() == expected
+    assert not find_bit_linears(model)
     make_trainable_ternary(model)
-    assert bit_linears(model).keys() == expected
+    assert find_bit_linears(model).keys() == expected
     assert all(parameter is before[name] for name, parameter in model.named_parameters())

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bitnet_bench.checkpoints.shards import Shards
-from bitnet_bench.checkpoints.streaming import CACHE_LINE_BYTES, DTYPE_NAMES, PAGE_BYTES, Planned, write_shards
+from bitnet_bench.checkpoints.streaming import CACHE_LINE_BYTES, DTYPE_NAMES, PAGE_BYTES, PlannedTensor, write_shards
 
 DTYPES = list(DTYPE_NAMES)
 tensors_planned = st.dictionaries(
@@ -38,8 +38,8 @@ def values(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 2, shape, generator=random).to(dtype)
 
 
-def plan(tensors: dict[str, Any]) -> list[Planned]:
-    return [Planned(n, d, s, lambda n=n, d=d, s=s: values(n, d, s)) for n, (d, s) in tensors.items()]
+def plan(tensors: dict[str, Any]) -> list[PlannedTensor]:
+    return [PlannedTensor(n, d, s, lambda n=n, d=d, s=s: values(n, d, s)) for n, (d, s) in tensors.items()]
 
 
 def begins(file: Path) -> dict[str, int]:
@@ -127,7 +127,7 @@ def test_one_tensor_is_held_at_a_time(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     write_shards(
         tmp_path,
-        [Planned(f"t{i}", torch.float32, (1000,), make) for i in range(5)],
+        [PlannedTensor(f"t{i}", torch.float32, (1000,), make) for i in range(5)],
         {},
         9000,
         lambda done, total, note="": seen.append((done, total)),
@@ -139,4 +139,4 @@ def test_one_tensor_is_held_at_a_time(tmp_path: Path) -> None:
 def test_a_tensor_other_than_planned_is_our_bug(tmp_path: Path) -> None:
     """A tensor of another shape or dtype than the header says is never written."""
     with pytest.raises(AssertionError, match="a is not as planned"):
-        write_shards(tmp_path, [Planned("a", torch.float32, (3,), lambda: torch.zeros(4))], {}, 100, nothing)
+        write_shards(tmp_path, [PlannedTensor("a", torch.float32, (3,), lambda: torch.zeros(4))], {}, 100, nothing)

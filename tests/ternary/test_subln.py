@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.ternary.subln import with_subln
+from bitnet_bench.ternary.subln import add_subln
 from bitnet_bench.training.finetune import finetune
 
 
@@ -23,8 +23,8 @@ def test_it_computes_what_its_source_would_with_norms_before_its_output_projecti
     family: str, tiny_model: Callable[[str], Path]
 ) -> None:
     """Biases, activation, tied or untied head and rotation included."""
-    source: Any = load_model(inspect(tiny_model(family)), "train", "fp32").eval()
-    made: Any = with_subln(source)
+    source: Any = load_model(inspect_folder(tiny_model(family)), "train", "fp32").eval()
+    made: Any = add_subln(source)
     ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = made(ids).logits
@@ -45,19 +45,19 @@ def test_it_computes_what_its_source_would_with_norms_before_its_output_projecti
 )
 def test_a_model_that_does_not_fit_is_refused(family: str, said: str, tiny_model: Callable[[str], Path]) -> None:
     with pytest.raises(BenchError, match=said):
-        with_subln(load_model(inspect(tiny_model(family)), "train", "fp32"))
+        add_subln(load_model(inspect_folder(tiny_model(family)), "train", "fp32"))
 
 
 def test_a_window_or_ffn_biases_are_refused(tiny_model: Callable[[str], Path]) -> None:
     """What BitNet's architecture cannot hold would otherwise be lost in silence."""
-    model: Any = load_model(inspect(tiny_model("llama")), "train", "fp32")
+    model: Any = load_model(inspect_folder(tiny_model("llama")), "train", "fp32")
     model.config.mlp_bias = True
     with pytest.raises(BenchError, match="its FFN has biases"):
-        with_subln(model)
-    slides: Any = load_model(inspect(tiny_model("mistral")), "train", "fp32")
+        add_subln(model)
+    slides: Any = load_model(inspect_folder(tiny_model("mistral")), "train", "fp32")
     slides.config.sliding_window = 64
     with pytest.raises(BenchError, match="slides over a window"):
-        with_subln(slides)
+        add_subln(slides)
 
 
 @pytest.mark.parametrize("precision", ["ternary", "fp16"])

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from bitnet_bench.backends.reference import transformers_logits
 from bitnet_bench.backends.ternary import TernaryBackend
-from bitnet_bench.checkpoints.converting import convert
-from bitnet_bench.checkpoints.inspect import inspect
-from bitnet_bench.checkpoints.layers import look_into
+from bitnet_bench.checkpoints.converting import convert_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.layers import inspect_checkpoint
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import in_order
+from bitnet_bench.protocols import sort_answers
 from bitnet_bench.ternary import kernel
 
 LAYERS = 2
@@ -78,7 +78,7 @@ def make(folder: Path, generation: int) -> Any:
 def test_it_is_recognised_by_the_norms_that_are_gone(generation: int, norm: str, tmp_path: Path) -> None:
     """A plain Llama config whose layers have no input norm is tinyllama-bitnet, with a norm in each linear layer."""
     make(tmp_path, generation)
-    found = inspect(tmp_path)
+    found = inspect_folder(tmp_path)
     assert (found.format, found.inner_norm, found.inner_norm_eps) == ("tinyllama", norm, 1e-6)
     assert found.ternary_parameters == LAYERS * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 96)
     assert found.is_ternary
@@ -90,15 +90,15 @@ def test_it_computes_what_its_training_code_computes(generation: int, form: str,
     """As stored and as packed, the logits are those of the published definition, up to steps of int8."""
     expected = logits(make(tmp_path / "tinyllama", generation))
     if form == "packed":
-        convert(inspect(tmp_path / "tinyllama"), "packed", tmp_path / "packed", nothing, logits=transformers_logits)
-    found = inspect(tmp_path / form)
+        convert_checkpoint(inspect_folder(tmp_path / "tinyllama"), "packed", tmp_path / "packed", nothing, logits=transformers_logits)
+    found = inspect_folder(tmp_path / form)
     got = logits(load_model(found, "run", "ternary"))
     assert found.inner_norm_eps == 1e-6
     assert float((got - expected).abs().max()) < 0.1
     assert float((got - expected).abs().mean()) < 5e-3
 
 
-@pytest.mark.skipif(kernel.library() is None, reason="the CPU kernel is not built here")
+@pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 @pytest.mark.parametrize("generation", [1, 2])
 @pytest.mark.usefixtures("on_the_cpu")
 @torch.inference_mode()
@@ -109,8 +109,8 @@ def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path, to
     ids = torch.randint(3, 300, (17,), generator=torch.Generator().manual_seed(3))
     expected = model(ids[None]).logits[0].log_softmax(-1)
     requests = [(ids[:i].tolist(), [int(ids[i])]) for i in range(1, 17)]
-    with TernaryBackend().open(inspect(tmp_path), "ternary") as session:
-        got = [ll for ll, _ in in_order(session.loglikelihood(requests))]
+    with TernaryBackend().open(inspect_folder(tmp_path), "ternary") as session:
+        got = [ll for ll, _ in sort_answers(session.loglikelihood(requests))]
     wanted = [float(expected[i - 1, ids[i]]) for i in range(1, 17)]
     assert got == pytest.approx(wanted, abs=0.1)
     assert sum(abs(a - b) for a, b in zip(got, wanted, strict=True)) / 16 < 0.02
@@ -120,9 +120,9 @@ def test_the_ternary_backend_computes_it_too(generation: int, tmp_path: Path, to
 def test_it_comes_back_from_packed(generation: int, tmp_path: Path) -> None:
     """Packed and written as tinyllama again it is the same model; its values are three now, and it says why."""
     make(tmp_path / "first", generation)
-    convert(inspect(tmp_path / "first"), "packed", tmp_path / "packed", nothing, logits=None)
-    convert(inspect(tmp_path / "packed"), "tinyllama", tmp_path / "again", nothing, logits=transformers_logits)
-    assert inspect(tmp_path / "again").format == "tinyllama"
+    convert_checkpoint(inspect_folder(tmp_path / "first"), "packed", tmp_path / "packed", nothing, logits=None)
+    convert_checkpoint(inspect_folder(tmp_path / "packed"), "tinyllama", tmp_path / "again", nothing, logits=transformers_logits)
+    assert inspect_folder(tmp_path / "again").format == "tinyllama"
 
 
 @pytest.mark.parametrize("form", ["masters", "bitlinear", "autobitlinear", "baked"])
@@ -130,13 +130,13 @@ def test_formats_that_cannot_say_that_a_norm_is_gone_are_refused(form: Any, tmp_
     """transformers would put an input norm into every layer."""
     make(tmp_path / "first", 1)
     with pytest.raises(BenchError, match=f"has no input_layernorm; {form} cannot say so"):
-        convert(inspect(tmp_path / "first"), form, tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(inspect_folder(tmp_path / "first"), form, tmp_path / "out", nothing, logits=None)
 
 
 def test_others_do_not_become_tinyllama(stored_as: Callable[[str, str], Path], tmp_path: Path) -> None:
     """A Llama that has its norms stays one."""
     with pytest.raises(BenchError, match="does not drop its layers' norms"):
-        convert(inspect(stored_as("llama", "masters")), "tinyllama", tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(inspect_folder(stored_as("llama", "masters")), "tinyllama", tmp_path / "out", nothing, logits=None)
 
 
 def test_some_norms_gone_is_damage(tmp_path: Path, edit_tensors: Any) -> None:
@@ -144,7 +144,7 @@ def test_some_norms_gone_is_damage(tmp_path: Path, edit_tensors: Any) -> None:
     make(tmp_path, 1)
     edit_tensors(tmp_path, lambda tensors: tensors.update({"model.layers.1.input_layernorm.weight": torch.ones(64)}))
     with pytest.raises(BenchError, match=r"model\.layers\.0 has no input_layernorm\.weight and other layers have one"):
-        inspect(tmp_path)
+        inspect_folder(tmp_path)
 
 
 def test_quantized_weights_without_their_scale_are_refused(tmp_path: Path, edit_tensors: Any) -> None:
@@ -158,18 +158,18 @@ def test_quantized_weights_without_their_scale_are_refused(tmp_path: Path, edit_
 
     edit_tensors(tmp_path, quantize)
     with pytest.raises(BenchError, match="without their scales"):
-        inspect(tmp_path)
+        inspect_folder(tmp_path)
 
 
 def test_it_is_not_run_or_trained_without_its_norms(tmp_path: Path) -> None:
     """Plain layers would leave the norms out; training refuses, and inspect says so beforehand."""
     make(tmp_path, 1)
-    found = inspect(tmp_path)
+    found = inspect_folder(tmp_path)
     with pytest.raises(BenchError, match="no bf16 weights"):
         load_model(found, "run", "bf16")
     with pytest.raises(BenchError, match="cannot be trained: it normalizes inside"):
         load_model(found, "train", "ternary")
-    looked = look_into(found, nothing)
+    looked = inspect_checkpoint(found, nothing)
     assert not looked.trainable
     assert "normalizes inside" in str(looked.untrainable_because)
 
@@ -191,14 +191,14 @@ def test_transformers_own_inner_norms_are_carried(form: Any, tmp_path: Path, edi
         if isinstance(module, nn.Linear):
             state[f"model.{name}.rms_norm.weight"] = torch.rand(module.in_features) + 0.5
     save_file({name: t.contiguous() for name, t in state.items()}, source / "model.safetensors", {"format": "pt"})
-    found, folder = inspect(source), source
+    found, folder = inspect_folder(source), source
     assert (found.format, found.inner_norm, found.inner_norm_eps) == ("masters", "learned", 1e-4)
     if form != "masters":
         folder = tmp_path / form
-        convert(found, form, folder, nothing, logits=transformers_logits)
+        convert_checkpoint(found, form, folder, nothing, logits=transformers_logits)
     theirs = logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    ours = logits(load_model(inspect(folder), "run", "ternary"))
+    ours = logits(load_model(inspect_folder(folder), "run", "ternary"))
     assert float((theirs - ours).abs().max()) < 0.1
     assert float((theirs - ours).abs().mean()) < 5e-3
-    convert(inspect(folder), "packed", tmp_path / "packed", nothing, logits=transformers_logits)
+    convert_checkpoint(inspect_folder(folder), "packed", tmp_path / "packed", nothing, logits=transformers_logits)
     assert "rms_norm_eps" in json.dumps(json.loads((folder / "config.json").read_text())["quantization_config"])

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bitnet_bench.cli.finetuning import finetune_table, finetune_warnings
-from bitnet_bench.pipeline.steps import Finetuning
-from bitnet_bench.protocols import quiet
+from bitnet_bench.pipeline.steps import FinetuneStep
+from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
-from bitnet_bench.training.ending import Ending, read_ending, warn_about_ending, warn_about_length
+from bitnet_bench.training.ending import RunLosses, compute_run_losses, warn_failed_run, warn_short_run
 from bitnet_bench.training.finetune import finetune
 
 JOB = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
@@ -48,47 +48,47 @@ def make_record(make_results: Callable[..., Any]) -> Callable[..., FinetuneRecor
 
 def test_the_start_is_the_first_step_and_the_end_the_last_tenth() -> None:
     history = curve(5.0, *[4.0] * 17, 3.0, 2.0)
-    assert read_ending(JOB, history, 100) == Ending(5.0, 2.5, math.log(100))
-    assert read_ending(JOB, curve(5.0), 100) == Ending(5.0, 5.0, math.log(100))
+    assert compute_run_losses(JOB, history, 100) == RunLosses(5.0, 2.5, math.log(100))
+    assert compute_run_losses(JOB, curve(5.0), 100) == RunLosses(5.0, 5.0, math.log(100))
 
 
 def test_the_loss_of_a_distillation_is_its_cross_entropy() -> None:
     """Its other parts are weighted sums, which no vocabulary bounds."""
     history = [{**point, "cross_entropy": point["loss"] / 10} for point in curve(500.0, 40.0)]
-    assert read_ending(JOB, history, 100) == Ending(50.0, 4.0, math.log(100))
+    assert compute_run_losses(JOB, history, 100) == RunLosses(50.0, 4.0, math.log(100))
 
 
 def test_guessing_between_two_answers_is_ln_2() -> None:
-    assert read_ending(PAIRS, curve(0.69), 100).guessing == math.log(2)
+    assert compute_run_losses(PAIRS, curve(0.69), 100).guessing == math.log(2)
 
 
 def test_a_lambda_warm_up_begins_where_the_model_is_wholly_ternary() -> None:
     """Its first steps are those of a float model, whose loss says nothing about the ternary one."""
     job = JOB.model_copy(update={"ternary_warmup": 2})
-    assert read_ending(job, curve(1.0, 2.0, 6.0, 5.0), 100).first == 6.0
+    assert compute_run_losses(job, curve(1.0, 2.0, 6.0, 5.0), 100).first == 6.0
 
 
 def test_a_run_that_learned_has_no_warning(make_record: Callable[..., FinetuneRecord]) -> None:
     better = ({"step": 0, "loss": 4.0}, {"step": 9, "loss": 3.5})
-    assert warn_about_ending(make_record(validation=better)) == ()
-    assert warn_about_ending(make_record(first_loss=None, last_loss=None, guessing_loss=None)) == ()
+    assert warn_failed_run(make_record(validation=better)) == ()
+    assert warn_failed_run(make_record(first_loss=None, last_loss=None, guessing_loss=None)) == ()
 
 
 def test_a_loss_above_its_start_or_above_guessing_is_warned_of(make_record: Callable[..., FinetuneRecord]) -> None:
     """Each bound that it is above is named with its value."""
-    (rose,) = warn_about_ending(make_record(last_loss=5.0))
+    (rose,) = warn_failed_run(make_record(last_loss=5.0))
     assert "ended at 5, above 4 (where it began)." in rose
     assert "Lower `learning_rate`" in rose
-    (lost,) = warn_about_ending(make_record(first_loss=20.0, last_loss=9.0))
+    (lost,) = warn_failed_run(make_record(first_loss=20.0, last_loss=9.0))
     assert "above 8.7 (uniform guessing)." in lost
     assert "raise `learning_rate`" in lost
-    (both,) = warn_about_ending(make_record(last_loss=9.0))
+    (both,) = warn_failed_run(make_record(last_loss=9.0))
     assert "above 4 (where it began) and 8.7 (uniform guessing)." in both
 
 
 def test_a_float_model_that_became_ternary_is_told_to_learn_longer(make_record: Callable[..., FinetuneRecord]) -> None:
     """A lower rate would not bring back what quantization broke."""
-    (warning,) = warn_about_ending(make_record(floats=True, first_loss=20.0, last_loss=9.0))
+    (warning,) = warn_failed_run(make_record(floats=True, first_loss=20.0, last_loss=9.0))
     assert "`method=pretrain`" in warning
     assert "Lower `learning_rate`" not in warning
 
@@ -96,14 +96,14 @@ def test_a_float_model_that_became_ternary_is_told_to_learn_longer(make_record: 
 def test_preferences_are_held_against_ln_2_alone(make_record: Callable[..., FinetuneRecord]) -> None:
     """Where they begin is where guessing is: one bound, named once."""
     fields = {"job": PAIRS, "first_loss": math.log(2), "guessing_loss": math.log(2)}
-    assert warn_about_ending(make_record(**fields, last_loss=0.5)) == ()
-    (warning,) = warn_about_ending(make_record(**fields, last_loss=0.7))
+    assert warn_failed_run(make_record(**fields, last_loss=0.5)) == ()
+    (warning,) = warn_failed_run(make_record(**fields, last_loss=0.7))
     assert "ended at 0.7, above 0.6931 (where it began)." in warning
 
 
 def test_a_validation_loss_that_rose_is_warned_of(make_record: Callable[..., FinetuneRecord]) -> None:
     worse = ({"step": 0, "loss": 3.0}, {"step": 5, "loss": 2.0}, {"step": 9, "loss": 3.5})
-    (warning,) = warn_about_ending(make_record(validation=worse))
+    (warning,) = warn_failed_run(make_record(validation=worse))
     assert "validation loss ended at 3.5, above 3 before training" in warning
 
 
@@ -112,7 +112,7 @@ def test_a_validation_loss_that_rose_is_warned_of(make_record: Callable[..., Fin
     [(1, 1, "has one step"), (1, 0, "has one step"), (4, 4, "lasts 4 steps, as long as the run"), (4, 3, "")],
 )
 def test_a_job_too_short_to_learn_is_warned_of(steps: int, warmup: int, words: str) -> None:
-    warnings = warn_about_length(steps, warmup)
+    warnings = warn_short_run(steps, warmup)
     assert words in " ".join(warnings)
     assert bool(warnings) == bool(words)
 
@@ -130,7 +130,7 @@ def test_the_table_shows_both_ends_and_guessing_and_says_fine_tuned_only_then(
 
 def test_how_a_run_ended_is_the_last_warning(make_record: Callable[..., FinetuneRecord]) -> None:
     """Of two arms as well: what is printed after the failure would hide it."""
-    bad = make_record(last_loss=5.0, warnings=("rows lost", *warn_about_ending(make_record(last_loss=5.0))))
+    bad = make_record(last_loss=5.0, warnings=("rows lost", *warn_failed_run(make_record(last_loss=5.0))))
     other = make_record(job=JOB.model_copy(update={"out": "out-fp16", "learning_rate": 1e-3}), warnings=("short",))
     lines = finetune_warnings([bad, other])
     assert [line.partition(":")[0] for line in lines] == ["out", "out-fp16", "out"]
@@ -167,7 +167,7 @@ def test_a_recipe_logs_how_its_training_ended(tmp_path: Path, caplog: pytest.Log
         model="demo-fp16", data=(str(rows),), out=str(tmp_path / "out"), precision="fp16", max_steps=3, batch_size=8,
         learning_rate=3e-2, schedule="constant", warmup_ratio=0.0, compute="fp32", epochs=9, track=(),
     )  # fmt: skip
-    Finetuning(job, "hf", "fp16").run(quiet)
+    FinetuneStep(job, "hf", "fp16").run(no_display)
     assert "fine-tune fp16: The loss ended at" in caplog.text
 
 

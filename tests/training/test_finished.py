@@ -15,12 +15,12 @@ from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError
-from bitnet_bench.runs.folder import TRAINING, load_training_record, locked
+from bitnet_bench.runs.folder import TRAINING_FILE, load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.finished import digest_rows
-from bitnet_bench.training.resume import MARK, STATE, claim
+from bitnet_bench.training.resume import CLAIM_FILE, STATE_FOLDER, claim_run_folder
 
 ROWS = [{"prompt": f"{n} 더하기 {n}은?", "response": f"{2 * n}입니다."} for n in range(8)]
 
@@ -142,9 +142,9 @@ def test_a_record_of_an_older_version_is_compared_by_its_tokens(
 ) -> None:
     """It has no digests of rows as they were read; those of its tokens and of its base are enough."""
     folder, again, record = finished
-    old = json.loads((folder / "out" / TRAINING).read_text(encoding="utf-8"))
+    old = json.loads((folder / "out" / TRAINING_FILE).read_text(encoding="utf-8"))
     del old["inputs"]
-    (folder / "out" / TRAINING).write_text(json.dumps(old), encoding="utf-8")
+    (folder / "out" / TRAINING_FILE).write_text(json.dumps(old), encoding="utf-8")
     assert finetune(again) == record.model_copy(update={"inputs": {}})
     assert "could not be compared by: validation rows, teacher weights" in caplog.text
     write(folder / "rows.jsonl", ROWS[1:])
@@ -168,7 +168,7 @@ def test_two_trainings_on_one_folder_are_one_too_many(finished: Finished) -> Non
     """The second is refused with a sentence, and the folder is as it was."""
     folder, again, _ = finished
     other = again.model_copy(update={"out": str(folder / "other")})
-    with locked(folder / "other"), pytest.raises(BenchError, match="Another process writes into"):
+    with lock_folder(folder / "other"), pytest.raises(BenchError, match="Another process writes into"):
         finetune(other)
     assert not (folder / "other").exists()
 
@@ -179,32 +179,32 @@ def test_a_training_holds_its_folder_while_it_runs(finished: Finished, monkeypat
     other = again.model_copy(update={"out": str(folder / "other")})
 
     def is_held(job: FinetuneJob) -> Any:
-        with pytest.raises(BenchError, match="Another process writes into"), locked(Path(job.out)):
+        with pytest.raises(BenchError, match="Another process writes into"), lock_folder(Path(job.out)):
             pass
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitnet_bench.training.finetune.training_rows", is_held)
+    monkeypatch.setattr("bitnet_bench.training.finetune.read_training_rows", is_held)
     with pytest.raises(KeyboardInterrupt):
         finetune(other)
 
 
 def test_a_run_killed_at_its_very_first_write_goes_on(tmp_path: Path) -> None:
     """What claiming a folder leaves behind when it is cut off is no foreign file."""
-    with locked(tmp_path / "out"):
-        (tmp_path / "out" / STATE).mkdir()
-        (tmp_path / "out" / STATE / f"{MARK}.tmp").write_text("{", encoding="utf-8")
-        claim(tmp_path / "out", {"seed": 0}, {})
-    assert (tmp_path / "out" / STATE / MARK).is_file()
+    with lock_folder(tmp_path / "out"):
+        (tmp_path / "out" / STATE_FOLDER).mkdir()
+        (tmp_path / "out" / STATE_FOLDER / f"{CLAIM_FILE}.tmp").write_text("{", encoding="utf-8")
+        claim_run_folder(tmp_path / "out", {"seed": 0}, {})
+    assert (tmp_path / "out" / STATE_FOLDER / CLAIM_FILE).is_file()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", f"{STATE}/checkpoint-1", f"{STATE}/notes.txt"])
+@pytest.mark.parametrize("name", ["notes.txt", f"{STATE_FOLDER}/checkpoint-1", f"{STATE_FOLDER}/notes.txt"])
 def test_a_folder_with_other_files_is_still_refused(name: str, tmp_path: Path) -> None:
     """They are somebody's."""
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine", encoding="utf-8")
     with pytest.raises(BenchError, match="is not empty"):
-        claim(tmp_path, {"seed": 0}, {})
+        claim_run_folder(tmp_path, {"seed": 0}, {})
 
 
 def test_a_template_in_the_tokenizer_s_settings_is_no_part_of_the_tokenizer(tmp_path: Path) -> None:

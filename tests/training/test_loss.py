@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
-from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.data.tokenizing import IGNORED_LABEL
 from bitnet_bench.training import loss
 from bitnet_bench.training.loss import PLAIN_HEADS, response_loss
 
@@ -23,7 +23,7 @@ FAMILIES = ["bitnet", "llama", "qwen2", "gpt2"]
 def model(request: pytest.FixtureRequest, tiny_model: Callable[[str], Path]) -> Any:
     """Give a training model of a family with a plain head, or of one that is scored by its own forward."""
     precision = "ternary" if request.param == "bitnet" else "fp16"
-    return load_model(inspect(tiny_model(request.param)), "train", precision).eval()
+    return load_model(inspect_folder(tiny_model(request.param)), "train", precision).eval()
 
 
 def batch(rows: int = 3, length: int = 11, seed: int = 0) -> dict[str, Tensor]:
@@ -33,8 +33,8 @@ def batch(rows: int = 3, length: int = 11, seed: int = 0) -> dict[str, Tensor]:
     labels, mask = ids.clone(), torch.ones_like(ids)
     for row in range(rows):
         end = length - row
-        labels[row, : end // 2] = IGNORED
-        labels[row, end:], ids[row, end:], mask[row, end:] = IGNORED, 2, 0
+        labels[row, : end // 2] = IGNORED_LABEL
+        labels[row, end:], ids[row, end:], mask[row, end:] = IGNORED_LABEL, 2, 0
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -56,7 +56,7 @@ def test_the_loss_is_the_cross_entropy_of_labelled_tokens(model: Any) -> None:
     inputs = batch()
     total, count = response_loss(model, inputs)
     assert total.dtype == torch.float32
-    assert count == int((inputs["labels"][:, 1:] != IGNORED).sum())
+    assert count == int((inputs["labels"][:, 1:] != IGNORED_LABEL).sum())
     torch.testing.assert_close(total, oracle(model, inputs), rtol=1e-5, atol=0)
 
 
@@ -86,7 +86,7 @@ def test_padding_changes_nothing(model: Any) -> None:
     widened = {
         "input_ids": nn.functional.pad(inputs["input_ids"], (0, 5), value=2),
         "attention_mask": nn.functional.pad(inputs["attention_mask"], (0, 5)),
-        "labels": nn.functional.pad(inputs["labels"], (0, 5), value=IGNORED),
+        "labels": nn.functional.pad(inputs["labels"], (0, 5), value=IGNORED_LABEL),
     }
     narrow, wide = response_loss(model, inputs), response_loss(model, widened)
     assert narrow[1] == wide[1]
@@ -104,14 +104,14 @@ def test_a_batch_without_mask_is_a_batch_without_padding(model: Any) -> None:
 def test_a_batch_without_labels_has_no_loss(model: Any) -> None:
     """Without a labelled token the sum is 0 and the count is 0: no NaN."""
     inputs = batch()
-    inputs["labels"].fill_(IGNORED)
+    inputs["labels"].fill_(IGNORED_LABEL)
     total, count = response_loss(model, inputs)
     assert (float(total.detach()), count) == (0.0, 0)
 
 
 def test_more_rows_than_are_held_at_once_give_the_same_loss(tiny_model: Callable[[str], Path]) -> None:
     """A batch with more labelled tokens than ROWS_AT_ONCE is summed over its chunks."""
-    model = load_model(inspect(tiny_model("llama")), "train", "fp16").eval()
+    model = load_model(inspect_folder(tiny_model("llama")), "train", "fp16").eval()
     ids = torch.randint(3, 300, (20, 80), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     assert ids.numel() > loss.ROWS_AT_ONCE

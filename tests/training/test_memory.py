@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_bench.checkpoints.shape import Shape, shape_of
+from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out", batch_size="auto")
-SMOLLM = Shape(
+SMOLLM = ModelShape(
     hidden=576, intermediate=1536, layers=30, vocabulary=49152, matrices=106_000_000, head_weights=28_000_000
 )
 
@@ -52,8 +52,8 @@ def test_which_families_hold_all_logits_is_read_from_the_config() -> None:
     config = {
         "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 300, "num_hidden_layers": 2,
     }  # fmt: skip
-    assert shape_of({**config, "model_type": "gemma3_text"}).keeps_all_logits
-    assert not shape_of({**config, "model_type": "llama"}).keeps_all_logits
+    assert compute_shape({**config, "model_type": "gemma3_text"}).keeps_all_logits
+    assert not compute_shape({**config, "model_type": "llama"}).keeps_all_logits
 
 
 @pytest.mark.usefixtures("on_the_cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitnet_bench.ternary.linear import make_trainable_ternary
-from bitnet_bench.training.monitor import LOOKS, TernaryMonitor, warn_about_codes
+from bitnet_bench.training.monitor import MIN_POINTS_TO_WARN, TernaryMonitor, warn_about_codes
 
 
 def model_with(*rows: list[float]) -> Any:
@@ -100,7 +100,7 @@ def points(flips: list[float], rates: list[float]) -> list[dict[str, float]]:
 
 def test_codes_that_never_flip_at_the_peak_are_warned_of() -> None:
     """After twenty looks, with the size that a learning rate must be compared with."""
-    still = points([0.0] * LOOKS, [1e-3] * LOOKS)
+    still = points([0.0] * MIN_POINTS_TO_WARN, [1e-3] * MIN_POINTS_TO_WARN)
     assert warn_about_codes(still[1:], 1e-3, 2.0) == ()
     (warning,) = warn_about_codes(still, 1e-3, 2.0)
     assert "No code differed from the look before at any of 20 looks" in warning
@@ -111,16 +111,16 @@ def test_a_warm_up_without_flips_is_not_warned_of() -> None:
     """Looks count where the rate is half of its peak or above: not on the way there, nor at the end of a decay."""
     low = points([0.0] * 40, [4e-4] * 40)
     assert warn_about_codes(low, 1e-3, 2.0) == ()
-    high = points([0.0] * LOOKS, [5e-4] * LOOKS)
+    high = points([0.0] * MIN_POINTS_TO_WARN, [5e-4] * MIN_POINTS_TO_WARN)
     assert warn_about_codes([*low, *high[1:]], 1e-3, 2.0) == ()
     (warning,) = warn_about_codes([*low, *high], 1e-3, 2.0)
     assert "any of 60 looks, 20 of them at half of the peak" in warning
 
 
-@pytest.mark.parametrize("when", [0, LOOKS // 2, 2 * LOOKS - 1])
+@pytest.mark.parametrize("when", [0, MIN_POINTS_TO_WARN // 2, 2 * MIN_POINTS_TO_WARN - 1])
 def test_a_run_with_a_flip_does_not_say_that_no_code_flipped(when: int) -> None:
     """Before the stillness, in it, or after the moment when the log spoke of it."""
-    flips = [0.0] * (2 * LOOKS)
+    flips = [0.0] * (2 * MIN_POINTS_TO_WARN)
     flips[when] = 1e-6
     assert warn_about_codes(points(flips, [1e-3] * len(flips)), 1e-3, 2.0) == ()
 
@@ -130,7 +130,7 @@ def test_a_flip_that_is_undone_between_two_looks_is_not_denied() -> None:
     model = model_with([2.0, 2.0, -2.0, 2.0])
     monitor = TernaryMonitor(model)
     seen = []
-    for _ in range(LOOKS):
+    for _ in range(MIN_POINTS_TO_WARN):
         with torch.no_grad():
             model[0].weight[0, 0] *= -1
             model[0].weight[0, 0] *= -1
@@ -146,7 +146,7 @@ def test_weights_that_flip_all_the_time_are_warned_of() -> None:
     model = model_with([2.0, 2.0, -2.0, 2.0])
     monitor = TernaryMonitor(model)
     seen = []
-    for _ in range(LOOKS):
+    for _ in range(MIN_POINTS_TO_WARN):
         assert warn_about_codes(seen, 1e-3, 2.0) == ()
         with torch.no_grad():
             model[0].weight[0, 0] *= -1
@@ -159,7 +159,7 @@ def test_weights_that_flip_all_the_time_are_warned_of() -> None:
 def test_a_float_run_has_nothing_to_say_of_codes() -> None:
     """Its points have no flips."""
     assert TernaryMonitor(nn.Linear(2, 2)).mean_weight == 0.0
-    assert warn_about_codes([{"loss": 1.0, "learning_rate": 1e-3}] * (2 * LOOKS), 1e-3, 0.0) == ()
+    assert warn_about_codes([{"loss": 1.0, "learning_rate": 1e-3}] * (2 * MIN_POINTS_TO_WARN), 1e-3, 0.0) == ()
 
 
 def test_shares_lie_between_0_and_1() -> None:

@@ -16,21 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
 from bitnet_bench.backends.hf import training
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.data.collating import LABELLED, labelled_positions
-from bitnet_bench.data.tokenizing import IGNORED
+from bitnet_bench.data.collating import LABELLED_KEY, find_labelled_positions
+from bitnet_bench.data.tokenizing import IGNORED_LABEL
 from bitnet_bench.errors import BenchError, DivergedError
-from bitnet_bench.protocols import Ingredients
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.ternary import linear
-from bitnet_bench.training.attention import CAUSAL, assume_causal, attention_inputs
-from bitnet_bench.training.compiling import STEPS_THAT_PAY, choose_compile, compile_layers
+from bitnet_bench.training.attention import CAUSAL_ATTENTION_NAME, assume_causal, attention_inputs
+from bitnet_bench.training.compiling import MIN_STEPS_TO_COMPILE, choose_compile, compile_layers
 from bitnet_bench.training.finetune import finetune as run_finetune
-from bitnet_bench.training.inputs import training_rows
-from bitnet_bench.training.job import finetune
+from bitnet_bench.training.inputs import read_training_rows
+from bitnet_bench.training.job import run_finetune_job
 from bitnet_bench.training.loss import response_logprobs, response_loss
 from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 
@@ -89,13 +89,13 @@ def run_watched(one: FinetuneJob, watch: Watch) -> FinetuneRecord:
         assert assume_causal(start.model, one.max_length)
         if start.teacher is not None:
             assume_causal(start.teacher, one.max_length)
-        trainer = training.build(start, arguments, order)
+        trainer = training.build_trainer(start, arguments, order)
         trainer.add_callback(DuringSteps(watch))
         return trainer
 
     teacher = open_checkpoint(one.teacher) if one.teacher else None
-    given = Ingredients(open_checkpoint(one.model), training_rows(one)[0], (), teacher, 0)
-    return finetune(one, given, lambda *_: None, "hf", build)
+    given = TrainingInputs(open_checkpoint(one.model), read_training_rows(one)[0], (), teacher, 0)
+    return run_finetune_job(one, given, lambda *_: None, "hf", build)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_no_broken_state_is_saved(tmp_path: Path, tiny_model: Callable[[str], Pa
 
     def build(start: Any, arguments: Any, order: Any) -> Any:
         quiet = {**arguments, "logging_steps": 100, "logging_first_step": False}
-        trainer = training.build(start, quiet, order)
+        trainer = training.build_trainer(start, quiet, order)
         trainer.add_callback(Breaking())
         return trainer
 
@@ -180,9 +180,9 @@ def test_no_broken_state_is_saved(tmp_path: Path, tiny_model: Callable[[str], Pa
                 model.get_input_embeddings().weight.data.fill_(float("nan"))
 
     one = job(tmp_path, ROWS, model=str(tiny_model("llama")), precision="fp16", max_steps=8, save_every=3)
-    given = Ingredients(open_checkpoint(one.model), training_rows(one)[0], (), None, 0)
+    given = TrainingInputs(open_checkpoint(one.model), read_training_rows(one)[0], (), None, 0)
     with pytest.raises(DivergedError, match="The loss became nan at step 3"):
-        finetune(one, given, lambda *_: None, "hf", build)
+        run_finetune_job(one, given, lambda *_: None, "hf", build)
     assert [folder.name for folder in (tmp_path / "out/.trainer").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
@@ -190,7 +190,7 @@ def batch(packed: bool) -> dict[str, torch.Tensor]:
     """Return rows with padding on the right, or three documents in each."""
     ids = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()
-    labels[:, :3] = IGNORED
+    labels[:, :3] = IGNORED_LABEL
     if packed:
         return {
             "input_ids": ids,
@@ -199,7 +199,7 @@ def batch(packed: bool) -> dict[str, torch.Tensor]:
         }
     mask = torch.ones_like(ids)
     mask[1, 9:] = 0
-    labels[1, 9:] = IGNORED
+    labels[1, 9:] = IGNORED_LABEL
     return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
@@ -209,10 +209,10 @@ def test_positions_found_before_give_the_loss_of_those_found_late(
     family: str, packed: bool, tiny_model: Callable[[str], Path]
 ) -> None:
     """With the mask and without it: the causal order alone keeps padding from what is learned."""
-    model: Any = load_model(inspect(tiny_model(family)), "train", "fp16").eval()
+    model: Any = load_model(inspect_folder(tiny_model(family)), "train", "fp16").eval()
     inputs = batch(packed and family == "llama")
     expected = response_loss(model, inputs)[0], response_logprobs(model, inputs)
-    inputs[LABELLED] = labelled_positions(inputs["labels"])
+    inputs[LABELLED_KEY] = find_labelled_positions(inputs["labels"])
     for causal in (False, True):
         if causal and not assume_causal(model, 12):
             continue
@@ -222,25 +222,25 @@ def test_positions_found_before_give_the_loss_of_those_found_late(
 
 def test_a_window_that_is_shorter_than_a_row_keeps_its_mask(tiny_model: Callable[[str], Path]) -> None:
     """Causal order alone would let a token see too far back."""
-    model: Any = load_model(inspect(tiny_model("llama")), "train", "fp16")
+    model: Any = load_model(inspect_folder(tiny_model("llama")), "train", "fp16")
     model.config.sliding_window = 8
     assert not assume_causal(model, 12)
     assert "attention_mask" in attention_inputs(model, batch(packed=False))
     assert assume_causal(model, 7)
-    assert model.config._attn_implementation == CAUSAL
+    assert model.config._attn_implementation == CAUSAL_ATTENTION_NAME
     assert "attention_mask" not in attention_inputs(model, batch(packed=False))
-    assert CAUSAL not in json.dumps(model.config.to_dict())
+    assert CAUSAL_ATTENTION_NAME not in json.dumps(model.config.to_dict())
 
 
 @pytest.mark.parametrize(
     ("changes", "steps", "on_gpu", "chosen"),
     [
-        ({}, STEPS_THAT_PAY, False, "off"),
-        ({}, STEPS_THAT_PAY - 1, True, "off"),
+        ({}, MIN_STEPS_TO_COMPILE, False, "off"),
+        ({}, MIN_STEPS_TO_COMPILE - 1, True, "off"),
         ({"compile": "on"}, 1, False, "on"),
-        ({"compile": "off"}, STEPS_THAT_PAY, True, "off"),
-        ({"ternary_warmup": 5}, STEPS_THAT_PAY, True, "off"),
-        ({"lora_rank": 2}, STEPS_THAT_PAY, True, "off"),
+        ({"compile": "off"}, MIN_STEPS_TO_COMPILE, True, "off"),
+        ({"ternary_warmup": 5}, MIN_STEPS_TO_COMPILE, True, "off"),
+        ({"lora_rank": 2}, MIN_STEPS_TO_COMPILE, True, "off"),
     ],
 )
 def test_layers_are_compiled_where_it_pays(changes: dict[str, Any], steps: int, on_gpu: bool, chosen: str) -> None:
@@ -252,17 +252,17 @@ def test_a_long_run_on_a_gpu_is_compiled_if_it_can_be() -> None:
     """It takes Triton and a C compiler; a run that goes on chooses again, for this decides no result."""
     from importlib.util import find_spec
 
-    from bitnet_bench.machine.environment import compiler
+    from bitnet_bench.machine.environment import find_compiler
 
     one = FinetuneJob(model="demo", data=("x",), out="y")
-    able = find_spec("triton") is not None and compiler() is not None
-    assert choose_compile(one, STEPS_THAT_PAY, True) == ("on" if able else "off")
+    able = find_spec("triton") is not None and find_compiler() is not None
+    assert choose_compile(one, MIN_STEPS_TO_COMPILE, True) == ("on" if able else "off")
     assert one.settings() == one.model_copy(update={"compile": "on"}).settings()
 
 
 def test_all_decoder_layers_are_compiled_in_place(tiny_model: Callable[[str], Path]) -> None:
     """The names of their parameters stay as they are."""
-    model = load_model(inspect(tiny_model("llama")), "train", "ternary")
+    model = load_model(inspect_folder(tiny_model("llama")), "train", "ternary")
     names = list(model.state_dict())
     assert compile_layers(model) == model.config.num_hidden_layers
     assert list(model.state_dict()) == names

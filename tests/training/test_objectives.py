@@ -12,7 +12,7 @@ import pytest
 from bitnet_bench.errors import DivergedError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
-from bitnet_bench.training.objectives import PATIENCE, has_diverged
+from bitnet_bench.training.objectives import PATIENCE_LOGGED_STEPS, has_diverged
 
 GEMMA = 262_144
 GUESSING = math.log(GEMMA)
@@ -36,7 +36,7 @@ def test_a_model_that_becomes_ternary_may_rise_far_above_guessing_before_it_fall
 
 
 def test_a_model_that_becomes_ternary_and_stays_there_has_diverged() -> None:
-    lost = [13.0, *[30.0] * PATIENCE]
+    lost = [13.0, *[30.0] * PATIENCE_LOGGED_STEPS]
     assert has_diverged(lost, GEMMA, becomes_ternary=True)
     assert not has_diverged(lost[:-1], GEMMA, becomes_ternary=True)
     assert not has_diverged([*lost[:-1], 20.0, 30.0], GEMMA, becomes_ternary=True)
@@ -45,7 +45,7 @@ def test_a_model_that_becomes_ternary_and_stays_there_has_diverged() -> None:
 @pytest.mark.parametrize("first", [13.0, 40.0])
 def test_its_bound_is_of_where_it_began(first: float) -> None:
     """Quantization may leave it above twice guessing before the first step."""
-    losses = [first, *[1.5 * first] * PATIENCE]
+    losses = [first, *[1.5 * first] * PATIENCE_LOGGED_STEPS]
     assert not has_diverged(losses, GEMMA, becomes_ternary=True)
 
 

@@ -13,14 +13,14 @@ from torch import nn
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.fast_dtype import fast_compute
-from bitnet_bench.machine.gpu import Card
+from bitnet_bench.machine.fast_dtype import fastest_dtype
+from bitnet_bench.machine.gpu import CardState
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.linear import BitLinear, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training import starting_model
 from bitnet_bench.training.finetune import finetune
-from bitnet_bench.training.inputs import hold_out
+from bitnet_bench.training.inputs import split_validation_rows
 from bitnet_bench.training.lora import add_adapters, merge_adapters
 from bitnet_bench.training.schedule import forget_codes, keep_codes, set_ternary_share
 
@@ -173,13 +173,13 @@ def test_held_out_rows_are_the_same_for_every_seed_and_are_not_trained_on(rows: 
     from bitnet_bench.data.rows import read_rows
 
     known = read_rows(rows)
-    splits = [hold_out(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
+    splits = [split_validation_rows(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
     assert splits[0] == splits[1]
     training, validation = splits[0]
     assert not set(training) & set(validation)
     assert set(training) | set(validation) == set(known)
     with pytest.raises(BenchError, match="Every training row is a validation row"):
-        hold_out(known, job(rows, Path("o"), validation=(str(rows),)))
+        split_validation_rows(known, job(rows, Path("o"), validation=(str(rows),)))
 
 
 def test_figures_are_written_for_tensorboard(rows: Path, tmp_path: Path) -> None:
@@ -241,21 +241,21 @@ def test_products_are_in_what_the_processor_is_fast_at(
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {name: name in instructions for name in names}, raising=False
     )
-    assert fast_compute() == dtype
+    assert fastest_dtype() == dtype
 
 
 def test_the_record_names_the_dtype_that_was_chosen(rows: Path, tmp_path: Path) -> None:
     """`auto` on another machine may be something else, and then the run does not go on."""
     record = finetune(job(rows, tmp_path / "out", max_steps=1))
-    assert record.job.compute == fast_compute()
-    assert finetune(job(rows, tmp_path / "out", max_steps=1, compute=fast_compute())) == record
+    assert record.job.compute == fastest_dtype()
+    assert finetune(job(rows, tmp_path / "out", max_steps=1, compute=fastest_dtype())) == record
 
 
 def test_training_on_a_card_without_our_kernels_says_why(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An old card, or no Triton, makes ternary steps slower without changing them; FP16 steps are the same."""
-    card = Card("13.0", True, None, 0, "Tesla T4", (7, 5), 10**10, 10**10, ("sm_75",), None, "3.6.0")
+    card = CardState("13.0", True, None, 0, "Tesla T4", (7, 5), 10**10, 10**10, ("sm_75",), None, "3.6.0")
     monkeypatch.setattr(gpu, "inspect_card", lambda: card)
     asked = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
     starting_model._warn_about_kernels(asked.model_copy(update={"precision": "fp16"}))

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.rows import Row, Turn, parse_row
-from bitnet_bench.data.tokenizing import IGNORED, encode_pairs
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_pairs
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import encoding
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_logprobs
-from bitnet_bench.training.preference import dpo_loss, refuse_other_reference
+from bitnet_bench.training.preference import dpo_loss, check_same_reference
 
 PAIRS = [
     {"prompt": f"{i}번 손님은 오셨나요?", "chosen": f"네, {i}번 손님은 오셨습니다.", "rejected": f"응, {i}번은 왔어."}
@@ -33,14 +33,14 @@ PAIRS = [
 def test_log_probabilities_are_those_of_full_logits(family: str, tiny_model: Callable[[str], Path]) -> None:
     """Summed over each row's labelled tokens, for a plain head and for a model with its own forward."""
     precision: Any = "ternary" if family == "bitnet" else "fp16"
-    model = load_model(inspect(tiny_model(family)), "train", precision).eval()
+    model = load_model(inspect_folder(tiny_model(family)), "train", precision).eval()
     ids = torch.randint(3, 300, (3, 12), generator=torch.Generator().manual_seed(0))
     labels = ids.clone()
-    labels[0, :5], labels[1, :9], labels[2, :] = IGNORED, IGNORED, IGNORED  # the last row has none
+    labels[0, :5], labels[1, :9], labels[2, :] = IGNORED_LABEL, IGNORED_LABEL, IGNORED_LABEL  # the last row has none
     found = response_logprobs(model, {"input_ids": ids, "labels": labels})
     logprobs = model(input_ids=ids).logits[:, :-1].float().log_softmax(-1).detach()
     for row in range(3):
-        wanted = [float(logprobs[row, t - 1, ids[row, t]]) for t in range(1, 12) if labels[row, t] != IGNORED]
+        wanted = [float(logprobs[row, t - 1, ids[row, t]]) for t in range(1, 12) if labels[row, t] != IGNORED_LABEL]
         assert found[row].item() == pytest.approx(sum(wanted), abs=1e-4)
 
 
@@ -60,9 +60,9 @@ def test_the_loss_is_equation_seven() -> None:
 
 def test_ln_2_tells_a_reference_that_is_the_policy() -> None:
     """A reference without its quantizer gave 0.638 in another library."""
-    refuse_other_reference(math.log(2))
+    check_same_reference(math.log(2))
     with pytest.raises(BenchError, match=r"first loss is 0\.6380, not ln 2"):
-        refuse_other_reference(0.638)
+        check_same_reference(0.638)
 
 
 @pytest.mark.parametrize(
@@ -92,29 +92,29 @@ def test_pairs_of_both_namings_are_read(names: tuple[str, str]) -> None:
 def test_both_answers_of_a_pair_carry_the_loss_after_one_prompt(tokenizer: Any) -> None:
     """Labels are the answer with its EOS; a pair that max_length leaves no answer or no difference is dropped."""
     rows = [parse_row(json.dumps(pair)) for pair in PAIRS[:2]]
-    encoded = encode_pairs(rows, tokenizer, "dialogue", 512)
+    encoded = tokenize_pairs(rows, tokenizer, "dialogue", 512)
     assert (len(encoded.examples), encoded.rows, encoded.dropped, encoded.truncated) == (4, 2, 0, 0)
     texts = [
-        tokenizer.decode([i for i, label in zip(e.input_ids, e.labels, strict=True) if label != IGNORED])
+        tokenizer.decode([i for i, label in zip(e.input_ids, e.labels, strict=True) if label != IGNORED_LABEL])
         for e in encoded.examples
     ]
     assert [text.strip() for text in texts] == [f"{pair[k]}</s>" for pair in PAIRS[:2] for k in ("chosen", "rejected")]
     prompts = [
-        [i for i, label in zip(e.input_ids, e.labels, strict=True) if label == IGNORED] for e in encoded.examples
+        [i for i, label in zip(e.input_ids, e.labels, strict=True) if label == IGNORED_LABEL] for e in encoded.examples
     ]
     assert prompts[0] == prompts[1]
     assert prompts[2] == prompts[3]
     late = Row((Turn("user", "질문"), Turn("model", "네 네 네 네 그렇습니다")), rejected="네 네 네 네 아닙니다")
-    chosen, rejected = (e.input_ids for e in encode_pairs([late], tokenizer, "plain", 512).examples)
+    chosen, rejected = (e.input_ids for e in tokenize_pairs([late], tokenizer, "plain", 512).examples)
     common = next(i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
     early = Row((Turn("user", "질문"), Turn("model", "네")), rejected="오늘")
-    with_late = encode_pairs([early, late], tokenizer, "plain", common)
+    with_late = tokenize_pairs([early, late], tokenizer, "plain", common)
     assert (len(with_late.examples), with_late.dropped) == (2, 1)
-    assert encode_pairs([early, late], tokenizer, "plain", common + 1).truncated == 1
+    assert tokenize_pairs([early, late], tokenizer, "plain", common + 1).truncated == 1
     with pytest.raises(BenchError, match="None of the 1 pairs differs"):
-        encode_pairs([late], tokenizer, "plain", common)
+        tokenize_pairs([late], tokenizer, "plain", common)
     with pytest.raises(BenchError, match="Row 3 has no rejected answer"):
-        encode_pairs([*rows, Row(late.turns)], tokenizer, "plain", 512)
+        tokenize_pairs([*rows, Row(late.turns)], tokenizer, "plain", 512)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_reference_without_its_quantizer_is_found(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reference of plain linear layers, as after a reload without the swap, stops the run at its first step."""
-    real = encoding._pairs
+    real = encoding._make_preference_pairs
 
     def plain(job: Any, model: Any, *rest: Any) -> Any:
         from bitnet_bench.ternary.linear import BitLinear
@@ -181,6 +181,6 @@ def test_a_reference_without_its_quantizer_is_found(
             layer.__class__ = BitLinear
         return items
 
-    monkeypatch.setattr(encoding, "_pairs", plain)
+    monkeypatch.setattr(encoding, "_make_preference_pairs", plain)
     with pytest.raises(BenchError, match=r"first loss is .*, not ln 2"):
         finetune(dpo(pairs, tmp_path / "out", beta=1.0))

@@ -25,7 +25,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import job as finetuning
 from bitnet_bench.training import sharding
-from bitnet_bench.training.trainer import require_sharding
+from bitnet_bench.training.trainer import check_sharding_support
 
 ROWS = [{"prompt": f"{i} 곱하기 2는?", "response": f"{2 * i}{'입니다. ' * (1 + i % 3)}"} for i in range(32)]
 PAIRS = [{"prompt": f"{i}번은?", "chosen": f"네, {i}번입니다.", "rejected": f"응, {i}번."} for i in range(32)]
@@ -196,31 +196,31 @@ def test_a_sharded_run_that_was_killed_ends_with_the_same_weights(tmp_path: Path
 def test_a_transformers_that_cannot_shard_is_refused() -> None:
     """An older Trainer would wrap the sharded model, and stop deep inside torch."""
     with pytest.raises(BenchError, match="`shard` does not work with transformers"):
-        require_sharding(object())  # type: ignore[arg-type]
+        check_sharding_support(object())  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process, adapters, and FSDP1, which flattens layers into one."""
     job = FinetuneJob(model="demo", data=("rows.jsonl",), out="out")
     with pytest.raises(BenchError, match="splits a model over processes, and there is one"):
-        finetuning._sharded(job.model_copy(update={"shard": True}))
+        finetuning._resolve_sharding(job.model_copy(update={"shard": True}))
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(BenchError, match="nothing to `shard`"):
-        finetuning._sharded(job.model_copy(update={"shard": True, "lora_rank": 4}))
-    assert not finetuning._sharded(job).shard
-    sharding.launched_for_sharding.cache_clear()
+        finetuning._resolve_sharding(job.model_copy(update={"shard": True, "lora_rank": 4}))
+    assert not finetuning._resolve_sharding(job).shard
+    sharding.is_fsdp_launch.cache_clear()
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert finetuning._sharded(job).shard
+    assert finetuning._resolve_sharding(job).shard
     assert "ACCELERATE_USE_FSDP" not in os.environ  # or accelerate would shard as well
-    assert finetuning._sharded(job).shard  # a twin's run in the same process
-    sharding.launched_for_sharding.cache_clear()
+    assert finetuning._resolve_sharding(job).shard  # a twin's run in the same process
+    sharding.is_fsdp_launch.cache_clear()
     monkeypatch.setenv("FSDP_VERSION", "1")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(BenchError, match="FSDP1 flattens"):
-        finetuning._sharded(job)
+        finetuning._resolve_sharding(job)
     monkeypatch.undo()
-    assert not sharding.launched_for_sharding()
+    assert not sharding.is_fsdp_launch()
 
 
 def test_steps_that_cannot_be_shared_are_refused(finetune: Callable[..., dict[str, Any]]) -> None:

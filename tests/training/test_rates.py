@@ -11,8 +11,8 @@ import pytest
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
-from bitnet_bench.training.rates import LANGUAGE_MODELLING, PREFERENCES, default_rate, with_default_rate
-from bitnet_bench.training.resume import claim, recall_choices
+from bitnet_bench.training.rates import LANGUAGE_MODEL_RATES, PREFERENCE_RATES, find_default_rate, set_default_rate
+from bitnet_bench.training.resume import claim_run_folder, recall_choices
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out")
 
@@ -29,7 +29,7 @@ def make_base(make_results: Callable[..., Any]) -> Callable[[str, int], Checkpoi
 
 
 def test_every_rate_has_a_source() -> None:
-    for row in (*LANGUAGE_MODELLING.values(), *PREFERENCES.values()):
+    for row in (*LANGUAGE_MODEL_RATES.values(), *PREFERENCE_RATES.values()):
         for rate in (row.tiny, row.small, row.large):
             assert 1e-7 <= rate.value <= 1e-2
             assert len(rate.source) > 10
@@ -38,13 +38,13 @@ def test_every_rate_has_a_source() -> None:
 @pytest.mark.parametrize(
     ("form", "settings", "expected"),
     [
-        ("float", {"precision": "fp16"}, LANGUAGE_MODELLING["fp16"]),
-        ("float", {"precision": "ternary"}, LANGUAGE_MODELLING["becomes ternary"]),
-        ("masters", {"precision": "ternary"}, LANGUAGE_MODELLING["ternary"]),
-        ("packed", {"precision": "ternary", "method": "pretrain"}, LANGUAGE_MODELLING["ternary"]),
-        ("float", {"precision": "fp16", "method": "dpo"}, PREFERENCES["fp16"]),
-        ("autobitlinear", {"precision": "ternary", "method": "dpo"}, PREFERENCES["ternary"]),
-        ("float", {"precision": "ternary", "method": "dpo"}, PREFERENCES["ternary"]),
+        ("float", {"precision": "fp16"}, LANGUAGE_MODEL_RATES["fp16"]),
+        ("float", {"precision": "ternary"}, LANGUAGE_MODEL_RATES["becomes ternary"]),
+        ("masters", {"precision": "ternary"}, LANGUAGE_MODEL_RATES["ternary"]),
+        ("packed", {"precision": "ternary", "method": "pretrain"}, LANGUAGE_MODEL_RATES["ternary"]),
+        ("float", {"precision": "fp16", "method": "dpo"}, PREFERENCE_RATES["fp16"]),
+        ("autobitlinear", {"precision": "ternary", "method": "dpo"}, PREFERENCE_RATES["ternary"]),
+        ("float", {"precision": "ternary", "method": "dpo"}, PREFERENCE_RATES["ternary"]),
     ],
 )
 def test_the_row_is_that_of_the_method_the_precision_and_the_base(
@@ -53,19 +53,19 @@ def test_the_row_is_that_of_the_method_the_precision_and_the_base(
     """And the column that of the size."""
     job = JOB.model_copy(update=settings)
     for size, rate in ((4_500_000, expected.tiny), (135_000_000, expected.small), (2 * 10**9, expected.large)):
-        assert default_rate(job, make_base(form, size)) == rate
+        assert find_default_rate(job, make_base(form, size)) == rate
 
 
 def test_adapters_have_ten_times_the_rate(make_base: Callable[[str, int], Checkpoint]) -> None:
     base = make_base("packed", 2 * 10**9)
-    adapted = default_rate(JOB.model_copy(update={"lora_rank": 4}), base)
-    assert adapted.value == pytest.approx(10 * default_rate(JOB, base).value)
+    adapted = find_default_rate(JOB.model_copy(update={"lora_rank": 4}), base)
+    assert adapted.value == pytest.approx(10 * find_default_rate(JOB, base).value)
     assert "adapters" in adapted.source
 
 
 def test_a_rate_that_is_given_has_no_source(make_base: Callable[[str, int], Checkpoint]) -> None:
     given = JOB.model_copy(update={"learning_rate": 3e-4})
-    assert with_default_rate(given, make_base("float", 10**9)) == given
+    assert set_default_rate(given, make_base("float", 10**9)) == given
 
 
 def test_a_run_that_began_keeps_the_rate_and_the_batch_that_it_began_with(tmp_path: Path) -> None:
@@ -73,20 +73,20 @@ def test_a_run_that_began_keeps_the_rate_and_the_batch_that_it_began_with(tmp_pa
     asked = JOB.model_copy(update={"out": str(tmp_path), "batch_size": "auto"})
     assert recall_choices(asked, None) == asked
     begun = asked.model_copy(update={"learning_rate": 7e-5, "batch_size": 4, "gradient_accumulation": 4})
-    claim(tmp_path, begun.settings(), {"learning_rate_source": "an older table"})
+    claim_run_folder(tmp_path, begun.settings(), {"learning_rate_source": "an older table"})
     recalled = recall_choices(asked, None)
     assert recalled == begun.model_copy(update={"learning_rate_source": "an older table"})
-    claim(tmp_path, recalled.settings(), {"learning_rate_source": "an older table"})
+    claim_run_folder(tmp_path, recalled.settings(), {"learning_rate_source": "an older table"})
 
 
 def test_a_run_that_began_with_a_rate_of_its_own_is_not_resumed_without_it(tmp_path: Path) -> None:
     """Nor is a step of another size taken for the one that was meant."""
     begun = JOB.model_copy(update={"out": str(tmp_path), "learning_rate": 7e-5, "batch_size": 4})
-    claim(tmp_path, begun.settings(), {"learning_rate_source": None})
+    claim_run_folder(tmp_path, begun.settings(), {"learning_rate_source": None})
     asked = JOB.model_copy(update={"out": str(tmp_path), "batch_size": "auto"})
     assert recall_choices(asked, None) == asked
     with pytest.raises(BenchError, match="another learning_rate, batch_size"):
-        claim(tmp_path, asked.settings(), {})
+        claim_run_folder(tmp_path, asked.settings(), {})
 
 
 @pytest.mark.parametrize(("method", "default"), [("sft", 1e-3), ("dpo", 1e-4)])
@@ -94,8 +94,8 @@ def test_a_run_from_before_the_table_keeps_the_default_of_then(tmp_path: Path, m
     """Its mark has no source of a rate; a rate that was not the default was asked for, and is not taken over."""
     asked = JOB.model_copy(update={"out": str(tmp_path), "method": method})
     begun = asked.model_copy(update={"learning_rate": default})
-    claim(tmp_path, begun.settings(), {})
+    claim_run_folder(tmp_path, begun.settings(), {})
     assert recall_choices(asked, None).learning_rate == default
     other = asked.model_copy(update={"out": str(tmp_path / "other"), "learning_rate": 3 * default})
-    claim(tmp_path / "other", other.settings(), {})
+    claim_run_folder(tmp_path / "other", other.settings(), {})
     assert recall_choices(asked.model_copy(update={"out": other.out}), None).learning_rate is None

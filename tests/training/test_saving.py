@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_bench.backends.hf.training import build
+from bitnet_bench.backends.hf.training import build_trainer
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.data.collating import Collator, Item
-from bitnet_bench.protocols import Ingredients
+from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.encoding import encode_rows
-from bitnet_bench.training.inputs import training_rows
+from bitnet_bench.training.inputs import read_training_rows
 from bitnet_bench.training.save_timer import SaveTimer
-from bitnet_bench.training.starting_model import starting_model
-from bitnet_bench.training.trainer import Plan, Start, make_trainer
+from bitnet_bench.training.starting_model import make_starting_model
+from bitnet_bench.training.trainer import TrainingPlan, TrainerSetup, make_trainer
 
 
 class Clock:
@@ -62,16 +62,16 @@ def test_a_run_saves_every_five_minutes(tmp_path: Path, minutes: float, saved: l
     )  # fmt: skip
     base, clock = open_checkpoint("demo"), Clock()
     tokenizer = load_tokenizer(base)
-    encoded, _ = encode_rows(job, Ingredients(base, training_rows(job)[0]), tokenizer)
+    encoded, _ = encode_rows(job, TrainingInputs(base, read_training_rows(job)[0]), tokenizer)
     states = []
 
     def work(done: int, total: int, note: str = "") -> None:
         clock.now_s += 100
         states.append({int(folder.name.split("-")[-1]) for folder in tmp_path.glob(".trainer/checkpoint-*")})
 
-    plan = Plan([Item((example,)) for example in encoded.examples], [], Collator(0))
-    model = starting_model(job, base)
-    start = Start(job, model, tokenizer, plan, None, False, False, work, clock)
-    make_trainer(start, tmp_path, build).train()
+    plan = TrainingPlan([BatchItem((example,)) for example in encoded.examples], [], Collator(0))
+    model = make_starting_model(job, base)
+    start = TrainerSetup(job, model, tokenizer, plan, None, False, False, work, clock)
+    make_trainer(start, tmp_path, build_trainer).train()
     states.append({int(folder.name.split("-")[-1]) for folder in tmp_path.glob(".trainer/checkpoint-*")})
     assert sorted(set().union(*states)) == saved

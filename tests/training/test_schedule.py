@@ -11,7 +11,7 @@ import pytest
 
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
-from bitnet_bench.training.schedule import SECOND_STAGE, in_second_stage, make_schedule
+from bitnet_bench.training.schedule import SECOND_STAGE_FACTOR, is_second_stage, make_schedule
 
 SCHEDULES = ["cosine", "linear", "constant", "two-stage"]
 
@@ -47,9 +47,9 @@ def test_after_the_warm_up_each_schedule_falls_as_its_name_says(
 def test_two_stages_fall_to_nothing_with_a_step_of_two_thirds_in_the_middle() -> None:
     factor = make_schedule("two-stage", steps=100, warmup=10)
     assert factor(49) == pytest.approx(51 / 90)
-    assert factor(50) == pytest.approx(50 / 90 * SECOND_STAGE)
+    assert factor(50) == pytest.approx(50 / 90 * SECOND_STAGE_FACTOR)
     assert factor(100) == 0.0
-    assert [in_second_stage(step, 100) for step in (49, 50)] == [False, True]
+    assert [is_second_stage(step, 100) for step in (49, 50)] == [False, True]
 
 
 @pytest.mark.parametrize("backend", ["hf", "trl"])

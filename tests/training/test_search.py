@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.protocols import quiet
+from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import SearchRecord
-from bitnet_bench.training.finetune import twin_of
-from bitnet_bench.training.search import parse_grid, search
+from bitnet_bench.training.finetune import make_twin_job
+from bitnet_bench.training.search import parse_grid, run_search
 
 ROWS = [{"prompt": f"{i} 다음 수는?", "response": f"{i + 1}입니다."} for i in range(24)]
 
@@ -30,8 +30,8 @@ def job(tmp_path: Path) -> FinetuneJob:
 
 def test_both_arms_try_the_same_and_each_keeps_its_best(job: FinetuneJob, tmp_path: Path) -> None:
     """Three rates with one seed, and the one of least validation loss with another; that diverged is no choice."""
-    arms = {"ternary": job, "fp16": twin_of(job, None)}
-    found = search(arms, {"learning_rate": ["1e-6", "1e-3", "1e30"]}, 2, tmp_path / "out", "hf", quiet)
+    arms = {"ternary": job, "fp16": make_twin_job(job, None)}
+    found = run_search(arms, {"learning_rate": ["1e-6", "1e-3", "1e30"]}, 2, tmp_path / "out", "hf", no_display)
     for arm in arms:
         tried = [trial for trial in found.trials if trial.arm == arm]
         assert [(t.settings["learning_rate"], t.seed) for t in tried] == [
@@ -52,14 +52,14 @@ def test_a_search_that_was_stopped_does_not_repeat_what_is_finished(
     job: FinetuneJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second time only the point that is new is run."""
-    search({"ternary": job}, {"learning_rate": ["1e-3"]}, 1, tmp_path / "out", "hf", quiet)
+    run_search({"ternary": job}, {"learning_rate": ["1e-3"]}, 1, tmp_path / "out", "hf", no_display)
     begun = []
 
     def steps(title: str) -> Any:
         begun.append(title)
-        return quiet(title)
+        return no_display(title)
 
-    found = search({"ternary": job}, {"learning_rate": ["1e-3", "2e-3"]}, 1, tmp_path / "out", "hf", steps)
+    found = run_search({"ternary": job}, {"learning_rate": ["1e-3", "2e-3"]}, 1, tmp_path / "out", "hf", steps)
     assert len(begun) == 1
     assert len(found.trials) == 2
 
@@ -72,13 +72,13 @@ def test_what_cannot_be_searched_is_wrong_use(option: str) -> None:
 
 def test_a_bad_value_stops_before_the_first_run(job: FinetuneJob, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`learning_rate` must be greater than 0, not '-1'"):
-        search({"ternary": job}, parse_grid(["lr=1e-3,-1"]), 1, tmp_path / "out", "hf", quiet)
+        run_search({"ternary": job}, parse_grid(["lr=1e-3,-1"]), 1, tmp_path / "out", "hf", no_display)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_search_needs_validation_rows_and_a_run_that_ends(job: FinetuneJob, tmp_path: Path) -> None:
     without = job.model_copy(update={"hold_out": 0.0})
     with pytest.raises(UsageError, match="chooses on validation rows"):
-        search({"ternary": without}, {"learning_rate": ["1e-3"]}, 1, tmp_path / "out", "hf", quiet)
+        run_search({"ternary": without}, {"learning_rate": ["1e-3"]}, 1, tmp_path / "out", "hf", no_display)
     with pytest.raises(BenchError, match="Every trial of ternary diverged"):
-        search({"ternary": job}, {"learning_rate": ["1e30"]}, 1, tmp_path / "out", "hf", quiet)
+        run_search({"ternary": job}, {"learning_rate": ["1e30"]}, 1, tmp_path / "out", "hf", no_display)

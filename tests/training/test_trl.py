@@ -124,5 +124,5 @@ def test_trl_does_not_distill(tmp_path: Path) -> None:
 def test_trl_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitnet_bench.backends.trl.find_spec", lambda name: None)
     with pytest.raises(BenchError, match="needs trl, which is not installed") as refused:
-        plugins.load("backends", "trl")
+        plugins.load_plugin("backends", "trl")
     assert "pip install 'bitnet-bench[trl]'" in str(refused.value.hint)

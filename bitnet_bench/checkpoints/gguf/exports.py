@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.types import BY_FORM, Form, OtherForm
+from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, Form, ExternalGgufType
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import Steps, no_progress, quiet
+from bitnet_bench.protocols import ProgressDisplay, no_progress, no_display
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from bitnet_bench.checkpoints.gguf.types import Form
 
 
-VARIABLE = "BITNET_BENCH_GGUF"
-FORM_OF: dict[Precision, Form] = {
+GGUF_DIR_VARIABLE = "BITNET_BENCH_GGUF"
+PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "fp16": "f16",
     "bf16": "bf16",
     "q8_0": "q8_0",
@@ -35,31 +35,31 @@ FORM_OF: dict[Precision, Form] = {
 """What a precision is exported as; TL1 and TL2 need kernels of the user's own build."""
 
 
-def folder() -> Path:
+def find_cache_folder() -> Path:
     """Return where exported files are kept: $BITNET_BENCH_GGUF, else below the user's cache folder."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE])
+    if os.environ.get(GGUF_DIR_VARIABLE):
+        return Path(os.environ[GGUF_DIR_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
 
 
-def file_for(checkpoint: Checkpoint, form: Form | OtherForm, own: str | None) -> GgufFile:
+def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:
     """Return the user's *own* file, or the checkpoint exported as *form*, once or again.
 
     BenchError if *own* is not there, or holds no tensor of that form. `runtime_parity.checked` compares its weights.
     """
-    path = Path(own) if own else folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
+    path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check `gguf`.")
     if not path.is_file() and form != "tl1" and form != "tl2":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_gguf(checkpoint, form, path, no_progress)
     file = GgufFile(path)
-    if own and BY_FORM[form] not in {entry.kind for entry in file.tensors.values()}:
-        raise BenchError(f"{own} holds no tensor of {BY_FORM[form].name}.", "Give its own type as `precision`.")
+    if own and TENSOR_TYPE_BY_NAME[form] not in {entry.kind for entry in file.tensors.values()}:
+        raise BenchError(f"{own} holds no tensor of {TENSOR_TYPE_BY_NAME[form].name}.", "Give its own type as `precision`.")
     return file
 
 
-def export_gguf(model: str, form: Form, out: Path, steps: Steps = quiet) -> FileParity:
+def export_gguf(model: str, form: Form, out: Path, steps: ProgressDisplay = no_display) -> FileParity:
     """Write the checkpoint *model* to the GGUF file *out*, and return how equal its weights are.
 
     BenchError if they are not the same; *out* does not exist then.

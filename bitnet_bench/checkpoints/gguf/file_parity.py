@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import Layout, layout
-from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TYPES, UNREADABLE, Array, TensorType
+from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
+from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TENSOR_TYPES, UNREADABLE_TYPES, Array, TensorType
 from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -46,15 +46,15 @@ class FileParity(Value):
 def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     """Return how far *file* is from *checkpoint*; BenchError names the first tensor that is another model's."""
     weights = Weights(checkpoint)
-    found = layout_of(checkpoint, weights, file)
+    found = find_layout(checkpoint, weights, file)
     scales = [
-        _ternary_error(weights, found, file, module) for module in weights.ternary if _readable(file, found, module)
+        _compute_scale_error(weights, found, file, module) for module in weights.ternary if _is_readable(file, found, module)
     ]
-    floats = [_float_error(weights, found, file, name) for name in weights.floats]
+    floats = [_compute_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
     if said not in (None, weights.config.get("hidden_act", "silu")):
-        raise another(file, f"it says that its activation is {said}")
-    sizes = {kind.name: 0 for kind in TYPES.values()}
+        raise mismatch_error(file, f"it says that its activation is {said}")
+    sizes = {kind.name: 0 for kind in TENSOR_TYPES.values()}
     for entry in file.tensors.values():
         sizes[entry.kind.name] += entry.bytes
     return FileParity(
@@ -66,15 +66,15 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     )
 
 
-def layout_of(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> Layout:
+def find_layout(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> GgufLayout:
     """Return the layout of *file*; BenchError if it is of an architecture that *checkpoint* is not."""
-    found = layout(checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp")
+    found = make_layout(checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp")
     if found.architecture != file.architecture:
-        raise another(file, f"it is of the architecture {file.architecture}, the checkpoint is {found.architecture}")
+        raise mismatch_error(file, f"it is of the architecture {file.architecture}, the checkpoint is {found.architecture}")
     return found
 
 
-def another(file: GgufFile, what: str) -> BenchError:
+def mismatch_error(file: GgufFile, what: str) -> BenchError:
     """Return the sentence for a file that is not the checkpoint."""
     return BenchError(
         f"{file.path} is another model than the checkpoint: {what}.",
@@ -82,39 +82,39 @@ def another(file: GgufFile, what: str) -> BenchError:
     )
 
 
-def _readable(file: GgufFile, found: Layout, module: str) -> bool:
+def _is_readable(file: GgufFile, found: GgufLayout, module: str) -> bool:
     """Return whether the codes of *module* can be read; TL1 and TL2 are left to the comparison of what is computed."""
     entry = file.tensors.get(f"{found.name(module)}.weight")
-    return entry is None or entry.kind not in UNREADABLE
+    return entry is None or entry.kind not in UNREADABLE_TYPES
 
 
-def _ternary_error(weights: Weights, found: Layout, file: GgufFile, module: str) -> float:
+def _compute_scale_error(weights: Weights, found: GgufLayout, file: GgufFile, module: str) -> float:
     name = f"{found.name(module)}.weight"
     codes, gamma = weights.codes(module)
-    entry = _same_shape(file, name, tuple(codes.shape))
+    entry = _check_same_shape(file, name, tuple(codes.shape))
     stored, kind = file.values(name), entry.name
     largest = float(np.abs(stored).max())
     theirs = np.rint(stored / largest) if largest else stored
     differing = int((theirs != found.rows(module, codes).numpy()).sum())
     if differing:
-        raise another(file, f"{differing:,} of {codes.numel():,} codes of {name} are others")
+        raise mismatch_error(file, f"{differing:,} of {codes.numel():,} codes of {name} are others")
     if not largest:
         return 0.0
     error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
     if not error <= SCALE_TOLERANCES[kind]:
-        raise another(file, f"the scale of {name} is off by {error:.2%}")
+        raise mismatch_error(file, f"the scale of {name} is off by {error:.2%}")
     return error
 
 
-def _float_error(weights: Weights, found: Layout, file: GgufFile, name: str) -> float:
+def _compute_float_error(weights: Weights, found: GgufLayout, file: GgufFile, name: str) -> float:
     target = found.name(name)
     if target == "output.weight" and target not in file.tensors:
         return 0.0  # tied, and stored once
     ours = found.rows(name.rpartition(".")[0], weights.tensor(name)).float().numpy()
-    kind = _same_shape(file, target, tuple(ours.shape))
+    kind = _check_same_shape(file, target, tuple(ours.shape))
     error = _largest_difference(ours, file.values(target))
     if not error <= FLOAT_TOLERANCES.get(kind.name, 0.0):
-        raise another(file, f"{target} differs by {error:.2g} of its largest value")
+        raise mismatch_error(file, f"{target} differs by {error:.2g} of its largest value")
     return error
 
 
@@ -124,10 +124,10 @@ def _largest_difference(ours: Array, theirs: Array) -> float:
     return difference / largest if largest else difference
 
 
-def _same_shape(file: GgufFile, name: str, shape: tuple[int, ...]) -> TensorType:
+def _check_same_shape(file: GgufFile, name: str, shape: tuple[int, ...]) -> TensorType:
     if name not in file.tensors:
-        raise another(file, f"it has no {name}")
+        raise mismatch_error(file, f"it has no {name}")
     entry = file.tensors[name]
     if entry.shape != shape:
-        raise another(file, f"{name} is {entry.shape} and must be {shape}")
+        raise mismatch_error(file, f"{name} is {entry.shape} and must be {shape}")
     return entry.kind

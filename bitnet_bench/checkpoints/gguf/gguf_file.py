@@ -13,19 +13,19 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bitnet_bench.checkpoints.gguf.types import TYPES, Array, TensorType, i2_s_scale, unpack
+from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
 from bitnet_bench.errors import BenchError
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+GGUF_VERSIONS = (2, 3)
+NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 DEFAULT_ALIGNMENT = 32
-WRITE_AGAIN = "Write it again with `bitnet-bench convert --to gguf-...`, or get it again."
+WRITE_AGAIN_HINT = "Write it again with `bitnet-bench convert --to gguf-...`, or get it again."
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """Where a tensor stands: its type, its shape as torch has it, and its first byte."""
 
     kind: TensorType
@@ -45,15 +45,15 @@ class GgufFile:
         """BenchError if *path* is no GGUF file, is cut off, or has a tensor of a type that is not read here."""
         self.path = path
         self.fields: dict[str, Any] = {}
-        self.tensors: dict[str, Entry] = {}
+        self.tensors: dict[str, TensorEntry] = {}
         try:
             with path.open("rb") as stream:
                 self._read_header(stream)
         except OSError as error:
             raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
         except (struct.error, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
-            raise BenchError(f"{path} is a damaged GGUF file: {error!r}.", WRITE_AGAIN) from error
-        self._refuse_cut_off()
+            raise BenchError(f"{path} is a damaged GGUF file: {error!r}.", WRITE_AGAIN_HINT) from error
+        self._check_complete()
 
     @property
     def architecture(self) -> str:
@@ -62,75 +62,75 @@ class GgufFile:
 
     def values(self, name: str) -> Array:
         """Return a tensor in float32; of I2_S the codes."""
-        entry = self._entry(name)
-        return unpack(self._bytes(entry), entry.kind, entry.shape)
+        entry = self._find_entry(name)
+        return unpack_tensor(self._read_bytes(entry), entry.kind, entry.shape)
 
     def scale(self, name: str) -> float:
         """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` beside it, or 1."""
         beside = f"{name.removesuffix('.weight')}.scale"
-        if self._entry(name).kind.name == "I2_S":
-            return i2_s_scale(self._bytes(self.tensors[name]))
+        if self._find_entry(name).kind.name == "I2_S":
+            return read_i2_s_scale(self._read_bytes(self.tensors[name]))
         return float(self.values(beside).reshape(-1)[0]) if beside in self.tensors else 1.0
 
-    def _entry(self, name: str) -> Entry:
+    def _find_entry(self, name: str) -> TensorEntry:
         if name not in self.tensors:
             raise BenchError(f"{self.path} has no tensor {name}.", "It holds another architecture, or is incomplete.")
         return self.tensors[name]
 
-    def _bytes(self, entry: Entry) -> Array:
+    def _read_bytes(self, entry: TensorEntry) -> Array:
         with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return np.frombuffer(mapped[entry.start : entry.start + entry.bytes], dtype=np.uint8)
 
     def _read_header(self, stream: BinaryIO) -> None:
         magic, version, tensors, fields = struct.unpack("<4sIQQ", stream.read(24))
-        if magic != MAGIC or version not in VERSIONS:
-            raise BenchError(f"{self.path} is no GGUF file of version 2 or 3.", WRITE_AGAIN)
+        if magic != MAGIC or version not in GGUF_VERSIONS:
+            raise BenchError(f"{self.path} is no GGUF file of version 2 or 3.", WRITE_AGAIN_HINT)
         for _ in range(fields):
-            name = _string(stream)
-            self.fields[name] = _value(stream, _number(stream, "I"))
+            name = _read_string(stream)
+            self.fields[name] = _read_value(stream, _read_number(stream, "I"))
         found = [
-            (_string(stream), _dimensions(stream), _number(stream, "I"), _number(stream, "Q")) for _ in range(tensors)
+            (_read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q")) for _ in range(tensors)
         ]
         alignment = int(self.fields.get("general.alignment", DEFAULT_ALIGNMENT))
         data = -(-stream.tell() // alignment) * alignment
         for name, dimensions, number, offset in found:
-            if number not in TYPES:
-                raise BenchError(f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN)
-            self.tensors[name] = Entry(TYPES[number], tuple(reversed(dimensions)), data + offset)
+            if number not in TENSOR_TYPES:
+                raise BenchError(f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT)
+            self.tensors[name] = TensorEntry(TENSOR_TYPES[number], tuple(reversed(dimensions)), data + offset)
 
-    def _refuse_cut_off(self) -> None:
+    def _check_complete(self) -> None:
         size = self.path.stat().st_size
         for name, entry in self.tensors.items():
             if entry.start + entry.bytes > size:
-                raise BenchError(f"{self.path} ends before its tensor {name} does.", WRITE_AGAIN)
+                raise BenchError(f"{self.path} ends before its tensor {name} does.", WRITE_AGAIN_HINT)
 
 
-def _number(stream: BinaryIO, code: str) -> Any:
+def _read_number(stream: BinaryIO, code: str) -> Any:
     return struct.unpack(f"<{code}", stream.read(struct.calcsize(f"<{code}")))[0]
 
 
-def _string(stream: BinaryIO) -> str:
-    length = _number(stream, "Q")
+def _read_string(stream: BinaryIO) -> str:
+    length = _read_number(stream, "Q")
     return stream.read(length).decode("utf-8")
 
 
-def _tensor(stream: BinaryIO) -> tuple[str, list[int], int, int]:
+def _read_tensor_info(stream: BinaryIO) -> tuple[str, list[int], int, int]:
     """Return (name, dimensions in ggml's order, number of the type, offset in the data)."""
-    return _string(stream), _dimensions(stream), _number(stream, "I"), _number(stream, "Q")
+    return _read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q")
 
 
-def _dimensions(stream: BinaryIO) -> list[int]:
-    count = _number(stream, "I")
+def _read_dimensions(stream: BinaryIO) -> list[int]:
+    count = _read_number(stream, "I")
     return list(struct.unpack(f"<{count}Q", stream.read(8 * count)))
 
 
-def _value(stream: BinaryIO, kind: int) -> Any:
+def _read_value(stream: BinaryIO, kind: int) -> Any:
     if kind == STRING:
-        return _string(stream)
+        return _read_string(stream)
     if kind != ARRAY:
-        return _number(stream, NUMBERS[kind])
-    inner, count = _number(stream, "I"), _number(stream, "Q")
-    if inner in NUMBERS:
-        code = f"<{count}{NUMBERS[inner]}"
+        return _read_number(stream, NUMBER_FORMATS[kind])
+    inner, count = _read_number(stream, "I"), _read_number(stream, "Q")
+    if inner in NUMBER_FORMATS:
+        code = f"<{count}{NUMBER_FORMATS[inner]}"
         return list(struct.unpack(code, stream.read(struct.calcsize(code))))
-    return [_value(stream, inner) for _ in range(count)]
+    return [_read_value(stream, inner) for _ in range(count)]

@@ -14,18 +14,18 @@ from torch import Tensor
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
-ARCHITECTURES = {"bitnet": "bitnet", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+LLAMA_CPP_ARCHITECTURES = {"bitnet": "bitnet", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """model_type -> the architecture of llama.cpp that computes the same, but for the activation."""
-BITNET_CPP = {**ARCHITECTURES, "bitnet": "bitnet-b1.58"}
+BITNET_CPP_ARCHITECTURES = {**LLAMA_CPP_ARCHITECTURES, "bitnet": "bitnet-b1.58"}
 """microsoft/BitNet has an architecture of its own for SubLN with a squared ReLU."""
-Runtime = Literal["llama.cpp", "bitnet.cpp"]
-ACTIVATIONS: dict[Runtime, dict[str, str]] = {
+GgufRuntime = Literal["llama.cpp", "bitnet.cpp"]
+ACTIVATIONS: dict[GgufRuntime, dict[str, str]] = {
     "llama.cpp": {"bitnet": "silu", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
     "bitnet.cpp": {"bitnet-b1.58": "relu2", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
 }
 """What each runtime computes in the feed-forward of an architecture, whatever the file says (microsoft/BitNet #602)."""
 
-NAMES = {
+GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
@@ -43,11 +43,11 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
     "mlp.ffn_sub_norm": "ffn_sub_norm",
 }
-ROTATED = ("q_proj", "k_proj")
+ROTATED_PROJECTIONS = ("q_proj", "k_proj")
 
 
 @dataclass(frozen=True)
-class Layout:
+class GgufLayout:
     """How one checkpoint stands in GGUF for one runtime."""
 
     architecture: str
@@ -57,7 +57,7 @@ class Layout:
         """Return the name in GGUF of a tensor or module of transformers; BenchError if it has no place there."""
         module, dot, part = tensor.rpartition(".") if tensor.endswith((".weight", ".bias")) else (tensor, "", "")
         block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-        known = NAMES.get(block[2] if block else module)
+        known = GGUF_NAMES.get(block[2] if block else module)
         if known is None:
             raise BenchError(f"{tensor} has no place in a GGUF of {self.architecture}.", "It is not exported.")
         return f"{f'blk.{block[1]}.' if block else ''}{known}{dot}{part}"
@@ -68,7 +68,7 @@ class Layout:
         llama.cpp turns neighbours of a Llama's heads, transformers halves of them; the other architectures agree.
         """
         projection = module.rpartition(".")[2]
-        if self.architecture != "llama" or projection not in ROTATED:
+        if self.architecture != "llama" or projection not in ROTATED_PROJECTIONS:
             return values
         heads = self.config["num_attention_heads"]
         if projection == "k_proj":
@@ -82,18 +82,18 @@ class Layout:
         return int(self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"])
 
     @property
-    def rope(self) -> Mapping[str, Any]:
+    def rope_settings(self) -> Mapping[str, Any]:
         """Settings of the rotary positions, of either generation of config.json."""
         return self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
 
     @property
     def rope_base(self) -> float:
         """The base of the rotary frequencies."""
-        return float(self.rope.get("rope_theta") or self.config.get("rope_theta") or 10_000.0)
+        return float(self.rope_settings.get("rope_theta") or self.config.get("rope_theta") or 10_000.0)
 
-    def rope_factors(self) -> Tensor | None:
+    def compute_rope_factors(self) -> Tensor | None:
         """Return what divides each frequency in Llama 3.1's long contexts, [head dimension / 2]; None elsewhere."""
-        rope = self.rope
+        rope = self.rope_settings
         if rope.get("rope_type", rope.get("type")) != "llama3":
             return None
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
@@ -106,9 +106,9 @@ class Layout:
         return torch.tensor(found)
 
 
-def layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Runtime) -> Layout:
+def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: GgufRuntime) -> GgufLayout:
     """Return how *checkpoint* stands in GGUF for *runtime*; BenchError for what that runtime cannot compute."""
-    known = BITNET_CPP if runtime == "bitnet.cpp" else ARCHITECTURES
+    known = BITNET_CPP_ARCHITECTURES if runtime == "bitnet.cpp" else LLAMA_CPP_ARCHITECTURES
     model_type = config["model_type"]
     reason = None
     if model_type not in known:
@@ -119,8 +119,8 @@ def layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Runtime) 
         reason = "sliding-window attention"
     elif config.get("attention_bias") and model_type == "bitnet":
         reason = "biases beside SubLN"
-    found = Layout(known.get(model_type, ""), config)
-    kind = found.rope.get("rope_type", found.rope.get("type", "default"))
+    found = GgufLayout(known.get(model_type, ""), config)
+    kind = found.rope_settings.get("rope_type", found.rope_settings.get("type", "default"))
     if reason is None and kind not in ("default", "linear", "llama3"):
         reason = f"rotary positions of type {kind}"
     if reason:

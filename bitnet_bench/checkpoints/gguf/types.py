@@ -15,11 +15,11 @@ import numpy.typing as npt
 from bitnet_bench.runs.choices import GgufType
 
 Form = GgufType
-OtherForm = Literal["tl1", "tl2"]
+ExternalGgufType = Literal["tl1", "tl2"]
 """What bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]
 I2_S_BLOCK = 128
-I2_S_TAIL = 32
+I2_S_TAIL_BYTES = 32
 """Bytes after the codes: the float32 scale, and padding."""
 LARGEST_Q8 = 127
 
@@ -35,9 +35,9 @@ class TensorType:
 
     def bytes(self, elements: int) -> int:
         """Return the bytes of a tensor of *elements* values."""
-        return elements // self.block * self.block_bytes + (I2_S_TAIL if self.name == "I2_S" else 0)
+        return elements // self.block * self.block_bytes + (I2_S_TAIL_BYTES if self.name == "I2_S" else 0)
 
-    def holds(self, columns: int) -> bool:
+    def can_hold_rows(self, columns: int) -> bool:
         """Return whether rows of *columns* values are whole blocks."""
         return columns % self.block == 0
 
@@ -52,9 +52,9 @@ TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
 I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
 TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
 """Not read here: their layout depends on the kernels that a build was generated with, and so does their size."""
-UNREADABLE = (TL1, TL2)
-TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
-BY_FORM: dict[Form | OtherForm, TensorType] = {
+UNREADABLE_TYPES = (TL1, TL2)
+TENSOR_TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
+TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "f16": F16,
     "bf16": BF16,
     "q8_0": Q8_0,
@@ -65,12 +65,12 @@ BY_FORM: dict[Form | OtherForm, TensorType] = {
     "tl1": TL1,
     "tl2": TL2,
 }
-TERNARY_FORMS: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
+TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
 """The forms that hold codes and nothing else."""
-FORMS_WITH_CODES = tuple(BY_FORM[form] for form in TERNARY_FORMS)
+TERNARY_TENSOR_TYPES = tuple(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES)
 
 
-def pack(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
+def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
     """Return the bytes of float32 or int8 *values* [rows, columns]; *scale* is stored by I2_S alone."""
     if kind == TQ2_0:
         return _pack_tq2_0(values)
@@ -85,10 +85,10 @@ def pack(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
     return packed
 
 
-def unpack(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Array:
+def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Array:
     """Return float32 values of *shape* from the bytes of a tensor; of I2_S the codes, without their scale."""
     if kind == I2_S:
-        return _i2_s_codes(data, shape)
+        return _unpack_i2_s(data, shape)
     if kind in (F32, F16):
         return data.view(np.float32 if kind == F32 else np.float16).astype(np.float32).reshape(shape)
     from gguf import GGMLQuantizationType, quants
@@ -98,9 +98,9 @@ def unpack(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Array:
     return values
 
 
-def i2_s_scale(data: Array) -> float:
+def read_i2_s_scale(data: Array) -> float:
     """Return the scale behind the codes of an I2_S tensor."""
-    return float(data[-I2_S_TAIL : -I2_S_TAIL + 4].view(np.float32)[0])
+    return float(data[-I2_S_TAIL_BYTES : -I2_S_TAIL_BYTES + 4].view(np.float32)[0])
 
 
 def _pack_tq2_0(codes: Array) -> Array:
@@ -115,11 +115,11 @@ def _pack_i2_s(codes: Array, scale: float) -> Array:
     """Return 32 bytes for every 128 codes, the first 32 codes in the highest bits, and the scale behind them all."""
     values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, 32)
     packed = values[:, 0] << 6 | values[:, 1] << 4 | values[:, 2] << 2 | values[:, 3]
-    tail = np.zeros(I2_S_TAIL, dtype=np.uint8)
+    tail = np.zeros(I2_S_TAIL_BYTES, dtype=np.uint8)
     tail[:4] = np.array([scale], dtype=np.float32).view(np.uint8)
     return np.concatenate([packed.reshape(-1), tail])
 
 
-def _i2_s_codes(data: Array, shape: tuple[int, ...]) -> Array:
-    blocks = data[:-I2_S_TAIL].reshape(-1, 1, 32) >> np.array([6, 4, 2, 0], dtype=np.uint8).reshape(1, 4, 1) & 3
+def _unpack_i2_s(data: Array, shape: tuple[int, ...]) -> Array:
+    blocks = data[:-I2_S_TAIL_BYTES].reshape(-1, 1, 32) >> np.array([6, 4, 2, 0], dtype=np.uint8).reshape(1, 4, 1) & 3
     return blocks.astype(np.float32).reshape(shape) - 1

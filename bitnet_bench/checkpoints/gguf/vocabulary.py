@@ -24,20 +24,20 @@ def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int) -> None
             f"{folder} has a tokenizer of type {model.get('type')}, and only BPE is exported.",
             "GGUF export takes byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece BPE (Llama 2).",
         )
-    tokens, kinds = _tokens(tokenizer, model, said.get("added_tokens", []), size)
+    tokens, kinds = _list_tokens(tokenizer, model, said.get("added_tokens", []), size)
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")
         writer.add_token_scores([-float(i) for i in range(size)])  # a merge is as good as it is early
     else:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(split_of(said.get("pre_tokenizer") or {}))
+        writer.add_tokenizer_pre(find_pre_tokenizer(said.get("pre_tokenizer") or {}))
         writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     _add_special(writer, tokenizer)
 
 
-def split_of(pre_tokenizer: Mapping[str, Any]) -> str:
+def find_pre_tokenizer(pre_tokenizer: Mapping[str, Any]) -> str:
     """Return llama.cpp's name for how *pre_tokenizer* of a tokenizer.json splits text; its `default` where unknown.
 
     The parity gate compares ids, so that a name that does not fit is found.
@@ -50,7 +50,7 @@ def split_of(pre_tokenizer: Mapping[str, Any]) -> str:
     return GPT2_SPLIT if '"use_regex": true' in text or '"ByteLevel"' in text else "default"
 
 
-def _tokens(
+def _list_tokens(
     tokenizer: Any, model: Mapping[str, Any], added: list[dict[str, Any]], size: int
 ) -> tuple[list[bytes], list[int]]:
     names = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -59,11 +59,11 @@ def _tokens(
     for index in range(size):
         name = names.get(index)
         tokens.append((f"[PAD{index}]" if name is None else name).encode())
-        kinds.append(_kind(name, special.get(index), bool(model.get("byte_fallback"))))
+        kinds.append(_classify_token(name, special.get(index), bool(model.get("byte_fallback"))))
     return tokens, kinds
 
 
-def _kind(name: str | None, special: bool | None, fallback: bool) -> int:
+def _classify_token(name: str | None, special: bool | None, fallback: bool) -> int:
     if name is None:
         return UNUSED
     if special is not None:

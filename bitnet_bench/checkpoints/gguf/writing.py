@@ -14,23 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.gguf.naming import Layout, Runtime, layout
+from bitnet_bench.checkpoints.gguf.naming import GgufLayout, GgufRuntime, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
-    BY_FORM,
+    TENSOR_TYPE_BY_NAME,
     F16,
     F32,
     Q8_0,
-    TERNARY_FORMS,
+    TERNARY_GGUF_TYPES,
     Array,
     Form,
     TensorType,
-    pack,
+    pack_tensor,
 )
 from bitnet_bench.checkpoints.gguf.vocabulary import add_vocabulary
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import disk_errors
+from bitnet_bench.files import explain_disk_errors
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import Checkpoint
 
@@ -49,7 +49,7 @@ FILE_TYPES: dict[Form, int] = {
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedGgufTensor:
     """A tensor to be written, and what gives its bytes."""
 
     name: str
@@ -58,7 +58,7 @@ class Planned:
     data: Callable[[], Array]
 
 
-def runtime_of(form: Form) -> Runtime:
+def find_runtime(form: Form) -> GgufRuntime:
     """Return who reads files of *form*: I2_S is known to bitnet.cpp only."""
     return "bitnet.cpp" if form == "i2_s" else "llama.cpp"
 
@@ -75,31 +75,31 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     if out.exists():
         raise BenchError(f"{out} is there already.", "Give another OUT, or delete the file.")
     weights = Weights(checkpoint)
-    _refuse(checkpoint, form)
-    found = layout(checkpoint, weights.config, runtime_of(form))
-    plan = list(planned(weights, found, form))
+    _check_holds_codes(checkpoint, form)
+    found = make_layout(checkpoint, weights.config, find_runtime(form))
+    plan = list(plan_gguf_tensors(weights, found, form))
     part = out.with_name(f"{out.name}.part")
     writer = GGUFWriter(part, found.architecture)
     _add_settings(writer, checkpoint, weights, found, form)
     add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
     try:
-        with disk_errors(out):
-            _write(writer, plan, progress)
+        with explain_disk_errors(out):
+            _write_tensors(writer, plan, progress)
             part.rename(out)
     finally:
         part.unlink(missing_ok=True)
-    return tuple(entry.name for entry in plan if form in TERNARY_FORMS and _is_fallback(entry, found, weights))
+    return tuple(entry.name for entry in plan if form in TERNARY_GGUF_TYPES and _is_fallback(entry, found, weights))
 
 
-def planned(weights: Weights, found: Layout, form: Form) -> Iterator[Planned]:
+def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterator[PlannedGgufTensor]:
     """Yield every tensor of the file: floats first, then ternary layers with their scales and biases."""
     for name in weights.floats:
-        yield _float(weights, found, form, name)
+        yield _plan_float(weights, found, form, name)
     for module in weights.ternary:
-        yield from _ternary(weights, found, form, module)
-    factors = found.rope_factors()
+        yield from _plan_ternary(weights, found, form, module)
+    factors = found.compute_rope_factors()
     if factors is not None:
-        yield Planned("rope_freqs.weight", F32, tuple(factors.shape), lambda: pack(factors.numpy(), F32))
+        yield PlannedGgufTensor("rope_freqs.weight", F32, tuple(factors.shape), lambda: pack_tensor(factors.numpy(), F32))
 
 
 def embedding_type(form: Form, columns: int) -> TensorType:
@@ -116,49 +116,49 @@ def fallback_type(form: Form) -> TensorType:
     return F32 if form == "i2_s" else F16
 
 
-def _float(weights: Weights, found: Layout, form: Form, name: str) -> Planned:
-    shape = weights.outline(name)[1]
+def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> PlannedGgufTensor:
+    shape = weights.dtype_and_shape(name)[1]
     target = found.name(name)
     if len(shape) < 2:
         kind = F32
     elif target.startswith(("token_embd", "output.")):
         kind = embedding_type(form, shape[-1])
     else:
-        kind = BY_FORM[form] if BY_FORM[form].holds(shape[-1]) else F16
+        kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].holds(shape[-1]) else F16
     module = name.rpartition(".")[0]
-    return Planned(target, kind, shape, lambda: pack(_checked(found.rows(module, weights.tensor(name)), kind), kind))
+    return PlannedGgufTensor(target, kind, shape, lambda: pack_tensor(_to_checked_float32(found.rows(module, weights.tensor(name)), kind), kind))
 
 
-def _ternary(weights: Weights, found: Layout, form: Form, module: str) -> Iterator[Planned]:
+def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) -> Iterator[PlannedGgufTensor]:
     name, shape = found.name(module), weights.ternary[module]
-    kind = BY_FORM[form] if BY_FORM[form].holds(shape[1]) else fallback_type(form)
+    kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].holds(shape[1]) else fallback_type(form)
 
     def codes() -> Array:
         values, gamma = weights.codes(module)
         rows = found.rows(module, values)
         if kind == F32:
             rows = rows * gamma
-        return pack(rows.numpy(), kind, float(gamma))
+        return pack_tensor(rows.numpy(), kind, float(gamma))
 
-    yield Planned(f"{name}.weight", kind, shape, codes)
+    yield PlannedGgufTensor(f"{name}.weight", kind, shape, codes)
     if form != "i2_s":
-        yield Planned(f"{name}.scale", F32, (1,), lambda: pack(_gamma(weights, module).reshape(1).numpy(), F32))
+        yield PlannedGgufTensor(f"{name}.scale", F32, (1,), lambda: pack_tensor(_read_gamma(weights, module).reshape(1).numpy(), F32))
     if weights.bias(module) is not None:
-        yield Planned(f"{name}.bias", F32, shape[:1], lambda: _bias(weights, found, module))
+        yield PlannedGgufTensor(f"{name}.bias", F32, shape[:1], lambda: _read_bias(weights, found, module))
 
 
-def _gamma(weights: Weights, module: str) -> Tensor:
+def _read_gamma(weights: Weights, module: str) -> Tensor:
     """Return the scale alone, without unpacking the codes where it is stored."""
     return weights.gamma(module) if weights.checkpoint.has_codes_only else weights.codes(module)[1]
 
 
-def _bias(weights: Weights, found: Layout, module: str) -> Array:
+def _read_bias(weights: Weights, found: GgufLayout, module: str) -> Array:
     bias = weights.bias(module)
     assert bias is not None
-    return pack(found.rows(module, bias).numpy(), F32)
+    return pack_tensor(found.rows(module, bias).numpy(), F32)
 
 
-def _checked(values: Tensor, kind: TensorType) -> Array:
+def _to_checked_float32(values: Tensor, kind: TensorType) -> Array:
     """Return *values* in float32; BenchError where F16 cannot hold one."""
     floats = values.float()
     if kind == F16 and floats.abs().max() > torch.finfo(torch.float16).max:
@@ -169,19 +169,19 @@ def _checked(values: Tensor, kind: TensorType) -> Array:
     return found
 
 
-def _refuse(checkpoint: Checkpoint, form: Form) -> None:
-    if form in TERNARY_FORMS and not checkpoint.is_ternary:
+def _check_holds_codes(checkpoint: Checkpoint, form: Form) -> None:
+    if form in TERNARY_GGUF_TYPES and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, and {form} holds ternary codes only.",
             "Convert it to gguf-f16, gguf-bf16, gguf-q8_0 or gguf-q4_0.",
         )
 
 
-def _is_fallback(entry: Planned, found: Layout, weights: Weights) -> bool:
+def _is_fallback(entry: PlannedGgufTensor, found: GgufLayout, weights: Weights) -> bool:
     return entry.kind in (F16, F32) and entry.name in {f"{found.name(module)}.weight" for module in weights.ternary}
 
 
-def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: Layout, form: Form) -> None:
+def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: GgufLayout, form: Form) -> None:
     config = weights.config
     writer.add_name(Path(checkpoint.source).name)
     writer.add_file_type(FILE_TYPES[form])
@@ -197,16 +197,16 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
     writer.add_key_length(found.head_dimension)
     writer.add_value_length(found.head_dimension)
     writer.add_rope_freq_base(found.rope_base)
-    if found.rope.get("rope_type", found.rope.get("type")) == "linear":
+    if found.rope_settings.get("rope_type", found.rope_settings.get("type")) == "linear":
         from gguf import RopeScalingType
 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(float(found.rope["factor"]))
+        writer.add_rope_scaling_factor(float(found.rope_settings["factor"]))
     writer.add_string(SOURCE_KEY, checkpoint.sha256)
     writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act", "silu")))
 
 
-def _write(writer: Any, plan: list[Planned], progress: Progress) -> None:
+def _write_tensors(writer: Any, plan: list[PlannedGgufTensor], progress: Progress) -> None:
     from gguf.gguf_writer import TensorInfo
 
     for entry in plan:  # its own `add_tensor_info` knows no I2_S

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bitnet_bench.machine.gpu import find_uuid
-from bitnet_bench.machine.nvml import driver_library, own_gpus
-from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.machine.gpu import find_gpu_uuid
+from bitnet_bench.machine.nvml import load_driver_library, find_gpu_handles
+from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
@@ -23,11 +23,11 @@ class NvmlMeter(Meter):
     def __init__(
         self, library: Any = None, clock: Callable[[], float] = time.perf_counter, uuid: str | None = None
     ) -> None:
-        self._library: Any = driver_library() if library is None else library
+        self._library: Any = load_driver_library() if library is None else library
         self._clock = clock
         self._began = clock()
-        own = uuid or find_uuid() if self._library is not None else None
-        found = own_gpus(self._library, own)
+        own = uuid or find_gpu_uuid() if self._library is not None else None
+        found = find_gpu_handles(self._library, own)
         self._devices: list[Any] = [] if isinstance(found, str) else found
         self._reason: str | None = found if isinstance(found, str) else None
         self._method = "NVML total energy of " + ("the GPU" if own and len(self._devices) == 1 else "all GPUs")
@@ -35,21 +35,21 @@ class NvmlMeter(Meter):
 
     def why_absent(self) -> str | None:
         """Return why nothing can be read, or None if something can."""
-        return None if self._read() else self._reason
+        return None if self._read_counters() else self._reason
 
     def start(self) -> None:
         """Note the counters."""
-        self._before, self._began = self._read(), self._clock()
+        self._before, self._began = self._read_counters(), self._clock()
 
     def stop(self) -> Measured | Unavailable:
         """Return joules since `start`."""
-        after, seconds = self._read(), self._clock() - self._began
+        after, seconds = self._read_counters(), self._clock() - self._began
         if self._before is None or after is None:
             return Unavailable(reason=self._reason or "it was not started")
         joules = (sum(after) - sum(self._before)) / 1e3
-        return measured_joules(joules, seconds, self._limit_w(), self._method)
+        return make_measured_joules(joules, seconds, self._read_limit_w(), self._method)
 
-    def _read(self) -> list[int] | None:
+    def _read_counters(self) -> list[int] | None:
         found = []
         for device in self._devices:
             value = ctypes.c_ulonglong()
@@ -59,7 +59,7 @@ class NvmlMeter(Meter):
             found.append(int(value.value))
         return found or None
 
-    def _limit_w(self) -> float | None:
+    def _read_limit_w(self) -> float | None:
         total = 0.0
         for device in self._devices:
             value = ctypes.c_uint()

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 POWERCAP = Path("/sys/class/powercap")
-ENABLE = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj, again after every boot"
+ENABLE_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj, again after every boot"
 
 
 class RaplMeter(Meter):
@@ -25,16 +25,16 @@ class RaplMeter(Meter):
 
     def why_absent(self) -> str | None:
         """Return why nothing can be read, or None if something can."""
-        found = self._read()
+        found = self._read_counters()
         return found if isinstance(found, str) else None
 
     def start(self) -> None:
         """Note the counters."""
-        self._before, self._began = self._read(), self._clock()
+        self._before, self._began = self._read_counters(), self._clock()
 
     def stop(self) -> Measured | Unavailable:
         """Return joules since `start`; a counter that passed its range wrapped round once."""
-        before, after = self._before, self._read()
+        before, after = self._before, self._read_counters()
         seconds = self._clock() - self._began
         if isinstance(before, str) or isinstance(after, str):
             return Unavailable(reason=before if isinstance(before, str) else str(after))
@@ -42,30 +42,30 @@ class RaplMeter(Meter):
         for domain, first, last in zip(self._domains, before, after, strict=True):
             span = int((domain / "max_energy_range_uj").read_text())
             joules += ((last - first) if last >= first else last - first + span) / 1e6
-        return measured_joules(joules, seconds, self._limit_w(), "RAPL package domains (powercap)")
+        return make_measured_joules(joules, seconds, self._read_limit_w(), "RAPL package domains (powercap)")
 
-    def _limit_w(self) -> float | None:
+    def _read_limit_w(self) -> float | None:
         """Return the most power that the packages may draw; None where the kernel names no limit."""
         found = 0.0
         for domain in self._domains:
-            limits = [_watts(file) for file in domain.glob("constraint_*_power_limit_uw")]
+            limits = [_read_watts(file) for file in domain.glob("constraint_*_power_limit_uw")]
             if not any(limits):
                 return None
             found += max(limits)
         return found
 
-    def _read(self) -> list[int] | str:
+    def _read_counters(self) -> list[int] | str:
         if not self._domains:
             return "this machine shows no energy counter (no /sys/class/powercap/intel-rapl:*)"
         try:
             return [int((domain / "energy_uj").read_text()) for domain in self._domains]
         except PermissionError:
-            return f"the energy counters are readable by root only ({ENABLE})"
+            return f"the energy counters are readable by root only ({ENABLE_COMMAND})"
         except (OSError, ValueError) as error:
             return f"the energy counters cannot be read: {error}"
 
 
-def _watts(file: Path) -> float:
+def _read_watts(file: Path) -> float:
     try:
         return int(file.read_text()) / 1e6
     except (OSError, ValueError):

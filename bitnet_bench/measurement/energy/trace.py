@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
-VARIABLE = "BITNET_BENCH_POWER_TRACE"
+POWER_TRACE_VARIABLE = "BITNET_BENCH_POWER_TRACE"
 """Names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the moment of opening."""
 
 
@@ -21,15 +21,15 @@ class TraceMeter(Meter):
     """Integrates a recorded trace over the interval, as if its device were under this process."""
 
     def __init__(self, trace: Path | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
-        path = trace or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+        path = trace or (Path(os.environ[POWER_TRACE_VARIABLE]) if os.environ.get(POWER_TRACE_VARIABLE) else None)
         self._clock, self._opened = clock, clock()
-        self._rows = _rows(path) if path else []
+        self._rows = _read_trace(path) if path else []
         self._method = f"recorded trace {path.name if path else ''}".strip()
         self._began: float | None = None
 
     def why_absent(self) -> str | None:
         """Return why nothing can be read, or None if something can."""
-        return None if self._rows else f"no trace is named ({VARIABLE})"
+        return None if self._rows else f"no trace is named ({POWER_TRACE_VARIABLE})"
 
     def start(self) -> None:
         """Note the time."""
@@ -44,10 +44,10 @@ class TraceMeter(Meter):
         ended = self._clock() - self._opened
         if ended > self._rows[-1][0]:
             return Unavailable(reason=f"the trace ends after {self._rows[-1][0]:g} s, the interval after {ended:g} s")
-        return measured_joules(integral(self._rows, self._began, ended), ended - self._began, None, self._method)
+        return make_measured_joules(integrate_trace(self._rows, self._began, ended), ended - self._began, None, self._method)
 
 
-def integral(rows: Sequence[tuple[float, float]], begin: float, end: float) -> float:
+def integrate_trace(rows: Sequence[tuple[float, float]], begin: float, end: float) -> float:
     """Return joules between two times of a trace of (seconds, watts), linear between its rows."""
     joules = 0.0
     for (left, first), (right, last) in pairwise(rows):
@@ -59,6 +59,6 @@ def integral(rows: Sequence[tuple[float, float]], begin: float, end: float) -> f
     return joules
 
 
-def _rows(path: Path) -> list[tuple[float, float]]:
+def _read_trace(path: Path) -> list[tuple[float, float]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     return [(float(row["s"]), float(row["w"])) for row in map(json.loads, filter(None, lines))]

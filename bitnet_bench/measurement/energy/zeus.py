@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bitnet_bench.measurement.energy.limits import measured_joules
+from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
-CHIPS = (("total_energy_mj",), ("cpu_total_mj", "dram_mj", "gpu_mj", "ane_mj"))
+CHIP_FIELDS = (("total_energy_mj",), ("cpu_total_mj", "dram_mj", "gpu_mj", "ane_mj"))
 """The figures that make up a chip in zeus, in millijoules: on Jetson one, on Apple silicon several."""
 
 
@@ -25,7 +25,7 @@ class ZeusMeter(Meter):
 
     def start(self) -> None:
         """Open a window of measurement."""
-        self._monitor = self._monitor or self._opened()
+        self._monitor = self._monitor or self._open_monitor()
         if self._monitor is None:
             return
         self._began = self._clock()
@@ -38,12 +38,12 @@ class ZeusMeter(Meter):
             return Unavailable(reason=self._reason)
         self._running = False
         found = self._monitor.end_window("bitnet-bench")
-        joules = whole_joules(found)
+        joules = sum_window_joules(found)
         if joules is None:
             return Unavailable(reason="zeus measures neither a chip, nor a CPU, nor a GPU here")
-        return measured_joules(joules, self._clock() - self._began, None, "zeus: " + ", ".join(_named(found)))
+        return make_measured_joules(joules, self._clock() - self._began, None, "zeus: " + ", ".join(_list_sources(found)))
 
-    def _opened(self) -> Any:
+    def _open_monitor(self) -> Any:
         try:
             from zeus.monitor import ZeusMonitor
 
@@ -55,10 +55,10 @@ class ZeusMeter(Meter):
         return None
 
 
-def whole_joules(found: Any) -> float | None:
+def sum_window_joules(found: Any) -> float | None:
     """Return the joules of a window of zeus: of the chip, whose figure holds all others, else of CPUs and GPUs."""
     chip = getattr(found, "soc_energy", None)
-    for names in CHIPS:
+    for names in CHIP_FIELDS:
         parts = [value for name in names if (value := getattr(chip, name, None)) is not None]
         if parts:
             return float(sum(parts)) / 1e3
@@ -69,5 +69,5 @@ def whole_joules(found: Any) -> float | None:
     return sum(known) if known else None
 
 
-def _named(found: Any) -> list[str]:
+def _list_sources(found: Any) -> list[str]:
     return [name for name in ("soc_energy", "cpu_energy", "gpu_energy") if getattr(found, name, None)]

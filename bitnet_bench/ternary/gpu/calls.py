@@ -25,7 +25,7 @@ WIDE_ROWS = 8192
 """Products with so many rows fill a GPU with larger blocks."""
 MOST_SPLITS = 16
 """Programs that share the keys of a slot."""
-ROWS_OF_FEW = 64 if INTERPRETED else 8
+MULTIPLY_FEW_ROWS = 64 if INTERPRETED else 8
 """Rows of a program of `multiply_few`."""
 PDL_CAPABILITY = (9, 0)
 PDL_TRITON = (3, 5)
@@ -35,7 +35,7 @@ SMALLEST_SHARED_BYTES = 99 * 1024
 
 
 @cache
-def overlaps(device: torch.device) -> bool:
+def can_overlap_kernels(device: torch.device) -> bool:
     """Return whether kernels on *device* may start before the one before them has ended (PDL)."""
     if INTERPRETED or tuple(map(int, triton.__version__.split(".")[:2])) < PDL_TRITON:
         return False
@@ -44,7 +44,7 @@ def overlaps(device: torch.device) -> bool:
 
 def _launch_options(device: torch.device) -> dict[str, bool]:
     # a product and a sum that are rounded at once would not be the bits of the CPU
-    return {"enable_fp_fusion": False} | ({"launch_pdl": True} if overlaps(device) else {})
+    return {"enable_fp_fusion": False} | ({"launch_pdl": True} if can_overlap_kernels(device) else {})
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class QuantizedRows:
 
 def quantize_rows(x: Tensor, out: QuantizedRows, *, norm: Norm | None = None, gate: str = "") -> None:
     """Quantize rows x [T, K] (with a *gate* `silu` or `relu2` [T, 2 K]) into *out*, after a norm if there is one."""
-    _rows(x, out.columns, norm, gate, out, None)
+    _launch_rows(x, out.columns, norm, gate, out, None)
 
 
 def normalize_rows(x: Tensor, norm: Norm, y: Tensor) -> None:
     """Write the norm of rows x [T, K] into y [T, K], in y's dtype."""
-    _rows(x, x.shape[1], norm, "", None, y)
+    _launch_rows(x, x.shape[1], norm, "", None, y)
 
 
-def _rows(x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedRows | None, y: Tensor | None) -> None:
+def _launch_rows(x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedRows | None, y: Tensor | None) -> None:
     weight = norm.weight if norm else None
     filled = out.q.shape[1] if out else columns
     block = triton.next_power_of_2(filled)
@@ -97,13 +97,13 @@ def _rows(x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedR
         NORMED=norm is not None,
         WEIGHTED=weight is not None,
         QUANTIZED=out is not None,
-        PDL=overlaps(x.device),
+        PDL=can_overlap_kernels(x.device),
         num_warps=min(16, max(1, block // 512)),
         **_launch_options(x.device),
     )
 
 
-class ManyTokens(NamedTuple):
+class ProductBlocks(NamedTuple):
     """How `multiply_many` cuts its work."""
 
     rows: int
@@ -114,29 +114,29 @@ class ManyTokens(NamedTuple):
 
 
 NARROW_BLOCKS = (
-    (15, ManyTokens(64, 16, 4, 8)),
-    (32, ManyTokens(32, 16, 2, 4)),
-    (256, ManyTokens(64, 32, 4, 4)),
-    (512, ManyTokens(128, 128, 8, 3)),
+    (15, ProductBlocks(64, 16, 4, 8)),
+    (32, ProductBlocks(32, 16, 2, 4)),
+    (256, ProductBlocks(64, 32, 4, 4)),
+    (512, ProductBlocks(128, 128, 8, 3)),
 )
 WIDE_BLOCKS = (
-    (16, ManyTokens(64, 16, 4, 8)),
-    (32, ManyTokens(128, 32, 4, 5)),
-    (64, ManyTokens(64, 64, 4, 4)),
-    (128, ManyTokens(128, 64, 4, 4)),
+    (16, ProductBlocks(64, 16, 4, 8)),
+    (32, ProductBlocks(128, 32, 4, 5)),
+    (64, ProductBlocks(64, 64, 4, 4)),
+    (128, ProductBlocks(128, 64, 4, 4)),
 )
-LARGE_BLOCKS = ManyTokens(128, 64, 8, 3)
+LARGE_BLOCKS = ProductBlocks(128, 64, 8, 3)
 """For more tokens than the tables list; they hold the fastest blocks of a sweep on an H200 (docs/performance.md)."""
 
 
-def choose_blocks(tokens: int, rows: int) -> ManyTokens:
+def choose_blocks(tokens: int, rows: int) -> ProductBlocks:
     """Return the blocks for a product of *tokens* by *rows*."""
     table = WIDE_BLOCKS if rows >= WIDE_ROWS else NARROW_BLOCKS
     return next((blocks for most, blocks in table if tokens <= most), LARGE_BLOCKS)
 
 
 @cache
-def _fit_stages(blocks: ManyTokens, device: torch.device) -> int:
+def _fit_stages(blocks: ProductBlocks, device: torch.device) -> int:
     """Return as many stages of *blocks* as fit the shared memory of a program on *device*."""
     if INTERPRETED:
         return blocks.stages
@@ -145,12 +145,12 @@ def _fit_stages(blocks: ManyTokens, device: torch.device) -> int:
     return max(1, min(blocks.stages, most // (FIELD_COLUMNS * blocks.rows + BLOCK_COLUMNS * blocks.tokens)))
 
 
-def reads_few(tokens: int, rows: int) -> bool:
+def is_few_product(tokens: int, rows: int) -> bool:
     """Return whether a product of this size is faster when codes are read once a token, from the L2 cache."""
     return tokens <= 2 or tokens * rows <= FEW_OUTPUTS
 
 
-class TernaryWeights:
+class GpuJoinedLayers:
     """Ternary layers that read the same rows, one after the other, as one product: q, k and v, or gate and up."""
 
     def __init__(
@@ -169,7 +169,7 @@ class TernaryWeights:
         tokens = len(x.q)
         if not tokens:
             return
-        if reads_few(tokens, self.rows):
+        if is_few_product(tokens, self.rows):
             self._multiply_few(x, y, add)
         else:
             self._multiply_many(x, y, add, choose_blocks(tokens, self.rows))
@@ -177,7 +177,7 @@ class TernaryWeights:
     def _multiply_few(self, x: QuantizedRows, y: Tensor, add: bool) -> None:
         words = self.codes.shape[1] // 4
         block_words = max(128, triton.next_power_of_2(words))
-        kernels.multiply_few[(triton.cdiv(self.rows, ROWS_OF_FEW), len(x.q))](
+        kernels.multiply_few[(triton.cdiv(self.rows, MULTIPLY_FEW_ROWS), len(x.q))](
             x.q.view(torch.int32),
             x.steps,
             x.sums,
@@ -188,16 +188,16 @@ class TernaryWeights:
             self.rows,
             WORDS=words,
             BLOCK_WORDS=block_words,
-            BLOCK_ROWS=ROWS_OF_FEW,
+            BLOCK_ROWS=MULTIPLY_FEW_ROWS,
             ADD=add,
             BIASED=self.bias is not None,
             ASM=not INTERPRETED,
-            PDL=overlaps(y.device),
+            PDL=can_overlap_kernels(y.device),
             num_warps=block_words // 128,  # so that both operands are loaded in one layout, 16 bytes a thread
             **_launch_options(y.device),
         )
 
-    def _multiply_many(self, x: QuantizedRows, y: Tensor, add: bool, blocks: ManyTokens) -> None:
+    def _multiply_many(self, x: QuantizedRows, y: Tensor, add: bool, blocks: ProductBlocks) -> None:
         tokens = len(x.q)
         grid = (triton.cdiv(self.rows, blocks.rows) * triton.cdiv(tokens, blocks.tokens),)
         kernels.multiply_many[grid](
@@ -217,14 +217,14 @@ class TernaryWeights:
             ADD=add,
             BIASED=self.bias is not None,
             ASM=not INTERPRETED,
-            PDL=overlaps(y.device),
+            PDL=can_overlap_kernels(y.device),
             num_warps=blocks.warps,
             num_stages=_fit_stages(blocks, y.device),
             **_launch_options(y.device),
         )
 
 
-class Places(NamedTuple):
+class TokenPlacement(NamedTuple):
     """Where tokens stand: int32 slots and positions [T], and tiles [tiles, 2] of (first token, tokens) of one slot."""
 
     slots: Tensor
@@ -308,7 +308,7 @@ def _attention_options(heads: Heads, device: torch.device) -> dict[str, int | bo
         "HALF": heads.dimension // 2,
         "BLOCK": _head_block(heads),
         "NORMED": heads.query_norm is not None,
-        "PDL": overlaps(device),
+        "PDL": can_overlap_kernels(device),
         **_launch_options(device),
         "enable_fp_fusion": True,  # sums of floats, whose order is another already
     }
@@ -316,7 +316,7 @@ def _attention_options(heads: Heads, device: torch.device) -> dict[str, int | bo
 
 def _append_keys(
     qkv: Tensor,
-    places: Places,
+    places: TokenPlacement,
     cache: tuple[Tensor, Tensor],
     angles: tuple[Tensor, Tensor],
     heads: Heads,
@@ -340,7 +340,7 @@ def _append_keys(
 def attend(
     qkv: Tensor,
     out: Tensor,
-    places: Places,
+    places: TokenPlacement,
     cache: tuple[Tensor, Tensor],
     angles: tuple[Tensor, Tensor],
     heads: Heads,

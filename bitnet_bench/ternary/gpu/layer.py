@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import QuantizedRows, TernaryWeights
+from bitnet_bench.ternary.gpu.calls import QuantizedRows, GpuJoinedLayers
 from bitnet_bench.ternary.kernel import Norm
 from bitnet_bench.ternary.linear import CodesLinear
 
@@ -21,7 +21,7 @@ class GpuLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = layer.out_features, layer.in_features
         part = layer.codes, float(layer.gamma), None if layer.bias is None else layer.bias.float()
-        self._weights = TernaryWeights([part], layer.in_features, layer.codes.device)
+        self._weights = GpuJoinedLayers([part], layer.in_features, layer.codes.device)
         norm = layer.norm
         weight = None if norm is None or norm.weight is None else norm.weight.float()
         self._norm = None if norm is None else Norm(weight, norm.eps)

@@ -31,7 +31,7 @@ HAS_WIDE_MM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (
 """Whether torch.compile knows `mm` with an out_dtype; `bmm` has had it since 2.8 (pytorch/pytorch#163275)."""
 
 
-def runs_on(device: torch.device) -> bool:
+def has_training_kernels(device: torch.device) -> bool:
     """Return whether the kernels run on *device*: a GPU of `FIRST_CAPABILITY` or later, with Triton."""
     return device.type == "cuda" and _has_tensor_cores(device.index or 0)
 
@@ -52,7 +52,7 @@ class ExactProduct(torch.autograd.Function):
         ctx.save_for_backward(q, step, codes, gamma)
         ctx.input_dtype, ctx.weight_dtype = x.dtype, weight.dtype
         sums = _wide_product(q.reshape(-1, q.shape[-1]), codes.t(), torch.float32)
-        return _scaled(sums, step, gamma, dtype).view(*q.shape[:-1], codes.shape[0])
+        return _scale_product(sums, step, gamma, dtype).view(*q.shape[:-1], codes.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
@@ -61,7 +61,7 @@ class ExactProduct(torch.autograd.Function):
         grad = grads[0].reshape(-1, codes.shape[0])
         grad_x = grad_w = None
         if ctx.needs_input_grad[0] and ctx.needs_input_grad[1]:
-            by_gamma, by_step = _scaled_gradients(grad, step, gamma)
+            by_gamma, by_step = _scale_gradients(grad, step, gamma)
         else:
             by_gamma, by_step = (grad.float() * gamma).to(grad.dtype), (grad * step).to(grad.dtype)
         if ctx.needs_input_grad[0]:
@@ -89,7 +89,7 @@ def _runs_kernels(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.compiler.is_compiling()
 
 
-def _scaled(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Tensor:
+def _scale_product(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Tensor:
     if _runs_kernels(sums.device):
         from bitnet_bench.ternary.gpu import training
 
@@ -97,7 +97,7 @@ def _scaled(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Te
     return (sums * (step * gamma)).to(dtype)
 
 
-def _scaled_gradients(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_gradients(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     if _runs_kernels(grad.device):
         from bitnet_bench.ternary.gpu import training
 
@@ -122,7 +122,7 @@ class _LastQuantized:
             return self._result
         return None
 
-    def keep(self, x: Tensor, result: tuple[Tensor, Tensor]) -> None:
+    def store(self, x: Tensor, result: tuple[Tensor, Tensor]) -> None:
         """Remember *result* until *x* is freed."""
         self._source, self._version, self._result = weakref.ref(x, self._forget), x._version, result
 
@@ -131,27 +131,27 @@ class _LastQuantized:
             self._source = self._result = None
 
 
-_last = _LastQuantized()
+_last_quantized = _LastQuantized()
 
 
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_cached(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (q, step) of *x* [..., K]: integers in bfloat16 of its shape, and float32 [rows, 1]."""
     if torch.compiler.is_compiling():
-        return _quantized_by_definition(x.detach())
+        return _quantize_by_definition(x.detach())
     if x.is_inference():  # has no version by which a change would show
         from bitnet_bench.ternary.gpu import training
 
         return training.quantize_rows(x)
-    found = _last.find(x)
+    found = _last_quantized.find(x)
     if found is None:
         from bitnet_bench.ternary.gpu import training
 
         found = training.quantize_rows(x)
-        _last.keep(x, found)
+        _last_quantized.keep(x, found)
     return found
 
 
-def _quantized_by_definition(x: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize_by_definition(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `quantizer.quantize_activations` returns, in bfloat16 instead of int8: what a compiler fuses."""
     wide = x.float()
     largest = wide.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE)
@@ -159,7 +159,7 @@ def _quantized_by_definition(x: Tensor) -> tuple[Tensor, Tensor]:
     return q, (largest / 127.0).reshape(-1, 1)
 
 
-def ternarized(weight: Tensor) -> tuple[Tensor, Tensor]:
+def ternarize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return (codes in bfloat16, gamma) of one weight [N, K]."""
     if torch.compiler.is_compiling():
         gamma = absmean(weight)

@@ -21,7 +21,7 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 """A function of the library and its arguments, whose pointers stay good while their tensors live."""
 
 
-def filled_columns(columns: int) -> int:
+def count_filled_columns(columns: int) -> int:
     """Return how many bytes a row of quantized activations takes: whole steps, and no multiple of 4096.
 
     Rows 4096 bytes apart would share the same few cache lines.
@@ -31,7 +31,7 @@ def filled_columns(columns: int) -> int:
 
 
 @dataclass(frozen=True)
-class Rows:
+class QuantizedRows:
     """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T]."""
 
     q: Tensor
@@ -40,17 +40,17 @@ class Rows:
     columns: int
 
     @classmethod
-    def empty(cls, tokens: int, columns: int) -> Rows:
+    def empty(cls, tokens: int, columns: int) -> QuantizedRows:
         """Return room for *tokens* rows."""
         return cls(
-            torch.empty(tokens, filled_columns(columns), dtype=torch.int8),
+            torch.empty(tokens, count_filled_columns(columns), dtype=torch.int8),
             torch.empty(tokens, dtype=torch.float32),
             torch.empty(tokens, dtype=torch.int32),
             columns,
         )
 
 
-class Parts:
+class JoinedLayers:
     """Ternary layers that read the same activations, as one call: q, k and v, or gate and up, or one alone."""
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
@@ -72,12 +72,12 @@ class Parts:
             part.bias = _optional(bias)
             self._kept += [codes, scale, bias]
 
-    def __call__(self, x: Rows, tokens: int, y: Tensor, add: bool = False) -> None:
+    def __call__(self, x: QuantizedRows, tokens: int, y: Tensor, add: bool = False) -> None:
         """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to what is there."""
         function, arguments = self.call(x, y, add, tokens)
         function(*arguments)
 
-    def call(self, x: Rows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
+    def call(self, x: QuantizedRows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
         """Return the call that does so, to be made again and again over the same buffers."""
         if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1 or y.shape[-1] != self.rows:
             raise ValueError(
@@ -109,7 +109,7 @@ class Norm:
 
 
 def quantize_rows(
-    x: Tensor, tokens: int, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+    x: Tensor, tokens: int, out: QuantizedRows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
 ) -> None:
     """Quantize the first *tokens* rows of x into *out*; see `rows_call`."""
     function, arguments = rows_call(x[:tokens], out, norm=norm, activation=activation, y=y)
@@ -117,7 +117,7 @@ def quantize_rows(
 
 
 def rows_call(
-    x: Tensor, out: Rows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+    x: Tensor, out: QuantizedRows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
 ) -> Call:
     """Return the call that quantizes float32 rows x [T, K] into *out*.
 
@@ -186,7 +186,7 @@ def attention_call(
     return require_library().bb_attention, (byref(job), torch.get_num_threads())
 
 
-def head(table: Tensor, x: Tensor, y: Tensor) -> None:
+def multiply_head(table: Tensor, x: Tensor, y: Tensor) -> None:
     """Write x @ table.T into float32 y [R, V], for x [R, K] and a table [V, K] in bfloat16, float16 or float32."""
     if table.shape[1] % 16 or table.dtype not in TABLES:
         raise ValueError(f"a table {tuple(table.shape)} of {table.dtype} is not read by the kernel")
@@ -205,7 +205,7 @@ def head(table: Tensor, x: Tensor, y: Tensor) -> None:
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return (q, step) of `quantizer.quantize_activations` for contiguous float32 x [..., K]."""
     q, step = torch.empty(x.shape, dtype=torch.int8), torch.empty((*x.shape[:-1], 1))
-    rows = Rows(q.view(-1, x.shape[-1]), step, torch.empty(step.numel(), dtype=torch.int32), x.shape[-1])
+    rows = QuantizedRows(q.view(-1, x.shape[-1]), step, torch.empty(step.numel(), dtype=torch.int32), x.shape[-1])
     function, arguments = rows_call(x.view(-1, x.shape[-1]), rows)
     function(*arguments)
     return q, step

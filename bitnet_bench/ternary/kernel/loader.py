@@ -15,7 +15,7 @@ import torch
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.kernel.structs import Attention, Head, Matrix, Part, RowsJob, RowsPointers
 
-VARIABLE = "BITNET_BENCH_KERNEL"
+KERNEL_VARIABLE = "BITNET_BENCH_KERNEL"
 STRUCTS = {
     "bb_part_size": Part,
     "bb_rows_pointers_size": RowsPointers,
@@ -25,14 +25,14 @@ STRUCTS = {
     "bb_matrix_size": Matrix,
 }
 """The structs of the library that Python mirrors, by the function that gives their size."""
-WIDTHS = (16, 8, 4)
+VECTOR_WIDTHS = (16, 8, 4)
 """Floats of a vector in attention and head."""
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def load_library() -> ctypes.CDLL | None:
     """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
-    wanted = os.environ.get(VARIABLE, "")
+    wanted = os.environ.get(KERNEL_VARIABLE, "")
     spec = find_spec(f"{__package__}._library")
     if wanted == "off" or spec is None or spec.origin is None:
         return None
@@ -40,11 +40,11 @@ def library() -> ctypes.CDLL | None:
     check_structs(loaded)
     loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(Part), c_int, POINTER(RowsPointers), c_void_p, c_int64, c_int, c_int)
-    loaded.bb_set_pool(_pool())
+    loaded.bb_set_pool(_find_thread_pool())
     if wanted and not loaded.bb_use_path(wanted.encode()):
         raise BenchError(
-            f"{VARIABLE} is {wanted!r}, which this processor or this build does not have.",
-            f"It has {', '.join(_paths(loaded))}; or set it to `off`.",
+            f"{KERNEL_VARIABLE} is {wanted!r}, which this processor or this build does not have.",
+            f"It has {', '.join(_read_instruction_sets(loaded))}; or set it to `off`.",
         )
     return loaded
 
@@ -58,50 +58,50 @@ def check_structs(loaded: Any) -> None:
         if size_of is None or size_of() != ctypes.sizeof(mirror):
             raise BenchError(
                 "The CPU kernel was built from other sources than these: its structs differ.",
-                f"Build it again: pip install --no-deps --editable . in the checkout; or set {VARIABLE}=off.",
+                f"Build it again: pip install --no-deps --editable . in the checkout; or set {KERNEL_VARIABLE}=off.",
             )
 
 
 def require_library() -> ctypes.CDLL:
     """Return the loaded kernel, for callers that have asked `library` whether it is there."""
-    loaded = library()
+    loaded = load_library()
     assert loaded is not None, "whoever calls the kernel has asked library() whether it is there"
     return loaded
 
 
-def paths() -> list[str]:
+def list_instruction_sets() -> list[str]:
     """Return the instruction sets that this machine can run, best first; none without the kernel."""
-    loaded = library()
-    return _paths(loaded) if loaded else []
+    loaded = load_library()
+    return _read_instruction_sets(loaded) if loaded else []
 
 
-def _paths(loaded: ctypes.CDLL) -> list[str]:
+def _read_instruction_sets(loaded: ctypes.CDLL) -> list[str]:
     names: list[str] = []
     while name := loaded.bb_path(len(names)):
         names.append(name.decode())
     return names
 
 
-def current_path() -> str:
+def get_instruction_set() -> str:
     """Return the instruction set in use."""
     name: bytes = require_library().bb_current()
     return name.decode()
 
 
-def use_path(name: str) -> None:
+def use_instruction_set(name: str) -> None:
     """Switch to another of `paths()`, for tests and benchmarks."""
-    loaded = library()
+    loaded = load_library()
     if loaded is None or not loaded.bb_use_path(name.encode()):
         raise ValueError(f"no kernel path {name}")
 
 
 def use_width(floats: int) -> bool:
     """Switch to another of `WIDTHS`, for tests; False if this processor has none such."""
-    loaded = library()
+    loaded = load_library()
     return loaded is not None and bool(loaded.bb_use_width(floats))
 
 
-def _pool() -> c_void_p | None:
+def _find_thread_pool() -> c_void_p | None:
     """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
     here = Path(torch.__file__).parent / "lib"
     for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
@@ -112,6 +112,6 @@ def _pool() -> c_void_p | None:
     return None
 
 
-def threaded() -> bool:
+def is_threaded() -> bool:
     """Say whether the kernel can use more than one thread here."""
-    return _pool() is not None
+    return _find_thread_pool() is not None

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.reference import source_logits
-from bitnet_bench.backends.runtime_parity import checked, compare_runtime, judge, refuse_fault
-from bitnet_bench.checkpoints.gguf.exports import file_for
-from bitnet_bench.checkpoints.parity import prompt_ids
+from bitnet_bench.backends.runtime_parity import find_or_compare, compare_runtime, compare_logits, check_parity
+from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
+from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
@@ -37,7 +37,7 @@ def test_a_wrong_activation_is_named_whatever_the_bound(precision: Precision, bi
 
 def test_a_right_runtime_passes_with_its_own_rounding(bitnet: Checkpoint) -> None:
     """Noise of a twentieth of the logits' spread is rounding; tokens are compared, too."""
-    ids = {tuple(row.tolist()) for row in prompt_ids(bitnet)}
+    ids = {tuple(row.tolist()) for row in encode_prompts(bitnet)}
     found = compare_runtime(bitnet, "tq2_0", "fake 1", _runtime(bitnet, noise=0.05), lambda text: [1], computes="relu2")
     assert found.fault is None
     assert found.same_tokens is False
@@ -49,15 +49,15 @@ def test_another_model_and_broken_logits_are_faults() -> None:
     """Other numbers, NaN and another shape: none of them is the model, and nothing is compared by chance."""
     torch.manual_seed(0)
     ours, theirs = torch.randn(8, 50), torch.randn(8, 50)
-    assert judge(ours, ours, None, bound=0.15, runtime="x").fault is None
-    assert "another model" in str(judge(ours, theirs, None, bound=0.15, runtime="x").fault)
-    assert "not finite" in str(judge(ours, ours * float("nan"), None, bound=0.15, runtime="x").fault)
-    assert "shape" in str(judge(ours, theirs[:, :40], None, bound=0.15, runtime="x").fault)
+    assert compare_logits(ours, ours, None, bound=0.15, runtime="x").fault is None
+    assert "another model" in str(compare_logits(ours, theirs, None, bound=0.15, runtime="x").fault)
+    assert "not finite" in str(compare_logits(ours, ours * float("nan"), None, bound=0.15, runtime="x").fault)
+    assert "shape" in str(compare_logits(ours, theirs[:, :40], None, bound=0.15, runtime="x").fault)
 
 
 def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
     """The same bytes in the same runtime are compared once; a file that was touched, or a new version, again."""
-    file = file_for(llama, "tq2_0", None)
+    file = open_or_export_gguf(llama, "tq2_0", None)
     asked: list[str] = []
 
     def compare() -> RuntimeParity:
@@ -65,12 +65,12 @@ def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
         return RuntimeParity(runtime="fake 1", prompt_tokens=1)
 
     for runtime in ("fake 1", "fake 1", "fake 2"):
-        checked(llama, file, runtime, compare)
+        find_or_compare(llama, file, runtime, compare)
     assert len(asked) == 2
     data = file.path.read_bytes()
     file.path.unlink()
     Path(file.path).write_bytes(data)
-    checked(llama, file, "fake 1", compare)
+    find_or_compare(llama, file, "fake 1", compare)
     assert len(asked) == 3
 
 
@@ -78,5 +78,5 @@ def test_a_fault_is_refused_unless_it_is_wanted() -> None:
     """The sentence has the numbers and the way around; what is within the bound passes."""
     wrong = RuntimeParity(runtime="x", prompt_tokens=9, relative_error=0.4, bound=0.15, fault="x computes SiLU")
     with pytest.raises(BenchError, match=r"x computes SiLU \(0.40 standard deviations on 9 tokens, bound 0.15\)"):
-        refuse_fault(wrong, allow_mismatch=False)
-    refuse_fault(wrong, allow_mismatch=True)
+        check_parity(wrong, allow_mismatch=False)
+    check_parity(wrong, allow_mismatch=True)

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from bitnet_bench.checkpoints.gguf import vocabulary
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import Layout, layout
+from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     F16,
     F32,
-    FORMS_WITH_CODES,
+    TERNARY_TENSOR_TYPES,
     I2_S,
     TQ1_0,
     TQ2_0,
     Form,
-    i2_s_scale,
-    pack,
-    unpack,
+    read_i2_s_scale,
+    pack_tensor,
+    unpack_tensor,
 )
-from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, planned, write_gguf
+from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, plan_gguf_tensors, write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -48,20 +48,20 @@ def test_codes_survive_the_blocks_of_ggml(rows: int, blocks: int, seed: int) -> 
 
     codes = np.random.default_rng(seed).integers(-1, 2, (rows, 256 * blocks), dtype=np.int8)
     codes[:, ::256] = 1  # the package takes a block's scale from its largest value, which 256 zeros have not
-    for kind in FORMS_WITH_CODES:
-        data = pack(codes, kind, scale=0.25)
+    for kind in TERNARY_TENSOR_TYPES:
+        data = pack_tensor(codes, kind, scale=0.25)
         assert data.size == kind.bytes(codes.size)
-        assert np.array_equal(unpack(data.reshape(-1), kind, codes.shape), codes)
+        assert np.array_equal(unpack_tensor(data.reshape(-1), kind, codes.shape), codes)
     theirs = quants.quantize(codes.astype(np.float32), GGMLQuantizationType.TQ2_0)
-    assert np.array_equal(pack(codes, TQ2_0).reshape(-1), theirs.reshape(-1))
-    assert i2_s_scale(pack(codes, I2_S, scale=0.25)) == 0.25
+    assert np.array_equal(pack_tensor(codes, TQ2_0).reshape(-1), theirs.reshape(-1))
+    assert read_i2_s_scale(pack_tensor(codes, I2_S, scale=0.25)) == 0.25
 
 
 def test_i2_s_stands_as_bitnet_cpp_reads_it() -> None:
     """Of 128 codes the first 32 are in the highest bits of 32 bytes (quantize_to_i2_s of microsoft/BitNet)."""
     codes = np.zeros((1, 128), dtype=np.int8)
     codes[0, 0], codes[0, 33], codes[0, 127] = 1, -1, 1
-    data = pack(codes, I2_S, scale=2.0)
+    data = pack_tensor(codes, I2_S, scale=2.0)
     zero = 0b01010101
     assert data[0] == zero + (1 << 6)
     assert data[1] == zero - (1 << 4)
@@ -156,16 +156,16 @@ def test_heads_rows_are_turned_as_llama_cpp_wants() -> None:
     """The halves of a head become neighbours, as in llama.cpp's own converter; a BitNet's rows stay."""
     config = {"num_attention_heads": 2, "num_key_value_heads": 1}
     rows = torch.arange(8)[:, None]
-    turned = Layout("llama", config).rows("model.layers.0.self_attn.q_proj", rows)
+    turned = GgufLayout("llama", config).rows("model.layers.0.self_attn.q_proj", rows)
     assert turned[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert torch.equal(Layout("bitnet", config).rows("model.layers.0.self_attn.q_proj", rows), rows)
+    assert torch.equal(GgufLayout("bitnet", config).rows("model.layers.0.self_attn.q_proj", rows), rows)
 
 
 def test_splits_of_text_are_named() -> None:
     """GPT-2's, Llama 3's and Qwen's expressions are told apart by how they take digits."""
-    assert vocabulary.split_of({"type": "ByteLevel", "use_regex": True}) == "gpt-2"
-    assert vocabulary.split_of({"pattern": {"Regex": r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+"}}) == "llama-bpe"
-    assert vocabulary.split_of({"pattern": {"Regex": r"\p{N}| ?[^\s\p{L}\p{N}]+"}}) == "qwen2"
+    assert vocabulary.find_pre_tokenizer({"type": "ByteLevel", "use_regex": True}) == "gpt-2"
+    assert vocabulary.find_pre_tokenizer({"pattern": {"Regex": r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+"}}) == "llama-bpe"
+    assert vocabulary.find_pre_tokenizer({"pattern": {"Regex": r"\p{N}| ?[^\s\p{L}\p{N}]+"}}) == "qwen2"
 
 
 def test_families_are_exported_and_strange_ones_refused(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_families_are_exported_and_strange_ones_refused(tiny_model: Callable[[st
     for family, name in {"qwen2": "blk.0.attn_q.bias", "qwen3": "blk.1.attn_k_norm.weight"}.items():
         checkpoint = open_checkpoint(str(tiny_model(family)))
         weights = Weights(checkpoint)
-        found = planned(weights, layout(checkpoint, weights.config, "llama.cpp"), "f16")
+        found = plan_gguf_tensors(weights, make_layout(checkpoint, weights.config, "llama.cpp"), "f16")
         assert name in {entry.name for entry in found}
     for family, reason in {"mistral": "sliding-window", "gpt2": "model_type gpt2"}.items():
         with pytest.raises(BenchError, match=reason):
