@@ -18,7 +18,7 @@ from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.data.templates import find_special_ids
 from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.machine.gpu import first_error_line, is_gpu_failure, is_out_of_memory
-from bitnet_bench.protocols import ALL_REQUESTS, Share, Session
+from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
 from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
@@ -58,7 +58,7 @@ LOGITS_AT_ONCE = 2**24
 
 
 def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
-    """Cut *items* as `in_budget` does, where each costs as much as the longest of its batch."""
+    """Cut *items* as `split_by_budget` does, where each costs as much as the longest of its batch."""
     batch: list[Item] = []
     longest = 0
     for item in items:
@@ -225,7 +225,9 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             raise failure
 
     @staticmethod
-    def _skip_known(batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Share) -> Iterator[list[Row]]:
+    def _skip_known(
+        batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Share
+    ) -> Iterator[list[Row]]:
         """Yield what is not known of this worker's batches."""
         for batch in islice(batches, part.worker, None, part.workers):
             left = [row for row in map(unknown, batch) if row is not None]
@@ -313,7 +315,9 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
 
         return results
 
-    def _start_logprobs(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Callable[[], tuple[list[float], list[bool]]]:
+    def _start_logprobs(
+        self, hidden: Tensor, rows: Tensor, targets: Tensor
+    ) -> Callable[[], tuple[list[float], list[bool]]]:
         """Start to compute the log-probability of each of *targets* [N] at its row of *hidden* [P, H].
 
         The function returned waits for them, and for whether each is greedy. Logits of the whole vocabulary are held

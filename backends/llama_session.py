@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, TreePosition, Row, Tree, split_by_budget
-from bitnet_bench.backends.runtime_parity import find_or_compare, compare_runtime, describe_file
+from bitnet_bench.backends.batched_session import BatchedSession, Ids, Row, Tree, TreePosition, split_by_budget
+from bitnet_bench.backends.runtime_parity import compare_runtime, describe_file, find_or_compare
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, GgufRuntime
 from bitnet_bench.checkpoints.gguf.types import TERNARY_TENSOR_TYPES
@@ -102,7 +102,9 @@ def compare_cached(
 ) -> RuntimeParity:
     """Compare as `compare` does, or return what was found before for this file and *version* of the runtime."""
     computes = ACTIVATIONS[kind].get(file.architecture)
-    return find_or_compare(checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes))
+    return find_or_compare(
+        checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes)
+    )
 
 
 def compare_with_checkpoint(

@@ -30,7 +30,10 @@ def can_engine_run(checkpoint: Checkpoint) -> bool:
 
     if kernel.load_library() is None:
         return False
-    return why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)) is None
+    return (
+        why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+        is None
+    )
 
 
 def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
@@ -50,7 +53,9 @@ def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation:
     batch = [ids.tolist() for ids in prompts]
     with torch.inference_mode():
         engine = Engine(Weights(checkpoint), config)
-        return engine.logits(engine.hidden(Batch.of(batch), engine.cache(len(batch), max(map(len, batch)), layers=1)))
+        return engine.logits(
+            engine.hidden(Batch.from_sequences(batch), engine.cache(len(batch), max(map(len, batch)), layers=1))
+        )
 
 
 def transformers_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:

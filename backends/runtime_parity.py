@@ -53,15 +53,23 @@ def compare_runtime(
     swapped = None
     if computes not in (None, wanted):
         swapped = source_logits(checkpoint, prompts, computes)
-    same = None if tokenize is None else all(tokenize(p) == i.tolist() for p, i in zip(PARITY_PROMPTS, prompts, strict=True))
-    found = compare_logits(ours, theirs, swapped, bound=MAX_ERROR_BY_PRECISION.get(precision, MAX_RELATIVE_ERROR), runtime=runtime)
+    same = (
+        None
+        if tokenize is None
+        else all(tokenize(p) == i.tolist() for p, i in zip(PARITY_PROMPTS, prompts, strict=True))
+    )
+    found = compare_logits(
+        ours, theirs, swapped, bound=MAX_ERROR_BY_PRECISION.get(precision, MAX_RELATIVE_ERROR), runtime=runtime
+    )
     if swapped is not None and swapped.shape == theirs.shape and _distance(swapped, theirs) < _distance(ours, theirs):
         has, does = (OTHER_ACTIVATIONS.get(name or "", name) for name in (wanted, computes))
         found = found.model_copy(update={"fault": f"{runtime} computes {does} where the checkpoint has {has}"})
     return found.model_copy(update={"same_tokens": same})
 
 
-def compare_logits(ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str) -> RuntimeParity:
+def compare_logits(
+    ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str
+) -> RuntimeParity:
     """Compare logits [T, V] and say whether they are one model's; *swapped* are ours with another activation."""
     if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
         broken = f"{runtime} gives no logits of the shape {tuple(ours.shape)}, or some that are not finite"

@@ -117,7 +117,7 @@ def load(task: str, arm: str, out: Path) -> Arm:
         folder = runs_of(model) / model.name
         primary = next(score for score in load_record(folder).scores if score.primary)
         scores.append(primary)
-        numbers.append(load_metric(primary.metric).numbers(load_samples(folder, [task])))
+        numbers.append(load_metric(primary.metric).example_statistics(load_samples(folder, [task])))
     return Arm(scores, np.stack(numbers, axis=1))
 
 

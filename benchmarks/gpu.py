@@ -32,7 +32,7 @@ from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 from bitnet_bench.machine.gpu import find_gpu, why_no_gpu, why_no_kernels
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import QuantizedRows, GpuJoinedLayers
+from bitnet_bench.ternary.gpu.calls import GpuJoinedLayers, QuantizedRows
 
 sys.path.insert(0, str(Path(__file__).parent))
 import gpu_evaluation
@@ -285,7 +285,7 @@ def _answers(engine: GpuEngine, session: GpuTernarySession) -> Iterator[Row]:
     prompts = torch.randint(0, engine.config.vocab_size, (2, 40)).tolist()
     state = session.prefill(prompts)
     cache = engine.cache(2, 64)
-    tokens = engine.logits(engine.hidden(Batch.of(prompts), cache)[[39, 79]]).argmax(-1)
+    tokens = engine.logits(engine.hidden(Batch.from_sequences(prompts), cache)[[39, 79]]).argmax(-1)
     same = [bool((state.tokens == tokens).all())]
     for step in range(8):
         state = session.decode(state, 1)

@@ -117,7 +117,9 @@ def share(
     print("| contestant | decoding, ms a token | outside the runtime, us a token | share |\n|" + " --- |" * 4)
     for one in contestants:
         entered = _entered(checkpoint, one)
-        backend = plugins.load_plugin("backends", entered.backend).configured(RuntimeOptions(allow_mismatch=allow_mismatch))
+        backend = plugins.load_plugin("backends", entered.backend).configured(
+            RuntimeOptions(allow_mismatch=allow_mismatch)
+        )
         opened = open_checkpoint(entered.model)
         with backend.open(opened, entered.precision) as session:
             inside = _Watch(session)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bitnet_bench.ternary.linear import find_bit_linears, make_trainable_ternary, find_ternary_targets
+from bitnet_bench.ternary.linear import find_bit_linears, find_ternary_targets, make_trainable_ternary
 from bitnet_bench.ternary.quantizer import quantize_activations, ternarize
 from bitnet_bench.training.loss import response_loss
 

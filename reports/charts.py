@@ -12,7 +12,7 @@ from bitnet_bench.reports.sections import Chart, Spec
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import interval
-from bitnet_bench.wording import LANGUAGES, Language, Text, join_texts, plain_text, get_text
+from bitnet_bench.wording import LANGUAGES, Language, Text, get_text, join_texts, plain_text
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
@@ -111,7 +111,9 @@ def _chance_layer(marks: Values, words: Callable[[str], str]) -> Spec:
 def difference_chart(title: Text, comparison: Comparison) -> Chart:
     """Return the differences in points with their intervals, and the margin as a band."""
     found = [d for d in comparison.differences if d.equivalence_p is not None]
-    spoken = join_texts([plain_text(f"{d.task} {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found], "; ")
+    spoken = join_texts(
+        [plain_text(f"{d.task} {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found], "; "
+    )
 
     def build(words: Callable[[str], str]) -> Spec:
         values = [
@@ -124,7 +126,10 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
             }
             for d in found
         ]
-        scale = {"domain": [words(f"finding.{key}") for key in VERDICT_COLOURS], "range": list(VERDICT_COLOURS.values())}
+        scale = {
+            "domain": [words(f"finding.{key}") for key in VERDICT_COLOURS],
+            "range": list(VERDICT_COLOURS.values()),
+        }
         colour = {"field": "verdict", "type": "nominal", "scale": scale, "title": None}
         tooltip = [
             {"field": "task", "title": words("column.task")},
@@ -152,7 +157,11 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
             ],
         }
 
-    return make_chart(title + plain_text(": ") + get_text("chart.differences"), get_text("chart.differences.words", values=spoken), build)
+    return make_chart(
+        title + plain_text(": ") + get_text("chart.differences"),
+        get_text("chart.differences.words", values=spoken),
+        build,
+    )
 
 
 def _margin_layer(margin: float) -> Spec:
@@ -176,10 +185,14 @@ def pareto_chart(title: Text, x_title: str, found: Sequence[tuple[NamedRun, floa
     """Return quality against a cost, for (run, cost, mean score, whether the cost is modelled); less cost is better."""
     by_run = _encode_runs([run for run, *_ in found])
     front = pareto_front([(cost, score) for _, cost, score, _ in found])
-    spoken = join_texts([plain_text(f"{run.key} {format_number(cost)}, {format_points(score)}") for run, cost, score, _ in found], "; ")
+    spoken = join_texts(
+        [plain_text(f"{run.key} {format_number(cost)}, {format_points(score)}") for run, cost, score, _ in found], "; "
+    )
 
     def build(words: Callable[[str], str]) -> Spec:
-        values = [{"run": run.key, "name": _label_run(run), "cost": cost, "score": score} for run, cost, score, _ in found]
+        values = [
+            {"run": run.key, "name": _label_run(run), "cost": cost, "score": score} for run, cost, score, _ in found
+        ]
         hollow = [value for value, (*_, modelled) in zip(values, found, strict=True) if modelled]
         x = {"field": "cost", "type": "quantitative", "title": words(x_title), "scale": {"zero": False, "padding": 25}}
         x["axis"] = {"format": form, "tickCount": 4}
@@ -306,7 +319,11 @@ WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 
 def curve_chart(title: Text, y_title: str, curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Chart:
     """Return lines over training steps, for (letter, name, points), with the ends in words."""
-    ends = [plain_text(f"{key} {format_number(line[0][1])} → {format_number(line[-1][1])}") for key, _, line in curves if line]
+    ends = [
+        plain_text(f"{key} {format_number(line[0][1])} → {format_number(line[-1][1])}")
+        for key, _, line in curves
+        if line
+    ]
 
     def build(words: Callable[[str], str]) -> Spec:
         values = [

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bitnet_bench.reports.charts import bar_chart, pareto_chart, weight_chart
-from bitnet_bench.reports.figures import make_figure_cell, make_missing_cell, format_quantity, format_bytes, find_value
+from bitnet_bench.reports.figures import find_value, format_bytes, format_quantity, make_figure_cell, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.scores import compute_primary_mean
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured, Modelled
-from bitnet_bench.wording import Text, load_catalogue, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, load_catalogue, plain_text
 
-ORDERED_METRICS = ("load_s", "prefill_s", "prefill_tokens_per_s", "decode_s", "decode_tokens_per_s", "peak_bytes", "energy_j")
+ORDERED_METRICS = (
+    "load_s",
+    "prefill_s",
+    "prefill_tokens_per_s",
+    "decode_s",
+    "decode_tokens_per_s",
+    "peak_bytes",
+    "energy_j",
+)
 WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 CHARTED_METRICS = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_bytes", "energy_j")
 PARETO_AXES = (("peak_bytes", 2**20, "axis.memory"), ("decode_s", 1e-3, "axis.latency"), ("energy_j", 1, "axis.energy"))
@@ -121,7 +129,9 @@ def _draw_charts(columns: Sequence[Column]) -> Iterable[Block]:
         if found:
             unit = next(m.unit for *_, m in found if m.kind != "unavailable")
             scale, shown = (2**20, "MiB") if unit == "B" else (1, unit)
-            bars = [(label, value / scale, modelled, format_quantity(value, unit)) for label, value, modelled, _ in found]
+            bars = [
+                (label, value / scale, modelled, format_quantity(value, unit)) for label, value, modelled, _ in found
+            ]
             yield bar_chart(format_metric_name(name), bars, shown)
 
 
@@ -131,7 +141,9 @@ def _rows(costs: Sequence[Cost]) -> Iterable[Row]:
         yield _row(get_text("costs.stored") + plain_text(" · ") + kind_words, [_bytes(cost, kind) for cost in costs])
     totals = [Cell(plain_text(format_bytes(sum(cost.weight_bytes.values()))), (), "strong") for cost in costs]
     yield _row(get_text("costs.stored") + plain_text(" · ") + get_text("costs.total"), totals)
-    yield _row(get_text("costs.resident"), [Cell(plain_text(format_bytes(cost.resident_weight_bytes))) for cost in costs])
+    yield _row(
+        get_text("costs.resident"), [Cell(plain_text(format_bytes(cost.resident_weight_bytes))) for cost in costs]
+    )
     yield _row(get_text("costs.kv"), [Cell(plain_text(format_bytes(cost.kv_bytes))) for cost in costs])
     for name in _order_keys(ORDERED_METRICS, [cost.metrics for cost in costs]):
         yield _row(format_metric_name(name), [make_figure_cell(cost.metrics.get(name)) for cost in costs])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from bitnet_bench.reports.figures import DASH, format_number, format_bytes
+from bitnet_bench.reports.figures import DASH, format_bytes, format_number
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Section
 from bitnet_bench.runs.records import Checkpoint, Environment, RunRecord
-from bitnet_bench.wording import Text, join_texts, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, join_texts, plain_text
 
 KNOWN_COUNTS = ("requests", "cached", "truncated", "malformed")
 Fact = tuple[Text, Cell]
@@ -18,10 +18,23 @@ Fact = tuple[Text, Cell]
 def environment_section(runs: Sequence[NamedRun]) -> Section:
     """Return the section that says how to repeat the report."""
     groups: list[Block] = [
-        Group(run.label, (Facts((*_list_run_facts(run), *_list_checkpoint_facts(run.record.checkpoint), *_list_machine_facts(run.record.environment))),))
+        Group(
+            run.label,
+            (
+                Facts(
+                    (
+                        *_list_run_facts(run),
+                        *_list_checkpoint_facts(run.record.checkpoint),
+                        *_list_machine_facts(run.record.environment),
+                    )
+                ),
+            ),
+        )
         for run in runs
     ]
-    return Section("environment", get_text("environment.title"), (Paragraph(get_text("environment.hint"), "hint"), *groups))
+    return Section(
+        "environment", get_text("environment.title"), (Paragraph(get_text("environment.hint"), "hint"), *groups)
+    )
 
 
 def _list_run_facts(run: NamedRun) -> list[Fact]:

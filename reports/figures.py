@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitnet_bench.reports.sections import Cell
 from bitnet_bench.runs.records import Measured, Measurement, Modelled, Unavailable
-from bitnet_bench.wording import Text, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, plain_text
 
 DASH = "—"
 
@@ -23,7 +23,9 @@ def make_figure_cell(measurement: Measurement | None) -> Cell:
     if isinstance(measurement, Modelled):
         value = plain_text(format_quantity(measurement.value, measurement.unit))
         return Cell(value, (get_text("figure.modelled") + plain_text(f": {measurement.model}"),), "modelled")
-    return Cell(plain_text(format_quantity(measurement.median, measurement.unit)), (_format_spread(measurement),), "measured")
+    return Cell(
+        plain_text(format_quantity(measurement.median, measurement.unit)), (_format_spread(measurement),), "measured"
+    )
 
 
 def find_value(measurement: Measurement | None) -> float | None:

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, list_scored_tasks, compare_task
+from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, compare_task, list_scored_tasks
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.reports.assets import ASSETS_DIR, read_chart_library, read_page_script, read_stylesheet, read_table_library
+from bitnet_bench.reports.assets import (
+    ASSETS_DIR,
+    read_chart_library,
+    read_page_script,
+    read_stylesheet,
+    read_table_library,
+)
 from bitnet_bench.reports.cost_section import cost_section, pareto_section
 from bitnet_bench.reports.environment_section import environment_section
-from bitnet_bench.reports.html_page import make_environment, make_csp_source
+from bitnet_bench.reports.html_page import make_csp_source, make_environment
 from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
@@ -23,8 +29,8 @@ from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
 from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import make_visible
-from bitnet_bench.runs.run import Notice, LoadedRun
-from bitnet_bench.wording import LANGUAGES, Text, load_catalogue, get_text
+from bitnet_bench.runs.run import LoadedRun, Notice
+from bitnet_bench.wording import LANGUAGES, Text, get_text, load_catalogue
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class HTMLReport:
         scripts = [read_chart_library(), *([read_table_library()] if page.samples["doc"] else []), read_page_script()]
         looks = read_stylesheet()
         policy = (
-            f"default-src 'none'; style-src {make_csp_source(looks)}; script-src {' '.join(map(make_csp_source, scripts))}; "
+            f"default-src 'none'; style-src {make_csp_source(looks)}; "
+            f"script-src {' '.join(map(make_csp_source, scripts))}; "
             "base-uri 'none'; form-action 'none'"
         )
         charts = ChartRegistry()
@@ -63,7 +70,7 @@ class HTMLReport:
                 style=_mark_safe(looks),
                 scripts=[_mark_safe(script) for script in scripts],
                 say=get_text,
-                place=charts.place,
+                place=charts.register_chart,
                 # called when the template has placed all charts
                 data=lambda: _mark_safe(_format_json(_make_script_data(page, charts))),
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bitnet_bench.reports.figures import make_missing_cell, format_points, format_span
+from bitnet_bench.reports.figures import format_points, format_span, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
-from bitnet_bench.wording import plain_text, get_text
+from bitnet_bench.wording import get_text, plain_text
 
 
 def judgement_section(runs: Sequence[NamedRun]) -> Section | None:
@@ -24,7 +24,9 @@ def judgement_section(runs: Sequence[NamedRun]) -> Section | None:
         ]
     if not blocks:
         return None
-    return Section("judgements", get_text("judgements.title"), (*blocks, Paragraph(get_text("judgements.hint"), "hint")))
+    return Section(
+        "judgements", get_text("judgements.title"), (*blocks, Paragraph(get_text("judgements.hint"), "hint"))
+    )
 
 
 def _find_rated_pairs(runs: Sequence[NamedRun]) -> Iterator[tuple[NamedRun, NamedRun, HumanJudgement]]:

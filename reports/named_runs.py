@@ -9,7 +9,7 @@ from functools import cached_property
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun
-from bitnet_bench.wording import Text, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, plain_text
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
 """Okabe and Ito's palette (2008), which the colour-blind tell apart; shapes and letters say the same."""

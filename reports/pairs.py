@@ -9,22 +9,22 @@ from itertools import product
 from bitnet_bench.comparison.results import Comparison, Difference, MeanDifference
 from bitnet_bench.comparison.training import training_notices
 from bitnet_bench.comparison.words import (
-    format_verdict_counts,
     format_difference,
-    format_effect_size,
     format_effect,
+    format_effect_size,
     format_headline,
     format_interval,
     format_p,
     format_test_name,
+    format_verdict_counts,
 )
 from bitnet_bench.reports.charts import difference_chart
 from bitnet_bench.reports.figures import DASH, format_points
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
-from bitnet_bench.runs.run import Notice, LoadedRun
-from bitnet_bench.wording import Text, join_texts, plain_text, get_text
+from bitnet_bench.runs.run import LoadedRun, Notice
+from bitnet_bench.wording import Text, get_text, join_texts, plain_text
 
 MIN_PRECISE_PAIRS = 30
 """Below this many pairs the t and bootstrap intervals are rough."""
@@ -38,7 +38,11 @@ def choose_pairs(runs: Sequence[NamedRun]) -> tuple[Pair, ...]:
     """
     ternary = [run for run in runs if run.record.precision in TERNARY_PRECISIONS]
     others = [run for run in runs if run.record.precision not in TERNARY_PRECISIONS]
-    twins = [(a, b) for a, b in product(ternary, others) if _is_compatible(a.stage, b.stage) and _is_compatible(a.seed, b.seed)]
+    twins = [
+        (a, b)
+        for a, b in product(ternary, others)
+        if _is_compatible(a.stage, b.stage) and _is_compatible(a.seed, b.seed)
+    ]
     return tuple(twins or [(run, runs[0]) for run in runs[1:]])
 
 
@@ -148,7 +152,9 @@ def _mean_row(mean: MeanDifference, margin: float) -> Row:
 
 
 def _verdict(verdict: str, margin: float) -> Cell:
-    return Cell(get_text(f"verdict.{verdict}", margin=f"{margin:g}"), (), "quiet" if verdict == "undecided" else "strong")
+    return Cell(
+        get_text(f"verdict.{verdict}", margin=f"{margin:g}"), (), "quiet" if verdict == "undecided" else "strong"
+    )
 
 
 def _is_in_points(found: Difference) -> bool:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.reports.charts import score_chart
-from bitnet_bench.reports.figures import DASH, make_missing_cell, format_number, format_points, format_span
+from bitnet_bench.reports.figures import DASH, format_number, format_points, format_span, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import NORMAL_95, interval
 from bitnet_bench.statistics.several import combine_stderrs
-from bitnet_bench.wording import Text, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, plain_text
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:
     scores = [score for score in run.primary.values() if not score.lower_is_better]
     if not scores:
         return None
-    return PrimaryMean(sum(s.value for s in scores) / len(scores), combine_stderrs([s.stderr for s in scores]), len(scores))
+    return PrimaryMean(
+        sum(s.value for s in scores) / len(scores), combine_stderrs([s.stderr for s in scores]), len(scores)
+    )
 
 
 def score_interval(score: Score) -> tuple[float, float] | None:
@@ -67,8 +69,18 @@ def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> Row:
             Cell(plain_text(key[0]), (), "strong"),
             Cell(plain_text(key[1] + down)),
             Cell(plain_text(_format_common((run.key, f"{score.n:,}") for run, score in having))),
-            Cell(plain_text(_format_common((r.key, format_number(s.chance)) for r, s in having if s.chance is not None)), (), "quiet"),
-            Cell(plain_text(_format_common((r.key, format_points(s.majority)) for r, s in having if s.majority is not None)), (), "quiet"),
+            Cell(
+                plain_text(_format_common((r.key, format_number(s.chance)) for r, s in having if s.chance is not None)),
+                (),
+                "quiet",
+            ),
+            Cell(
+                plain_text(
+                    _format_common((r.key, format_points(s.majority)) for r, s in having if s.majority is not None)
+                ),
+                (),
+                "quiet",
+            ),
             *(_cell(run.scores.get(key)) for run in runs),
         )
     )

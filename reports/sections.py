@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from bitnet_bench.comparison.results import MARGIN
-from bitnet_bench.runs.run import Notice, LoadedRun
+from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Language, Text, plain_text
 
 Spec = dict[str, Any]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from bitnet_bench.reports.figures import format_points, format_span
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
-from bitnet_bench.wording import plain_text, get_text
+from bitnet_bench.wording import get_text, plain_text
 
 IGNORED_SETTINGS = {"seed", "out", "save_every", "track", "model"}
 """Settings of a training that may differ between seeds of one experiment."""

@@ -6,9 +6,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.comparison.results import Comparison
-from bitnet_bench.comparison.words import format_verdict_counts, format_headline
-from bitnet_bench.reports.cost_section import CostScenario, get_machine, find_main_cost, make_precision_note, get_scenario, format_scenario
-from bitnet_bench.reports.figures import format_factor, make_figure_cell, make_missing_cell, format_points, format_bytes, format_span
+from bitnet_bench.comparison.words import format_headline, format_verdict_counts
+from bitnet_bench.reports.cost_section import (
+    CostScenario,
+    find_main_cost,
+    format_scenario,
+    get_machine,
+    get_scenario,
+    make_precision_note,
+)
+from bitnet_bench.reports.figures import (
+    format_bytes,
+    format_factor,
+    format_points,
+    format_span,
+    make_figure_cell,
+    make_missing_cell,
+)
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.pairs import Pair
 from bitnet_bench.reports.scores import compute_primary_mean, score_interval
@@ -16,7 +30,7 @@ from bitnet_bench.reports.sections import Cell, Row, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured
 from bitnet_bench.statistics import NORMAL_95
-from bitnet_bench.wording import Text, join_texts, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, join_texts, plain_text
 
 SPEED_METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
@@ -83,7 +97,9 @@ def _mean(run: NamedRun, runs: Sequence[NamedRun]) -> Cell:
         small.append(get_text("summary.other-tasks"))
     if mean.stderr is None:
         return Cell(plain_text(format_points(mean.value)), (*small, get_text("scores.no-error")), "strong")
-    return Cell(plain_text(f"{format_points(mean.value)} ± {format_points(NORMAL_95 * mean.stderr)}"), tuple(small), "strong")
+    return Cell(
+        plain_text(f"{format_points(mean.value)} ± {format_points(NORMAL_95 * mean.stderr)}"), tuple(small), "strong"
+    )
 
 
 def _describe_alone(run: NamedRun) -> Text:
@@ -109,9 +125,13 @@ def _describe_savings(pair: Pair) -> Text:
     parts.append(get_text("cheaper.resident", change=resident))
     peak = (_find_best_reading(ours, "peak_bytes", min), _find_best_reading(theirs, "peak_bytes", min))
     if peak[0] and peak[1]:
-        parts.append(get_text("cheaper.peak_bytes", change=_format_size_change(int(peak[0].median), int(peak[1].median))))
+        parts.append(
+            get_text("cheaper.peak_bytes", change=_format_size_change(int(peak[0].median), int(peak[1].median)))
+        )
     if get_machine(a) == get_machine(b):
-        parts += [get_text(f"cheaper.{name}", change=_format_speed_change(ours, theirs, name)) for name in SPEED_METRICS]
+        parts += [
+            get_text(f"cheaper.{name}", change=_format_speed_change(ours, theirs, name)) for name in SPEED_METRICS
+        ]
     parts.append(get_text("cheaper.energy", change=_format_energy_change(ours, theirs)))
     return get_text("cheaper", a=_name_with_backend(a, ours), b=_name_with_backend(b, theirs), parts=join_texts(parts))
 

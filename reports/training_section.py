@@ -10,7 +10,7 @@ from bitnet_bench.reports.figures import DASH, format_number
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import FinetuneRecord
-from bitnet_bench.wording import Text, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, plain_text
 
 CURVE_METRICS = ("loss", "flips", "zeros", "near_boundary")
 BLOCK_PATTERN = re.compile(r"\.(\d+)\.")
@@ -27,7 +27,9 @@ def training_section(runs: Sequence[NamedRun], layers: Mapping[str, Layers]) -> 
     blocks: list[Block] = [_table(trained)]
     blocks += [Paragraph(plain_text(f"{r.key}: {w}"), "warning") for r in trained for w in _get_training(r).warnings]
     for name in CURVE_METRICS:
-        curves = [(run.key, run.name, line) for run in trained if (line := _extract_line(_get_training(run).history, name))]
+        curves = [
+            (run.key, run.name, line) for run in trained if (line := _extract_line(_get_training(run).history, name))
+        ]
         if curves:
             blocks.append(curve_chart(get_text(f"curve.{name}"), f"curve.{name}", curves))
     checked = [(r.key, r.name, line) for r in trained if (line := _extract_line(_get_training(r).validation, "loss"))]
@@ -84,7 +86,9 @@ def _row(run: NamedRun) -> Row:
 
 def _draw_layer_charts(trained: Sequence[NamedRun], layers: Mapping[str, Layers]) -> Iterable[Block]:
     for run in trained:
-        found = [(name.rpartition(".")[2], _parse_block(name), share) for name, share in layers.get(run.key, {}).items()]
+        found = [
+            (name.rpartition(".")[2], _parse_block(name), share) for name, share in layers.get(run.key, {}).items()
+        ]
         if found:
             yield layer_chart(get_text("training.layers", run=f"{run.key} · {run.name}"), found)
 

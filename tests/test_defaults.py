@@ -20,8 +20,8 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import SCENARIO_PRESETS, Scenario, Workload
-from bitnet_bench.pipeline.recipe import EvaluateSettings, MeasureSettings, FinetuneSettings, read_recipe
-from bitnet_bench.pipeline.steps import FinetuneStep, EvaluateStep, plan_steps
+from bitnet_bench.pipeline.recipe import EvaluateSettings, FinetuneSettings, MeasureSettings, read_recipe
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, plan_steps
 from bitnet_bench.pipeline.steps import MeasureStep as MeasuringStep
 from bitnet_bench.runs.choices import GgufType, ScenarioName, TernaryFormat
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
@@ -136,7 +136,8 @@ def test_the_steps_of_a_recipe_have_the_defaults_of_the_models(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("section", "model"), [(FinetuneSettings, FinetuneJob), (EvaluateSettings, EvaluateJob), (MeasureSettings, Workload)]
+    ("section", "model"),
+    [(FinetuneSettings, FinetuneJob), (EvaluateSettings, EvaluateJob), (MeasureSettings, Workload)],
 )
 def test_a_section_of_a_recipe_is_the_model_with_nothing_set_anew(section: type[Any], model: type[Settings]) -> None:
     """But for what the command says (the folders) and what is filled in: these cannot be set there."""

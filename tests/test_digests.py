@@ -49,8 +49,12 @@ def test_measuring_digests_each_file_once(
     """A checkpoint on two backends and its float twin, also where nobody passes on what was found before."""
     ours, twin = copied(tmp_path / "mine", "demo"), copied(tmp_path / "mine-fp16", "demo-fp16")
     digested.clear()
-    monkeypatch.setattr(contest, "measure_in_rounds", lambda entered, *_: [CandidateOutcome(left_out="not today") for _ in entered])
-    entered = make_candidates([str(ours)], [], None, backends=["ternary", "hf"], baselines=[str(twin)], against_floats=True)
+    monkeypatch.setattr(
+        contest, "measure_in_rounds", lambda entered, *_: [CandidateOutcome(left_out="not today") for _ in entered]
+    )
+    entered = make_candidates(
+        [str(ours)], [], None, backends=["ternary", "hf"], baselines=[str(twin)], against_floats=True
+    )
     again = [one._replace(opened=None) for one in entered]
     measure(again, Scenario(budget_s=1))
     assert len(entered) == 4

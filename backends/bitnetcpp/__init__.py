@@ -26,7 +26,7 @@ LIBRARIES = ("libllama.so", "libllama.dylib")
 BUILD_HINT = "Build microsoft/BitNet (its setup_env.py) and name its folder with `bitnetcpp_dir` or $BITNETCPP_DIR."
 
 
-class BitnetCppBackend(CheckedBackend, adds=("build",)):
+class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
     """Runs ternary checkpoints in bitnet.cpp: I2_S exported here, TL1 and TL2 from a file of the user's."""
 
     summary = "your own build of microsoft/BitNet: I2_S exported and checked first; TL1 and TL2 from a GGUF file"
@@ -59,7 +59,9 @@ class BitnetCppBackend(CheckedBackend, adds=("build",)):
         """Compare the weights in the file, and what the build computes with them, with *checkpoint*."""
         return self._compare(checkpoint, precision, self._file(checkpoint, precision), self.find_build())
 
-    def _compare(self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: BitnetCppBuild) -> RuntimeParity:
+    def _compare(
+        self, checkpoint: Checkpoint, precision: Precision, file: GgufFile, build: BitnetCppBuild
+    ) -> RuntimeParity:
         from bitnet_bench.backends.llama_session import compare_cached
 
         return compare_cached(checkpoint, file, precision, "bitnet.cpp", build.version, self._load(file, build))

@@ -138,8 +138,23 @@ def _compile(options: list[str], library: Path, out: Path) -> None:
         raise BenchError("No C compiler was found, and bitnet.cpp is reached through one.", "apt-get install gcc")
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         made = Path(place) / out.name
-        found = [str(library), f"-Wl,-rpath,{library.parent}", *(f"-Wl,-rpath,{p}" for p in _find_library_folders(library))]
-        command = [*named.split(), "-O2", "-shared", "-fPIC", IMPLICIT_CALLS_FLAG, *options, str(SHIM), "-o", str(made), *found]
+        found = [
+            str(library),
+            f"-Wl,-rpath,{library.parent}",
+            *(f"-Wl,-rpath,{p}" for p in _find_library_folders(library)),
+        ]
+        command = [
+            *named.split(),
+            "-O2",
+            "-shared",
+            "-fPIC",
+            IMPLICIT_CALLS_FLAG,
+            *options,
+            str(SHIM),
+            "-o",
+            str(made),
+            *found,
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             first = next((line for line in ended.stderr.splitlines() if "error" in line), "no message")

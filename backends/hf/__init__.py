@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from bitnet_bench.protocols import InferenceBackend, TrainingInputs, Progress, TrainingBackend
+from bitnet_bench.protocols import InferenceBackend, Progress, TrainingBackend, TrainingInputs
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batch_size import activation_bytes, choose_logits, choose_tokens
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, TreePosition, Row, Tree, split_by_budget, explain_gpu_failures
+from bitnet_bench.backends.batched_session import (
+    BatchedSession,
+    Ids,
+    Row,
+    Tree,
+    TreePosition,
+    explain_gpu_failures,
+    split_by_budget,
+)
 from bitnet_bench.backends.hf.slots import LENGTH_STEP, DecodingState, Slots
-from bitnet_bench.backends.hf.tree_rows import TreeRows, SharedPrefix
+from bitnet_bench.backends.hf.tree_rows import SharedPrefix, TreeRows
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.shape import PLAIN_HEADS
@@ -159,15 +167,15 @@ class HFSession(BatchedSession):
     def _lay_in_rows(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return (ids [rows, T], where *places* are, options) with several trees in a row, and padding."""
         device, prefix = self._model.device, self._prefix_length
-        layout = TreeRows.of(batch, prefix, self._model.config.hidden_size)
+        layout = TreeRows.from_trees(batch, prefix, self._model.config.hidden_size)
         options: dict[str, Any] = {
             "use_cache": False,
-            "attention_mask": layout.mask(prefix, device, self._model.dtype),
+            "attention_mask": layout.make_mask(prefix, device, self._model.dtype),
             "position_ids": send(layout.positions, device),
         }
         if self._prefix_cache is not None:
             options |= {"past_key_values": SharedPrefix(self._prefix_cache.layers), "use_cache": True}
-        return send(layout.ids, device), send(layout.at(places), device), options
+        return send(layout.ids, device), send(layout.find_indices(places), device), options
 
     def _lay_padded(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return (ids [trees, T], where *places* are, options): no token sees the padding, which comes after it."""

@@ -12,7 +12,14 @@ from transformers import TrainingArguments
 
 from bitnet_bench.data.collating import BatchItem
 from bitnet_bench.training.attention import assume_causal
-from bitnet_bench.training.objectives import DistillationObjective, Objective, BatchLoss, PreferenceObjective, install_objective, supervised_loss
+from bitnet_bench.training.objectives import (
+    BatchLoss,
+    DistillationObjective,
+    Objective,
+    PreferenceObjective,
+    install_objective,
+    supervised_loss,
+)
 from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup, validation_objective
 
 
@@ -35,7 +42,7 @@ def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequ
 def _objective(start: TrainerSetup) -> Objective:
     job = start.job
     if job.method == "dpo":
-        return PreferenceObjective(job.beta, checked=start.goes_on)
+        return PreferenceObjective(job.beta, checked=start.is_resumed)
     if start.teacher is None:
         return supervised_loss
     return DistillationObjective(

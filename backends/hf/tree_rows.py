@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from bitnet_bench.backends.batched_session import TreePosition, Tree
+from bitnet_bench.backends.batched_session import Tree, TreePosition
 from bitnet_bench.backends.transfers import send
 
 ALIGNMENT = 8

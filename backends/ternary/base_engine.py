@@ -51,7 +51,7 @@ class BaseEngine(ABC, Generic[Product]):
         self.layers = [self._make_layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
         self.final_norm = Norm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
         self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
-        tied = config.tie_word_embeddings or not weights.has("lm_head.weight")
+        tied = config.tie_word_embeddings or not weights.has_tensor("lm_head.weight")
         self.head_table = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
         self._frequencies, self._rope_scale = _frequencies(config)
         self.cosines = self.sines = torch.empty(0)

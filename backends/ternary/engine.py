@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.kernel import Norm, JoinedLayers, QuantizedRows
+from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
@@ -202,7 +202,9 @@ class ForwardPlan:
             ]
 
 
-def _prepare_norm_calls(norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows) -> list[Call]:
+def _prepare_norm_calls(
+    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows
+) -> list[Call]:
     """Return the calls for a norm of the block, followed by one inside the linear layer where there is such."""
     if inner is None:
         return [kernel.rows_call(hidden, out, norm=norm)]

@@ -24,11 +24,11 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import (
     NO_SPLITS,
+    GpuJoinedLayers,
     Heads,
-    TokenPlacement,
     QuantizedRows,
     Splits,
-    GpuJoinedLayers,
+    TokenPlacement,
     choose_attention,
     make_tiles,
 )
@@ -207,7 +207,7 @@ class SlotGraphs:
         self._set_positions(lengths)
 
     def _prepare_prefill(self, batch: Sequence[Sequence[int]], ids: Tensor, captured: bool) -> Callable[[], None]:
-        places = self._engine.place(Batch.of(batch))
+        places = self._engine.place_tokens(Batch.from_sequences(batch))
         ends = torch.tensor([len(prompt) for prompt in batch]).cumsum(0) - 1
         last = ends.to(self._engine.device)
 

@@ -78,7 +78,7 @@ class GpuTernarySession(TernarySession):
         slots, lengths = state.slots, [length + steps for length in state.lengths]
         if max(lengths) > slots.cache.capacity:
             slots = self._find_slots(len(lengths), max(lengths))
-            slots.take(state.slots)
+            slots.copy_cache(state.slots)
         if slots.lengths != state.lengths or slots is not state.slots:
             slots.set_lengths(state.lengths, state.tokens)
         for _ in range(steps):

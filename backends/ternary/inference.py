@@ -17,12 +17,12 @@ from torch import Tensor
 from bitnet_bench.backends.batched_session import (
     BatchedSession,
     Ids,
-    TreePosition,
     Row,
     Tree,
+    TreePosition,
+    explain_gpu_failures,
     split_by_budget,
     split_by_padded_budget,
-    explain_gpu_failures,
 )
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
@@ -65,7 +65,8 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
     if gpu is None and kernel.load_library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
-            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.KERNEL_VARIABLE}; `backend=hf` runs without it.",
+            f"Reinstall bitnet-bench with a C compiler, or unset {kernel.KERNEL_VARIABLE}; "
+            "`backend=hf` runs without it.",
         )
     tokenizer = load_tokenizer(checkpoint)
     if reason and head != "stored":
@@ -191,7 +192,7 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
             cache = self._engine.cache(len(batch), longest, layers=None if branches else 1)
         else:
             cache = self._prefix_cache.copy_slots([0] * len(batch), longest)
-        hidden = self._engine.hidden(Batch.of(contexts, [len(self._prefix)] * len(batch)), cache)
+        hidden = self._engine.hidden(Batch.from_sequences(contexts, [len(self._prefix)] * len(batch)), cache)
         found: Tensor = hidden.new_empty(len(places), hidden.shape[1])
         ends = (_find_starts(contexts) + torch.tensor([len(context) for context in contexts]) - 1).tolist()
         at_ends = [(row, ends[t]) for row, (t, _, offset) in enumerate(places) if offset < 0]
@@ -226,7 +227,9 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         sequences = [batch[t].branches[b] for t, b in branches]
         past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
-        hidden = self._engine.hidden(Batch.of(sequences, past), cache.copy_slots([t for t, _ in branches], longest))
+        hidden = self._engine.hidden(
+            Batch.from_sequences(sequences, past), cache.copy_slots([t for t, _ in branches], longest)
+        )
         starts = zip(_find_starts(sequences).tolist(), branches, strict=True)
         _gather(hidden, [(row, start + offset) for start, branch in starts for row, offset in at[branch]], found)
 
@@ -235,13 +238,13 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         self._prefix, self._prefix_cache = prefix, None
         if prefix:
             self._prefix_cache = self._engine.cache(1, len(prefix))
-            self._engine.hidden(Batch.of([prefix]), self._prefix_cache)
+            self._engine.hidden(Batch.from_sequences([prefix]), self._prefix_cache)
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of any lengths and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
         cache = self._engine.cache(len(batch), max(lengths))
-        hidden = self._engine.hidden(Batch.of(batch), cache)
+        hidden = self._engine.hidden(Batch.from_sequences(batch), cache)
         last = _find_starts(batch) + torch.tensor(lengths) - 1
         return DecodingState(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from bitnet_bench.protocols import TrainingInputs, Progress, TrainingBackend
+from bitnet_bench.protocols import Progress, TrainingBackend, TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 

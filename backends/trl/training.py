@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -127,7 +127,7 @@ class PreferenceTrainer(_TRLTrainer, DPOTrainer):
 
     def __init__(self, *args: Any, start: TrainerSetup, **kwargs: Any) -> None:
         super().__init__(*args, start=start, **kwargs)
-        self._checked = start.goes_on
+        self._checked = start.is_resumed
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Return *dataset*: its rows are tokens already."""

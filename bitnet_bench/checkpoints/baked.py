@@ -56,7 +56,7 @@ def is_all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
     odd = next((name for name, baked in found.items() if not baked), None)
     if odd is not None:
         raise BenchError(
-            f"{path} holds ternary values in some layers but not in {shards.where(f'{odd}.weight')}.",
+            f"{path} holds ternary values in some layers but not in {shards.locate_tensor(f'{odd}.weight')}.",
             "Whether the others are to be quantized is not known: add the quantization_config it was trained with.",
         )
     return True

@@ -10,8 +10,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from bitnet_bench.checkpoints.inspect import inspect_folder
-from bitnet_bench.checkpoints.layouts import WeightSource, make_config, make_metadata, plan_tensors, check_writable
-from bitnet_bench.checkpoints.parity import LogitFunction, CheckpointParity, compare_checkpoints
+from bitnet_bench.checkpoints.layouts import WeightSource, check_writable, make_config, make_metadata, plan_tensors
+from bitnet_bench.checkpoints.parity import CheckpointParity, LogitFunction, compare_checkpoints
 from bitnet_bench.checkpoints.streaming import SHARD_BYTES, write_shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_bench.checkpoints.baked import is_all_baked, has_three_values
-from bitnet_bench.checkpoints.config import PRECISION_KEY, list_float_patterns, get_quantization
+from bitnet_bench.checkpoints.baked import has_three_values, is_all_baked
+from bitnet_bench.checkpoints.config import PRECISION_KEY, get_quantization, list_float_patterns
 from bitnet_bench.checkpoints.shards import DAMAGED_HINT, Shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Format
@@ -73,7 +73,8 @@ def _detect_packed(path: Path, quant: dict[str, Any]) -> DetectedFormat:
     found = quant.get("layout"), quant.get("version")
     if found != (PACKED_LAYOUT, PACKED_VERSION):
         raise BenchError(
-            f"{path} is packed as {found[0]}, version {found[1]}; this bitnet-bench reads {PACKED_LAYOUT}, version {PACKED_VERSION}.",
+            f"{path} is packed as {found[0]}, version {found[1]}; "
+            f"this bitnet-bench reads {PACKED_LAYOUT}, version {PACKED_VERSION}.",
             "Convert the original checkpoint again with this version.",
         )
     return DetectedFormat("packed", "multiply", quant.get("inner_norm"), quant.get("inner_norm_eps"))
@@ -166,7 +167,9 @@ def list_ternary_layers(form: Format, config: dict[str, Any], shards: Shards) ->
         return _read_noted_shapes(shards, names)
     shapes = {name: shards.headers[f"{name}.weight"].shape for name in names}
     if odd := next((name for name, shape in shapes.items() if len(shape) != 2), None):
-        raise BenchError(f"{shards.where(f'{odd}.weight')} has {len(shapes[odd])} dimensions instead of 2.", DAMAGED_HINT)
+        raise BenchError(
+            f"{shards.locate_tensor(f'{odd}.weight')} has {len(shapes[odd])} dimensions instead of 2.", DAMAGED_HINT
+        )
     return {name: (CODES_PER_BYTE * shape[0], shape[1]) for name, shape in shapes.items()}
 
 
@@ -191,5 +194,7 @@ def _read_noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int,
         raise BenchError(f"{shards.files[0]} does not note the shapes of its layers.", DAMAGED_HINT) from error
     for name in names:
         if name not in noted or shards.headers[f"{name}.weight"].shape != panel_shape(*noted[name]):
-            raise BenchError(f"{shards.where(f'{name}.weight')} has not the shape that is noted for it.", DAMAGED_HINT)
+            raise BenchError(
+                f"{shards.locate_tensor(f'{name}.weight')} has not the shape that is noted for it.", DAMAGED_HINT
+            )
     return {name: noted[name] for name in names}

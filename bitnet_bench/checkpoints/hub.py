@@ -84,7 +84,9 @@ def _escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def push_checkpoint(folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: HubClient | None = None) -> str:
+def push_checkpoint(
+    folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: HubClient | None = None
+) -> str:
     """Upload the checkpoint in *folder* to *repo* with its card, and return the card.
 
     *runs* are run folders whose scores the card gives; they must be of this very checkpoint. A card that is there
@@ -104,7 +106,10 @@ def push_checkpoint(folder: Path, repo: str, *, private: bool, runs: Sequence[Pa
         hub = hub or _make_client()
         hub.create_repo(repo, private=private, exist_ok=True)
         hub.upload_folder(
-            repo_id=repo, folder_path=folder, allow_patterns=list(HUB_FILE_PATTERNS), ignore_patterns=["*/*", *PRIVATE_FILES]
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(HUB_FILE_PATTERNS),
+            ignore_patterns=["*/*", *PRIVATE_FILES],
         )
     return text
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bitnet_bench.checkpoints.config import get_quantization, read_config
 from bitnet_bench.checkpoints.detect import detect_format
-from bitnet_bench.checkpoints.shards import DAMAGED_HINT, FLOAT_DTYPES, TensorHeader, Shards
+from bitnet_bench.checkpoints.shards import DAMAGED_HINT, FLOAT_DTYPES, Shards, TensorHeader
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
@@ -32,7 +32,9 @@ def inspect_folder(path: Path, source: str | None = None, revision: str | None =
     before, found = _inspection_cache.get(place, ((), None))
     if found is None or before != states:
         found = _read_checkpoint(path)
-        if all(changed_ns < began_ns - MIN_UNCHANGED_NS for _, _, changed_ns, _ in states) and states == _list_states(path):
+        if all(changed_ns < began_ns - MIN_UNCHANGED_NS for _, _, changed_ns, _ in states) and states == _list_states(
+            path
+        ):
             _inspection_cache[place] = (states, found)
     return found.model_copy(update={"source": source or str(path), "path": str(path), "revision": revision})
 
@@ -124,7 +126,7 @@ def _check_finite(shards: Shards) -> None:
             lowest, highest = torch.aminmax(shards.tensor(name))  # NaN if one value is
             if not bool(lowest.isfinite() & highest.isfinite()):
                 raise BenchError(
-                    f"{shards.where(name)} holds NaN or infinity.",
+                    f"{shards.locate_tensor(name)} holds NaN or infinity.",
                     "The file is damaged, or the training run that wrote it diverged; use another checkpoint.",
                 )
 

@@ -141,16 +141,24 @@ def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Fo
     name = f"{module}.weight"
     plan: list[PlannedTensor] = []
     if form == "packed":
-        plan.append(PlannedTensor(name, torch.uint8, panel_shape(rows, columns), lambda: to_panels(scales.codes(module)[0])))
+        plan.append(
+            PlannedTensor(name, torch.uint8, panel_shape(rows, columns), lambda: to_panels(scales.codes(module)[0]))
+        )
     elif form in TRANSFORMERS_FORMATS:
         shape = (rows // CODES_PER_BYTE, columns)
         plan.append(PlannedTensor(name, torch.uint8, shape, lambda: pack(scales.codes(module)[0])))
     elif form == "baked":
         plan.append(PlannedTensor(name, torch.float32, (rows, columns), lambda: _bake_codes(*scales.codes(module))))
     else:
-        plan.append(PlannedTensor(name, torch.float32, (rows, columns), lambda: masters_from_codes(*scales.codes(module))))
+        plan.append(
+            PlannedTensor(name, torch.float32, (rows, columns), lambda: masters_from_codes(*scales.codes(module)))
+        )
     if form in ("packed", *TRANSFORMERS_FORMATS):
-        plan.append(PlannedTensor(f"{module}.weight_scale", torch.float32, (1,), lambda: _make_stored_scale(scales, module, form)))
+        plan.append(
+            PlannedTensor(
+                f"{module}.weight_scale", torch.float32, (1,), lambda: _make_stored_scale(scales, module, form)
+            )
+        )
     bias = source.bias(module)
     if bias is not None:
         stored: Callable[[], Tensor] = lambda: bias / scales.gamma(module) if form == "autobitlinear" else bias  # noqa: E731
@@ -178,7 +186,9 @@ def make_metadata(source: WeightSource, form: Format) -> dict[str, str]:
 
 def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> dict[str, Any]:
     """Return config.json of *source* in format *form*, whose weight files have the sha256 *digests* by name."""
-    config = {k: v for k, v in source.config.items() if k not in ("quantization_config", "_name_or_path", PRECISION_KEY)}
+    config = {
+        k: v for k, v in source.config.items() if k not in ("quantization_config", "_name_or_path", PRECISION_KEY)
+    }
     if form == "baked":
         return config
     config[PRECISION_KEY] = "ternary"

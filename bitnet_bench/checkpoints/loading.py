@@ -142,7 +142,7 @@ def _make_plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]
         name = f"{module}.weight"
         if rebuilt:
             state[name] = _cast_checked(name, masters_from_codes(*weights.codes(module)), dtype)
-        elif weights.has(name):
+        elif weights.has_tensor(name):
             state[name] = weights.tensor(name)
         bias = weights.bias(module)
         if bias is not None:
@@ -158,7 +158,7 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
 
     checkpoint = weights.checkpoint
     for module in weights.ternary:
-        if not weights.has(f"{module}.weight"):
+        if not weights.has_tensor(f"{module}.weight"):
             continue  # reported as missing when the rest is loaded
         norm = None
         if checkpoint.inner_norm:
@@ -180,17 +180,15 @@ def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:
     for module, shape in weights.ternary.items():
         if module not in targets:
             raise _misfit_error(checkpoint, f"{module} is not a linear layer of the model")
-        if weights.has(f"{module}.weight"):
+        if weights.has_tensor(f"{module}.weight"):
             stored = shape if checkpoint.has_codes_only else weights.shards.headers[f"{module}.weight"].shape
             _check_layer_shape(checkpoint, module, stored, tuple(targets[module].weight.shape))
     for module in targets.keys() - weights.ternary.keys() if checkpoint.is_ternary else ():
-        if weights.has(f"{module}.weight"):
+        if weights.has_tensor(f"{module}.weight"):
             raise _misfit_error(checkpoint, f"{module} is not ternary and modules_to_not_convert does not name it")
 
 
-def _check_layer_shape(
-    checkpoint: Checkpoint, module: str, stored: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
+def _check_layer_shape(checkpoint: Checkpoint, module: str, stored: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if stored == expected:
         return
     if checkpoint.has_codes_only and stored[1:] == expected[1:] and 0 < stored[0] - expected[0] < CODES_PER_BYTE:

@@ -33,7 +33,12 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 def load_config(model: str) -> dict[str, Any]:
     """Return the config.json of *model* as `open_checkpoint` names it; of a hub id nothing else is downloaded."""
-    if model in EMBEDDED_CHECKPOINTS or Path(model).exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if (
+        model in EMBEDDED_CHECKPOINTS
+        or Path(model).exists()
+        or model.count("/") != 1
+        or model.startswith((".", "/", "~"))
+    ):
         return read_config(Path(open_checkpoint(model).path))
     return read_config(_download(model, ["config.json"]))
 

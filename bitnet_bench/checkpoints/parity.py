@@ -2,7 +2,7 @@
 
 Codes and float tensors must be equal to the bit. Scales must agree to 1e-6, because an inverse and an absmean are
 rounded to float32. Logits of one engine then differ only where such a rounding moves an activation across a step of
-int8, and must agree within `LOGIT_BOUND`.
+int8, and must agree within `MAX_MEAN_LOGIT_ERROR`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _compute_logit_errors(source: Checkpoint, output: Checkpoint, logits: LogitF
 
 
 def encode_prompts(checkpoint: Checkpoint) -> list[Tensor]:
-    """Return the ids [T] of each of `PROMPTS`: by the checkpoint's tokenizer, or UTF-8 bytes if it has none that fits.
+    """Return the ids [T] of each of `PARITY_PROMPTS`: the checkpoint's tokens, or UTF-8 bytes if no tokenizer fits.
 
     Weights can be compared without a tokenizer, and any ids will do for that.
     """

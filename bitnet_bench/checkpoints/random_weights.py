@@ -143,7 +143,7 @@ def write_random_checkpoint(
 ) -> Format:
     """Write a random checkpoint of the shape of *config* to the new folder *out*, and return its format.
 
-    *form* None takes `published_format`. The small files of the folder *tokenizer* are put beside the weights.
+    *form* None takes `find_published_format`. The small files of the folder *tokenizer* are put beside the weights.
     """
     form = form or find_published_format(config)
     source = RandomWeights(config, seed)
@@ -176,5 +176,7 @@ def create_from_preset(
 
     tokenizer = Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS["demo"]
     with steps(f"init {preset}") as progress:
-        write_random_checkpoint(read_preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE))
+        write_random_checkpoint(
+            read_preset_config(preset), seed, form, out, tokenizer, progress, int(shard_gigabytes * GIGABYTE)
+        )
     return open_checkpoint(str(out))

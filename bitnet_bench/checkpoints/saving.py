@@ -36,7 +36,9 @@ def check_packable(model: PreTrainedModel) -> None:
             )
 
 
-def save_checkpoint(model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str) -> None:
+def save_checkpoint(
+    model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str
+) -> None:
     """Write a trained *model* (float32) to the folder *out*, whole.
 
     autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which

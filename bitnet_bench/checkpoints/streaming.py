@@ -102,7 +102,9 @@ def _split_shards(tensors: Sequence[PlannedTensor], shard_bytes: int) -> list[li
     return shards
 
 
-def _write_file(file: Path, tensors: Sequence[PlannedTensor], metadata: dict[str, str], one_more: Callable[[], None]) -> str:
+def _write_file(
+    file: Path, tensors: Sequence[PlannedTensor], metadata: dict[str, str], one_more: Callable[[], None]
+) -> str:
     ordered = sorted(tensors, key=_sort_key)
     digest = hashlib.sha256()
     with file.open("wb") as stream:

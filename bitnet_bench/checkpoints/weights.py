@@ -55,7 +55,7 @@ class Weights:
 
         header = self.shards.headers[name]
         if header.dtype not in FLOAT_DTYPES:
-            raise BenchError(f"{self.shards.where(name)} is of dtype {header.dtype}.", "Weights must be float.")
+            raise BenchError(f"{self.shards.locate_tensor(name)} is of dtype {header.dtype}.", "Weights must be float.")
         return getattr(torch, FLOAT_DTYPES[header.dtype]), header.shape
 
     def gamma(self, module: str) -> Tensor:
@@ -85,7 +85,7 @@ class Weights:
 
         codes, gamma = ternarize(self.tensor(f"{module}.weight"))
         if not gamma.isfinite():
-            raise BenchError(f"{self.shards.where(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN_HINT)
+            raise BenchError(f"{self.shards.locate_tensor(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN_HINT)
         return codes, gamma
 
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ class Weights:
 
     def damage_error(self, name: str, error: Exception) -> BenchError:
         """Return the sentence for a tensor that holds what it cannot hold."""
-        return BenchError(f"{self.shards.where(name)} is damaged: {error}.", GET_AGAIN_HINT)
+        return BenchError(f"{self.shards.locate_tensor(name)} is damaged: {error}.", GET_AGAIN_HINT)
 
 
 def read_gamma(shards: Shards, module: str, direction: ScaleDirection | None) -> Tensor:
@@ -149,5 +149,7 @@ def read_gamma(shards: Shards, module: str, direction: ScaleDirection | None) ->
     stored = shards.tensor(name).float().flatten()
     gamma = stored.clone() if direction == "multiply" else 1.0 / stored  # a view would keep the file mapped
     if gamma.numel() != 1 or not bool((gamma.isfinite() & (gamma > 0)).all()):
-        raise BenchError(f"{shards.where(name)} is {stored.tolist()[:3]}, and must be one positive number.", GET_AGAIN_HINT)
+        raise BenchError(
+            f"{shards.locate_tensor(name)} is {stored.tolist()[:3]}, and must be one positive number.", GET_AGAIN_HINT
+        )
     return gamma[0]

@@ -10,7 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, format_mebibytes, show, make_table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, make_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table

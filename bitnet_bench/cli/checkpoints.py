@@ -9,7 +9,7 @@ import typer
 
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, progress_bar, show, make_table
+from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.runs.choices import GgufType, TernaryFormat
 
 if TYPE_CHECKING:

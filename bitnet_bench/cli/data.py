@@ -12,7 +12,7 @@ from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import progress_bar, make_table
+from bitnet_bench.cli.tables import make_table, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,7 +87,8 @@ def data_stats(
     checked = inspect_data_files(files, job["model"], template=job["template"], steps=progress_bar)
     if as_json:
         lengths = [
-            {"file": c.file, "tokens": length_quantiles(c.tokens), "with_loss": length_quantiles(c.response_tokens)} for c in checked
+            {"file": c.file, "tokens": length_quantiles(c.tokens), "with_loss": length_quantiles(c.response_tokens)}
+            for c in checked
         ]
         print_json(lengths)
         return

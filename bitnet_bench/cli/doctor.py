@@ -53,14 +53,18 @@ def _inspect_gpu(card: CardState) -> Iterator[Finding]:
     yield Finding(what="GPU", ok=True, found=gpu.describe())
     yield _make_finding("bfloat16 on the GPU", gpu.has_bf16, "yes", "emulated", "Float models run in float32 there.")
     why = why_no_kernels(gpu)
-    yield _make_finding("GPU kernels (Triton)", why is None, "yes", str(why), "`hf` runs ternary weights there, slower.")
+    yield _make_finding(
+        "GPU kernels (Triton)", why is None, "yes", str(why), "`hf` runs ternary weights there, slower."
+    )
 
 
 def _inspect_meters() -> Iterator[Finding]:
     """Yield what can be read while contestants run; what cannot is left out of records, with the reason."""
     rapl, nvml = (plugins.load_plugin("meters", name).why_absent() for name in ("rapl", "nvml"))
     yield _make_finding("energy of the CPU (RAPL)", rapl is None, "yes", str(rapl), _suggest_meter(rapl))
-    yield _make_finding("energy of GPUs (NVML)", nvml is None, "yes", str(nvml), "Install NVIDIA's driver, on such a machine.")
+    yield _make_finding(
+        "energy of GPUs (NVML)", nvml is None, "yes", str(nvml), "Install NVIDIA's driver, on such a machine."
+    )
     others = {name: find_spec(name) is not None for name in ("zeus", "codecarbon")}
     missing = ", ".join(name for name, there in others.items() if not there)
     yield _make_finding(
@@ -71,7 +75,9 @@ def _inspect_meters() -> Iterator[Finding]:
         "pip install 'bitnet-bench[zeus,codecarbon]'; or `measure --model-energy`, which is modelled",
     )
     pss = read_memory_bytes() is not None
-    yield _make_finding("memory without shared pages (PSS)", pss, "yes", "no", "The largest resident memory stands in for it.")
+    yield _make_finding(
+        "memory without shared pages (PSS)", pss, "yes", "no", "The largest resident memory stands in for it."
+    )
     moment = read_moment()
     known = {"clock": moment.frequency_hz, "heat": moment.throttled, "swapping": moment.swapped_bytes}
     unknown = ", ".join(name for name, value in known.items() if value is None)
@@ -133,7 +139,9 @@ def _inspect_kernel() -> Finding:
 
     what = "ternary CPU kernel"
     if kernel.load_library() is None:
-        remedy = f"Reinstall with a C compiler, or unset {kernel.KERNEL_VARIABLE}; --backend hf runs without it, slower."
+        remedy = (
+            f"Reinstall with a C compiler, or unset {kernel.KERNEL_VARIABLE}; --backend hf runs without it, slower."
+        )
         return Finding(what=what, ok=False, found="not built, or turned off", remedy=remedy)
     remedy = "" if kernel.is_threaded() else "torch's OpenMP library was not found: the kernel runs on one thread."
     return Finding(what=what, ok=kernel.is_threaded(), found=kernel.get_instruction_set(), remedy=remedy)

@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, format_mebibytes, format_or_dash, progress_bar, show, make_table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,7 +71,9 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print(f"Warning: {name_options(line)}", file=sys.stderr)
 
 
-def _search_and_print(jobs: Mapping[str, FinetuneJob], options: list[str], arms: Arms, out: Path, as_json: bool) -> None:
+def _search_and_print(
+    jobs: Mapping[str, FinetuneJob], options: list[str], arms: Arms, out: Path, as_json: bool
+) -> None:
     from bitnet_bench.processes import is_first_process
     from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid
     from bitnet_bench.training.search import run_search as run

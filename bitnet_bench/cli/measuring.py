@@ -14,7 +14,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, progress_bar, show, make_table
+from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 

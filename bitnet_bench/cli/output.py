@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.cli.option_names import name_options
-from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, show, make_table
+from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -87,7 +87,7 @@ def _cost_row(name: str, cost: Cost) -> list[str]:
         _format_spread(get("prefill_tokens_per_s")),
         _format_spread(get("decode_tokens_per_s")),
         _format_floor_share(cost),
-        f"{_format_median(get('token_p95_s'), format_milliseconds)} / {_format_median(get('token_p99_s'), format_milliseconds)}",
+        " / ".join(_format_median(get(name), format_milliseconds) for name in ("token_p95_s", "token_p99_s")),
         _format_median(get("energy_j"), "{:.3g} J".format),
     ]
 

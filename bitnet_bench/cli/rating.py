@@ -10,7 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, show, make_table
+from bitnet_bench.cli.tables import DASH, make_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +68,9 @@ def rate_collect(
 def judgement_table(said: HumanJudgement) -> Table:
     """Return what people said of two runs: the preference first, then each scale."""
     counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
-    rows = [["preference", f"{_format_estimate(said.win_rate)} %", "", counts, _format_agreement(said.alpha["preference"])]]
+    rows = [
+        ["preference", f"{_format_estimate(said.win_rate)} %", "", counts, _format_agreement(said.alpha["preference"])]
+    ]
     for scale, means in said.scales.items():
         a, b, difference = (_format_estimate(means[of], 2) for of in ("a", "b", "difference"))
         rows.append([scale, a, b, difference, _format_agreement(said.alpha[scale])])

@@ -11,7 +11,7 @@ import typer
 
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, progress_bar, show, make_table
+from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, progress_bar, show
 
 if TYPE_CHECKING:
     from rich.table import Table

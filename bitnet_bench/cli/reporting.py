@@ -10,7 +10,7 @@ import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import progress_bar, show, make_table
+from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import MARGIN
 
@@ -127,7 +127,7 @@ def compare(
 def show_comparison(comparison: Comparison) -> None:
     """Print the verdict, and a row a task."""
     from bitnet_bench.comparison.formats import COLUMNS, make_rows
-    from bitnet_bench.comparison.words import format_verdict_counts, format_headline
+    from bitnet_bench.comparison.words import format_headline, format_verdict_counts
 
     print(format_headline(comparison).en)
     show(make_table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, make_rows(comparison), numbers_from=99))

@@ -16,8 +16,8 @@ from bitnet_bench.comparison.results import (
     EffectSize,
     MeanDifference,
     RefusedTask,
-    Verdict,
     Sentence,
+    Verdict,
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import Metric, load_metric
@@ -25,7 +25,7 @@ from bitnet_bench.runs.records import Example, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.paired import PairedTest, make_bootstrap_pairs, make_pairs
-from bitnet_bench.statistics.several import holm, combine_stderrs
+from bitnet_bench.statistics.several import combine_stderrs, holm
 from bitnet_bench.wording import Text
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -101,7 +101,7 @@ def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Examp
     if known is None:
         right, beside = (np.array([e.correct for e in rows], dtype=float) for rows in (ours, theirs))
         return make_pairs(right, beside)
-    a, b = known.numbers(ours), known.numbers(theirs)
+    a, b = known.example_statistics(ours), known.example_statistics(theirs)
     if _is_mean(known):
         return make_pairs(a, b)
     largest = score.limits[1] - score.limits[0] if score.limits[1] is not None else 0.0
@@ -123,7 +123,9 @@ def _is_mean(known: Metric) -> bool:
     return isinstance(known, MeanMetric)
 
 
-def assemble_comparison(a: LoadedRun, b: LoadedRun, found: dict[str, TaskComparison | list[Text]], margin: float) -> Comparison:
+def assemble_comparison(
+    a: LoadedRun, b: LoadedRun, found: dict[str, TaskComparison | list[Text]], margin: float
+) -> Comparison:
     """Return the comparison, its p-values adjusted over all tasks that are pairs."""
     pairs = {task: one for task, one in found.items() if isinstance(one, TaskComparison)}
     refused = {task: one for task, one in found.items() if not isinstance(one, TaskComparison)}
@@ -139,7 +141,8 @@ def assemble_comparison(a: LoadedRun, b: LoadedRun, found: dict[str, TaskCompari
         margin=margin,
         differences=differences,
         refused=tuple(
-            RefusedTask(task=task, differs=tuple(Sentence(ko=s.ko, en=s.en) for s in said)) for task, said in refused.items()
+            RefusedTask(task=task, differs=tuple(Sentence(ko=s.ko, en=s.en) for s in said))
+            for task, said in refused.items()
         ),
         mean=make_mean_difference([d for d in differences if d.equivalence_p is not None], margin),
     )

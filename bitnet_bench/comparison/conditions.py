@@ -12,7 +12,9 @@ from bitnet_bench.comparison.results import MARGIN
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.runs.run import LoadedRun
 
-CONDITION_PATTERN = re.compile(r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*")
+CONDITION_PATTERN = re.compile(
+    r"\s*(?P<scope>\S+)\.(?P<metric>[\w:-]+)\s*(?P<sign><=|>=|<|>)\s*(?P<value>[-+]?\d+(\.\d+)?)\s*"
+)
 SIGN_OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -66,7 +68,9 @@ def parse_condition(text: str, a: LoadedRun, b: LoadedRun) -> Condition:
         )
     metrics = [score.metric for score in scores if condition.covers(score.task)]
     if condition.metric not in metrics:
-        raise UsageError(f"{condition.scope} has no metric {condition.metric!r}.", _suggest_name(condition.metric, metrics))
+        raise UsageError(
+            f"{condition.scope} has no metric {condition.metric!r}.", _suggest_name(condition.metric, metrics)
+        )
     return condition
 
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.comparison.words import (
     DASH,
-    format_verdict_counts,
     format_difference,
-    format_effect_size,
     format_effect,
+    format_effect_size,
     format_headline,
     format_interval,
     format_p,
     format_test_name,
     format_verdict,
+    format_verdict_counts,
 )
 
 COLUMNS = ("task", "metric", "n", "A", "B", "A − B", "95 % interval", "p (Holm)", "effect", "test", "verdict")

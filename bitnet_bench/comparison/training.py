@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import FinetuneRecord
-from bitnet_bench.runs.run import Notice, LoadedRun
-from bitnet_bench.wording import Text, join_texts, get_text
+from bitnet_bench.runs.run import LoadedRun, Notice
+from bitnet_bench.wording import Text, get_text, join_texts
 
 ROWS = "data rows"
 """The name of the digest of a training's rows (`bitnet_bench.training.finished`)."""

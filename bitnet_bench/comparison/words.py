@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitnet_bench.comparison.results import Comparison, Difference, EffectSize, MeanDifference, Verdict
-from bitnet_bench.wording import Text, plain_text, get_text
+from bitnet_bench.wording import Text, get_text, plain_text
 
 DASH = "—"
 MIN_SHOWN_P = 0.001
@@ -88,7 +88,9 @@ def format_signed(value: float, digits: int = 1) -> str:
 
 def format_interval(found: Difference | MeanDifference) -> Text:
     """Return the 95 % interval; in three decimals where the unit is not points."""
-    return format_span(format_signed(found.low, _choose_digits(found)), format_signed(found.high, _choose_digits(found)))
+    return format_span(
+        format_signed(found.low, _choose_digits(found)), format_signed(found.high, _choose_digits(found))
+    )
 
 
 def format_span(low: str, high: str) -> Text:

@@ -57,7 +57,9 @@ def parse_document_summary(entry: dict[str, Any]) -> tuple[str, str]:
         paragraphs = entry.get("text")
         listed = isinstance(paragraphs, list) and all(isinstance(paragraph, list) for paragraph in paragraphs)
         sentences = (
-            [_require_string(one, "sentence") for paragraph in paragraphs or () for one in paragraph] if listed else None
+            [_require_string(one, "sentence") for paragraph in paragraphs or () for one in paragraph]
+            if listed
+            else None
         )
     if not isinstance(sentences, list) or not all(isinstance(one, str) for one in sentences) or not sentences:
         raise ValueError('has neither a "text" of sentences nor an "article_original"')
@@ -68,7 +70,9 @@ def parse_document_summary(entry: dict[str, Any]) -> tuple[str, str]:
 
 def parse_question(entry: dict[str, Any]) -> tuple[str, str]:
     """Return (request, answer) of a question about a text; where it has none there, that is `NO_ANSWER`."""
-    request = _make_request(QUESTION_INSTRUCTION, f"{_require_string(entry, 'context')}\n\n질문: {_require_string(entry, 'question')}")
+    request = _make_request(
+        QUESTION_INSTRUCTION, f"{_require_string(entry, 'context')}\n\n질문: {_require_string(entry, 'question')}"
+    )
     if entry.get("is_impossible") is True:
         return request, NO_ANSWER_TEXT
     answers = entry.get("answers", entry.get("answer"))

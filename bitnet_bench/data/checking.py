@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitnet_bench.data.characters import find_characters
-from bitnet_bench.data.jsonl import BadRowError, read_numbered_lines, read_json
+from bitnet_bench.data.jsonl import BadRowError, read_json, read_numbered_lines
 from bitnet_bench.data.rows import Row, read_value
 from bitnet_bench.data.templates import choose_template, render_sequences
 from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize

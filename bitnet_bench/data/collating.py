@@ -24,7 +24,7 @@ class BatchItem:
 
 
 LABELLED_KEY = "labelled"
-"""In a batch: where in its [B x T] tokens the next one is labelled, as `labelled_positions` finds them."""
+"""In a batch: where in its [B x T] tokens the next one is labelled, as `find_labelled_positions` finds them."""
 
 
 def find_labelled_positions(labels: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Collator:
         self._pad = pad
 
     def __call__(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
-        """Return the batch of *items*, with its `LABELLED` positions, and the `reference` [2B] of pairs."""
+        """Return the batch of *items*, with its `LABELLED_KEY` positions, and the `reference` [2B] of pairs."""
         batch = self.pad_examples([example for item in items for example in item.examples])
         batch[LABELLED_KEY] = find_labelled_positions(batch["labels"])
         if items[0].reference:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.templates import hash_template
-from bitnet_bench.data.tokenizing import TrainingExample, LearnedTokens, tokenize
+from bitnet_bench.data.tokenizing import LearnedTokens, TrainingExample, tokenize
 
 MIN_CACHED_ROWS = 5_000
 """Fewer are tokenized in about a second, and leave no file behind (docs/log.md, 2026-11-25)."""
@@ -20,7 +20,9 @@ CACHE_VERSION = 2
 _log = logging.getLogger(__name__)
 
 
-def tokenize_cached(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
+def tokenize_cached(
+    rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
+) -> list[list[TrainingExample]]:
     """Return what `tokenize` does; many rows that were there before come from the cache of `datasets`, on disk."""
     if len(rows) < MIN_CACHED_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenize(rows, tokenizer, template, learned)

@@ -171,7 +171,9 @@ def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> st
     Rows that are verbatim or running text go through none, and leave the tokenizer its own.
     """
     own: str | None = tokenizer.chat_template
-    names = {choose_template(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")}
+    names = {
+        choose_template(template, row, bool(own)) for row in rows if not (row.verbatim or row.turns[0].role == "text")
+    }
     if not names or names == {"chat"}:
         return own
     (name,) = names

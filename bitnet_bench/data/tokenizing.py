@@ -59,7 +59,9 @@ LearnedTokens = Literal["everything", "responses", "last response"]
 class TokenizeFunction(Protocol):
     """Makes sequences of rows, whole."""
 
-    def __call__(self, rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
+    def __call__(
+        self, rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
+    ) -> list[list[TrainingExample]]:
         """Return the sequences of each of *rows*."""
 
 
@@ -82,7 +84,12 @@ def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: Learne
 
 
 def tokenize_rows(
-    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, pretrain: bool, tokenize: TokenizeFunction = tokenize
+    rows: Sequence[Row],
+    tokenizer: Any,
+    template: str,
+    max_length: int,
+    pretrain: bool,
+    tokenize: TokenizeFunction = tokenize,
 ) -> EncodedRows:
     """Tokenize *rows*: sequences of each row for SFT; for pretraining, documents joined and cut into max_length pieces.
 
@@ -93,7 +100,9 @@ def tokenize_rows(
     whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
     if pretrain:
         _check_all_learned(rows)
-        return EncodedRows(list(_cut_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0)
+        return EncodedRows(
+            list(_cut_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0
+        )
     kept, lost, truncated = [], [], 0
     for i, sequences in enumerate(whole):
         short = [TrainingExample(e.input_ids[:max_length], e.labels[:max_length]) for e in sequences]

@@ -14,7 +14,7 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
-from bitnet_bench.evaluation.answer_cache import SqliteStore, NullStore, cache_file, compute_digest
+from bitnet_bench.evaluation.answer_cache import NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
     digest_definition,
     digest_task,
@@ -26,8 +26,15 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, RuntimeOptions, Session, ProgressDisplay, no_display
-from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record_to_extend, lock_folder, save_record, save_samples
+from bitnet_bench.protocols import InferenceBackend, ProgressDisplay, RuntimeOptions, Session, no_display
+from bitnet_bench.runs.folder import (
+    RECORD_FILE,
+    TRAINING_FILE,
+    load_record_to_extend,
+    lock_folder,
+    save_record,
+    save_samples,
+)
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
@@ -135,7 +142,7 @@ def score_checkpoints(
             for checkpoint, out in models
         ]
         names = [f"{suite.name}:{task.name}" for suite, task in tasks]
-        left = [run for run in runs if not all(map(run.has, names))]
+        left = [run for run in runs if not all(map(run.has_scored, names))]
         built = _build_tasks(runs, tasks, setting, job.limit)
         for one in built:
             check_rows(one, job.limit)
@@ -156,7 +163,7 @@ def _build_tasks(
     digests: dict[str, Mapping[str, str]] = {}
     for suite, task in tasks:
         name = f"{suite.name}:{task.name}"
-        is_left = not all(run.has(name) for run in runs)
+        is_left = not all(run.has_scored(name) for run in runs)
         try:
             one = build_task(suite, task, setting)
         except BenchError:
@@ -201,9 +208,9 @@ def _new_record(
 @contextmanager
 def _open_run(out: Path, record: RunRecord, workers: Workers) -> Iterator[RunWriter]:
     """Hold the run folder *out* and give the run in it, or *record* where there is none."""
-    with lock_folder(out) if workers.first else nullcontext():
-        there = workers.broadcast(_resume_record(out, record) if workers.first else record)
-        yield RunWriter(out, there, workers.first, record)
+    with lock_folder(out) if workers.is_first else nullcontext():
+        there = workers.broadcast(_resume_record(out, record) if workers.is_first else record)
+        yield RunWriter(out, there, workers.is_first, record)
 
 
 def _resume_record(out: Path, record: RunRecord) -> RunRecord:
@@ -264,7 +271,7 @@ def _score_in_turn(
             run.check_tokenizer(session, job.chat_template)
         for number, one in enumerate(built, 1):
             for run, session, answers in opened:
-                if not run.has(one.name):
+                if not run.has_scored(one.name):
                     title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
                     _score_task(run, one, job, session, answers, workers, title, steps)
 
@@ -290,7 +297,7 @@ def _score_task(
 
     started = time.monotonic()
     if session.budget is not None:  # tokens of a batch, by the free memory: all workers cut the same batches
-        session.budget = workers.least(session.budget)
+        session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
             lm = SessionLM(session, progress, answers, workers)
@@ -348,7 +355,11 @@ def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
 
 
 def evaluate(
-    model: str, tasks: Sequence[tuple[Suite, Task]], out: Path, job: EvaluateJob | None = None, steps: ProgressDisplay = no_display
+    model: str,
+    tasks: Sequence[tuple[Suite, Task]],
+    out: Path,
+    job: EvaluateJob | None = None,
+    steps: ProgressDisplay = no_display,
 ) -> RunRecord:
     """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
 
@@ -376,4 +387,4 @@ def evaluate_several(
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
     opened = [(open_checkpoint(model), out) for model, out in models]
     with join_workers() as crew:
-        return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.first else no_display)
+        return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.is_first else no_display)

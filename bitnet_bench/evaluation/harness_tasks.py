@@ -30,7 +30,9 @@ def find_harness_suite(name: str) -> Suite:
         title=f"lm-eval's own {name}",
         licence="see the task's README in lm-eval",
         citation="see the task's README in lm-eval",
-        tasks=tuple(Task(name=leaf, metrics=(HARNESS_METRIC,), chance=0.0, hub=_read_hub_id(index[leaf])) for leaf in leaves),
+        tasks=tuple(
+            Task(name=leaf, metrics=(HARNESS_METRIC,), chance=0.0, hub=_read_hub_id(index[leaf])) for leaf in leaves
+        ),
         folder=find_harness_folder(),
     )
 

@@ -19,7 +19,7 @@ from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.answer_cache import NullStore, frame_parts
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Share, Progress, Session
+from bitnet_bench.protocols import Progress, Session, Share
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -269,7 +269,7 @@ class SessionLM(TemplateLM):
         unpack: Callable[[bytes], Any],
     ) -> list[Answer]:
         """Return the answer to each of *keys*: what is kept, and the rest from the session, kept batch by batch."""
-        found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.known(keys).items()}
+        found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
         self.counts["requests"] += len(keys)
         self.counts["cached"] += len(found)
         told.mark_answered(documents[i] for i in found)
@@ -277,7 +277,7 @@ class SessionLM(TemplateLM):
         try:
             for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
                 some = [(i, answer) for i, answer in some if i not in found]  # what was known stays
-                self._kept.keep([(keys[i], pack(answer)) for i, answer in some])
+                self._kept.save([(keys[i], pack(answer)) for i, answer in some])
                 found.update(some)
                 told.mark_answered(documents[i] for i, _ in some)
         except BenchError as error:

@@ -75,9 +75,15 @@ def select_tasks(
 
     found = load_suites()
     prefix = f"{HARNESS_PREFIX}:"
-    chosen = [find_harness_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose_suite(found, n) for n in names]
+    chosen = [
+        find_harness_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose_suite(found, n) for n in names
+    ]
     if not tasks:
-        return [(s, task) for s in chosen for task in (s.tasks if s.name == HARNESS_PREFIX else s.list_runnable_tasks(data_dir))]
+        return [
+            (s, task)
+            for s in chosen
+            for task in (s.tasks if s.name == HARNESS_PREFIX else s.list_runnable_tasks(data_dir))
+        ]
     selected = []
     for name in tasks:
         owners = [suite for suite in chosen if name in {task.name for task in suite.tasks}]

@@ -48,7 +48,7 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
             raise
         except Exception as error:  # a row may be wrong in as many ways as a task's module can read it
             raise BenchError(
-                f"{built.where(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
+                f"{built.describe_row(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
             ) from error
 
 
@@ -58,7 +58,7 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
     null = find_null(task, doc)
     if null is not None:
         raise BenchError(
-            f'{built.where(doc_id)} has a null in "{null}", which would be read as the word None.',
+            f'{built.describe_row(doc_id)} has a null in "{null}", which would be read as the word None.',
             "Give the field a text, or remove the row.",
         )
     gold = _read_gold_answer(built, doc, doc_id)
@@ -68,14 +68,15 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
     prompt = task.doc_to_text(doc)
     if not isinstance(prompt, str):
         raise BenchError(
-            f"{built.where(doc_id)} has the prompt {prompt!r}, which lm-eval reads as a number.",
+            f"{built.describe_row(doc_id)} has the prompt {prompt!r}, which lm-eval reads as a number.",
             "A prompt needs more than digits.",
         )
     choices = [str(choice) for choice in task.doc_to_choice(doc)] if gold.choice is not None else []
     blank = next((place for place, choice in enumerate(choices, 1) if not choice.strip()), None)
     if blank is not None:
         raise BenchError(
-            f"{built.where(doc_id)} has no text in choice {blank} of {len(choices)}.", "Give it one, or remove the row."
+            f"{built.describe_row(doc_id)} has no text in choice {blank} of {len(choices)}.",
+            "Give it one, or remove the row.",
         )
     answers: list[Any] = [gold.target]
     if choices:
@@ -97,7 +98,9 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
             lm,
             {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
             limit=limit,
-            bootstrap_iters=RESAMPLES if HARNESS_METRIC in built.task.metrics else 0,  # ours have standard errors of their own
+            bootstrap_iters=RESAMPLES
+            if HARNESS_METRIC in built.task.metrics
+            else 0,  # ours have standard errors of their own
             log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
@@ -105,7 +108,7 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
     except RowError as error:
         if error.row is None:
             raise
-        raise BenchError(f"{built.where(error.row)} {error.what}.", error.hint) from error
+        raise BenchError(f"{built.describe_row(error.row)} {error.what}.", error.hint) from error
     task_name = built.lm_task.task_name
     samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
     examples = [_make_example(built, sample) for sample in samples]
@@ -151,7 +154,10 @@ def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list
     if not all(e.choices for e in examples):
         return []
     ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
-    return [_answer_by_choice(built, e, [0.0 if i == most else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(e.choices))]) for e in examples]
+    return [
+        _answer_by_choice(built, e, [0.0 if i == most else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(e.choices))])
+        for e in examples
+    ]
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,9 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
         return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
     targets = [target] if isinstance(target, str) else list(target)
     references = hooks.references(doc)
-    return _GoldAnswer(targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc)))
+    return _GoldAnswer(
+        targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc))
+    )
 
 
 def _target(task: Any, doc: Any) -> Any:
@@ -205,7 +213,7 @@ def _find_choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequ
     if isinstance(target, int) and 0 <= target < len(choices):
         return target
     raise BenchError(
-        f"{built.where(doc_id)} has the label {target!r}, which is none of its {len(choices)} choices.",
+        f"{built.describe_row(doc_id)} has the label {target!r}, which is none of its {len(choices)} choices.",
         "Correct the row; a label outside the set cannot be scored.",
     )
 
@@ -231,7 +239,9 @@ def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
         return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
     if built.lm_task.OUTPUT_TYPE == "multiple_choice":
         choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
-        return _answer_by_choice(built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses])
+        return _answer_by_choice(
+            built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses]
+        )
     return _answer_by_text(built, asked, doc, str(responses[0]).strip())
 
 

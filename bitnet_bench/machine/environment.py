@@ -25,7 +25,17 @@ RECORDED_PACKAGES = (
     "rouge-score",
     "llama-cpp-python",
 )
-VECTOR_INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
+VECTOR_INSTRUCTIONS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
 """Those that decide how fast ternary, bfloat16 and float products are."""
 
 

@@ -57,6 +57,10 @@ def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -
     if obstacle is None:
         return RuntimeChoice(ENGINE_BACKEND, "the ternary engine fits this checkpoint")
     _log.warning(
-        "%s runs on the backend `%s`, not on the faster `%s`: %s.", checkpoint.source, FALLBACK_BACKEND, ENGINE_BACKEND, obstacle
+        "%s runs on the backend `%s`, not on the faster `%s`: %s.",
+        checkpoint.source,
+        FALLBACK_BACKEND,
+        ENGINE_BACKEND,
+        obstacle,
     )
     return RuntimeChoice(FALLBACK_BACKEND, obstacle)

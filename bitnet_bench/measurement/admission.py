@@ -59,7 +59,7 @@ class Admission:
 def load_candidates(entrants: Sequence[QueuedCandidate], countdown: Countdown) -> list[Admission]:
     """Load every entrant that fits, the quickest first, so that what it leaves of its share goes to slower ones."""
     budget = countdown.budget
-    countdown.tell("foresee")
+    countdown.show_progress("foresee")
     forecasts = [entrant.forecast() for entrant in entrants]
     order = sorted(range(len(entrants)), key=lambda i: _estimate_demand(entrants[i], forecasts[i]))
     found = [Admission() for _ in entrants]
@@ -77,7 +77,7 @@ def load_candidates(entrants: Sequence[QueuedCandidate], countdown: Countdown) -
             loads = f"loading it would take about {format_duration(slow_load_s)}, as the other precision did"
             admission.left_out = _explain_too_long(loads, load_share, countdown)
         else:
-            countdown.tell(f"load {entrant.loadable.name}")
+            countdown.show_progress(f"load {entrant.loadable.name}")
             began = budget.elapsed_s
             _try_load(entrant.loadable, load_share, admission)
             if admission.error is None:

@@ -22,10 +22,10 @@ from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 from bitnet_bench.measurement.budget import OutOfBudgetError, format_duration
 from bitnet_bench.measurement.messages import (
     MAX_CHARACTERS_SHOWN,
-    ProbeResult,
     MeasuringTask,
     OpenResult,
     ParityTask,
+    ProbeResult,
     Request,
 )
 from bitnet_bench.measurement.readings import Round
@@ -71,7 +71,7 @@ class CandidateProcess:
         return self.opened
 
     def check(self, within_s: float = math.inf) -> RuntimeParity:
-        """Start the process, which is that of `GATE`, and return what it finds; BenchError if that fails."""
+        """Start the process, which is that of `PARITY_COMMAND`, and return what it finds; BenchError if that fails."""
         self._start()
         return self._send_request(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
 
@@ -156,7 +156,8 @@ class CandidateProcess:
             return kind.model_validate_json(answer)
         except ValidationError as error:
             raise BenchError(
-                f"{self.name} answered what cannot be ({format_validation_error(error)}): {answer.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
+                f"{self.name} answered what cannot be ({format_validation_error(error)}): "
+                f"{answer.strip()[:MAX_CHARACTERS_SHOWN]!r}.",
                 "Its backend is broken.",
             ) from error
 

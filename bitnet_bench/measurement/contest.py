@@ -59,15 +59,18 @@ class CandidateOutcome:
     """Why the budget left it out, at some batch at least; nothing is wrong with it then."""
 
 
-def measure_in_rounds(contestants: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Countdown) -> list[CandidateOutcome]:
+def measure_in_rounds(
+    contestants: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Countdown
+) -> list[CandidateOutcome]:
     """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
     threads = scenario.threads or count_cores()
-    countdown.tell("idle power")
+    countdown.show_progress("idle power")
     idle = measure_idle_power(plugins.create_meter(meter))
-    countdown.tell("this machine's rates")
+    countdown.show_progress("this machine's rates")
     measure_rates(threads)  # kept for the floors: now nobody else is loaded
     measured = [
-        _LoadableCandidate(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown) for c in contestants
+        _LoadableCandidate(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown)
+        for c in contestants
     ]
     with ExitStack() as stack:
         for one in measured:
@@ -93,7 +96,7 @@ class _LoadableCandidate:
 
     def __post_init__(self) -> None:
         self.name = self.contestant.name
-        self.child = CandidateProcess(self.name, self.task, self.timeout_s, waiting=self.countdown.tell)
+        self.child = CandidateProcess(self.name, self.task, self.timeout_s, waiting=self.countdown.show_progress)
 
     def make_queued(self, scenario: Scenario, threads: int) -> QueuedCandidate:
         """Return what is known of it before it is loaded."""
@@ -119,7 +122,9 @@ class _LoadableCandidate:
         from bitnet_bench.backends.runtime_parity import check_parity
 
         task = _parity_task(self.contestant)
-        gate = CandidateProcess(f"the parity of {self.name}", task, self.timeout_s, PARITY_COMMAND, self.countdown.tell)
+        gate = CandidateProcess(
+            f"the parity of {self.name}", task, self.timeout_s, PARITY_COMMAND, self.countdown.show_progress
+        )
         try:
             found = gate.check(within_s)
         finally:
@@ -129,7 +134,11 @@ class _LoadableCandidate:
 
 
 def _make_outcome(
-    one: _LoadableCandidate, admission: Admission, turns: RoundResults | None, idle: Measured | Unavailable, threads: int
+    one: _LoadableCandidate,
+    admission: Admission,
+    turns: RoundResults | None,
+    idle: Measured | Unavailable,
+    threads: int,
 ) -> CandidateOutcome:
     if turns is None:
         return CandidateOutcome([], admission.error, admission.left_out)

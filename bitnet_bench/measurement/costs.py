@@ -15,7 +15,10 @@ from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, Cost, DroppedRound, Measured, Measurement, RuntimeParity, Unavailable
 
 CLOCK_METHOD = f"monotonic clock, mean over a round of {SHORTEST_ROUND_S} s or more, after "
-WARM_METHOD, COLD_METHOD = "a warm-up round", "short probes only: it is the warm-up round, and the budget has no time for others"
+WARM_METHOD, COLD_METHOD = (
+    "a warm-up round",
+    "short probes only: it is the warm-up round, and the budget has no time for others",
+)
 MIN_QUIET_ROUNDS = 3
 """Undisturbed rounds from which on disturbed ones are left out."""
 TOKEN_PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}
@@ -32,12 +35,16 @@ class CandidateInfo:
     threads: int
 
 
-def make_costs(entry: CandidateInfo, opened: OpenResult, turns: RoundResults, idle: Measured | Unavailable) -> list[Cost]:
+def make_costs(
+    entry: CandidateInfo, opened: OpenResult, turns: RoundResults, idle: Measured | Unavailable
+) -> list[Cost]:
     """Return a cost for each batch with a round."""
     return [_make_cost(entry, opened, turns, batch, idle) for batch, rounds in turns.rounds.items() if rounds]
 
 
-def _make_cost(entry: CandidateInfo, opened: OpenResult, turns: RoundResults, batch: int, idle: Measured | Unavailable) -> Cost:
+def _make_cost(
+    entry: CandidateInfo, opened: OpenResult, turns: RoundResults, batch: int, idle: Measured | Unavailable
+) -> Cost:
     why = turns.disturbances.get(batch, {})
     rounds, left_out = _select_rounds(turns.rounds[batch], why)
     prompt, new = rounds[0].prompt_tokens, rounds[0].new_tokens
@@ -68,13 +75,17 @@ def _make_cost(entry: CandidateInfo, opened: OpenResult, turns: RoundResults, ba
     )
 
 
-def _select_rounds(rounds: Sequence[Round], why: Mapping[int, list[str]]) -> tuple[list[Round], tuple[DroppedRound, ...]]:
+def _select_rounds(
+    rounds: Sequence[Round], why: Mapping[int, list[str]]
+) -> tuple[list[Round], tuple[DroppedRound, ...]]:
     """Return the rounds that numbers are of, and those left out: the disturbed ones, if enough others were made."""
     quiet = [reading for i, reading in enumerate(rounds) if i not in why]
     if len(quiet) < MIN_QUIET_ROUNDS:
         return list(rounds), ()
     return quiet, tuple(
-        DroppedRound(round=i + 1, why=tuple(reasons), prefill_s=rounds[i].prefill_s, decode_s=_compute_token_s(rounds[i]))
+        DroppedRound(
+            round=i + 1, why=tuple(reasons), prefill_s=rounds[i].prefill_s, decode_s=_compute_token_s(rounds[i])
+        )
         for i, reasons in why.items()
     )
 
@@ -91,7 +102,9 @@ def _make_speed_metrics(rounds: Sequence[Round], batch: int, clock: str) -> dict
     prompt = rounds[0].prompt_tokens
     found: dict[str, Measurement] = {
         "prefill_s": _make_measured("s", f"{clock}; the first new token is chosen in it", prefill),
-        "prefill_tokens_per_s": _make_measured("tokens/s", "prompt tokens / time", [batch * prompt / s for s in prefill]),
+        "prefill_tokens_per_s": _make_measured(
+            "tokens/s", "prompt tokens / time", [batch * prompt / s for s in prefill]
+        ),
         "decode_s": _make_measured("s/token", clock, decode),
         "decode_tokens_per_s": _make_measured("tokens/s", "batch / time of a token", [batch / s for s in decode]),
         "token_s": _make_measured("s", "monotonic clock around each token, one repetition a round", tokens),
@@ -107,11 +120,21 @@ def percentile(readings: Sequence[float], share: float) -> float:
 
 def _make_conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
     return {
-        "frequency_hz": _make_measurement("Hz", "mean of the cores, at the ends of a round", (r.frequency_hz for r in rounds)),
-        "stolen": _make_measurement("share of the cores", "the kernel's count of stolen time", (r.stolen_share for r in rounds)),
-        "pace_s": _make_measurement("s", "a hash on each thread, at the slower end of a round", (r.pace_s for r in rounds)),
-        "throttled": _make_measurement("events", "the kernel's counts of thermal throttling", (r.throttled for r in rounds)),
-        "swapped_bytes": _make_measurement("B", "pages swapped in and out, whole machine", (r.swapped_bytes for r in rounds)),
+        "frequency_hz": _make_measurement(
+            "Hz", "mean of the cores, at the ends of a round", (r.frequency_hz for r in rounds)
+        ),
+        "stolen": _make_measurement(
+            "share of the cores", "the kernel's count of stolen time", (r.stolen_share for r in rounds)
+        ),
+        "pace_s": _make_measurement(
+            "s", "a hash on each thread, at the slower end of a round", (r.pace_s for r in rounds)
+        ),
+        "throttled": _make_measurement(
+            "events", "the kernel's counts of thermal throttling", (r.throttled for r in rounds)
+        ),
+        "swapped_bytes": _make_measurement(
+            "B", "pages swapped in and out, whole machine", (r.swapped_bytes for r in rounds)
+        ),
         **_make_gpu_conditions(rounds),
     }
 

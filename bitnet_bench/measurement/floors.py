@@ -60,7 +60,9 @@ class PrecisionPlan(Value):
         return self.layer_bytes + self.head_bytes + self.embedding_bytes + self.kv_bytes
 
 
-def plan_precision(shape: ModelShape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16) -> PrecisionPlan:
+def plan_precision(
+    shape: ModelShape, precision: Precision, device: Device, context: int, batch: int, head_bits: int = 16
+) -> PrecisionPlan:
     """Return the bytes and the floors of *shape*; the head and the embedding take *head_bits*."""
     layers = round(shape.matrices * BITS_PER_WEIGHT[precision] / 8) + 4 * shape.norm_weights
     head = shape.head_weights * head_bits // 8

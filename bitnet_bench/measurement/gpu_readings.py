@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from bitnet_bench.machine.gpu import find_gpu_uuid
-from bitnet_bench.machine.nvml import GpuState, load_driver_library, find_gpu_handles, read_gpu_state
+from bitnet_bench.machine.nvml import GpuState, find_gpu_handles, load_driver_library, read_gpu_state
 
 
 class GpuReadings(Protocol):

@@ -34,7 +34,14 @@ class MachineMoment:
 def read_moment(proc: Path = PROC, cpus: Path = CPUS) -> MachineMoment:
     """Read the counters."""
     foreign, stolen = _read_foreign_times()
-    return MachineMoment(time.perf_counter(), foreign, stolen, _read_frequency(proc, cpus), _count_throttled(cpus), _count_swapped_bytes(proc))
+    return MachineMoment(
+        time.perf_counter(),
+        foreign,
+        stolen,
+        _read_frequency(proc, cpus),
+        _count_throttled(cpus),
+        _count_swapped_bytes(proc),
+    )
 
 
 def diff_moments(before: MachineMoment, after: MachineMoment, cores: int) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Candidate, CostTarget
-from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, RuntimeOptions, ProgressDisplay, no_display
+from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, ProgressDisplay, RuntimeOptions, no_display
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD_FILE, load_record, load_record_to_extend, lock_folder, save_record
 from bitnet_bench.runs.jobs import MeasureJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
-    from bitnet_bench.measurement.contest import PreparedCandidate, CandidateOutcome
+    from bitnet_bench.measurement.contest import CandidateOutcome, PreparedCandidate
     from bitnet_bench.measurement.scenario import Scenario
 
 
@@ -81,7 +81,9 @@ def _choose_meter() -> str:
     return "rapl" if find_gpu() is None else "nvml"
 
 
-def _prepare_candidate(checkpoint: Checkpoint, one: Candidate, backend: str, options: RuntimeOptions) -> PreparedCandidate:
+def _prepare_candidate(
+    checkpoint: Checkpoint, one: Candidate, backend: str, options: RuntimeOptions
+) -> PreparedCandidate:
     from bitnet_bench.measurement.contest import PreparedCandidate
 
     name, reason = choose_backend(one.backend or backend, checkpoint, one.precision)
@@ -96,8 +98,8 @@ def _prepare_records(entered: Sequence[Candidate], ready: Sequence[PreparedCandi
     """
     records: dict[CostTarget, RunRecord] = {}
     for one, contestant in zip(entered, ready, strict=True):
-        if one.place not in records:
-            records[one.place] = _prepare_record(one.out, contestant)
+        if one.cost_target not in records:
+            records[one.cost_target] = _prepare_record(one.out, contestant)
     return records
 
 
@@ -114,14 +116,14 @@ def _record_outcomes(
     measured = [(cost, c.checkpoint) for c, outcome in zip(ready, outcomes, strict=True) for cost in outcome.costs]
     floored = iter(add_floors(measured))
     for one, contestant, outcome in zip(entered, ready, outcomes, strict=True):
-        record, who = records[one.place], f"{contestant.backend} {contestant.precision}"
+        record, who = records[one.cost_target], f"{contestant.backend} {contestant.precision}"
         reason = {"backend_reason": contestant.backend_reason}
         costs = [next(floored).model_copy(update=reason) for _ in outcome.costs]
         if model_energy:
             costs = [with_modelled_energy(cost, contestant.checkpoint) for cost in costs]
         failed = {who: str(outcome.error)} if outcome.error else {}
         left_out = {who: outcome.left_out} if outcome.left_out else {}
-        records[one.place] = record.model_copy(
+        records[one.cost_target] = record.model_copy(
             update={
                 "costs": (*record.costs, *costs),
                 "cost_errors": record.cost_errors | failed,

@@ -35,7 +35,7 @@ class ParityTask(Value):
 
 
 class MeasuringTask(ParityTask):
-    """What is loaded and measured; the reply is `Opened`."""
+    """What is loaded and measured; the reply is `OpenResult`."""
 
     meter: str
     """As `module:Class`."""
@@ -46,7 +46,7 @@ class MeasuringTask(ParityTask):
 
 
 class Request(Value):
-    """What to do with a batch: the reply to a probe is `Foreseen`, to the others a `readings.Round`."""
+    """What to do with a batch: the reply to a probe is `ProbeResult`, to the others a `readings.Round`."""
 
     do: Literal["probe", "warm up", "round"]
     batch: int = Field(gt=0)

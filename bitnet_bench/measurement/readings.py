@@ -37,7 +37,7 @@ class Round(Value):
     stolen_share: float | None = Field(default=None, ge=0, le=1)
     """Of the cores' time, by other machines of the host; None where the kernel does not count it."""
     pace_s: float | None = Field(default=None, gt=0)
-    """Of a fixed piece of work on as many threads, at the slower end of the round (`machine.pace`)."""
+    """Of a fixed piece of work on as many threads, at the slower end of the round (`machine.measure_pace`)."""
     frequency_hz: float | None = None
     throttled: int | None = None
     """Thermal events; None where the kernel does not count them."""

@@ -19,7 +19,7 @@ MIN_TRUSTED_ROUNDS = 3
 """After so many rounds narrow intervals are expected to stay so.
 
 Before, rounds may still end early or late: the earliest end is so late that what is expected then is never off by more
-than `FACTOR`. Of ten rounds it is the seventh.
+than `MAX_ERROR_FACTOR`. Of ten rounds it is the seventh.
 """
 
 
@@ -68,8 +68,8 @@ class RoundPlan:
         """Return how many rounds are still to be expected.
 
         Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
-        nothing is known, and after two little: what is returned then is off by `FACTOR` at most until the next round
-        is over, whether the rounds end early or late.
+        nothing is known, and after two little: what is returned then is off by `MAX_ERROR_FACTOR` at most until the next
+        round is over, whether the rounds end early or late.
         """
         late, early = max(0, self.most - done), self.earliest - done
         if early <= 0 or not narrow:

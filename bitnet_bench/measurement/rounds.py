@@ -10,7 +10,14 @@ from typing import Protocol, TypeVar
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.budget import Countdown, OutOfBudgetError, format_duration
 from bitnet_bench.measurement.readings import Round, find_disturbances, find_disturbed_rounds, is_narrow
-from bitnet_bench.measurement.round_plan import Allotment, RoundPlan, allot_shares, count_starting_rounds, count_fitting_rounds, plan_rounds
+from bitnet_bench.measurement.round_plan import (
+    Allotment,
+    RoundPlan,
+    allot_shares,
+    count_fitting_rounds,
+    count_starting_rounds,
+    plan_rounds,
+)
 from bitnet_bench.measurement.scenario import Scenario
 
 Answer = TypeVar("Answer")
@@ -108,7 +115,9 @@ class _Alternation:
                 if why := turns.left_out.pop(self.batch, None):
                     turns.once[self.batch] = why
         for _, turns in self.pairs:
-            turns.disturbances[self.batch] = find_disturbed_rounds(turns.rounds.get(self.batch, []), self._list_rounds())
+            turns.disturbances[self.batch] = find_disturbed_rounds(
+                turns.rounds.get(self.batch, []), self._list_rounds()
+            )
 
     @property
     def _left_s(self) -> float:
@@ -116,7 +125,7 @@ class _Alternation:
         return self.ends_s - self.countdown.budget.elapsed_s
 
     def _filter_running(self, indices: Sequence[int]) -> list[int]:
-        return [i for i in indices if self.pairs[i][1].goes_on]
+        return [i for i in indices if self.pairs[i][1].is_running]
 
     def _probe_all(self) -> None:
         for _, turns in self.pairs:
@@ -125,7 +134,7 @@ class _Alternation:
         running = self._filter_running(range(len(self.pairs)))
         for waiting, index in zip(range(len(running), 0, -1), running, strict=True):
             contender, _ = self.pairs[index]
-            self.countdown.tell(f"probe {contender.name}")
+            self.countdown.show_progress(f"probe {contender.name}")
             share = max(0.0, self._left_s) / waiting
             seconds = self._ask(index, lambda one, share=share: one.probe(self.batch, share))  # type: ignore[misc]
             if seconds is not None:
@@ -156,7 +165,7 @@ class _Alternation:
         budget = self.countdown.budget
         waiting_s = self._turn_s(chosen[chosen.index(index) + 1 :])
         within = min(max(MAX_RUN_RATIO * self.run_s[index], budget.hard_left_s - waiting_s), budget.hard_left_s)
-        self.countdown.tell(f"warm up {contender.name}")
+        self.countdown.show_progress(f"warm up {contender.name}")
         began = budget.elapsed_s
         reading = self._ask(index, lambda one: one.warm_up(self.batch, within))
         if reading is not None:
@@ -190,7 +199,7 @@ class _Alternation:
             beginning = count_starting_rounds(self._turn_s(often), mean_s, self._left_s)
             # the last rounds are not repeated: there is no time for it
             longest = max(self._left_s, self._turn_s(often))
-            self._update_countdown(min(min(plan.expect(done, narrow), beginning) * mean_s, longest))
+            self._update_countdown(min(min(plan.expect_rounds(done, narrow), beginning) * mean_s, longest))
             spent += self._run_turn(done + 1, often)
             done, often = done + 1, self._filter_running(often)
             fitting = count_fitting_rounds(self._turn_s(often), self._left_s)
@@ -210,7 +219,7 @@ class _Alternation:
             contender, turns = self.pairs[index]
             if number > 1 and self.run_s[index] > budget.hard_left_s:
                 continue  # better a round less than a process that is ended in it
-            self.countdown.tell(f"round {number}, {contender.name}")
+            self.countdown.show_progress(f"round {number}, {contender.name}")
             spare = self._left_s - owed - self._turn_s(often[place:])
             reading = self._ask(index, lambda one, i=index, spare=spare: self._run_quiet_round(one, i, spare))  # type: ignore[misc]
             if reading is not None:
@@ -250,8 +259,8 @@ class _Alternation:
         budget = self.countdown.budget
         whole = budget.elapsed_s - self.began_s + left_s
         later = sum(whole * batch / self.batch for batch in self.later_batches)
-        self.countdown.expect(min(left_s + later, max(left_s, budget.left_s)))
-        self.countdown.tell()
+        self.countdown.set_expected(min(left_s + later, max(left_s, budget.left_s)))
+        self.countdown.show_progress()
 
     def _list_rounds(self) -> list[Round]:
         return [reading for _, turns in self.pairs for reading in turns.rounds.get(self.batch, [])]

@@ -12,7 +12,11 @@ from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.runs.choices import ScenarioName
 from bitnet_bench.runs.settings import Option, Settings
 
-SCENARIO_PRESETS: Mapping[ScenarioName, tuple[int, int]] = {"chat": (256, 128), "summarize": (1024, 128), "classify": (256, 2)}
+SCENARIO_PRESETS: Mapping[ScenarioName, tuple[int, int]] = {
+    "chat": (256, 128),
+    "summarize": (1024, 128),
+    "classify": (256, 2),
+}
 """(prompt tokens, new tokens): a turn of a conversation, an article and its summary, a text and its label."""
 
 

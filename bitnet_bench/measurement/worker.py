@@ -20,9 +20,9 @@ from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement import gpu_readings, machine_state
 from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
 from bitnet_bench.measurement.messages import (
-    ProbeResult,
     MeasuringTask,
     OpenResult,
+    ProbeResult,
     Request,
     claim_stdout,
     parse_request,
@@ -66,7 +66,9 @@ def main() -> None:
         for line in sys.stdin:
             request = parse_request(line, Request)
             contest = contests.setdefault(request.batch, _BatchWorker(session, task, request.batch, meter, gpu))
-            send_reply(replies, _answer_request(request, contest, lambda one: one.warm_up(memory, baseline, used_before)))
+            send_reply(
+                replies, _answer_request(request, contest, lambda one: one.warm_up(memory, baseline, used_before))
+            )
 
 
 def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> OpenResult:
@@ -80,7 +82,9 @@ def _describe_opened(session: Session, load_s: float, memory: PeakMemory) -> Ope
     )
 
 
-def _answer_request(request: Request, contest: _Contest, warm_up: Callable[[_Contest], Round]) -> ProbeResult | Round:
+def _answer_request(
+    request: Request, contest: _BatchWorker, warm_up: Callable[[_BatchWorker], Round]
+) -> ProbeResult | Round:
     match request.do:
         case "probe":
             return ProbeResult(run_s=contest.probe())
@@ -137,7 +141,7 @@ class _BatchWorker:
         return min(found)
 
     def _probe_decode(self) -> float:
-        """Return the seconds of one token: the median of those that fit into `PROBE_S`, and of three at least."""
+        """Return the seconds of one token: the median of those that fit into `MIN_PROBE_S`, and of three at least."""
         state = self._session.prefill([prompt[:1] for prompt in self._prompts])
         if not isinstance(self._gpu, NoGpu) and self._new > 2:
             state = self._session.decode(state, 1)  # which captures a graph
@@ -169,7 +173,7 @@ class _BatchWorker:
         timed in a repetition of their own, or in all of them where they are slow.
         """
         pace = machine_state.measure_pace(self._threads)
-        before, gpu_before = machine_state.read_moment(), self._gpu.now()
+        before, gpu_before = machine_state.read_moment(), self._gpu.read_state()
         prefill = decode = 0.0
         on_gpu: list[tuple[float | None, float | None]] = []
         repetitions = 0
@@ -187,7 +191,7 @@ class _BatchWorker:
         energy = self._meter.stop()
         if not tokens:
             tokens = self._run_once(stepwise=True)[2]
-        after, gpu_after = machine_state.read_moment(), self._gpu.now()
+        after, gpu_after = machine_state.read_moment(), self._gpu.read_state()
         return Round(
             prefill_s=prefill / repetitions,
             decode_s=decode / repetitions,

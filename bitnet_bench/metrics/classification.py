@@ -27,8 +27,8 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
     return _macro_average(label_f1(confusion), confusion)
 
 
-class ConfusionMetric(Metric, adds=("decided", "labels")):
-    """A metric that is `of_confusion` of confusion[..., target, output]."""
+class ConfusionMetric(Metric, adds=("target_and_output", "count_labels")):
+    """A metric that is `score_confusion` of confusion[..., target, output]."""
 
     choice = "argmax-loglikelihood"
 

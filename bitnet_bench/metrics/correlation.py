@@ -45,7 +45,9 @@ class Pearson(Metric, adds=("points",)):
         if len(examples) < 2:
             return None
         values = collect_grades(examples)
-        drawn = [_weighted_pearson(self.points(values, weights), weights) for weights in bootstrap_counts(len(examples))]
+        drawn = [
+            _weighted_pearson(self.points(values, weights), weights) for weights in bootstrap_counts(len(examples))
+        ]
         return 100.0 * float(np.std(np.concatenate(drawn), ddof=1))
 
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:

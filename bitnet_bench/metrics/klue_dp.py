@@ -20,7 +20,7 @@ SCORED_RELATIONS = (
 OTHER_RELATION, WRONG_HEAD = "other", "wrong head"
 
 
-class UAS(SumMetric, adds=("pairs",)):
+class UAS(SumMetric, adds=("label_pairs",)):
     """Macro-F1 over head indices; a malformed answer is a head that no word has."""
 
     name = "uas"
@@ -57,7 +57,7 @@ class LAS(UAS):
     def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
         """Return relations, the output's voided where its head is wrong."""
         targets, outputs = _extract_relations(example.target_labels), _extract_relations(example.output_labels)
-        heads = zip(*super().pairs(example), strict=True)
+        heads = zip(*super().label_pairs(example), strict=True)
         return targets, [given if a == b else WRONG_HEAD for given, (a, b) in zip(outputs, heads, strict=True)]
 
     def signature(self) -> str:
@@ -72,7 +72,7 @@ class UASAccuracy(UAS):
 
     def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 2]: right words and words."""
-        pairs = [self.pairs(example) for example in examples]
+        pairs = [self.label_pairs(example) for example in examples]
         return np.array([(sum(map(str.__eq__, *pair)), len(pair[0])) for pair in pairs])
 
     def score_sums(self, sums: np.ndarray) -> np.ndarray:

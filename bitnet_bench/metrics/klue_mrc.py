@@ -21,7 +21,7 @@ MARKS = re.compile(r"['\"《》<>〈〉()‘’]")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class ExactMatch(MeanMetric, adds=("normalise", "of_pair")):
+class ExactMatch(MeanMetric, adds=("normalise", "score_pair")):
     """The normalised output equals one of the references; for a question without an answer both are empty."""
 
     name = "klue_exact_match"

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, SumMetric, f1_from_counts, count_label_hits, macro_f1_from_counts
+from bitnet_bench.metrics.sums import (
+    BOOTSTRAP_SIGNATURE,
+    SumMetric,
+    count_label_hits,
+    f1_from_counts,
+    macro_f1_from_counts,
+)
 from bitnet_bench.runs.records import Example
 
 ENTITY_TYPES = ("PS", "LC", "OG", "DT", "TI", "QT")

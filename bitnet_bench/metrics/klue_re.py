@@ -50,7 +50,9 @@ class AUPRC(Metric):
         """Return its bootstrap standard error over examples; None below two."""
         if len(examples) < 2:
             return None
-        drawn = [_example_areas(examples, weights).mean(0) for weights in bootstrap_counts(len(examples), AREA_RESAMPLES)]
+        drawn = [
+            _example_areas(examples, weights).mean(0) for weights in bootstrap_counts(len(examples), AREA_RESAMPLES)
+        ]
         return 100.0 * float(np.std(np.concatenate(drawn), ddof=1))
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:

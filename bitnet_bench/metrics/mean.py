@@ -12,7 +12,7 @@ from bitnet_bench.statistics import mean_stderr
 
 
 class MeanMetric(Metric):
-    """A metric whose value is the mean of `of_one`."""
+    """A metric whose value is the mean of `score_example`."""
 
     def value(self, examples: Sequence[Example]) -> float:
         """Return the mean over examples, 0..100."""

@@ -12,7 +12,7 @@ from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import bootstrap_stderr
 
 
-class BitsPerByte(Metric, adds=("of_sums",)):
+class BitsPerByte(Metric, adds=("score_sums",)):
     """Negative log2-likelihood of all texts over their bytes (lm-eval's bits_per_byte); 0 is a perfect prediction."""
 
     name = "bits_per_byte"

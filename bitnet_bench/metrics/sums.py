@@ -15,7 +15,7 @@ BOOTSTRAP_SIGNATURE = f"stderr:bootstrap-{RESAMPLES}-seed{SEED}"
 
 
 class SumMetric(Metric):
-    """A metric whose value is `of_sums` of what `statistics` gives for each example, added up."""
+    """A metric whose value is `score_sums` of what `statistics` gives for each example, added up."""
 
     @abstractmethod
     def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
@@ -81,7 +81,7 @@ def count_label_hits(
 
 
 def macro_f1_from_counts(sums: np.ndarray) -> np.ndarray:
-    """Return the mean F1 over the labels that occur, for sums [..., 2, labels] of `label_counts`."""
+    """Return the mean F1 over the labels that occur, for sums [..., 2, labels] of `count_label_hits`."""
     hits, involved = sums[..., 0, :], sums[..., 1, :]
     return mean_over_occurring(f1_from_counts(hits, involved), involved)
 

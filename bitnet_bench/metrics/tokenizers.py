@@ -35,7 +35,7 @@ def load_metric_tokenizer(key: str) -> Tokenizer:
 
 
 def check_hangul(key: str, tokens: list[str]) -> None:
-    """Raise BenchError if *tokens* of `PROBE` lack its Hangul: a score over what is left would be a false one."""
+    """Raise BenchError if *tokens* of `PROBE_SENTENCE` lack its Hangul: a score over the rest would be wrong."""
     if PROBE_SENTENCE.split()[0] not in "".join(tokens):  # morphemes may be spelt otherwise, its noun is not
         raise BenchError(
             f"The tokenizer {key!r} drops Hangul, so that Korean scores 0, or a false 100 where digits agree.",

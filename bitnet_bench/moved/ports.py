@@ -31,8 +31,15 @@ _PLACES = {
     "Report": "bitnet_bench.reports.sections",
     "ReportOptions": "bitnet_bench.reports.sections",
 }
+_NAMES = {
+    "ALL": "ALL_REQUESTS",
+    "Ingredients": "TrainingInputs",
+    "Part": "Share",
+    "Steps": "ProgressDisplay",
+    "in_order": "sort_answers",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Return *name* from where it is now."""
-    return find_moved("bitnet_bench.ports", name, _PLACES)
+    return find_moved("bitnet_bench.ports", name, _PLACES, _NAMES)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def convert_checkpoint(
-    model: str, form: Format, out: Path, *, shard_gigabytes: float = SHARD_GIGABYTES, steps: ProgressDisplay = no_display
+    model: str,
+    form: Format,
+    out: Path,
+    *,
+    shard_gigabytes: float = SHARD_GIGABYTES,
+    steps: ProgressDisplay = no_display,
 ) -> tuple[Checkpoint, CheckpointParity]:
     """Write the checkpoint *model* in format *form* to *out*; return what *out* is and how equal it is to *model*.
 

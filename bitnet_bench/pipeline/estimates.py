@@ -24,11 +24,11 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.steps import FinetuneStep, MeasureStep, ReportStep, EvaluateStep, Step
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
+from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
 SAMPLED_ROWS = 200
@@ -101,7 +101,8 @@ def measure_speed(shape: ModelShape) -> Speed:
 
     device = "cpu" if find_gpu() is None else "cuda"
     left, right = (
-        torch.ones(size, device=device) for size in ((CALIBRATION_TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
+        torch.ones(size, device=device)
+        for size in ((CALIBRATION_TOKENS, shape.hidden), (shape.hidden, shape.intermediate))
     )
     left @ right
     done, began = 0, time.perf_counter()
@@ -169,7 +170,9 @@ class _StepEstimator:
 
     def _read_rows(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
-        rows: Sequence[Any] = self._compute_once(lambda: split_validation_rows(read_training_rows(job)[0], job)[0], *about)
+        rows: Sequence[Any] = self._compute_once(
+            lambda: split_validation_rows(read_training_rows(job)[0], job)[0], *about
+        )
         return rows
 
     def _load_tokenizer(self, model: str) -> tuple[Any, str]:
@@ -210,9 +213,7 @@ class _StepEstimator:
                 memory += PROCESS_BYTES + held
         note = f"{contestants} processes, {scenario.rounds} rounds of each"
         if seconds > scenario.budget_s:
-            note = (
-                f"{contestants} processes, as many rounds as the budget allows ({format_duration(seconds)} for all)"
-            )
+            note = f"{contestants} processes, as many rounds as the budget allows ({format_duration(seconds)} for all)"
         seconds = min(seconds, scenario.budget_s)
         speed_source = sources[0] if sources else ""
         return Estimate(step.title, step.is_done, seconds, int(memory), 0, note, speed_source)
@@ -228,13 +229,15 @@ def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
 
 def _count_sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
     """Return how many sequences a job trains on, and the mean tokens of one, from a sample of its rows."""
-    from bitnet_bench.data.tokenizing import tokenize_rows, tokenize_pairs
+    from bitnet_bench.data.tokenizing import tokenize_pairs, tokenize_rows
 
     some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
     if job.method == "dpo":
         examples = tokenize_pairs(some, tokenizer, job.template, job.max_length).examples
     else:
-        examples = tokenize_rows(some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain").examples
+        examples = tokenize_rows(
+            some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain"
+        ).examples
     tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
     return len(rows) if job.method == "dpo" else round(len(rows) * len(examples) / len(some)), tokens
 
@@ -247,7 +250,10 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
     rows = {name: Path(file) for name, file in job.rows.items()}
     directory = Path(job.data_dir) if job.data_dir else None
     setting = TaskSettings(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
-    return [_count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job.limit) for suite, task in step.tasks]
+    return [
+        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job.limit)
+        for suite, task in step.tasks
+    ]
 
 
 def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:

@@ -151,7 +151,9 @@ def _list_key_lines(node: yaml.Node | None, file: Path, place: KeyPath = ()) -> 
         for key, value in node.value:
             name, line = str(key.value), key.start_mark.line + 1
             if name in seen:
-                raise BenchError(f"Line {line} of {file}: {_format_key_path((*place, name))} stands twice.", "Keep one of them.")
+                raise BenchError(
+                    f"Line {line} of {file}: {_format_key_path((*place, name))} stands twice.", "Keep one of them."
+                )
             seen.add(name)
             yield from _list_key_lines(value, file, (*place, name))
             yield (*place, name), line
@@ -184,7 +186,11 @@ def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]
 
 def _list_keys(place: KeyPath) -> list[str]:
     """Return the keys that may stand at *place*."""
-    sections: dict[str, type[Value]] = {"finetune": FinetuneSettings, "evaluate": EvaluateSettings, "measure": MeasureSettings}
+    sections: dict[str, type[Value]] = {
+        "finetune": FinetuneSettings,
+        "evaluate": EvaluateSettings,
+        "measure": MeasureSettings,
+    }
     fields = sections[str(place[0])].model_fields if place else Recipe.model_fields
     return [name for name, field in fields.items() if field.annotation not in (type(None), Literal[""])]
 
@@ -222,7 +228,9 @@ def claim_recipe_folder(recipe: Recipe, folder: Path) -> None:
     """Keep *recipe* in *folder* as recipe.yaml; BenchError if the folder is another recipe's."""
     kept = folder / RECIPE_COPY_FILE
     if kept.is_file():
-        differing = list(_list_differing_keys(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json")))
+        differing = list(
+            _list_differing_keys(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json"))
+        )
         if differing:
             raise BenchError(
                 f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",

@@ -17,7 +17,7 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.pipeline.recipe import Recipe, FinetuneSettings, claim_recipe_folder
+from bitnet_bench.pipeline.recipe import FinetuneSettings, Recipe, claim_recipe_folder
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.choices import Precision
@@ -159,9 +159,9 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
     def scored(models: Mapping[str, str], job: EvaluateJob) -> list[EvaluateStep]:
         return [EvaluateStep(model, out / name, tasks, job) for name, model in models.items()]
 
-    plain = scored(recipe.models, scoring.job(data_dir, None))
-    first = scored(before, scoring.job(data_dir, "before"))
-    last = scored(after, scoring.job(data_dir, "after" if before else None))
+    plain = scored(recipe.models, scoring.make_job(data_dir, None))
+    first = scored(before, scoring.make_job(data_dir, "before"))
+    last = scored(after, scoring.make_job(data_dir, "after" if before else None))
     steps: list[Step] = [*plain, *first, *trained, *last]
     if recipe.measure:
         # one seed costs what another does
@@ -179,7 +179,7 @@ def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path |
     steps = []
     for seed in range(training.seed, training.seed + training.seeds):
         suffix = f"-seed{seed}" if training.seeds > 1 else ""
-        job = training.job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
+        job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
         steps.append(FinetuneStep(job, training.backend, f"{training.precision}{suffix}"))
         if training.twin:
             twin = make_twin_job(job, training.twin_model)
@@ -202,7 +202,9 @@ def _list_candidates(runs: Sequence[EvaluateStep], recipe: Recipe) -> list[Candi
     return [contender for run in runs for contender in candidates.make_candidates([run.model], precisions, run.out)]
 
 
-def run_recipe(recipe: Recipe, out: Path, data_dir: Path | None = None, steps: ProgressDisplay = no_display) -> list[RunRecord]:
+def run_recipe(
+    recipe: Recipe, out: Path, data_dir: Path | None = None, steps: ProgressDisplay = no_display
+) -> list[RunRecord]:
     """Do every step of *recipe* that is not done in *out*, and return the record of every run.
 
     Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results, or this

@@ -12,7 +12,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
-from bitnet_bench.rating.ratings import MAX_POINT, KEY_KIND, MIN_POINT, RATING_KIND, RATING_SCALES, ItemJudgement, SheetKey, Rating
+from bitnet_bench.rating.ratings import (
+    KEY_KIND,
+    MAX_POINT,
+    MIN_POINT,
+    RATING_KIND,
+    RATING_SCALES,
+    ItemJudgement,
+    Rating,
+    SheetKey,
+)
 from bitnet_bench.runs.folder import RECORD_FILE, load_record_to_extend, lock_folder, save_record
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
@@ -103,8 +112,13 @@ def summarize_ratings(key: SheetKey, ratings: Sequence[Rating]) -> HumanJudgemen
         win_rate=Estimated(value=100 * float(worth.mean()), interval=(100 * low, 100 * high)),
         scales={scale: _estimate_means(*both) for scale, both in points.items()},
         alpha={
-            PREFERENCE_SCALE: _compute_alpha([[list(PREFERENCE_WEIGHTS).index(whose) for whose in row] for row in preferred], "nominal"),
-            **{scale: _compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()},
+            PREFERENCE_SCALE: _compute_alpha(
+                [[list(PREFERENCE_WEIGHTS).index(whose) for whose in row] for row in preferred], "nominal"
+            ),
+            **{
+                scale: _compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal")
+                for scale, both in points.items()
+            },
         },
     )
 
@@ -115,7 +129,9 @@ def _find_preferred_run(one: ItemJudgement, key: SheetKey) -> str:
     return "a" if (one.preferred == "left") == key.left_is_a[one.item] else "b"
 
 
-def _gather_points(ordered: Iterable[Sequence[ItemJudgement]], key: SheetKey, scale: str) -> tuple[np.ndarray, np.ndarray]:
+def _gather_points(
+    ordered: Iterable[Sequence[ItemJudgement]], key: SheetKey, scale: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the points of run A and of run B, each [raters, items]."""
     rows = [[(getattr(one.left, scale), getattr(one.right, scale)) for one in judged] for judged in ordered]
     both = np.array(rows, dtype=float)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.rating.ratings import MAX_POINT, MIN_POINT, RATING_KIND, RATING_SCALES
-from bitnet_bench.reports.html_page import make_environment, make_csp_source
+from bitnet_bench.reports.html_page import make_csp_source, make_environment
 
 if TYPE_CHECKING:
     from bitnet_bench.rating.sheet import SheetItem

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.rating.page import render_sheet
-from bitnet_bench.rating.ratings import SheetKey, RatedRun
+from bitnet_bench.rating.ratings import RatedRun, SheetKey
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.records import Example, RunRecord
 

@@ -76,7 +76,9 @@ def load_record(folder: Path) -> RunRecord:
         record = RunRecord.model_validate(fields)
         return record if is_sealed else record.model_copy(update={"once_unsealed": True})
     except ValidationError as error:
-        raise BenchError(f"{folder / RECORD_FILE} cannot be read: {format_validation_error(error)}.", "Run it again.") from error
+        raise BenchError(
+            f"{folder / RECORD_FILE} cannot be read: {format_validation_error(error)}.", "Run it again."
+        ) from error
 
 
 def load_record_to_extend(folder: Path) -> RunRecord:
@@ -107,7 +109,8 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
         return FinetuneRecord.model_validate_json(file.read_text(encoding="utf-8"))
     except ValueError as error:  # a ValidationError is one, and so is a file that is not UTF-8
         raise BenchError(
-            f"{file} cannot be read: {format_validation_error(error)}.", "Delete it and train again, or get the checkpoint again."
+            f"{file} cannot be read: {format_validation_error(error)}.",
+            "Delete it and train again, or get the checkpoint again.",
         ) from error
 
 
@@ -143,7 +146,9 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
                 lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
                 examples += [Example.model_validate_json(line) for line in lines if line]
             except ValidationError as error:
-                raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", "Run it again.") from error
+                raise BenchError(
+                    f"{file} cannot be read: {format_validation_error(error)}.", "Run it again."
+                ) from error
     return examples
 
 

@@ -14,10 +14,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
-from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, TRAINING_FILE, load_record_fields, samples_path, compute_seal
+from bitnet_bench.runs.folder import (
+    RECORD_FILE,
+    SEAL_FIELD,
+    TRAINING_FILE,
+    compute_seal,
+    load_record_fields,
+    samples_path,
+)
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
-from bitnet_bench.runs.run import Notice, LoadedRun
-from bitnet_bench.wording import plain_text, get_text
+from bitnet_bench.runs.run import LoadedRun, Notice
+from bitnet_bench.wording import get_text, plain_text
 
 MAX_LINES_NAMED = 3
 """Of the lines of a file that cannot be read, so many are named, and the rest counted."""
@@ -41,7 +48,9 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         with _pause_gc():
             examples = list(self._parse_examples(file, content))
         if len(examples) != self._tasks[task]:
-            self._add_notice(file, get_text("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}"))
+            self._add_notice(
+                file, get_text("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}")
+            )
         return examples
 
     def __iter__(self) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from bitnet_bench.statistics.standard_errors import RESAMPLES_PER_BLOCK, NORMAL_95, RESAMPLES, SEED, bootstrap_counts
+from bitnet_bench.statistics.standard_errors import NORMAL_95, RESAMPLES, RESAMPLES_PER_BLOCK, SEED, bootstrap_counts
 
 MIN_CHI_SQUARE_PAIRS = 25
 """With fewer discordant pairs McNemar's test is the exact binomial one."""

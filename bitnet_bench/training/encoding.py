@@ -11,10 +11,10 @@ import torch
 from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.data.mapping import tokenize_cached
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.tokenizing import EncodedRows, TrainingExample, tokenize_rows, tokenize_pairs
+from bitnet_bench.data.tokenizing import EncodedRows, TrainingExample, tokenize_pairs, tokenize_rows
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import response_logprobs
@@ -45,8 +45,8 @@ def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int
     beginnings = ", ".join(f"“{rows[i].turns[0].text[:ROW_NAME_CHARACTERS]}”" for i in encoded.lost[:MAX_ROWS_NAMED])
     warning = (
         f"{encoded.dropped} of {encoded.rows} rows are left out, because {max_length} tokens leave nothing of their "
-        f"response: those that begin {beginnings}{', …' if encoded.dropped > MAX_ROWS_NAMED else ''}. Raise `max_length`; "
-        "`bitnet-bench data check` gives their lines."
+        f"response: those that begin {beginnings}{', …' if encoded.dropped > MAX_ROWS_NAMED else ''}. "
+        "Raise `max_length`; `bitnet-bench data check` gives their lines."
     )
     _log.warning(warning)
     return (warning,)
@@ -59,7 +59,9 @@ def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, c
     return _make_preference_pairs(job, model, encoded.examples, collator)
 
 
-def _make_preference_pairs(job: FinetuneJob, model: PreTrainedModel, examples: Sequence[TrainingExample], collator: Collator) -> list[BatchItem]:
+def _make_preference_pairs(
+    job: FinetuneJob, model: PreTrainedModel, examples: Sequence[TrainingExample], collator: Collator
+) -> list[BatchItem]:
     """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
 
     Dropout is turned off, in training as well: with it a policy would not equal its own reference.

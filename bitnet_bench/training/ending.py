@@ -11,7 +11,7 @@ from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.preference import LN2
 
 END_POINTS_DIVISOR = 10
-"""The end of a run is the mean over its last 1 / `LAST_SHARE` of logged points: one batch alone is noise."""
+"""The end of a run is the mean over its last 1 / `END_POINTS_DIVISOR` of logged points: one batch alone is noise."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK_BACKEND
 from bitnet_bench.processes import is_first_process
-from bitnet_bench.protocols import TrainingInputs, ProgressDisplay, TrainingBackend, no_display
+from bitnet_bench.protocols import ProgressDisplay, TrainingBackend, TrainingInputs, no_display
 from bitnet_bench.runs.choices import TRAINING_BACKEND
 from bitnet_bench.runs.folder import load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finished import refuse_other_inputs
-from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
+from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
@@ -28,7 +28,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     Finished is a run of the same settings on the same base, rows and teacher; a folder that holds another is refused,
     and so is one that another process writes into.
     """
-    from bitnet_bench.data.templates import hash_template, check_template
+    from bitnet_bench.data.templates import check_template, hash_template
     from bitnet_bench.machine.fast_dtype import fastest_dtype
     from bitnet_bench.training.resume import recall_choices, refuse_foreign
 

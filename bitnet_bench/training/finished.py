@@ -15,7 +15,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
-from bitnet_bench.training.inputs import split_validation_rows, read_training_rows
+from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
@@ -93,7 +93,9 @@ def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
     files = [source for source in sources if ":" not in str(source) or source.is_file()]
     if not all(file.is_file() for file in files):
         return None
-    return _unless_gone(lambda: split_validation_rows(read_training_rows(job)[0], job), there=len(files) == len(sources))
+    return _unless_gone(
+        lambda: split_validation_rows(read_training_rows(job)[0], job), there=len(files) == len(sources)
+    )
 
 
 def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:

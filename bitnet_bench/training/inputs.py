@@ -79,7 +79,9 @@ def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict
     texts: dict[str, str] = {}
     for suite, task in select_tasks(suites_named, data_dir=directory):
         for doc in build_task(suite, task, TaskSettings(directory)).lm_task.test_docs():
-            texts |= {normalise_text(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)}
+            texts |= {
+                normalise_text(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)
+            }
     return texts
 
 

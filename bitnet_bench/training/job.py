@@ -22,23 +22,25 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, write_whole
 from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.processes import count_processes, read_rank
-from bitnet_bench.protocols import TrainingInputs, Progress
+from bitnet_bench.protocols import Progress, TrainingInputs
 from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
-from bitnet_bench.training.encoding import encode_rows, warn_dropped_rows, make_items
+from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped_rows
 from bitnet_bench.training.memory import fit_batch
 from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
 from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, find_last_state, read_started_settings
 from bitnet_bench.training.starting_model import make_starting_model
-from bitnet_bench.training.trainer import TrainerFactory, TrainingPlan, TrainerSetup, make_trainer
+from bitnet_bench.training.trainer import TrainerFactory, TrainerSetup, TrainingPlan, make_trainer
 
 _log = logging.getLogger(__name__)
 
 
-def run_finetune_job(job: FinetuneJob, given: TrainingInputs, progress: Progress, backend: str, build: TrainerFactory) -> FinetuneRecord:
+def run_finetune_job(
+    job: FinetuneJob, given: TrainingInputs, progress: Progress, backend: str, build: TrainerFactory
+) -> FinetuneRecord:
     """Run *job* with the trainer that *build* makes; see `bitnet_bench.protocols.TrainingBackend.finetune`."""
     out = Path(job.out)
     job = _resolve_sharding(job)

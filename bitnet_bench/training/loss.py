@@ -19,7 +19,9 @@ LabelledStates = tuple[Tensor, Tensor, nn.Module]
 """(targets [n], hidden states [n, H], output head) of the n tokens of a batch that carry the loss."""
 
 
-def response_loss(model: nn.Module, batch: dict[str, Tensor], states: LabelledStates | None = None) -> tuple[Tensor, int]:
+def response_loss(
+    model: nn.Module, batch: dict[str, Tensor], states: LabelledStates | None = None
+) -> tuple[Tensor, int]:
     """Return (sum of the cross-entropy in nats over labelled tokens, their count), in float32.
 
     batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss. *states*: what
@@ -40,7 +42,7 @@ def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def _positions(batch: dict[str, Tensor]) -> Tensor:
-    """Return the `labelled_positions` of *batch*, which a collator has found already."""
+    """Return the `find_labelled_positions` of *batch*, which a collator has found already."""
     return batch[LABELLED_KEY] if LABELLED_KEY in batch else find_labelled_positions(batch["labels"])
 
 

@@ -39,7 +39,8 @@ class TernaryMonitor:
     def compare_codes(self) -> dict[str, float]:
         """Return shares of all codes, and how far scales have moved.
 
-        flips: changed since the last look. zeros: are 0. near_boundary: of masters within `NEAR` of rounding otherwise.
+        flips: changed since the last look. zeros: are 0. near_boundary: of masters within
+        `BOUNDARY_DISTANCE` of rounding otherwise.
         scale_drift: mean over layers of |gamma / its first value - 1|.
         """
         if not self._layers:
@@ -48,7 +49,9 @@ class TernaryMonitor:
         total = sum(codes.numel() for codes in now.values())
         counts = [
             _count(
-                codes != self._last[name], codes == 0, _near_boundary(_gather_weight(self._layers[name].weight), scales[name])
+                codes != self._last[name],
+                codes == 0,
+                _near_boundary(_gather_weight(self._layers[name].weight), scales[name]),
             )
             for name, codes in now.items()
         ]
@@ -96,8 +99,8 @@ def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, me
         )
     if _longest_run(share > HIGH_FLIP_SHARE for share in flips) >= MIN_POINTS_TO_WARN:
         return (
-            f"More than {HIGH_FLIP_SHARE:.0%} of the codes flipped at each of {MIN_POINTS_TO_WARN} or more logged steps in a row: "
-            "the weights do not settle. Lower `learning_rate`.",
+            f"More than {HIGH_FLIP_SHARE:.0%} of the codes flipped at each of {MIN_POINTS_TO_WARN} or more logged steps "
+            "in a row: the weights do not settle. Lower `learning_rate`.",
         )
     return ()
 

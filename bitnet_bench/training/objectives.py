@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from bitnet_bench.data.tokenizing import IGNORED_LABEL
 from bitnet_bench.errors import BenchError
-from bitnet_bench.training.distillation import ProjectionRecorder, logits_divergence, check_attention_layer, relation_divergence
+from bitnet_bench.training.distillation import (
+    ProjectionRecorder,
+    check_attention_layer,
+    logits_divergence,
+    relation_divergence,
+)
 from bitnet_bench.training.loss import labelled_states, response_logprobs, response_loss
-from bitnet_bench.training.preference import dpo_loss, check_same_reference
+from bitnet_bench.training.preference import check_same_reference, dpo_loss
 
 BatchLoss = dict[str, Any]
 """loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name.
@@ -90,7 +95,10 @@ class DistillationObjective:
         if relation_weight:
             check_attention_layer(student, layer)
             check_attention_layer(teacher, layer)
-            self._student_states, self._teacher_states = ProjectionRecorder(student, layer), ProjectionRecorder(teacher, layer)
+            self._student_states, self._teacher_states = (
+                ProjectionRecorder(student, layer),
+                ProjectionRecorder(teacher, layer),
+            )
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
         """Return the weighted sum, with its parts as figures."""

@@ -38,7 +38,9 @@ def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> Finetun
     """
     started = finished.job.model_dump(mode="json") if finished else read_started_settings(Path(job.out))
     has_table = finished.first_loss is not None if finished else "learning_rate_source" in started
-    had_default = not has_table and started.get("learning_rate") == FORMER_METHOD_RATES.get(job.method, FORMER_DEFAULT_RATE)
+    had_default = not has_table and started.get("learning_rate") == FORMER_METHOD_RATES.get(
+        job.method, FORMER_DEFAULT_RATE
+    )
     recalled: dict[str, Any] = {}
     if job.learning_rate is None and started and (started.get("learning_rate_source") or had_default):
         recalled = {name: started.get(name) for name in ("learning_rate", "learning_rate_source")}

@@ -25,7 +25,7 @@ def make_schedule(name: str, steps: int, warmup: int) -> Callable[[int], float]:
     Step s of the warm-up has (s + 1) / *warmup*, so that its last step is the first at the peak. transformers begins
     at s / *warmup*, whose first step is 0: a run of one step then learns nothing. After the warm-up:
     constant: 1. linear: from 1 to nothing, reached one step after the last. cosine: half a cosine between the same
-    ends. two-stage: linear, times `SECOND_STAGE` in the second half (the b1.58 recipe for pre-training).
+    ends. two-stage: linear, times `SECOND_STAGE_FACTOR` in the second half (the b1.58 recipe for pre-training).
     """
     decays = {"constant": _constant_decay, "linear": _linear_decay, "cosine": _cosine_decay, "two-stage": _linear_decay}
     decay = decays[name]

@@ -71,7 +71,9 @@ def run_search(
         if not (job.validation or job.hold_out):
             raise UsageError("`search` chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    plans = {arm: [_apply_point(job, point) for point in points] for arm, job in arms.items()}  # a bad value stops all at once
+    plans = {
+        arm: [_apply_point(job, point) for point in points] for arm, job in arms.items()
+    }  # a bad value stops all at once
     record = SearchRecord(grid={name: tuple(values) for name, values in grid.items()}, seeds=seeds)
     for arm, jobs in plans.items():
         tried = [_run_trial(arm, job, point, out, backend, steps) for job, point in zip(jobs, points, strict=True)]
@@ -96,7 +98,9 @@ def _apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
         raise UsageError(f"`search` tries what cannot be: {format_validation_error(error, '`{}`'.format)}.") from error
 
 
-def _run_trial(arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: ProgressDisplay) -> Trial:
+def _run_trial(
+    arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: ProgressDisplay
+) -> Trial:
     name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
     folder = out / arm / name / f"seed{job.seed}"
     known: dict[str, Any] = {"arm": arm, "settings": point, "seed": job.seed, "out": str(folder)}

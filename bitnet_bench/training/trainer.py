@@ -17,8 +17,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from bitnet_bench.data.collating import Collator, BatchItem
-from bitnet_bench.data.row_packing import pack_examples, check_packing_support
+from bitnet_bench.data.collating import BatchItem, Collator
+from bitnet_bench.data.row_packing import check_packing_support, pack_examples
 from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import Progress
@@ -28,8 +28,8 @@ from bitnet_bench.training.compiling import choose_compile, compile_layers
 from bitnet_bench.training.ending import warn_short_run
 from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
-from bitnet_bench.training.objectives import Objective, BatchLoss, PreferenceObjective, has_diverged, supervised_loss
-from bitnet_bench.training.order import make_batch_order, count_steps
+from bitnet_bench.training.objectives import BatchLoss, Objective, PreferenceObjective, has_diverged, supervised_loss
+from bitnet_bench.training.order import count_steps, make_batch_order
 from bitnet_bench.training.resume import COMPLETE_FILE, STATE_FOLDER
 from bitnet_bench.training.save_timer import SaveTimer
 from bitnet_bench.training.schedule import StepCodes, is_second_stage, keep_codes, make_schedule, set_ternary_share
@@ -107,7 +107,7 @@ class BenchTrainer(Trainer):
 
     def check_finite_loss(self) -> None:
         """DivergedError if a loss since the last look is no number: before each log and each saved state."""
-        bad = self._seen.look()
+        bad = self._seen.find_bad_loss()
         if bad:
             step, loss = bad
             raise DivergedError(f"The loss became {loss} at step {step}.", self._remedy())
@@ -127,7 +127,7 @@ class BenchTrainer(Trainer):
         self.check_finite_loss()
         figures = self._figures()
         self._check_not_diverged(figures)
-        super().log({**logs, **figures, **self.monitor.look()}, start_time)
+        super().log({**logs, **figures, **self.monitor.compare_codes()}, start_time)
         if not self._warned and self.is_world_process_zero():
             for warning in self.code_warnings():
                 self._warned = True
@@ -139,7 +139,7 @@ class BenchTrainer(Trainer):
 
     def _figures(self) -> dict[str, float]:
         """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
-        taken = self._seen.take()
+        taken = self._seen.pop_sums()
         names = sorted(taken)  # the same order on all processes
         sums = torch.tensor([taken[name] for name in names], dtype=torch.float64, device=self.args.device)
         seen = dict(zip(names, self.accelerator.reduce(sums, "sum").tolist(), strict=True))
@@ -171,7 +171,7 @@ class BenchTrainer(Trainer):
                     figures = {"loss": outcome["loss"], "count": outcome["count"], **outcome["figures"]}
                     validated.add(self.state.global_step, figures)
         names = ["count", "loss", *(["margin", "accuracy"] if self.job.method == "dpo" else [])]
-        seen = validated.take()
+        seen = validated.pop_sums()
         sums = torch.tensor([seen.get(name, 0.0) for name in names], dtype=torch.float64, device=self.args.device)
         count, *rest = self.accelerator.reduce(sums, "sum").tolist()
         due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to

@@ -67,7 +67,7 @@ def _backend(build: Path, allow_mismatch: bool = False) -> BitnetCppBackend:
 
 
 def _session(build: Path, file: GgufFile) -> LlamaSession:
-    return LlamaSession(BuildLibrary(_backend(build).build(), file), file, None, "i2_s")
+    return LlamaSession(BuildLibrary(_backend(build).find_build(), file), file, None, "i2_s")
 
 
 def _expected(ids: list[int]) -> torch.Tensor:

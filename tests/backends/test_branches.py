@@ -51,7 +51,12 @@ def ternary_session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     if kernel.load_library() is None:
         pytest.skip("the CPU kernel is not built here")
     random_model(request.param).save_pretrained(tmp_path / "float")
-    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "codes", "autobitlinear", "float32")
+    save_checkpoint(
+        load_model(inspect_folder(tmp_path / "float"), "train", "ternary"),
+        tmp_path / "codes",
+        "autobitlinear",
+        "float32",
+    )
     config = AutoConfig.from_pretrained(tmp_path / "codes")
     with torch.inference_mode():
         # an int8 head sums integers, where a stored one sums floats in an order that depends on the number of rows

@@ -56,7 +56,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
             if parameter.dim() == 1:
                 parameter.copy_(torch.rand_like(parameter) + (0.5 if "norm" in name else -0.5))
     model.save_pretrained(tmp_path / "float")
-    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
+    save_checkpoint(
+        load_model(inspect_folder(tmp_path / "float"), "train", "ternary"),
+        tmp_path / "ternary",
+        "autobitlinear",
+        "float32",
+    )
     return tmp_path / "ternary"
 
 

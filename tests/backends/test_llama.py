@@ -80,7 +80,7 @@ class EngineLibrary:
 
     def _whole(self, row: list[int]) -> Logits:
         found: Logits = self._engine.logits(
-            self._engine.hidden(Batch.of([row]), self._engine.cache(1, len(row)))
+            self._engine.hidden(Batch.from_sequences([row]), self._engine.cache(1, len(row)))
         ).numpy()
         return found
 

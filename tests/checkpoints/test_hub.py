@@ -101,7 +101,9 @@ def test_scores_of_other_weights_are_refused(hub: Any, trained: Path, tmp_path: 
     run = tmp_path / "run"
     tasks = select_tasks(["sample"])[:1]
     evaluate(str(trained), tasks, run)
-    assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push_checkpoint(trained, "o/n", private=True, runs=[run], hub=hub)
+    assert f"| {tasks[0][0].name}:{tasks[0][1].name} |" in push_checkpoint(
+        trained, "o/n", private=True, runs=[run], hub=hub
+    )
     evaluate("demo", tasks, tmp_path / "other")
     with pytest.raises(BenchError, match="scores of other weights"):
         push_checkpoint(trained, "o/n", private=True, runs=[tmp_path / "other"], hub=hub)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench import cli
-from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines, read_json
+from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_json, read_numbered_lines
 from bitnet_bench.data.rows import Row, Turn, read_rows
 from bitnet_bench.errors import BenchError
 

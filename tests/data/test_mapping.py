@@ -12,7 +12,7 @@ import pytest
 from bitnet_bench.data import mapping
 from bitnet_bench.data.mapping import compute_fingerprint, tokenize_cached
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import LearnedTokens, tokenize_rows, tokenize_pairs, tokenize
+from bitnet_bench.data.tokenizing import LearnedTokens, tokenize, tokenize_pairs, tokenize_rows
 
 ROWS = [
     Row((Turn("user", f"{i}번 안녕"), Turn("model", "네"), Turn("user", "서울?"), Turn("model", "네 " * (i % 4 + 1))))

@@ -18,7 +18,7 @@ from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.data.templates import find_chat_template, find_turn_end, render_row
-from bitnet_bench.data.tokenizing import LearnedTokens, tokenize_rows, tokenize
+from bitnet_bench.data.tokenizing import LearnedTokens, tokenize, tokenize_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -162,7 +162,10 @@ def test_a_trained_checkpoint_carries_its_template_and_the_end_of_its_turns(tmp_
     saved = json.loads((tmp_path / "out/generation_config.json").read_text(encoding="utf-8"))
     assert {1, 5} <= set(saved["eos_token_id"])
     encoded = tokenize_rows([ROW], load_tokenizer(made), "auto", 512, pretrain=False)
-    assert encoded.examples == tokenize_rows([ROW], load_tokenizer(checkpoint), str(template), 512, pretrain=False).examples
+    assert (
+        encoded.examples
+        == tokenize_rows([ROW], load_tokenizer(checkpoint), str(template), 512, pretrain=False).examples
+    )
 
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.data.row_packing import ISOLATING_ARCHITECTURES, pack_examples
 from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 from bitnet_bench.errors import BenchError

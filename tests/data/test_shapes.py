@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench.data.checking import FileFindings, examine_rows
-from bitnet_bench.data.rows import BadRowError, Row, Turn, row_to_fields, convert_data, parse_row, read_rows, read_value
+from bitnet_bench.data.rows import BadRowError, Row, Turn, convert_data, parse_row, read_rows, read_value, row_to_fields
 from bitnet_bench.data.shapes import AROUND, SHAPES
 from bitnet_bench.data.templates import choose_template, render_sequences
 from bitnet_bench.errors import BenchError
@@ -243,7 +243,9 @@ def test_every_text_of_a_row_is_learned_from_or_named(fields: dict[str, Any], tm
     row = parse_row(line)
     sides = [row] if row.rejected is None else [row, row.with_rejected()]
     seen = "".join(
-        one.text for side in sides for one in render_sequences(side, choose_template("instruction", side, False), tokenizer)
+        one.text
+        for side in sides
+        for one in render_sequences(side, choose_template("instruction", side, False), tokenizer)
     )
     named = " ".join(finding.reason for finding in found)
     composed = json.loads(json.dumps(fields, ensure_ascii=False))

@@ -13,7 +13,7 @@ from bitnet_bench.data import mapping
 from bitnet_bench.data.checking import examine_rows
 from bitnet_bench.data.mapping import tokenize_cached
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_rows, tokenize_pairs
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_pairs, tokenize_rows
 
 BOS, EOS = 0, 1
 THINKING = (
@@ -112,7 +112,9 @@ def test_a_template_that_rewrites_history_gives_a_sequence_an_answer(thinking_to
 
 def test_a_rewritten_dialogue_that_is_cut_loses_its_last_answers_first(thinking_tokenizer: Any) -> None:
     """The row is kept and counted as cut; it is lost when nothing of it is left."""
-    lengths = [len(e.input_ids) for e in tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False).examples]
+    lengths = [
+        len(e.input_ids) for e in tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", 512, pretrain=False).examples
+    ]
     cut = tokenize_rows([DIALOGUE], thinking_tokenizer, "chat", lengths[0], pretrain=False)
     assert (len(cut.examples), cut.lost, cut.truncated) == (1, (), 1)
 

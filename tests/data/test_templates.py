@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.templates import RenderedRow, choose_template, check_template, render_row
+from bitnet_bench.data.templates import RenderedRow, check_template, choose_template, render_row
 from bitnet_bench.errors import BenchError, UsageError
 
 CHAT = (

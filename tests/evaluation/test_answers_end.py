@@ -39,7 +39,10 @@ def test_every_id_that_a_checkpoint_names_ends_an_answer(
 ) -> None:
     """One id or a list, in either file, beside the tokenizer's EOS."""
     write(checkpoint / file, eos_token_id=ids)
-    assert find_end_ids(inspect_folder(checkpoint), tokenizer) == {tokenizer.eos_token_id, *([ids] if ids == 7 else ids)}
+    assert find_end_ids(inspect_folder(checkpoint), tokenizer) == {
+        tokenizer.eos_token_id,
+        *([ids] if ids == 7 else ids),
+    }
 
 
 def test_a_checkpoint_without_generation_settings_has_the_ends_of_its_config(checkpoint: Path, tokenizer: Any) -> None:

@@ -180,7 +180,7 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
     """Whatever bytes are changed, an answer is the one that was kept or none at all, and keeping goes on."""
     file = tmp_path_factory.mktemp("damaged") / "answers.sqlite3"
     answers = SqliteStore(file, b"model", {"model": "m"})
-    answers.keep(PAIRS)
+    answers.save(PAIRS)
     answers.close()
     content = bytearray(file.read_bytes())
     start = int(where * len(content))
@@ -189,9 +189,9 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
     file.write_bytes(content)
     again = SqliteStore(file, b"model", {"model": "m"})
     asked = [request for request, _ in PAIRS]
-    assert all(answer == PAIRS[i][1] for i, answer in again.known(asked).items())
-    again.keep(PAIRS)
-    assert all(answer == PAIRS[i][1] for i, answer in again.known(asked).items())
+    assert all(answer == PAIRS[i][1] for i, answer in again.lookup(asked).items())
+    again.save(PAIRS)
+    assert all(answer == PAIRS[i][1] for i, answer in again.lookup(asked).items())
     again.close()
 
 
@@ -200,13 +200,13 @@ def test_a_damaged_file_never_gives_a_wrong_answer(
 def test_a_value_of_another_type_is_no_answer(own_cache: Path, column: str, value: str) -> None:
     """One changed byte of a row's header makes a number of a blob."""
     answers = SqliteStore(own_cache, b"model", {"model": "m"})
-    answers.keep(PAIRS[:3])
+    answers.save(PAIRS[:3])
     with sqlite3.connect(own_cache) as database:
         database.execute(f"UPDATE answers SET {column} = {value}")
     database.close()
-    assert answers.known([request for request, _ in PAIRS[:3]]) == {}
-    answers.keep(PAIRS[:3])
-    assert len(answers.known([request for request, _ in PAIRS[:3]])) == 3
+    assert answers.lookup([request for request, _ in PAIRS[:3]]) == {}
+    answers.save(PAIRS[:3])
+    assert len(answers.lookup([request for request, _ in PAIRS[:3]])) == 3
     answers.close()
 
 
@@ -215,12 +215,15 @@ def test_the_models_that_are_kept_and_forgotten(own_cache: Path) -> None:
     assert list_stored_models(own_cache) == []
     for name, count in {"one": 3000, "two": 10}.items():
         answers = SqliteStore(own_cache, name.encode(), {"model": name})
-        answers.keep([(str(i).encode(), b"x" * 50) for i in range(count)])
+        answers.save([(str(i).encode(), b"x" * 50) for i in range(count)])
         answers.close()
     with sqlite3.connect(own_cache) as database:
         database.execute("UPDATE models SET used = '2020-01-01' WHERE id = 1")
     database.close()
-    assert [(model.about["model"], model.answers) for model in list_stored_models(own_cache)] == [("two", 10), ("one", 3000)]
+    assert [(model.about["model"], model.answers) for model in list_stored_models(own_cache)] == [
+        ("two", 10),
+        ("one", 3000),
+    ]
     forgotten, freed = prune(own_cache, unused_days=30)
     assert [model.about["model"] for model in forgotten] == ["one"]
     assert freed > 3000 * 50
@@ -233,11 +236,11 @@ def test_the_models_that_are_kept_and_forgotten(own_cache: Path) -> None:
 def test_answers_of_a_model_that_was_forgotten_meanwhile_stay_its_own(own_cache: Path) -> None:
     """Its number may be another model's by then; what it computes later is not counted, nor forgotten, with that."""
     running = SqliteStore(own_cache, b"one", {"model": "one"})
-    running.keep(PAIRS[:1])
+    running.save(PAIRS[:1])
     prune(own_cache, unused_days=0)
     other = SqliteStore(own_cache, b"two", {"model": "two"})
-    other.keep(PAIRS[:1])
-    running.keep(PAIRS[:3])
+    other.save(PAIRS[:1])
+    running.save(PAIRS[:3])
     for answers in (running, other):
         answers.close()
     assert {model.about["model"]: model.answers for model in list_stored_models(own_cache)} == {"one": 3, "two": 1}
@@ -261,7 +264,7 @@ def test_a_model_that_is_used_again_is_not_forgotten(own_cache: Path, monkeypatc
 def test_space_that_a_killed_prune_left_is_given_back_by_the_next(own_cache: Path) -> None:
     """It had forgotten the answers, and was killed before it could make the file smaller."""
     answers = SqliteStore(own_cache, b"one", {"model": "one"})
-    answers.keep([(str(i).encode(), b"x" * 50) for i in range(3000)])
+    answers.save([(str(i).encode(), b"x" * 50) for i in range(3000)])
     answers.close()
     database = sqlite3.connect(own_cache)
     database.execute("DELETE FROM answers")

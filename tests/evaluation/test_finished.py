@@ -16,7 +16,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
-from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, load_record, save_record, compute_seal
+from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, compute_seal, load_record, save_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.records import RunRecord

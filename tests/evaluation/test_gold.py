@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench.evaluation.select import select_tasks, load_suites
+from bitnet_bench.evaluation.select import load_suites, select_tasks
 from bitnet_bench.evaluation.task_run import check_rows, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 from bitnet_bench.metrics import load_metric
 
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LOCAL = DATA if (DATA / "kobest").is_dir() else None
-PAIRS = [(s.name, t.name) for s in load_suites().values() for t in s.list_runnable_tasks(LOCAL or Path()) if s.embedded or LOCAL]
+PAIRS = [
+    (s.name, t.name)
+    for s in load_suites().values()
+    for t in s.list_runnable_tasks(LOCAL or Path())
+    if s.embedded or LOCAL
+]
 SHORT = {"rouge_2": 99.5, "meteor": 99.5}
 """What a gold answer of one word, which has no bigram and is a chunk of its own, leaves at least of 100."""
 Maker = Callable[[BuiltTask], LM]
@@ -59,7 +64,9 @@ def test_odd_answers_are_scored_by_a_rule(suite_name: str, task_name: str, noise
 
 WRITTEN = Path(__file__).parent / "rows"
 PAGES = Path(__file__).parents[2] / "docs/suites"
-WRITTEN_PAIRS = [(s.name, t.name) for s in load_suites().values() for t in s.list_runnable_tasks(WRITTEN) if not s.embedded]
+WRITTEN_PAIRS = [
+    (s.name, t.name) for s in load_suites().values() for t in s.list_runnable_tasks(WRITTEN) if not s.embedded
+]
 
 
 @pytest.mark.parametrize(("suite_name", "task_name"), WRITTEN_PAIRS)

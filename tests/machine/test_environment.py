@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitnet_bench.machine.environment import read_environment, parse_processor
+from bitnet_bench.machine.environment import parse_processor, read_environment
 
 X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse {}\n\nprocessor\t: 1\nmodel name\t: other\n"
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from bitnet_bench.machine import gpu
-from bitnet_bench.machine.gpu import CardState, Gpu, find_gpu, is_gpu_failure, is_out_of_memory, why_no_gpu, why_no_kernels
+from bitnet_bench.machine.gpu import (
+    CardState,
+    Gpu,
+    find_gpu,
+    is_gpu_failure,
+    is_out_of_memory,
+    why_no_gpu,
+    why_no_kernels,
+)
 from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
 DRIVER = DriverVersion("580.65.06", (13, 0), 1)
@@ -38,7 +46,10 @@ def test_a_card_that_torch_reaches_is_found_with_all_that_the_record_says_of_it(
         (CardState(None, driver=DRIVER), "built for the CPU only"),
         (CardState("13.0", driver=DRIVER, hidden=True), "CUDA_VISIBLE_DEVICES hides"),
         (CardState("13.0", driver=DriverVersion("535.1", (12, 2), 1)), "the driver 535.1 runs CUDA 12.2, too old"),
-        (CardState("13.0", driver=DRIVER, fault="CUDA unknown error"), "although the driver shows 1 (CUDA unknown error)"),
+        (
+            CardState("13.0", driver=DRIVER, fault="CUDA unknown error"),
+            "although the driver shows 1 (CUDA unknown error)",
+        ),
         (_other(fault="CUDA error: out of memory"), "does not answer (CUDA error: out of memory)"),
         (_other(name="Tesla V100", capability=(7, 0)), "compiled for sm_75, sm_80, sm_90, and the Tesla V100 is sm_70"),
     ],

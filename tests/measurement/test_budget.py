@@ -46,7 +46,9 @@ class FakeLoadable:
         return None
 
 
-def _admit(budget_s: float, entrants: Callable[[FakeClock, list[str]], list[QueuedCandidate]]) -> tuple[list[Admission], float]:
+def _admit(
+    budget_s: float, entrants: Callable[[FakeClock, list[str]], list[QueuedCandidate]]
+) -> tuple[list[Admission], float]:
     clock = FakeClock()
     countdown = Countdown(Budget(budget_s, clock), lambda done, total, note="": None)
     return load_candidates(entrants(clock, []), countdown), clock.now
@@ -99,9 +101,9 @@ def test_a_plan_of_rounds_fits_and_its_end_is_foreseen(most: int, round_s: float
     if plan.most > 1:
         for ends in (plan.earliest, plan.most):
             for over in range(0 if ends > 2 else 1):  # at the start of the second round, and when it is over
-                ratio = (plan.expect(1, narrow=True) - over) / (ends - 1 - over)
+                ratio = (plan.expect_rounds(1, narrow=True) - over) / (ends - 1 - over)
                 assert 1 / 1.5 - 0.01 <= ratio <= 1.5 + 0.01
-    assert plan.expect(1, narrow=False) == plan.most - 1
+    assert plan.expect_rounds(1, narrow=False) == plan.most - 1
 
 
 @given(st.integers(1, 50), st.integers(1, 150), st.integers(0, 300))
@@ -198,12 +200,12 @@ def test_the_display_counts_the_budget_down() -> None:
     clock, told = FakeClock(), list[tuple[int, int, str]]()
     countdown = Countdown(Budget(180, clock), lambda done, total, note="": told.append((done, total, note)))
     clock.now = 30.0
-    countdown.tell("load a")
-    countdown.expect(40.0)
+    countdown.show_progress("load a")
+    countdown.set_expected(40.0)
     clock.now = 31.5
-    countdown.tell()
+    countdown.show_progress()
     clock.now = 300.0
-    countdown.tell()
+    countdown.show_progress()
     countdown.finish()
     assert told == [(30, 180, "load a"), (31, 71, "load a"), (300, 301, "load a"), (300, 300, "")]
 

@@ -190,14 +190,14 @@ def test_a_session_that_waits_for_nothing_has_no_times_of_its_own(monkeypatch: p
     readings = CudaReadings(SimpleNamespace(), FakeNvml(), FakeCuda())
     readings.begin()
     assert readings.elapsed_s() is None
-    assert readings.now() is None, "two GPUs, and nobody knows which"
+    assert readings.read_state() is None, "two GPUs, and nobody knows which"
 
 
 def test_the_cpu_has_none_of_it() -> None:
     nothing = NoGpu()
     nothing.begin()
-    assert (nothing.elapsed_s(), nothing.now(), nothing.used_bytes()) == (None, None, None)
-    assert gpu_readings.diff_moments(nothing.now(), nothing.now()) == {}
+    assert (nothing.elapsed_s(), nothing.read_state(), nothing.used_bytes()) == (None, None, None)
+    assert gpu_readings.diff_moments(nothing.read_state(), nothing.read_state()) == {}
 
 
 def test_a_driver_that_says_nothing_leaves_nothing_made_up() -> None:

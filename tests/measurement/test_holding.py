@@ -30,7 +30,11 @@ SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=2, threads=1, budget_s=6
 def run(tmp_path: Path) -> Path:
     """Give a run folder of the embedded checkpoint."""
     record = RunRecord(
-        name="run", checkpoint=open_checkpoint("demo"), backend="hf", precision="ternary", environment=read_environment()
+        name="run",
+        checkpoint=open_checkpoint("demo"),
+        backend="hf",
+        precision="ternary",
+        environment=read_environment(),
     )
     save_record(tmp_path / "run", record)
     return tmp_path / "run"

@@ -11,9 +11,9 @@ import pytest
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.measurement.messages import (
-    ProbeResult,
     MeasuringTask,
     ParityTask,
+    ProbeResult,
     Request,
     parse_request,
     run_process,

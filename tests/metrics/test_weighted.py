@@ -76,4 +76,4 @@ def test_weights_of_one_give_the_metric_and_weights_of_two_repeat_examples(key: 
     repeated = [example for example, count in zip(examples, counts, strict=True) for _ in range(count)]
     weights = np.stack([np.ones(N), counts.astype(float)])
     expected = [found.value(examples), found.value(repeated)]
-    assert found.score_resamples(found.numbers(examples), weights) == pytest.approx(expected, abs=1e-9)
+    assert found.score_resamples(found.example_statistics(examples), weights) == pytest.approx(expected, abs=1e-9)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.rating.collect import collect_ratings, save_judgement, summarize_ratings
-from bitnet_bench.rating.ratings import SheetKey, RatedRun, Rating
+from bitnet_bench.rating.ratings import RatedRun, Rating, SheetKey
 from bitnet_bench.runs.folder import load_record, lock_folder
 from bitnet_bench.runs.records import HumanJudgement
 from bitnet_bench.statistics import wilson
@@ -24,7 +24,9 @@ LEFT_IS_A = (True, False, True, False)
 def make_key(**changes: Any) -> SheetKey:
     """Return the key of a sheet of four items."""
     a, b = (RatedRun(name=name, folder="/nowhere", checkpoint_sha256=name) for name in "ab")
-    return SheetKey(**{"sheet": "5" * 64, "a": a, "b": b, "seed": 0, "tasks": ("s:qa",), "left_is_a": LEFT_IS_A, **changes})
+    return SheetKey(
+        **{"sheet": "5" * 64, "a": a, "b": b, "seed": 0, "tasks": ("s:qa",), "left_is_a": LEFT_IS_A, **changes}
+    )
 
 
 def points(value: int) -> dict[str, int]:
@@ -49,7 +51,9 @@ def rating(
 
 def test_sides_are_undone_and_ties_are_half_a_win() -> None:
     """Two raters: 3 + 2 wins of A, a tie each; the interval is Wilson's over the four items."""
-    found = summarize_ratings(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aaat"), ("나", "aabt"))])
+    found = summarize_ratings(
+        make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aaat"), ("나", "aabt"))]
+    )
     assert (found.wins_a, found.ties, found.wins_b) == (5, 2, 1)
     assert found.win_rate.value == pytest.approx(100 * (1 + 1 + 0.5 + 0.5) / 4)
     assert found.win_rate.interval == pytest.approx(tuple(100 * limit for limit in wilson(3.0, 4)))
@@ -61,7 +65,9 @@ def test_sides_are_undone_and_ties_are_half_a_win() -> None:
 
 def test_agreement_is_krippendorff_s() -> None:
     """Nominal alpha by hand for the preferences of two raters (Krippendorff 2011, section C), 1 where all agree."""
-    found = summarize_ratings(make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aabb"), ("나", "aabt"))])
+    found = summarize_ratings(
+        make_key(), [Rating.model_validate(rating(*one)) for one in (("가", "aabb"), ("나", "aabt"))]
+    )
     # coincidences: a 4, b 3, t 1 of n = 8; observed disagreement 2 / 8, expected 2 (12 + 4 + 3) / (8 x 7)
     assert found.alpha["preference"].kind == "estimated"
     assert found.alpha["preference"].value == pytest.approx(1 - (2 / 8) / (38 / 56))

@@ -223,7 +223,9 @@ def test_nothing_that_a_run_wrote_runs_loads_or_breaks_the_page(
         record = run.record.model_copy(
             update={"scores": scores, "errors": {task: NASTY[1]}, "settings": {NASTY[2]: NASTY[0]}}
         )
-        runs.append(replace(run, record=record, examples={task: mine}, notices=(Notice(NASTY[0], plain_text(NASTY[9])),)))
+        runs.append(
+            replace(run, record=record, examples={task: mine}, notices=(Notice(NASTY[0], plain_text(NASTY[9])),))
+        )
     show(browser, HTMLReport().render(runs, ReportOptions(language="en")), tmp_path, width)
     draw_all(browser)
     browser.execute_script("for (const e of document.querySelectorAll('details')) e.open = true")

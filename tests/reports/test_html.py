@@ -18,7 +18,7 @@ from bitnet_bench.reports.html import HTMLReport
 from bitnet_bench.reports.sections import Paragraph, ReportOptions, Section
 from bitnet_bench.runs.records import Example, Modelled
 from bitnet_bench.runs.run import Notice
-from bitnet_bench.wording import load_catalogue, plain_text, get_text
+from bitnet_bench.wording import get_text, load_catalogue, plain_text
 
 HOSTILE = '</bdi></script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
@@ -158,7 +158,9 @@ def test_our_script_makes_text_nodes_only() -> None:
     """What a run wrote never passes through HTML."""
     from bitnet_bench.reports.assets import read_page_script
 
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(|XMLHttp", read_page_script())
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|fetch\(|XMLHttp", read_page_script()
+    )
 
 
 def test_without_samples_the_file_is_small(make_results: Any, twins: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bitnet_bench.reports.charts import MAX_CURVE_POINTS, pareto_front, thin_line
 from bitnet_bench.reports.cost_section import cost_section, find_main_cost, pareto_section
-from bitnet_bench.reports.figures import make_figure_cell, format_quantity
+from bitnet_bench.reports.figures import format_quantity, make_figure_cell
 from bitnet_bench.reports.named_runs import name_runs
 from bitnet_bench.reports.pairs import choose_pairs
 from bitnet_bench.reports.samples import MAX_TEXT_CHARS, Samples
@@ -170,7 +170,7 @@ def test_charts_are_drawn_by_vega(twins: Any) -> None:
     page = _make_page(name_runs([with_training(run, 0) for run in twins]), ReportOptions())
     charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
     assert len(charts) >= 8
-    assert ChartRegistry().place(charts[0]) == 0
+    assert ChartRegistry().register_chart(charts[0]) == 0
     for chart in charts:
         assert "<svg" in vl_convert.vegalite_to_svg({**chart.specs["ko"], "width": 400}, vl_version="6.4")
 

@@ -32,7 +32,12 @@ def record() -> RunRecord:
     )  # fmt: skip
     score = Score(task="sample:copa", metric="accuracy", value=50.0, stderr=None, n=1, signature="accuracy|v1")
     return RunRecord(
-        name="run", checkpoint=checkpoint, backend="hf", precision="ternary", scores=(score,), environment=read_environment()
+        name="run",
+        checkpoint=checkpoint,
+        backend="hf",
+        precision="ternary",
+        scores=(score,),
+        environment=read_environment(),
     )
 
 

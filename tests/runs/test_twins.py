@@ -9,7 +9,7 @@ import pytest
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import read_environment
-from bitnet_bench.measurement.candidates import make_candidates, add_twin
+from bitnet_bench.measurement.candidates import add_twin, make_candidates
 from bitnet_bench.runs.folder import RECORD_FILE, load_record, save_record
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.runs.twins import find_twin

@@ -18,12 +18,12 @@ from bitnet_bench.statistics.paired import (
     BinaryPairs,
     MeanPairs,
     make_bootstrap_pairs,
-    mcnemar,
     make_pairs,
+    mcnemar,
     tango_interval,
     tango_z,
 )
-from bitnet_bench.statistics.several import holm, combine_stderrs
+from bitnet_bench.statistics.several import combine_stderrs, holm
 
 COUNTS = st.integers(0, 60)
 

@@ -309,7 +309,9 @@ def test_values_that_the_dtype_cannot_hold_are_refused(tiny_model: Models, tmp_p
 
 def test_our_mark_does_not_outlive_its_truth(tiny_model: Models, tmp_path: Path) -> None:
     """A ternary model that started from an FP16 twin is marked ternary, and the other way round."""
-    save_checkpoint(load_model(inspect_folder(tiny_model("bitnet")), "train", "fp32"), tmp_path / "twin", "float", "float32")
+    save_checkpoint(
+        load_model(inspect_folder(tiny_model("bitnet")), "train", "fp32"), tmp_path / "twin", "float", "float32"
+    )
     save_checkpoint(trained(tmp_path / "twin"), tmp_path / "again", "masters", "float32")
     assert json.loads((tmp_path / "again" / "config.json").read_text())[PRECISION_KEY] == "ternary"
     assert inspect_folder(tmp_path / "again").format == "masters"

@@ -41,7 +41,10 @@ def nothing(done: int, total: int, note: str = "") -> None:
 @pytest.mark.parametrize("form", FORMATS[1:])
 def test_a_format_is_recognised_and_reads_back(architecture: str, form: str, stored_as: Stored) -> None:
     """What was written in a format is recognised as it, with the codes, scales and biases of the masters."""
-    ours, theirs = Weights(inspect_folder(stored_as(architecture, "masters"))), Weights(inspect_folder(stored_as(architecture, form)))
+    ours, theirs = (
+        Weights(inspect_folder(stored_as(architecture, "masters"))),
+        Weights(inspect_folder(stored_as(architecture, form))),
+    )
     directions = {"bitlinear": "divide", "baked": None}
     assert theirs.checkpoint.format == form
     assert theirs.checkpoint.scale_direction == directions.get(form, "multiply")
@@ -70,7 +73,9 @@ def test_every_format_becomes_every_other(before: str, after: str, stored_as: St
     """From any format to any other, the gate finds the same model; qwen2 has biases, which two formats scale."""
     if before == after:
         with pytest.raises(BenchError, match=f"is {after} already"):
-            convert_checkpoint(inspect_folder(stored_as("qwen2", before)), after, tmp_path / "out", nothing, logits=None)  # type: ignore[arg-type]
+            convert_checkpoint(
+                inspect_folder(stored_as("qwen2", before)), after, tmp_path / "out", nothing, logits=None
+            )  # type: ignore[arg-type]
         return
     source = inspect_folder(stored_as("qwen2", before))
     parity = convert_checkpoint(source, after, tmp_path / "out", nothing, logits=transformers_logits)  # type: ignore[arg-type]
@@ -303,7 +308,9 @@ def test_other_logits_are_no_parity(stored_as: Stored, tmp_path: Path) -> None:
         return found if checkpoint.format == "masters" else found.roll(1, dims=-1)
 
     with pytest.raises(BenchError, match="logits differ by"):
-        convert_checkpoint(inspect_folder(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing, logits=wrong)
+        convert_checkpoint(
+            inspect_folder(stored_as("bitnet", "masters")), "packed", tmp_path / "out", nothing, logits=wrong
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -353,7 +360,9 @@ def test_any_row_count_is_packed(odd: Path, tmp_path: Path) -> None:
     assert inspect_folder(tmp_path / "out").ternary_parameters == inspect_folder(odd).ternary_parameters
     assert inspect_folder(tmp_path / "out").zero_density == pytest.approx(
         float(
-            torch.cat([Weights(inspect_folder(odd)).codes(m)[0].flatten() for m in Weights(inspect_folder(odd)).ternary])
+            torch.cat(
+                [Weights(inspect_folder(odd)).codes(m)[0].flatten() for m in Weights(inspect_folder(odd)).ternary]
+            )
             .eq(0)
             .float()
             .mean()

@@ -66,7 +66,12 @@ def random_model(architecture: dict[str, Any], seed: int = 0) -> Any:
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A packed random checkpoint of each architecture."""
     random_model(ARCHITECTURES[request.param]).save_pretrained(tmp_path / "float")
-    save_checkpoint(load_model(inspect_folder(tmp_path / "float"), "train", "ternary"), tmp_path / "ternary", "autobitlinear", "float32")
+    save_checkpoint(
+        load_model(inspect_folder(tmp_path / "float"), "train", "ternary"),
+        tmp_path / "ternary",
+        "autobitlinear",
+        "float32",
+    )
     return tmp_path / "ternary"
 
 
@@ -84,7 +89,7 @@ def sequences(*lengths: int) -> list[list[int]]:
 
 def forward(engine: Engine, batch: list[list[int]]) -> list[Tensor]:
     cache = engine.cache(len(batch), max(map(len, batch)))
-    return list(engine.logits(engine.hidden(Batch.of(batch), cache)).split([len(s) for s in batch]))
+    return list(engine.logits(engine.hidden(Batch.from_sequences(batch), cache)).split([len(s) for s in batch]))
 
 
 @torch.inference_mode()
@@ -106,7 +111,9 @@ def test_a_sequence_does_not_see_its_neighbours(checkpoint: Path, width: int) ->
     batch = sequences(9, 40, 3)
     together, reversed_order = forward(engine, batch), forward(engine, batch[::-1])[::-1]
     for ids, one, other in zip(batch, together, reversed_order, strict=True):
-        hidden = [engine.hidden(Batch.of(b), engine.cache(len(b), 40)).clone() for b in ([ids], [ids, batch[1]])]
+        hidden = [
+            engine.hidden(Batch.from_sequences(b), engine.cache(len(b), 40)).clone() for b in ([ids], [ids, batch[1]])
+        ]
         assert torch.equal(hidden[0], hidden[1][: len(ids)])
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -117,12 +124,13 @@ def test_decoding_goes_on_where_reading_stopped(checkpoint: Path) -> None:
     engine = engine_of(checkpoint)
     batch, rest = sequences(30, 5), sequences(20, 20)
     cache = engine.cache(2, 30)
-    engine.hidden(Batch.of(batch), cache)
+    engine.hidden(Batch.from_sequences(batch), cache)
     steps = [
-        engine.hidden(Batch.of([[r[i]] for r in rest], [len(s) + i for s in batch]), cache).clone() for i in range(20)
+        engine.hidden(Batch.from_sequences([[r[i]] for r in rest], [len(s) + i for s in batch]), cache).clone()
+        for i in range(20)
     ]
     for row, (start, more) in enumerate(zip(batch, rest, strict=True)):
-        whole = engine.hidden(Batch.of([start + more]), engine.cache(1, 50))
+        whole = engine.hidden(Batch.from_sequences([start + more]), engine.cache(1, 50))
         decoded = torch.stack([step[row] for step in steps])
         error = (decoded - whole[len(start) :]).abs()
         assert error.median() < 1e-5 * whole.std()

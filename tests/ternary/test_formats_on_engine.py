@@ -79,7 +79,7 @@ def test_the_backend_opens_every_format(architecture: str, form: str, stored_as:
 def logits_of(engine: Engine, ids: Tensor) -> Tensor:
     """Return logits [B, T, V]."""
     cache = engine.cache(len(ids), ids.shape[1])
-    return engine.logits(engine.hidden(Batch.of(ids.tolist()), cache)).view(*ids.shape, -1)
+    return engine.logits(engine.hidden(Batch.from_sequences(ids.tolist()), cache)).view(*ids.shape, -1)
 
 
 def codes(model: Any) -> dict[str, Tensor]:

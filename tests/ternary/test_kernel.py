@@ -63,7 +63,9 @@ def run(parts: kernel.JoinedLayers, x: torch.Tensor, y: torch.Tensor | None = No
 def test_every_path_is_the_naive_product(path: str, rows: int, columns: int, tokens: int) -> None:
     """Integer sums, scale and all: equal to the bit, in shapes that fill no panel and no step."""
     codes, x = random_codes(rows, columns), torch.randn(tokens, columns)
-    assert torch.equal(run(kernel.JoinedLayers([(to_panels(codes), 0.37, rows, None)], columns), x), naive(x, codes, 0.37))
+    assert torch.equal(
+        run(kernel.JoinedLayers([(to_panels(codes), 0.37, rows, None)], columns), x), naive(x, codes, 0.37)
+    )
 
 
 def test_the_largest_sums_do_not_wrap(path: str) -> None:

@@ -13,9 +13,9 @@ from bitnet_bench.ternary.linear import (
     BitLinear,
     CodesLinear,
     find_bit_linears,
+    find_ternary_targets,
     integer_matmul,
     make_trainable_ternary,
-    find_ternary_targets,
 )
 from bitnet_bench.ternary.quantizer import ternarize
 

@@ -90,7 +90,9 @@ def test_it_computes_what_its_training_code_computes(generation: int, form: str,
     """As stored and as packed, the logits are those of the published definition, up to steps of int8."""
     expected = logits(make(tmp_path / "tinyllama", generation))
     if form == "packed":
-        convert_checkpoint(inspect_folder(tmp_path / "tinyllama"), "packed", tmp_path / "packed", nothing, logits=transformers_logits)
+        convert_checkpoint(
+            inspect_folder(tmp_path / "tinyllama"), "packed", tmp_path / "packed", nothing, logits=transformers_logits
+        )
     found = inspect_folder(tmp_path / form)
     got = logits(load_model(found, "run", "ternary"))
     assert found.inner_norm_eps == 1e-6
@@ -121,7 +123,9 @@ def test_it_comes_back_from_packed(generation: int, tmp_path: Path) -> None:
     """Packed and written as tinyllama again it is the same model; its values are three now, and it says why."""
     make(tmp_path / "first", generation)
     convert_checkpoint(inspect_folder(tmp_path / "first"), "packed", tmp_path / "packed", nothing, logits=None)
-    convert_checkpoint(inspect_folder(tmp_path / "packed"), "tinyllama", tmp_path / "again", nothing, logits=transformers_logits)
+    convert_checkpoint(
+        inspect_folder(tmp_path / "packed"), "tinyllama", tmp_path / "again", nothing, logits=transformers_logits
+    )
     assert inspect_folder(tmp_path / "again").format == "tinyllama"
 
 
@@ -136,7 +140,9 @@ def test_formats_that_cannot_say_that_a_norm_is_gone_are_refused(form: Any, tmp_
 def test_others_do_not_become_tinyllama(stored_as: Callable[[str, str], Path], tmp_path: Path) -> None:
     """A Llama that has its norms stays one."""
     with pytest.raises(BenchError, match="does not drop its layers' norms"):
-        convert_checkpoint(inspect_folder(stored_as("llama", "masters")), "tinyllama", tmp_path / "out", nothing, logits=None)
+        convert_checkpoint(
+            inspect_folder(stored_as("llama", "masters")), "tinyllama", tmp_path / "out", nothing, logits=None
+        )
 
 
 def test_some_norms_gone_is_damage(tmp_path: Path, edit_tensors: Any) -> None:

@@ -26,7 +26,7 @@ def test_one_flip_is_counted() -> None:
     monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight[0, 0] = 0.1
-    seen = monitor.look()
+    seen = monitor.compare_codes()
     assert (seen["flips"], seen["zeros"]) == (1 / 8, 3 / 8)
 
 
@@ -39,7 +39,7 @@ def test_a_look_counts_from_the_look_before() -> None:
     for value in (2.0, -2.0, -2.0, 2.0):
         with torch.no_grad():
             weight[0, 0] = value
-        seen.append(monitor.look()["flips"])
+        seen.append(monitor.compare_codes()["flips"])
     assert seen == [0.0, 0.25, 0.0, 0.25]
 
 
@@ -49,7 +49,7 @@ def test_a_change_that_flips_nothing_is_no_flip() -> None:
     monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight.mul_(1.001)
-    assert monitor.look()["flips"] == 0.0
+    assert monitor.compare_codes()["flips"] == 0.0
 
 
 def test_layers_count_by_their_size() -> None:
@@ -61,13 +61,13 @@ def test_layers_count_by_their_size() -> None:
     monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight.mul_(-1)
-    seen = monitor.look()
+    seen = monitor.compare_codes()
     assert (seen["flips"], seen["zeros"]) == (8 / 40, 0.0)
 
 
 def test_a_float_model_has_no_flips() -> None:
     """The FP16 twin has no codes, and so no figures, rather than zeros."""
-    assert TernaryMonitor(nn.Linear(3, 4)).look() == {}
+    assert TernaryMonitor(nn.Linear(3, 4)).compare_codes() == {}
 
 
 def test_looking_changes_nothing() -> None:
@@ -75,7 +75,7 @@ def test_looking_changes_nothing() -> None:
     model = model_with([2.0, 0.5, -1.0, 0.0])
     weight = model[0].weight
     before = weight.detach().clone()
-    TernaryMonitor(model).look()
+    TernaryMonitor(model).compare_codes()
     assert torch.equal(weight.detach(), before)
     assert weight.requires_grad
     assert weight.grad is None
@@ -90,7 +90,9 @@ def test_drift_and_closeness_to_a_boundary_are_those_of_their_definitions() -> N
     monitor = TernaryMonitor(model)
     with torch.no_grad():
         model[0].weight.mul_(2)
-    assert monitor.look() == pytest.approx({"flips": 0, "zeros": 0, "near_boundary": 1 / 12, "scale_drift": 0.5})
+    assert monitor.compare_codes() == pytest.approx(
+        {"flips": 0, "zeros": 0, "near_boundary": 1 / 12, "scale_drift": 0.5}
+    )
 
 
 def points(flips: list[float], rates: list[float]) -> list[dict[str, float]]:
@@ -134,7 +136,7 @@ def test_a_flip_that_is_undone_between_two_looks_is_not_denied() -> None:
         with torch.no_grad():
             model[0].weight[0, 0] *= -1
             model[0].weight[0, 0] *= -1
-        seen.append({**monitor.look(), "learning_rate": 1e-3})
+        seen.append({**monitor.compare_codes(), "learning_rate": 1e-3})
     (warning,) = warn_about_codes(seen, 1e-3, monitor.mean_weight)
     assert "differed from the look before" in warning
     assert "flipped" not in warning
@@ -150,7 +152,7 @@ def test_weights_that_flip_all_the_time_are_warned_of() -> None:
         assert warn_about_codes(seen, 1e-3, 2.0) == ()
         with torch.no_grad():
             model[0].weight[0, 0] *= -1
-        seen.append({**monitor.look(), "learning_rate": 1e-3})
+        seen.append({**monitor.compare_codes(), "learning_rate": 1e-3})
     (warning,) = warn_about_codes(seen, 1e-3, 2.0)
     assert "Lower `learning_rate`" in warning
     assert warn_about_codes([*seen, *points([0.0] * 5, [1e-3] * 5)], 1e-3, 2.0) == (warning,)
@@ -170,6 +172,6 @@ def test_shares_lie_between_0_and_1() -> None:
     for _ in range(3):
         with torch.no_grad():
             model[0].weight.normal_()
-        shares = monitor.look()
+        shares = monitor.compare_codes()
         assert all(0.0 <= shares[name] <= 1.0 for name in ("flips", "zeros", "near_boundary"))
         assert shares["flips"] == pytest.approx(0.66, abs=0.2)

@@ -147,12 +147,12 @@ def test_a_loss_that_is_no_number_is_named_by_its_step(steps: int) -> None:
     sums = MicroBatchSums()
     for step in range(steps):
         sums.add(step, {"loss": torch.tensor(float("nan") if step >= steps // 2 else 1.0), "count": 3})
-    bad = sums.look()
+    bad = sums.find_bad_loss()
     assert bad is not None
     assert bad[0] == steps // 2
-    assert sums.look() is None
-    assert sums.take()["count"] == 3 * steps
-    assert sums.take() == {}
+    assert sums.find_bad_loss() is None
+    assert sums.pop_sums()["count"] == 3 * steps
+    assert sums.pop_sums() == {}
 
 
 def test_sums_of_tensors_are_those_of_numbers() -> None:
@@ -162,7 +162,7 @@ def test_sums_of_tensors_are_those_of_numbers() -> None:
     for value in values:
         late.add(0, {"loss": value, "count": torch.tensor(2)})
         early.add(0, {"loss": value.item(), "count": 2})
-    assert late.take() == early.take()
+    assert late.pop_sums() == early.pop_sums()
 
 
 def test_no_broken_state_is_saved(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:

@@ -173,7 +173,9 @@ def test_held_out_rows_are_the_same_for_every_seed_and_are_not_trained_on(rows: 
     from bitnet_bench.data.rows import read_rows
 
     known = read_rows(rows)
-    splits = [split_validation_rows(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)]
+    splits = [
+        split_validation_rows(known + known[:6], job(rows, Path("o"), hold_out=0.25, seed=seed)) for seed in (0, 1)
+    ]
     assert splits[0] == splits[1]
     training, validation = splits[0]
     assert not set(training) & set(validation)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.training.order import SORTED_WINDOW, make_batch_order, count_steps
+from bitnet_bench.training.order import SORTED_WINDOW, count_steps, make_batch_order
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 

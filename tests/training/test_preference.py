@@ -21,7 +21,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training import encoding
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_logprobs
-from bitnet_bench.training.preference import dpo_loss, check_same_reference
+from bitnet_bench.training.preference import check_same_reference, dpo_loss
 
 PAIRS = [
     {"prompt": f"{i}번 손님은 오셨나요?", "chosen": f"네, {i}번 손님은 오셨습니다.", "rejected": f"응, {i}번은 왔어."}

@@ -10,14 +10,14 @@ import pytest
 from bitnet_bench.backends.hf.training import build_trainer
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.data.collating import Collator, BatchItem
+from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.encoding import encode_rows
 from bitnet_bench.training.inputs import read_training_rows
 from bitnet_bench.training.save_timer import SaveTimer
 from bitnet_bench.training.starting_model import make_starting_model
-from bitnet_bench.training.trainer import TrainingPlan, TrainerSetup, make_trainer
+from bitnet_bench.training.trainer import TrainerSetup, TrainingPlan, make_trainer
 
 
 class Clock:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, Form, ExternalGgufType
+from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, ExternalGgufType, Form
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.protocols import ProgressDisplay, no_progress, no_display
+from bitnet_bench.protocols import ProgressDisplay, no_display, no_progress
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
@@ -55,7 +55,9 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
         write_gguf(checkpoint, form, path, no_progress)
     file = GgufFile(path)
     if own and TENSOR_TYPE_BY_NAME[form] not in {entry.kind for entry in file.tensors.values()}:
-        raise BenchError(f"{own} holds no tensor of {TENSOR_TYPE_BY_NAME[form].name}.", "Give its own type as `precision`.")
+        raise BenchError(
+            f"{own} holds no tensor of {TENSOR_TYPE_BY_NAME[form].name}.", "Give its own type as `precision`."
+        )
     return file
 
 

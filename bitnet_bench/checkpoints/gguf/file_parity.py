@@ -48,7 +48,9 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     weights = Weights(checkpoint)
     found = find_layout(checkpoint, weights, file)
     scales = [
-        _compute_scale_error(weights, found, file, module) for module in weights.ternary if _is_readable(file, found, module)
+        _compute_scale_error(weights, found, file, module)
+        for module in weights.ternary
+        if _is_readable(file, found, module)
     ]
     floats = [_compute_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
@@ -68,9 +70,13 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
 
 def find_layout(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> GgufLayout:
     """Return the layout of *file*; BenchError if it is of an architecture that *checkpoint* is not."""
-    found = make_layout(checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp")
+    found = make_layout(
+        checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp"
+    )
     if found.architecture != file.architecture:
-        raise mismatch_error(file, f"it is of the architecture {file.architecture}, the checkpoint is {found.architecture}")
+        raise mismatch_error(
+            file, f"it is of the architecture {file.architecture}, the checkpoint is {found.architecture}"
+        )
     return found
 
 

@@ -89,13 +89,16 @@ class GgufFile:
             name = _read_string(stream)
             self.fields[name] = _read_value(stream, _read_number(stream, "I"))
         found = [
-            (_read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q")) for _ in range(tensors)
+            (_read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q"))
+            for _ in range(tensors)
         ]
         alignment = int(self.fields.get("general.alignment", DEFAULT_ALIGNMENT))
         data = -(-stream.tell() // alignment) * alignment
         for name, dimensions, number, offset in found:
             if number not in TENSOR_TYPES:
-                raise BenchError(f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT)
+                raise BenchError(
+                    f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT
+                )
             self.tensors[name] = TensorEntry(TENSOR_TYPES[number], tuple(reversed(dimensions)), data + offset)
 
     def _check_complete(self) -> None:

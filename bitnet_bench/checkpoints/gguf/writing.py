@@ -17,10 +17,10 @@ from torch import Tensor
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout, GgufRuntime, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
-    TENSOR_TYPE_BY_NAME,
     F16,
     F32,
     Q8_0,
+    TENSOR_TYPE_BY_NAME,
     TERNARY_GGUF_TYPES,
     Array,
     Form,
@@ -99,13 +99,15 @@ def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterat
         yield from _plan_ternary(weights, found, form, module)
     factors = found.compute_rope_factors()
     if factors is not None:
-        yield PlannedGgufTensor("rope_freqs.weight", F32, tuple(factors.shape), lambda: pack_tensor(factors.numpy(), F32))
+        yield PlannedGgufTensor(
+            "rope_freqs.weight", F32, tuple(factors.shape), lambda: pack_tensor(factors.numpy(), F32)
+        )
 
 
 def embedding_type(form: Form, columns: int) -> TensorType:
     """Return how embedding and head are stored: as the weights are, in 8 bits beside Q4_0, F16 beside ternary ones."""
     wanted = {"bf16": BF16, "q8_0": Q8_0, "q4_0": Q8_0}.get(form, F16)
-    return wanted if wanted.holds(columns) else F16
+    return wanted if wanted.can_hold_rows(columns) else F16
 
 
 def fallback_type(form: Form) -> TensorType:
@@ -124,14 +126,19 @@ def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> P
     elif target.startswith(("token_embd", "output.")):
         kind = embedding_type(form, shape[-1])
     else:
-        kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].holds(shape[-1]) else F16
+        kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[-1]) else F16
     module = name.rpartition(".")[0]
-    return PlannedGgufTensor(target, kind, shape, lambda: pack_tensor(_to_checked_float32(found.rows(module, weights.tensor(name)), kind), kind))
+    return PlannedGgufTensor(
+        target,
+        kind,
+        shape,
+        lambda: pack_tensor(_to_checked_float32(found.rows(module, weights.tensor(name)), kind), kind),
+    )
 
 
 def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) -> Iterator[PlannedGgufTensor]:
     name, shape = found.name(module), weights.ternary[module]
-    kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].holds(shape[1]) else fallback_type(form)
+    kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[1]) else fallback_type(form)
 
     def codes() -> Array:
         values, gamma = weights.codes(module)
@@ -142,7 +149,9 @@ def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) 
 
     yield PlannedGgufTensor(f"{name}.weight", kind, shape, codes)
     if form != "i2_s":
-        yield PlannedGgufTensor(f"{name}.scale", F32, (1,), lambda: pack_tensor(_read_gamma(weights, module).reshape(1).numpy(), F32))
+        yield PlannedGgufTensor(
+            f"{name}.scale", F32, (1,), lambda: pack_tensor(_read_gamma(weights, module).reshape(1).numpy(), F32)
+        )
     if weights.bias(module) is not None:
         yield PlannedGgufTensor(f"{name}.bias", F32, shape[:1], lambda: _read_bias(weights, found, module))
 

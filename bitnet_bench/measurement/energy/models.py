@@ -8,7 +8,13 @@ from typing import Any
 from bitnet_bench.protocols import EnergyModel, Meter
 from bitnet_bench.runs.records import Modelled, Unavailable
 
-PICOJOULES_PER_OPERATION = {"int8 add": 0.007, "fp16 add": 0.16, "fp16 multiply": 0.34, "fp32 add": 0.38, "fp32 multiply": 1.31}
+PICOJOULES_PER_OPERATION = {
+    "int8 add": 0.007,
+    "fp16 add": 0.16,
+    "fp16 multiply": 0.34,
+    "fp32 add": 0.38,
+    "fp32 multiply": 1.31,
+}
 """Of an operation at 7 nm, as the BitNet papers take it (arXiv:2310.11453, its energy table; 2402.17764, section 3)."""
 OPERATIONS_MODEL = (
     "operations of the matrix products x published pJ at 7 nm (arXiv:2310.11453): no memory traffic, no idle power"
@@ -26,7 +32,9 @@ class TokenWork:
 
     def joules(self, tokens: int) -> Modelled:
         """Return what *tokens* tokens take by published energies of single operations."""
-        other = PICOJOULES_PER_OPERATION[f"{self.precision} add"] + PICOJOULES_PER_OPERATION[f"{self.precision} multiply"]
+        other = (
+            PICOJOULES_PER_OPERATION[f"{self.precision} add"] + PICOJOULES_PER_OPERATION[f"{self.precision} multiply"]
+        )
         picojoules = self.ternary_weights * PICOJOULES_PER_OPERATION["int8 add"] + self.other_weights * other
         return Modelled(unit="J", model=OPERATIONS_MODEL, value=tokens * picojoules * 1e-12)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bitnet_bench.machine.gpu import find_gpu_uuid
-from bitnet_bench.machine.nvml import load_driver_library, find_gpu_handles
+from bitnet_bench.machine.nvml import find_gpu_handles, load_driver_library
 from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable

@@ -44,7 +44,9 @@ class TraceMeter(Meter):
         ended = self._clock() - self._opened
         if ended > self._rows[-1][0]:
             return Unavailable(reason=f"the trace ends after {self._rows[-1][0]:g} s, the interval after {ended:g} s")
-        return make_measured_joules(integrate_trace(self._rows, self._began, ended), ended - self._began, None, self._method)
+        return make_measured_joules(
+            integrate_trace(self._rows, self._began, ended), ended - self._began, None, self._method
+        )
 
 
 def integrate_trace(rows: Sequence[tuple[float, float]], begin: float, end: float) -> float:

@@ -41,7 +41,9 @@ class ZeusMeter(Meter):
         joules = sum_window_joules(found)
         if joules is None:
             return Unavailable(reason="zeus measures neither a chip, nor a CPU, nor a GPU here")
-        return make_measured_joules(joules, self._clock() - self._began, None, "zeus: " + ", ".join(_list_sources(found)))
+        return make_measured_joules(
+            joules, self._clock() - self._began, None, "zeus: " + ", ".join(_list_sources(found))
+        )
 
     def _open_monitor(self) -> Any:
         try:

@@ -77,7 +77,9 @@ def normalize_rows(x: Tensor, norm: Norm, y: Tensor) -> None:
     _launch_rows(x, x.shape[1], norm, "", None, y)
 
 
-def _launch_rows(x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedRows | None, y: Tensor | None) -> None:
+def _launch_rows(
+    x: Tensor, columns: int, norm: Norm | None, gate: str, out: QuantizedRows | None, y: Tensor | None
+) -> None:
     weight = norm.weight if norm else None
     filled = out.q.shape[1] if out else columns
     block = triton.next_power_of_2(filled)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.ternary.gpu import calls
-from bitnet_bench.ternary.gpu.calls import QuantizedRows, GpuJoinedLayers
+from bitnet_bench.ternary.gpu.calls import GpuJoinedLayers, QuantizedRows
 from bitnet_bench.ternary.kernel import Norm
 from bitnet_bench.ternary.linear import CodesLinear
 

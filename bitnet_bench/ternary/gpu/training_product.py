@@ -147,7 +147,7 @@ def quantize_cached(x: Tensor) -> tuple[Tensor, Tensor]:
         from bitnet_bench.ternary.gpu import training
 
         found = training.quantize_rows(x)
-        _last_quantized.keep(x, found)
+        _last_quantized.store(x, found)
     return found
 
 

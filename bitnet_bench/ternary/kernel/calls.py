@@ -109,7 +109,13 @@ class Norm:
 
 
 def quantize_rows(
-    x: Tensor, tokens: int, out: QuantizedRows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+    x: Tensor,
+    tokens: int,
+    out: QuantizedRows | None,
+    *,
+    norm: Norm | None = None,
+    activation: str = "",
+    y: Tensor | None = None,
 ) -> None:
     """Quantize the first *tokens* rows of x into *out*; see `rows_call`."""
     function, arguments = rows_call(x[:tokens], out, norm=norm, activation=activation, y=y)

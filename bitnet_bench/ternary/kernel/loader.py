@@ -96,7 +96,7 @@ def use_instruction_set(name: str) -> None:
 
 
 def use_width(floats: int) -> bool:
-    """Switch to another of `WIDTHS`, for tests; False if this processor has none such."""
+    """Switch to another of `VECTOR_WIDTHS`, for tests; False if this processor has none such."""
     loaded = load_library()
     return loaded is not None and bool(loaded.bb_use_width(floats))
 

@@ -49,7 +49,9 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def _written(folder: Path, seed: int, **changed: Any) -> Checkpoint:
     from bitnet_bench.checkpoints.random_weights import write_random_checkpoint
 
-    write_random_checkpoint({**CONFIG, **changed}, seed, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
+    write_random_checkpoint(
+        {**CONFIG, **changed}, seed, "autobitlinear", folder, DEMO, lambda done, total, note="": None
+    )
     return open_checkpoint(str(folder))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.backends.reference import source_logits
-from bitnet_bench.backends.runtime_parity import find_or_compare, compare_runtime, compare_logits, check_parity
+from bitnet_bench.backends.runtime_parity import check_parity, compare_logits, compare_runtime, find_or_compare
 from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.errors import BenchError

@@ -18,13 +18,13 @@ from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     F16,
     F32,
-    TERNARY_TENSOR_TYPES,
     I2_S,
+    TERNARY_TENSOR_TYPES,
     TQ1_0,
     TQ2_0,
     Form,
-    read_i2_s_scale,
     pack_tensor,
+    read_i2_s_scale,
     unpack_tensor,
 )
 from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY, SOURCE_KEY, plan_gguf_tensors, write_gguf
