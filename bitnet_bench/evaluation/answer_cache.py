@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -83,7 +84,19 @@ def compute_digest(*parts: str | bytes) -> bytes:
     return hashlib.sha256(frame_parts(*parts)).digest()
 
 
-class NullStore:
+class AnswerStore(ABC):
+    """Where answers are kept for the next evaluation."""
+
+    @abstractmethod
+    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return the answers that are kept, by the index of their request."""
+
+    @abstractmethod
+    def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep *pairs* of a request and its answer."""
+
+
+class NullStore(AnswerStore):
     """Keeps nothing: what `cache=False` asks for."""
 
     def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
@@ -94,7 +107,7 @@ class NullStore:
         """Forget *pairs*."""
 
 
-class SqliteStore(NullStore):
+class SqliteStore(AnswerStore):
     """The answers of one model in the file of all.
 
     A file that is no cache of ours, or a broken one, is renamed and never trusted; without a writable file evaluation

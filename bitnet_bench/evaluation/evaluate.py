@@ -14,7 +14,7 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
-from bitnet_bench.evaluation.answer_cache import NullStore, SqliteStore, cache_file, compute_digest
+from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
     digest_definition,
     digest_task,
@@ -287,7 +287,7 @@ def _score_task(
     one: BuiltTask,
     job: EvaluateJob,
     session: Session,
-    answers: NullStore,
+    answers: AnswerStore,
     workers: Workers,
     title: str,
     steps: ProgressDisplay,
@@ -317,7 +317,7 @@ def _describe_arithmetic(session: Session) -> str:
     return session.arithmetic or session.device
 
 
-def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[NullStore]:
+def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[AnswerStore]:
     """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
     if not job.cache:
         return nullcontext(NullStore())

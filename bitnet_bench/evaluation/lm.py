@@ -17,9 +17,9 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from bitnet_bench.data.templates import ANSWER, apply_chat_template
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, RowError
-from bitnet_bench.evaluation.answer_cache import NullStore, frame_parts
+from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Progress, Session, Share
+from bitnet_bench.protocols import Progress, Session, Share, no_progress
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -29,10 +29,6 @@ SPACE = "\u2581"
 """How SentencePiece writes a space, and what some of its tokenizers put before every text."""
 LIKELIHOOD_STRUCT = struct.Struct("<d?")
 """How (log-probability, greedy) is kept."""
-
-
-def no_progress(done: int, total: int, note: str = "") -> None:
-    """Tell nobody how far it is."""
 
 
 class SessionLM(TemplateLM):
@@ -51,7 +47,7 @@ class SessionLM(TemplateLM):
         self,
         session: Session,
         progress: Progress = no_progress,
-        answers: NullStore | None = None,
+        answers: AnswerStore | None = None,
         workers: Workers | None = None,
     ) -> None:
         super().__init__()

@@ -68,8 +68,8 @@ class RoundPlan:
         """Return how many rounds are still to be expected.
 
         Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
-        nothing is known, and after two little: what is returned then is off by `MAX_ERROR_FACTOR` at most until the next
-        round is over, whether the rounds end early or late.
+        nothing is known, and after two little: what is returned then is off by `MAX_ERROR_FACTOR` at most until the
+        next round is over, whether the rounds end early or late.
         """
         late, early = max(0, self.most - done), self.earliest - done
         if early <= 0 or not narrow:

@@ -99,8 +99,8 @@ def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, me
         )
     if _longest_run(share > HIGH_FLIP_SHARE for share in flips) >= MIN_POINTS_TO_WARN:
         return (
-            f"More than {HIGH_FLIP_SHARE:.0%} of the codes flipped at each of {MIN_POINTS_TO_WARN} or more logged steps "
-            "in a row: the weights do not settle. Lower `learning_rate`.",
+            f"More than {HIGH_FLIP_SHARE:.0%} of the codes flipped at each of {MIN_POINTS_TO_WARN} or more logged "
+            "steps in a row: the weights do not settle. Lower `learning_rate`.",
         )
     return ()
 
