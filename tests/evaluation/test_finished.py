@@ -161,7 +161,7 @@ def test_rows_that_are_gone_are_named_and_the_scores_believed(place: Place, capl
 def test_rows_that_are_there_and_broken_are_not_believed(place: Place) -> None:
     """They are other rows, whatever they were."""
     (place.data / "test.jsonl").write_text("{", encoding="utf-8")
-    with pytest.raises(BenchError, match="is not JSON"):
+    with pytest.raises(BenchError, match="broken at line 1"):
         place.evaluate()
 
 
