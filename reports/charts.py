@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bitnet_bench.comparison.results import Comparison
+from bitnet_bench.comparison.results import Comparison, Difference
 from bitnet_bench.reports.figures import format_number, format_points
 from bitnet_bench.reports.named_runs import COLOURS, NamedRun
 from bitnet_bench.reports.sections import Chart, Spec
@@ -116,16 +116,7 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
     )
 
     def build(words: Callable[[str], str]) -> Spec:
-        values = [
-            {
-                "task": _shorten(d.task),
-                "difference": d.difference,
-                "low": d.low,
-                "high": d.high,
-                "verdict": words(f"finding.{_simplify_verdict(d.verdict)}"),
-            }
-            for d in found
-        ]
+        values = [_difference_value(d, words) for d in found]
         scale = {
             "domain": [words(f"finding.{key}") for key in VERDICT_COLOURS],
             "range": list(VERDICT_COLOURS.values()),
@@ -162,6 +153,16 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
         get_text("chart.differences.words", values=spoken),
         build,
     )
+
+
+def _difference_value(difference: Difference, words: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        "task": _shorten(difference.task),
+        "difference": difference.difference,
+        "low": difference.low,
+        "high": difference.high,
+        "verdict": words(f"finding.{_simplify_verdict(difference.verdict)}"),
+    }
 
 
 def _margin_layer(margin: float) -> Spec:

@@ -88,7 +88,7 @@ class HFTrainer(BenchTrainer):
         """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
         outcome = model(**inputs)
         total: Tensor = outcome["loss"]
-        self.keep(total, outcome["count"], inputs, outcome["figures"])
+        self.record_micro_batch(total, outcome["count"], inputs, outcome["figures"])
         scaled: Tensor = total * self._scale(outcome["count"], num_items_in_batch)
         return scaled
 

@@ -118,7 +118,7 @@ class SupervisedTrainer(_TRLTrainer, SFTTrainer):
         count = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         step_tokens = count if num_items_in_batch is None else num_items_in_batch
         mean: Tensor = super().compute_loss(model, inputs, num_items_in_batch=step_tokens)
-        self.keep(mean.detach() * step_tokens / self.accelerator.num_processes, count, inputs, {})
+        self.record_micro_batch(mean.detach() * step_tokens / self.accelerator.num_processes, count, inputs, {})
         return mean * step_tokens if self.job.loss_reduction == "sum" else mean
 
 
@@ -151,7 +151,7 @@ class PreferenceTrainer(_TRLTrainer, DPOTrainer):
             check_same_reference(mean.item())
             self._checked = True
         said = {name: self._metrics["train"][f"rewards/{trl}"][-1] * pairs for name, trl in TRL_FIGURE_NAMES.items()}
-        self.keep(mean * pairs, pairs, inputs, said)
+        self.record_micro_batch(mean * pairs, pairs, inputs, said)
         if self.job.loss_reduction == "sum":  # the mean over processes and micro-batches is taken after this
             mean = mean * (pairs * self.accelerator.num_processes * self.args.gradient_accumulation_steps)
         return mean

@@ -113,7 +113,7 @@ def _inspect_runtimes() -> Iterator[Finding]:
 
 def _inspect_bitnetcpp() -> Finding:
     try:
-        found: str = plugins.load_plugin("backends", "bitnetcpp").build().version
+        found: str = plugins.load_plugin("backends", "bitnetcpp").find_build().version
     except BenchError as error:
         return Finding(what="bitnet.cpp", ok=False, found=error.problem, remedy=error.hint)
     return Finding(what="bitnet.cpp", ok=True, found=found)

@@ -64,7 +64,7 @@ def make_record(
     resumed: Path | None,
 ) -> FinetuneRecord:
     """Return the record of a run that has ended, with the warnings that its figures give."""
-    history = tuple(trainer.points("loss"))
+    history = tuple(trainer.list_logged_points("loss"))
     tail = [point["loss"] for point in history[-max(1, len(history) // END_POINTS_DIVISOR) :]]
     ending = compute_run_losses(job, history, trainer.model.config.vocab_size)
     record = FinetuneRecord(
@@ -85,7 +85,7 @@ def make_record(
         history=history,
         validation=tuple(
             {name.removeprefix("validation_"): value for name, value in point.items()}
-            for point in trainer.points("validation_loss")
+            for point in trainer.list_logged_points("validation_loss")
         ),
         validation_rows=held_out.rows,
         warnings=(*trainer.warnings, *trainer.code_warnings()),

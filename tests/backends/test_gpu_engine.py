@@ -75,8 +75,8 @@ from bitnet_bench.backends.ternary.gpu_engine import GpuEngine, SlotGraphs
 from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.machine.gpu import Gpu
-from bitnet_bench.protocols import in_order
-from bitnet_bench.checkpoints.inspect import inspect
+from bitnet_bench.protocols import sort_answers
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.backends.ternary.engine import Batch, Engine
 from bitnet_bench.checkpoints.weights import Weights
 
@@ -99,19 +99,19 @@ def compare(what, a, b):
     print(what, (a - b).abs().max().item() / a.abs().max().item())
 
 with torch.inference_mode():
-    cpu = Engine(Weights(inspect(folder)), config)
-    gpu = GpuEngine(Weights(inspect(folder)), config, device, dtype)
+    cpu = Engine(Weights(inspect_folder(folder)), config)
+    gpu = GpuEngine(Weights(inspect_folder(folder)), config, device, dtype)
     assert gpu.weights_by_kind.keys() == cpu.weights_by_kind.keys()
     caches = [engine.cache(3, 16) for engine in (cpu, gpu)]
     prompts, lengths = sequences(2, 6, 1), [2, 6, 1]
-    compare("prefill", *(logits(e, Batch.of(prompts), c) for e, c in zip((cpu, gpu), caches)))
-    branches = Batch.of(sequences(2, 1), [6, 2])
-    compare("branches", *(logits(e, branches, c.copied([1, 0], 16)) for e, c in zip((cpu, gpu), caches)))
+    compare("prefill", *(logits(e, Batch.from_sequences(prompts), c) for e, c in zip((cpu, gpu), caches)))
+    branches = Batch.from_sequences(sequences(2, 1), [6, 2])
+    compare("branches", *(logits(e, branches, c.copy_slots([1, 0], 16)) for e, c in zip((cpu, gpu), caches)))
     slots = SlotGraphs(gpu, 3, 16)
     on_gpu = device.type == "cuda"  # the interpreter takes half a second for each product, and has no graphs
     for _ in range(3 if on_gpu else 1):  # eager, captured, replayed
         slots.prefill(prompts)
-    found = logits(cpu, Batch.of(prompts), caches[0])[torch.tensor(lengths).cumsum(0) - 1]
+    found = logits(cpu, Batch.from_sequences(prompts), caches[0])[torch.tensor(lengths).cumsum(0) - 1]
     for step in range(3):
         # what was chosen on the GPU is as good as the best on the CPU
         chosen = found.gather(1, slots.tokens.cpu()[:, None])[:, 0]
@@ -121,11 +121,11 @@ with torch.inference_mode():
         slots.step()
     session = GpuTernarySession(gpu, Words(), Gpu(0, "a card", (9, 0), 2**30, 2**30))
     asked = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6]), ([7, 8], [9, 10, 11])]
-    wanted, found = (in_order(s.loglikelihood(asked)) for s in (TernarySession(cpu, Words()), session))
+    wanted, found = (sort_answers(s.loglikelihood(asked)) for s in (TernarySession(cpu, Words()), session))
     compare("scores", torch.tensor([score for score, _ in wanted]), torch.tensor([score for score, _ in found]))
     prompts, new = (prompts, 3) if on_gpu else (prompts[1:], 2)
-    alone = [in_order(session.generate([prompt], new, []))[0] for prompt in prompts]
-    print("texts", float(in_order(session.generate(prompts, new, [])) != alone))
+    alone = [sort_answers(session.generate([prompt], new, []))[0] for prompt in prompts]
+    print("texts", float(sort_answers(session.generate(prompts, new, [])) != alone))
 """
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.08}
 """Of the largest logit: one code of an activation that rounds the other way moves a logit by about a hundredth."""

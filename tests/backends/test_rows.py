@@ -57,7 +57,7 @@ def test_rows_of_a_korean_task_hold_little_padding() -> None:
 
 def test_no_token_is_without_anything_to_attend_to() -> None:
     layout = TreeRows.from_trees([Tree((1, 2, 3), ((4,), (5, 6))), Tree((7,), ((),))], 2, 64)
-    mask = layout.mask(2, torch.device("cpu"), torch.float32)
+    mask = layout.make_mask(2, torch.device("cpu"), torch.float32)
     assert mask.shape[2:] == (layout.ids.shape[1], layout.ids.shape[1] + 2)
     assert bool((mask == 0).any(-1).all()), "a row of -inf is NaN, and NaN spreads"
     seen = (mask[0, 0] == 0).int().tolist()

@@ -238,13 +238,13 @@ def test_idle_power_is_measured_only() -> None:
 
 
 MUTATION = """
-from bitnet_bench.measurement.energy.models import CodecarbonModel, Work
+from bitnet_bench.measurement.energy.models import CodecarbonModel, TokenWork
 from bitnet_bench.protocols import EnergyModel, Meter
 from bitnet_bench.runs.records import Measured
 
 model: EnergyModel = CodecarbonModel()
 meter: Meter = CodecarbonModel()
-joules: Measured = Work(1, 1).joules(1)
+joules: Measured = TokenWork(1, 1).joules(1)
 """
 
 

@@ -57,10 +57,10 @@ def multiply(tokens, rows, columns):
     exact = integer_matmul(q, codes) * (step * gammas)
     for with_bias in (False, True):
         parts = [(codes[:split], 0.37, bias[:split] if with_bias else None), (codes[split:], 1.7, None)]
-        weights = calls.TernaryWeights(parts, columns, device)
+        weights = calls.GpuJoinedLayers(parts, columns, device)
         expected = exact + torch.cat([bias[:split], torch.zeros(rows - split)]) if with_bias else exact
         for few in (False, True):
-            calls.reads_few = lambda tokens, rows: few
+            calls.is_few_product = lambda tokens, rows: few
             y = torch.full((tokens, rows), float("nan"), device=device)
             weights.multiply(on_gpu, y)
             same(y, expected)

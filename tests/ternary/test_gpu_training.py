@@ -152,11 +152,11 @@ def run():
     return found
 expected = run()
 assert not calls
-training_product._runs_kernels = training_product.runs_on = lambda device: True
+training_product._runs_kernels = training_product.has_training_kernels = lambda device: True
 codes = StepCodes(layers)
 for _ in range(2):
     codes.refresh()
-    assert layers[0]._codes()[0].dtype == torch.bfloat16
+    assert layers[0]._get_codes()[0].dtype == torch.bfloat16
     found = run()
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # gamma is summed in another order
@@ -166,7 +166,7 @@ assert len(calls) == 2, len(calls)
 with torch.no_grad():
     layers[0].weight.add_(1.0)
     codes.refresh()
-    assert torch.equal(layers[0]._codes()[0].to(torch.int8), ternarize(layers[0].weight)[0])
+    assert torch.equal(layers[0]._get_codes()[0].to(torch.int8), ternarize(layers[0].weight)[0])
     x[0, 0] = 100.0  # the same tensor, changed in place, is quantized again
     for layer in layers:
         layer(x)

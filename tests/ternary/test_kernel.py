@@ -209,7 +209,7 @@ def test_the_operator_is_sound_and_compiles() -> None:
 @pytest.mark.parametrize(("setting", "said"), [("off", "None"), ("portable", "portable"), ("sse9", "does not have")])
 def test_a_variable_chooses_the_path(setting: str, said: str) -> None:
     """BITNET_BENCH_KERNEL turns the kernel off, forces a path, or is refused with those there are."""
-    code = "from bitnet_bench.ternary import kernel; print(kernel.library() and kernel.current_path())"
+    code = "from bitnet_bench.ternary import kernel; print(kernel.load_library() and kernel.get_instruction_set())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"BITNET_BENCH_KERNEL": setting, "PATH": ""}, capture_output=True, text=True
     )

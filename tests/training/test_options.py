@@ -204,9 +204,9 @@ def test_kept_codes_are_those_of_the_weights_at_every_step() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, fused=True)
     for _ in range(3):
         layer(x).square().sum().backward()
-        first = layer._kept
+        first = layer._stored_codes
         layer(x)
-        assert layer._kept is first
+        assert layer._stored_codes is first
         optimizer.step()
         forget_codes(model)
         codes, gamma = ternarize(layer.weight)
