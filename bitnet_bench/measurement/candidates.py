@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     backend: str | None = None
     """Backend to measure with; None for the one that the call names."""
     opened: Checkpoint | None = None
-    """What *model* is, if that is known, so that its weights need not be read again."""
+    """Checkpoint behind *model*, if it is known, so that its weights need not be read again."""
 
     @property
     def cost_target(self) -> CostTarget:

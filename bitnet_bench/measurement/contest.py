@@ -41,7 +41,7 @@ class PreparedCandidate:
     checked: bool = False
     """True if the backend is a `protocols.CheckedBackend`."""
     backend_reason: str | None = None
-    """Reason for which `auto` chose the backend; None if the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class CandidateOutcome:
     costs: list[Cost] = field(default_factory=list)
     error: BenchError | None = None
     left_out: str | None = None
-    """Reason for which the budget left it out at one batch or more; this is not a failure."""
+    """Reason why the budget left it out at one batch or more; this is not a failure."""
 
 
 def measure_in_rounds(

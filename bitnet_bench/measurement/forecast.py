@@ -25,7 +25,7 @@ does."""
 
 @dataclass(frozen=True)
 class LayerRates:
-    """How fast a dtype multiplies a layer: with many tokens at once, and with one token."""
+    """Rates at which a dtype multiplies a layer: with many tokens at once, and with one token."""
 
     operations_per_s: float
     """Operations per second with the tokens of a prompt."""
@@ -35,7 +35,7 @@ class LayerRates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long one run of a scenario takes at the rates of this machine."""
+    """The time that one run of a scenario takes at the rates of this machine."""
 
     precision: Precision
     seconds: float

@@ -9,7 +9,7 @@ from bitnet_bench.machine.nvml import GpuState, find_gpu_handles, load_driver_li
 
 
 class GpuReadings(Protocol):
-    """What a round reads from the device that its candidate runs on."""
+    """Readings of the device that a round's candidate runs on."""
 
     def wait(self) -> None:
         """Wait until the device has finished its work."""

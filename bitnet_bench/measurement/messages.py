@@ -24,7 +24,7 @@ Message = TypeVar("Message", bound=Value)
 
 
 class ParityTask(Value):
-    """What a runtime is compared with; the reply is a `records.RuntimeParity`."""
+    """Task of comparing a runtime with a checkpoint; the reply is a `records.RuntimeParity`."""
 
     checkpoint: Checkpoint
     precision: Precision
@@ -35,7 +35,7 @@ class ParityTask(Value):
 
 
 class MeasuringTask(ParityTask):
-    """What is loaded and measured; the reply is `OpenResult`."""
+    """Task of loading and measuring a candidate; the reply is `OpenResult`."""
 
     meter: str
     """Meter as `module:Class`."""
@@ -46,7 +46,7 @@ class MeasuringTask(ParityTask):
 
 
 class Request(Value):
-    """What to do with a batch; the reply to a probe is `ProbeResult`, to the others a `readings.Round`."""
+    """Request to run a batch; the reply to a probe is `ProbeResult`, to the others a `readings.Round`."""
 
     do: Literal["probe", "warm up", "round"]
     batch: int = Field(gt=0)

@@ -54,13 +54,13 @@ class Round(Value):
     gpu_decode_s: float | None = Field(default=None, ge=0)
     gpu_frequency_hz: float | None = None
     gpu_slowed_by: tuple[str, ...] = ()
-    """What held the GPU's clock down at either end of the round."""
+    """Causes that held the GPU's clock down at either end of the round."""
     gpu_heat_s: float | None = Field(default=None, ge=0)
     """Seconds for which heat held the GPU's clock down, as the driver counts them; the next field is for the power
     limit."""
     gpu_power_s: float | None = Field(default=None, ge=0)
     runtime: str | None = None
-    """What computed, as the session describes it."""
+    """Description of what computed, by the session."""
 
 
 def find_disturbed_rounds(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:

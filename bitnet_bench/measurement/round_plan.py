@@ -25,7 +25,7 @@ Before, rounds may still end early or late: the earliest end is so late that the
 
 @dataclass(frozen=True)
 class Allotment:
-    """What one candidate gets of the time that is left."""
+    """The part of one candidate in the time that is left."""
 
     turn: TurnKind
     share_s: float

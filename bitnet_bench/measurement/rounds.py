@@ -49,15 +49,15 @@ class RoundResults:
     rounds: dict[int, list[Round]] = field(default_factory=dict)
     peak_bytes: dict[int, int] = field(default_factory=dict)
     disturbances: dict[int, dict[int, list[str]]] = field(default_factory=dict)
-    """Why rounds stayed disturbed, by their index."""
+    """Reasons why rounds stayed disturbed, by their index."""
     once: dict[int, str] = field(default_factory=dict)
-    """Reason for which there is only one round."""
+    """Reason why there is only one round."""
     left_out: dict[int, str] = field(default_factory=dict)
-    """Reason for which the budget allowed no round."""
+    """Reason why the budget allowed no round."""
     cold: set[int] = field(default_factory=set)
     """Batches whose only round is the warm-up."""
     ended: str | None = None
-    """Reason for which the process was ended without a failure."""
+    """Reason why the process was ended without a failure."""
     error: BenchError | None = None
     card_bytes: dict[int, int | None] = field(default_factory=dict)
     """Bytes of the GPU's memory taken since before the candidate was loaded; None on the CPU."""

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class Checkpoint(Value):
-    """What a checkpoint is, found by inspecting its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
+    """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
     source: str
     """Name that the user gave: a folder, a hub id, or an embedded checkpoint such as `demo`."""
@@ -24,7 +24,7 @@ class Checkpoint(Value):
     architecture: str
     format: Format
     scale_direction: Literal["multiply", "divide"] | None = None
-    """How a stored `weight_scale` is applied to the integer product; None if none is stored."""
+    """Operation of a stored `weight_scale` on the integer product; None if none is stored."""
     inner_norm: Literal["plain", "learned"] | None = None
     """RMSNorm inside every ternary layer, before its activations are quantized: without (plain) or with weights
     (learned)."""
@@ -212,7 +212,7 @@ Measurement = Annotated[Measured | Modelled | Unavailable, Field(discriminator="
 
 
 class RuntimeParity(Value):
-    """How far another runtime's results are from the checkpoint that it was given, on a few Korean prompts."""
+    """Distance of another runtime's results from the checkpoint that it was given, on a few Korean prompts."""
 
     runtime: str
     """Name and version of the runtime."""
@@ -227,7 +227,7 @@ class RuntimeParity(Value):
     bound: float | None = None
     """Maximum of relative_error that is accepted."""
     fault: str | None = None
-    """What the runtime does wrong, by name if that is known; None if the error is within the bound."""
+    """Fault of the runtime, by name if it is known; None if the error is within the bound."""
 
 
 MAX_FOREIGN_SHARE = 0.1
@@ -249,9 +249,9 @@ class Cost(Value):
 
     backend: str
     backend_reason: str | None = None
-    """Reason for which `auto` chose the backend; None if the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
     runtime: str | None = None
-    """What computed, as the backend describes it: the device, the kernels, the dtypes. None if it does not."""
+    """Description of what computed, by the backend: the device, the kernels, the dtypes. None if it does not."""
     precision: Precision
     prompt_tokens: int
     new_tokens: int
@@ -280,7 +280,7 @@ class Cost(Value):
     left_out: tuple[DroppedRound, ...] = ()
     """Disturbed rounds that are in no number above, because enough others were made."""
     once_because: str | None = None
-    """Reason for which there is only one round, and so no interval; None if the budget had time for more."""
+    """Reason why there is only one round, and so no interval; None if the budget had time for more."""
     parity: RuntimeParity | None = None
     """Comparison of the runtime with the checkpoint, if it is another project's; one with a fault was measured because
     the user allowed it."""
@@ -301,7 +301,7 @@ class Estimated(Value):
 
 
 class HumanJudgement(Value):
-    """How people judged the answers of two runs, blindly (`bitnet_bench.rating`)."""
+    """Blind judgement by people of the answers of two runs (`bitnet_bench.rating`)."""
 
     sheet: str
     """Digest of what they were shown."""
@@ -335,10 +335,10 @@ class RunRecord(GrownValue):
     backend: str
     """Backend that ran; never `auto`."""
     backend_reason: str | None = None
-    """Reason for which `auto` chose the backend; None if the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
     precision: Precision
     runtime: str | None = None
-    """What computed, as the backend describes it: the device, the kernels, the dtypes. None if it does not."""
+    """Description of what computed, by the backend: the device, the kernels, the dtypes. None if it does not."""
     suites: dict[str, str] = {}
     """Suite name -> version."""
     settings: Annotated[dict[str, Any], AfterValidator(rename_former_fields)] = {}
@@ -358,7 +358,7 @@ class RunRecord(GrownValue):
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
     judgements: tuple[HumanJudgement, ...] = ()
-    """How people judged this run against another one."""
+    """Judgements by people of this run against another one."""
     cost_errors: dict[str, str] = {}
     """Backend and precision -> why it could not be measured."""
     cost_left_out: dict[str, str] = {}
