@@ -60,7 +60,7 @@ class Round(Value):
     limit."""
     gpu_power_s: float | None = Field(default=None, ge=0)
     runtime: str | None = None
-    """Description of what computed, by the session."""
+    """The session's description of what computed."""
 
 
 def find_disturbed_rounds(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:

@@ -251,7 +251,7 @@ class Cost(Value):
     backend_reason: str | None = None
     """Reason why `auto` chose the backend; None if the user named it."""
     runtime: str | None = None
-    """Description of what computed, by the backend: the device, the kernels, the dtypes. None if it does not."""
+    """The backend's description of what computed: the device, the kernels, the dtypes; None if it gives none."""
     precision: Precision
     prompt_tokens: int
     new_tokens: int
@@ -338,7 +338,7 @@ class RunRecord(GrownValue):
     """Reason why `auto` chose the backend; None if the user named it."""
     precision: Precision
     runtime: str | None = None
-    """Description of what computed, by the backend: the device, the kernels, the dtypes. None if it does not."""
+    """The backend's description of what computed: the device, the kernels, the dtypes; None if it gives none."""
     suites: dict[str, str] = {}
     """Suite name -> version."""
     settings: Annotated[dict[str, Any], AfterValidator(rename_former_fields)] = {}
