@@ -1,4 +1,4 @@
-"""The scripts and the stylesheet of a page: ours, and the libraries that were installed with this package."""
+"""Read the scripts and the stylesheet of a page: this package's, and those of installed libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_chart_library() -> str:
 
 @cache
 def read_table_library() -> str:
-    """Return DataTables in one script (itables' bundle); it is a module, and a page inlines no module."""
+    """Return DataTables as one script without module exports, which an inline script cannot have (itables' bundle)."""
     bundle = (resources.files("itables") / "html" / "dt_bundle.js").read_text(encoding="utf-8")
     script, count = DEFAULT_EXPORT.subn(r"globalThis.DataTable=\1;", bundle)
     assert count == 1, "itables' bundle has another form"
@@ -40,6 +40,6 @@ def read_stylesheet() -> str:
 
 
 def _wrap_script(script: str) -> str:
-    """Return a library as one function, without what would end or confuse a script element."""
+    """Return a library as one function, without sequences that would end or change a script element."""
     safe = script.replace("</script", r"<\/script").replace("<!--", r"\x3c!--")
     return f"(()=>{{{safe}\n}})();"

@@ -1,4 +1,4 @@
-"""Draw charts as Vega-Lite specifications: values in, a specification for each language out."""
+"""Draw charts as Vega-Lite specifications, one for each language."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 VERDICT_COLOURS = {"better": "#0072b2", "worse": "#d55e00", "equal": "#009e73", "undecided": "#8a8f98"}
 MAX_LABEL_CHARS = 28
 MAX_CURVE_POINTS = 400
-"""Points of a training curve; longer ones are thinned."""
+"""Number of points of a training curve above which it is thinned."""
 MODELLED_RING = {"type": "point", "size": 300, "filled": False, "strokeDash": [3, 2], "color": "gray"}
-"""Around what comes from a model."""
+"""Mark around modelled values."""
 BAR_ROOM_FACTOR = 1.35
-"""Of the longest bar, for its number."""
+"""Length of the axis relative to the longest bar, which leaves room for its number."""
 Values = list[dict[str, Any]]
 
 
 def make_chart(title: Text, description: Text, build: Callable[[Callable[[str], str]], Spec]) -> Chart:
-    """Return a chart whose specification is built once for each language, by what says a catalogue key in it."""
+    """Return a chart with a specification for each language; *build* gets a function that looks up catalogue keys."""
 
     def build_in(language: Language) -> Spec:
         spec = build(lambda key: get_text(key).in_language(language))
@@ -225,7 +225,7 @@ def pareto_chart(title: Text, x_title: str, found: Sequence[tuple[NamedRun, floa
 
 
 def pareto_front(points_of: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the (cost, score) pairs that no other one beats in both, by rising cost."""
+    """Return the (cost, score) pairs that no other pair beats in both, by rising cost."""
     front: list[tuple[float, float]] = []
     for cost, score in sorted(points_of, key=lambda pair: (pair[0], -pair[1])):
         if not front or score > front[-1][1]:
@@ -234,7 +234,7 @@ def pareto_front(points_of: Iterable[tuple[float, float]]) -> list[tuple[float, 
 
 
 def bar_chart(title: Text, found: Sequence[tuple[Text, float, bool, str]], unit: str) -> Chart:
-    """Return one bar for each (label, value, whether it is modelled, value in words); modelled ones are hollow."""
+    """Return one bar for each (label, value, whether it is modelled, value as text); modelled ones are hollow."""
     spoken = join_texts([label + plain_text(f" {text}") for label, _, _, text in found], "; ")
     modelled = any(one for _, _, one, _ in found)
 
@@ -319,7 +319,7 @@ WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 
 
 def curve_chart(title: Text, y_title: str, curves: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) -> Chart:
-    """Return lines over training steps, for (letter, name, points), with the ends in words."""
+    """Return lines over training steps, for (letter, name, points), with the ends as text."""
     ends = [
         plain_text(f"{key} {format_number(line[0][1])} → {format_number(line[-1][1])}")
         for key, _, line in curves
@@ -367,7 +367,7 @@ def curve_chart(title: Text, y_title: str, curves: Sequence[tuple[str, str, Sequ
 
 
 def thin_line(line: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
-    """Return at most MOST_STEPS points of a curve, its ends among them."""
+    """Return at most MAX_CURVE_POINTS points of a curve, its ends included."""
     if len(line) <= MAX_CURVE_POINTS:
         return line
     return [line[round(i * (len(line) - 1) / (MAX_CURVE_POINTS - 1))] for i in range(MAX_CURVE_POINTS)]
@@ -405,7 +405,7 @@ def layer_chart(title: Text, layers: Sequence[tuple[str, int, float]]) -> Chart:
 
 
 def _encode_runs(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
-    """Return colour and shape of each run, with a legend where letters alone would not say enough."""
+    """Return colour and shape of each run, with a legend if *legend*."""
     field = {"field": "name", "type": "nominal", "legend": {"title": None, "columns": 2} if legend else None}
     each = {run.key: run for run in runs}.values()
     names = [_label_run(run) for run in each]

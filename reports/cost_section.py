@@ -1,4 +1,4 @@
-"""Lay out what runs cost: one table per scenario, so that what stands side by side was measured alike."""
+"""Lay out what runs cost: one table per scenario, so that costs in a table were measured in the same way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ORDERED_METRICS = (
 WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 CHARTED_METRICS = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_bytes", "energy_j")
 PARETO_AXES = (("peak_bytes", 2**20, "axis.memory"), ("decode_s", 1e-3, "axis.latency"), ("energy_j", 1, "axis.energy"))
-"""What quality is set against: a metric, the size of the axis's unit, the axis."""
+"""Costs that quality is plotted against: a metric, the size of the axis's unit, the axis."""
 CostScenario = tuple[int, int, int, int]
 Column = tuple[NamedRun, Cost]
 
@@ -36,7 +36,7 @@ def get_scenario(cost: Cost) -> CostScenario:
 
 
 def format_scenario(cost: Cost) -> Text:
-    """Say what was timed."""
+    """Return what was timed as words."""
     prompt, new, batch, threads = get_scenario(cost)
     return get_text("costs.scenario", prompt=f"{prompt:,}", new=f"{new:,}", batch=f"{batch:,}", threads=f"{threads:,}")
 
@@ -48,10 +48,10 @@ def get_machine(run: NamedRun) -> tuple[str, str]:
 
 
 def find_main_cost(run: NamedRun, wanted: CostScenario | None = None) -> Cost | None:
-    """Return the cost that stands for *run*, in the *wanted* scenario or else in its first one.
+    """Return the cost that represents *run*, in the *wanted* scenario or else in its first one.
 
-    That is the cost at the precision of its scores. A float run that was not measured at that precision is
-    represented by its fastest float cost: ternary has to beat that one, not the slowest.
+    It is the cost at the precision of its scores. A float run that was not measured at that precision is represented by
+    its fastest float cost: ternary has to beat that one, not the slowest.
     """
     ternary = run.record.precision in TERNARY_PRECISIONS
     costs = [cost for cost in run.record.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
@@ -68,7 +68,7 @@ def _decode_speed(cost: Cost) -> float:
 
 
 def make_precision_note(run: NamedRun, cost: Cost) -> Text | None:
-    """Say that costs and scores are of different precisions, if they are."""
+    """Return a note if costs and scores are of different precisions."""
     if cost.precision == run.record.precision:
         return None
     tried = {other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS}
@@ -77,12 +77,12 @@ def make_precision_note(run: NamedRun, cost: Cost) -> Text | None:
 
 
 def format_metric_name(name: str) -> Text:
-    """Return the name of a metric; one that the catalogue does not know has its own."""
+    """Return the name of a metric; one that is not in the catalogue keeps its own."""
     return get_text(f"metric.{name}") if f"metric.{name}" in load_catalogue() else plain_text(name)
 
 
 def cost_section(runs: Sequence[NamedRun]) -> Section:
-    """Return the section of costs: what is drawn, then a table for each scenario in the order in which they come."""
+    """Return the section of costs: charts, then a table for each scenario in order of appearance."""
     columns: dict[CostScenario, list[Column]] = {}
     for run in runs:
         for cost in run.record.costs:
@@ -155,7 +155,7 @@ def _row(label: Text, cells: Iterable[Cell]) -> Row:
 
 
 def _order_keys(known: Sequence[str], found: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the *known* keys that occur, then the others in the order in which they come."""
+    """Return the *known* keys that occur, then the others in order of appearance."""
     there = dict.fromkeys(key for one in found for key in one)
     return [key for key in known if key in there] + [key for key in there if key not in known]
 
@@ -183,7 +183,7 @@ def _list_methods(costs: Sequence[Cost]) -> Iterable[tuple[Text, Cell]]:
 
 
 def pareto_section(runs: Sequence[NamedRun]) -> Section:
-    """Return quality against memory, latency and energy; where fewer than two runs have both, the reason."""
+    """Return quality against memory, latency and energy, or the reason if fewer than two runs have both."""
     blocks: list[Block] = []
     lacking: list[Text] = []
     for name, unit, axis in PARETO_AXES:

@@ -1,4 +1,4 @@
-"""List where each run's numbers come from, and what to type to have them again."""
+"""List the sources of each run's numbers, and the commands that repeat them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn numbers, and the lack of them, into cells: measured, modelled or missing with its reason."""
+"""Format numbers as cells: measured, modelled, or missing with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def make_missing_cell(reason: Text) -> Cell:
 
 
 def make_figure_cell(measurement: Measurement | None) -> Cell:
-    """Return a measurement as it stands in a cell: the median of readings, a formula's value, or a dash."""
+    """Return the cell of a measurement: the median of readings, a formula's value, or a dash."""
     if measurement is None:
         return make_missing_cell(get_text("figure.not-recorded"))
     if isinstance(measurement, Unavailable):
@@ -46,7 +46,7 @@ def _format_spread(measurement: Measured) -> Text:
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """Return *value* with its unit, three significant digits."""
+    """Return *value* with its unit and three significant digits."""
     if unit == "B":
         return format_bytes(value)
     if unit in ("s", "s/token") and abs(value) < 1:
@@ -64,21 +64,21 @@ def format_bytes(count: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Return three significant digits, or the whole number from 100 on."""
+    """Return a number with three significant digits, or as a whole number from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def format_points(value: float) -> str:
-    """Return a score."""
+    """Return a score as text."""
     return f"{value:.1f}".replace("-", "−")
 
 
 def format_span(low: str, high: str) -> Text:
-    """Return two limits as a span."""
+    """Return two limits as a range."""
     return Text(f"{low} ~ {high}", f"{low} to {high}")
 
 
 def format_factor(ratio: float) -> Text:
-    """Return a ratio with two significant digits, three close to one."""
+    """Return a ratio with two significant digits, or three if it is close to one."""
     shown = f"{ratio:.2f}" if ratio < 1.1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
     return Text(f"{shown}배", f"{shown}×")

@@ -1,4 +1,4 @@
-"""Render runs as one HTML file that needs nothing else: no network, no second file."""
+"""Render runs as one HTML file that needs no network and no second file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from bitnet_bench.wording import LANGUAGES, Text, get_text, load_catalogue
 
 @dataclass(frozen=True)
 class ReportPage:
-    """Everything that the template shows, already in words."""
+    """The content of the template, already as text."""
 
     language: str
     summary: Summary
@@ -45,7 +45,7 @@ class ReportPage:
 
 
 class HTMLReport:
-    """Shows runs side by side: verdict, scores, paired differences, costs, training, samples and environment."""
+    """Shows runs next to each other: verdict, scores, paired differences, costs, training, samples and environment."""
 
     summary = "one self-contained HTML file"
 
@@ -85,7 +85,7 @@ class ChartRegistry:
         self.specs: list[dict[str, Any]] = []
 
     def register_chart(self, chart: Chart) -> int:
-        """Return the number under which the script finds *chart*."""
+        """Return the number by which the script finds *chart*."""
         self.specs.append(dict(chart.specs))
         return len(self.specs) - 1
 
@@ -114,7 +114,7 @@ def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage
 def _compare_and_collect(
     runs: Sequence[NamedRun], pairs: Sequence[Pair], options: ReportOptions
 ) -> tuple[list[tuple[Pair, Comparison]], Samples]:
-    """Compare all pairs and collect samples, holding the examples of one task at a time."""
+    """Compare all pairs and collect samples, with the examples of one task at a time in memory."""
     tasks = list(dict.fromkeys(task for run in runs for task in list_scored_tasks(run.results, run.results)))
     samples = Samples(runs, options.samples)
     found: list[dict[str, TaskComparison | list[Text]]] = [{} for _ in pairs]
@@ -146,7 +146,7 @@ def _make_script_data(page: ReportPage, charts: ChartRegistry) -> dict[str, Any]
 
 
 def _format_json(value: Any) -> str:
-    """Return JSON that cannot end its script element; a surrogate that stands alone is written as its escape."""
+    """Return JSON that cannot end its script element; a lone surrogate becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
@@ -158,12 +158,12 @@ def _prepare_environment() -> Any:
 
 
 def _make_strings_visible(value: Any) -> Any:
-    """Make what a record says visible before it is escaped; `_ours` and escaped text pass as they are."""
+    """Make text from records visible before it is escaped; markup (`_mark_safe`) and escaped text pass unchanged."""
     return make_visible(value) if type(value) is str else value
 
 
 def _mark_safe(text: str) -> Any:
-    """Mark what is part of this package as not to be escaped."""
+    """Mark text of this package as markup that is not escaped."""
     from markupsafe import Markup
 
     return Markup(text)

@@ -1,4 +1,4 @@
-"""What every self-contained page needs: an environment for its template, and names for the scripts that it inlines."""
+"""Set up self-contained pages: an environment for their templates, and hashes of the scripts that they inline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def make_environment(folder: Path, finalize: Callable[[Any], Any] | None = None) -> Any:
-    """Return a jinja environment for the templates in *folder* that escapes all values; *finalize* sees them before."""
+    """Return a jinja environment for the templates in *folder* that escapes all values after *finalize*."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
@@ -24,5 +24,5 @@ def make_environment(folder: Path, finalize: Callable[[Any], Any] | None = None)
 
 
 def make_csp_source(text: str) -> str:
-    """Return what a Content-Security-Policy calls the inlined *text*."""
+    """Return the source of the inlined *text* in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""Say what people said of two of the runs, beside what metrics say."""
+"""Lay out what people said about two of the runs, in addition to metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bitnet_bench.wording import get_text, plain_text
 
 
 def judgement_section(runs: Sequence[NamedRun]) -> Section | None:
-    """Return what raters said of pairs of the runs (`bitnet_bench.rating`), or None if none of them was rated."""
+    """Return the raters' judgements of pairs of the runs (`bitnet_bench.rating`), or None if none was rated."""
     blocks: list[Block] = []
     for a, b, said in _find_rated_pairs(runs):
         names = {"a": a.label, "b": b.label, "items": said.items, "raters": len(said.raters)}
@@ -30,7 +30,7 @@ def judgement_section(runs: Sequence[NamedRun]) -> Section | None:
 
 
 def _find_rated_pairs(runs: Sequence[NamedRun]) -> Iterator[tuple[NamedRun, NamedRun, HumanJudgement]]:
-    """Yield every judgement of two runs that are both here, once."""
+    """Yield every judgement of two runs that are both in the report, once."""
     for said in {said.sheet: said for run in runs for said in run.record.judgements}.values():
         holders = [run for run in runs if said in run.record.judgements]
         first = [run for run in holders if _is_rated_run(run, said.a, said.a_sha256)]

@@ -1,4 +1,4 @@
-"""Name the runs of a report apart, and say what groups them: stage, seed, training."""
+"""Give the runs of a report distinct names, and find what groups them: stage, seed, training."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Text, get_text, plain_text
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8a8f98")
-"""Okabe and Ito's palette (2008), which the colour-blind tell apart; shapes and letters say the same."""
+"""Palette of Okabe and Ito (2008), which colour-blind readers can tell apart; shapes and letters show the same."""
 
 
 @dataclass(frozen=True)
 class NamedRun:
-    """A run under a name of its own. *key* is a letter that stands for it in charts and tables."""
+    """A run with a distinct name. *key* is a letter that stands for it in charts and tables."""
 
     key: str
     name: str
@@ -26,45 +26,45 @@ class NamedRun:
 
     @property
     def record(self) -> RunRecord:
-        """The run's record."""
+        """Return the run's record."""
         return self.results.record
 
     @cached_property
     def scores(self) -> dict[tuple[str, str], Score]:
-        """The scores by (task, metric)."""
+        """Return the scores by (task, metric)."""
         return {(score.task, score.metric): score for score in self.record.scores}
 
     @cached_property
     def primary(self) -> dict[str, Score]:
-        """The primary score of each task."""
+        """Return the primary score of each task."""
         return {score.task: score for score in self.record.scores if score.primary}
 
     @property
     def label(self) -> Text:
-        """Letter and name."""
+        """Return letter and name."""
         return plain_text(f"{self.key} · {self.name}")
 
     @property
     def stage(self) -> str | None:
-        """Before or after fine-tuning, where the run says so."""
+        """Return the stage, before or after fine-tuning, if the run records it."""
         stage = self.record.settings.get("stage")
         return str(stage) if stage else None
 
     @property
     def stage_words(self) -> tuple[Text, ...]:
-        """The stage in words, if there is one."""
+        """Return the stage as words, if there is one."""
         if self.stage in ("before", "after"):
             return (get_text(f"stage.{self.stage}"),)
         return (plain_text(self.stage),) if self.stage else ()
 
     @property
     def seed(self) -> int | None:
-        """The seed of the training behind the checkpoint, where that is known."""
+        """Return the seed of the training of the checkpoint, if it is known."""
         return self.results.training.job.seed if self.results.training else None
 
 
 def name_runs(runs: Sequence[LoadedRun]) -> tuple[NamedRun, ...]:
-    """Return the runs under distinct names; BenchError if there are none."""
+    """Return the runs with distinct names; BenchError if there are none."""
     if not runs:
         raise BenchError("There is no run to report.", "Name at least one run folder.")
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Choose which runs are compared with which, and lay out what the comparison found."""
+"""Choose which runs are compared with which, and lay out the results of the comparisons."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Text, get_text, join_texts, plain_text
 
 MIN_PRECISE_PAIRS = 30
-"""Below this many pairs the t and bootstrap intervals are rough."""
+"""Number of pairs below which the t and bootstrap intervals are rough."""
 Pair = tuple[NamedRun, NamedRun]
 
 
 def choose_pairs(runs: Sequence[NamedRun]) -> tuple[Pair, ...]:
     """Return every ternary run with every run of another precision at its stage and seed; else the first with each.
 
-    A run without a stage or a seed goes with any.
+    A run without a stage or a seed matches any.
     """
     ternary = [run for run in runs if run.record.precision in TERNARY_PRECISIONS]
     others = [run for run in runs if run.record.precision not in TERNARY_PRECISIONS]
@@ -51,7 +51,7 @@ def _is_compatible(a: object, b: object) -> bool:
 
 
 def pair_notices(runs: Sequence[NamedRun]) -> list[Notice]:
-    """Return what makes the pairs among *runs* doubtful as pairs."""
+    """Return what makes the pairs among *runs* doubtful."""
     return [notice for a, b in choose_pairs(runs) for notice in training_notices(_renamed(a), _renamed(b))]
 
 

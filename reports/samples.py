@@ -1,4 +1,4 @@
-"""Put the runs' outputs on the same row side by side, as data for the page's table."""
+"""Collect the runs' outputs on the same row as data for the page's table."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Example
 
 MAX_TEXT_CHARS = 2000
-"""Characters of a text that are shown."""
+"""Number of characters of a text that are shown."""
 RowAnswers = list[Example | None]
 
 
 @dataclass
 class Samples:
-    """The rows that the page shows, collected task by task, out of all that there are.
+    """The rows that the page shows, collected task by task, and the number of all rows.
 
     If a task has more rows than its share of *limit*, those on which runs differ in right and wrong come first, then
-    those that none has right, then by number: nothing is picked for what it says.
+    those that none has right, then by number: no row is chosen for its content.
     """
 
     runs: Sequence[NamedRun]
@@ -30,7 +30,7 @@ class Samples:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, task: str, examples: Mapping[str, Sequence[Example]], share: int) -> None:
-        """Add the rows of *task*, whose examples are given by the runs' letters, at most *share* of them."""
+        """Add at most *share* rows of *task*, whose examples are given by the runs' letters."""
         rows = _group_answers([examples[run.key] for run in self.runs])
         self.total += len(rows)
         if not rows or not share:
@@ -42,7 +42,7 @@ class Samples:
         self.rows += [_row(number, answers) for answers in sorted(rows, key=_find_doc_id)]
 
     def data(self, pair: tuple[NamedRun, NamedRun] | None) -> dict[str, Any]:
-        """Return what the page's script reads: a list for each column; *pair* is the one that is shown first."""
+        """Return the data for the page's script, a list for each column; *pair* is shown first."""
         letters = [run.key for run in self.runs]
         columns = ("task", "doc", "prompt", "target", "outputs", "got", "malformed")
         return {
@@ -55,7 +55,7 @@ class Samples:
 
 
 def _group_answers(examples: Sequence[Sequence[Example]]) -> list[RowAnswers]:
-    """Group by number, prompt and target: rows of different data sets share a number, but are not the same."""
+    """Group by number, prompt and target: rows of different data sets may share a number."""
     rows: dict[tuple[int, str, str], RowAnswers] = {}
     for place, given in enumerate(examples):
         for example in given:
@@ -87,7 +87,7 @@ def _row(task: int, answers: RowAnswers) -> dict[str, Any]:
 
 
 def clip_text(text: str) -> str:
-    """Return the beginning of *text*, made visible; what was cut is counted at its end."""
+    """Return the beginning of *text*, made visible, followed by the number of characters cut."""
     if len(text) <= MAX_TEXT_CHARS:
         return make_visible(text)
     return f"{make_visible(text[:MAX_TEXT_CHARS])} … (+{len(text) - MAX_TEXT_CHARS:,})"

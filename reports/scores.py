@@ -1,4 +1,4 @@
-"""Lay out scores: a row per task and metric, a cell per run, chance beside them, and the signatures behind them."""
+"""Lay out scores: a row per task and metric, a cell per run, with chance and the signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PrimaryMean:
 
 
 def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:
-    """Return the mean of the primary scores of which more is better; its error takes tasks as independent."""
+    """Return the mean of the primary scores of which more is better; its error treats tasks as independent."""
     scores = [score for score in run.primary.values() if not score.lower_is_better]
     if not scores:
         return None
@@ -35,7 +35,7 @@ def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:
 
 
 def score_interval(score: Score) -> tuple[float, float] | None:
-    """Return the 95 % interval of a score inside its metric's limits; None without a standard error."""
+    """Return the 95 % interval of a score, clipped to its metric's limits; None without a standard error."""
     return interval(score.value, score.stderr, *score.limits)
 
 
@@ -108,7 +108,7 @@ def _cell(score: Score | None) -> Cell:
 
 
 def format_score(score: Score, value: float) -> str:
-    """Return *value* with one decimal, or with three where the metric is no percentage but a small number."""
+    """Return *value* with one decimal, or with three if the metric is not a percentage but a small number."""
     return format_points(value) if score.limits[1] else f"{value:.3f}"
 
 

@@ -1,8 +1,8 @@
-"""Parts of a report as values: text, tables and charts, each said in both languages.
+"""Represent the parts of a report as values: text, tables and charts, each in both languages.
 
-Who has something to add to a report makes a `Section` of these and puts it into `ReportOptions(sections=...)`: the
-report gives it a heading, an entry in its contents, both languages, a place on paper and on a small screen. All text is
-shown as text, whatever it holds; a chart is a Vega-Lite specification without data from elsewhere.
+To add something to a report, make a `Section` of these and put it into `ReportOptions(sections=...)`: the report gives
+it a heading, an entry in its contents, both languages, and layouts for paper and small screens. All text is shown as
+text, whatever it contains; a chart is a Vega-Lite specification without external data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTHING = plain_text("")
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A sentence or more. hint: how to read something. warning: what to beware of."""
+    """One or more sentences. hint: how to read something. warning: what to beware of."""
 
     text: Text
     kind: Literal["text", "hint", "warning"] = "text"
@@ -30,9 +30,9 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one cell of a table shows, with small print below it; *kind* sets its look.
+    """The content of one table cell, with small print below it; *kind* sets its look.
 
-    measured, modelled and missing say where a number comes from, found and refused what a verdict is.
+    measured, modelled and missing are the sources of a number; found and refused are kinds of verdicts.
     """
 
     text: Text
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table, whose first cell names it; a run's letter may stand before the name."""
+    """A row of a table, whose first cell names it; a run's letter may precede the name."""
 
     cells: tuple[Cell, ...]
     kind: Literal["plain", "total"] = "plain"
@@ -59,17 +59,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its title, and what it shows in words for who cannot see it."""
+    """A drawing with its title, and a description for readers who cannot see it."""
 
     title: Text
     description: Text
     specs: Mapping[str, Spec]
-    """By language."""
+    """Specification for each language."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Blocks that are folded away under a line."""
+    """Blocks that are collapsed under a line."""
 
     title: Text
     blocks: tuple[Block, ...]
@@ -96,22 +96,22 @@ class Section:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a reader chooses about a report."""
+    """Options of a report."""
 
     language: Language = "ko"
-    """The one that is shown first; the page holds both."""
+    """Language that is shown first; the page contains both."""
     margin: float = MARGIN
-    """Points of a score that are too few to matter."""
+    """Difference in points of a score that is too small to matter."""
     samples: int = 20_000
-    """At most so many rows are shown; all of them are compared."""
+    """Maximum number of rows that are shown; all of them are compared."""
     unread: tuple[Notice, ...] = ()
-    """Runs that could not be read."""
+    """Notices on runs that could not be read."""
     sections: tuple[Section, ...] = ()
-    """What others have to add."""
+    """Sections that callers add."""
 
 
 class Report(Protocol):
-    """Shows runs to a person."""
+    """Renders a report on runs."""
 
     def render(self, runs: Sequence[LoadedRun], options: ReportOptions | None = None) -> str:
-        """Return a document about *runs*."""
+        """Return a document on *runs*."""

@@ -1,4 +1,4 @@
-"""Say how much scores move with the seed: runs that differ in nothing else, side by side."""
+"""Show how much scores vary with the seed, over runs that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IGNORED_SETTINGS = {"seed", "out", "save_every", "track", "model"}
 
 
 def find_seed_groups(runs: Sequence[NamedRun]) -> list[list[NamedRun]]:
-    """Return groups of two or more runs whose trainings and settings differ in the seed alone."""
+    """Return groups of two or more runs whose trainings and settings differ only in the seed."""
     groups: dict[str, list[NamedRun]] = {}
     for run in runs:
         if run.results.training:
@@ -34,7 +34,7 @@ def _make_group_key(run: NamedRun) -> str:
 
 
 def seed_section(runs: Sequence[NamedRun]) -> Section | None:
-    """Return mean, spread and range over seeds, or None if no runs differ in the seed alone."""
+    """Return mean, spread and range over seeds, or None if no runs differ only in the seed."""
     groups = find_seed_groups(runs)
     if not groups:
         return None

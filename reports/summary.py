@@ -1,4 +1,4 @@
-"""Say on the first screen how good the runs are, how certain that is, and how much cheaper one of them is."""
+"""Summarize on the first screen how good the runs are, how certain that is, and how much cheaper one of them is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEED_METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 @dataclass(frozen=True)
 class Summary:
-    """The first screen: a sentence on quality, one on cost, what they leave out, and a small table."""
+    """The first screen: a sentence on quality, one on cost, their limitations, and a small table."""
 
     headline: Text
     cost: Text
@@ -49,12 +49,12 @@ ComparedPair = tuple[Pair, Comparison]
 
 
 def choose_main_pair(compared: Sequence[ComparedPair]) -> ComparedPair | None:
-    """Return the pair that the first screen speaks of: one that can be compared, and was fine-tuned, if any."""
+    """Return the pair for the first screen: one that can be compared, and was fine-tuned, if there is one."""
     return max(compared, key=lambda one: (bool(one[1].differences), one[0][0].stage == "after"), default=None)
 
 
 def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: int = 1) -> Summary:
-    """Return the first screen, about the pair that is *shown* out of so many *pairs*, or about a run alone."""
+    """Return the first screen, on the pair *shown* out of *pairs* pairs, or on a run alone."""
     table = Table(_headings(), tuple(_row(run, runs) for run in runs))
     if shown is None:
         return Summary(_describe_alone(runs[0]), get_text("summary.alone"), tuple(_list_chance_notes(runs)), table)
@@ -137,7 +137,7 @@ def _describe_savings(pair: Pair) -> Text:
 
 
 def _name_with_backend(run: NamedRun, costs: Sequence[Cost]) -> Text:
-    """Name a run with what computed it; of several precisions every figure is the best one's."""
+    """Return the name of a run with its backends; with several precisions each figure is that of the best one."""
     backends = ", ".join(dict.fromkeys(cost.backend for cost in costs))
     if costs[0].precision in TERNARY_PRECISIONS:
         return get_text("cheaper.run", run=run.name, backend=backends)
@@ -149,7 +149,7 @@ def _name_with_backend(run: NamedRun, costs: Sequence[Cost]) -> Text:
 
 
 def _find_best_reading(costs: Sequence[Cost], name: str, best: Callable[..., Measured]) -> Measured | None:
-    """Return the lowest (*best* is min) or highest (max) measurement of a metric; None where there is none."""
+    """Return the lowest (*best* is min) or highest (max) measurement of a metric; None if there is none."""
     measured = [found for cost in costs if isinstance(found := cost.metrics.get(name), Measured) and found.median]
     return best(measured, key=lambda one: one.median) if measured else None
 
@@ -170,7 +170,7 @@ def _format_speed_change(ours: Sequence[Cost], theirs: Sequence[Cost], name: str
     ratio = mine.median / other.median
     said = get_text("change.faster" if ratio >= 1 else "change.slower", factor=format_factor(max(ratio, 1 / ratio)))
     if len(mine.readings) == 1 or len(other.readings) == 1:
-        return said + get_text("change.one-reading")  # one reading has no spread to be apart from
+        return said + get_text("change.one-reading")  # one reading has no spread to compare with
     apart = min(mine.readings) > max(other.readings) or max(mine.readings) < min(other.readings)
     return said if apart else said + get_text("change.within-spread")
 
@@ -186,8 +186,8 @@ def _format_energy_change(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Text:
 def _find_shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:
     """Return the costs of each in the first scenario that both were measured in; two empty lists if there is none.
 
-    A ternary run has one; of a float run there are those of every float precision, and the best of them counts: against
-    FP16 alone ternary would look better than it is where a processor is faster in BF16.
+    A ternary run has one cost; a float run has those of every float precision, and the best of them counts: against
+    FP16 alone, ternary would look better than it is if a processor is faster in BF16.
     """
     for wanted in dict.fromkeys(map(get_scenario, a.record.costs)):
         ours, theirs = _list_costs(a, wanted), _list_costs(b, wanted)
@@ -226,7 +226,7 @@ def _list_cost_notes(pair: Pair) -> Iterable[Text]:
 
 
 def _list_chance_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
-    """Say how many tasks each run does better than chance: two runs that guess do not differ either."""
+    """Return on how many tasks each run is better than chance: two runs that guess do not differ either."""
     counts = []
     for run in runs:
         guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None and not s.lower_is_better]

@@ -1,4 +1,4 @@
-"""Lay out how checkpoints were trained: curves of loss, flips and zeros, and zeros layer by layer."""
+"""Lay out how checkpoints were trained: curves of loss, flips and zeros, and zeros by layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Layers = Mapping[str, float]
 
 
 def training_section(runs: Sequence[NamedRun], layers: Mapping[str, Layers]) -> Section | None:
-    """Return the section of training, or None if no run's record was found; *layers* are those of each run by key."""
+    """Return the section of training, or None if no run has a record; *layers* are those of each run by key."""
     trained = _select_distinct(runs)
     if not trained:
         return None
@@ -42,7 +42,7 @@ def training_section(runs: Sequence[NamedRun], layers: Mapping[str, Layers]) -> 
 
 
 def _select_distinct(runs: Sequence[NamedRun]) -> list[NamedRun]:
-    """Return the runs with a training record, each checkpoint once."""
+    """Return the runs with a training record, one for each checkpoint."""
     seen: dict[str, NamedRun] = {}
     for run in runs:
         if run.results.training:

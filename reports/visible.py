@@ -1,4 +1,4 @@
-"""Make every character of foreign text visible, so that it cannot hide or reorder what stands around it."""
+"""Make every character of foreign text visible, so that it cannot hide or reorder the text around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 
 REPLACEMENT_CHAR = "\ufffd"
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
-"""Zero-width (non-)joiners shape emoji and some scripts; they move nothing."""
+"""Zero-width (non-)joiners, which are kept: they shape emoji and some scripts, and move nothing."""
 HIDING_CATEGORIES = ("Cc", "Cs", "Cf", "Zl", "Zp")
 
 
@@ -21,7 +21,7 @@ def make_visible(text: str) -> str:
 
 @cache
 def _compile_hidden_pattern() -> re.Pattern[str]:
-    """Return the pattern of what hides: built from Unicode's table once, it passes ordinary text at full speed."""
+    """Return the pattern of hidden characters, built once from Unicode's table so that ordinary text passes quickly."""
     hiding = [
         point
         for point in range(sys.maxunicode + 1)

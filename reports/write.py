@@ -1,4 +1,4 @@
-"""Write a report about run folders."""
+"""Write a report on run folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.run import Notice
 
 MAX_READ_PARAMETERS = 500_000_000
-"""Larger checkpoints are not read for a report."""
+"""Number of parameters above which a checkpoint is not read for a report."""
 
 
 def write_report(
@@ -28,9 +28,9 @@ def write_report(
     options: ReportOptions | None = None,
     training: Mapping[Path, Path] | None = None,
 ) -> tuple[Path, list[Notice]]:
-    """Write one report about the run folders *runs* to *out*; return it, and what is wrong with the runs.
+    """Write one report on the run folders *runs* to *out*; return its path, and what is wrong with the runs.
 
-    *training* names the folder of a run's `finetune.json` where that is not its checkpoint.
+    *training* gives the folder of a run's `finetune.json` if that is not its checkpoint.
     """
     from bitnet_bench.reports.named_runs import name_runs
     from bitnet_bench.reports.pairs import pair_notices
@@ -44,7 +44,7 @@ def write_report(
 
 
 def read_zero_shares(record: RunRecord) -> dict[str, float]:
-    """Return the share of codes that are 0 in each ternary layer; {} where the checkpoint is not at hand, or large."""
+    """Return the share of codes that are 0 in each ternary layer; {} if the checkpoint is unavailable or too large."""
     from bitnet_bench.checkpoints.layers import inspect_checkpoint
 
     checkpoint = record.checkpoint
@@ -52,5 +52,5 @@ def read_zero_shares(record: RunRecord) -> dict[str, float]:
         return {}
     try:
         return {layer.name: layer.zero_density for layer in inspect_checkpoint(checkpoint, no_progress).layers}
-    except (BenchError, OSError):  # the folder is another one by now
+    except (BenchError, OSError):  # the folder may have been replaced
         return {}

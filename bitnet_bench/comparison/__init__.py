@@ -1,4 +1,4 @@
-"""Whether two runs differ, on which tasks, and how sure that is: decided here, shown by the terminal and the report."""
+"""Decide whether two runs differ, on which tasks, and how certain that is; the terminal and the report show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps two runs from being compared: other data, other prompts, other metrics, other versions."""
+"""Find what prevents two runs from being compared: other data, other prompts, other metrics, other versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN_DIGEST_CHARS = 8
 
 
 def find_run_mismatches(a: RunRecord, b: RunRecord) -> list[Text]:
-    """Return what the two runs as a whole differ in that no comparison survives."""
+    """Return the differences of the two runs as a whole that make every comparison invalid."""
     return [*_compare_settings(a, b), *_compare_versions(a, b)]
 
 
@@ -37,7 +37,7 @@ def _compare_versions(a: RunRecord, b: RunRecord) -> Iterable[Text]:
 def find_task_mismatches(
     a: LoadedRun, b: LoadedRun, task: str, metric: str, examples: tuple[Sequence[Example], Sequence[Example]]
 ) -> list[Text]:
-    """Return what the two runs differ in on *task*, or lack; nothing if their examples are pairs."""
+    """Return how the two runs differ on *task*, or what they lack; nothing if their examples are pairs."""
     missing = [*_find_missing(a, b, task, metric, examples)]
     if missing:
         return missing

@@ -1,4 +1,4 @@
-"""Compare two run folders, and hold their differences against conditions."""
+"""Compare two run folders, and check their differences against conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """A comparison, the conditions that it was held against, and what is wrong with the runs."""
+    """A comparison, the conditions that it was checked against, and what is wrong with the runs."""
 
     comparison: Comparison
     outcomes: tuple[ConditionResult, ...]
@@ -26,7 +26,7 @@ class ComparisonResult:
 
 
 def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[str] = ()) -> ComparisonResult:
-    """Compare the run folder *a* with *b*, and hold their differences against *conditions* (`conditions.parse`).
+    """Compare the run folder *a* with *b*, and check *conditions* (see `conditions.parse_condition`).
 
     BenchError says what differs if no task can be compared.
     """

@@ -1,4 +1,4 @@
-"""Compare two runs task by task: the test that suits the metric, corrected over tasks, and one verdict."""
+"""Compare two runs task by task: a test that suits the metric, corrected over tasks, and one verdict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNIFICANCE_LEVEL = 0.05
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """What the examples of one task say, before the other tasks are known."""
+    """The result on the examples of one task, before it is corrected for the other tasks."""
 
     score: Score
     other: Score
@@ -45,9 +45,9 @@ class TaskComparison:
 
 
 def compare(a: LoadedRun, b: LoadedRun, margin: float = MARGIN, metric_name: str | None = None) -> Comparison:
-    """Compare run *a* with run *b*: their primary metrics, or *metric_name* wherever both have it.
+    """Compare run *a* with run *b*: their primary metrics, or *metric_name* where both have it.
 
-    Tasks that are no pairs are in `refused` with what differs.
+    Tasks that are not pairs are in `refused` with what differs.
     """
     found: dict[str, TaskComparison | list[Text]] = {}
     for task in list_scored_tasks(a, b):
@@ -63,7 +63,7 @@ def list_scored_tasks(a: LoadedRun, b: LoadedRun) -> list[str]:
 def compare_task(
     a: LoadedRun, b: LoadedRun, task: str, margin: float, metric_name: str | None = None
 ) -> TaskComparison | list[Text]:
-    """Return what the examples of *task* say, or what keeps them from being pairs."""
+    """Return the comparison of the examples of *task*, or why they are not pairs."""
     obstacles = find_run_mismatches(a.record, b.record)
     if obstacles:
         return obstacles
@@ -96,7 +96,7 @@ def _compare_examples(
 
 
 def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Example]) -> PairedTest:
-    """Return the comparison of the metric behind *score*, or of the examples' own figures where it is not ours."""
+    """Return the paired test for *score*'s metric, or for the examples' own figures if it is not of this package."""
     known = _find_own_metric(score)
     if known is None:
         right, beside = (np.array([e.correct for e in rows], dtype=float) for rows in (ours, theirs))
@@ -109,7 +109,7 @@ def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Examp
 
 
 def _find_own_metric(score: Score) -> Metric | None:
-    """Return the metric of *score* if it is one of this package, and this package still computes the same."""
+    """Return the metric of *score* if this package has it with the same signature."""
     try:
         found = load_metric(score.metric)
     except BenchError:
@@ -126,7 +126,7 @@ def _is_mean(known: Metric) -> bool:
 def assemble_comparison(
     a: LoadedRun, b: LoadedRun, found: dict[str, TaskComparison | list[Text]], margin: float
 ) -> Comparison:
-    """Return the comparison, its p-values adjusted over all tasks that are pairs."""
+    """Return the comparison, with p-values adjusted over all tasks that are pairs."""
     pairs = {task: one for task, one in found.items() if isinstance(one, TaskComparison)}
     refused = {task: one for task, one in found.items() if not isinstance(one, TaskComparison)}
     different = holm([one.paired.p for one in pairs.values()])
@@ -176,7 +176,7 @@ def _make_difference(task: str, found: TaskComparison, p: float, equivalence_p: 
 
 
 def make_mean_difference(differences: Iterable[Difference], margin: float) -> MeanDifference | None:
-    """Return the mean of *differences* in points, tasks taken as independent; None if there are none."""
+    """Return the mean of *differences* in points, treating tasks as independent; None if there are none."""
     found = list(differences)
     error = combine_stderrs([d.stderr for d in found])
     if error is None:
@@ -198,7 +198,7 @@ def make_mean_difference(differences: Iterable[Difference], margin: float) -> Me
 
 
 def decide_verdict(difference: float, p: float, equivalence_p: float | None, lower_is_better: bool = False) -> Verdict:
-    """Decide between a difference, equality within the margin, and knowing too little: the only place that does."""
+    """Return the verdict: a difference, equality within the margin, or undecided; nothing else decides it."""
     small = equivalence_p is not None and equivalence_p < SIGNIFICANCE_LEVEL
     if p >= SIGNIFICANCE_LEVEL:
         return "equal" if small else "undecided"

@@ -1,4 +1,4 @@
-"""Read conditions such as `kobest.macro_f1 < -1.0`, and say whether a comparison meets them."""
+"""Parse conditions such as `kobest.macro_f1 < -1.0`, and evaluate whether a comparison meets them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIGN_OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """A bound on the first run minus the second: of one task (`kobest:boolq`), or of the mean over a suite or `all`."""
+    """A bound on the first run minus the second: on one task (`kobest:boolq`), or on the mean of a suite or `all`."""
 
     scope: str
     metric: str
@@ -43,7 +43,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class ConditionResult:
-    """A condition with the difference that it was held against."""
+    """A condition with the difference that it was checked against."""
 
     condition: Condition
     difference: float
@@ -52,7 +52,7 @@ class ConditionResult:
 
 
 def parse_condition(text: str, a: LoadedRun, b: LoadedRun) -> Condition:
-    """Return the condition that *text* is; UsageError with the nearest name if it names nothing of the two runs."""
+    """Return the condition in *text*; UsageError with the nearest name if it names nothing in the two runs."""
     matched = CONDITION_PATTERN.fullmatch(text)
     if not matched:
         raise UsageError(

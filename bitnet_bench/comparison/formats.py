@@ -84,7 +84,7 @@ def format_markdown(comparison: Comparison) -> str:
 
 
 def format_csv(comparison: Comparison) -> str:
-    """Return one row a task with numbers as they are, not rounded; empty where there is none."""
+    """Return one row per task with numbers that are not rounded; missing ones are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     fields = (
@@ -102,7 +102,7 @@ def format_csv(comparison: Comparison) -> str:
 
 
 def format_json(comparison: Comparison) -> str:
-    """Return the whole comparison with its sentence."""
+    """Return the whole comparison with its headline."""
     import json
 
     return json.dumps(
@@ -111,7 +111,7 @@ def format_json(comparison: Comparison) -> str:
 
 
 def format_latex(comparison: Comparison) -> str:
-    """Return a table of the package booktabs, with the verdict for its caption."""
+    """Return a LaTeX table for the package booktabs, with the verdict as its caption."""
     body = [" & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\" for row in make_rows(comparison)]
     head = " & ".join(column.translate(LATEX_ESCAPES) for column in COLUMNS) + r" \\"
     return "\n".join(

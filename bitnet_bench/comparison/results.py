@@ -1,4 +1,4 @@
-"""The values that a comparison of two runs gives."""
+"""Define the values that a comparison of two runs returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bitnet_bench.runs.choices import MARGIN as MARGIN
 from bitnet_bench.runs.value import Value
 
 Verdict = Literal["better", "worse", "slightly-better", "slightly-worse", "equal", "undecided"]
-"""Of the first run against the second.
+"""Verdict on the first run against the second.
 
 better, worse: a difference was found. slightly: one was found, and it is smaller than the margin. equal: none was
 found, and one as large as the margin is excluded. undecided: none was found, and none is excluded.
@@ -17,7 +17,7 @@ TestName = Literal["mcnemar-exact", "mcnemar", "t", "bootstrap"]
 
 
 class EffectSize(Value):
-    """How large a difference is whatever the number of examples (`bitnet_bench.statistics.paired.Effect`)."""
+    """The size of a difference, independent of the number of examples (`bitnet_bench.statistics.paired.Effect`)."""
 
     kind: Literal["g", "dz"]
     value: float
@@ -44,24 +44,25 @@ class Difference(Value):
     stderr: float
     low: float
     high: float
-    """The 95 % interval of the difference."""
+    """Upper limit of the 95 % interval of the difference; `low` is the lower one."""
     test: TestName
     p: float
     p_holm: float
-    """Adjusted over all tasks of the comparison."""
+    """p-value adjusted over all tasks of the comparison."""
     equivalence_p: float | None
-    """Of the difference lying outside the margin, adjusted too; None where the margin has no meaning."""
+    """p-value of a difference outside the margin, adjusted as well; None if the margin has no meaning for the
+    metric."""
     effect: EffectSize | None
     lower_is_better: bool
     flipped_wrong: int
-    """Examples that the second run has right and the first has wrong."""
+    """Number of examples that the second run has right and the first has wrong."""
     flipped_right: int
-    """Examples that the first run has right and the second has wrong."""
+    """Number of examples that the first run has right and the second has wrong."""
     verdict: Verdict
 
 
 class MeanDifference(Value):
-    """The mean of the tasks' differences, each task weighing the same, in points."""
+    """The mean of the tasks' differences in points, each task with the same weight."""
 
     tasks: int
     n: int
@@ -82,13 +83,13 @@ class RefusedTask(Value):
 
 
 class Comparison(Value):
-    """Two runs, task by task."""
+    """The comparison of two runs, task by task."""
 
     a: str
     b: str
     margin: float
-    """What is too small to matter, in points."""
+    """Difference in points that is too small to matter."""
     differences: tuple[Difference, ...]
     refused: tuple[RefusedTask, ...]
     mean: MeanDifference | None
-    """None if there is no task whose points can be averaged."""
+    """Mean over tasks; None if there is no task whose points can be averaged."""

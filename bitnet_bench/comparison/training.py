@@ -1,4 +1,4 @@
-"""Say whether both models of a pair learned the same rows in the same order: else more than precision differs."""
+"""Check whether both models of a pair learned the same rows in the same order, so that only precision differs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Text, get_text, join_texts
 
 ROWS = "data rows"
-"""The name of the digest of a training's rows (`bitnet_bench.training.finished`)."""
+"""Name of the digest of a training's rows (`bitnet_bench.training.finished`)."""
 
 
 def training_notices(a: LoadedRun, b: LoadedRun) -> tuple[Notice, ...]:
@@ -30,7 +30,7 @@ def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Text]:
     if ours and theirs:
         if ours != theirs:
             yield get_text("learned.rows", a=f"{a.rows:,}", b=f"{b.rows:,}")
-    elif a.data_sha256 != b.data_sha256:  # of an older version, which kept no other digest
+    elif a.data_sha256 != b.data_sha256:  # a record of an older version has no other digest
         yield get_text("learned.tokens", a=f"{a.rows:,}", b=f"{b.rows:,}")
     numbers = {
         "seed": (a.job.seed, b.job.seed),
@@ -43,5 +43,5 @@ def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Text]:
 
 
 def _batch(record: FinetuneRecord) -> int:
-    """Return the sequences of a step."""
+    """Return the number of sequences per step."""
     return record.job.sequences * record.job.gradient_accumulation

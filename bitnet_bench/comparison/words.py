@@ -1,4 +1,4 @@
-"""Say what a comparison found: the one wording that the terminal, the exports and the report share."""
+"""Format the result of a comparison with the wording that the terminal, the exports and the report share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from bitnet_bench.wording import Text, get_text, plain_text
 DASH = "—"
 MIN_SHOWN_P = 0.001
 EFFECT_SIZE_LIMITS = {"g": (0.05, 0.15, 0.25), "dz": (0.2, 0.5, 0.8)}
-"""From where on an effect is small, medium and large (Cohen 1988, chapters 2 and 5)."""
+"""Effect sizes from which on an effect is small, medium and large (Cohen 1988, chapters 2 and 5)."""
 
 
 def format_headline(comparison: Comparison) -> Text:
-    """Return the verdict in a sentence."""
+    """Return the verdict as a sentence."""
     if comparison.mean is not None:
         return _format_mean(comparison, comparison.mean)
     if not comparison.differences:
@@ -52,7 +52,7 @@ def format_verdict(verdict: Verdict, margin: float) -> Text:
 
 
 def format_verdict_counts(comparison: Comparison) -> Text:
-    """Say on how many tasks each verdict fell."""
+    """Return on how many tasks each verdict was given."""
     given = [difference.verdict for difference in comparison.differences]
     counted = [(kind, given.count(kind)) for kind in dict.fromkeys(given)]
     said = [format_verdict(kind, comparison.margin) + plain_text(f": {count}") for kind, count in counted]
@@ -62,7 +62,7 @@ def format_verdict_counts(comparison: Comparison) -> Text:
 
 
 def format_effect(effect: EffectSize | None) -> Text:
-    """Return an effect with its interval; a dash where no pair differs."""
+    """Return an effect with its interval; a dash if no pair differs."""
     if effect is None:
         return plain_text(DASH)
     limits = format_span(format_signed(effect.low, 2), format_signed(effect.high, 2))
@@ -70,7 +70,7 @@ def format_effect(effect: EffectSize | None) -> Text:
 
 
 def format_effect_size(effect: EffectSize) -> Text:
-    """Return the size of an effect in a word."""
+    """Return the size of an effect as a word."""
     reached = sum(abs(effect.value) >= least for least in EFFECT_SIZE_LIMITS[effect.kind])
     return get_text(("effect.none", "effect.small", "effect.medium", "effect.large")[reached])
 
@@ -81,25 +81,25 @@ def format_test_name(name: str) -> Text:
 
 
 def format_signed(value: float, digits: int = 1) -> str:
-    """Return a difference with its sign; what rounds to zero has none."""
+    """Return a difference with its sign; a value that rounds to zero has none."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else _replace_minus(text)
 
 
 def format_interval(found: Difference | MeanDifference) -> Text:
-    """Return the 95 % interval; in three decimals where the unit is not points."""
+    """Return the 95 % interval; with three decimals if the unit is not points."""
     return format_span(
         format_signed(found.low, _choose_digits(found)), format_signed(found.high, _choose_digits(found))
     )
 
 
 def format_span(low: str, high: str) -> Text:
-    """Return two limits as a span."""
+    """Return two limits as a range."""
     return Text(f"{low} ~ {high}", f"{low} to {high}")
 
 
 def format_difference(found: Difference | MeanDifference) -> str:
-    """Return the difference; in three decimals where the unit is not points."""
+    """Return the difference; with three decimals if the unit is not points."""
     return format_signed(found.difference, _choose_digits(found))
 
 
@@ -108,7 +108,7 @@ def _choose_digits(found: Difference | MeanDifference) -> int:
 
 
 def format_p(p: float) -> str:
-    """Return a p-value."""
+    """Return a p-value as text."""
     return f"< {MIN_SHOWN_P}" if p < MIN_SHOWN_P else f"{p:.3f}"
 
 

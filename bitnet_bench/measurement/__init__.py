@@ -1,1 +1,1 @@
-"""Memory, latency and energy of checkpoints, each in a process of its own."""
+"""Measure memory, latency and energy of checkpoints, each in its own process."""

@@ -1,4 +1,4 @@
-"""Load contestants one after the other, each within its share of the budget, the quickest first."""
+"""Load candidates one after the other, the quickest first, each within its share of the budget."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from bitnet_bench.measurement.forecast import Forecast
 from bitnet_bench.runs.records import RuntimeParity
 
 MAX_LOADING_SHARE = 0.7
-"""Of the budget: what loading all of them may take, so that there is time to run them."""
+"""Share of the budget that loading all candidates may take, so that time is left to run them."""
 MIN_LOADING_SHARE = 0.1
-"""Of the budget: what each that waits is sure of. The rest is for whoever is loaded: ending it early wins nothing."""
+"""Share of the budget that each waiting candidate is guaranteed. The candidate being loaded may use the rest: stopping
+it earlier gains nothing."""
 MIN_LOAD_S = 0.5
-"""No model loads in less: a process has to start."""
+"""Seconds below which loading a model is not tried: its process alone takes that long to start."""
 MAX_FORECAST_RATIO = 1.2
-"""One that is forecast to run for so many times its share is not loaded."""
+"""Ratio of a candidate's forecast to its share of the time above which it is not loaded."""
 
 
 class Loadable(Protocol):
-    """One that can be loaded; OutOfBudgetError where that takes longer than *within_s*."""
+    """A candidate that can be loaded; OutOfBudgetError if that takes longer than *within_s*."""
 
     name: str
 
     def load(self, within_s: float) -> RuntimeParity | None:
-        """Compare the runtime with its checkpoint, if it is one of others, and load it."""
+        """Load the candidate; if another project's runtime computes, compare it with the checkpoint first."""
 
 
 @dataclass(frozen=True)
 class QueuedCandidate:
-    """One that asks for time, and what is known about how much."""
+    """A candidate that needs time, and what is known about how much."""
 
     loadable: Loadable
     forecast: Callable[[], Forecast | None]
-    """How long one run takes at least; asked before anything is loaded."""
+    """Return the least time that one run takes; called before anything is loaded."""
     weight_bytes: int
     kind: tuple[str, str]
-    """Checkpoint and backend: those of one kind take as long to load as each other."""
+    """Checkpoint and backend: candidates of the same kind take about the same time to load."""
 
 
 @dataclass
 class Admission:
-    """How loading one went."""
+    """The outcome of loading one candidate."""
 
     parity: RuntimeParity | None = None
     left_out: str | None = None
@@ -52,12 +53,12 @@ class Admission:
 
     @property
     def is_running(self) -> bool:
-        """Whether it can be asked for rounds."""
+        """Return whether the candidate can run rounds."""
         return self.error is None and self.left_out is None
 
 
 def load_candidates(entrants: Sequence[QueuedCandidate], countdown: Countdown) -> list[Admission]:
-    """Load every entrant that fits, the quickest first, so that what it leaves of its share goes to slower ones."""
+    """Load every candidate that fits, the quickest first, so that slower ones get what is left of its share."""
     budget = countdown.budget
     countdown.show_progress("foresee")
     forecasts = [entrant.forecast() for entrant in entrants]
@@ -86,7 +87,7 @@ def load_candidates(entrants: Sequence[QueuedCandidate], countdown: Countdown) -
 
 
 def _load_share(budget: Budget, waiting: int) -> float:
-    """Return how long one of those *waiting* may load."""
+    """Return the seconds that the next of *waiting* candidates may take to load."""
     left = max(0.0, budget.left_until_s(MAX_LOADING_SHARE))
     return left - (waiting - 1) * min(MIN_LOADING_SHARE * budget.seconds, left / waiting)
 

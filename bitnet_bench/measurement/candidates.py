@@ -1,4 +1,4 @@
-"""Say what is measured: which checkpoints, on which backends, at which precisions, and where the costs go."""
+"""Choose what is measured: which checkpoints, on which backends, at which precisions, and where the costs are kept."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
 _log = logging.getLogger(__name__)
 FLOAT_PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16")
 TERNARY_BACKENDS = ("ternary", "ternary-int8-head")
-"""Those that run ternary weights only; a float twin that is measured beside them runs in `hf`."""
+"""Backends that run ternary weights only; a float twin that is measured with them runs in `hf`."""
 
 
 class CostTarget(NamedTuple):
-    """A checkpoint, and the run folder whose record gains what is found, if any."""
+    """A checkpoint, and the run folder whose record gains its costs, if any."""
 
     model: str
     out: Path | None
 
 
 class Candidate(NamedTuple):
-    """What to measure."""
+    """A checkpoint to measure, with its precision and backend."""
 
     model: str
     precision: Precision
     out: Path | None = None
     """The run folder whose record gains the cost, if any."""
     backend: str | None = None
-    """None: that of the call."""
+    """Backend to measure with; None for the one that the call names."""
     opened: Checkpoint | None = None
-    """What *model* is, where that is known; its weights need not be read once more then."""
+    """Checkpoint behind *model*, if it is known, so that its weights need not be read again."""
 
     @property
     def cost_target(self) -> CostTarget:
-        """Where its costs go."""
+        """Return where the costs of the candidate are kept."""
         return CostTarget(self.model, self.out)
 
 
 def find_cost_target(name: str) -> CostTarget:
-    """Return what *name* measures: of a run folder its checkpoint, and the folder, whose record gains the costs."""
+    """Return what *name* refers to; for a run folder its checkpoint, and the folder as the place of the costs."""
     if not is_run(name):
         return CostTarget(name, None)
     checkpoint = load_record(Path(name)).checkpoint
@@ -61,7 +61,7 @@ def find_cost_target(name: str) -> CostTarget:
 
 
 def add_twin(names: Sequence[str]) -> list[str]:
-    """Return *names*, with the twin that is found beside it where they are a single run folder."""
+    """Return *names*; if they are a single run folder, add the twin that is found next to it."""
     named = list(dict.fromkeys(names))
     twin = find_twin(Path(named[0])) if len(named) == 1 and is_run(named[0]) else None
     if twin is None:
@@ -83,12 +83,12 @@ def make_candidates(
     baselines: Sequence[str] = (),
     against_floats: bool = False,
 ) -> list[Candidate]:
-    """Pair models with backends and precisions; by default a ternary one runs as ternary, a float one as FP16 and BF16.
+    """Pair models with backends and precisions; by default ternary ones run as ternary, float ones as FP16 and BF16.
 
-    A model is a checkpoint, whose costs go to *out*, or a run folder, whose own record gains those of its checkpoint.
-    BF16 stands beside FP16 because many CPUs have no fast FP16: against FP16 alone ternary looks better than it is.
-    *against_floats* adds both for a model that has neither here: of its twin, or of its own weights as dense floats.
-    *baselines* are models of any kind, run in `hf`.
+    A model is a checkpoint, whose costs go to *out*, or a run folder, whose own record gains the costs of its
+    checkpoint. BF16 is measured in addition to FP16 because many CPUs have no fast FP16: against FP16 alone, ternary
+    would look better than it is. *against_floats* adds both for a model that is measured in neither: of its twin, or of
+    its own weights as dense floats. *baselines* are models of any kind, run in `hf`.
     """
     paired: list[Candidate] = []
     places = [find_cost_target(model) for model in models]
@@ -113,5 +113,5 @@ def make_candidates(
 
 
 def _choose_float_backend(backend: str | None) -> str | None:
-    """Return where a float checkpoint runs when *backend* was asked for: not where only ternary weights do."""
+    """Return the backend for a float checkpoint: `hf` where *backend* runs ternary weights only."""
     return "hf" if backend in TERNARY_BACKENDS else backend

@@ -1,4 +1,4 @@
-"""What this machine can do at most: how fast it reads memory, and how fast it multiplies."""
+"""Measure what this machine can do at most: how fast it reads memory, and how fast it multiplies."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from functools import cache
 from bitnet_bench.measurement.devices import Device
 
 MIN_READ_BYTES, MAX_READ_BYTES = 1 << 16, 1 << 29
-"""Of the array that is read: the largest is beyond every cache."""
+"""Smallest and largest size of the array that is read; the largest exceeds every cache."""
 PRODUCT_SHAPE = (256, 2560, 2560)
 """Tokens, columns and rows of the products that are timed."""
 MAX_REPEATS, MAX_TIMING_S = 5, 0.25
-"""A piece of work is timed so often, or until it has taken so long altogether: some dtypes are very slow here."""
+"""Number of repetitions of a piece of work, and the total seconds after which they end early: some dtypes are very slow
+on some machines."""
 
 
 @dataclass(frozen=True)
 class ProductRates:
-    """Operations a second of matrix products."""
+    """Operations per second of matrix products."""
 
     int8: float
     floats: float
 
 
 def measure_machine(read_bytes: int, threads: int) -> Device:
-    """Return the rates of this machine's cores; *read_bytes* is what is read again and again, which may fit a cache."""
+    """Return the rates of this machine's cores; *read_bytes* are read repeatedly, and may fit into a cache."""
     size = min(max(read_bytes, MIN_READ_BYTES), MAX_READ_BYTES)
     rates = measure_rates(threads)
     return Device(
@@ -41,7 +42,7 @@ def measure_machine(read_bytes: int, threads: int) -> Device:
 
 @contextmanager
 def set_threads(count: int) -> Iterator[None]:
-    """Let torch use *count* threads meanwhile."""
+    """Let torch use *count* threads inside the context."""
     import torch
 
     before = torch.get_num_threads()
@@ -54,9 +55,9 @@ def set_threads(count: int) -> Iterator[None]:
 
 @cache
 def measure_rates(threads: int) -> ProductRates:
-    """Return the best of int8 products, torch's and the ternary kernel's, and of float products.
+    """Return the best rates of int8 products (torch's and the ternary kernel's) and of float products.
 
-    What multiplies floats faster multiplies integers as well; torch's int8 products are slow without AVX512.
+    A machine multiplies integers at least as fast as floats; torch's int8 products are slow without AVX512.
     """
     import torch
 
@@ -107,7 +108,7 @@ def _measure_kernel_product() -> float:
 
 
 def _find_best_time(work: Callable[[], object]) -> float:
-    """Return the least seconds of *work*; the first time warms it up, and counts only where it is slow."""
+    """Return the least seconds of *work*; the first call is a warm-up, and counts only if it is slow."""
     times = [_time(work)]
     if times[0] < MAX_TIMING_S:
         times = [_time(work)]

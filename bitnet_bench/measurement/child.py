@@ -1,4 +1,4 @@
-"""A contestant's process as the parent sees it: it may crash, hang, or answer with garbage, and then it is named."""
+"""Control the process of a candidate: it may crash, hang, or answer with garbage, and the error then names it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ from bitnet_bench.runs.value import Value
 
 Answer = TypeVar("Answer", bound=Value)
 PYTHON = (sys.executable, "-P")
-"""Without the current folder on the path: a file there that is called `random.py` is somebody's, and is not run."""
+"""Command of the interpreter. `-P` keeps the current folder off the path: a file called `random.py` there must not be
+run."""
 WORKER_COMMAND = (*PYTHON, "-m", "bitnet_bench.measurement.worker")
 PARITY_COMMAND = (*PYTHON, "-m", "bitnet_bench.measurement.parity_check")
 WAIT_STEP_S = 1.0
-"""Between two calls of what shows that time goes by."""
+"""Seconds between two calls that show progress while a process works."""
 
 
 def wait_silently() -> None:
@@ -46,10 +47,10 @@ def wait_silently() -> None:
 
 
 class CandidateProcess:
-    """One contestant in a process of its own; a `rounds.Contender`.
+    """One candidate in its own process; a `rounds.RoundRunner`.
 
-    A request that takes longer than it may ends the process: OutOfBudgetError within `timeout_s`, and beyond it the
-    process hangs. *waiting* is called every second meanwhile.
+    A request that exceeds its limit ends the process: OutOfBudgetError if the limit is below `timeout_s`, else
+    BenchError, because the process hangs. *waiting* is called every second meanwhile.
     """
 
     def __init__(
@@ -65,13 +66,13 @@ class CandidateProcess:
         self.opened: OpenResult | None = None
 
     def open(self, within_s: float = math.inf) -> OpenResult:
-        """Start the process and load the contestant; BenchError if that fails."""
+        """Start the process and load the candidate; BenchError if that fails."""
         self._start()
         self.opened = self._send_request(self._task, OpenResult, within_s, "Loading it")
         return self.opened
 
     def check(self, within_s: float = math.inf) -> RuntimeParity:
-        """Start the process, which is that of `PARITY_COMMAND`, and return what it finds; BenchError if that fails."""
+        """Start the process, which runs `PARITY_COMMAND`, and return its result; BenchError if that fails."""
         self._start()
         return self._send_request(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
 
@@ -91,7 +92,7 @@ class CandidateProcess:
         threading.Thread(target=self._read_lines, daemon=True).start()
 
     def close(self) -> None:
-        """End the process and whatever it started."""
+        """End the process and its descendants."""
         if not hasattr(self, "_process"):
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -104,18 +105,18 @@ class CandidateProcess:
         self._errors.close()
 
     def probe(self, batch: int, within_s: float = math.inf) -> float:
-        """Return how many seconds one run will take, found by shorter ones."""
+        """Return how many seconds one run will take, estimated from shorter ones."""
         return self._send_request(Request(do="probe", batch=batch), ProbeResult, within_s, "A probe of it").run_s
 
     def warm_up(self, batch: int, within_s: float = math.inf) -> Round:
-        """Run a first round, with its peak of memory over a process that has only imported."""
+        """Run the warm-up round, which includes the peak of memory over a process that has only imported."""
         found = self._run_round(Request(do="warm up", batch=batch), within_s, "Its warm-up")
         if found.peak_bytes is None:
             raise BenchError(f"{self.name} did not say how much memory it took.", "Its backend is broken.")
         return found
 
     def round(self, batch: int, within_s: float = math.inf) -> Round:
-        """Run one round; BenchError if it did not do what was asked."""
+        """Run one round; BenchError if it did not do what was requested."""
         return self._run_round(Request(do="round", batch=batch), within_s, "A round of it")
 
     def _run_round(self, request: Request, within_s: float, doing: str) -> Round:
@@ -132,14 +133,14 @@ class CandidateProcess:
 
     def _read_lines(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+        with contextlib.suppress(ValueError, OSError):  # the streams may be closed meanwhile
             for line in self._process.stdout:
                 self._lines.put(line)
         self._lines.put("")
 
     def _send_request(self, request: Value, kind: type[Answer], within_s: float, doing: str) -> Answer:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer that does not come says why
+        with contextlib.suppress(BrokenPipeError):  # the missing answer is reported below
             self._process.stdin.write(request.model_dump_json() + "\n")
             self._process.stdin.flush()
         answer = self._wait_for_line(min(self._timeout_s, within_s))
@@ -162,7 +163,7 @@ class CandidateProcess:
             ) from error
 
     def _wait_for_line(self, limit_s: float) -> str | None:
-        """Return the next line of the process, or None if none comes within *limit_s*."""
+        """Return the next line of the process, or None if none arrives within *limit_s*."""
         ends = time.monotonic() + limit_s
         while True:
             left = ends - time.monotonic()

@@ -1,4 +1,4 @@
-"""Measure contestants in alternating rounds within a budget, each in a process of its own; a failure is its own."""
+"""Measure candidates in alternating rounds within a budget, each in its own process; none affects another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODELLED_REASON = "idle power is measured, and this meter models"
 
 @dataclass(frozen=True)
 class PreparedCandidate:
-    """A checkpoint at a precision in a backend, the latter as `module:Class`."""
+    """A checkpoint at a precision in a backend, which is given as `module:Class`."""
 
     checkpoint: Checkpoint
     precision: Precision
@@ -39,35 +39,35 @@ class PreparedCandidate:
     backend_path: str
     options: RuntimeOptions = NO_OPTIONS
     checked: bool = False
-    """Whether the backend is a `protocols.CheckedBackend`."""
+    """True if the backend is a `protocols.CheckedBackend`."""
     backend_reason: str | None = None
-    """Why `auto` chose the backend; None where the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
 
     @property
     def name(self) -> str:
-        """What its row is called."""
+        """Return the name of the candidate in tables and messages."""
         return f"{self.checkpoint.source} {self.backend} {self.precision}"
 
 
 @dataclass
 class CandidateOutcome:
-    """What measuring one contestant gave: a cost for each batch, or why there is none."""
+    """The result of measuring one candidate: a cost for each batch, or why there is none."""
 
     costs: list[Cost] = field(default_factory=list)
     error: BenchError | None = None
     left_out: str | None = None
-    """Why the budget left it out, at some batch at least; nothing is wrong with it then."""
+    """Reason why the budget left it out at one batch or more; this is not a failure."""
 
 
 def measure_in_rounds(
     contestants: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Countdown
 ) -> list[CandidateOutcome]:
-    """Return what each contestant costs, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
+    """Return the outcome of each candidate, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
     threads = scenario.threads or count_cores()
     countdown.show_progress("idle power")
     idle = measure_idle_power(plugins.create_meter(meter))
     countdown.show_progress("this machine's rates")
-    measure_rates(threads)  # kept for the floors: now nobody else is loaded
+    measure_rates(threads)  # cached for the floors: measured now, while no candidate is loaded
     measured = [
         _LoadableCandidate(c, _measuring_task(c, scenario, threads, meter), scenario.timeout_s, countdown)
         for c in contestants
@@ -87,7 +87,7 @@ def measure_in_rounds(
 
 @dataclass
 class _LoadableCandidate:
-    """A contestant and its process; an `admission.Loadable`."""
+    """A candidate and its process; an `admission.Loadable`."""
 
     contestant: PreparedCandidate
     task: MeasuringTask
@@ -99,7 +99,7 @@ class _LoadableCandidate:
         self.child = CandidateProcess(self.name, self.task, self.timeout_s, waiting=self.countdown.show_progress)
 
     def make_queued(self, scenario: Scenario, threads: int) -> QueuedCandidate:
-        """Return what is known of it before it is loaded."""
+        """Return what is known about the candidate before it is loaded."""
         one = self.contestant
         config = read_config(Path(one.checkpoint.path))
         return QueuedCandidate(
@@ -110,7 +110,7 @@ class _LoadableCandidate:
         )
 
     def load(self, within_s: float) -> RuntimeParity | None:
-        """Compare the runtime with its checkpoint, if it is one of others, and load it."""
+        """Load the candidate; if another project's runtime computes, compare it with the checkpoint first."""
         budget = self.countdown.budget
         ends = budget.elapsed_s + within_s
         parity = self._check_parity(within_s) if self.contestant.checked else None
@@ -118,7 +118,7 @@ class _LoadableCandidate:
         return parity
 
     def _check_parity(self, within_s: float) -> RuntimeParity:
-        """Return how far a runtime of others is from the checkpoint; BenchError if too far and nobody said so."""
+        """Return how far the runtime is from the checkpoint; BenchError if too far and no mismatch is allowed."""
         from bitnet_bench.backends.runtime_parity import check_parity
 
         task = _parity_task(self.contestant)
@@ -151,7 +151,7 @@ def _make_outcome(
 
 
 def measure_idle_power(meter: EnergySource, seconds: float = IDLE_POWER_S) -> Measured | Unavailable:
-    """Return the watts that this machine draws while nothing of ours runs; what a model says of that is not asked."""
+    """Return the watts that this machine draws while no candidate runs; modelled values are not used."""
     if meter.modelled:
         return Unavailable(reason=MODELLED_REASON)
     if reason := meter.why_absent():

@@ -1,4 +1,4 @@
-"""Sum the rounds of a contestant up to a `Cost` for each batch; the raw readings stay in it."""
+"""Summarize the rounds of a candidate as a `Cost` for each batch, which keeps the raw readings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WARM_METHOD, COLD_METHOD = (
     "short probes only: it is the warm-up round, and the budget has no time for others",
 )
 MIN_QUIET_ROUNDS = 3
-"""Undisturbed rounds from which on disturbed ones are left out."""
+"""Number of undisturbed rounds from which on disturbed ones are left out."""
 TOKEN_PERCENTILES = {"token_p50_s": 0.5, "token_p95_s": 0.95, "token_p99_s": 0.99}
 
 
 @dataclass(frozen=True)
 class CandidateInfo:
-    """Who was measured."""
+    """The candidate that was measured."""
 
     backend: str
     precision: Precision
@@ -38,7 +38,7 @@ class CandidateInfo:
 def make_costs(
     entry: CandidateInfo, opened: OpenResult, turns: RoundResults, idle: Measured | Unavailable
 ) -> list[Cost]:
-    """Return a cost for each batch with a round."""
+    """Return a cost for each batch that has a round."""
     return [_make_cost(entry, opened, turns, batch, idle) for batch, rounds in turns.rounds.items() if rounds]
 
 
@@ -78,7 +78,7 @@ def _make_cost(
 def _select_rounds(
     rounds: Sequence[Round], why: Mapping[int, list[str]]
 ) -> tuple[list[Round], tuple[DroppedRound, ...]]:
-    """Return the rounds that numbers are of, and those left out: the disturbed ones, if enough others were made."""
+    """Return the rounds that count, and those left out: the disturbed ones, if enough others were made."""
     quiet = [reading for i, reading in enumerate(rounds) if i not in why]
     if len(quiet) < MIN_QUIET_ROUNDS:
         return list(rounds), ()
@@ -91,7 +91,7 @@ def _select_rounds(
 
 
 def _compute_token_s(reading: Round) -> float:
-    """Return the seconds of a token."""
+    """Return the seconds per token."""
     return reading.decode_s / (reading.new_tokens - 1)
 
 
@@ -140,13 +140,13 @@ def _make_conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
 
 
 def _make_card_metric(taken: int | None) -> dict[str, Measurement]:
-    """Return what the card's memory lost to a contestant, where it runs on one."""
+    """Return how much of the GPU's memory the candidate took, if it runs on a GPU."""
     method = "taken of the card since before loading, after the warm-up: what the allocator keeps, graphs, workspaces"
     return {} if taken is None else {"card_bytes": _make_measured("B", method, [float(taken)])}
 
 
 def _make_gpu_conditions(rounds: Sequence[Round]) -> dict[str, Measurement]:
-    """Return what was read of the GPU; nothing for a contestant that runs on the CPU."""
+    """Return what was read from the GPU; nothing for a candidate that runs on the CPU."""
     if not any(r.gpu_prefill_s or r.gpu_frequency_hz for r in rounds):
         return {}
     events = "CUDA events around the queued work, mean over a round"

@@ -1,4 +1,4 @@
-"""Published ceilings of devices by name."""
+"""Published peak rates of devices by name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ SHEET_SOURCE = "the vendor's data sheet, dense"
 
 
 class Device(Value):
-    """What a device can do at most."""
+    """The peak rates of a device."""
 
     name: str
     read_bytes_per_s: float
     int8_ops_per_s: float
     float_ops_per_s: float
-    """In FP16 or BF16, whichever is faster."""
+    """Operations per second in FP16 or BF16, whichever is faster."""
     source: str
 
 
@@ -47,7 +47,7 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """Return a device by name; UsageError lists those there are."""
+    """Return a device by name; UsageError lists the known ones."""
     if name.lower() not in DEVICES:
         raise UsageError(
             f"There is no device {name!r}.", f"`cpu` measures this machine; named are {', '.join(DEVICES)}."

@@ -1,4 +1,4 @@
-"""How fast a model can be at most: no token takes less than its bytes at the memory's rate, nor than its products."""
+"""Compute how fast a model can be at most: a token takes the time of its bytes or of its products at the least."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ BITS_PER_WEIGHT: dict[Precision, float] = {
     "bf16": 16.0,
     "fp32": 32.0,
 }
-"""Of a weight in the layers, scales of blocks included."""
+"""Bits of a weight in the layers, scales of blocks included."""
 CeilingsFunction = Callable[[int, int], Device]
-"""The rates of a machine for so many bytes that are read again and again, with so many threads."""
+"""Function that returns the rates of a machine, given how many bytes are read repeatedly, and the number of threads."""
 ROUNDING_FACTOR = 1 + 1e-9
-"""So that a floor at the rate that was reached is not above it by a rounding."""
+"""Factor on rates that were reached, so that rounding does not put a floor above the time it came from."""
 BYTES_PER_KV_VALUE = {"ternary": 4, "fp32": 4}
-"""Of a key or value; 2 elsewhere."""
+"""Bytes of a key or value; 2 for other precisions."""
 
 
 class PrecisionPlan(Value):
-    """What one precision of a shape takes at a context and a batch, at the least."""
+    """The memory and least times of one precision of a shape at a context and a batch."""
 
     precision: Precision
     head: str
@@ -50,13 +50,13 @@ class PrecisionPlan(Value):
     embedding_bytes: int
     kv_bytes: int
     prefill_floor_s: float
-    """Reading prompts that fill the context."""
+    """Least seconds to read prompts that fill the context."""
     decode_floor_s: float
-    """One more token of every row at the end of the context."""
+    """Least seconds of one more token of every row at the end of the context."""
 
     @property
     def total_bytes(self) -> int:
-        """All that stays in memory."""
+        """Return the bytes of everything that stays in memory."""
         return self.layer_bytes + self.head_bytes + self.embedding_bytes + self.kv_bytes
 
 
@@ -106,35 +106,35 @@ def _products_s(shape: ModelShape, precision: Precision, device: Device, tokens:
 
 @dataclass(frozen=True)
 class _CostWork:
-    """What a cost did at the least: bytes and products, of which its times say how fast this machine is."""
+    """The least work of a measured cost in bytes and products: with its times it shows how fast this machine is."""
 
     cost: Cost
     shape: ModelShape
     read_bytes: float
-    """Of a token in the middle."""
+    """Bytes that a token in the middle of the answer reads."""
 
     @property
     def positions(self) -> int:
-        """What a token in the middle sees."""
+        """Return the number of positions that a token in the middle of the answer attends to."""
         return int(self.cost.prompt_tokens + self.cost.new_tokens / 2)
 
     def prefill_floor_s(self, device: Device) -> float:
-        """Return the least time of the prompts."""
+        """Return the least seconds of the prompts."""
         cost = self.cost
         return prefill_floor_s(self.shape, cost.precision, device, cost.prompt_tokens, cost.batch)
 
     def decode_floor_s(self, device: Device) -> float:
-        """Return the least time of a token."""
+        """Return the least seconds of a token."""
         cost = self.cost
         return decode_floor_s(self.shape, cost.precision, device, self.positions, cost.batch, self.read_bytes)
 
     def quickest_s(self, metric: str) -> float:
-        """Return the least of the readings of a time; infinite where there are none."""
+        """Return the least reading of the time *metric*; infinite if there is none."""
         found = self.cost.metrics.get(metric)
         return min(found.readings) if isinstance(found, Measured) else math.inf
 
     def compute_speedup(self, device: Device) -> float:
-        """Return how many times faster than *device* its products were; 1 or less where they were not."""
+        """Return how many times faster than *device* its products were; 1 or less if they were not faster."""
         unread = device.model_copy(update={"read_bytes_per_s": math.inf})
         prefill = self.prefill_floor_s(device) / self.quickest_s("prefill_s")
         return max(prefill, self.decode_floor_s(unread) / self.quickest_s("decode_s"))
@@ -143,9 +143,9 @@ class _CostWork:
 def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: CeilingsFunction = measure_machine) -> list[Cost]:
     """Return the costs of one measurement with prefill_floor_s and decode_floor_s, from the best ceilings seen in it.
 
-    Those are this machine's own, measured now, and what any of the costs itself reached: no cost is faster than its
-    floor. The bytes are those that the backend holds: an embedding that is not the head is not read as a whole. On a
-    GPU, whose ceilings are not measured, there are none.
+    Ceilings are this machine's own, measured now, and what any of the costs reached, so that no cost is faster than its
+    floor. Bytes are those that the backend holds, without an embedding that is not the head, because it is not read as
+    a whole. Costs on a GPU get no floors: its ceilings are not measured.
     """
     works = [_make_work(cost, checkpoint) for cost, checkpoint in measured]
     known = [work for work in works if work]
@@ -159,7 +159,7 @@ def add_floors(measured: Sequence[tuple[Cost, Checkpoint]], ceilings: CeilingsFu
 def _find_best_ceilings(own: _CostWork, works: Sequence[_CostWork], devices: Mapping[int, Device]) -> Device:
     """Return the ceilings for *own*: the best of those that were measured and of what *works* reached.
 
-    What reads as many bytes or more as fast shows that its own can be read so, too; fewer may have come from a cache.
+    A cost that reads at least as many bytes shows how fast *own* can be read; fewer bytes may have come from a cache.
     """
     alike = [work for work in works if work.cost.threads == own.cost.threads]
     larger = [work for work in alike if work.read_bytes >= own.read_bytes]
@@ -174,7 +174,7 @@ def _find_best_ceilings(own: _CostWork, works: Sequence[_CostWork], devices: Map
 
 
 def _speed_up(device: Device, times: float, int8: float) -> Device:
-    """Return *device* with faster products; what multiplies floats multiplies integers as fast."""
+    """Return *device* with faster products; a machine multiplies integers at least as fast as floats."""
     floats = device.float_ops_per_s * max(1.0, times * ROUNDING_FACTOR)
     return device.model_copy(update={"float_ops_per_s": floats, "int8_ops_per_s": max(int8 * ROUNDING_FACTOR, floats)})
 
@@ -200,7 +200,7 @@ def _with_floors(work: _CostWork, device: Device) -> Cost:
 
 
 def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:
-    """Return *cost* with joules worked out of its operations where none were read; they are `Modelled`."""
+    """Return *cost* with joules computed from its operations where none were read; they are `Modelled`."""
     found = _count_checkpoint_shape(checkpoint)
     if isinstance(found, Unavailable) or not isinstance(cost.metrics.get("energy_j"), Unavailable):
         return cost
@@ -212,7 +212,7 @@ def with_modelled_energy(cost: Cost, checkpoint: Checkpoint) -> Cost:
 
 
 def _count_checkpoint_shape(checkpoint: Checkpoint) -> ModelShape | Unavailable:
-    """Return the counts of *checkpoint*, or why its architecture is not counted."""
+    """Return the counts of *checkpoint*, or why they are not known for its architecture."""
     try:
         return compute_shape(read_config(Path(checkpoint.path)))
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Foresee how long a run takes from a model's shape and this machine's rate for a dtype, before it is loaded."""
+"""Forecast how long a run takes from a model's shape and this machine's rate for a dtype, before it is loaded."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.runs.choices import Precision
 
 TORCH_BACKENDS = ("hf", "hf-dense")
-"""Those whose float products are torch's, so that torch's rate says how long they take."""
+"""Backends whose float products are torch's, so that torch's rate says how long they take."""
 TORCH_DTYPES: Mapping[Precision, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 MIN_PROBE_TOKENS, MIN_PROBE_S = 4, 0.05
-"""A probe begins with so few tokens, and doubles them until a product takes so long."""
+"""Tokens of the first product of a probe, and the seconds that a product must take: tokens are doubled until it
+does."""
 
 
 @dataclass(frozen=True)
 class LayerRates:
-    """How fast a dtype multiplies a layer: many tokens at once, and one token."""
+    """Rates at which a dtype multiplies a layer: with many tokens at once, and with one token."""
 
     operations_per_s: float
-    """Of a prompt."""
+    """Operations per second with the tokens of a prompt."""
     token_weights_per_s: float
-    """Weights that one token is multiplied with."""
+    """Weights per second that one token is multiplied with."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """How long one run of a scenario takes at the rates of this machine."""
+    """The time that one run of a scenario takes at the rates of this machine."""
 
     precision: Precision
     seconds: float
     rates: LayerRates
 
     def describe(self) -> str:
-        """Return what the forecast rests on, for a sentence."""
+        """Return the reason of the forecast as words for a sentence."""
         rate = self.rates.operations_per_s / 1e9
         return (
             f"one run would take about {format_duration(self.seconds)}, because {self.precision.upper()} products "
@@ -52,7 +53,7 @@ class Forecast:
 def forecast_run(
     config: Mapping[str, Any], backend: str, precision: Precision, scenario: Scenario, threads: int
 ) -> Forecast | None:
-    """Return how long a run takes at least; None where torch's rates on the CPU do not say."""
+    """Return how long a run takes at least; None if torch's rates on the CPU do not determine it."""
     if backend not in TORCH_BACKENDS or precision not in TORCH_DTYPES or find_gpu() is not None:
         return None
     try:
@@ -68,7 +69,7 @@ def forecast_run(
 
 @cache
 def _measure_layer_rates(dtype: str, columns: int, rows: int, threads: int) -> LayerRates:
-    """Time products of the model's own layer: a prompt's, doubled until they take long enough, and one token's."""
+    """Time products of a layer of the model: a prompt's, doubled until they take long enough, and one token's."""
     import torch
 
     with set_threads(threads):

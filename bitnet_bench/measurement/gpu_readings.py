@@ -1,4 +1,4 @@
-"""Read what a GPU did while a round ran: its own time, its clock and what held that down, and its memory."""
+"""Read the state of a GPU during a round: its own time, its clock and what slowed it, and its memory."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from bitnet_bench.machine.nvml import GpuState, find_gpu_handles, load_driver_li
 
 
 class GpuReadings(Protocol):
-    """What a round asks of the device that its contestant runs on."""
+    """Readings of the device that a round's candidate runs on."""
 
     def wait(self) -> None:
-        """Return when the device has nothing left to do."""
+        """Wait until the device has finished its work."""
 
     def begin(self) -> None:
-        """Mark the beginning of some work on it."""
+        """Mark the beginning of some work on the device."""
 
     def elapsed_s(self) -> float | None:
-        """Return its own time from the mark to the end of what the session has waited for; None without events."""
+        """Return the device's own time from the mark to the end of what the session waited for; None without events."""
 
     def read_state(self) -> GpuState | None:
-        """Return its clock now; None without a GPU."""
+        """Return the device's clock now; None without a GPU."""
 
     def used_bytes(self) -> int | None:
-        """Return what is taken of its memory by all processes; None without a GPU."""
+        """Return the bytes of the device's memory that all processes use; None without a GPU."""
 
     def reset_peak(self) -> None:
-        """Let the peak of its allocator begin anew."""
+        """Reset the peak of the device's allocator."""
 
 
 class NoGpu:
-    """Reads nothing: the contestant runs on the CPU."""
+    """Reads nothing: the candidate runs on the CPU."""
 
     def wait(self) -> None:
-        """Do nothing: what a CPU was asked is done when the call returns."""
+        """Do nothing: work on a CPU is done when the call returns."""
 
     def begin(self) -> None:
         """Do nothing."""
@@ -56,10 +56,10 @@ class NoGpu:
 
 
 class CudaReadings:
-    """Reads the GPU of a session that calls its `before_waiting` when all is queued, before it waits for the GPU."""
+    """Reads the GPU of a session that calls its `before_waiting` when all work is queued, before it waits."""
 
     def __init__(self, session: Any, library: Any = None, cuda: Any = None) -> None:
-        """Read for *session*; *library* is NVML and *cuda* is `torch.cuda`, unless a test brings its own."""
+        """Read for *session*; *library* is NVML and *cuda* is `torch.cuda`, unless a test passes its own."""
         import torch
 
         self._session, self._cuda = session, torch.cuda if cuda is None else cuda
@@ -70,7 +70,7 @@ class CudaReadings:
         self._ended: Any = None
 
     def wait(self) -> None:
-        """Return when the GPU has nothing left to do."""
+        """Wait until the GPU has finished its work."""
         self._cuda.synchronize()
 
     def begin(self) -> None:
@@ -84,26 +84,26 @@ class CudaReadings:
         self._ended.record()
 
     def elapsed_s(self) -> float | None:
-        """Return the time between the two events on the GPU; None if the session waited for nothing."""
+        """Return the time between the two events on the GPU; None if the session did not wait."""
         self._session.before_waiting = None
         return None if self._ended is None else float(self._began.elapsed_time(self._ended)) / 1e3
 
     def read_state(self) -> GpuState | None:
-        """Return the GPU's clock now, and what holds it down."""
+        """Return the GPU's clock now, and what slows it."""
         return None if self._device is None else read_gpu_state(self._library, self._device)
 
     def used_bytes(self) -> int | None:
-        """Return what is taken of the card's memory, as the driver counts it."""
+        """Return the bytes of the card's memory that are in use, as the driver counts them."""
         free, total = self._cuda.mem_get_info()
         return int(total - free)
 
     def reset_peak(self) -> None:
-        """Let the peak of torch's allocator begin anew."""
+        """Reset the peak of torch's allocator."""
         self._cuda.reset_peak_memory_stats()
 
 
 def diff_moments(before: GpuState | None, after: GpuState | None) -> dict[str, Any]:
-    """Return the fields of a `readings.Round` that tell what happened to a GPU between two moments."""
+    """Return the fields of a `readings.Round` that describe a GPU between two moments."""
     if before is None or after is None:
         return {}
     clocks = [moment.frequency_hz for moment in (before, after) if moment.frequency_hz is not None]

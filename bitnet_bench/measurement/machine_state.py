@@ -1,4 +1,4 @@
-"""What the machine did while a round ran: work of other processes and machines, clock, heat, swapping."""
+"""Read the state of the machine during a round: work of other processes and machines, clock, heat, swapping."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
 PACE_BYTES, PACE_PASSES, PACE_TRIES = 1 << 17, 60, 3
-"""Hashed out of a core's own cache, passes over them, about 5 ms, and how often that is tried."""
+"""Bytes that are hashed from a core's own cache, passes over them (about 5 ms), and the number of tries."""
 PROC, CPUS = Path("/proc"), Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
 class MachineMoment:
-    """Counters at one moment; None where this machine keeps none."""
+    """The counters at one moment; None for those that this machine does not keep."""
 
     time_s: float
     foreign_s: float
-    """CPU seconds of all processes but this one and its children, since boot."""
+    """CPU seconds of all processes except this one and its children, since boot."""
     stolen_s: float | None
     """CPU seconds that this virtual machine wanted and its host gave to others, since boot."""
     frequency_hz: float | None
@@ -45,7 +45,7 @@ def read_moment(proc: Path = PROC, cpus: Path = CPUS) -> MachineMoment:
 
 
 def diff_moments(before: MachineMoment, after: MachineMoment, cores: int) -> dict[str, Any]:
-    """Return the fields of a `rounds.Round` that tell what happened between two moments."""
+    """Return the fields of a `readings.Round` that describe the time between two moments."""
     core_seconds = (after.time_s - before.time_s) * cores
     stolen = _subtract_known(before.stolen_s, after.stolen_s)
     clocks = [m.frequency_hz for m in (before, after) if m.frequency_hz is not None]
@@ -61,8 +61,8 @@ def diff_moments(before: MachineMoment, after: MachineMoment, cores: int) -> dic
 def measure_pace(threads: int) -> float:
     """Return the seconds that a fixed piece of work takes on the slowest of *threads* threads, the best of a few tries.
 
-    A virtual machine does not see who shares its cores' execution units: neither load nor stolen time nor clock shows
-    it, and products take up to 1.6 times as long. A hash takes twice as long then.
+    A virtual machine does not see which other machines share its cores' execution units: load, stolen time and clock do
+    not show it, yet products take up to 1.6 times as long. A hash then takes twice as long.
     """
     with ThreadPoolExecutor(threads) as pool:
         return max(pool.map(_measure_thread_pace, range(threads)))
@@ -74,7 +74,7 @@ def _measure_thread_pace(thread: int) -> float:
         hashed = hashlib.sha256()
         started = time.perf_counter()
         for _ in range(PACE_PASSES):
-            hashed.update(data)  # lets other threads run meanwhile
+            hashed.update(data)  # releases the GIL, so that other threads run
         found.append(time.perf_counter() - started)
     return min(found)
 
@@ -89,7 +89,7 @@ def _subtract_known(before: Number | None, after: Number | None) -> Number | Non
 
 
 def _read_foreign_times() -> tuple[float, float | None]:
-    """Return the CPU seconds of others: processes of this machine, and other machines of its host."""
+    """Return the CPU seconds of other processes of this machine, and of other machines of its host."""
     import psutil
 
     times, own = psutil.cpu_times(), psutil.Process()
@@ -102,7 +102,7 @@ def _read_foreign_times() -> tuple[float, float | None]:
 
 
 def _read_frequency(proc: Path, cpus: Path) -> float | None:
-    """Return the mean clock of the cores in Hz: from cpufreq, else as /proc/cpuinfo has it."""
+    """Return the mean clock of the cores in Hz, from cpufreq or else from /proc/cpuinfo."""
     clocks = [_read_number(file) for file in cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
     known = [1e3 * clock for clock in clocks if clock is not None]
     if not known:

@@ -37,12 +37,13 @@ def measure(
     steps: ProgressDisplay = no_display,
     began_s: float | None = None,
 ) -> list[RunRecord]:
-    """Measure *contestants* in alternating rounds within the scenario's budget; return a record for each checkpoint.
+    """Measure the candidates in alternating rounds within the scenario's budget; return a record for each checkpoint.
 
-    *backend* is that of contestants that name none. One that cannot be measured stands in its record's `cost_errors`,
-    and one for which the budget has no time in `cost_left_out`. *model_energy*: where no counter is, work joules out
-    of the operations, and call them modelled. Where a run folder is given its record gains the costs; it must be of
-    the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this call.
+    *backend* is used for those of *contestants* that name none. One that cannot be measured is listed in its record's
+    `cost_errors`, and one that the budget has no time for in `cost_left_out`. With *model_energy*, joules are computed
+    from the operations where no counter exists, and marked as modelled. If a run folder is given, its record gains the
+    costs; it must be of the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this
+    call.
     """
     from bitnet_bench.measurement.budget import Budget, Countdown
     from bitnet_bench.measurement.contest import measure_in_rounds as run_rounds
@@ -53,7 +54,7 @@ def measure(
     meters = plugins.list_plugins("meters")
     meter = _choose_meter() if meter == AUTO else meter
     if meter not in meters:
-        plugins.load_plugin("meters", meter)  # says what there is
+        plugins.load_plugin("meters", meter)  # raises an error that lists the meters
     opened = {one.model: one.opened for one in entered if one.opened}
     opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_prepare_candidate(opened[one.model], one, backend, options) for one in entered]
@@ -70,7 +71,7 @@ def measure(
 
 @contextmanager
 def _held(folders: Collection[Path]) -> Iterator[None]:
-    """Hold run folders from before their records are read until they are written: nobody else writes meanwhile."""
+    """Lock run folders from before their records are read until they are written, so that no other process writes."""
     with ExitStack() as stack:
         for folder in sorted({folder.resolve() for folder in folders}):
             stack.enter_context(lock_folder(folder))
@@ -94,7 +95,7 @@ def _prepare_candidate(
 def _prepare_records(entered: Sequence[Candidate], ready: Sequence[PreparedCandidate]) -> dict[CostTarget, RunRecord]:
     """Return the record of every checkpoint and run folder without costs; BenchError if one is of another checkpoint.
 
-    It is made before anything is measured, so that no measurement is lost to a wrong folder.
+    Records are made before anything is measured, so that no measurement is lost because of a wrong folder.
     """
     records: dict[CostTarget, RunRecord] = {}
     for one, contestant in zip(entered, ready, strict=True):
@@ -110,7 +111,7 @@ def _record_outcomes(
     outcomes: Sequence[CandidateOutcome],
     model_energy: bool,
 ) -> list[RunRecord]:
-    """Return *records* with costs, failures and what was left out; those with a run folder are saved."""
+    """Return *records* with costs, failures and what was left out; save those that have a run folder."""
     from bitnet_bench.measurement.floors import add_floors, with_modelled_energy
 
     measured = [(cost, c.checkpoint) for c, outcome in zip(ready, outcomes, strict=True) for cost in outcome.costs]
@@ -138,7 +139,7 @@ def _record_outcomes(
 
 
 def _keep_earlier_costs(record: RunRecord, place: CostTarget) -> RunRecord:
-    """Return *record* with the costs that its folder holds already, where nothing was measured this time."""
+    """Return *record* with the costs that its folder already holds, if nothing was measured this time."""
     if record.costs or place.out is None or not (place.out / RECORD_FILE).is_file():
         return record
     return record.model_copy(update={"costs": load_record(place.out).costs})

@@ -1,6 +1,6 @@
-"""What is said between `measure` and the processes that it starts: one line of JSON for each request and each reply.
+"""Exchange messages between `measure` and the processes that it starts: each is one line of JSON.
 
-Both sides check what they get. The first line that a process reads is its task, and the others are requests.
+Both sides check what they receive. The first line that a process reads is its task, and the others are requests.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 
 MAX_CHARACTERS_SHOWN = 60
-"""Of a line that is not understood."""
+"""Number of characters shown of a line that cannot be parsed."""
 Message = TypeVar("Message", bound=Value)
 
 
 class ParityTask(Value):
-    """What a runtime of others is compared with; the reply is a `records.RuntimeParity`."""
+    """Task of comparing a runtime with a checkpoint; the reply is a `records.RuntimeParity`."""
 
     checkpoint: Checkpoint
     precision: Precision
     backend: str
-    """As `module:Class`."""
+    """Backend as `module:Class`."""
     options: RuntimeOptions
     threads: int = Field(gt=0)
 
 
 class MeasuringTask(ParityTask):
-    """What is loaded and measured; the reply is `OpenResult`."""
+    """Task of loading and measuring a candidate; the reply is `OpenResult`."""
 
     meter: str
-    """As `module:Class`."""
+    """Meter as `module:Class`."""
     prompt_tokens: int = Field(gt=0)
     new_tokens: int = Field(gt=1)
     texts: tuple[str, ...] = ()
@@ -46,14 +46,14 @@ class MeasuringTask(ParityTask):
 
 
 class Request(Value):
-    """What to do with a batch: the reply to a probe is `ProbeResult`, to the others a `readings.Round`."""
+    """Request to run a batch; the reply to a probe is `ProbeResult`, to the others a `readings.Round`."""
 
     do: Literal["probe", "warm up", "round"]
     batch: int = Field(gt=0)
 
 
 class OpenResult(Value):
-    """What opening took."""
+    """The time and memory that opening took."""
 
     load_s: float = Field(gt=0)
     resident_weight_bytes: int = Field(gt=0)
@@ -63,7 +63,7 @@ class OpenResult(Value):
 
 
 class ProbeResult(Value):
-    """How long one run will take."""
+    """The seconds that one run will take."""
 
     run_s: float = Field(gt=0)
 
@@ -81,7 +81,7 @@ def parse_request(line: str, kind: type[Message]) -> Message:
 
 
 def claim_stdout() -> TextIO:
-    """Return standard output for replies; what a library prints goes to standard error from now on."""
+    """Return standard output for replies; what libraries print goes to standard error from now on."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return replies
@@ -94,7 +94,7 @@ def send_reply(stream: TextIO, reply: Value) -> None:
 
 
 def run_process(main: Callable[[], None]) -> None:
-    """Run *main*; an error that is meant for a reader becomes the last line, which the parent shows, and status 1."""
+    """Run *main*; an error that is meant for the user becomes the last line, which the parent shows, and status 1."""
     try:
         main()
     except BenchError as error:

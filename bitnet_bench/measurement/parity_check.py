@@ -1,7 +1,7 @@
-"""The process in which a runtime is compared with a checkpoint: `python -m bitnet_bench.measurement.parity_check`.
+"""Compare a runtime with a checkpoint in a process: `python -m bitnet_bench.measurement.parity_check`.
 
-It reads a `messages.ParityTask` and answers with a `RuntimeParity`. A process of its own, because a foreign runtime may
-crash, and because the source that it is compared with must be out of memory before anyone measures.
+The process reads a `messages.ParityTask` and answers with a `RuntimeParity`. It is separate because a foreign runtime
+may crash, and because the source that it is compared with must be out of memory before anything is measured.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bitnet_bench.protocols import CheckedBackend
 
 
 def main() -> None:
-    """Answer one question."""
+    """Answer one task."""
     replies = claim_stdout()
     task = parse_request(sys.stdin.readline(), ParityTask)
     backend: CheckedBackend = plugins.create_backend(task.backend).configured(task.options)

@@ -1,4 +1,4 @@
-"""How much memory a contestant takes: its peak, over what it had before it loaded anything."""
+"""Read how much memory a candidate takes: its peak, above what the process had before it loaded anything."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SAMPLE_INTERVAL_S, MIN_PAUSE_RATIO = 0.02, 5.0
-"""Between two readings, and at least so many times as long as one takes: the run is not to be slowed."""
+"""Seconds between two readings, and the least ratio of that pause to the time of a reading, so that the run is not
+slowed."""
 GPU_PEAK_METHOD = "peak of torch's allocator on the GPU in the warm-up"
 PROC = Path("/proc")
 
 
 def read_memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
-    """Return the memory of a process in bytes: mapped files whole, the rest as PSS; None where there is no PSS.
+    """Return the memory of a process in bytes: mapped files whole, the rest as PSS; None if there is no PSS.
 
-    Contestants share the pages of libraries and of a checkpoint, and each of them needs them all: by PSS a process
-    would shrink when another one starts. Of its own memory a process shares only what a fork of it has.
+    Candidates share the pages of libraries and of a checkpoint, and each of them needs all of them: by PSS a process
+    would shrink when another one starts. The process shares its own memory only with its forks.
     """
     total, is_file = 0, False
     try:
@@ -29,7 +30,7 @@ def read_memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
                 name, _, rest = line.partition(":")
                 if name == ("Rss" if is_file else "Pss"):
                     total += int(rest.split()[0]) * 1024
-                elif not name[0].isupper():  # addresses, permissions, offset, device, inode: 0 is no file
+                elif not name[0].isupper():  # addresses, permissions, offset, device, inode: 0 means no file
                     is_file = line.split()[4] != "0"
     except OSError:
         return None
@@ -37,14 +38,14 @@ def read_memory_bytes(pid: int | str = "self", proc: Path = PROC) -> int | None:
 
 
 class PeakMemory:
-    """The most memory of this process and its children, read again and again and whenever it is asked for."""
+    """The peak memory of this process and its children, read periodically and on request."""
 
     def __init__(self) -> None:
         self._most = 0
 
     @property
     def method(self) -> str:
-        """How the peak is read."""
+        """Return how the peak is read."""
         if read_device_peak() is not None:
             return GPU_PEAK_METHOD
         if read_memory_bytes() is None:
@@ -52,13 +53,13 @@ class PeakMemory:
         return "peak of the warm-up (mapped files whole, the rest as PSS) over the process before loading"
 
     def read(self) -> int:
-        """Read now, and return the most so far."""
+        """Read the memory now, and return the peak so far."""
         self._most = max(self._most, self._read_now())
         return self._most
 
     @contextlib.contextmanager
     def watch_peak(self) -> Iterator[None]:
-        """Read again and again meanwhile."""
+        """Read the memory periodically inside the context."""
         ended = threading.Event()
 
         def watch() -> None:
@@ -86,7 +87,7 @@ class PeakMemory:
 
 
 def read_device_peak() -> int | None:
-    """Return the most bytes that torch's allocator held on the GPU; None where none holds anything."""
+    """Return the most bytes that torch's allocator held on the GPU; None if it holds nothing."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None

@@ -1,4 +1,4 @@
-"""Plan what a shape takes at the least on a device, before anything is loaded."""
+"""Plan the least memory and time of a shape on a device, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def plan_shape(
     preset: str | None, model: str | None, context: int, batch: int, device: str = "cpu", threads: int = 0
 ) -> tuple[Device, list[PrecisionPlan]]:
-    """Return the ceilings of *device* and what each precision of a shape takes there at the least.
+    """Return the ceilings of *device* and the plan of each precision of a shape on it.
 
     The shape is that of a *preset* or of a checkpoint *model*; the device `cpu` is this machine, measured now.
     """

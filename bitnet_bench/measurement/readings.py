@@ -1,4 +1,4 @@
-"""One round: what was read, what disturbed it, and how sure the median of several is."""
+"""Check the readings of one round: what disturbed it, and how certain the median of several rounds is."""
 
 from __future__ import annotations
 
@@ -10,53 +10,57 @@ from bitnet_bench.runs.records import MAX_FOREIGN_SHARE, Measurement
 from bitnet_bench.runs.value import Value
 
 MAX_STOLEN_SHARE = 0.02
-"""Likewise of what the host gave to other machines. It stops our own threads; the kernel counts it in 10 ms."""
+"""Share of the cores' time given by the host to other machines above which a round was disturbed. Stolen time stops our
+own threads; the kernel counts it in steps of 10 ms."""
 MIN_SPEED_SHARE = 0.9
-"""A round at less than this share of the frequency or the pace that others ran at was slowed."""
+"""Share of the frequency or the pace of other rounds below which a round was slowed."""
 MAX_HEAT_SHARE = 0.01
-"""Above this share of a round in which heat held a GPU's clock down, it was slowed."""
+"""Share of a round in which heat held a GPU's clock down, above which the round was slowed."""
 MEDIAN_COVERAGE = 0.95
 
 
 class Round(Value):
-    """The readings of one round of one contestant; times are means over its repetitions."""
+    """The readings of one round of one candidate; times are means over its repetitions."""
 
     prefill_s: float = Field(gt=0)
     decode_s: float = Field(gt=0)
-    """Of all new tokens after the first."""
+    """Seconds of all new tokens after the first."""
     token_s: tuple[float, ...] = Field(min_length=1)
-    """Of each new token after the first, in one repetition."""
+    """Seconds of each new token after the first, in one repetition."""
     prompt_tokens: int = Field(gt=0)
     new_tokens: int = Field(gt=1)
     repetitions: int = Field(gt=0)
     metered_s: float = Field(gt=0)
-    """How long the meter ran."""
+    """Seconds that the meter ran."""
     energy: Measurement
-    """Over all repetitions."""
+    """Energy over all repetitions."""
     foreign_share: float = Field(ge=0, le=1)
     stolen_share: float | None = Field(default=None, ge=0, le=1)
-    """Of the cores' time, by other machines of the host; None where the kernel does not count it."""
+    """Share of the cores' time given to other machines of the host; None if the kernel does not count it."""
     pace_s: float | None = Field(default=None, gt=0)
-    """Of a fixed piece of work on as many threads, at the slower end of the round (`machine.measure_pace`)."""
+    """Seconds of a fixed piece of work on as many threads, the slower of both ends of the round
+    (`machine_state.measure_pace`)."""
     frequency_hz: float | None = None
     throttled: int | None = None
-    """Thermal events; None where the kernel does not count them."""
+    """Number of thermal events; None if the kernel does not count them."""
     swapped_bytes: int | None = None
     peak_bytes: int | None = Field(default=None, gt=0)
-    """Of memory, where it was watched meanwhile."""
+    """Peak of memory, if it was watched during the round."""
     card_bytes: int | None = Field(default=None, ge=0)
-    """Of the GPU's memory that is taken since before the contestant was loaded, where it runs on one."""
+    """Bytes of the GPU's memory taken since before the candidate was loaded, if it runs on a GPU."""
     gpu_prefill_s: float | None = Field(default=None, ge=0)
-    """The GPU's own time, from its first kernel to its last, by CUDA events; likewise of the other tokens."""
+    """The GPU's own seconds, from its first kernel to its last, by CUDA events; the next field is that of the other
+    tokens."""
     gpu_decode_s: float | None = Field(default=None, ge=0)
     gpu_frequency_hz: float | None = None
     gpu_slowed_by: tuple[str, ...] = ()
-    """What held the GPU's clock down at either end of the round."""
+    """Causes that held the GPU's clock down at either end of the round."""
     gpu_heat_s: float | None = Field(default=None, ge=0)
-    """For how long heat held it down, as the driver counts it; likewise the limit of power."""
+    """Seconds for which heat held the GPU's clock down, as the driver counts them; the next field is for the power
+    limit."""
     gpu_power_s: float | None = Field(default=None, ge=0)
     runtime: str | None = None
-    """What computed, as the session says it."""
+    """The session's description of what computed."""
 
 
 def find_disturbed_rounds(rounds: Sequence[Round], seen: Sequence[Round]) -> dict[int, list[str]]:
@@ -66,9 +70,10 @@ def find_disturbed_rounds(rounds: Sequence[Round], seen: Sequence[Round]) -> dic
 
 
 def find_disturbances(reading: Round, seen: Sequence[Round]) -> list[str]:
-    """Say what disturbed a round: other processes or machines, heat, swapping, or less speed than in the rounds *seen*.
+    """Return what disturbed a round: other processes or machines, heat, swapping, or less speed than the rounds *seen*.
 
-    Neither a machine's clock nor its pace depends on who is measured, so that *seen* are rounds of all contenders.
+    A machine's clock and pace do not depend on which candidate is measured, so that *seen* holds the rounds of all of
+    them.
     """
     found = []
     if reading.foreign_share > MAX_FOREIGN_SHARE:
@@ -100,9 +105,10 @@ def is_narrow(readings: Sequence[float], tolerance: float) -> bool:
 
 
 def median_interval(readings: Sequence[float]) -> tuple[float, float]:
-    """Return the order statistics that hold the median with 95 %; of fewer than six readings the least and the most.
+    """Return the order statistics that contain the median with 95 %; below six readings the least and the most.
 
-    Each reading lies below the median with one half, so that the k-th least is above it with P(Binomial(n, 1/2) < k).
+    Each reading lies below the median with probability 1/2, so that the k-th least is above it with P(Binomial(n, 1/2)
+    < k).
     """
     ordered, n = sorted(readings), len(readings)
     outside, ways, k = 0.0, 1, 0

@@ -1,4 +1,4 @@
-"""Decide who runs how often in the time that is left, and how many rounds there will be."""
+"""Decide which candidate runs how often in the time that is left, and how many rounds there will be."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Literal, TypeVar
 
 Key = TypeVar("Key")
 TurnKind = Literal["often", "once", "never"]
-"""Rounds that alternate, a single run, or none."""
+"""The part that a candidate takes: rounds that alternate, a single run, or none."""
 MAX_ERROR_FACTOR = 1.5
-"""By so much the time that is left may be off."""
+"""Factor by which the expected remaining time may be wrong."""
 MIN_ROUND_S = 1e-6
-"""No round is shorter."""
+"""Least seconds that a round is assumed to take."""
 MIN_TRUSTED_ROUNDS = 3
-"""After so many rounds narrow intervals are expected to stay so.
+"""Number of rounds after which narrow intervals are expected to stay so.
 
-Before, rounds may still end early or late: the earliest end is so late that what is expected then is never off by more
-than `MAX_ERROR_FACTOR`. Of ten rounds it is the seventh.
+Before, rounds may still end early or late: the earliest end is so late that the expectation is never wrong by more than
+`MAX_ERROR_FACTOR`. Of ten rounds it is the seventh.
 """
 
 
 @dataclass(frozen=True)
 class Allotment:
-    """What one contestant gets of the time that is left."""
+    """The part of one candidate in the time that is left."""
 
     turn: TurnKind
     share_s: float
 
 
 def allot_shares(run_s: Mapping[Key, float], left_s: float, runs: int) -> dict[Key, Allotment]:
-    """Return what each contestant gets, given the seconds that one run of each takes.
+    """Return what each candidate gets, given the seconds that one run of each takes.
 
     What a quick one leaves of its share goes to slower ones (max-min fairness). One that cannot make *runs* in its
     share makes one. While the quickest that waits cannot make one, the slowest makes none and leaves its share to the
-    others: so a slower one never gets more than a quicker one.
+    others, so that a slower one never gets more than a quicker one.
     """
     allotted: dict[Key, Allotment] = {}
     waiting = deque(_sort_by_run_time(run_s))
@@ -59,17 +59,17 @@ def _sort_by_run_time(run_s: Mapping[Key, float]) -> list[tuple[Key, float]]:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """How many rounds there will be: *most*, or *earliest* if the intervals are narrow then."""
+    """The number of rounds: *most*, or *earliest* if the intervals are narrow by then."""
 
     earliest: int
     most: int
 
     def expect_rounds(self, done: int, narrow: bool) -> float:
-        """Return how many rounds are still to be expected.
+        """Return how many more rounds are expected.
 
-        Few readings span their interval, which can only grow then: once wide it stays wide. Up to the first round
-        nothing is known, and after two little: what is returned then is off by `MAX_ERROR_FACTOR` at most until the
-        next round is over, whether the rounds end early or late.
+        Few readings span their interval, which can only grow then: once wide it stays wide. Before the first round
+        nothing is known, and after two little: the result is then wrong by at most `MAX_ERROR_FACTOR` until the next
+        round is over, whether the rounds end early or late.
         """
         late, early = max(0, self.most - done), self.earliest - done
         if early <= 0 or not narrow:
@@ -88,10 +88,10 @@ def plan_rounds(most: int, least: int, round_s: float, left_s: float) -> RoundPl
 
 
 def count_fitting_rounds(round_s: float, left_s: float) -> int:
-    """Return how many rounds fit into what is left."""
+    """Return how many rounds of *round_s* fit into *left_s*."""
     return int(max(0.0, left_s) / max(round_s, MIN_ROUND_S))
 
 
 def count_starting_rounds(round_s: float, mean_s: float, left_s: float) -> int:
-    """Return how many rounds will begin: one does where *round_s* is left, and takes *mean_s* with its repetitions."""
+    """Return how many rounds will begin: each needs *round_s* left, and takes *mean_s* with its repetitions."""
     return 0 if left_s < round_s else 1 + int((left_s - round_s) / max(mean_s, MIN_ROUND_S))

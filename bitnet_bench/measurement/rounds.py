@@ -1,4 +1,4 @@
-"""Let contestants take turns within a budget; a disturbed round is tried again while there is time to spare."""
+"""Alternate candidates within a budget; a disturbed round is repeated while there is time to spare."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ from bitnet_bench.measurement.scenario import Scenario
 
 Answer = TypeVar("Answer")
 RETRY_PAUSES_S = (1.0, 3.0)
-"""Before a disturbed round is made again: neighbours come and go."""
+"""Seconds to wait before a disturbed round is repeated: the load of other machines may pass."""
 MAX_RUN_RATIO = 1.5
-"""A single round may take so many times what it was foreseen to take, before it is ended for the others' sake."""
+"""Factor by which a single round may exceed its forecast before it is ended, so that the others keep their time."""
 
 
 class RoundRunner(Protocol):
-    """One that takes turns. A request that takes longer than *within_s* ends its process: OutOfBudgetError."""
+    """A candidate that runs rounds. A request that takes longer than *within_s* ends its process: OutOfBudgetError."""
 
     name: str
 
     def probe(self, batch: int, within_s: float) -> float:
-        """Return how many seconds one run will take, found by shorter ones."""
+        """Return how many seconds one run will take, estimated from shorter ones."""
 
     def warm_up(self, batch: int, within_s: float) -> Round:
-        """Run a first round, with its peak of memory over a process that has only imported."""
+        """Run the warm-up round, which includes the peak of memory over a process that has only imported."""
 
     def round(self, batch: int, within_s: float) -> Round:
-        """Run one round; BenchError if it crashes, hangs, or answers what cannot be."""
+        """Run one round; BenchError if the process crashes, hangs, or sends an invalid answer."""
 
 
 @dataclass
 class RoundResults:
-    """What one contestant's rounds gave, by batch."""
+    """The results of one candidate's rounds, by batch."""
 
     rounds: dict[int, list[Round]] = field(default_factory=dict)
     peak_bytes: dict[int, int] = field(default_factory=dict)
     disturbances: dict[int, dict[int, list[str]]] = field(default_factory=dict)
-    """Why rounds stayed disturbed, by their index."""
+    """Reasons why rounds stayed disturbed, by their index."""
     once: dict[int, str] = field(default_factory=dict)
-    """Why there is only one round."""
+    """Reason why there is only one round."""
     left_out: dict[int, str] = field(default_factory=dict)
-    """Why there is none: the budget."""
+    """Reason why the budget allowed no round."""
     cold: set[int] = field(default_factory=set)
     """Batches whose only round is the warm-up."""
     ended: str | None = None
-    """Why its process was ended although nothing was wrong."""
+    """Reason why the process was ended without a failure."""
     error: BenchError | None = None
     card_bytes: dict[int, int | None] = field(default_factory=dict)
-    """Of the GPU's memory, taken since before it was loaded; None on the CPU."""
+    """Bytes of the GPU's memory taken since before the candidate was loaded; None on the CPU."""
 
     @property
     def is_running(self) -> bool:
-        """Whether its process can be asked for more."""
+        """Return whether the process can run more rounds."""
         return self.error is None and self.ended is None
 
 
@@ -74,9 +74,9 @@ def alternate_rounds(
     countdown: Countdown,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[RoundResults]:
-    """Return the turns of every contender; one that fails leaves the others to go on without it.
+    """Return the rounds of every candidate; if one fails, the others continue without it.
 
-    What stays disturbed is said in the end, when the quietest round is known.
+    Disturbances are determined at the end, when the quietest round is known.
     """
     found = [RoundResults() for _ in contenders]
     pairs = list(zip(contenders, found, strict=True))
@@ -87,7 +87,7 @@ def alternate_rounds(
 
 @dataclass
 class _Alternation:
-    """The turns of all contenders at one batch; they are known by their index."""
+    """The rounds of all candidates at one batch; candidates are identified by their index."""
 
     pairs: list[tuple[RoundRunner, RoundResults]]
     scenario: Scenario
@@ -96,10 +96,10 @@ class _Alternation:
     batch: int
     later_batches: Sequence[int]
     run_s: dict[int, float] = field(default_factory=dict)
-    """How long one run takes: as the probe says, and then as the last one was."""
+    """Seconds of one run: first as the probe estimates, then as the last run took."""
 
     def measure(self) -> None:
-        """Foresee, warm up, and let contenders take turns until it is enough."""
+        """Probe, warm up, and alternate the candidates until the rounds suffice."""
         budget = self.countdown.budget
         self.began_s = budget.elapsed_s
         self.ends_s = self.began_s + max(0.0, budget.left_s) / (1 + len(self.later_batches))
@@ -121,7 +121,7 @@ class _Alternation:
 
     @property
     def _left_s(self) -> float:
-        """What is left to begin rounds of this batch in."""
+        """Return the seconds in which rounds of this batch may still begin."""
         return self.ends_s - self.countdown.budget.elapsed_s
 
     def _filter_running(self, indices: Sequence[int]) -> list[int]:
@@ -141,7 +141,7 @@ class _Alternation:
                 self.run_s[index] = seconds
 
     def _choose_runners(self) -> list[int]:
-        """Return those who can run once in their shares, those first who can make the fewest rounds as well."""
+        """Return those that can run once in their shares, first those that can also make the fewest rounds."""
         allotted = allot_shares(self.run_s, self._left_s, 1 + self.scenario.fewest_rounds)
         quickest = min(self.run_s, key=lambda index: self.run_s[index], default=None)
         for index, one in allotted.items():
@@ -160,7 +160,7 @@ class _Alternation:
         )
 
     def _warm_up(self, index: int, chosen: Sequence[int]) -> Round | None:
-        """Make the first run of a contender; it may take what those that wait for theirs do not need."""
+        """Run the warm-up of a candidate; it may use the time that the waiting ones do not need for theirs."""
         contender, turns = self.pairs[index]
         budget = self.countdown.budget
         waiting_s = self._turn_s(chosen[chosen.index(index) + 1 :])
@@ -176,7 +176,7 @@ class _Alternation:
         return reading
 
     def _select_with_time(self, running: Sequence[int]) -> list[int]:
-        """Return those who can make the fewest rounds in their shares; of the others the warm-up is the only round."""
+        """Return those that can make the fewest rounds in their shares; the others have only their warm-up."""
         fewest, left = self.scenario.fewest_rounds, self._left_s
         able = {i: self.run_s[i] for i in running if fewest * self.run_s[i] <= left}
         # those that cannot use a share leave it to the others
@@ -187,7 +187,7 @@ class _Alternation:
         return sorted(index for index, one in allotted.items() if one.turn == "often")
 
     def _take_turns(self, often: list[int]) -> None:
-        """Let *often* take turns, as many as fit; fewer if intervals are narrow at the earliest end."""
+        """Run as many turns of *often* as fit, or fewer if the intervals are narrow at the earliest end."""
         turn_s, done, spent = self._turn_s(often), 0, 0.0
         fewest = self.scenario.fewest_rounds
         plan = plan_rounds(self.scenario.rounds, fewest, turn_s, self._left_s)
@@ -207,18 +207,18 @@ class _Alternation:
         self._update_countdown(0.0)
 
     def _turn_s(self, often: Sequence[int]) -> float:
-        """Return how long a turn of *often* takes without repetitions."""
+        """Return the seconds of a turn of *often* without repetitions."""
         return sum(self.run_s[i] for i in often)
 
     def _run_turn(self, number: int, often: Sequence[int]) -> float:
-        """Let each of *often* make its round, and return the seconds that it took."""
+        """Run one round of each of *often*, and return the seconds that it took."""
         budget = self.countdown.budget
         began = budget.elapsed_s
         owed = max(0, self.scenario.fewest_rounds - number) * self._turn_s(often)
         for place, index in enumerate(often):
             contender, turns = self.pairs[index]
             if number > 1 and self.run_s[index] > budget.hard_left_s:
-                continue  # better a round less than a process that is ended in it
+                continue  # one round less is better than a process that is ended during it
             self.countdown.show_progress(f"round {number}, {contender.name}")
             spare = self._left_s - owed - self._turn_s(often[place:])
             reading = self._ask(index, lambda one, i=index, spare=spare: self._run_quiet_round(one, i, spare))  # type: ignore[misc]
@@ -227,7 +227,7 @@ class _Alternation:
         return budget.elapsed_s - began
 
     def _run_quiet_round(self, contender: RoundRunner, index: int, spare_s: float) -> Round:
-        """Return a round; a disturbed one is made again after a pause, as long as *spare_s* allows."""
+        """Return a round; repeat a disturbed one after a pause, as long as *spare_s* allows."""
         budget = self.countdown.budget
         began = budget.elapsed_s
         reading = contender.round(self.batch, budget.hard_left_s)
@@ -241,7 +241,7 @@ class _Alternation:
         return reading
 
     def _ask(self, index: int, request: Callable[[RoundRunner], Answer]) -> Answer | None:
-        """Return what a contender answers; None if it fails, or was ended because its time was over."""
+        """Return the candidate's answer; None if it failed, or was ended because its time was over."""
         contender, turns = self.pairs[index]
         try:
             return request(contender)
@@ -255,7 +255,7 @@ class _Alternation:
         return None
 
     def _update_countdown(self, left_s: float) -> None:
-        """Tell the countdown what is left: of this batch, and of later ones as long as this one, row by row."""
+        """Update the countdown with the time left for this batch, and for later ones, assuming equal time per row."""
         budget = self.countdown.budget
         whole = budget.elapsed_s - self.began_s + left_s
         later = sum(whole * batch / self.batch for batch in self.later_batches)
@@ -266,7 +266,7 @@ class _Alternation:
         return [reading for _, turns in self.pairs for reading in turns.rounds.get(self.batch, [])]
 
     def _has_narrow_intervals(self, often: Sequence[int], least: int) -> bool:
-        """Return whether the undisturbed rounds of each of *often*, *least* or more, give narrow intervals."""
+        """Return whether the undisturbed rounds of each of *often*, at least *least*, give narrow intervals."""
         seen = self._list_rounds()
         for index in often:
             rounds = self.pairs[index][1].rounds.get(self.batch, [])

@@ -1,8 +1,8 @@
-"""The process in which one contestant is measured: `python -m bitnet_bench.measurement.worker`.
+"""Measure one candidate in a process: `python -m bitnet_bench.measurement.worker`.
 
-It reads a `messages.MeasuringTask`, answers with what opening took, and then answers each further line, a
-`messages.Request` for a probe, a warm-up or a round of some batch. Rounds are asked for one at a time, so that
-contestants alternate.
+The process reads a `messages.MeasuringTask`, answers with the time and memory of opening, and then answers each further
+line, a `messages.Request` for a probe, a warm-up or a round of some batch. Rounds are requested one at a time, so that
+candidates alternate.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from bitnet_bench.protocols import EnergySource, InferenceBackend, Session
 PROMPT_SEED = 0
 SHORTEST_ROUND_S = 0.5
 MIN_PROBE_S, MIN_PROBE_GROWTH, SLOW_PROBE_S = 0.25, 2.0, 1.0
-"""A probe is long enough when it takes so long, and a prompt's so many times as long as one token's; slow ones are
-not repeated."""
+"""Seconds that a probe must take, the least ratio of a prompt's time to one token's, and the seconds above which a
+probe is not repeated."""
 MIN_PROBED_TOKENS = 16
-"""Tokens of a prompt from which on a longer one is foreseen: of fewer, noise would be taken for their cost."""
+"""Least tokens of a prompt from which a longer one is extrapolated: with fewer, noise would be taken for their cost."""
 SLOW_TOKEN_S = 0.005
-"""From this time of a token on, reading the clock after each of them takes under a thousandth."""
+"""Seconds of a token above which reading the clock after each token takes less than a thousandth of its time."""
 
 
 def main() -> None:
-    """Serve one contestant until standard input ends."""
+    """Serve one candidate until standard input ends."""
     replies = claim_stdout()
     task = parse_request(sys.stdin.readline(), MeasuringTask)
     import torch
@@ -55,7 +55,7 @@ def main() -> None:
     meter = plugins.create_meter(task.meter)
     backend.prepare(task.checkpoint)
     torch.ones(64, 64) @ torch.ones(64, 64)  # starts the thread pool
-    used_before = _read_used_bytes()  # the context of CUDA is there from now on, and no contestant's
+    used_before = _read_used_bytes()  # the CUDA context exists from here on, and is not counted for the candidate
     memory = PeakMemory()
     baseline = memory.read()
     started = time.perf_counter()
@@ -95,13 +95,13 @@ def _answer_request(
 
 
 def _read_used_bytes() -> int | None:
-    """Return what is taken of the GPU that this process may compute on, its own context included; None without one."""
+    """Return the used bytes of the GPU that this process may use, its own context included; None without a GPU."""
     gpu = find_gpu()
     return gpu.total_bytes - gpu.free_bytes if gpu else None
 
 
 class _BatchWorker:
-    """One batch of one contestant."""
+    """One batch of one candidate."""
 
     def __init__(
         self, session: Session, task: MeasuringTask, batch: int, meter: EnergySource, gpu: GpuReadings
@@ -111,7 +111,7 @@ class _BatchWorker:
         self._threads = task.threads
         self._prompts = _make_prompts(session, batch, task.prompt_tokens, task.texts)
         self._token_s = 0.0
-        """How long a token took last, as far as that is known: slow ones are timed one by one at once."""
+        """Seconds of the last token, as far as they are known: slow tokens are timed one by one."""
 
     def probe(self) -> float:
         """Return the seconds of one run, from prompts and answers that are doubled until they take long enough."""
@@ -121,7 +121,7 @@ class _BatchWorker:
 
     def _probe_prefill(self) -> float:
         whole = len(self._prompts[0])
-        self._time_prompt(1)  # what is done only once
+        self._time_prompt(1)  # one-time work
         one, length = self._time_prompt(1), 1
         seconds = one
         while length < whole and (length < MIN_PROBED_TOKENS or seconds < max(MIN_PROBE_S, MIN_PROBE_GROWTH * one)):
@@ -131,7 +131,7 @@ class _BatchWorker:
         return one + slope * (whole - 1)
 
     def _time_prompt(self, length: int) -> float:
-        """Return the seconds of a prompt, the better of two: a busy machine makes one of them slow."""
+        """Return the seconds of a prompt, the better of two tries: a busy machine may slow one of them."""
         prompts = [prompt[:length] for prompt in self._prompts]
         found: list[float] = []
         while len(found) < 2 and sum(found) < SLOW_PROBE_S:
@@ -141,10 +141,10 @@ class _BatchWorker:
         return min(found)
 
     def _probe_decode(self) -> float:
-        """Return the seconds of one token: the median of those that fit into `MIN_PROBE_S`, and of three at least."""
+        """Return the seconds of one token: the median of those that fit into `MIN_PROBE_S`, but of at least three."""
         state = self._session.prefill([prompt[:1] for prompt in self._prompts])
         if not isinstance(self._gpu, NoGpu) and self._new > 2:
-            state = self._session.decode(state, 1)  # which captures a graph
+            state = self._session.decode(state, 1)  # captures a graph
         found: list[float] = []
         while len(found) < self._new - 1 and (sum(found) < MIN_PROBE_S or len(found) < 3) and sum(found) < SLOW_PROBE_S:
             started = time.perf_counter()
@@ -153,9 +153,9 @@ class _BatchWorker:
         return statistics.median_low(found)
 
     def warm_up(self, memory: PeakMemory, baseline: int, used_before: int | None) -> Round:
-        """Return a first round with the peak of memory over *baseline*; on a GPU that of torch's allocator there.
+        """Return the warm-up round with the peak of memory above *baseline*; on a GPU the peak of torch's allocator.
 
-        It is a whole round, so that one which is too slow for another has been timed.
+        It is a whole round, so that a candidate that is too slow for another one has been timed.
         """
         self._gpu.reset_peak()
         with memory.watch_peak():
@@ -166,11 +166,11 @@ class _BatchWorker:
         return found.model_copy(update={"peak_bytes": peak, "card_bytes": taken})
 
     def round(self) -> Round:
-        """Time prefill and the new tokens after the first, again and again, and then each token by itself.
+        """Time prefill and the new tokens after the first, repeatedly, and then each token by itself.
 
-        A round lasts `SHORTEST_ROUND_S` at least, so that a tiny model is not lost in the clock's and the counters'
-        grain. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
-        timed in a repetition of their own, or in all of them where they are slow.
+        A round lasts at least `SHORTEST_ROUND_S`, so that a tiny model exceeds the resolution of the clock and the
+        counters. Its times are means over its repetitions, in which tokens are decoded in one call; single tokens are
+        timed in a separate repetition, or in all of them if they are slow.
         """
         pace = machine_state.measure_pace(self._threads)
         before, gpu_before = machine_state.read_moment(), self._gpu.read_state()
@@ -206,14 +206,14 @@ class _BatchWorker:
             **gpu_readings.diff_moments(gpu_before, gpu_after),
             gpu_prefill_s=_mean_known([first for first, _ in on_gpu]),
             gpu_decode_s=_mean_known([rest for _, rest in on_gpu]),
-            # as it is now: a graph may have been captured meanwhile, or failed to be
+            # read at the end: a graph may have been captured during the round, or capturing it may have failed
             runtime=self._session.describe_runtime(),
         )
 
     def _run_once(self, stepwise: bool) -> tuple[float, float, list[float], tuple[float | None, float | None]]:
         """Return the seconds of prefill, of all tokens after the first, and of each of them if *stepwise*.
 
-        The clock is that of whoever waits for the answer; the last two are the GPU's own times of both.
+        These are wall-clock times; the last element holds the GPU's own times of both.
         """
         clock = time.perf_counter
         self._gpu.begin()
@@ -240,9 +240,9 @@ def _mean_known(seconds: Sequence[float | None]) -> float | None:
 
 
 def _make_prompts(session: Session, batch: int, length: int, texts: Sequence[str]) -> list[list[int]]:
-    """Return *batch* prompts of one length: *texts* from the first on, or seeded random ids.
+    """Return *batch* prompts of one length: *texts* in order, or seeded random ids.
 
-    What a dense model computes does not depend on ids, so that random ones time it as well.
+    The work of a dense model does not depend on ids, so that random ones time it as well.
     """
     if not texts:
         rng = random.Random(PROMPT_SEED)

@@ -1,1 +1,1 @@
-"""Let people judge two runs blindly: a page for a rater, and what the raters' files say together."""
+"""Let people rate two runs blindly: a page for a rater, and a summary of the raters' files."""

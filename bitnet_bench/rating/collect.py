@@ -1,4 +1,4 @@
-"""Say what the files of several raters say together; a file that does not belong there is refused with a sentence."""
+"""Summarize the files of several raters; a file that does not belong to them is refused with a reason."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from bitnet_bench.statistics import interval, mean_stderr, wilson
 
 PREFERENCE_SCALE = "preference"
 PREFERENCE_WEIGHTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
-"""What a preference counts for run A: a tie is half a win."""
+"""Weight of a preference in run A's favour: a tie is half a win."""
 
 
 def collect_ratings(files: Sequence[Path]) -> tuple[SheetKey, HumanJudgement]:
-    """Return the key among *files* and what the ratings among them say together.
+    """Return the key among *files*, and the summary of the ratings among them.
 
-    BenchError names the file that is of another sheet, incomplete, changed by hand, or a rater's second one.
+    BenchError names a file that is of another sheet, incomplete, changed by hand, or a rater's second one.
     """
     read = [(file, _read_rating_file(file)) for file in files]
     keys = [(file, found) for file, found in read if isinstance(found, SheetKey)]
@@ -68,7 +68,7 @@ def _read_rating_file(file: Path) -> SheetKey | Rating:
 
 
 def _check_ratings(key: SheetKey, ratings: Sequence[tuple[Path, Rating]]) -> None:
-    """Refuse ratings of another sheet, of not all items, and two of one rater."""
+    """Check that ratings are of this sheet, cover all items, and come from different raters."""
     seen: dict[str, Path] = {}
     for file, rating in ratings:
         if rating.sheet != key.sheet:
@@ -90,7 +90,7 @@ def _check_ratings(key: SheetKey, ratings: Sequence[tuple[Path, Rating]]) -> Non
 
 
 def summarize_ratings(key: SheetKey, ratings: Sequence[Rating]) -> HumanJudgement:
-    """Return win rate, means of the scales and agreement; items are what is drawn, and each rater sees all of them."""
+    """Return win rate, means of the scales and agreement; items are the sample, and each rater sees all of them."""
     ordered = [sorted(rating.judgements, key=lambda one: one.item) for rating in ratings]
     preferred = [[_find_preferred_run(one, key) for one in judged] for judged in ordered]
     worth = np.array([[PREFERENCE_WEIGHTS[whose] for whose in row] for row in preferred]).mean(axis=0)
@@ -157,7 +157,7 @@ def _estimate_mean(values: np.ndarray, least: float, greatest: float) -> Estimat
 
 
 def _compute_alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
-    """Return Krippendorff's alpha of raters x units, or why there is none."""
+    """Return Krippendorff's alpha of raters x units, or why it is undefined."""
     if len(rows) < 2:
         return Unavailable(reason="agreement needs two raters or more")
     if len({value for row in rows for value in row}) < 2:
@@ -169,9 +169,9 @@ def _compute_alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable
 
 
 def save_judgement(key: SheetKey, judgement: HumanJudgement) -> list[Path]:
-    """Add *judgement* to the records of both runs where they still are, for their report; return their folders."""
+    """Add *judgement* to the records of both runs if they still exist, for their report; return their folders."""
     kept = []
-    with ExitStack() as held:  # both, before one is written
+    with ExitStack() as held:  # lock both before one is written
         records = {}
         for run in (key.a, key.b):
             folder = Path(run.folder)
@@ -180,7 +180,7 @@ def save_judgement(key: SheetKey, judgement: HumanJudgement) -> list[Path]:
             if folder not in records:
                 held.enter_context(lock_folder(folder))
             record = load_record_to_extend(folder)
-            if record.checkpoint.sha256 == run.checkpoint_sha256:  # else it was used for something else since
+            if record.checkpoint.sha256 == run.checkpoint_sha256:  # else the folder was reused
                 records[folder] = record
         for folder, record in records.items():
             others = tuple(one for one in record.judgements if one.sheet != judgement.sheet)

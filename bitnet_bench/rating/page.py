@@ -17,7 +17,7 @@ PAGE_DIR = Path(__file__).parent
 
 
 def render_sheet(sheet: str, items: Iterable[SheetItem]) -> str:
-    """Return the page's text. What models wrote stands in it as JSON only, which the script shows as text."""
+    """Return the page's text. Model outputs are in it as JSON only, which the script shows as text."""
     from markupsafe import Markup
 
     style, script = ((PAGE_DIR / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -41,8 +41,8 @@ def render_sheet(sheet: str, items: Iterable[SheetItem]) -> str:
 
 
 def _escape_json(value: object) -> str:
-    """Return JSON that HTML cannot take for markup: no tag, comment or entity begins in it."""
-    text = json.dumps(value)  # everything but ASCII is escaped, a lone surrogate too
+    """Return JSON without a character that can begin a tag, comment or entity in HTML."""
+    text = json.dumps(value)  # all non-ASCII characters are escaped, including a lone surrogate
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

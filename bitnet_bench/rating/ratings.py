@@ -1,4 +1,4 @@
-"""The files of a rating: the key that stays with whoever asks, and what a rater's page saves."""
+"""Define the files of a rating: the key, which stays with its author, and what a rater's page saves."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class RatedRun(Value):
 
 
 class SheetKey(Value):
-    """Which answer of a sheet is whose; a rater must not see it."""
+    """The key that tells which answer of a sheet is from which run; a rater must not see it."""
 
     kind: Literal["bitnet-bench rating key"] = KEY_KIND
     schema_version: Literal[1] = 1
     sheet: str
-    """The digest of what the page asks."""
+    """Digest of what the page shows."""
     a: RatedRun
     b: RatedRun
     seed: int
     tasks: tuple[str, ...]
     left_is_a: tuple[bool, ...]
-    """By item: whether the left answer is run A's."""
+    """For each item, true if the left answer is run A's."""
 
 
 class Points(Value):
-    """What a rater gives one answer."""
+    """The points that a rater gives one answer."""
 
     fluency: Point
     accuracy: Point
@@ -48,7 +48,7 @@ class Points(Value):
 
 
 class ItemJudgement(Value):
-    """What a rater says of one item."""
+    """A rater's judgement of one item."""
 
     item: int = Field(ge=0)
     left: Points
@@ -57,7 +57,7 @@ class ItemJudgement(Value):
 
 
 class Rating(Value):
-    """Everything that one rater said of one sheet."""
+    """All judgements of one rater on one sheet."""
 
     kind: Literal["bitnet-bench rating"] = RATING_KIND
     schema_version: Literal[1] = 1

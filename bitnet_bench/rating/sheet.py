@@ -1,4 +1,4 @@
-"""Choose what a rater sees of two runs, in an order and on sides that say nothing of whose it is."""
+"""Choose what a rater sees of two runs, in an order and on sides that do not reveal the run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class SheetItem(NamedTuple):
 def make_sheet(
     run_a: Path, run_b: Path, out: Path, *, samples: int = 50, seed: int = 0, tasks: Sequence[str] = ()
 ) -> tuple[int, Path]:
-    """Write the page *out* about *samples* answers of both runs, and its key beside it; return (items, the key).
+    """Write the page *out* about *samples* answers of both runs, and its key next to it; return (items, the key).
 
-    Answers are drawn by *seed* from tasks whose answers are written, an equal share from each, or from *tasks*
-    (SUITE:TASK). BenchError if the runs answered other questions, or none.
+    Answers are drawn by *seed* from tasks with written answers, an equal share from each, or from *tasks* (SUITE:TASK).
+    BenchError if the runs answered other questions, or none.
     """
     runs = [load_record(run) for run in (run_a, run_b)]
     shared = _find_shared_tasks(runs, (run_a, run_b), tasks)
@@ -87,7 +87,7 @@ def _find_shared_tasks(runs: Sequence[RunRecord], folders: Sequence[Path], tasks
 
 
 def _pair_examples(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]) -> list[tuple[Example, Example]]:
-    """Return both runs' examples of *task*, question by question."""
+    """Return both runs' examples of *task*, paired by question."""
     a, b = ({e.doc_id: e for e in load_samples(folder, [task])} for folder in folders)
     pairs = [(a[doc], b[doc]) for doc in a if doc in b]
     if any(first.prompt != second.prompt for first, second in pairs):
@@ -101,7 +101,7 @@ def _pair_examples(task: str, runs: Sequence[RunRecord], folders: Sequence[Path]
 def _draw_pairs(
     by_task: dict[str, list[tuple[Example, Example]]], samples: int, rng: random.Random
 ) -> list[tuple[Example, Example]]:
-    """Return *samples* pairs in random order, a like number from each task; all where there are less."""
+    """Return *samples* pairs in random order, about the same number from each task; all if there are fewer."""
     decks = [rng.sample(pairs, len(pairs)) for pairs in by_task.values()]
     drawn: list[tuple[Example, Example]] = []
     while len(drawn) < samples and any(decks):

@@ -1,1 +1,1 @@
-"""A run on disk: its records, its folder, and what is read from it."""
+"""Define a run on disk: its records, its folder, and how they are read."""

@@ -1,25 +1,25 @@
-"""The choices that jobs and records share: how weights are run, trained and stored; and defaults that are names."""
+"""Define the choices that jobs and records share: how weights are run, trained and stored, and default names."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 AUTO = "auto"
-"""The name that leaves the choice of a backend, or of a meter, to us."""
+"""Name that lets bitnet-bench choose a backend or a meter."""
 TRAINING_BACKEND = "hf"
-"""The backend that trains unless another one is named."""
+"""Backend that trains unless another one is named."""
 DEFAULT_MODEL = "demo"
-"""The checkpoint that is used where none is named."""
+"""Checkpoint that is used if none is named."""
 DEFAULT_PROMPTS = "default"
-"""The prompts of a suite that are used unless others are named."""
+"""Prompts of a suite that are used unless others are named."""
 MARGIN = 1.0
-"""Points of a score that are too few to matter, unless told otherwise: about what another batch size changes."""
+"""Default difference in points of a score that is too small to matter: about what another batch size changes."""
 Precision = Literal[
     "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
 ]  # fmt: skip
 """How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
 TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
-"""Those that hold ternary codes and no other weights in the layers."""
+"""Precisions that hold only ternary codes in the layers."""
 TrainingPrecision = Literal["ternary", "fp16"]
 TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama"]
 Format = Literal["float", TernaryFormat]
@@ -30,5 +30,5 @@ codes in the two layouts of transformers. tinyllama: masters of a Llama that nor
 baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
 """
 GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "i2_s"]
-"""The types of tensors that are written as GGUF."""
+"""Types of the tensors that are written as GGUF."""
 ScenarioName = Literal["chat", "summarize", "classify"]

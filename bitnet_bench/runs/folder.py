@@ -1,4 +1,4 @@
-"""A run folder: record.json and samples/*.jsonl, written whole and read back with checks."""
+"""Write and read a run folder, record.json and samples/*.jsonl: files are written whole, and checked when read."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bitnet_bench.runs.records import SCHEMA_VERSION, Example, FinetuneRecord, R
 
 RECORD_FILE = "record.json"
 TRAINING_FILE = "finetune.json"
-"""The record of a fine-tuning, beside the checkpoint that it made."""
+"""Name of a fine-tuning's record, which is next to the checkpoint that it made."""
 LOCK_FILE = ".lock"
 SEAL_FIELD = "sha256"
-"""The field of record.json that holds the digest of all others."""
+"""Field of record.json that holds the digest of all others."""
 
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process: BenchError if another one writes into it."""
+    """Lock a run folder for this process; BenchError if another process writes into it."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [file.name for file in folder.iterdir()] == [LOCK_FILE]:  # nothing came of it
+        if [file.name for file in folder.iterdir()] == [LOCK_FILE]:  # nothing else was written
             (folder / LOCK_FILE).unlink()
-            with suppress(OSError):  # something else has come into a folder around it
+            with suppress(OSError):  # another file may have been added in the meantime
                 for place in missing:
                     place.rmdir()
 
@@ -56,14 +56,14 @@ def save_samples(folder: Path, task: str, examples: Iterable[Example]) -> str:
 
 
 def save_record(folder: Path, record: RunRecord) -> None:
-    """Write record.json, sealed by a digest; JSON knows no NaN, and neither does a record."""
+    """Write record.json, sealed by a digest; neither JSON nor a record allows NaN."""
     fields = record.model_dump(mode="json")
     text = json.dumps({**fields, SEAL_FIELD: compute_seal(fields)}, indent=1, ensure_ascii=False)
     write_whole(folder / RECORD_FILE, text + "\n")
 
 
 def compute_seal(fields: Any) -> str:
-    """Return the digest of a record's fields, which a change by hand does not keep."""
+    """Return the digest of a record's fields, which no longer matches after an edit by hand."""
     text = json.dumps({k: v for k, v in fields.items() if k != SEAL_FIELD}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -82,10 +82,10 @@ def load_record(folder: Path) -> RunRecord:
 
 
 def load_record_to_extend(folder: Path) -> RunRecord:
-    """Return the record of a run folder that will be written again with more in it, and so sealed again.
+    """Return the record of a run folder that will be extended, written and sealed again.
 
-    BenchError if it was edited: a new seal would vouch for that. A record of a version that made no seals may be
-    extended, and says so from then on (`once_unsealed`).
+    BenchError if it was edited: a new seal would hide that. A record of a version that made no seals may be extended,
+    and is marked from then on (`once_unsealed`).
     """
     fields = load_record_fields(folder)
     written = fields.pop(SEAL_FIELD, None)
@@ -98,7 +98,7 @@ def load_record_to_extend(folder: Path) -> RunRecord:
 
 
 def load_training_record(folder: Path) -> FinetuneRecord | None:
-    """Return the record of the training that made the checkpoint in *folder*, None where there is none.
+    """Return the record of the training that made the checkpoint in *folder*; None if there is none.
 
     BenchError says what is wrong with it.
     """
@@ -107,7 +107,7 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
         return None
     try:
         return FinetuneRecord.model_validate_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # a ValidationError is one, and so is a file that is not UTF-8
+    except ValueError as error:  # includes ValidationError, and the error for a file that is not UTF-8
         raise BenchError(
             f"{file} cannot be read: {format_validation_error(error)}.",
             "Delete it and train again, or get the checkpoint again.",
@@ -115,7 +115,7 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
 
 
 def load_record_fields(folder: Path) -> dict[str, Any]:
-    """Return what record.json holds, of whatever run; BenchError where it is none, or of another schema."""
+    """Return the fields of a record.json; BenchError if it is missing, invalid, or of another schema version."""
     file = folder / RECORD_FILE
     if not file.is_file():
         raise BenchError(
@@ -153,5 +153,5 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
 
 
 def samples_path(folder: Path, task: str) -> Path:
-    """Return where the examples of a task are."""
+    """Return the file of a task's examples."""
     return folder / "samples" / f"{task.replace(':', '-')}.jsonl"

@@ -1,4 +1,4 @@
-"""Read run folders as far as they can be read, and say what is missing or was changed, and where."""
+"""Read run folders as far as possible, and report what is missing or was changed, and where."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import get_text, plain_text
 
 MAX_LINES_NAMED = 3
-"""Of the lines of a file that cannot be read, so many are named, and the rest counted."""
+"""Number of unreadable lines of a file that are named; the others are counted."""
 
 
 class StoredExamples(Mapping[str, Sequence[Example]]):
-    """The examples of a run folder by task, read when asked for and not kept; what is wrong joins *notices*."""
+    """The examples of a run folder by task, read on access and not cached; problems are added to *notices*."""
 
     def __init__(self, folder: Path, record: RunRecord, notices: list[Notice]) -> None:
         self._folder, self._record, self._notices = folder, record, notices
@@ -81,7 +81,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
 
 @contextmanager
 def _pause_gc() -> Iterator[None]:
-    """Keep the garbage collector from walking a hundred thousand new examples, which hold no cycle, again and again."""
+    """Keep the garbage collector from repeatedly scanning a hundred thousand new examples, which hold no cycle."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -92,9 +92,9 @@ def _pause_gc() -> Iterator[None]:
 
 
 def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
-    """Return what *folder* holds; BenchError if that is no run of this schema.
+    """Return the run in *folder*; BenchError if it is not a run of this schema.
 
-    A score, a cost or a line of examples that is no valid record (a NaN, say) is left out, and a notice says so.
+    A score, a cost or a line of examples that is not a valid record (a NaN, say) is left out, and a notice says so.
     *training* is the folder of a `finetune.json`, by default that of the checkpoint.
     """
     notices: list[Notice] = []
@@ -149,7 +149,7 @@ def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Not
 
 
 def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
-    """Say what the run was asked for and has not."""
+    """Return notices of results that the run should have and lacks."""
     scored = {score.task for score in record.scores}
     for task in record.settings.get("tasks") or []:
         if task in record.errors:

@@ -1,4 +1,4 @@
-"""The values that cross a file boundary: what a job was, what a model scored, what it cost, and where."""
+"""Define the values in the files of a run: what a job was, what a model scored, what it cost, and where."""
 
 from __future__ import annotations
 
@@ -15,43 +15,44 @@ SCHEMA_VERSION = 1
 
 
 class Checkpoint(Value):
-    """What a checkpoint is, found by looking into its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
+    """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
     source: str
-    """What the user named: a folder, a hub id, or an embedded checkpoint such as `demo`."""
+    """Name that the user gave: a folder, a hub id, or an embedded checkpoint such as `demo`."""
     path: str
     revision: str | None = None
     architecture: str
     format: Format
     scale_direction: Literal["multiply", "divide"] | None = None
-    """What a stored `weight_scale` does to the integer product; None where none is stored."""
+    """Operation of a stored `weight_scale` on the integer product; None if none is stored."""
     inner_norm: Literal["plain", "learned"] | None = None
-    """An RMSNorm inside every ternary layer, before its activations are quantized: without or with weights."""
+    """RMSNorm inside every ternary layer, before its activations are quantized: without (plain) or with weights
+    (learned)."""
     inner_norm_eps: float | None = None
     dtype: str
-    """The dtype of the weights that are not ternary."""
+    """Dtype of the weights that are not ternary."""
     sha256: str
-    """Over the weight files, in name order."""
+    """Digest of the weight files, in name order."""
     weight_bytes: dict[str, int]
     """Bytes on disk by kind: ternary, linear, embedding, head, norm. A tied head adds nothing."""
     parameters: int
     ternary_parameters: int
     zero_density: float | None = None
-    """The share of codes that are 0; None where codes are not stored but computed from masters."""
+    """Share of codes that are 0; None if codes are not stored but computed from masters."""
 
     @property
     def is_ternary(self) -> bool:
-        """Whether the checkpoint is meant to be run with ternary weights."""
+        """Return whether the checkpoint is meant to be run with ternary weights."""
         return self.format != "float"
 
     @property
     def has_codes_only(self) -> bool:
-        """Whether the ternary layers are stored as 2-bit codes, so that there are no float weights to run."""
+        """Return whether the ternary layers are stored as 2-bit codes, so that there are no float weights to run."""
         return self.format in ("bitlinear", "autobitlinear", "packed")
 
 
 class FinetuneRecord(GrownValue):
-    """What a training run did: written to `finetune.json` beside the checkpoint that it made."""
+    """The result of a training run: written to `finetune.json` next to the checkpoint that it made."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("inputs",)
 
@@ -64,20 +65,20 @@ class FinetuneRecord(GrownValue):
     dropped_rows: int
     truncated_rows: int
     overlapping_rows: int = 0
-    """Rows of a task's training split that were left out because its evaluation asks the same."""
+    """Number of rows of a task's training split that were left out because they are also in its evaluation."""
     data_sha256: str
     steps: int
     train_loss: float
-    """Mean loss over the last tenth of the steps, in nats: per response token, of DPO per pair."""
+    """Mean loss over the last tenth of the steps, in nats: per response token, for DPO per pair."""
     first_loss: float | None = None
-    """Loss of the first wholly ternary step, before it changed a weight; of distillation the cross-entropy alone."""
+    """Loss of the first wholly ternary step, before it changed a weight; for distillation the cross-entropy alone."""
     last_loss: float | None = None
-    """Mean of the same over the last tenth of the steps."""
+    """Mean of the same loss over the last tenth of the steps."""
     guessing_loss: float | None = None
-    """What guessing gets: ln vocabulary, of DPO ln 2. None, like the two above, in records of older versions."""
+    """Loss of guessing: ln vocabulary, for DPO ln 2. None, like the two above, in records of older versions."""
     history: tuple[dict[str, float], ...]
     validation: tuple[dict[str, float], ...] = ()
-    """Of the validation rows by step: loss in nats a response token (of DPO a pair), with margin and accuracy."""
+    """Validation results by step: loss in nats per response token (for DPO per pair), with margin and accuracy."""
     validation_rows: int = 0
     warnings: tuple[str, ...] = ()
     train_seconds: float
@@ -96,23 +97,23 @@ class Trial(Value):
     seed: int
     out: str
     validation_loss: float | None
-    """At the end, in nats a response token (of DPO a pair); None if the run diverged."""
+    """Validation loss at the end, in nats per response token (for DPO per pair); None if the run diverged."""
     error: str | None = None
 
 
 class SearchRecord(Value):
-    """What a search tried, and what it chose on validation rows: written to `search.json`."""
+    """The settings that a search tried, and the choice made on validation rows: written to `search.json`."""
 
     schema_version: int = SCHEMA_VERSION
     grid: dict[str, tuple[str, ...]]
     seeds: int
     trials: tuple[Trial, ...] = ()
     chosen: dict[str, tuple[str, ...]] = {}
-    """Arm -> the folders of its best settings, a seed each."""
+    """Arm -> the folders of its best settings, one per seed."""
 
 
 class Environment(Value):
-    """The machine and the software behind a number."""
+    """The machine and the software with which a number was made."""
 
     time: str
     platform: str
@@ -124,32 +125,32 @@ class Environment(Value):
     packages: dict[str, str]
     command: str
     gpu: str | None = None
-    """The GPU, its driver, torch's CUDA and Triton; None where torch was not loaded, or computes on the CPU."""
+    """GPU, its driver, torch's CUDA and Triton; None if torch was not loaded, or computes on the CPU."""
 
 
 class Score(Value):
-    """One metric over one task, with its uncertainty and a signature that says exactly what was computed."""
+    """One metric on one task, with its uncertainty and a signature that says exactly what was computed."""
 
     task: str
     metric: str
     value: float
     stderr: float | None
-    """None where no standard error is defined; never 0 for missing."""
+    """Standard error; None if none is defined; never 0 for a missing one."""
     n: int
     signature: str
     primary: bool = False
     chance: float | None = None
     majority: float | None = None
-    """The metric of always answering the most frequent target of these very rows; None for a task that generates."""
+    """The metric of always answering the most frequent target of these rows; None for a task that generates."""
     limits: tuple[float, float | None] = (0.0, 100.0)
-    """The least and the greatest value of the metric; None where it has no greatest."""
+    """Least and greatest value of the metric; None if it has no greatest."""
     lower_is_better: bool = False
     parts: dict[str, float] = {}
-    """The same metric by label, entity type or n-gram order, where it has such parts."""
+    """The same metric by label, entity type or n-gram order, if it has such parts."""
 
 
 class Example(Value):
-    """One evaluated row: enough to score it again and to compare two runs pairwise."""
+    """One evaluated row, with enough to score it again and to compare two runs pairwise."""
 
     task: str
     doc_id: int
@@ -163,22 +164,22 @@ class Example(Value):
     output: str
     output_choice: int | None = None
     target_labels: tuple[str, ...] = ()
-    """The gold answer of a structured task: a tag for each character (NER), "head relation" for each word (DP), the
-    slots of a dialogue state (WOS)."""
+    """Gold answer of a structured task: a tag for each character (NER), "head relation" for each word (DP), the slots
+    of a dialogue state (WOS)."""
     output_labels: tuple[str, ...] = ()
-    """What the output says in the same form; a malformed output is `malformed_labels`, which agrees with no gold."""
+    """The output in the same form; a malformed output is `malformed_labels`, which agrees with no gold."""
     target_value: float | None = None
-    """The gold number of a graded task (STS)."""
+    """Gold number of a graded task (STS)."""
     output_value: float | None = None
-    """The number that the model gave: the mean of the choices' values under their probabilities."""
+    """Number that the model gave: the mean of the choices' values under their probabilities."""
     malformed: bool = False
-    """Whether the output broke the task's grammar: it is scored as wrong, and counted."""
+    """True if the output did not follow the task's grammar: it is scored as wrong, and counted."""
     correct: float
-    """The primary metric on this row alone, in 0..1."""
+    """Primary metric on this row alone, in 0..1."""
 
 
 class Measured(Value):
-    """A number that was read off this machine; *readings* are the raw repetitions."""
+    """A number that was read on this machine; *readings* are the raw repetitions."""
 
     kind: Literal["measured"] = "measured"
     unit: str
@@ -187,12 +188,12 @@ class Measured(Value):
 
     @property
     def median(self) -> float:
-        """The median reading, in *unit*."""
+        """Return the median reading, in *unit*."""
         return statistics.median(self.readings)
 
 
 class Modelled(Value):
-    """A number that a formula gave: never shown as measured."""
+    """A number that a formula gave; it is never shown as measured."""
 
     kind: Literal["modelled"] = "modelled"
     unit: str
@@ -201,7 +202,7 @@ class Modelled(Value):
 
 
 class Unavailable(Value):
-    """No number, and why."""
+    """A missing number, and the reason."""
 
     kind: Literal["unavailable"] = "unavailable"
     reason: str
@@ -211,46 +212,46 @@ Measurement = Annotated[Measured | Modelled | Unavailable, Field(discriminator="
 
 
 class RuntimeParity(Value):
-    """How far what another runtime computes is from the checkpoint that it was given, on a few Korean prompts."""
+    """Distance of another runtime's results from the checkpoint that it was given, on a few Korean prompts."""
 
     runtime: str
-    """Its name and version."""
+    """Name and version of the runtime."""
     prompt_tokens: int
-    """Tokens of the prompts; 0 if nothing was compared."""
+    """Number of tokens of the prompts; 0 if nothing was compared."""
     same_tokens: bool | None = None
-    """Whether the runtime's own tokenizer gives the checkpoint's ids; None if it was not asked."""
+    """True if the runtime's own tokenizer gives the checkpoint's ids; None if it was not tested."""
     mean_error: float | None = None
     """Mean |difference| of log-probabilities over the vocabulary, in nats."""
     relative_error: float | None = None
-    """The same in standard deviations of the source's log-probabilities."""
+    """The same difference in standard deviations of the source's log-probabilities."""
     bound: float | None = None
-    """What relative_error may be at most."""
+    """Maximum of relative_error that is accepted."""
     fault: str | None = None
-    """What the runtime does wrong, by name where it is known; None if it is within the bound."""
+    """Fault of the runtime, by name if it is known; None if the error is within the bound."""
 
 
 MAX_FOREIGN_SHARE = 0.1
-"""Above this share of the cores other processes have changed a timing."""
+"""Share of the cores used by other processes above which a timing counts as disturbed."""
 
 
 class DroppedRound(Value):
-    """A round that other work disturbed, again when it was repeated; numbers are of the others."""
+    """A round that other work disturbed even when it was repeated; the numbers are of the other rounds."""
 
     round: int
     why: tuple[str, ...]
     prefill_s: float
     decode_s: float
-    """Of a token."""
+    """Seconds per token."""
 
 
 class Cost(Value):
-    """What one checkpoint costs to run at one precision in one process of its own."""
+    """The cost of running one checkpoint at one precision in its own process."""
 
     backend: str
     backend_reason: str | None = None
-    """Why `auto` chose it; None where the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
     runtime: str | None = None
-    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
+    """The backend's description of what computed: the device, the kernels, the dtypes; None if it gives none."""
     precision: Precision
     prompt_tokens: int
     new_tokens: int
@@ -263,29 +264,30 @@ class Cost(Value):
     kv_bytes: int
     """Bytes of the key-value cache after the whole scenario."""
     metrics: dict[str, Measurement]
-    """load_s; prefill_s (the time to the first token), prefill_tokens_per_s; decode_s (a token), decode_tokens_per_s;
-    token_p50_s, token_p95_s, token_p99_s; peak_bytes; energy_j and energy_net_j (an example), the same _per_token;
-    idle_power_w; prefill_floor_s and decode_floor_s, which are modelled."""
+    """Numbers by name: load_s; prefill_s (the time to the first token), prefill_tokens_per_s; decode_s (per token),
+    decode_tokens_per_s; token_p50_s, token_p95_s, token_p99_s; peak_bytes; energy_j and energy_net_j (per example), the
+    same _per_token; idle_power_w; prefill_floor_s and decode_floor_s, which are modelled."""
     foreign_load: float
-    """Mean share of the machine's cores that other processes used while this one measured, 0..1."""
+    """Mean share of the machine's cores that other processes used during the measurement, 0..1."""
     resident_by_kind: dict[str, int] = {}
-    """Bytes in memory by kind and dtype, such as `head bfloat16`; empty where the backend does not say."""
+    """Bytes in memory by kind and dtype, such as `head bfloat16`; empty if the backend does not report them."""
     conditions: dict[str, Measurement] = {}
-    """Of the machine meanwhile: frequency_hz, pace_s (of a fixed piece of work), stolen (share of the cores),
-    throttled (events), swapped_bytes; of a GPU gpu_prefill_s and gpu_decode_s (its own time), card_bytes,
+    """State of the machine during the measurement: frequency_hz, pace_s (of a fixed piece of work), stolen (share of
+    the cores), throttled (events), swapped_bytes; of a GPU gpu_prefill_s and gpu_decode_s (its own time), card_bytes,
     gpu_frequency_hz, gpu_heat_s and gpu_power_s (for how long they held its clock down)."""
     disturbances: tuple[str, ...] = ()
-    """Rounds that were disturbed again when they were repeated, and by what."""
+    """Rounds that were disturbed even when they were repeated, and by what."""
     left_out: tuple[DroppedRound, ...] = ()
-    """These rounds, where enough others were made: they are in no number above."""
+    """Disturbed rounds that are in no number above, because enough others were made."""
     once_because: str | None = None
-    """Why there is only one round, and so no interval; None where the budget had time for more."""
+    """Reason why there is only one round, and so no interval; None if the budget had time for more."""
     parity: RuntimeParity | None = None
-    """Of a runtime that is not ours; one with a fault was measured because the user said so."""
+    """Comparison of the runtime with the checkpoint, if it is another project's; one with a fault was measured because
+    the user allowed it."""
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether numbers are in doubt: they are of rounds that other work disturbed, for want of quiet ones."""
+        """Return whether numbers are in doubt: other work disturbed their rounds, and there were too few quiet ones."""
         return self.foreign_load > MAX_FOREIGN_SHARE or (bool(self.disturbances) and not self.left_out)
 
 
@@ -295,18 +297,18 @@ class Estimated(Value):
     kind: Literal["estimated"] = "estimated"
     value: float
     interval: tuple[float, float] | None = None
-    """None where none is defined or the sample is too small."""
+    """The interval; None if none is defined or the sample is too small."""
 
 
 class HumanJudgement(Value):
-    """What people said of the answers of two runs, blindly (`bitnet_bench.rating`)."""
+    """Blind judgement by people of the answers of two runs (`bitnet_bench.rating`)."""
 
     sheet: str
-    """The digest of what they were shown."""
+    """Digest of what they were shown."""
     a: str
     b: str
     a_sha256: str
-    """Of run A's weights."""
+    """Digest of run A's weights."""
     b_sha256: str
     tasks: tuple[str, ...]
     items: int
@@ -315,15 +317,15 @@ class HumanJudgement(Value):
     ties: int
     wins_b: int
     win_rate: Estimated
-    """Of A over B, 0..100, a tie being half a win: Wilson's interval over items."""
+    """Win rate of A over B, 0..100, a tie being half a win, with Wilson's interval over items."""
     scales: dict[str, dict[Literal["a", "b", "difference"], Estimated]]
-    """fluency, accuracy and relevance, 1..5: means over items, of each item the mean over raters."""
+    """fluency, accuracy and relevance, 1..5: means over items of each item's mean over raters."""
     alpha: dict[str, Annotated[Estimated | Unavailable, Field(discriminator="kind")]]
     """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
 
 
 class RunRecord(GrownValue):
-    """Everything that is known about one checkpoint in one run folder (`record.json`)."""
+    """The results of one checkpoint in one run folder (`record.json`)."""
 
     ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed")
 
@@ -331,16 +333,16 @@ class RunRecord(GrownValue):
     name: str
     checkpoint: Checkpoint
     backend: str
-    """The one that ran: never `auto`."""
+    """Backend that ran; never `auto`."""
     backend_reason: str | None = None
-    """Why `auto` chose it; None where the user named it."""
+    """Reason why `auto` chose the backend; None if the user named it."""
     precision: Precision
     runtime: str | None = None
-    """What computed, as the backend says it: the device, the kernels, the dtypes. None where it does not say."""
+    """The backend's description of what computed: the device, the kernels, the dtypes; None if it gives none."""
     suites: dict[str, str] = {}
     """Suite name -> version."""
     settings: Annotated[dict[str, Any], AfterValidator(rename_former_fields)] = {}
-    """What the user passed: limit, data_dir, prompts, shots, seed, chat_template."""
+    """Settings that the user passed: limit, data_dir, prompts, shots, seed, chat_template."""
     data: dict[str, str] = {}
     """Task -> sha256 of the rows that were scored."""
     sources: dict[str, str] = {}
@@ -348,27 +350,27 @@ class RunRecord(GrownValue):
     samples: dict[str, str] = {}
     """Task -> sha256 of the file of its examples, as it was written."""
     chat_template_sha256: str | None = None
-    """Of the checkpoint's chat template, where the prompts were asked through it."""
+    """Digest of the checkpoint's chat template, if the prompts used it."""
     counts: dict[str, int] = {}
-    """What happened: requests, those of them answered from the cache, truncated prompts, malformed outputs."""
+    """Counts of requests, of those answered from the cache, of truncated prompts, of malformed outputs."""
     errors: dict[str, str] = {}
     """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
     costs: tuple[Cost, ...] = ()
     judgements: tuple[HumanJudgement, ...] = ()
-    """What people said of this run beside another one."""
+    """Judgements by people of this run against another one."""
     cost_errors: dict[str, str] = {}
     """Backend and precision -> why it could not be measured."""
     cost_left_out: dict[str, str] = {}
-    """Backend and precision -> why the budget left it out; nothing is wrong with it."""
+    """Backend and precision -> why the budget left it out, which is not a failure."""
     seconds: float = 0.0
-    """Spent on scoring; an answer from the cache takes none."""
+    """Seconds spent on scoring; an answer from the cache takes none."""
     environment: Environment
     inputs: dict[str, str] = {}
-    """sha256 of what scores stand on, by name: the checkpoint's tokenizer, chat template and configuration; rows,
+    """sha256 of what scores depend on, by name: the checkpoint's tokenizer, chat template and configuration; rows,
     definition and few-shot examples of each scored task. {} in records of older versions."""
     once_unsealed: bool = False
-    """Whether it was read from, or continued, a record without a checksum, so that changes cannot be seen."""
+    """True if the run was read from, or extends, a record without a checksum, so that changes cannot be detected."""
 
 
 FinetuneRecord.model_rebuild()

@@ -1,4 +1,4 @@
-"""A run as comparisons and reports take it: its record, its examples by task, and what is wrong with them."""
+"""Define a run as comparisons and reports take it: its record, its examples by task, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bitnet_bench.wording import Text
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that is missing, changed or doubtful, and where."""
+    """Something that is missing, changed or doubtful, and its place."""
 
     where: str
     what: Text
@@ -19,13 +19,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run. *examples* may read a task's rows only when they are asked for, and forget them afterwards."""
+    """A run that was read. *examples* may read a task's rows on access, without keeping them."""
 
     record: RunRecord
     examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
     notices: Sequence[Notice] = ()
-    """More may come while examples are read."""
+    """Notices on the run; more may be added while examples are read."""
     training: FinetuneRecord | None = None
-    """How the checkpoint was made, where its `finetune.json` is beside it."""
+    """Record of the training that made the checkpoint, if its `finetune.json` is next to it."""
     layers: Mapping[str, float] = field(default_factory=dict)
-    """The share of codes that are 0 in each ternary layer, where the checkpoint is at hand."""
+    """Share of codes that are 0 in each ternary layer, if the checkpoint is available."""

@@ -1,8 +1,8 @@
-"""The base of what a user asks for: settings that are options of the command line and keys of recipes as well.
+"""Define the base of settings that are options of the command line and keys of recipes as well.
 
-A field says everything about an option: its type, default and bounds are the field's, its help is the first paragraph
-under the field, and `Option` adds what only the command line needs. Errors and help name fields in backticks; the
-command line shows its own spelling instead.
+A field defines everything about an option: its type, default and bounds are the field's, its help is the first
+paragraph under the field, and `Option` adds what only the command line needs. Errors and help name fields in backticks;
+the command line shows its own spelling instead.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from bitnet_bench.runs.value import Value
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is an option of the command line; a field without one is none."""
+    """How a field appears as an option of the command line; a field without an `Option` does not."""
 
     panel: str | None = None
-    """The heading under which --help lists it."""
+    """Heading under which --help lists the option."""
     name: str | None = None
-    """The name where it is not the field's, such as `lr`; of a bool one without a --no-NAME."""
+    """Name of the option, such as `lr`, if it is not the field's; a bool with a name has no --no-NAME."""
     metavar: str | None = None
-    """What stands for the value in --help, where the type does not say it."""
+    """Placeholder of the value in --help, if the type does not give it."""
     is_path: bool = False
-    """Whether it names a file or a folder, which a shell can complete."""
+    """True if the option names a file or a folder, which a shell can complete."""
     is_repeatable: bool = False
-    """Whether several values are taken, though the field holds one."""
+    """True if several values are taken, though the field holds one."""
     written: str | None = None
-    """The default as it is written on the command line, where the field parses text."""
+    """Default as it is written on the command line, if the field parses text."""
 
 
 class InvalidSettingsError(UsageError, ValueError):
-    """A setting is out of range, or does not go together with another."""
+    """A setting is out of range, or conflicts with another."""
 
 
 class Settings(Value):
-    """What a user asks for. Built in Python, a wrong value is an `InvalidSettingsError` of one sentence."""
+    """Settings that a user chooses. In Python, a wrong value raises an `InvalidSettingsError` of one sentence."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -53,7 +53,7 @@ class Settings(Value):
             except ValidationError as error:
                 raise InvalidSettingsError(f"{format_validation_error(error, '`{}`'.format)}.") from error
 
-        # pydantic validates files and recipes without this, and keeps the place of an error there
+        # pydantic validates files and recipes without this __init__, and keeps the place of an error there
         __init__.__pydantic_base_init__ = True
 
     @classmethod
@@ -66,7 +66,7 @@ class Settings(Value):
 
     @classmethod
     def option_names(cls) -> Mapping[str, str]:
-        """Return what the command line calls each field that is an option, without dashes."""
+        """Return the name, without dashes, on the command line of each field that is an option."""
         return {name: option.name or name.replace("_", "-") for name, _, option in cls.options()}
 
     @classmethod

@@ -10,9 +10,9 @@ from bitnet_bench.runs.folder import RECORD_FILE, load_record
 from bitnet_bench.runs.records import RunRecord
 
 TWIN_SUFFIX = "-fp16"
-"""Of a twin's checkpoint and of its run folder, where `finetune --twin` and `evaluate` named them."""
+"""Suffix of a twin's checkpoint and of its run folder, if `finetune --twin` and `evaluate` named them."""
 RUN_PREFIXES = ("ternary", "fp16")
-"""What the run folders of a recipe begin with: `ternary-after` and `fp16-after`."""
+"""Prefixes of the run folders of a recipe, such as `ternary-after` and `fp16-after`."""
 
 
 def is_run(name: str | Path) -> bool:
@@ -21,9 +21,9 @@ def is_run(name: str | Path) -> bool:
 
 
 def find_twin(folder: Path) -> Path | None:
-    """Return the run folder of the twin of *folder* that stands beside it, or None.
+    """Return the run folder of the twin of *folder* that is next to it, or None.
 
-    It has the name of the twin, or else its checkpoint has; one of the two runs is ternary, and the other is not.
+    The folder or its checkpoint has the name of the twin; one of the two runs is ternary, and the other is not.
     """
     own = load_record(folder)
     for candidate in (*_list_named_twins(folder), *_list_checkpoint_twins(folder, own)):
@@ -43,7 +43,7 @@ def _list_named_twins(folder: Path) -> Iterator[Path]:
 
 
 def _list_checkpoint_twins(folder: Path, own: RunRecord) -> Iterator[Path]:
-    """Yield the runs beside *folder* of its checkpoint's twin, those on the same suites first."""
+    """Yield the runs next to *folder* of its checkpoint's twin, those on the same suites first."""
     beside = [path.parent for path in sorted(folder.resolve().parent.glob(f"*/{RECORD_FILE}"))]
     for candidate in sorted(beside, key=lambda path: _read_suites(path) != own.suites):
         other = _find_record(candidate)

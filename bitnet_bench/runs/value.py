@@ -1,4 +1,4 @@
-"""The base of every value that crosses a file boundary."""
+"""Define the base of every value that crosses a file boundary."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 
 class Value(BaseModel):
-    """An immutable record; unknown fields and NaN are refused, never read in silence."""
+    """An immutable record; unknown fields and NaN are refused, never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class GrownValue(Value):
-    """A value with fields that older files do not have: at their default they are not written.
+    """A value with fields that older files do not have: they are not written if they have their default.
 
-    What an older version wrote, sealed or not, is so written again as it was.
+    A value of an older version, sealed or not, is thus written again unchanged.
     """
 
     ADDED: ClassVar[tuple[str, ...]] = ()
-    """The fields that came later."""
+    """Names of the fields that were added later."""
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

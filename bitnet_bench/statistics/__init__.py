@@ -1,4 +1,4 @@
-"""How sure a number is, and whether two differ: pure, numbers in and numbers out."""
+"""Standard errors, intervals and tests, as pure functions of numbers."""
 
 from __future__ import annotations
 

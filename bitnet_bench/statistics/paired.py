@@ -1,4 +1,4 @@
-"""Tests of paired examples: is there a difference, how large is it, and is it smaller than what matters."""
+"""Test paired examples: whether there is a difference, how large it is, and whether it is smaller than a margin."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from bitnet_bench.statistics.standard_errors import NORMAL_95, RESAMPLES, RESAMPLES_PER_BLOCK, SEED, bootstrap_counts
 
 MIN_CHI_SQUARE_PAIRS = 25
-"""With fewer discordant pairs McNemar's test is the exact binomial one."""
+"""Number of discordant pairs below which McNemar's test is the exact binomial one."""
 MIN_DIFFERING_PAIRS = 5
-"""With fewer pairs that differ a standard error is not trusted to be small."""
+"""Number of differing pairs below which a small standard error is not trusted."""
 BISECTION_STEPS = 60
-"""Halvings that find a limit of Tango's interval: to 2^-60 of its range."""
+"""Number of bisection steps for a limit of Tango's interval, which is exact to 2^-60 of its range."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How large a difference is whatever the number of examples, with its 95 % interval.
+    """The size of a difference, independent of the number of examples, with its 95 % interval.
 
     g: Cohen's g, the share of discordant pairs that one side wins, minus a half (0.05 small, 0.15 medium, 0.25 large).
-    dz: the difference over the standard deviation of a pair's (0.2 small, 0.5 medium, 0.8 large).
+    dz: the difference over the standard deviation of a pair's difference (0.2 small, 0.5 medium, 0.8 large).
     """
 
     kind: Literal["g", "dz"]
@@ -34,41 +34,41 @@ class Effect:
 
 
 class PairedTest(Protocol):
-    """What a comparison of paired examples can be asked; differences are in the unit of the figure."""
+    """A test of paired examples; differences are in the unit of the figure."""
 
     @property
     def difference(self) -> float:
-        """The figure of the one side minus that of the other."""
+        """Return the figure of the first side minus that of the second."""
 
     @property
     def stderr(self) -> float:
-        """Its standard error."""
+        """Return the standard error of the difference."""
 
     @property
     def p(self) -> float:
-        """How probable so large a difference would be if there were none (two-sided)."""
+        """Return the probability of a difference at least this large if there were none (two-sided)."""
 
     @property
     def effect(self) -> Effect | None:
-        """Its size; None where no pair differs."""
+        """Return the effect size; None if no pair differs."""
 
     @property
     def test(self) -> str:
-        """The name of the test behind *p*."""
+        """Return the name of the test behind *p*."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the interval of the difference."""
 
     def equivalence_p(self, margin: float) -> float:
-        """Return the p of the two one-sided tests that the difference lies outside -margin..margin."""
+        """Return the p of the two one-sided tests; the null hypothesis is a difference outside -margin..margin."""
 
 
 @dataclass(frozen=True)
 class BinaryPairs:
-    """Examples that each side has right or wrong: *wins* are right on the one side only, *losses* on the other only.
+    """Examples that each side has right or wrong: *wins* are right on the first side only, *losses* on the second only.
 
     The test is McNemar's (1947). Interval and equivalence are Tango's score method (1998), which at a difference of 0
-    is McNemar's chi-square, and which keeps its width where no pair is discordant.
+    is McNemar's chi-square, and which keeps its width if no pair is discordant.
     """
 
     wins: int
@@ -78,7 +78,7 @@ class BinaryPairs:
 
     @property
     def test(self) -> str:
-        """McNemar's, exact for few discordant pairs."""
+        """Return the name of McNemar's test, which is exact for few discordant pairs."""
         return "mcnemar-exact" if self.wins + self.losses < MIN_CHI_SQUARE_PAIRS else "mcnemar"
 
     @property
@@ -88,7 +88,7 @@ class BinaryPairs:
 
     @property
     def stderr(self) -> float:
-        """Return the half width of the 95 % interval over 1.96: never 0, for few pairs cannot show that."""
+        """Return the half width of the 95 % interval over 1.96; never 0, which few pairs cannot show."""
         low, high = self.interval()
         return (high - low) / (2 * NORMAL_95)
 
@@ -127,9 +127,9 @@ class BinaryPairs:
 class MeanPairs:
     """A difference with a standard error over *n* pairs: the t of a paired mean, or of a paired bootstrap.
 
-    Where fewer than FEW pairs differ the spread of what was seen says little about what was not. The standard error is
-    then no less than that of n pairs of which none differs in right and wrong (Tango), *largest* being the largest
-    difference that a pair can make.
+    If fewer than MIN_DIFFERING_PAIRS pairs differ, the observed spread says little about unseen pairs. The standard
+    error is then no less than that of n pairs of which none differs in right and wrong (Tango), with *largest* as the
+    largest difference of a pair.
     """
 
     difference: float
@@ -148,7 +148,7 @@ class MeanPairs:
 
     @property
     def p(self) -> float:
-        """Return the two-sided p of t = difference / stderr; 1 where no pair differs."""
+        """Return the two-sided p of t = difference / stderr; 1 if no pair differs."""
         if not self.stderr:
             return 1.0 if not self.difference else 0.0
         return 2 * _t_tail(abs(self.difference) / self.stderr, self.n - 1)
@@ -177,7 +177,7 @@ class MeanPairs:
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Return the two-sided p of McNemar's test: exact below EXACT_BELOW discordant pairs, else chi-square."""
+    """Return the two-sided p of McNemar's test: exact below MIN_CHI_SQUARE_PAIRS discordant pairs, else chi-square."""
     discordant = wins + losses
     if discordant < MIN_CHI_SQUARE_PAIRS:
         from scipy.special import bdtr
@@ -189,13 +189,13 @@ def mcnemar(wins: int, losses: int) -> float:
 def tango_z(wins: int, losses: int, n: int, delta: float) -> float:
     """Return the score statistic of the hypothesis that the difference of shares is *delta* (Tango 1998, eq. 4).
 
-    At 0 it is (wins - losses) / sqrt(wins + losses), McNemar's.
+    At 0 it is (wins - losses) / sqrt(wins + losses), which is McNemar's.
     """
     distance = wins - losses - n * delta
     a = 2 * n
     b = -wins - losses + (2 * n - wins + losses) * delta
     c = -losses * delta * (1 - delta)
-    losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # the likeliest share of losses under *delta*
+    losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # maximum likelihood share of losses under *delta*
     variance = n * (2 * losing + delta * (1 - delta))
     if variance <= 0:
         return 0.0 if not distance else math.copysign(math.inf, distance)
@@ -222,9 +222,9 @@ def tango_interval(wins: int, losses: int, n: int, level: float = 0.95) -> tuple
 
 
 def make_pairs(a: np.ndarray, b: np.ndarray, scale: float = 100.0) -> BinaryPairs | MeanPairs:
-    """Return what there is to say of mean(a - b) x *scale* over paired values [n], which are 0..1.
+    """Return the paired test of mean(a - b) x *scale* over paired values [n] in 0..1.
 
-    Values that are all 0 or 1 make it a matter of right and wrong; ValueError if they are no pairs.
+    Values that are all 0 or 1 are tested as right and wrong; ValueError if the lengths differ or are 0.
     """
     if a.shape != b.shape or not len(a):
         raise ValueError(f"{len(a)} and {len(b)} examples are no pairs")
@@ -241,10 +241,10 @@ def make_bootstrap_pairs(
     resamples: int = RESAMPLES,
     largest: float = 100.0,
 ) -> MeanPairs:
-    """Return the difference of a figure of two runs, each recomputed on the same *resamples* of their n pairs.
+    """Return the difference of a figure of two runs, recomputed on the same *resamples* of their n pairs.
 
-    *numbers* [n, ...] are what each figure needs of each example; a figure takes numbers [m, ...] and weights [R, m],
-    how often each is drawn, and returns [R]. Examples that neither run tells apart are drawn together.
+    *numbers* [n, ...] are what each figure needs from each example; a figure takes numbers [m, ...] and weights [R, m],
+    how often each is drawn, and returns [R]. Pairs of examples with equal numbers are drawn together.
     """
     a, b = numbers
     kept, counts = _find_distinct(a, b)
@@ -260,7 +260,7 @@ def make_bootstrap_pairs(
 
 
 def _find_distinct(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (an index of each distinct pair of rows, how many there are of each)."""
+    """Return (an index of each distinct pair of rows, the number of its occurrences)."""
     n = len(a)
     both = np.ascontiguousarray(np.concatenate([a.reshape(n, -1), b.reshape(n, -1)], axis=1, dtype=float))
     bits = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1]))).ravel()

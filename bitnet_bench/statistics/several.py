@@ -1,4 +1,4 @@
-"""Several comparisons at once: what holds for each, and what holds for their mean."""
+"""Combine several comparisons: adjusted p-values for each, and the standard error of their mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted so that one wrong claim among all of them is as rare as in one test (Holm 1979)."""
+    """Return p-values adjusted so that one false claim among all is as unlikely as in a single test (Holm 1979)."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     adjusted, largest = [1.0] * len(ps), 0.0
     for rank, i in enumerate(order):

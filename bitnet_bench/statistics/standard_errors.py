@@ -1,4 +1,4 @@
-"""Standard errors and intervals, pure: numbers in, numbers out."""
+"""Compute standard errors and intervals, as pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def confusion_bootstrap_stderr(
 ) -> float | None:
     """Return the bootstrap standard error of a *statistic* of a confusion matrix; None below two examples.
 
-    Resampling n examples with replacement is drawing the matrix from Multinomial(n, cells / n): the same
-    distribution without a loop over examples. *statistic* takes [resamples, K, K] and returns [resamples].
+    Resampling n examples with replacement is equivalent to drawing the matrix from Multinomial(n, cells / n), without a
+    loop over examples. *statistic* takes [resamples, K, K] and returns [resamples].
     """
     n = int(confusion.sum())
     if n < 2:
@@ -38,7 +38,8 @@ def confusion_bootstrap_stderr(
 def bootstrap_counts(n: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
     """Yield blocks [b, n] of how often each of n examples is drawn with replacement, *resamples* rows in all.
 
-    The same draws for the same n. In blocks, because 1,000 resamples of 50,000 examples do not fit in a cache.
+    The draws are the same for the same n. Blocks are used because 1,000 resamples of 50,000 examples do not fit in a
+    cache.
     """
     rng = np.random.default_rng(SEED)
     for start in range(0, resamples, RESAMPLES_PER_BLOCK):
@@ -65,7 +66,7 @@ def bootstrap_stderr(
 def interval(
     value: float, stderr: float | None, low: float = 0.0, high: float | None = 100.0
 ) -> tuple[float, float] | None:
-    """Return the 95 % normal interval cut to the metric's range; None without a standard error."""
+    """Return the 95 % normal interval, clipped to the metric's range; None without a standard error."""
     if stderr is None:
         return None
     above = value + NORMAL_95 * stderr

@@ -1,4 +1,4 @@
-"""What reports and comparisons say, in Korean and in English, from one catalogue."""
+"""Provide the texts of reports and comparisons, in Korean and in English, from one catalogue."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LANGUAGES: tuple[Language, ...] = ("ko", "en")
 
 @dataclass(frozen=True)
 class Text:
-    """One thing said in both languages."""
+    """A text in both languages."""
 
     ko: str
     en: str
 
     def in_language(self, language: Language) -> str:
-        """Return it in *language*."""
+        """Return the text in *language*."""
         return self.ko if language == "ko" else self.en
 
     def __add__(self, other: Text) -> Text:
@@ -27,18 +27,18 @@ class Text:
 
 
 def get_text(key: str, **values: Any) -> Text:
-    """Return what the catalogue says under *key*, with *values* in its {braces}; a value may be a Said itself."""
+    """Return the catalogue's text for *key*, with *values* in its {braces}; a value may be a `Text` itself."""
     entry = load_catalogue()[key]
     return Text(_fill_values(entry.ko, values, "ko"), _fill_values(entry.en, values, "en"))
 
 
 def plain_text(text: object) -> Text:
-    """Return what reads the same in both languages: a name, a number, a command."""
+    """Return text that is the same in both languages: a name, a number, a command."""
     return Text(str(text), str(text))
 
 
 def join_texts(parts: list[Text] | tuple[Text, ...], between: str = ", ") -> Text:
-    """Return *parts* in a row."""
+    """Return *parts* joined by *between*."""
     return Text(between.join(part.ko for part in parts), between.join(part.en for part in parts))
 
 

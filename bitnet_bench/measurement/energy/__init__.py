@@ -1,1 +1,1 @@
-"""Energy: meters that read a counter, models that work it out, and what becomes of their joules."""
+"""Energy: meters that read a counter, models that compute it, and the metrics made of their joules."""

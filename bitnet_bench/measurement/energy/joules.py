@@ -1,4 +1,4 @@
-"""Turn the joules of rounds into joules of an example and of a token, gross and net of what the machine idles at."""
+"""Convert the joules of rounds into joules per example and per token, gross and net of the machine's idle power."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from bitnet_bench.runs.records import Measured, Measurement, Modelled, Unavailab
 
 
 def make_energy_metrics(rounds: Sequence[Round], batch: int, idle: Measured | Unavailable) -> dict[str, Measurement]:
-    """Return energy_j and energy_net_j of an example, the same _per_token, and idle_power_w.
+    """Return energy_j and energy_net_j per example, the same _per_token, and idle_power_w.
 
-    One round without a number leaves the whole without one. What a model gave stays modelled, and has no net: its
-    formula decides what is idle.
+    A round without a number leaves the whole without one. Modelled joules stay modelled, and have no net: their formula
+    decides what is idle.
     """
     readings = [r.energy for r in rounds]
     measured = [r for r in readings if isinstance(r, Measured)]
@@ -32,7 +32,7 @@ def make_energy_metrics(rounds: Sequence[Round], batch: int, idle: Measured | Un
 
 
 def make_modelled_metrics(example: Modelled, new_tokens: int) -> dict[str, Measurement]:
-    """Return energy_j of an *example* and of a new token, both modelled."""
+    """Return energy_j per *example* and per new token, both modelled."""
     token = Modelled(unit="J/token", model=f"{example.model}; over new tokens", value=example.value / new_tokens)
     return {"energy_j": example, "energy_j_per_token": token}
 

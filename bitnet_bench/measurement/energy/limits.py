@@ -5,15 +5,16 @@ from __future__ import annotations
 from bitnet_bench.runs.records import Measured, Unavailable
 
 MAX_LIMIT_RATIO = 1.5
-"""Limits are means over seconds, which a short interval may exceed."""
+"""Factor by which a reading may exceed the power limit: limits are means over seconds, which a short interval may
+exceed."""
 
 
 def make_measured_joules(
     joules: float, seconds: float, limit_w: float | None, method: str, most_w: float = 5000.0
 ) -> Measured | Unavailable:
-    """Return *joules* as measured over *seconds*, or why they cannot be: below 0, none, or beyond the device's limit.
+    """Return *joules* as measured over *seconds*, or why they cannot be: not positive, or beyond the device's limit.
 
-    *limit_w* None: the device names no limit, and *most_w* stands for what no single machine draws.
+    *limit_w* None: the device reports no limit, and *most_w*, which no single machine draws, takes its place.
     """
     most = MAX_LIMIT_RATIO * limit_w if limit_w else most_w
     if seconds <= 0:

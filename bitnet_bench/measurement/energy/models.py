@@ -1,4 +1,4 @@
-"""Work joules out where nothing measures them; what comes out is `Modelled`, and no code here can say otherwise."""
+"""Compute joules where nothing measures them; results are always `Modelled`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PICOJOULES_PER_OPERATION = {
     "fp32 add": 0.38,
     "fp32 multiply": 1.31,
 }
-"""Of an operation at 7 nm, as the BitNet papers take it (arXiv:2310.11453, its energy table; 2402.17764, section 3)."""
+"""Picojoules of an operation at 7 nm, as the BitNet papers assume (arXiv:2310.11453, its energy table; 2402.17764,
+section 3)."""
 OPERATIONS_MODEL = (
     "operations of the matrix products x published pJ at 7 nm (arXiv:2310.11453): no memory traffic, no idle power"
 )
@@ -23,15 +24,15 @@ OPERATIONS_MODEL = (
 
 @dataclass(frozen=True)
 class TokenWork:
-    """The matrix products of one token: weights that are ternary (an addition each), and others."""
+    """The matrix products of one token: with ternary weights (an addition each) and with other weights."""
 
     ternary_weights: int
     other_weights: int
     precision: str = "fp16"
-    """Of the others: fp16, which also stands for bf16, or fp32."""
+    """Precision of the weights that are not ternary: fp16, which also stands for bf16, or fp32."""
 
     def joules(self, tokens: int) -> Modelled:
-        """Return what *tokens* tokens take by published energies of single operations."""
+        """Return the joules of *tokens* tokens by published energies of single operations."""
         other = (
             PICOJOULES_PER_OPERATION[f"{self.precision} add"] + PICOJOULES_PER_OPERATION[f"{self.precision} multiply"]
         )
@@ -40,22 +41,22 @@ class TokenWork:
 
 
 class NoMeter(Meter):
-    """Reads nothing: the place of a meter where only a model was asked for."""
+    """Reads nothing: used where only a model was requested."""
 
     def why_absent(self) -> str:
-        """Say that nothing is read."""
+        """Return that nothing is read."""
         return self.stop().reason
 
     def start(self) -> None:
         """Do nothing."""
 
     def stop(self) -> Unavailable:
-        """Say that nothing was read."""
+        """Return that nothing was read."""
         return Unavailable(reason="energy was not to be measured")
 
 
 class CodecarbonModel(EnergyModel):
-    """codecarbon's figure, which is modelled whatever it rests on: it adds a constant for memory to every reading."""
+    """Reads codecarbon's figure, which is modelled in every case: it adds a constant for memory to every reading."""
 
     def __init__(self, tracker: Any = None) -> None:
         self._tracker = tracker

@@ -17,7 +17,8 @@ from bitnet_bench.runs.records import Measured, Unavailable
 class NvmlMeter(Meter):
     """Reads the counter of the GPU in use, or sums those of all (Volta or newer): the board's energy, in millijoules.
 
-    Whoever starts and stops it waits for the GPU first: the counter is of the board, whoever keeps it busy.
+    The caller waits for the GPU before `start` and `stop`. The counter covers the whole board, other processes
+    included.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class NvmlMeter(Meter):
         return None if self._read_counters() else self._reason
 
     def start(self) -> None:
-        """Note the counters."""
+        """Store the current values of the counters."""
         self._before, self._began = self._read_counters(), self._clock()
 
     def stop(self) -> Measured | Unavailable:

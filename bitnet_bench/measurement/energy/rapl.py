@@ -29,11 +29,11 @@ class RaplMeter(Meter):
         return found if isinstance(found, str) else None
 
     def start(self) -> None:
-        """Note the counters."""
+        """Store the current values of the counters."""
         self._before, self._began = self._read_counters(), self._clock()
 
     def stop(self) -> Measured | Unavailable:
-        """Return joules since `start`; a counter that passed its range wrapped round once."""
+        """Return joules since `start`; a counter below its starting value has wrapped around once."""
         before, after = self._before, self._read_counters()
         seconds = self._clock() - self._began
         if isinstance(before, str) or isinstance(after, str):
@@ -45,7 +45,7 @@ class RaplMeter(Meter):
         return make_measured_joules(joules, seconds, self._read_limit_w(), "RAPL package domains (powercap)")
 
     def _read_limit_w(self) -> float | None:
-        """Return the most power that the packages may draw; None where the kernel names no limit."""
+        """Return the most power that the packages may draw; None if the kernel reports no limit."""
         found = 0.0
         for domain in self._domains:
             limits = [_read_watts(file) for file in domain.glob("constraint_*_power_limit_uw")]

@@ -1,4 +1,4 @@
-"""Replay a recorded trace of power, so that what becomes of joules can be tested without a counter."""
+"""Replay a recorded power trace, so that the handling of joules can be tested without a counter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 POWER_TRACE_VARIABLE = "BITNET_BENCH_POWER_TRACE"
-"""Names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the moment of opening."""
+"""Environment variable that names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the
+moment of opening."""
 
 
 class TraceMeter(Meter):
-    """Integrates a recorded trace over the interval, as if its device were under this process."""
+    """Integrates a recorded trace over the interval, as if this process ran on the device of the trace."""
 
     def __init__(self, trace: Path | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         path = trace or (Path(os.environ[POWER_TRACE_VARIABLE]) if os.environ.get(POWER_TRACE_VARIABLE) else None)
@@ -32,7 +33,7 @@ class TraceMeter(Meter):
         return None if self._rows else f"no trace is named ({POWER_TRACE_VARIABLE})"
 
     def start(self) -> None:
-        """Note the time."""
+        """Store the current time."""
         self._began = self._clock() - self._opened
 
     def stop(self) -> Measured | Unavailable:

@@ -1,4 +1,4 @@
-"""Read the counters of Apple and Jetson boards through zeus, where it is installed."""
+"""Read the counters of Apple and Jetson boards through zeus, if it is installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
 
 CHIP_FIELDS = (("total_energy_mj",), ("cpu_total_mj", "dram_mj", "gpu_mj", "ane_mj"))
-"""The figures that make up a chip in zeus, in millijoules: on Jetson one, on Apple silicon several."""
+"""Fields of zeus that add up to the energy of a chip, in millijoules: one on Jetson, several on Apple silicon."""
 
 
 class ZeusMeter(Meter):
-    """Sums what zeus measures: Apple silicon's and Jetson's whole chip, else CPU packages and GPUs."""
+    """Sums what zeus measures: the whole chip on Apple silicon and Jetson, else CPU packages and GPUs."""
 
     def __init__(self, monitor: Any = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._began = clock, clock()
@@ -52,13 +52,13 @@ class ZeusMeter(Meter):
             return ZeusMonitor(approx_instant_energy=False)
         except ImportError:
             self._reason = "zeus is not installed (pip install zeus)"
-        except Exception as error:  # whatever a driver says is the reason
+        except Exception as error:  # a driver may raise anything, and its message is the reason
             self._reason = f"zeus measures nothing here: {error}"
         return None
 
 
 def sum_window_joules(found: Any) -> float | None:
-    """Return the joules of a window of zeus: of the chip, whose figure holds all others, else of CPUs and GPUs."""
+    """Return the joules of a zeus window: of the chip, whose figure includes all others, else of CPUs and GPUs."""
     chip = getattr(found, "soc_energy", None)
     for names in CHIP_FIELDS:
         parts = [value for name in names if (value := getattr(chip, name, None)) is not None]
