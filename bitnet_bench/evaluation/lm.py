@@ -35,8 +35,8 @@ class SessionLM(TemplateLM):
     """Scores lm-eval requests with a session. lm-eval's own code splits text into context and continuation.
 
     A request longer than the session's context loses tokens on the left, as in lm-eval's `hf` model. `counts` has the
-    number of requests that were cut, of answers from *answers* if they are stored, and, if there are any, of choices that
-    were scored by their own tokens (`merged`). *workers* share the batches. *progress* counts documents.
+    number of requests that were cut, of answers from *answers* if they are stored, and, if there are any, of choices
+    that were scored by their own tokens (`merged`). *workers* share the batches. *progress* counts documents.
     """
 
     asks_choices = False
@@ -145,7 +145,7 @@ class SessionLM(TemplateLM):
         """Return the ids of a request's context and continuation, neither empty; RowError if there is nothing to score.
 
         They are lm-eval's if it has any. A context without tokens (empty, or white space, which moves to the
-        continuation) becomes the prefix token. A continuation whose tokens all merge into the context's is encoded separately.
+        continuation) becomes the prefix token. A continuation whose tokens all merge into the context's has its own.
         """
         context, continuation = request.args
         if context:

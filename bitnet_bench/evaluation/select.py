@@ -95,7 +95,7 @@ def select_tasks(
 
 
 def list_prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
-    """Return *count* prompts of the tasks of *suite*, the longest first, so that a short one does not limit the others."""
+    """Return *count* prompts of the tasks of *suite*, the longest first, so that none limits the others."""
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
     directory = find_data_directory(data_dir)
