@@ -36,7 +36,7 @@ class WeightSource(Protocol):
 
     @property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
 
     @property
     def floats(self) -> tuple[str, ...]:

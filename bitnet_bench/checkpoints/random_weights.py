@@ -56,7 +56,7 @@ class RandomWeights:
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
         return list_ternary_shapes(self.config)
 
     @cached_property

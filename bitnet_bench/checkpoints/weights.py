@@ -32,7 +32,7 @@ class Weights:
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
         return list_ternary_layers(self.checkpoint.format, self.config, self.shards)
 
     @cached_property

@@ -45,7 +45,7 @@ def find_cache_folder() -> Path:
 def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:
     """Return the user's *own* file, or the checkpoint exported as *form*; an earlier export is reused.
 
-    BenchError if *own* does not exist or holds no tensor of that form. `runtime_parity.find_or_compare` compares its weights.
+    BenchError if *own* does not exist or has no tensor of that form. `find_or_compare` compares its weights.
     """
     path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
