@@ -1,4 +1,4 @@
-"""`python -m bitnet_bench` is `bitnet-bench`."""
+"""Run `bitnet-bench` as `python -m bitnet_bench`."""
 
 from bitnet_bench.cli import main
 

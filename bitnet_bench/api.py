@@ -1,4 +1,4 @@
-"""What `import bitnet_bench as bb` offers: open, fine-tune, evaluate, measure, compare and report, a function each."""
+"""The functions of `import bitnet_bench as bb`: open, fine-tune, evaluate, measure, compare and report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Location = str | Path
 
 
 def open_checkpoint(model: Location) -> Checkpoint:
-    """Say what *model* is: a folder, a hub id (downloaded, safetensors only), or the embedded `demo` / `demo-fp16`.
+    """Return the checkpoint *model*: a folder, a hub id (downloaded, safetensors only), or `demo` / `demo-fp16`.
 
-    Nothing is run. BenchError if it is no checkpoint, or a damaged one.
+    Nothing is run. BenchError if it is not a checkpoint or is damaged.
 
     Example:
         >>> import bitnet_bench as bb
@@ -38,10 +38,10 @@ def open_checkpoint(model: Location) -> Checkpoint:
 
 
 def finetune(job: FinetuneJob, *, backend: str = TRAINING_BACKEND) -> FinetuneRecord:
-    """Train as *job* says and return what happened; the checkpoint is in `job.out`.
+    """Train as *job* says and return the training record; the checkpoint is in `job.out`.
 
-    A finished run of the same settings is not done again, and a killed one goes on from its last saved step. BenchError
-    names the file and the line of a bad row.
+    A finished run of the same settings is skipped, and a killed one resumes from its last saved step. BenchError names
+    the file and the line of a bad row.
 
     Example:
         >>> job = bb.FinetuneJob(model="demo", data=("train.jsonl",), out="runs/mine", epochs=3)
@@ -59,11 +59,11 @@ def evaluate(
     *,
     tasks: Sequence[str] = (),
 ) -> RunRecord:
-    """Score *model* on *suites*, or on those of their tasks that are called *tasks*, and return the record.
+    """Score *model* on *suites*, or on those of their tasks that are named in *tasks*, and return the record.
 
     A suite is a name (`bitnet-bench suites`), `lm-eval:NAME`, or a folder with a suite.yaml. The record and every
-    example are in the folder *out*; what is scored there already is not scored again. A task that could not be scored
-    stands in the record's `errors`, and does not lose the others.
+    sample are in the folder *out*; tasks that are scored there already are skipped. A task that could not be scored is
+    listed in the record's `errors`, and does not stop the others.
 
     Example:
         >>> run = bb.evaluate("runs/mine", "sample", "runs/scored/mine", bb.EvaluateJob(limit=100))
@@ -84,9 +84,9 @@ def measure(
 ) -> list[RunRecord]:
     """Measure memory, speed and energy of *models*, each in a process of its own, in rounds that alternate.
 
-    Given as a mapping from models to run folders, or as run folders, the record in each folder gains the costs. By
+    *models* may map models to run folders or list run folders; the record in each folder then gains the costs. By
     default a ternary checkpoint runs as ternary, and a float one both as FP16 and as BF16. All of it ends within
-    `Scenario.budget_s`; what that has no time for stands in the record's `cost_left_out`.
+    `Scenario.budget_s`; what does not fit into that time is listed in the record's `cost_left_out`.
 
     Example:
         >>> runs = bb.measure({"runs/mine": "runs/scored/mine", "runs/mine-fp16": "runs/scored/mine-fp16"})
@@ -106,10 +106,10 @@ def measure(
 
 
 def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
-    """Return whether run folder *a* differs from run folder *b*, on which tasks, and how sure that is.
+    """Return whether run folder *a* differs from run folder *b*, on which tasks, and how certain that is.
 
-    Every example of one is paired with the same one of the other. *margin*, in points, is what is too small to matter.
-    BenchError says what differs where the runs cannot be compared.
+    Every example of one run is paired with the same example of the other. *margin*, in points, is a difference that is
+    too small to matter. BenchError says what differs if the runs cannot be compared.
 
     Example:
         >>> found = bb.compare("runs/scored/mine", "runs/scored/mine-fp16", margin=1.0)

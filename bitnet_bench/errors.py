@@ -1,4 +1,4 @@
-"""The errors that are meant for the reader of a terminal, and how they say what a validation found."""
+"""Errors whose messages are for the user, and the messages of failed validations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class BenchError(Exception):
-    """What went wrong, in a sentence, and what to do about it.
+    """An error with a sentence that says what went wrong, and one that says what to do about it.
 
-    Raised anywhere, caught once, in `bitnet_bench.cli.main`, which prints both parts and exits with status 1.
+    It is raised anywhere and caught once, in `bitnet_bench.cli.main`, which prints both and exits with status 1.
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
@@ -23,19 +23,19 @@ class BenchError(Exception):
 
 
 class UsageError(BenchError):
-    """What was asked for is wrong in itself: exit status 2 on the command line."""
+    """Wrong usage, such as an unknown name; exit status 2 on the command line."""
 
 
 class DivergedError(BenchError):
-    """Training went wrong with these settings, and would again."""
+    """Training diverged with these settings, and would diverge again."""
 
 
 class GpuLostError(BenchError):
-    """The GPU failed, and this process cannot use it any more: whatever comes next would fail as well."""
+    """The GPU failed and this process cannot use it any more: everything that follows would fail as well."""
 
 
 class RowError(BenchError):
-    """A row cannot be scored: *what* is the end of a sentence that begins with its place."""
+    """A row cannot be scored; *what* is the end of a sentence that begins with the row's location."""
 
     def __init__(self, row: int | None, what: str, hint: str = "") -> None:
         super().__init__(f"{'A row' if row is None else f'Row {row}'} {what}.", hint)
@@ -44,9 +44,9 @@ class RowError(BenchError):
 
 
 def format_validation_error(error: ValueError, name: Callable[[str], str] = str) -> str:
-    """Return the first thing that a validation found wrong, in a few words: where, and why.
+    """Return the first fault that a validation found, in a few words: where, and why.
 
-    *name* writes the place, such as `finetune.epochs`.
+    *name* formats the location, such as `finetune.epochs`.
     """
     from pydantic import ValidationError
 
@@ -56,7 +56,7 @@ def format_validation_error(error: ValueError, name: Callable[[str], str] = str)
 
 
 def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
-    """Return one of the errors that pydantic lists as words: `epochs must be greater than 0, not 0`."""
+    """Return one of pydantic's errors in words: `epochs must be greater than 0, not 0`."""
     place, why = ".".join(map(str, fault["loc"])), str(fault["msg"]).removeprefix("Value error, ")
     if not place:
         return why
@@ -70,6 +70,6 @@ def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) ->
 
 
 def did_you_mean(name: str, known: Sequence[str], most: int = 1, cutoff: float = 0.6) -> str:
-    """Return the question whether a wrong *name* was to be one of *known*, *most* of them; "" where none is near."""
+    """Return a question that suggests at most *most* of *known* for a wrong *name*; "" if none is similar."""
     close = difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
     return f"Did you mean {', '.join(close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""Write files whole: a reader, or a resumed run, never sees half of one."""
+"""Write files atomically: a reader, or a resumed run, never sees half of one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from bitnet_bench.errors import BenchError
 
 PARTIAL = ".partial"
-"""The folder, inside the one that is written, in which files stand until all are whole."""
+"""Folder inside the target folder that holds the files until all are complete."""
 FULL_DISK_BYTES = 4 << 20
-"""Less free space than this beside a failed write means that the disk is full."""
+"""Free space below which a failed write is reported as a full disk."""
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write *text* to *path* as UTF-8 by a temporary name, fsync and rename."""
+    """Write *text* to *path* as UTF-8 through a temporary file, fsync and rename."""
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".tmp")
@@ -33,9 +33,9 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def write_folder_whole(out: Path, last: str) -> Iterator[Path]:
-    """Give an empty folder to write into; on success move its files into *out*, the one named *last* at the end.
+    """Yield an empty folder to write into; on success move its files into *out*, the one named *last* at the end.
 
-    A folder without its *last* file (a checkpoint without config.json) is not taken for a finished one.
+    A folder without its *last* file (a checkpoint without config.json) does not count as finished.
     """
     partial = out / PARTIAL
     with explain_disk_errors(out):
@@ -52,13 +52,13 @@ def write_folder_whole(out: Path, last: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system error while writing below *path* into a sentence."""
+    """Raise BenchError instead of an operating-system error while writing below *path*."""
     try:
         yield
     except BenchError:
         raise
     except Exception as error:
-        # torch and safetensors report a full disk as errors of their own
+        # torch and safetensors report a full disk with their own errors
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
         elif _count_free_bytes(path) < FULL_DISK_BYTES:

@@ -1,8 +1,8 @@
-"""lm-eval's model `bitnet-bench`, for those who work with lm-eval itself.
+"""The model `bitnet-bench` of lm-eval, for users of lm-eval itself.
 
     bitnet-bench lm-eval run --model bitnet-bench --model_args pretrained=demo,backend=ternary --tasks kobest_copa
 
-lm-eval finds models by import alone: in a program of one's own, `import bitnet_bench.lm_eval_model` registers it.
+lm-eval finds models only by import: in another program, `import bitnet_bench.lm_eval_model` registers it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bitnet_bench.protocols import InferenceBackend
 
 @register_model("bitnet-bench")
 class BitNetBenchLM(SessionLM):
-    """A checkpoint on a backend of ours, as `--model_args` names them.
+    """A checkpoint on a backend of bitnet-bench, as `--model_args` names them.
 
-    lm-eval's own batch size and device are not used: batches are cut by tokens, and a GPU is taken where there is one.
+    lm-eval's own batch size and device are not used: batches are cut by tokens, and a GPU is used if there is one.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BitNetBenchLM(SessionLM):
         super().__init__(self._open.enter_context(session))
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval writes beside its results."""
+        """Return what lm-eval adds to its results about the model."""
         return {
             "model_num_parameters": self.checkpoint.parameters,
             "model_sha256": self.checkpoint.sha256,
@@ -64,7 +64,7 @@ class BitNetBenchLM(SessionLM):
 
 
 def run_lm_eval(arguments: Sequence[str]) -> None:
-    """Run lm-eval's own command line with the model `bitnet-bench` among its models."""
+    """Run lm-eval's own command line with the model `bitnet-bench` registered."""
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm-eval", *arguments]

@@ -1,4 +1,4 @@
-"""Find plugins by entry point, and import only the one that is asked for."""
+"""Find plugins by entry point, and import only those that are used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_plugins(kind: str) -> dict[str, EntryPoint]:
 
 
 def load_plugin(kind: str, name: str) -> Any:
-    """Return an instance of the plugin called *name*; UsageError lists those there are."""
+    """Return an instance of the plugin *name*; UsageError lists the installed ones."""
     found = list_plugins(kind)
     if name not in found:
         raise UsageError(f"There is no {kind.rstrip('s')} {name!r}.", f"Installed: {', '.join(found) or 'none'}.")
@@ -52,25 +52,25 @@ def load_plugin(kind: str, name: str) -> Any:
 
 
 def create_backend(path: str) -> Any:
-    """Return an instance of the backend class at *path* (`module:Class`), as another process has named it."""
+    """Return an instance of the backend class at *path* (`module:Class`), which another process passed on."""
     return _create("backends", resolve_name(path))
 
 
 def create_meter(path: str) -> EnergySource:
-    """Return an instance of the meter class at *path* (`module:Class`), as another process has named it."""
+    """Return an instance of the meter class at *path* (`module:Class`), which another process passed on."""
     found: EnergySource = _create("meters", resolve_name(path))
     return found
 
 
 @contextmanager
 def open_session(backend: InferenceBackend, checkpoint: Checkpoint, precision: Precision) -> Iterator[Session]:
-    """Open *checkpoint* in *backend* and give its session, with the defaults of `Session`."""
+    """Open *checkpoint* in *backend* and yield its session, with the defaults of `Session`."""
     with backend.open(checkpoint, precision) as session:
         yield session if isinstance(session, Session) else _adopt(session, Session)
 
 
 def _create(kind: str, plugin: Any) -> Any:
-    """Return an instance of *plugin*, which is a class, with the defaults of the base classes of its *kind*."""
+    """Return an instance of the class *plugin*, with the defaults of the base classes of its *kind*."""
     found = plugin()
     if kind == "backends" and not isinstance(found, Backend):
         return _adopt(found, *_find_abilities(found))
@@ -80,7 +80,7 @@ def _create(kind: str, plugin: Any) -> Any:
 
 
 def _find_abilities(backend: object) -> list[type[Backend]]:
-    """Return the base classes of a backend that inherits none, by its methods."""
+    """Return the base classes that fit the methods of a backend that inherits from none."""
     able = {name for name in ("open", "check", "finetune") if callable(getattr(backend, name, None))}
     runs: list[type[Backend]] = [CheckedBackend if "check" in able else InferenceBackend] if "open" in able else []
     trains: list[type[Backend]] = [TrainingBackend] if "finetune" in able else []
@@ -88,14 +88,14 @@ def _find_abilities(backend: object) -> list[type[Backend]]:
 
 
 def _adopt(found: Any, *bases: type[Contract]) -> Any:
-    """Give an object of a class without our base classes their defaults, and warn: the next release refuses it."""
+    """Add the defaults of *bases* to an object whose class lacks them, and warn: the next release refuses it."""
     found.__class__ = _find_adopted_class(type(found), bases)  # type: ignore[arg-type] # classes have a hash
     return found
 
 
 @cache
 def _find_adopted_class(plain: type, bases: tuple[type[Contract], ...]) -> type:
-    """Return *plain* with *bases* behind it; BenchError if it lacks a method that they require."""
+    """Return a class that inherits from *plain* and *bases*; BenchError if it lacks a method that they require."""
     names = " and ".join(f"`bitnet_bench.protocols.{base.__name__}`" for base in bases)
     hint = f"Its author lets it inherit from {names}."
     try:
@@ -122,7 +122,7 @@ def find_task_folders() -> list[Path]:
 
 
 def list_backends() -> list[dict[str, str | bool]]:
-    """Return name, summary and abilities of every installed backend; one that cannot be imported says so."""
+    """Return name, summary and abilities of every installed backend; one that cannot be imported has its error."""
     found: list[dict[str, str | bool]] = []
     for name in list_plugins("backends"):
         try:

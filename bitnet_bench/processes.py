@@ -1,7 +1,7 @@
-"""Several processes evaluate together when `torchrun` or `accelerate launch` started them.
+"""Evaluate in several processes, started by `torchrun` or `accelerate launch`.
 
-Every worker plans the same batches and computes its share of them; then all know all answers. The numbers are those of
-one process, whatever the number of workers.
+Every worker plans the same batches and computes its share of them; then all workers get all answers. The numbers are
+those of one process, whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitnet_bench.errors import BenchError
 Value = TypeVar("Value")
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 WORKER_TIMEOUT = datetime.timedelta(days=7)
-"""How long a worker waits for the others; a worker that dies ends them all through the launcher."""
+"""Time that a worker waits for the others; a worker that dies ends them all through the launcher."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the worker that writes files and talks."""
+        """True for the worker that writes files and messages."""
         return self.worker == 0
 
     def broadcast(self, value: Value) -> Value:
-        """Return the first worker's *value* on all."""
+        """Return the first worker's *value* on all workers."""
         if self.count == 1:
             return value
         import torch.distributed as dist
@@ -44,7 +44,7 @@ class Workers:
         return box[0]
 
     def reduce_min(self, value: int) -> int:
-        """Return the least *value* of all workers."""
+        """Return the minimum of *value* over all workers."""
         everyone = [value] * self.count
         if self.count > 1:
             import torch.distributed as dist
@@ -69,7 +69,7 @@ class Workers:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the one that talks."""
+    """Return whether this is the process that writes messages."""
     return not _is_launched() or os.environ["RANK"] == "0"
 
 
@@ -79,13 +79,13 @@ def count_processes() -> int:
 
 
 def read_rank() -> int:
-    """Return the number of this process among those that were launched together, from 0 on."""
+    """Return the rank of this process among those that were launched together, from 0 on."""
     return int(os.environ.get("RANK", "0"))
 
 
 @contextmanager
 def join_workers() -> Iterator[Workers]:
-    """Join the processes that were launched together; alone, there is one."""
+    """Join the processes that were launched together and yield this worker; a single process is the only worker."""
     if not _is_launched():
         yield Workers()
         return

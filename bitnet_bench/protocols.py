@@ -1,4 +1,4 @@
-"""The base classes of plugins: what a backend, a session and a meter must have, and defaults of what they may have."""
+"""The base classes of plugins: required members of backends, sessions and meters, and defaults of optional ones."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
 
 MIN_SIMILARITY = {"method": 0.6, "attribute": 0.8}
-"""From this similarity on an unknown name is taken for a misspelt one (`difflib`)."""
+"""Similarity (`difflib`) from which an unknown name counts as a misspelt one."""
 
 
 class Contract:
-    """A base class that knows every public method of its subclasses: one that it does not know is an error.
+    """A base class that defines every public method of its subclasses; a method with another name is an error.
 
     A misspelt optional method fails when its class is defined, instead of never being called. A subclass that adds
-    public methods on purpose lists them, `class Mine(Session, adds=("logits",))`; abstract ones are added by being
-    abstract. Names that begin with an underscore are its own. An attribute fails only where its name is nearly a known
-    one.
+    public methods on purpose lists them, `class Mine(Session, adds=("logits",))`; abstract methods need no listing.
+    Names that begin with an underscore are always allowed. An attribute fails only if its name is nearly a known one.
     """
 
     def __init_subclass__(cls, adds: Sequence[str] = (), **options: Any) -> None:
         super().__init_subclass__(**options)
-        if Contract not in cls.__bases__:  # what a direct subclass defines is what is known
+        if Contract not in cls.__bases__:  # a direct subclass defines the known names
             _check_names(cls, adds)
 
 
 def _check_names(cls: type, adds: Sequence[str]) -> None:
-    """Raise BenchError for a public method of *cls* that is neither known to its bases, nor abstract, nor added."""
+    """Raise BenchError for a public method of *cls* that is not in its bases, not abstract, and not in *adds*."""
     bases, parents = cls.__mro__[1:], " or ".join(base.__name__ for base in cls.__bases__ if issubclass(base, Contract))
     known = {name for base in bases for name in (*vars(base), *get_annotations(base)) if not name.startswith("_")}
     for name, value in vars(cls).items():
@@ -58,32 +57,32 @@ def _is_method(value: object) -> bool:
 
 
 class Progress(Protocol):
-    """Told how far a long job is."""
+    """Function that reports how far a long job is."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Say that *done* of *total* units are finished; *note* is a short current figure such as the loss."""
+        """Report that *done* of *total* units are finished; *note* is a short current figure such as the loss."""
 
 
 class ProgressDisplay(Protocol):
-    """Opens a progress display for one long job after the other."""
+    """Function that opens a progress display for each long job."""
 
     def __call__(self, title: str) -> AbstractContextManager[Progress]:
-        """Show *title* and give what to tell the progress to."""
+        """Show *title* and return a context that yields the `Progress` to report to."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which of a call's requests a session answers.
+    """The requests of a call that a session answers.
 
-    Batches are cut from all of them whatever the part, so that an answer has the same bits when others are known
-    already, or are computed by another worker. A session that answers more than its part is slow, not wrong.
+    Batches are cut from all requests whatever the share, so that an answer has the same bits when others are known
+    already or are computed by another worker. A session that answers more than its share is slow, not wrong.
     """
 
     known: frozenset[int] = frozenset()
-    """Indices of requests whose answers are at hand."""
+    """Indices of requests whose answers are known already."""
     worker: int = 0
     workers: int = 1
-    """This worker takes every *workers*-th batch, from its own number on."""
+    """Number of workers; this one takes every *workers*-th batch, starting at its own number."""
 
 
 ALL_REQUESTS = Share()
@@ -96,26 +95,26 @@ def sort_answers(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer
 
 
 class Session(Contract, ABC):
-    """An opened model. Token ids in, numbers and ids out: text and prompts are the caller's."""
+    """An opened model: token ids in, numbers and ids out. Text and prompts are up to the caller."""
 
     tokenizer: Any
     max_length: int
-    """The longest sequence in tokens, prompt and continuation together."""
+    """Longest sequence in tokens, prompt and continuation together."""
     precision: Precision
     device: str = "cpu"
-    """`cuda` where a GPU computes."""
+    """Device that computes: `cuda` for a GPU."""
     arithmetic: str = ""
-    """What decides the last bits of answers, by which they are kept apart; empty: the device alone."""
+    """What decides the last bits of answers, and so which stored answers may be used; empty: the device alone."""
     budget: int | None = None
-    """Tokens of a batch, on which workers agree; None where batches do not depend on the memory that is free."""
+    """Tokens per batch, on which workers agree; None if batches do not depend on the free memory."""
     before_waiting: Callable[[], None] | None = None
-    """Called when a GPU's work is queued, before it is waited for: whoever times a GPU records an event there."""
+    """Function called when a GPU's work is queued, before waiting for it; a timer records a GPU event in it."""
 
     @abstractmethod
     def loglikelihood(
         self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Share = ALL_REQUESTS
     ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
-        """Answer (context ids, continuation ids), neither empty: yield (index, answer) as batches are finished.
+        """Score pairs (context ids, continuation ids), neither empty: yield (index, answer) as batches are finished.
 
         The answer is the summed log-probability of the continuation in nats, and whether greedy decoding gives it.
         """
@@ -128,48 +127,48 @@ class Session(Contract, ABC):
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
-        """Read prompts of one length and return an opaque state for `decode`, once the work is really done."""
+        """Read prompts of one length and return an opaque state for `decode`, after all queued work is finished."""
 
     @abstractmethod
     def decode(self, state: Any, steps: int) -> Any:
-        """Decode *steps* greedy tokens for every row and return the new state, once the work is really done."""
+        """Decode *steps* greedy tokens per row and return the new state, after all queued work is finished."""
 
     @abstractmethod
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in memory, bytes of key-value cache per token and row)."""
 
     def weights_by_kind(self) -> dict[str, int]:
-        """Return the bytes of the weights by kind and dtype; {} where they are not told apart."""
+        """Return the bytes of the weights by kind and dtype; {} if they are not distinguished."""
         return {}
 
     def describe_runtime(self) -> str | None:
-        """Return what computes (device, kernels, dtypes), for the record; None where there is nothing to say."""
+        """Return what computes (device, kernels, dtypes), for the record; None if there is nothing to report."""
         return None
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """What a user says of a runtime that is not ours."""
+    """The user's options for an external runtime."""
 
     gguf: str | None = None
-    """A file to run instead of one that is exported; it must hold the checkpoint's weights."""
+    """GGUF file to run instead of an exported one; it must hold the checkpoint's weights."""
     directory: str | None = None
-    """The user's own build."""
+    """Folder of the user's own build."""
     allow_mismatch: bool = False
-    """Run it although it computes another model; what it gives is marked."""
+    """True to run it although it computes another model; its results are marked."""
 
 
 NO_OPTIONS = RuntimeOptions()
 
 
 class Backend(Contract):
-    """What every backend has; it runs checkpoints, trains them, or both, by the bases below."""
+    """What every backend has; the base classes below add running checkpoints, training them, or both."""
 
     summary: str = ""
     """One line for `bitnet-bench backends`."""
 
     def configured(self, options: RuntimeOptions) -> Self:
-        """Return this backend set up with what the user says of a runtime; by default nothing of it matters."""
+        """Return this backend with the user's *options* for a runtime; by default they are ignored."""
         return self
 
 
@@ -181,30 +180,30 @@ class InferenceBackend(Backend, ABC, adds=("prepare",)):
         """Load *checkpoint*; BenchError if this backend cannot run it at *precision*."""
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening *checkpoint* needs, and load no weight: memory is measured over a process that did so."""
+        """Import what opening *checkpoint* needs, but load no weights: memory is measured relative to this state."""
 
 
 class CheckedBackend(InferenceBackend):
-    """A backend over a runtime that is not ours, which is compared with the checkpoint before it is believed."""
+    """A backend for an external runtime, which is compared with the checkpoint before its results are used."""
 
     @abstractmethod
     def check(self, checkpoint: Checkpoint, precision: Precision) -> RuntimeParity:
         """Compare the runtime with *checkpoint*, or return what an earlier comparison found.
 
-        BenchError if the runtime is absent or its file holds another model.
+        BenchError if the runtime is missing or its file holds another model.
         """
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a job names, found and opened; rows are `bitnet_bench.data.rows.Row`."""
+    """The inputs of a job, found and opened; rows are `bitnet_bench.data.rows.Row`."""
 
     base: Checkpoint
     rows: Sequence[Any]
     validation: Sequence[Any] = ()
     teacher: Checkpoint | None = None
     overlapping: int = 0
-    """Rows of tasks that were left out because their evaluation asks the same."""
+    """Number of rows of tasks that were left out because they are also test rows."""
 
 
 class TrainingBackend(Backend, ABC):
@@ -214,18 +213,18 @@ class TrainingBackend(Backend, ABC):
     def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Run *job* and leave a checkpoint and its record in `job.out`.
 
-        Resumable: called again with the same job after a kill, it goes on from the last saved step.
+        Called again with the same job after a kill, it resumes from the last saved step.
         """
 
 
 class EnergySource(Contract, ABC):
-    """What `measure` asks for the energy of an interval: a `Meter` reads it, an `EnergyModel` works it out."""
+    """Source of the energy of an interval in `measure`: a `Meter` reads it, an `EnergyModel` computes it."""
 
     modelled: bool = False
-    """Whether the joules come out of a formula."""
+    """True if the joules come from a formula."""
 
     def why_absent(self) -> str | None:
-        """Return why nothing can be read on this machine, or None if that shows only when it is tried."""
+        """Return why nothing can be read on this machine; None if that shows only when it is tried."""
         return None
 
     @abstractmethod
@@ -234,25 +233,25 @@ class EnergySource(Contract, ABC):
 
     @abstractmethod
     def stop(self) -> Measured | Modelled | Unavailable:
-        """End it and return joules, or why there are none."""
+        """End the interval and return joules, or why there are none."""
 
 
 class Meter(EnergySource):
-    """Reads energy over an interval off a counter of this machine."""
+    """Reads energy over an interval from a counter of this machine."""
 
     @abstractmethod
     def stop(self) -> Measured | Unavailable:
-        """End it and return joules, or why there are none: never what a formula gives."""
+        """End the interval and return joules, or why there are none; never a value from a formula."""
 
 
 class EnergyModel(EnergySource):
-    """Works energy over an interval out by a formula."""
+    """Computes energy over an interval with a formula."""
 
     modelled = True
 
     @abstractmethod
     def stop(self) -> Modelled | Unavailable:
-        """End it and return joules, named as what they are."""
+        """End the interval and return joules, marked as modelled."""
 
 
 @contextmanager
@@ -262,4 +261,4 @@ def no_display(title: str) -> Iterator[Progress]:
 
 
 def no_progress(done: int, total: int, note: str = "") -> None:
-    """Tell nobody."""
+    """Ignore the progress."""

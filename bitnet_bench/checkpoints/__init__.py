@@ -1,1 +1,1 @@
-"""Models as files: find them, say what they are, read, write and convert their weights."""
+"""Checkpoints: find them, inspect them, and read, write and convert their weights."""

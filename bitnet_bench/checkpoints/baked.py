@@ -1,6 +1,6 @@
 """Recognise weights that were quantized before they were saved: every value of a layer is -s, 0 or +s.
 
-Quantizing them again would keep the codes and shrink the scale by the share of non-zeros, hence they must be told
+Quantizing them again would keep the codes and shrink the scale by the share of non-zeros, so they must be told apart
 from masters.
 """
 
@@ -20,7 +20,7 @@ SAMPLE_ROWS = 16
 
 
 def has_three_values(shards: Shards) -> bool:
-    """Return whether a few rows of some weight matrix hold one magnitude and perhaps zeros: cheap, and no proof."""
+    """Return whether a few rows of some weight matrix hold one magnitude and perhaps zeros: fast, not conclusive."""
     for name, header in shards.headers.items():
         if header.dtype not in FLOAT_DTYPES or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
             continue
@@ -43,7 +43,7 @@ def find_baked_scale(weight: Tensor) -> float | None:
 def is_all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
     """Return whether every layer that ternary training would change is baked.
 
-    BenchError if only some are: nothing says then whether the others are masters or were kept in float.
+    BenchError if only some are: it is then unknown whether the others are masters or were kept in float.
     """
     from bitnet_bench.checkpoints.building import list_ternary_shapes
 

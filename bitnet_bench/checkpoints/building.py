@@ -1,4 +1,4 @@
-"""Build the transformers model of a config: with memory to load weights into, or only its outline."""
+"""Build the transformers model of a config, with allocated weights or as an outline of names and shapes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
 
 
 def build_outline(config: dict[str, Any]) -> PreTrainedModel:
-    """Return the causal LM of a config.json without memory: names and shapes only, in well under a second."""
+    """Return the causal LM of a config.json on the meta device: names and shapes only, in well under a second."""
     import torch
 
     with torch.device("meta"):
@@ -37,10 +37,10 @@ def build_outline(config: dict[str, Any]) -> PreTrainedModel:
 
 
 def list_ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return (rows, columns) by name of the layers that transformers' `bitnet` makes ternary under this config.
+    """Return {module name: (rows, columns)} of the layers that transformers' `bitnet` makes ternary under this config.
 
     All linear layers but the head and those of `modules_to_not_convert`. BenchError if that list leaves out the head:
-    transformers would then make the head ternary, which no published model wants and this project does not do.
+    transformers would then make the head ternary, which no published model does and this project does not support.
     """
     from bitnet_bench.ternary.linear import find_ternary_targets
 

@@ -1,4 +1,4 @@
-"""Read config.json of a checkpoint folder, and what it says about quantization."""
+"""Read the config.json of a checkpoint folder and its quantization settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from bitnet_bench.errors import BenchError
 
 PRECISION_KEY = "bitnet_bench_precision"
-"""Our mark in config.json: an FP16 model of `model_type: bitnet` looks like masters without it."""
+"""Key that this project writes to config.json: without it, an FP16 model of `model_type: bitnet` looks like masters."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

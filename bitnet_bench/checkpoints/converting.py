@@ -1,4 +1,4 @@
-"""Write a checkpoint in another format, a tensor at a time, and keep it only if it is the same model."""
+"""Write a checkpoint in another format, one tensor at a time, and keep it only if it is the same model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ SMALL_FILE_PATTERNS = (
     "added_tokens.json",
     "generation_config.json",
 )
-"""All that a checkpoint has beside weights and config.json."""
+"""Files of a checkpoint other than weights and config.json."""
 LAST = "config.json"
-"""The file without which a folder is no checkpoint; it is written last."""
+"""File that makes a folder a checkpoint; it is written last."""
 
 CheckpointWriter = Callable[[WeightSource, Format, Path, int, Progress], None]
 
@@ -48,10 +48,10 @@ def convert_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     writer: CheckpointWriter | None = None,
 ) -> CheckpointParity:
-    """Write *source* in format *form* to the new folder *out* and return how equal the two are.
+    """Write *source* in format *form* to the new folder *out* and return the parity of the two.
 
     Both are read again and compared before *out* appears: without parity there is no *out*, and BenchError says where
-    they differ. *logits* runs a checkpoint; None leaves that comparison out. *writer* is `write_checkpoint`.
+    they differ. *logits* runs a checkpoint; None skips that comparison. *writer* defaults to `write_checkpoint`.
     """
     weights = Weights(source)
     check_writable(weights, form)
@@ -71,9 +71,9 @@ def write_checkpoint(source: WeightSource, form: Format, folder: Path, shard_byt
 
 @contextlib.contextmanager
 def create_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write a checkpoint into, which becomes *out* if all goes well; *out* must not exist yet.
+    """Yield a folder to write a checkpoint into; it becomes *out* on success. *out* must not exist yet.
 
-    What a killed process left of its own is cleared; a process that is still writing there is not disturbed.
+    What a killed process left in *out* is cleared; a process that is still writing there is not disturbed.
     """
     _refuse_foreign(out)  # before anything is written there, a lock included
     try:
@@ -81,7 +81,7 @@ def create_folder(out: Path) -> Iterator[Path]:
             _clear(out)
             with write_folder_whole(out, last=LAST) as folder:
                 yield folder
-            (out / LOCK_FILE).unlink(missing_ok=True)  # a whole folder is taken by nobody
+            (out / LOCK_FILE).unlink(missing_ok=True)  # a finished checkpoint folder is not locked
     except BaseException:
         with contextlib.suppress(OSError):  # not empty, or never made
             out.rmdir()
@@ -89,7 +89,7 @@ def create_folder(out: Path) -> Iterator[Path]:
 
 
 def _refuse_foreign(out: Path) -> None:
-    """BenchError if *out* is a file, or a folder that holds anything but what a killed write left."""
+    """Raise BenchError if *out* is a file, or a folder that holds anything but what a killed write left."""
     if out.exists() and (not out.is_dir() or ((there := _files(out)) and not _was_cut_off(out, there))):
         raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
 
@@ -106,7 +106,7 @@ def _files(out: Path) -> list[Path]:
 
 
 def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:
-    """Return whether the files *there* are those of a checkpoint of which a killed write moved some, but not all."""
+    """Return whether the files *there* are part of a checkpoint that a killed write moved only in part."""
     ours = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILE_PATTERNS)
     known = all(file.is_file() and any(fnmatch(file.name, pattern) for pattern in ours) for file in there)
     return known and (out / PARTIAL).is_dir()

@@ -1,6 +1,6 @@
-"""Recognise the format of a checkpoint by what its config says and its tensors show, and refuse what contradicts.
+"""Recognise the format of a checkpoint from its config and its tensors, and refuse contradictions.
 
-`docs/decisions/005-formats.md` has the rules in a table.
+The rules are in a table in `docs/decisions/005-formats.md`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ PACKED_METHOD = "bitnet-bench"
 LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
 """Names of the weights of a norm inside a ternary layer: in transformers, and in tinyllama-bitnet."""
 LLAMA_NORM_EPS = 1e-6
-"""The default of LlamaRMSNorm, which tinyllama-bitnet takes whatever the config says."""
+"""Default eps of LlamaRMSNorm, which tinyllama-bitnet uses whatever the config says."""
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
 TINYLLAMA_GENERATIONS = ((LAYER_NORMS[:1], False), (LAYER_NORMS, True))
-"""(layer norms that are gone, whether the inner norms have weights): github.com/pranavjad/tinyllama-bitnet, utils.py at
-8afcbb5 and at 1e08ee9."""
+"""Pairs (layer norms that are absent, whether the inner norms have weights) of github.com/pranavjad/tinyllama-bitnet,
+utils.py at 8afcbb5 and at 1e08ee9."""
 
 
 @dataclass(frozen=True)
 class DetectedFormat:
-    """What a checkpoint was recognised as; the fields are those of `bitnet_bench.runs.records.Checkpoint`."""
+    """The recognised format of a checkpoint; the fields are those of `bitnet_bench.runs.records.Checkpoint`."""
 
     format: Format
     scale_direction: ScaleDirection | None = None
@@ -138,7 +138,7 @@ def _detect_tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> Det
 
 
 def find_dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
-    """Return those of `LAYER_NORMS` that no decoder layer has; BenchError if some layers have one and others not."""
+    """Return those of `LAYER_NORMS` that no decoder layer has; BenchError if only some layers have one."""
     places = [re.match(r"(.*\.layers\.\d+)\.(\w+)", name) for name in names]
     layers = {place[1] for place in places if place}
     dropped = []
@@ -154,7 +154,7 @@ def find_dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def list_ternary_layers(form: Format, config: dict[str, Any], shards: Shards) -> dict[str, tuple[int, int]]:
-    """Return (rows, columns) of every ternary layer by name: of packed weights from their files, else by the model."""
+    """Return {module name: (rows, columns)} of every ternary layer: from the files if packed, else from the model."""
     from bitnet_bench.checkpoints.building import list_ternary_shapes
 
     if form == "float":
@@ -187,7 +187,7 @@ def _check_kept_layers(packed: list[str], kept: tuple[str, ...]) -> None:
 
 
 def _read_noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int, int]]:
-    """Return the shapes that our packed format notes beside its panels, which are filled up."""
+    """Return the shapes that the packed format stores in the metadata, because its panels are padded."""
     try:
         noted = {name: (int(rows), int(cols)) for name, (rows, cols) in json.loads(shards.metadata["shapes"]).items()}
     except (KeyError, ValueError, TypeError, AttributeError) as error:

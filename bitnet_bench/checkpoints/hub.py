@@ -1,4 +1,4 @@
-"""Take a checkpoint to the hub with a card made from its record, and from there."""
+"""Push a checkpoint to the hub with a model card made from its record, and pull one from there."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 
 CARD_FILE = "README.md"
 HUB_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD_FILE)
-"""What goes to the hub and comes from there: weights as safetensors, configuration, tokenizer, card."""
+"""Patterns of the files that are pushed and pulled: weights as safetensors, configuration, tokenizer, card."""
 PRIVATE_FILES = (TRAINING_FILE, "record.json", "search.json")
-"""Records name folders and files of the publisher's machine; the card says what they say without those."""
+"""Records with paths of the publisher's machine, which are not uploaded; the card gives their other contents."""
 
 
 class HubClient(Protocol):
-    """What is used of `huggingface_hub.HfApi`."""
+    """The methods of `huggingface_hub.HfApi` that are used."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
-        """Make sure that the repository is there."""
+        """Create the repository unless it exists."""
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], **_: Any) -> Any:
         """Upload the files of a folder in one commit."""
@@ -36,7 +36,7 @@ class HubClient(Protocol):
 
 
 def make_card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
-    """Return the model card of *checkpoint*: what it is, how it came about, and what it scores, from records alone."""
+    """Return the model card of *checkpoint*: its description, training and scores, from records alone."""
     kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
     lines = [
         "---", "language: ko", "library_name: transformers", "pipeline_tag: text-generation",
@@ -66,7 +66,7 @@ def _list_training_facts(record: FinetuneRecord) -> list[str]:
     }
     if record.validation:
         facts["validation loss"] = f"{record.validation[0]['loss']:.4f} to {record.validation[-1]['loss']:.4f} nats"
-    # paths on the publisher's machine say nothing to others
+    # paths on the publisher's machine mean nothing elsewhere
     shown = {name: value for name, value in settings.items() if name not in ("model", "data", "data_dir", "validation")}
     facts |= {f"`{name}`": str(value) for name, value in shown.items() if value not in (None, [], ())}
     return ["| | |", "| --- | --- |", *(f"| {name} | {_escape_cell(value)} |" for name, value in facts.items())]
@@ -89,8 +89,8 @@ def push_checkpoint(
 ) -> str:
     """Upload the checkpoint in *folder* to *repo* with its card, and return the card.
 
-    *runs* are run folders whose scores the card gives; they must be of this very checkpoint. A card that is there
-    already and was not made here is kept.
+    *runs* are run folders whose scores the card gives; they must be of this checkpoint. An existing card that
+    bitnet-bench did not write is kept.
     """
     checkpoint = inspect_folder(folder)
     records = [load_record(run) for run in runs]
@@ -115,7 +115,7 @@ def push_checkpoint(
 
 
 def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
-    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return what it is."""
+    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description."""
     if out.exists() and any(out.iterdir()):
         raise BenchError(f"{out} is not empty.", "Name another folder.")
     partial = out.with_name(out.name + ".partial")
@@ -123,7 +123,7 @@ def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Check
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
             hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
-        inspect_folder(partial)  # what is no checkpoint does not become one
+        inspect_folder(partial)  # raises before *out* exists if this is not a checkpoint
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         if out.exists():
             out.rmdir()
@@ -141,7 +141,7 @@ def _make_client() -> Any:
 
 @contextmanager
 def _explain_hub_errors(repo: str) -> Iterator[None]:
-    """Turn an error of the hub or the network into a sentence."""
+    """Raise BenchError instead of an error of the hub or the network."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

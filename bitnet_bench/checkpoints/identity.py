@@ -1,4 +1,4 @@
-"""Say by digests what stands beside the weights of a checkpoint: tokenizer, chat template and configuration."""
+"""Compute digests of the files next to the weights of a checkpoint: tokenizer, chat template and configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = "chat_template"
-"""The key of tokenizer_config.json that may hold the chat template."""
+"""Key of tokenizer_config.json that may hold the chat template."""
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
 CONFIGURATION_FILES = ("config.json", "generation_config.json")
@@ -18,7 +18,7 @@ CONFIGURATION_FILES = ("config.json", "generation_config.json")
 def digest_files(folder: Path) -> dict[str, str]:
     """Return the sha256 of the tokenizer, the chat template and the configuration in *folder*, by these names.
 
-    Weights are not read, and what other programs keep in the folder is no part of it.
+    Weights are not read, and files of other programs in the folder are ignored.
     """
     settings = _read_json(folder / "tokenizer_config.json")
     template = settings.pop(TEMPLATE, None)
@@ -42,7 +42,7 @@ def _files(folder: Path, patterns: Sequence[str]) -> Iterable[Path]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Return what *file* holds; a file that is no JSON object stands for its text."""
+    """Return the JSON object in *file*, or its text under the key "text" if it is not one; {} if there is no file."""
     if not file.is_file():
         return {}
     text = file.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""Say what a checkpoint folder is by looking inside; nothing is guessed from its name, and damage is refused."""
+"""Describe a checkpoint folder from its contents; nothing is guessed from its name, and damage is refused."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
 FileStates = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time of the last change (ns) and inode of the files of a folder."""
+"""Name, size, modification time (ns) and inode of each file of a folder."""
 MIN_UNCHANGED_NS = 1_000_000_000
-"""A file that was changed later than this ago may change again without another time of change: it is read again."""
+"""Minimum age of a file for its result to be cached: a younger one may change again within one timestamp."""
 _inspection_cache: dict[Path, tuple[FileStates, Checkpoint]] = {}
-"""What this process has read of a folder, and the files that it was read from."""
+"""Results of this process by folder, each with the states of the files that it was read from."""
 
 
 def inspect_folder(path: Path, source: str | None = None, revision: str | None = None) -> Checkpoint:
-    """Say what the checkpoint folder *path* holds; BenchError if it is of no known format, or damaged.
+    """Return what the checkpoint folder *path* holds; BenchError if it is damaged or of an unknown format.
 
-    Every byte is read once for the digest, and every float once for NaN: seconds per gigabyte, little memory. A process
-    that asks again for files that have not changed since reads none of them.
+    Every byte is read once for the digest, and every float once for NaN: seconds per gigabyte, little memory. A second
+    call in the same process reads nothing if the files have not changed since.
     """
     place, began_ns, states = path.absolute(), time.time_ns(), _list_states(path)
     before, found = _inspection_cache.get(place, ((), None))
@@ -74,7 +74,7 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_scales_and_norms(weights: Weights) -> None:
-    """Find a missing or impossible scale, or a missing norm, now and not at the first forward."""
+    """Raise BenchError for a missing or impossible scale or a missing norm now, not at the first forward pass."""
     for module in weights.ternary:
         if weights.checkpoint.has_codes_only:
             weights.gamma(module)
@@ -82,7 +82,7 @@ def _check_scales_and_norms(weights: Weights) -> None:
 
 
 def _count_weights(weights: Weights) -> dict[str, Any]:
-    """Return sizes, counts and the density of zeros of a checkpoint; BenchError for an impossible scale or code."""
+    """Return sizes, counts and the zero density of a checkpoint; BenchError for an impossible scale or code."""
     headers = weights.shards.headers
     ternary = sum(rows * columns for rows, columns in weights.ternary.values())
     matrices = {f"{module}.weight" for module in weights.ternary}
@@ -101,7 +101,7 @@ def _count_weights(weights: Weights) -> dict[str, Any]:
 
 
 def _classify_tensor(name: str, header: TensorHeader) -> str:
-    """Return which of the kinds of `Checkpoint.weight_bytes` a tensor is."""
+    """Return the kind of a tensor, one of the keys of `Checkpoint.weight_bytes`."""
     if name.endswith(".weight_scale") or header.dtype == "U8":
         return "ternary"
     if "embed" in name:
@@ -123,7 +123,7 @@ def _check_finite(shards: Shards) -> None:
 
     for name, header in shards.headers.items():
         if header.dtype in FLOAT_DTYPES and header.elements:
-            lowest, highest = torch.aminmax(shards.tensor(name))  # NaN if one value is
+            lowest, highest = torch.aminmax(shards.tensor(name))  # NaN if any value is NaN
             if not bool(lowest.isfinite() & highest.isfinite()):
                 raise BenchError(
                     f"{shards.locate_tensor(name)} holds NaN or infinity.",
@@ -132,7 +132,7 @@ def _check_finite(shards: Shards) -> None:
 
 
 def _hash_files(files: list[Path], noted: dict[str, str]) -> str:
-    """Return the digest over all *files*; BenchError if one of them is not what *noted* says, by file name."""
+    """Return the digest of all *files*; BenchError if the sha256 of one differs from that in *noted*, by file name."""
     whole = hashlib.sha256()
     for file in files:
         own = hashlib.sha256()

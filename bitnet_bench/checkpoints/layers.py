@@ -1,4 +1,4 @@
-"""Everything that can be said about a checkpoint without running it: layer by layer, and per weight."""
+"""Describe a checkpoint without running it: layer by layer, and per weight."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Layer(Value):
     rows: int
     columns: int
     zero_density: float
-    """The share of its codes that are 0."""
+    """Share of the layer's codes that are 0."""
 
 
 class Inspection(Value):
-    """What `bitnet-bench inspect` says."""
+    """The result of `bitnet-bench inspect`."""
 
     checkpoint: Checkpoint
     layers: tuple[Layer, ...]
     zero_density: float | None
-    """Over all ternary layers, those of masters included; None without ternary layers."""
+    """Share of zeros over all ternary layers, including those of masters; None without ternary layers."""
     ternary_bits_per_weight: float | None
-    """On disk, scales, biases and filling included; None without ternary layers."""
+    """Bits on disk per ternary weight, including scales, biases and padding; None without ternary layers."""
     bits_per_weight: float
-    """On disk, over all parameters."""
+    """Bits on disk per parameter, over all parameters."""
     trainable: bool
     untrainable_because: str | None = None
 
 
 def inspect_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Inspection:
-    """Count the zeros of every ternary layer of *checkpoint*, which quantizes masters, and say what they mean."""
+    """Count the zeros of every ternary layer of *checkpoint* (masters are quantized for it) and return the findings."""
     weights = Weights(checkpoint)
     layers = []
     for name, (rows, columns) in weights.ternary.items():
@@ -64,7 +64,7 @@ def _count_ternary_bits(weights: Weights) -> int:
 
 
 def _why_layers_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
-    """Return why `finetune` would refuse *checkpoint*, as far as its weights tell."""
+    """Return why `finetune` would refuse *checkpoint*, as far as its weights show, or None."""
     odd = next((layer for layer in layers if layer.rows % CODES_PER_BYTE), None)
     if odd is not None:
         return f"{odd.name} has {odd.rows} rows, no multiple of {CODES_PER_BYTE}, and the result could not be written"
@@ -72,7 +72,7 @@ def _why_layers_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str 
 
 
 def inspect_layers(model: str, steps: ProgressDisplay = no_display) -> Inspection:
-    """Return everything that can be said about the checkpoint *model* without running it."""
+    """Return the description of the checkpoint *model*, made without running it."""
     checkpoint = open_checkpoint(model)
     with steps("inspect") as progress:
         return inspect_checkpoint(checkpoint, progress)

@@ -1,4 +1,4 @@
-"""What each format stores: the tensors and the config.json of a ternary model in that format."""
+"""Define what each format stores: the tensors and the config.json of a ternary model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 TRANSFORMERS_FORMATS = ("bitlinear", "autobitlinear")
 NORMLESS_FORMATS = ("packed", "tinyllama")
-"""The formats that can say that a layer's norm is gone because its linear layers normalize."""
+"""Formats that can express that a layer's norm is absent because its linear layers normalize."""
 
 
 class WeightSource(Protocol):
-    """A ternary model to write: `bitnet_bench.checkpoints.weights.Weights`, or one that is made up as it is written."""
+    """A ternary model to write: `bitnet_bench.checkpoints.weights.Weights`, or one generated as it is written."""
 
     config: dict[str, Any]
     inner_norm_kind: Literal["plain", "learned"] | None
@@ -36,11 +36,11 @@ class WeightSource(Protocol):
 
     @property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
 
     @property
     def floats(self) -> tuple[str, ...]:
-        """The names of all tensors that do not belong to a ternary layer."""
+        """Names of all tensors that do not belong to a ternary layer."""
 
     def dtype_and_shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Return (dtype, shape) of a float tensor."""
@@ -59,7 +59,7 @@ class WeightSource(Protocol):
 
 
 def check_writable(source: Weights, form: Format) -> None:
-    """BenchError if *form* cannot hold everything that *source* is."""
+    """Raise BenchError if *form* cannot represent *source*."""
     checkpoint = source.checkpoint
     if checkpoint.format == "float":
         raise BenchError(
@@ -79,7 +79,7 @@ def check_writable(source: Weights, form: Format) -> None:
 
 
 def check_row_counts(ternary: dict[str, tuple[int, int]], form: Format) -> None:
-    """BenchError if *form* cannot hold the number of rows of a layer."""
+    """Raise BenchError if *form* cannot store the number of rows of a layer."""
     for module, (rows, _) in ternary.items():
         if form in TRANSFORMERS_FORMATS and rows % CODES_PER_BYTE:
             raise BenchError(
@@ -116,7 +116,7 @@ def plan_tensors(source: WeightSource, form: Format) -> list[PlannedTensor]:
 
 
 class _ScaleCache:
-    """Remembers the scale of a layer from when its codes were read, so that they are not read again for it."""
+    """Cache of the scales that were read together with a layer's codes, so that codes are not read twice."""
 
     def __init__(self, source: WeightSource) -> None:
         self._source = source
@@ -136,7 +136,7 @@ def _plan_float(source: WeightSource, name: str) -> PlannedTensor:
 
 
 def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Format) -> list[PlannedTensor]:
-    """Return weight, scale, bias and inner norm of one ternary layer. Scales and biases are float32 in any format."""
+    """Return weight, scale, bias and inner norm of one ternary layer. Scales and biases are float32 in every format."""
     rows, columns = source.ternary[module]
     name = f"{module}.weight"
     plan: list[PlannedTensor] = []
@@ -180,7 +180,7 @@ def _make_stored_scale(scales: _ScaleCache, module: str, form: Format) -> Tensor
 
 
 def make_metadata(source: WeightSource, form: Format) -> dict[str, str]:
-    """Return what stands in the header of the weight files of *form*: the shapes that panels do not show."""
+    """Return the metadata of the weight files of *form*: for packed, the shapes that panels do not show."""
     return {"shapes": json.dumps(source.ternary)} if form == "packed" else {}
 
 

@@ -1,4 +1,4 @@
-"""Turn a checkpoint folder into a model that trains or runs, and refuse what does not fit."""
+"""Load a checkpoint folder as a model that trains or runs, and refuse what does not fit."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def load_model(
 ) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
-    train + ternary: `BitLinear` layers with float32 masters. run + ternary: `CodesLinear` layers, the others in
-    *rest*. Any other precision: plain layers, float32 to train and in that dtype to run; *dense* lets a checkpoint
-    of packed codes run so too, which costs what its shape costs and computes without its int8 activations.
+    Ternary to train: `BitLinear` layers with float32 masters. Ternary to run: `CodesLinear` layers, others in *rest*.
+    Any other precision: plain layers, in float32 to train and in that dtype to run; *dense* allows it for a checkpoint
+    of packed codes too, at the cost of a float model of its shape and without its int8 activations.
     """
     import torch
 
@@ -62,7 +62,7 @@ def load_model(
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Return the fast tokenizer of *checkpoint*; BenchError if there is none or it does not fit the model."""
+    """Return the fast tokenizer of *checkpoint*; BenchError if it is missing or does not fit the model."""
     from transformers import AutoTokenizer
 
     path = Path(checkpoint.path)
@@ -83,15 +83,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         )
     begins = config.get("bos_token_id")
     if None not in (begins, tokenizer.bos_token_id) and begins != tokenizer.bos_token_id:
-        # often a default that nobody corrected, and harmless then
+        # often an uncorrected default, and harmless then
         _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
     return tokenizer
 
 
 def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
-    """Return every id that ends an answer: EOS, and what generation_config.json and config.json of *checkpoint* name.
+    """Return every id that ends an answer: EOS, and those in generation_config.json and config.json of *checkpoint*.
 
-    A model that was taught to chat ends its turn with another token than a text (Gemma, Llama 3, ChatML on a base).
+    A chat model ends its turn with another token than a text (Gemma, Llama 3, ChatML on a base model).
     """
     path = Path(checkpoint.path)
     found = [tokenizer.eos_token_id, read_config(path).get("eos_token_id")]
@@ -101,7 +101,7 @@ def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
 
 
 def why_untrainable(checkpoint: Checkpoint) -> str | None:
-    """Return why ternary training cannot go on from *checkpoint*, or None if it can."""
+    """Return why ternary training cannot continue from *checkpoint*, or None if it can."""
     if checkpoint.inner_norm:
         return "it normalizes inside its ternary layers, which training does not do"
     return None
@@ -133,7 +133,7 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
 
 
 def _make_plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return all tensors by name, codes as the masters that have them, narrowed at once: all of them would be much."""
+    """Return all tensors by name, codes as masters, each cast to *dtype* at once to save memory."""
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
     state = {name: weights.tensor(name) for name in weights.floats}
@@ -159,7 +159,7 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
     checkpoint = weights.checkpoint
     for module in weights.ternary:
         if not weights.has_tensor(f"{module}.weight"):
-            continue  # reported as missing when the rest is loaded
+            continue  # reported as missing when the other tensors are loaded
         norm = None
         if checkpoint.inner_norm:
             learned = weights.inner_norm(module)
@@ -172,7 +172,7 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
 
 
 def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:
-    """BenchError if a ternary layer is none of the model's, or of another shape, or if one is float for no reason."""
+    """Raise BenchError if a ternary layer is not in the model or has another shape, or if one is unexpectedly float."""
     from bitnet_bench.ternary.linear import find_ternary_targets
 
     checkpoint = weights.checkpoint
@@ -201,7 +201,7 @@ def _check_layer_shape(checkpoint: Checkpoint, module: str, stored: tuple[int, .
 
 
 def _cast_checked(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return *tensor* in *dtype*; BenchError if a value is beyond its range."""
+    """Return *tensor* in *dtype*; BenchError if a value is out of its range."""
     import torch
 
     narrow = tensor.to(dtype)

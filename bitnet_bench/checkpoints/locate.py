@@ -1,4 +1,4 @@
-"""Find the checkpoint that a name means: the embedded pair, a folder, or a model of the hub."""
+"""Find the checkpoint that a name stands for: the embedded pair, a folder, or a model of the hub."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bitnet_bench.runs.records import Checkpoint
 
 EMBEDDED_CHECKPOINTS = {"demo": "ternary", "demo-fp16": "fp16"}
 DOWNLOAD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
-"""What is downloaded of a model of the hub."""
+"""Patterns of the files that are downloaded for a model of the hub."""
 
 
 def open_checkpoint(model: str) -> Checkpoint:
-    """Return what *model* is: `demo`, `demo-fp16`, a folder, or a hub id (downloaded, safetensors only)."""
+    """Return the checkpoint *model*: `demo`, `demo-fp16`, a folder, or a hub id (downloaded, safetensors only)."""
     from bitnet_bench.checkpoints.inspect import inspect_folder
 
     if model in EMBEDDED_CHECKPOINTS:
@@ -32,7 +32,7 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 
 def load_config(model: str) -> dict[str, Any]:
-    """Return the config.json of *model* as `open_checkpoint` names it; of a hub id nothing else is downloaded."""
+    """Return the config.json of *model*, named as for `open_checkpoint`; for a hub id nothing else is downloaded."""
     if (
         model in EMBEDDED_CHECKPOINTS
         or Path(model).exists()

@@ -1,6 +1,6 @@
-"""Whether two checkpoints are the same ternary model: codes, scales, everything else, and what they compute.
+"""Compare two checkpoints as ternary models: codes, scales, all other tensors, and their logits.
 
-Codes and float tensors must be equal to the bit. Scales must agree to 1e-6, because an inverse and an absmean are
+Codes and float tensors must be bitwise equal. Scales must agree to 1e-6, because an inverse and an absmean are
 rounded to float32. Logits of one engine then differ only where such a rounding moves an activation across a step of
 int8, and must agree within `MAX_MEAN_LOGIT_ERROR`.
 """
@@ -20,7 +20,7 @@ from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 
 LogitFunction = Callable[[Checkpoint, Sequence[Tensor]], Tensor]
-"""Gives float32 logits [T, V] of a checkpoint for prompts of T ids together; it holds no model afterwards."""
+"""Function that returns the float32 logits [T, V] of a checkpoint for prompts of T ids in total; it keeps no model."""
 
 PARITY_PROMPTS = (
     "안녕하세요. 오늘 서울의 날씨는 어떤가요?",
@@ -30,16 +30,16 @@ PARITY_PROMPTS = (
 )
 SCALE_TOLERANCE = 1e-6
 MAX_MEAN_LOGIT_ERROR = 0.05
-"""The largest mean |difference| of logits, in standard deviations of the source's logits."""
+"""Largest mean |difference| of logits, in standard deviations of the source's logits."""
 
 
 class CheckpointParity(Value):
-    """How far a converted checkpoint is from its source."""
+    """Differences between a converted checkpoint and its source."""
 
     layers: int
-    """Ternary layers, whose codes are all equal."""
+    """Number of ternary layers; all their codes are equal."""
     largest_scale_error: float
-    """Relative, over all layers with a non-zero code."""
+    """Largest relative error of a scale, over all layers with a non-zero code."""
     prompt_tokens: int = 0
     """Tokens of the Korean prompts that both were run on; 0 if they were not run."""
     mean_logit_error: float | None = None
@@ -48,7 +48,7 @@ class CheckpointParity(Value):
 
 
 def compare_checkpoints(source: Checkpoint, output: Checkpoint, logits: LogitFunction | None) -> CheckpointParity:
-    """Return how far *output* is from *source*; BenchError that names the first layer or tensor beyond the bounds."""
+    """Return the differences of *output* from *source*; BenchError names the first layer or tensor out of bounds."""
     ours, theirs = Weights(source), Weights(output)
     if source.inner_norm != output.inner_norm or source.inner_norm_eps != output.inner_norm_eps:
         raise _mismatch_error(f"the norm inside ternary layers is {output.inner_norm} instead of {source.inner_norm}")
@@ -99,12 +99,12 @@ def _check_same_bias(module: str, ours: Tensor | None, theirs: Tensor | None) ->
 
 
 def _compute_logit_errors(source: Checkpoint, output: Checkpoint, logits: LogitFunction) -> dict[str, float | int]:
-    """Run one checkpoint after the other, so that only one is in memory, and return the fields of Parity."""
+    """Run one checkpoint after the other, so that only one is in memory; return the fields of `CheckpointParity`."""
     prompts = encode_prompts(source)
     ours, theirs = logits(source, prompts), logits(output, prompts)
     difference = (ours - theirs).abs() / ours.std()
     mean, largest = float(difference.mean()), float(difference.max())
-    if not mean <= MAX_MEAN_LOGIT_ERROR:  # NaN is no parity
+    if not mean <= MAX_MEAN_LOGIT_ERROR:  # NaN fails too
         raise _mismatch_error(
             f"their logits differ by {mean:.3g} standard deviations in the mean and {largest:.3g} at most "
             f"(bound on the mean: {MAX_MEAN_LOGIT_ERROR})"
@@ -115,7 +115,7 @@ def _compute_logit_errors(source: Checkpoint, output: Checkpoint, logits: LogitF
 def encode_prompts(checkpoint: Checkpoint) -> list[Tensor]:
     """Return the ids [T] of each of `PARITY_PROMPTS`: the checkpoint's tokens, or UTF-8 bytes if no tokenizer fits.
 
-    Weights can be compared without a tokenizer, and any ids will do for that.
+    Comparing weights needs no tokenizer; any ids will do.
     """
     from bitnet_bench.checkpoints.loading import load_tokenizer
 

@@ -1,6 +1,6 @@
-"""Make up the weights of a model of a given shape, so that the shape can be measured without a download.
+"""Generate the weights of a model of a given shape, so that the shape can be measured without a download.
 
-A checkpoint of random codes computes as fast and takes as many bytes as the trained one; its text is noise.
+A checkpoint of random codes has the speed and the size of a trained one; its text is noise.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from bitnet_bench.runs.records import Checkpoint
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)
-"""80 of 256 codes are 0: absmean gives 31 % for normal weights, P(|w| < gamma / 2) = erf(0.282)."""
+"""Code of each random byte; 80 of 256 are 0: absmean gives 31 % for normal weights, P(|w| < gamma / 2) = erf(0.282)."""
 GAMMA_PER_STD = math.sqrt(2 / math.pi)
-"""mean |w| of normal weights with standard deviation 1."""
+"""Mean |w| of normal weights with standard deviation 1."""
 CHUNK_VALUES = 1 << 24
 
 
 class RandomWeights:
-    """A ternary model of the shape of a config.json, whose tensors are made when they are asked for.
+    """A ternary model of the shape of a config.json whose tensors are generated on access.
 
-    A tensor depends on the seed and its name only, so that the same model comes out in every format.
+    A tensor depends only on the seed and its name, so that every format gets the same model.
     """
 
     inner_norm_kind: Literal["plain", "learned"] | None
@@ -56,7 +56,7 @@ class RandomWeights:
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
         return list_ternary_shapes(self.config)
 
     @cached_property
@@ -67,7 +67,7 @@ class RandomWeights:
 
     @cached_property
     def floats(self) -> tuple[str, ...]:
-        """The names of all tensors that do not belong to a ternary layer."""
+        """Names of all tensors that do not belong to a ternary layer."""
         return tuple(name for name in self._shapes if name.rpartition(".")[0] not in self.ternary)
 
     def dtype_and_shape(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
@@ -93,11 +93,11 @@ class RandomWeights:
         return torch.from_numpy(CODE_OF_BYTE[drawn]), torch.tensor(self._std * GAMMA_PER_STD, dtype=torch.float32)
 
     def bias(self, module: str) -> Tensor | None:
-        """Return zeros if the layer has a bias."""
+        """Return zeros if the layer has a bias, else None."""
         return torch.zeros(self.ternary[module][0]) if f"{module}.bias" in self._shapes else None
 
     def inner_norm(self, module: str) -> Tensor | None:
-        """Return ones if there is a learned norm inside the layer."""
+        """Return ones if there is a learned norm inside the layer, else None."""
         return torch.ones(self.ternary[module][1], dtype=self._dtype) if self.inner_norm_kind else None
 
     def _make_generator(self, name: str) -> np.random.Generator:
@@ -106,7 +106,7 @@ class RandomWeights:
 
 
 def list_presets() -> dict[str, str]:
-    """Return the source of every preset, by its name."""
+    """Return the source of every preset, by preset name."""
     return {file.stem: str(_read_json(file)["source"]) for file in sorted(PRESETS_DIR.glob("*.json"))}
 
 
@@ -143,7 +143,7 @@ def write_random_checkpoint(
 ) -> Format:
     """Write a random checkpoint of the shape of *config* to the new folder *out*, and return its format.
 
-    *form* None takes `find_published_format`. The small files of the folder *tokenizer* are put beside the weights.
+    *form* None uses `find_published_format`. The small files of the folder *tokenizer* are copied next to the weights.
     """
     form = form or find_published_format(config)
     source = RandomWeights(config, seed)
@@ -171,7 +171,7 @@ def create_from_preset(
 ) -> Checkpoint:
     """Write a random checkpoint of a published shape to *out*, in its published format or in *form*.
 
-    It gets the tokenizer of the embedded pair, because the published ones cannot be had without a download.
+    It gets the tokenizer of the embedded pair, because the published tokenizers would need a download.
     """
 
     tokenizer = Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS["demo"]

@@ -1,4 +1,4 @@
-"""Write a trained model as a checkpoint folder, whole, in a format that transformers opens too."""
+"""Write a trained model as a complete checkpoint folder, in a format that transformers opens too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_packable(model: PreTrainedModel) -> None:
-    """BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot hold."""
+    """Raise BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot store."""
     from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
@@ -39,11 +39,11 @@ def check_packable(model: PreTrainedModel) -> None:
 def save_checkpoint(
     model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str
 ) -> None:
-    """Write a trained *model* (float32) to the folder *out*, whole.
+    """Write a trained *model* (float32) to the folder *out*, atomically.
 
     autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
     transformers opens as well. masters: float32 weights with an online quantization_config. float: all in *dtype*.
-    In each, what is not ternary is stored in *dtype*.
+    In every format, tensors that are not ternary are stored in *dtype*.
     """
     import torch
     from safetensors.torch import save_file
@@ -74,7 +74,7 @@ def save_checkpoint(
         (folder / "config.json").write_text(
             json.dumps(_make_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        # safetensors gives its file to the owner alone; a checkpoint is as readable as what stands beside it
+        # safetensors makes its file readable by the owner only; give it the permissions of the other files
         shutil.copymode(folder / "config.json", folder / "model.safetensors")
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
@@ -110,7 +110,7 @@ def _make_saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[st
 
 
 def _list_float_linears(model: PreTrainedModel) -> list[str]:
-    """Return the linear layers of a ternary *model* that stayed float, if there are others than the head."""
+    """Return the linear layers of a ternary *model* that stayed float, if there are any besides the head."""
     from torch import nn
 
     from bitnet_bench.ternary.linear import BitLinear

@@ -1,4 +1,4 @@
-"""Count what a model of a given shape holds, reads and computes for a token, from its config alone."""
+"""Count what a model of a given shape holds, reads and computes per token, from its config alone."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ from dataclasses import dataclass
 from typing import Any
 
 PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
-"""Families whose logits are one product of the last hidden states and the head; others scale or cap them, too."""
+"""Families whose logits are one product of the last hidden states and the head; others also scale or cap them."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The size of a decoder of the Llama family, in parameters and in what one token takes."""
+    """The size of a decoder of the Llama family, in parameters and in cost per token."""
 
     hidden: int
     intermediate: int
     layers: int
     vocabulary: int
     matrices: int
-    """Parameters of the layers' products, which are what becomes ternary."""
+    """Parameters of the matrices of the layers, which become ternary."""
     head_weights: int
-    """Vocabulary x hidden: read whole for every new token."""
+    """Vocabulary size x hidden size, all of it read for every new token."""
     embedding_weights: int = 0
-    """0 where the embedding is the head."""
+    """Parameters of the embedding; 0 if it is tied to the head."""
     norm_weights: int = 0
     kv_values: int = 0
-    """Keys and values that one token adds."""
+    """Key and value elements that one token adds to the cache."""
     attention_operations: int = 0
-    """Of one token for each position that it sees."""
+    """Operations of attention for one token, per position that it attends to."""
     keeps_all_logits: bool = False
-    """Whether the logits of a whole batch exist at once: the head of the family is more than one product."""
+    """True if the logits of a whole batch exist at once, because the family's head is more than one product."""
 
     @property
     def embeddings(self) -> int:
-        """Parameters of the head and of the embedding."""
+        """Parameters of the head and the embedding."""
         return self.head_weights + self.embedding_weights
 
     @property
     def parameters(self) -> int:
-        """All of them, norms left out."""
+        """Parameters of the model, without norms."""
         return self.matrices + self.embeddings
 
     @property
     def multiplied(self) -> int:
-        """Parameters that every token is multiplied with: an embedding is only looked up, a head is not."""
+        """Parameters that every token is multiplied with: all but those of the embedding, which is only looked up."""
         return self.matrices + self.head_weights
 
 

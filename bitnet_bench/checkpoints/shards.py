@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint folder: find them, and read what they hold tensor by tensor."""
+"""Find the safetensors files of a checkpoint folder, and read them tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAMAGED_HINT = "The file is damaged or cut off; get it again."
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What a file says about one tensor: *dtype* as safetensors names it (U8, F16, BF16, F32)."""
+    """The header of one tensor; *dtype* as safetensors names it (U8, F16, BF16, F32)."""
 
     file: Path
     dtype: str
@@ -32,12 +32,12 @@ class TensorHeader:
 
     @property
     def elements(self) -> int:
-        """How many values it holds."""
+        """Number of values."""
         return prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """The size on disk."""
+        """Size on disk."""
         bits = re.search(r"\d+", self.dtype)  # BOOL has none
         return self.elements * (int(bits.group()) if bits else 8) // 8
 
@@ -74,7 +74,7 @@ class Shards:
         return found
 
     def locate_tensor(self, name: str) -> str:
-        """Return "NAME in FILE", for a sentence about the tensor *name*."""
+        """Return "NAME in FILE" for the tensor *name*, for messages."""
         return f"{name} in {self.headers[name].file}"
 
 
@@ -107,7 +107,7 @@ def _read_index(folder: Path, index: Path) -> list[Path]:
 
 @contextmanager
 def _open_shard(file: Path) -> Iterator[Any]:
-    """Open a safetensors file; a damaged one becomes a sentence that names it."""
+    """Open a safetensors file; BenchError names it if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -118,7 +118,7 @@ def _open_shard(file: Path) -> Iterator[Any]:
 
 
 def iterate_blocks(tensor: Tensor, elements: int = 1 << 22) -> Iterator[Tensor]:
-    """Yield *tensor* in flat pieces of at most *elements*, so that what is computed of one stays small."""
+    """Yield *tensor* in flat pieces of at most *elements*, which keeps intermediate results small."""
     flat = tensor.flatten()
     for begin in range(0, flat.numel(), elements):
         yield flat[begin : begin + elements]

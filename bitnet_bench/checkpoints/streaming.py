@@ -1,8 +1,8 @@
-"""Write safetensors files one tensor after the other, so that a model is never held whole.
+"""Write safetensors files one tensor after the other, so that a model is never in memory as a whole.
 
-The header is filled up so that the data begins on a page (4096 bytes). Tensors whose size is a multiple of 64 come
-first, 8-bit ones before the others: each of them begins on a cache line, as the CPU kernel wants its codes. The rest
-follows from the widest dtype to the narrowest, which aligns each to its own elements. safetensors allows no holes.
+The header is padded so that the data begins on a page (4096 bytes). Tensors whose size is a multiple of 64 come first,
+8-bit ones before the others: each begins on a cache line, as the CPU kernel needs for its codes. The other tensors
+follow from the widest dtype to the narrowest, which aligns each to its own elements. safetensors allows no gaps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DTYPE_NAMES = {
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor that is known before it exists; *make* gives it when its turn comes."""
+    """A tensor that is described before it exists; *make* returns it when it is written."""
 
     name: str
     dtype: torch.dtype
@@ -54,7 +54,7 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        """The size on disk."""
+        """Size on disk."""
         return prod(self.shape) * self.dtype.itemsize
 
 
@@ -67,7 +67,7 @@ def write_shards(
 ) -> dict[str, str]:
     """Write *tensors* into files and return the sha256 of each file by name.
 
-    A file holds at most *shard_bytes* of data, or one tensor. Several files get an index, as transformers expects.
+    A file holds at most *shard_bytes* of data, or one tensor. Several files get an index file, as transformers expects.
     *progress* counts tensors.
     """
     shards = _split_shards(tensors, shard_bytes)
@@ -115,13 +115,13 @@ def _write_file(
             data = _make_bytes(planned)
             stream.write(data)
             digest.update(data)
-            del data  # else it would be held while the next one is made
+            del data  # free it before the next one is made
             one_more()
     return digest.hexdigest()
 
 
 def _sort_key(tensor: PlannedTensor) -> tuple[bool, bool, int]:
-    """Sort by this key: see the first lines of this module."""
+    """Return the sort key of a tensor; the docstring of this module explains the order."""
     whole_lines = tensor.bytes % CACHE_LINE_BYTES == 0
     return not whole_lines, whole_lines and tensor.dtype != torch.uint8, -tensor.dtype.itemsize
 

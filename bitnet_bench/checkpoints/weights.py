@@ -1,4 +1,4 @@
-"""Read the weights of a checkpoint of any ternary format, a tensor at a time: codes, scales, and what stays float."""
+"""Read the weights of a checkpoint of any ternary format, a tensor at a time: codes, scales, and float tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GET_AGAIN_HINT = "The checkpoint is damaged; get it again."
 
 
 class Weights:
-    """The weights of a checkpoint. Files are opened for one tensor at a time, so that no more stays in memory."""
+    """The weights of a checkpoint. Files are opened for one tensor at a time, so that only that one is in memory."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -32,12 +32,12 @@ class Weights:
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
-        """(rows, columns) of every ternary layer, by module name."""
+        """Shape (rows, columns) of every ternary layer, by module name."""
         return list_ternary_layers(self.checkpoint.format, self.config, self.shards)
 
     @cached_property
     def floats(self) -> tuple[str, ...]:
-        """The names of all tensors that do not belong to a ternary layer."""
+        """Names of all tensors that do not belong to a ternary layer."""
         taken = {f"{module}{part}" for module in self.ternary for part in LAYER_SUFFIXES}
         return tuple(name for name in self.shards.headers if name not in taken)
 
@@ -91,7 +91,7 @@ class Weights:
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
         """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale.
 
-        For format packed these are the mapped bytes of the file themselves, whose codes `inspect` has checked.
+        For format packed these are the memory-mapped bytes of the file, whose codes `inspect` has checked.
         """
         from bitnet_bench.ternary.panels import to_panels
 
@@ -101,9 +101,9 @@ class Weights:
         return to_panels(codes), gamma
 
     def bias(self, module: str) -> Tensor | None:
-        """Return the float32 bias [N] of a ternary layer that is added after scaling, or None.
+        """Return the float32 bias [N] of a ternary layer, which is added after scaling, or None.
 
-        AutoBitLinear scales (W x + b), so that format autobitlinear stores bias / gamma; BitLinear adds it after.
+        AutoBitLinear scales (W x + b), so format autobitlinear stores bias / gamma; BitLinear adds it after scaling.
         """
         if not self.has_tensor(f"{module}.bias"):
             return None
@@ -111,7 +111,7 @@ class Weights:
         return bias * self.gamma(module) if self.checkpoint.format == "autobitlinear" else bias
 
     def inner_norm(self, module: str) -> Tensor | None:
-        """Return the learned weight [K] of the norm inside a ternary layer, or None where norms are plain or absent."""
+        """Return the learned weight [K] of the norm inside a ternary layer, or None if norms are plain or absent."""
         if self.checkpoint.inner_norm != "learned":
             return None
         name = next((f"{module}{part}" for part in LEARNED_NORM_SUFFIXES if self.has_tensor(f"{module}{part}")), None)
@@ -120,7 +120,7 @@ class Weights:
         return self.tensor(name)
 
     def count_zeros(self, module: str) -> int:
-        """Return how many codes of a ternary layer are 0; counted in the packed bytes where there are any."""
+        """Return how many codes of a ternary layer are 0, counted in the packed bytes if there are any."""
         from bitnet_bench.ternary.packing import count_codes
 
         rows, columns = self.ternary[module]
@@ -131,10 +131,10 @@ class Weights:
             zeros = count_codes(stored)[1]
         except ValueError as error:
             raise self.damage_error(f"{module}.weight", error) from error
-        return zeros - (4 * stored.numel() - rows * columns)  # panels are filled up with code 0
+        return zeros - (4 * stored.numel() - rows * columns)  # panels are padded with code 0
 
     def damage_error(self, name: str, error: Exception) -> BenchError:
-        """Return the sentence for a tensor that holds what it cannot hold."""
+        """Return the error for a tensor with impossible values."""
         return BenchError(f"{self.shards.locate_tensor(name)} is damaged: {error}.", GET_AGAIN_HINT)
 
 

@@ -1,7 +1,7 @@
-"""The JSON of AI Hub: summaries of dialogues and documents, and questions about a text.
+"""Parse the JSON of AI Hub: summaries of dialogues and documents, and questions about a text.
 
-Such a file is one JSON value, not a row a line; `entries` takes it apart, and the readers below make turns of an entry.
-After the published schemas of 한국어 대화 요약, 문서요약 텍스트 and 기계독해.
+Such a file is one JSON value, not one row per line; `split_entries` splits it, and the parsers below make turns of an
+entry. They follow the published schemas of 한국어 대화 요약, 문서요약 텍스트 and 기계독해.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ DIALOGUE_INSTRUCTION = "다음 대화를 요약하세요."
 DOCUMENT_INSTRUCTION = "다음 글을 요약하세요."
 QUESTION_INSTRUCTION = "다음 글을 읽고 질문에 답하세요."
 NO_ANSWER_TEXT = "지문에서 답을 찾을 수 없습니다."
-"""What is learned as the answer to a question that its text does not answer."""
+"""Answer that is learned for a question that its text does not answer."""
 
 
 def split_entries(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the entries of a whole file, each with all that it needs; None if it is no file of AI Hub."""
+    """Return the entries of a whole file, each with all that it needs; None if it is not a file of AI Hub."""
     listed = value.get("documents", value.get("data"))
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         return None
@@ -25,7 +25,7 @@ def split_entries(value: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _split_questions(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each question beside its text; a paragraph of another form comes as it is, to be refused by name."""
+    """Yield each question with its text; a paragraph of another form is passed on, so that an error can name it."""
     paragraphs = document["paragraphs"]
     for paragraph in paragraphs if isinstance(paragraphs, list) else [document]:
         questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
@@ -48,7 +48,7 @@ def parse_dialogue_summary(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def parse_document_summary(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return (request, summary) of a document, of its newer form (`text`) or the older one (`article_original`)."""
+    """Return (request, summary) of a document in its newer form (`text`) or its older one (`article_original`)."""
     summaries = entry["abstractive"]
     summary = summaries[0] if isinstance(summaries, list) and summaries else summaries
     if "article_original" in entry:
@@ -69,7 +69,7 @@ def parse_document_summary(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def parse_question(entry: dict[str, Any]) -> tuple[str, str]:
-    """Return (request, answer) of a question about a text; where it has none there, that is `NO_ANSWER`."""
+    """Return (request, answer) of a question about a text; the answer is `NO_ANSWER_TEXT` if the text has none."""
     request = _make_request(
         QUESTION_INSTRUCTION, f"{_require_string(entry, 'context')}\n\n질문: {_require_string(entry, 'question')}"
     )

@@ -1,4 +1,4 @@
-"""Stop what a stranger wrote, such as a template, before it takes all time or all memory."""
+"""Bound the time and memory of untrusted code, such as a chat template."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from types import FrameType
 
 @contextmanager
 def bounded(seconds: float, more_bytes: int) -> Iterator[None]:
-    """Raise TimeoutError in the body after *seconds*, and MemoryError where it takes *more_bytes* beside what is taken.
+    """Raise TimeoutError in the body after *seconds*, and MemoryError if it takes more than *more_bytes* of new memory.
 
-    Time is the processor's, so that a busy machine stops nothing. It is bounded in the main thread only, and memory on
-    Linux only: elsewhere the system has no such limit.
+    Time is CPU time, so that a busy machine causes no timeout. Time is bounded in the main thread only, and memory on
+    Linux only, because other systems have no such limit.
     """
     with ExitStack() as stack:
         if sys.platform == "linux":
@@ -32,7 +32,7 @@ def _bounded_time(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"it takes more than {seconds:g} s of computing")
 
     before = signal.signal(signal.SIGPROF, stop)
-    # again and again: what runs may catch any exception once, as Jinja does when it computes constants
+    # repeated, because the code may catch any exception once, as Jinja does when it computes constants
     left, interval = signal.setitimer(signal.ITIMER_PROF, seconds, seconds)
     try:
         yield
@@ -47,7 +47,7 @@ def _bounded_time(seconds: float) -> Iterator[None]:
 def _bounded_memory(more_bytes: int) -> Iterator[None]:
     import resource
 
-    with open("/proc/self/statm", "rb", buffering=0) as file:  # for every row: pathlib takes four times as long
+    with open("/proc/self/statm", "rb", buffering=0) as file:  # called per row; pathlib takes four times as long
         pages = int(file.read().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * os.sysconf("SC_PAGE_SIZE") + more_bytes

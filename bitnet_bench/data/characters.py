@@ -1,4 +1,4 @@
-"""Find characters that a reader does not see and a model learns: zero-width, damaged and control characters."""
+"""Find characters that a reader does not see but a model learns: zero-width, damaged and control characters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal
 
 CharacterKind = Literal["invisible", "damaged", "control"]
 _FILLERS = "\u115f\u1160\u3164\uffa0"
-"""Hangul fillers: letters to Unicode, and as wide as a space or as nothing."""
+"""Hangul fillers: letters in Unicode, displayed as a space or with no width."""
 _EMOJI = r"\u2190-\u2bff\U0001f000-\U0001faff"
 _EMOJI_JOINED = re.compile(rf"(?<=[\ufe0f{_EMOJI}])\u200d(?=[{_EMOJI}])")
 _EMOJI_TAGS = re.compile("[\U000e0020-\U000e007f]")
 
 
 def find_characters(text: str) -> Iterator[tuple[CharacterKind, str]]:
-    """Yield (kind, the characters of it with their count and name) of *text*; joiners within emoji are no finding."""
+    """Yield (kind, description of the characters with count and name) for *text*; joiners within emoji do not count."""
     if not _pattern().search(text):
         return
     counts = Counter(_pattern().findall(_EMOJI_TAGS.sub("", _EMOJI_JOINED.sub("", text))))
@@ -46,7 +46,7 @@ def _kind(character: str) -> CharacterKind | None:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Return what matches one such character; runs of them are ranges."""
+    """Return a pattern that matches one such character; runs of characters are written as ranges."""
     ranges: list[list[int]] = []
     for code in range(0x110000):
         if not _kind(chr(code)):

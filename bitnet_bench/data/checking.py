@@ -1,4 +1,4 @@
-"""Say what is wrong with training rows before a model is trained on them: every bad row, not the first."""
+"""Check training rows before a model is trained on them, and report every bad row, not only the first."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ FINDING_KINDS: dict[FindingKind, str] = {
     "control": "holds control characters",
 }
 MIN_OVERLAP_LETTERS = 20
-"""Letters and digits that a row and a test row must share in one piece: shorter ones are found everywhere."""
+"""Letters and digits that a row and a test row must share in one piece; shorter overlaps are found everywhere."""
 LONG_ANSWER_CHARS = 200
-"""Characters: a shorter answer may well end without an ending."""
+"""Length in characters below which an answer may well lack an ending."""
 ANSWER_ENDINGS = tuple(".!?…。\"'”’)]}」』>*`~:;|") + tuple("다요죠까네음함임됨것")
-"""How a long Korean answer ends that was not cut off: a sign, or the last syllable of a sentence."""
+"""Endings of a long Korean answer that was not cut off: a sign, or the last syllable of a sentence."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be said of one line."""
+    """A finding about one line."""
 
     line: int
     kind: FindingKind
@@ -52,19 +52,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class FileFindings:
-    """A file of rows: what was found, and how long its rows are."""
+    """The findings of a file of rows, and the lengths of its rows."""
 
     file: str
     lines: int
     findings: tuple[Finding, ...]
     tokens: tuple[int, ...]
-    """Of each row that could be read, in order, template and special tokens included."""
+    """Number of tokens of each readable row, in order, including template and special tokens."""
     response_tokens: tuple[int, ...]
-    """Those of them that carry the loss."""
+    """Number of tokens of each such row that carry the loss."""
 
     @property
     def counts(self) -> dict[FindingKind, int]:
-        """Return the number of findings of each kind that there is."""
+        """Return the number of findings by kind, without kinds that have none."""
         found = Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in FINDING_KINDS if found[kind]}
 
@@ -79,7 +79,7 @@ def examine_rows(
 ) -> FileFindings:
     """Check every line of a JSONL file.
 
-    *asked* is what evaluation asks: texts under *normalise*, and the task of each.
+    *asked* maps the texts of evaluation prompts, normalised with *normalise*, to their tasks.
     """
     checker = _Checker(tokenizer, template, max_length)
     windows = _index_by_prefix(asked)
@@ -104,7 +104,7 @@ def examine_rows(
 
 
 class _Checker:
-    """Collects what is found in the rows of one file."""
+    """Collects the findings in the rows of one file."""
 
     def __init__(self, tokenizer: Any, template: str, max_length: int) -> None:
         self._tokenizer, self._template, self._max_length = tokenizer, template, max_length
@@ -120,12 +120,12 @@ class _Checker:
         self._findings.append(Finding(number, kind, reason))
 
     def count_lost(self, number: int, reasons: Iterable[str]) -> None:
-        """Count a row among those that lose text for each of *reasons*."""
+        """Count a row as losing text for each of *reasons*."""
         for reason in reasons:
             self._lost.setdefault(reason, []).append(number)
 
     def all_findings(self) -> tuple[Finding, ...]:
-        """Return the findings of lines by line, and one for each way to lose text, at its first row."""
+        """Return the findings by line, and one for each reason of lost text, at the first row that has it."""
         lost = [
             Finding(lines[0], "unread", f"{len(lines):,} {'row holds' if len(lines) == 1 else 'rows hold'} {reason}")
             for reason, lines in self._lost.items()
@@ -133,7 +133,7 @@ class _Checker:
         return tuple(sorted([*self._findings, *lost], key=lambda finding: finding.line))
 
     def check_row(self, number: int, row: Row) -> None:
-        """Find duplicates, answers that are cut off, special tokens, and characters that nobody sees."""
+        """Find duplicates, answers that are cut off, special tokens, and invisible characters."""
         key = (*((turn.role, turn.text.strip()) for turn in row.turns), row.rejected)
         if key in self._seen:
             self.add(number, "duplicate", f"is the same as line {self._seen[key]}")
@@ -151,12 +151,12 @@ class _Checker:
                 self.add(number, kind, f"holds {named}")
 
     def check_tokens(self, number: int, row: Row) -> None:
-        """Find rows that the template does not take or does not show whole, and those that are too long."""
+        """Find rows that the template refuses or does not render completely, and rows that are too long."""
         sides = [row] if row.rejected is None else [row, row.with_rejected()]
         try:
             lengths = [self._lengths(side) for side in sides]
             self.count_lost(number, dict.fromkeys(reason for side in sides for reason in self._left_out(side)))
-        except BenchError as error:  # a dialogue that the chat template has no prompt for
+        except BenchError as error:  # the chat template cannot render this dialogue as a prompt
             self.add(number, "bad", error.problem)
             return
         length, learned = lengths[0]
@@ -166,14 +166,14 @@ class _Checker:
             self.add(number, "long", f"has {length} tokens, {length - self._max_length} too many")
 
     def _lengths(self, row: Row) -> tuple[int, int]:
-        """Return how many tokens the longest sequence of a row has, and how many of all carry the loss."""
+        """Return the token count of a row's longest sequence, and how many tokens in all carry the loss."""
         is_text = all(turn.role == "text" for turn in row.turns)
         (examples,) = tokenize([row], self._tokenizer, self._template, "everything" if is_text else "responses")
         learned = sum(label != IGNORED_LABEL for example in examples for label in example.labels)
         return max(len(example.input_ids) for example in examples), learned
 
     def _left_out(self, row: Row) -> Iterator[str]:
-        """Yield what the template does not write of a row."""
+        """Yield the texts of a row that the template does not render."""
         template = choose_template(self._template, row, bool(self._tokenizer.chat_template))
         rendered = [one.text for one in render_sequences(row, template, self._tokenizer)]
         eos = self._tokenizer.eos_token or ""
@@ -187,14 +187,14 @@ _SIDES = {"user": "words of the user", "model": "an answer", "system": "a system
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return what matches any special token of a tokenizer; None if it has none."""
+    """Return a pattern that matches any special token of a tokenizer; None if it has none."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     names = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, names))) if names else None
 
 
 def _index_by_prefix(asked: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
-    """Return texts that are long enough by their first letters."""
+    """Return the texts that are long enough, by their first letters."""
     found: dict[str, list[tuple[str, str]]] = {}
     for text, task in asked.items():
         if len(text) >= MIN_OVERLAP_LETTERS:
@@ -203,7 +203,7 @@ def _index_by_prefix(asked: Mapping[str, str]) -> dict[str, list[tuple[str, str]
 
 
 def _find_overlap(text: str, windows: Mapping[str, list[tuple[str, str]]]) -> str | None:
-    """Return the task of a text of *windows* that *text* holds whole."""
+    """Return the task of a text in *windows* that *text* contains completely, or None."""
     for start in range(len(text) - MIN_OVERLAP_LETTERS + 1):
         for whole, task in windows.get(text[start : start + MIN_OVERLAP_LETTERS], ()):
             if text.startswith(whole, start):
@@ -212,7 +212,7 @@ def _find_overlap(text: str, windows: Mapping[str, list[tuple[str, str]]]) -> st
 
 
 def length_quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
-    """Return least, median, 95th and 99th percentile, greatest, mean and sum; {} of nothing."""
+    """Return minimum, median, 95th and 99th percentile, maximum, mean and sum; {} without lengths."""
     if not lengths:
         return {}
     cuts = statistics.quantiles(lengths, n=100, method="inclusive") if len(lengths) > 1 else [lengths[0]] * 99
@@ -228,7 +228,7 @@ def length_quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
 
 
 def length_histogram(lengths: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Return (least, greatest, count) of lengths by powers of two."""
+    """Return (minimum, maximum, count) of lengths by powers of two."""
     counts = Counter(length.bit_length() for length in lengths)
     return (
         [(1 << bits - 1, (1 << bits) - 1, counts[bits]) for bits in range(min(counts), max(counts) + 1)]

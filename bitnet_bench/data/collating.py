@@ -1,4 +1,4 @@
-"""Examples to the tensors of a batch."""
+"""Collate examples into the tensors of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 
 @dataclass(frozen=True)
 class BatchItem:
-    """What is drawn at once: one sequence, or the chosen and the rejected one of a pair with their reference."""
+    """One item of a batch: a sequence, or the chosen and the rejected sequence of a pair with their reference."""
 
     examples: Sequence[TrainingExample]
     reference: Sequence[float] = ()
@@ -24,13 +24,13 @@ class BatchItem:
 
 
 LABELLED_KEY = "labelled"
-"""In a batch: where in its [B x T] tokens the next one is labelled, as `find_labelled_positions` finds them."""
+"""Key in a batch of the positions in flattened [B, T] whose next token has a label (`find_labelled_positions`)."""
 
 
 def find_labelled_positions(labels: Tensor) -> Tensor:
-    """Return the places [n] in flattened [B, T] whose next token has a label.
+    """Return the positions [n] in flattened [B, T] whose next token has a label.
 
-    Found before *labels* go to a GPU: there, their number is only known when all that was asked of it before is done.
+    Call it before *labels* are moved to a GPU: there, getting their number waits for all work queued before.
     """
     wanted = torch.zeros_like(labels, dtype=torch.bool)
     wanted[:, :-1] = labels[:, 1:] != IGNORED_LABEL
@@ -38,13 +38,13 @@ def find_labelled_positions(labels: Tensor) -> Tensor:
 
 
 class Collator:
-    """Pads on the right to the longest of the batch."""
+    """Collator that pads on the right to the longest sequence of the batch."""
 
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
     def __call__(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
-        """Return the batch of *items*, with its `LABELLED_KEY` positions, and the `reference` [2B] of pairs."""
+        """Return the batch of *items*, with its `LABELLED_KEY` positions, and the `reference` [2B] for pairs."""
         batch = self.pad_examples([example for item in items for example in item.examples])
         batch[LABELLED_KEY] = find_labelled_positions(batch["labels"])
         if items[0].reference:
@@ -52,10 +52,10 @@ class Collator:
         return batch
 
     def pad_examples(self, examples: Sequence[TrainingExample]) -> dict[str, Tensor]:
-        """Return input_ids, labels and, where they differ in length, attention_mask, all [B, T].
+        """Return input_ids, labels and, if their lengths differ, attention_mask, all [B, T].
 
-        With packed examples there are position_ids that restart at every document, and never an attention_mask:
-        transformers builds the block-diagonal mask from the former in the absence of the latter.
+        For packed examples, position_ids that restart at every document are returned and never an attention_mask:
+        transformers builds the block-diagonal mask from position_ids only if there is no attention_mask.
         """
         longest = max(len(e.input_ids) for e in examples)
         batch = {"input_ids": self._pad_rows([e.input_ids for e in examples], longest, self._pad)}

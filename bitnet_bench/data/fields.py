@@ -1,4 +1,4 @@
-"""The fields of a row, which remember those that were read: what is left and holds text would be lost."""
+"""Track which fields of a row were read: a field that was not read and holds text would be lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
 
 SPEAKERS = ("role", "from", "speaker")
-"""Fields of a turn that name who speaks, which is no text."""
+"""Fields of a turn that name the speaker, which is not text."""
 _KINDS = {
     type(None): "null",
     bool: "true or false",
@@ -20,7 +20,7 @@ _KINDS = {
 
 
 class Fields:
-    """One object of a row. What is null or blank counts as absent, as in files that `datasets` or a table wrote."""
+    """One object of a row. A null or blank field counts as absent, as in files that `datasets` or a table wrote."""
 
     def __init__(self, values: dict[str, Any], path: str = "") -> None:
         self.values = values
@@ -33,12 +33,12 @@ class Fields:
         return not (value is None or value == [] or (isinstance(value, str) and not value.strip()))
 
     def take(self, key: str) -> Any:
-        """Return the value of *key*, None where there is none, and remember that it was read."""
+        """Return the value of *key*, None if there is none, and mark it as read."""
         self._read.add(key)
         return self.values.get(key)
 
     def inner(self, key: str, value: dict[str, Any]) -> Fields:
-        """Return an object within the field *key*, which reports what is not read of it by itself."""
+        """Return an object within the field *key*, which reports its own unread fields."""
         self._inner.append(Fields(value, f"{self._path}{shorten_name(key)}[]."))
         return self._inner[-1]
 
@@ -54,17 +54,17 @@ class Fields:
         return value
 
     def optional_text(self, key: str) -> str | None:
-        """Return the text of *key*, or None where it is absent, null or blank."""
+        """Return the text of *key*, or None if it is absent, null or blank."""
         if key in self:
             return self.text(key)
         self.take(key)
         return None
 
     def unread(self, used: Collection[str], joined: bool = False) -> Iterator[str]:
-        """Yield the names of fields that hold text which is not read; a text of *used* is not lost with its field.
+        """Yield the names of unread fields that hold text; a text that is also in *used* is not lost with its field.
 
-        With *joined*, small texts were joined: one that stands somewhere within a text of *used* is not lost either,
-        and fields are named however deep they are.
+        With *joined*, small texts were joined: a text that occurs anywhere within one of *used* is not lost either, and
+        fields are named at any depth.
         """
         for key, value in self.values.items():
             if key in self._read:
@@ -79,7 +79,7 @@ class Fields:
 
 
 def _texts_by_name(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield (the name of its field, text) of every text in *value*, however deep, that is not blank."""
+    """Yield (name of its field, text) of every text in *value* that is not blank, at any depth."""
     if isinstance(value, str):
         if value.strip():
             yield name, value

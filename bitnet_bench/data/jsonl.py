@@ -1,4 +1,4 @@
-"""Read rows from JSON Lines, JSON lists, CSV and AI Hub's files, with all text in NFC, and say which line is wrong."""
+"""Read rows from JSON Lines, JSON lists, CSV and AI Hub's files, with all text in NFC, and locate bad lines."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from bitnet_bench.data import aihub
 from bitnet_bench.errors import BenchError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""What stands between the cells of a table, by the file's suffix."""
+"""Delimiter between the cells of a table, by the file's suffix."""
 NAME_LENGTH = 40
-"""Characters of a field's name that an error repeats."""
+"""Number of characters of a field's name that an error repeats."""
 _SPACE = re.compile(r"\s*")
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class BadRowError(ValueError):
-    """Why a row cannot be used, as the end of a sentence that begins with its line number."""
+    """The reason why a row cannot be used, as the end of a sentence that begins with its line number."""
 
 
 def shorten_name(name: Any) -> str:
-    """Return the name of a field for a message: short, and without half characters, which cannot be printed."""
+    """Return the name of a field for a message: short, and without lone surrogates, which cannot be printed."""
     text = _HALF_CHARACTER.sub("\ufffd", str(name))
     return text if len(text) <= NAME_LENGTH else text[:NAME_LENGTH] + "…"
 
 
 def read_json(text: str) -> tuple[Any, bool]:
-    """Return (the value of *text*, its strings in NFC; whether some were not), or raise `BadRowError`.
+    """Return (the value of *text* with its strings in NFC, whether any was not in NFC), or raise `BadRowError`.
 
-    A name that stands twice in an object is refused, because JSON readers keep only the last of its values; so is half
-    a character (a lone surrogate), which no file can hold.
+    A name that occurs twice in an object is refused, because JSON readers keep only the last of its values. A lone
+    surrogate is refused, because no file can hold one.
     """
     composed = _Composer()
     try:
@@ -53,12 +53,12 @@ def read_json(text: str) -> tuple[Any, bool]:
 
 
 def parse_nfc_json(line: str) -> Any:
-    """Return the value of one line of JSON, its strings in NFC, escaped ones too; ValueError if it is not JSON."""
+    """Return the value of one line of JSON, all its strings in NFC; ValueError if it is not JSON."""
     return read_json(line)[0]
 
 
 class _Composer:
-    """Brings the strings of a value into NFC, one by one: an escaped file that is normalized as a whole breaks."""
+    """Normalizes the strings of a value to NFC one by one; normalizing an escaped file as a whole would break it."""
 
     def __init__(self) -> None:
         self.changed = False
@@ -95,16 +95,15 @@ class _Composer:
 
 
 def is_json_file(path: Path) -> bool:
-    """Return whether *path* is called a JSON file: one value, and not a row a line."""
+    """Return whether the name of *path* is that of a JSON file, which holds one value and not one row per line."""
     return path.suffix.lower() == ".json"
 
 
 def read_numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, the JSON of a row) of a file, blank lines left out; a byte-order mark is no text.
+    """Yield (line number from 1, the JSON of a row) of a file, without blank lines and without a byte-order mark.
 
-    Of a `.json` file, the number is that of the entry. A list of rows over several lines, rows over several lines, and
-    a table (`.csv`, `.tsv`, names in its first line) are read too, and so are lines that end in a comma. *encoding* is
-    UTF-8 where it is not given.
+    For a `.json` file, the number is that of the entry. Lists of rows and rows that span several lines, tables (`.csv`,
+    `.tsv`, with names in the first line), and lines that end in a comma are read too. *encoding* None is UTF-8.
     """
     try:
         if path.suffix.lower() in DELIMITERS:
@@ -139,17 +138,17 @@ def _is_list_of_objects(line: str) -> bool:
 
 
 def _text_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) of a file, whose lines end as Unix, Windows or old Macs end them."""
+    """Yield (number from 1, line) of a file with the line ends of Unix, Windows or old Macs."""
     number = 0
     for text in _decoded_text(path, encoding):
-        # JSON escapes the ends of lines, so that none of these stands within a string
+        # JSON escapes line ends, so that none of these occurs within a string
         for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
             number += 1
             yield number, line
 
 
 def _decoded_text(path: Path, encoding: str | None) -> Iterator[str]:
-    """Yield the text of a file in pieces that end where a line ends; BenchError names the encoding if it is another."""
+    """Yield the text of a file in pieces that end at a line end; BenchError suggests the encoding if it is another."""
     if encoding is not None:
         yield from io.StringIO(_decode_whole(path, encoding), newline="\n")
         return
@@ -187,7 +186,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> 
 
 
 def _guess_encoding(data: bytes) -> str | None:
-    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 where all of it can be read so."""
+    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 if all of it decodes, else None."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:
@@ -222,7 +221,7 @@ def _table_rows(path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def _split_whole_file(path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the entries of a `.json` file, which may hold rows a line all the same."""
+    """Yield the entries of a `.json` file, which may also hold one row per line."""
     if text.lstrip().startswith("["):
         for number, (_line, entry) in enumerate(_values_over_lines(path, text), start=1):
             yield number, entry
@@ -243,7 +242,7 @@ def _split_whole_file(path: Path, text: str) -> Iterator[tuple[int, str]]:
 
 
 def _entries(path: Path, value: Any, over_lines: bool) -> list[Any] | None:
-    """Return the entries of an AI Hub file; None for a single row, which stands in one line."""
+    """Return the entries of an AI Hub file; None for a single row in one line."""
     listed = aihub.split_entries(value) if isinstance(value, dict) else None
     if listed is not None:
         return listed
@@ -257,7 +256,7 @@ def _entries(path: Path, value: Any, over_lines: bool) -> list[Any] | None:
 
 
 def _values_over_lines(path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield (the line where it begins, its JSON) of each value of a list, or of values one after another."""
+    """Yield (first line, JSON) of each value of a list, or of values one after another."""
     decode = json.JSONDecoder().raw_decode
     position = _skip_space(text, 0)
     is_list = text[position : position + 1] == "["

@@ -1,4 +1,4 @@
-"""Tokenize many rows once: `datasets` maps them, and keeps their tokens on disk for the next run."""
+"""Tokenize many rows once: `datasets` maps them and caches their tokens on disk for the next run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bitnet_bench.data.templates import hash_template
 from bitnet_bench.data.tokenizing import LearnedTokens, TrainingExample, tokenize
 
 MIN_CACHED_ROWS = 5_000
-"""Fewer are tokenized in about a second, and leave no file behind (docs/log.md, 2026-11-25)."""
+"""Minimum number of rows to cache; fewer are tokenized in about a second (docs/log.md, 2026-11-25)."""
 CACHE_VERSION = 2
-"""Of what this module writes, and of `tokenize`: raised when the same rows come to other tokens."""
+"""Version of what this module writes and of `tokenize`; raised when the same rows give other tokens."""
 _log = logging.getLogger(__name__)
 
 
 def tokenize_cached(
     rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
 ) -> list[list[TrainingExample]]:
-    """Return what `tokenize` does; many rows that were there before come from the cache of `datasets`, on disk."""
+    """Return the result of `tokenize`; for many rows it is read from the disk cache of `datasets` if it is there."""
     if len(rows) < MIN_CACHED_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
         return tokenize(rows, tokenizer, template, learned)
     from pyarrow import ArrowInvalid
@@ -33,7 +33,7 @@ def tokenize_cached(
             return _map_rows(rows, tokenizer, template, learned)
         except ArrowInvalid:  # a damaged file
             return _map_rows(rows, tokenizer, template, learned, anew=True)
-    except OSError as error:  # a full disk, a folder that is not ours: tokens need not be kept
+    except OSError as error:  # a full disk, or a folder without write permission: caching is optional
         _log.warning("Tokens of %s rows are not kept: %s", len(rows), error)
         return tokenize(rows, tokenizer, template, learned)
 
@@ -75,7 +75,7 @@ def _map_rows(
 
 
 def compute_fingerprint(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> str:
-    """Return a digest of all that decides the tokens of *rows*; how long they may be is decided later."""
+    """Return a digest of all that decides the tokens of *rows*, except the maximum length, which is applied later."""
     found = hashlib.sha256()
     about = (CACHE_VERSION, version("tokenizers"), version("transformers"), learned, template, hash_template(template))
     own = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map)

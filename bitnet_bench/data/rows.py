@@ -1,4 +1,4 @@
-"""Read training rows of the shapes that are in use, or say which line is wrong; write them in one shape."""
+"""Read training rows in the shapes that data sets use, with errors that name the line, and write them in one shape."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training example. *verbatim*: its turns are joined as they are, as in an evaluation prompt."""
+    """One training example. *verbatim*: its turns are joined without markers, as in an evaluation prompt."""
 
     turns: tuple[Turn, ...]
     verbatim: bool = False
     rejected: str | None = None
-    """The answer that was not preferred to the last turn, of a preference pair."""
+    """Rejected alternative to the last turn, for a preference pair."""
 
     def to_messages(self) -> list[dict[str, str]]:
-        """Return the turns as chat templates and most tools name them."""
+        """Return the turns in the form of chat templates: [{"role", "content"}, ...]."""
         names = {"model": "assistant"}
         return [{"role": names.get(turn.role, turn.role), "content": turn.text} for turn in self.turns]
 
     def with_rejected(self) -> Row:
-        """Return the row that ends in its rejected answer."""
+        """Return the row with its rejected answer as the last turn."""
         return Row((*self.turns[:-1], Turn("model", self.rejected or "")), self.verbatim)
 
     @property
     def responses(self) -> tuple[int, ...]:
-        """Return which of the turns are answers that carry the loss."""
+        """Return the indices of the turns that are answers and carry the loss."""
         return tuple(i for i, turn in enumerate(self.turns) if turn.role == "model" and turn.learned)
 
     def learning_only(self, response: int) -> Row:
-        """Return the same row with the loss on one answer alone."""
+        """Return the same row with the loss on one answer only."""
         turns = (Turn(t.role, t.text, t.role != "model" or i == response) for i, t in enumerate(self.turns))
         return Row(tuple(turns), self.verbatim, self.rejected)
 
     def split(self) -> list[Row]:
-        """Return a row for each answer that carries the loss, which ends in it."""
+        """Return one row for each answer that carries the loss, cut after that answer."""
         return [Row(self.turns[: at + 1], self.verbatim).learning_only(at) for at in self.responses]
 
 
 def read_rows(path: Path, limit: int | None = None, encoding: str | None = None) -> list[Row]:
     """Return the rows of a file, or the first *limit* of them, in NFC; BenchError names the first bad line.
 
-    Fields that hold text which no row is made of are named in the log. *encoding* is UTF-8 where it is not given.
+    Fields whose text is not used in any row are named in the log. *encoding* None is UTF-8.
     """
     if not path.is_file():
         raise BenchError(
@@ -90,7 +90,7 @@ def parse_row(line: str) -> Row:
 
 
 def read_value(value: Any) -> tuple[Row, tuple[str, ...]]:
-    """Return (the row that a value of JSON is, the names of fields whose text is not in it), or raise `BadRowError`."""
+    """Return (row of a JSON value, names of fields whose text is not in it), or raise `BadRowError`."""
     if not isinstance(value, dict):
         raise BadRowError("is not a JSON object")
     fields = Fields(value)
@@ -105,7 +105,7 @@ def read_value(value: Any) -> tuple[Row, tuple[str, ...]]:
 
 
 def row_to_fields(row: Row) -> dict[str, Any]:
-    """Return the JSON object that says the same in the shape most tools read."""
+    """Return the JSON object of *row* in the shape that most tools read."""
     if row.rejected is not None:
         *prompt, chosen = row.to_messages()
         if [turn.role for turn in row.turns[:-1]] == ["user"]:
@@ -119,9 +119,9 @@ def row_to_fields(row: Row) -> dict[str, Any]:
 
 
 def convert_data(file: Path, out: Path, encoding: str | None = None) -> int:
-    """Write the rows of *file*, whatever their shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
+    """Write the rows of *file*, in any shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
 
-    Returns how many; BenchError names the first bad line, and *out* is not written then. *encoding* is that of *file*.
+    Return the number of rows. BenchError names the first bad line; *out* is not written then. *encoding* is *file*'s.
     """
 
     if out.exists():

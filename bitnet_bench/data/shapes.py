@@ -1,7 +1,7 @@
-"""The shapes in which data sets write a row: a table of recognisers, each with a name.
+"""Recognise the shapes in which data sets write a row, from a table of named shapes.
 
-A shape is recognised by the fields that it needs. Where several fit, the one that reads most of the row is meant, and
-two of which neither reads all that the other does are refused by name: nothing is guessed.
+A shape is recognised by the fields that it needs. If several fit, the one that reads most of the row is used. If
+neither of two reads all that the other does, the row is refused with their names: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ ASKING = ("prompt", "instruction", "question", "query", "input")
 ANSWERING = ("response", "output", "answer", "completion")
 SYSTEM = ("system", "system_prompt")
 APPENDED = ("context", "input")
-"""Fields that continue the user's words, in this order."""
+"""Fields that continue the user's text, in this order."""
 AROUND = (*SYSTEM, "history", *APPENDED)
 DIALOGUES = ("messages", "conversations", "conversation", "turns", "dialogue")
 CONTENTS = ("content", "value", "utterance", "text")
 TEXTS = ("text", "document")
 NAMES_SHOWN = 10
 _TYPES: dict[str, type] = {**dict.fromkeys(DIALOGUES, list), **dict.fromkeys(TEXTS, str)}
-"""What a field of these names must hold to say which shape a row has: many sets count their turns in `turns`."""
+"""Type that a field of each name must have to identify a shape: many data sets count their turns in `turns`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a row says: its turns, and the answer that was not preferred to the last of them."""
+    """The contents of a row: its turns, and the rejected alternative to the last of them."""
 
     turns: list[Turn]
     rejected: str | None = None
@@ -52,20 +52,20 @@ class Shape:
     needs: tuple[str, ...]
     read: Callable[[Fields], Said]
     also: tuple[str, ...] = ()
-    """Fields that are read where they are there."""
+    """Optional fields that are read if present."""
     rank: int = 1
-    """Shapes of a lower rank come first: pairs with a rejected answer (0) often hold their prompt as a dialogue too,
-    and all kinds hold what they were made from as a text (2)."""
+    """Priority, the lowest first: pairs with a rejected answer (0) often hold their prompt as a dialogue too, and all
+    kinds may hold their source as a text (2)."""
     texts_are_joined: bool = False
-    """Whether the texts of many small fields become one, so that a field counts as read where its text is in it."""
+    """True if the texts of many small fields are joined, so that a field counts as read if they contain its text."""
 
     def claims(self, there: frozenset[str]) -> frozenset[str]:
-        """Return which of the fields *there* this shape reads; none if it lacks one that it needs."""
+        """Return which of the fields *there* this shape reads; none if a field that it needs is missing."""
         return there.intersection((*self.needs, *self.also)) if there.issuperset(self.needs) else frozenset()
 
 
 def recognise(fields: Fields) -> Shape:
-    """Return the shape of a row; BadRowError says what it lacks, or between which shapes it is undecided."""
+    """Return the shape of a row; BadRowError says which fields are missing, or which shapes fit equally well."""
     there = frozenset(
         key for key, value in fields.values.items() if key in fields and isinstance(value, _TYPES.get(key, object))
     )
@@ -78,7 +78,7 @@ def recognise(fields: Fields) -> Shape:
 
 @lru_cache(maxsize=1024)
 def _widest(there: frozenset[str]) -> list[Shape]:
-    """Return the shapes of the lowest rank that read most of the fields *there*, one of those that read the same."""
+    """Return the shapes of the lowest rank that read most of the fields *there*, one for each set of fields."""
     fitting = {shape: claims for shape in SHAPES if (claims := shape.claims(there))}
     rank = min((shape.rank for shape in fitting), default=0)
     claimed = {shape: claims for shape, claims in fitting.items() if shape.rank == rank}
@@ -91,7 +91,7 @@ def _widest(there: frozenset[str]) -> list[Shape]:
 
 
 def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
-    """Return the shape of which a row has most, whose reader then says what is missing."""
+    """Return the shape that a row matches best; its reader then says what is missing."""
 
     def has(shape: Shape) -> tuple[int, int]:
         return len(there.intersection(shape.needs)), sum(key in fields.values for key in shape.needs)
@@ -118,7 +118,7 @@ def _read_pair(asking: str, answering: str) -> Callable[[Fields], Said]:
 
 
 def _before(fields: Fields) -> list[Turn]:
-    """Return the turns that stand beside the question: an instruction, and what was said earlier."""
+    """Return the turns before the question: an instruction, and the history of the dialogue."""
     system = [Turn("system", text) for key in SYSTEM if (text := fields.optional_text(key))]
     history = fields.take("history")
     if history in (None, [], ""):
@@ -181,7 +181,7 @@ def _prompt_of_preference(fields: Fields) -> list[Turn]:
 
 
 def _with_prompt(prompt: list[Turn], said: list[Turn], key: str) -> list[Turn]:
-    """Return a dialogue that holds the prompt once, whether it is repeated in *said* or not."""
+    """Return a dialogue that holds the prompt once, whether *said* repeats it or not."""
     if said[0].role == "model":
         return [*prompt, *said]
     missing = [turn for turn in prompt if turn not in said]
@@ -237,7 +237,7 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
 
 
 def _content(fields: Fields, key: str) -> str:
-    """Return the text of a turn, whose parts, where it has parts, are joined."""
+    """Return the text of a turn; if it has parts, they are joined."""
     parts = fields.values.get(key)
     if not isinstance(parts, list) or not parts:
         return fields.text(key)
@@ -260,7 +260,7 @@ def _content(fields: Fields, key: str) -> str:
 
 
 def _is_learned(fields: Fields) -> bool:
-    """Return whether what is said here carries the loss: `"weight"` is 0 or 1, and `"train"` true or false."""
+    """Return whether a turn carries the loss: `"weight"` is 0 or 1, and `"train"` true or false."""
     for key in ("weight", "train"):
         value = fields.take(key) if isinstance(fields.values.get(key), bool | int | float) else None
         if value is not None and value not in (0, 1):
@@ -286,7 +286,7 @@ def _read_text(key: str) -> Callable[[Fields], Said]:
 
 
 def _pairs() -> Sequence[tuple[str, str]]:
-    """Return every question with every answer, those first that data sets are known by."""
+    """Return every combination of a question and an answer field, the common ones first."""
     known = [("prompt", "response"), ("instruction", "output"), ("Q", "A"), ("question", "answer"), ("input", "output")]
     rest = [(asking, answering) for asking in ASKING for answering in ANSWERING]
     return [*known, *(pair for pair in rest if pair not in known)]

@@ -1,4 +1,4 @@
-"""Turn a row into text whose model turns are known to the character."""
+"""Render a row as text and return the character span of every model turn."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from bitnet_bench.errors import BenchError, UsageError
 
 
 class _TemplateMarks(NamedTuple):
-    """Text before each turn, by who speaks, and between turns."""
+    """Text before each turn, by speaker, and between turns."""
 
     user: str
     model: str
     lead: str = ""
-    """Belongs to the response: a prompt that ended in a space would be no token prefix."""
+    """Text at the start of the response; a prompt that ended in a space would not be a token prefix."""
     between: str = ""
     after_user: str = ""
     system: tuple[str, str] = ("", "")
-    """Around an instruction, which stands within the user's first turn where that has an end of its own."""
+    """Text around an instruction, which is put into the user's first turn if *after_user* is set."""
 
 
 _TEMPLATE_MARKS = {
@@ -39,14 +39,14 @@ _TEMPLATE_MARKS = {
 TEMPLATE_SECONDS = 3.0
 TEMPLATE_BYTES = 2**29
 TEMPLATE_CHARACTERS, TEMPLATE_GROWTH = 1_000_000, 50
-"""What a chat template may take for one row: time, memory, and characters beside so many for each of the row's."""
+"""Limits of a chat template for one row: time, memory, and characters (a base, plus a factor of the row's own)."""
 ANSWER = "\ue000"
-"""Stands for an answer in a chat template; a character that no text holds (Unicode's private use)."""
+"""Placeholder of an answer in a chat template: a character that no text holds (Unicode's private use)."""
 TEMPLATE_NAMES = ("auto", *_TEMPLATE_MARKS, "chat")
 
 
 def check_template(template: str) -> None:
-    """BenchError unless *template* is one of `NAMES` or a file."""
+    """Raise BenchError unless *template* is one of `TEMPLATE_NAMES` or a file."""
     if template not in TEMPLATE_NAMES and not Path(template).is_file():
         raise UsageError(
             f"There is no template {template!r}.",
@@ -55,7 +55,7 @@ def check_template(template: str) -> None:
 
 
 def hash_template(template: str) -> str | None:
-    """Return the sha256 of a template from a file, None for one with a name."""
+    """Return the sha256 of a template file, None for a template with a name."""
     return None if template in TEMPLATE_NAMES else hashlib.sha256(Path(template).read_bytes()).hexdigest()
 
 
@@ -77,11 +77,11 @@ def choose_template(template: str, row: Row, has_chat_template: bool) -> str:
 
 
 class RewrittenTurnsError(BenchError):
-    """A chat template writes earlier turns otherwise once the dialogue goes on, as those of reasoning models do."""
+    """A chat template changes earlier turns when the dialogue continues, as those of reasoning models do."""
 
 
 def render_sequences(row: Row, template: str, tokenizer: Any) -> list[RenderedRow]:
-    """Return the texts that *row* is learned as: one, or one an answer where its template rewrites earlier turns."""
+    """Return the texts that *row* is learned as: one, or one per answer if its template rewrites earlier turns."""
     try:
         return [render_row(row, template, tokenizer)]
     except RewrittenTurnsError:
@@ -92,9 +92,9 @@ def render_sequences(row: Row, template: str, tokenizer: Any) -> list[RenderedRo
 
 
 def render_row(row: Row, template: str, tokenizer: Any) -> RenderedRow:
-    """Render *row*; each response ends with the tokenizer's EOS, or as its chat template has it.
+    """Render *row*; each response ends with the tokenizer's EOS, or as its chat template writes it.
 
-    An EOS that the row brings at the end of a response, and a BOS at its beginning, are not written a second time.
+    An EOS at the end of a response in the row, or a BOS at its beginning, is not written a second time.
     """
     if template == "chat" or template not in _TEMPLATE_MARKS:
         return _render_chat(row, tokenizer, None if template == "chat" else template)
@@ -104,7 +104,7 @@ def render_row(row: Row, template: str, tokenizer: Any) -> RenderedRow:
         text += marks.between if text and not opened else ""
         if turn.role in ("user", "system") and not opened:
             text += marks.user if turn.role == "user" or marks.after_user else ""
-        opened = turn.role == "system" and bool(marks.after_user)  # [INST] stays open for the user's words
+        opened = turn.role == "system" and bool(marks.after_user)  # [INST] stays open for the user's text
         text += marks.model if turn.role == "model" else ""
         start = len(text)
         text += _wrap_turn(turn, marks)
@@ -116,7 +116,7 @@ def render_row(row: Row, template: str, tokenizer: Any) -> RenderedRow:
 
 
 def _without_eos(text: str, tokenizer: Any) -> str:
-    """Return *text* without the EOS that it ends with, if it does."""
+    """Return *text* without a final EOS."""
     eos = tokenizer.eos_token
     ended = text.rstrip()
     return ended.removesuffix(eos) if eos and ended.endswith(eos) else text
@@ -166,9 +166,9 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
 
 
 def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> str | None:
-    """Return the Jinja chat template that *rows* are rendered through: the tokenizer's own, a file's or a named one's.
+    """Return the Jinja chat template that *rows* are rendered with: the tokenizer's own, a file's or a named one's.
 
-    Rows that are verbatim or running text go through none, and leave the tokenizer its own.
+    Rows that are verbatim or running text use none; the tokenizer then keeps its own.
     """
     own: str | None = tokenizer.chat_template
     names = {
@@ -183,9 +183,9 @@ def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> st
 def apply_chat_template(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], file: str | None = None, **options: bool
 ) -> str:
-    """Return *messages* as the chat template of *tokenizer*, or that in *file*, writes them.
+    """Return *messages* rendered by the chat template of *tokenizer*, or by that in *file*.
 
-    BenchError for whatever goes wrong in it, too much time, memory and text included: it may be a stranger's.
+    BenchError for any failure, including too much time, memory or text: the template may be untrusted.
     """
     try:
         with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
@@ -202,7 +202,7 @@ def apply_chat_template(
 
 
 def _explain(error: Exception) -> str:
-    """Return the first line of what a template's failure says."""
+    """Return the first line of the message of a template's error."""
     said = str(error).strip().partition("\n")[0].rstrip(".")
     if isinstance(error, MemoryError):
         return said or "it takes too much memory"
@@ -210,7 +210,7 @@ def _explain(error: Exception) -> str:
 
 
 def find_turn_end(tokenizer: Any) -> frozenset[int]:
-    """Return the special token that the tokenizer's chat template writes right after an answer; none where it has none.
+    """Return the special token that the tokenizer's chat template writes right after an answer; empty if there is none.
 
     A base model that learned such a template ends its answers with it, whatever the tokenizer's EOS is.
     """
@@ -226,19 +226,19 @@ def find_turn_end(tokenizer: Any) -> frozenset[int]:
 
 
 def find_special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of all tokens that decoding leaves out."""
+    """Return the ids of all tokens that decoding skips."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return frozenset(getattr(tokenizer, "all_special_ids", ())) | {i for i, token in added.items() if token.special}
 
 
 def _write_jinja(marks: _TemplateMarks) -> str:
-    """Return the chat template that writes what `render` writes with *marks*."""
+    """Return the chat template that writes the text of `render_row` with *marks*."""
     between, user, after_user, model, lead = (
         json.dumps(text, ensure_ascii=False)
         for text in (marks.between, marks.user, marks.after_user, marks.model, marks.lead)
     )
     before_system, after_system = (json.dumps(text, ensure_ascii=False) for text in marks.system)
-    # a system's words stand within the user's first turn where that has an end of its own
+    # the instruction is put into the user's first turn if that turn has an end mark
     inside = bool(marks.after_user)
     return (
         "{%- set ns = namespace(inside=false) -%}{%- for m in messages -%}"

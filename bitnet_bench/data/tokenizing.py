@@ -1,4 +1,4 @@
-"""Rows to token ids with the loss on response tokens only."""
+"""Convert rows to token ids with the loss on response tokens only."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from bitnet_bench.data.templates import RenderedRow, choose_template, render_seq
 from bitnet_bench.errors import BenchError
 
 IGNORED_LABEL = -100
-"""The label of a token that carries no loss (torch.nn.functional.cross_entropy's default)."""
+"""Label of a token that carries no loss (the default of torch.nn.functional.cross_entropy)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """Token ids and labels of one sequence, both of its length; labels are unshifted."""
+    """Token ids and labels of one sequence, both of its length; labels are not shifted."""
 
     input_ids: list[int]
     labels: list[int]
     parts: tuple[int, ...] = ()
-    """Lengths of the documents in it, which do not see each other; () for a single one."""
+    """Lengths of the documents in it, which do not attend to each other; () for a single document."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """Training sequences, and what became of the rows that are not among them whole."""
+    """Training sequences, and which rows were dropped or truncated."""
 
     examples: list[TrainingExample]
-    """Of preference pairs: the chosen and the rejected sequence of each, one after the other."""
+    """Training sequences; for preference pairs, the chosen and the rejected sequence of each, one after the other."""
     rows: int
     lost: tuple[int, ...]
     """Indices of the rows whose response was cut off entirely by max_length."""
     truncated: int
-    """Rows that lost some tokens and were kept."""
+    """Number of rows that lost some tokens and were kept."""
 
     @property
     def dropped(self) -> int:
@@ -45,7 +45,7 @@ class EncodedRows:
 
     @property
     def sha256(self) -> str:
-        """Over ids and labels in order: two runs with the same digest saw the same data."""
+        """Sha256 over ids and labels in order: two runs with the same digest used the same data."""
         digest = hashlib.sha256()
         for example in self.examples:
             digest.update(repr((example.input_ids, example.labels)).encode())
@@ -53,11 +53,11 @@ class EncodedRows:
 
 
 LearnedTokens = Literal["everything", "responses", "last response"]
-"""Which tokens of a row carry the loss."""
+"""Tokens of a row that carry the loss."""
 
 
 class TokenizeFunction(Protocol):
-    """Makes sequences of rows, whole."""
+    """Function that tokenizes rows without a length limit."""
 
     def __call__(
         self, rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
@@ -66,12 +66,12 @@ class TokenizeFunction(Protocol):
 
 
 def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
-    """Return the tokens of each of *rows*, however many they are.
+    """Return the sequences of each of *rows*, of any length.
 
     A row is one sequence, unless its template rewrites earlier turns and several responses carry the loss.
     """
     chat = bool(tokenizer.chat_template)
-    if learned != "responses":  # then earlier responses need not be told from their prompts
+    if learned != "responses":  # earlier responses then need not be separated from their prompts
         rows = [row.learning_only(row.responses[-1]) if row.responses else row for row in rows]
     rendered = [render_sequences(row, choose_template(template, row, chat), tokenizer) for row in rows]
     flat = [one for of_row in rendered for one in of_row]
@@ -93,7 +93,7 @@ def tokenize_rows(
 ) -> EncodedRows:
     """Tokenize *rows*: sequences of each row for SFT; for pretraining, documents joined and cut into max_length pieces.
 
-    BenchError if no row has a response, or if a response that is not to be learned is pretrained on.
+    BenchError if no row has a response, or if a row for pretraining has a response that must not be learned.
     """
     if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
         raise BenchError("These rows are running text, with no prompt and response.", "Use `method=pretrain` for them.")
@@ -121,7 +121,7 @@ def tokenize_rows(
 
 
 def _check_all_learned(rows: Sequence[Row]) -> None:
-    """Refuse a row with a response that is not to be learned: pretraining learns all of every text."""
+    """Raise BenchError for a row with a response that must not be learned: pretraining learns every token of a row."""
     marked = next((i for i, row in enumerate(rows, 1) if not all(turn.learned for turn in row.turns)), None)
     if marked is not None:
         raise BenchError(
@@ -133,7 +133,7 @@ def _check_all_learned(rows: Sequence[Row]) -> None:
 def tokenize_pairs(
     rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, tokenize: TokenizeFunction = tokenize
 ) -> EncodedRows:
-    """Tokenize preference pairs (DPO): two sequences a row, the loss on their last response only.
+    """Tokenize preference pairs (DPO): two sequences per row, the loss on their last response only.
 
     A pair is dropped when *max_length* leaves no token of one of its answers, or none in which they differ.
     """
@@ -165,8 +165,8 @@ def tokenize_pairs(
 def _mask_prompts(rendered: Sequence[RenderedRow], tokenizer: Any) -> Iterator[TrainingExample]:
     """Yield ids and labels of each row.
 
-    Where a response begins and ends is found as lm-eval finds it, by tokenizing the text before it: a token is
-    learned if it is no part of that. A token that holds the end of a prompt and the start of a response is learned.
+    The boundaries of a response are found as lm-eval finds them, by tokenizing the text before it: tokens that are not
+    part of that are learned, including one that holds the end of a prompt and the start of a response.
     """
     texts: list[str] = []
     begins: list[bool] = []
@@ -191,14 +191,14 @@ def _count_shared_tokens(prefix: list[int], ids: list[int]) -> int:
 
 
 def begins_with_bos(text: str, tokenizer: Any) -> bool:
-    """Say whether *text* brings its own BOS, so that the tokenizer adds none: the rule of training and evaluation."""
+    """Return whether *text* has its own BOS, so that the tokenizer adds none: the rule of training and evaluation."""
     return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
 
 
 def _encode_texts(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
-    """Return ids of each text, with BOS as the tokenizer adds it where the text does not begin with one.
+    """Return ids of each text, with BOS as the tokenizer adds it if the text does not begin with one.
 
-    An EOS that the tokenizer adds is dropped: rows carry theirs as text, so that each response ends with one.
+    An EOS that the tokenizer adds is dropped: rows have theirs in the text, so that each response ends with one.
     """
     if not texts:
         return []
@@ -214,7 +214,7 @@ def _encode_texts(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) 
 
 
 def _cut_pieces(documents: Iterable[list[int]], length: int) -> Iterator[TrainingExample]:
-    """Join documents end to end and cut; a last piece of one token has nothing to predict and is left out."""
+    """Join documents end to end and cut; a last piece of one token has nothing to predict and is dropped."""
     stream = [token for document in documents for token in document]
     for start in range(0, len(stream), length):
         piece = stream[start : start + length]

@@ -1,4 +1,4 @@
-"""What one side of a dialogue said, and the names that data sets give to the sides."""
+"""One turn of a dialogue, and the names that data sets give to the speakers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Role = Literal["user", "model", "system", "text"]
 USER_NAMES = {"user", "human", "사용자", "질문자", "고객"}
 MODEL_NAMES = {"model", "assistant", "bot", "gpt", "chatgpt", "ai", "모델", "상담원"}
 SYSTEM_NAMES = {"system", "sys", "developer", "시스템"}
-"""An instruction beside a model's turns; the answering side where dialogues have no other (HG-TODS, WoS)."""
+"""Names of an instruction next to a model's turns; in HG-TODS and WoS, of the answering side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said; `system` is an instruction, and `text` is running text with no sides."""
+    """One turn; `system` is an instruction, and `text` is running text without speakers."""
 
     role: Role
     text: str
     learned: bool = True
-    """Whether a model's turn carries the loss: a weight of 0 in the data says that it does not."""
+    """True if a model's turn carries the loss; a weight of 0 in the data makes it false."""
 
 
 def role_of(name: Any) -> Role:
-    """Return the side that a data set calls *name*, or raise `BadRowError`."""
+    """Return the role that a data set calls *name*, or raise `BadRowError`."""
     lowered = name.strip().lower() if isinstance(name, str) else ""
     if lowered in USER_NAMES:
         return "user"

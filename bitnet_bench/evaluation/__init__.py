@@ -1,1 +1,1 @@
-"""Checkpoint x suite -> scores. The only place that imports lm_eval."""
+"""Score checkpoints on suites. This is the only package that imports lm_eval."""

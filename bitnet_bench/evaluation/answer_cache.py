@@ -1,9 +1,9 @@
-"""Answers that were computed once are kept in SQLite and never computed again for the same model and request.
+"""Cache answers in SQLite, so that none is computed twice for the same model and request.
 
 One file serves all models and runs. A key is the sha256 of everything that decides an answer: the weights, every other
-file of the checkpoint (configuration, tokenizer, template), precision, backend, the software, and the request as token
-ids, which is the prompt after tokenizer and template. Answers are written batch by batch in one transaction each, so a
-kill loses at most the batch at work.
+file of the checkpoint (configuration, tokenizer, template), precision, backend, software versions, and the request as
+token ids, which is the prompt after tokenizer and template. Answers are written batch by batch, one transaction each,
+so that a kill loses at most the current batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bitnet_bench.errors import BenchError
 
 CACHE_FILE_VARIABLE = "BITNET_BENCH_CACHE"
 APPLICATION_ID = 0x62626163
-"""SQLite's application_id of our files: "bbac"."""
+"""SQLite's application_id of an answer store: "bbac"."""
 STORE_VERSION = 1
 MAX_KEYS_PER_QUERY = 500
 LOCK_TIMEOUT_S = 60.0
@@ -39,9 +39,9 @@ ENVIRONMENT_ERROR_CODES = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
-"""Result codes for which a whole file is not set aside; with any other one, our own SQL found something else in it."""
+"""Result codes that say nothing about the file's contents; any other code means that the file is broken or foreign."""
 DAMAGED_FILE_ERRORS = (sqlite3.Error, ValueError)
-"""What reading a damaged file raises; ValueError where even its error message cannot be decoded."""
+"""Errors of reading a damaged file; ValueError if even its error message cannot be decoded."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (
     id INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, about TEXT NOT NULL, used TEXT NOT NULL);
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 def cache_file() -> Path:
-    """Return where answers are kept: $BITNET_BENCH_CACHE, else below the user's cache folder."""
+    """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder."""
     if os.environ.get(CACHE_FILE_VARIABLE):
         return Path(os.environ[CACHE_FILE_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "answers.sqlite3"
@@ -61,57 +61,57 @@ def cache_file() -> Path:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What is kept of one model."""
+    """Summary of the stored answers of one model."""
 
     id: int
     about: Mapping[str, str]
-    """model, precision, backend and the versions of the software."""
+    """Model, precision, backend and versions of the software."""
     answers: int
     size: int
-    """Bytes of its keys and answers."""
+    """Size of its keys and answers in bytes."""
     used: str
-    """When it was last opened: ISO 8601, UTC."""
+    """Time when it was last opened: ISO 8601, UTC."""
 
 
 def frame_parts(*parts: str | bytes) -> bytes:
-    """Return *parts*, each with its length, so that no two lists of parts run together."""
+    """Return *parts* joined, each with its length, so that different lists of parts give different bytes."""
     data = [part.encode() if isinstance(part, str) else part for part in parts]
     return b"".join(len(part).to_bytes(8, "little") + part for part in data)
 
 
 def compute_digest(*parts: str | bytes) -> bytes:
-    """Return the sha256 of *parts*, framed."""
+    """Return the sha256 of *parts*, framed by `frame_parts`."""
     return hashlib.sha256(frame_parts(*parts)).digest()
 
 
 class AnswerStore(ABC):
-    """Where answers are kept for the next evaluation."""
+    """Base class of answer stores, which keep answers for the next evaluation."""
 
     @abstractmethod
     def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the answers that are kept, by the index of their request."""
+        """Return the stored answers, by the index of their request."""
 
     @abstractmethod
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keep *pairs* of a request and its answer."""
+        """Store *pairs* of a request and its answer."""
 
 
 class NullStore(AnswerStore):
-    """Keeps nothing: what `cache=False` asks for."""
+    """An answer store that keeps nothing, for `cache=False`."""
 
     def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
         """Return no answer."""
         return {}
 
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Forget *pairs*."""
+        """Discard *pairs*."""
 
 
 class SqliteStore(AnswerStore):
-    """The answers of one model in the file of all.
+    """The answers of one model in the file that all models share.
 
-    A file that is no cache of ours, or a broken one, is renamed and never trusted; without a writable file evaluation
-    goes on and keeps nothing. Both are said in the log.
+    A file that is broken or is not an answer store is renamed and never read. Without a writable file, evaluation
+    continues and stores nothing. Both are logged.
     """
 
     def __init__(self, file: Path, identity: bytes, about: Mapping[str, str]) -> None:
@@ -120,13 +120,13 @@ class SqliteStore(AnswerStore):
         self._open()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the answers that are at hand by the index of their request."""
+        """Return the stored answers by the index of their request."""
         if self._connection is None:
             return {}
         keys = [compute_digest(self._identity, request) for request in requests]
@@ -138,15 +138,15 @@ class SqliteStore(AnswerStore):
         return {i: found[key] for i, key in enumerate(keys) if key in found}
 
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keep (request, answer) in one transaction."""
+        """Store (request, answer) pairs in one transaction."""
         if self._connection is None:
             return
         rows = [(compute_digest(self._identity, request), answer) for request, answer in pairs]
         try:
             with self._connection:
-                model = self._entry(self._connection)  # it may have been forgotten, and its number given away
+                model = self._entry(self._connection)  # another process may have pruned the model and its number
                 self._connection.executemany(
-                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",  # one whose seal is broken is replaced
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",  # replace a row whose seal is broken
                     [(key, model, answer, _compute_seal(key, answer)) for key, answer in rows],
                 )
         except DAMAGED_FILE_ERRORS as error:
@@ -171,7 +171,7 @@ class SqliteStore(AnswerStore):
             self._recover(error)
 
     def _entry(self, connection: sqlite3.Connection) -> int:
-        """Return the number of this model in the file, where it is entered as used now."""
+        """Return the number of this model in the file, after adding it or updating its time of use."""
         about = json.dumps(dict(self._about), ensure_ascii=False)
         ((number,),) = connection.execute(
             "INSERT INTO models (identity, about, used) VALUES (?, ?, ?)"
@@ -181,7 +181,7 @@ class SqliteStore(AnswerStore):
         return int(number)
 
     def _recover(self, error: Exception) -> None:
-        """Set a broken or foreign file aside and begin a new one; go on without one where none can be written."""
+        """Set a broken or foreign file aside and begin a new one; continue without a store if none can be written."""
         self.close()
         if isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in ENVIRONMENT_ERROR_CODES:
             _log.warning("Answers are not kept: %s: %s.", self._file, error)
@@ -192,7 +192,7 @@ class SqliteStore(AnswerStore):
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """Open *file*, or make it; _ForeignError if it is something else, sqlite3.Error if it is broken."""
+    """Open or create *file*; _ForeignError if it is not an answer store, sqlite3.Error if it is broken."""
     file.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT_S)
     try:
@@ -215,11 +215,11 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 class _ForeignError(Exception):
-    """A database that another program made, or another version of this one."""
+    """A database that another program, or another version of this one, made."""
 
 
 def set_aside(file: Path) -> Path:
-    """Rename *file*, with what SQLite keeps beside it, to a name that is free; return that name."""
+    """Rename *file* and SQLite's files next to it to a free name; return that name."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")
     aside = file.with_name(f"{file.name}.aside-{stamp}")
     for ending in ("-wal", "-shm", ""):
@@ -229,7 +229,7 @@ def set_aside(file: Path) -> Path:
 
 
 def list_stored_models(file: Path) -> list[StoredModel]:
-    """Return what is kept of each model, the last used first; BenchError if *file* is not a cache."""
+    """Return a summary of each stored model, the last used first; BenchError if *file* is not an answer store."""
     if not file.exists():
         return []
     query = """
@@ -244,7 +244,7 @@ def list_stored_models(file: Path) -> list[StoredModel]:
 
 
 def prune(file: Path, unused_days: float) -> tuple[list[StoredModel], int]:
-    """Forget models that were not used for *unused_days*; return them, and by how many bytes the file shrank."""
+    """Delete models that were not used for *unused_days*; return them, and by how many bytes the file shrank."""
     before = _make_timestamp(days_ago=unused_days)
     old = [model for model in list_stored_models(file) if model.used <= before]
     if not file.exists():
@@ -255,7 +255,7 @@ def prune(file: Path, unused_days: float) -> tuple[list[StoredModel], int]:
             with connection:
                 forgotten = [model for model in old if _forget(connection, model)]
             ((free,),) = connection.execute("PRAGMA freelist_count")
-            if free:  # of this call, or of one that was killed before it could give them back
+            if free:  # pages freed by this call, or by one that was killed before it could release them
                 connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except DAMAGED_FILE_ERRORS as error:
@@ -264,7 +264,7 @@ def prune(file: Path, unused_days: float) -> tuple[list[StoredModel], int]:
 
 
 def _forget(connection: sqlite3.Connection, model: StoredModel) -> bool:
-    """Delete what is kept of *model* unless an evaluation has opened it since it was listed; return whether."""
+    """Delete *model* unless an evaluation has opened it since it was listed; return whether it was deleted."""
     query = "DELETE FROM models WHERE id = ? AND used = ?"
     if connection.execute(query, (model.id, model.used)).rowcount == 0:
         return False
@@ -273,7 +273,7 @@ def _forget(connection: sqlite3.Connection, model: StoredModel) -> bool:
 
 
 def _size(file: Path) -> int:
-    """Return the bytes of *file* and of what SQLite has not moved into it yet."""
+    """Return the size in bytes of *file* and of SQLite's write-ahead log."""
     return sum(part.stat().st_size for part in (file, Path(f"{file}-wal")) if part.exists())
 
 
@@ -285,12 +285,12 @@ def _make_unreadable_error(file: Path, error: Exception) -> BenchError:
 
 
 def _is_sealed(key: Any, answer: Any, seal: Any) -> bool:
-    """Return whether what was read is what was written; a damaged file has values of other types, too."""
+    """Return whether a row was read as it was written; in a damaged file, values may also have other types."""
     return isinstance(key, bytes) and isinstance(answer, bytes) and seal == _compute_seal(key, answer)
 
 
 def _compute_seal(key: bytes, answer: bytes) -> bytes:
-    """Return what tells that neither *key* nor *answer* was changed on disk."""
+    """Return a checksum that shows whether *key* or *answer* was changed on disk."""
     return hashlib.blake2b(key + answer, digest_size=8).digest()
 
 
@@ -300,12 +300,12 @@ def _make_timestamp(days_ago: float = 0.0) -> str:
 
 
 def list_stored_answers() -> tuple[Path, list[StoredModel]]:
-    """Return the file of answers that evaluations keep, and what is in it by model."""
+    """Return the path of the answer store and the models in it."""
 
     return cache_file(), list_stored_models(cache_file())
 
 
 def prune_answers(unused_days: float) -> tuple[list[StoredModel], int]:
-    """Forget the answers of models that were not used for *unused_days*: return them, and the bytes set free."""
+    """Delete the answers of models that were not used for *unused_days*; return those models and the bytes freed."""
 
     return prune(cache_file(), unused_days)

@@ -1,4 +1,4 @@
-"""Score checkpoints on tasks: a run folder for each, every finished task kept, several checkpoints in turn."""
+"""Score checkpoints on tasks: one run folder each, saved after every task, with several checkpoints in turn."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ if TYPE_CHECKING:
     from bitnet_bench.processes import Workers
 
 ANSWER_CODE_PACKAGES = ("backends", "checkpoints", "ternary")
-"""The packages whose code decides the bits of an answer."""
+"""Packages whose code decides the bits of an answer."""
 
 
 class RunWriter:
-    """A run folder that is being filled: every finished task is saved at once, by the first worker."""
+    """Writes a run folder: every finished task is saved at once, by the first worker."""
 
     def __init__(self, out: Path, record: RunRecord, writes: bool, blank: RunRecord) -> None:
         self.out, self.record, self._writes = out, record, writes
         self._blank = blank
-        """The record as a run that begins now has it."""
+        """The record of a run that begins now."""
         self._tasks: dict[str, Mapping[str, str]] = {}
-        """The digests of rows and definition of each task, as they are now."""
+        """Digests of rows and definition of each task, as they are now."""
 
     def has_scored(self, task: str) -> bool:
         """Return whether *task* (SUITE:TASK) is scored."""
         return any(score.task == task for score in self.record.scores)
 
     def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
-        """Refuse to continue scores that were made of something else than there is now; *tasks*: their digests."""
+        """Refuse to continue scores that were computed from other inputs than now; *tasks*: the current digests."""
         self._tasks = tasks
         scored = [task for task in tasks if self.has_scored(task)]
         if scored:
@@ -71,14 +71,14 @@ class RunWriter:
             refuse_other_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
 
     def record_runtime(self, session: Session) -> None:
-        """Keep what the session says of its runtime; what is scored already must be of the same."""
+        """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
         if self._writes and self.record.scores:
             refuse_other_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
     def check_tokenizer(self, session: Session, chat_template: bool) -> None:
-        """Refuse a tokenizer or a chat template that cannot be used, before the first request."""
+        """Refuse an unusable tokenizer or chat template before the first request."""
         from bitnet_bench.evaluation.lm import SessionLM
 
         lm = SessionLM(session)
@@ -86,7 +86,7 @@ class RunWriter:
         self.record = self.record.model_copy(update={"chat_template_sha256": used})
 
     def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
-        """Keep the scores and the examples of a task."""
+        """Record the scores and the samples of a task."""
         record = self.record
         if self._writes:
             saved = save_samples(self.out, result.name, result.examples)
@@ -104,10 +104,10 @@ class RunWriter:
             }
         )
         if self._writes:
-            save_record(self.out, self.record)  # what is finished stays, whatever happens next
+            save_record(self.out, self.record)  # saved now, whatever happens next
 
     def record_failure(self, task: str, error: Exception) -> None:
-        """Keep why *task* could not be scored; what was not foreseen leaves its traceback in OUT/errors."""
+        """Record why *task* could not be scored; an unexpected error also leaves its traceback in OUT/errors."""
         said = str(error)
         if not isinstance(error, BenchError):
             file = self.out / "errors" / f"{task.replace(':', '-')}.txt"
@@ -127,7 +127,7 @@ def score_checkpoints(
     workers: Workers,
     steps: ProgressDisplay,
 ) -> list[RunRecord]:
-    """Score every checkpoint on *tasks* into its folder, and return the records; what is scored already stays.
+    """Score every checkpoint on *tasks* into its folder, and return the records; tasks scored earlier are skipped.
 
     Missing and malformed rows are found before a model is loaded.
     """
@@ -146,7 +146,7 @@ def score_checkpoints(
         built = _build_tasks(runs, tasks, setting, job.limit)
         for one in built:
             check_rows(one, job.limit)
-        # what is free changes by the moment, and all workers must take the same turns
+        # free memory changes all the time, and all workers must take the same turns
         all_at_once = len(left) > 1 and workers.broadcast(_can_open_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
             _score_in_turn(together, built, job, workers, steps)
@@ -156,7 +156,7 @@ def score_checkpoints(
 def _build_tasks(
     runs: Sequence[RunWriter], tasks: Sequence[tuple[Suite, Task]], setting: TaskSettings, limit: int | None
 ) -> list[BuiltTask]:
-    """Return the tasks that one of *runs* has not scored; refuse runs whose scores stand on something else than now."""
+    """Return the tasks that one of *runs* has not scored; refuse runs whose scores come from other inputs than now."""
     from bitnet_bench.evaluation.tasks import build_task, has_local_rows
 
     built = []
@@ -169,7 +169,7 @@ def _build_tasks(
         except BenchError:
             if is_left or has_local_rows(suite, task, setting):
                 raise
-            digests[name] = digest_definition(suite, task, setting)  # rows are not at hand, and the log says so
+            digests[name] = digest_definition(suite, task, setting)  # rows are not available here, which the log says
             continue
         digests[name] = digest_task(one, setting, limit)
         if is_left:
@@ -207,14 +207,14 @@ def _new_record(
 
 @contextmanager
 def _open_run(out: Path, record: RunRecord, workers: Workers) -> Iterator[RunWriter]:
-    """Hold the run folder *out* and give the run in it, or *record* where there is none."""
+    """Lock the run folder *out* and yield a writer of the run in it, or of *record* if there is none."""
     with lock_folder(out) if workers.is_first else nullcontext():
         there = workers.broadcast(_resume_record(out, record) if workers.is_first else record)
         yield RunWriter(out, there, workers.is_first, record)
 
 
 def _resume_record(out: Path, record: RunRecord) -> RunRecord:
-    """Return the run in *out* if it is this one, with what it has scored; refuse a folder that holds another."""
+    """Return the record in *out* if it is of this run, with its scores; refuse a folder that holds another run."""
     if not (out / RECORD_FILE).is_file():
         return record
     there = load_record_to_extend(out)
@@ -233,18 +233,18 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
             f"{out} holds a run with another {', '.join(named)}.",
             f"{continues}Give another `out`, or delete the folder.",
         )
-    if differing:  # other settings without scores: it was measured before it was scored
+    if differing:  # other settings, but no scores: the run was measured before it was scored
         return record.model_copy(update={"costs": there.costs, "once_unsealed": there.once_unsealed})
     return there if there.scores else there.model_copy(update={"inputs": record.inputs})
 
 
 def _decisive(record: RunRecord) -> dict[str, Any]:
-    """Return the settings that decide a score; where the rows were read does not, and they are compared themselves."""
+    """Return the settings that decide a score; not where rows were read, because rows are compared by their digests."""
     return {name: value for name, value in record.settings.items() if name not in ("data_dir", "rows")}
 
 
 def _can_open_together(runs: Sequence[RunWriter]) -> bool:
-    """Return whether the checkpoints of *runs* may be open at the same time, all of them in float32."""
+    """Return whether the checkpoints of *runs* fit into memory together, all of them in float32."""
     needed = sum(4 * run.record.checkpoint.parameters for run in runs)
     return needed < WEIGHTS_SHARE * find_free_bytes()
 
@@ -256,7 +256,7 @@ def _score_in_turn(
     workers: Workers,
     steps: ProgressDisplay,
 ) -> None:
-    """Score task after task, each with every one of *runs*, so that a busy machine slows all of them alike."""
+    """Score task after task, each with every one of *runs*, so that a busy machine slows all of them equally."""
     with ExitStack() as stack:
         opened = [
             (
@@ -296,15 +296,15 @@ def _score_task(
     from bitnet_bench.evaluation.task_run import evaluate_task
 
     started = time.monotonic()
-    if session.budget is not None:  # tokens of a batch, by the free memory: all workers cut the same batches
+    if session.budget is not None:  # tokens per batch from the free memory: all workers must cut the same batches
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
             lm = SessionLM(session, progress, answers, workers)
             result = evaluate_task(lm, one, job.limit, job.chat_template)
-    except Exception as error:  # whatever a task's rows or its module do, the others are scored
+    except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.count > 1 and not isinstance(error, BenchError):
-            raise  # the other workers wait for answers that will not come: the launcher ends them
+            raise  # the other workers wait for answers that will not come; the launcher ends them
         run.record_failure(one.name, error)
         if isinstance(error, GpuLostError) and workers.count == 1:
             raise  # every other task would fail as well
@@ -313,12 +313,12 @@ def _score_task(
 
 
 def _describe_arithmetic(session: Session) -> str:
-    """Return what decides the last bits of a session's answers: its device, and its dtype where that can be chosen."""
+    """Return what decides the last bits of a session's answers: its device, and its dtype if that can be chosen."""
     return session.arithmetic or session.device
 
 
 def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[AnswerStore]:
-    """Return the answers that are kept for this model: everything that decides an answer is in their identity."""
+    """Return the answer store of this model; everything that decides an answer is in its identity."""
     if not job.cache:
         return nullcontext(NullStore())
     software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
@@ -342,14 +342,14 @@ def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> 
 
 
 def _digest_sources(package: str) -> bytes:
-    """Return the digest of the code of *package*, compiled code included, so that changed code shares no answers."""
+    """Return the digest of the code of *package*, including compiled code, so that changed code shares no answers."""
     folder = Path(__file__).parents[1] / package
     assert any(folder.rglob("*.py")), f"{folder} holds no sources: the cache would not notice changed code"
     return _files_digest(folder, ("*.py", "*.so"))
 
 
 def _files_digest(folder: Path, patterns: Sequence[str]) -> bytes:
-    """Return the digest of files below *folder*; the record of the training that made a checkpoint is left out."""
+    """Return the digest of files below *folder*, without the record of the training that made a checkpoint."""
     files = sorted({file for pattern in patterns for file in folder.rglob(pattern) if file.name != TRAINING_FILE})
     return compute_digest(*(part for file in files for part in (str(file.relative_to(folder)), file.read_bytes())))
 
@@ -361,10 +361,10 @@ def evaluate(
     job: EvaluateJob | None = None,
     steps: ProgressDisplay = no_display,
 ) -> RunRecord:
-    """Score *model* on *tasks*, keep every example in `out/samples`, and return the record (`out/record.json`).
+    """Score *model* on *tasks*, write every sample to `out/samples`, and return the record (`out/record.json`).
 
-    Tasks that were finished with the same checkpoint and settings are not done again, nor is an answer that the cache
-    holds. A task that cannot be scored does not lose the others: it stands in the record's `errors`.
+    Tasks that were finished with the same checkpoint and settings are skipped, and answers in the answer store are
+    reused. A task that cannot be scored does not stop the others: it is listed in the record's `errors`.
     """
     return evaluate_several([(model, out)], tasks, job, steps)[0]
 
@@ -375,7 +375,7 @@ def evaluate_several(
     job: EvaluateJob | None = None,
     steps: ProgressDisplay = no_display,
 ) -> list[RunRecord]:
-    """Score every model into the folder beside it, as `evaluate` does, task by task in turn.
+    """Score every model into its folder, as `evaluate` does, task by task in turn.
 
     Under `torchrun` or `accelerate launch` the processes share the work, and the first one writes.
     """

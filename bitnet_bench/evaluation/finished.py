@@ -1,4 +1,4 @@
-"""Decide whether finished scores are those that would come about now: the same rows, prompts, tokenizer and machine."""
+"""Check that finished scores would be the same now: the same rows, prompts, tokenizer and machine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ROWS = "rows of {}"
 DEFINITION = "task definition of {}"
 EXAMPLES = "few-shot examples of {}"
 SOFTWARE = ("bitnet-bench", "torch", "transformers", "lm-eval")
-"""The packages whose versions decide what the rest of a run would say."""
+"""Packages whose versions decide the scores of a run."""
 NAMED = 6
-"""So many of what could not be compared are named."""
+"""Number of items that could not be compared to name in a message."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,17 +35,17 @@ def digest_task(built: BuiltTask, setting: TaskSettings, limit: int | None) -> d
     """Return the digests of a task's rows, its definition and its few-shot examples, by the name of each."""
     task = built.lm_task
     found = {ROWS.format(built.name): compute_rows_digest(islice(task.eval_docs, limit))}
-    sampler = getattr(task, "sampler", None)  # a task without rows for examples has none
+    sampler = getattr(task, "sampler", None)  # a task without rows for examples has no sampler
     if task.config.num_fewshot and sampler and len(sampler.df):
         found[EXAMPLES.format(built.name)] = compute_rows_digest(sampler.df)
     return found | digest_definition(built.suite, built.task, setting)
 
 
 def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, str]:
-    """Return the digest of what says how a task asks and scores, by its name.
+    """Return the digest of what defines how a task asks and scores, by its name.
 
     That is its YAML with what it includes, the Python files that these name, and its metrics in suite.yaml; comments
-    are no part of it.
+    are ignored.
     """
     from bitnet_bench.evaluation.tasks import find_definition
 
@@ -62,7 +62,7 @@ def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
 
 
 class _Definition:
-    """The YAML files that make up a task, parsed, and the Python files that they name."""
+    """The parsed YAML files that make up a task, and the Python files that they name."""
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
@@ -77,7 +77,7 @@ class _Definition:
         self._seen.add(file)
 
         class Loader(yaml.SafeLoader):
-            """Leaves `!function` as its words."""
+            """YAML loader that keeps `!function` as text."""
 
         def name_function(_loader: Any, node: Any) -> str:
             module = file.parent / f"{node.value.rpartition('.')[0].replace('.', '/')}.py"
@@ -95,9 +95,9 @@ class _Definition:
 
 
 def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], tasks: Iterable[str]) -> None:
-    """BenchError if scores in *record* stand on other inputs than there are *now* (digests by name).
+    """Raise BenchError if scores in *record* come from other inputs than those of *now* (digests by name).
 
-    *tasks* are those that it has scored. What has no digest, then or now, cannot be compared, and the log says so.
+    *tasks* are those that it has scored. An input without a digest, then or now, cannot be compared, which is logged.
     """
     then = {ROWS.format(task): rows for task, rows in record.data.items() if not task.startswith(f"{HARNESS_METRIC}:")}
     then |= record.inputs
@@ -123,7 +123,7 @@ def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], ta
 def refuse_other_machine(
     out: Path, record: RunRecord, runtime: str | None, here: Environment, software: Iterable[str] = SOFTWARE
 ) -> None:
-    """BenchError if the scores in *record* were made by another runtime, processor or software than the rest will."""
+    """Raise BenchError if the scores in *record* come from another runtime, processor or software than this one."""
     then, there = record.runtime, record.environment
     pairs = {"runtime": (then, runtime), "processor": (there.cpu, here.cpu)}
     pairs |= {name: (there.packages.get(name), here.packages.get(name)) for name in software}

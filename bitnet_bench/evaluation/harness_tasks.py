@@ -1,4 +1,4 @@
-"""lm-eval's own tasks, by name and as they are: `lm-eval:haerae`, `lm-eval:kmmlu_history`, ..."""
+"""Run lm-eval's own tasks unchanged, by name: `lm-eval:haerae`, `lm-eval:kmmlu_history`, ..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitnet_bench.runs.records import Score
 
 HARNESS_PREFIX = "lm-eval"
 HARNESS_METRIC = "lm-eval"
-"""The metric of a task that lm-eval scores itself."""
+"""Metric of a task that lm-eval scores itself."""
 
 
 def find_harness_suite(name: str) -> Suite:
@@ -54,7 +54,7 @@ def find_harness_folder() -> Path:
 
 
 def convert_harness_scores(name: str, results: dict[str, Any], n: int) -> tuple[Score, ...]:
-    """Return what lm-eval computed for a task (`results[task_name]` of its evaluator), times 100; the first is primary.
+    """Return lm-eval's scores of a task (`results[task_name]` of its evaluator), times 100; the first is primary.
 
     A standard error that lm-eval does not compute ("N/A") is None.
     """
@@ -75,7 +75,7 @@ def convert_harness_scores(name: str, results: dict[str, Any], n: int) -> tuple[
 
 @cache
 def _load_task_index(name: str) -> Any:
-    """Return lm-eval's index of the folder that *name* is in, or of every folder (9 s) where none looks like it."""
+    """Return lm-eval's index of the folder that *name* is in, or of every folder (9 s) if none has a similar name."""
     from lm_eval.tasks import TaskManager
 
     likely = [folder for folder in find_harness_folder().iterdir() if name.startswith(folder.name.replace("-", "_"))]

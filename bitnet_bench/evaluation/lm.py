@@ -1,4 +1,4 @@
-"""lm-eval's LM over any backend session: text in, requests of token ids out."""
+"""Implement lm-eval's LM on any backend session: text in, requests of token ids out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 SPACE = "\u2581"
-"""How SentencePiece writes a space, and what some of its tokenizers put before every text."""
+"""Character that SentencePiece writes for a space, and that some of its tokenizers put before every text."""
 LIKELIHOOD_STRUCT = struct.Struct("<d?")
-"""How (log-probability, greedy) is kept."""
+"""Layout of a stored (log-probability, greedy)."""
 
 
 class SessionLM(TemplateLM):
-    """Scores lm-eval requests with a session. Splitting text into context and continuation is lm-eval's own code.
+    """Scores lm-eval requests with a session. lm-eval's own code splits text into context and continuation.
 
-    A request longer than the session's context loses tokens on the left of its context, as in lm-eval's `hf`
-    model; `counts` says how many did, how many answers came from *answers*, where they are kept, and, where there are
-    any, how many choices were scored by their own tokens (`merged`). *workers* share the batches. *progress* is told
-    documents.
+    A request longer than the session's context loses tokens on the left, as in lm-eval's `hf` model. `counts` has the
+    number of requests that were cut, of answers from *answers* if they are stored, and, if there are any, of choices
+    that were scored by their own tokens (`merged`). *workers* share the batches. *progress* counts documents.
     """
 
     asks_choices = False
-    """Whether prompts through a chat template go on to where its answers begin: behind an empty thought, say."""
+    """True if prompts through a chat template continue up to where its answers begin, e.g. after an empty thought."""
 
     def __init__(
         self,
@@ -67,18 +66,18 @@ class SessionLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """Return the id that an empty context stands for."""
+        """Return the id that replaces an empty context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
     @property
     def tokenizer_name(self) -> str:
-        """Return what lm-eval names prompts by that were made with this tokenizer's template."""
+        """Return the name that lm-eval uses for prompts that this tokenizer's template made."""
         return str(self.tokenizer.name_or_path)
 
     @property
     def template(self) -> str:
-        """Return the checkpoint's chat template; BenchError where it has none."""
+        """Return the checkpoint's chat template; BenchError if it has none."""
         if not self.tokenizer.chat_template:
             raise BenchError(
                 "The checkpoint has no chat template, and `chat_template` asks through one.",
@@ -89,7 +88,7 @@ class SessionLM(TemplateLM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the checkpoint's template writes it, up to where the answer begins."""
         if self.asks_choices and add_generation_prompt and self.template:
-            with suppress(BenchError):  # a template that takes no answer says so, or is asked up to its own prompt
+            with suppress(BenchError):  # a template that refuses an answer is used up to its generation prompt
                 answered = [*chat_history, {"role": "assistant", "content": ANSWER}]
                 opened, mark, _ = apply_chat_template(self.tokenizer, answered).partition(ANSWER)
                 if mark:
@@ -102,17 +101,17 @@ class SessionLM(TemplateLM):
         )
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return ids; special tokens as the tokenizer adds them, and no second BOS where the text has one."""
+        """Return ids with special tokens as the tokenizer adds them, without a second BOS if the text has one."""
         if add_special_tokens is None:
             if string in self._encoded:
                 return self._encoded[string]
             add_special_tokens = not begins_with_bos(string, self.tokenizer)
-        # quiet about length: what does not fit is cut, and counted, here
+        # no warning about length: what does not fit is cut and counted here
         ids: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         return ids
 
     def _encode_batch(self, texts: Iterable[str]) -> None:
-        """Encode *texts* in one call, which takes all cores and no Python for each; `tok_encode` finds their ids."""
+        """Encode *texts* in one call, which uses all cores; `tok_encode` then finds their ids."""
         self._encoded = {}
         if not getattr(self.tokenizer, "is_fast", False):
             return
@@ -133,7 +132,7 @@ class SessionLM(TemplateLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) of each request's continuation."""
         self._documents = _list_document_ids(requests)
-        # the texts that lm-eval encodes: each context without its last spaces, and the whole
+        # the texts that lm-eval encodes: each context without trailing spaces, and the whole
         pairs = [request.args for request in requests if request.args[0]]
         self._encode_batch(text for context, choice in pairs for text in (context.rstrip(), context + choice))
         try:
@@ -143,10 +142,10 @@ class SessionLM(TemplateLM):
         return self._loglikelihood_tokens([(request.args, *ids) for request, ids in zip(requests, split, strict=True)])
 
     def _split(self, request: Instance) -> tuple[list[int], list[int]]:
-        """Return the ids of a request's context and continuation, neither empty; RowError where nothing is to score.
+        """Return the ids of a request's context and continuation, neither empty; RowError if there is nothing to score.
 
-        They are lm-eval's where it has any. A context that leaves no token (empty, or white space, which goes with the
-        continuation) is the prefix token. A continuation whose tokens all merge into the context's has its own.
+        They are lm-eval's if it has any. A context without tokens (empty, or white space, which moves to the
+        continuation) becomes the prefix token. A continuation whose tokens all merge into the context's has its own.
         """
         context, continuation = request.args
         if context:
@@ -175,7 +174,7 @@ class SessionLM(TemplateLM):
         return before, after
 
     def _own_ids(self, text: str) -> list[int]:
-        """Return the ids of *text* as it stands behind other text: without the space that some tokenizers put first."""
+        """Return the ids of *text* as it follows other text: without the space that some tokenizers put first."""
         ids = self.tok_encode(text, add_special_tokens=False)
         if not ids or text[0].isspace() or not self.tokenizer.convert_ids_to_tokens(ids[0]).startswith(SPACE):
             return ids
@@ -221,7 +220,7 @@ class SessionLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return greedy continuations; requests with the same stops and limit share one call.
 
-        A prompt keeps at least half of the session's context, whatever the task allows the answer.
+        A prompt keeps at least half of the session's context, whatever length the task allows for the answer.
         """
         outputs = [""] * len(requests)
         documents = _list_document_ids(requests)
@@ -247,7 +246,7 @@ class SessionLM(TemplateLM):
         return outputs
 
     def _encode_prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
-        """Return the ids of *texts*, the last *room* of those that are longer."""
+        """Return the ids of *texts*, cut on the left to *room* tokens."""
         texts = list(texts)
         self._encode_batch(texts)
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in texts]
@@ -264,7 +263,7 @@ class SessionLM(TemplateLM):
         pack: Callable[[Answer], bytes],
         unpack: Callable[[bytes], Any],
     ) -> list[Answer]:
-        """Return the answer to each of *keys*: what is kept, and the rest from the session, kept batch by batch."""
+        """Return the answer to each of *keys*: stored ones, and the others from the session, stored batch by batch."""
         found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
         self.counts["requests"] += len(keys)
         self.counts["cached"] += len(found)
@@ -272,7 +271,7 @@ class SessionLM(TemplateLM):
         failed = None
         try:
             for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
-                some = [(i, answer) for i, answer in some if i not in found]  # what was known stays
+                some = [(i, answer) for i, answer in some if i not in found]  # stored answers are not replaced
                 self._kept.save([(keys[i], pack(answer)) for i, answer in some])
                 found.update(some)
                 told.mark_answered(documents[i] for i, _ in some)
@@ -285,7 +284,7 @@ class SessionLM(TemplateLM):
 
 
 class _DocumentProgress:
-    """Tells how many documents have all their answers. Other workers are taken to be as far as this one."""
+    """Reports how many documents have all their answers; other workers are assumed to be equally far."""
 
     def __init__(self, documents: Iterable[int], progress: Progress, workers: int) -> None:
         self._left = Counter(documents)
@@ -293,7 +292,7 @@ class _DocumentProgress:
         self._progress, self._workers = progress, workers
 
     def mark_answered(self, documents: Iterable[int]) -> None:
-        """Say that a request of each of *documents* has its answer."""
+        """Count one more answered request for each of *documents*."""
         for document in documents:
             self._left[document] -= 1
             if not self._left[document]:
@@ -303,7 +302,7 @@ class _DocumentProgress:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that begins a text twice, or ends one that goes on: every score would be of another text."""
+    """Refuse a tokenizer that adds BOS twice or EOS to an unfinished text: every score would be of another text."""
     ids = tokenizer.encode("가")
     if ids[:2] == [tokenizer.bos_token_id] * 2:
         raise BenchError(
@@ -322,5 +321,5 @@ def _list_document_ids(requests: Sequence[Instance]) -> list[int]:
 
 
 def _make_request_key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:
-    """Return the bytes that say what is asked: the kind, then every list of ids and text with its length."""
+    """Return the bytes that identify a request: the kind, then every list of ids and text with its length."""
     return frame_parts(kind, *(part if isinstance(part, str) else array("q", part).tobytes() for part in ids_and_text))

@@ -13,9 +13,9 @@ from bitnet_bench.evaluation.row_fields import check_types
 
 
 def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return (rows in NFC, the line of each); BenchError names the file, and the line of a malformed row.
+    """Return (rows in NFC, line of each); BenchError names the file and the line of a malformed row.
 
-    A `.json` file is in SQuAD's layout, and its rows have the line 1. *missing_hint* says what to do without the file.
+    A `.json` file is in SQuAD's layout, and all its rows have line 1. *missing_hint* is the hint for a missing file.
     """
     if not file.is_file():
         raise BenchError(f"There is no {file}.", missing_hint)
@@ -68,7 +68,7 @@ def _read_squad(file: Path) -> list[dict[str, Any]]:
 
 
 def count_rows(file: Path) -> int:
-    """Return how many rows a file has, without reading them as rows where a line is one."""
+    """Return how many rows a file has; if rows are lines, without parsing them."""
     if file.suffix == ".json":
         return len(_read_squad(file))
     with file.open("rb") as lines:

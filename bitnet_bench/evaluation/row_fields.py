@@ -1,4 +1,4 @@
-"""Say whether the fields of evaluation rows hold what a task needs: one type a field, and no null where text is due."""
+"""Check that the fields of evaluation rows are usable: one type per field, and no null in text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bitnet_bench.data.jsonl import shorten_name
 from bitnet_bench.errors import BenchError
 
 LARGEST = 2**63 - 1
-"""Of the integers that a table of rows can hold."""
+"""Largest integer that a table of rows can hold."""
 _KINDS: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
 
 
 def check_types(rows: Sequence[Mapping[str, Any]], lines: Sequence[int], file: Path) -> None:
-    """Refuse a field that is a text in one row and a number in another: rows are a table, with one type a column."""
+    """Refuse a field that is a text in one row and a number in another: a column of a table has one type."""
     first: dict[str, tuple[str, int]] = {}
     for row, line in zip(rows, lines, strict=True):
         for field, kind in _kinds(row, ""):
@@ -30,7 +30,7 @@ def check_types(rows: Sequence[Mapping[str, Any]], lines: Sequence[int], file: P
 
 
 def _kinds(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Yield (field, what it holds), however deep; a null is of any type."""
+    """Yield (field, type of its value) at any depth; a null matches any type."""
     if isinstance(value, dict):
         if field:
             yield field, "an object"
@@ -49,9 +49,9 @@ def _kinds(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def find_null(task: Any, doc: Mapping[str, Any]) -> str | None:
-    """Return the field of *doc* whose null a task would ask or expect as the word "None"; None if there is none.
+    """Return a field of *doc* whose null would show as the word "None" in a prompt or target; None if there is none.
 
-    A prompt may skip a null field on purpose: a field is named only if the word goes away with the null.
+    A prompt may skip a null field on purpose: a field is named only if replacing its null removes the word.
     """
     names = [name for name, value in doc.items() if _without_nulls(value) != value]
     if not names:
@@ -60,7 +60,7 @@ def find_null(task: Any, doc: Mapping[str, Any]) -> str | None:
     for name in names if shown else ():
         try:
             filled = _texts(task, {**doc, name: _without_nulls(doc[name])})
-        except Exception:  # a task's code may refuse an empty text in as many ways as it likes
+        except Exception:  # a task's code may raise anything for an empty text
             continue
         if filled.count("None") < shown:
             return name
@@ -68,7 +68,7 @@ def find_null(task: Any, doc: Mapping[str, Any]) -> str | None:
 
 
 def _texts(task: Any, doc: Mapping[str, Any]) -> str:
-    """Return all that a task makes of a row, as one text."""
+    """Return all texts that a task makes of a row, joined."""
     parts = [task.doc_to_text(doc), task.doc_to_target(doc)]
     parts += task.doc_to_choice(doc) if task.OUTPUT_TYPE == "multiple_choice" else []
     return "\n".join(map(str, parts))

@@ -17,7 +17,7 @@ DATA_DIR_VARIABLE = "BITNET_BENCH_DATA"
 
 
 def find_data_directory(given: Path | None) -> Path | None:
-    """Return the folder of local rows: `data_dir`, else $BITNET_BENCH_DATA, else None (the hub)."""
+    """Return the folder of local rows: *given*, else $BITNET_BENCH_DATA, else None (the hub)."""
     chosen = given or (Path(os.environ[DATA_DIR_VARIABLE]) if os.environ.get(DATA_DIR_VARIABLE) else None)
     if chosen is not None and not chosen.is_dir():
         raise BenchError(f"There is no data folder {chosen}.", f"Check `data_dir` or {DATA_DIR_VARIABLE}.")
@@ -32,7 +32,7 @@ def load_suites() -> dict[str, Suite]:
 
 
 def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
-    """Return what there is to know of every task without running it; rows are counted where they are at hand."""
+    """Return a description of every task, without running it; rows are counted if they are local."""
     from bitnet_bench.evaluation.local_rows import count_rows
 
     directory = find_data_directory(data_dir)
@@ -69,7 +69,7 @@ def _describe_origin(suite: Suite, task: Task) -> str:
 def select_tasks(
     names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[tuple[Suite, Task]]:
-    """Return the tasks of the suites called *names* that have rows here, or those of them called in *tasks*."""
+    """Return the tasks of the suites *names* that have rows here, or only those named in *tasks*."""
     from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX, find_harness_suite
     from bitnet_bench.evaluation.suites import choose_suite, suggest_name
 
@@ -95,7 +95,7 @@ def select_tasks(
 
 
 def list_prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
-    """Return *count* prompts of the tasks of *suite*, the longest first, so that none cuts the others short."""
+    """Return *count* prompts of the tasks of *suite*, the longest first, so that none limits the others."""
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
     directory = find_data_directory(data_dir)

@@ -1,4 +1,4 @@
-"""Read what suites there are, without importing lm_eval."""
+"""Read the definitions of suites, without importing lm_eval."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ SUITE_FILE = "suite.yaml"
 
 
 class Task(Value):
-    """One task of a suite: its metrics, the first of which is primary, and where its rows are."""
+    """One task of a suite: its metrics, the first of which is primary, and the source of its rows."""
 
     name: str
     metrics: tuple[str, ...] = Field(min_length=1)
     chance: float
-    """The primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
+    """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
     local: str | None = None
-    """Folder of the rows below the data directory; None where they can only come from the hub or from the user."""
+    """Folder of the rows below the data directory; None if they can only come from the hub or from the user."""
     files: Mapping[str, str] = Field(default_factory=dict)
-    """The local file of `test`, and of `train` where there is one."""
+    """Local file of `test`, and of `train` if there is one."""
     own_rows: bool = False
-    """Whether the task has no rows but those that the user names."""
+    """True if the only rows of the task are those that the user names."""
     module: str | None = None
-    """A Python file beside the task's YAML that says what gold answers and outputs mean (docs/suites/README.md)."""
+    """Python file next to the task's YAML that defines gold answers and reads outputs (docs/suites/README.md)."""
     hub: str | None = None
-    """The hub data set, where it is not the suite's."""
+    """Hub data set, if it is not the suite's."""
     licence: str | None = None
     citation: str | None = None
 
@@ -45,9 +45,9 @@ class Suite(Value):
     citation: str
     hub: str | None = None
     embedded: str | None = None
-    """Folder of the rows inside the suite itself: such a suite needs no data directory."""
+    """Folder of the rows inside the suite itself; such a suite needs no data directory."""
     prompts: Mapping[str, str] = Field(default_factory=dict)
-    """Other prompts than our own, by name: the name of lm-eval's own task, with `{task}` in it."""
+    """Alternative prompts by name: each the name of lm-eval's own task, with `{task}` in it."""
     tasks: tuple[Task, ...]
     folder: Path
 
@@ -67,23 +67,23 @@ class Suite(Value):
         return task.licence or self.licence
 
     def find_rows_file(self, task: Task, split: str, data_dir: Path | None) -> Path | None:
-        """Return the file of a split, or None where rows can only come from the hub, or there is no such split."""
+        """Return the file of a split; None if rows can only come from the hub, or if there is no such split."""
         base = self.folder / self.embedded if self.embedded else data_dir
         if base is None or task.local is None or split not in task.files:
             return None
         return base / task.local / task.files[split]
 
     def list_runnable_tasks(self, data_dir: Path | None) -> tuple[Task, ...]:
-        """Return the tasks that a run of the whole suite takes: those that have rows here.
+        """Return the tasks that a run of the whole suite includes: those that have rows here.
 
-        With a data directory that is every task with local rows; without one, every task with rows on the hub.
+        With a data directory these are all tasks with local rows; without one, all tasks with rows on the hub.
         """
         local = self.embedded is not None or data_dir is not None
         return tuple(t for t in self.tasks if not t.own_rows and (t.local if local else self.find_hub_id(t)))
 
 
 def find_suites(folders: list[Path]) -> dict[str, Suite]:
-    """Return the suites below *folders* by name; BenchError names a suite.yaml that is wrong."""
+    """Return the suites below *folders* by name; BenchError names a suite.yaml that is invalid."""
     suites: dict[str, Suite] = {}
     for file in sorted(file for folder in folders for file in folder.glob(f"*/{SUITE_FILE}")):
         suite = read_suite(file)
@@ -111,5 +111,5 @@ def choose_suite(suites: dict[str, Suite], name: str) -> Suite:
 
 
 def suggest_name(name: str, names: list[str]) -> str:
-    """Return what a wrong *name* may have meant, and what there is."""
+    """Return a hint for a wrong *name*: the nearest of *names*, and what there is."""
     return f"{did_you_mean(name, names)} There are: {', '.join(names)}.".lstrip()

@@ -1,4 +1,4 @@
-"""What the Python file of a task says of gold answers and outputs; whatever it leaves out has a default."""
+"""Find the functions in a task's Python file that define gold answers and read outputs; each has a default."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from bitnet_bench.errors import BenchError, did_you_mean
 
 MIN_SIMILARITY = 0.75
-"""From this similarity on a function is taken for a misspelt hook; what is less like one is the file's own."""
+"""Similarity from which a function counts as a misspelt hook; below it, it is a function of the file's own."""
 HOOKS = ("labels", "parse", "read", "references", "value", "VALUES")
 Row = Any
-"""A row of the task's data set, a dict."""
+"""Row of the task's data set, a dict."""
 
 
 @dataclass(frozen=True)
 class TaskHooks:
-    """The optional functions of a task's Python file; the defaults are those of a task that has none."""
+    """The optional functions of a task's Python file; the defaults are for a task that has none."""
 
     labels: Callable[[Row], Sequence[str]] = lambda _row: ()
-    """Return the gold labels of a row."""
+    """Function that returns the gold labels of a row."""
     references: Callable[[Row], Sequence[str] | None] = lambda _row: None
-    """Return the gold texts of a row; None: the targets of its YAML."""
+    """Function that returns the gold texts of a row; None stands for the targets of its YAML."""
     value: Callable[[Row], float | None] = lambda _row: None
-    """Return the gold number of a row."""
+    """Function that returns the gold number of a row."""
     read: Callable[[str], str] = lambda output: output
-    """Return an output as it is scored."""
+    """Function that returns an output in the form that is scored."""
     parse: Callable[[str, Row], Sequence[str] | None] | None = None
-    """Return the labels that an output gives, None if it is malformed; without it the task has no grammar."""
+    """Function that returns the labels in an output, None if it is malformed; without it the task has no grammar."""
     values: tuple[float, ...] = ()
-    """What number each choice stands for."""
+    """Number that each choice stands for."""
 
 
 def find_hooks(module: ModuleType | None) -> TaskHooks:

@@ -1,4 +1,4 @@
-"""Run a built task through lm-eval and score what comes back."""
+"""Run a built task through lm-eval and score the outputs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class TaskResult:
 def check_rows(built: BuiltTask, limit: int | None) -> None:
     """Refuse rows that cannot be asked or scored before a model is loaded: BenchError names file and line.
 
-    Prompts are made, and the metrics computed on an answer to each row with choices, and to the first of those that
-    are written.
+    Prompts are built, and the metrics are computed for one answer to each row with choices, and to the first row whose
+    answer is generated.
     """
     for doc_id, doc in enumerate(built.lm_task.test_docs()):
         if limit is not None and doc_id >= limit:
@@ -46,14 +46,14 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
             _try_row(built, doc, doc_id)
         except BenchError:
             raise
-        except Exception as error:  # a row may be wrong in as many ways as a task's module can read it
+        except Exception as error:  # a task's module may raise anything for a malformed row
             raise BenchError(
                 f"{built.describe_row(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
             ) from error
 
 
 def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
-    """Make the prompt of a row and score an answer to it; what is wrong is raised."""
+    """Build the prompt of a row and score one answer to it; errors are raised."""
     task = built.lm_task
     null = find_null(task, doc)
     if null is not None:
@@ -100,7 +100,7 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
             limit=limit,
             bootstrap_iters=RESAMPLES
             if HARNESS_METRIC in built.task.metrics
-            else 0,  # ours have standard errors of their own
+            else 0,  # metrics of this project compute their own standard errors
             log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
@@ -122,7 +122,7 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
 
 
 def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
-    """Return every metric of the task over *examples*, with chance and majority beside them."""
+    """Return every metric of the task over *examples*, with chance and majority."""
     primary = load_metric(built.task.metrics[0])
     examples = [e.model_copy(update={"correct": primary.score_example(e)}) for e in examples]
     constant = _answer_with_majority(built, examples)
@@ -150,7 +150,7 @@ def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constan
 
 
 def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
-    """Return the examples as one would answer them who always takes the most frequent target; [] if none chooses."""
+    """Return the examples, each answered with the most frequent target; [] if the task has no choices."""
     if not all(e.choices for e in examples):
         return []
     ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
@@ -162,7 +162,7 @@ def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list
 
 @dataclass(frozen=True)
 class _GoldAnswer:
-    """What a row wants for an answer, in the one of these forms that its task uses."""
+    """The gold answer of a row, in the form that its task uses."""
 
     target: str
     references: tuple[str, ...] = ()
@@ -189,9 +189,9 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
 
 
 def _target(task: Any, doc: Any) -> Any:
-    """Return lm-eval's target of a row; a text such as "[1, 2]" stays one, which lm-eval would read as a list.
+    """Return lm-eval's target of a row; a text such as "[1, 2]" stays a text, which lm-eval would parse as a list.
 
-    A list that stands in the row is one, and holds several references.
+    A list in the row itself stays a list, and holds several references.
     """
     from lm_eval.utils import apply_template
 
@@ -219,7 +219,7 @@ def _find_choice_index(built: BuiltTask, doc_id: int, target: Any, choices: Sequ
 
 
 def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
-    """Turn lm-eval's logged sample into ours."""
+    """Convert a sample that lm-eval logged to an `Example`."""
     doc, doc_id = sample["doc"], int(sample["doc_id"])
     gold = _read_gold_answer(built, doc, doc_id)
     asked = Example(
@@ -267,7 +267,7 @@ def _expected_value(loglikelihoods: Sequence[float], values: Sequence[float]) ->
 
 
 def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
-    """Return an example of a task that generates; an output outside the task's grammar agrees with no gold label."""
+    """Return an example of a task that generates; an output outside the task's grammar matches no gold label."""
     hooks = built.hooks
     output = hooks.read(output)
     if hooks.parse is None:
@@ -280,9 +280,9 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
 
 
 def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
-    """Return (prompt, response) of the training split, the very text that evaluation uses with its delimiter.
+    """Return (prompt, response) of the training split, in the exact text of evaluation with its delimiter.
 
-    The second value says how many rows were left out because evaluation asks the same.
+    The second value is the number of rows that were left out because they are also test rows.
     """
     task = built.lm_task
     documents, overlap = built.list_training_documents()

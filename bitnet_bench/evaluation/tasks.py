@@ -1,4 +1,4 @@
-"""Build lm-eval tasks from a suite's YAMLs, on local rows, the user's own or the hub's."""
+"""Build lm-eval tasks from a suite's YAMLs, on local rows, the user's own rows, or those of the hub."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TEST_SPLIT, TRAIN_SPLIT = "test_split", "training_split"
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are asked, and where their rows are."""
+    """Settings of how tasks are asked and where their rows are."""
 
     data_dir: Path | None = None
     rows: Mapping[str, Path] = field(default_factory=dict)
-    """The user's own rows by SUITE:TASK: they stand for the test split."""
+    """The user's own rows by SUITE:TASK; they replace the test split."""
     prompts: str = EvaluateJob.default("prompts")
     shots: int = EvaluateJob.default("shots")
     seed: int = EvaluateJob.default("seed")
-    """Chooses the few-shot examples, which are the same for every document."""
+    """Seed of the few-shot examples, which are the same for every document."""
     chat_template: bool = False
 
 
@@ -47,35 +47,35 @@ class BuiltTask:
     suite: Suite
     task: Task
     lm_task: Any
-    """lm-eval's ConfigurableTask."""
+    """The ConfigurableTask of lm-eval."""
     source: str
-    """Where the rows come from: a file, or the hub id with its revision."""
+    """Source of the rows: a file, or the hub id with its revision."""
     lines: Sequence[int] | None = None
-    """The line of each test row in that file; None from the hub, and where rows are made of several."""
+    """Line of each test row in that file; None for rows of the hub, or if a row is made of several."""
 
     @property
     def name(self) -> str:
-        """SUITE:TASK."""
+        """Name of the task, SUITE:TASK."""
         return f"{self.suite.name}:{self.task.name}"
 
     @cached_property
     def module(self) -> Any:
-        """The Python file that says what gold answers and outputs mean; None where the YAML says it all."""
+        """The Python file that defines gold answers and reads outputs; None if the YAML is enough."""
         return load_module(self.suite.folder / self.task.module) if self.task.module else None
 
     @cached_property
     def hooks(self) -> TaskHooks:
-        """What that file says, with defaults; BenchError if a name in it seems to be misspelt."""
+        """The hooks in that file, with defaults; BenchError if one seems to be misspelt."""
         return find_hooks(self.module)
 
     def describe_row(self, doc_id: int) -> str:
-        """Return the words for a row's place, for an error."""
+        """Return the location of a row, for messages."""
         if self.lines is None:
             return f"Row {doc_id} of {self.name} ({self.source})"
         return f"Line {self.lines[doc_id]} of {self.source}"
 
     def list_training_documents(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the training rows that are no test rows, and how many were: equal by the normalised prompt."""
+        """Return the training rows that are not test rows, and how many were: equal by the normalised prompt."""
         if not self.lm_task.has_training_docs():
             raise BenchError(f"{self.name} has no training rows.", "Use another task or a JSONL file.")
         asked = {normalise_text(self.lm_task.doc_to_text(doc)) for doc in self.lm_task.test_docs()}
@@ -85,12 +85,12 @@ class BuiltTask:
 
 
 def normalise_text(text: str) -> str:
-    """Return the letters and digits of *text* in NFKC and lower case: what makes two rows the same row."""
+    """Return the letters and digits of *text* in NFKC and lower case; rows with the same result count as equal."""
     return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if c.isalnum())
 
 
 def load_module(file: Path) -> Any:
-    """Return the Python file that stands beside a task's YAML, as lm-eval's `!function` loads it: by path."""
+    """Load the Python file next to a task's YAML by path, as lm-eval's `!function` does, and return it."""
     spec = importlib.util.spec_from_file_location(f"bitnet_bench_task_{file.parent.name}_{file.stem}", file)
     if spec is None or spec.loader is None or not file.is_file():
         raise BenchError(f"There is no {file}.", "Correct `module` in suite.yaml.")
@@ -100,7 +100,7 @@ def load_module(file: Path) -> Any:
 
 
 def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
-    """Return the task with its rows: the user's own, else the suite's, else of the data directory, else the hub's."""
+    """Return the task with its rows: the user's own, else the suite's, else the data directory's, else the hub's."""
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -139,9 +139,9 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
 
 @cache
 def _sandbox_prompts() -> None:
-    """Run the templates of prompts in a sandbox: a suite may come from a stranger.
+    """Run the templates of prompts in a sandbox, because a suite may be untrusted.
 
-    They are compiled once: lm-eval compiles a template anew for every row, which takes 7 ms a row.
+    They are compiled once: lm-eval compiles a template anew for every row, which takes 7 ms per row.
     """
     from lm_eval import utils
 
@@ -171,22 +171,22 @@ def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
     if HARNESS_METRIC in task.metrics:
         for entry in config.get("metric_list", []):
-            entry.pop("hf_evaluate", None)  # asks the hub for a metric that is then not used
+            entry.pop("hf_evaluate", None)  # would download a metric that is then not used
     elif prompts != DEFAULT_PROMPTS:
         config["task"] = f"bb_{suite.name}_{task.name}"
-        # ours score samples
+        # this project scores the samples itself
         config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     return config
 
 
 def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
-    """Return whether the test rows of a task are in a file that is there."""
+    """Return whether the test rows of a task are in a local file that exists."""
     file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
     return file is not None and file.is_file()
 
 
 def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, Path]:
-    """Return the files of a task by lm-eval's name of the split, the test split first; {} where rows are the hub's."""
+    """Return the files of a task by lm-eval's name of the split, the test split first; {} if rows come from the hub."""
     own = setting.rows.get(f"{suite.name}:{task.name}")
     test = own or suite.find_rows_file(task, "test", setting.data_dir)
     train = suite.find_rows_file(task, "train", setting.data_dir)
@@ -207,7 +207,7 @@ def _use_local_rows(config: dict[str, Any], splits: Mapping[str, list[dict[str, 
 
 
 def _use_hub_rows(suite: Suite, task: Task, config: dict[str, Any]) -> str:
-    """Pin the revision of the hub's rows and return `id@revision`; unpinned rows take the newest, and say which."""
+    """Pin the revision of the hub's rows and return `id@revision`; an unpinned data set uses its newest revision."""
     hub = suite.find_hub_id(task)
     if hub is None or task.own_rows:
         option = f"Give `rows={suite.name}:{task.name}=FILE`." if task.own_rows else _hint_missing_rows(suite, task)
@@ -226,7 +226,7 @@ def _find_newest_revision(hub: str) -> str | None:
     try:
         return HfApi().dataset_info(hub, timeout=10).sha
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
-        return None  # loading says what is wrong, or finds the rows in the cache
+        return None  # loading reports the error, or finds the rows in the cache
 
 
 def _describe_rows_file(task: Task) -> str:

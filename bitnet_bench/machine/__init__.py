@@ -1,1 +1,1 @@
-"""The machine that this process runs on: its GPU, its threads, its name, and what computes fastest on it."""
+"""Properties of the machine that this process runs on: its GPU, threads, name, and fastest way to compute."""

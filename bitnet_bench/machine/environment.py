@@ -1,4 +1,4 @@
-"""Say which machine and which software a number came from."""
+"""Record which machine and which software a number came from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VECTOR_INSTRUCTIONS = (
     "i8mm",
     "bf16",
 )
-"""Those that decide how fast ternary, bfloat16 and float products are."""
+"""Vector instructions that decide the speed of ternary, bfloat16 and float products."""
 
 
 def find_compiler() -> str | None:
@@ -45,7 +45,7 @@ def find_compiler() -> str | None:
 
 
 def read_environment() -> Environment:
-    """Return the environment of this process, now."""
+    """Return the current environment of this process."""
     torch = sys.modules.get("torch")
     return Environment(
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -74,9 +74,9 @@ def _find_version(package: str) -> str | None:
 
 
 def parse_processor(cpuinfo: str) -> str | None:
-    """Return name and vector instructions of the first processor in the text of /proc/cpuinfo; None if it has no name.
+    """Return name and vector instructions of the first processor in the text of /proc/cpuinfo; None without a name.
 
-    One name is sold with and without AVX-512, and a number from one says nothing about the other.
+    Processors of one name exist with and without AVX-512, and a number from one says nothing about the other.
     """
     fields = (line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
     first: dict[str, str] = {}

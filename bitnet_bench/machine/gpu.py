@@ -1,6 +1,6 @@
-"""Decide whether this process computes on a GPU, and say in words why it does not.
+"""Decide whether this process computes on a GPU, and explain why if it does not.
 
-Every part of the program asks here: doctor, the record, the choice of a backend, and the backends themselves.
+Every part of the program uses this module: doctor, the record, the choice of a backend, and the backends themselves.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pathlib import Path
 from bitnet_bench.machine.nvml import DriverVersion, read_driver
 
 BF16_CAPABILITY = (8, 0)
-"""From Ampere on a GPU computes in bfloat16, and our Triton kernels are compiled for it."""
+"""Compute capability (Ampere) from which a GPU computes in bfloat16, and for which our Triton kernels are compiled."""
 BYTES_BESIDE_WEIGHTS = 2**30
-"""What a run needs on the card beside its weights: workspaces of cuBLAS, activations and a key-value cache."""
+"""Bytes on the card that a run needs in addition to its weights: cuBLAS workspaces, activations, key-value cache."""
 FAILURE_MARKS = ("CUDA error", "CUBLAS_STATUS", "CUDA driver", "Triton Error [CUDA]")
 SHORTAGE_MARKS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-"""What errors of torch, cuBLAS, Triton and the CPU's allocator say."""
+"""Parts of the error messages of torch, cuBLAS, Triton and the CPU's allocator when memory is short."""
 VISIBLE_DEVICES_VARIABLE = "CUDA_VISIBLE_DEVICES"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU on which torch computes, as it is now; *index* is torch's number of it, the current device."""
+    """The current state of a GPU on which torch computes; *index* is torch's number of it, the current device."""
 
     index: int
     name: str
@@ -39,23 +39,23 @@ class Gpu:
     free_bytes: int
     total_bytes: int
     torch_cuda: str = ""
-    """The CUDA that torch was built with."""
+    """CUDA version that torch was built with."""
     driver: str = ""
     triton: str | None = None
-    """Triton's version; None where it is not installed."""
+    """Triton's version; None if it is not installed."""
 
     @property
     def has_bf16(self) -> bool:
-        """Whether the card computes in bfloat16, and not in an emulation of it."""
+        """True if the card computes in bfloat16 without emulation."""
         return self.capability >= BF16_CAPABILITY
 
     @property
     def architecture(self) -> str:
-        """The name of its instruction set, such as `sm_90`."""
+        """Name of its instruction set, such as `sm_90`."""
         return "sm_{}{}".format(*self.capability)
 
     def identify(self) -> str:
-        """Return one line about the card, its driver and the software that reaches it."""
+        """Return one line about the card, its driver and the software that uses it."""
         parts = [
             f"{self.name} ({self.architecture}, {self.total_bytes / 1e9:.0f} GB)",
             f"driver {self.driver}" if self.driver else "",
@@ -65,35 +65,35 @@ class Gpu:
         return ", ".join(part for part in parts if part)
 
     def describe(self) -> str:
-        """Return the same with what is free now."""
+        """Return the line of `identify` with the free memory."""
         return f"{self.identify()}, {self.free_bytes / 1e9:.1f} GB free"
 
 
 @dataclass(frozen=True)
 class CardState:
-    """What torch and the driver say, before it is judged."""
+    """What torch and the driver report, before it is judged."""
 
     torch_cuda: str | None = None
-    """The CUDA that torch was built with; None for a build without it."""
+    """CUDA version that torch was built with; None for a build without CUDA."""
     available: bool = False
-    """What `torch.cuda.is_available` says."""
+    """Result of `torch.cuda.is_available`."""
     fault: str | None = None
-    """The error that came when the card was asked, or torch's warning that it has none."""
+    """Error of a query of the card, or torch's warning that it has none."""
     index: int = 0
     name: str = ""
     capability: tuple[int, int] = (0, 0)
     free_bytes: int = 0
     total_bytes: int = 0
     architectures: Sequence[str] = ()
-    """What torch was compiled for: `sm_80`, or `compute_120` for what the driver compiles further."""
+    """Targets that torch was compiled for: `sm_80`, or `compute_120` for code that the driver compiles further."""
     driver: DriverVersion | None = None
     triton: str | None = None
     hidden: bool = False
-    """Whether the user hides all GPUs from CUDA."""
+    """True if the user hides all GPUs from CUDA."""
 
 
 def inspect_card() -> CardState:
-    """Ask torch and the driver about the current device. Errors are facts here, and nothing is raised."""
+    """Query torch and the driver about the current device. Errors are returned in `fault`, and nothing is raised."""
     import torch
 
     hidden = os.environ.get(VISIBLE_DEVICES_VARIABLE) in ("", "-1", "NoDevFiles")
@@ -114,20 +114,20 @@ def inspect_card() -> CardState:
             index,
             torch.cuda.get_device_name(index),
             torch.cuda.get_device_capability(index),
-            free + idle,  # what torch's allocator holds for nothing is free to us
+            free + idle,  # memory that torch's allocator holds unused is free for this process
             total,
             tuple(torch.cuda.get_arch_list()),
             read_driver(),
             find_triton_version(),
         )
-    except RuntimeError as error:  # torch.AcceleratorError is one: a card that is full or broken
+    except RuntimeError as error:  # includes torch.AcceleratorError: a card that is full or broken
         return CardState(torch.version.cuda, True, first_error_line(error), driver=read_driver())
 
 
 def find_gpu(needed_bytes: float = 0, card: CardState | None = None) -> Gpu | None:
     """Return the GPU that this process computes on, None if it computes on the CPU (`why_no_gpu` says why).
 
-    *needed_bytes*: of the weights that are to be loaded, without which only a card that answers is asked for.
+    *needed_bytes* is the size of the weights to be loaded; with 0, a card that answers is enough.
     """
     card = inspect_card() if card is None else card
     if why_no_gpu(needed_bytes, card) is not None:
@@ -169,7 +169,7 @@ def why_no_gpu(needed_bytes: float = 0, card: CardState | None = None) -> str | 
 
 
 def choose_gpu(what: str, needed_bytes: float) -> Gpu | None:
-    """Return the GPU for *what*, whose weights take *needed_bytes*; None, and a warning if one is there."""
+    """Return the GPU for *what*, whose weights take *needed_bytes*; else None, with a warning if there is a GPU."""
     card = inspect_card()
     why = why_no_gpu(needed_bytes, card)
     if why is None:
@@ -190,7 +190,7 @@ def why_no_kernels(gpu: Gpu) -> str | None:
 
 
 def why_no_launchers() -> str | None:
-    """Return why Triton cannot build what starts its kernels, as the end of a sentence; None if it can."""
+    """Return why Triton cannot build the launchers of its kernels, as the end of a sentence; None if it can."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "there is no C compiler, with which Triton builds what starts its kernels (apt-get install gcc)"
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
@@ -199,7 +199,7 @@ def why_no_launchers() -> str | None:
 
 
 def find_gpu_uuid() -> str | None:
-    """Return the driver's name of the GPU that this process computes on; None without one, or if torch does not say."""
+    """Return the driver's UUID of the GPU that this process computes on; None without one, or if torch has no UUID."""
     import torch
 
     gpu = find_gpu()
@@ -208,7 +208,7 @@ def find_gpu_uuid() -> str | None:
 
 
 def find_triton_version() -> str | None:
-    """Return the version of Triton; None where it is not installed."""
+    """Return the version of Triton; None if it is not installed."""
     for package in ("triton", "pytorch-triton", "triton-windows"):
         try:
             return metadata.version(package)
@@ -218,12 +218,12 @@ def find_triton_version() -> str | None:
 
 
 def is_gpu_failure(error: BaseException) -> bool:
-    """Return whether *error* says that the GPU itself failed: afterwards this process cannot use it any more."""
+    """Return whether *error* says that the GPU itself failed, after which this process cannot use it any more."""
     import torch
 
     if is_out_of_memory(error):
         return False
-    lost = getattr(torch, "AcceleratorError", None)  # since torch 2.8; a RuntimeError before
+    lost = getattr(torch, "AcceleratorError", None)  # since torch 2.8; earlier versions raise RuntimeError
     said = str(error)
     return (lost is not None and isinstance(error, lost)) or (
         isinstance(error, RuntimeError) and any(mark in said for mark in FAILURE_MARKS)
@@ -231,7 +231,7 @@ def is_gpu_failure(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether *error* says that memory did not suffice, of a GPU or of the machine."""
+    """Return whether *error* says that memory of a GPU or of the machine was insufficient."""
     import torch
 
     said = str(error)
@@ -241,7 +241,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_error_line(error: BaseException) -> str:
-    """Return the first line of an error's message: CUDA's are followed by advice for debugging."""
+    """Return the first line of an error's message; CUDA appends advice for debugging."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
@@ -254,7 +254,7 @@ def _why_unavailable(card: CardState) -> str:
     if card.hidden:
         return f"{VISIBLE_DEVICES_VARIABLE} hides the GPU"
     needed = tuple(int(part) for part in card.torch_cuda.split(".")[:2])
-    if card.driver.cuda < (*needed[:1], 0):  # a driver runs all of its own major version
+    if card.driver.cuda < (*needed[:1], 0):  # a driver runs every CUDA of its own major version
         return (
             f"the driver {card.driver.driver} runs CUDA {card.driver.cuda[0]}.{card.driver.cuda[1]}, too old for this "
             f"torch, which is built with {card.torch_cuda} (install a newer driver, or a torch for an older CUDA)"
@@ -273,4 +273,4 @@ def _is_compiled_for(capability: tuple[int, int], architectures: Sequence[str]) 
             return True
         if kind == "sm" and found[4] != "a" and built_for[0] == capability[0] and built_for[1] <= capability[1]:
             return True
-    return not known  # torch does not say, or it is no build for CUDA
+    return not known  # torch does not say, or it is a build without CUDA

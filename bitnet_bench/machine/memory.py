@@ -1,11 +1,11 @@
-"""How much memory is free, and what share of it may be planned with: the one place of both decisions."""
+"""Find how much memory is free and define what share of it may be used; no other module decides either."""
 
 from __future__ import annotations
 
 USABLE_SHARE = 0.8
-"""Of the free memory, what all that an estimate counts may take: estimates are rough, and others work here too."""
+"""Share of the free memory that a complete estimate may take; estimates are rough, and other processes need memory."""
 WEIGHTS_SHARE = 0.5
-"""Where an estimate counts weights alone: activations and caches take the rest."""
+"""Share of the free memory that weights may take if only they are counted; activations and caches take the rest."""
 
 
 def find_free_bytes(processes: int = 1) -> float:
@@ -18,7 +18,7 @@ def find_free_bytes(processes: int = 1) -> float:
 
 
 def find_free_ram() -> float:
-    """Return the bytes of this machine's own memory that are available, whether it has a GPU or not."""
+    """Return the bytes of this machine's RAM that are available, whether or not it has a GPU."""
     import psutil
 
     return float(psutil.virtual_memory().available)

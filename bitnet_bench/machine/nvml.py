@@ -1,4 +1,4 @@
-"""Read what NVIDIA's driver tells of its GPUs through NVML, the library that comes with it."""
+"""Read the state of GPUs through NVML, the library of NVIDIA's driver."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 NVML_LIBRARY = "libnvidia-ml.so.1"
 TEXT_BUFFER_BYTES = 96
 SM_CLOCK = 1
-"""NVML_CLOCK_SM."""
+"""Value of NVML_CLOCK_SM."""
 POWER_POLICY, HEAT_POLICY = 0, 1
-"""NVML_PERF_POLICY_POWER and _THERMAL."""
+"""Values of NVML_PERF_POLICY_POWER and _THERMAL."""
 SLOWDOWN_REASONS = {
     0x0000000000000004: "power cap",
     0x0000000000000008: "hardware slowdown",
@@ -19,7 +19,7 @@ SLOWDOWN_REASONS = {
     0x0000000000000040: "heat (hardware)",
     0x0000000000000080: "power brake",
 }
-"""Bits of nvmlClocksThrottleReasons that slow a busy GPU down; idling and set clocks are left out."""
+"""Bits of nvmlClocksThrottleReasons that slow a busy GPU down, without those for idling and set clocks."""
 
 
 def load_driver_library() -> Any | None:
@@ -40,7 +40,7 @@ class DriverVersion:
 
 
 def read_driver(library: Any = None) -> DriverVersion | None:
-    """Return the version of the driver and how many GPUs it shows; None without a driver."""
+    """Return the version of the driver and the number of GPUs that it shows; None without a driver."""
     library = load_driver_library() if library is None else library
     if library is None or library.nvmlInit_v2():
         return None
@@ -53,7 +53,7 @@ def read_driver(library: Any = None) -> DriverVersion | None:
 
 
 def find_gpu_handles(library: Any, uuid: str | None = None) -> list[Any] | str:
-    """Return NVML's handles of the GPU *uuid* that this process computes on, or of all; or why there are none."""
+    """Return NVML's handle of the GPU *uuid*, or of all GPUs if it is None or unknown; or why there are none."""
     if library is None:
         return f"there is no NVIDIA driver here ({NVML_LIBRARY} is missing)"
     count = ctypes.c_uint()
@@ -71,23 +71,23 @@ def find_gpu_handles(library: Any, uuid: str | None = None) -> list[Any] | str:
 
 
 class _Violation(ctypes.Structure):
-    """nvmlViolationTime_t, in nanoseconds."""
+    """Structure nvmlViolationTime_t, in nanoseconds."""
 
     _fields_ = (("reference", ctypes.c_ulonglong), ("violation", ctypes.c_ulonglong))
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU at one moment; None where its driver does not say."""
+    """A GPU at one moment; a field is None if the driver does not report it."""
 
     frequency_hz: float | None
-    """Of its multiprocessors."""
+    """Clock of its multiprocessors."""
     slowed_by: tuple[str, ...]
-    """What holds its clock down now."""
+    """Reasons that hold its clock down now."""
     heat_ns: int | None
-    """For how long heat has held its clock down, since the driver was loaded."""
+    """Time for which heat has held its clock down, since the driver was loaded."""
     power_ns: int | None
-    """Likewise its limit of power."""
+    """Time for which its power limit has held its clock down, since the driver was loaded."""
 
 
 def read_gpu_state(library: Any, device: Any) -> GpuState:

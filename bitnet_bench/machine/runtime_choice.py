@@ -1,4 +1,4 @@
-"""Choose the backend and the precision that a checkpoint runs with when the user names none."""
+"""Choose the backend and the precision of a checkpoint if the user names none."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _log = logging.getLogger(__name__)
 
 
 class RuntimeChoice(NamedTuple):
-    """A backend, and why `auto` chose it; the reason is None where the user named the backend."""
+    """A backend, and the reason why `auto` chose it; None if the user named the backend."""
 
     backend: str
     reason: str | None = None
 
 
 def default_precision(checkpoint: Checkpoint) -> Precision:
-    """Return how *checkpoint* runs unless told otherwise: ternary as ternary, floats in the fastest dtype here.
+    """Return the default precision of *checkpoint*: ternary if it is ternary, else the fastest dtype of this machine.
 
-    That is bfloat16 where the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower.
+    That is bfloat16 if the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower.
     """
     from bitnet_bench.machine.fast_dtype import fastest_dtype
 
@@ -45,11 +45,11 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
 def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -> RuntimeChoice:
     """Return *backend*, or for `auto` the fastest one that runs *checkpoint* at *precision* without approximation.
 
-    Ternary weights run on the engine `ternary` where it fits, which needs a CPU kernel and a known architecture; all
-    else runs on `hf`. The reason is logged once, where ternary weights do not get their engine.
+    Ternary weights run on the engine `ternary` if it fits, which needs a CPU kernel and a known architecture; all
+    others run on `hf`. If ternary weights do not run on the engine, the reason is logged once.
     """
     if backend != AUTO:
-        plugins.load_plugin("backends", backend)  # an unknown name is an error before anything is read
+        plugins.load_plugin("backends", backend)  # raises for an unknown name before anything is read
         return RuntimeChoice(backend)
     if precision != "ternary":
         return RuntimeChoice(FALLBACK_BACKEND, f"{precision} weights run on transformers")

@@ -1,4 +1,4 @@
-"""The metrics, each over evaluated examples, each with a signature that says what was computed."""
+"""Metrics over evaluated examples, each with a signature that says what was computed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _METRICS = {
 
 
 def load_metric(key: str) -> Metric:
-    """Return the metric that *key* names, `name` or `name:argument`; BenchError lists those there are.
+    """Return the metric *key*, in the form `name` or `name:argument`; BenchError lists the known metrics.
 
     The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, or `corrected` for
     `klue_exact_match` and `klue_rouge_w`.

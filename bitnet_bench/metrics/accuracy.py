@@ -1,4 +1,4 @@
-"""The share of examples whose most likely choice is the target."""
+"""Accuracy: the share of examples whose most likely choice is the target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bitnet_bench.runs.records import Example
 
 
 class Accuracy(MeanMetric):
-    """The most likely choice is the target; the first of equally likely ones counts."""
+    """Share of examples whose most likely choice is the target; of equally likely choices, the first counts."""
 
     def score_example(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""

@@ -1,4 +1,4 @@
-"""The base class of metrics, with defaults of what only some of them have."""
+"""The base class of metrics, with defaults for optional members."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from bitnet_bench.runs.records import Example
 
 
 class Metric(Contract, ABC):
-    """A figure over all examples of a task, in 0..100 where `limits` say nothing else, and on one example in 0..1."""
+    """A value over all examples of a task, 0..100 unless `limits` says otherwise, and a score per example, 0..1."""
 
     name: str = ""
-    """What it is called in its signature."""
+    """Name of the metric in its signature."""
     limits: tuple[float, float | None] = (0.0, 100.0)
     lower_is_better: bool = False
 
     @abstractmethod
     def score_example(self, example: Example) -> float:
-        """Return the figure of one example, 0..1; for a corpus metric, that of a corpus of this example alone."""
+        """Return the score of one example, 0..1; for a corpus metric, that of a corpus of this example alone."""
 
     @abstractmethod
     def value(self, examples: Sequence[Example]) -> float:
-        """Return the figure."""
+        """Return the value over all examples."""
 
     @abstractmethod
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its standard error in the same unit, or None where there are too few examples for one."""
+        """Return the standard error of the value in the same unit, or None if there are too few examples for one."""
 
     @abstractmethod
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return [n, ...]: all that the figure needs of each example."""
+        """Return [n, ...]: all that the value needs of each example."""
 
     @abstractmethod
     def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the figure [R] of samples that hold each example *weights* [R, n] times; `value` where all are 1."""
+        """Return the value [R] of samples that hold each example *weights* [R, n] times; `value` if all are 1."""
 
     @abstractmethod
     def signature(self) -> str:
-        """Return name, tokenizer, normalisation, kind of standard error, and version."""
+        """Return the signature: name, tokenizer, normalisation, kind of standard error, and version."""
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Return the figure of each label, entity type or n-gram order, in the same unit; {} without such parts."""
+        """Return the value for each label, entity type or n-gram order, in the same unit; {} without such parts."""
         return {}

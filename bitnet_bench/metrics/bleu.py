@@ -13,7 +13,7 @@ from bitnet_bench.runs.records import Example
 
 
 class Bleu(CorpusMetric):
-    """BLEU over the corpus, with sacrebleu's smoothing and the tokenizer of sacrebleu that is named."""
+    """BLEU over the corpus, with sacrebleu's smoothing and the named tokenizer of sacrebleu."""
 
     name = "bleu"
 
@@ -39,7 +39,7 @@ class Bleu(CorpusMetric):
         return BLEU(tokenize=self.tokens, effective_order=True)
 
     def score_example(self, example: Example) -> float:
-        """Return sentence BLEU of one output, 0..1: short outputs have no 4-grams, so the order is cut to fit."""
+        """Return sentence BLEU of one output, 0..1; the n-gram order is reduced for outputs too short for 4-grams."""
         outputs, references = normalise_examples([example])
         return float(self._sentence_bleu.sentence_score(outputs[0], [r[0] for r in references]).score) / 100.0
 

@@ -1,6 +1,6 @@
 """Precision, recall and F1 over the labels of a classification task, as scikit-learn defines them.
 
-Where the choices of a task differ by row (COPA, HellaSwag) a label is the choice's position.
+If the choices of a task differ by row (COPA, HellaSwag), a label is the position of the choice.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def macro_f1(confusion: np.ndarray) -> np.ndarray:
 
 
 class ConfusionMetric(Metric, adds=("target_and_output", "count_labels")):
-    """A metric that is `score_confusion` of confusion[..., target, output]."""
+    """A metric whose value is `score_confusion` of confusion[..., target, output]."""
 
     choice = "argmax-loglikelihood"
 
     @abstractmethod
     def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
-        """Return the figure, 0..1."""
+        """Return the value, 0..1."""
 
     def target_and_output(self, example: Example) -> tuple[int, int]:
         """Return the target and the output of an example, as labels 0, 1, ..."""
@@ -49,26 +49,26 @@ class ConfusionMetric(Metric, adds=("target_and_output", "count_labels")):
         return max(len(example.choices) for example in examples)
 
     def score_example(self, example: Example) -> float:
-        """Return 1.0 if the output is the target: these figures have no meaning on one example."""
+        """Return 1.0 if the output is the target, because these metrics have no meaning for one example."""
         target, output = self.target_and_output(example)
         return float(target == output)
 
     def value(self, examples: Sequence[Example]) -> float:
-        """Return the figure, 0..100."""
+        """Return the value over all examples, 0..100."""
         return 100.0 * float(self.score_confusion(self._count_confusion(examples)))
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its bootstrap standard error over examples; None below two."""
+        """Return the bootstrap standard error over examples; None for fewer than two."""
         error = confusion_bootstrap_stderr(self._count_confusion(examples), self.score_confusion)
         return None if error is None else 100.0 * error
 
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return [n, 3]: target, output, and how many labels there are."""
+        """Return [n, 3]: target, output, and number of labels."""
         labels = self.count_labels(examples)
         return np.array([(*self.target_and_output(example), labels) for example in examples], dtype=np.int64)
 
     def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the figure of each sample, 0..100."""
+        """Return the value of each sample, 0..100."""
         targets, outputs, labels = numbers.astype(np.int64).T
         k = int(labels[0])
         cells, place = np.unique(targets * k + outputs, return_inverse=True)
@@ -101,7 +101,7 @@ class MacroF1(ConfusionMetric):
         return macro_f1(confusion)
 
     def parts(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Return F1 of each label, 0..100; {} where the choices differ by row."""
+        """Return F1 of each label, 0..100; {} if the choices differ by row."""
         if len({example.choices for example in examples}) != 1:
             return {}
         scores = 100.0 * label_f1(self._count_confusion(examples))
@@ -109,7 +109,7 @@ class MacroF1(ConfusionMetric):
 
 
 class MicroF1(ConfusionMetric):
-    """Micro-averaged F1 over all labels, which for one label an example is the accuracy."""
+    """Micro-averaged F1 over all labels, which equals the accuracy for one label per example."""
 
     name = "micro_f1"
 
@@ -120,7 +120,7 @@ class MicroF1(ConfusionMetric):
 
 
 class WeightedF1(ConfusionMetric):
-    """The mean of the labels' F1, weighted by how often each is the target."""
+    """Mean of the labels' F1, weighted by how often each label is the target."""
 
     name = "weighted_f1"
 
@@ -131,7 +131,7 @@ class WeightedF1(ConfusionMetric):
 
 
 class MacroPrecision(ConfusionMetric):
-    """The mean over labels of TP / (TP + FP), 0 for a label that is never the output."""
+    """Mean over labels of TP / (TP + FP), with 0 for a label that is never the output."""
 
     name = "macro_precision"
 
@@ -141,7 +141,7 @@ class MacroPrecision(ConfusionMetric):
 
 
 class MacroRecall(ConfusionMetric):
-    """The mean over labels of TP / (TP + FN), 0 for a label that is never the target."""
+    """Mean over labels of TP / (TP + FN), with 0 for a label that is never the target."""
 
     name = "macro_recall"
 
@@ -160,7 +160,7 @@ class PositiveF1(ConfusionMetric):
         self.name = f"f1:{self.positive}"
 
     def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
-        """Return F1 of the positive class, 0..1; 0 where it is neither a target nor an output."""
+        """Return F1 of the positive class, 0..1; 0 if it is neither a target nor an output."""
         if self.positive >= confusion.shape[-1]:
             raise BenchError(f"{self.name} asks for class {self.positive} of {confusion.shape[-1]}.", "Count from 0.")
         return label_f1(confusion)[..., self.positive]

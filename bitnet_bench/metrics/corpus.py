@@ -1,4 +1,4 @@
-"""What sacrebleu's corpus metrics share: inputs in NFC, and a vectorised bootstrap over their statistics."""
+"""The base of sacrebleu's corpus metrics: inputs in NFC, and a vectorised bootstrap over their statistics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def normalise_examples(examples: Sequence[Example]) -> tuple[list[str], list[lis
 
 
 class CorpusMetric(Metric):
-    """A metric of sacrebleu's over the whole corpus; *name* and `scorer` are its own."""
+    """A sacrebleu metric over the whole corpus; subclasses define *name* and `scorer`."""
 
     @property
     @abstractmethod
@@ -38,7 +38,7 @@ class CorpusMetric(Metric):
         return float(self.scorer.corpus_score(*normalise_examples(examples)).score)
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its bootstrap standard error over examples; None below two."""
+        """Return the bootstrap standard error over examples; None for fewer than two."""
         return bootstrap_stderr(self.example_statistics(examples), self._score_sums)
 
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
@@ -53,6 +53,6 @@ class CorpusMetric(Metric):
         return np.array([self.scorer._compute_score_from_stats(list(row)).score for row in sums])
 
     def signature(self) -> str:
-        """Return sacrebleu's own signature, with ours."""
-        self.scorer.num_refs = getattr(self.scorer, "num_refs", 1)  # unknown until something was scored
+        """Return sacrebleu's signature, extended by this project's."""
+        self.scorer.num_refs = getattr(self.scorer, "num_refs", 1)  # not set until something was scored
         return f"{self.name}|sacrebleu:{self.scorer.get_signature()}|norm:nfc|v1"

@@ -25,13 +25,13 @@ def collect_grades(examples: Sequence[Example]) -> np.ndarray:
 
 
 class Pearson(Metric, adds=("points",)):
-    """Pearson's r x 100, -100..100; 0 where either side is constant, for which r is not defined."""
+    """Pearson's r x 100, -100..100; 0 if either side is constant, for which r is not defined."""
 
     name = "pearson"
     limits = (-100.0, 100.0)
 
     def score_example(self, example: Example) -> float:
-        """Return 1 / (1 + |error|), for one pair has no correlation: at least a half within one grade."""
+        """Return 1 / (1 + |error|), because one pair has no correlation: at least 0.5 within one grade."""
         target, output = collect_grades([example])[0]
         return float(1.0 / (1.0 + abs(target - output)))
 
@@ -41,7 +41,7 @@ class Pearson(Metric, adds=("points",)):
         return 100.0 * float(_weighted_pearson(self.points(collect_grades(examples), weights), weights)[0])
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its bootstrap standard error over examples; None below two."""
+        """Return the bootstrap standard error over examples; None for fewer than two."""
         if len(examples) < 2:
             return None
         values = collect_grades(examples)
@@ -59,7 +59,7 @@ class Pearson(Metric, adds=("points",)):
         return 100.0 * _weighted_pearson(self.points(numbers, weights), weights)
 
     def points(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return [..., n, 2], what is correlated, of values [n, 2] of which each resample holds *weights* [R, n]."""
+        """Return [..., n, 2], the points to correlate, from values [n, 2] drawn *weights* [R, n] times."""
         return values
 
     def signature(self) -> str:
@@ -68,7 +68,7 @@ class Pearson(Metric, adds=("points",)):
 
 
 class Spearman(Pearson):
-    """Spearman's rho x 100: Pearson's r of the ranks, equal values sharing their mean rank."""
+    """Spearman's rho x 100: Pearson's r of the ranks, where equal values share their mean rank."""
 
     name = "spearman"
 
@@ -78,7 +78,7 @@ class Spearman(Pearson):
 
 
 class F1AtThree(ConfusionMetric):
-    """F1 of "similar", both sides being similar from 3 on (KLUE-STS)."""
+    """F1 of "similar", where a grade from 3 on means similar on either side (KLUE-STS)."""
 
     name = "f1_at_3"
     choice = "expected-value>=3"
@@ -98,13 +98,13 @@ class F1AtThree(ConfusionMetric):
 
 
 def _weighted_pearson(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return r [R] of points [n, 2] or [R, n, 2] with how often each was drawn, *weights* [R, n]."""
+    """Return r [R] of points [n, 2] or [R, n, 2], each drawn *weights* [R, n] times."""
     share = weights / weights.sum(-1, keepdims=True)
-    points = points - points.mean(-2, keepdims=True)  # keeps the moments small, so that nothing cancels
+    points = points - points.mean(-2, keepdims=True)  # keeps the moments small, which avoids cancellation
     x, y = points[..., 0], points[..., 1]
     mean_x, mean_y, xx, yy, xy = ((share * moment).sum(-1) for moment in (x, y, x * x, y * y, x * y))
     spread = (xx - mean_x**2) * (yy - mean_y**2)
-    # below this a side is constant but for rounding
+    # below this, a side is constant up to rounding
     known = spread > 1e-24 * np.maximum(xx * yy, np.finfo(float).tiny)
     r = np.divide(xy - mean_x * mean_y, np.sqrt(np.maximum(spread, 0)), out=np.zeros_like(spread), where=known)
     clipped: np.ndarray = np.clip(r, -1.0, 1.0)
@@ -115,7 +115,7 @@ def _weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return [R, n], the mean rank of each value in a sample that holds it and its equals *weights* times."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of each run of equal values
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # last index of each run of equal values
     upto = np.cumsum(weights[:, order], axis=-1)[:, last]
     before = np.concatenate([np.zeros_like(upto[:, :1]), upto[:, :-1]], axis=-1)
     run = np.searchsorted(ordered[last], values)

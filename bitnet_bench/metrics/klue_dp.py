@@ -1,6 +1,6 @@
-"""KLUE-DP (Park et al. 2021, section 3.6) over words, of each of which a label is "HEAD RELATION".
+"""KLUE-DP (Park et al. 2021, section 3.6) over words; the label of a word is "HEAD RELATION".
 
-UAS and LAS are macro-F1 in the official script; the plain shares of right words are here too, as accuracies.
+UAS and LAS are macro-F1, as in the official script; the shares of correct words are available as accuracies.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SCORED_RELATIONS = (
     *("NP", "NP_AJT", "VP", "NP_SBJ", "VP_MOD", "NP_OBJ", "AP", "NP_CNJ"),
     *("NP_MOD", "VNP", "DP", "VP_AJT", "VNP_MOD", "NP_CMP", "VP_SBJ"),
 )
-"""The first 15 relations of the official list; all others are one class."""
+"""First 15 relations of the official list; all others are one class."""
 OTHER_RELATION, WRONG_HEAD = "other", "wrong head"
 
 
 class UAS(SumMetric, adds=("label_pairs",)):
-    """Macro-F1 over head indices; a malformed answer is a head that no word has."""
+    """Macro-F1 over head indices; a malformed answer counts as a head that no word has."""
 
     name = "uas"
 
@@ -40,7 +40,7 @@ class UAS(SumMetric, adds=("label_pairs",)):
         return macro_f1_from_counts(sums)
 
     def score_example(self, example: Example) -> float:
-        """Return the share of the words that are right."""
+        """Return the share of correct words."""
         targets, outputs = self.label_pairs(example)
         return sum(a == b for a, b in zip(targets, outputs, strict=True)) / len(targets)
 
@@ -50,12 +50,12 @@ class UAS(SumMetric, adds=("label_pairs",)):
 
 
 class LAS(UAS):
-    """Macro-F1 over relations; a word with a wrong head is a class of its own, which nobody's target is (official)."""
+    """Macro-F1 over relations; a word with a wrong head gets a class that is never a target (official)."""
 
     name = "las"
 
     def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
-        """Return relations, the output's voided where its head is wrong."""
+        """Return the relations; the output's are voided if the head is wrong."""
         targets, outputs = _extract_relations(example.target_labels), _extract_relations(example.output_labels)
         heads = zip(*super().label_pairs(example), strict=True)
         return targets, [given if a == b else WRONG_HEAD for given, (a, b) in zip(outputs, heads, strict=True)]
@@ -66,12 +66,12 @@ class LAS(UAS):
 
 
 class UASAccuracy(UAS):
-    """The share of words whose head is right, over the words of all sentences."""
+    """Share of words whose head is correct, over the words of all sentences."""
 
     name = "uas_accuracy"
 
     def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return [n, 2]: right words and words."""
+        """Return [n, 2]: correct words and words."""
         pairs = [self.label_pairs(example) for example in examples]
         return np.array([(sum(map(str.__eq__, *pair)), len(pair[0])) for pair in pairs])
 
@@ -86,12 +86,12 @@ class UASAccuracy(UAS):
 
 
 class LASAccuracy(UASAccuracy):
-    """The share of words whose head and relation are right, relations not merged, over the words of all sentences."""
+    """Share of words whose head and relation are correct, relations not merged, over the words of all sentences."""
 
     name = "las_accuracy"
 
     def label_pairs(self, example: Example) -> tuple[list[str], list[str]]:
-        """Return the whole labels."""
+        """Return the whole labels of targets and outputs."""
         return list(example.target_labels), list(example.output_labels)
 
 

@@ -1,8 +1,8 @@
 """KLUE-MRC (Park et al. 2021, section 3.7): exact match and ROUGE-W as KLUE-baseline computes them, and corrected.
 
-Two faults of the official script are kept, as published figures have them, and mended in the variant `corrected`:
+Two errors of the official script are kept, because published values have them, and fixed in the variant `corrected`:
 its pattern of marks has a misplaced bracket, so that marks outside ASCII stay (`《기생충》` is not `기생충`);
-and difflib leaves out frequent characters of an answer of 200 or more, so that a long right answer may get 0.
+and difflib ignores frequent characters of an answer of 200 or more, so that a long correct answer may get 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class ExactMatch(MeanMetric, adds=("normalise", "score_pair")):
-    """The normalised output equals one of the references; for a question without an answer both are empty."""
+    """Match of the normalised output with one of the references; for a question without an answer both are empty."""
 
     name = "klue_exact_match"
 
@@ -32,12 +32,12 @@ class ExactMatch(MeanMetric, adds=("normalise", "score_pair")):
         self.variant = variant
 
     def normalise(self, text: str) -> str:
-        """Return *text* as it is compared, after NFC."""
+        """Return *text* after NFC and the normalisation of the comparison."""
         marks = MARKS if self.variant == "corrected" else OFFICIAL_MARKS
         return " ".join(marks.sub(" ", unicodedata.normalize("NFC", text).lower()).translate(PUNCTUATION).split())
 
     def score_example(self, example: Example) -> float:
-        """Return the best figure over the references, 0..1."""
+        """Return the best score over the references, 0..1."""
         output = self.normalise(example.output)
         return max(self.score_pair(output, self.normalise(reference)) for reference in example.references)
 
@@ -51,7 +51,7 @@ class ExactMatch(MeanMetric, adds=("normalise", "score_pair")):
 
 
 class RougeW(ExactMatch):
-    """F1 of the longest common substring, in characters; for an empty reference, whether the output is empty."""
+    """F1 of the longest common substring, in characters; for an empty reference, 1 if the output is empty too."""
 
     name = "klue_rouge_w"
 

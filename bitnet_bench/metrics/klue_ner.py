@@ -22,7 +22,7 @@ TAGS = (*(f"{place}-{kind}" for kind in ENTITY_TYPES for place in "BI"), "O")
 def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """Return (type, start, end) of every entity in IOB2 *tags*, as seqeval's strict mode reads them.
 
-    An entity begins with B and goes on with I of its type; an I that continues nothing is no entity.
+    An entity begins with B and continues with I of its type; an I that continues nothing is not an entity.
     """
     found: set[tuple[str, int, int]] = set()
     kind, start = "", 0
@@ -36,9 +36,9 @@ def find_entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 
 
 class EntityF1(SumMetric):
-    """Macro-F1 over entity types; an entity is right if its type and both its ends are.
+    """Macro-F1 over entity types; an entity is correct if its type and both its ends are.
 
-    The official script joins all sentences into one sequence. That is the same, because no sentence begins with I.
+    The official script joins all sentences into one sequence, which is equivalent because no sentence begins with I.
     """
 
     def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
@@ -54,11 +54,11 @@ class EntityF1(SumMetric):
         return counts
 
     def score_sums(self, sums: np.ndarray) -> np.ndarray:
-        """Return entity macro-F1, 0..1; 0 where there is no entity on either side."""
+        """Return entity macro-F1, 0..1; 0 if there is no entity on either side."""
         return macro_f1_from_counts(sums)
 
     def score_example(self, example: Example) -> float:
-        """Return F1 over the entities of one sentence; 1.0 for a sentence that rightly has none."""
+        """Return F1 over the entities of one sentence; 1.0 if target and output have none."""
         if not find_entities(example.target_labels):
             return float(not example.malformed and not find_entities(example.output_labels))
         return super().score_example(example)
@@ -75,10 +75,10 @@ class EntityF1(SumMetric):
 
 
 class CharacterMacroF1(SumMetric):
-    """Macro-F1 over the 13 tags of characters, O among them; a tag that never occurs counts as 1 (official)."""
+    """Macro-F1 over the 13 character tags, including O; a tag that never occurs counts as 1 (official)."""
 
     def additive_statistics(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return [n, 2, 13]."""
+        """Return [n, 2, 13]: hits, and targets plus outputs."""
         return count_label_hits([e.target_labels for e in examples], [e.output_labels for e in examples], TAGS)
 
     def score_sums(self, sums: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class CharacterMacroF1(SumMetric):
         return scores
 
     def score_example(self, example: Example) -> float:
-        """Return the share of the characters whose tag is right."""
+        """Return the share of characters with the correct tag."""
         hits = sum(a == b for a, b in zip(example.target_labels, example.output_labels, strict=True))
         return hits / len(example.target_labels)
 

@@ -1,6 +1,6 @@
-"""KLUE-RE (Park et al. 2021, section 3.5): micro-F1 without no_relation, and the area under precision and recall.
+"""KLUE-RE (Park et al. 2021, section 3.5): micro-F1 without no_relation, and the area under the precision-recall curve.
 
-The choices stand in the official order: choice 0 is no_relation.
+The choices are in the official order: choice 0 is no_relation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import SEED, bootstrap_counts
 
 AREA_RESAMPLES = 100
-"""Of an area, which needs every example in order: enough for a standard error that is good to 7 %."""
+"""Number of resamples for an area, which needs every example in order: its standard error is then good to 7 %."""
 
 
 class MicroF1WithoutNoRelation(ConfusionMetric):
@@ -25,17 +25,17 @@ class MicroF1WithoutNoRelation(ConfusionMetric):
     name = "re_micro_f1"
 
     def score_confusion(self, confusion: np.ndarray) -> np.ndarray:
-        """Return micro-F1, 0..1; 0 where no relation is a target or an output."""
+        """Return micro-F1, 0..1; 0 if no relation is a target or an output."""
         hits = np.diagonal(confusion, axis1=-2, axis2=-1)[..., 1:].sum(-1)
         involved = confusion[..., 1:, :].sum((-2, -1)) + confusion[..., :, 1:].sum((-2, -1))
         return f1_from_counts(hits, involved)
 
 
 class AUPRC(Metric):
-    """The mean over all labels, no_relation too, of the area under each one's precision-recall curve.
+    """Mean over all labels, including no_relation, of the area under the label's precision-recall curve.
 
     The scores are the probabilities of the choices, softmax of their log-likelihoods. The area is the trapezoids of
-    scikit-learn's `precision_recall_curve`, by which a label that is nobody's target has the area 0.5.
+    scikit-learn's `precision_recall_curve`, which give a label that is never a target the area 0.5.
     """
 
     def score_example(self, example: Example) -> float:
@@ -47,7 +47,7 @@ class AUPRC(Metric):
         return 100.0 * float(_example_areas(examples, np.ones((1, len(examples)))).mean())
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its bootstrap standard error over examples; None below two."""
+        """Return the bootstrap standard error over examples; None for fewer than two."""
         if len(examples) < 2:
             return None
         drawn = [
@@ -91,13 +91,13 @@ def _pr_curve_area(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # a threshold is a run of equal scores
     found = np.flatnonzero(positive[order])
-    # recall moves only at a threshold that finds a target: the points there and just before are all of the curve
+    # recall changes only at a threshold that finds a target: the points there and just before define the curve
     turns = np.searchsorted(last, found)
     kept = last[np.unique(np.concatenate([turns, np.maximum(turns - 1, 0), [len(last) - 1]]))]
     taken = np.cumsum(weights[:, order], axis=-1)[:, kept]
     found_upto = np.cumsum(np.pad(weights[:, order[found]], ((0, 0), (1, 0))), axis=-1)
     hits = found_upto[:, np.searchsorted(found, kept, side="right")]
-    precision = np.divide(hits, taken, out=np.ones(hits.shape), where=taken > 0)  # nothing taken: the curve's start
+    precision = np.divide(hits, taken, out=np.ones(hits.shape), where=taken > 0)  # nothing taken: start of the curve
     everything = hits[:, -1:]
     recall = np.where(taken > 0, np.divide(hits, everything, out=np.ones(hits.shape), where=everything > 0), 0.0)
     before = np.pad(precision[:, :-1], ((0, 0), (1, 0)), constant_values=1.0)

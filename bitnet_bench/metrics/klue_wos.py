@@ -1,4 +1,4 @@
-"""KLUE-WoS (Park et al. 2021, section 3.8): a dialogue state is the set of its "domain-slot-value" strings."""
+"""KLUE-WoS (Park et al. 2021, section 3.8); a dialogue state is the set of its "domain-slot-value" strings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bitnet_bench.runs.records import Example
 
 
 class JointGoalAccuracy(MeanMetric):
-    """The share of turns whose state is right in every slot."""
+    """Share of turns whose state is correct in every slot."""
 
     def score_example(self, example: Example) -> float:
         """Return 1.0 if both states are the same set."""
@@ -19,9 +19,9 @@ class JointGoalAccuracy(MeanMetric):
 
 
 class SlotF1(MeanMetric):
-    """What the official script calls slot micro-F1: the mean of the F1 of each turn.
+    """Mean of the F1 of each turn, which the official script calls slot micro-F1.
 
-    Two empty states agree, F1 = 1; where only one is empty, F1 = 0.
+    Two empty states have F1 = 1; if only one is empty, F1 = 0.
     """
 
     def score_example(self, example: Example) -> float:

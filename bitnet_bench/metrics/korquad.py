@@ -21,7 +21,7 @@ def normalise(text: str) -> str:
 
 
 class ExactMatch(MeanMetric):
-    """The normalised output equals one of the references."""
+    """Match of the normalised output with one of the references."""
 
     def score_example(self, example: Example) -> float:
         """Return 1.0 on a match with any reference."""
@@ -33,10 +33,10 @@ class ExactMatch(MeanMetric):
 
 
 class CharacterF1(ExactMatch):
-    """F1 over the bag of characters, white space left out; the best over the references.
+    """F1 over the bag of characters without white space; the best over the references.
 
     For a question without an answer, whose reference is "", it is 1 if the output is empty too, as in SQuAD 2.0;
-    KorQuAD 1.0 has none.
+    KorQuAD 1.0 has no such questions.
     """
 
     def score_example(self, example: Example) -> float:

@@ -1,6 +1,6 @@
 """METEOR without synonyms (Banerjee and Lavie 2005), by nltk, over Korean morphemes.
 
-WordNet and the Porter stemmer are English. Morphemes are stems already, so exact matches are all that is left.
+WordNet and the Porter stemmer are for English. Morphemes are stems already, so only exact matches are used.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from bitnet_bench.runs.records import Example
 
 
 class _NoSynonyms:
-    """What nltk asks WordNet, answered with nothing."""
+    """Replacement of nltk's WordNet without any synonyms."""
 
     def synsets(self, _word: str) -> list[Any]:
         return []
 
 
 class _NoStemmer:
-    """nltk's stemmer protocol, which leaves a morpheme as it is."""
+    """Stemmer in nltk's protocol that returns a morpheme unchanged."""
 
     def stem(self, word: str) -> str:
         return word

@@ -1,4 +1,4 @@
-"""How well a model predicts text, by byte of UTF-8, so that models of different tokenizers compare; lower is better."""
+"""Perplexity per UTF-8 byte, which compares models with different tokenizers; lower is better."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BitsPerByte(Metric, adds=("score_sums",)):
     lower_is_better = True
 
     def score_example(self, example: Example) -> float:
-        """Return the geometric mean of the probability of a byte, 0..1: higher is better."""
+        """Return the geometric mean of the probability of a byte, 0..1; higher is better."""
         loglikelihood, size = _nats_and_bytes([example])[0]
         return float(np.exp(min(0.0, loglikelihood) / size))
 
@@ -30,11 +30,11 @@ class BitsPerByte(Metric, adds=("score_sums",)):
         return bits
 
     def value(self, examples: Sequence[Example]) -> float:
-        """Return the figure over all texts, in its own unit."""
+        """Return the value over all texts, in its own unit."""
         return float(self.score_sums(_nats_and_bytes(examples).sum(0)))
 
     def stderr(self, examples: Sequence[Example]) -> float | None:
-        """Return its bootstrap standard error over texts; None below two."""
+        """Return the bootstrap standard error over texts; None for fewer than two."""
         return bootstrap_stderr(_nats_and_bytes(examples), self.score_sums)
 
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
@@ -42,7 +42,7 @@ class BitsPerByte(Metric, adds=("score_sums",)):
         return _nats_and_bytes(examples)
 
     def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the figure of each sample, in its own unit."""
+        """Return the value of each sample, in its own unit."""
         return self.score_sums(weighted_sums(numbers, weights))
 
     def signature(self) -> str:
@@ -63,5 +63,5 @@ class BytePerplexity(BitsPerByte):
 
 
 def _nats_and_bytes(examples: Sequence[Example]) -> np.ndarray:
-    """Return [n, 2], nats and bytes; a text without bytes has one, for it holds the end of the text at least."""
+    """Return [n, 2], nats and bytes; a text without bytes counts as one byte, because its end is predicted too."""
     return np.array([(e.loglikelihoods[0], max(1, len(e.references[0].encode()))) for e in examples])

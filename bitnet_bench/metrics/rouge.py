@@ -34,20 +34,20 @@ class Rouge2(Rouge1):
 
 
 class RougeL(Rouge1):
-    """Mean over examples of the best ROUGE-L F over the references: one longest common subsequence for a text."""
+    """Mean over examples of the best ROUGE-L F over the references, with one longest common subsequence per text."""
 
     kind = "rougeL"
 
 
 class RougeLsum(Rouge1):
-    """Mean over examples of the best summary-level ROUGE-L F: a union of subsequences over the lines of a text."""
+    """Mean over examples of the best summary-level ROUGE-L F, with a union of subsequences over the lines of a text."""
 
     kind = "rougeLsum"
 
 
 @lru_cache(maxsize=1 << 16)
 def _rouge_f1(kind: str, tokens: str, reference: str, output: str) -> float:
-    # kept, because the figure, its standard error and the examples' own figures are each asked for
+    # cached, because the value, its standard error and the scores of the examples each need it
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([kind], tokenizer=load_metric_tokenizer(tokens))

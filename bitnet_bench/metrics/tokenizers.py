@@ -1,4 +1,4 @@
-"""The tokenizers of ROUGE and METEOR: text in, tokens out, with a name that says which and which version."""
+"""The tokenizers of ROUGE and METEOR, each with a name that includes its version."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tokenizer:
 
 @cache
 def load_metric_tokenizer(key: str) -> Tokenizer:
-    """Return the tokenizer called *key*; BenchError for an unknown one, and for one that would drop Hangul."""
+    """Return the tokenizer *key*; BenchError if it is unknown or would drop Hangul."""
     if key not in _TOKENIZERS:
         raise BenchError(f"There is no tokenizer {key!r}.", f"There are: {', '.join(_TOKENIZERS)}.")
     found = _TOKENIZERS[key]()
@@ -36,7 +36,7 @@ def load_metric_tokenizer(key: str) -> Tokenizer:
 
 def check_hangul(key: str, tokens: list[str]) -> None:
     """Raise BenchError if *tokens* of `PROBE_SENTENCE` lack its Hangul: a score over the rest would be wrong."""
-    if PROBE_SENTENCE.split()[0] not in "".join(tokens):  # morphemes may be spelt otherwise, its noun is not
+    if PROBE_SENTENCE.split()[0] not in "".join(tokens):  # a tokenizer may respell morphemes, not this noun
         raise BenchError(
             f"The tokenizer {key!r} drops Hangul, so that Korean scores 0, or a false 100 where digits agree.",
             "Take one for Korean, such as mecab.",

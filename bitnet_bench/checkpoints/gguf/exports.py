@@ -1,4 +1,4 @@
-"""The GGUF file that stands for a checkpoint: exported once and kept, or the user's own, and checked before use."""
+"""Open the GGUF file of a checkpoint, exported once and cached, or the user's own, and check it before use."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "ternary": "tq2_0",
     "i2_s": "i2_s",
 }
-"""What a precision is exported as; TL1 and TL2 need kernels of the user's own build."""
+"""GGUF type that each precision is exported as; TL1 and TL2 need kernels of the user's own build."""
 
 
 def find_cache_folder() -> Path:
-    """Return where exported files are kept: $BITNET_BENCH_GGUF, else below the user's cache folder."""
+    """Return the folder of exported files: $BITNET_BENCH_GGUF, else a folder in the user's cache folder."""
     if os.environ.get(GGUF_DIR_VARIABLE):
         return Path(os.environ[GGUF_DIR_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
 
 
 def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:
-    """Return the user's *own* file, or the checkpoint exported as *form*, once or again.
+    """Return the user's *own* file, or the checkpoint exported as *form*; an earlier export is reused.
 
-    BenchError if *own* is not there, or holds no tensor of that form. `runtime_parity.checked` compares its weights.
+    BenchError if *own* does not exist or has no tensor of that form. `find_or_compare` compares its weights.
     """
     path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
@@ -62,9 +62,9 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
 
 
 def export_gguf(model: str, form: Form, out: Path, steps: ProgressDisplay = no_display) -> FileParity:
-    """Write the checkpoint *model* to the GGUF file *out*, and return how equal its weights are.
+    """Write the checkpoint *model* to the GGUF file *out*, and return the parity of their weights.
 
-    BenchError if they are not the same; *out* does not exist then.
+    BenchError if the weights differ; *out* does not exist then.
     """
     checkpoint = open_checkpoint(model)
     with steps(f"convert to gguf-{form}") as progress:

@@ -1,4 +1,4 @@
-"""Whether a GGUF file holds the very weights of a checkpoint, whoever wrote it."""
+"""Check that a GGUF file of any origin holds exactly the weights of a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ SCALE_TOLERANCES = {
     "Q8_0": 1e-3,
     "Q4_0": 0.2,
 }
-"""Relative. Files of other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
+"""Relative tolerances. Other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
 FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q4_0": 0.2}
-"""Of a tensor that is not ternary: largest |difference|, relative to its largest value."""
+"""Tolerances of a tensor that is not ternary: largest |difference|, relative to its largest value."""
 BITNET_CPP_ONLY = ("bitnet-b1.58",)
 
 
 class FileParity(Value):
-    """How far the weights of a GGUF file are from a checkpoint's."""
+    """Differences of the weights of a GGUF file from a checkpoint's."""
 
     architecture: str
     types: dict[str, int]
     """Bytes by tensor type."""
     ternary_layers: int
-    """Those whose codes could be read: all of them are equal."""
+    """Number of layers whose codes could be read; all of these codes are equal."""
     largest_scale_error: float
-    """Relative, over ternary layers."""
+    """Largest relative error of a scale, over ternary layers."""
     largest_float_error: float
-    """Over all other tensors, relative to the largest value of each."""
+    """Largest error over all other tensors, relative to the largest value of each."""
 
 
 def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
-    """Return how far *file* is from *checkpoint*; BenchError names the first tensor that is another model's."""
+    """Return the differences of *file* from *checkpoint*; BenchError names the first tensor of another model."""
     weights = Weights(checkpoint)
     found = find_layout(checkpoint, weights, file)
     scales = [
@@ -69,7 +69,7 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
 
 
 def find_layout(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> GgufLayout:
-    """Return the layout of *file*; BenchError if it is of an architecture that *checkpoint* is not."""
+    """Return the layout of *file*; BenchError if its architecture does not fit *checkpoint*."""
     found = make_layout(
         checkpoint, weights.config, "bitnet.cpp" if file.architecture in BITNET_CPP_ONLY else "llama.cpp"
     )
@@ -81,7 +81,7 @@ def find_layout(checkpoint: Checkpoint, weights: Weights, file: GgufFile) -> Ggu
 
 
 def mismatch_error(file: GgufFile, what: str) -> BenchError:
-    """Return the sentence for a file that is not the checkpoint."""
+    """Return the error for a file that does not match the checkpoint."""
     return BenchError(
         f"{file.path} is another model than the checkpoint: {what}.",
         "Export the checkpoint itself with `bitnet-bench convert --to gguf-...`.",
@@ -89,7 +89,7 @@ def mismatch_error(file: GgufFile, what: str) -> BenchError:
 
 
 def _is_readable(file: GgufFile, found: GgufLayout, module: str) -> bool:
-    """Return whether the codes of *module* can be read; TL1 and TL2 are left to the comparison of what is computed."""
+    """Return whether the codes of *module* can be read; TL1 and TL2 are only checked by comparing outputs."""
     entry = file.tensors.get(f"{found.name(module)}.weight")
     return entry is None or entry.kind not in UNREADABLE_TYPES
 

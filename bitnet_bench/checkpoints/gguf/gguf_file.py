@@ -1,6 +1,6 @@
-"""Read a GGUF file: what it says of itself, and one tensor at a time.
+"""Read a GGUF file: its metadata, and one tensor at a time.
 
-The header is read here and not with the `gguf` package, which knows no I2_S and takes seconds for a large vocabulary.
+The header is parsed here and not with the `gguf` package, which lacks I2_S and takes seconds for a large vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WRITE_AGAIN_HINT = "Write it again with `bitnet-bench convert --to gguf-...`, or
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor stands: its type, its shape as torch has it, and its first byte."""
+    """The location of a tensor: its type, its shape in torch's order, and its first byte."""
 
     kind: TensorType
     shape: tuple[int, ...]
@@ -34,15 +34,15 @@ class TensorEntry:
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
+        """Size in the file."""
         return self.kind.bytes(int(np.prod(self.shape)))
 
 
 class GgufFile:
-    """An opened GGUF file; tensors are read when they are asked for."""
+    """An opened GGUF file; tensors are read on access."""
 
     def __init__(self, path: Path) -> None:
-        """BenchError if *path* is no GGUF file, is cut off, or has a tensor of a type that is not read here."""
+        """Raise BenchError if *path* is not a GGUF file, is cut off, or has a tensor of an unsupported type."""
         self.path = path
         self.fields: dict[str, Any] = {}
         self.tensors: dict[str, TensorEntry] = {}
@@ -57,16 +57,16 @@ class GgufFile:
 
     @property
     def architecture(self) -> str:
-        """What the runtime takes the model for, such as `bitnet` or `llama`."""
+        """Architecture that the runtime uses, such as `bitnet` or `llama`."""
         return str(self.fields.get("general.architecture", "unknown"))
 
     def values(self, name: str) -> Array:
-        """Return a tensor in float32; of I2_S the codes."""
+        """Return a tensor in float32; for I2_S, its codes."""
         entry = self._find_entry(name)
         return unpack_tensor(self._read_bytes(entry), entry.kind, entry.shape)
 
     def scale(self, name: str) -> float:
-        """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` beside it, or 1."""
+        """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` next to it, or 1."""
         beside = f"{name.removesuffix('.weight')}.scale"
         if self._find_entry(name).kind.name == "I2_S":
             return read_i2_s_scale(self._read_bytes(self.tensors[name]))

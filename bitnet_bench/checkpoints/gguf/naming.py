@@ -1,4 +1,4 @@
-"""What a checkpoint is called in GGUF: architectures, names of tensors, order of rows, and hyper-parameters."""
+"""Map a checkpoint to GGUF: architectures, names of tensors, order of rows, and hyper-parameters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
 LLAMA_CPP_ARCHITECTURES = {"bitnet": "bitnet", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""model_type -> the architecture of llama.cpp that computes the same, but for the activation."""
+"""Architecture of llama.cpp, by model_type, that computes the same except for the activation."""
 BITNET_CPP_ARCHITECTURES = {**LLAMA_CPP_ARCHITECTURES, "bitnet": "bitnet-b1.58"}
-"""microsoft/BitNet has an architecture of its own for SubLN with a squared ReLU."""
+"""Architectures of bitnet.cpp: microsoft/BitNet has its own for SubLN with a squared ReLU."""
 GgufRuntime = Literal["llama.cpp", "bitnet.cpp"]
 ACTIVATIONS: dict[GgufRuntime, dict[str, str]] = {
     "llama.cpp": {"bitnet": "silu", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
     "bitnet.cpp": {"bitnet-b1.58": "relu2", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
 }
-"""What each runtime computes in the feed-forward of an architecture, whatever the file says (microsoft/BitNet #602)."""
+"""Activation of each runtime in the feed-forward of an architecture, whatever the file says (microsoft/BitNet #602)."""
 
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
@@ -48,13 +48,13 @@ ROTATED_PROJECTIONS = ("q_proj", "k_proj")
 
 @dataclass(frozen=True)
 class GgufLayout:
-    """How one checkpoint stands in GGUF for one runtime."""
+    """The layout of one checkpoint in GGUF for one runtime."""
 
     architecture: str
     config: Mapping[str, Any]
 
     def name(self, tensor: str) -> str:
-        """Return the name in GGUF of a tensor or module of transformers; BenchError if it has no place there."""
+        """Return the GGUF name of a tensor or module of transformers; BenchError if it has none."""
         module, dot, part = tensor.rpartition(".") if tensor.endswith((".weight", ".bias")) else (tensor, "", "")
         block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
         known = GGUF_NAMES.get(block[2] if block else module)
@@ -63,9 +63,9 @@ class GgufLayout:
         return f"{f'blk.{block[1]}.' if block else ''}{known}{dot}{part}"
 
     def rows(self, module: str, values: Tensor) -> Tensor:
-        """Return *values* [N, ...] of *module* in the order of rows that the runtime's rotary positions want.
+        """Return *values* [N, ...] of *module* in the row order that the runtime's rotary positions need.
 
-        llama.cpp turns neighbours of a Llama's heads, transformers halves of them; the other architectures agree.
+        For a Llama, llama.cpp rotates neighbouring values of a head, transformers halves; other architectures agree.
         """
         projection = module.rpartition(".")[2]
         if self.architecture != "llama" or projection not in ROTATED_PROJECTIONS:
@@ -78,21 +78,21 @@ class GgufLayout:
 
     @property
     def head_dimension(self) -> int:
-        """Values of one head."""
+        """Number of values per head."""
         return int(self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"])
 
     @property
     def rope_settings(self) -> Mapping[str, Any]:
-        """Settings of the rotary positions, of either generation of config.json."""
+        """Settings of the rotary positions, in the newer or older form of config.json."""
         return self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
 
     @property
     def rope_base(self) -> float:
-        """The base of the rotary frequencies."""
+        """Base of the rotary frequencies."""
         return float(self.rope_settings.get("rope_theta") or self.config.get("rope_theta") or 10_000.0)
 
     def compute_rope_factors(self) -> Tensor | None:
-        """Return what divides each frequency in Llama 3.1's long contexts, [head dimension / 2]; None elsewhere."""
+        """Return the divisor of each frequency in Llama 3.1's long contexts, [head dimension / 2]; None elsewhere."""
         rope = self.rope_settings
         if rope.get("rope_type", rope.get("type")) != "llama3":
             return None
@@ -107,7 +107,7 @@ class GgufLayout:
 
 
 def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: GgufRuntime) -> GgufLayout:
-    """Return how *checkpoint* stands in GGUF for *runtime*; BenchError for what that runtime cannot compute."""
+    """Return the layout of *checkpoint* in GGUF for *runtime*; BenchError for what that runtime cannot compute."""
     known = BITNET_CPP_ARCHITECTURES if runtime == "bitnet.cpp" else LLAMA_CPP_ARCHITECTURES
     model_type = config["model_type"]
     reason = None

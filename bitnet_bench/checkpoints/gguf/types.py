@@ -1,4 +1,4 @@
-"""How GGUF stores a matrix: the tensor types that hold ternary codes, there and back.
+"""Pack and unpack the tensor types of GGUF that hold ternary codes.
 
 Layouts are those of ggml (`ggml-quants.c`; TQ1_0, TQ2_0, Q8_0 and Q4_0 through the `gguf` package) and, for I2_S, of
 microsoft/BitNet as its x86 kernels read them (`quantize_to_i2_s`).
@@ -16,17 +16,17 @@ from bitnet_bench.runs.choices import GgufType
 
 Form = GgufType
 ExternalGgufType = Literal["tl1", "tl2"]
-"""What bitnet.cpp's own converter writes, for the kernels of one build."""
+"""Types that bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]
 I2_S_BLOCK = 128
 I2_S_TAIL_BYTES = 32
-"""Bytes after the codes: the float32 scale, and padding."""
+"""Number of bytes after the codes: the float32 scale, and padding."""
 LARGEST_Q8 = 127
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """A tensor type of ggml: its number in a file, and the bytes of a block of so many values in a row."""
+    """A tensor type of ggml: its number in a file, the values per block of a row, and the bytes per block."""
 
     name: str
     number: int
@@ -51,7 +51,7 @@ TQ1_0 = TensorType("TQ1_0", 34, 256, 54)
 TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
 I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
 TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
-"""Not read here: their layout depends on the kernels that a build was generated with, and so does their size."""
+"""Types that are not read here: their layout and size depend on the kernels that a build was generated with."""
 UNREADABLE_TYPES = (TL1, TL2)
 TENSOR_TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
 TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
@@ -66,12 +66,12 @@ TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "tl2": TL2,
 }
 TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
-"""The forms that hold codes and nothing else."""
+"""Forms that hold codes and nothing else."""
 TERNARY_TENSOR_TYPES = tuple(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES)
 
 
 def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
-    """Return the bytes of float32 or int8 *values* [rows, columns]; *scale* is stored by I2_S alone."""
+    """Return the bytes of float32 or int8 *values* [rows, columns]; only I2_S stores *scale*."""
     if kind == TQ2_0:
         return _pack_tq2_0(values)
     if kind == I2_S:
@@ -86,7 +86,7 @@ def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
 
 
 def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Array:
-    """Return float32 values of *shape* from the bytes of a tensor; of I2_S the codes, without their scale."""
+    """Return float32 values of *shape* from the bytes of a tensor; for I2_S the codes, without their scale."""
     if kind == I2_S:
         return _unpack_i2_s(data, shape)
     if kind in (F32, F16):
@@ -99,7 +99,7 @@ def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Arra
 
 
 def read_i2_s_scale(data: Array) -> float:
-    """Return the scale behind the codes of an I2_S tensor."""
+    """Return the scale after the codes of an I2_S tensor."""
     return float(data[-I2_S_TAIL_BYTES : -I2_S_TAIL_BYTES + 4].view(np.float32)[0])
 
 
@@ -112,7 +112,7 @@ def _pack_tq2_0(codes: Array) -> Array:
 
 
 def _pack_i2_s(codes: Array, scale: float) -> Array:
-    """Return 32 bytes for every 128 codes, the first 32 codes in the highest bits, and the scale behind them all."""
+    """Return 32 bytes for every 128 codes, the first 32 codes in the highest bits, followed by the scale."""
     values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, 32)
     packed = values[:, 0] << 6 | values[:, 1] << 4 | values[:, 2] << 2 | values[:, 3]
     tail = np.zeros(I2_S_TAIL_BYTES, dtype=np.uint8)

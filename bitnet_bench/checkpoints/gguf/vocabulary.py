@@ -1,4 +1,4 @@
-"""Put a checkpoint's tokenizer into the fields of a GGUF file."""
+"""Write a checkpoint's tokenizer into the fields of a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bitnet_bench.errors import BenchError
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 LLAMA3_DIGITS, QWEN2_DIGITS = r"\p{N}{1,3}", r"\p{N}|"
 GPT2_SPLIT = "gpt-2"
-"""llama.cpp's name of the expression that GPT-2's byte-level tokenizer splits text by."""
+"""Name in llama.cpp of the expression that GPT-2's byte-level tokenizer splits text by."""
 
 
 def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int) -> None:
-    """Write the tokens, merges and special tokens of the fast *tokenizer*, filled up to *size* tokens."""
+    """Write the tokens, merges and special tokens of the fast *tokenizer*, padded to *size* tokens."""
     said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     model = said["model"]
     if model.get("type") != "BPE":
@@ -27,7 +27,7 @@ def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int) -> None
     tokens, kinds = _list_tokens(tokenizer, model, said.get("added_tokens", []), size)
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")
-        writer.add_token_scores([-float(i) for i in range(size)])  # a merge is as good as it is early
+        writer.add_token_scores([-float(i) for i in range(size)])  # earlier merges have priority
     else:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(find_pre_tokenizer(said.get("pre_tokenizer") or {}))
@@ -38,9 +38,9 @@ def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int) -> None
 
 
 def find_pre_tokenizer(pre_tokenizer: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name for how *pre_tokenizer* of a tokenizer.json splits text; its `default` where unknown.
+    """Return llama.cpp's name for how *pre_tokenizer* of a tokenizer.json splits text; its `default` if unknown.
 
-    The parity gate compares ids, so that a name that does not fit is found.
+    A wrong name is found by the parity check, which compares ids.
     """
     text = json.dumps(pre_tokenizer, ensure_ascii=False).replace("\\\\", "\\")
     if LLAMA3_DIGITS in text:

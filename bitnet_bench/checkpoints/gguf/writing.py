@@ -1,6 +1,6 @@
-"""Write a checkpoint as a GGUF file, a tensor at a time.
+"""Write a checkpoint as a GGUF file, one tensor at a time.
 
-Ternary layers keep their codes, -1, 0 and +1, and the float32 scale stands beside them as a tensor `.scale`, which
+Ternary layers keep their codes, -1, 0 and +1, and the float32 scale is stored in a tensor `.scale` next to them, which
 llama.cpp multiplies the product by. Stored in the blocks of TQ1_0 and TQ2_0 it would be rounded to float16.
 """
 
@@ -45,12 +45,12 @@ FILE_TYPES: dict[Form, int] = {
     "tq2_0": 37,
     "i2_s": 40,
 }
-"""`general.file_type` (LLAMA_FTYPE): what most tensors of a file are."""
+"""Value of `general.file_type` (LLAMA_FTYPE) by form: the type of most tensors of a file."""
 
 
 @dataclass(frozen=True)
 class PlannedGgufTensor:
-    """A tensor to be written, and what gives its bytes."""
+    """A tensor to be written, and the function that returns its bytes."""
 
     name: str
     kind: TensorType
@@ -59,14 +59,14 @@ class PlannedGgufTensor:
 
 
 def find_runtime(form: Form) -> GgufRuntime:
-    """Return who reads files of *form*: I2_S is known to bitnet.cpp only."""
+    """Return the runtime that reads files of *form*; only bitnet.cpp reads I2_S."""
     return "bitnet.cpp" if form == "i2_s" else "llama.cpp"
 
 
 def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress) -> tuple[str, ...]:
-    """Write *checkpoint* to the new file *out*; return the layers that are floats: *form* cannot hold their rows.
+    """Write *checkpoint* to the new file *out*; return the layers stored as floats: *form* cannot hold their rows.
 
-    BenchError for what the runtime cannot compute, or where a value has no place in *form*.
+    BenchError for what the runtime cannot compute, or for a value that *form* cannot hold.
     """
     from gguf import GGUFWriter
 
@@ -105,15 +105,15 @@ def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterat
 
 
 def embedding_type(form: Form, columns: int) -> TensorType:
-    """Return how embedding and head are stored: as the weights are, in 8 bits beside Q4_0, F16 beside ternary ones."""
+    """Return the type of embedding and head: that of the weights, 8 bits with Q4_0, F16 with ternary weights."""
     wanted = {"bf16": BF16, "q8_0": Q8_0, "q4_0": Q8_0}.get(form, F16)
     return wanted if wanted.can_hold_rows(columns) else F16
 
 
 def fallback_type(form: Form) -> TensorType:
-    """Return how a ternary layer is stored whose rows *form* cannot hold.
+    """Return the type of a ternary layer whose rows *form* cannot hold.
 
-    Beside I2_S its scale is multiplied in, since bitnet.cpp reads no `.scale`; F16 would round it.
+    With I2_S the scale is multiplied into the weights, since bitnet.cpp reads no `.scale`, and F16 would round them.
     """
     return F32 if form == "i2_s" else F16
 
@@ -157,7 +157,7 @@ def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) 
 
 
 def _read_gamma(weights: Weights, module: str) -> Tensor:
-    """Return the scale alone, without unpacking the codes where it is stored."""
+    """Return only the scale, without unpacking the codes if it is stored."""
     return weights.gamma(module) if weights.checkpoint.has_codes_only else weights.codes(module)[1]
 
 
@@ -168,7 +168,7 @@ def _read_bias(weights: Weights, found: GgufLayout, module: str) -> Array:
 
 
 def _to_checked_float32(values: Tensor, kind: TensorType) -> Array:
-    """Return *values* in float32; BenchError where F16 cannot hold one."""
+    """Return *values* in float32; BenchError if F16 cannot hold one of them."""
     floats = values.float()
     if kind == F16 and floats.abs().max() > torch.finfo(torch.float16).max:
         raise BenchError(
@@ -218,7 +218,7 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
 def _write_tensors(writer: Any, plan: list[PlannedGgufTensor], progress: Progress) -> None:
     from gguf.gguf_writer import TensorInfo
 
-    for entry in plan:  # its own `add_tensor_info` knows no I2_S
+    for entry in plan:  # gguf's own `add_tensor_info` does not support I2_S
         size = entry.kind.bytes(int(torch.Size(entry.shape).numel()))
         writer.tensors[-1][entry.name] = TensorInfo(entry.shape, entry.kind.number, size)  # type: ignore[arg-type]
     writer.write_header_to_file()
