@@ -393,8 +393,8 @@ def _attend_keys(
 def _merge_splits(
     top, total, sums, parts, arrived, group, split, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Store the sums of this program in *parts*; return (sum of weights, weighted values) of all programs, and whether
-    this one is the last to arrive, without which the sums are incomplete.
+    """Store the sums of this program in *parts*; return (sum of weights, weighted values) of all programs, complete
+    only for the last to arrive, and whether this program is that one.
     """
     r, i = tl.arange(0, ROWS), tl.arange(0, BLOCK)
     STRIDE: tl.constexpr = ROWS * (BLOCK + 2)
@@ -441,7 +441,8 @@ def attend(
     are stored first. Grid: (tiles, KV_HEADS, SPLITS). Flash attention (arXiv:2205.14135) with float32 scores and sums.
 
     With SPLITS > 1 each program reads a part of the keys and stores its sums in *parts*, float32 [tiles, KV_HEADS,
-    SPLITS, ROWS, BLOCK + 2]; the last to arrive (*arrived*, int32 [tiles, KV_HEADS], zero before and after) merges them.
+    SPLITS, ROWS, BLOCK + 2]; the last to arrive merges them (*arrived*, int32 [tiles, KV_HEADS], zero before and
+    after).
     """
     _start(PDL)
     GROUP: tl.constexpr = HEADS // KV_HEADS

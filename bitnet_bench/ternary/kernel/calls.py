@@ -161,9 +161,9 @@ def attention_call(
 ) -> Call:
     """Return the call for rotation, cache and attention: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
 
-    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys, values, and their capacity
-    in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key norms of single heads, or None,
-    and their epsilon. *heads*: query heads, key-value heads, d.
+    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys, values, and their
+    capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key norms of single heads,
+    or None, and their epsilon. *heads*: query heads, key-value heads, d.
     """
     slots, positions, tiles = where
     job = Attention(
