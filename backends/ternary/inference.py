@@ -223,7 +223,7 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         at: Mapping[tuple[int, int], list[tuple[int, int]]],
         found: Tensor,
     ) -> None:
-        """Read *branches* (tree, branch) after copies of their contexts, and put what *at* asks for into *found*."""
+        """Read *branches* (tree, branch) after copies of their contexts, and write the rows in *at* into *found*."""
         sequences = [batch[t].branches[b] for t, b in branches]
         past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))

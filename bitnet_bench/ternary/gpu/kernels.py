@@ -378,7 +378,7 @@ def _attend_keys(
         scores = tl.dot(query, tl.trans(key), input_precision="tf32x3") * factor
         scores = tl.where(k[None, :] <= position[:, None], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
-        # rows beyond the tile have no key that they may see before the first block of theirs
+        # a row that has seen no key so far, such as one beyond the tile, has a maximum of -inf
         base_line = tl.where(higher == float("-inf"), 0.0, higher)
         weights = tl.exp2(scores - base_line[:, None])
         shrink = tl.exp2(top - base_line)
