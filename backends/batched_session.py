@@ -1,4 +1,4 @@
-"""What every torch session shares: requests in, batches out, texts and log-probabilities back."""
+"""Base of all torch sessions: requests are cut into batches, and texts and log-probabilities come back."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
 TreePosition = tuple[int, int, int]
-"""(tree of the batch, branch, offset in the branch); the offset -1 is the last token of the context, of branch 0."""
+"""A token as (tree of the batch, branch, offset in the branch); offset -1 of branch 0 is the context's last token."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A context and the inputs that branch off it: a document with its choices, each without its last token."""
+    """A context and the inputs that branch off it, such as a document and its choices without their last token."""
 
     context: Ids
     branches: tuple[Ids, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The length of the context and of every branch."""
+        """Lengths of the context and of every branch."""
         return len(self.context), *map(len, self.branches)
 
     def __len__(self) -> int:
@@ -47,18 +47,19 @@ Item = TypeVar("Item")
 Work = TypeVar("Work")
 Answer = tuple[float, bool]
 Collect = Callable[[], list[tuple[int, Answer]]]
-"""Waits for the (request, answer) pairs of a batch that was started."""
+"""Function that waits for the (request, answer) pairs of a batch that was started."""
 
 SHORTEST_PREFIX = 16
-"""Tokens: a shorter common beginning costs more to keep than to read again."""
+"""Least tokens of a shared prefix: a shorter one costs more to keep than to read again."""
 TOKENS_PER_BATCH = 512
-"""On two cores products are at full rate from 100 (kernel) to 256 tokens on; more only cost attention and memory."""
+"""Tokens of a batch: on two cores, products reach their full rate at 100 (kernel) to 256 tokens, and more tokens only
+cost attention and memory."""
 LOGITS_AT_ONCE = 2**24
-"""Logits held at a time: 64 MB in float32."""
+"""Most logits held at a time: 64 MB in float32."""
 
 
 def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
-    """Cut *items* as `split_by_budget` does, where each costs as much as the longest of its batch."""
+    """Cut *items* as `split_by_budget` does, but each costs as much as the longest of its batch."""
     batch: list[Item] = []
     longest = 0
     for item in items:
@@ -72,7 +73,7 @@ def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], b
 
 
 def split_by_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
-    """Cut *items* as they come into batches that cost at most *budget*, or of one item."""
+    """Cut *items*, in their order, into batches that cost at most *budget* or hold one item."""
     batch: list[Item] = []
     spent = 0
     for item in items:
@@ -87,7 +88,7 @@ def split_by_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: 
 
 @contextmanager
 def explain_gpu_failures() -> Iterator[None]:
-    """Turn the error of a GPU that failed into a sentence that says how to go on."""
+    """Turn the error of a failed GPU into a GpuLostError that says how to continue."""
     try:
         yield
     except RuntimeError as error:
@@ -101,14 +102,14 @@ def explain_gpu_failures() -> Iterator[None]:
 
 
 class BatchedSession(Session, adds=("queue", "release", "wait")):
-    """A session over the few methods in which torch backends differ."""
+    """A session on top of the few methods in which torch backends differ."""
 
     shares_contexts = True
-    """Whether `hidden` takes trees with several branches; if not, every branch comes with a context of its own."""
+    """True if `hidden` takes trees with several branches; if not, every branch comes with its own context."""
     budget: int
-    """Tokens of a batch; halved whenever a batch does not fit into memory."""
+    """Tokens of a batch; reduced whenever a batch does not fit into memory."""
     ends: frozenset[int] = frozenset()
-    """Ids that end an answer beside the tokenizer's EOS: whoever opens a checkpoint knows them."""
+    """Ids that end an answer in addition to the tokenizer's EOS; set when a checkpoint is opened."""
 
     def __init__(self, tokenizer: Any, precision: Precision, max_length: int, vocabulary: int) -> None:
         self.tokenizer = tokenizer
@@ -117,19 +118,19 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         self.budget = TOKENS_PER_BATCH
         self._head_rows = max(1, LOGITS_AT_ONCE // vocabulary)
         self.in_flight = 0
-        """Batches whose answers are not waited for while the next one is made ready: 1 where a GPU computes them."""
+        """Batches that are still computing while the next one is prepared: 1 on a GPU."""
 
     @abstractmethod
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Cut *rows*, which follow *prefix* tokens, into batches within the budget, the longest first."""
+        """Cut *rows*, which follow *prefix* tokens, into batches within the budget, longest rows first."""
 
     @abstractmethod
     def read_prefix(self, prefix: Ids) -> None:
-        """Make ready for `hidden` of trees that follow *prefix*, which may be empty; forget the one before."""
+        """Prepare for `hidden` of trees that follow *prefix*, which may be empty; forget the prefix before it."""
 
     @abstractmethod
     def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
-        """Return what the head takes, [len(places), H], each tree after the prefix that was read last."""
+        """Return the head's inputs [len(places), H]; each tree follows the prefix that was read last."""
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
@@ -137,34 +138,34 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
-        """Read prompts and choose the first new token of each: a state with `tokens` [B]."""
+        """Read prompts, choose the first new token of each, and return a state with `tokens` [B]."""
 
     @abstractmethod
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
 
     def queue(self, state: Any) -> Any:
-        """Start to choose one more token for every row and return the state it will be; None where that waits."""
+        """Start to choose one more token for every row; return the coming state, or None if `decode` must be used."""
         return None
 
     def wait(self) -> None:
-        """Return when all that was queued on a GPU is done."""
+        """Wait until everything queued on a GPU is done."""
         if self.device == "cuda":
             if self.before_waiting is not None:
                 self.before_waiting()
             torch.cuda.synchronize()
 
     def release(self) -> None:
-        """Let go of what is kept from one batch to the next, when memory is short."""
+        """Free what is kept from one batch to the next, when memory is short."""
 
     def loglikelihood(
         self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Share = ALL_REQUESTS
     ) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield (index, (summed log-probability in nats, greedy)) of each continuation, batch by batch.
+        """Yield, batch by batch, (index, (summed log-probability in nats, greedy)) of each continuation.
 
-        ValueError of an empty context or continuation, which have no token to begin from or to score. Requests with one
-        context are one tree, whose context is read once whatever the number of choices, and what all contexts begin
-        with (few-shot examples) is read once for all.
+        Raise ValueError if a context or a continuation is empty. Requests with the same context are one tree, whose
+        context is read once whatever the number of choices, and what all contexts begin with (few-shot examples) is
+        read once for all.
         """
         if not all(len(context) and len(continuation) for context, continuation in requests):
             raise ValueError("a context or a continuation has no token")
@@ -200,13 +201,13 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             with explain_gpu_failures():
                 yield from self._collect_in_turn(batches())
         finally:
-            with suppress(RuntimeError):  # of a GPU that failed
+            with suppress(RuntimeError):  # the GPU may have failed
                 self.read_prefix(())
 
     def _collect_in_turn(self, batches: Iterator[Collect]) -> Iterator[list[tuple[int, Answer]]]:
-        """Yield the answers of *batches* in turn, each when `in_flight` more have been started.
+        """Yield the answers of *batches* in order, each after `in_flight` more batches have been started.
 
-        What was started before another batch failed is still answered.
+        If a batch fails, those started before it are still answered.
         """
         started: deque[Collect] = deque()
         failure: Exception | None = None
@@ -228,7 +229,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     def _skip_known(
         batches: Iterator[list[Row]], unknown: Callable[[Row], Row | None], part: Share
     ) -> Iterator[list[Row]]:
-        """Yield what is not known of this worker's batches."""
+        """Yield this worker's batches without the rows whose answers are known."""
         for batch in islice(batches, part.worker, None, part.workers):
             left = [row for row in map(unknown, batch) if row is not None]
             if left:
@@ -237,9 +238,9 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     def _run_in_memory(
         self, batch: list[Row], work: Callable[[list[Row]], Work], forget: Callable[[], None]
     ) -> Iterator[Work]:
-        """Yield the *work* of *batch*, in parts where memory is too small for the whole.
+        """Yield the *work* of *batch*, in parts if memory is too small for the whole.
 
-        *forget* makes the session ready again after a pass that was cut off.
+        *forget* resets the session after a pass that was cut off.
         """
         waiting: deque[list[Row]] = deque([batch])
         while waiting:
@@ -274,11 +275,11 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         return None
 
     def _common_prefix(self, contexts: Sequence[Sequence[int]]) -> Ids:
-        """Return what all *contexts* begin with, the last token of none; () where it is not worth a pass of its own."""
+        """Return the common beginning of *contexts*, without the last token of any; () if it is too short to share."""
         distinct = {tuple(context) for context in contexts}
         if not self.shares_contexts or len(distinct) < 2:
             return ()
-        first, last = min(distinct), max(distinct)  # in order of their ids, so that all others lie between
+        first, last = min(distinct), max(distinct)  # in the order of their ids, so all others are between them
         shortest = min(map(len, distinct))
         common = next((i for i in range(shortest) if first[i] != last[i]), shortest - 1)
         return first[:common] if common >= SHORTEST_PREFIX else ()
@@ -292,7 +293,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         picks: list[tuple[int, int, int]],
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
     ) -> Callable[[], list[Answer]]:
-        """Start one forward pass over *batch*; the function returned waits for the result of each of *picks*.
+        """Start one forward pass over *batch*; the returned function waits for the result of each of *picks*.
 
         A pick is (tree, branch, request).
         """
@@ -320,7 +321,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     ) -> Callable[[], tuple[list[float], list[bool]]]:
         """Start to compute the log-probability of each of *targets* [N] at its row of *hidden* [P, H].
 
-        The function returned waits for them, and for whether each is greedy. Logits of the whole vocabulary are held
+        The returned function waits for them, and for whether each is greedy. Logits of the whole vocabulary are held
         for a bounded number of rows at a time.
         """
         order: list[Tensor] = []
@@ -345,7 +346,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
     ) -> Iterator[list[tuple[int, str]]]:
-        """Yield (index, greedy continuation) up to EOS or another end, a stop string, or the limit, by batch."""
+        """Yield, batch by batch, (index, greedy continuation) up to EOS or another end, a stop string, or the limit."""
         by_input: dict[Ids, list[int]] = defaultdict(list)
         for i, prompt in enumerate(prompts):
             by_input[tuple(prompt)].append(i)
@@ -367,7 +368,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         texts: list[str | None] = [None] * len(batch)
         for step in range(limit):
             arriving = PendingTensors([state.tokens])
-            queued = self.queue(state) if step < limit - 1 else None  # while the texts are looked at
+            queued = self.queue(state) if step < limit - 1 else None  # it computes while the texts are decoded
             (tokens,) = arriving.wait()
             for b, token in enumerate(tokens.tolist()):
                 if texts[b] is None:
@@ -383,7 +384,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         return find_special_ids(self.tokenizer)
 
     def _find_finished_text(self, ids: list[int], stop: Sequence[str]) -> str | None:
-        """Return the text if *ids* have just come to an end, else None."""
+        """Return the text if the last of *ids* ends it, else None."""
         if ids[-1] == self.tokenizer.eos_token_id or ids[-1] in self.ends:
             return self._decode_text(ids[:-1])
         text = self._decode_text(ids)
@@ -393,7 +394,7 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         return None if self._special.isdisjoint(ids) else self._cut_at_special(ids, stop)
 
     def _cut_at_special(self, ids: list[int], stop: Sequence[str]) -> str | None:
-        """Return the text before the first stop string that special tokens are part of, None if there is none."""
+        """Return the text before the first stop string that contains special tokens, or None if there is none."""
         whole: str = self.tokenizer.decode(ids)
         cuts = [whole.index(mark) for mark in stop if mark and mark in whole]
         if not cuts:

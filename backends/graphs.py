@@ -1,4 +1,4 @@
-"""Capture a step of a GPU once and replay it, so that no Python runs between its kernels."""
+"""Capture a GPU step once and replay it, so that no Python runs between its kernels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bitnet_bench.machine.gpu import first_error_line
 
 Work = Callable[[], None]
 WARM_UPS = 2
-"""Runs before the capture: libraries choose their algorithms and take their workspaces in them."""
+"""Runs before the capture, in which libraries choose their algorithms and allocate their workspaces."""
 _log = logging.getLogger(__name__)
 
 
 def capture(step: Work) -> Work | None:
-    """Return what replays *step* on the current GPU; None, with a warning, where it cannot be captured.
+    """Return a function that replays *step* on the current GPU; None, with a warning, if it cannot be captured.
 
-    *step* reads and writes the same tensors each time. It is run before it is captured, so that what it changes must
-    be set afterwards.
+    *step* reads and writes the same tensors each time. It is run before it is captured, so what it changes must be
+    set afterwards.
     """
     try:
         return _capture_with_warm_up(step)
@@ -42,13 +42,13 @@ def _capture_with_warm_up(step: Work) -> Work:
 
 
 def record_graph(step: Work) -> Work:
-    """Return what replays *step*, which has been run before and is not run now."""
+    """Return a function that replays *step*, which must have been run before and is not run now."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read clocks meanwhile
             step()
     except RuntimeError as error:
-        if isinstance(error.__context__, torch.OutOfMemoryError):  # what ends the capture failed for that
+        if isinstance(error.__context__, torch.OutOfMemoryError):  # ending the capture failed because of it
             raise error.__context__ from None
         raise
     replay: Work = graph.replay

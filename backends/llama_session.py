@@ -1,6 +1,6 @@
-"""A session over libllama, whichever build of it: sequences side by side in one batch of its low-level interface.
+"""A session on any build of libllama, with several sequences in one batch of its low-level interface.
 
-Only ids go in and logits come out, so that tokenization, choices and stop strings are those of every other backend.
+Only ids go in and logits come out, so tokenization, choices and stop strings are the same as in every other backend.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 SEQUENCES = 64
-"""The most sequences side by side."""
+"""Most sequences of a batch."""
 TOKENS_AT_ONCE = 2048
-"""Of one call of `llama_decode`."""
+"""Most tokens of one call of `llama_decode`."""
 KINDS = {
     "token_embd": "embedding",
     "output.": "head",
@@ -37,20 +37,20 @@ KINDS = {
     "attn_": "linear",
     "ffn_": "linear",
 }
-"""Kinds of `Checkpoint.weight_bytes` by what a tensor's name holds."""
+"""Kinds of `Checkpoint.weight_bytes` by a part of a tensor's name."""
 Ints = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """What is read at once, [N] each."""
+    """Tokens that are read at once, as arrays [N]."""
 
     ids: Ints
     positions: Ints
     sequences: Ints
     wanted: npt.NDArray[np.int8]
-    """1 where logits are asked for, else 0."""
+    """1 where logits are requested, else 0."""
 
 
 class Library(Protocol):
@@ -60,47 +60,47 @@ class Library(Protocol):
     trained_context: int
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of *text*, with the special tokens that the file says to add."""
+        """Return the ids of *text*, with the special tokens that the file specifies."""
 
     def make_room(self, tokens: int, sequences: int) -> None:
-        """Make an empty context for *tokens* in all of *sequences*; MemoryError if there is no memory for it."""
+        """Make an empty context for *tokens* in all of *sequences*; raise MemoryError if there is no memory for it."""
 
     def forget(self) -> None:
         """Empty the context."""
 
     def read(self, tokens: TokenBatch) -> None:
-        """Read at most `TOKENS_AT_ONCE` tokens; BenchError in the library's own words if that fails."""
+        """Read at most `TOKENS_AT_ONCE` tokens; raise BenchError with the library's own message if that fails."""
 
     def logits(self, rows: int) -> Logits:
-        """Return the logits [rows, V] of the tokens whose logits were asked for, good until the next reading."""
+        """Return the logits [rows, V] of the tokens that are `wanted`, valid until the next `read`."""
 
     def count_held_tokens(self, sequence: int) -> int:
-        """Return how many tokens the context holds of *sequence*."""
+        """Return how many tokens of *sequence* the context holds."""
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
 
 
 Load = Callable[[bool], Library]
-"""Gives a library with a file, or with its vocabulary alone."""
+"""Function that loads a file, or only its vocabulary if the argument is true."""
 
 
 @contextmanager
 def open_session(
     checkpoint: Checkpoint, file: GgufFile, precision: Precision, load: Load, runtime: str
 ) -> Iterator[LlamaSession]:
-    """Give a session over *file*, and the memory back afterwards; *runtime* names the build and its version."""
+    """Yield a session on *file*, and free its memory afterwards; *runtime* names the build and its version."""
     tokenizer = load_tokenizer(checkpoint)
     with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
         session.ends = find_end_ids(checkpoint, tokenizer)
-        session.arithmetic = f"{runtime}, {describe_file(file)}"  # neither shares answers with another
+        session.arithmetic = f"{runtime}, {describe_file(file)}"  # others share no answers with it
         yield session
 
 
 def compare_cached(
     checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: GgufRuntime, version: str, load: Load
 ) -> RuntimeParity:
-    """Compare as `compare` does, or return what was found before for this file and *version* of the runtime."""
+    """Return `compare_with_checkpoint`, cached for this file and *version* of the runtime."""
     computes = ACTIVATIONS[kind].get(file.architecture)
     return find_or_compare(
         checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes)
@@ -127,16 +127,16 @@ def compare_with_checkpoint(
 
 @dataclass
 class DecodingState:
-    """Where rows are in decoding: their lengths in the cache, and the last greedy token of each [B]."""
+    """State of decoding: the lengths of rows in the cache, and the last greedy token of each [B]."""
 
     lengths: list[int]
     tokens: Tensor
 
 
 class LlamaSession(BatchedSession, adds=("close", "logits")):
-    """An opened file; see `bitnet_bench.protocols.Session`.
+    """A session on a GGUF file; see `bitnet_bench.protocols.Session`.
 
-    Whole rows are read, and `hidden` gives what stands behind the library's own head.
+    Whole rows are read, and `hidden` returns the logits of the library's own head.
     """
 
     shares_contexts = False
@@ -147,11 +147,11 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         super().__init__(tokenizer, precision, library.trained_context, library.vocabulary)
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self.library.close()
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, within the budget and the sequences that fit side by side."""
+        """Cut *rows* into batches, longest first, within the budget and `SEQUENCES`."""
         for batch in split_by_budget(sorted(rows, key=len, reverse=True), len, self.budget):
             yield from (batch[start : start + SEQUENCES] for start in range(0, len(batch), SEQUENCES))
 
@@ -159,16 +159,16 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         """Do nothing: contexts are not shared."""
 
     def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
-        """Return what `logits` does, which `head` leaves as it is."""
+        """Return logits [len(places), V], which `head` leaves as they are."""
         rows = [(*tree.context, *chain(*tree.branches)) for tree in batch]
         return self.logits(rows, [(t, len(batch[t].context) + offset) for t, _, offset in places])
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Return *hidden*: the library has applied the head."""
+        """Return *hidden*: the library has already applied the head."""
         return hidden
 
     def logits(self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
-        """Read *rows* side by side and return logits [len(places), V] at (row, position)."""
+        """Read *rows* in one context and return logits [len(places), V] at (row, position)."""
         lengths = [len(row) for row in rows]
         self._begin(sum(lengths), len(rows))
         starts = np.cumsum([0, *lengths])
@@ -226,14 +226,14 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         return found
 
     def _begin(self, tokens: int, sequences: int) -> None:
-        """Make room for *tokens*, and as many again to decode, in *sequences*; forget what was read."""
+        """Make room for *tokens* in *sequences*, and as many again for decoding; forget what was read."""
         if tokens > self._room[0] // 2 or sequences > self._room[1]:
             self._room = (2 * max(tokens, self.budget), max(sequences, self._room[1]))
             self.library.make_room(*self._room)
         self.library.forget()
 
     def _check_room(self, tokens: int) -> None:
-        """Refuse to decode beyond the room that was made: a new context would have forgotten the prompts."""
+        """Raise BenchError if *tokens* exceed the context: a new one would not hold the prompts."""
         if tokens > self._room[0]:
             raise BenchError(
                 f"{tokens} tokens exceed the {self._room[0]} that the runtime was given room for.",

@@ -1,4 +1,4 @@
-"""What a checkpoint itself computes: the logits that conversions and foreign runtimes are held to."""
+"""Compute the logits of a checkpoint itself, the reference for conversions and foreign runtimes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bitnet_bench.runs.records import Checkpoint
 
 
 def find_logits(checkpoint: Checkpoint) -> LogitFunction | None:
-    """Return what runs *checkpoint* for the parity gate, or None if this machine has too little memory for it."""
+    """Return the function that runs *checkpoint* for the parity check, or None if memory is too small for it."""
     if can_engine_run(checkpoint):
         return engine_logits
     needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
@@ -22,7 +22,7 @@ def find_logits(checkpoint: Checkpoint) -> LogitFunction | None:
 
 
 def can_engine_run(checkpoint: Checkpoint) -> bool:
-    """Say whether the CPU kernel is here and its lean pass knows the architecture of *checkpoint*."""
+    """Return whether the CPU kernel is built and the engine supports the architecture of *checkpoint*."""
     from transformers import AutoConfig
 
     from bitnet_bench.backends.ternary.engine import why_unsupported
@@ -37,13 +37,13 @@ def can_engine_run(checkpoint: Checkpoint) -> bool:
 
 
 def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
-    """Return logits [T, V] of the checkpoint itself, or of it with another *activation* in its feed-forward."""
+    """Return logits [T, V] of the checkpoint, with another *activation* in its feed-forward if one is given."""
     engine = checkpoint.is_ternary and can_engine_run(checkpoint)
     return (engine_logits if engine else transformers_logits)(checkpoint, prompts, activation)
 
 
 def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
-    """Return the logits of the lean pass, in seconds where transformers' modules take a minute."""
+    """Return the logits of the ternary engine, in seconds where transformers' modules take a minute."""
     from transformers import AutoConfig
 
     from bitnet_bench.backends.ternary.engine import Batch, Engine
@@ -59,7 +59,7 @@ def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation:
 
 
 def transformers_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
-    """Return the logits of the model that transformers builds; it takes float32 for all that is not ternary."""
+    """Return the logits of the model that transformers builds; everything that is not ternary is float32."""
     from transformers.activations import ACT2FN
 
     from bitnet_bench.checkpoints.loading import load_model

@@ -1,8 +1,8 @@
-"""Whether a runtime computes what the checkpoint computes, before anyone measures or scores with it.
+"""Check that a runtime computes what the checkpoint computes, before it is measured or scored.
 
 The log-probabilities of every token of the vocabulary are compared after each token of a few Korean prompts. Runtimes
-round activations by their own rules (llama.cpp by blocks of 256, BitNet by token), so that they differ a little;
-another activation function, another norm or another order of rows differ by as much as another model does.
+round activations by their own rules (llama.cpp by blocks of 256, BitNet by token), so they differ a little; another
+activation function, norm or order of rows makes as large a difference as another model.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 MAX_ERROR_BY_PRECISION: dict[Precision, float] = {"q4_0": 0.5}
 MAX_RELATIVE_ERROR = 0.15
-"""The largest mean |difference| of log-probabilities, in standard deviations of the source's. A file of Q4_0 rounds the
-weights themselves, by up to an eighth."""
+"""Largest mean |difference| of log-probabilities, in standard deviations of the checkpoint's. A Q4_0 file rounds the
+weights themselves, by up to an eighth, so `MAX_ERROR_BY_PRECISION` allows it more."""
 OTHER_ACTIVATIONS = {"silu": "SiLU", "relu2": "a squared ReLU", "gelu": "GELU", "relu": "ReLU"}
 LogitsFunction = Callable[[Sequence[Sequence[int]]], Tensor]
-"""Gives logits [tokens of all prompts, V] in float32."""
+"""Function that returns logits [tokens of all prompts, V] in float32."""
 
 
 def compare_runtime(
@@ -41,7 +41,7 @@ def compare_runtime(
     tokenize: Callable[[str], list[int]] | None,
     computes: str | None = None,
 ) -> RuntimeParity:
-    """Run *checkpoint* here and in *runtime* and return how far they are apart.
+    """Run *checkpoint* here and in *runtime*, and return how far the two are apart.
 
     *computes* is the activation that the runtime is known to have for the architecture, whatever the checkpoint says.
     """
@@ -70,7 +70,7 @@ def compare_runtime(
 def compare_logits(
     ours: Tensor, theirs: Tensor, swapped: Tensor | None, *, bound: float, runtime: str
 ) -> RuntimeParity:
-    """Compare logits [T, V] and say whether they are one model's; *swapped* are ours with another activation."""
+    """Compare logits [T, V] of the checkpoint and of a runtime; *swapped* are the former with another activation."""
     if ours.shape != theirs.shape or not bool(theirs.isfinite().all()):
         broken = f"{runtime} gives no logits of the shape {tuple(ours.shape)}, or some that are not finite"
         return RuntimeParity(runtime=runtime, prompt_tokens=len(ours), bound=bound, fault=broken)
@@ -109,7 +109,7 @@ def _check_memory(checkpoint: Checkpoint) -> None:
 def find_or_compare(
     checkpoint: Checkpoint, file: GgufFile, runtime: str, compare: Callable[[], RuntimeParity]
 ) -> RuntimeParity:
-    """Return what *compare* finds for *file* in *runtime*, or what it found before for the same bytes.
+    """Return what *compare* finds for *file* in *runtime*, from the cache if the file has not changed since.
 
     The weights are compared with the checkpoint's first.
     """
@@ -124,7 +124,7 @@ def find_or_compare(
 
 
 def check_parity(parity: RuntimeParity, allow_mismatch: bool) -> None:
-    """BenchError if the runtime computes another model and nobody said that this does not matter."""
+    """Raise BenchError if the runtime computes another model and *allow_mismatch* is false."""
     if parity.fault and not allow_mismatch:
         raise BenchError(
             f"{parity.fault} ({_figures(parity)}).",
@@ -140,12 +140,12 @@ def _figures(parity: RuntimeParity) -> str:
 
 
 def describe_file(file: GgufFile) -> str:
-    """Return what stands for a file as it is now, without reading it: its place, its size, and when it was written."""
+    """Return what identifies a file in its present state, without reading it: its path, size and modification time."""
     state = file.path.stat()
     return f"{file.path.resolve()} {state.st_size} {state.st_mtime_ns}"
 
 
 def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
-    """Return what stands for a comparison: the checkpoint, the file as it is now, and the runtime with its version."""
+    """Return the cache key of a comparison: the checkpoint, the file's present state, and the runtime's version."""
     said = f"{checkpoint.sha256} {describe_file(file)} {runtime}"
     return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return *tensor*, which is on the CPU, on *device*; the copy to a GPU is queued behind its other work.
+    """Copy *tensor* from the CPU to *device*; the copy to a GPU is queued behind its other work.
 
-    From memory that is not pinned the copy would wait for all of that.
+    From memory that is not pinned, the copy would wait for all of that work.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -20,7 +20,7 @@ class PendingTensors:
     """Tensors on their way to the CPU."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """Queue the copies of *tensors*, which lie on one device, behind what computes them."""
+        """Queue the copies of *tensors*, which are on one device, behind what computes them."""
         self._tensors = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
         self._arrived = None
         if any(tensor.is_cuda for tensor in tensors):
@@ -28,7 +28,7 @@ class PendingTensors:
             self._arrived.record()
 
     def wait(self) -> list[Tensor]:
-        """Return the tensors once they are there."""
+        """Return the tensors once they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._tensors

@@ -27,7 +27,7 @@ BUILD_HINT = "Build microsoft/BitNet (its setup_env.py) and name its folder with
 
 
 class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
-    """Runs ternary checkpoints in bitnet.cpp: I2_S exported here, TL1 and TL2 from a file of the user's."""
+    """Runs ternary checkpoints in bitnet.cpp: I2_S is exported here, TL1 and TL2 come from the user's own file."""
 
     summary = "your own build of microsoft/BitNet: I2_S exported and checked first; TL1 and TL2 from a GGUF file"
 
@@ -35,12 +35,12 @@ class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
         self._options = options
 
     def configured(self, options: RuntimeOptions) -> Self:
-        """Return this backend with where the build is, and what the user says of files and of parity."""
+        """Return this backend with the user's *options* for the build folder, the GGUF file and parity."""
         return type(self)(options)
 
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
-        """Open *checkpoint* as GGUF; ternary means I2_S. BenchError if the build computes another model."""
+        """Open *checkpoint* as GGUF; ternary means I2_S. Raise BenchError if the build computes another model."""
         from bitnet_bench.backends.llama_session import open_session
         from bitnet_bench.backends.runtime_parity import check_parity
 
@@ -50,7 +50,7 @@ class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening needs, and load nothing."""
+        """Import what opening needs, without loading anything."""
         from transformers import AutoTokenizer  # noqa: F401
 
         import bitnet_bench.backends.bitnetcpp.build  # noqa: F401
@@ -72,7 +72,7 @@ class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
         return lambda vocabulary_only: BuildLibrary(build, file, vocabulary_only)
 
     def find_build(self) -> BitnetCppBuild:
-        """Return the user's build; BenchError says how to make one."""
+        """Return the user's build; raise BenchError if there is none."""
         from bitnet_bench.backends.bitnetcpp.build import BitnetCppBuild
 
         named = self._options.directory or os.environ.get(BUILD_FOLDER_VARIABLE)

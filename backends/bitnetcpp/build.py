@@ -1,7 +1,7 @@
-"""libllama as the user's own build of microsoft/BitNet has it.
+"""Call libllama in the user's own build of microsoft/BitNet.
 
-Its structures are those of the headers beside it, so that a shim is compiled against these and kept: a fraction of a
-second, once for a build.
+Its structures are those of its own headers, so a shim is compiled against them and cached: a fraction of a second,
+once for each build.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPTIONAL_NAMES = (
     "llama_kv_self_seq_pos_max",
     "kv_unified",
 )
-"""What later versions of llama.h have; `shim.c` takes what there is."""
+"""Names that only later versions of llama.h declare; `shim.c` uses those that exist."""
 IMPLICIT_CALLS_FLAG = "-Werror=implicit-function-declaration"
 REBUILD_HINT = "Build bitnet.cpp again, or use `backend=ternary` or `backend=llamacpp`."
 
@@ -56,7 +56,7 @@ class BitnetCppBuild:
 
     @property
     def version(self) -> str:
-        """Name the build by its commit and the time of its library, which kept comparisons depend on."""
+        """Name of the build: its commit and the time of its library; cached comparisons depend on it."""
         command = ["git", "-C", str(self.folder), "rev-parse", "--short", "HEAD"]
         top = (self.folder / ".git").exists() and shutil.which("git")
         said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() if top else ""
@@ -65,10 +65,10 @@ class BitnetCppBuild:
 
 
 class BuildLibrary:
-    """A loaded file; see `bitnet_bench.backends.llama_session.Library`."""
+    """A GGUF file loaded by the build; see `bitnet_bench.backends.llama_session.Library`."""
 
     def __init__(self, build: BitnetCppBuild, file: GgufFile, vocabulary_only: bool = False) -> None:
-        """BenchError in the build's own words if *file* does not load."""
+        """Load *file*; raise BenchError with the build's own message if that fails."""
         self._calls = _load_shim(shim(build))
         self._bench = self._calls.bench_open(str(file.path).encode(), vocabulary_only, TOKENS_AT_ONCE)
         if not self._bench:
@@ -77,18 +77,18 @@ class BuildLibrary:
         self.trained_context: int = self._calls.bench_trained_context(self._bench)
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self._calls.bench_close(self._bench)
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of *text*, with the special tokens that the file says to add."""
+        """Return the ids of *text*, with the special tokens that the file specifies."""
         data = text.encode()
         room = (c_int * (len(data) + 8))()
         count = self._calls.bench_tokenize(self._bench, data, len(data), room, len(room))
         return list(room[: max(count, 0)])
 
     def make_room(self, tokens: int, sequences: int) -> None:
-        """Make an empty context; MemoryError if there is no memory for it."""
+        """Make an empty context; raise MemoryError if there is no memory for it."""
         if not self._calls.bench_make_room(self._bench, tokens, sequences, TOKENS_AT_ONCE, torch.get_num_threads()):
             raise MemoryError(f"bitnet.cpp makes no context for {tokens} tokens")
 
@@ -97,18 +97,18 @@ class BuildLibrary:
         self._calls.bench_forget(self._bench)
 
     def read(self, tokens: TokenBatch) -> None:
-        """Read at most `TOKENS_AT_ONCE` tokens; BenchError in the build's own words if that fails."""
+        """Read at most `TOKENS_AT_ONCE` tokens; raise BenchError with the build's own message if that fails."""
         arrays = (tokens.ids, tokens.positions, tokens.sequences, tokens.wanted)
         status = self._calls.bench_read(self._bench, len(tokens.ids), *(array.ctypes.data for array in arrays))
         if status:
             raise self._make_error(f"bitnet.cpp's decoding failed with status {status}")
 
     def logits(self, rows: int) -> Logits:
-        """Return the logits [rows, V] that were asked for, good until the next reading."""
+        """Return the requested logits [rows, V], valid until the next `read`."""
         return np.ctypeslib.as_array(self._calls.bench_logits(self._bench), (rows, self.vocabulary))
 
     def count_held_tokens(self, sequence: int) -> int:
-        """Return how many tokens the context holds of *sequence*."""
+        """Return how many tokens of *sequence* the context holds."""
         return int(self._calls.bench_held(self._bench, sequence))
 
     def _make_error(self, what: str) -> BenchError:
@@ -117,7 +117,7 @@ class BuildLibrary:
 
 
 def shim(build: BitnetCppBuild) -> Path:
-    """Return the shim for *build*, compiled if this is new; BenchError without headers or compiler."""
+    """Return the shim for *build*, compiling it if it is not cached; raise BenchError without headers or compiler."""
     headers = [build.folder / place for place in HEADERS]
     header = headers[0] / "llama.h"
     if not header.is_file():
@@ -163,13 +163,13 @@ def _compile(options: list[str], library: Path, out: Path) -> None:
 
 
 def _find_library_folders(library: Path) -> list[Path]:
-    """Return the folders of the other shared libraries of the build, which its own library needs."""
+    """Return the folders of the build's other shared libraries, which libllama needs."""
     root = next((p for p in library.parents if p.name == "build"), library.parent)
     return sorted({path.parent for path in root.rglob("lib*.so")} | {path.parent for path in root.rglob("lib*.dylib")})
 
 
 def _load_shim(path: Path) -> Any:
-    """Return the shim's functions with their types."""
+    """Return the loaded shim with its functions typed."""
     try:
         found = ctypes.CDLL(str(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The `hf` backend: transformers models, Trainer underneath for training, PyTorch for inference."""
+"""The `hf` backend: transformers models, trained with its Trainer and run in PyTorch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class HFBackend(InferenceBackend, TrainingBackend):
     dense = False
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[HFSession]:
-        """Open *checkpoint*: ternary runs on int8 codes with exact integer sums, others as plain layers."""
+        """Open *checkpoint*: ternary runs on int8 codes with exact integer sums, other precisions as plain layers."""
         from bitnet_bench.backends.hf.inference import open_session
 
         return open_session(checkpoint, precision, self.dense)
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import the model's and the tokenizer's code, and load nothing."""
+        """Import the model's and the tokenizer's code, without loading anything."""
         import torch
         from transformers import (
             AutoConfig,
@@ -43,7 +43,7 @@ class HFBackend(InferenceBackend, TrainingBackend):
             AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
 
     def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
-        """Fine-tune, pre-train or distill with transformers' Trainer; resumes what was killed."""
+        """Fine-tune, pre-train, align or distill with transformers' Trainer; resume a killed run."""
         from bitnet_bench.backends.hf.training import build_trainer
         from bitnet_bench.training.job import run_finetune_job
 
@@ -51,7 +51,7 @@ class HFBackend(InferenceBackend, TrainingBackend):
 
 
 class HFDenseBackend(HFBackend):
-    """The same with packed ternary weights written out in floats: what the shape costs without being ternary."""
+    """`HFBackend` with packed ternary weights as dense floats: the cost of the shape without ternary weights."""
 
     summary = "as `hf`, with ternary weights as dense floats: the baseline of a checkpoint that has no float twin"
     dense = True

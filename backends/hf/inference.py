@@ -1,8 +1,8 @@
 """Score and generate with a transformers model, without padding.
 
-A document's context is read once, with its choices as branches after it (a tree mask), where the model takes that.
-Rows of a batch do not see each other: ternary layers sum integers exactly, attention works on each row
-alone, and only the head's float sums may differ in the last bits with the size of a batch.
+A document's context is read once, with its choices as branches after it (a tree mask), if the model supports that.
+Rows of a batch are independent: ternary layers sum integers exactly, attention works on each row alone, and only the
+head's float sums may differ in the last bits with the size of a batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
 BRANCHING_FAMILIES = {"llama", "qwen2", "qwen3"}
-"""Architectures that are known to take positions and a mask of one's own, and to attend to all that it shows."""
+"""Architectures that accept given positions and a given mask, and attend to everything the mask shows."""
 
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 _log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = False) -> Iterator[HFSession]:
-    """Load *checkpoint* at *precision*, on the GPU if there is one; *dense*: packed codes written out in floats.
+    """Yield a session on *checkpoint* at *precision*, on a GPU if there is one; *dense*: packed codes become floats.
 
-    Beside ternary codes a GPU holds bfloat16, the CPU float32.
+    With ternary codes, other weights are bfloat16 on a GPU that has it, else float32.
     """
     tokenizer = load_tokenizer(checkpoint)
     gpu = choose_gpu(checkpoint.source, _estimate_gpu_bytes(checkpoint, precision))
@@ -67,23 +67,23 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
 
 
 def _estimate_gpu_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
-    """Return what the weights take: of ternary ones int8 codes, and bfloat16 for the others."""
+    """Return the bytes of the weights: with ternary precision int8 codes, and bfloat16 for other weights."""
     if precision == "ternary":
         return checkpoint.ternary_parameters + 2 * (checkpoint.parameters - checkpoint.ternary_parameters)
     return WEIGHT_BYTES.get(precision, 4) * checkpoint.parameters
 
 
 def _masked_attention() -> AbstractContextManager[None]:
-    """Keep to the kernel that takes any mask at once: cuDNN's plans anew for each shape of a batch."""
+    """Use the attention kernels that take any mask at once: cuDNN plans anew for each shape of a batch."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _make_forest_mask(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[Tensor, Tensor]:
-    """Return (additive mask [1, 1, T, prefix + T], positions [1, T]) of trees side by side, given their `Tree.shape`.
+    """Return (additive mask [1, 1, T, prefix + T], positions [1, T]) of trees in one row, given their `Tree.shape`.
 
-    A branch sees the prefix, its context and its own earlier tokens, at the positions it would have if it stood alone.
+    A branch sees the prefix, its context and its own earlier tokens, at the positions it would have without the others.
     """
     lengths = torch.tensor([length for shape in shapes for length in shape])
     tree = torch.repeat_interleave(torch.arange(len(shapes)), torch.tensor([sum(shape) for shape in shapes]))
@@ -97,49 +97,49 @@ def _make_forest_mask(shapes: Sequence[tuple[int, ...]], prefix: int) -> tuple[T
 
 
 class HFSession(BatchedSession):
-    """An opened model; see `bitnet_bench.protocols.Session`."""
+    """A session on a transformers model; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, model: Any, tokenizer: Any, precision: Precision) -> None:
         context = int(getattr(model.config, "max_position_embeddings", 2048))
         super().__init__(tokenizer, precision, context, model.config.vocab_size)
         self._model = model
-        # other families do more to their logits than this, so their own forward gives them
+        # other families process their logits further, so these come from the model's own forward
         self._plain_head = model.config.model_type in PLAIN_HEADS
         self.in_rows = model.device.type == "cuda"
-        """Whether rows are padded to one length: a GPU wants few batches, and attention to rows and not to them all."""
+        """True if rows are padded to one length: on a GPU, few batches and attention within rows are faster."""
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         self.device = model.device.type
         self.slots = Slots(model)
         self.uses_slots = self.device == "cuda" and self._plain_head and layers == {"full_attention"}
-        """Whether rows are decoded in `slots`, of any lengths side by side."""
+        """True if rows of any lengths are decoded together, in `slots`."""
         if model.config.model_type == "mistral" and model.config.sliding_window is not None:
             self.uses_slots = False
         if self.device == "cuda":
             self._fit_to_memory()
             self.in_flight = 1
-        # int8 rounding turns float noise of a masked attention into steps, so a ternary model reads plain rows
+        # int8 rounding amplifies the float noise of masked attention, so a ternary model reads plain rows
         self.shares_contexts = (
             precision != "ternary" and model.config.model_type in BRANCHING_FAMILIES and layers == {"full_attention"}
         )
 
     def _fit_to_memory(self) -> None:
-        """Choose the size of batches and of the logits that are held from what is free on the GPU."""
+        """Choose the size of batches and the number of logits held at a time from the GPU's free memory."""
         gpu = find_gpu()
         if gpu is None:
             return
         config, itemsize = self._model.config.get_text_config(), self._model.dtype.itemsize
         token = activation_bytes(config, itemsize)
-        if not self._plain_head:  # whose forward gives the logits of all tokens
+        if not self._plain_head:  # the model's forward returns the logits of all tokens
             token += 2 * itemsize * config.vocab_size
         self.budget = choose_tokens(gpu.free_bytes, token)
         self._head_rows = max(1, choose_logits(gpu.free_bytes) // config.vocab_size)
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, within the budget or of one row.
+        """Cut *rows* into batches, longest first, that are within the budget or hold one row.
 
-        Those that are neither trees side by side nor padded are of one length.
+        If rows are neither joined nor padded nor decoded in slots, those of a batch have one length.
         """
-        budget = self.budget  # which may be halved meanwhile; all workers plan the same
+        budget = self.budget  # it may shrink meanwhile, but all workers must cut alike
         groups: dict[int, list[Row]] = defaultdict(list)
         for row in sorted(rows, key=len, reverse=True):
             mixed = self.shares_contexts or self.in_rows if isinstance(row, Tree) else self.uses_slots
@@ -148,11 +148,11 @@ class HFSession(BatchedSession):
             yield from split_by_budget(group, self._cost, budget)
 
     def _cost(self, row: Row) -> int:
-        """Return the tokens that a row takes; one that is continued in a slot takes what that has at least."""
+        """Return the tokens that a row takes, with the least room of a slot if it is continued in one."""
         return len(row) if isinstance(row, Tree) or not self.uses_slots else len(row) + LENGTH_STEP
 
     def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
-        """Return what the head takes, [len(places), H]; of a family with a head of its own, the logits."""
+        """Return the head's inputs [len(places), H], or the logits for a family with its own head."""
         if self.in_rows:
             ids, where, options = (self._lay_in_rows if self.shares_contexts else self._lay_padded)(batch, places)
         else:
@@ -160,12 +160,12 @@ class HFSession(BatchedSession):
         with _masked_attention() if self.device == "cuda" and "attention_mask" in options else nullcontext():
             output = (self._model.base_model if self._plain_head else self._model)(ids, **options)
         if self._prefix_cache is not None and not self.in_rows:
-            self._prefix_cache.crop(-ids.shape[1])  # what this batch has added
+            self._prefix_cache.crop(-ids.shape[1])  # the tokens of this batch
         found: Tensor = (output.last_hidden_state if self._plain_head else output.logits).flatten(0, 1)[where]
         return found
 
     def _lay_in_rows(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Return (ids [rows, T], where *places* are, options) with several trees in a row, and padding."""
+        """Return (ids [rows, T], indices of *places*, options) with several trees per row, and padding."""
         device, prefix = self._model.device, self._prefix_length
         layout = TreeRows.from_trees(batch, prefix, self._model.config.hidden_size)
         options: dict[str, Any] = {
@@ -178,7 +178,7 @@ class HFSession(BatchedSession):
         return send(layout.ids, device), send(layout.find_indices(places), device), options
 
     def _lay_padded(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Return (ids [trees, T], where *places* are, options): no token sees the padding, which comes after it."""
+        """Return (ids [trees, T], indices of *places*, options); no token sees the padding, which comes after it."""
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         longest = max(map(len, rows))
         # a tree has one branch here, and the offset -1 is the token before it
@@ -191,7 +191,7 @@ class HFSession(BatchedSession):
         return send(torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows]), self._model.device)
 
     def _lay_side_by_side(self, batch: list[Tree], places: list[TreePosition]) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Return (ids, where *places* are, options): all trees in one row, or rows of one length."""
+        """Return (ids, indices of *places*, options) with all trees in one row, or rows of one length."""
         device = self._model.device
         rows = [[*tree.context, *chain(*tree.branches)] for tree in batch]
         starts = [0, *accumulate(map(len, batch))]
@@ -207,18 +207,18 @@ class HFSession(BatchedSession):
         return send(torch.tensor(rows), device), send(torch.tensor(at), device), options
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Return logits [N, V]."""
+        """Return logits [N, V] of *hidden*, which are already logits for a family with its own head."""
         return self._model.get_output_embeddings()(hidden) if self._plain_head else hidden
 
     def read_prefix(self, prefix: Ids) -> None:
-        """Keep the keys and values of *prefix*."""
+        """Compute and keep the keys and values of *prefix*."""
         self._prefix_length, self._prefix_cache = len(prefix), None
         if prefix:
             ids = torch.tensor([prefix], device=self._model.device)
             self._prefix_cache = self._model.base_model(ids, use_cache=True).past_key_values
 
     def release(self) -> None:
-        """Let go of the slots that nobody decodes in."""
+        """Free the slots that are not in use."""
         self.slots.release()
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> DecodingState:
@@ -243,7 +243,7 @@ class HFSession(BatchedSession):
         return self._finish(state)
 
     def queue(self, state: DecodingState) -> DecodingState | None:
-        """Start to choose one more token for every row; slots wait for nothing."""
+        """Start to choose one more token for every row in slots; return None without slots."""
         return self.slots.decode(state, 1) if self.uses_slots else None
 
     def _finish(self, state: DecodingState) -> DecodingState:
@@ -251,7 +251,7 @@ class HFSession(BatchedSession):
         return state
 
     def describe_runtime(self) -> str:
-        """Return what computes: the runtime, its device, and what its products are in."""
+        """Return the runtime's description: its name, its device, and the dtype of its products."""
         gpu = find_gpu() if self.device == "cuda" else None
         held = str(self._model.dtype).removeprefix("torch.")
         bits = "2-bit" if "ternary 2-bit" in self.weights_by_kind() else "int8"
@@ -282,7 +282,7 @@ class HFSession(BatchedSession):
 
 
 def _kind(name: str, tensor: Tensor) -> str:
-    """Return which of the kinds of `Checkpoint.weight_bytes` a tensor of a model is."""
+    """Return the kind of a model's tensor, as in `Checkpoint.weight_bytes`."""
     if tensor.dtype == torch.int8:
         return "ternary"
     if "embed" in name:

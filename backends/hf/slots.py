@@ -1,4 +1,4 @@
-"""Decode greedily over keys and values of a fixed size, each step the same kernels, so that a graph can replay it."""
+"""Decode greedily with keys and values of a fixed size, so that each step runs the same kernels and can be a graph."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from bitnet_bench.backends.graphs import Work, capture
 from bitnet_bench.backends.transfers import send
 
 LENGTH_STEP = 256
-"""Tokens by which slots differ in length: those of one length share a graph."""
+"""Step in tokens between lengths of slots; a slot is reused for rows of its size."""
 ROWS_STEP = 8
-"""Likewise of rows, from so many on."""
+"""Step between numbers of rows of slots, from this number on."""
 MOST_SLOTS = 4
 
 
 @dataclass
 class DecodingState:
-    """Where a batch of rows is in decoding: *tokens* [B] is the last greedy token of each row."""
+    """State of a batch in decoding: *tokens* [B] is the last greedy token of each row."""
 
     cache: Any
     tokens: Tensor
     lengths: list[int] = field(default_factory=list)
-    """Tokens of each row in the cache, where rows may differ."""
+    """Tokens of each row in the cache; empty if all rows have one length."""
     slot: Slot | None = None
-    """Where the keys and values are, instead of *cache*."""
+    """Slot with the keys and values, instead of *cache*."""
 
     @property
     def layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -41,7 +41,7 @@ class DecodingState:
 
 
 class _SlotCache(DynamicCache):  # type: ignore[misc]
-    """Hands a layer the whole slot after writing its one new token of each row."""
+    """Cache that writes the new token of each row and returns the whole slot to a layer."""
 
     def __init__(self, slot: Slot) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _SlotCache(DynamicCache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values [rows, heads, length, width]; the mask hides what is not written."""
+        """Return keys and values [rows, heads, length, width]; the mask hides positions that are not written."""
         return self._slot.write(key_states, value_states, layer_idx)
 
 
@@ -58,7 +58,7 @@ class Slot:
     """Keys and values of *rows* rows of at most *length* tokens, and the step that adds a token to each."""
 
     def __init__(self, model: Any, like: Sequence[tuple[Tensor, Tensor]], rows: int, length: int) -> None:
-        """Make room for keys and values *like* those of each layer, [rows, heads, length, width]."""
+        """Allocate keys and values *like* those of each layer, [rows, heads, length, width]."""
         self.rows, self.length = rows, length
         self._model = model
         self._head = model.get_output_embeddings()
@@ -79,11 +79,11 @@ class Slot:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody decodes in it any more."""
+        """True if no live state uses the slot."""
         return self.owner is None or self.owner() is None
 
     def write(self, key_states: Tensor, value_states: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Put one token of each row, [rows, heads, 1, width], to its place in a layer, and return the whole layer."""
+        """Write one token of each row, [rows, heads, 1, width], into a layer, and return the whole layer."""
         keys, values = self.kept[layer]
         for kept, new in ((keys, key_states), (values, value_states)):
             kept.transpose(1, 2).index_put_((self._row, self._positions), new[:, :, 0])
@@ -103,7 +103,7 @@ class Slot:
         self._positions += 1
 
     def load(self, state: DecodingState) -> None:
-        """Take over the rows of *state*, from its cache or from its slot; rows beyond them are of no account."""
+        """Copy the rows of *state* from its cache or its slot; further rows are ignored."""
         rows = len(state.lengths)
         for kept, given in zip(self.kept, state.layers, strict=True):
             for whole, part in zip(kept, given, strict=True):
@@ -119,10 +119,10 @@ class Slots:
         self._model, self._capturing = model, capturing
         self._slots: list[Slot] = []
         self.graphs = True
-        """Whether steps are captured; False once a capture failed."""
+        """True if steps are captured; False once a capture has failed."""
 
     def decode(self, state: DecodingState, steps: int) -> DecodingState:
-        """Choose *steps* more tokens for every row of *state*, which is not used any more; nothing is waited for."""
+        """Queue *steps* more tokens for every row of *state*, which must not be used again; do not wait for them."""
         longest = max(state.lengths) + steps
         slot = state.slot
         if slot is None or slot.length < longest:
@@ -137,7 +137,7 @@ class Slots:
         return found
 
     def release(self) -> None:
-        """Let go of the slots that nobody decodes in."""
+        """Free the slots that are not in use."""
         self._slots = [slot for slot in self._slots if not slot.is_free]
 
     def _free_slot(self, state: DecodingState, rows: int, length: int) -> Slot:
@@ -146,7 +146,7 @@ class Slots:
         for slot in self._slots:
             if slot.is_free and (slot.rows, slot.length) == (rows, length):
                 self._slots.remove(slot)
-                self._slots.append(slot)  # used last
+                self._slots.append(slot)  # the most recently used is last
                 return slot
         while len(self._slots) >= MOST_SLOTS and (free := next((s for s in self._slots if s.is_free), None)):
             self._slots.remove(free)

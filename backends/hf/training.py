@@ -1,4 +1,4 @@
-"""Steps on transformers' Trainer: the objective of a job is the model's forward."""
+"""Train with transformers' Trainer; the objective of a job replaces the model's forward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup, validation
 
 
 def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
-    """Make the trainer of *start*, whose model returns an `Outcome` from now on."""
+    """Return the trainer of *start*, whose model returns a `BatchLoss` from now on."""
     if torch.cuda.is_available():
         for model in (start.model, start.teacher):
             if model is not None:
@@ -57,7 +57,7 @@ def _objective(start: TrainerSetup) -> Objective:
 
 
 class _OrderedItems(Dataset[BatchItem]):
-    """The items in the order in which they are trained on, repeated over epochs."""
+    """Items in training order, repeated over epochs."""
 
     def __init__(self, items: Sequence[BatchItem], order: Sequence[int]) -> None:
         self._items, self._order = items, order
@@ -70,13 +70,13 @@ class _OrderedItems(Dataset[BatchItem]):
 
 
 class HFTrainer(BenchTrainer):
-    """Trainer whose model returns an `Outcome`."""
+    """Trainer whose model returns a `BatchLoss`."""
 
-    loss_is_scaled_for_ga = True  # our loss divides by the tokens of the whole accumulated batch
+    loss_is_scaled_for_ga = True  # the loss is divided by the tokens of the whole accumulated batch
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # so that the tokens of a step are counted over all processes
+        self.model_accepts_loss_kwargs = True  # counts a step's tokens over all processes
 
     def compute_loss(
         self,
@@ -85,7 +85,7 @@ class HFTrainer(BenchTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
+        """Return a micro-batch's contribution to the step's loss, and record its figures for the log."""
         outcome = model(**inputs)
         total: Tensor = outcome["loss"]
         self.record_micro_batch(total, outcome["count"], inputs, outcome["figures"])
@@ -93,15 +93,15 @@ class HFTrainer(BenchTrainer):
         return scaled
 
     def compute_batch_loss(self, inputs: dict[str, Tensor]) -> BatchLoss:
-        """Return what the model's forward gives: a sharded model has its weights nowhere else."""
+        """Return the result of the model's forward: outside it, a sharded model does not have its whole weights."""
         found: BatchLoss = self.model(**inputs)
         return found
 
     def _scale(self, count: int, step_tokens: Tensor | int | None) -> Any:
-        """Return what a sum over *count* is multiplied by, given the tokens of the whole step on all processes."""
+        """Return the factor of a sum over *count*, given the tokens of the whole step on all processes."""
         processes = self.accelerator.num_processes  # gradients are averaged over them
         if self.job.loss_reduction == "sum":
             return processes
-        if self.job.method == "dpo":  # a pair is one however long it is, and all batches have as many
+        if self.job.method == "dpo":  # pairs count equally, whatever their length, and all batches have equally many
             return 1 / (count * self.args.gradient_accumulation_steps)
         return processes / (count if step_tokens is None else step_tokens)

@@ -1,4 +1,4 @@
-"""Lay trees out in the rows of a batch for a GPU, where each token attends to its row and not to the whole batch."""
+"""Arrange trees in the rows of a batch for a GPU, so that a token attends to its row, not to the whole batch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bitnet_bench.backends.batched_session import Tree, TreePosition
 from bitnet_bench.backends.transfers import send
 
 ALIGNMENT = 8
-"""Columns of a mask: attention kernels copy one of another width first."""
+"""Columns of a mask are a multiple of this: attention kernels first copy a mask of another width."""
 ROW_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Lengths of rows that are tried beside that of the longest tree."""
+"""Lengths of rows that are tried in addition to that of the longest tree."""
 
 
 def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return rows of indices whose *lengths*, which descend, sum to at most *room*; each to the fullest."""
+    """Return rows of indices whose *lengths*, in descending order, sum to at most *room* (best fit)."""
     rows: list[list[int]] = []
-    left: list[tuple[int, int]] = []  # (what is left of it, row), ascending
+    left: list[tuple[int, int]] = []  # (free tokens, row), ascending
     for index, length in enumerate(lengths):
         at = bisect_left(left, (length, 0))
         if at < len(left):
@@ -37,9 +37,9 @@ def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def choose_rows(lengths: Sequence[int], prefix: int, hidden_size: int) -> tuple[int, list[list[int]]]:
-    """Return (tokens of a row, trees of each row) that cost least for trees of *lengths*, which descend.
+    """Return the cheapest (tokens of a row, trees of each row) for trees of *lengths*, in descending order.
 
-    A token costs 1, padding too, and attention to as many columns as the model is wide about 1 more. Rows are not
+    A token or padding costs 1, and attention costs about 1 more for as many columns as the model is wide. Rows are not
     shorter than *prefix*, whose keys and values are copied for each.
     """
     least = max(lengths[0], prefix)
@@ -59,16 +59,16 @@ class TreeRows:
     ids: Tensor
     positions: Tensor
     tree: Tensor
-    """The number of a token's tree in the batch, from 1 on; 0 is padding, which attends to padding."""
+    """Number of a token's tree in the batch, from 1; 0 is padding, which attends to padding."""
     part: Tensor
-    """0 for the context, and from 1 on the branch."""
+    """Branch of a token, from 1; 0 is the context."""
     starts: Sequence[int]
-    """Where each tree begins, in rows laid end to end."""
+    """Index of each tree's first token when rows are concatenated."""
     shapes: Sequence[tuple[int, ...]]
 
     @classmethod
     def from_trees(cls, batch: Sequence[Tree], prefix: int, hidden_size: int) -> TreeRows:
-        """Lay out *batch*, whose contexts follow *prefix* tokens."""
+        """Arrange *batch*, whose contexts follow *prefix* tokens, in rows."""
         order = sorted(range(len(batch)), key=lambda t: -len(batch[t]))
         room, rows = choose_rows([len(batch[t]) for t in order], prefix, hidden_size)
         ids: list[int] = []
@@ -105,7 +105,7 @@ class TreeRows:
         )
 
     def find_indices(self, places: Sequence[TreePosition]) -> Tensor:
-        """Return where *places* are, in rows laid end to end; the offset -1 is the token before the first branch."""
+        """Return the indices of *places* when rows are concatenated; offset -1 is the context's last token."""
         ends = [(0, *_sums(shape)) for shape in self.shapes]
         return torch.tensor([self.starts[t] + ends[t][branch + 1] + offset for t, branch, offset in places])
 
@@ -126,7 +126,7 @@ class TreeRows:
 
 
 class SharedPrefix(DynamicCache):  # type: ignore[misc]
-    """Keys and values of a prefix that every row of a batch follows; what a batch adds is not kept."""
+    """Keys and values of a prefix that every row of a batch follows; those of the batch are not kept."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
         super().__init__()

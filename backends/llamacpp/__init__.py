@@ -28,12 +28,12 @@ class LlamaCppBackend(CheckedBackend):
         self._options = options
 
     def configured(self, options: RuntimeOptions) -> Self:
-        """Return this backend with what the user says of files and of parity."""
+        """Return this backend with the user's *options* for the GGUF file and parity."""
         return type(self)(options)
 
     @contextmanager
     def open(self, checkpoint: Checkpoint, precision: Precision) -> Iterator[BatchedSession]:
-        """Open *checkpoint* as GGUF; ternary means TQ2_0. BenchError if llama.cpp computes another model."""
+        """Open *checkpoint* as GGUF; ternary means TQ2_0. Raise BenchError if llama.cpp computes another model."""
         from bitnet_bench.backends.llama_session import open_session
         from bitnet_bench.backends.llamacpp.bindings import version
         from bitnet_bench.backends.runtime_parity import check_parity
@@ -44,7 +44,7 @@ class LlamaCppBackend(CheckedBackend):
             yield session
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening needs, and load nothing."""
+        """Import what opening needs, without loading anything."""
         from transformers import AutoTokenizer  # noqa: F401
 
         import bitnet_bench.backends.llamacpp.bindings

@@ -1,4 +1,4 @@
-"""libllama as llama-cpp-python brings it."""
+"""Call libllama as llama-cpp-python ships it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _last_messages: list[str] = []
 
 @api.llama_log_callback
 def _listen(level: int, text: bytes, data: Any) -> None:
-    """Keep what llama.cpp says last, for an error message, and print nothing."""
+    """Keep llama.cpp's last log lines for an error message instead of printing them."""
     _last_messages.append(text.decode("utf-8", "replace").strip())
     del _last_messages[:-20]
 
 
 def version() -> str:
-    """Return the runtime's name with its version, which kept comparisons depend on."""
+    """Return the runtime's name with its version, which cached comparisons depend on."""
     return f"llama.cpp ({version_of('llama-cpp-python')} of llama-cpp-python)"
 
 
 class PythonLibrary:
-    """A loaded file; see `bitnet_bench.backends.llama_session.Library`."""
+    """A GGUF file loaded by llama.cpp; see `bitnet_bench.backends.llama_session.Library`."""
 
     def __init__(self, file: GgufFile, vocabulary_only: bool = False) -> None:
-        """BenchError with llama.cpp's own words if *file* does not load."""
+        """Load *file*; raise BenchError with llama.cpp's own message if that fails."""
         api.llama_log_set(_listen, ctypes.c_void_p(0))
         api.llama_backend_init()
         settings = api.llama_model_default_params()
@@ -49,20 +49,20 @@ class PythonLibrary:
         self._batch = _Batch()
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         if self._context is not None:
             api.llama_free(self._context)
         api.llama_model_free(self._model)
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of *text*, with the special tokens that the file says to add."""
+        """Return the ids of *text*, with the special tokens that the file specifies."""
         data = text.encode()
         room = (api.llama_token * (len(data) + 8))()
         count = api.llama_tokenize(self._words, data, len(data), room, len(room), True, True)
         return list(room[: max(count, 0)])
 
     def make_room(self, tokens: int, sequences: int) -> None:
-        """Make an empty context; MemoryError if there is no memory for it."""
+        """Make an empty context; raise MemoryError if there is no memory for it."""
         if self._context is not None:
             api.llama_free(self._context)
         settings = api.llama_context_default_params()
@@ -80,23 +80,23 @@ class PythonLibrary:
         api.llama_memory_clear(api.llama_get_memory(self._context), False)
 
     def read(self, tokens: TokenBatch) -> None:
-        """Read at most `TOKENS_AT_ONCE` tokens; BenchError in llama.cpp's own words if that fails."""
+        """Read at most `TOKENS_AT_ONCE` tokens; raise BenchError with llama.cpp's own message if that fails."""
         status = api.llama_decode(self._context, self._batch.fill(tokens))
         if status:
             raise _make_error(f"llama.cpp's decoding failed with status {status}")
 
     def logits(self, rows: int) -> Logits:
-        """Return the logits [rows, V] that were asked for, good until the next reading."""
+        """Return the requested logits [rows, V], valid until the next `read`."""
         pointer = ctypes.cast(api.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
         return np.ctypeslib.as_array(pointer, (rows, self.vocabulary))
 
     def count_held_tokens(self, sequence: int) -> int:
-        """Return how many tokens the context holds of *sequence*."""
+        """Return how many tokens of *sequence* the context holds."""
         return int(api.llama_memory_seq_pos_max(api.llama_get_memory(self._context), sequence)) + 1
 
 
 class _Batch:
-    """A `llama_batch` over memory of numpy, which is filled at once and not token by token."""
+    """A `llama_batch` over numpy arrays, which is filled at once instead of token by token."""
 
     def __init__(self) -> None:
         self._ids, self._positions, self._sequences, self._counts = (
@@ -122,6 +122,6 @@ class _Batch:
 
 
 def _make_error(what: str) -> BenchError:
-    """Return *what* with llama.cpp's last words."""
+    """Return an error of *what* with llama.cpp's last error line."""
     words = next((line for line in reversed(_last_messages) if "error" in line.lower() or "fail" in line.lower()), "")
     return BenchError(f"{what}. {words}".strip(), "Try another `precision`, or a newer llama-cpp-python.")

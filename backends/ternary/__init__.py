@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 
 class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
-    """Runs ternary checkpoints on 2-bit codes, the head in the dtype it is stored in."""
+    """Runs ternary checkpoints on 2-bit codes, with the head in the dtype in which it is stored."""
 
     summary = "2-bit codes and exact integer sums, on a GPU or on the CPU kernel; ternary checkpoints only"
     head = "stored"
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[BatchedSession]:
-        """Open *checkpoint* on the lean engine, or as transformers modules where its architecture asks for that."""
+        """Open *checkpoint* on the ternary engine, or as transformers modules if its architecture needs them."""
         from bitnet_bench.backends.ternary.inference import open_session
 
         return open_session(checkpoint, precision, self.head)
 
     def find_obstacle(self, checkpoint: Checkpoint) -> str | None:
-        """Return why another backend should run *checkpoint* on this machine, None if this one is the best for it."""
+        """Return why another backend should run *checkpoint* on this machine, or None if this one is the best."""
         from bitnet_bench.backends.ternary.inference import find_obstacle
 
         return find_obstacle(checkpoint)
 
     def prepare(self, checkpoint: Checkpoint) -> None:
-        """Import what opening needs, and load nothing."""
+        """Import what opening needs, without loading anything."""
         from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.ternary.inference  # noqa: F401
@@ -41,7 +41,7 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
 
 
 class Int8HeadBackend(TernaryBackend):
-    """The same with the head in int8: faster, and no longer the checkpoint's own numbers."""
+    """`TernaryBackend` with the head in int8: faster, but no longer the checkpoint's own numbers."""
 
     summary = "as `ternary`, with the output head quantized to int8: faster decoding, an approximation"
     head = "int8"

@@ -1,4 +1,4 @@
-"""What the engines on the CPU and on a GPU share: a model's shape, its layers by name, its bytes, rotary tables."""
+"""Base of the engines on the CPU and on a GPU: a model's shape, its layers by name, its bytes, rotary tables."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.kernel import Norm
 
 POSITIONS_AT_ONCE = 256
-"""The cache and the tables of angles grow by this many positions."""
+"""Positions by which the cache and the tables of angles grow."""
 
 Product = TypeVar("Product")
-"""Ternary layers that read the same rows, as one product of an engine."""
+"""Ternary layers that read the same rows, as one product in an engine."""
 
 
 @dataclass(frozen=True)
 class Layer(Generic[Product]):
-    """One transformer block. A norm is None where the architecture has none."""
+    """One transformer block. A norm is None if the architecture has none."""
 
     input_norm: Norm | None
     qkv: Product
@@ -41,7 +41,7 @@ class BaseEngine(ABC, Generic[Product]):
     """A ternary model of the Llama family in memory; a subclass makes the products and runs them."""
 
     def __init__(self, weights: Weights, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Hold the weights in *weights* on *device*; keys and values are of *dtype*."""
+        """Load *weights* onto *device*; keys and values are of *dtype*."""
         self.config, self.device, self.dtype = config, device, dtype
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -55,7 +55,7 @@ class BaseEngine(ABC, Generic[Product]):
         self.head_table = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
         self._frequencies, self._rope_scale = _frequencies(config)
         self.cosines = self.sines = torch.empty(0)
-        """Tables of angles, float32 [positions, dimension / 2]."""
+        """Rotary tables, float32 [positions, dimension / 2]."""
 
     @abstractmethod
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> Product:
@@ -100,12 +100,12 @@ class BaseEngine(ABC, Generic[Product]):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights as they lie in memory, mapped ones included."""
+        """Bytes of the weights in memory, including memory-mapped ones."""
         return sum(self.weights_by_kind.values())
 
     @property
     def weights_by_kind(self) -> dict[str, int]:
-        """The same by kind and dtype; a tied head is counted once, as the embedding."""
+        """Bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""
         found: dict[str, int] = {}
         for name, size in self._bytes.values():
             found[name] = found.get(name, 0) + size
@@ -113,11 +113,11 @@ class BaseEngine(ABC, Generic[Product]):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values that one token takes."""
+        """Bytes that the keys and values of one token take."""
         return 2 * self.dtype.itemsize * len(self.layers) * int(self.kv_heads * self.dimension)
 
     def grow_angles(self, positions: int) -> None:
-        """Make the tables of cosines and sines reach *positions* positions."""
+        """Extend the tables of cosines and sines to at least *positions* positions."""
         if positions > len(self.cosines):
             rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
             angles = torch.arange(rows).float()[:, None] * self._frequencies
@@ -126,7 +126,7 @@ class BaseEngine(ABC, Generic[Product]):
 
 
 def _frequencies(config: Any) -> tuple[Tensor, float]:
-    """Return the rotary frequencies [dimension / 2] and the scale of cosines and sines, as transformers has them."""
+    """Return the rotary frequencies [dimension / 2] and the scale of cosines and sines, as in transformers."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = config.rope_parameters

@@ -1,9 +1,9 @@
-"""A lean forward pass on the CPU kernel, for the Llama family: BitNet (SubLN), Llama, Qwen2 and Qwen3.
+"""The forward pass of the ternary engine on the CPU kernel, for BitNet (SubLN), Llama, Qwen2 and Qwen3.
 
-Tokens of several sequences stand one after the other, without padding: [tokens, hidden]. Everything but attention
-works on tokens alone, and attention reads each sequence's own slot of the cache, so a result depends on neither the
-batch nor its order. All that is not an integer product is float32. A forward pass is a list of calls into the kernel
-that is prepared once for a number of tokens, and costs about a microsecond of Python a call.
+Tokens of several sequences are concatenated without padding: [tokens, hidden]. Everything but attention works on single
+tokens, and attention reads each sequence's own slot of the cache, so a result depends on neither the batch nor its
+order. Everything that is not an integer product is float32. A forward pass is a list of kernel calls that is prepared
+once for a number of tokens, and costs about a microsecond of Python per call.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
-"""Up to so many rows the head is read once a row at memory speed; more are a matrix product."""
+"""Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 def why_unsupported(weights: Weights, config: Any) -> str | None:
-    """Say why the lean forward does not fit a checkpoint's architecture, or None if it does."""
+    """Return why the engine does not support a checkpoint's architecture, or None if it does."""
     layers = {name.split(".")[-1] for name in weights.ternary}
     expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     rope = getattr(config, "rope_parameters", None) or {}
@@ -55,7 +55,7 @@ def why_unsupported(weights: Weights, config: Any) -> str | None:
 
 
 class Cache:
-    """Keys and values of *slots* sequences, float32, in the kernel's layout; grows as positions come."""
+    """Keys and values of *slots* sequences, float32, in the kernel's layout; grows with the positions."""
 
     def __init__(self, layers: int, slots: int, kv_heads: int, dimension: int, positions: int) -> None:
         capacity = -(-positions // 16) * 16
@@ -64,7 +64,7 @@ class Cache:
         self.capacity, self._dimension = capacity, dimension
 
     def reserve(self, positions: int) -> None:
-        """Make room for *positions* positions in every slot, keeping what is there."""
+        """Make room for *positions* positions in every slot, keeping its contents."""
         if positions <= self.capacity:
             return
         capacity = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
@@ -87,7 +87,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens of several sequences: ids [T], and where each stands; a slot's tokens are neighbours and in order."""
+    """Tokens of several sequences: ids, slots and positions [T]; a slot's tokens are contiguous and in order."""
 
     ids: Tensor
     slots: Tensor
@@ -95,7 +95,7 @@ class Batch:
 
     @classmethod
     def from_sequences(cls, sequences: Sequence[Sequence[int]], past: Sequence[int] | None = None) -> Batch:
-        """Lay *sequences* side by side, sequence i in slot i after *past*[i] positions."""
+        """Concatenate *sequences*, sequence i in slot i after *past*[i] positions."""
         lengths = [len(s) for s in sequences]
         starts = past or [0] * len(lengths)
         return cls(
@@ -109,7 +109,7 @@ class Engine(BaseEngine[JoinedLayers]):
     """A ternary model on the CPU kernel."""
 
     def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
-        """Take the weights in *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
+        """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
         super().__init__(weights, config, torch.device("cpu"), torch.float32)
         self.head = Head(self.head_table, int8=head == "int8")
         if head == "int8":
@@ -130,7 +130,7 @@ class Engine(BaseEngine[JoinedLayers]):
         return Cache(layers or len(self.layers), slots, self.kv_heads, self.dimension, positions)
 
     def hidden(self, batch: Batch, cache: Cache) -> Tensor:
-        """Return the last hidden states [T, hidden] of *batch*, before the final norm; *cache* gains its tokens."""
+        """Return the last hidden states [T, hidden] of *batch*, before the final norm; add its tokens to *cache*."""
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
@@ -154,14 +154,14 @@ class Engine(BaseEngine[JoinedLayers]):
         return self.head(normed)
 
     def _heads_per_tile(self, tokens: int) -> int:
-        """Heads that read the same keys share a tile of 8 queries, unless threads would have nothing to do then."""
+        """Return how many heads that read the same keys share a tile of 8 queries, without leaving threads idle."""
         group: int = self.heads // self.kv_heads
         most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
 
 
 class ForwardPlan:
-    """The calls of one forward pass over *tokens* tokens, with the buffers they work in."""
+    """The calls of one forward pass over *tokens* tokens, with their buffers."""
 
     def __init__(self, engine: Engine, cache: Cache, tokens: int, tiles: int) -> None:
         config, heads = engine.config, engine.heads * engine.dimension
@@ -205,7 +205,7 @@ class ForwardPlan:
 def _prepare_norm_calls(
     norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows
 ) -> list[Call]:
-    """Return the calls for a norm of the block, followed by one inside the linear layer where there is such."""
+    """Return the calls for a norm of the block, followed by the norm inside the linear layer if there is one."""
     if inner is None:
         return [kernel.rows_call(hidden, out, norm=norm)]
     return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
@@ -215,7 +215,7 @@ class Head:
     """The output projection: float32 products with the table as stored, or int8 weights and activations."""
 
     def __init__(self, table: Tensor, int8: bool) -> None:
-        """Take the table [vocabulary, hidden]; *int8* quantizes its rows to 127 / absmax each, half to even."""
+        """Use the table [vocabulary, hidden]; *int8* scales each row by 127 / absmax and rounds half to even."""
         self.rows, self.columns = table.shape
         self.parts: JoinedLayers | None = None
         self.table = table.contiguous()

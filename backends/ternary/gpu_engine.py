@@ -1,8 +1,8 @@
-"""The forward pass of the ternary engine on a GPU: the same model as `engine`, in Triton kernels.
+"""The forward pass of the ternary engine on a GPU, in Triton kernels.
 
-Tokens of several sequences stand one after the other, without padding, as on the CPU. Integer products are exact;
-the residual stream, norms, scores and the softmax are float32. What is handed from a product to the next kernel, keys
-and values, and the input of the head are bfloat16, or float32 where the engine is opened with that dtype.
+It computes the same model as `engine`. Tokens of several sequences are concatenated without padding, as on the CPU.
+Integer products are exact; the residual stream, norms, scores and the softmax are float32. Outputs of products, keys
+and values, and the input of the head are bfloat16, or float32 if the engine is opened with that dtype.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from bitnet_bench.ternary.gpu.calls import (
 )
 
 MOST_PREFILLS = 8
-"""Shapes of prompts whose graphs are kept."""
+"""Most shapes of prompts whose graphs are kept."""
 
 
 class Cache:
-    """Keys and values of *slots* sequences, [slots, kv heads, capacity, dimension] a layer; grows as positions come."""
+    """Keys and values of *slots* sequences, per layer [slots, kv heads, capacity, dimension]; grows with positions."""
 
     def __init__(self, layers: int, slots: int, positions: int, like: GpuEngine) -> None:
         shape = slots, like.kv_heads, -(-positions // 16) * 16, like.dimension
@@ -51,7 +51,7 @@ class Cache:
         return self.keys[0].shape[2]
 
     def reserve(self, positions: int) -> None:
-        """Make room for *positions* positions in every slot, keeping what is there."""
+        """Make room for *positions* positions in every slot, keeping its contents."""
         if positions > self.capacity:
             more = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE - self.capacity
             self.keys = [F.pad(t, (0, 0, 0, more)) for t in self.keys]
@@ -69,7 +69,7 @@ class Cache:
 
 
 class GpuEngine(BaseEngine[GpuJoinedLayers]):
-    """A ternary model in GPU memory; its dtype is what products hand on, bfloat16 or float32."""
+    """A ternary model in GPU memory; its dtype is that of products' outputs, bfloat16 or float32."""
 
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> GpuJoinedLayers:
         made = GpuJoinedLayers([self._read_layer(weights, name) for name in names], columns, self.device)
@@ -83,7 +83,7 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that a token of a batch takes while it is read, its keys and values and copies of them included."""
+        """Bytes that a token of a batch takes while it is read, including its keys and values and copies of them."""
         config, width = self.config, self.heads * self.dimension
         handed = 2 * width + 2 * self.kv_heads * self.dimension + 2 * config.intermediate_size
         quantized = config.hidden_size + width + config.intermediate_size
@@ -94,17 +94,17 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
         return Cache(layers or len(self.layers), slots, positions, self)
 
     def hidden(self, batch: Batch, cache: Cache) -> Tensor:
-        """Return the last hidden states [T, hidden] of *batch*, before the final norm; *cache* gains its tokens."""
+        """Return the last hidden states [T, hidden] of *batch*, before the final norm; add its tokens to *cache*."""
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
         return self.run(send(batch.ids, self.device), self.place_tokens(batch), cache)
 
     def place_tokens(self, batch: Batch) -> TokenPlacement:
-        """Copy where the tokens of *batch* stand to the GPU."""
-        decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has a slot of its own
+        """Return the slots, positions and tiles of the tokens of *batch* on the GPU."""
+        decodes = len(batch.ids) == len(torch.unique_consecutive(batch.slots))  # every token has its own slot
         rows = choose_attention(self.dimension, self.dtype, decodes=False).rows
-        # tiles of one token append their key and attend at once, which others of the same slot must not rely on
+        # tiles of one token append their key and attend in one kernel, so a slot must not have two of them
         most = 1 if decodes else max(2, rows // (self.heads // self.kv_heads))
         slots, positions, tiles = (
             send(t, self.device) for t in (batch.slots, batch.positions, make_tiles(batch.slots, most))
@@ -112,7 +112,7 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
         return TokenPlacement(slots, positions, tiles, most)
 
     def run(self, ids: Tensor, places: TokenPlacement, cache: Cache, splits: Splits = NO_SPLITS) -> Tensor:
-        """Queue the forward pass of tokens [T] whose places are on the GPU already; see `hidden`."""
+        """Queue the forward pass of tokens [T] whose placement is already on the GPU; see `hidden`."""
         tokens, config, width = len(ids), self.config, self.heads * self.dimension
 
         def rows(columns: int) -> QuantizedRows:
@@ -154,7 +154,7 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
         return Heads(self.heads, self.kv_heads, self.dimension, layer.query_norm, layer.key_norm, self.epsilon)
 
     def splits(self, slots: int) -> Splits:
-        """Return room to share the keys of *slots* slots among programs, for one token each."""
+        """Return buffers for splitting the keys of *slots* slots over programs, for one token each."""
         return Splits.empty(slots, self._heads(self.layers[0]), self.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -173,27 +173,27 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
 
 
 class SlotGraphs:
-    """Prefill and greedy decoding over all slots of a cache as CUDA graphs, so that no Python runs between layers."""
+    """Prefill and greedy decoding of all slots of a cache as CUDA graphs, so that no Python runs between layers."""
 
     def __init__(self, engine: GpuEngine, slots: int, capacity: int) -> None:
-        """Capture a decoding step over *slots* slots of *capacity* positions; on the CPU steps run as they are."""
+        """Capture a decoding step of *slots* slots with *capacity* positions; on the CPU nothing is captured."""
         self._engine, self.cache = engine, engine.cache(slots, capacity)
         engine.grow_angles(self.cache.capacity)
         self.tokens = torch.zeros(slots, dtype=torch.int64, device=engine.device)
-        """The token of every slot that was chosen last."""
+        """Last chosen token of every slot."""
         self.positions = torch.zeros(slots, dtype=torch.int32, device=engine.device)
         order = torch.arange(slots, dtype=torch.int32, device=engine.device)
         self._places = TokenPlacement(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
         self._splits = engine.splits(slots)
         self.lengths = [0] * slots
-        """Positions of every slot that are read."""
+        """Number of positions of every slot that have been read."""
         self._step = self._capture(self._decode)
         self.users: weakref.WeakSet[Any] = weakref.WeakSet()
-        """The states of decoding that still live and go on here."""
+        """Live decoding states that continue in these slots."""
         self._prefills: dict[tuple[int, ...], tuple[Tensor, Callable[[], None]] | None] = {}
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> None:
-        """Read a prompt into every slot and choose its first token; lengths that come again are captured."""
+        """Read a prompt into every slot and choose its first token; recurring lengths are captured."""
         lengths = tuple(map(len, batch))
         ids = torch.tensor([i for prompt in batch for i in prompt], device=self._engine.device)
         known = self._prefills.get(lengths)
@@ -218,22 +218,22 @@ class SlotGraphs:
         return self._capture(read) if captured else lambda: read(self.cache)
 
     def fits(self, slots: int, capacity: int) -> bool:
-        """Return whether there are *slots* slots of *capacity* positions."""
+        """Return whether there are exactly *slots* slots of *capacity* positions."""
         return (len(self.tokens), self.cache.capacity) == (slots, capacity)
 
     def set_lengths(self, lengths: Sequence[int], tokens: Tensor) -> None:
-        """Go on at positions *lengths* from *tokens* [slots]."""
+        """Continue from *tokens* [slots] at positions *lengths*."""
         self._set_positions(lengths)
         self.tokens.copy_(tokens)
 
     def copy_cache(self, other: SlotGraphs) -> None:
-        """Copy the keys and values of *other*, which has as many slots and fewer positions."""
+        """Copy the keys and values of *other*, which has the same number of slots and fewer positions."""
         mine = self.cache.keys + self.cache.values
         for kept, given in zip(mine, other.cache.keys + other.cache.values, strict=True):
             kept[:, :, : given.shape[2]].copy_(given)
 
     def step(self) -> None:
-        """Queue one step; `tokens` are the new ones when it is done."""
+        """Queue one step; `tokens` holds the new tokens when it is done."""
         self._step()
         self.lengths = [length + 1 for length in self.lengths]
 
@@ -247,13 +247,13 @@ class SlotGraphs:
         self.positions.add_(1)
 
     def _capture(self, work: Callable[[Cache], None]) -> Callable[[], None]:
-        """Return what repeats *work* over the cache: a graph on a GPU."""
+        """Return a function that repeats *work* on the cache, on a GPU by replaying a graph."""
         if self._engine.device.type != "cuda":
             return lambda: work(self.cache)
         slots, _, capacity, _ = self.cache.keys[0].shape
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # compiles what was not compiled yet, beside the cache
+        with torch.cuda.stream(side):  # compiles kernels, on a cache of its own
             work(self._engine.cache(slots, capacity, layers=1))
         torch.cuda.current_stream().wait_stream(side)
         recorded = record_graph(lambda: work(self.cache))

@@ -1,4 +1,4 @@
-"""Score and generate on the GPU engine: batches by free memory, prompts and steps from CUDA graphs."""
+"""Score and generate on the GPU engine, with batches sized by free memory, and CUDA graphs for prompts and steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.machine.gpu import Gpu
 
 CAPACITY_STEP = 256
-"""Positions by which caches differ in size: those of one size share their graphs."""
+"""Step in positions between sizes of caches; slots of one size reuse their graphs."""
 MOST_SLOTS = 2
-"""Sets of slots that are kept with their graphs from one batch to the next."""
+"""Most sets of slots that are kept with their graphs from one batch to the next."""
 COPIED_BUDGETS = 2
-"""Positions that are copied at once so that branches can follow, in units of a batch: all workers cut alike."""
+"""Most positions copied at once for branches, in units of the budget, so that all workers cut batches alike."""
 
 
 class SlotState:
-    """Where rows are in decoding: their slots, their lengths, and the last greedy token of each [B]."""
+    """State of decoding: the slots and lengths of rows, and the last greedy token of each [B]."""
 
     def __init__(self, slots: SlotGraphs, lengths: list[int]) -> None:
         self.slots, self.lengths, self.tokens = slots, lengths, slots.tokens.clone()
@@ -28,7 +28,7 @@ class SlotState:
 
 
 class GpuTernarySession(TernarySession):
-    """An opened model on the GPU engine; see `bitnet_bench.protocols.Session`."""
+    """A session on the GPU engine; see `bitnet_bench.protocols.Session`."""
 
     device = "cuda"
 
@@ -41,17 +41,17 @@ class GpuTernarySession(TernarySession):
         self._head_rows = max(1, choose_logits(gpu.free_bytes) // engine.config.vocab_size)
         self.budget = choose_tokens(gpu.free_bytes, engine.token_bytes)
         self._kept: list[SlotGraphs] = []
-        """Slots with their graphs, the last used at the end."""
+        """Slots with their graphs, the most recently used last."""
 
     @property
     def copied_positions(self) -> int:
-        """Positions whose keys and values are copied at once so that branches can follow."""
+        """Most positions whose keys and values are copied at once for branches."""
         return COPIED_BUDGETS * self.budget
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, within the budget or of one row.
+        """Cut *rows* into batches, longest first, that are within the budget or hold one row.
 
-        A cache has as much room for every row as for the longest, and prompts need it for what is written, too.
+        A cache has as much room for every row as for the longest, and prompts also need room for generated tokens.
         """
 
         def cost(row: Row) -> int:
@@ -86,11 +86,11 @@ class GpuTernarySession(TernarySession):
         return SlotState(slots, lengths)
 
     def release(self) -> None:
-        """Let go of the slots that nobody decodes in."""
+        """Free the slots that are not in use."""
         self._kept = [slots for slots in self._kept if slots.users]
 
     def describe_runtime(self) -> str:
-        """Return what computes: the engine, the card, and what stands between the integer products."""
+        """Return the runtime's description: the engine, the GPU, and the dtype between the integer products."""
         return f"ternary engine on {self._gpu.name}, 2-bit codes, the rest in {self.arithmetic.split()[1]}"
 
     def _finish(self, state: SlotState) -> SlotState:
@@ -104,12 +104,12 @@ class GpuTernarySession(TernarySession):
         return state
 
     def _find_slots(self, rows: int, positions: int) -> SlotGraphs:
-        """Return slots that nobody decodes in, with the graphs they have if their size was used before."""
+        """Return slots that are not in use, with their graphs if slots of this size are kept."""
         capacity = -(-positions // CAPACITY_STEP) * CAPACITY_STEP
         for slots in self._kept:
             if not slots.users and slots.fits(rows, capacity):
                 return slots
         if len(self._kept) == MOST_SLOTS and not self._kept[0].users:
-            del self._kept[0]  # before memory is taken for others
+            del self._kept[0]  # before memory is allocated for new ones
         engine: GpuEngine = self._engine
         return SlotGraphs(engine, rows, capacity)

@@ -1,4 +1,4 @@
-"""Score and generate on the lean engine: sequences of any length side by side, nothing padded."""
+"""Score and generate on the ternary engine, with sequences of any length in a batch and no padding."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 
 GPU_VARIABLE = "BITNET_BENCH_GPU"
 GPU_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "off": None}
-"""What the GPU engine hands from kernel to kernel, by the value of the variable: `fp32` computes as the CPU does."""
+"""Dtype between the GPU engine's kernels, by the value of `GPU_VARIABLE`: `fp32` computes as the CPU does."""
 _log = logging.getLogger(__name__)
 COPIED_POSITIONS = 2048
-"""Positions whose keys and values are copied at once so that branches can follow: 0.3 GB in the shape of 2B-4T."""
+"""Most positions whose keys and values are copied at once for branches: 0.3 GB in the shape of 2B-4T."""
 
 
 @contextmanager
 def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Iterator[BatchedSession]:
-    """Load *checkpoint*, on the GPU if there is one that can; the head as stored, or `int8` (on the CPU)."""
+    """Yield a session on *checkpoint*, on a capable GPU if there is one; *head* is `stored`, or `int8` on the CPU."""
     from transformers import AutoConfig
 
     if precision != "ternary" or not checkpoint.is_ternary:
@@ -84,7 +84,7 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
 
             engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
-            session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # with what the weights left free
+            session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
         else:
             session = TernarySession(Engine(weights, config, head), tokenizer)
         session.ends = find_end_ids(checkpoint, tokenizer)
@@ -92,7 +92,7 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
 
 
 def choose_gpu_dtype() -> torch.dtype | None:
-    """Return what the GPU engine hands from kernel to kernel; None where the user turned it off."""
+    """Return the dtype between the GPU engine's kernels, or None if the user turned the GPU off."""
     wanted = os.environ.get(GPU_VARIABLE, "bf16")
     if wanted not in GPU_DTYPES:
         raise BenchError(f"{GPU_VARIABLE} is {wanted!r}.", f"Set it to {', '.join(GPU_DTYPES)}, or unset it.")
@@ -100,7 +100,7 @@ def choose_gpu_dtype() -> torch.dtype | None:
 
 
 def _choose_gpu(weights: Weights, *, as_modules: bool) -> Gpu | None:
-    """Return the GPU that holds *weights* and runs our kernels; None, with a warning where one is there."""
+    """Return a GPU that can hold *weights* and run our kernels, or None; warn if a GPU cannot be used."""
     source = weights.checkpoint.source
     gpu = choose_gpu(source, _estimate_gpu_bytes(weights, as_modules))
     why = gpu and why_no_kernels(gpu)
@@ -111,9 +111,9 @@ def _choose_gpu(weights: Weights, *, as_modules: bool) -> Gpu | None:
 
 
 def _estimate_gpu_bytes(weights: Weights, as_modules: bool) -> int:
-    """Return what the weights take in GPU memory: other tensors as they are stored, and two bits a code.
+    """Return the GPU memory that the weights take: two bits per code, and other tensors as they are stored.
 
-    Modules come to the GPU with a byte a code.
+    Modules are moved to the GPU with one byte per code.
     """
     codes = sum(rows * columns for rows, columns in weights.ternary.values()) // (1 if as_modules else 4)
     outlines = [weights.dtype_and_shape(name) for name in weights.floats]
@@ -121,7 +121,7 @@ def _estimate_gpu_bytes(weights: Weights, as_modules: bool) -> int:
 
 
 def find_obstacle(checkpoint: Checkpoint) -> str | None:
-    """Return why the lean engine is not the best runtime of *checkpoint* here, None if it is."""
+    """Return why the ternary engine is not the best runtime of *checkpoint* here, or None if it is."""
     from transformers import AutoConfig
 
     if not checkpoint.is_ternary:
@@ -137,7 +137,7 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
 
 
 def _load_modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dtype: torch.dtype | None) -> Any:
-    """Return the transformers model with its ternary layers on our kernels, for architectures the engine leaves out."""
+    """Return the transformers model with our kernels in its ternary layers, for architectures without an engine."""
     model = load_model(checkpoint, "run", "ternary", rest="fp32" if gpu is None or dtype == torch.float32 else "bf16")
     if gpu is not None:
         from bitnet_bench.ternary.gpu.layer import use_gpu_layers
@@ -153,7 +153,7 @@ def _load_modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dty
 
 @dataclass
 class DecodingState:
-    """Where rows are in decoding: the cache, their lengths in it, and the last greedy token of each [B]."""
+    """State of decoding: the cache, the lengths of rows in it, and the last greedy token of each [B]."""
 
     cache: Any
     lengths: list[int]
@@ -161,7 +161,7 @@ class DecodingState:
 
 
 class TernarySession(BatchedSession, adds=("copied_positions",)):
-    """An opened model on the lean engine; see `bitnet_bench.protocols.Session`."""
+    """A session on the ternary engine; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:
         context = int(getattr(engine.config, "max_position_embeddings", 2048))
@@ -172,19 +172,19 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
 
     @property
     def copied_positions(self) -> int:
-        """Positions whose keys and values are copied at once so that branches can follow."""
+        """Most positions whose keys and values are copied at once for branches."""
         return COPIED_POSITIONS
 
     def batches(self, rows: list[Row], prefix: int) -> Iterator[list[Row]]:
-        """Cut *rows* into batches, longest first, within the budget or of one row.
+        """Cut *rows* into batches, longest first, that are within the budget or hold one row.
 
-        A prefix is copied for every row, so it counts for as much as keeps copies within what may be copied at once.
+        A prefix is copied for every row, so each row also counts the share of `copied_positions` that its copy takes.
         """
         copied = prefix * self.budget // self.copied_positions
         return split_by_budget(sorted(rows, key=len, reverse=True), lambda row: len(row) + copied, self.budget)
 
     def hidden(self, batch: list[Tree], places: list[TreePosition]) -> Tensor:
-        """Return hidden states [len(places), H]: contexts are read side by side, then branches after them."""
+        """Return hidden states [len(places), H]: contexts are read together, then branches after them."""
         branches = [(t, b) for t, tree in enumerate(batch) for b, ids in enumerate(tree.branches) if ids]
         contexts = [tree.context for tree in batch]
         longest = len(self._prefix) + max(map(len, contexts))
@@ -223,7 +223,7 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         at: Mapping[tuple[int, int], list[tuple[int, int]]],
         found: Tensor,
     ) -> None:
-        """Read *branches* (tree, branch) after copies of their contexts, and put what *at* asks for into *found*."""
+        """Read *branches* (tree, branch) after copies of their contexts, and write the rows in *at* into *found*."""
         sequences = [batch[t].branches[b] for t, b in branches]
         past = [len(self._prefix) + len(batch[t].context) for t, _ in branches]
         longest = max(p + len(ids) for p, ids in zip(past, sequences, strict=True))
@@ -260,7 +260,7 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         return DecodingState(state.cache, [length + steps for length in lengths], tokens)
 
     def describe_runtime(self) -> str:
-        """Return what computes: the engine and the instruction set of its kernel."""
+        """Return the runtime's description: the engine and the instruction set of its kernel."""
         return f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
 
     def weights_by_kind(self) -> dict[str, int]:
@@ -281,6 +281,6 @@ def _gather(hidden: Tensor, pairs: Sequence[tuple[int, int]], found: Tensor) -> 
 
 
 def _find_starts(batch: Sequence[Sequence[int]]) -> Tensor:
-    """Return the index of each sequence's first token where they lie side by side."""
+    """Return the index of each sequence's first token when they are concatenated."""
     lengths = torch.tensor([len(row) for row in batch])
     return lengths.cumsum(0) - lengths

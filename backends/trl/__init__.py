@@ -1,4 +1,4 @@
-"""The `trl` backend: SFTTrainer and DPOTrainer take the steps of the same jobs."""
+"""The `trl` backend: SFTTrainer and DPOTrainer run the same jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TRLBackend(TrainingBackend):
             raise ImportError("trl is not installed", name="trl")
 
     def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
-        """Fine-tune, pre-train or align with trl; resumes what was killed. BenchError for what trl cannot do."""
+        """Fine-tune, pre-train or align with trl; resume a killed run. Raise BenchError for what trl cannot do."""
         from bitnet_bench.backends.trl.training import build_trainer, check_supported_by_trl
         from bitnet_bench.training.job import run_finetune_job
 

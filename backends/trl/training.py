@@ -1,4 +1,4 @@
-"""Steps on trl's trainers, which compute the loss: on our tokens, in our order, with our reference."""
+"""Train with trl's trainers, which compute the loss on this package's tokens, order of rows and reference."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bitnet_bench.training.preference import check_same_reference
 from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup
 
 Row = dict[str, Any]
-"""An `Item` as a row of a table."""
+"""A `BatchItem` as a row of a table."""
 
 
 def check_supported_by_trl(job: FinetuneJob) -> None:
-    """BenchError for what trl's trainers cannot do."""
+    """Raise BenchError for what trl's trainers cannot do."""
     if job.method == "distill":
         raise BenchError(
             "The backend 'trl' does not distill: trl's trainers know neither BitDistill's loss nor its relations.",
@@ -32,20 +32,20 @@ def check_supported_by_trl(job: FinetuneJob) -> None:
 
 
 def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequence[int]) -> BenchTrainer:
-    """Make the trainer of *start*."""
+    """Return the trainer of *start*."""
     if start.job.shard:
         raise BenchError(
             "The backend 'trl' does not `shard`: its forward reads the head of a model that is not gathered.",
             "Use `backend=hf`, or leave `shard` out: every process has a copy then.",
         )
     dpo = start.job.method == "dpo"
-    # trl checkpoints activations unless it is told not to, and quietly turns bfloat16 on where nothing is said
+    # by default trl turns on gradient checkpointing, and bfloat16 without a warning
     values = {**arguments, "gradient_checkpointing": False, "max_length": None}
     rows = Dataset.from_list([_row(item) for item in start.plan.items]).select(order)
     common = {
         "model": start.model,
         "train_dataset": rows,
-        "processing_class": copy.deepcopy(start.tokenizer),  # trl gives it a padding token; ours is saved as it was
+        "processing_class": copy.deepcopy(start.tokenizer),  # trl adds a padding token to it; the original is saved
         "start": start,
     }
     if dpo:
@@ -63,7 +63,7 @@ def _row(item: BatchItem) -> Row:
 
 
 def _read_examples(rows: Sequence[Row]) -> list[TrainingExample]:
-    """Return the sequences of *rows*, the two of a pair one after the other."""
+    """Return the sequences of *rows*; the two of a pair follow each other."""
     return [TrainingExample(e["input_ids"], e["labels"], tuple(e["parts"])) for row in rows for e in row["examples"]]
 
 
@@ -74,7 +74,7 @@ class _SequenceCollator:
         self._collator = collator
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Return our batch; trl counts tokens by a mask, which packed sequences must not have."""
+        """Return the padded batch; it has the mask by which trl counts tokens, which packed sequences must not have."""
         batch = self._collator.pad_examples(_read_examples(rows))
         return batch if "position_ids" in batch else _add_mask(batch)
 
@@ -95,13 +95,13 @@ def _add_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _TRLTrainer(BenchTrainer):
-    """What both trainers leave out of trl."""
+    """Base of both trainers: turns off features of trl."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: cards are made from records, not from saved steps."""
+        """Do nothing: model cards are made from records, not from saved steps."""
 
     def _send_telemetry(self) -> None:
-        """Tell nobody that somebody trains."""
+        """Do nothing: no telemetry is sent."""
 
 
 class SupervisedTrainer(_TRLTrainer, SFTTrainer):
@@ -114,7 +114,7 @@ class SupervisedTrainer(_TRLTrainer, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return what a micro-batch adds to the step's loss, and keep its figures for the log."""
+        """Return a micro-batch's contribution to the step's loss, and record its figures for the log."""
         count = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
         step_tokens = count if num_items_in_batch is None else num_items_in_batch
         mean: Tensor = super().compute_loss(model, inputs, num_items_in_batch=step_tokens)
@@ -123,18 +123,18 @@ class SupervisedTrainer(_TRLTrainer, SFTTrainer):
 
 
 class PreferenceTrainer(_TRLTrainer, DPOTrainer):
-    """DPOTrainer of tokens, whose reference is what the same quantized model said before the first step."""
+    """DPOTrainer of tokens, whose reference is the same quantized model before the first step."""
 
     def __init__(self, *args: Any, start: TrainerSetup, **kwargs: Any) -> None:
         super().__init__(*args, start=start, **kwargs)
         self._checked = start.is_resumed
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Return *dataset*: its rows are tokens already."""
+        """Return *dataset*: its rows are already tokens."""
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        """Return *dataset*: its rows have their reference, and trl would load another without its quantizers."""
+        """Return *dataset*: its rows have their reference, and trl would load one without the quantizers."""
         return dataset
 
     def compute_loss(
@@ -144,7 +144,7 @@ class PreferenceTrainer(_TRLTrainer, DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return the mean over a micro-batch's pairs, and keep its figures; BenchError if the first is not ln 2."""
+        """Return the mean loss over a micro-batch's pairs; raise BenchError if the first is not ln 2."""
         mean: Tensor = super().compute_loss(model, inputs)
         pairs = len(inputs["input_ids"]) // 2
         if not self._checked:
@@ -158,4 +158,4 @@ class PreferenceTrainer(_TRLTrainer, DPOTrainer):
 
 
 TRL_FIGURE_NAMES = {"margin": "margins", "accuracy": "accuracies"}
-"""What trl calls the figures of `bitnet_bench.training.preference.PreferenceFigures`."""
+"""Names that trl gives the figures of `bitnet_bench.training.preference.PreferenceFigures`."""

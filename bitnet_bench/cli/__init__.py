@@ -48,9 +48,9 @@ COMMANDS = (
     backends,
     doctor,
 )
-"""In the order in which --help lists them."""
+"""Commands in the order in which --help lists them."""
 FROM_MODELS = (finetune, evaluate, measure)
-"""Those whose options are the fields of job models."""
+"""Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
 app.command(
@@ -61,16 +61,16 @@ app.add_typer(data.app, name="data")
 app.add_typer(rating.app, name="rate")
 
 INTERRUPTED = 130
-"""The exit status that typer gives Ctrl-C: 128 + SIGINT."""
+"""Exit status that typer gives Ctrl-C: 128 + SIGINT."""
 
 
 def main() -> None:
-    """Run the command line; a BenchError becomes a sentence and exit status 1, wrong use status 2."""
-    # our own bars replace those of libraries; tokenizers warns about forks that never happen
+    """Run the command line; a BenchError becomes a message and exit status 1, a UsageError exit status 2."""
+    # our progress bars replace those of libraries; tokenizers warns about forks that never happen
     quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name, value in {**quiet, **OPENMP_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
-    if logging.lastResort:  # what writes warnings where no program has set up logging
+    if logging.lastResort:  # it writes warnings when logging is not set up
         logging.lastResort.setFormatter(OptionNameFormatter())
     try:
         app()

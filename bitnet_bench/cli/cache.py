@@ -1,4 +1,4 @@
-"""The commands about answers that evaluations keep."""
+"""The commands about the answer store of evaluations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _dump_model(model: Any) -> dict[str, Any]:
 
 
 def answers_table(models: Sequence[StoredModel]) -> Table:
-    """Return whose answers are kept, a row a model."""
+    """Return the models whose answers are stored, one row per model."""
     rows = [
         [
             model.about.get("model", DASH),

@@ -1,4 +1,4 @@
-"""The commands that look into checkpoints, write them and carry them."""
+"""The commands that inspect, convert, create, upload and download checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
-"""What a checkpoint can be converted to: a format of ternary weights, or a GGUF file."""
+"""Formats that a checkpoint can be converted to: ternary formats, or types of GGUF files."""
 Target: Any = Literal[TARGETS]
 
 
@@ -137,7 +137,7 @@ def pull(
 
 
 def gguf_sentence(out: Path, found: FileParity) -> str:
-    """Say how equal an exported GGUF file is to its source, and what a runtime makes of it."""
+    """Return a sentence on the parity of an exported GGUF file with its source, and on what runtimes make of it."""
     sizes = ", ".join(f"{name} {format_mebibytes(size)}" for name, size in found.types.items())
     return (
         f"Parity: the codes of {found.ternary_layers} layers are equal, scales within {found.largest_scale_error:.1e}, "
@@ -148,7 +148,7 @@ def gguf_sentence(out: Path, found: FileParity) -> str:
 
 
 def inspection_table(found: Inspection) -> Table:
-    """Return what a checkpoint is, a row a fact."""
+    """Return the facts about a checkpoint, one per row."""
     checkpoint = found.checkpoint
     norm = f"{checkpoint.inner_norm}, eps {checkpoint.inner_norm_eps:g}" if checkpoint.inner_norm else None
     sizes = [f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
@@ -172,7 +172,7 @@ def inspection_table(found: Inspection) -> Table:
 
 
 def layers_table(found: Inspection) -> Table:
-    """Return the ternary layers, a row for those of one kind and shape, such as all 30 q_proj."""
+    """Return the ternary layers, one row per kind and shape, such as all 30 q_proj."""
     kinds: dict[tuple[str, int, int], list[float]] = {}
     for layer in found.layers:
         kinds.setdefault((layer.name.rpartition(".")[2], layer.rows, layer.columns), []).append(layer.zero_density)
@@ -191,7 +191,7 @@ def layers_table(found: Inspection) -> Table:
 
 
 def parity_sentence(parity: CheckpointParity) -> str:
-    """Say how equal a converted checkpoint is to its source."""
+    """Return a sentence on the parity of a converted checkpoint with its source."""
     codes = f"Parity: the codes of {parity.layers} layers are equal, scales within {parity.largest_scale_error:.1e}"
     if parity.mean_logit_error is None or parity.largest_logit_error is None:
         return f"{codes}. Logits were not compared: this machine has too little memory to run the model."

@@ -1,4 +1,4 @@
-"""The commands that look at training rows."""
+"""The commands that check, describe and convert training rows."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def data_convert(
 
 
 def findings_table(checked: FileFindings, shown: int) -> Table:
-    """Return *shown* findings of a file, a row a finding, those first that stop training."""
+    """Return *shown* findings of a file, one per row, those that stop training first."""
     from bitnet_bench.data.checking import FINDING_KINDS
 
     order = sorted(checked.findings, key=lambda finding: list(FINDING_KINDS).index(finding.kind))
@@ -126,7 +126,7 @@ def findings_table(checked: FileFindings, shown: int) -> Table:
 
 
 def lengths_table(checked: FileFindings) -> Table:
-    """Return how long rows are in tokens."""
+    """Return the lengths of rows in tokens."""
     from bitnet_bench.data.checking import length_quantiles
 
     whole, learned = length_quantiles(checked.tokens), length_quantiles(checked.response_tokens)
@@ -135,7 +135,7 @@ def lengths_table(checked: FileFindings) -> Table:
 
 
 def histogram_table(checked: FileFindings) -> Table:
-    """Return how many rows have how many tokens, as bars."""
+    """Return the histogram of row lengths in tokens, as bars."""
     from bitnet_bench.data.checking import length_histogram
 
     bars = length_histogram(checked.tokens)

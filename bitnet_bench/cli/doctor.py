@@ -1,4 +1,4 @@
-"""Say what this machine can run and measure, and how to enable the rest."""
+"""Find out what this machine can run and measure, and how to enable the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bitnet_bench.runs.value import Value
 
 
 class Finding(Value):
-    """One thing that was looked at."""
+    """Result of one check of the machine."""
 
     what: str
     ok: bool
@@ -45,7 +45,7 @@ def _inspect_machine() -> Iterator[Finding]:
 
 
 def _inspect_gpu(card: CardState) -> Iterator[Finding]:
-    """Yield whether there is a GPU that computes, and whether our kernels run on it."""
+    """Yield findings on whether there is a working GPU, and whether our kernels run on it."""
     gpu = find_gpu(card=card)
     if gpu is None:
         yield Finding(what="GPU", ok=False, found=str(why_no_gpu(card=card)), remedy="Everything runs on the CPU.")
@@ -59,7 +59,7 @@ def _inspect_gpu(card: CardState) -> Iterator[Finding]:
 
 
 def _inspect_meters() -> Iterator[Finding]:
-    """Yield what can be read while contestants run; what cannot is left out of records, with the reason."""
+    """Yield findings on the meters that can be read while candidates run; records give the reason for missing ones."""
     rapl, nvml = (plugins.load_plugin("meters", name).why_absent() for name in ("rapl", "nvml"))
     yield _make_finding("energy of the CPU (RAPL)", rapl is None, "yes", str(rapl), _suggest_meter(rapl))
     yield _make_finding(

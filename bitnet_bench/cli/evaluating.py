@@ -1,4 +1,4 @@
-"""The commands that score."""
+"""The commands that score models and list suites."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bool) -> None:
-    """Print runs and what could not be scored; the exit status is 1 then."""
+    """Print runs and the tasks that could not be scored; raise an exit with status 1 if there are any."""
     from bitnet_bench.processes import is_first_process
 
     if is_first_process():
@@ -79,7 +79,7 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
 
 
 def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:
-    """Return a run folder for each model; UsageError where two would share one."""
+    """Return a run folder for each model; raise UsageError if two models would share one."""
     if out is not None and len(models) == 1:
         return [out]
     names = [Path(model).name for model in models]
@@ -103,7 +103,7 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    names = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}  # of `evaluate`, which scores them
+    names = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}  # options of `evaluate`
     rows = [
         [
             t["suite"],

@@ -1,4 +1,4 @@
-"""The command that trains."""
+"""The command that fine-tunes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show(finetune_table(records))
-    sys.stdout.flush()  # so that the warnings come last where both streams go to one file
+    sys.stdout.flush()  # so that warnings come last if both streams go to one file
     for line in finetune_warnings(records):
         print(f"Warning: {name_options(line)}", file=sys.stderr)
 
@@ -89,7 +89,7 @@ def _search_and_print(
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
-    """Return what each training run did, a row a run: its loss at both ends, and what guessing would have."""
+    """Return the training runs, one per row, with the loss at both ends and that of guessing."""
     from rich.markup import escape
 
     from bitnet_bench.training.ending import warn_failed_run
@@ -136,7 +136,7 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
 
 
 def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
-    """Return the warnings of runs, those last that say that one failed to learn."""
+    """Return the warnings of runs, those about runs that failed to learn last."""
     from bitnet_bench.training.ending import warn_failed_run
 
     early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_failed_run(r)]
@@ -145,7 +145,7 @@ def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
 
 
 def search_table(search: SearchRecord) -> Table:
-    """Return what a search tried, a row a run, with a mark at the settings that it chose."""
+    """Return the trials of a search, one per row, with a mark at the chosen settings."""
     rows = [
         [
             trial.arm,

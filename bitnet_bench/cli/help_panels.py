@@ -1,4 +1,4 @@
-"""A command whose --help lists its options in panels, as plain text, and whose errors name its options."""
+"""A command whose --help lists options in panels of plain text, and whose errors name its options."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bitnet_bench.cli.option_names import OPTION_NAMES, name_options, read_names
 from bitnet_bench.errors import BenchError
 
 OPTIONS = "Options"
-"""The panel of what names none, listed last."""
+"""Panel of the options without a panel, listed last."""
 
 
 class PanelCommand(TyperCommand):
-    """Groups options by the `rich_help_panel` of each, in the order of the parameters.
+    """Command that groups options by their `rich_help_panel`, in the order of the parameters.
 
-    Typer itself shows panels in its rich mode only, whose table leaves 18 of 80 columns to the text.
+    Typer itself shows panels only in its rich mode, whose table leaves 18 of 80 columns for the text.
     """
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -31,7 +31,7 @@ class PanelCommand(TyperCommand):
                 formatter.write_dl(panels[name])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a BenchError names its options instead of fields."""
+        """Run the command; the message of a BenchError names options instead of fields."""
         names = OPTION_NAMES.set(read_names(self.get_params(ctx)))
         try:
             return super().invoke(ctx)

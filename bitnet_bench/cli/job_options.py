@@ -1,11 +1,11 @@
-"""Make the options of a command from the fields of job models, so that a default stands in one place.
+"""Make the options of a command from the fields of job models, so that a default is defined in one place.
 
-A command names a model where its options belong, and gets their values as a dict:
+A command names a model at the position of its options, and gets their values as a dict:
 
     @with_fields
     def finetune(*, job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")], twin: ...) -> None:
 
-The model is imported when the command is used: `bitnet-bench --help` stays quick.
+The model is imported when the command is used, so `bitnet-bench --help` stays fast.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.settings import Option
 
 FORMER_OPTIONS = {"--despite-parity": "--allow-mismatch"}
-"""Spellings until 0.1.0, which work for one release more."""
+"""Spellings of options until 0.1.0, which work for one more release."""
 SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Stands in a command's signature for an option of each field of a model, or of those named in *only*."""
+    """Placeholder in a command's signature for an option of each field of a model, or of the fields in *only*."""
 
     model: str
-    """MODULE:CLASS, of a `bitnet_bench.runs.settings.Settings`."""
+    """Model as MODULE:CLASS, a subclass of `bitnet_bench.runs.settings.Settings`."""
     only: tuple[str, ...] = ()
-    """Then without the model's panels."""
+    """Names of fields; if given, the model's panels are left out."""
 
 
 def with_fields(function: Callable[..., None]) -> Callable[..., None]:
-    """Keep Typer from reading the parameters of *function* before its command, a `JobCommand`, is used."""
+    """Hide the parameters of *function* from Typer until its command, a `JobCommand`, is used."""
 
     @functools.wraps(function)
     def unread() -> None:
@@ -59,7 +59,7 @@ def with_fields(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class JobCommand(PanelCommand):
-    """A command that is registered by a function `with_fields`; its options are made when they are needed."""
+    """Command of a function with `with_fields`; its options are made when they are needed."""
 
     _is_read = False
 
@@ -76,7 +76,7 @@ class JobCommand(PanelCommand):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; former spellings are taken with a warning."""
+        """Parse the arguments; former spellings are accepted with a warning."""
         for argument in FORMER_OPTIONS.keys() & set(args):
             now = FORMER_OPTIONS[argument]
             print(f"Warning: {argument} is now {now}; the next release does not know it.", file=sys.stderr)
@@ -84,7 +84,7 @@ class JobCommand(PanelCommand):
 
 
 def expand_fields(function: Callable[..., None]) -> Callable[..., None]:
-    """Return *function* as Typer reads it: with an option of each field in place of each `Fields`."""
+    """Return *function* with an option of each field in place of each `Fields`, for Typer to read."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, list[str]] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -111,7 +111,7 @@ def expand_fields(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_parameters(fields: Fields) -> Iterator[inspect.Parameter]:
-    """Yield an option for each field: its type, default, least value, help, panel and name are the field's."""
+    """Yield an option for each field, with the field's type, default, least value, help, panel and name."""
     model = pkgutil.resolve_name(fields.model)
     for name, field, option in model.options():
         if fields.only and name not in fields.only:
@@ -130,7 +130,7 @@ def make_parameters(fields: Fields) -> Iterator[inspect.Parameter]:
 
 
 def _type_of(field: FieldInfo, option: Option) -> Any:
-    """Return the type of an option: a field's without None, list for tuple and dict, str for what a field parses."""
+    """Return the type of an option: the field's without None, list for tuple and dict, str if the field parses text."""
     kinds = [one for one in get_args(field.annotation) if one is not NoneType]
     kind: Any = kinds[0] if NoneType in get_args(field.annotation) and len(kinds) == 1 else field.annotation
     if get_origin(kind) is dict:
@@ -146,7 +146,7 @@ def _type_of(field: FieldInfo, option: Option) -> Any:
 
 
 def _default_of(field: FieldInfo, option: Option) -> Any:
-    """Return the default of an option as the command line writes it."""
+    """Return the default of an option as written on the command line."""
     if field.is_required():
         return inspect.Parameter.empty
     default = option.written or field.default
@@ -158,7 +158,7 @@ def _default_of(field: FieldInfo, option: Option) -> Any:
 
 
 def _least(field: FieldInfo, kind: Any) -> Any:
-    """Return the least value that is taken; None where the model alone can say, such as above 0.0."""
+    """Return the least value of an option; None if only the model can check it, such as above 0.0."""
     kinds = {kind, *get_args(kind)}
     for bound in field.metadata if kinds & {int, float} else ():
         if hasattr(bound, "ge"):
@@ -169,7 +169,7 @@ def _least(field: FieldInfo, kind: Any) -> Any:
 
 
 def _read_by_typer(annotation: Any) -> Any:
-    """Return a type as Typer reads it: it takes a Literal, but of a list of them only an enum."""
+    """Return a type that Typer supports: it takes a Literal, but a list only of enums."""
     if get_origin(annotation) is Annotated:
         kind, *rest = get_args(annotation)
         return Annotated[(_read_by_typer(kind), *rest)]
@@ -187,7 +187,7 @@ def _is_list(parameter: inspect.Parameter) -> bool:
 
 
 def _plain(value: Any, is_sequence: bool) -> Any:
-    """Return a value as a job holds it: a list as a tuple, a choice as text."""
+    """Return a value as a job stores it: a list as a tuple, an enum as text."""
     if is_sequence:
         return tuple(str(one) if isinstance(one, StrEnum) else one for one in value or ())
     return value

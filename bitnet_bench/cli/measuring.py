@@ -1,4 +1,4 @@
-"""The commands that measure, plan, and say what can be measured."""
+"""The commands that measure, plan, and list what can be measured."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _run(
 
 
 def _name_models(named: Sequence[str], out: Path | None) -> Sequence[str]:
-    """Return what is measured: of one run folder its twin, too."""
+    """Return what is measured: for a single run folder, also its twin."""
     from bitnet_bench.measurement.candidates import add_twin
 
     if out is not None and len(named) > 1:
@@ -109,7 +109,7 @@ def _name_models(named: Sequence[str], out: Path | None) -> Sequence[str]:
 def _build_scenario(
     workload: Mapping[str, Any], name: ScenarioName | None, suite: str | None, data_dir: str | None
 ) -> Scenario:
-    """Return what each contestant does, by the options, a named scenario and the prompts of a suite."""
+    """Return the scenario of every candidate, from the options, a named scenario and the prompts of a suite."""
     from bitnet_bench.evaluation.select import list_prompts
     from bitnet_bench.measurement.scenario import SCENARIO_PRESETS, Scenario
 
@@ -126,7 +126,7 @@ def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
 
 
 def _show_records(records: list[RunRecord], as_json: bool) -> None:
-    """Print costs and what could not be measured; the exit status is 1 then."""
+    """Print costs and what could not be measured; raise an exit with status 1 if there is any."""
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
@@ -189,7 +189,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Table:
-    """Return what each precision of a shape takes, a row a precision."""
+    """Return what a shape takes at each precision, one per row."""
     rows = [
         [
             one.precision,
@@ -209,7 +209,7 @@ def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Ta
 
 
 def floors_notes(device: Device) -> list[str]:
-    """Return what a plan assumes."""
+    """Return the assumptions of a plan."""
     return [
         f"{device.name}: reads {device.read_bytes_per_s / 1e9:,.0f} GB/s, int8 {device.int8_ops_per_s / 1e9:,.0f} "
         f"GOP/s, floats {device.float_ops_per_s / 1e9:,.0f} GFLOP/s ({device.source}).",

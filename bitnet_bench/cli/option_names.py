@@ -1,6 +1,6 @@
-"""Show the options of a command where a sentence names fields: `learning_rate` becomes --lr.
+"""Replace fields in messages by the options of a command: `learning_rate` becomes --lr.
 
-Errors, warnings and help that come from below name fields in backticks, some with a value: `method=dpo`.
+Errors, warnings and help from other packages name fields in backticks, some with a value: `method=dpo`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ FIELD = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 class OptionName(NamedTuple):
-    """How an option is written: --cache, and --no-cache if it has two spellings."""
+    """Spelling of an option: --cache, and --no-cache if it has two."""
 
     on: str
     off: str | None = None
 
 
 OPTION_NAMES: ContextVar[Mapping[str, OptionName]] = ContextVar("OPTION_NAMES", default=MappingProxyType({}))
-"""The options of the command that runs, by parameter."""
+"""Options of the running command, by parameter."""
 
 
 def read_names(parameters: Sequence[Any]) -> dict[str, OptionName]:
-    """Return the options among a command's parameters by parameter."""
+    """Return the options among a command's parameters, by parameter."""
     return {
         parameter.name: OptionName(parameter.opts[0], next(iter(parameter.secondary_opts), None))
         for parameter in parameters
@@ -36,7 +36,7 @@ def read_names(parameters: Sequence[Any]) -> dict[str, OptionName]:
 
 
 def name_options(text: str, names: Mapping[str, OptionName] | None = None) -> str:
-    """Return *text* with the options of *names*, or of the command that runs, in place of fields in backticks."""
+    """Return *text* with the options of *names*, or of the running command, in place of fields in backticks."""
     known = OPTION_NAMES.get() if names is None else names
 
     def spell(found: re.Match[str]) -> str:
@@ -51,8 +51,8 @@ def name_options(text: str, names: Mapping[str, OptionName] | None = None) -> st
 
 
 class OptionNameFormatter(logging.Formatter):
-    """Writes a log line with options in place of fields."""
+    """Formatter that writes a log line with options in place of fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the formatted line."""
         return name_options(super().format(record))

@@ -1,4 +1,4 @@
-"""The options that several commands share and that are no fields of a job."""
+"""The options that several commands share and that are not fields of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: tables for a person, JSON for a program."""
+"""Print the results of commands: tables for a person, JSON for a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_runs(records: list[Any]) -> None:
-    """Print the scores and costs of runs, and what is to be known of them."""
+    """Print the scores and costs of runs, and notes about them."""
 
     if any(record.scores for record in records):
         show(scores_table(records))
@@ -32,9 +32,9 @@ def print_json(value: Any) -> None:
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:
-    """Return value and 95 % half-width of every score, a row a task and metric, a column a run.
+    """Return value and 95 % half-width of every score, one row per task and metric, one column per run.
 
-    Beside them stand chance and what always answering the most frequent target gets.
+    Further columns have the score of chance and of always answering the most frequent target.
     """
     keys = list(dict.fromkeys((s.task, s.metric) for run in runs for s in run.scores))
     found = [{(s.task, s.metric): s for s in run.scores} for run in runs]
@@ -59,15 +59,15 @@ def _format_score(score: Score | None) -> str:
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:
-    """Return what each measured run costs, a row a run, backend, precision and batch.
+    """Return the costs of measured runs, one row per run, backend, precision and batch.
 
-    One that failed, or that the budget left out, has a row, too.
+    Runs that failed or that the budget left out have a row as well.
     """
     columns = ["run", "backend", "batch", "weights", "KV", "peak", "first token", "prefill tok/s", "decode tok/s"]
     columns += ["of floor", "p95 / p99 a token", "energy"]
     rows = [_cost_row(run.name, cost) for run in runs for cost in run.costs]
     rows += [
-        [run.name, who, *[DASH] * (len(columns) - 2)]  # `notes` says why
+        [run.name, who, *[DASH] * (len(columns) - 2)]  # `list_notes` says why
         for run in runs
         for who in dict.fromkeys((*run.cost_errors, *run.cost_left_out))
     ]
@@ -93,7 +93,7 @@ def _cost_row(name: str, cost: Cost) -> list[str]:
 
 
 def _format_spread(measurement: Measurement | None) -> str:
-    """Return the median, and half of the width between the least and the most in per cent of it; of one round none."""
+    """Return the median, and half of the range in per cent of it; one round has no range."""
     if measurement is None or measurement.kind != "measured":
         return DASH
     if len(measurement.readings) == 1:
@@ -103,7 +103,7 @@ def _format_spread(measurement: Measurement | None) -> str:
 
 
 def _format_floor_share(cost: Cost) -> str:
-    """Return how close prefill and decoding came to the least time that they can take."""
+    """Return how close prefill and decoding came to their floor."""
     shares = []
     for phase in ("prefill", "decode"):
         floor, taken = cost.metrics.get(f"{phase}_floor_s"), cost.metrics.get(f"{phase}_s")
@@ -121,7 +121,7 @@ def _format_median(measurement: Measurement | None, form: Any) -> str:
 
 
 def list_notes(runs: Sequence[RunRecord]) -> list[str]:
-    """Return why numbers are missing, which were disturbed, and which are not the checkpoint's."""
+    """Return notes on missing numbers, disturbed ones, and those that are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
     for run in runs:

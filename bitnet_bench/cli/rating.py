@@ -66,7 +66,7 @@ def rate_collect(
 
 
 def judgement_table(said: HumanJudgement) -> Table:
-    """Return what people said of two runs: the preference first, then each scale."""
+    """Return the human judgement of two runs: the preference first, then each scale."""
     counts = f"{said.a} {said.wins_a}, tie {said.ties}, {said.b} {said.wins_b}"
     rows = [
         ["preference", f"{_format_estimate(said.win_rate)} %", "", counts, _format_agreement(said.alpha["preference"])]

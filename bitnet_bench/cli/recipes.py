@@ -1,4 +1,4 @@
-"""The command that does a whole recipe."""
+"""The command that runs a whole recipe."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
 
 
 def steps_table(steps: Sequence[Estimate]) -> Table:
-    """Return the steps of a recipe, a row a step, with a sum of what is not done."""
+    """Return the steps of a recipe, one per row, with the sum of the unfinished ones."""
     rows = [
         [
             step.title,

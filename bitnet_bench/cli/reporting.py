@@ -1,4 +1,4 @@
-"""The commands that show runs to a person."""
+"""The commands that report and compare runs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _print_notice(notice: Notice) -> None:
 
 
 def _parse_training_folders(given: list[str]) -> dict[Path, Path]:
-    """Return the folders of --training by run."""
+    """Return the folders given with --training, by run."""
     folders = {}
     for value in given:
         run, _, folder = value.partition("=")
@@ -125,7 +125,7 @@ def compare(
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """Print the verdict, and a row a task."""
+    """Print the verdict, and one row per task."""
     from bitnet_bench.comparison.formats import COLUMNS, make_rows
     from bitnet_bench.comparison.words import format_headline, format_verdict_counts
 
@@ -135,7 +135,7 @@ def show_comparison(comparison: Comparison) -> None:
 
 
 def outcome_sentence(outcome: ConditionResult) -> str:
-    """Say whether a condition of --fail-if holds."""
+    """Return a sentence that says whether a condition of --fail-if holds."""
     from bitnet_bench.comparison.words import format_signed
 
     asked = outcome.condition

@@ -1,4 +1,4 @@
-"""What every command prints with: progress on standard error, tables on standard output, units."""
+"""Print progress on standard error and tables on standard output, and format values with units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_EVERY_S = 10.0
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """Show a bar with what is left; where standard error is no terminal, a line every ten seconds and at the end."""
+    """Show a progress bar; if standard error is not a terminal, print a line every ten seconds and at the end."""
     if not sys.stderr.isatty():
         yield _LineProgress(title)
         return
@@ -41,9 +41,9 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 class _LineProgress:
-    """Progress for a log file: how much is done, and how long the rest takes at the pace so far.
+    """Progress for a log file: how much is done, and the remaining time at the pace so far.
 
-    The pace is that since the first call: what was done before this process, or is counted in seconds, is no measure.
+    The pace is measured since the first call, so work done before this process, or counted in seconds, does not count.
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +70,7 @@ def format_duration(seconds: float) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table; wide ones are not cut when the output is no terminal."""
+    """Print a table; wide ones are not cut if the output is not a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -86,7 +86,7 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for i, column in enumerate(columns):
         made.add_column(column, justify="right" if i >= numbers_from else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(escape, row))  # `pip install 'x[y]'` is no markup
+        made.add_row(*map(escape, row))  # so that `pip install 'x[y]'` is not read as markup
     return made
 
 
@@ -101,10 +101,10 @@ def format_mebibytes(size: float) -> str:
 
 
 def format_gigabytes(size: float) -> str:
-    """Return bytes as GB (10^9), or as MB where that is less than one."""
+    """Return bytes as GB (10^9), or as MB if there is less than one GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def format_or_dash(value: float | None, form: str) -> str:
-    """Return *value* in the format *form*, or a dash where there is none."""
+    """Return *value* in the format *form*, or a dash if it is None."""
     return DASH if value is None else form.format(value)

@@ -1,1 +1,1 @@
-"""Several steps in one go: a recipe, what it takes, and the quickstart."""
+"""Run several steps at once: recipes, estimates of what they take, and the quickstart."""

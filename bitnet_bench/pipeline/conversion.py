@@ -1,4 +1,4 @@
-"""Convert a checkpoint, and run both to show that they are the same model."""
+"""Convert a checkpoint, and run the source and the result to check that they are the same model."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def convert_checkpoint(
     shard_gigabytes: float = SHARD_GIGABYTES,
     steps: ProgressDisplay = no_display,
 ) -> tuple[Checkpoint, CheckpointParity]:
-    """Write the checkpoint *model* in format *form* to *out*; return what *out* is and how equal it is to *model*.
+    """Write the checkpoint *model* in format *form* to *out*; return the result and its parity with *model*.
 
-    BenchError if the two are not the same model; *out* does not exist then.
+    Raise BenchError if the two are not the same model; *out* does not exist then.
     """
     from bitnet_bench.checkpoints.converting import convert_checkpoint as write
 

@@ -1,7 +1,7 @@
-"""Estimate what the steps of a recipe will take, from parameters x tokens and the speed of one matrix product.
+"""Estimate the time, memory and disk of a recipe's steps, from parameters x tokens and the speed of a matrix product.
 
-Time is 2 FLOP a parameter and token read, 6 a token trained on, at a share of what this machine does in a float32
-matrix product of the model's own shape. These are estimates: a factor of three either way is nothing unusual.
+Time is 2 FLOP per parameter and token read, 6 per token trained on, at a share of the speed that this machine reaches
+in a float32 matrix product of the model's own shape. Estimates are often wrong by a factor of three either way.
 """
 
 from __future__ import annotations
@@ -34,30 +34,31 @@ from bitnet_bench.training.memory import fit_batch, training_bytes
 SAMPLED_ROWS = 200
 CALIBRATION_S = 0.3
 CALIBRATION_TOKENS = 512
-"""Of the matrix product whose speed is taken."""
+"""Tokens of the matrix product whose speed is measured."""
 TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
-"""Of that speed, what training, reading a prompt and writing a token reach."""
+"""Shares of that speed that training, reading a prompt and generating a token reach."""
 OPENING_S = 4.0
-"""Importing, opening a checkpoint and building tasks."""
+"""Seconds for importing, opening a checkpoint and building tasks."""
 PROCESS_BYTES = 600 * 10**6
-"""A process that has imported torch and transformers."""
+"""Bytes of a process that has imported torch and transformers."""
 STATE_BYTES = 12
-"""A parameter in a saved state: master and moments. A new state is written before the old one goes."""
+"""Bytes of a parameter in a saved state: master and moments. A new state is written before the old one is deleted."""
 SCORED_TOKENS = 1024
 """Tokens of a batch in scoring."""
 IDLE_S = 2.0
-"""Of idle power, before anything is measured."""
+"""Seconds for which idle power is measured, before anything else."""
 LOADED_BYTES_PER_S, READ_BYTES_PER_S = 200e6, 20e9
-"""Of weights, when a checkpoint is opened, and when a token is decoded."""
+"""Speed at which weights are read when a checkpoint is opened, and when a token is decoded."""
 PREFILL_SHARES: Mapping[Precision, float] = {"ternary": 0.8, "bf16": 1.3, "fp16": 0.15}
-"""Of the float32 product's speed, what reading a prompt reaches where the dtype has units (bf16), or none (fp16)."""
+"""Shares of the float32 product's speed that reading a prompt reaches, with hardware for the dtype (bf16) or without
+(fp16)."""
 ENGINE_SHARE = 1.5
-"""How many times as fast as `hf` the ternary engine reads a prompt."""
+"""Speed of the ternary engine over that of `hf` when reading a prompt."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one step will take, beside what is there."""
+    """Estimated time, memory and disk of one step."""
 
     title: str
     done: bool
@@ -65,21 +66,21 @@ class Estimate:
     memory_bytes: int | None
     disk_bytes: int | None
     note: str
-    """What it rests on, or why there is none."""
+    """Basis of the estimate, or why there is none."""
     speed: str = ""
-    """Where the speed behind it is from."""
+    """Source of the speed on which the estimate is based."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Float32 FLOP a second of one matrix product, and where that is from."""
+    """Float32 FLOP/s of a matrix product, and the source of this number."""
 
     flops: float
     source: str
 
 
 def find_shape(model: str) -> ModelShape:
-    """Return the size of *model* without downloading it; BenchError if that cannot be said."""
+    """Return the shape of *model* without downloading it; raise BenchError if it is not known."""
     from bitnet_bench.checkpoints.config import read_config
     from bitnet_bench.checkpoints.random_weights import read_preset_config
 
@@ -96,7 +97,7 @@ def find_shape(model: str) -> ModelShape:
 
 @cache
 def measure_speed(shape: ModelShape) -> Speed:
-    """Return what this machine does in a float32 product of the shape of a feed-forward layer, in under a second."""
+    """Measure in under a second how fast this machine computes a float32 product of a feed-forward layer's shape."""
     import torch
 
     device = "cpu" if find_gpu() is None else "cuda"
@@ -114,9 +115,9 @@ def measure_speed(shape: ModelShape) -> Speed:
 
 
 def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
-    """Return an estimate for each step; *speed* is measured for each model where it is not given.
+    """Return an estimate for each step; *speed* is measured for each model if it is not given.
 
-    Files are read and tasks built, so that a missing file is found now; nothing is trained, scored or downloaded.
+    Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded.
     """
     planner = _StepEstimator({step.job.out: step.job.model for step in steps if isinstance(step, FinetuneStep)}, speed)
     found = []
@@ -127,14 +128,14 @@ def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progres
 
 
 class _StepEstimator:
-    """Estimates steps; what several of them ask alike is counted once."""
+    """Estimates steps, and caches the counts that several of them share."""
 
     def __init__(self, starts: Mapping[str, str], speed: Speed | None) -> None:
         self._starts, self._speed = starts, speed
         self._counted: dict[str, Any] = {}
 
     def estimate_step(self, step: Step) -> Estimate:
-        """Return what *step* will take, or why that cannot be said."""
+        """Return the estimate of *step*, or an empty one with the reason."""
         try:
             if isinstance(step, FinetuneStep):
                 return self._estimate_training(step)
@@ -176,7 +177,7 @@ class _StepEstimator:
         return rows
 
     def _load_tokenizer(self, model: str) -> tuple[Any, str]:
-        """Return the tokenizer of *model*, or the embedded one where that would be a download, and which it is."""
+        """Return the tokenizer of *model*, or the embedded one if it would be a download, and which of them it is."""
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
         here = Path(model).exists() or model in EMBEDDED_CHECKPOINTS
@@ -198,7 +199,7 @@ class _StepEstimator:
         return Estimate(step.title, step.is_done, seconds, memory, int(8 * read), note, speed.source)
 
     def _estimate_measurement(self, step: MeasureStep) -> Estimate:
-        """Every contestant is loaded, probed, warmed up and timed in rounds, until the budget is used up."""
+        """Return the time to load, probe, warm up and time every candidate in rounds, at most the budget."""
         scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
         for model in step.models:
             start = self._starts.get(model, model)
@@ -220,7 +221,7 @@ class _StepEstimator:
 
 
 def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
-    """Return the disk that the result takes, masters if they are kept, and two saved states while it goes on."""
+    """Return the bytes on disk of the result, of masters if they are kept, and of two saved states during training."""
     ternary = job.precision == "ternary"
     result = shape.matrices / 4 + 2 * shape.embeddings if ternary else 2 * shape.parameters
     masters = 4 * shape.parameters if ternary and job.keep_masters else 0
@@ -228,7 +229,7 @@ def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
 
 
 def _count_sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
-    """Return how many sequences a job trains on, and the mean tokens of one, from a sample of its rows."""
+    """Return how many sequences a job trains on and their mean length in tokens, from a sample of its rows."""
     from bitnet_bench.data.tokenizing import tokenize_pairs, tokenize_rows
 
     some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
@@ -257,7 +258,7 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
 
 
 def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
-    """Return how many documents a task has, and tokens to read and to write, from a sample of them."""
+    """Return (documents, tokens to read, tokens to write) of a task, from a sample of its documents."""
     documents = list(task.test_docs())[:limit]
     some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
     texts = [str(task.doc_to_text(doc)) for doc in some]
@@ -272,14 +273,14 @@ def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tupl
 
 
 def _list_candidates(step: MeasureStep, start: str, out: str) -> list[tuple[str, Precision]]:
-    """Return the backend and the precision of every contestant that a checkpoint will be."""
+    """Return the backend and the precision of every candidate that a checkpoint becomes."""
     precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOAT_PRECISIONS)
     engine = step.backend == AUTO
     return [("ternary" if engine and precision == "ternary" else step.backend, precision) for precision in precisions]
 
 
 def _is_ternary(start: str, out: str) -> bool:
-    """Return whether a checkpoint will be run as ternary: an arm of a recipe has the name of what it trains to."""
+    """Return whether a checkpoint will be run as ternary; an arm of a recipe is named after its precision."""
     if start != out:
         return not Path(out).name.startswith("fp16")
     here = Path(start).exists() or start in EMBEDDED_CHECKPOINTS
@@ -287,7 +288,7 @@ def _is_ternary(start: str, out: str) -> bool:
 
 
 def _estimate_round_s(shape: ModelShape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:
-    """Return the seconds of one round: products of the prompt, bytes of every new token, but `SHORTEST_ROUND_S`."""
+    """Return the seconds of a round, from the prompt's products and each new token's bytes; at least the shortest."""
     backend, precision = run
     share = PREFILL_SHARES.get(precision, 1.0) * (ENGINE_SHARE if backend in TERNARY_BACKENDS else 1.0)
     prefill = 2 * shape.multiplied * scenario.prompt_tokens * scenario.batch / (share * speed.flops)
@@ -297,7 +298,7 @@ def _estimate_round_s(shape: ModelShape, run: tuple[str, Precision], scenario: S
 
 
 def _estimate_read_bytes(shape: ModelShape, run: tuple[str, Precision]) -> float:
-    """Return the bytes that a token reads: `hf` holds ternary weights in bytes, and what is beside them in float32."""
+    """Return the bytes read per token: `hf` holds ternary weights as bytes, and the other weights in float32."""
     backend, precision = run
     if precision == "ternary":
         layers, beside = (0.25, 2.0) if backend in TERNARY_BACKENDS else (1.0, 4.0)

@@ -1,4 +1,4 @@
-"""The main job, end to end, on what the package carries: no network, no data, a few minutes on two cores."""
+"""Run the main job end to end on the embedded models and data: no network, a few minutes on two cores."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ RECIPE = Path(__file__).parents[1] / "demo" / "quickstart.yaml"
 
 
 def quickstart(out: Path, seed: int = 0, steps: ProgressDisplay = no_display) -> tuple[list[RunRecord], Path]:
-    """Evaluate, fine-tune and evaluate again the embedded pair on the `sample` suite, measure both, and report.
+    """Evaluate the embedded pair on the `sample` suite, fine-tune and evaluate it again, measure both, and report.
 
-    Returns the four runs (before and after, ternary and FP16) and the report's path. What is finished in *out*
-    is not done again.
+    Return the four runs (before and after, ternary and FP16) and the report's path. Steps that are finished in *out*
+    are skipped.
     """
     recipe = read_recipe(RECIPE)
     assert recipe.finetune

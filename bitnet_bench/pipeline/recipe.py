@@ -1,4 +1,4 @@
-"""Read a recipe: one YAML file that says what to train, score, measure and report."""
+"""Read a recipe: a YAML file that says what to train, score, measure and report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bitnet_bench.runs.value import Value
 RECIPE_COPY_FILE = "recipe.yaml"
 RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 KeyPath = tuple[str | int, ...]
-"""Where a value stands: ("finetune", "data", 0)."""
+"""Path to a value in a recipe, such as ("finetune", "data", 0)."""
 
 
 class FinetuneSettings(FinetuneJob, Arms):
-    """Both arms of a fine-tuning: a job's settings, the twin, and how many seeds. What is not here, the recipe says."""
+    """Settings of both arms of a fine-tuning: a job's fields, the twin, and how many seeds."""
 
     out: Literal[""] = ""
     data_dir: None = None
@@ -40,37 +40,37 @@ class FinetuneSettings(FinetuneJob, Arms):
         return self
 
     def make_job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:
-        """Return the job of the first arm that is written to *out*."""
+        """Return the job of the first arm, written to *out*."""
         own = FinetuneSettings.model_fields.keys() - FinetuneJob.model_fields.keys()
         settings = self.model_dump(exclude={*own, "out", "data_dir", "seed"})
         return FinetuneJob(**settings, out=str(out), data_dir=str(data_dir) if data_dir else None, seed=seed)
 
 
 class EvaluateSettings(EvaluateJob):
-    """What is scored and how."""
+    """Settings of what is scored and how."""
 
     data_dir: None = None
     stage: None = None
     suites: tuple[str, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = ()
     before: bool = False
-    """Whether the checkpoints are scored before their fine-tuning too."""
+    """True if the checkpoints are also scored before their fine-tuning."""
 
     def make_job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
-        """Return how one checkpoint is scored."""
+        """Return the job that scores one checkpoint."""
         own = EvaluateSettings.model_fields.keys() - EvaluateJob.model_fields.keys()
         settings = self.model_dump(exclude={*own, "data_dir", "stage"})
         return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
 
 
 class MeasureSettings(Workload):
-    """What is timed."""
+    """Settings of what is measured and how."""
 
     backend: str = AUTO
     precisions: tuple[Precision, ...] = MeasureJob.default("precisions")
-    """() is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
+    """Precisions to measure; () is ternary for ternary checkpoints, and fp16 and bf16 for float ones."""
     budget: str = DEFAULT_BUDGET
-    """For all of it, loading included: 90s, 3m or 1h. Who does not fit is run once or left out, with the reason."""
+    """Time for all candidates including loading: 90s, 3m or 1h. One that does not fit is run once or left out."""
 
     @field_validator("budget")
     @classmethod
@@ -79,17 +79,17 @@ class MeasureSettings(Workload):
         return budget
 
     def scenario(self) -> Scenario:
-        """Return what each contestant does."""
+        """Return the scenario of every candidate."""
         settings = self.model_dump(include=set(Workload.model_fields))
         return Scenario(**settings, budget_s=parse_budget(self.budget))
 
 
 class Recipe(Value):
-    """What `bitnet-bench run` does, in this order; what is not named is not done."""
+    """Steps of `bitnet-bench run`, in this order; a step that is not named is not run."""
 
     finetune: FinetuneSettings | None = None
     models: Mapping[str, str] = Field(default_factory=dict)
-    """Checkpoints that are scored as they are: a name for the run, and the model."""
+    """Models that are scored without fine-tuning, by the name of the run."""
     evaluate: EvaluateSettings
     measure: MeasureSettings | None = None
     report: bool = True
@@ -107,10 +107,10 @@ class Recipe(Value):
 
 
 def read_recipe(file: Path) -> Recipe:
-    """Return the recipe in *file*; BenchError names the line of what is wrong, and the key that was meant.
+    """Return the recipe in *file*; raise BenchError with the line of an error and a suggestion for a wrong key.
 
-    A bare name such as `understanding` is a recipe that the package ships. Names of files and folders that stand beside
-    the recipe are those, wherever the command is given.
+    A bare name such as `understanding` is a recipe that the package ships. Names of files and folders are relative to
+    the recipe's folder if they exist there.
     """
     file = find_recipe(file)
     try:
@@ -128,7 +128,7 @@ def read_recipe(file: Path) -> Recipe:
 
 
 def find_recipe(file: Path) -> Path:
-    """Return *file*, or the recipe of that name that the package ships; BenchError lists the names."""
+    """Return *file*, or the shipped recipe of that name; raise BenchError, which lists the names, if there is none."""
     if file.is_file():
         return file
     shipped = RECIPES_FOLDER / f"{file}.yaml"
@@ -139,7 +139,7 @@ def find_recipe(file: Path) -> Path:
 
 
 def _list_key_lines(node: yaml.Node | None, file: Path, place: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
-    """Yield the line of every value; BenchError for a key that stands twice, of which YAML drops the first unsaid."""
+    """Yield the line of every value; raise BenchError for a duplicate key, of which YAML silently drops the first."""
     if node is None:
         return
     yield place, node.start_mark.line + 1
@@ -168,8 +168,8 @@ def _format_key_path(place: KeyPath) -> str:
 
 
 def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]) -> BenchError:
-    """Return the first thing that is wrong with a recipe as a sentence with its line."""
-    # a misspelt section is also a missing one: the spelling is what is wrong
+    """Return the first error of a recipe as a sentence with its line."""
+    # a misspelt section is also a missing one: report the spelling
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place: KeyPath = tuple(first["loc"])
     known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
@@ -185,7 +185,7 @@ def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]
 
 
 def _list_keys(place: KeyPath) -> list[str]:
-    """Return the keys that may stand at *place*."""
+    """Return the keys that are allowed at *place*."""
     sections: dict[str, type[Value]] = {
         "finetune": FinetuneSettings,
         "evaluate": EvaluateSettings,
@@ -196,7 +196,7 @@ def _list_keys(place: KeyPath) -> list[str]:
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Return *recipe* with the names of what stands beside it as paths."""
+    """Return *recipe* with the names of files and folders that exist in *folder* as absolute paths."""
 
     def beside(name: str, inside: str = "") -> str:
         there = folder / name / inside
@@ -225,7 +225,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def claim_recipe_folder(recipe: Recipe, folder: Path) -> None:
-    """Keep *recipe* in *folder* as recipe.yaml; BenchError if the folder is another recipe's."""
+    """Write *recipe* to *folder* as recipe.yaml; raise BenchError if the folder belongs to another recipe."""
     kept = folder / RECIPE_COPY_FILE
     if kept.is_file():
         differing = list(

@@ -1,4 +1,4 @@
-"""Do what a recipe says: fine-tune, evaluate, measure and report, step by step, each of them once."""
+"""Run the steps of a recipe: fine-tune, evaluate, measure and report, each once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FinetuneStep:
-    """One arm and seed of a fine-tuning."""
+    """Step that trains one arm and seed of a fine-tuning."""
 
     job: FinetuneJob
     backend: str
@@ -45,23 +45,23 @@ class FinetuneStep:
 
     @property
     def title(self) -> str:
-        """What the step does."""
+        """Name of the step for displays."""
         return f"fine-tune {self.name}"
 
     @property
     def is_done(self) -> bool:
-        """Whether its record is there; `run` does nothing then but refuse that of another job, base or data."""
+        """True if the record exists; `run` then only raises BenchError if it is of another job, base or data."""
         return (Path(self.job.out) / TRAINING_FILE).is_file()
 
     def run(self, steps: ProgressDisplay) -> None:
-        """Train, or go on; the log says if that failed to teach the model anything."""
+        """Train or resume; log a warning if the model did not learn anything."""
         for warning in warn_failed_run(finetune(self.job, self.backend, steps)):
             _log.warning("%s: %s", self.title, warning)
 
 
 @dataclass(frozen=True)
 class EvaluateStep:
-    """The scoring of one checkpoint."""
+    """Step that scores one checkpoint."""
 
     model: str
     out: Path
@@ -70,12 +70,12 @@ class EvaluateStep:
 
     @property
     def title(self) -> str:
-        """What the step does."""
+        """Name of the step for displays."""
         return f"evaluate {self.out.name}"
 
     @property
     def is_done(self) -> bool:
-        """Whether every task has a score; `run` does nothing then but refuse scores of other rows or prompts."""
+        """True if every task has a score; `run` then only raises BenchError if they are of other rows or prompts."""
         if not (self.out / RECORD_FILE).is_file():
             return False
         scored = {score.task for score in load_record(self.out).scores}
@@ -88,26 +88,26 @@ class EvaluateStep:
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """The measuring of the checkpoints of the first seed, in rounds that alternate."""
+    """Step that measures the checkpoints of the first seed, in alternating rounds."""
 
     list_candidates: Callable[[], list[Candidate]]
-    """Known when the checkpoints are."""
+    """Function that returns the candidates; to be called when the checkpoints exist."""
     models: tuple[str, ...]
     folders: tuple[Path, ...]
     scenario: Scenario
     backend: str
     precisions: tuple[Precision, ...] = ()
-    """() is what `contenders` takes for a checkpoint."""
+    """Precisions to measure; () is the default of `make_candidates` for a checkpoint."""
 
     title = "measure"
 
     @property
     def is_done(self) -> bool:
-        """Whether every record has costs or says that the budget had no time for them, and one at least has costs."""
+        """True if every record has costs or says that the budget left them out, and at least one has costs."""
         return all(map(_is_measured, self.folders)) and any(load_record(f).costs for f in self.folders)
 
     def run(self, steps: ProgressDisplay) -> None:
-        """Measure; the records of the run folders gain the costs."""
+        """Measure, and write the costs into the records of the run folders."""
         measure(self.list_candidates(), self.scenario, backend=self.backend, steps=steps)
 
 
@@ -120,7 +120,7 @@ def _is_measured(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class ReportStep:
-    """The report about all runs."""
+    """Step that writes the report about all runs."""
 
     folders: tuple[Path, ...]
     out: Path
@@ -129,14 +129,14 @@ class ReportStep:
 
     @property
     def is_done(self) -> bool:
-        """Whether the report is newer than every record."""
+        """True if the report is newer than every record."""
         records = [folder / RECORD_FILE for folder in self.folders]
         if not self.out.is_file() or not all(record.is_file() for record in records):
             return False
         return all(record.stat().st_mtime_ns <= self.out.stat().st_mtime_ns for record in records)
 
     def run(self, steps: ProgressDisplay) -> None:
-        """Write it."""
+        """Write the report."""
         write_report(self.folders, self.out)
 
 
@@ -144,7 +144,7 @@ Step = FinetuneStep | EvaluateStep | MeasureStep | ReportStep
 
 
 def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
-    """Return every step of *recipe*, done or not, in order; nothing is opened, run or written."""
+    """Return every step of *recipe* in order, finished or not, without opening, running or writing anything."""
     data_dir = find_data_directory(data_dir)
     scoring = recipe.evaluate
     for section in (recipe.finetune, recipe.evaluate, recipe.measure):
@@ -164,7 +164,7 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
     last = scored(after, scoring.make_job(data_dir, "after" if before else None))
     steps: list[Step] = [*plain, *first, *trained, *last]
     if recipe.measure:
-        # one seed costs what another does
+        # costs do not depend on the seed
         seed = recipe.finetune.seed if recipe.finetune else 0
         measured = plain + [run for run, step in zip(last, trained, strict=True) if step.job.seed == seed]
         steps.append(_make_measure_step(recipe, measured))
@@ -175,7 +175,7 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
 
 
 def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
-    """Return a step for every arm and seed; a name holds the seed only where there are several."""
+    """Return a step for every arm and seed; a name contains the seed only if there are several."""
     steps = []
     for seed in range(training.seed, training.seed + training.seeds):
         suffix = f"-seed{seed}" if training.seeds > 1 else ""
@@ -205,16 +205,16 @@ def _list_candidates(runs: Sequence[EvaluateStep], recipe: Recipe) -> list[Candi
 def run_recipe(
     recipe: Recipe, out: Path, data_dir: Path | None = None, steps: ProgressDisplay = no_display
 ) -> list[RunRecord]:
-    """Do every step of *recipe* that is not done in *out*, and return the record of every run.
+    """Run every step of *recipe* that is not finished in *out*, and return the record of every run.
 
-    Killed at any moment, the same call goes on from there. BenchError if *out* holds another recipe's results, or this
-    recipe's of other data or another base.
+    After a kill, the same call resumes. Raise BenchError if *out* holds results of another recipe, or of this recipe
+    with other data or another base.
     """
     todo = plan_steps(recipe, out, data_dir)
     claim_recipe_folder(recipe, out)
     for step in todo:
-        # only a measurement cannot tell by itself that it is done: training and scoring compare what they stand on,
-        # and the report is written anew, from records that may be others than it was written from
+        # only a measurement is skipped here: training and scoring compare their inputs with the record, and the
+        # report is written anew, because the records may have changed
         if isinstance(step, MeasureStep) and step.is_done:
             continue
         step.run(steps)

@@ -1,7 +1,7 @@
 """The ternary linear layers: one with masters that trains, one with codes that only runs.
 
-Both compute y = (q @ codes.T) * (step * gamma) with exact integer sums, so that a trained layer and the layer
-that is deployed give the same numbers, and so that a row's result does not depend on its batch.
+Both compute y = (q @ codes.T) * (step * gamma) with exact integer sums, so a trained layer and the deployed layer give
+the same numbers, and a row's result does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ LARGEST_EXACT_K = 2**24 // 128
 def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
     """Return q @ codes.T exactly, as float32 [M, N], for int8 q [M, K] and int8 codes [N, K].
 
-    `torch._int_mm` is several times faster than a float32 GEMM where the CPU has VNNI and falls back to naive
-    loops where it has not; a float32 GEMM over integers is exact as well (see LARGEST_EXACT_K). So is one over
-    bfloat16 with float32 sums, which a GPU has from sm_80 on.
+    `torch._int_mm` is several times faster than a float32 GEMM if the CPU has VNNI, and falls back to naive loops if it
+    has not. A float32 GEMM of integers is exact as well (see `LARGEST_EXACT_K`), and so is a bfloat16 GEMM with float32
+    sums, which GPUs have since sm_80.
     """
     _check_exact_columns(q)
     if q.device.type == "cpu" and _has_vnni():
@@ -45,7 +45,7 @@ def _check_exact_columns(q: Tensor) -> None:
 
 @cache
 def _has_float32_sums(device: torch.device) -> bool:
-    """Return whether a GPU multiplies bfloat16, which holds int8 exactly, and torch leaves the sums in float32."""
+    """Return whether a GPU multiplies bfloat16, which represents int8 exactly, and torch can return float32 sums."""
     has_sums = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
     return has_sums and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
 
@@ -55,7 +55,7 @@ def _has_vnni() -> bool:
 
 
 def _has_kernel(tensor: Tensor) -> bool:
-    """Return whether the C kernel is there for *tensor*; it gives the bits of the definitions in PyTorch."""
+    """Return whether the C kernel can run on *tensor*; its results are bit-identical to the PyTorch definitions."""
     return tensor.device.type == "cpu" and tensor.numel() > 0 and kernel.load_library() is not None
 
 
@@ -129,7 +129,7 @@ def _gradients(
 def _float32_gradients(
     grad: Tensor, q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor, needed: Sequence[bool]
 ) -> Gradients:
-    """Return (dx, dw) in float32, which holds scaled operands well enough: one pass each instead of three."""
+    """Return (dx, dw) in float32, which is precise enough for scaled operands: one pass each instead of three."""
     grad_x = grad @ kernel.scale_codes(codes, None, float(gamma)) if needed[0] else None
     grad_w = grad.t() @ kernel.scale_codes(q, step) if needed[1] else None
     return grad_x, grad_w
@@ -139,11 +139,11 @@ class BitLinear(nn.Linear):
     """A linear layer with float32 masters whose forward is exactly ternary: weight [N, K], x [..., K] -> [..., N]."""
 
     ternary_share = 1.0
-    """Less than 1 while training warms up: the share of quantized values, beside plain ones, in the forward."""
+    """Share of quantized values, as opposed to plain ones, in the forward; less than 1 during the ternary warm-up."""
     keeps_codes = False
-    """Keep codes from one forward to the next, for micro-batches and recomputation between two optimizer steps.
+    """True if codes are kept from one forward to the next, for micro-batches and recomputation within a step.
 
-    Whoever turns this on calls `forget_codes` after each step: fused optimizers and `weight.data` leave no trace.
+    `forget_codes` must then be called after each step: changes by fused optimizers or `weight.data` are not detected.
     """
     _stored_codes: tuple[Tensor, Tensor] | None = None
     _stored_version = 0
@@ -162,9 +162,9 @@ class BitLinear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _get_codes(self) -> tuple[Tensor, Tensor]:
-        """Return codes and scale of the weights as they are, or those that were kept of this version of them."""
+        """Return codes and scale of the weights, from the cache if they were kept for this version of the weights."""
         weight, kept = self.weight, self._stored_codes
-        if torch.compiler.is_compiling():  # a compiled layer leaves nothing behind
+        if torch.compiler.is_compiling():  # a compiled layer cannot store anything
             return training_product.ternarize_weight(weight.detach()) if kept is None else kept
         if kept is not None and self._stored_version == weight._version and self.keeps_codes:
             return kept
@@ -174,16 +174,16 @@ class BitLinear(nn.Linear):
         return made
 
     def store_codes(self, codes: Tensor, gamma: Tensor) -> None:
-        """Keep codes and scale that were made of the weights as they are, by `write_codes` for one."""
+        """Keep codes and scale that were computed from the present weights, such as by `CodesWriter`."""
         self._stored_codes, self._stored_version = (codes, gamma), self.weight._version
 
     def forget_codes(self) -> None:
-        """Ternarize anew at the next forward."""
+        """Discard the kept codes, so that the next forward ternarizes again."""
         self._stored_codes = None
 
 
 def _is_fused(tensor: Tensor) -> bool:
-    """Return whether a layer on *tensor*'s device trains on tensor cores, or is being compiled, to the same effect."""
+    """Return whether a layer on *tensor*'s device trains on tensor cores, or is being compiled to the same effect."""
     return torch.compiler.is_compiling() or training_product.has_training_kernels(tensor.device)
 
 
@@ -197,9 +197,9 @@ def _quantize_partly(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, T
 
 
 class InnerNorm(nn.Module):
-    """The RMSNorm inside a ternary layer, in float32: y = x / sqrt(mean(x^2) + eps), times a weight [K] if it has one.
+    """RMSNorm inside a ternary layer, in float32: y = x / sqrt(mean(x^2) + eps), times a weight [K] if it has one.
 
-    As LlamaRMSNorm in transformers' `use_rms_norm` (with a weight) and in tinyllama-bitnet (without).
+    It equals LlamaRMSNorm in transformers' `use_rms_norm` (with a weight) and in tinyllama-bitnet (without).
     """
 
     weight: Tensor | None
@@ -217,7 +217,7 @@ class InnerNorm(nn.Module):
 
 
 class CodesLinear(nn.Module):
-    """An inference-only ternary layer: int8 codes [N, K] and a float32 scale; no masters, no gradients."""
+    """An inference-only ternary layer with int8 codes [N, K] and a float32 scale, without masters and gradients."""
 
     codes: Tensor
     gamma: Tensor
@@ -239,7 +239,7 @@ class CodesLinear(nn.Module):
 
 
 def find_ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str, nn.Linear]:
-    """Return the linear layers that b1.58 makes ternary, by name: all but the output head and those of *kept*.
+    """Return the linear layers that b1.58 makes ternary, by name: all except the output head and those of *kept*.
 
     *kept* are patterns of `modules_to_not_convert`, matched as transformers matches them.
     """

@@ -1,7 +1,7 @@
 """The ternary product as a torch operator, `bitnet_bench::ternary_linear`, and the module that calls it.
 
-torch.compile sees one opaque operator with a known shape. On the CPU it runs the C kernel, and elsewhere a product in
-torch that gives the same bits; on a GPU `bitnet_bench.ternary.gpu.layer` takes its place.
+torch.compile sees one opaque operator with a known shape. It runs the C kernel on the CPU, and otherwise a product in
+torch with bit-identical results; on a GPU `bitnet_bench.ternary.gpu.layer` replaces it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _multiply_by_torch(x: Tensor, panels: Tensor, gamma: float, rows: int, bias:
 
 
 class PanelsLinear(nn.Module):
-    """An inference-only ternary layer on 2-bit codes, with an RMS norm of its own where the format has one."""
+    """An inference-only ternary layer with 2-bit codes, and an inner RMS norm if the format has one."""
 
     panels: Tensor
     bias: Tensor | None
@@ -69,7 +69,7 @@ class PanelsLinear(nn.Module):
         bias: Tensor | None = None,
         norm: tuple[Tensor | None, float] | None = None,
     ) -> None:
-        """Take panels for codes of *shape* (rows, columns); *norm* is (weight [columns] or None, epsilon)."""
+        """Use *panels* of codes of *shape* (rows, columns); *norm* is (weight [columns] or None, epsilon)."""
         super().__init__()
         self.out_features, self.in_features = shape
         self.gamma = gamma

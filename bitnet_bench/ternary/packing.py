@@ -1,7 +1,7 @@
-"""Four ternary codes in a byte, in the layout of transformers' `BitLinear`.
+"""Pack four ternary codes into a byte, in the layout of transformers' `BitLinear`.
 
 Byte row i of R = rows / 4 holds rows i, i + R, i + 2R and i + 3R, lowest two bits first; the stored value is
-code + 1. Code 3 does not exist: reading one means that the file is damaged or is something else.
+code + 1. Value 3 is invalid: it means that the file is damaged or has another format.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CODES_PER_BYTE = 4
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Return uint8 [N / 4, K] for int8 codes [N, K] in {-1, 0, +1}; ValueError if N is no multiple of 4."""
+    """Return uint8 [N / 4, K] for int8 codes [N, K] in {-1, 0, +1}; raise ValueError if N is not a multiple of 4."""
     rows = codes.shape[0]
     if rows % CODES_PER_BYTE:
         raise ValueError(f"{rows} rows are no multiple of {CODES_PER_BYTE}; this layout cannot hold them")
@@ -27,7 +27,7 @@ def pack(codes: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """Return int8 codes [4 * R, K] for uint8 *packed* [R, K]; ValueError if a 2-bit field holds 3."""
+    """Return int8 codes [4 * R, K] for uint8 *packed* [R, K]; raise ValueError if a 2-bit field holds 3."""
     fields = torch.cat([(packed >> (2 * i)) & 3 for i in range(CODES_PER_BYTE)])
     if (fields == 3).any():
         raise ValueError("a 2-bit field holds 3, which is no ternary code")
@@ -35,7 +35,7 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def count_codes(packed: Tensor) -> tuple[int, int, int]:
-    """Return how many fields of uint8 *packed*, of any layout, hold -1, 0 and +1; ValueError if one holds 3."""
+    """Return how many codes in uint8 *packed*, of any layout, are -1, 0 and +1; raise ValueError if a field holds 3."""
     of_byte = torch.tensor([[(byte >> shift) & 3 for shift in (0, 2, 4, 6)] for byte in range(256)])
     bytes_counted = torch.bincount(packed.flatten(), minlength=256)
     minus, zero, plus, invalid = (int((bytes_counted * (of_byte == value).sum(dim=1)).sum()) for value in range(4))

@@ -1,9 +1,9 @@
-"""Four ternary codes in a byte, in the layout that the CPU kernels read: panels of 16 rows.
+"""Pack four ternary codes into a byte, in the layout that the CPU kernels read: panels of 16 rows.
 
 A panel is 16 rows [N / 16], cut into steps of 16 columns [K / 16], and a step is one 64-byte cache line. Byte
-4 n + i of a step, bits 2 j and 2 j + 1, holds row n, column 4 j + i, as code + 1: so one shift and one mask leave four
-neighbouring columns of 16 rows, which is what an int8 dot-product instruction (VNNI, dotprod) takes. Rows and columns
-are filled up with code 0. Code 3 does not exist: reading one means that the file is damaged or is something else.
+4 n + i of a step, bits 2 j and 2 j + 1, holds row n, column 4 j + i, as code + 1, so one shift and one mask give four
+neighbouring columns of 16 rows, the operand of an int8 dot-product instruction (VNNI, dotprod). Rows and columns are
+padded with code 0. Value 3 is invalid: it means that the file is damaged or has another format.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def panel_shape(rows: int, columns: int) -> tuple[int, int, int]:
 
 
 def to_panels(codes: Tensor) -> Tensor:
-    """Return uint8 [panels, steps, 64] for int8 codes [N, K] in {-1, 0, +1}; ValueError for any other value."""
+    """Return uint8 [panels, steps, 64] for int8 codes [N, K] in {-1, 0, +1}; raise ValueError for any other value."""
     if ((codes < -1) | (codes > 1)).any():
         raise ValueError("codes must be -1, 0 or +1")
     panels, steps, _ = panel_shape(*codes.shape)
@@ -37,7 +37,7 @@ def to_panels(codes: Tensor) -> Tensor:
 
 
 def from_panels(packed: Tensor, rows: int, columns: int) -> Tensor:
-    """Return int8 codes [rows, columns] of *packed*; ValueError if it holds 3, or codes where there is only filling."""
+    """Return int8 codes [rows, columns] of *packed*; raise ValueError if it holds 3, or codes in the padding."""
     panels, steps, _ = expected = panel_shape(rows, columns)
     if tuple(packed.shape) != expected:
         raise ValueError(f"panels of shape {tuple(packed.shape)} cannot hold {rows} x {columns} codes")

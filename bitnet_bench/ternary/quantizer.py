@@ -1,4 +1,4 @@
-"""The two quantizers of BitNet b1.58, computed in float32 whatever dtype comes in.
+"""The two quantizers of BitNet b1.58, computed in float32 whatever the dtype of the input.
 
 Sources: arXiv:2402.17764 eq. 1-3 (weights, absmean) and eq. 4-5 with the released b1.58 code (activations,
 per-token absmax to int8). In bfloat16 the absmean scale flips 0.23 % of the codes, hence float32.
@@ -41,8 +41,8 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 def masters_from_codes(codes: Tensor, gamma: Tensor) -> Tensor:
     """Return float32 W = codes * gamma / density, whose codes and absmean scale are again *codes* and *gamma*.
 
-    codes * gamma alone has the absmean gamma * density, so quantizing it again would shrink the scale by the
-    share of non-zeros. An all-zero layer has no density and stays zero.
+    The absmean of codes * gamma alone is gamma * density, so quantizing it again would shrink the scale by the share of
+    non-zeros (the density). An all-zero layer stays zero.
     """
     density = codes.ne(0).float().mean()
     return codes.float() * (gamma.float() / density) if density > 0 else codes.float()

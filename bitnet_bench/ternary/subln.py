@@ -1,7 +1,7 @@
-"""Give a pretrained decoder the two norms that BitNet has and it has not (SubLN; arXiv:2510.13998, eq. 4-5).
+"""Add the two extra norms of BitNet's layers to a pretrained decoder (SubLN; arXiv:2510.13998, eq. 4-5).
 
-The result is a `BitNetForCausalLM` with the activation, rotary and bias settings of its source, so that transformers
-and every backend open it as they open any BitNet.
+The result is a `BitNetForCausalLM` with the activation, rotary and bias settings of its source, so transformers and
+every backend open it like any BitNet.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ CARRIED = (
     "num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
     "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings", "attention_dropout", "rope_parameters",
 )  # fmt: skip
-"""Settings that mean the same in all of these families."""
+"""Settings that have the same meaning in all supported families."""
 
 
 def add_subln(model: PreTrainedModel) -> PreTrainedModel:
     """Return *model* (Llama, Mistral or Qwen2, in its dtype) with an RMSNorm before each output projection.
 
-    The norms begin as ones, which changes what the model computes: train it on running text first. BenchError for a
-    model that BitNet's architecture cannot hold.
+    The norms begin as ones, which changes what the model computes: train it on running text first. Raise BenchError for
+    a model that BitNet's architecture cannot represent.
     """
     config: Any = model.config
     _check_fits_bitnet(config)
@@ -37,7 +37,7 @@ def add_subln(model: PreTrainedModel) -> PreTrainedModel:
         raise _make_error(config, f"{(new or outcome.unexpected_keys)[0]} has no place in it")
     for name, parameter in made.named_parameters():
         if name in outcome.missing_keys and name.endswith("o_proj.bias"):
-            parameter.data.zero_()  # Qwen2 has biases at its queries, keys and values only
+            parameter.data.zero_()  # Qwen2 has biases only in its query, key and value projections
     made.generation_config = model.generation_config
     return made.train(model.training)
 

@@ -1,7 +1,7 @@
-"""Causal attention whose mask is not looked at: transformers waits for the GPU in every forward pass to do so.
+"""Causal attention without inspecting the mask, for which transformers waits for the GPU in every forward pass.
 
-Rows are padded on the right, where no earlier token sees, and padding carries no loss: the causal order alone gives
-every labelled token what the mask gives it.
+Rows are padded on the right, where no earlier token sees it, and padding carries no loss, so the causal order alone
+gives every labelled token the same result as the mask.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 CAUSAL_ATTENTION_NAME = "causal_sdpa"
-"""The name under which transformers knows it; without a mask of that name it makes none."""
+"""Name of this attention in transformers, which makes no mask for it."""
 WINDOWS = ("sliding_window", "attention_chunk_size")
-"""Config entries by which a layer does not see all earlier tokens."""
+"""Config entries that keep a layer from seeing all earlier tokens."""
 
 
 def assume_causal(model: nn.Module, longest: int) -> bool:
-    """Make *model* skip masks if it computes sdpa over all earlier tokens of rows up to *longest*; return whether."""
+    """Make *model* skip masks if it uses sdpa over all earlier tokens of rows up to *longest*; return if it did."""
     config: Any = model.config
     windows = [getattr(config, name, None) for name in WINDOWS]
     if config._attn_implementation != "sdpa" or any(window is not None and window <= longest for window in windows):
@@ -33,7 +33,7 @@ def assume_causal(model: nn.Module, longest: int) -> bool:
 
 
 def attention_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a forward pass of *model* needs of *batch*: no mask where the causal order says it all."""
+    """Return the inputs of *model* from *batch*, without a mask if the causal order is enough."""
     config: Any = model.config
     names = ("input_ids", "attention_mask", "position_ids")
     inputs = {name: batch[name] for name in names if name in batch}
@@ -46,7 +46,7 @@ def attention_inputs(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Te
 
 
 def _document_mask(position_ids: Tensor) -> Tensor:
-    """Return which tokens [B, 1, T, T] a token sees in packed rows: the earlier ones of its document, and itself."""
+    """Return which tokens [B, 1, T, T] a token of packed rows sees: itself and the earlier ones of its document."""
     documents = position_ids.eq(0).cumsum(1)
     length = position_ids.shape[1]
     earlier = torch.ones(length, length, dtype=torch.bool, device=position_ids.device).tril()

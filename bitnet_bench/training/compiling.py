@@ -1,4 +1,4 @@
-"""Whether a run's layers are compiled, and how: one layer once, whose code all its like share."""
+"""Decide whether a run's layers are compiled, and compile them: equal layers share compiled code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bitnet_bench.machine.environment import find_compiler
 from bitnet_bench.runs.jobs import FinetuneJob
 
 MIN_STEPS_TO_COMPILE = 500
-"""On an H200 a shape compiles in 7 s (forward and backward), about three shapes in a run (another length, validation),
-and a compiled step of 2,048 tokens saves 14 to 36 ms."""
+"""Least steps of a run for which compiling pays. On an H200 a shape compiles in 7 s (forward and backward), a run has
+about three shapes (another length, validation), and a compiled step of 2,048 tokens saves 14 to 36 ms."""
 RECOMPILE_LIMIT = 64
-"""Variants of a layer that are compiled before torch gives up and runs it as it is."""
+"""Most variants of a layer that are compiled; torch runs further ones uncompiled."""
 
 
 def choose_compile(job: FinetuneJob, steps: int, on_gpu: bool) -> Literal["on", "off"]:
-    """Return what *job* asks for, and for auto on where it pays after the first minute and is known to work."""
+    """Return the setting of *job*; for auto, on if compiling pays and is known to work with the job."""
     if job.compile != "auto":
         return job.compile
     known = not (job.ternary_warmup or job.lora_rank or job.shard or job.teacher)
@@ -30,7 +30,7 @@ def compile_layers(model: nn.Module) -> int:
     """Compile each decoder layer of *model* in place, at its first forward, and return how many there are."""
     from torch._dynamo import config  # takes a second to import
 
-    # lengths, training or not, and a model's kinds of layers multiply
+    # the variants are all combinations of lengths, training or validation, and kinds of layers
     config.recompile_limit = max(RECOMPILE_LIMIT, config.recompile_limit)
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     layers = [module for module in model.modules() if type(module).__name__ in kinds]

@@ -1,4 +1,4 @@
-"""What a student is taught beyond its labels: a teacher's probabilities, and how its queries, keys and values relate.
+"""Distillation losses: a teacher's probabilities, and the relations of its queries, keys and values.
 
 BitDistill (arXiv:2510.13998), after Hinton et al. 2015 and MiniLMv2 (arXiv:2012.15828).
 """
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from bitnet_bench.errors import BenchError
 
 ROWS_AT_ONCE = 1024
-"""Rows of two models' logits held at a time."""
+"""Rows of logits, of both models, held at a time."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -44,7 +44,7 @@ def _divergence(student: Tensor, head: nn.Module, teacher: Tensor, taught: nn.Mo
 
 
 class ProjectionRecorder:
-    """Keeps what the query, key and value projections of one layer gave in the last forward pass."""
+    """Records the outputs of one layer's query, key and value projections in the last forward pass."""
 
     def __init__(self, model: nn.Module, layer: int) -> None:
         self.states: dict[str, Tensor] = {}
@@ -70,7 +70,7 @@ def _find_attention_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def check_attention_layer(model: nn.Module, layer: int) -> None:
-    """BenchError if *model* has no attention layer number *layer*."""
+    """Raise BenchError if *model* has no attention layer number *layer*."""
     layers = len(_find_attention_layers(model))
     if not -layers <= layer < layers:
         raise BenchError(f"There is no layer {layer} of {layers}.", "`relation_layer` counts from 0, or back from -1.")
@@ -82,8 +82,8 @@ def relation_divergence(
     """Return KL(teacher || student) of the relations of queries, keys and values, in nats summed over positions.
 
     Relations are softmax(X X^T / sqrt(d)) over earlier positions of the same document, for X in *heads* heads of d
-    columns (MiniLMv2, eq. 3-6, made causal for a decoder); the mean over the heads, and over the three.
-    student, teacher: projections [B, T, *]. valid [B, T]: positions that count. documents [B, T]: which document.
+    columns (MiniLMv2, eq. 3-6, made causal for a decoder); the divergence is the mean over the heads and the three.
+    student, teacher: projections [B, T, *]. valid [B, T]: positions that count. documents [B, T]: document numbers.
     """
     length = valid.shape[1]
     seen = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()[None]

@@ -1,4 +1,4 @@
-"""Turn the rows of a job into tokens, and into what a trainer is fed."""
+"""Turn the rows of a job into tokens, and these into the items of a trainer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bitnet_bench.training.loss import response_logprobs
 
 _log = logging.getLogger(__name__)
 ROW_NAME_CHARACTERS = 40
-"""Characters by which a row is named."""
+"""Characters of a row's beginning that name it in a warning."""
 MAX_ROWS_NAMED = 5
-"""So many of the rows that are left out are named."""
+"""Most dropped rows that a warning names."""
 
 
 def encode_rows(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> tuple[EncodedRows, EncodedRows]:
-    """Return the training and the validation rows as tokens; the latter may be none."""
+    """Return the training and the validation rows as tokens; there may be no validation rows."""
     length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
 
     def encoded(rows: Sequence[Any]) -> EncodedRows:
@@ -39,7 +39,7 @@ def encode_rows(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> tupl
 
 
 def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int) -> tuple[str, ...]:
-    """Say, in the log as well, which rows are not learned from; () if all are."""
+    """Return and log a warning that names the rows that are not trained on; () if there are none."""
     if not encoded.lost:
         return ()
     beginnings = ", ".join(f"“{rows[i].turns[0].text[:ROW_NAME_CHARACTERS]}”" for i in encoded.lost[:MAX_ROWS_NAMED])
@@ -53,7 +53,7 @@ def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int
 
 
 def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> list[BatchItem]:
-    """Return what the trainer is fed: an example each, or for `dpo` a pair each with its reference."""
+    """Return the trainer's items: one example each, or for `dpo` a pair each with its reference."""
     if job.method != "dpo":
         return [BatchItem((example,)) for example in encoded.examples]
     return _make_preference_pairs(job, model, encoded.examples, collator)
@@ -62,9 +62,9 @@ def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, c
 def _make_preference_pairs(
     job: FinetuneJob, model: PreTrainedModel, examples: Sequence[TrainingExample], collator: Collator
 ) -> list[BatchItem]:
-    """Return pairs with their reference: what this very model, quantizers and all, gives them before the first step.
+    """Return pairs with their reference: their log-probabilities in this model, with quantizers, before the first step.
 
-    Dropout is turned off, in training as well: with it a policy would not equal its own reference.
+    Dropout is turned off, in training as well: with it, a policy would differ from its own reference.
     """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -1,4 +1,4 @@
-"""Say how a run went: too short to learn, worse than it began, or worse than guessing."""
+"""Warn about runs that are too short to learn, or end worse than they began or worse than guessing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.preference import LN2
 
 END_POINTS_DIVISOR = 10
-"""The end of a run is the mean over its last 1 / `END_POINTS_DIVISOR` of logged points: one batch alone is noise."""
+"""Divisor of the share of logged points at the end of a run whose mean is its final loss: one batch alone is noise."""
 
 
 @dataclass(frozen=True)
 class RunLosses:
-    """The losses that say what a run did, in nats: per response token, of DPO per pair."""
+    """Losses that summarize a run, in nats per response token, for DPO per pair."""
 
     first: float
-    """Before any weight changed."""
+    """Loss before any weight changed."""
     last: float
     guessing: float
 
@@ -27,8 +27,8 @@ class RunLosses:
 def compute_run_losses(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabulary: int) -> RunLosses:
     """Return the losses at both ends of *history*, the logged points of a run, and that of guessing.
 
-    The loss of a distillation is no measure of what the model says, so its cross-entropy is taken. A model that becomes
-    ternary over several steps begins where it wholly is.
+    For a distillation the cross-entropy is used, because its loss does not measure the model's own predictions. A model
+    that becomes ternary over several steps begins where it is fully ternary.
     """
     ternary = [point for point in history if point["step"] > job.ternary_warmup] or history
     losses = [point.get("cross_entropy", point["loss"]) for point in ternary]
@@ -38,7 +38,7 @@ def compute_run_losses(job: FinetuneJob, history: Sequence[Mapping[str, float]],
 
 
 def warn_short_run(steps: int, warmup: int) -> tuple[str, ...]:
-    """Return what is wrong with a run of so few steps, before it starts; () if nothing is."""
+    """Return a warning about a run of too few steps, before it starts; () if there is none."""
     advice = "Give more rows, more `epochs` or `max_steps`, or a smaller batch."
     if steps == 1:
         return (f"The run has one step, from which a model learns next to nothing. {advice}",)
@@ -51,7 +51,7 @@ def warn_short_run(steps: int, warmup: int) -> tuple[str, ...]:
 
 
 def warn_failed_run(record: FinetuneRecord) -> tuple[str, ...]:
-    """Return in what way a finished run failed; () if its loss fell, below that of guessing, and so did validation."""
+    """Return warnings about how a finished run failed; () if its loss fell below guessing and validation loss fell."""
     warnings = []
     first, last, guessing = record.first_loss, record.last_loss, record.guessing_loss
     if first is not None and last is not None and guessing is not None:
@@ -74,7 +74,7 @@ def _list_loss_bounds(first: float, guessing: float) -> dict[str, float]:
 
 
 def _advise(record: FinetuneRecord, first: float) -> str:
-    """Return what to try."""
+    """Return advice for a run whose loss did not fall enough."""
     job = record.job
     assert record.last_loss is not None
     if job.precision == "ternary" and not record.base.is_ternary:

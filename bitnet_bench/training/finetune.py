@@ -1,4 +1,4 @@
-"""Fine-tune a checkpoint: the one way in, whichever backend takes the steps."""
+"""Fine-tune a checkpoint with any training backend."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill"
 
 
 def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressDisplay = no_display) -> FinetuneRecord:
-    """Run *job* and return its record; a run that is finished is not done again, and a killed one goes on.
+    """Run *job* and return its record; a finished run is skipped, and a killed one is resumed.
 
-    Finished is a run of the same settings on the same base, rows and teacher; a folder that holds another is refused,
-    and so is one that another process writes into.
+    A finished run must have the same settings, base, rows and teacher. Raise BenchError if the folder holds another
+    run, or another process writes into it.
     """
     from bitnet_bench.data.templates import check_template, hash_template
     from bitnet_bench.machine.fast_dtype import fastest_dtype
@@ -37,11 +37,11 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     job = job.model_copy(update={"template_sha256": hash_template(job.template), "compute": compute})
     record = load_training_record(Path(job.out))
     if record is None:
-        # of the processes of one launch the first holds the folder for all
+        # the first process of a launch locks the folder for all
         if is_first_process():
-            refuse_foreign(Path(job.out))  # which is not even locked
+            refuse_foreign(Path(job.out))  # before a lock file is written into it
         with lock_folder(Path(job.out)) if is_first_process() else nullcontext():
-            record = load_training_record(Path(job.out))  # another process may have finished it meanwhile
+            record = load_training_record(Path(job.out))  # another process may have finished the run meanwhile
             if record is None:
                 return _train(recall_choices(job, None), backend, steps)
     job = recall_choices(job, record)
@@ -56,7 +56,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
 
 
 def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRecord:
-    """Collect what *job* names, and train."""
+    """Load the inputs of *job*, and train."""
     from bitnet_bench.training.rates import set_default_rate
 
     trainer = plugins.load_plugin("backends", FALLBACK_BACKEND if backend == AUTO else backend)
@@ -73,9 +73,9 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
 
 
 def make_twin_job(job: FinetuneJob, model: str | None) -> FinetuneJob:
-    """Return the FP16 twin of a job: same data, order, steps and settings, written to `<out>-fp16`.
+    """Return the FP16 twin of a job, with the same data, order, steps and settings, written to `<out>-fp16`.
 
-    A learning rate that was given is the twin's too; one from the table of defaults is looked up for the twin itself.
+    A given learning rate is also the twin's; one from the table of defaults is looked up again for the twin.
     """
     if model is None:
         model = "demo-fp16" if job.model == "demo" else job.model

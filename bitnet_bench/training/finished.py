@@ -1,4 +1,4 @@
-"""Decide whether a finished fine-tuning is the one that a job asks for: the same base, rows and teacher."""
+"""Decide whether a finished fine-tuning is the one that a job requests, with the same base, rows and teacher."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _log = logging.getLogger(__name__)
 
 
 def digest_inputs(given: TrainingInputs) -> dict[str, str]:
-    """Return the digests of all that a training reads, by the name that a refusal gives them."""
+    """Return the digests of everything that a training reads, by the names used in error messages."""
     return {**_of_base(given.base), **_of_teacher(given.teacher), **_of_rows(given.rows, given.validation)}
 
 
 def digest_rows(rows: Iterable[Row]) -> str:
-    """Return the sha256 of *rows* as they were read, in order; a field at its default adds nothing."""
+    """Return the sha256 of *rows* as read, in order; a field at its default adds nothing."""
     found = hashlib.sha256()
     for row in rows:
         found.update(repr(_plain(row)).encode("utf-8", "surrogatepass") + b"\n")
@@ -39,9 +39,10 @@ def digest_rows(rows: Iterable[Row]) -> str:
 
 
 def refuse_other_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
-    """BenchError if the finished run *record* learned from another base, rows or teacher than *job* names now.
+    """Raise BenchError if the finished run *record* used another base, rows or teacher than *job* names now.
 
-    What is not there any more, or is not in a record of an older version, cannot be compared, and the log says so.
+    Inputs that no longer exist, or that a record of an older version does not contain, cannot be compared; this is
+    logged.
     """
     now, given = _find_inputs(job)
     then = record.inputs or {BASE: record.base.sha256}
@@ -63,13 +64,13 @@ def refuse_other_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
 
 
 def _wanted(job: FinetuneJob) -> list[str]:
-    """Return the names of what the result of *job* depends on."""
+    """Return the names of the inputs that the result of *job* depends on."""
     validates = [VALIDATION] if job.validation or job.hold_out else []
     return [BASE, ROWS, *validates, *([TEACHER] if job.teacher else [])]
 
 
 def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | None]:
-    """Return the digests of what is still there, and all of it as a training gets it, or None if something is gone."""
+    """Return the digests of the inputs that still exist, and the inputs of a training, or None if any is missing."""
     now: dict[str, str] = {}
     base, teacher = _open(job.model), _open(job.teacher) if job.teacher else None
     if base:
@@ -83,12 +84,12 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | Non
 
 
 def _open(model: str) -> Checkpoint | None:
-    """Return the checkpoint *model*, None where it is gone; one that is there and broken is an error."""
+    """Return the checkpoint *model*, or None if it no longer exists; a broken one is an error."""
     return _unless_gone(lambda: open_checkpoint(model), there=Path(model).exists())
 
 
 def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
-    """Return training and validation rows, None where a file of them is gone."""
+    """Return training and validation rows, or None if one of their files no longer exists."""
     sources = [Path(source) for source in (*job.data, *job.validation)]
     files = [source for source in sources if ":" not in str(source) or source.is_file()]
     if not all(file.is_file() for file in files):
@@ -99,7 +100,7 @@ def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
 
 
 def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:
-    """Return what *read* does; None if it cannot, because it needs what is not *there*, such as the hub."""
+    """Return the result of *read*; None if it fails because its source is not *there*, such as the hub."""
     try:
         return read()
     except BenchError as error:
@@ -122,7 +123,7 @@ def _of_rows(rows: Iterable[Row], validation: Iterable[Row]) -> dict[str, str]:
 
 
 def _encode(job: FinetuneJob, given: TrainingInputs) -> str:
-    """Return the digest of the training rows as tokens, which is all that records of older versions have."""
+    """Return the digest of the training rows as tokens, the only one in records of older versions."""
     from bitnet_bench.checkpoints.loading import load_tokenizer
     from bitnet_bench.training.encoding import encode_rows
 
@@ -131,7 +132,7 @@ def _encode(job: FinetuneJob, given: TrainingInputs) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return *value* as tuples: of a dataclass the fields that are not at their default, with their names."""
+    """Return *value* as tuples; a dataclass becomes the names and values of its fields that are not at the default."""
     if dataclasses.is_dataclass(value):
         fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
         return tuple((field.name, _plain(held)) for field, held in fields if held != field.default)

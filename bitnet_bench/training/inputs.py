@@ -1,4 +1,4 @@
-"""Collect the rows that a job trains on, hold some out for validation, and check files of them."""
+"""Collect the rows that a job trains on, hold some out for validation, and check files of rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def read_training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
-    """Return the rows of all of a job's data: JSONL files, and SUITE:TASK for a task's training split.
+    """Return the rows of a job's data, from JSONL files and the training splits of tasks (SUITE:TASK).
 
-    The second value counts rows of tasks that were left out because their evaluation asks the same.
+    The second value counts rows of tasks that were left out because the task's evaluation has the same ones.
     """
     from bitnet_bench.data.rows import Row, Turn, read_rows
     from bitnet_bench.evaluation.task_run import list_training_pairs
@@ -51,9 +51,9 @@ def inspect_data_files(
     data_dir: Path | None = None,
     steps: ProgressDisplay = no_display,
 ) -> list[FileFindings]:
-    """Say of every line of training *files* what is wrong with it, and how long rows are in tokens of *model*.
+    """Return what is wrong with the lines of training *files*, and how long rows are in tokens of *model*.
 
-    Rows that hold a text of a task of *suites_named*, of 20 letters or more, are found too.
+    Rows that contain a text of 20 letters or more from a task of *suites_named* are also found.
     """
     from bitnet_bench.checkpoints.loading import load_tokenizer
     from bitnet_bench.data.checking import examine_rows
@@ -72,7 +72,7 @@ def inspect_data_files(
 
 
 def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict[str, str]:
-    """Return every text in the test rows of suites, as letters and digits, with its task."""
+    """Return every text in the test rows of suites, reduced to letters and digits, with its task."""
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task, normalise_text
 
     directory = find_data_directory(data_dir)
@@ -86,9 +86,10 @@ def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict
 
 
 def split_validation_rows(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
-    """Return (training rows, validation rows): the job's files, and a share of its rows, in which no text recurs.
+    """Return (training rows, validation rows): the latter are the job's validation files and a share of its rows.
 
-    Which rows are held out depends on the rows alone, so that all seeds, settings and twins are validated on the same.
+    No training row equals a validation row. Which rows are held out depends on the rows alone, so all seeds, settings
+    and twins are validated on the same rows.
     """
     import random
 

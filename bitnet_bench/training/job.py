@@ -1,4 +1,4 @@
-"""A job from rows to a checkpoint and its record, resumable to the bit, whichever library takes the steps."""
+"""Run a fine-tuning job from rows to a checkpoint and its record, bit-exactly resumable, with any training library."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def run_finetune_job(
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
     start = TrainerSetup(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
     trainer = make_trainer(start, out, build)
-    job = trainer.job  # with what `make_trainer` chose
+    job = trainer.job  # includes what `make_trainer` chose
     trainer.warnings += warn_dropped_rows(encoded, given.rows, job.max_length)
-    transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", and that is right
+    transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", as it should be
     started = time.monotonic()
     with explain_disk_errors(out):
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -77,7 +77,7 @@ def run_finetune_job(
 
 
 def _choose_batch_size(job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows) -> FinetuneJob:
-    """Return *job* with the batch size that fits, if that is left to us; the log says which."""
+    """Return *job* with the batch size that fits if it is `auto`, and log it."""
     if job.batch_size != "auto":
         return job
     try:
@@ -102,9 +102,9 @@ def _choose_batch_size(job: FinetuneJob, given: TrainingInputs, encoded: Encoded
 def _start_or_resume(
     job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows, held_out: EncodedRows
 ) -> tuple[FinetuneJob, Path | None]:
-    """Take the run folder; return *job* with the batch of the first process, and the step to resume from.
+    """Claim the run folder; return *job* with the batch of the first process, and the step to resume from.
 
-    The first process does it for all: how much memory is free differs from process to process.
+    The first process chooses the batch for all, because free memory differs between processes.
     """
     settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
     settings |= {
@@ -121,7 +121,7 @@ def _start_or_resume(
 
 
 def _resolve_sharding(job: FinetuneJob) -> FinetuneJob:
-    """Return *job* with what the launcher asked for; BenchError for what cannot be sharded."""
+    """Return *job* with `shard` as the launcher requests; raise BenchError for what cannot be sharded."""
     job = job.model_copy(update={"shard": sharding.is_fsdp_launch() or job.shard})
     if job.shard and count_processes() == 1:
         raise BenchError(
@@ -137,7 +137,7 @@ def _resolve_sharding(job: FinetuneJob) -> FinetuneJob:
 
 
 def _unshard_model(job: FinetuneJob, base: Checkpoint, sharded: PreTrainedModel) -> PreTrainedModel:
-    """Return *sharded* as a plain model, on the first process; on others as it is."""
+    """Return *sharded* as a plain model on the first process, and unchanged on others."""
     state = sharding.gather_weights(sharded)
     if not state:
         return sharded
@@ -163,5 +163,5 @@ def _load_teacher(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> Pr
 
 
 def _pad_id(tokenizer: Any) -> int:
-    """Any id will do: padded positions are masked from attention and from the loss."""
+    """Return an id for padding; any will do, because padding is masked from attention and from the loss."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)

@@ -1,7 +1,7 @@
 """Low-rank training of ternary layers, inside their quantizer (LoRA; Hu et al. 2021, arXiv:2106.09685).
 
-What is made ternary is W + (alpha / r) B A. An adapter beside the layer, as is usual, would be float and could not be
-merged into codes; this one is merged without changing any.
+W + (alpha / r) B A is made ternary. The usual adapter next to the layer would be float and could not be merged into
+codes; this one is merged without changing any code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bitnet_bench.ternary.quantizer import ternarize
 
 
 class LowRank(nn.Module):
-    """weight [N, K] -> weight + scale * B A, with A [r, K] and B [N, r], in float32."""
+    """Parametrization weight [N, K] -> weight + scale * B A, with A [r, K] and B [N, r], in float32."""
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class LowRank(nn.Module):
         self.b = nn.Parameter(torch.zeros(rows, rank))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight that is used."""
+        """Return *weight* with the adapter added."""
         with torch.autocast(weight.device.type, enabled=False):  # masters are float32
             return torch.addmm(weight, self.b, self.a, alpha=self.scale)
 
 
 def add_adapters(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
-    """Freeze *model* and give an adapter to each layer that is, or in an FP16 twin would be, ternary."""
+    """Freeze *model* and add an adapter to each layer that is ternary, or would be in an FP16 twin."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for layer in find_ternary_targets(model).values():
@@ -42,7 +42,7 @@ def add_adapters(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Put every adapter into its layer's weight; BenchError if that changes a code, which would be an error here."""
+    """Merge every adapter into its layer's weight; raise BenchError if that changes a code, which would be a bug."""
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, nn.Linear) or not parametrize.is_parametrized(layer, "weight"):
             continue

@@ -1,4 +1,4 @@
-"""Cross-entropy over response tokens, with logits for those tokens only and never for all of them at once."""
+"""Cross-entropy over response tokens, with logits for those tokens only, and never for all of them at once."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def response_loss(
 ) -> tuple[Tensor, int]:
     """Return (sum of the cross-entropy in nats over labelled tokens, their count), in float32.
 
-    batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss. *states*: what
-    `labelled_states` gave for it, where that is known already.
+    batch: input_ids, attention_mask, labels, all [B, T]; labels are unshifted, -100 for no loss. *states*: the result
+    of `labelled_states` for the batch, if it is known already.
     """
     states = states or labelled_states(model, batch)
     return _cross_entropy(states, "sum"), len(states[0])
 
 
 def response_logprobs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the log-probability of each row's labelled tokens [B], in nats, in float32; *batch* as above."""
+    """Return the log-probability of each row's labelled tokens [B], in nats, in float32; see `response_loss`."""
     labels = batch["labels"]
     positions = _positions(batch)
     losses = _cross_entropy(labelled_states(model, batch), "none")
-    # each to its own place and then summed: index_add on a GPU adds in an order that differs from run to run
+    # copied to positions and then summed: index_add on a GPU adds in an order that differs from run to run
     logprobs = torch.zeros(labels.numel(), device=losses.device).index_copy(0, positions, -losses)
     return logprobs.view(labels.shape).sum(1)
 
 
 def _positions(batch: dict[str, Tensor]) -> Tensor:
-    """Return the `find_labelled_positions` of *batch*, which a collator has found already."""
+    """Return the `find_labelled_positions` of *batch*, which a collator may have found already."""
     return batch[LABELLED_KEY] if LABELLED_KEY in batch else find_labelled_positions(batch["labels"])
 
 
 def labelled_states(model: nn.Module, batch: dict[str, Tensor]) -> LabelledStates:
-    """Return targets, hidden states and head; of a family with a head of its own, logits and an identity."""
+    """Return targets, hidden states and head; for a family with its own head, targets, logits and an identity."""
     config: Any = model.config
     positions = _positions(batch)
     targets = batch["labels"].flatten().index_select(0, positions + 1)
     inputs = attention_inputs(model, batch)
     if config.model_type not in PLAIN_HEADS:
-        # the class's forward: an instance's may be the loss itself
+        # the class's forward: the instance's may be replaced by an objective
         logits = type(model).forward(model, **inputs, use_cache=False).logits
         return targets, logits.flatten(0, 1).index_select(0, positions), nn.Identity()
     base: Any = model.base_model
@@ -83,10 +83,10 @@ def _cross_entropy(states: LabelledStates, reduction: Literal["sum", "none"]) ->
 def chunked_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: Literal["sum", "none"]
 ) -> Tensor:
-    """Return the cross-entropy of softmax(hidden [n, H] @ weight [V, H].T + bias) in nats, its sum or each row's [n].
+    """Return the cross-entropy of softmax(hidden [n, H] @ weight [V, H].T + bias) in nats, as a sum or per row [n].
 
-    It takes the place of `torch.nn.functional.linear_cross_entropy`, which torch has from 2.13 on: logits of
-    `ROWS_AT_ONCE` rows are held at a time, and computed again in the backward pass.
+    It replaces `torch.nn.functional.linear_cross_entropy`, which torch has since 2.13: logits of `ROWS_AT_ONCE` rows
+    are held at a time, and computed again in the backward pass.
     """
 
     def row_losses(rows: Tensor, wanted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much memory training takes, and the batch that fits into what is free."""
+"""Estimate how much memory training takes, and choose the batch that fits into free memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import ROWS_AT_ONCE
 
 TRAINED_BYTES = 16
-"""A parameter in training: float32 master, gradient, and AdamW's two moments."""
+"""Bytes of a parameter in training: float32 master, gradient, and AdamW's two moments."""
 ACTIVATION_FLOATS_PER_LAYER = 20
-"""Kept for the backward pass by token, in units of the hidden width: inputs of products, quantized too, and norms."""
+"""Floats that a token keeps for the backward pass in a layer, in units of the hidden width: inputs of products, also
+quantized, and norms."""
 LOGIT_COPIES = 3
-"""Float32 logits, their log-softmax and their gradient."""
+"""Copies of logits in float32: the logits, their log-softmax and their gradient."""
 
 
 def training_bytes(job: FinetuneJob, shape: ModelShape, tokens: float) -> int:
-    """Return the memory of parameters, activations and logits for *tokens* of a forward pass."""
+    """Return the bytes of parameters, activations and logits for *tokens* of a forward pass."""
     wide = 3 * shape.intermediate / shape.hidden
     kept = 1.0 if job.gradient_checkpointing else ACTIVATION_FLOATS_PER_LAYER + wide
     with_logits = tokens if shape.keeps_all_logits else min(tokens, ROWS_AT_ONCE)
@@ -25,10 +26,10 @@ def training_bytes(job: FinetuneJob, shape: ModelShape, tokens: float) -> int:
 
 
 def fit_batch(job: FinetuneJob, shape: ModelShape, longest: int, free_bytes: float) -> FinetuneJob:
-    """Return *job* with the largest power of two for a batch size of auto that fits, and one of a number as it is.
+    """Return *job* with the largest batch that fits, from `job.sequences` down by halves; a given size is kept.
 
-    The gradient accumulation is raised so that a step has as many sequences whatever fits. *longest*: tokens of the
-    longest sequence; a pair is two. A batch of one is the least, whether it fits or not.
+    The gradient accumulation is raised so that a step always has the same number of sequences. *longest*: tokens of the
+    longest sequence; a pair counts twice. The smallest batch is one, whether it fits or not.
     """
     if job.batch_size != "auto":
         return job

@@ -1,4 +1,4 @@
-"""Sums over micro-batches that stay on the GPU until somebody looks: a step does not wait for its own loss."""
+"""Sums over micro-batches that stay on the GPU until they are read, so that a step does not wait for its loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class MicroBatchSums:
-    """Adds up figures of micro-batches by name, numbers and tensors alike, and remembers the first bad loss."""
+    """Adds up figures of micro-batches by name, both numbers and tensors, and finds the first bad loss."""
 
     def __init__(self) -> None:
         self._read: dict[str, float] = {}
         self._unread: list[tuple[int, str, Tensor]] = []
 
     def add(self, step: int, figures: Mapping[str, Tensor | float]) -> None:
-        """Add *figures* of one micro-batch of *step*; a tensor has one element and is not looked at."""
+        """Add *figures* of one micro-batch of *step*; a tensor has one element and is not read yet."""
         for name, value in figures.items():
             if isinstance(value, Tensor):
                 self._unread.append((step, name, value.detach()))
@@ -25,7 +25,7 @@ class MicroBatchSums:
                 self._add(name, value)
 
     def find_bad_loss(self) -> tuple[int, float] | None:
-        """Wait for what was added; return (step, loss) of the first loss since the last look that is no number."""
+        """Read the added tensors; return (step, loss) of the first loss since the last call that is not finite."""
         if not self._unread:
             return None
         values = torch.stack([value.reshape(()).double() for _, _, value in self._unread]).tolist()
@@ -38,7 +38,7 @@ class MicroBatchSums:
         return bad
 
     def pop_sums(self) -> dict[str, float]:
-        """Return the sums by name, and begin anew."""
+        """Return the sums by name, and reset them."""
         self.find_bad_loss()
         taken, self._read = self._read, {}
         return taken

@@ -1,4 +1,4 @@
-"""Watch what a learning rate does to ternary weights, whose loss alone does not show that nothing moves."""
+"""Watch how a learning rate changes ternary codes: the loss alone does not show that none changes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from bitnet_bench.ternary.linear import find_bit_linears
 from bitnet_bench.ternary.quantizer import ternarize
 
 BOUNDARY_DISTANCE = 0.05
-"""A master is near a rounding boundary where |w| / gamma is within this of 1/2."""
+"""Largest distance of |w| / gamma from 1/2 at which a master is near a rounding boundary."""
 MIN_POINTS_TO_WARN = 20
-"""So many looks must agree before a warning."""
+"""Least number of logged points that must agree before a warning."""
 HIGH_RATE_SHARE = 0.5
-"""A learning rate of this share of its peak or more: only there does it say something that no code flips."""
+"""Least share of the peak learning rate at which it is significant that no code flips."""
 HIGH_FLIP_SHARE = 0.1
-"""A share of codes that flips at each look: a code is then seldom the same for ten looks."""
+"""Share of flipped codes that is too high: a code is then seldom the same for ten logged points."""
 
 
 class TernaryMonitor:
-    """Compares a model's ternary layers with those at the last look; empty for a float model."""
+    """Compares a model's ternary layers with those at the last comparison; empty for a float model."""
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = find_bit_linears(model)
         self._last, self._first = self._codes()
         scales = [float(scale) for scale in self._first.values()]
         self.mean_weight = sum(scales) / len(scales) if scales else 0.0
-        """Mean over the layers of mean |W|, as it was at the beginning."""
+        """Mean over the layers of mean |W| at the beginning."""
 
     def restart(self) -> None:
-        """Take the weights of this moment for those of the last look: they may have come from a saved step."""
+        """Compare with the present weights from now on: they may have been loaded from a saved step."""
         self._last, _ = self._codes()
 
     @torch.no_grad()
     def compare_codes(self) -> dict[str, float]:
-        """Return shares of all codes, and how far scales have moved.
+        """Return shares of all codes, and how far scales have drifted.
 
-        flips: changed since the last look. zeros: are 0. near_boundary: of masters within
-        `BOUNDARY_DISTANCE` of rounding otherwise.
-        scale_drift: mean over layers of |gamma / its first value - 1|.
+        flips: codes that changed since the last comparison. zeros: codes that are 0. near_boundary: masters within
+        `BOUNDARY_DISTANCE` of a rounding boundary. scale_drift: mean over layers of |gamma / its first value - 1|.
         """
         if not self._layers:
             return {}
@@ -69,7 +68,7 @@ class TernaryMonitor:
 
 
 def _gather_weight(weight: Tensor) -> Tensor:
-    """Return a weight of which each process has a part (a DTensor) whole, and others as they are."""
+    """Return the whole of a weight that is split over processes (a DTensor), and any other weight as it is."""
     gather: Any = getattr(weight, "full_tensor", None)
     return weight if gather is None else gather()
 
@@ -79,15 +78,15 @@ def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _count(*found: Tensor) -> Tensor:
-    """Return how many are true in each of *found*."""
+    """Return how many elements of each of *found* are true."""
     return torch.stack([one.sum() for one in found])
 
 
 def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:
-    """Return what the looks of a run say is wrong, given its logged points so far; () if nothing is.
+    """Return a warning about the codes of a run, given its logged points so far; () if there is none.
 
-    Each point has flips and learning_rate. A run in which a code flipped at any look is not one whose codes stand
-    still, and a rate on its way up or down may be too small to flip any.
+    Each point has flips and learning_rate. Codes stand still only if none flipped at any point, and a rate that is
+    rising or falling may be too small to flip any.
     """
     flips = [point["flips"] for point in points if "flips" in point]
     at_high_rate = sum(point["learning_rate"] >= HIGH_RATE_SHARE * peak_rate for point in points if "flips" in point)

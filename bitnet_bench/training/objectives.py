@@ -1,6 +1,6 @@
-"""What a method minimizes: a batch through a model to a loss, a count, and figures for the log.
+"""Objectives of the training methods: each turns a batch into a loss, a count, and figures for the log.
 
-An objective is called inside the model's own forward, so that wrappers around that (DistributedDataParallel) see it.
+An objective is called inside the model's own forward, so that wrappers of the model (DistributedDataParallel) see it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from bitnet_bench.training.loss import labelled_states, response_logprobs, respo
 from bitnet_bench.training.preference import check_same_reference, dpo_loss
 
 BatchLoss = dict[str, Any]
-"""loss: a sum over what is counted, in nats. count: tokens, or pairs. figures: further sums over the same, by name.
+"""Result of an objective.
 
-Loss and figures are tensors that were not looked at.
+loss: a sum over what is counted, in nats. count: tokens or pairs. figures: other sums over the same, by name. Loss and
+figures are tensors that have not been read from the GPU.
 """
 
 
 class Objective(Protocol):
-    """Called with a model and the tensors of a batch."""
+    """Function of a model and the tensors of a batch."""
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
-        """Return what the batch gives."""
+        """Return the loss of *batch*, with its count and figures."""
 
 
 def install_objective(model: nn.Module, objective: Objective, validation: Objective) -> None:
-    """Make calling *model* with the tensors of a batch return the `Outcome` of *objective*, in eval of *validation*."""
+    """Make the forward of *model* return the `BatchLoss` of *objective*, or of *validation* in eval mode."""
 
     def forward(self: nn.Module, **batch: Tensor) -> BatchLoss:
         return (objective if self.training else validation)(self, batch)
@@ -49,24 +50,24 @@ def install_objective(model: nn.Module, objective: Objective, validation: Object
 
 
 def supervised_loss(model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
-    """Cross-entropy over labelled tokens."""
+    """Return the cross-entropy over labelled tokens."""
     loss, count = response_loss(model, batch)
     return {"loss": loss, "count": count, "figures": {}}
 
 
 @dataclass
 class PreferenceObjective:
-    """Direct preference optimization; *reference* in a batch holds the reference's log-probabilities."""
+    """Direct preference optimization; `reference` in a batch holds the reference's log-probabilities."""
 
     beta: float
     checked: bool = field(default=False)
-    """Whether the first loss was seen, or there is none to see: a run that goes on."""
+    """True if the first loss was checked, or need not be because the run is resumed."""
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
-        """Return DPO's loss with margins and accuracy; BenchError if the first is not ln 2."""
+        """Return DPO's loss with margins and accuracy; raise BenchError if the first loss is not ln 2."""
         loss, found = dpo_loss(response_logprobs(model, batch), batch["reference"], self.beta)
         if not self.checked:
-            check_same_reference(loss.item() / found.pairs)  # the only loss of a run that is waited for
+            check_same_reference(loss.item() / found.pairs)  # only the first loss is waited for
             self.checked = True
         figures = {"margin": found.margin * found.pairs, "accuracy": found.accuracy * found.pairs}
         return {"loss": loss, "count": found.pairs, "figures": figures}
@@ -75,7 +76,8 @@ class PreferenceObjective:
 class DistillationObjective:
     """BitDistill's loss (arXiv:2510.13998, eq. 13): cross-entropy + weight * logits KD + relation_weight * relations.
 
-    Temperature is not squared: eq. 8 has none. Relations are a mean over all positions, added for each labelled token.
+    The temperature's square is not a factor, as in eq. 8. Relations are a mean over all positions, added for each
+    labelled token.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class DistillationObjective:
             )
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> BatchLoss:
-        """Return the weighted sum, with its parts as figures."""
+        """Return the weighted sum of the losses, with its parts as figures."""
         targets, hidden, head = labelled_states(model, batch)
         with torch.no_grad():
             self._teacher.to(hidden.device)
@@ -123,14 +125,14 @@ class DistillationObjective:
 
 
 def _real_tokens(batch: dict[str, Tensor]) -> Tensor:
-    """Return which positions [B, T] are no padding; of packed rows, which have no mask, up to the last label."""
+    """Return which positions [B, T] are not padding; in packed rows, which have no mask, those up to the last label."""
     if "position_ids" in batch:
         return (batch["labels"] != IGNORED_LABEL).flip(1).cumsum(1).flip(1) > 0
     return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
 def check_same_vocabulary(student: Any, teacher: Any) -> None:
-    """BenchError if two tokenizers differ: a teacher's probabilities are of its own tokens."""
+    """Raise BenchError if two tokenizers differ: a teacher's probabilities are those of its own tokens."""
     if student.get_vocab() != teacher.get_vocab():
         raise BenchError(
             "The teacher has another vocabulary than the model, so its probabilities are of other tokens.",
@@ -139,15 +141,15 @@ def check_same_vocabulary(student: Any, teacher: Any) -> None:
 
 
 PATIENCE_LOGGED_STEPS = 20
-"""Logged steps that a model which becomes ternary may be far above guessing: it has lost what it knew, not diverged."""
+"""Logged steps for which a model that becomes ternary may be far above guessing without having diverged."""
 
 
 def has_diverged(losses: Sequence[float], vocabulary: int, becomes_ternary: bool) -> bool:
-    """Return whether the last of *losses*, means in nats by logged step, say that training failed for good.
+    """Return whether the last of *losses*, means in nats by logged step, show that training has diverged.
 
-    They do where a loss is beyond twice that of uniform guessing, and of the lowest so far. A float model loses what it
-    knows when its weights are made ternary, and its loss may rise far above guessing before it falls: there, that must
-    hold for `PATIENCE` logged steps in a row, and the bound is of where the run began.
+    It has if the loss exceeds twice that of uniform guessing and twice the lowest so far. A float model loses what it
+    knows when its weights become ternary, and its loss may rise far above guessing before it falls: then the condition
+    must hold for `PATIENCE_LOGGED_STEPS` logged steps in a row, with the run's first loss in place of the lowest.
     """
     needed = PATIENCE_LOGGED_STEPS if becomes_ternary else 1
     known = losses[0] if becomes_ternary else min(losses)

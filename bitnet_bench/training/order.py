@@ -1,4 +1,4 @@
-"""The order in which examples are seen: fixed by the seed alone, so that a resumed run and a twin see the same."""
+"""Order of the training examples, fixed by the seed alone, so that it is the same for a resumed run and a twin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 SORTED_WINDOW = 50
-"""Batches within a window of this many are sorted by length, so that little padding is needed."""
+"""Batches of a window within which examples are sorted by length, so that little padding is needed."""
 
 
 def count_steps(examples: int, batch: int, accumulation: int, epochs: float, max_steps: int | None) -> int:
@@ -19,10 +19,10 @@ def count_steps(examples: int, batch: int, accumulation: int, epochs: float, max
 
 
 def make_batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> list[int]:
-    """Return indices into the examples, *batches* x *batch* long: epoch after epoch, each shuffled anew.
+    """Return *batches* x *batch* indices of examples, epoch after epoch, each shuffled anew.
 
-    Within a window of `SORTED_WINDOW` batches, examples of like length share a batch; batches are then shuffled.
-    A batch that an epoch leaves incomplete is filled by the first examples of the next.
+    Within a window of `SORTED_WINDOW` batches, examples of similar length share a batch; batches are then shuffled.
+    A batch that an epoch leaves incomplete is filled with the first examples of the next.
     """
     wanted, epoch = batches * batch, 0
     order: list[int] = []
@@ -43,7 +43,7 @@ def make_batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int
 
 
 def _group_like_lengths(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut *shuffled* into windows, sort each by length, and cut it into batches; the very last may be short."""
+    """Cut *shuffled* into windows, sort each by length, and cut it into batches; the last batch may be short."""
     groups = []
     for start in range(0, len(shuffled), batch * SORTED_WINDOW):
         window = shuffled[start : start + batch * SORTED_WINDOW]

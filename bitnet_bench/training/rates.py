@@ -1,4 +1,4 @@
-"""Default learning rates: a table by what is learned, what the weights become, and size, with a source for each."""
+"""Default learning rates by training method, kind of weights and size of the model, with a source for each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
 
 WeightKind = Literal["fp16", "ternary", "becomes ternary"]
-"""fp16: floats that stay floats. ternary: what is ternary already. becomes ternary: a float base of a ternary job."""
+"""Kind of a job's weights: floats that stay floats, weights that are already ternary, or a float base that becomes
+ternary."""
 
 TINY_PARAMETERS = 30_000_000
-"""Below this, the embedded pair is the nearest model with a known rate."""
+"""Parameters below which the embedded pair is the nearest model with a known rate."""
 SMALL_PARAMETERS = 1_000_000_000
-"""Below this, models of 135M to 700M are; from it on, those of 1B to 8B."""
+"""Parameters below which models of 135M to 700M are the nearest; larger models have the rates of 1B to 8B."""
 ADAPTER_FACTOR = 10
-"""Adapters learn at ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")."""
+"""Rate of adapters over that of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret")."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A peak learning rate, and who says so."""
+    """A peak learning rate and its source."""
 
     value: float
     source: str
@@ -29,7 +30,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class RatesBySize:
-    """The rates of models below `TINY_PARAMETERS`, below `SMALL_PARAMETERS`, and above."""
+    """Rates of models below `TINY_PARAMETERS`, below `SMALL_PARAMETERS`, and above."""
 
     tiny: Rate
     small: Rate
@@ -56,7 +57,7 @@ LANGUAGE_MODEL_RATES: dict[WeightKind, RatesBySize] = {
         Rate(1e-4, "HF1BitLLM/Llama3-8B-1.58-Linear-10B-tokens, model card (Mekkouri et al. 2024)"),
     ),
 }
-"""For sft, pretrain and distill."""
+"""Rates for sft, pretrain and distill."""
 PREFERENCE_RATES: dict[WeightKind, RatesBySize] = {
     "fp16": RatesBySize(
         Rate(1e-4, EMBEDDED_DPO),
@@ -69,11 +70,11 @@ PREFERENCE_RATES: dict[WeightKind, RatesBySize] = {
         Rate(2e-7, "BitNet b1.58 2B4T (arXiv:2504.12285)"),
     ),
 }
-"""For dpo. Its loss does not teach a model to be ternary: a float base has the rate of a ternary one."""
+"""Rates for dpo, whose loss does not teach a model to be ternary: a float base has the rate of a ternary one."""
 
 
 def find_default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
-    """Return the peak learning rate of a job that names none, on the checkpoint *base*."""
+    """Return the peak learning rate of a job without a given one, on the checkpoint *base*."""
     weights: WeightKind = "fp16" if job.precision == "fp16" else "ternary" if base.is_ternary else "becomes ternary"
     if job.method == "dpo":
         row = PREFERENCE_RATES["fp16" if weights == "fp16" else "ternary"]
@@ -87,7 +88,7 @@ def find_default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
 
 
 def set_default_rate(job: FinetuneJob, base: Checkpoint) -> FinetuneJob:
-    """Return *job* with a learning rate and, where that is from the table, its source."""
+    """Return *job* with a learning rate and, if that is from the table, its source."""
     if job.learning_rate is not None:
         return job
     rate = find_default_rate(job, base)

@@ -1,4 +1,4 @@
-"""Write what a run made: the checkpoint, and the record of how it went."""
+"""Write the results of a run: the checkpoint and the record."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from bitnet_bench.training.trainer import BenchTrainer
 
 
 def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Write the checkpoint, with the chat template that it was trained through and all that ends its answers.
+    """Write the checkpoint, with the chat template of its training and all ids that end its answers.
 
-    What is not ternary keeps the dtype of the base, and the FP16 arm is FP16 whatever its base was.
+    Weights that are not ternary keep the dtype of the base; the FP16 arm is FP16 whatever its base was.
     """
     out, dtype = Path(job.out), given.base.dtype
     tokenizer.chat_template = find_chat_template(job.template, given.rows, tokenizer)
@@ -46,7 +46,7 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
 
 
 def wait_for_record(trainer: BenchTrainer, out: Path) -> FinetuneRecord:
-    """Return what the first process wrote."""
+    """Return the record that the first process has written."""
     trainer.accelerator.wait_for_everyone()
     record = load_training_record(out)
     assert record is not None, "the first process has written it"
@@ -63,7 +63,7 @@ def make_record(
     seconds: float,
     resumed: Path | None,
 ) -> FinetuneRecord:
-    """Return the record of a run that has ended, with the warnings that its figures give."""
+    """Return the record of a finished run, with warnings based on its figures."""
     history = tuple(trainer.list_logged_points("loss"))
     tail = [point["loss"] for point in history[-max(1, len(history) // END_POINTS_DIVISOR) :]]
     ending = compute_run_losses(job, history, trainer.model.config.vocab_size)

@@ -1,4 +1,4 @@
-"""The folder of a run that is under way: whose it is, and the steps that were saved whole."""
+"""Claim the folder of an unfinished run, and find its settings and saved steps."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from bitnet_bench.runs.records import FinetuneRecord
 
 CLAIM_FILE = "job.json"
 STATE_FOLDER = ".trainer"
-"""Where a run keeps what it needs to go on; removed when it is finished."""
+"""Folder in a run folder with what resuming needs; removed when the run is finished."""
 FORMER_DEFAULT_RATE, FORMER_METHOD_RATES = 1e-3, {"dpo": 1e-4}
-"""The defaults of runs that were begun before `training.rates`."""
+"""Default learning rates of runs that were started before the table in `bitnet_bench.training.rates` existed."""
 COMPLETE_FILE = "complete"
-"""A saved step without this file was cut off while it was written."""
+"""File that marks a saved step as complete; without it, the step was cut off while it was written."""
 
 
 def read_started_settings(out: Path) -> dict[str, Any]:
-    """Return what the unfinished run in *out* was claimed with, notes included; {} if there is none."""
+    """Return the settings and notes with which the unfinished run in *out* was claimed; {} if there is none."""
     mark = out / STATE_FOLDER / CLAIM_FILE
     return dict(json.loads(mark.read_text(encoding="utf-8"))) if mark.is_file() else {}
 
 
 def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> FinetuneJob:
-    """Return *job* with what it leaves to us as the run in its folder chose it; as it is if there is no such run.
+    """Return *job* with the automatic choices of the run in its folder; unchanged if there is no such run.
 
     A resumed run would otherwise train with another table of rates, or with the batch that fits today's free memory.
-    *finished*: the record in the folder, where the run has ended. A run from before there was a table had the one
-    default of then.
+    *finished*: the record in the folder, if the run has ended. A run from before the table of rates had
+    `FORMER_DEFAULT_RATE` or the rate of its method in `FORMER_METHOD_RATES`.
     """
     started = finished.job.model_dump(mode="json") if finished else read_started_settings(Path(job.out))
     has_table = finished.first_loss is not None if finished else "learning_rate_source" in started
@@ -52,9 +52,9 @@ def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> Finetun
 
 
 def claim_run_folder(out: Path, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Take *out* for a run of *settings*, or refuse: it may hold the same run unfinished, and nothing else.
+    """Claim *out* for a run of *settings*; raise BenchError if it holds anything but the same run, unfinished.
 
-    *notes* are kept with them and not compared.
+    *notes* are stored with the settings but not compared.
     """
     theirs = read_started_settings(out)
     if theirs:
@@ -70,20 +70,20 @@ def claim_run_folder(out: Path, settings: Mapping[str, Any], notes: Mapping[str,
 
 
 def refuse_foreign(out: Path) -> None:
-    """BenchError if *out* holds files that are neither of a run under way nor of one that was killed at its start."""
+    """Raise BenchError if *out* holds files other than those of an unfinished run or of claiming the folder."""
     if out.is_dir() and not read_started_settings(out) and not all(map(_is_of_claiming, out.iterdir())):
         raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
 
 
 def _is_of_claiming(path: Path) -> bool:
-    """Return whether *path* in a run folder is no more than what claiming it writes, whole or cut off by a kill."""
+    """Return whether *path* in a run folder is written by claiming it, completely or cut off by a kill."""
     if path.name == STATE_FOLDER and path.is_dir():
         return all(file.name.startswith(CLAIM_FILE) for file in path.iterdir())
     return path.name == LOCK_FILE
 
 
 def find_last_state(state: Path) -> Path | None:
-    """Return the newest whole saved step, after removing those that were cut off."""
+    """Return the newest complete saved step, after removing those that were cut off."""
     saved = sorted(state.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[-1]))
     for folder in saved:
         if not (folder / COMPLETE_FILE).exists():

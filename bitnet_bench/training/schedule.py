@@ -1,4 +1,4 @@
-"""What changes from step to step: learning rate, weight decay, how ternary a layer is yet, and its codes."""
+"""Values that change from step to step: learning rate, weight decay, the ternary share of layers, and their codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitnet_bench.ternary.gpu.training_product import has_training_kernels
 from bitnet_bench.ternary.linear import BitLinear, find_bit_linears
 
 SECOND_STAGE_FACTOR = 2 / 3
-"""Peak of the second stage over that of the first: 1.5e-3 to 1e-3 at 700M, 1.2e-3 to 8e-4 at 1.3B.
+"""Peak learning rate of the second stage over that of the first: 1.5e-3 to 1e-3 at 700M, 1.2e-3 to 8e-4 at 1.3B.
 
 "The Era of 1-bit LLMs: Training Tips, Code and FAQ" (Microsoft, 2024), table 1.
 """
@@ -22,10 +22,10 @@ SECOND_STAGE_FACTOR = 2 / 3
 def make_schedule(name: str, steps: int, warmup: int) -> Callable[[int], float]:
     """Return the factor of the peak learning rate at each step, counted from 0; it is positive at every step.
 
-    Step s of the warm-up has (s + 1) / *warmup*, so that its last step is the first at the peak. transformers begins
-    at s / *warmup*, whose first step is 0: a run of one step then learns nothing. After the warm-up:
-    constant: 1. linear: from 1 to nothing, reached one step after the last. cosine: half a cosine between the same
-    ends. two-stage: linear, times `SECOND_STAGE_FACTOR` in the second half (the b1.58 recipe for pre-training).
+    Step s of the warm-up has (s + 1) / *warmup*, so its last step is at the peak. transformers has s / *warmup*, which
+    is 0 in the first step: a run of one step would learn nothing. After the warm-up, constant: 1. linear: from 1 to 0,
+    reached one step after the last. cosine: half a cosine between the same ends. two-stage: linear, times
+    `SECOND_STAGE_FACTOR` in the second half (the b1.58 recipe for pre-training).
     """
     decays = {"constant": _constant_decay, "linear": _linear_decay, "cosine": _cosine_decay, "two-stage": _linear_decay}
     decay = decays[name]
@@ -57,9 +57,9 @@ def is_second_stage(step: int, steps: int) -> bool:
 
 
 class StepCodes:
-    """The codes of a model's ternary layers, made once a step: on a GPU of all layers together, in two launches.
+    """Codes of a model's ternary layers, computed once per step; on a GPU for all layers together, in two launches.
 
-    Layers are looked up once: walking through the modules of a large model takes a millisecond each time.
+    Layers are looked up once, because walking through the modules of a large model takes a millisecond.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -67,7 +67,7 @@ class StepCodes:
         self._writer: Any = None
 
     def refresh(self) -> None:
-        """Forget the codes of the last step; on a GPU make those of this one."""
+        """Forget the codes of the last step; on a GPU, compute those of this step."""
         self.forget()
         plain = [layer for layer in self._layers if _is_plain(layer)]
         if not plain or not has_training_kernels(plain[0].weight.device):
@@ -86,22 +86,22 @@ class StepCodes:
             layer.store_codes(*codes)
 
     def forget(self) -> None:
-        """Let layers ternarize anew at their next forward."""
+        """Make layers ternarize their weights again at their next forward."""
         for layer in self._layers:
             layer.forget_codes()
 
 
 def _is_plain(layer: BitLinear) -> bool:
-    """Return whether the weight is a plain tensor that stays one for the step: no adapters in it, and not sharded."""
+    """Return whether the weight of *layer* is a plain tensor, without adapters and not sharded."""
     if parametrize.is_parametrized(layer):
         return False
     return not hasattr(layer.weight, "full_tensor") and layer.weight.is_contiguous()
 
 
 def set_ternary_share(model: nn.Module, step: int, warmup: int) -> None:
-    """Set lambda = min(step / *warmup*, 1) of every ternary layer: the share of quantized values in its forward.
+    """Set lambda = min(step / *warmup*, 1), the share of quantized values in the forward of every ternary layer.
 
-    After the 1.58-bit fine-tuning recipe of Hugging Face (Mekkouri et al. 2024), which has 1,000 steps.
+    It follows the 1.58-bit fine-tuning recipe of Hugging Face (Mekkouri et al. 2024), which has 1,000 warm-up steps.
     """
     share = min(step / warmup, 1.0) if warmup else 1.0
     for layer in find_bit_linears(model).values():
@@ -109,12 +109,12 @@ def set_ternary_share(model: nn.Module, step: int, warmup: int) -> None:
 
 
 def keep_codes(model: nn.Module) -> None:
-    """Let ternary layers quantize their weights once a step; adapters make new weights at each use, which cannot be."""
+    """Make ternary layers quantize their weights once per step, except layers with adapters, which make new weights."""
     for layer in find_bit_linears(model).values():
         layer.keeps_codes = not parametrize.is_parametrized(layer)
 
 
 def forget_codes(model: nn.Module) -> None:
-    """Begin a step, or look at weights that may have come from elsewhere."""
+    """Make ternary layers quantize their weights again, at the beginning of a step or after weights were loaded."""
     for layer in find_bit_linears(model).values():
         layer.forget_codes()

@@ -1,4 +1,4 @@
-"""Try settings for every arm alike, and choose on validation rows."""
+"""Search settings, the same for every arm, and choose on validation rows."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FIXED_FIELDS = {
     "save_minutes",
     "learning_rate_source",
 }
-"""What all trials have in common, or their losses could not be compared."""
+"""Fields that all trials have in common, so that their losses can be compared."""
 
 
 def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values to try of each field, from NAME=VALUE,VALUE; UsageError for what is no such setting."""
+    """Return the values to try for each field, from NAME=VALUE,VALUE; raise UsageError for anything else."""
     fields = {option: field for field, option in FinetuneJob.option_names().items()}
     grid: dict[str, list[str]] = {}
     for option in options:
@@ -62,10 +62,10 @@ def run_search(
     backend: str,
     steps: ProgressDisplay,
 ) -> SearchRecord:
-    """Run every point of *grid* for each arm with the job's seed, and the best one with *seeds* - 1 more.
+    """Run every point of *grid* for each arm with the job's seed, and the best one with *seeds* - 1 more seeds.
 
-    The best has the least validation loss. Runs are in `out/ARM/POINT/seedN`; one that is finished is not done again,
-    and one that was killed goes on. `out/search.json` says what was tried.
+    The best has the lowest validation loss. Runs are in `out/ARM/POINT/seedN`; finished ones are skipped, and killed
+    ones are resumed. `out/search.json` records what was tried.
     """
     for job in arms.values():
         if not (job.validation or job.hold_out):
@@ -73,7 +73,7 @@ def run_search(
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     plans = {
         arm: [_apply_point(job, point) for point in points] for arm, job in arms.items()
-    }  # a bad value stops all at once
+    }  # an invalid value fails before anything is run
     record = SearchRecord(grid={name: tuple(values) for name, values in grid.items()}, seeds=seeds)
     for arm, jobs in plans.items():
         tried = [_run_trial(arm, job, point, out, backend, steps) for job, point in zip(jobs, points, strict=True)]

@@ -1,4 +1,4 @@
-"""Masters, gradients and optimizer states split over processes (FSDP2), with every layer whole where it is used."""
+"""Split masters, gradients and optimizer states over processes (FSDP2); every layer is gathered where it is used."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import nn
 from bitnet_bench.errors import BenchError
 
 SHARDS_FOLDER = "shards"
-"""What a saved step has beside transformers' own files: each process's part of the masters and of the optimizer."""
+"""Folder in a saved step with each process's part of the masters and of the optimizer."""
 
 
 @cache
 def is_fsdp_launch() -> bool:
     """Return whether `accelerate launch --use_fsdp` started this process, and keep accelerate from sharding itself.
 
-    It would hand layers masters in bfloat16, whose absmean flips 0.23 % of the codes.
+    accelerate would give layers masters in bfloat16, whose absmean flips 0.23 % of the codes.
     """
     asked = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if asked and os.environ.get("FSDP_VERSION", "1") != "2":
@@ -32,10 +32,10 @@ def is_fsdp_launch() -> bool:
 
 
 def shard_model(model: Any) -> None:
-    """Split *model* over all processes, a decoder layer at a time.
+    """Split *model* over all processes, one decoder layer at a time.
 
-    Parameters stay float32: a layer's weights are gathered before its forward, so that its scale is the mean over all
-    of them, and its codes are those of one process.
+    Parameters stay float32. A layer's weights are gathered before its forward, so its scale is the mean over all of
+    them, and its codes are the same as on one process.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -49,14 +49,14 @@ def shard_model(model: Any) -> None:
 
 
 def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write this process's part of *model* and *optimizer*; all processes call it together."""
+    """Write this process's part of *model* and *optimizer*; all processes must call it together."""
     from torch.distributed.checkpoint.state_dict_saver import save
 
     save(_state(model, optimizer), checkpoint_id=folder / SHARDS_FOLDER)
 
 
 def load_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read what `save_shards` wrote; all processes call it together."""
+    """Read what `save_shards` wrote; all processes must call it together."""
     from torch.distributed.checkpoint.state_dict import set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -73,7 +73,7 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]
 
 
 def gather_weights(model: nn.Module) -> dict[str, Any]:
-    """Return the whole weights of *model* on the first process, {} on others; all processes call it together."""
+    """Return the whole weights of *model* on the first process, {} on others; all processes must call it together."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -37,7 +37,7 @@ def make_starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
 
 
 def _warn_about_kernels(job: FinetuneJob) -> None:
-    """Say why ternary layers train without our kernels on a GPU."""
+    """Log a warning if ternary layers train on a GPU without our kernels."""
     gpu = find_gpu() if job.precision == "ternary" else None
     why = gpu and why_no_kernels(gpu)
     if why:
@@ -45,7 +45,7 @@ def _warn_about_kernels(job: FinetuneJob) -> None:
 
 
 def _freeze(model: PreTrainedModel, job: FinetuneJob) -> None:
-    """Stop gradients of what the job names; a tied head is its embedding."""
+    """Freeze the parts that *job* names; a tied head is its embedding."""
     parts: list[nn.Module] = []
     if "embeddings" in job.freeze:
         parts.append(model.get_input_embeddings())

@@ -1,4 +1,4 @@
-"""What every trainer here adds to transformers' Trainer: order of the data, schedules, validation, monitor and log."""
+"""Base of all trainers, which adds data order, schedules, validation, monitor and log to transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is learned from, what is validated on, and how either becomes a batch."""
+    """Training items, validation items, and the collator that makes batches of them."""
 
     items: Sequence[BatchItem]
     validation: Sequence[BatchItem]
@@ -52,7 +52,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainerSetup:
-    """A model before its first step, and what it is to become."""
+    """A model before its first step, with everything its trainer needs."""
 
     job: FinetuneJob
     model: PreTrainedModel
@@ -60,21 +60,21 @@ class TrainerSetup:
     plan: TrainingPlan
     teacher: PreTrainedModel | None
     is_resumed: bool
-    """Whether the steps begin after a saved one: the model is then not yet what it will be at the first of them."""
+    """True if training continues from a saved step, whose weights are not yet loaded into *model*."""
     becomes_ternary: bool
-    """Whether the base was a float model, so that the first steps repair what quantization broke."""
+    """True if the base is a float model, so the first steps repair what quantization broke."""
     progress: Progress
     clock: Callable[[], float] = time.monotonic
-    """In seconds; states are saved by it."""
+    """Clock in seconds, by which states are saved."""
 
 
 def validation_objective(job: FinetuneJob) -> Objective:
-    """Return what is taken of validation rows: of a distilled student the plain cross-entropy too."""
+    """Return the objective of validation rows: for a distilled student, the plain cross-entropy as well."""
     return PreferenceObjective(job.beta, checked=True) if job.method == "dpo" else supervised_loss
 
 
 class BenchTrainer(Trainer):
-    """What trainers of every backend share; a subclass computes the loss and calls `keep` for each micro-batch."""
+    """Base of all backends' trainers; a subclass computes the loss and calls `record_micro_batch` each time."""
 
     def __init__(self, *args: Any, start: TrainerSetup, **kwargs: Any) -> None:
         _use_one_gpu(kwargs["args"])
@@ -84,7 +84,7 @@ class BenchTrainer(Trainer):
         if self.job.shard:
             check_sharding_support(self)
             shard_model(self.model)
-            self.is_distributed_loading_by_transformers = True  # Trainer's word for a model that it must not wrap
+            self.is_distributed_loading_by_transformers = True  # keeps Trainer from wrapping the model
         self.monitor = TernaryMonitor(self.model)
         self.codes = StepCodes(self.model)
         self._seen = MicroBatchSums()
@@ -101,12 +101,12 @@ class BenchTrainer(Trainer):
         inputs: Mapping[str, Tensor],
         figures: Mapping[str, Tensor | float],
     ) -> None:
-        """Keep a micro-batch's sums over *count* for the log, without waiting for them."""
+        """Record a micro-batch's sums over *count* for the log, without waiting for the GPU."""
         tokens = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
         self._seen.add(self.state.global_step, {"loss": loss, "count": count, "tokens": tokens, **figures})
 
     def check_finite_loss(self) -> None:
-        """DivergedError if a loss since the last look is no number: before each log and each saved state."""
+        """Raise DivergedError if a loss since the last check is not finite; called before each log and saved state."""
         bad = self._seen.find_bad_loss()
         if bad:
             step, loss = bad
@@ -120,8 +120,8 @@ class BenchTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add to a step's log what an objective and the monitor saw since the last one."""
-        if "loss" not in logs:  # of validation rows, say: a library's own figures are of the steps
+        """Add the figures of the objective and the monitor since the last log to a step's log."""
+        if "loss" not in logs:  # such as validation: trl's `log` would add figures of the training steps
             Trainer.log(self, logs, start_time)
             return
         self.check_finite_loss()
@@ -134,11 +134,11 @@ class BenchTrainer(Trainer):
                 _log.warning("Step %s: %s", self.state.global_step, warning)
 
     def code_warnings(self) -> tuple[str, ...]:
-        """Return what the ternary codes say is wrong with the run so far, before a kill included."""
+        """Return warnings about the ternary codes of the run so far, including steps before it was resumed."""
         return warn_about_codes(self.list_logged_points("flips"), self.job.peak_rate, self.monitor.mean_weight)
 
     def _figures(self) -> dict[str, float]:
-        """Return means over all processes since the last time: loss, an objective's figures, and tokens a second."""
+        """Return means over all processes since the last call: loss, the objective's figures, and tokens per second."""
         taken = self._seen.pop_sums()
         names = sorted(taken)  # the same order on all processes
         sums = torch.tensor([taken[name] for name in names], dtype=torch.float64, device=self.args.device)
@@ -156,7 +156,7 @@ class BenchTrainer(Trainer):
             raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {self.state.global_step}.", self._remedy())
 
     def validate(self) -> None:
-        """Log the mean loss of the validation rows, of the model as it would be deployed; no row, no point."""
+        """Log the mean loss of the validation rows, if there are any, with the model as it would be deployed."""
         if not self._plan.validation:
             return
         self.check_finite_loss()
@@ -174,19 +174,19 @@ class BenchTrainer(Trainer):
         seen = validated.pop_sums()
         sums = torch.tensor([seen.get(name, 0.0) for name in names], dtype=torch.float64, device=self.args.device)
         count, *rest = self.accelerator.reduce(sums, "sum").tolist()
-        due = self.control.should_log  # one log takes the place of another that is due, unless it is told not to
+        due = self.control.should_log  # `log` would clear a step's log that is due
         self.log({f"validation_{name}": value / count for name, value in zip(names[1:], rest, strict=True)})
         self.control.should_log = due
         self._since += time.monotonic() - began
 
     def compute_batch_loss(self, inputs: dict[str, Tensor]) -> BatchLoss:
-        """Return what a batch of validation rows gives."""
+        """Return the loss of a batch of validation rows."""
         return validation_objective(self.job)(self.model, inputs)
 
     def _validation_batches(self) -> Any:
-        """Yield this process's share of the batches, rows of like length together, and whether each counts.
+        """Yield this process's batches, each of rows of similar length, and whether each counts.
 
-        Processes of a sharded model go through it together: all have as many batches, and a spare one does not count.
+        Processes of a sharded model run together, so all have the same number of batches; a surplus one does not count.
         """
         by_length = sorted(self._plan.validation, key=len)
         starts = range(0, len(by_length), self.job.sequences)
@@ -197,7 +197,7 @@ class BenchTrainer(Trainer):
 
     @contextmanager
     def _evaluation_mode(self) -> Any:
-        """Switch dropout, noise and what is not ternary yet off."""
+        """Turn off dropout and noise, and make layers fully ternary."""
         set_ternary_share(self.model, 1, 0)
         training = self.model.training
         self.model.eval()
@@ -207,11 +207,11 @@ class BenchTrainer(Trainer):
         set_ternary_share(self.model, self.state.global_step, self.job.ternary_warmup)
 
     def list_logged_points(self, name: str) -> list[dict[str, float]]:
-        """Return the logged points that hold *name*, of the whole run: those before a kill included."""
+        """Return the logged points of the whole run that contain *name*, including those before it was resumed."""
         return [{k: float(v) for k, v in point.items()} for point in self.state.log_history if name in point]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return AdamW in three groups: ternary layers (of a twin: what would be), other matrices, norms and biases."""
+        """Return AdamW with three groups: ternary layers (in a twin their like), other matrices, norms and biases."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decaying = set(self.get_decay_parameter_names(self.model))
         ternary = {id(p) for layer in find_ternary_targets(self.model).values() for p in layer.parameters()}
@@ -230,7 +230,7 @@ class BenchTrainer(Trainer):
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Return the schedule of the job, which transformers' would begin with a rate of 0."""
+        """Return the job's schedule; that of transformers would begin with a rate of 0."""
         factor = make_schedule(self.job.schedule, num_training_steps, count_warmup(self.job, num_training_steps))
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
@@ -240,7 +240,7 @@ class BenchTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights of a saved step; those of a sharded model are written with its optimizer."""
+        """Write the weights of a saved step, unless the model is sharded: then they are written with its optimizer."""
         if not self.job.shard:
             super().save_model(output_dir, _internal_call)
 
@@ -271,13 +271,13 @@ class BenchTrainer(Trainer):
 
 
 def _use_one_gpu(arguments: TrainingArguments) -> None:
-    """Keep a process on one GPU: Trainer would cut each batch apart for DataParallel, and ours is one."""
+    """Keep a process on one GPU: Trainer would split each batch for DataParallel."""
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
 
 
 def check_sharding_support(trainer: Trainer) -> None:
-    """Refuse a transformers whose Trainer would wrap a sharded model in DistributedDataParallel."""
+    """Raise BenchError if transformers' Trainer would wrap a sharded model in DistributedDataParallel."""
     if not hasattr(trainer, "is_distributed_loading_by_transformers"):
         raise BenchError(
             f"`shard` does not work with transformers {transformers.__version__}, whose Trainer cannot be kept from "
@@ -287,7 +287,7 @@ def check_sharding_support(trainer: Trainer) -> None:
 
 
 class _StepCallback(TrainerCallback):
-    """Acts between steps: schedules, progress, validation, and the mark of a saved step that is whole."""
+    """Runs schedules, progress and validation between steps, and marks saved steps as complete."""
 
     def __init__(self, trainer: BenchTrainer, start: TrainerSetup) -> None:
         self._trainer, self._progress, self._note = trainer, start.progress, ""
@@ -328,7 +328,7 @@ class _StepCallback(TrainerCallback):
             set_ternary_share(self._trainer.model, step, self._trainer.job.ternary_warmup)
 
     def _is_save_due(self) -> bool:
-        """Return whether it is time for a state: what the first process says, because all write one together."""
+        """Return whether a state is due by the first process's timer, because all processes write a state together."""
         if self._trainer.args.world_size == 1:
             return self._timer.is_due()
         due = torch.tensor(int(self._timer.is_due()), device=self._trainer.args.device)
@@ -343,11 +343,11 @@ class _StepCallback(TrainerCallback):
 
 
 TrainerFactory = Callable[[TrainerSetup, Mapping[str, Any], Sequence[int]], BenchTrainer]
-"""Makes a trainer of a start, the values of its TrainingArguments, and the order of the items."""
+"""Function that makes a trainer from a setup, the values of its TrainingArguments, and the order of the items."""
 
 
 def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> BenchTrainer:
-    """Return what trains in *out*."""
+    """Return the trainer that *build* makes of *start*, with its states in *out*."""
     job, plan = start.job, start.plan
     if job.packing:
         check_packing_support(start.model.config.model_type)
@@ -359,7 +359,7 @@ def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> Bench
             f"`ternary_warmup={job.ternary_warmup}` lasts as long as the whole run, {steps} steps.",
             "Shorten it: the end of the run must be wholly ternary.",
         )
-    # by whole steps, so that how many forward passes a step is cut into does not change what it is of
+    # ordered by whole steps, so that a step has the same items however many forward passes it is cut into
     step_sequences = job.sequences * job.gradient_accumulation
     order = make_batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
     job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
@@ -389,7 +389,7 @@ def _tensorboard(folder: Path) -> TrainerCallback:
 
 
 def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
-    """Return the values of TrainingArguments."""
+    """Return the values of the job's TrainingArguments."""
     batch, accumulation = _share_step(job)
     cpu = not torch.cuda.is_available()
     return {
@@ -424,19 +424,19 @@ def _arguments(job: FinetuneJob, steps: int, state: Path) -> dict[str, Any]:
 
 
 def count_warmup(job: FinetuneJob, steps: int) -> int:
-    """Return the steps of *steps* over which the learning rate rises."""
+    """Return over how many of *steps* the learning rate rises."""
     return math.ceil(job.warmup_ratio * steps)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """Return the arguments that recompute activations; transformers before 5.18 calls them gradient checkpointing."""
+    """Return the arguments for recomputing activations; transformers before 5.18 calls them gradient checkpointing."""
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
 
 
 def _share_step(job: FinetuneJob) -> tuple[int, int]:
-    """Return (sequences a forward pass, passes a step) of each process: together they do the step of one process."""
+    """Return (sequences per forward pass, passes per step) of each process, so that a step is that of one process."""
     sharing = count_processes()
     if job.gradient_accumulation % sharing == 0:
         return job.sequences, job.gradient_accumulation // sharing
@@ -449,7 +449,7 @@ def _share_step(job: FinetuneJob) -> tuple[int, int]:
 
 
 def _reporters(job: FinetuneJob) -> list[str]:
-    """Return the trackers beside TensorBoard that are installed; one that is not is no error."""
+    """Return the installed trackers except TensorBoard, with a warning for those that are not installed."""
     from importlib.util import find_spec
 
     wanted = [name for name in job.track if name != "tensorboard"]

@@ -1,4 +1,4 @@
-"""Launch the Triton kernels on tensors: quantized rows, products, attention. Shapes choose the size of blocks."""
+"""Launch the Triton kernels on tensors, with block sizes chosen by shape: quantized rows, products, attention."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from bitnet_bench.ternary.gpu.layout import BLOCK_COLUMNS, FIELD_COLUMNS, count_
 from bitnet_bench.ternary.kernel import Norm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether kernels run in Triton's interpreter, which knows neither assembly nor PDL."""
+"""True if kernels run in Triton's interpreter, which supports neither assembly nor PDL."""
 GATES = {"": 0, "silu": 1, "relu2": 2}
 FEW_OUTPUTS = 24_000
-"""Up to so many outputs a product reads the codes once a token, the second time from the L2 cache."""
+"""Most outputs for which a product reads the codes once per token, after the first time from the L2 cache."""
 WIDE_ROWS = 8192
-"""Products with so many rows fill a GPU with larger blocks."""
+"""Least rows for which a product fills a GPU with larger blocks."""
 MOST_SPLITS = 16
-"""Programs that share the keys of a slot."""
+"""Most programs that share the keys of a slot."""
 MULTIPLY_FEW_ROWS = 64 if INTERPRETED else 8
 """Rows of a program of `multiply_few`."""
 PDL_CAPABILITY = (9, 0)
 PDL_TRITON = (3, 5)
-"""Triton 3.4 has the operators and cannot compile them."""
+"""First version of Triton with working PDL; 3.4 has the operators but cannot compile them."""
 SMALLEST_SHARED_BYTES = 99 * 1024
-"""Of shared memory for a program, on all GPUs from sm_80 on."""
+"""Bytes of shared memory that a program has on every GPU since sm_80."""
 
 
 @cache
 def can_overlap_kernels(device: torch.device) -> bool:
-    """Return whether kernels on *device* may start before the one before them has ended (PDL)."""
+    """Return whether kernels on *device* may start before the previous one has ended (PDL)."""
     if INTERPRETED or tuple(map(int, triton.__version__.split(".")[:2])) < PDL_TRITON:
         return False
     return torch.cuda.get_device_capability(device) >= PDL_CAPABILITY
 
 
 def _launch_options(device: torch.device) -> dict[str, bool]:
-    # a product and a sum that are rounded at once would not be the bits of the CPU
+    # a fused multiply-add rounds once, so its results would differ from the CPU's
     return {"enable_fp_fusion": False} | ({"launch_pdl": True} if can_overlap_kernels(device) else {})
 
 
@@ -58,7 +58,7 @@ class QuantizedRows:
 
     @classmethod
     def empty(cls, tokens: int, columns: int, device: torch.device) -> QuantizedRows:
-        """Return room for *tokens* rows."""
+        """Return uninitialized buffers for *tokens* rows."""
         return cls(
             torch.empty(tokens, count_blocks(columns) * BLOCK_COLUMNS, dtype=torch.int8, device=device),
             torch.empty(tokens, dtype=torch.float32, device=device),
@@ -68,7 +68,7 @@ class QuantizedRows:
 
 
 def quantize_rows(x: Tensor, out: QuantizedRows, *, norm: Norm | None = None, gate: str = "") -> None:
-    """Quantize rows x [T, K] (with a *gate* `silu` or `relu2` [T, 2 K]) into *out*, after a norm if there is one."""
+    """Quantize rows x [T, K] (with a *gate* `silu` or `relu2`: [T, 2 K]) into *out*, after a norm if there is one."""
     _launch_rows(x, out.columns, norm, gate, out, None)
 
 
@@ -106,7 +106,7 @@ def _launch_rows(
 
 
 class ProductBlocks(NamedTuple):
-    """How `multiply_many` cuts its work."""
+    """Block sizes of `multiply_many`."""
 
     rows: int
     tokens: int
@@ -128,7 +128,7 @@ WIDE_BLOCKS = (
     (128, ProductBlocks(128, 64, 4, 4)),
 )
 LARGE_BLOCKS = ProductBlocks(128, 64, 8, 3)
-"""For more tokens than the tables list; they hold the fastest blocks of a sweep on an H200 (docs/performance.md)."""
+"""Blocks for more tokens than the tables list; those are the fastest of a sweep on an H200 (docs/performance.md)."""
 
 
 def choose_blocks(tokens: int, rows: int) -> ProductBlocks:
@@ -139,7 +139,7 @@ def choose_blocks(tokens: int, rows: int) -> ProductBlocks:
 
 @cache
 def _fit_stages(blocks: ProductBlocks, device: torch.device) -> int:
-    """Return as many stages of *blocks* as fit the shared memory of a program on *device*."""
+    """Return how many stages of *blocks*, at most its own, fit into the shared memory of a program on *device*."""
     if INTERPRETED:
         return blocks.stages
     properties = torch.cuda.get_device_properties(device)
@@ -148,17 +148,17 @@ def _fit_stages(blocks: ProductBlocks, device: torch.device) -> int:
 
 
 def is_few_product(tokens: int, rows: int) -> bool:
-    """Return whether a product of this size is faster when codes are read once a token, from the L2 cache."""
+    """Return whether a product of this size is faster when codes are read once per token, from the L2 cache."""
     return tokens <= 2 or tokens * rows <= FEW_OUTPUTS
 
 
 class GpuJoinedLayers:
-    """Ternary layers that read the same rows, one after the other, as one product: q, k and v, or gate and up."""
+    """Ternary layers that read the same rows, concatenated into one product: q, k and v, or gate and up."""
 
     def __init__(
         self, parts: Sequence[tuple[Tensor, float, Tensor | None]], columns: int, device: torch.device
     ) -> None:
-        """Take (int8 codes [N, K], gamma, float32 bias [N] or None) of each."""
+        """Join *parts* of (int8 codes [N, K], gamma, float32 bias [N] or None)."""
         self.columns = columns
         self.codes = torch.cat([interleave_codes(codes.to(device)) for codes, _, _ in parts])
         self.rows = len(self.codes)
@@ -167,7 +167,7 @@ class GpuJoinedLayers:
         self.bias = torch.cat(biases).to(device) if any(bias is not None for _, _, bias in parts) else None
 
     def multiply(self, x: QuantizedRows, y: Tensor, *, add: bool = False) -> None:
-        """Write the product of all rows of *x* into y [T, N], in y's dtype, or add it to what is there."""
+        """Write the product of all rows of *x* into y [T, N], in y's dtype, or add it to y."""
         tokens = len(x.q)
         if not tokens:
             return
@@ -195,7 +195,7 @@ class GpuJoinedLayers:
             BIASED=self.bias is not None,
             ASM=not INTERPRETED,
             PDL=can_overlap_kernels(y.device),
-            num_warps=block_words // 128,  # so that both operands are loaded in one layout, 16 bytes a thread
+            num_warps=block_words // 128,  # both operands are then loaded in one layout, 16 bytes per thread
             **_launch_options(y.device),
         )
 
@@ -227,7 +227,7 @@ class GpuJoinedLayers:
 
 
 class TokenPlacement(NamedTuple):
-    """Where tokens stand: int32 slots and positions [T], and tiles [tiles, 2] of (first token, tokens) of one slot."""
+    """Placement of tokens: int32 slots and positions [T], and tiles [tiles, 2] of (first token, tokens) in a slot."""
 
     slots: Tensor
     positions: Tensor
@@ -247,7 +247,7 @@ class Heads(NamedTuple):
 
 
 class AttentionBlocks(NamedTuple):
-    """How `attend` cuts its work: keys at a time, stages of them, and the most rows of queries."""
+    """Block sizes of `attend`: keys at a time, their stages, and the most rows of queries."""
 
     keys: int
     stages: int
@@ -255,7 +255,7 @@ class AttentionBlocks(NamedTuple):
 
 
 def choose_attention(dimension: int, dtype: torch.dtype, *, decodes: bool) -> AttentionBlocks:
-    """Return blocks for heads of this size whose memory every GPU has from sm_80 on (99 KB a program)."""
+    """Return blocks for heads of this size that fit the memory of every GPU since sm_80 (99 KB per program)."""
     exact = dtype == torch.float32
     if dimension > 256:
         return AttentionBlocks(16 if exact else 32, 1, 16 if exact else 32)
@@ -266,7 +266,7 @@ def choose_attention(dimension: int, dtype: torch.dtype, *, decodes: bool) -> At
 
 @dataclass(frozen=True)
 class Splits:
-    """Room for the programs that share the keys of a slot: float32 sums, and int32 counters that are zero."""
+    """Buffers of the programs that share the keys of a slot: float32 sums, and int32 counters that are zero."""
 
     count: int
     parts: Tensor | None
@@ -274,7 +274,7 @@ class Splits:
 
     @classmethod
     def empty(cls, slots: int, heads: Heads, device: torch.device) -> Splits:
-        """Return room for one token in each of *slots* slots; as many splits as leave no multiprocessor idle."""
+        """Return buffers for one token in each of *slots* slots, with enough splits to occupy all multiprocessors."""
         programs = slots * heads.keys
         count = 1
         while count < MOST_SPLITS and count * programs < _multiprocessors(device):
@@ -303,7 +303,7 @@ def _head_block(heads: Heads) -> int:
 
 
 def _attention_options(heads: Heads, device: torch.device) -> dict[str, int | bool]:
-    """Return what both kernels of attention are compiled with."""
+    """Return the compile options of both attention kernels."""
     return {
         "HEADS": heads.queries,
         "KV_HEADS": heads.keys,
@@ -312,7 +312,7 @@ def _attention_options(heads: Heads, device: torch.device) -> dict[str, int | bo
         "NORMED": heads.query_norm is not None,
         "PDL": can_overlap_kernels(device),
         **_launch_options(device),
-        "enable_fp_fusion": True,  # sums of floats, whose order is another already
+        "enable_fp_fusion": True,  # the order of these float sums differs from the CPU's anyway
     }
 
 
@@ -324,7 +324,7 @@ def _append_keys(
     heads: Heads,
     options: dict[str, int | bool],
 ) -> None:
-    """Rotate the keys of all tokens and store them and the values, before anyone attends to them."""
+    """Rotate the keys of all tokens, and store keys and values in the cache before any token attends to them."""
     kernels.append_keys[(len(qkv), heads.keys)](
         qkv,
         places.slots,
@@ -348,7 +348,7 @@ def attend(
     heads: Heads,
     splits: Splits = NO_SPLITS,
 ) -> None:
-    """Rotate, fill the cache and attend: qkv [T, (queries + 2 keys) d] -> out [T, queries d].
+    """Rotate queries and keys, fill the cache and attend: qkv [T, (queries + 2 keys) d] -> out [T, queries d].
 
     *cache*: keys and values [slots, kv heads, capacity, d]. *angles*: cosines and sines, float32 [positions, d / 2].
     """
@@ -385,7 +385,7 @@ def attend(
 
 
 def make_tiles(slots: Tensor, most: int) -> Tensor:
-    """Return int32 [tiles, 2]: first token and tokens, at most *most*, of runs of one slot in *slots* [T]."""
+    """Return int32 [tiles, 2]: first token and number of tokens, at most *most*, of runs of one slot in *slots* [T]."""
     counts = torch.unique_consecutive(slots, return_counts=True)[1]
     tiles_of = (counts + most - 1) // most
     run = torch.repeat_interleave(torch.arange(len(counts)), tiles_of)

@@ -1,19 +1,19 @@
-"""The Triton kernels of a ternary model on a GPU: quantized rows, products with 2-bit codes, rotary keys, attention.
+"""Triton kernels of a ternary model on a GPU: quantized rows, products with 2-bit codes, rotary keys, attention.
 
 Activations are rows [T, K]. Products read int8 rows and codes in the layout of `bitnet_bench.ternary.gpu.layout`, and
-sum in int32: they are exact. Norms, quantization, rotation and the softmax are computed in float32.
+sum exactly in int32. Norms, quantization, rotation and the softmax are computed in float32.
 
 Parameters have no annotations except `tl.constexpr`: Triton evaluates annotations when it compiles a kernel, and an
-`Any` there is a NameError (the interpreter does not notice). Kernels of one forward pass overlap on GPUs that can
-(PDL: programmatic dependent launch, sm_90): each says early that the next one may start, and waits for the one before
-it when it first reads what that one writes. Weights are requested before that.
+`Any` there is a NameError (the interpreter does not notice). Kernels of one forward pass overlap on GPUs with PDL
+(programmatic dependent launch, sm_90): each allows the next one early to start, and waits for the previous one before
+it first reads that one's output. Weights are loaded before that.
 """
 
 import triton
 import triton.language as tl
 
 ROUNDING = tl.constexpr(12582912.0)
-"""1.5 * 2^23: adding it to a float32 rounds it to an integer, half to even."""
+"""Constant 1.5 * 2^23; adding it to a float32 rounds it to an integer, half to even."""
 SMALLEST_SCALE = tl.constexpr(1e-5)
 FIELD = tl.constexpr(64)
 """Bytes of a block of codes: field j of byte p holds column 64 j + p of its 256 columns."""
@@ -21,14 +21,14 @@ FIELD = tl.constexpr(64)
 
 @triton.jit
 def _start(PDL: tl.constexpr):
-    """Let the next kernel start."""
+    """Allow the next kernel to start."""
     if PDL:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def _wait(PDL: tl.constexpr):
-    """Wait for the kernel before this one."""
+    """Wait for the previous kernel."""
     if PDL:
         tl.extra.cuda.gdc_wait()
 
@@ -50,7 +50,7 @@ def _dot4(fields, q, total, ASM: tl.constexpr):
 def _unpack(packed, J: tl.constexpr, ASM: tl.constexpr):
     """Return field *J* of uint8 *packed*, code + 1, as int8."""
     if ASM:
-        # four bytes at once: Triton would shift each on its own
+        # four bytes at once: Triton would shift each separately
         if J == 0:
             return tl.inline_asm_elementwise(
                 "and.b32 $0, $1, 0x03030303;", "=r,r", [packed], dtype=tl.int8, is_pure=True, pack=4
@@ -96,13 +96,13 @@ def _gate(row, up, GATE: tl.constexpr):
 @triton.jit
 def _round_row(row, inside):
     """Return *row* in 127ths of its largest magnitude, rounded to int32, and that magnitude."""
-    # among the bits NaN is larger than all numbers: a NaN in a row makes its step NaN instead of getting lost
+    # as integers, the bits of NaN are larger than those of all numbers, so a NaN in a row makes its step NaN
     bits = row.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     largest = tl.max(bits, 0).to(tl.float32, bitcast=True)
     largest = tl.where(largest < SMALLEST_SCALE, SMALLEST_SCALE, largest)
     scale = tl.div_rn(1.0, largest) * 127.0  # two roundings, as torch divides a number by a tensor
     product = tl.where(inside, row * scale, 0.0)
-    product = tl.where(product == product, product, 0.0)  # of NaN; the step says it
+    product = tl.where(product == product, product, 0.0)  # q of a NaN; the step is NaN then
     return ((product + ROUNDING) - ROUNDING).to(tl.int32), largest
 
 
@@ -125,10 +125,10 @@ def quantize_rows(
     QUANTIZED: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """Turn row t of *x* into int8 q [T, FILLED], float32 steps [T] and int32 sums of q [T]; filling becomes 0.
+    """Turn row t of *x* into int8 q [T, FILLED], float32 steps [T] and int32 sums of q [T]; padding becomes 0.
 
-    GATE 1 (SiLU) or 2 (squared ReLU): x is [T, 2 K], and act(first half) * second half comes first. NORMED: then an
-    RMS norm, with a weight [K] if WEIGHTED. QUANTIZED false: the row is written to y [T, K] instead.
+    GATE 1 (SiLU) or 2 (squared ReLU): x is [T, 2 K], and act(first half) * second half is computed first. NORMED: an
+    RMS norm follows, with a weight [K] if WEIGHTED. QUANTIZED false: the row is written to y [T, K] instead.
     """
     _start(PDL)
     t = tl.program_id(0).to(tl.int64)
@@ -204,7 +204,7 @@ def multiply_few(
 
 @triton.jit
 def _choose_tile(rows, tokens, BLOCK_ROWS: tl.constexpr, BLOCK_TOKENS: tl.constexpr, GROUP: tl.constexpr):
-    """Return the rows and the tokens of this program: tiles go along GROUP row blocks before the next tokens."""
+    """Return the rows and the tokens of this program; tiles traverse GROUP row blocks before the next tokens."""
     row_blocks, token_blocks = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(tokens, BLOCK_TOKENS)
     pid = tl.program_id(0)
     in_group = GROUP * token_blocks
@@ -234,10 +234,10 @@ def multiply_many(
     ASM: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """As `multiply_few` for many tokens, on int8 tensor cores: codes are the left operand, unpacked in registers.
+    """Compute `multiply_few` for many tokens on int8 tensor cores; codes are the left operand, unpacked in registers.
 
-    q is int8 [T, 256 blocks], codes uint8 [N, 64 blocks]. Grid: one program a tile, tiles in groups of GROUP row
-    blocks so that neighbours share activations and codes in the L2 cache.
+    q is int8 [T, 256 blocks], codes uint8 [N, 64 blocks]. Grid: one program per tile, in groups of GROUP row blocks, so
+    that neighbours share activations and codes in the L2 cache.
     """
     _start(PDL)
     n, t = _choose_tile(rows, tokens, BLOCK_ROWS, BLOCK_TOKENS, GROUP)
@@ -279,8 +279,8 @@ def _load_rotated(
 ):
     """Return heads [R, 2 HALF] at the pointers *heads* [R, 1], after an RMS norm if NORMED, rotated, in float32.
 
-    Element i turns with its partner, half a head away: y[i] = x[i] cos[i mod HALF] -+ x[partner] sin[i mod HALF].
-    *angle* [R, 1] are offsets of the positions in the tables.
+    Element i is rotated with its partner, half a head away: y[i] = x[i] cos[i mod HALF] -+ x[partner] sin[i mod HALF].
+    *angle* [R, 1] are the offsets of the positions in the tables.
     """
     partner = tl.where(i < HALF, i + HALF, i - HALF)[None, :]
     x = tl.load(heads + i[None, :], mask=known, other=0.0).to(tl.float32)
@@ -312,7 +312,7 @@ def _append(
     BLOCK: tl.constexpr,
     NORMED: tl.constexpr,
 ):
-    """Store the rotated key at row + KEY, and the value at row + VALUE, at *at* of the cache."""
+    """Store the rotated key from row + KEY and the value from row + VALUE at *at* of the cache."""
     i = tl.arange(0, BLOCK)
     known = (i < 2 * HALF)[None, :]
     here = tl.zeros((1, 1), tl.int32)
@@ -361,10 +361,10 @@ def append_keys(
 def _attend_keys(
     query, keys, values, base, begin, until, end, position, scale, i, D: tl.constexpr, BLOCK_KEYS: tl.constexpr
 ):
-    """Return (largest score, sum of weights, weighted values) of each row of *query* [R, B] over a share of the keys.
+    """Return (largest score, sum of weights, weighted values) of each row of *query* [R, B] over a part of the keys.
 
-    Keys and values are those at *base* of the cache from *begin* up to *until*, of *end* that are written; row r sees
-    those up to *position*[r]. Scores are in log2.
+    The part is *begin* to *until* of the *end* written keys at *base* of the cache; row r sees keys up to
+    *position*[r]. Scores are in log2.
     """
     top = tl.full((query.shape[0],), float("-inf"), tl.float32)
     total = tl.zeros((query.shape[0],), tl.float32)
@@ -378,7 +378,7 @@ def _attend_keys(
         scores = tl.dot(query, tl.trans(key), input_precision="tf32x3") * factor
         scores = tl.where(k[None, :] <= position[:, None], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
-        # rows beyond the tile have no key that they may see before the first block of theirs
+        # a row that has seen no key so far, such as one beyond the tile, has a maximum of -inf
         base_line = tl.where(higher == float("-inf"), 0.0, higher)
         weights = tl.exp2(scores - base_line[:, None])
         shrink = tl.exp2(top - base_line)
@@ -393,8 +393,8 @@ def _attend_keys(
 def _merge_splits(
     top, total, sums, parts, arrived, group, split, SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Leave the sums of this program in *parts*; return (sum of weights, weighted values) of all, and whether it is
-    the last to arrive: only then are they those of all.
+    """Store the sums of this program in *parts*; return (sum of weights, weighted values) of all programs, complete
+    only for the last to arrive, and whether this program is that one.
     """
     r, i = tl.arange(0, ROWS), tl.arange(0, BLOCK)
     STRIDE: tl.constexpr = ROWS * (BLOCK + 2)
@@ -412,7 +412,7 @@ def _merge_splits(
         sums = tl.zeros((ROWS, BLOCK), tl.float32)
         for other in tl.static_range(SPLITS):
             part = parts + (group * SPLITS + other) * STRIDE
-            # what other programs wrote is in the L2 cache, and perhaps an older value in this one's L1
+            # other programs' sums are in the L2 cache, but this one's L1 may hold older values
             its_top = tl.load(part + ROWS * BLOCK + r, cache_modifier=".cg")
             its_total = tl.load(part + ROWS * (BLOCK + 1) + r, cache_modifier=".cg")
             its_sums = tl.load(part + r[:, None] * BLOCK + i[None, :], cache_modifier=".cg")
@@ -440,8 +440,9 @@ def attend(
     query heads that share keys are the ROWS rows of the products. APPENDS: a tile is one token, whose key and value
     are stored first. Grid: (tiles, KV_HEADS, SPLITS). Flash attention (arXiv:2205.14135) with float32 scores and sums.
 
-    With SPLITS > 1 each program reads a share of the keys and leaves its sums in *parts*, float32 [tiles, KV_HEADS,
-    SPLITS, ROWS, BLOCK + 2]; the last to arrive (*arrived*, int32 [tiles, KV_HEADS], zero before and after) merges.
+    With SPLITS > 1 each program reads a part of the keys and stores its sums in *parts*, float32 [tiles, KV_HEADS,
+    SPLITS, ROWS, BLOCK + 2]; the last to arrive merges them (*arrived*, int32 [tiles, KV_HEADS], zero before and
+    after).
     """
     _start(PDL)
     GROUP: tl.constexpr = HEADS // KV_HEADS
@@ -457,7 +458,7 @@ def attend(
     share = tl.cdiv(tl.cdiv(end, SPLITS), BLOCK_KEYS) * BLOCK_KEYS
     _wait(PDL)
     if APPENDS:
-        if split == start // share:  # the one that will read it
+        if split == start // share:  # the program that will read it
             row, to = qkv + first.to(tl.int64) * WIDTH + kv * D, base + start * D
             KEY: tl.constexpr = HEADS * D
             VALUE: tl.constexpr = (HEADS + KV_HEADS) * D

@@ -1,4 +1,4 @@
-"""A ternary layer of a transformers model on a GPU: 2-bit codes and our kernels, where the engine does not fit."""
+"""Run the ternary layers of a transformers model on our GPU kernels, for architectures without an engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bitnet_bench.ternary.linear import CodesLinear
 
 
 class GpuLinear(nn.Module):
-    """An inference-only ternary layer on 2-bit codes, with an RMS norm of its own where the format has one."""
+    """An inference-only ternary layer with 2-bit codes on a GPU, and an inner RMS norm if the format has one."""
 
     codes: Tensor
 
     def __init__(self, layer: CodesLinear) -> None:
-        """Take over the codes, the scale, the bias and the norm of *layer*, which is on the GPU."""
+        """Use the codes, the scale, the bias and the norm of *layer*, which is on the GPU."""
         super().__init__()
         self.out_features, self.in_features = layer.out_features, layer.in_features
         part = layer.codes, float(layer.gamma), None if layer.bias is None else layer.bias.float()

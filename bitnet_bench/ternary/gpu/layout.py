@@ -1,9 +1,9 @@
-"""Four ternary codes in a byte, in the layout that the GPU kernels read: rows of blocks of 256 columns.
+"""Pack four ternary codes into a byte, in the layout that the GPU kernels read: rows of blocks of 256 columns.
 
 A row is one run of bytes [K / 4], in blocks of 64 bytes that hold 256 columns: bits 2 j and 2 j + 1 of byte p hold
-column 64 j + p of the block, as code + 1. So one shift and one mask give 64 neighbouring columns from 64 neighbouring
-bytes, four codes to a register, for dp4a and for tensor cores alike; activations keep their order. Columns are filled
-up to whole blocks with code 0.
+column 64 j + p of the block, as code + 1, so one shift and one mask give 64 neighbouring columns from 64 neighbouring
+bytes, four codes per register, for both dp4a and tensor cores; activations keep their order. Columns are padded to
+whole blocks with code 0.
 """
 
 from __future__ import annotations

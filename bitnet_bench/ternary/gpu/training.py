@@ -1,12 +1,12 @@
-"""The Triton kernels of ternary training: both quantizers, and the scales of a product and of its gradient.
+"""Triton kernels of ternary training: both quantizers, and the scales of a product and of its gradient.
 
-They compute `bitnet_bench.ternary.quantizer` to the bit, given the same gamma, whose sum has an order of its own. Codes
-and quantized activations are integers in bfloat16, which holds them exactly: the products between these kernels are
-plain bfloat16 GEMMs whose float32 sums are exact too.
+Their results are bit-identical to `bitnet_bench.ternary.quantizer` for the same gamma, whose sum has another order
+here. Codes and quantized activations are integers in bfloat16, which represents them exactly: the products between
+these kernels are plain bfloat16 GEMMs whose float32 sums are exact as well.
 
 Parameters have no annotations except `tl.constexpr`: Triton evaluates annotations when it compiles a kernel, and `Any`
-there is a NameError that the interpreter never raises. Fused multiply-adds are off (`EXACT`): contracting
-x * scale + ROUNDING would leave out the rounding of the product.
+there is a NameError that the interpreter never raises. Fused multiply-adds are off (`EXACT`), because fusing
+x * scale + ROUNDING would skip the rounding of the product.
 """
 
 import math
@@ -18,16 +18,16 @@ import triton.language as tl
 from torch import Tensor
 
 ROUNDING = tl.constexpr(12582912.0)
-"""1.5 * 2^23: adding it to a float32 below 2^22 rounds that to an integer, half to even."""
+"""Constant 1.5 * 2^23; adding it to a float32 below 2^22 rounds it to an integer, half to even."""
 SMALLEST_SCALE = tl.constexpr(1e-5)
 EXACT = {"enable_fp_fusion": False}
 WIDEST_BLOCK = 4096
-"""Columns of a row that one pass of a program holds; longer rows take several."""
+"""Most columns of a row in one pass of a program; longer rows take several passes."""
 CHUNK = 8192
-"""Weights that one program reads."""
+"""Number of weights that one program reads."""
 PARTIALS_AT_ONCE = tl.constexpr(1024)
 CODES_ALIGNMENT = 128
-"""Elements: the codes of every layer begin where a GEMM can load 16 bytes."""
+"""Alignment of a layer's codes in elements, so that a GEMM can load 16 bytes at once."""
 
 
 @triton.jit
@@ -77,9 +77,9 @@ def _scale_gradient(grad, step, gamma, by_gamma, by_step, columns, BLOCK: tl.con
 
 @triton.jit
 def _find_chunk(weights, sizes, firsts, layers, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Return (layer, its weights, their number, its first chunk, the one after its last) of this program's chunk.
+    """Return (layer, its weights, their number, its first chunk, its last chunk + 1) of this program's chunk.
 
-    Without *layers* there is one layer: *weights* and *sizes* are then its address and its size, not tables of them.
+    Without *layers* there is one layer, and *weights* and *sizes* are its address and size instead of tables.
     """
     if layers is None:
         layer = 0
@@ -91,7 +91,7 @@ def _find_chunk(weights, sizes, firsts, layers, DTYPE: tl.constexpr, ALIGNED: tl
         layer = tl.load(layers + tl.program_id(0))
         source = tl.load(weights + layer).to(tl.pointer_type(DTYPE))
         size = tl.load(sizes + layer)
-        if ALIGNED:  # else nothing is known of what was read from memory, and loads are of one element each
+        if ALIGNED:  # otherwise alignment is unknown, and each load is of one element
             source = tl.multiple_of(source, 16)
             size = tl.multiple_of(size, 16)
         first = tl.load(firsts + layer)
@@ -124,13 +124,13 @@ def _write_codes(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the codes of one chunk; each program adds its layer's partial sums up again, which spares a launch."""
+    """Write the codes of one chunk; each program sums its layer's partial sums again, which saves a launch."""
     layer, source, size, first, end = _find_chunk(weights, sizes, firsts, layers, DTYPE, ALIGNED)
     sums = tl.zeros((PARTIALS_AT_ONCE,), tl.float32)
     for start in range(first, end, PARTIALS_AT_ONCE):
         i = start + tl.arange(0, PARTIALS_AT_ONCE)
         sums += tl.load(partials + i, mask=i < end, other=0.0)
-    mean = tl.div_rn(tl.sum(sums, axis=0), size * 1.0)  # 1.0: a size of 1 is no tensor
+    mean = tl.div_rn(tl.sum(sums, axis=0), size * 1.0)  # 1.0: a size of 1 is not a tensor
     gamma = tl.where(mean == mean, tl.maximum(mean, SMALLEST_SCALE), mean)  # a NaN stays one
     tl.store(gammas + layer, gamma)
     k = (tl.program_id(0) - first).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -147,7 +147,7 @@ def _write_codes(
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (q, step): integers in bfloat16 of x's shape [..., K], and float32 [rows, 1], as the quantizer defines."""
+    """Return the quantizer's (q, step): integers in bfloat16 of x's shape [..., K], and float32 [rows, 1]."""
     columns = x.shape[-1]
     x = x.contiguous()
     rows = x.numel() // columns
@@ -160,7 +160,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scale_sums(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return sums * (step * gamma) [M, N] in *dtype* for contiguous float32 sums; in their place if that is float32."""
+    """Return sums * (step * gamma) [M, N] in *dtype* for contiguous float32 sums; in place if *dtype* is float32."""
     rows, columns = sums.shape
     y = sums if dtype == torch.float32 else torch.empty(sums.shape, dtype=dtype, device=sums.device)
     if sums.numel():
@@ -171,7 +171,7 @@ def scale_sums(sums: Tensor, step: Tensor, gamma: Tensor, dtype: torch.dtype) ->
 
 
 def scale_gradient(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return grad * gamma and grad * step [M, N], rounded once to grad's dtype: what dx and dw are products of."""
+    """Return grad * gamma and grad * step [M, N], rounded once to grad's dtype, the operands of dx and dw."""
     grad = grad.contiguous()
     rows, columns = grad.shape
     by_gamma, by_step = torch.empty_like(grad), torch.empty_like(grad)
@@ -205,9 +205,9 @@ def ternarize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CodesWriter:
-    """Ternarizes the weights of several layers in two launches, however many layers there are.
+    """Ternarizes the weights of any number of layers in two launches.
 
-    The addresses are kept on the device and copied there again only when a weight has moved.
+    The weights' addresses are kept on the device, and copied again only if a weight has moved.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -229,13 +229,13 @@ class CodesWriter:
         self._addresses: tuple[int, ...] = ()
 
     def fits(self, weights: Sequence[Tensor]) -> bool:
-        """Return whether *weights* have the shapes, dtype and device that this writer was made for."""
+        """Return whether *weights* have the shapes, dtype and device of this writer."""
         return [w.shape for w in weights] == self._shapes and all(
             w.dtype == self._dtype and w.device == self._device and w.is_contiguous() for w in weights
         )
 
     def write(self, weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return (codes in bfloat16 of its shape, float32 scalar gamma) of each of *weights*, in fresh memory."""
+        """Return (codes in bfloat16 of its shape, float32 scalar gamma) of each of *weights*, in new memory."""
         addresses = tuple(weight.data_ptr() for weight in weights)
         if addresses != self._addresses:
             self._addresses, self._pointers = addresses, torch.tensor(addresses, device=self._device)

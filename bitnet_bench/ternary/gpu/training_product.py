@@ -1,13 +1,13 @@
-"""The ternary product that trains on bfloat16 tensor cores: integer operands, exact float32 sums, few launches.
+"""The ternary product for training on bfloat16 tensor cores: integer operands, exact float32 sums, few launches.
 
 y = (q @ codes.T) * (step * gamma), with dx = (dy * gamma) @ codes and dw = (dy * step).T @ q. q and codes are integers
-of at most 8 bits, which bfloat16 holds, and their sums stay below 2^24, which float32 holds: the forward pass has the
-bits of the definition on a CPU, given the same gamma. In the backward pass dy times its scale is rounded to dy's dtype
-once before the product, where a plain layer rounds its weights and its activations instead.
+of at most 8 bits, exact in bfloat16, and their sums stay below 2^24, exact in float32: for the same gamma, the forward
+pass is bit-identical to the definition on a CPU. In the backward pass dy times its scale is rounded to dy's dtype once
+before the product, whereas a plain layer rounds its weights and its activations.
 
 Launches of a layer: quantize (once for all layers that read the same tensor), product, scale; in the backward pass one
 for both scaled gradients, and two products. A plain layer under autocast has a cast and a product, and in the backward
-pass two products and two casts. Weights are ternarized for all layers in two launches a step.
+pass two products and two casts. Weights are ternarized for all layers in two launches per step.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from bitnet_bench.machine.gpu import why_no_launchers
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE, absmean
 
 FIRST_CAPABILITY = (8, 0)
-"""Ampere: the first with bfloat16 tensor cores."""
+"""Compute capability of Ampere, the first with bfloat16 tensor cores."""
 HAS_TRITON = find_spec("triton") is not None and why_no_launchers() is None
-"""Whether Triton is here and can start kernels; a constant, because torch.compile looks at it."""
+"""True if Triton is installed and can start kernels; a constant, because torch.compile reads it."""
 HAS_WIDE_MM = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 10)
-"""Whether torch.compile knows `mm` with an out_dtype; `bmm` has had it since 2.8 (pytorch/pytorch#163275)."""
+"""True if torch.compile supports `mm` with an out_dtype; `bmm` has had it since 2.8 (pytorch/pytorch#163275)."""
 
 
 def has_training_kernels(device: torch.device) -> bool:
-    """Return whether the kernels run on *device*: a GPU of `FIRST_CAPABILITY` or later, with Triton."""
+    """Return whether the kernels run on *device*, a GPU of `FIRST_CAPABILITY` or later with Triton."""
     return device.type == "cuda" and _has_tensor_cores(device.index or 0)
 
 
@@ -42,7 +42,7 @@ def _has_tensor_cores(index: int) -> bool:
 
 
 class ExactProduct(torch.autograd.Function):
-    """y = (q @ codes.T) * (step * gamma), whose gradients go straight through both quantizers to x and weight."""
+    """The product y = (q @ codes.T) * (step * gamma) with straight-through gradients for x and weight."""
 
     @staticmethod
     def forward(
@@ -72,7 +72,7 @@ class ExactProduct(torch.autograd.Function):
 
 
 def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a @ b, whose sums are float32, in *dtype*; b is made of a's dtype."""
+    """Return a @ b with float32 sums in *dtype*; b is converted to a's dtype."""
     b = b.to(a.dtype)
     if a.dtype == dtype or (a.device.type == "cuda" and dtype == torch.float32):
         if a.dtype == dtype:
@@ -85,7 +85,7 @@ def _wide_product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _runs_kernels(device: torch.device) -> bool:
-    """Return whether Triton is called: a compiler is given the definitions, to fuse them with what stands around."""
+    """Return whether Triton is called; torch.compile gets the definitions, to fuse them with the operations around."""
     return device.type == "cuda" and not torch.compiler.is_compiling()
 
 
@@ -106,9 +106,9 @@ def _scale_gradients(grad: Tensor, step: Tensor, gamma: Tensor) -> tuple[Tensor,
 
 
 class _LastQuantized:
-    """Remembers the quantized form of the tensor that was quantized last, as long as that tensor lives unchanged.
+    """Caches the quantized form of the last tensor that was quantized, while that tensor lives unchanged.
 
-    Queries, keys and values read one tensor, as do the two halves of a gated MLP.
+    Queries, keys and values read the same tensor, as do the two halves of a gated MLP.
     """
 
     def __init__(self) -> None:
@@ -117,13 +117,13 @@ class _LastQuantized:
         self._result: tuple[Tensor, Tensor] | None = None
 
     def find(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return what was made of *x*, if it was the last and has not changed since."""
+        """Return the cached result of *x*, or None if it was not the last tensor or has changed since."""
         if self._source is not None and self._source() is x and x._version == self._version:
             return self._result
         return None
 
     def store(self, x: Tensor, result: tuple[Tensor, Tensor]) -> None:
-        """Remember *result* until *x* is freed."""
+        """Cache *result* until *x* is freed."""
         self._source, self._version, self._result = weakref.ref(x, self._forget), x._version, result
 
     def _forget(self, source: Any) -> None:
@@ -135,10 +135,10 @@ _last_quantized = _LastQuantized()
 
 
 def quantize_cached(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (q, step) of *x* [..., K]: integers in bfloat16 of its shape, and float32 [rows, 1]."""
+    """Return (q, step) of *x* [..., K], cached: integers in bfloat16 of its shape, and float32 [rows, 1]."""
     if torch.compiler.is_compiling():
         return _quantize_by_definition(x.detach())
-    if x.is_inference():  # has no version by which a change would show
+    if x.is_inference():  # it has no version counter to detect changes
         from bitnet_bench.ternary.gpu import training
 
         return training.quantize_rows(x)
@@ -152,7 +152,7 @@ def quantize_cached(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantize_by_definition(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `quantizer.quantize_activations` returns, in bfloat16 instead of int8: what a compiler fuses."""
+    """Return `quantizer.quantize_activations` in bfloat16 instead of int8, in operations that torch.compile fuses."""
     wide = x.float()
     largest = wide.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_SCALE)
     q = (wide * (127.0 / largest)).round().clamp(-128, 127).to(torch.bfloat16)

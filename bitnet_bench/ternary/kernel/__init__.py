@@ -1,7 +1,7 @@
-"""The CPU kernel: 2-bit weights times int8 activations with exact integer sums, and what stands between two products.
+"""The CPU kernel: products of 2-bit weights and int8 activations with exact integer sums, and the steps between them.
 
-The library is plain C, built with the package as an optional extension and reached through ctypes. Its threads are
-those of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
+The library is plain C, built with the package as an optional extension and called through ctypes. It uses the threads
+of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the library computes, called with tensors."""
+"""Call the functions of the library with tensors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ACTIVATIONS = {"silu": 1, "relu2": 2}
 CACHE_LINE = 64
 TABLES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
 Call = tuple[Callable[..., None], tuple[Any, ...]]
-"""A function of the library and its arguments, whose pointers stay good while their tensors live."""
+"""A function of the library and its arguments, whose pointers are valid while their tensors live."""
 
 
 def count_filled_columns(columns: int) -> int:
-    """Return how many bytes a row of quantized activations takes: whole steps, and no multiple of 4096.
+    """Return how many bytes a row of quantized activations takes: whole steps, but not a multiple of 4096.
 
     Rows 4096 bytes apart would share the same few cache lines.
     """
@@ -41,7 +41,7 @@ class QuantizedRows:
 
     @classmethod
     def empty(cls, tokens: int, columns: int) -> QuantizedRows:
-        """Return room for *tokens* rows."""
+        """Return uninitialized buffers for *tokens* rows."""
         return cls(
             torch.empty(tokens, count_filled_columns(columns), dtype=torch.int8),
             torch.empty(tokens, dtype=torch.float32),
@@ -51,11 +51,11 @@ class QuantizedRows:
 
 
 class JoinedLayers:
-    """Ternary layers that read the same activations, as one call: q, k and v, or gate and up, or one alone."""
+    """Ternary layers that read the same activations, as one call: q, k and v, or gate and up, or a single layer."""
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
-        """Take (codes, scale, rows, bias) each: uint8 codes [panels, steps, 64] with one float scale, or an int8 layer
-        as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows]; bias float32 [rows] or None."""
+        """Join *parts* of (codes, scale, rows, bias): uint8 codes [panels, steps, 64] with one float scale, or an int8
+        layer as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows]; bias float32 [rows] or None."""
         self._kept: list[object] = []
         self._array = (Part * len(parts))()
         self.columns = columns
@@ -73,12 +73,12 @@ class JoinedLayers:
             self._kept += [codes, scale, bias]
 
     def __call__(self, x: QuantizedRows, tokens: int, y: Tensor, add: bool = False) -> None:
-        """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to what is there."""
+        """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to *y*."""
         function, arguments = self.call(x, y, add, tokens)
         function(*arguments)
 
     def call(self, x: QuantizedRows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
-        """Return the call that does so, to be made again and again over the same buffers."""
+        """Return the call that computes the product, to be repeated with the same buffers."""
         if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1 or y.shape[-1] != self.rows:
             raise ValueError(
                 f"{x.columns} columns into {tuple(y.shape)} do not fit a layer [{self.rows}, {self.columns}]"
@@ -127,8 +127,8 @@ def rows_call(
 ) -> Call:
     """Return the call that quantizes float32 rows x [T, K] into *out*.
 
-    With an *activation* x is [T, 2 K], and act(first half) * second half comes first; then the RMS norm, where there is
-    one. *y* [T, K] receives the rows as they are before quantization.
+    With an *activation*, x is [T, 2 K] and act(first half) * second half is computed first. The RMS norm follows, if
+    there is one. *y* [T, K] receives the rows before quantization.
     """
     columns = out.columns if out is not None else x.shape[-1]
     job = RowsJob(
@@ -159,11 +159,11 @@ def attention_call(
     heads: tuple[int, int, int],
     heads_per_tile: int,
 ) -> Call:
-    """Return the call that rotates, fills the cache and attends: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
+    """Return the call for rotation, cache and attention: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
 
-    *where*: slots, positions and tiles (first token, how many), int32. *cache*: keys, values, and how many positions
-    they hold. *angles*: cosines and sines [positions, d / 2]. *norms*: those of single heads, or None, and their
-    epsilon. *heads*: query heads, key-value heads, d.
+    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys, values, and their
+    capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key norms of single heads,
+    or None, and their epsilon. *heads*: query heads, key-value heads, d.
     """
     slots, positions, tiles = where
     job = Attention(
@@ -209,7 +209,7 @@ def multiply_head(table: Tensor, x: Tensor, y: Tensor) -> None:
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (q, step) of `quantizer.quantize_activations` for contiguous float32 x [..., K]."""
+    """Return the (q, step) of `quantizer.quantize_activations` for contiguous float32 x [..., K]."""
     q, step = torch.empty(x.shape, dtype=torch.int8), torch.empty((*x.shape[:-1], 1))
     rows = QuantizedRows(q.view(-1, x.shape[-1]), step, torch.empty(step.numel(), dtype=torch.int32), x.shape[-1])
     function, arguments = rows_call(x.view(-1, x.shape[-1]), rows)
@@ -225,7 +225,7 @@ def ternarize(weight: Tensor, gamma: Tensor) -> Tensor:
 
 
 def scale_sums(sums: Tensor, scales: Tensor, scale: Tensor) -> Tensor:
-    """Return int32 *sums* [T, N] times scales [T] * scale as float32, in the memory of *sums*."""
+    """Return int32 *sums* [T, N] times scales [T] * scale as float32, computed in the memory of *sums*."""
     y = sums.view(torch.float32)
     _matrix(2, sums, y, scales, float(scale))
     return y

@@ -24,14 +24,14 @@ STRUCTS = {
     "bb_head_size": Head,
     "bb_matrix_size": Matrix,
 }
-"""The structs of the library that Python mirrors, by the function that gives their size."""
+"""Structs of the library that Python mirrors, by the function that returns their size."""
 VECTOR_WIDTHS = (16, 8, 4)
-"""Floats of a vector in attention and head."""
+"""Floats of a vector in the attention and head functions."""
 
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """Return the loaded kernel, or None where it was not built or is turned off; BenchError for an unknown path."""
+    """Return the loaded kernel, or None if it was not built or is turned off; raise BenchError for an unknown name."""
     wanted = os.environ.get(KERNEL_VARIABLE, "")
     spec = find_spec(f"{__package__}._library")
     if wanted == "off" or spec is None or spec.origin is None:
@@ -50,7 +50,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def check_structs(loaded: Any) -> None:
-    """Raise BenchError if a struct of the *loaded* library has another size than the one that mirrors it here."""
+    """Raise BenchError if a struct of the *loaded* library has another size than its mirror here."""
     for name, mirror in STRUCTS.items():
         size_of = getattr(loaded, name, None)
         if size_of is not None:
@@ -63,14 +63,14 @@ def check_structs(loaded: Any) -> None:
 
 
 def require_library() -> ctypes.CDLL:
-    """Return the loaded kernel, for callers that have asked `library` whether it is there."""
+    """Return the loaded kernel, for callers that have checked that `load_library` returns one."""
     loaded = load_library()
     assert loaded is not None, "whoever calls the kernel has asked library() whether it is there"
     return loaded
 
 
 def list_instruction_sets() -> list[str]:
-    """Return the instruction sets that this machine can run, best first; none without the kernel."""
+    """Return the instruction sets that this machine can run, best first; empty without the kernel."""
     loaded = load_library()
     return _read_instruction_sets(loaded) if loaded else []
 
@@ -89,20 +89,20 @@ def get_instruction_set() -> str:
 
 
 def use_instruction_set(name: str) -> None:
-    """Switch to another of `paths()`, for tests and benchmarks."""
+    """Switch to another of `list_instruction_sets()`, for tests and benchmarks."""
     loaded = load_library()
     if loaded is None or not loaded.bb_use_path(name.encode()):
         raise ValueError(f"no kernel path {name}")
 
 
 def use_width(floats: int) -> bool:
-    """Switch to another of `VECTOR_WIDTHS`, for tests; False if this processor has none such."""
+    """Switch to another of `VECTOR_WIDTHS`, for tests; return False if this processor does not have it."""
     loaded = load_library()
     return loaded is not None and bool(loaded.bb_use_width(floats))
 
 
 def _find_thread_pool() -> c_void_p | None:
-    """Return GOMP_parallel of the OpenMP library that torch has loaded; None where there is none: one thread then."""
+    """Return GOMP_parallel of the OpenMP library that torch has loaded; without one (None) there is only one thread."""
     here = Path(torch.__file__).parent / "lib"
     for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
         try:
@@ -113,5 +113,5 @@ def _find_thread_pool() -> c_void_p | None:
 
 
 def is_threaded() -> bool:
-    """Say whether the kernel can use more than one thread here."""
+    """Return whether the kernel can use more than one thread here."""
     return _find_thread_pool() is not None

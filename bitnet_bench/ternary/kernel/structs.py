@@ -1,4 +1,4 @@
-"""The structs of kernel.h as ctypes mirrors them: the same fields in the same order."""
+"""Mirror the structs of kernel.h in ctypes: the same fields in the same order."""
 
 from __future__ import annotations
 
