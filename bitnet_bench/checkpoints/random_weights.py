@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.checkpoints.building import build_outline, list_ternary_shapes, list_tied_tensors
-from bitnet_bench.checkpoints.config import get_quantization
+from bitnet_bench.checkpoints.config import get_quantization, read_config
 from bitnet_bench.checkpoints.converting import copy_small_files, create_folder, write_checkpoint
 from bitnet_bench.checkpoints.detect import LLAMA_NORM_EPS
 from bitnet_bench.checkpoints.layouts import check_row_counts
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
+from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
@@ -122,6 +123,19 @@ def read_preset_config(name: str) -> dict[str, Any]:
 def _read_json(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def find_shape(model: str) -> ModelShape:
+    """Return the shape of *model* without downloading it; raise BenchError if it is not known."""
+    try:
+        if Path(model).exists() or model in EMBEDDED_CHECKPOINTS:
+            return compute_shape(read_config(Path(open_checkpoint(model).path)))
+        for name, source in list_presets().items():
+            if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf
+                return compute_shape(read_preset_config(name))
+    except KeyError as error:
+        raise BenchError(f"{model} is no Llama-like model: its config.json has no {error}.") from error
+    raise BenchError(f"{model} is not here, and its size is not known.", "`bitnet-bench pull` brings it.")
 
 
 def find_published_format(config: dict[str, Any]) -> Format:

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
-from bitnet_bench.checkpoints.random_weights import list_presets
-from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
+from bitnet_bench.checkpoints.random_weights import find_shape
+from bitnet_bench.checkpoints.shape import ModelShape
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.memory import find_free_bytes
-from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, Step
 from bitnet_bench.protocols import Progress
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
@@ -77,22 +76,6 @@ class Speed:
 
     flops: float
     source: str
-
-
-def find_shape(model: str) -> ModelShape:
-    """Return the shape of *model* without downloading it; raise BenchError if it is not known."""
-    from bitnet_bench.checkpoints.config import read_config
-    from bitnet_bench.checkpoints.random_weights import read_preset_config
-
-    try:
-        if Path(model).exists() or model in EMBEDDED_CHECKPOINTS:
-            return compute_shape(read_config(Path(open_checkpoint(model).path)))
-        for name, source in list_presets().items():
-            if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf
-                return compute_shape(read_preset_config(name))
-    except KeyError as error:
-        raise BenchError(f"{model} is no Llama-like model: its config.json has no {error}.") from error
-    raise BenchError(f"{model} is not here, and its size is not known.", "`bitnet-bench pull` brings it.")
 
 
 @cache

@@ -13,14 +13,11 @@ import torch
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
-from bitnet_bench.checkpoints.shape import compute_shape
 from bitnet_bench.data.collating import Collator
 from bitnet_bench.data.tokenizing import EncodedRows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, write_whole
-from bitnet_bench.machine.memory import find_free_bytes
 from bitnet_bench.processes import count_processes, read_rank
 from bitnet_bench.protocols import Progress, TrainingInputs
 from bitnet_bench.runs.folder import TRAINING_FILE
@@ -28,7 +25,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
 from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped_rows
-from bitnet_bench.training.memory import fit_batch
+from bitnet_bench.training.memory import fit_job
 from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
 from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, find_last_state, read_started_settings
@@ -46,7 +43,7 @@ def run_finetune_job(
     job = _resolve_sharding(job)
     tokenizer = load_tokenizer(given.base)
     encoded, held_out = encode_rows(job, given, tokenizer)
-    job = _choose_batch_size(job, given, encoded)
+    job = fit_job(job, given, encoded)
     set_seed(job.seed)
     model = make_starting_model(job, given.base)
     job, resumed = _start_or_resume(job, given, encoded, held_out)
@@ -74,29 +71,6 @@ def run_finetune_job(
     shutil.rmtree(out / STATE_FOLDER, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return record
-
-
-def _choose_batch_size(job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows) -> FinetuneJob:
-    """Return *job* with the batch size that fits if it is `auto`, and log it."""
-    if job.batch_size != "auto":
-        return job
-    try:
-        shape = compute_shape(read_config(Path(given.base.path)))
-    except KeyError as error:
-        raise BenchError(
-            f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
-            "Give `batch_size` a number.",
-        ) from error
-    longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
-    free = find_free_bytes(count_processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
-    fitted = fit_batch(job, shape, longest, free)
-    _log.warning(
-        "Batch size %s, %s forward passes a step: %.1f GB of memory are free.",
-        fitted.batch_size,
-        fitted.gradient_accumulation,
-        free / 1e9,
-    )
-    return fitted
 
 
 def _start_or_resume(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from bitnet_bench.checkpoints.shape import ModelShape
-from bitnet_bench.machine.memory import USABLE_SHARE
+import logging
+from pathlib import Path
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
+from bitnet_bench.data.tokenizing import EncodedRows
+from bitnet_bench.errors import BenchError
+from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
+from bitnet_bench.processes import count_processes
+from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.loss import ROWS_AT_ONCE
 
+_log = logging.getLogger(__name__)
 TRAINED_BYTES = 16
 """Bytes of a parameter in training: float32 master, gradient, and AdamW's two moments."""
 ACTIVATION_FLOATS_PER_LAYER = 20
@@ -39,3 +48,26 @@ def fit_batch(job: FinetuneJob, shape: ModelShape, longest: int, free_bytes: flo
     while batch > 1 and training_bytes(job, shape, batch * tokens) > USABLE_SHARE * free_bytes:
         batch //= 2
     return job.model_copy(update={"batch_size": batch, "gradient_accumulation": step // batch})
+
+
+def fit_job(job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows) -> FinetuneJob:
+    """Return *job* with the batch size that fits if it is `auto`, and log it."""
+    if job.batch_size != "auto":
+        return job
+    try:
+        shape = compute_shape(read_config(Path(given.base.path)))
+    except KeyError as error:
+        raise BenchError(
+            f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
+            "Give `batch_size` a number.",
+        ) from error
+    longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
+    free = find_free_bytes(count_processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
+    fitted = fit_batch(job, shape, longest, free)
+    _log.warning(
+        "Batch size %s, %s forward passes a step: %.1f GB of memory are free.",
+        fitted.batch_size,
+        fitted.gradient_accumulation,
+        free / 1e9,
+    )
+    return fitted

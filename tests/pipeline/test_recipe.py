@@ -10,11 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.random_weights import find_shape
+from bitnet_bench.checkpoints.shape import compute_shape
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fastest_dtype
-from bitnet_bench.pipeline.estimates import Estimate, Speed, compute_shape, estimate_steps, find_shape
+from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate_steps
 from bitnet_bench.pipeline.quickstart import RECIPE
 from bitnet_bench.pipeline.recipe import RECIPES_FOLDER, find_recipe, read_recipe
 from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, plan_steps, run_recipe

@@ -440,9 +440,8 @@ def attend(
     query heads that share keys are the ROWS rows of the products. APPENDS: a tile is one token, whose key and value
     are stored first. Grid: (tiles, KV_HEADS, SPLITS). Flash attention (arXiv:2205.14135) with float32 scores and sums.
 
-    With SPLITS > 1 each program reads a part of the keys and stores its sums in *parts*, float32 [tiles, KV_HEADS,
-    SPLITS, ROWS, BLOCK + 2]; the last to arrive merges them (*arrived*, int32 [tiles, KV_HEADS], zero before and
-    after).
+    With SPLITS > 1 each program reads some of the keys and stores its sums in *parts*, float32 [tiles, KV_HEADS,
+    SPLITS, ROWS, BLOCK + 2]; the last to arrive (*arrived*, int32 [tiles, KV_HEADS], 0 before and after) merges them.
     """
     _start(PDL)
     GROUP: tl.constexpr = HEADS // KV_HEADS
