@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bitnet_bench import __version__
+from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
@@ -142,11 +143,9 @@ def _make_client() -> Any:
 @contextmanager
 def _explain_hub_errors(repo: str) -> Iterator[None]:
     """Raise BenchError instead of an error of the hub or the network."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except list_hub_errors() as error:
         raise BenchError(
             f"The hub did not take or give {repo}: {(str(error) or type(error).__name__).splitlines()[0]}",
             "Check the name, the network, and `hf auth login`.",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
@@ -45,11 +46,10 @@ def load_config(model: str) -> dict[str, Any]:
 
 def _download(model: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(model, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except list_hub_errors() as error:
         raise BenchError(
             f"{model} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",
             "Check the name, the network, and `hf auth login` for a gated model.",

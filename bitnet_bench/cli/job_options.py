@@ -77,10 +77,11 @@ class JobCommand(PanelCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; former spellings are accepted with a warning."""
-        for argument in FORMER_OPTIONS.keys() & set(args):
-            now = FORMER_OPTIONS[argument]
-            print(f"Warning: {argument} is now {now}; the next release does not know it.", file=sys.stderr)
-        return super().parse_args(ctx, [FORMER_OPTIONS.get(argument, argument) for argument in args])
+        own = {spelling for parameter in self.get_params(ctx) for spelling in parameter.opts}
+        former = {argument: now for argument, now in FORMER_OPTIONS.items() if now in own}
+        for argument in former.keys() & set(args):
+            print(f"Warning: {argument} is now {former[argument]}; the next release does not know it.", file=sys.stderr)
+        return super().parse_args(ctx, [former.get(argument, argument) for argument in args])
 
 
 def expand_fields(function: Callable[..., None]) -> Callable[..., None]:

@@ -58,7 +58,7 @@ def measure(
 ) -> None:
     """Measure memory, speed and energy.
 
-    Each contestant runs in a process of its own, in rounds that alternate. All of it ends within --budget: one whose
+    Each candidate runs in a process of its own, in rounds that alternate. All of it ends within --budget: one whose
     single round exceeds its share of the time is run once or left out, with the reason. A run folder's record gains
     the costs, and its twin's (RUN-fp16, or fp16-after beside ternary-after) is measured and filled with it. One that
     fails leaves the others, and the exit status is 1.

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
@@ -220,13 +220,14 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     there = load_record_to_extend(out)
     same = ("precision", "backend", "suites")
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
-    if _decisive(there) != _decisive(record):
-        differing.append("settings")
+    changed = _changed_settings(there, record)
+    differing += changed
     if there.checkpoint.sha256 != record.checkpoint.sha256:
         differing.insert(0, "checkpoint")
     if differing and (there.scores or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
         named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
+        named = [f"`{name}`" if name in changed else words for name, words in zip(differing, named, strict=True)]
         again = " and ".join(f"`{name}={values[name][0]}`" for name in differing if name in values)
         continues = f"With {again} it is continued. " if again and set(differing) <= values.keys() else ""
         raise BenchError(
@@ -238,9 +239,10 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     return there if there.scores else there.model_copy(update={"inputs": record.inputs})
 
 
-def _decisive(record: RunRecord) -> dict[str, Any]:
-    """Return the settings that decide a score; not where rows were read, because rows are compared by their digests."""
-    return {name: value for name, value in record.settings.items() if name not in ("data_dir", "rows")}
+def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:
+    """Return the settings that decide a score and differ; where rows were read is compared by their digests."""
+    names = {*there.settings, *record.settings} - {"data_dir", "rows"}
+    return sorted(name for name in names if there.settings.get(name) != record.settings.get(name))
 
 
 def _can_open_together(runs: Sequence[RunWriter]) -> bool:

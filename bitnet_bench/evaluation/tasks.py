@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import BaseLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
+from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
@@ -221,11 +222,10 @@ def _use_hub_rows(suite: Suite, task: Task, config: dict[str, Any]) -> str:
 
 def _find_newest_revision(hub: str) -> str | None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return HfApi().dataset_info(hub, timeout=10).sha
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled, ValueError):
+    except list_hub_errors():
         return None  # loading reports the error, or finds the rows in the cache
 
 

@@ -205,7 +205,7 @@ class FinetuneJob(Settings):
     @property
     def peak_rate(self) -> float:
         """The learning rate of a job that is run."""
-        assert self.learning_rate is not None, "rates.with_default_rate fills the learning rate in"
+        assert self.learning_rate is not None, "`set_default_rate` fills the learning rate in"
         return self.learning_rate
 
     @property

@@ -48,7 +48,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     differing = [name for name, value in job.settings().items() if record.job.settings().get(name) != value]
     if differing:
         raise BenchError(
-            f"{job.out} holds a finished run with another {', '.join(differing)}.",
+            f"{job.out} holds a finished run with another {', '.join(f'`{name}`' for name in differing)}.",
             "Give another `out`, or delete the folder.",
         )
     refuse_other_inputs(job, record)

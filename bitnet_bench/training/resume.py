@@ -60,8 +60,9 @@ def claim_run_folder(out: Path, settings: Mapping[str, Any], notes: Mapping[str,
     if theirs:
         differing = [name for name in settings if theirs.get(name) != settings[name]]
         if differing:
+            named = (f"`{name}`" if name.isidentifier() else name for name in differing)
             raise BenchError(
-                f"{out} holds an unfinished run with another {', '.join(differing)}.",
+                f"{out} holds an unfinished run with another {', '.join(named)}.",
                 "Give the settings it was started with to go on, another `out`, or delete the folder.",
             )
         return

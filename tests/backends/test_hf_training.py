@@ -142,7 +142,7 @@ def test_a_job_without_a_rate_has_that_of_the_table_and_its_twin_has_its_own(row
     twin = make_twin_job(record.job, None)
     assert (twin.learning_rate, twin.learning_rate_source) == (None, None)
     assert finetune(twin).job.learning_rate == find_default_rate(twin, record.base).value
-    with pytest.raises(BenchError, match="another learning_rate"):
+    with pytest.raises(BenchError, match="another `learning_rate`"):
         finetune(one.model_copy(update={"learning_rate": 3e-3}))
 
 
@@ -193,7 +193,7 @@ def test_other_settings_do_not_go_on_in_the_same_folder(rows: Path, tmp_path: Pa
     one = job(rows, tmp_path / "out", max_steps=2)
     first = finetune(one)
     assert finetune(one) == first
-    with pytest.raises(BenchError, match="another learning_rate"):
+    with pytest.raises(BenchError, match="another `learning_rate`"):
         finetune(one.model_copy(update={"learning_rate": 1e-4}))
 
 
@@ -270,5 +270,5 @@ def test_a_template_file_that_changed_is_another_job(rows: Path, tmp_path: Path)
     assert len(record.job.template_sha256 or "") == 64
     assert finetune(one) == record
     template.write_text("{% for m in messages %}{{ m.content }} </s>{% endfor %}", encoding="utf-8")
-    with pytest.raises(BenchError, match="another template_sha256"):
+    with pytest.raises(BenchError, match="another `template_sha256`"):
         finetune(one)

@@ -293,6 +293,6 @@ def test_compile_with_a_ternary_warmup_is_refused() -> None:
 def test_the_record_says_whether_layers_were_compiled(tmp_path: Path) -> None:
     record = run_finetune(job(tmp_path, ROWS, model="demo", max_steps=1))
     assert record.job.compile == "off"
-    with pytest.raises(BenchError, match="another max_steps"):
+    with pytest.raises(BenchError, match="another `max_steps`"):
         run_finetune(record.job.model_copy(update={"compile": "on", "max_steps": 2}))
     assert run_finetune(record.job.model_copy(update={"compile": "on"})) == record

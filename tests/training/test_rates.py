@@ -85,7 +85,7 @@ def test_a_run_that_began_with_a_rate_of_its_own_is_not_resumed_without_it(tmp_p
     claim_run_folder(tmp_path, begun.settings(), {"learning_rate_source": None})
     asked = JOB.model_copy(update={"out": str(tmp_path), "batch_size": "auto"})
     assert recall_choices(asked, None) == asked
-    with pytest.raises(BenchError, match="another learning_rate, batch_size"):
+    with pytest.raises(BenchError, match="another `learning_rate`, `batch_size`"):
         claim_run_folder(tmp_path, asked.settings(), {})
 
 
