@@ -144,4 +144,4 @@ def test_evaluate_measure_and_report_work_together(bench: Bench, tmp_path: Path)
     assert "sample:copa" in (tmp_path / "r.html").read_text(encoding="utf-8")
     other = bench("evaluate", "--suite", "sample", "--task", "wic", "--out", str(run))
     assert other.returncode == 1
-    assert "another suites" in other.stderr or "another `tasks`" in other.stderr
+    assert "another --limit, `tasks`" in other.stderr

@@ -122,8 +122,9 @@ def test_a_command_that_is_given_nothing_makes_the_model_that_python_makes(monke
     assert inspect.signature(api.measure).parameters["scenario"].default is None
 
 
-def test_the_steps_of_a_recipe_have_the_defaults_of_the_models(tmp_path: Path) -> None:
+def test_the_steps_of_a_recipe_have_the_defaults_of_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipe that sets nothing plans the jobs and the scenario of the models' own defaults."""
+    monkeypatch.delenv("BITNET_BENCH_DATA", raising=False)
     steps = plan_steps(read(RECIPE.format(finetune="", evaluate="", measure=""), tmp_path), tmp_path / "out")
     (training,) = [step for step in steps if isinstance(step, FinetuneStep)]
     (scoring,) = [step for step in steps if isinstance(step, EvaluateStep)]

@@ -6,10 +6,13 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 MAX_LINES = 50
 MAX_IMPORTS = 20
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("bitnet_bench", "backends", "reports", "tasks")
+pytestmark = pytest.mark.skipif(not (ROOT / "backends").is_dir(), reason="there are no sources outside a checkout")
 
 
 def long_functions() -> Iterator[str]:
