@@ -75,7 +75,7 @@ def create_folder(out: Path) -> Iterator[Path]:
 
     What a killed process left in *out* is cleared; a process that is still writing there is not disturbed.
     """
-    _refuse_foreign(out)  # before anything is written there, a lock included
+    _check_foreign_files(out)  # before anything is written there, a lock included
     try:
         with lock_folder(out):
             _clear(out)
@@ -88,7 +88,7 @@ def create_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _refuse_foreign(out: Path) -> None:
+def _check_foreign_files(out: Path) -> None:
     """Raise BenchError if *out* is a file, or a folder that holds anything but what a killed write left."""
     if out.exists() and (not out.is_dir() or ((there := _files(out)) and not _was_cut_off(out, there))):
         raise BenchError(f"{out} is not empty.", "Give another OUT, or delete the folder.")
@@ -96,7 +96,7 @@ def _refuse_foreign(out: Path) -> None:
 
 def _clear(out: Path) -> None:
     """Delete what a killed write left in *out*, and only that."""
-    _refuse_foreign(out)
+    _check_foreign_files(out)
     for file in _files(out):
         file.unlink()
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
-from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.runs.records import ROWS_INPUT, FinetuneRecord
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Text, get_text, join_texts
-
-ROWS = "data rows"
-"""Name of the digest of a training's rows (`bitnet_bench.training.finished`)."""
 
 
 def training_notices(a: LoadedRun, b: LoadedRun) -> tuple[Notice, ...]:
@@ -26,7 +23,7 @@ def training_notices(a: LoadedRun, b: LoadedRun) -> tuple[Notice, ...]:
 
 
 def _differences(a: FinetuneRecord, b: FinetuneRecord) -> Iterator[Text]:
-    ours, theirs = a.inputs.get(ROWS), b.inputs.get(ROWS)
+    ours, theirs = a.inputs.get(ROWS_INPUT), b.inputs.get(ROWS_INPUT)
     if ours and theirs:
         if ours != theirs:
             yield get_text("learned.rows", a=f"{a.rows:,}", b=f"{b.rows:,}")

@@ -16,10 +16,10 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
+    check_same_inputs,
+    check_same_machine,
     digest_definition,
     digest_task,
-    refuse_other_inputs,
-    refuse_other_machine,
 )
 from bitnet_bench.evaluation.select import find_data_directory
 from bitnet_bench.files import write_whole
@@ -68,13 +68,13 @@ class RunWriter:
         scored = [task for task in tasks if self.has_scored(task)]
         if scored:
             now = {name: found for task in scored for name, found in tasks[task].items()}
-            refuse_other_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
+            check_same_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
 
     def record_runtime(self, session: Session) -> None:
         """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
         if self._writes and self.record.scores:
-            refuse_other_machine(self.out, self.record, runtime, self._blank.environment)
+            check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
     def check_tokenizer(self, session: Session, chat_template: bool) -> None:

@@ -94,7 +94,7 @@ class _Definition:
         self.parts.append(config)
 
 
-def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], tasks: Iterable[str]) -> None:
+def check_same_inputs(out: Path, record: RunRecord, now: Mapping[str, str], tasks: Iterable[str]) -> None:
     """Raise BenchError if scores in *record* come from other inputs than those of *now* (digests by name).
 
     *tasks* are those that it has scored. An input without a digest, then or now, cannot be compared, which is logged.
@@ -120,7 +120,7 @@ def refuse_other_inputs(out: Path, record: RunRecord, now: Mapping[str, str], ta
         )
 
 
-def refuse_other_machine(
+def check_same_machine(
     out: Path, record: RunRecord, runtime: str | None, here: Environment, software: Iterable[str] = SOFTWARE
 ) -> None:
     """Raise BenchError if the scores in *record* come from another runtime, processor or software than this one."""

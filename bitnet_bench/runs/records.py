@@ -12,6 +12,8 @@ from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
 from bitnet_bench.runs.value import GrownValue, Value
 
 SCHEMA_VERSION = 1
+ROWS_INPUT = "data rows"
+"""Name of the digest of the training rows in `FinetuneRecord.inputs`."""
 
 
 class Checkpoint(Value):

@@ -16,7 +16,7 @@ from bitnet_bench.runs.folder import load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.runs.twins import TWIN_SUFFIX
-from bitnet_bench.training.finished import refuse_other_inputs
+from bitnet_bench.training.finished import check_same_inputs
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
@@ -30,7 +30,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     """
     from bitnet_bench.data.templates import check_template, hash_template
     from bitnet_bench.machine.fast_dtype import fastest_dtype
-    from bitnet_bench.training.resume import recall_choices, refuse_foreign
+    from bitnet_bench.training.resume import check_run_folder, recall_choices
 
     check_template(job.template)
     compute = fastest_dtype() if job.compute == "auto" else job.compute
@@ -39,7 +39,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     if record is None:
         # the first process of a launch locks the folder for all
         if is_first_process():
-            refuse_foreign(Path(job.out))  # before a lock file is written into it
+            check_run_folder(Path(job.out))  # before a lock file is written into it
         with lock_folder(Path(job.out)) if is_first_process() else nullcontext():
             record = load_training_record(Path(job.out))  # another process may have finished the run meanwhile
             if record is None:
@@ -51,7 +51,7 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
             f"{job.out} holds a finished run with another {', '.join(f'`{name}`' for name in differing)}.",
             "Give another `out`, or delete the folder.",
         )
-    refuse_other_inputs(job, record)
+    check_same_inputs(job, record)
     return record
 
 

@@ -14,13 +14,13 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
+from bitnet_bench.runs.records import ROWS_INPUT, Checkpoint, FinetuneRecord
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
 
-BASE, TEACHER, ROWS, VALIDATION = "base weights", "teacher weights", "data rows", "validation rows"
+BASE, TEACHER, ROWS, VALIDATION = "base weights", "teacher weights", ROWS_INPUT, "validation rows"
 Read = TypeVar("Read")
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def digest_rows(rows: Iterable[Row]) -> str:
     return found.hexdigest()
 
 
-def refuse_other_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
+def check_same_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
     """Raise BenchError if the finished run *record* used another base, rows or teacher than *job* names now.
 
     Inputs that no longer exist, or that a record of an older version does not contain, cannot be compared; this is

@@ -66,11 +66,11 @@ def claim_run_folder(out: Path, settings: Mapping[str, Any], notes: Mapping[str,
                 "Give the settings it was started with to go on, another `out`, or delete the folder.",
             )
         return
-    refuse_foreign(out)
+    check_run_folder(out)
     write_whole(out / STATE_FOLDER / CLAIM_FILE, json.dumps({**settings, **notes}, ensure_ascii=False, indent=1))
 
 
-def refuse_foreign(out: Path) -> None:
+def check_run_folder(out: Path) -> None:
     """Raise BenchError if *out* holds files other than those of an unfinished run or of claiming the folder."""
     if out.is_dir() and not read_started_settings(out) and not all(map(_is_of_claiming, out.iterdir())):
         raise BenchError(f"{out} is not empty.", "Give another `out`, or delete the folder.")
