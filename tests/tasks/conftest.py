@@ -1,0 +1,73 @@
+"""A model whose answers stand in the test, and what asks it the rows of a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.api.model import LM
+
+from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.task_run import TaskResult, check_rows, evaluate_task, list_training_pairs
+from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
+
+
+class ScriptedLM(LM):
+    """Answers row by row: a text is the choice that it prefers, or what it writes; a number is a log-probability.
+
+    It asks nothing of the task: which choice is right, it is told by nobody.
+    """
+
+    def __init__(self, answers: Sequence[Any]) -> None:
+        super().__init__()
+        self._answers = answers
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return -1 for the preferred choice, and what is as good as never for the others."""
+        return [(-1.0 if r.args[1].strip() == self._answers[r.doc_id] else -10_000.0, False) for r in requests]
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Return the number of each row."""
+        return [float(self._answers[r.doc_id]) for r in requests]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return the text of each row."""
+        return [self._answers[r.doc_id] for r in requests]
+
+
+def build(folder: Path, name: str, files: dict[str, Any]) -> BuiltTask:
+    """Write *files* (by their paths in a data directory) and return the task *name* on them."""
+    for place, content in files.items():
+        file = folder / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [content] if file.suffix == ".json" else content
+        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    suite, _, task = name.partition(":")
+    ((found, one),) = select_tasks([suite], [task])
+    own = {name: folder / next(iter(files))} if found.embedded or one.own_rows or not one.local else {}
+    return build_task(found, one, TaskSettings(folder, own))
+
+
+@pytest.fixture
+def answer_rows(tmp_path: Path) -> Callable[[str, dict[str, Any], Sequence[Any]], TaskResult]:
+    """Give what asks the rows of a task, by their file in the data directory, and scores *answers*."""
+
+    def answer(name: str, files: dict[str, Any], answers: Sequence[Any]) -> TaskResult:
+        built = build(tmp_path, name, files)
+        check_rows(built, None)
+        return evaluate_task(ScriptedLM(answers), built)
+
+    return answer
+
+
+@pytest.fixture
+def teach_rows(tmp_path: Path) -> Callable[[str, dict[str, Any]], list[tuple[str, str]]]:
+    """Give what returns (prompt, response) of a task's training rows."""
+
+    def teach(name: str, files: dict[str, Any]) -> list[tuple[str, str]]:
+        return list_training_pairs(build(tmp_path, name, files), None)[0]
+
+    return teach
