@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lm_eval.api.model import LM
 
-from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.select import load_suites
 from bitnet_bench.evaluation.task_run import TaskResult, check_rows, evaluate_task, list_training_pairs
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 
@@ -38,6 +39,10 @@ class ScriptedLM(LM):
         return [self._answers[r.doc_id] for r in requests]
 
 
+read_suites = cache(load_suites)
+"""The suites that the package ships, read once: eight YAML files take a second on a busy machine."""
+
+
 def build(folder: Path, name: str, files: dict[str, Any]) -> BuiltTask:
     """Write *files* (by their paths in a data directory) and return the task *name* on them."""
     for place, content in files.items():
@@ -46,7 +51,8 @@ def build(folder: Path, name: str, files: dict[str, Any]) -> BuiltTask:
         lines = [content] if file.suffix == ".json" else content
         file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     suite, _, task = name.partition(":")
-    ((found, one),) = select_tasks([suite], [task])
+    found = read_suites()[suite]
+    (one,) = (other for other in found.tasks if other.name == task)
     own = {name: folder / next(iter(files))} if found.embedded or one.own_rows or not one.local else {}
     return build_task(found, one, TaskSettings(folder, own))
 
@@ -61,6 +67,12 @@ def answer_rows(tmp_path: Path) -> Callable[[str, dict[str, Any], Sequence[Any]]
         return evaluate_task(ScriptedLM(answers), built)
 
     return answer
+
+
+@pytest.fixture
+def build_rows(tmp_path: Path) -> Callable[[str, dict[str, Any]], BuiltTask]:
+    """Give what writes the rows of a task, and returns the task on them."""
+    return lambda name, files: build(tmp_path, name, files)
 
 
 @pytest.fixture

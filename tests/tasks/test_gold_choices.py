@@ -6,6 +6,7 @@ whose labels are swapped is wrong here, though it agrees with itself.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -863,6 +864,38 @@ def test_every_relation_of_klue_re_is_called_what_it_is(answer_rows: Answer) -> 
     rows = [KLUE_RE.rows[0].fields | {"label": name} for name, _ in RELATIONS]
     result = answer_rows("klue:re", {KLUE_RE.file: rows}, [text for _, text in RELATIONS])
     assert [example.correct for example in result.examples] == [1.0] * 30
+
+
+SAMPLE = {
+    "sample:boolq": ("예", "아니오", "아니오", "예", "아니오"),
+    "sample:copa": (
+        "그는 어제부터 열이 심했다.",
+        "내가 교실을 깨끗이 청소했다.",
+        "가족이 모여 축하해 주었다.",
+        "논바닥이 갈라졌다.",
+        "서 있던 승객들이 휘청거렸다.",
+    ),
+    "sample:wic": ("예", "예", "아니오", "예", "예"),
+    "sample:hellaswag": (
+        "줄을 맞추어 논에 모를 심는다.",
+        "자리에 앉아 안전띠를 매고 출발을 기다린다.",
+        "세탁이 끝나자 빨래를 꺼내 넌다.",
+        "불길을 향해 물줄기를 세차게 뿌린다.",
+        "영화가 시작되자 모두 조용해진다.",
+    ),
+    "sample:sentineg": ("긍정", "부정", "긍정", "긍정", "긍정"),
+}
+"""What a reader answers to the first five rows that the package ships."""
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_rows_that_are_shipped_have_the_label_that_a_reader_gives_them(name: str, answer_rows: Answer) -> None:
+    """They were read, not looked up."""
+    suite, _, task = name.partition(":")
+    file = load_suites()[suite].folder / "data" / task / "test.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:5]]
+    result = answer_rows(name, {"rows.jsonl": rows}, SAMPLE[name])
+    assert [example.target for example in result.examples] == list(SAMPLE[name])
 
 
 def test_every_task_of_a_suite_is_worked_out_by_hand_in_one_of_two_files() -> None:
