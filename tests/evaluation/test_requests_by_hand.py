@@ -1,0 +1,319 @@
+"""What a model is asked: cut to the exact token, ended at the first stop, and kept under everything that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+
+from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.evaluation.answer_cache import AnswerStore
+from bitnet_bench.evaluation.lm import SessionLM
+from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
+
+BOS, EOS = "^", "$"
+
+
+class Letters:
+    """A tokenizer with a token for each character, and `^` before every text."""
+
+    bos_token, eos_token = BOS, EOS
+    bos_token_id, eos_token_id = ord(BOS), ord(EOS)
+    chat_template = None
+    name_or_path = "letters"
+    all_special_ids = (ord(BOS), ord(EOS))
+
+    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
+        """Return a number for each character."""
+        return [ord(letter) for letter in (BOS if add_special_tokens else "") + text]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Return the characters."""
+        return "".join(chr(i) for i in ids if not (skip_special_tokens and i in self.all_special_ids))
+
+
+class Recorder(Session, adds=("asked",)):
+    """A session that keeps what it is asked as text: a token of a continuation has the log-probability -1."""
+
+    precision = "fp32"
+
+    def __init__(self, max_length: int = 100) -> None:
+        self.tokenizer, self.max_length = Letters(), max_length
+        self.asked: list[tuple[str, str]] = []
+        """Contexts with continuations, or prompts with their limit and stops."""
+
+    def loglikelihood(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], part: Share = ALL_REQUESTS
+    ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
+        """Keep what is not known already."""
+        for i, (context, continuation) in enumerate(requests):
+            if i not in part.known:
+                self.asked.append((self.tokenizer.decode(context), self.tokenizer.decode(continuation)))
+                yield [(i, (-float(len(continuation)), False))]
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
+    ) -> Iterator[Sequence[tuple[int, str]]]:
+        """Keep what is not known already."""
+        for i, prompt in enumerate(prompts):
+            if i not in part.known:
+                self.asked.append((self.tokenizer.decode(prompt), f"{max_new_tokens} {list(stop)}"))
+                yield [(i, "")]
+
+    def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
+        """Do nothing."""
+
+    def decode(self, state: Any, steps: int) -> Any:
+        """Do nothing."""
+
+    def footprint(self) -> tuple[int, int]:
+        """Take nothing."""
+        return 0, 0
+
+
+class Shelf(AnswerStore):
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.answers: dict[bytes, bytes] = {}
+
+    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return what is there."""
+        return {i: self.answers[request] for i, request in enumerate(requests) if request in self.answers}
+
+    def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep all."""
+        self.answers.update(pairs)
+
+
+def choice(context: str, continuation: str) -> Instance:
+    """Return the request for a choice."""
+    return Instance("loglikelihood", {}, (context, continuation), 0)
+
+
+def text(prompt: str, stops: Sequence[str] = ("\n",), limit: int = 4) -> Instance:
+    """Return the request for a text."""
+    return Instance(
+        "generate_until", {}, (prompt, {"until": list(stops), "max_gen_toks": limit, "do_sample": False}), 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("room", "read", "truncated"),
+    [
+        (2, "f", 1),  # of three tokens two are the choice's, whose last one is not read
+        (3, "ef", 1),
+        (4, "def", 1),
+        (6, "bcdef", 1),
+        (7, "abcdef", 1),  # only BOS is lost
+        (8, "^abcdef", 0),
+        (9, "^abcdef", 0),
+    ],
+)
+def test_a_context_is_cut_on_the_left_to_the_exact_token(room: int, read: str, truncated: int) -> None:
+    """A model of *room* tokens reads all of them: the context, and the choice without its last token."""
+    session = Recorder(room)
+    lm = SessionLM(session)
+    assert lm.loglikelihood([choice("abcdef", "XY")]) == [(-2.0, False)]
+    assert session.asked == [(read, "XY")]
+    assert len(read) + len("XY") - 1 == min(room, len("^abcdef") + 1)
+    assert lm.counts == {"requests": 1, "truncated": truncated, "cached": 0}
+
+
+def test_each_choice_of_a_question_is_cut_for_its_own_length() -> None:
+    """A longer choice leaves its context less room; none loses a token of its own."""
+    session = Recorder(5)
+    lm = SessionLM(session)
+    lm.loglikelihood([choice("abcdef", "X"), choice("abcdef", "XYZ"), choice("abcdef", "VWXYZ"), choice("ab", "X")])
+    assert session.asked == [("bcdef", "X"), ("def", "XYZ"), ("f", "VWXYZ"), ("^ab", "X")]
+    assert lm.counts["truncated"] == 3
+
+
+@pytest.mark.parametrize(
+    ("room", "limit", "read", "writes", "truncated"),
+    [
+        (10, 3, "^abcdef", 3, 0),  # exactly ten
+        (9, 3, "abcdef", 3, 1),
+        (8, 3, "bcdef", 3, 1),
+        (8, 7, "cdef", 4, 1),  # a prompt keeps half of the room, whatever the task allows
+        (7, 100, "cdef", 3, 1),
+    ],
+)
+def test_a_prompt_leaves_room_for_the_answer_to_the_exact_token(
+    room: int, limit: int, read: str, writes: int, truncated: int
+) -> None:
+    """Prompt and answer together fill the context, and no token of it is wasted."""
+    session = Recorder(room)
+    lm = SessionLM(session)
+    lm.generate_until([text("abcdef", limit=limit)])
+    assert session.asked == [(read, f"{writes} ['\\n']")]
+    assert lm.counts == {"requests": 1, "truncated": truncated, "cached": 0}
+
+
+@pytest.mark.parametrize(
+    ("room", "windows"),
+    [
+        (7, [("^", "abcdefg")]),
+        (6, [("^", "abcdef"), ("abcdef", "g")]),  # the last window reads as much as there is room for
+        (4, [("^", "abcd"), ("cd", "efg")]),
+        (3, [("^", "abc"), ("c", "def"), ("def", "g")]),
+        (2, [("^", "ab"), ("b", "cd"), ("d", "ef"), ("ef", "g")]),
+    ],
+)
+def test_running_text_is_read_in_windows_that_score_every_token_once(room: int, windows: list[tuple[str, str]]) -> None:
+    """Each window fills the context, and the first token of the text follows BOS."""
+    session = Recorder(room)
+    (found,) = SessionLM(session).loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("abcdefg",), 0)])
+    assert session.asked == windows
+    assert found == -7.0
+
+
+class Pieces:
+    """A tokenizer of pieces of text; the last is EOS."""
+
+    pieces = ("서울", "입니다", ".\n질문:", " 부산", "\n\n", "<끝>")
+    eos_token_id = 5
+    all_special_ids = (5,)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Return the pieces, EOS only if it is not skipped."""
+        return "".join(self.pieces[i] for i in ids if not (skip_special_tokens and i == 5))
+
+
+class Writer(HFSession):
+    """A session that writes the given tokens."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.tokenizer, self._ids = Pieces(), list(ids)
+
+    def prefill(self, batch: Any) -> Any:
+        """Write the first token."""
+        return Written(self._ids)
+
+    def decode(self, state: Any, steps: int) -> Any:
+        """Write the next one."""
+        return Written(state.ids[1:])
+
+    def queue(self, state: Any) -> Any:
+        """Nothing is written ahead."""
+
+
+class Written:
+    """The tokens that are still to be written."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids, self.tokens = list(ids), torch.tensor(list(ids)[:1])
+
+
+def write(ids: Sequence[int], stops: Sequence[str], limit: int | None = None) -> str:
+    """Return the answer that is made of *ids*."""
+    (answer,) = Writer(ids)._continue([(0,)], limit or len(ids), list(stops))
+    return answer
+
+
+@pytest.mark.parametrize("stops", permutations((".", "\n", "질문:")))
+def test_an_answer_ends_at_the_first_of_several_stops(stops: tuple[str, ...]) -> None:
+    """One token brings all three of them: the one that is first in the text ends it, in whichever order they are given."""
+    assert write([0, 1, 2, 3], stops) == "서울입니다"
+
+
+@pytest.mark.parametrize(
+    ("ids", "stops", "answer"),
+    [
+        ([0, 1, 2, 3], ["\n", "질문:"], "서울입니다."),
+        ([0, 1, 2, 3], ["질문:"], "서울입니다.\n"),
+        ([2, 0], [".", "\n"], ""),
+        ([0, 4, 1], ["\n\n"], "서울"),
+        ([0, 1, 4], [], "서울입니다\n\n"),
+        ([0, 5, 1], ["\n"], "서울"),  # EOS
+        ([0, 1, 0], ["대구"], "서울입니다서울"),
+        ([0, 3, 0], ["울 부"], "서"),  # over two tokens
+    ],
+)
+def test_an_answer_holds_what_stands_before_its_stop_and_nothing_of_it(
+    ids: list[int], stops: list[str], answer: str
+) -> None:
+    """Without a stop it has all tokens up to the limit."""
+    assert write(ids, stops) == answer
+
+
+@pytest.mark.parametrize(("limit", "answer"), [(1, "서울"), (2, "서울입니다"), (3, "서울입니다 부산")])
+def test_an_answer_has_at_most_as_many_tokens_as_its_limit(limit: int, answer: str) -> None:
+    """To the exact token."""
+    assert write([0, 1, 3, 4], [], limit) == answer
+
+
+GENERATED = text("abcdef", stops=("\n", "."), limit=4)
+OTHER_TEXTS = {
+    "prompt": text("abcdeg", stops=("\n", "."), limit=4),
+    "a prompt that is longer": text("abcdeff", stops=("\n", "."), limit=4),
+    "stops": text("abcdef", stops=("\n", "!"), limit=4),
+    "a stop less": text("abcdef", stops=("\n",), limit=4),
+    "a stop that is two": text("abcdef", stops=("\n.",), limit=4),
+    "limit": text("abcdef", stops=("\n", "."), limit=5),
+}
+SCORED = choice("abc", "def")
+OTHER_CHOICES = {
+    "context": choice("abx", "def"),
+    "continuation": choice("abc", "dex"),
+    "where the context ends": choice("abcd", "ef"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_TEXTS)
+def test_an_answer_that_was_written_is_not_that_of_another_request(what: str) -> None:
+    """Prompt, stops and limit decide it; the same ones take it."""
+    shelf, session = Shelf(), Recorder()
+    SessionLM(session, answers=shelf).generate_until([GENERATED])
+    lm = SessionLM(session, answers=shelf)
+    lm.generate_until([GENERATED])
+    assert (lm.counts["cached"], len(session.asked)) == (1, 1)
+    lm.generate_until([OTHER_TEXTS[what]])
+    assert (lm.counts["cached"], len(session.asked)) == (1, 2)
+
+
+@pytest.mark.parametrize("what", OTHER_CHOICES)
+def test_an_answer_that_was_scored_is_not_that_of_another_request(what: str) -> None:
+    """Context and continuation decide it, and where one ends and the other begins."""
+    shelf, session = Shelf(), Recorder()
+    SessionLM(session, answers=shelf).loglikelihood([SCORED])
+    lm = SessionLM(session, answers=shelf)
+    lm.loglikelihood([SCORED])
+    assert (lm.counts["cached"], len(session.asked)) == (1, 1)
+    lm.loglikelihood([OTHER_CHOICES[what]])
+    assert (lm.counts["cached"], len(session.asked)) == (1, 2)
+
+
+def test_a_request_for_a_choice_is_none_for_a_text() -> None:
+    """The same tokens may be asked in both ways, and a log-probability is no text."""
+    shelf, session = Shelf(), Recorder()
+    lm = SessionLM(session, answers=shelf)
+    lm.loglikelihood([choice("ab", "c")])
+    lm.generate_until([text("ab", stops=("c",), limit=1)])
+    assert len(session.asked) == len(shelf.answers) == 2
+
+
+def test_what_the_answer_store_gives_is_what_the_model_gave() -> None:
+    """Numbers to the last bit, and texts with whatever characters they have."""
+
+    class Odd(Recorder):
+        """A session with answers that are hard to write down."""
+
+        def loglikelihood(self, requests: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Return a number without a short form."""
+            yield [(i, (-0.1 - 0.2, True)) for i in range(len(requests)) if i not in part.known]
+
+        def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Return odd characters."""
+            yield [(i, "한글\u2028\x00😀") for i in range(len(prompts)) if i not in part.known]
+
+    shelf = Shelf()
+    for _ in range(2):
+        lm = SessionLM(Odd(), answers=shelf)
+        assert lm.loglikelihood([SCORED]) == [(-0.1 - 0.2, True)]
+        assert lm.generate_until([GENERATED]) == ["한글\u2028\x00😀"]
+    assert lm.counts["cached"] == 2
