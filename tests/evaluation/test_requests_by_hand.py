@@ -217,7 +217,7 @@ def write(ids: Sequence[int], stops: Sequence[str], limit: int | None = None) ->
 
 @pytest.mark.parametrize("stops", permutations((".", "\n", "질문:")))
 def test_an_answer_ends_at_the_first_of_several_stops(stops: tuple[str, ...]) -> None:
-    """One token brings all three of them: the one that is first in the text ends it, in whichever order they are given."""
+    """One token brings all three: the one that is first in the text ends it, in whichever order they are given."""
     assert write([0, 1, 2, 3], stops) == "서울입니다"
 
 
