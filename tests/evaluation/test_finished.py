@@ -28,7 +28,12 @@ title: Own
 licence: none
 citation: none
 tasks:
-  - {name: sentiment, metrics: [accuracy], chance: 50.0, local: ., files: {test: test.jsonl, train: train.jsonl}}
+  - name: sentiment
+    metrics: [accuracy]
+    chance: 50.0
+    module: hooks.py
+    local: .
+    files: {test: test.jsonl, train: train.jsonl}
 """
 SHARED = """
 task: bb_own_sentiment
@@ -66,6 +71,7 @@ class Place:
         (self.suite / "sentiment.yaml").write_text("include: shared.yaml\n", encoding="utf-8")
         (self.suite / "shared.yaml").write_text(SHARED, encoding="utf-8")
         (self.suite / "asked.py").write_text(MODULE, encoding="utf-8")
+        (self.suite / "hooks.py").write_text("VALUES = (0.0, 1.0)\n", encoding="utf-8")
         write(self.data / "test.jsonl", ROWS)
         write(self.data / "train.jsonl", [{"text": f"연극 {n}번은 지루하다.", "label": 0} for n in range(3)])
 
@@ -107,6 +113,11 @@ CHANGES: dict[str, tuple[Callable[[Place], object], str]] = {
     ),
     "a prompt": (lambda p: p.edit("asked.py", "답:", "대답:"), "task definition of own:sentiment"),
     "metrics in the suite": (lambda p: p.edit("suite.yaml", "[accuracy]", "[macro_f1]"), "task definition"),
+    "chance in the suite": (lambda p: p.edit("suite.yaml", "chance: 50.0", "chance: 25.0"), "task definition"),
+    "how answers are read": (
+        lambda p: (p.suite / "hooks.py").write_text("VALUES = (1.0, 0.0)\n", encoding="utf-8"),
+        "task definition of own:sentiment",
+    ),
     "the tokenizer": (lambda p: change_json(p.model / "tokenizer_config.json", model_max_length=7), "tokenizer"),
     "the chat template": (lambda p: (p.model / "chat_template.jinja").write_text("{{ messages }}"), "chat template"),
     "the configuration": (lambda p: change_json(p.model / "config.json", rms_norm_eps=1e-3), "configuration"),
@@ -120,6 +131,61 @@ def test_finished_scores_do_not_stand_for_another_ingredient(change: str, place:
     act, named = CHANGES[change]
     act(place)
     with pytest.raises(BenchError, match=f"made with different .*{named}"):
+        place.evaluate()
+    assert load_record(place.out) == before
+
+
+def double_a_weight(folder: Path) -> None:
+    """Double one weight of the checkpoint in *folder*."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in sorted(weights) if weights[name].is_floating_point())
+    save_file({**weights, name: weights[name] * 2}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_finished_scores_do_not_stand_for_other_weights(place: Place) -> None:
+    """One weight of many is enough."""
+    before = place.evaluate()
+    double_a_weight(place.model)
+    with pytest.raises(BenchError, match="holds a run with another checkpoint"):
+        place.evaluate()
+    assert load_record(place.out) == before
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Give a place in which everything was scored, for tests that change nothing in it."""
+    there = Place(tmp_path_factory.mktemp("scored"))
+    assert there.evaluate().scores
+    return there
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "limit": {"limit": 3},
+    "shots": {"shots": 2},
+    "seed": {"seed": 1},
+    "chat_template": {"chat_template": True},
+    "stage": {"stage": "after"},
+    "allow_mismatch": {"allow_mismatch": True},
+    "backend": {"backend": "hf"},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_finished_scores_do_not_stand_for_another_setting(setting: str, scored: Place) -> None:
+    """Each alone, and it is named."""
+    before = load_record(scored.out)
+    with pytest.raises(BenchError, match=f"holds a run with another `?{setting}"):
+        scored.evaluate(**SETTINGS[setting])
+    assert load_record(scored.out) == before
+
+
+def test_finished_scores_do_not_stand_for_another_version_of_the_suite(place: Place) -> None:
+    """Its author says that scores before and after are not the same thing."""
+    before = place.evaluate()
+    place.edit("suite.yaml", 'version: "1"', 'version: "2"')
+    with pytest.raises(BenchError, match="holds a run with another suites"):
         place.evaluate()
     assert load_record(place.out) == before
 

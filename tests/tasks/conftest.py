@@ -17,7 +17,7 @@ from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 
 
 class ScriptedLM(LM):
-    """Answers row by row: a text is the choice that it prefers, or what it writes; a number is a log-probability.
+    """Answers row by row: a text is the choice that it prefers, or what it writes; numbers are log-probabilities.
 
     It asks nothing of the task: which choice is right, it is told by nobody.
     """
@@ -27,8 +27,14 @@ class ScriptedLM(LM):
         self._answers = answers
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return -1 for the preferred choice, and what is as good as never for the others."""
-        return [(-1.0 if r.args[1].strip() == self._answers[r.doc_id] else -10_000.0, False) for r in requests]
+        """Return the number of each choice, or -1 for the preferred one and what is as good as never for the others."""
+        return [(self._score(r.args[1].strip(), r.idx, self._answers[r.doc_id]), False) for r in requests]
+
+    @staticmethod
+    def _score(choice: str, place: int, answer: str | Sequence[float]) -> float:
+        if isinstance(answer, str):
+            return -1.0 if choice == answer else -10_000.0
+        return answer[place]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the number of each row."""

@@ -825,6 +825,20 @@ def test_training_teaches_the_right_choice_of_each_row(name: str, teach_rows: Te
     assert taught == [(row.prompt, f" {row.right}") for row in gold.rows[1:]]
 
 
+@pytest.mark.parametrize("name", ["kobest:hellaswag", "sample:hellaswag"])
+def test_length_is_counted_in_characters(name: str, answer_rows: Answer) -> None:
+    """A syllable is one character of three bytes: by bytes, both of these rows would be answered wrong."""
+    rows = [
+        goes_on("문장", "abcdef", "가나", "x", "y", label=0),  # -1 and -1.5 a character, -1 and -0.5 a byte
+        goes_on("문장", "가나다라", "abc", "x", "y", label=1),  # -1.5 and -1.33 a character, -0.5 and -1.33 a byte
+    ]
+    answers = [(-6.0, -3.0, -99.0, -99.0), (-6.0, -4.0, -99.0, -99.0)]
+    result = answer_rows(name, {HELLASWAG.file: rows}, answers)
+    scores = {score.metric: score.value for score in result.scores}
+    assert scores["accuracy_norm"] == 100.0
+    assert scores["accuracy"] == 50.0, "without the length, the likeliest ending counts"
+
+
 HUB_ROWS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "classification:kornli": [
         ({"premise": "비가 온다.", "hypothesis": "날이 흐리다.", "label": 0}, "함의"),

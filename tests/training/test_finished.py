@@ -111,6 +111,73 @@ def test_a_finished_run_does_not_stand_for_another_ingredient(what: str, finishe
     assert load_training_record(folder / "out") == record
 
 
+OTHER_SETTINGS: dict[str, Any] = {
+    "limit": 7,
+    "hold_out": 0.25,
+    "max_length": 128,
+    "template": "plain",
+    "packing": True,
+    "precision": "fp16",
+    "beta": 0.2,
+    "epochs": 2.0,
+    "learning_rate": 1e-5,
+    "batch_size": 2,
+    "gradient_accumulation": 2,
+    "max_steps": 2,
+    "seed": 1,
+    "schedule": "linear",
+    "warmup_ratio": 0.1,
+    "compute": "bf16",
+    "gradient_checkpointing": True,
+    "weight_decay": 0.1,
+    "loss_reduction": "sum",
+    "freeze": ("norms",),
+    "neftune_alpha": 5.0,
+    "ternary_warmup": 1,
+    "float_learning_rate": 1e-5,
+    "subln": True,
+    "lora_rank": 2,
+    "lora_alpha": 8.0,
+    "distill_weight": 1.0,
+    "temperature": 1.0,
+    "relation_weight": 1.0,
+    "relation_layer": 0,
+    "relation_heads": 2,
+    "keep_masters": True,
+}
+"""Another value for each setting that decides what is learned, or which checkpoint is left."""
+NAMES = {"data", "validation", "data_dir", "model", "teacher", "method", "template_sha256"}
+"""What is read, which is compared by what it holds too; and what comes with others."""
+UNDECISIVE: dict[str, Any] = {
+    "save_every": 1,
+    "save_minutes": 1.0,
+    "track": ("tensorboard",),
+    "shard": True,
+    "compile": "off",
+}
+"""Another value for each setting that decides neither."""
+
+
+@pytest.mark.parametrize("setting", OTHER_SETTINGS)
+def test_a_finished_run_does_not_stand_for_another_setting(
+    setting: str, trained: tuple[Path, FinetuneRecord], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each alone, and it is named; nothing is trained."""
+    folder, record = trained
+    with pytest.raises(BenchError, match=rf"finished run with another `{setting}`\."):
+        finetune(job(folder).model_copy(update={setting: OTHER_SETTINGS[setting]}))
+    assert load_training_record(folder / "out") == record
+
+
+def test_every_setting_of_a_training_decides_or_is_known_not_to(trained: tuple[Path, FinetuneRecord]) -> None:
+    """A setting that is added belongs to one of the lists above; those of the last one change nothing."""
+    folder, record = trained
+    filled_in = {"out", "learning_rate_source"}
+    assert set(FinetuneJob.model_fields) == {*OTHER_SETTINGS, *NAMES, *UNDECISIVE, *filled_in}
+    assert set(record.job.settings()) == {*OTHER_SETTINGS, *NAMES}
+    assert finetune(job(folder).model_copy(update=UNDECISIVE)) == record
+
+
 def test_the_order_of_the_rows_is_an_ingredient(finished: Finished) -> None:
     """The same rows in another order are learned otherwise."""
     folder, again, _ = finished
