@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -75,6 +76,13 @@ class Place:
         write(self.data / "test.jsonl", ROWS)
         write(self.data / "train.jsonl", [{"text": f"연극 {n}번은 지루하다.", "label": 0} for n in range(3)])
 
+    def copy_to(self, folder: Path) -> Place:
+        """Return a copy of it below *folder*."""
+        other = copy.copy(self)
+        for name in ("model", "suite", "data", "out"):
+            setattr(other, name, Path(shutil.copytree(getattr(self, name), folder / getattr(self, name).name)))
+        return other
+
     def evaluate(self, **job: Any) -> RunRecord:
         """Score the one task with one example before each question."""
         given = EvaluateJob(**{"data_dir": str(self.data), "shots": 1, "cache": False, **job})
@@ -88,12 +96,18 @@ class Place:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    """Give a place in which everything was scored."""
-    there = Place(tmp_path)
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Give a place in which everything was scored, for tests that change nothing in it."""
+    there = Place(tmp_path_factory.mktemp("scored"))
     assert there.evaluate().scores
     return there
+
+
+@pytest.fixture
+def place(scored: Place, tmp_path: Path) -> Place:
+    """Give a copy of it that a test may change."""
+    return scored.copy_to(tmp_path / "place")
 
 
 def change_json(file: Path, **fields: Any) -> None:
@@ -151,14 +165,6 @@ def test_finished_scores_do_not_stand_for_other_weights(place: Place) -> None:
     with pytest.raises(BenchError, match="holds a run with another checkpoint"):
         place.evaluate()
     assert load_record(place.out) == before
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Give a place in which everything was scored, for tests that change nothing in it."""
-    there = Place(tmp_path_factory.mktemp("scored"))
-    assert there.evaluate().scores
-    return there
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
