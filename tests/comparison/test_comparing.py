@@ -101,6 +101,7 @@ def test_examples_go_by_number_not_by_place(make_results: Any) -> None:
         ({"data": {}}, "no digest"),
         ({"settings": {"prompts": "lm-eval"}}, "prompts is default and lm-eval"),
         ({"settings": {"prompts": "default", "shots": 5, "seed": 1}}, "shots is 0 and 5"),
+        ({"settings": {"prompts": "default", "shots": 0, "chat_template": True}}, "chat_template is False and True"),
         ({"suites": {"s": "2"}}, "version 1 and 2"),
         ({"scores": ()}, "has no accuracy"),
     ],
@@ -120,6 +121,20 @@ def test_another_version_of_this_package_is_refused(make_results: Any) -> None:
     packages = b.record.environment.model_copy(update={"packages": {"bitnet-bench": "0.2.0"}})
     other = type(b)(b.record.model_copy(update={"environment": packages}), b.examples)
     assert "0.1.0 and 0.2.0" in compare(a, other).refused[0].differs[0].en
+
+
+@pytest.mark.parametrize("field", ["signature", "tokenizer", "version"])
+def test_scores_of_another_signature_are_refused(field: str, make_results: Any) -> None:
+    """The same name does not make two metrics one: whatever of its signature differs."""
+    signed = {"signature": "f1|tok:mecab|v1", "tokenizer": "accuracy|tok:space|v1", "version": "accuracy|tok:mecab|v2"}
+    runs = []
+    for name, signature in (("a", "accuracy|tok:mecab|v1"), ("b", signed[field])):
+        run = make_results(name, {"s:t": GOOD})
+        scores = tuple(score.model_copy(update={"signature": signature}) for score in run.record.scores)
+        runs.append(type(run)(run.record.model_copy(update={"scores": scores}), run.examples))
+    found = compare(*runs)
+    assert found.differences == ()
+    assert signed[field] in found.refused[0].differs[0].en
 
 
 def test_another_prompt_is_refused_at_its_row(make_results: Any) -> None:

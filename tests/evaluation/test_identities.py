@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.evaluate import RunWriter
+from bitnet_bench.evaluation.finished import check_same_machine, digest_task
 from bitnet_bench.evaluation.task_run import TaskResult
 from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 from bitnet_bench.machine.environment import read_environment
@@ -176,6 +178,95 @@ def test_what_decides_no_answer_is_no_part_of_the_identity(identify: Identify, m
     (model / "tensorboard").mkdir()
     (model / "tensorboard" / "events").write_text("-", encoding="utf-8")
     assert identify() == before
+
+
+BASE = {
+    "suite.yaml": """
+name: own
+version: "1"
+title: Own
+licence: none
+citation: none
+tasks:
+  - {name: one, metrics: [accuracy], chance: 50.0, local: ., files: {test: test.jsonl, train: train.jsonl}}
+""",
+    "one.yaml": "include: shared.yaml\ntask: bb_own_one\n",
+    "shared.yaml": """
+output_type: multiple_choice
+test_split: test
+training_split: train
+doc_to_text: "{{text}}?"
+doc_to_target: label
+doc_to_choice: ["가", "나"]
+metric_list:
+  - {metric: acc}
+""",
+    "test.jsonl": '{"text": "다", "label": 0}\n{"text": "라", "label": 1}\n{"text": "마", "label": 1}\n',
+    "train.jsonl": '{"text": "바", "label": 0}\n{"text": "사", "label": 1}\n{"text": "아", "label": 1}\n',
+}
+
+
+def digest_own_task(folder: Path, limit: int | None = 2, seed: int = 0, **files: str) -> dict[str, str]:
+    """Return the digests of a task of one's own, of which *files* are other than in `BASE`."""
+    from bitnet_bench.evaluation.suites import read_suite
+
+    folder.mkdir(exist_ok=True)
+    for name, content in {**BASE, **{name.replace("_", "."): text for name, text in files.items()}}.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    suite = read_suite(folder / "suite.yaml")
+    settings = TaskSettings(folder, shots=2, seed=seed)
+    return digest_task(build_task(suite, suite.tasks[0], settings), settings, limit)
+
+
+ROWS, EXAMPLES, DEFINITION = "rows of own:one", "few-shot examples of own:one", "task definition of own:one"
+
+
+@pytest.mark.parametrize(
+    ("files", "differing"),
+    [
+        ({"test_jsonl": BASE["test.jsonl"].replace('"라", "label": 1', '"라", "label": 0')}, ROWS),
+        ({"test_jsonl": "".join(BASE["test.jsonl"].splitlines(True)[::-1])}, ROWS),
+        ({"limit": 3}, ROWS),
+        ({"train_jsonl": BASE["train.jsonl"].replace('"label": 1', '"label": 0')}, EXAMPLES),
+        ({"seed": 1}, EXAMPLES),
+        ({"shared_yaml": BASE["shared.yaml"].replace('["가", "나"]', '["나", "가"]')}, DEFINITION),
+        ({"shared_yaml": BASE["shared.yaml"].replace("?", "!")}, DEFINITION),
+        (
+            {"shared_yaml": BASE["shared.yaml"].replace("doc_to_target: label", 'doc_to_target: "{{1 - label}}"')},
+            DEFINITION,
+        ),
+        ({"one_yaml": BASE["one.yaml"] + "target_delimiter: ''\n"}, DEFINITION),
+        ({"suite_yaml": BASE["suite.yaml"].replace("[accuracy]", "[macro_f1]")}, DEFINITION),
+        ({"suite_yaml": BASE["suite.yaml"].replace("chance: 50.0", "chance: 25.0")}, DEFINITION),
+        ({"test_jsonl": BASE["test.jsonl"].replace("마", "자")}, None),  # beyond the limit
+        ({"test_jsonl": BASE["test.jsonl"].replace('"text": "다", "label": 0', '"label": 0, "text": "다"')}, None),
+        ({"suite_yaml": BASE["suite.yaml"].replace("title: Own", "title: Other")}, None),
+        ({"shared_yaml": "# a comment\n" + BASE["shared.yaml"]}, None),
+    ],
+)
+def test_a_task_s_digests_tell_what_changed(files: dict[str, Any], differing: str | None, tmp_path: Path) -> None:
+    """Rows that are asked, rows that are shown before them, and how the task asks and scores, each by itself."""
+    before, after = digest_own_task(tmp_path / "before"), digest_own_task(tmp_path / "after", **files)
+    assert set(before) == {ROWS, EXAMPLES, DEFINITION}
+    assert [name for name in before if before[name] != after[name]] == ([differing] if differing else [])
+
+
+@pytest.mark.parametrize("package", ["bitnet-bench", "torch", "transformers", "lm-eval"])
+def test_a_run_is_not_continued_with_another_version_of(package: str, tmp_path: Path) -> None:
+    """Each package alone decides scores."""
+    record = make_record()
+    here = record.environment.model_copy(update={"packages": record.environment.packages | {package: "0.0.1"}})
+    check_same_machine(tmp_path, record, record.runtime, record.environment)
+    with pytest.raises(BenchError, match=rf"{package} \(.*, not 0\.0\.1\)"):
+        check_same_machine(tmp_path, record, record.runtime, here)
+
+
+def test_a_run_is_continued_with_another_version_of_what_decides_no_score(tmp_path: Path) -> None:
+    """And at another time, in another folder, by another command."""
+    record = make_record()
+    packages = {**record.environment.packages, "numpy": "0.0.1", "rich": "0.0.1"}
+    here = record.environment.model_copy(update={"packages": packages, "time": "2000-01-01", "command": "other"})
+    check_same_machine(tmp_path, record, record.runtime, here)
 
 
 def make_example(number: int, **fields: Any) -> Example:

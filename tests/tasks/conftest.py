@@ -49,8 +49,8 @@ read_suites = cache(load_suites)
 """The suites that the package ships, read once: eight YAML files take a second on a busy machine."""
 
 
-def build(folder: Path, name: str, files: dict[str, Any]) -> BuiltTask:
-    """Write *files* (by their paths in a data directory) and return the task *name* on them."""
+def build(folder: Path, name: str, files: dict[str, Any], **settings: Any) -> BuiltTask:
+    """Write *files* (by their paths in a data directory) and return the task *name* on them, with *settings*."""
     for place, content in files.items():
         file = folder / place
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def build(folder: Path, name: str, files: dict[str, Any]) -> BuiltTask:
     found = read_suites()[suite]
     (one,) = (other for other in found.tasks if other.name == task)
     own = {name: folder / next(iter(files))} if found.embedded or one.own_rows or not one.local else {}
-    return build_task(found, one, TaskSettings(folder, own))
+    return build_task(found, one, TaskSettings(folder, own, **settings))
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def answer_rows(tmp_path: Path) -> Callable[[str, dict[str, Any], Sequence[Any]]
 
 
 @pytest.fixture
-def build_rows(tmp_path: Path) -> Callable[[str, dict[str, Any]], BuiltTask]:
+def build_rows(tmp_path: Path) -> Callable[..., BuiltTask]:
     """Give what writes the rows of a task, and returns the task on them."""
-    return lambda name, files: build(tmp_path, name, files)
+    return lambda name, files, **settings: build(tmp_path, name, files, **settings)
 
 
 @pytest.fixture

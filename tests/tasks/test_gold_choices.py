@@ -16,9 +16,11 @@ import pytest
 
 from bitnet_bench.evaluation.select import load_suites
 from bitnet_bench.evaluation.task_run import TaskResult
+from bitnet_bench.evaluation.tasks import BuiltTask
 
 Answer = Callable[[str, dict[str, Any], Sequence[Any]], TaskResult]
 Teach = Callable[[str, dict[str, Any]], list[tuple[str, str]]]
+Build = Callable[..., BuiltTask]
 
 
 @dataclass(frozen=True)
@@ -878,6 +880,30 @@ def test_every_relation_of_klue_re_is_called_what_it_is(answer_rows: Answer) -> 
     rows = [KLUE_RE.rows[0].fields | {"label": name} for name, _ in RELATIONS]
     result = answer_rows("klue:re", {KLUE_RE.file: rows}, [text for _, text in RELATIONS])
     assert [example.correct for example in result.examples] == [1.0] * 30
+
+
+HARNESS_CHOICES = {
+    "boolq": ("아니오", "예"),
+    "wic": ("아니오", "예"),
+    "sentineg": ("부정", "긍정"),
+}
+"""Choices of lm-eval's own prompts, in order, where they do not come from the row."""
+
+
+@pytest.mark.parametrize("task", ["boolq", "copa", "wic", "hellaswag", "sentineg"])
+def test_the_prompts_of_lm_eval_have_the_same_right_answers(task: str, build_rows: Build) -> None:
+    """The other way to ask KoBEST does not turn a label."""
+    gold = GOLD[f"kobest:{task}"]
+    built = build_rows(f"kobest:{task}", {gold.file: [row.fields for row in gold.rows]}, prompts="lm-eval").lm_task
+    docs = list(built.eval_docs)
+    found = []
+    for doc in docs:
+        choices, target = built.doc_to_choice(doc), built.doc_to_target(doc)
+        found.append(choices[target] if isinstance(target, int) else target)
+        if task in HARNESS_CHOICES:
+            assert tuple(choices) == HARNESS_CHOICES[task]
+    right = [row.right for row in gold.rows]
+    assert [text.strip().rstrip(".") for text in found] == [text.rstrip(".") for text in right]
 
 
 SAMPLE = {

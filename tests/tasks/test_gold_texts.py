@@ -19,6 +19,7 @@ from bitnet_bench.evaluation.tasks import BuiltTask
 
 Answer = Callable[[str, dict[str, Any], Sequence[Any]], TaskResult]
 Build = Callable[[str, dict[str, Any]], BuiltTask]
+Teach = Callable[[str, dict[str, Any]], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -563,6 +564,29 @@ def test_a_right_answer_is_right_and_none_is_wrong(name: str, answer_rows: Answe
     empty = answer_rows(name, {gold.file: gold.content}, [""] * len(gold.rows))
     due = [row.right == "답 없음" for row in gold.rows]
     assert [example.correct for example in empty.examples] == [float(nothing) for nothing in due]
+
+
+TRAIN_FILES = {
+    "klue:ner": "klue/ner/train.jsonl",
+    "klue:dp": "klue/dp/train.jsonl",
+    "klue:mrc": "klue/mrc/train.jsonl",
+    "klue:wos": "klue/wos/train.jsonl",
+    "qa:klue_mrc": "klue/mrc/train.jsonl",
+    "summarization:klue_headline": "klue_headline/train.jsonl",
+    "summarization:sae4k": "sae4k/train.jsonl",
+    "translation:korean_parallel_news_en_ko": "korean_parallel_news/train.jsonl",
+    "translation:korean_parallel_news_ko_en": "korean_parallel_news/train.jsonl",
+}
+"""Where a data directory has the training rows of tasks that have some."""
+
+
+@pytest.mark.parametrize("name", TRAIN_FILES)
+def test_training_teaches_the_right_answer_of_each_row(name: str, teach_rows: Teach) -> None:
+    """The response is the right answer after a space; what is asked in the test is not taught."""
+    gold = GOLD[name]
+    taught = teach_rows(name, {gold.file: gold.content[:1], TRAIN_FILES[name]: gold.content})
+    asked = 2 if name == "klue:wos" else 1  # the first dialogue has two turns
+    assert taught == [(row.prompt, f" {row.right}") for row in gold.rows[asked:]]
 
 
 TAGS_ON_THE_HUB = (
