@@ -79,6 +79,18 @@ def _compare_documents(ours: Sequence[Example], theirs: Sequence[Example]) -> It
     elif mine.keys() != others.keys():
         yield get_text("differs.documents", a=f"{len(mine):,}", b=f"{len(others):,}")
     else:
-        other = next((doc for doc, e in mine.items() if e.prompt != others[doc].prompt), None)
-        if other is not None:
-            yield get_text("differs.prompt", doc=other)
+        for key, read in (("differs.prompt", _get_prompt), ("differs.answer", _get_right_answer)):
+            other = next((doc for doc, e in mine.items() if read(e) != read(others[doc])), None)
+            if other is not None:
+                yield get_text(key, doc=other)
+                return
+
+
+def _get_prompt(example: Example) -> str:
+    return example.prompt
+
+
+def _get_right_answer(example: Example) -> tuple[object, ...]:
+    """Return everything that an answer is scored against."""
+    answer = (example.target, example.target_choice, example.target_labels, example.target_value)
+    return (*answer, example.references, example.choices)

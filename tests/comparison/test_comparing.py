@@ -146,6 +146,27 @@ def test_another_prompt_is_refused_at_its_row(make_results: Any) -> None:
     assert found.refused[0].differs[0].en == "the prompts differ (first at row 7)"
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"target": "예", "target_choice": 1},
+        {"choices": ("예", "아니오")},
+        {"references": ("예",)},
+        {"target_labels": ("B-PS",)},
+        {"target_value": 3.5},
+    ],
+    ids=["target", "choices", "references", "labels", "value"],
+)
+def test_other_right_answers_are_refused_at_their_row(other: dict[str, Any], make_results: Any) -> None:
+    """A task whose labels were turned between two runs has the same rows, prompts and version."""
+    a = make_results("a", {"s:t": GOOD})
+    rows: list[Example] = list(a.examples["s:t"])
+    rows[8] = rows[8].model_copy(update=other)
+    found = compare(a, make_results("b", {"s:t": rows}))
+    assert found.differences == ()
+    assert found.refused[0].differs[0].en == "the right answers differ (first at row 8)"
+
+
 def test_missing_examples_are_refused_and_the_other_tasks_go_on(make_results: Any) -> None:
     """A task of which one run lost rows stands apart; the rest is compared."""
     a = make_results("a", {"s:t": GOOD, "s:u": GOOD})
