@@ -807,7 +807,8 @@ def test_choices_are_asked_and_scored_as_worked_out_by_hand(name: str, answer_ro
     assert [example.output for example in result.examples] == [row.given for row in gold.rows]
     if gold.choices:
         assert {example.choices for example in result.examples} == {gold.choices}
-    assert [example.choices[example.target_choice or 0] for example in result.examples] == [r.right for r in gold.rows]
+    places = [example.choices.index(row.right) for example, row in zip(result.examples, gold.rows, strict=True)]
+    assert [example.target_choice for example in result.examples] == places
     assert {score.metric: score.value for score in result.scores} == pytest.approx(gold.scores)
     first = result.scores[0]
     assert (first.metric, first.chance) == (next(iter(gold.scores)), CHANCE[name])
@@ -871,7 +872,6 @@ def test_the_hub_s_numbers_mean_the_same_labels(name: str, answer_rows: Answer) 
     rows = HUB_ROWS[name]
     result = answer_rows(name, {GOLD[name].file: [fields for fields, _ in rows]}, [right for _, right in rows])
     assert [example.target for example in result.examples] == [right for _, right in rows]
-    assert {score.value for score in result.scores if score.metric == "accuracy"} <= {100.0}
     assert all(example.correct == 1.0 for example in result.examples)
 
 
