@@ -140,6 +140,7 @@ DP = Gold(
         depends(("비가", 4, "NP_SBJ"), ("아주", 3, "AP"), ("많이", 4, "AP"), ("내렸다.", 0, "VP")),
         depends(("빨간", 2, "VP_MOD"), ("꽃과", 3, "NP_CNJ"), ("나비를", 4, "NP_OBJ"), ("보았다.", 0, "VP")),
         depends(("그는", 4, "NP_SBJ"), ("학교에서", 4, "NP_AJT"), ("선생님이", 4, "NP_CMP"), ("되었다.", 0, "VP")),
+        depends(("아,", 3, "IP"), ("정말", 3, "AP"), ("좋다!", 0, "VP")),
     ],
     rows=(
         Row(ask_dp("1:나는 2:밥을 3:먹었다."), "1:3:NP_SBJ 2:3:NP_OBJ 3:0:VP", "1:3:NP_SBJ 2:3:NP_OBJ 3:0:VP"),
@@ -160,14 +161,16 @@ DP = Gold(
             "1:4:NP_SBJ 2:4:NP_AJT 3:4:NP_CMP",
             malformed=True,
         ),
+        Row(ask_dp("1:아, 2:정말 3:좋다!"), "1:3:IP 2:3:AP 3:0:VP", "1:3:X 2:3:AP 3:0:VP"),
     ),
     scores={
         # heads 0, 2, 3 and 4, and the four words of the malformed answer, which have none
-        "uas": 100 * (2 * 4 / (5 + 4) + 1 + 2 * 4 / (5 + 4) + 2 * 3 / (6 + 4) + 0) / 5,
-        # NP_SBJ, NP_OBJ, VP, DP, AP, VP_MOD; NP_CNJ, NP, NP_AJT, NP_CMP and a wrong head are never right
-        "las": 100 * (2 * 3 / (4 + 3) + 1 + 2 * 4 / (5 + 4) + 1 + 2 * 1 / (2 + 1) + 1) / 11,
-        "uas_accuracy": 100 * 13 / 18,
-        "las_accuracy": 100 * 12 / 18,
+        "uas": 100 * (2 * 5 / (6 + 5) + 1 + 2 * 6 / (7 + 6) + 2 * 3 / (6 + 4) + 0) / 5,
+        # NP_SBJ, NP_OBJ, VP, DP, AP, VP_MOD, and IP and X, which are one of the relations that count as one; NP_CNJ, NP,
+        # NP_AJT, NP_CMP and a wrong head are never right
+        "las": 100 * (2 * 3 / (4 + 3) + 1 + 2 * 5 / (6 + 5) + 1 + 2 * 2 / (3 + 2) + 1 + 1) / 12,
+        "uas_accuracy": 100 * 16 / 21,
+        "las_accuracy": 100 * 14 / 21,
     },
     labels=(
         ("3 NP_SBJ", "3 NP_OBJ", "0 VP"),
@@ -175,6 +178,7 @@ DP = Gold(
         ("4 NP_SBJ", "3 AP", "4 AP", "0 VP"),
         ("2 VP_MOD", "3 NP_CNJ", "4 NP_OBJ", "0 VP"),
         ("4 NP_SBJ", "4 NP_AJT", "4 NP_CMP", "0 VP"),
+        ("3 IP", "3 AP", "0 VP"),
     ),
 )
 
