@@ -166,8 +166,8 @@ DP = Gold(
     scores={
         # heads 0, 2, 3 and 4, and the four words of the malformed answer, which have none
         "uas": 100 * (2 * 5 / (6 + 5) + 1 + 2 * 6 / (7 + 6) + 2 * 3 / (6 + 4) + 0) / 5,
-        # NP_SBJ, NP_OBJ, VP, DP, AP, VP_MOD, and IP and X, which count as one relation; NP_CNJ, NP, NP_AJT, NP_CMP and a
-        # wrong head are never right
+        # NP_SBJ, NP_OBJ, VP, DP, AP, VP_MOD, and IP and X, which count as one relation; NP_CNJ, NP, NP_AJT, NP_CMP and
+        # a wrong head are never right
         "las": 100 * (2 * 3 / (4 + 3) + 1 + 2 * 5 / (6 + 5) + 1 + 2 * 2 / (3 + 2) + 1 + 1) / 12,
         "uas_accuracy": 100 * 16 / 21,
         "las_accuracy": 100 * 14 / 21,
