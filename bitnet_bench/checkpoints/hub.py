@@ -12,7 +12,7 @@ from bitnet_bench import __version__
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import explain_disk_errors, open_partial_folder, write_whole
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 
@@ -116,11 +116,13 @@ def push_checkpoint(
 
 
 def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
-    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description."""
-    if out.exists() and any(out.iterdir()):
+    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description.
+
+    A pull that was killed is resumed by the same command.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} is not empty.", "Name another folder.")
-    partial = out.with_name(out.name + ".partial")
-    try:
+    with explain_disk_errors(out), open_partial_folder(out.absolute().parent, f"pull {repo} {out.name}") as partial:
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
             hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
@@ -129,8 +131,6 @@ def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Check
         if out.exists():
             out.rmdir()
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return inspect_folder(out)
 
 
