@@ -1,7 +1,7 @@
 """Write files atomically: a reader, or a resumed run, never sees half of one.
 
-Temporary files and folders have names that nobody can foresee and are created exclusively, so that no file of the user is
-overwritten and no link is followed.
+Temporary files and folders have names that nobody can foresee and are created exclusively, so that no file of the user
+is overwritten and no link is followed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, format_mebibytes, format_or_dash, make_table, progress_bar, show
+from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,8 +90,6 @@ def _search_and_print(
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
     """Return the training runs, one per row, with the loss at both ends and that of guessing."""
-    from rich.markup import escape
-
     from bitnet_bench.training.ending import warn_failed_run
 
     rows = [
@@ -131,7 +129,7 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         for record in records
         if record.job.learning_rate_source
     )
-    made.caption = "\n".join(map(escape, sources)) or None
+    made.caption = "\n".join(map(escape_cell, sources)) or None
     return made
 
 

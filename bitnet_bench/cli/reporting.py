@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bitnet_bench.cli.options import Json, Margin, Seed
-from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.output import print_json, print_json_text, show_runs
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import MARGIN
@@ -117,7 +117,8 @@ def compare(
     if form == "table":
         show_comparison(found.comparison)
     else:
-        print(FORMATS[form](found.comparison).rstrip("\n"))
+        text = FORMATS[form](found.comparison).rstrip("\n")
+        print_json_text(text) if form == "json" else print(text)
     for outcome in found.outcomes:
         print(outcome_sentence(outcome), file=sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):

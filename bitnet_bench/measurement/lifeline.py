@@ -1,7 +1,7 @@
 """End a process that measures with its parent, even if the parent is killed: it would disturb the next measurement.
 
-On Linux the kernel sends the signal. Everywhere else, and for what the process has started itself, a thread waits for the end
-of a pipe whose other end only the parent holds.
+On Linux the kernel sends the signal. Everywhere else, and for what the process has started itself, a thread waits for
+the end of a pipe whose other end only the parent holds.
 """
 
 from __future__ import annotations

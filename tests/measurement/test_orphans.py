@@ -80,9 +80,7 @@ def started(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Give a process that waits for a worker, which computes forever and has started one of its own."""
     also = CHILD_OF_WORKER.format(pids=str(tmp_path)).strip()
     worker = WORKER.format(pids=str(tmp_path), also=also)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PARENT, worker], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+    process = subprocess.Popen([sys.executable, "-c", PARENT, worker], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     yield process
     process.kill()
     process.wait()
@@ -112,7 +110,10 @@ def test_a_worker_has_ended_when_its_parent_ends_by_sigterm(started: subprocess.
 def test_where_the_kernel_sends_nothing_the_pipe_ends_a_worker(tmp_path: Path) -> None:
     """As on macOS: what the worker has started ends too."""
     also = CHILD_OF_WORKER.format(pids=str(tmp_path)).strip()
-    worker = "import bitnet_bench.measurement.lifeline\nbitnet_bench.measurement.lifeline.ctypes = None\n" + WORKER.format(pids=str(tmp_path), also=also)
+    worker = (
+        "import bitnet_bench.measurement.lifeline\nbitnet_bench.measurement.lifeline.ctypes = None\n"
+        + WORKER.format(pids=str(tmp_path), also=also)
+    )
     with subprocess.Popen([sys.executable, "-c", PARENT, worker], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
         pids = [read_pid(tmp_path / name) for name in ("worker", "sleeper")]
         parent.kill()
