@@ -14,6 +14,7 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
+from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
@@ -119,13 +120,16 @@ def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
     return compare_runs(Path(a), Path(b), margin).comparison
 
 
-def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
+def report(runs: Sequence[Location], out: Location = "report.html", *, keep_paths: bool = False) -> Path:
     """Write one self-contained HTML file about run folders, in the order of its columns, and return its path.
+
+    Paths of this machine are shortened in it, unless *keep_paths*.
 
     Example:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    path, _notices = write.write_report([Path(run) for run in runs], Path(out))
+    options = ReportOptions(keep_paths=keep_paths)
+    path, _notices = write.write_report([Path(run) for run in runs], Path(out), options=options)
     return path
 
 

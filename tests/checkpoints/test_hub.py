@@ -68,12 +68,13 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Path) -> None:
-    """The same weights; privately unless told otherwise; no masters, no event files, no record with paths."""
+    """The same weights; privately unless told otherwise; no masters, no event files, and no path in the record."""
     text = push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
     assert hub.private == {"org/name": True}
     sent = {file.name for file in (tmp_path / "hub/org/name").rglob("*")}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= sent
-    assert not {"masters", "tensorboard", "finetune.json"} & sent
+    assert not {"masters", "tensorboard"} & sent
+    assert str(tmp_path) not in (tmp_path / "hub/org/name/finetune.json").read_text(encoding="utf-8")
     found = pull_checkpoint("org/name", tmp_path / "pulled", hub=hub)
     assert found.sha256 in text
     assert (tmp_path / "pulled/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
