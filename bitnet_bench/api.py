@@ -9,7 +9,7 @@ from bitnet_bench.checkpoints import locate
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
-from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
@@ -74,6 +74,15 @@ def evaluate(
     named = [suites] if isinstance(suites, str) else list(suites)
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
     return run_evaluate(str(model), select_tasks(named, tasks, directory), Path(out), job)
+
+
+def trust_suite(folder: Location) -> None:
+    """Let the code of the suite in *folder* run, in this process and later ones, until one of its files changes.
+
+    A suite in a folder may bring Python files and `!function` in its YAML; without trust, what would run them raises
+    BenchError. Suites of installed packages, and those of YAML and templates alone, need none.
+    """
+    trust_suite_names([str(folder)])
 
 
 def measure(

@@ -24,6 +24,7 @@ from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
+from bitnet_bench.questions import ASK
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,7 +52,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, measure, report, compare, push)
+FROM_MODELS = (finetune, evaluate, measure, report, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
@@ -79,6 +80,8 @@ def main() -> None:
     for name, value in {**quiet, **OPENMP_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
     with protect_streams():
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+            ASK.set(lambda question: typer.confirm(question, err=True))
         _run_app()
 
 

@@ -26,6 +26,7 @@ def finetune(
     *,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,11 +46,14 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
+    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    if trust["trust_suite"]:
+        trust_suite_names([source.partition(":")[0] for source in first.data])
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if search:
         _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)

@@ -293,6 +293,13 @@ class EvaluateJob(Settings):
         return rename_former_fields(settings) if isinstance(settings, Mapping) else settings
 
 
+class SuiteTrust(Settings):
+    """Whether the code of suites in folders may run. It is no setting of a recipe: a recipe cannot vouch for itself."""
+
+    trust_suite: Annotated[bool, Option(name="trust-suite")] = False
+    """Run the code that a suite in a folder brings, now and until one of its files changes."""
+
+
 class Sharing(Settings):
     """How a report, a comparison or a model card is written for others."""
 
