@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bitnet_bench.pipeline.estimates import Estimate
     from bitnet_bench.pipeline.steps import Step
+    from bitnet_bench.runs.records import RunRecord
 
 
 @with_fields
@@ -60,14 +61,20 @@ def run(
         return
     if trust["trust_suite"]:
         trust_suite_names(steps.list_suites(wanted))
-    records = steps.run_recipe(wanted, folder, data_dir, progress_bar)
+    _show_records(steps.run_recipe(wanted, folder, data_dir, progress_bar), wanted.report, folder, as_json)
+
+
+def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_json: bool) -> None:
+    """Print runs and the tasks that could not be scored; raise an exit with status 1 if there are any."""
+    from bitnet_bench.pipeline.steps import REPORT_FILE
+
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
         print(f"Runs: {folder}")
-        if wanted.report:
-            print(f"Report: {folder / steps.REPORT_FILE}")
+        if has_report:
+            print(f"Report: {folder / REPORT_FILE}")
     for record in records:
         for name, said in record.errors.items():
             print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)

@@ -30,11 +30,9 @@ Bench = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
-def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep what is trusted to one test."""
-    monkeypatch.setenv("BITNET_BENCH_STATE", str(tmp_path / "state"))
+def forget_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what this process was told to trust in other tests."""
     monkeypatch.setattr(trust, "_trusted_here", set())
-    return tmp_path / "state"
 
 
 @pytest.fixture
@@ -61,7 +59,8 @@ def mark(tmp_path: Path) -> Path:
 def change_task(folder: Path, **settings: Any) -> None:
     """Set *settings* in the task's YAML; a value that begins with ! is a tag."""
     file = folder / "copa.yaml"
-    kept = [line for line in file.read_text("utf-8").splitlines() if line.split(":")[0] not in settings]
+    blocks = re.split(r"\n(?=\w)", file.read_text("utf-8").strip())  # a setting with its indented lines
+    kept = [block for block in blocks if block.split(":")[0] not in settings]
     file.write_text("\n".join([*kept, *(f"{name}: {value}" for name, value in settings.items())]) + "\n", "utf-8")
 
 
