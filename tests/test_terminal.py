@@ -167,44 +167,43 @@ LACKING: dict[str, dict[str, str]] = {
 """What makes Python write to the terminal in an encoding without some characters of ours."""
 
 
-def run_in(encoding: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command whose terminal has *encoding*; it fails the test by a traceback or text it cannot write."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHONIO", "LC_", "LANG"))
-    }
+def run_in(encoding: str, folder: Path, *commands: tuple[str, ...]) -> list[tuple[int, bytes]]:
+    """Run commands in one process whose terminal has *encoding*; return the status and the output of each.
+
+    The test fails by a traceback.
+    """
+    code = (
+        "import sys\n"
+        "from bitnet_bench import cli\n"
+        f"for words in {commands!r}:\n"
+        "    sys.argv = ['bitnet-bench', *words]\n"
+        "    status = 0\n"
+        "    try: cli.main()\n"
+        "    except SystemExit as ended: status = ended.code or 0\n"
+        "    print(f'@@{status}@@', flush=True)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))}
     done = subprocess.run(
-        [sys.executable, "-m", "bitnet_bench", *words],
+        [sys.executable, "-c", code],
         env={**environment, **LACKING[encoding], "OMP_NUM_THREADS": "1"},
         cwd=folder,
         capture_output=True,
-        encoding="cp949" if encoding == "cp949" else "ascii",
         timeout=500,
         check=False,
     )
-    assert "Traceback" not in done.stderr
-    assert "codec can't" not in done.stdout + done.stderr
-    return done
+    assert b"Traceback" not in done.stderr, done.stderr.decode(errors="replace")
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    parts = re.split(rb"@@(\d+)@@\n", done.stdout)
+    return [(int(status), output) for output, status in zip(parts[::2], parts[1::2], strict=False)]
 
 
 @pytest.mark.parametrize("encoding", LACKING)
 def test_help_in_any_encoding(encoding: str, tmp_path: Path) -> None:
-    """Of every command there is, in one process each encoding."""
-    code = (
-        "import sys\n"
-        "from bitnet_bench import cli\n"
-        f"for command in {COMMANDS!r}:\n"
-        "    if command == 'lm-eval': continue\n"
-        "    sys.argv = ['bitnet-bench', command, '--help']\n"
-        "    try: cli.main()\n"
-        "    except SystemExit as ended: assert not ended.code, command\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, env={**environment, **LACKING[encoding]}, cwd=tmp_path, capture_output=True, timeout=500, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b"Usage:") == len(COMMANDS) - 1
+    """Of every command there is."""
+    commands = [(command, "--help") for command in COMMANDS if command != "lm-eval"]
+    done = run_in(encoding, tmp_path, *commands)
+    assert [status for status, _ in done] == [0] * len(commands)
+    assert all(b"Usage:" in output for _, output in done)
 
 
 @pytest.mark.parametrize("encoding", LACKING)
@@ -212,25 +211,26 @@ def test_the_main_commands_in_any_encoding(encoding: str, tmp_path: Path) -> Non
     """None dies on a sign that its tables and sentences have, least of all after its work."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "안녕?", "response": "네, 안녕하세요."}\n' * 4, encoding="utf-8")
     scored = ("evaluate", "--suite", "sample", "--task", "copa", "--limit", "4", "--out")
-    for words, status in [
-        ((*scored, "a"), 0),
-        ((*scored, "b", "--json"), 0),
-        (("compare", "a", "b"), 0),
-        (("compare", "a", "b", "--format", "md"), 0),
-        (("compare", "a", "b", "--format", "json"), 0),
-        (("report", "a", "b"), 0),
-        (("suites",), 0),
-        (("backends",), 0),
-        (("doctor",), 0),
-        (("inspect", "demo"), 0),
-        (("data", "check", "rows.jsonl"), 0),
-        (("evaluate", "--suite", "없는 것"), 2),
-        (("finetune", "--data", "rows.jsonl", "--max-steps", "1", "--out", "trained", "--batch-size", "2"), 0),
-    ]:
-        done = run_in(encoding, tmp_path, *words)
-        assert done.returncode == status, (words, done.stderr)
-        if "--json" in words or "json" in words:
-            assert json.loads(done.stdout)
+    commands = [
+        (*scored, "a"),
+        (*scored, "b", "--json"),
+        ("compare", "a", "b"),
+        ("compare", "a", "b", "--format", "md"),
+        ("compare", "a", "b", "--format", "json"),
+        ("report", "a", "b"),
+        ("suites",),
+        ("backends",),
+        ("doctor",),
+        ("inspect", "demo"),
+        ("data", "check", "rows.jsonl"),
+        ("finetune", "--data", "rows.jsonl", "--max-steps", "1", "--out", "trained", "--batch-size", "2"),
+        ("evaluate", "--suite", "sample:\u2212"),
+    ]
+    done = run_in(encoding, tmp_path, *commands)
+    assert [status for status, _ in done] == [0] * (len(commands) - 1) + [2]
+    for words, (_, output) in zip(commands, done, strict=True):
+        if words[-1] in ("json", "--json"):
+            assert json.loads(output.decode("cp949" if encoding == "cp949" else "ascii")), words
 
 
 def test_a_line_of_progress_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
