@@ -175,7 +175,7 @@ def run_in(encoding: str, folder: Path, *commands: tuple[str, ...]) -> list[tupl
     code = (
         "import sys\n"
         "from bitnet_bench import cli\n"
-        f"for words in {commands!r}:\n"
+        f"for words in {commands!a}:\n"
         "    sys.argv = ['bitnet-bench', *words]\n"
         "    status = 0\n"
         "    try: cli.main()\n"
