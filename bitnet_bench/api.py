@@ -9,11 +9,12 @@ from bitnet_bench.checkpoints import locate
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
-from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
+from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
@@ -75,6 +76,15 @@ def evaluate(
     return run_evaluate(str(model), select_tasks(named, tasks, directory), Path(out), job)
 
 
+def trust_suite(folder: Location) -> None:
+    """Let the code of the suite in *folder* run, in this process and later ones, until one of its files changes.
+
+    A suite in a folder may bring Python files and `!function` in its YAML; without trust, what would run them raises
+    BenchError. Suites of installed packages, and those of YAML and templates alone, need none.
+    """
+    trust_suite_names([str(folder)])
+
+
 def measure(
     models: Location | Sequence[Location] | Mapping[Location, Location],
     scenario: Scenario | None = None,
@@ -119,13 +129,16 @@ def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
     return compare_runs(Path(a), Path(b), margin).comparison
 
 
-def report(runs: Sequence[Location], out: Location = "report.html") -> Path:
+def report(runs: Sequence[Location], out: Location = "report.html", *, keep_paths: bool = False) -> Path:
     """Write one self-contained HTML file about run folders, in the order of its columns, and return its path.
+
+    Paths of this machine are shortened in it, unless *keep_paths*.
 
     Example:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    path, _notices = write.write_report([Path(run) for run in runs], Path(out))
+    options = ReportOptions(keep_paths=keep_paths)
+    path, _notices = write.write_report([Path(run) for run in runs], Path(out), options=options)
     return path
 
 

@@ -30,6 +30,7 @@ from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
 from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.run import LoadedRun, Notice
+from bitnet_bench.shared_paths import share, shorten_paths
 from bitnet_bench.wording import LANGUAGES, Text, get_text, load_catalogue
 
 
@@ -62,7 +63,7 @@ class HTMLReport:
         )
         charts = ChartRegistry()
         text: str = (
-            _prepare_environment()
+            _prepare_environment(options.keep_paths)
             .get_template("report.html.j2")
             .render(
                 page=page,
@@ -72,7 +73,7 @@ class HTMLReport:
                 say=get_text,
                 place=charts.register_chart,
                 # called when the template has placed all charts
-                data=lambda: _mark_safe(_format_json(_make_script_data(page, charts))),
+                data=lambda: _mark_safe(_format_json(_make_script_data(page, charts, options.keep_paths))),
             )
         )
         return text
@@ -136,11 +137,11 @@ def _rename_run(run: NamedRun) -> LoadedRun:
     return LoadedRun(run.record.model_copy(update={"name": run.name}))
 
 
-def _make_script_data(page: ReportPage, charts: ChartRegistry) -> dict[str, Any]:
+def _make_script_data(page: ReportPage, charts: ChartRegistry, keep_paths: bool) -> dict[str, Any]:
     words = {key: said for key, said in load_catalogue().items() if key.startswith("page.")}
     return {
-        "charts": charts.specs,
-        "samples": page.samples,
+        "charts": charts.specs if keep_paths else share(charts.specs),
+        "samples": page.samples if keep_paths else {**page.samples, "runs": share(page.samples["runs"])},
         "words": {lang: {key: said.in_language(lang) for key, said in words.items()} for lang in LANGUAGES},
     }
 
@@ -151,8 +152,8 @@ def _format_json(value: Any) -> str:
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
 
-def _prepare_environment() -> Any:
-    made = make_environment(ASSETS_DIR, _make_strings_visible)
+def _prepare_environment(keep_paths: bool) -> Any:
+    made = make_environment(ASSETS_DIR, _make_strings_visible if keep_paths else _make_strings_shareable)
     made.tests["a"] = lambda block, kind: type(block).__name__ == kind
     return made
 
@@ -160,6 +161,11 @@ def _prepare_environment() -> Any:
 def _make_strings_visible(value: Any) -> Any:
     """Make text from records visible before it is escaped; markup (`_mark_safe`) and escaped text pass unchanged."""
     return make_visible(value) if type(value) is str else value
+
+
+def _make_strings_shareable(value: Any) -> Any:
+    """Shorten paths in text from records as well."""
+    return make_visible(shorten_paths(value)) if type(value) is str else value
 
 
 def _mark_safe(text: str) -> Any:

@@ -108,6 +108,8 @@ class ReportOptions:
     """Notices on runs that could not be read."""
     sections: tuple[Section, ...] = ()
     """Sections that callers add."""
+    keep_paths: bool = False
+    """Whether paths are shown whole; else `bitnet_bench.shared_paths` shortens them, because a report is shared."""
 
 
 class Report(Protocol):

@@ -13,9 +13,10 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.protocols import no_progress
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.records import RunRecord
+from bitnet_bench.shared_paths import share_model
 
 if TYPE_CHECKING:
-    from bitnet_bench.runs.run import Notice
+    from bitnet_bench.runs.run import LoadedRun, Notice
 
 MAX_READ_PARAMETERS = 500_000_000
 """Number of parameters above which a checkpoint is not read for a report."""
@@ -39,8 +40,15 @@ def write_report(
     found, unread = read_runs(runs, training or {})
     options = replace(options or ReportOptions(), unread=tuple(unread))
     found = [replace(run, layers=read_zero_shares(run.record)) for run in found]
+    if not options.keep_paths:
+        found = list(map(_share_run, found))
     write_whole(out, plugins.load_plugin("reports", renderer).render(found, options))
     return out, [*unread, *pair_notices(name_runs(found)), *(notice for run in found for notice in run.notices)]
+
+
+def _share_run(run: LoadedRun) -> LoadedRun:
+    """Return *run* with shortened paths in its records; a renderer does so with notices, which are added meanwhile."""
+    return replace(run, record=share_model(run.record), training=run.training and share_model(run.training))
 
 
 def read_zero_shares(record: RunRecord) -> dict[str, float]:

@@ -50,6 +50,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return file
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the suites that a test trusts to itself, and out of the state folder of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("BITNET_BENCH_STATE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the GPU, here and from processes that are started: the CPU's numbers are tested, or batches of its size."""

@@ -123,7 +123,9 @@ def shim(build: BitnetCppBuild) -> Path:
     if not header.is_file():
         raise BenchError(f"There is no {HEADERS[0]}/llama.h in {build.folder}.", "Keep the sources beside the build.")
     declared = re.sub(r"//.*", "", header.read_text(encoding="utf-8", errors="replace"))
-    state = f"{build.library.resolve()} {build.library.stat().st_mtime_ns} {declared} {SHIM.read_text()}"
+    state = (
+        f"{build.library.resolve()} {build.library.stat().st_mtime_ns} {declared} {SHIM.read_text(encoding='utf-8')}"
+    )
     out = find_cache_folder() / "shims" / f"{hashlib.sha256(state.encode()).hexdigest()[:32]}.so"
     if not out.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from bitnet_bench.checkpoints.parity import CheckpointParity, LogitFunction, com
 from bitnet_bench.checkpoints.streaming import SHARD_BYTES, write_shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import PARTIAL, write_folder_whole
+from bitnet_bench.files import find_partial_folders, write_folder_whole
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.folder import LOCK_FILE, lock_folder
@@ -102,14 +102,15 @@ def _clear(out: Path) -> None:
 
 
 def _files(out: Path) -> list[Path]:
-    return [file for file in out.iterdir() if file.name not in (PARTIAL, LOCK_FILE)]
+    ours = {LOCK_FILE, *(folder.name for folder in find_partial_folders(out))}
+    return [file for file in out.iterdir() if file.name not in ours]
 
 
 def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:
     """Return whether the files *there* are part of a checkpoint that a killed write moved only in part."""
     ours = ("*.safetensors", "*.safetensors.index.json", *SMALL_FILE_PATTERNS)
     known = all(file.is_file() and any(fnmatch(file.name, pattern) for pattern in ours) for file in there)
-    return known and (out / PARTIAL).is_dir()
+    return known and bool(find_partial_folders(out))
 
 
 def copy_small_files(source: Path, folder: Path) -> None:

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol
 
-from bitnet_bench import __version__
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.model_card import make_card
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import explain_disk_errors, open_partial_folder, write_whole
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
-from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
+from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.shared_paths import share, shorten_path
 
 CARD_FILE = "README.md"
 HUB_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD_FILE)
-"""Patterns of the files that are pushed and pulled: weights as safetensors, configuration, tokenizer, card."""
-PRIVATE_FILES = (TRAINING_FILE, "record.json", "search.json")
-"""Records with paths of the publisher's machine, which are not uploaded; the card gives their other contents."""
+"""Patterns of the files that are pulled: weights as safetensors, configuration, tokenizer, card."""
+FILES_WITH_PATHS = ("config.json", "generation_config.json", "tokenizer_config.json", TRAINING_FILE)
+"""Shared files into which a library may have written where they came from."""
+SHARED_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    *FILES_WITH_PATHS,
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("chat_template.jinja", "chat_template.json"),
+    CARD_FILE,
+)
+"""The only files that are pushed, whatever else is in the folder."""
+DATA_SETTINGS = ("data", "validation")
+"""Settings of a training that name files of rows, of which the shared record gives the names alone."""
 
 
 class HubClient(Protocol):
@@ -36,91 +52,92 @@ class HubClient(Protocol):
         """Download a repository and return its folder."""
 
 
-def make_card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
-    """Return the model card of *checkpoint*: its description, training and scores, from records alone."""
-    kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
-    lines = [
-        "---", "language: ko", "library_name: transformers", "pipeline_tag: text-generation",
-        "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary else []),
-        *([f"base_model: {record.base.source}"] if record and record.base.source.count("/") == 1 else []),
-        "---", f"# {Path(checkpoint.path).name}", "",
-        f"A {kind} causal language model, `{checkpoint.architecture}`, {checkpoint.parameters:,} parameters, "
-        f"{checkpoint.ternary_parameters:,} of them ternary; stored as `{checkpoint.format}`, the rest in "
-        f"{checkpoint.dtype}, {sum(checkpoint.weight_bytes.values()):,} bytes. Weights have the sha256 "
-        f"`{checkpoint.sha256}`.",
-    ]  # fmt: skip
-    if record:
-        lines += ["", "## Training", *_list_training_facts(record)]
-    if any(run.scores for run in runs):
-        lines += ["", "## Scores", *_list_scores(runs)]
-    lines += ["", f"Made by bitnet-bench {__version__} from its records; the licence is the publisher's to state.", ""]
-    return "\n".join(lines)
-
-
-def _list_training_facts(record: FinetuneRecord) -> list[str]:
-    settings, here = record.job.settings(), record.environment
-    facts = {
-        "begun from": f"`{record.base.source}` (sha256 `{record.base.sha256[:16]}`)",
-        "rows": f"{record.rows:,}, digest `{record.data_sha256[:16]}`",
-        "steps": f"{record.steps:,}, {record.train_seconds:,.0f} s on {here.gpu or here.cpu}",
-        "loss at the end": f"{record.train_loss:.4f} nats",
-    }
-    if record.validation:
-        facts["validation loss"] = f"{record.validation[0]['loss']:.4f} to {record.validation[-1]['loss']:.4f} nats"
-    # paths on the publisher's machine mean nothing elsewhere
-    shown = {name: value for name, value in settings.items() if name not in ("model", "data", "data_dir", "validation")}
-    facts |= {f"`{name}`": str(value) for name, value in shown.items() if value not in (None, [], ())}
-    return ["| | |", "| --- | --- |", *(f"| {name} | {_escape_cell(value)} |" for name, value in facts.items())]
-
-
-def _list_scores(runs: Sequence[RunRecord]) -> list[str]:
-    lines = ["| task | metric | value | 95 % interval | n |", "| --- | --- | --- | --- | --- |"]
-    for score in (score for run in runs for score in run.scores):
-        error = "—" if score.stderr is None else f"±{1.96 * score.stderr:.1f}"
-        lines.append(f"| {_escape_cell(score.task)} | {score.metric} | {score.value:.1f} | {error} | {score.n:,} |")
-    return lines
-
-
-def _escape_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def push_checkpoint(
-    folder: Path, repo: str, *, private: bool, runs: Sequence[Path], hub: HubClient | None = None
+    folder: Path,
+    repo: str,
+    *,
+    private: bool,
+    runs: Sequence[Path],
+    hub: HubClient | None = None,
+    keep_paths: bool = False,
 ) -> str:
     """Upload the checkpoint in *folder* to *repo* with its card, and return the card.
 
     *runs* are run folders whose scores the card gives; they must be of this checkpoint. An existing card that
-    bitnet-bench did not write is kept.
+    bitnet-bench did not write is kept. Only `SHARED_FILES` are uploaded, with shortened paths unless *keep_paths*.
     """
     checkpoint = inspect_folder(folder)
     records = [load_record(run) for run in runs]
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    text = make_card(checkpoint, load_training_record(folder), records)
+    text = make_card(checkpoint, load_training_record(folder), records, keep_paths=keep_paths)
     there = folder / CARD_FILE
     if there.is_file() and "Made by bitnet-bench" not in there.read_text(encoding="utf-8"):
         text = there.read_text(encoding="utf-8")
     write_whole(there, text)
-    with _explain_hub_errors(repo):
-        hub = hub or _make_client()
-        hub.create_repo(repo, private=private, exist_ok=True)
-        hub.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=list(HUB_FILE_PATTERNS),
-            ignore_patterns=["*/*", *PRIVATE_FILES],
-        )
+    with tempfile.TemporaryDirectory(prefix="bitnet-bench-push-") as place:
+        names = _stage_files(folder, Path(place), keep_paths)
+        with _explain_hub_errors(repo):
+            hub = hub or _make_client()
+            hub.create_repo(repo, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=repo, folder_path=Path(place), allow_patterns=names, ignore_patterns=["*/*"])
     return text
 
 
-def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
-    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description."""
-    if out.exists() and any(out.iterdir()):
-        raise BenchError(f"{out} is not empty.", "Name another folder.")
-    partial = out.with_name(out.name + ".partial")
+def list_left_out(folder: Path) -> list[str]:
+    """Return the names in *folder* that `push_checkpoint` does not upload."""
+    return sorted(f"{file.name}/" if file.is_dir() else file.name for file in folder.iterdir() if not _is_shared(file))
+
+
+def _is_shared(file: Path) -> bool:
+    return file.is_file() and any(fnmatchcase(file.name, pattern) for pattern in SHARED_FILES)
+
+
+def _stage_files(folder: Path, place: Path, keep_paths: bool) -> list[str]:
+    """Fill *place* with links to the files to upload, or with copies whose paths are shortened; return their names."""
+    shared = sorted(file for file in folder.iterdir() if _is_shared(file))
+    for file in shared:
+        if keep_paths or file.name not in FILES_WITH_PATHS:
+            (place / file.name).symlink_to(file.resolve())
+            continue
+        (place / file.name).write_text(_read_shareable(file), encoding="utf-8")
+    return [file.name for file in shared]
+
+
+def _read_shareable(file: Path) -> str:
+    """Return the text of a JSON file with shortened paths, unchanged if it has none."""
+    text = file.read_text(encoding="utf-8")
     try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise BenchError(f"{file} cannot be read: {str(error).splitlines()[0]}.", "Write it again.") from error
+    if file.name == TRAINING_FILE:
+        shortened = share(fields)
+        shortened["job"] |= {name: [Path(one).name for one in shortened["job"].get(name, [])] for name in DATA_SETTINGS}
+    else:  # a path within a text, such as a chat template, is part of it
+        shortened = _shorten_whole_paths(fields)
+    return text if shortened == fields else json.dumps(shortened, indent=2, ensure_ascii=False) + "\n"
+
+
+def _shorten_whole_paths(value: Any) -> Any:
+    """Return a value of JSON with each text shortened that is an absolute path and nothing else."""
+    if isinstance(value, dict):
+        return {name: _shorten_whole_paths(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return list(map(_shorten_whole_paths, value))
+    is_path = isinstance(value, str) and "\n" not in value and (value.startswith("/") or PureWindowsPath(value).drive)
+    return shorten_path(value) if is_path and value.count("/") + value.count("\\") > 1 else value
+
+
+def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
+    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description.
+
+    A pull that was killed is resumed by the same command.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BenchError(f"{out} is not empty.", "Name another folder.")
+    with explain_disk_errors(out), open_partial_folder(out.absolute().parent, f"pull {repo} {out.name}") as partial:
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
             hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
@@ -129,8 +146,6 @@ def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Check
         if out.exists():
             out.rmdir()
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return inspect_folder(out)
 
 

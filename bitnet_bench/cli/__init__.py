@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -20,8 +21,10 @@ from bitnet_bench.cli.measuring import backends, doctor, measure, plan
 from bitnet_bench.cli.option_names import OptionNameFormatter
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
+from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
+from bitnet_bench.questions import ASK
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,7 +52,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, measure)
+FROM_MODELS = (finetune, evaluate, measure, report, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
@@ -67,9 +70,22 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line; a BenchError becomes a message and exit status 1, a UsageError exit status 2."""
     # our progress bars replace those of libraries; tokenizers warns about forks that never happen
-    quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    # and `protect_streams` would show the colours of Python's own messages as codes
+    quiet = {
+        "TQDM_DISABLE": "1",
+        "PYTHON_COLORS": "0",
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     for name, value in {**quiet, **OPENMP_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
+    with protect_streams():
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
+            ASK.set(lambda question: typer.confirm(question, err=True))
+        _run_app()
+
+
+def _run_app() -> None:
     if logging.lastResort:  # it writes warnings when logging is not set up
         logging.lastResort.setFormatter(OptionNameFormatter())
     try:
@@ -81,6 +97,9 @@ def main() -> None:
         if ended.code == INTERRUPTED:
             print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         raise
+    except Exception:  # the interpreter would print it past `protect_streams`
+        traceback.print_exc()
+        sys.exit(1)
 
 
 @app.callback(invoke_without_command=True)

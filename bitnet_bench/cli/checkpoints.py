@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
@@ -109,6 +110,7 @@ def init(
     print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
 
 
+@with_fields
 def push(
     folder: Annotated[Path, typer.Argument(help="A checkpoint folder, such as --out of finetune.")],
     repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub; `hf auth login` first.")],
@@ -117,11 +119,20 @@ def push(
         typer.Option(help="A run folder whose scores the card gives. Repeatable.", show_default=False),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it; else it is private.")] = False,
+    *,
+    sharing: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Sharing")],
 ) -> None:
-    """Upload a checkpoint to the hub, with a model card made from its records."""
+    """Upload a checkpoint to the hub, with a model card made from its records.
+
+    Only weights, configuration, tokenizer, chat template, card and the record of the training are uploaded; what else
+    is in the folder is named and left out.
+    """
+    from bitnet_bench.checkpoints.hub import list_left_out
     from bitnet_bench.checkpoints.hub import push_checkpoint as upload
 
-    upload(folder, repo, private=not public, runs=run or [])
+    upload(folder, repo, private=not public, runs=run or [], **sharing)
+    if left_out := list_left_out(folder):
+        print(f"Left out: {', '.join(left_out)}")
     print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
 
 

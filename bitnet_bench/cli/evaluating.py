@@ -40,6 +40,7 @@ def evaluate(
         ),
     ] = None,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
     as_json: Json = False,
 ) -> None:
     """Score models on suites of Korean tasks.
@@ -49,13 +50,15 @@ def evaluate(
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
     """
     from bitnet_bench.evaluation.evaluate import evaluate_several
-    from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+    from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
     from bitnet_bench.runs.jobs import EvaluateJob
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
     wanted = EvaluateJob(**job)
     data_dir = Path(wanted.data_dir) if wanted.data_dir else None
+    if trust["trust_suite"]:
+        trust_suite_names(suites_named)
     chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
     records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
     _show_records(records, folders, as_json)

@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.tables import DASH, format_mebibytes, format_or_dash, make_table, progress_bar, show
+from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,7 @@ def finetune(
     *,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
     search: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,11 +46,14 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
+    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    if trust["trust_suite"]:
+        trust_suite_names([source.partition(":")[0] for source in first.data])
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if search:
         _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)
@@ -90,8 +94,6 @@ def _search_and_print(
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
     """Return the training runs, one per row, with the loss at both ends and that of guessing."""
-    from rich.markup import escape
-
     from bitnet_bench.training.ending import warn_failed_run
 
     rows = [
@@ -131,7 +133,7 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         for record in records
         if record.job.learning_rate_source
     )
-    made.caption = "\n".join(map(escape, sources)) or None
+    made.caption = "\n".join(map(escape_cell, sources)) or None
     return made
 
 

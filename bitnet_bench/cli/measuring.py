@@ -54,6 +54,7 @@ def measure(
         dict[str, Any],
         Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
     ],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
     as_json: Json = False,
 ) -> None:
     """Measure memory, speed and energy.
@@ -64,9 +65,12 @@ def measure(
     fails leaves the others, and the exit status is 1.
     """
     began_s = time.monotonic()
+    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import MeasureJob
 
     given = workload if seconds is None else {**workload, "budget_s": seconds}
+    if suite and trust["trust_suite"]:
+        trust_suite_names([suite])
     wanted = _build_scenario(given, scenario, suite, runtime["data_dir"])
     named = [*(models or []), *(model or [])]
     records = _run(named, MeasureJob(**job), wanted, _build_runtime_options(runtime), began_s)

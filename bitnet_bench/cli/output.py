@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
+from bitnet_bench.cli.terminal import escape_json_controls
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +30,12 @@ def show_runs(records: list[Any]) -> None:
 
 def print_json(value: Any) -> None:
     """Print *value* on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+    print_json_text(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def print_json_text(text: str) -> None:
+    """Print a JSON document so that it is the same document whatever the terminal can show."""
+    print(escape_json_controls(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:

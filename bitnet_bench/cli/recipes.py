@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, progress_bar, show
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     from bitnet_bench.pipeline.estimates import Estimate
     from bitnet_bench.pipeline.steps import Step
+    from bitnet_bench.runs.records import RunRecord
 
 
+@with_fields
 def run(
     recipe: Annotated[
         Path, typer.Argument(help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...")
@@ -40,12 +43,15 @@ def run(
         ),
     ] = None,
     as_json: Json = False,
+    *,
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
 ) -> None:
     """Fine-tune, evaluate, measure and report as a recipe says.
 
     A step that is finished is not done again: killed at any moment, the same command goes on. The folder keeps
     recipe.yaml, and is refused to another recipe.
     """
+    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.pipeline import steps
     from bitnet_bench.pipeline.recipe import read_recipe
 
@@ -53,14 +59,22 @@ def run(
     if dry_run:
         _show_plan(steps.plan_steps(wanted, folder, data_dir), tflops, as_json)
         return
-    records = steps.run_recipe(wanted, folder, data_dir, progress_bar)
+    if trust["trust_suite"]:
+        trust_suite_names(steps.list_suites(wanted))
+    _show_records(steps.run_recipe(wanted, folder, data_dir, progress_bar), wanted.report, folder, as_json)
+
+
+def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_json: bool) -> None:
+    """Print runs and the tasks that could not be scored; raise an exit with status 1 if there are any."""
+    from bitnet_bench.pipeline.steps import REPORT_FILE
+
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
         print(f"Runs: {folder}")
-        if wanted.report:
-            print(f"Report: {folder / steps.REPORT_FILE}")
+        if has_report:
+            print(f"Report: {folder / REPORT_FILE}")
     for record in records:
         for name, said in record.errors.items():
             print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)

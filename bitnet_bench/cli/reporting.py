@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.options import Json, Margin, Seed
-from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.output import print_json, print_json_text, show_runs
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import MARGIN
@@ -44,6 +45,7 @@ def quickstart(
     print(f"Report: {report_path}")
 
 
+@with_fields
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order of the columns.")],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
@@ -58,6 +60,8 @@ def report(
             show_default=False,
         ),
     ] = None,
+    *,
+    sharing: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Sharing")],
 ) -> None:
     """Write one HTML file that compares runs.
 
@@ -67,7 +71,7 @@ def report(
     from bitnet_bench.reports import write
     from bitnet_bench.reports.sections import ReportOptions
 
-    options = ReportOptions(lang, margin, samples)
+    options = ReportOptions(lang, margin, samples, **sharing)
     path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
@@ -89,6 +93,7 @@ def _parse_training_folders(given: list[str]) -> dict[Path, Path]:
     return folders
 
 
+@with_fields
 def compare(
     a: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
     b: Annotated[Path, typer.Argument(help="The run folder that it is held against.")],
@@ -102,6 +107,8 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    *,
+    sharing: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Sharing")],
 ) -> None:
     """Say whether two runs differ, on which tasks, and how sure that is.
 
@@ -110,6 +117,7 @@ def compare(
     """
     from bitnet_bench.comparison.compare_runs import compare_runs
     from bitnet_bench.comparison.formats import FORMATS
+    from bitnet_bench.shared_paths import share_model
 
     found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
@@ -117,7 +125,9 @@ def compare(
     if form == "table":
         show_comparison(found.comparison)
     else:
-        print(FORMATS[form](found.comparison).rstrip("\n"))
+        shared = found.comparison if sharing["keep_paths"] else share_model(found.comparison)
+        text = FORMATS[form](shared).rstrip("\n")
+        print_json_text(text) if form == "json" else print(text)
     for outcome in found.outcomes:
         print(outcome_sentence(outcome), file=sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):

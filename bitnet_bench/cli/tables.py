@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,9 +37,10 @@ def progress_bar(title: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+    # while it is shown, rich takes over both streams and would carry out codes in what is printed
+    with Bar(*columns, console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
+        task = bar.add_task(escape_cell(title), total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=escape_cell(note))
 
 
 class _LineProgress:
@@ -73,21 +76,27 @@ def show(table: Table) -> None:
     """Print a table; wide ones are not cut if the output is not a terminal."""
     from rich.console import Console
 
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    console = Console(file=unprotect(sys.stdout))
+    (console if console.is_terminal else Console(file=unprotect(sys.stdout), width=160)).print(table)
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
     """Return a table whose columns from *numbers_from* on are right-aligned."""
-    from rich.markup import escape
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(title=escape_cell(title), title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="right" if i >= numbers_from else "left", overflow="fold")
+        made.add_column(escape_cell(column), justify="right" if i >= numbers_from else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(escape, row))  # so that `pip install 'x[y]'` is not read as markup
+        made.add_row(*map(escape_cell, row))
     return made
+
+
+def escape_cell(text: str) -> str:
+    """Return *text* for rich: no control characters, and `pip install 'x[y]'` is not read as markup."""
+    from rich.markup import escape
+
+    return escape(escape_controls(text))
 
 
 def format_milliseconds(seconds: float) -> str:

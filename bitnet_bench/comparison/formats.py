@@ -19,11 +19,13 @@ from bitnet_bench.comparison.words import (
     format_verdict,
     format_verdict_counts,
 )
+from bitnet_bench.escaping import escape_markdown, guard_csv_cell
 
 COLUMNS = ("task", "metric", "n", "A", "B", "A − B", "95 % interval", "p (Holm)", "effect", "test", "verdict")
 LATEX_ESCAPES = str.maketrans(
     {
         **{c: f"\\{c}" for c in "&%$#_{}"},
+        **dict.fromkeys("\n\r\v\f", " "),  # an empty line would end the table
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "\\": r"\textbackslash{}",
@@ -77,10 +79,11 @@ def make_rows(comparison: Comparison) -> list[list[str]]:
 
 def format_markdown(comparison: Comparison) -> str:
     """Return the verdict and a Markdown table."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in make_rows(comparison)]
+    cells = [list(map(escape_markdown, row)) for row in make_rows(comparison)]
     table = [_format_line(COLUMNS), _format_line(["---"] * len(COLUMNS)), *map(_format_line, cells)]
     about = f"A: {comparison.a}, B: {comparison.b}. {format_verdict_counts(comparison).en}"
-    return "\n".join([format_headline(comparison).en, "", *table, "", about, ""])
+    headline = escape_markdown(format_headline(comparison).en, starts_line=True)
+    return "\n".join([headline, "", *table, "", escape_markdown(about), ""])
 
 
 def format_csv(comparison: Comparison) -> str:
@@ -94,10 +97,12 @@ def format_csv(comparison: Comparison) -> str:
     writer.writerow([*fields, "effect", "effect_value", "effect_low", "effect_high", "differs"])
     for d in comparison.differences:
         effect = [d.effect.kind, d.effect.value, d.effect.low, d.effect.high] if d.effect else ["", "", "", ""]
-        writer.writerow([*("" if (v := getattr(d, f)) is None else v for f in fields), *effect, ""])
+        cells = ("" if (v := getattr(d, f)) is None else v for f in fields)
+        writer.writerow(map(guard_csv_cell, [*cells, *effect, ""]))
     for refused in comparison.refused:
         why = "; ".join(words.en for words in refused.differs)
-        writer.writerow([refused.task, *[""] * (len(fields) - 2), "refused", "", "", "", "", why])
+        row = [refused.task, *[""] * (len(fields) - 2), "refused", "", "", "", "", why]
+        writer.writerow(map(guard_csv_cell, row))
     return stream.getvalue()
 
 

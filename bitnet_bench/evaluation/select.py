@@ -94,6 +94,15 @@ def select_tasks(
     return selected
 
 
+def trust_suite_names(names: Sequence[str]) -> None:
+    """Remember that the code of the suites *names* may run until one of their files changes."""
+    from bitnet_bench.evaluation.suites import choose_suite
+    from bitnet_bench.evaluation.trust import trust_suites
+
+    found = load_suites()
+    trust_suites([choose_suite(found, name) for name in names if (Path(name) / "suite.yaml").is_file()])
+
+
 def list_prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:
     """Return *count* prompts of the tasks of *suite*, the longest first, so that none limits the others."""
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task

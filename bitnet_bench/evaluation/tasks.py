@@ -21,6 +21,7 @@ from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_y
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
+from bitnet_bench.evaluation.trust import leave_no_bytecode, refuse_code, require_trust
 from bitnet_bench.runs.choices import DEFAULT_PROMPTS
 from bitnet_bench.runs.jobs import EvaluateJob
 
@@ -39,6 +40,9 @@ class TaskSettings:
     seed: int = EvaluateJob.default("seed")
     """Seed of the few-shot examples, which are the same for every document."""
     chat_template: bool = False
+    without_code: str = ""
+    """What builds the tasks only to look at them, such as "a dry run": the code of a suite in a folder is not run then,
+    trusted or not."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,20 @@ def load_module(file: Path) -> Any:
     if spec is None or spec.loader is None or not file.is_file():
         raise BenchError(f"There is no {file}.", "Correct `module` in suite.yaml.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with leave_no_bytecode():
+        spec.loader.exec_module(module)
     return module
 
 
 def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
-    """Return the task with its rows: the user's own, else the suite's, else the data directory's, else the hub's."""
+    """Return the task with its rows: the user's own, else the suite's, else the data directory's, else the hub's.
+
+    BenchError if the suite brings code that is not trusted (`bitnet_bench.evaluation.trust`).
+    """
+    if setting.without_code:
+        refuse_code(suite, setting.without_code)
+    else:
+        require_trust(suite)
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -169,7 +181,8 @@ def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
 def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
+    with leave_no_bytecode():
+        config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
     if HARNESS_METRIC in task.metrics:
         for entry in config.get("metric_list", []):
             entry.pop("hf_evaluate", None)  # would download a metric that is then not used
@@ -177,7 +190,23 @@ def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
         config["task"] = f"bb_{suite.name}_{task.name}"
         # this project scores the samples itself
         config["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    else:
+        _check_metrics(config, suite, task)
     return config
+
+
+def _check_metrics(config: Mapping[str, Any], suite: Suite, task: Task) -> None:
+    """Raise BenchError for a metric that lm-eval would download, or load as a program from a folder."""
+    import lm_eval.api.metrics  # noqa: F401 - registers them
+    from lm_eval.api.registry import METRIC_REGISTRY
+
+    for entry in config.get("metric_list") or []:
+        name = entry.get("metric") if isinstance(entry, dict) else entry
+        if isinstance(name, str) and name not in METRIC_REGISTRY:
+            raise BenchError(
+                f"{suite.name}:{task.name} names the metric {name!r}, which lm-eval does not have.",
+                "Name the metric in suite.yaml: `metric_list` needs one of lm-eval's, such as acc.",
+            )
 
 
 def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:

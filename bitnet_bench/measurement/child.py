@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 from bitnet_bench.measurement.budget import OutOfBudgetError, format_duration
+from bitnet_bench.measurement.lifeline import Lifeline
 from bitnet_bench.measurement.messages import (
     MAX_CHARACTERS_SHOWN,
     MeasuringTask,
@@ -77,17 +78,27 @@ class CandidateProcess:
         return self._send_request(self._task, RuntimeParity, within_s, "Comparing it with its checkpoint")
 
     def _start(self) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by `close`
+        self._lifeline = Lifeline()
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,  # so that a runtime that it starts ends with it
-            env={**OPENMP_ENVIRONMENT, **os.environ, "OMP_NUM_THREADS": str(self._task.threads)},
+            pass_fds=(self._lifeline.child_end,),
+            env={
+                **OPENMP_ENVIRONMENT,
+                **os.environ,
+                **self._lifeline.environment,
+                "PYTHONIOENCODING": "utf-8:backslashreplace",  # whatever the terminal has, messages are UTF-8
+                "OMP_NUM_THREADS": str(self._task.threads),
+            },
         )
+        self._lifeline.hand_over()
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read_lines, daemon=True).start()
 
@@ -98,6 +109,7 @@ class CandidateProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._lifeline.close()
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 with contextlib.suppress(BrokenPipeError):

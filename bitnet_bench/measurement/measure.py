@@ -15,6 +15,7 @@ from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Candidate, CostTarget
+from bitnet_bench.measurement.lifeline import end_orderly_on_sigterm
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, ProgressDisplay, RuntimeOptions, no_display
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD_FILE, load_record, load_record_to_extend, lock_folder, save_record
@@ -59,7 +60,7 @@ def measure(
     opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_prepare_candidate(opened[one.model], one, backend, options) for one in entered]
     _check_context_length(ready, scenario)
-    with _held({one.out for one in entered if one.out is not None}):
+    with end_orderly_on_sigterm(), _held({one.out for one in entered if one.out is not None}):
         records = _prepare_records(entered, ready)
         with steps("measure (s)") as progress:
             countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)

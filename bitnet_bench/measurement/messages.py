@@ -13,6 +13,7 @@ from typing import Literal, TextIO, TypeVar
 from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.measurement.lifeline import die_with_parent
 from bitnet_bench.protocols import RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
@@ -82,7 +83,7 @@ def parse_request(line: str, kind: type[Message]) -> Message:
 
 def claim_stdout() -> TextIO:
     """Return standard output for replies; what libraries print goes to standard error from now on."""
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies
 
@@ -94,7 +95,11 @@ def send_reply(stream: TextIO, reply: Value) -> None:
 
 
 def run_process(main: Callable[[], None]) -> None:
-    """Run *main*; an error that is meant for the user becomes the last line, which the parent shows, and status 1."""
+    """Run *main*, no longer than the parent lives.
+
+    An error that is meant for the user becomes the last line, which the parent shows, and status 1.
+    """
+    die_with_parent()
     try:
         main()
     except BenchError as error:

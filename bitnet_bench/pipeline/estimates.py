@@ -31,6 +31,8 @@ from bitnet_bench.training.inputs import read_training_rows, split_validation_ro
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
 SAMPLED_ROWS = 200
+WITHOUT_CODE = "an estimate"
+"""What runs no code of a suite."""
 CALIBRATION_S = 0.3
 CALIBRATION_TOKENS = 512
 """Tokens of the matrix product whose speed is measured."""
@@ -155,7 +157,7 @@ class _StepEstimator:
     def _read_rows(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
         rows: Sequence[Any] = self._compute_once(
-            lambda: split_validation_rows(read_training_rows(job)[0], job)[0], *about
+            lambda: split_validation_rows(read_training_rows(job, WITHOUT_CODE)[0], job)[0], *about
         )
         return rows
 
@@ -233,7 +235,9 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
     job = step.job
     rows = {name: Path(file) for name, file in job.rows.items()}
     directory = Path(job.data_dir) if job.data_dir else None
-    setting = TaskSettings(directory, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    setting = TaskSettings(
+        directory, rows, job.prompts, job.shots, job.seed, job.chat_template, without_code=WITHOUT_CODE
+    )
     return [
         _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job.limit)
         for suite, task in step.tasks

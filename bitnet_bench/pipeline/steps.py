@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.evaluation.trust import require_trust
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.candidates import Candidate
@@ -174,6 +175,13 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
     return steps
 
 
+def list_suites(recipe: Recipe) -> list[str]:
+    """Return the names or folders of all suites that *recipe* scores or trains on."""
+    data = recipe.finetune.data if recipe.finetune else ()
+    trained = [source.partition(":")[0] for source in data if ":" in source and not Path(source).is_file()]
+    return list(dict.fromkeys((*recipe.evaluate.suites, *trained)))
+
+
 def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
     """Return a step for every arm and seed; a name contains the seed only if there are several."""
     steps = []
@@ -211,6 +219,8 @@ def run_recipe(
     with other data or another base.
     """
     todo = plan_steps(recipe, out, data_dir)
+    for suite, _task in select_tasks(list_suites(recipe)):
+        require_trust(suite)  # before hours of training
     claim_recipe_folder(recipe, out)
     for step in todo:
         # only a measurement is skipped here: training and scoring compare their inputs with the record, and the

@@ -140,8 +140,8 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
     """Return the examples of *tasks* in order; a task without a file has none."""
     examples = []
     for task in tasks:
-        file = samples_path(folder, task)
-        if file.is_file():
+        file = find_samples(folder, task)
+        if file is not None:
             try:
                 lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
                 examples += [Example.model_validate_json(line) for line in lines if line]
@@ -153,5 +153,29 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
 
 
 def samples_path(folder: Path, task: str) -> Path:
-    """Return the file of a task's examples."""
-    return folder / "samples" / f"{task.replace(':', '-')}.jsonl"
+    """Return the file of a task's examples; BenchError if its name, or a link, leads out of the run folder."""
+    return resolve_inside(folder, f"samples/{task.replace(':', '-')}.jsonl")
+
+
+def find_samples(folder: Path, task: str) -> Path | None:
+    """Return the file of a task's examples if there is one in the run folder."""
+    try:
+        file = samples_path(folder, task)
+    except BenchError:
+        return None
+    return file if file.is_file() else None
+
+
+def resolve_inside(folder: Path, name: str) -> Path:
+    """Return the path of *name* in *folder*; BenchError if it is outside, directly or through a link.
+
+    Names come from records, which may be somebody else's.
+    """
+    path = folder / name
+    try:
+        inside = ".." not in Path(name).parts and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a loop of links, or a NUL in the name
+        inside = False
+    if not inside:
+        raise BenchError(f"{name!r} is not in the folder {folder}.", "Use a record that was not changed.")
+    return path

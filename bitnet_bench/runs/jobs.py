@@ -293,6 +293,20 @@ class EvaluateJob(Settings):
         return rename_former_fields(settings) if isinstance(settings, Mapping) else settings
 
 
+class SuiteTrust(Settings):
+    """Whether the code of suites in folders may run. It is no setting of a recipe: a recipe cannot vouch for itself."""
+
+    trust_suite: Annotated[bool, Option(name="trust-suite")] = False
+    """Run the code that a suite in a folder brings, now and until one of its files changes."""
+
+
+class Sharing(Settings):
+    """How a report, a comparison or a model card is written for others."""
+
+    keep_paths: Annotated[bool, Option(name="keep-paths")] = False
+    """Keep whole paths; else they are shortened, because they name users and projects."""
+
+
 class MeasureJob(Settings):
     """What is measured, and with what; `bitnet_bench.measurement.scenario.Scenario` says on which work."""
 

@@ -19,8 +19,8 @@ from bitnet_bench.runs.folder import (
     SEAL_FIELD,
     TRAINING_FILE,
     compute_seal,
+    find_samples,
     load_record_fields,
-    samples_path,
 )
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun, Notice
@@ -38,8 +38,8 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         self._tasks = {score.task: score.n for score in record.scores}
 
     def __getitem__(self, task: str) -> Sequence[Example]:
-        file = samples_path(self._folder, task)
-        if task not in self._tasks or not file.is_file():
+        file = find_samples(self._folder, task)
+        if task not in self._tasks or file is None:
             raise KeyError(task)
         content = file.read_bytes()
         written = self._record.samples.get(task)
@@ -54,7 +54,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         return examples
 
     def __iter__(self) -> Iterator[str]:
-        return (task for task in self._tasks if samples_path(self._folder, task).is_file())
+        return (task for task in self._tasks if find_samples(self._folder, task))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -157,7 +157,7 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
         elif task not in scored:
             yield Notice(f"{folder}, {task}", get_text("notice.unscored"))
     for task in sorted(scored):
-        if not samples_path(folder, task).is_file():
+        if find_samples(folder, task) is None:
             yield Notice(f"{folder}, {task}", get_text("notice.no-samples"))
     made_by = record.environment.packages.get("bitnet-bench")
     if made_by != version("bitnet-bench"):

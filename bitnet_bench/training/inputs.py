@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
 
 
-def read_training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
+def read_training_rows(job: FinetuneJob, without_code: str = "") -> tuple[list[Row], int]:
     """Return the rows of a job's data, from JSONL files and the training splits of tasks (SUITE:TASK).
 
     The second value counts rows of tasks that were left out because the task's evaluation has the same ones.
+    *without_code* is that of `TaskSettings`.
     """
     from bitnet_bench.data.rows import Row, Turn, read_rows
     from bitnet_bench.evaluation.task_run import list_training_pairs
@@ -34,8 +35,9 @@ def read_training_rows(job: FinetuneJob) -> tuple[list[Row], int]:
             rows += read_rows(Path(source), job.limit)
             continue
         directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
+        setting = TaskSettings(directory, without_code=without_code)
         for owner, found in select_tasks([suite], [task]):
-            pairs, overlap = list_training_pairs(build_task(owner, found, TaskSettings(directory)), job.limit)
+            pairs, overlap = list_training_pairs(build_task(owner, found, setting), job.limit)
             left_out += overlap
             rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
     return rows, left_out
@@ -76,9 +78,10 @@ def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task, normalise_text
 
     directory = find_data_directory(data_dir)
+    setting = TaskSettings(directory, without_code="`data check`")
     texts: dict[str, str] = {}
     for suite, task in select_tasks(suites_named, data_dir=directory):
-        for doc in build_task(suite, task, TaskSettings(directory)).lm_task.test_docs():
+        for doc in build_task(suite, task, setting).lm_task.test_docs():
             texts |= {
                 normalise_text(text): f"{suite.name}:{task.name}" for text in doc.values() if isinstance(text, str)
             }

@@ -90,7 +90,6 @@ class BenchTrainer(Trainer):
         self._seen = MicroBatchSums()
         self._since = time.monotonic()
         self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
-        self._warned = False
         self.remove_callback(PrinterCallback)
         self.add_callback(_StepCallback(self, start))
 
@@ -128,10 +127,28 @@ class BenchTrainer(Trainer):
         figures = self._figures()
         self._check_not_diverged(figures)
         super().log({**logs, **figures, **self.monitor.compare_codes()}, start_time)
-        if not self._warned and self.is_world_process_zero():
-            for warning in self.code_warnings():
-                self._warned = True
-                _log.warning("Step %s: %s", self.state.global_step, warning)
+        if not self._list_raised_warnings():
+            # the log is part of each saved state, so that a resumed run still has what was said before it was killed
+            self.state.log_history += [
+                {"step": self.state.global_step, "warning": warning} for warning in self.code_warnings()
+            ]
+            self.log_raised_warnings()
+
+    def _list_raised_warnings(self) -> list[tuple[int, str]]:
+        """Return the warnings about codes that were raised in the whole run, each with its step."""
+        return [(point["step"], point["warning"]) for point in self.state.log_history if "warning" in point]
+
+    def log_raised_warnings(self) -> None:
+        """Log those warnings, on the first process."""
+        for step, warning in self._list_raised_warnings() if self.is_world_process_zero() else []:
+            _log.warning("Step %s: %s", step, warning)
+
+    def list_code_warnings(self) -> tuple[str, ...]:
+        """Return the warnings about codes for the record: those of the whole run, and earlier ones of another kind."""
+        last = self.code_warnings()
+        kinds = {warning.split()[0] for warning in last}  # "No code differed", "More than"
+        raised = self._list_raised_warnings()
+        return (*(f"Step {step}: {text}" for step, text in raised if text.split()[0] not in kinds), *last)
 
     def code_warnings(self) -> tuple[str, ...]:
         """Return warnings about the ternary codes of the run so far, including steps before it was resumed."""
@@ -296,6 +313,7 @@ class _StepCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._timer.restart()
         self._trainer.monitor.restart()
+        self._trainer.log_raised_warnings()
         if state.global_step == 0:
             self._trainer.validate()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.checkpoints.hub import make_card, pull_checkpoint, push_checkpoint
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
@@ -66,12 +68,13 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_what_was_pushed_is_what_is_pulled(hub: Any, trained: Path, tmp_path: Path) -> None:
-    """The same weights; privately unless told otherwise; no masters, no event files, no record with paths."""
+    """The same weights; privately unless told otherwise; no masters, no event files, and no path in the record."""
     text = push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
     assert hub.private == {"org/name": True}
     sent = {file.name for file in (tmp_path / "hub/org/name").rglob("*")}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= sent
-    assert not {"masters", "tensorboard", "finetune.json"} & sent
+    assert not {"masters", "tensorboard"} & sent
+    assert str(tmp_path) not in (tmp_path / "hub/org/name/finetune.json").read_text(encoding="utf-8")
     found = pull_checkpoint("org/name", tmp_path / "pulled", hub=hub)
     assert found.sha256 in text
     assert (tmp_path / "pulled/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
@@ -121,3 +124,17 @@ def test_a_hub_that_says_no_is_a_sentence_and_leaves_nothing(hub: Any, tmp_path:
     (full / "x").touch()
     with pytest.raises(BenchError, match="is not empty"):
         pull_checkpoint("org/name", full, hub=hub)
+
+
+@pytest.mark.parametrize("repo", ["org/none", "org/name"])
+@pytest.mark.parametrize("name", ["foo.partial", "foo.tmp", ".partial"])
+def test_a_pull_touches_nothing_of_the_user(name: str, repo: str, hub: Any, tmp_path: Path) -> None:
+    """A folder beside the new one stays as it is, whether the pull succeeds or not."""
+    shutil.copytree(open_checkpoint("demo").path, tmp_path / "hub/org/name")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine", encoding="utf-8")
+    with nullcontext() if repo == "org/name" else pytest.raises(BenchError, match="404"):
+        pull_checkpoint(repo, tmp_path / "foo", hub=hub)
+    assert [file.name for file in (tmp_path / name).iterdir()] == ["notes.txt"]
+    assert (tmp_path / name / "notes.txt").read_text(encoding="utf-8") == "mine"
+    assert {path.name for path in tmp_path.iterdir()} - {"foo"} == {"hub", name}

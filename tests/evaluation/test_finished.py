@@ -16,7 +16,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.evaluate import evaluate
-from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.select import select_tasks, trust_suite_names
 from bitnet_bench.runs.folder import RECORD_FILE, SEAL_FIELD, compute_seal, load_record, save_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
@@ -86,6 +86,7 @@ class Place:
     def evaluate(self, **job: Any) -> RunRecord:
         """Score the one task with one example before each question."""
         given = EvaluateJob(**{"data_dir": str(self.data), "shots": 1, "cache": False, **job})
+        trust_suite_names([str(self.suite)])  # also after it was changed
         return evaluate(str(self.model), select_tasks([str(self.suite)], ["sentiment"]), self.out, given)
 
     def edit(self, file: str, old: str, new: str) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from bitnet_bench.checkpoints.converting import LAST, create_folder
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import PARTIAL
+from bitnet_bench.files import PARTIAL_FILES, PARTIAL_LOCK
+
+PARTIAL = f".partial-{'0' * 16}"
 
 
 def write(out: Path, text: str) -> None:
@@ -18,14 +20,20 @@ def write(out: Path, text: str) -> None:
             (folder / name).write_text(text, encoding="utf-8")
 
 
+def leave_partial_folder(out: Path) -> None:
+    """Write into *out* what a killed conversion leaves of its temporary folder."""
+    (out / PARTIAL / PARTIAL_FILES).mkdir(parents=True)
+    (out / PARTIAL / PARTIAL_LOCK).touch()
+    (out / PARTIAL / PARTIAL_FILES / "rest.safetensors").write_text("old", encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "moved", [(), ("model.safetensors",), ("model.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json")]
 )
 def test_a_killed_conversion_is_done_again(moved: tuple[str, ...], tmp_path: Path) -> None:
     """Killed while it wrote, or while it moved whole files to their place: nothing of it is left over."""
     out = tmp_path / "out"
-    (out / PARTIAL).mkdir(parents=True)
-    (out / PARTIAL / "rest.safetensors").write_text("old", encoding="utf-8")
+    leave_partial_folder(out)
     for name in moved:
         (out / name).write_text("old", encoding="utf-8")
     write(out, "new")
@@ -47,7 +55,7 @@ def test_a_folder_of_somebody_s_is_refused(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["notes.txt", LAST])
 def test_a_foreign_file_beside_what_a_kill_left_is_kept(name: str, tmp_path: Path) -> None:
     """It is no part of what was being written, or it says that the checkpoint is whole."""
-    (tmp_path / PARTIAL).mkdir()
+    leave_partial_folder(tmp_path)
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(BenchError, match="is not empty"):
         write(tmp_path, "new")

@@ -259,7 +259,7 @@ def test_a_run_killed_at_its_very_first_write_goes_on(tmp_path: Path) -> None:
     """What claiming a folder leaves behind when it is cut off is no foreign file."""
     with lock_folder(tmp_path / "out"):
         (tmp_path / "out" / STATE_FOLDER).mkdir()
-        (tmp_path / "out" / STATE_FOLDER / f"{CLAIM_FILE}.tmp").write_text("{", encoding="utf-8")
+        (tmp_path / "out" / STATE_FOLDER / f"{CLAIM_FILE}.{'0' * 16}.tmp").write_text("{", encoding="utf-8")
         claim_run_folder(tmp_path / "out", {"seed": 0}, {})
     assert (tmp_path / "out" / STATE_FOLDER / CLAIM_FILE).is_file()
 

@@ -30,7 +30,7 @@ from bitnet_bench.checkpoints.gguf.types import (
 from bitnet_bench.checkpoints.gguf.vocabulary import add_vocabulary
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import explain_disk_errors
+from bitnet_bench.files import explain_disk_errors, open_partial_folder
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import Checkpoint
 
@@ -78,16 +78,12 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     _check_holds_codes(checkpoint, form)
     found = make_layout(checkpoint, weights.config, find_runtime(form))
     plan = list(plan_gguf_tensors(weights, found, form))
-    part = out.with_name(f"{out.name}.part")
-    writer = GGUFWriter(part, found.architecture)
-    _add_settings(writer, checkpoint, weights, found, form)
-    add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
-    try:
-        with explain_disk_errors(out):
-            _write_tensors(writer, plan, progress)
-            part.rename(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with explain_disk_errors(out), open_partial_folder(out.absolute().parent) as part:
+        writer = GGUFWriter(part, found.architecture)
+        _add_settings(writer, checkpoint, weights, found, form)
+        add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
+        _write_tensors(writer, plan, progress)
+        part.rename(out)
     return tuple(entry.name for entry in plan if form in TERNARY_GGUF_TYPES and _is_fallback(entry, found, weights))
 
 
