@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+MAX_PROBLEM_CHARACTERS, MAX_HINT_CHARACTERS = 1200, 800
+"""Bounds of the two parts of a message: a foreign file must not fill the terminal with its own text."""
+
 
 class BenchError(Exception):
     """An error with a sentence that says what went wrong, and one that says what to do about it.
@@ -14,9 +17,9 @@ class BenchError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.hint = hint
+        self.problem = shorten_text(problem, MAX_PROBLEM_CHARACTERS)
+        self.hint = shorten_text(hint, MAX_HINT_CHARACTERS)
+        super().__init__(self.problem)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.hint}" if self.hint else self.problem
@@ -43,6 +46,14 @@ class RowError(BenchError):
         self.what = what
 
 
+def shorten_text(text: str, characters: int) -> str:
+    """Return *text*, or its beginning and its end in at most *characters*."""
+    if len(text) <= characters:
+        return text
+    end = characters // 4
+    return f"{text[: characters - end - 3]} … {text[-end:]}"
+
+
 def format_validation_error(error: ValueError, name: Callable[[str], str] = str) -> str:
     """Return the first fault that a validation found, in a few words: where, and why.
 
@@ -65,8 +76,15 @@ def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) ->
     if why.startswith("Input should "):
         given = fault["input"]
         why = f"must {why.removeprefix('Input should ')}"
-        why += f", not {given!r}" if isinstance(given, str | int | float) else ""
+        why += f", not {_show_value(given)}" if isinstance(given, str | int | float) else ""
     return f"{name(place)} {why}" if why.startswith("must ") else f"{name(place)}: {why}"
+
+
+def _show_value(given: str | int | float) -> str:
+    """Return a value for a message; Python refuses to write an integer of thousands of digits."""
+    if isinstance(given, int) and given.bit_length() > 256:
+        return f"an integer of {given.bit_length():,} bits"
+    return shorten_text(repr(given), 200)
 
 
 def did_you_mean(name: str, known: Sequence[str], most: int = 1, cutoff: float = 0.6) -> str:

@@ -1,7 +1,8 @@
-"""Write files atomically: a reader, or a resumed run, never sees half of one."""
+"""Write files atomically, so that nobody sees half of one, and read texts of foreign origin within bounds."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shutil
@@ -14,6 +15,45 @@ PARTIAL = ".partial"
 """Folder inside the target folder that holds the files until all are complete."""
 FULL_DISK_BYTES = 4 << 20
 """Free space below which a failed write is reported as a full disk."""
+
+MAX_DOCUMENT_BYTES = 256 << 20
+"""Size up to which a document of foreign origin is read as a whole; the largest tokenizer.json has some 40 MB."""
+
+
+def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """Return the text of *file*, which is UTF-8, without a byte-order mark.
+
+    BenchError if it cannot be read, is larger than *most_bytes* or has another encoding; *hint* says what to do.
+    """
+    try:
+        if not file.is_file():
+            raise BenchError(f"There is no file {file}.", hint)
+        with file.open("rb") as stream:
+            data = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror or error}.", hint) from error
+    if len(data) > most_bytes:
+        raise BenchError(f"{file} has more than the {most_bytes >> 10:,} KiB that such a file may have.", hint)
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        guess = guess_encoding(data)
+        seems = f" It can be read as {guess}." if guess else ""
+        raise BenchError(
+            f"{file} is not UTF-8: {error.reason} in line {line}, at byte {error.start}.{seems}", "Save it as UTF-8."
+        ) from error
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 if all of it decodes, else None."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode("cp949")
+    except UnicodeDecodeError:
+        return None
+    return "cp949"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.json_files import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+GET_AGAIN_HINT = "Get the checkpoint again."
 DAMAGED_HINT = "The file is damaged or cut off; get it again."
 
 
@@ -96,10 +97,10 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _read_index(folder: Path, index: Path) -> list[Path]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"{index} is no index of weight files.", "Get the checkpoint again.") from error
+    places = read_json_object(index, GET_AGAIN_HINT).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) and name for name in places.values()):
+        raise BenchError(f"{index} is no index: its `weight_map` must give a file for each tensor.", GET_AGAIN_HINT)
+    names = sorted(set(places.values()))
     if any(Path(name).name != name for name in names):
         raise BenchError(f"{index} names a file outside its folder.", "Do not use this checkpoint.")
     return [folder / name for name in names]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.json_files import read_json
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
     SEAL_FIELD,
@@ -164,12 +164,16 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
         yield Notice(str(folder), get_text("notice.version", version=made_by or "?", ours=version("bitnet-bench")))
 
 
+def _explain(error: BenchError | ValidationError) -> str:
+    return error.problem if isinstance(error, BenchError) else format_validation_error(error)
+
+
 def _read_training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
     file = folder / TRAINING_FILE
     if not file.is_file():
         return None
     try:
-        return FinetuneRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(format_validation_error(error)))))
+        return FinetuneRecord.model_validate(read_json(file, ""))
+    except (BenchError, ValidationError) as error:
+        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(_explain(error)))))
         return None

@@ -1,32 +1,37 @@
-"""Claim the folder of an unfinished run, and find its settings and saved steps."""
+"""Claim the folder of an unfinished run, and find its settings."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.folder import LOCK_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
 CLAIM_FILE = "job.json"
+NEEDED_SETTINGS = ("batch_size", "gradient_accumulation")
+DELETE_HINT = "Give another `out`, or delete the folder."
 STATE_FOLDER = ".trainer"
 """Folder in a run folder with what resuming needs; removed when the run is finished."""
 FORMER_DEFAULT_RATE, FORMER_METHOD_RATES = 1e-3, {"dpo": 1e-4}
 """Default learning rates of runs that were started before the table in `bitnet_bench.training.rates` existed."""
-COMPLETE_FILE = "complete"
-"""File that marks a saved step as complete; without it, the step was cut off while it was written."""
 
 
 def read_started_settings(out: Path) -> dict[str, Any]:
     """Return the settings and notes with which the unfinished run in *out* was claimed; {} if there is none."""
     mark = out / STATE_FOLDER / CLAIM_FILE
-    return dict(json.loads(mark.read_text(encoding="utf-8"))) if mark.is_file() else {}
+    if not mark.is_file():
+        return {}
+    settings = read_json_object(mark, DELETE_HINT)
+    if missing := [name for name in NEEDED_SETTINGS if name not in settings]:
+        raise BenchError(f"{mark} is damaged: it does not say {missing[0]}.", DELETE_HINT)
+    return settings
 
 
 def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> FinetuneJob:
@@ -81,13 +86,3 @@ def _is_of_claiming(path: Path) -> bool:
     if path.name == STATE_FOLDER and path.is_dir():
         return all(file.name.startswith(CLAIM_FILE) for file in path.iterdir())
     return path.name == LOCK_FILE
-
-
-def find_last_state(state: Path) -> Path | None:
-    """Return the newest complete saved step, after removing those that were cut off."""
-    saved = sorted(state.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[-1]))
-    for folder in saved:
-        if not (folder / COMPLETE_FILE).exists():
-            shutil.rmtree(folder)
-    whole = [folder for folder in saved if folder.exists()]
-    return whole[-1] if whole else None
