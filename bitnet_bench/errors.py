@@ -54,6 +54,33 @@ def shorten_text(text: str, characters: int) -> str:
     return f"{text[: characters - end - 3]} … {text[-end:]}"
 
 
+def explain_system_error(error: BaseException) -> BenchError | None:
+    """Return the error of the system as a sentence: a file, memory, depth or text; None if *error* is another."""
+    if isinstance(error, OSError):
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        where = f"{' and '.join(files)}: " if files else ""
+        return BenchError(
+            f"The system refused: {where}{error.strerror or error}.", "Check the path and its permissions."
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
+        return BenchError(
+            "There is not enough memory for this.",
+            "Use a smaller model, batch or length, or end other programs; what was finished is kept.",
+        )
+    if isinstance(error, RecursionError):
+        return BenchError("A value is nested too deeply to be read.", "Look at the files that the command reads.")
+    if isinstance(error, UnicodeError):
+        return BenchError(f"A text cannot be read or written: {error}.", "Save files as UTF-8, and set PYTHONUTF8=1.")
+    return None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch reports with *error* that it could not allocate."""
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        said in str(error) for said in ("can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+    )
+
+
 def format_validation_error(error: ValueError, name: Callable[[str], str] = str) -> str:
     """Return the first fault that a validation found, in a few words: where, and why.
 

@@ -33,15 +33,16 @@ def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> st
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror or error}.", hint) from error
     if len(data) > most_bytes:
-        raise BenchError(f"{file} has more than the {most_bytes >> 10:,} KiB that such a file may have.", hint)
+        raise BenchError(f"{file} cannot be read: it has more than {most_bytes >> 10:,} KiB.", hint)
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         guess = guess_encoding(data)
-        seems = f" It can be read as {guess}." if guess else ""
+        seems = f" It seems to be {guess}: save it as UTF-8." if guess else ""
         raise BenchError(
-            f"{file} is not UTF-8: {error.reason} in line {line}, at byte {error.start}.{seems}", "Save it as UTF-8."
+            f"{file} cannot be read: it is not UTF-8 ({error.reason} in line {line}, at byte {error.start}).{seems}",
+            hint,
         ) from error
 
 
@@ -54,6 +55,14 @@ def guess_encoding(data: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return "cp949"
+
+
+def find_user_cache() -> Path:
+    """Return the folder of this user for what can be computed again; BenchError if the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench"
+    except RuntimeError as error:
+        raise BenchError("This user has no home folder.", "Set HOME, or XDG_CACHE_HOME to a folder.") from error
 
 
 def write_whole(path: Path, text: str) -> None:

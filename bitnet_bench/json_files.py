@@ -31,11 +31,13 @@ def read_json(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> An
         value = json.loads(text, object_pairs_hook=_refuse_duplicates, parse_int=_parse_integer)
         _check_values(value, has_escapes=_ESCAPED_HALF.search(text) is not None)
     except json.JSONDecodeError as error:
-        raise BenchError(f"{file} is not JSON: {error.msg} in line {error.lineno}.", hint) from error
+        raise BenchError(
+            f"{file} cannot be read: it is not valid JSON ({error.msg} in line {error.lineno}).", hint
+        ) from error
     except RecursionError as error:
-        raise BenchError(f"{file} is nested more than {MAX_JSON_DEPTH} deep.", hint) from error
+        raise BenchError(f"{file} cannot be read: it is nested more than {MAX_JSON_DEPTH} deep.", hint) from error
     except _RefusedError as error:
-        raise BenchError(f"{file} {error}.", hint) from error
+        raise BenchError(f"{file} cannot be read: it {error}.", hint) from error
     return value
 
 
@@ -43,7 +45,7 @@ def read_json_object(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES
     """Return the fields of the JSON document *file*; BenchError as of `read_json`, and if it is no object."""
     value = read_json(file, hint, most_bytes)
     if not isinstance(value, dict):
-        raise BenchError(f"{file} holds no fields: it is a JSON {describe_type(value)}.", hint)
+        raise BenchError(f"{file} cannot be read: it is a JSON {describe_type(value)} and holds no fields.", hint)
     return value
 
 
@@ -54,7 +56,7 @@ def describe_type(value: Any) -> str:
 
 
 class _RefusedError(Exception):
-    """Valid JSON that is not read; the end of a sentence that begins with the file."""
+    """Valid JSON that is not read; the end of a sentence about the file."""
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint: it has no config.json.",
             "Give a folder with config.json, *.safetensors and a tokenizer; a hub id; or `demo` / `demo-fp16`.",
         )
-    config = read_json_object(file, AGAIN_HINT, MAX_CONFIG_BYTES)
+    config = read_json_object(file, f"{AGAIN_HINT} Its config.json names a model_type.", MAX_CONFIG_BYTES)
     if "model_type" not in config:
         raise BenchError(f"{file} names no model_type.", "It must be the config.json of a transformers causal LM.")
     check_fields(_Config, config, file)

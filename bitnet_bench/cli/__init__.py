@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,7 +21,7 @@ from bitnet_bench.cli.measuring import backends, doctor, measure, plan
 from bitnet_bench.cli.option_names import OptionNameFormatter
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 
 app = typer.Typer(
@@ -60,6 +61,8 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(rating.app, name="rate")
 
+DEBUG_VARIABLE = "BITNET_BENCH_DEBUG"
+"""Environment variable with which an error of the system shows its traceback."""
 INTERRUPTED = 130
 """Exit status that typer gives Ctrl-C: 128 + SIGINT."""
 
@@ -73,14 +76,38 @@ def main() -> None:
     if logging.lastResort:  # it writes warnings when logging is not set up
         logging.lastResort.setFormatter(OptionNameFormatter())
     try:
+        _check_encoding(sys.argv[1:])
         app()
     except BenchError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        _end_with(error)
+    except (OSError, MemoryError, RecursionError, UnicodeError, RuntimeError) as error:
+        # the last net: a reader or writer that knows the file raises a BenchError itself
+        explained = explain_system_error(error)
+        if explained is None or os.environ.get(DEBUG_VARIABLE):
+            raise
+        _end_with(explained)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         raise
+
+
+def _end_with(error: BenchError) -> NoReturn:
+    """Print *error* and exit."""
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise UsageError for an argument of bytes that are no text, such as a path in EUC-KR: no record could name it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise UsageError(
+                f"{shown} is not UTF-8.", "Rename the file or folder, for example with `convmv`."
+            ) from None
 
 
 @app.callback(invoke_without_command=True)
