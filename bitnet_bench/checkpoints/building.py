@@ -19,10 +19,17 @@ OUTLINE_SECONDS = 4.0
 """Computing that the outline of a model may take; that of the largest published models takes less than a second."""
 
 
+MAX_CAUSE_CHARACTERS = 300
+
+
+class UnbuildableError(BenchError):
+    """A config describes no model that transformers can build."""
+
+
 def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers.
 
-    BenchError for whatever transformers raises for it.
+    UnbuildableError for whatever transformers raises for it.
     """
     return _build(config, dtype, nullcontext())
 
@@ -46,8 +53,17 @@ def load_config_object(folder: str | Path) -> Any:
     """Return the config of a checkpoint folder as an object of transformers; BenchError if it has none for it."""
     from transformers import AutoConfig
 
-    with _explain_errors(read_config(Path(folder))):
+    with name_config(Path(folder)), _explain_errors(read_config(Path(folder))):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def name_config(folder: Path) -> Iterator[None]:
+    """Name the config.json of *folder* in an `UnbuildableError` of the body, which knows its fields only."""
+    try:
+        yield
+    except UnbuildableError as error:
+        raise BenchError(f"{folder / 'config.json'}: {error.problem}", error.hint) from error
 
 
 @contextmanager
@@ -57,16 +73,16 @@ def _explain_errors(config: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         architecture = (config.get("architectures") or [config["model_type"]])[0]
-        said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        said = " ".join(str(error).split())[:MAX_CAUSE_CHARACTERS] or type(error).__name__
         # ours, and those of transformers' own checks, are sentences; others need their kind to be understood
         hint = said if type(error) is ValueError else f"{type(error).__name__}: {said}"
-        raise BenchError(f"transformers cannot build {architecture}.", hint) from error
+        raise UnbuildableError(f"transformers cannot build {architecture}.", hint) from error
 
 
 def build_outline(config: dict[str, Any]) -> PreTrainedModel:
     """Return the causal LM of a config.json on the meta device: names and shapes only, in well under a second.
 
-    BenchError also if the numbers of *config* make a model that is not done in `OUTLINE_SECONDS`.
+    UnbuildableError also if the numbers of *config* make a model that is not done in `OUTLINE_SECONDS`.
     """
     import torch
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitnet_bench.checkpoints.building import build_model, build_outline, list_tied_tensors
+from bitnet_bench.checkpoints.building import build_model, build_outline, list_tied_tensors, name_config
 from bitnet_bench.checkpoints.config import AGAIN_HINT, list_float_patterns, read_config, read_generation_config
 from bitnet_bench.checkpoints.detect import find_dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
@@ -58,8 +58,9 @@ def load_model(
     held = rest if precision == "ternary" else precision
     dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
     weights = Weights(checkpoint)
-    _check_size(weights)
-    model = build_model(weights.config, dtype)
+    with name_config(Path(checkpoint.path)):
+        _check_size(weights)
+        model = build_model(weights.config, dtype)
     _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run":
         _install_codes(model, weights)

@@ -83,7 +83,10 @@ def find_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
     index = folder / INDEX_FILE
     files = _read_index(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
-    missing = [f.name for f in files if not f.is_file()]
+    try:
+        missing = [f.name for f in files if not f.is_file()]
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise BenchError(f"{folder} cannot be read: {error.strerror}.", GET_AGAIN_HINT) from error
     if missing:
         raise BenchError(f"{folder} lacks {missing[0]}, which its index names.", "Download the checkpoint again.")
     if files:

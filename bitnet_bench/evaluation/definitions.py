@@ -48,7 +48,7 @@ def _read_parts(file: Path, including: tuple[Path, ...]) -> dict[Path, dict[str,
             raise BenchError(f"Line {line} of {file}: `{name}` must be a {wanted}.", CORRECT_HINT)
     includes = found.value.pop(INCLUDE, [])
     includes = includes if isinstance(includes, list) else [includes]
-    if not all(isinstance(name, str) and name for name in includes):
+    if not all(isinstance(name, str) and name and "\0" not in name for name in includes):
         raise BenchError(f"Line {found.lines[(INCLUDE,)]} of {file}: `{INCLUDE}` must name files.", CORRECT_HINT)
     parts: dict[Path, dict[str, Any]] = {}
     for name in includes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -12,12 +13,14 @@ from bitnet_bench.runs.value import Value
 from bitnet_bench.yaml_files import read_yaml
 
 SUITE_FILE = "suite.yaml"
+FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\\\x00-\x1f]+$")]
+"""A name that can be part of a file's."""
 
 
 class Task(Value):
     """One task of a suite: its metrics, the first of which is primary, and the source of its rows."""
 
-    name: str
+    name: FileName
     metrics: tuple[str, ...] = Field(min_length=1)
     chance: float
     """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
@@ -38,7 +41,7 @@ class Task(Value):
 class Suite(Value):
     """A folder with suite.yaml and an lm-eval YAML for each task."""
 
-    name: str
+    name: FileName
     version: str
     title: str
     licence: str

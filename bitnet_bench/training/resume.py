@@ -5,22 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from bitnet_bench.errors import BenchError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.files import write_whole
 from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.folder import LOCK_FILE
-from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.jobs import BatchSize, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
 CLAIM_FILE = "job.json"
-NEEDED_SETTINGS = ("batch_size", "gradient_accumulation")
 DELETE_HINT = "Give another `out`, or delete the folder."
 STATE_FOLDER = ".trainer"
 """Folder in a run folder with what resuming needs; removed when the run is finished."""
 FORMER_DEFAULT_RATE, FORMER_METHOD_RATES = 1e-3, {"dpo": 1e-4}
 """Default learning rates of runs that were started before the table in `bitnet_bench.training.rates` existed."""
+
+
+class _StartedSettings(BaseModel):
+    """The settings of an unfinished run that are used here; others are compared only."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    batch_size: BatchSize
+    gradient_accumulation: BatchSize
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    learning_rate_source: str | None = None
 
 
 def read_started_settings(out: Path) -> dict[str, Any]:
@@ -29,8 +41,10 @@ def read_started_settings(out: Path) -> dict[str, Any]:
     if not mark.is_file():
         return {}
     settings = read_json_object(mark, DELETE_HINT)
-    if missing := [name for name in NEEDED_SETTINGS if name not in settings]:
-        raise BenchError(f"{mark} is damaged: it does not say {missing[0]}.", DELETE_HINT)
+    try:
+        _StartedSettings.model_validate(settings)
+    except ValidationError as error:
+        raise BenchError(f"{mark} is damaged: {format_validation_error(error)}.", DELETE_HINT) from error
     return settings
 
 

@@ -57,15 +57,11 @@ def _parse_options() -> argparse.Namespace:
 
 def _import_heavy() -> None:
     """Import before the first fork what every child would import."""
-    import lm_eval.api.task
+    import torch
     import transformers
     from transformers.models.auto import modeling_auto  # noqa: F401
 
-    import bitnet_bench.evaluation.tasks
-    import bitnet_bench.reports.html  # noqa: F401
     from fuzz import parsers
-
-    import torch
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -73,7 +69,6 @@ def _import_heavy() -> None:
         parsers._checkpoint(kind)
     parsers._gguf()
     parsers._tokenizer()
-    assert lm_eval.api.task and bitnet_bench.evaluation.tasks
 
 
 if __name__ == "__main__":

@@ -15,24 +15,86 @@ Mutate = Callable[[bytes, random.Random], bytes]
 NUMBERS = (0, -1, 1, 2, 3, 255, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, 2**63, 2**64, 10**30, -(2**31), 0.5, -0.0)
 FLOATS = (1e308, 1e-320, float("nan"), float("inf"), float("-inf"))
 TEXTS = (
-    "", " ", "x", "가", "가나다" * 30, "\u0000", "\u200b", "\ud83d", "\ufffd", "a\nb", "../../x", "/dev/null", "x" * 20_000,
-    "2026-99-99", "NaN", "1" * 5000, "null", "{{ 1 / 0 }}", "=1+1", "\x1b]52;c;eA==\x07", "__class__", "%s%n", "0x" + "f" * 99,
-)  # fmt: skip
+    "",
+    " ",
+    "x",
+    "가",
+    "가나다" * 30,
+    "\u0000",
+    "\u200b",
+    "\ud83d",
+    "\ufffd",
+    "a\nb",
+    "../../x",
+    "/dev/null",
+    "x" * 20_000,
+    "2026-99-99",
+    "NaN",
+    "1" * 5000,
+    "null",
+    "{{ 1 / 0 }}",
+    "=1+1",
+    "\x1b]52;c;eA==\x07",
+    "__class__",
+    "%s%n",
+    "0x" + "f" * 99,
+)
 ODD: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None}, {"a": {"b": []}}, [1, "a", None])
 YAML_PIECES = (
-    "a: &a [*a]", "when: 2026-99-99", "x: !!timestamp '2026-13-40'", "x: *missing", "x: !!python/object/apply:os.getcwd []",
-    "x: !!binary '@@'", "? [a, b]\n: c", "--- \n--- ", "%YAML 9.9", "x: !function nothing.here", "include: itself.yaml",
-    "x: !!int abc", "x: 0x_", "x: 1" + "0" * 5000, "\t- x", "x: {", "x: [", "'", "x: !!set {a, b}", "<<: [1, 2]", "x: !unknown y",
-    "x: |\n  a", "a: 1\na: 2", "x: \"\\ud800\"", "x: .inf", "x: 1:2:3:4", "- " * 200 + "x", "x: ~", "y: yes", "\x00", "\u2028",
+    "a: &a [*a]",
+    "when: 2026-99-99",
+    "x: !!timestamp '2026-13-40'",
+    "x: *missing",
+    "x: !!python/object/apply:os.getcwd []",
+    "x: !!binary '@@'",
+    "? [a, b]\n: c",
+    "--- \n--- ",
+    "%YAML 9.9",
+    "x: !function nothing.here",
+    "include: itself.yaml",
+    "x: !!int abc",
+    "x: 0x_",
+    "x: 1" + "0" * 5000,
+    "\t- x",
+    "x: {",
+    "x: [",
+    "'",
+    "x: !!set {a, b}",
+    "<<: [1, 2]",
+    "x: !unknown y",
+    "x: |\n  a",
+    "a: 1\na: 2",
+    'x: "\\ud800"',
+    "x: .inf",
+    "x: 1:2:3:4",
+    "- " * 200 + "x",
+    "x: ~",
+    "y: yes",
+    "\x00",
+    "\u2028",
     "b: &b [x, x, x, x, x, x, x, x]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c]\n"
-    "e: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e]\ng: [*f, *f, *f, *f, *f, *f, *f, *f]",
-)  # fmt: skip
+    "e: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e, *e, *e, *e]\n"
+    "g: [*f, *f, *f, *f, *f, *f, *f, *f]",
+)
 TEMPLATE_PIECES = (
-    "{% for i in range(10**9) %}x{% endfor %}", "{{ 'x' * 10**10 }}", "{{ messages[9] }}", "{{ 1/0 }}", "{% if %}", "{{",
-    "{% endfor %}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}", "{% include 'x' %}", "{{ x.y.z }}",
-    "{% set ns = namespace(t='x') %}{% for i in range(99) %}{% set ns.t = ns.t * 9 %}{% endfor %}", "{{ 9**9**9 }}",
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ '%9999999999d' % 1 }}", "{{ messages | tojson * 999999 }}", "\ud83d",
-)  # fmt: skip
+    "{% for i in range(10**9) %}x{% endfor %}",
+    "{{ 'x' * 10**10 }}",
+    "{{ messages[9] }}",
+    "{{ 1/0 }}",
+    "{% if %}",
+    "{{",
+    "{% endfor %}",
+    "{{ ''.__class__.__mro__ }}",
+    "{{ raise_exception('no') }}",
+    "{% include 'x' %}",
+    "{{ x.y.z }}",
+    "{% set ns = namespace(t='x') %}{% for i in range(99) %}{% set ns.t = ns.t * 9 %}{% endfor %}",
+    "{{ 9**9**9 }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ '%9999999999d' % 1 }}",
+    "{{ messages | tojson * 999999 }}",
+    "\ud83d",
+)
 
 
 def list_paths(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -109,9 +171,15 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
     if kind == 6:
         return data[:at] + rng.randbytes(length) + data[at + length :]
     if kind == 7:
-        return data[:at] + rng.choice((b"\x00", b"\xff\xfe", b"\r", b'"', b"{", b"[", b"\xed\xa0\x80", b"\x1b")) + data[at:]
+        return (
+            data[:at]
+            + rng.choice((b"\x00", b"\xff\xfe", b"\r", b'"', b"{", b"[", b"\xed\xa0\x80", b"\x1b"))
+            + data[at:]
+        )
     if kind == 8:
-        return rng.choice((b"", b"\xef\xbb\xbf" + data, b"[" * 5000, b"null", b"[]", b"{}", b'"x"', b"1" * 5000, b"\n\n"))
+        return rng.choice(
+            (b"", b"\xef\xbb\xbf" + data, b"[" * 5000, b"null", b"[]", b"{}", b'"x"', b"1" * 5000, b"\n\n")
+        )
     return _encode(data, rng.choice(("cp949", "utf-16", "utf-32", "cp1252")))
 
 
@@ -172,7 +240,9 @@ def mutate_table(data: bytes, rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         return mutate_bytes(data, rng)
     at = rng.randrange(len(data) + 1)
-    piece = rng.choice((b",", b'"', b'""', b"\t", b"\n", b"\r", b'",', b"\x00", b'"' + b"x" * 200_000, b",,,,", b"=1+1"))
+    piece = rng.choice(
+        (b",", b'"', b'""', b"\t", b"\n", b"\r", b'",', b"\x00", b'"' + b"x" * 200_000, b",,,,", b"=1+1")
+    )
     return data[:at] + piece + data[at:]
 
 

@@ -37,7 +37,7 @@ ROWS: tuple[Any, ...] = (
     {"question": "왜?", "answer": "그래서", "context": "배경"},
     {"system_prompt": "가", "question": "나", "response": "다"},
     {"messages": [{"role": "developer", "content": [{"type": "text", "text": "가"}]}, {"role": "user", "content": "나"},
-                  {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+                  {"role": "assistant", "content": "찾아볼게요", "tool_calls": [{"id": "1"}]},
                   {"role": "assistant", "content": "다"}]},
 )  # fmt: skip
 
@@ -130,15 +130,16 @@ def read_checkpoint(folder: Path) -> None:
 
 def read_settings(folder: Path) -> None:
     """Read what is used of a config without loading weights."""
-    from bitnet_bench.checkpoints.building import list_ternary_shapes, load_config_object
+    from bitnet_bench.checkpoints.building import list_ternary_shapes, load_config_object, name_config
     from bitnet_bench.checkpoints.config import read_config
     from bitnet_bench.checkpoints.detect import detect_format
     from bitnet_bench.checkpoints.random_weights import find_shape
     from bitnet_bench.checkpoints.shards import Shards
 
     config = read_config(folder)
-    detect_format(folder, config, Shards(folder))
-    list_ternary_shapes(config)
+    with name_config(folder):
+        detect_format(folder, config, Shards(folder))
+        list_ternary_shapes(config)
     load_config_object(folder)
     find_shape(str(folder))
 
@@ -167,7 +168,11 @@ def _describe(folder: Path) -> Any:
 
 
 def _copy_suite(folder: Path) -> None:
-    shutil.copytree(SHIPPED / "tasks" / "sample", folder, dirs_exist_ok=True)
+    shipped = SHIPPED / "tasks" / "sample"
+    for file in shipped.glob("*.yaml"):
+        shutil.copy(file, folder)
+    for task in ("copa", "qa"):
+        shutil.copytree(shipped / "data" / task, folder / "data" / task, dirs_exist_ok=True)
 
 
 def read_suite(folder: Path) -> None:
@@ -200,11 +205,16 @@ def _copy_recipe(folder: Path) -> None:
 
 def read_recipe(folder: Path) -> None:
     """Read a recipe and plan its steps."""
+    from bitnet_bench.errors import BenchError
     from bitnet_bench.pipeline.recipe import read_recipe
     from bitnet_bench.pipeline.steps import plan_steps
 
-    for step in plan_steps(read_recipe(folder / "recipe.yaml"), folder / "out"):
-        _ = step.title
+    recipe = read_recipe(folder / "recipe.yaml")
+    try:  # what a recipe asks for may not be there: that is no fault of the file
+        for step in plan_steps(recipe, folder / "out"):
+            _ = step.title
+    except BenchError as error:
+        _check_sentence(error)
 
 
 def _copy_run(folder: Path) -> None:
@@ -356,7 +366,7 @@ def _write_ratings(folder: Path) -> None:
         "a": {"name": "a", **run}, "b": {"name": "b", **run}, "left_is_a": [True, False],
     }  # fmt: skip
     rating = {
-        "kind": "bitnet-bench rating", "schema_version": 1, "sheet": "aaaa", "rater": "나",
+        "kind": "bitnet-bench rating", "schema_version": 1, "sheet": "aaaa", "rater": "나", "finished": "2026-01-01",
         "judgements": [{"item": i, "left": points, "right": points, "preferred": "left"} for i in range(2)],
     }  # fmt: skip
     (folder / "key.json").write_text(json.dumps(key), encoding="utf-8")
@@ -461,7 +471,7 @@ PARSERS = (
     Parser("task-rows", "data/copa/test.jsonl", mutations.mutate_lines, _copy_suite, read_task, 3, ("sample:copa",)),
     Parser("recipe", "recipe.yaml", mutations.mutate_yaml, _copy_recipe, read_recipe, 8),
     Parser("record", "record.json", mutations.mutate_json, _copy_run, read_record, 8),
-    Parser("report", "record.json", mutations.mutate_json, _copy_run, write_report, 2),
+    Parser("report", "record.json", mutations.mutate_json, _copy_run, write_report, 1),
     Parser("samples", "samples/sample-qa.jsonl", mutations.mutate_lines, _copy_run, read_samples, 4),
     Parser("finetune", "finetune.json", mutations.mutate_json, _copy_training, read_training, 5),
     Parser("rows", "rows.jsonl", mutations.mutate_lines, _write_rows, read_rows, 8),
@@ -472,7 +482,8 @@ PARSERS = (
     Parser("gguf", "model.gguf", mutations.mutate_binary, _copy_gguf, read_gguf, 6),
     Parser("rating", "rating.json", mutations.mutate_json, _write_ratings, read_ratings, 3),
     Parser("rating-key", "key.json", mutations.mutate_json, _write_ratings, read_ratings, 3, ("rating.json",)),
-    Parser("template", "chat.jinja", mutations.mutate_template, _write_template, read_template, 2),
+    Parser("template", "chat.jinja", mutations.mutate_template, _write_template, read_template, 2,
+           ("chat template",)),
     Parser("name", "name.txt", mutations.mutate_name, _write_name, read_name, 2, ("",)),
     Parser("saved-step", "checkpoint-20/complete", mutations.mutate_json, _write_saved_step, read_saved_step, 1),
     Parser("claim", ".trainer/job.json", mutations.mutate_json, _write_saved_step, read_claim, 2),
@@ -482,4 +493,8 @@ PARSERS = (
 
 def mutate_case(parser: Parser, seed: bytes, number: int, start: int) -> bytes:
     """Return the bytes of case *number* of a parser."""
-    return parser.mutate(seed, random.Random(f"{parser.name} {start} {number}"))
+    rng = random.Random(f"{parser.name} {start} {number}")
+    try:
+        return parser.mutate(seed, rng)
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):  # what no writer can write
+        return mutations.mutate_bytes(seed, rng)
