@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
@@ -44,6 +45,16 @@ def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> st
             f"{file} cannot be read: it is not UTF-8 ({error.reason} in line {line}, at byte {error.start}).{seems}",
             hint,
         ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Return whether *path* is a file; False also for a name that no disk takes."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise
 
 
 def guess_encoding(data: bytes) -> str | None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
-from bitnet_bench.files import explain_disk_errors, read_text, write_whole
+from bitnet_bench.files import explain_disk_errors, is_file, read_text, write_whole
 from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.records import SCHEMA_VERSION, Example, FinetuneRecord, RunRecord
 
@@ -136,7 +136,7 @@ def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
     examples: list[Example] = []
     for task in tasks:
         file = samples_path(folder, task)
-        if file.is_file():
+        if is_file(file):
             examples += _read_examples(file)
     return examples
 

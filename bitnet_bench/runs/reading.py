@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error, shorten_text
+from bitnet_bench.files import is_file
 from bitnet_bench.json_files import read_json
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
@@ -39,7 +40,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
 
     def __getitem__(self, task: str) -> Sequence[Example]:
         file = samples_path(self._folder, task)
-        if task not in self._tasks or not file.is_file():
+        if task not in self._tasks or not is_file(file):
             raise KeyError(task)
         content = file.read_bytes()
         written = self._record.samples.get(task)
@@ -54,7 +55,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         return examples
 
     def __iter__(self) -> Iterator[str]:
-        return (task for task in self._tasks if samples_path(self._folder, task).is_file())
+        return (task for task in self._tasks if is_file(samples_path(self._folder, task)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -159,7 +160,7 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
         elif task not in scored:
             yield Notice(f"{folder}, {task}", get_text("notice.unscored"))
     for task in sorted(scored):
-        if not samples_path(folder, task).is_file():
+        if not is_file(samples_path(folder, task)):
             yield Notice(f"{folder}, {task}", get_text("notice.no-samples"))
     made_by = record.environment.packages.get("bitnet-bench")
     if made_by != version("bitnet-bench"):

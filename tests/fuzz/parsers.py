@@ -402,11 +402,14 @@ def _write_name(folder: Path) -> None:
 def read_name(folder: Path) -> None:
     """Find the model of a name, which the hub does not have: there is none here."""
     from bitnet_bench.checkpoints.locate import load_config, open_checkpoint
+    from bitnet_bench.errors import BenchError
 
     name = (folder / "name.txt").read_bytes().decode("utf-8", "surrogateescape")
-    if not Path(name.replace("\0", "?")[:200]).exists():
-        load_config(name)
-        open_checkpoint(name)
+    for find in (load_config, open_checkpoint):
+        try:
+            find(name)
+        except BenchError as error:
+            _check_sentence(error)
 
 
 def _write_saved_step(folder: Path) -> None:
