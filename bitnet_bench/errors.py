@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_PROBLEM_CHARACTERS, MAX_HINT_CHARACTERS = 1200, 800
 """Bounds of the two parts of a message: a foreign file must not fill the terminal with its own text."""
+MEMORY_HINT = "Use a smaller model, batch or length, or end other programs; what was finished is kept."
 
 
 class BenchError(Exception):
@@ -62,11 +63,8 @@ def explain_system_error(error: BaseException) -> BenchError | None:
         return BenchError(
             f"The system refused: {where}{error.strerror or error}.", "Check the path and its permissions."
         )
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
-        return BenchError(
-            "There is not enough memory for this.",
-            "Use a smaller model, batch or length, or end other programs; what was finished is kept.",
-        )
+    if is_out_of_memory(error):
+        return BenchError("There is not enough memory for this.", MEMORY_HINT)
     if isinstance(error, RecursionError):
         return BenchError("A value is nested too deeply to be read.", "Look at the files that the command reads.")
     if isinstance(error, UnicodeError):
@@ -74,8 +72,10 @@ def explain_system_error(error: BaseException) -> BenchError | None:
     return None
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch reports with *error* that it could not allocate."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether *error* is Python's or torch's word for memory that could not be had."""
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
     return type(error).__name__ == "OutOfMemoryError" or any(
         said in str(error) for said in ("can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
     )

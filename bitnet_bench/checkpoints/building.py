@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.checkpoints.config import list_float_patterns, read_config
 from bitnet_bench.data.bounds import bounded
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import MEMORY_HINT, BenchError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,8 @@ def _explain_errors(config: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         architecture = (config.get("architectures") or [config["model_type"]])[0]
+        if is_out_of_memory(error):
+            raise UnbuildableError(f"There is not enough memory for {architecture}.", MEMORY_HINT) from error
         said = " ".join(str(error).split())[:MAX_CAUSE_CHARACTERS] or type(error).__name__
         # ours, and those of transformers' own checks, are sentences; others need their kind to be understood
         hint = said if type(error) is ValueError else f"{type(error).__name__}: {said}"
