@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bitnet_bench.errors import BenchError, shorten_text
 from bitnet_bench.files import MAX_DOCUMENT_BYTES, read_text
 
@@ -16,6 +18,11 @@ MAX_DIGITS = 400
 """Number of digits up to which an integer is read; a float has 309 before its point at most."""
 WORD_CHARACTERS = 60
 """Number of characters of a file's own words that an error repeats."""
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*\\?(?:"|\Z)', re.DOTALL)
+"""A text of JSON, or one that does not end."""
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Depth that each bracket adds, as a signed byte."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _HALF_CHARACTER = re.compile("[\\ud800-\\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -47,6 +54,20 @@ def read_json_object(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES
     if not isinstance(value, dict):
         raise BenchError(f"{file} cannot be read: it is a JSON {describe_type(value)} and holds no fields.", hint)
     return value
+
+
+def check_json_depth(file: Path, hint: str, most_depth: int) -> None:
+    """Raise BenchError if *file* is nested more than *most_depth* deep; it is not parsed, and may be broken.
+
+    For a library that reads the file itself, and for which depth is time or stack.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror}.", hint) from error
+    brackets = np.frombuffer(_STRING.sub(b"", data).translate(_STEPS, _NO_BRACKETS), dtype=np.int8)
+    if brackets.size and brackets.cumsum(dtype=np.int32).max() > most_depth:
+        raise BenchError(f"{file} cannot be read: it is nested more than {most_depth} deep.", hint)
 
 
 def describe_type(value: Any) -> str:

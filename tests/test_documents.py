@@ -14,7 +14,7 @@ from bitnet_bench.errors import MAX_HINT_CHARACTERS, MAX_PROBLEM_CHARACTERS, Ben
 from bitnet_bench.evaluation.definitions import read_definition
 from bitnet_bench.evaluation.suites import read_suite
 from bitnet_bench.evaluation.tasks import TaskSettings, build_task
-from bitnet_bench.json_files import MAX_JSON_DEPTH, read_json, read_json_object
+from bitnet_bench.json_files import MAX_JSON_DEPTH, check_json_depth, read_json, read_json_object
 from bitnet_bench.pipeline.recipe import read_recipe
 from bitnet_bench.runs.jobs import MAX_SEEDS, Arms, EvaluateJob, FinetuneJob
 from bitnet_bench.training.order import count_steps
@@ -130,6 +130,17 @@ def test_json_that_is_not_read_is_a_sentence_with_its_file(tmp_path: Path, text:
 def test_json_without_fields_is_named_for_what_it_is(tmp_path: Path, text: str, kind: str) -> None:
     with pytest.raises(BenchError, match=f"a JSON {kind} and holds no fields"):
         read_json_object(write(tmp_path / "a.json", text), "")
+
+
+@pytest.mark.parametrize(
+    "text", ["[[[1]]]", '["]]", [["[[[["]]]', '["\\\\", [["\\"]]]]', "[[[]], [[]]]", '["[[[[', "", '"\\']
+)
+def test_the_depth_of_json_is_found_without_reading_it(tmp_path: Path, text: str) -> None:
+    """Brackets in texts count for nothing, whether the text ends or not; a deeper one is refused."""
+    file = write(tmp_path / "a.json", text)
+    check_json_depth(file, "", 3)
+    with pytest.raises(BenchError, match="nested more than 3 deep"):
+        check_json_depth(write(file, "[[[[" + text), "", 3)
 
 
 def test_json_of_whole_characters_is_read(tmp_path: Path) -> None:

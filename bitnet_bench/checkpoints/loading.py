@@ -11,7 +11,7 @@ from bitnet_bench.checkpoints.config import AGAIN_HINT, list_float_patterns, rea
 from bitnet_bench.checkpoints.detect import find_dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
-from bitnet_bench.json_files import read_json_object
+from bitnet_bench.json_files import check_json_depth, read_json_object
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
@@ -25,6 +25,9 @@ Purpose = Literal["train", "run"]
 TORCH_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Files beside tokenizer.json, which the Rust library reads itself: parsing it here would take hundreds of MiB."""
+TOKENIZER_FILE, MAX_TOKENIZER_DEPTH = "tokenizer.json", 16
+"""That file and its depth, which is 8 in published ones: the library tries every kind of a step at each level, and 30
+levels take it minutes."""
 TRIAL_TEXT = "안녕 a1."
 PANIC = "PanicException"
 """Name of what a Rust library raises for its own bugs; it is no `Exception`."""
@@ -105,6 +108,8 @@ def _open_tokenizer(path: Path) -> Any:
     for name in TOKENIZER_SETTINGS:
         if (path / name).is_file():
             read_json_object(path / name, AGAIN_HINT)
+    if (path / TOKENIZER_FILE).is_file():
+        check_json_depth(path / TOKENIZER_FILE, AGAIN_HINT, MAX_TOKENIZER_DEPTH)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         tokenizer.decode(tokenizer(TRIAL_TEXT).input_ids)

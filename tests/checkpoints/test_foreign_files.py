@@ -148,6 +148,7 @@ def test_a_model_larger_than_its_files_is_refused_before_it_takes_memory(change:
     [
         ("tokenizer.json", b"[]"),
         ("tokenizer.json", b"{"),
+        ("tokenizer.json", b'{"post_processor": ' + b'{"a": [' * 40 + b"]}" * 40 + b"}"),
         ("tokenizer.json", b'{"version": "1.0", "model": {"type": "Nonesuch"}}'),
         ("tokenizer.json", b"\xff\xfe"),
         ("tokenizer_config.json", b"[]"),
