@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test install browser check check-install test-pythons test-bounds test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -61,6 +61,10 @@ check: install
 
 test-slow: install
 	$(BIN)/python -m pytest $(PARALLEL) -m ''
+
+# every parser of a foreign file on 50,000 damaged files; FUZZ="--parser gguf --seed 7" for others
+fuzz: install
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
 
 # every cell of every notebook, on the embedded pair
 notebooks: install

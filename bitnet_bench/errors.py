@@ -6,6 +6,10 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+MAX_PROBLEM_CHARACTERS, MAX_HINT_CHARACTERS = 1200, 800
+"""Bounds of the two parts of a message: a foreign file must not fill the terminal with its own text."""
+MEMORY_HINT = "Use a smaller model, batch or length, or end other programs; what was finished is kept."
+
 
 class BenchError(Exception):
     """An error with a sentence that says what went wrong, and one that says what to do about it.
@@ -14,9 +18,9 @@ class BenchError(Exception):
     """
 
     def __init__(self, problem: str, hint: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.hint = hint
+        self.problem = shorten_text(problem, MAX_PROBLEM_CHARACTERS)
+        self.hint = shorten_text(hint, MAX_HINT_CHARACTERS)
+        super().__init__(self.problem)
 
     def __str__(self) -> str:
         return f"{self.problem}\n  {self.hint}" if self.hint else self.problem
@@ -43,6 +47,40 @@ class RowError(BenchError):
         self.what = what
 
 
+def shorten_text(text: str, characters: int) -> str:
+    """Return *text*, or its beginning and its end in at most *characters*."""
+    if len(text) <= characters:
+        return text
+    end = characters // 4
+    return f"{text[: characters - end - 3]} … {text[-end:]}"
+
+
+def explain_system_error(error: BaseException) -> BenchError | None:
+    """Return the error of the system as a sentence: a file, memory, depth or text; None if *error* is another."""
+    if isinstance(error, OSError):
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        where = f"{' and '.join(files)}: " if files else ""
+        return BenchError(
+            f"The system refused: {where}{error.strerror or error}.", "Check the path and its permissions."
+        )
+    if is_out_of_memory(error):
+        return BenchError("There is not enough memory for this.", MEMORY_HINT)
+    if isinstance(error, RecursionError):
+        return BenchError("A value is nested too deeply to be read.", "Look at the files that the command reads.")
+    if isinstance(error, UnicodeError):
+        return BenchError(f"A text cannot be read or written: {error}.", "Save files as UTF-8, and set PYTHONUTF8=1.")
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether *error* is Python's or torch's word for memory that could not be had."""
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        said in str(error) for said in ("can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+    )
+
+
 def format_validation_error(error: ValueError, name: Callable[[str], str] = str) -> str:
     """Return the first fault that a validation found, in a few words: where, and why.
 
@@ -65,8 +103,15 @@ def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) ->
     if why.startswith("Input should "):
         given = fault["input"]
         why = f"must {why.removeprefix('Input should ')}"
-        why += f", not {given!r}" if isinstance(given, str | int | float) else ""
+        why += f", not {_show_value(given)}" if isinstance(given, str | int | float) else ""
     return f"{name(place)} {why}" if why.startswith("must ") else f"{name(place)}: {why}"
+
+
+def _show_value(given: str | int | float) -> str:
+    """Return a value for a message; Python refuses to write an integer of thousands of digits."""
+    if isinstance(given, int) and given.bit_length() > 256:
+        return f"an integer of {given.bit_length():,} bits"
+    return shorten_text(repr(given), 200)
 
 
 def did_you_mean(name: str, known: Sequence[str], most: int = 1, cutoff: float = 0.6) -> str:

@@ -1,4 +1,4 @@
-"""Write files atomically: a reader, or a resumed run, never sees half of one.
+"""Write files atomically, so that nobody sees half of one, and read texts of foreign origin within bounds.
 
 Temporary files and folders have names that nobody can foresee and are created exclusively, so that no file of the user
 is overwritten and no link is followed.
@@ -6,12 +6,14 @@ is overwritten and no link is followed.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,6 +28,64 @@ LONGEST_NAME_BYTES = 200
 """Longest file name that the name of its temporary file repeats."""
 FULL_DISK_BYTES = 4 << 20
 """Free space below which a failed write is reported as a full disk."""
+
+MAX_DOCUMENT_BYTES = 256 << 20
+"""Size up to which a document of foreign origin is read as a whole; the largest tokenizer.json has some 40 MB."""
+
+
+def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """Return the text of *file*, which is UTF-8, without a byte-order mark.
+
+    BenchError if it cannot be read, is larger than *most_bytes* or has another encoding; *hint* says what to do.
+    """
+    try:
+        if not file.is_file():
+            raise BenchError(f"There is no file {file}.", hint)
+        with file.open("rb") as stream:
+            data = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror or error}.", hint) from error
+    if len(data) > most_bytes:
+        raise BenchError(f"{file} cannot be read: it has more than {most_bytes >> 10:,} KiB.", hint)
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        guess = guess_encoding(data)
+        seems = f" It seems to be {guess}: save it as UTF-8." if guess else ""
+        raise BenchError(
+            f"{file} cannot be read: it is not UTF-8 ({error.reason} in line {line}, at byte {error.start}).{seems}",
+            hint,
+        ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Return whether *path* is a file; False also for a name that no disk takes."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 if all of it decodes, else None."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        data.decode("cp949")
+    except UnicodeDecodeError:
+        return None
+    return "cp949"
+
+
+def find_user_cache() -> Path:
+    """Return the folder of this user for what can be computed again; BenchError if the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench"
+    except RuntimeError as error:
+        raise BenchError("This user has no home folder.", "Set HOME, or XDG_CACHE_HOME to a folder.") from error
 
 
 def write_whole(path: Path, text: str) -> None:

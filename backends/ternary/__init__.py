@@ -33,11 +33,12 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, without loading anything."""
-        from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.ternary.inference  # noqa: F401
+        from bitnet_bench.checkpoints.building import load_config_object
 
-        AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+        load_config_object(checkpoint.path)
 
 
 class Int8HeadBackend(TernaryBackend):

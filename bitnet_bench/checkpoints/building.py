@@ -2,38 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.checkpoints.config import list_float_patterns
-from bitnet_bench.errors import BenchError
+from bitnet_bench.checkpoints.config import list_float_patterns, read_config
+from bitnet_bench.data.bounds import bounded
+from bitnet_bench.errors import MEMORY_HINT, BenchError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+OUTLINE_SECONDS = 4.0
+"""Computing that the outline of a model may take; that of the largest published models takes less than a second."""
+
+
+MAX_CAUSE_CHARACTERS = 300
+
+
+class UnbuildableError(BenchError):
+    """A config describes no model that transformers can build."""
+
 
 def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers."""
+    """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers.
+
+    UnbuildableError for whatever transformers raises for it.
+    """
+    return _build(config, dtype, nullcontext())
+
+
+def _build(config: dict[str, Any], dtype: torch.dtype, within: AbstractContextManager[Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
-    try:
+    with _explain_errors(config):
         if config["model_type"] not in CONFIG_MAPPING:
             raise ValueError(f"It knows no model_type {config['model_type']!r}.")
         made = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
-        return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
-    except ValueError as error:
+        MODEL_FOR_CAUSAL_LM_MAPPING.get(type(made), None)  # imports the family's code, whose time is not the model's
+        with within:
+            return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
+
+
+def load_config_object(folder: str | Path) -> Any:
+    """Return the config of a checkpoint folder as an object of transformers; BenchError if it has none for it."""
+    from transformers import AutoConfig
+
+    with name_config(Path(folder)), _explain_errors(read_config(Path(folder))):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def name_config(folder: Path) -> Iterator[None]:
+    """Name the config.json of *folder* in an `UnbuildableError` of the body, which knows its fields only."""
+    try:
+        yield
+    except UnbuildableError as error:
+        raise BenchError(f"{folder / 'config.json'}: {error.problem}", error.hint) from error
+
+
+@contextmanager
+def _explain_errors(config: dict[str, Any]) -> Iterator[None]:
+    """Raise BenchError for whatever a family's code raises for a config that does not fit it."""
+    try:
+        yield
+    except Exception as error:
         architecture = (config.get("architectures") or [config["model_type"]])[0]
-        raise BenchError(f"transformers cannot build {architecture}.", str(error).splitlines()[0]) from error
+        if is_out_of_memory(error):
+            raise UnbuildableError(f"There is not enough memory for {architecture}.", MEMORY_HINT) from error
+        said = " ".join(str(error).split())[:MAX_CAUSE_CHARACTERS] or type(error).__name__
+        # ours, and those of transformers' own checks, are sentences; others need their kind to be understood
+        hint = said if type(error) is ValueError else f"{type(error).__name__}: {said}"
+        raise UnbuildableError(f"transformers cannot build {architecture}.", hint) from error
 
 
 def build_outline(config: dict[str, Any]) -> PreTrainedModel:
-    """Return the causal LM of a config.json on the meta device: names and shapes only, in well under a second."""
+    """Return the causal LM of a config.json on the meta device: names and shapes only, in well under a second.
+
+    UnbuildableError also if the numbers of *config* make a model that is not done in `OUTLINE_SECONDS`.
+    """
     import torch
 
     with torch.device("meta"):
-        return build_model(config, torch.float32)
+        return _build(config, torch.float32, bounded(OUTLINE_SECONDS))
 
 
 def list_ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:

@@ -190,7 +190,7 @@ def _read_noted_shapes(shards: Shards, names: list[str]) -> dict[str, tuple[int,
     """Return the shapes that the packed format stores in the metadata, because its panels are padded."""
     try:
         noted = {name: (int(rows), int(cols)) for name, (rows, cols) in json.loads(shards.metadata["shapes"]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BenchError(f"{shards.files[0]} does not note the shapes of its layers.", DAMAGED_HINT) from error
     for name in names:
         if name not in noted or shards.headers[f"{name}.weight"].shape != panel_shape(*noted[name]):

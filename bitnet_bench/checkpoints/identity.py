@@ -48,6 +48,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # whoever uses the file says what is wrong with it
         found = None
     return found if isinstance(found, dict) else {"text": text}

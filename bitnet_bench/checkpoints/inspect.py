@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bitnet_bench.checkpoints.building import name_config
 from bitnet_bench.checkpoints.config import get_quantization, read_config
 from bitnet_bench.checkpoints.detect import detect_format
 from bitnet_bench.checkpoints.shards import DAMAGED_HINT, FLOAT_DTYPES, Shards, TensorHeader
@@ -31,7 +32,8 @@ def inspect_folder(path: Path, source: str | None = None, revision: str | None =
     place, began_ns, states = path.absolute(), time.time_ns(), _list_states(path)
     before, found = _inspection_cache.get(place, ((), None))
     if found is None or before != states:
-        found = _read_checkpoint(path)
+        with name_config(path):
+            found = _read_checkpoint(path)
         if all(changed_ns < began_ns - MIN_UNCHANGED_NS for _, _, changed_ns, _ in states) and states == _list_states(
             path
         ):

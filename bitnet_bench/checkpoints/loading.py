@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bitnet_bench.checkpoints.building import build_model, list_tied_tensors
-from bitnet_bench.checkpoints.config import list_float_patterns, read_config, read_generation_config
+from bitnet_bench.checkpoints.building import build_model, build_outline, list_tied_tensors, name_config
+from bitnet_bench.checkpoints.config import AGAIN_HINT, list_float_patterns, read_config, read_generation_config
 from bitnet_bench.checkpoints.detect import find_dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
+from bitnet_bench.json_files import check_json_depth, read_json_object
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 Purpose = Literal["train", "run"]
 TORCH_PRECISIONS: tuple[Precision, ...] = ("ternary", "fp32", "bf16", "fp16")
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files beside tokenizer.json, which the Rust library reads itself: parsing it here would take hundreds of MiB."""
+TOKENIZER_FILE, MAX_TOKENIZER_DEPTH = "tokenizer.json", 16
+"""That file and its depth, which is 8 in published ones: the library tries every kind of a step at each level, and 30
+levels take it minutes."""
+TRIAL_TEXT = "안녕 a1."
+PANIC = "PanicException"
+"""Name of what a Rust library raises for its own bugs; it is no `Exception`."""
+MAX_SIZE_RATIO = 2
+"""Ratio of parameters of a config to those in its files above which the two are not one model, whatever is tied."""
+MAX_BUFFER_BYTES = 4 << 30
+"""Memory that a model may take for what is in no file, such as GPT-2's masks of all pairs of positions."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +61,9 @@ def load_model(
     held = rest if precision == "ternary" else precision
     dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
     weights = Weights(checkpoint)
-    model = build_model(weights.config, dtype)
+    with name_config(Path(checkpoint.path)):
+        _check_size(weights)
+        model = build_model(weights.config, dtype)
     _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run":
         _install_codes(model, weights)
@@ -63,13 +78,8 @@ def load_model(
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Return the fast tokenizer of *checkpoint*; BenchError if it is missing or does not fit the model."""
-    from transformers import AutoTokenizer
-
     path = Path(checkpoint.path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BenchError(f"{path} has no usable tokenizer.", str(error).splitlines()[0]) from error
+    tokenizer = _open_tokenizer(path)
     if not tokenizer.is_fast:
         raise BenchError(f"{path} has a slow tokenizer, which gives no offsets.", "Save it with a tokenizer.json.")
     if tokenizer.eos_token_id is None:
@@ -85,6 +95,31 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if None not in (begins, tokenizer.bos_token_id) and begins != tokenizer.bos_token_id:
         # often an uncorrected default, and harmless then
         _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
+    return tokenizer
+
+
+def _open_tokenizer(path: Path) -> Any:
+    """Return the tokenizer in the folder *path*, which has read and written a text; BenchError for whatever it raises.
+
+    Its files are programs of a kind: the Rust library raises bare exceptions for them, and panics.
+    """
+    from transformers import AutoTokenizer
+
+    for name in TOKENIZER_SETTINGS:
+        if (path / name).is_file():
+            read_json_object(path / name, AGAIN_HINT)
+    if (path / TOKENIZER_FILE).is_file():
+        check_json_depth(path / TOKENIZER_FILE, AGAIN_HINT, MAX_TOKENIZER_DEPTH)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer.decode(tokenizer(TRIAL_TEXT).input_ids)
+        max(tokenizer.get_vocab().values())
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        said = next(iter(str(error).strip().splitlines()), "")
+        hint = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
+        raise BenchError(f"{path} has no usable tokenizer.", hint or type(error).__name__) from error
     return tokenizer
 
 
@@ -169,6 +204,20 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
     for name, _ in list(model.named_modules()):
         if name.rpartition(".")[2] in gone:
             model.set_submodule(name, nn.Identity())
+
+
+def _check_size(weights: Weights) -> None:
+    """Raise BenchError before memory is taken if the config describes a model far larger than the files hold."""
+    outline = build_outline(weights.config)
+    described = sum(tensor.numel() for tensor in outline.parameters())
+    held = sum(
+        header.elements * (CODES_PER_BYTE if header.dtype == "U8" else 1) for header in weights.shards.headers.values()
+    )
+    if described > MAX_SIZE_RATIO * held:
+        raise _misfit_error(weights.checkpoint, f"it describes {described:.3g} parameters, and there are {held:.3g}")
+    unsaved = sum(tensor.nbytes for tensor in outline.buffers())
+    if unsaved > MAX_BUFFER_BYTES:
+        raise _misfit_error(weights.checkpoint, f"its tables of positions would take {unsaved >> 30} GiB")
 
 
 def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:

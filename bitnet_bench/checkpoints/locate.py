@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def open_checkpoint(model: str) -> Checkpoint:
 
     if model in EMBEDDED_CHECKPOINTS:
         return inspect_folder(Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS[model], source=model)
-    if Path(model).exists():
+    if _exists(model):
         return inspect_folder(Path(model))
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BenchError(
@@ -34,14 +35,21 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 def load_config(model: str) -> dict[str, Any]:
     """Return the config.json of *model*, named as for `open_checkpoint`; for a hub id nothing else is downloaded."""
-    if (
-        model in EMBEDDED_CHECKPOINTS
-        or Path(model).exists()
-        or model.count("/") != 1
-        or model.startswith((".", "/", "~"))
-    ):
+    if model in EMBEDDED_CHECKPOINTS or _exists(model) or model.count("/") != 1 or model.startswith((".", "/", "~")):
         return read_config(Path(open_checkpoint(model).path))
     return read_config(_download(model, ["config.json"]))
+
+
+def _exists(model: str) -> bool:
+    """Return whether *model* is the path of something; False for a name that no path can have."""
+    try:
+        return Path(model).exists()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise BenchError(
+            f"{model} cannot be read: {error.strerror}.", "Check the permissions of its folder."
+        ) from error
 
 
 def _download(model: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.json_files import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+GET_AGAIN_HINT = "Get the checkpoint again."
 DAMAGED_HINT = "The file is damaged or cut off; get it again."
 
 
@@ -82,7 +83,10 @@ def find_weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, in name order; BenchError if there are none or one is missing."""
     index = folder / INDEX_FILE
     files = _read_index(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
-    missing = [f.name for f in files if not f.is_file()]
+    try:
+        missing = [f.name for f in files if not f.is_file()]
+    except OSError as error:  # a name that is too long, or a folder that may not be read
+        raise BenchError(f"{folder} cannot be read: {error.strerror}.", GET_AGAIN_HINT) from error
     if missing:
         raise BenchError(f"{folder} lacks {missing[0]}, which its index names.", "Download the checkpoint again.")
     if files:
@@ -96,10 +100,10 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _read_index(folder: Path, index: Path) -> list[Path]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BenchError(f"{index} is no index of weight files.", "Get the checkpoint again.") from error
+    places = read_json_object(index, GET_AGAIN_HINT).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) and name for name in places.values()):
+        raise BenchError(f"{index} is no index: its `weight_map` must give a file for each tensor.", GET_AGAIN_HINT)
+    names = sorted(set(places.values()))
     if any(Path(name).name != name for name in names):
         raise BenchError(f"{index} names a file outside its folder.", "Do not use this checkpoint.")
     return [folder / name for name in names]

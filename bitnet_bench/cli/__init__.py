@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -22,7 +23,7 @@ from bitnet_bench.cli.option_names import OptionNameFormatter
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.cli.terminal import protect_streams
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 from bitnet_bench.questions import ASK
 
@@ -63,6 +64,8 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(rating.app, name="rate")
 
+DEBUG_VARIABLE = "BITNET_BENCH_DEBUG"
+"""Environment variable with which an error of the system shows its traceback."""
 INTERRUPTED = 130
 """Exit status that typer gives Ctrl-C: 128 + SIGINT."""
 
@@ -89,17 +92,39 @@ def _run_app() -> None:
     if logging.lastResort:  # it writes warnings when logging is not set up
         logging.lastResort.setFormatter(OptionNameFormatter())
     try:
+        _check_encoding(sys.argv[1:])
         app()
-    except BenchError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         raise
-    except Exception:  # the interpreter would print it past `protect_streams`
-        traceback.print_exc()
+    except BenchError as error:
+        _end_with(error)
+    except Exception as error:
+        # the last net: a reader or writer that knows the file raises a BenchError itself
+        explained = None if os.environ.get(DEBUG_VARIABLE) else explain_system_error(error)
+        if explained:
+            _end_with(explained)
+        traceback.print_exc()  # the interpreter would print it past `protect_streams`
         sys.exit(1)
+
+
+def _end_with(error: BenchError) -> NoReturn:
+    """Print *error* and exit."""
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Raise UsageError for an argument of bytes that are no text, such as a path in EUC-KR: no record could name it."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise UsageError(
+                f"{shown} is not UTF-8.", "Rename the file or folder, for example with `convmv`."
+            ) from None
 
 
 @app.callback(invoke_without_command=True)

@@ -73,7 +73,8 @@ def compare_task(
 
 
 def _find_primary_metric(a: LoadedRun, b: LoadedRun, task: str) -> str:
-    return next(s.metric for run in (a, b) for s in run.record.scores if s.task == task and s.primary)
+    scores = [score for run in (a, b) for score in run.record.scores if score.task == task]
+    return next((score.metric for score in scores if score.primary), scores[0].metric)
 
 
 def _compare_examples(

@@ -12,14 +12,14 @@ from types import FrameType
 
 
 @contextmanager
-def bounded(seconds: float, more_bytes: int) -> Iterator[None]:
+def bounded(seconds: float, more_bytes: int | None = None) -> Iterator[None]:
     """Raise TimeoutError in the body after *seconds*, and MemoryError if it takes more than *more_bytes* of new memory.
 
     Time is CPU time, so that a busy machine causes no timeout. Time is bounded in the main thread only, and memory on
     Linux only, because other systems have no such limit.
     """
     with ExitStack() as stack:
-        if sys.platform == "linux":
+        if more_bytes is not None and sys.platform == "linux":
             stack.enter_context(_bounded_memory(more_bytes))
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             stack.enter_context(_bounded_time(seconds))

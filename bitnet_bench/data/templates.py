@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from bitnet_bench.data.bounds import bounded
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.files import read_text
 
 
 class _TemplateMarks(NamedTuple):
@@ -40,6 +41,7 @@ TEMPLATE_SECONDS = 3.0
 TEMPLATE_BYTES = 2**29
 TEMPLATE_CHARACTERS, TEMPLATE_GROWTH = 1_000_000, 50
 """Limits of a chat template for one row: time, memory, and characters (a base, plus a factor of the row's own)."""
+MAX_TEMPLATE_BYTES = 1 << 20
 ANSWER = "\ue000"
 """Placeholder of an answer in a chat template: a character that no text holds (Unicode's private use)."""
 TEMPLATE_NAMES = ("auto", *_TEMPLATE_MARKS, "chat")
@@ -134,7 +136,7 @@ def _wrap_turn(turn: Turn, marks: _TemplateMarks) -> str:
 
 @cache
 def _read_template(file: str) -> str:
-    return Path(file).read_text(encoding="utf-8")
+    return read_text(Path(file), "Give a file that holds a Jinja chat template.", MAX_TEMPLATE_BYTES)
 
 
 def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
@@ -187,9 +189,9 @@ def apply_chat_template(
 
     BenchError for any failure, including too much time, memory or text: the template may be untrusted.
     """
+    own = {"chat_template": _read_template(file)} if file else {}
     try:
         with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
-            own = {"chat_template": _read_template(file)} if file else {}
             text: str = tokenizer.apply_chat_template(messages, tokenize=False, **own, **options)
         if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * sum(len(message["content"]) for message in messages):
             raise MemoryError(f"it writes {len(text)} characters")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import find_user_cache
 
 CACHE_FILE_VARIABLE = "BITNET_BENCH_CACHE"
 APPLICATION_ID = 0x62626163
@@ -56,7 +57,7 @@ def cache_file() -> Path:
     """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder."""
     if os.environ.get(CACHE_FILE_VARIABLE):
         return Path(os.environ[CACHE_FILE_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "answers.sqlite3"
+    return find_user_cache() / "answers.sqlite3"
 
 
 @dataclass(frozen=True)

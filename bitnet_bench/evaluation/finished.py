@@ -8,11 +8,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.definitions import find_modules, read_definition
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.runs.records import Environment, RunRecord
@@ -49,49 +48,21 @@ def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
     """
     from bitnet_bench.evaluation.tasks import find_definition
 
-    read = _Definition()
-    read.add(find_definition(suite, task, setting.prompts))
+    parts = read_definition(find_definition(suite, task, setting.prompts))
+    modules = {module for file, fields in parts.items() for module in find_modules(file, fields)}
     if task.module:
-        read.modules.add(suite.folder / task.module)
+        modules.add(suite.folder / task.module)
     entry = task.model_dump(mode="json", include={"metrics", "chance", "module"})
-    text = json.dumps([entry, read.parts], sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps([entry, list(parts.values())], sort_keys=True, ensure_ascii=False, default=str)
     found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    for module in sorted(read.modules):
-        found.update(hashlib.sha256(module.read_bytes()).digest())
+    for module in sorted(modules):
+        try:
+            found.update(hashlib.sha256(module.read_bytes()).digest())
+        except OSError as error:
+            raise BenchError(
+                f"{module} cannot be read: {error.strerror}.", "Correct `module` in suite.yaml."
+            ) from error
     return {DEFINITION.format(f"{suite.name}:{task.name}"): found.hexdigest()}
-
-
-class _Definition:
-    """The parsed YAML files that make up a task, and the Python files that they name."""
-
-    def __init__(self) -> None:
-        self.parts: list[Any] = []
-        self.modules: set[Path] = set()
-        self._seen: set[Path] = set()
-
-    def add(self, file: Path) -> None:
-        """Add *file* and what it includes."""
-        file = file.resolve()
-        if file in self._seen:
-            return
-        self._seen.add(file)
-
-        class Loader(yaml.SafeLoader):
-            """YAML loader that keeps `!function` as text."""
-
-        def name_function(_loader: Any, node: Any) -> str:
-            module = file.parent / f"{node.value.rpartition('.')[0].replace('.', '/')}.py"
-            if module.is_file():
-                self.modules.add(module)
-            return f"!function {node.value}"
-
-        Loader.add_constructor("!function", name_function)
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader)
-        if isinstance(config, dict):
-            includes = config.pop("include", [])
-            for include in includes if isinstance(includes, list) else [includes]:
-                self.add(file.parent / include)
-        self.parts.append(config)
 
 
 def check_same_inputs(out: Path, record: RunRecord, now: Mapping[str, str], tasks: Iterable[str]) -> None:

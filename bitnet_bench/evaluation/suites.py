@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError
 
-from bitnet_bench.errors import BenchError, UsageError, did_you_mean
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean, explain_fault
 from bitnet_bench.runs.value import Value
+from bitnet_bench.yaml_files import read_yaml
 
 SUITE_FILE = "suite.yaml"
+FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\\\x00-\x1f]+$")]
+"""A name that can be part of a file's."""
 
 
 class Task(Value):
     """One task of a suite: its metrics, the first of which is primary, and the source of its rows."""
 
-    name: str
+    name: FileName
     metrics: tuple[str, ...] = Field(min_length=1)
     chance: float
     """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
@@ -38,7 +41,7 @@ class Task(Value):
 class Suite(Value):
     """A folder with suite.yaml and an lm-eval YAML for each task."""
 
-    name: str
+    name: FileName
     version: str
     title: str
     licence: str
@@ -95,10 +98,20 @@ def find_suites(folders: list[Path]) -> dict[str, Suite]:
 
 def read_suite(file: Path) -> Suite:
     """Return the suite of a suite.yaml; BenchError says what is wrong with it."""
+    found = read_yaml(file)
+    if not isinstance(found.value, dict):
+        raise BenchError(f"{file} is not a suite: it holds no keys.", f"There are: {', '.join(Suite.model_fields)}.")
+    if "folder" in found.value:
+        raise BenchError(f"{file} is not a suite: `folder` is not said in it.", "The suite is the folder it stands in.")
     try:
-        return Suite(folder=file.parent.resolve(), **yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, TypeError) as error:
-        raise BenchError(f"{file} is not a valid suite.", str(error)) from error
+        return Suite.model_validate({**found.value, "folder": file.parent.resolve()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = first["loc"]
+        line = next(found.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in found.lines)
+        raise BenchError(
+            f"Line {line} of {file}: {explain_fault(first)}.", "docs/suites/README.md says what a suite holds."
+        ) from error
 
 
 def choose_suite(suites: dict[str, Suite], name: str) -> Suite:

@@ -12,11 +12,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import BaseLoader, StrictUndefined, TemplateError
+from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.evaluation.definitions import CORRECT_HINT, read_definition
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import Suite, Task
@@ -140,9 +141,9 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
             f"Give `data_dir` (or BITNET_BENCH_DATA) with {_describe_rows_file(task)}, or go online.",
         ) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+    except Exception as error:  # a task's prompts are programs, and lm-eval does not check its fields
         raise BenchError(
-            f"The first row of {suite.name}:{task.name} ({source}) does not fit the task: {error}.",
+            f"The first row of {suite.name}:{task.name} ({source}) does not fit the task: {_name_fault(error)}.",
             "Its label must be one of the choices, and it needs every field that the prompt uses.",
         ) from error
     if setting.shots:
@@ -166,6 +167,10 @@ def _sandbox_prompts() -> None:
     utils.env = sandbox
 
 
+def _name_fault(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
 def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
     """Return the YAML that defines a task: the suite's own, or lm-eval's for a task or prompts of lm-eval."""
     if HARNESS_METRIC in task.metrics:
@@ -181,8 +186,15 @@ def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
 def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    with leave_no_bytecode():
-        config: dict[str, Any] = load_yaml(find_definition(suite, task, prompts), resolve_func=True)
+    definition = find_definition(suite, task, prompts)
+    read_definition(definition)  # a sentence with the line of a fault; lm-eval has a traceback
+    try:
+        with leave_no_bytecode():
+            config: dict[str, Any] = load_yaml(definition, resolve_func=True)
+    except Exception as error:  # the modules that it names are programs
+        raise BenchError(
+            f"{definition} does not define a task: {type(error).__name__}: {error}.", CORRECT_HINT
+        ) from error
     if HARNESS_METRIC in task.metrics:
         for entry in config.get("metric_list", []):
             entry.pop("hf_evaluate", None)  # would download a metric that is then not used

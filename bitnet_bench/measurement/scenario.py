@@ -10,8 +10,11 @@ from pydantic import BeforeValidator, Field
 from bitnet_bench.errors import UsageError
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.runs.choices import ScenarioName
+from bitnet_bench.runs.jobs import MAX_BATCH, MAX_COUNT
 from bitnet_bench.runs.settings import Option, Settings
 
+MAX_THREADS = 4096
+MAX_ROUNDS = 10_000
 SCENARIO_PRESETS: Mapping[ScenarioName, tuple[int, int]] = {
     "chat": (256, 128),
     "summarize": (1024, 128),
@@ -31,18 +34,18 @@ def read_budget(budget: Any) -> Any:
 class Workload(Settings):
     """*batch* prompts of *prompt_tokens* at once, then *new_tokens* greedy tokens each: what a recipe names, too."""
 
-    prompt_tokens: Annotated[int, Option()] = Field(default=128, gt=0)
+    prompt_tokens: Annotated[int, Option()] = Field(default=128, gt=0, le=MAX_COUNT)
     """Prompt length; of a suite the most."""
-    new_tokens: Annotated[int, Option()] = Field(default=32, gt=1)
+    new_tokens: Annotated[int, Option()] = Field(default=32, gt=1, le=MAX_COUNT)
     """Tokens to decode.
 
     The first is prefill's, so that decoding needs another.
     """
-    batch: Annotated[int, Option(is_repeatable=True)] = Field(default=1, gt=0)
+    batch: Annotated[int, Option(is_repeatable=True)] = Field(default=1, gt=0, le=MAX_BATCH)
     """Prompts at once; repeatable."""
-    threads: Annotated[int, Option()] = Field(default=0, ge=0)
+    threads: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_THREADS)
     """CPU threads; 0 takes every core."""
-    rounds: Annotated[int, Option()] = Field(default=10, gt=0)
+    rounds: Annotated[int, Option()] = Field(default=10, gt=0, le=MAX_ROUNDS)
     """The most rounds; models alternate within each.
 
     Fewer where the budget is used up, or the intervals are narrow when most of them are made.
@@ -52,7 +55,7 @@ class Workload(Settings):
 class Scenario(Workload):
     """A workload, and how long and how exactly it is measured."""
 
-    least_rounds: int = Field(default=3, gt=0)
+    least_rounds: int = Field(default=3, gt=0, le=MAX_ROUNDS)
     """With fewer a candidate has no interval worth the name: one that cannot make so many in its share makes one."""
     budget_s: Annotated[float, BeforeValidator(read_budget), Option(name="budget", written=DEFAULT_BUDGET)] = Field(
         default=parse_budget(DEFAULT_BUDGET), gt=0
@@ -68,7 +71,7 @@ class Scenario(Workload):
 
     For loading, and for each round.
     """
-    batches: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    batches: tuple[Annotated[int, Field(gt=0, le=MAX_BATCH)], ...] = ()
     """Several batches, one after the other, instead of `batch`."""
     texts: tuple[str, ...] = ()
     """Prompts to read instead of random ids, all cut to the shortest; `prompt_tokens` is then the most of each."""

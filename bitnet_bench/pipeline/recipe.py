@@ -18,11 +18,10 @@ from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
 from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
+from bitnet_bench.yaml_files import KeyPath, format_key_path, read_yaml
 
 RECIPE_COPY_FILE = "recipe.yaml"
 RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
-KeyPath = tuple[str | int, ...]
-"""Path to a value in a recipe, such as ("finetune", "data", 0)."""
 
 
 class FinetuneSettings(FinetuneJob, Arms):
@@ -113,12 +112,8 @@ def read_recipe(file: Path) -> Recipe:
     the recipe's folder if they exist there.
     """
     file = find_recipe(file)
-    try:
-        text = file.read_text(encoding="utf-8")
-        lines = dict(_list_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), file))
-        fields = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BenchError(f"{file} is not YAML: {_in_one_line(error)}.", "Correct it there.") from error
+    found = read_yaml(file)
+    fields, lines = found.value, found.lines
     if not isinstance(fields, dict):
         raise BenchError(f"{file} is not a recipe: it holds no keys.", f"There are: {', '.join(Recipe.model_fields)}.")
     try:
@@ -138,42 +133,13 @@ def find_recipe(file: Path) -> Path:
     raise BenchError(f"There is no recipe {file}.", f"Give a YAML file, or one of the shipped recipes: {names}.")
 
 
-def _list_key_lines(node: yaml.Node | None, file: Path, place: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
-    """Yield the line of every value; raise BenchError for a duplicate key, of which YAML silently drops the first."""
-    if node is None:
-        return
-    yield place, node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode):
-        for i, item in enumerate(node.value):
-            yield from _list_key_lines(item, file, (*place, i))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in seen:
-                raise BenchError(
-                    f"Line {line} of {file}: {_format_key_path((*place, name))} stands twice.", "Keep one of them."
-                )
-            seen.add(name)
-            yield from _list_key_lines(value, file, (*place, name))
-            yield (*place, name), line
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _format_key_path(place: KeyPath) -> str:
-    return ".".join(map(str, place))
-
-
 def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]) -> BenchError:
     """Return the first error of a recipe as a sentence with its line."""
     # a misspelt section is also a missing one: report the spelling
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place: KeyPath = tuple(first["loc"])
     known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
-    where, name = f"Line {lines[known]} of {file}", _format_key_path(place)
+    where, name = f"Line {lines[known]} of {file}", format_key_path(place)
     if first["type"] == "extra_forbidden":
         return BenchError(f"{where}: there is no key {name}.", suggest_name(str(place[-1]), _list_keys(place[:-1])))
     if first["type"] == "missing":
@@ -247,4 +213,4 @@ def _list_differing_keys(old: dict[str, Any], new: dict[str, Any], place: KeyPat
         if isinstance(a, dict) and isinstance(b, dict):
             yield from _list_differing_keys(a, b, (*place, name))
         elif a != b:
-            yield _format_key_path((*place, name))
+            yield format_key_path((*place, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.json_files import read_json
 from bitnet_bench.rating.ratings import (
     KEY_KIND,
     MAX_POINT,
@@ -26,6 +26,7 @@ from bitnet_bench.runs.folder import RECORD_FILE, load_record_to_extend, lock_fo
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
+SAVED_AGAIN_HINT = "Ask for the file as the page saved it."
 PREFERENCE_SCALE = "preference"
 PREFERENCE_WEIGHTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 """Weight of a preference in run A's favour: a tie is half a win."""
@@ -52,19 +53,17 @@ def collect_ratings(files: Sequence[Path]) -> tuple[SheetKey, HumanJudgement]:
 def _read_rating_file(file: Path) -> SheetKey | Rating:
     if not file.is_file():
         raise BenchError(f"There is no file {file}.", "Name a key, and the files that raters saved.")
+    fields = read_json(file, SAVED_AGAIN_HINT)
+    kind = fields.get("kind") if isinstance(fields, dict) else None
+    if kind not in (KEY_KIND, RATING_KIND):
+        raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        kind = fields.get("kind") if isinstance(fields, dict) else None
-        if kind not in (KEY_KIND, RATING_KIND):
-            raise BenchError(f"{file} is neither a rating nor a key.", "Leave it out.")
         return SheetKey.model_validate(fields) if kind == KEY_KIND else Rating.model_validate(fields)
     except ValidationError as error:
         raise BenchError(
             f"{file} is not complete, or was changed: {format_validation_error(error)}.",
-            "Ask for the file as the page saved it.",
+            SAVED_AGAIN_HINT,
         ) from error
-    except ValueError as error:
-        raise BenchError(f"{file} is not JSON: {error}.", "Ask for the file as the page saved it.") from error
 
 
 def _check_ratings(key: SheetKey, ratings: Sequence[tuple[Path, Rating]]) -> None:

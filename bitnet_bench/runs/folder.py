@@ -13,9 +13,12 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
-from bitnet_bench.files import explain_disk_errors, write_whole
+from bitnet_bench.files import explain_disk_errors, is_file, read_text, write_whole
+from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.records import SCHEMA_VERSION, Example, FinetuneRecord, RunRecord
 
+RUN_AGAIN_HINT = "Run it again."
+TRAIN_AGAIN_HINT = "Delete it and train again, or get the checkpoint again."
 RECORD_FILE = "record.json"
 TRAINING_FILE = "finetune.json"
 """Name of a fine-tuning's record, which is next to the checkpoint that it made."""
@@ -77,7 +80,7 @@ def load_record(folder: Path) -> RunRecord:
         return record if is_sealed else record.model_copy(update={"once_unsealed": True})
     except ValidationError as error:
         raise BenchError(
-            f"{folder / RECORD_FILE} cannot be read: {format_validation_error(error)}.", "Run it again."
+            f"{folder / RECORD_FILE} cannot be read: {format_validation_error(error)}.", RUN_AGAIN_HINT
         ) from error
 
 
@@ -106,12 +109,9 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
     if not file.is_file():
         return None
     try:
-        return FinetuneRecord.model_validate_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes ValidationError, and the error for a file that is not UTF-8
-        raise BenchError(
-            f"{file} cannot be read: {format_validation_error(error)}.",
-            "Delete it and train again, or get the checkpoint again.",
-        ) from error
+        return FinetuneRecord.model_validate_json(read_text(file, TRAIN_AGAIN_HINT))
+    except ValidationError as error:
+        raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", TRAIN_AGAIN_HINT) from error
 
 
 def load_record_fields(folder: Path) -> dict[str, Any]:
@@ -122,12 +122,7 @@ def load_record_fields(folder: Path) -> dict[str, Any]:
             f"{folder} is not a run: it has no {RECORD_FILE}.",
             "`bitnet-bench evaluate --out DIR` and `bitnet-bench measure --out DIR` write one.",
         )
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BenchError(f"{file} cannot be read: {str(error).splitlines()[0]}.", "Run it again.") from error
-    if not isinstance(fields, dict):
-        raise BenchError(f"{file} cannot be read: it holds no record.", "Run it again.")
+    fields = read_json_object(file, RUN_AGAIN_HINT)
     if fields.get("schema_version") != SCHEMA_VERSION:
         raise BenchError(
             f"{file} has schema version {fields.get('schema_version')}, and this is version {SCHEMA_VERSION}.",
@@ -138,18 +133,27 @@ def load_record_fields(folder: Path) -> dict[str, Any]:
 
 def load_samples(folder: Path, tasks: Sequence[str]) -> list[Example]:
     """Return the examples of *tasks* in order; a task without a file has none."""
-    examples = []
+    examples: list[Example] = []
     for task in tasks:
         file = find_samples(folder, task)
         if file is not None:
+            examples += _read_examples(file)
+    return examples
+
+
+def _read_examples(file: Path) -> Iterator[Example]:
+    try:
+        lines = file.read_bytes().split(b"\n")  # not splitlines: an output may hold U+2028
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror}.", RUN_AGAIN_HINT) from error
+    for number, line in enumerate(lines, start=1):
+        if line:
             try:
-                lines = file.read_text(encoding="utf-8").split("\n")  # not splitlines: an output may hold U+2028
-                examples += [Example.model_validate_json(line) for line in lines if line]
+                yield Example.model_validate_json(line)
             except ValidationError as error:
                 raise BenchError(
-                    f"{file} cannot be read: {format_validation_error(error)}.", "Run it again."
+                    f"Line {number} of {file} cannot be read: {format_validation_error(error)}.", RUN_AGAIN_HINT
                 ) from error
-    return examples
 
 
 def samples_path(folder: Path, task: str) -> Path:
@@ -163,7 +167,7 @@ def find_samples(folder: Path, task: str) -> Path | None:
         file = samples_path(folder, task)
     except BenchError:
         return None
-    return file if file.is_file() else None
+    return file if is_file(file) else None
 
 
 def resolve_inside(folder: Path, name: str) -> Path:

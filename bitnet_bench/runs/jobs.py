@@ -17,6 +17,15 @@ from bitnet_bench.runs.choices import (
 )
 from bitnet_bench.runs.settings import Option, Settings
 
+MAX_COUNT = 2**31 - 1
+"""Largest number of rows, steps or tokens that a setting takes."""
+MAX_BATCH = 2**20
+MAX_EPOCHS = 10**6
+MAX_SEEDS = 1000
+"""Largest number of runs with a seed each: each has a folder, and is planned before the first begins."""
+MAX_SEED = 2**32 - 1
+"""Largest seed that every random generator takes."""
+BatchSize = Annotated[int, Field(gt=0, le=MAX_BATCH)]
 AUTO_SEQUENCES = 16
 """Sequences of a step, for each gradient accumulation that is asked for, where the batch size is auto."""
 FORMER_FIELDS = {"despite_parity": "allow_mismatch"}
@@ -34,12 +43,17 @@ def rename_former_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {FORMER_FIELDS.get(name, name): value for name, value in settings.items()}
 
 
+def _show_size(value: Any) -> str:
+    """Return a wrong batch size for a message, with the bound that it exceeds."""
+    return f"above {MAX_BATCH:,}" if isinstance(value, int) and value > MAX_BATCH else repr(str(value)[:40])
+
+
 class FinetuneJob(Settings):
     """One training run. The FP16 twin of a job is the same job with another model, precision and out."""
 
     data: Annotated[tuple[str, ...], DATA]
     """A JSONL file, or SUITE:TASK for a task's training rows. Repeatable."""
-    limit: Annotated[int | None, DATA] = Field(default=None, gt=0)
+    limit: Annotated[int | None, DATA] = Field(default=None, gt=0, le=MAX_COUNT)
     """Only the first N rows of each task or file."""
     hold_out: Annotated[float, DATA] = Field(default=0.0, ge=0, lt=1)
     """Share of the rows that is validated on and not trained on; the same for every seed."""
@@ -48,7 +62,7 @@ class FinetuneJob(Settings):
 
     Its loss is taken before, during and after training.
     """
-    max_length: Annotated[int, DATA] = Field(default=256, gt=1)
+    max_length: Annotated[int, DATA] = Field(default=256, gt=1, le=MAX_COUNT)
     """Longest sequence in tokens."""
     data_dir: Annotated[str | None, Option("Data", is_path=True)] = None
     """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
@@ -70,7 +84,7 @@ class FinetuneJob(Settings):
     beta: Annotated[float, METHOD] = Field(default=0.1, gt=0)
     """dpo: how strongly the model is held to where it began."""
 
-    epochs: Annotated[float, OPTIMIZATION] = Field(default=3.0, gt=0)
+    epochs: Annotated[float, OPTIMIZATION] = Field(default=3.0, gt=0, le=MAX_EPOCHS)
     """Passes over the data."""
     learning_rate: Annotated[float | None, Option("Optimization", "lr")] = Field(default=None, gt=0)
     """Peak learning rate [default: from a table of published rates by method, precision, base and size; the record
@@ -80,17 +94,17 @@ class FinetuneJob(Settings):
     """
     learning_rate_source: str | None = None
     """Where a rate from that table comes from, filled in with it; None for a rate that was given."""
-    batch_size: Annotated[Annotated[int, Field(gt=0)] | Literal["auto"], Option("Optimization", metavar="N|auto")] = 16
+    batch_size: Annotated[BatchSize | Literal["auto"], Option("Optimization", metavar="N|auto")] = 16
     """Sequences, or pairs, a forward pass; auto: as many as fit the free memory, up to 16, with `gradient_accumulation`
     raised so that a step keeps its size.
 
     That is `AUTO_SEQUENCES` times the value that `gradient_accumulation` had; both are filled in when the job is run.
     """
-    gradient_accumulation: Annotated[int, OPTIMIZATION] = Field(default=1, gt=0)
+    gradient_accumulation: Annotated[int, OPTIMIZATION] = Field(default=1, gt=0, le=MAX_BATCH)
     """Forward passes an optimizer step."""
-    max_steps: Annotated[int | None, OPTIMIZATION] = Field(default=None, gt=0)
+    max_steps: Annotated[int | None, OPTIMIZATION] = Field(default=None, gt=0, le=MAX_COUNT)
     """Stop earlier, after this many optimizer steps."""
-    seed: Annotated[int, OPTIMIZATION] = 0
+    seed: Annotated[int, OPTIMIZATION] = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random."""
     schedule: Annotated[Literal["cosine", "linear", "constant", "two-stage"], OPTIMIZATION] = "cosine"
     """How the learning rate falls after warm-up.
@@ -129,13 +143,13 @@ class FinetuneJob(Settings):
     That is masters, gradients and optimizer states.
     """
 
-    ternary_warmup: Annotated[int, TERNARY] = Field(default=0, ge=0)
+    ternary_warmup: Annotated[int, TERNARY] = Field(default=0, ge=0, le=MAX_COUNT)
     """Steps in which layers become ternary gradually (lambda warm-up)."""
     float_learning_rate: Annotated[float | None, Option("Ternary", "float-lr")] = Field(default=None, gt=0)
     """Of embeddings, head and norms [default: `learning_rate`]."""
     subln: Annotated[bool, TERNARY] = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
-    lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0)
+    lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0, le=MAX_COUNT)
     """Train adapters inside the quantizer, merged at the end.
 
     Nothing else is trained.
@@ -159,7 +173,7 @@ class FinetuneJob(Settings):
     """
     relation_layer: Annotated[int, DISTILLATION] = -1
     """distill: the layer of the relations, from either end."""
-    relation_heads: Annotated[int, DISTILLATION] = Field(default=8, gt=0)
+    relation_heads: Annotated[int, DISTILLATION] = Field(default=8, gt=0, le=MAX_COUNT)
     """distill: heads of the relations."""
 
     out: Annotated[str, Option("Output", is_path=True)]
@@ -168,7 +182,7 @@ class FinetuneJob(Settings):
     """Keep the float32 masters too, in OUT/masters."""
     save_minutes: Annotated[float, OUTPUT] = Field(default=5.0, ge=0)
     """Minutes between the states that a kill falls back to; 0: by steps only."""
-    save_every: Annotated[int, OUTPUT] = Field(default=200, gt=0)
+    save_every: Annotated[int, OUTPUT] = Field(default=200, gt=0, le=MAX_COUNT)
     """Steps between those states, and between validations."""
     track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], OUTPUT] = ("tensorboard",)
     """Where figures go while it runs, such as OUT/tensorboard. Repeatable."""
@@ -179,7 +193,7 @@ class FinetuneJob(Settings):
         try:
             return validate(value)
         except ValidationError:
-            raise ValueError(f"must be a number above 0, or auto, not {value!r}") from None
+            raise ValueError(f"must be a number above 0, or auto, not {_show_size(value)}") from None
 
     @model_validator(mode="after")
     def _check_combinations(self) -> FinetuneJob:
@@ -231,7 +245,7 @@ class Arms(Settings):
     """
     twin_model: Annotated[str | None, METHOD] = None
     """Where the twin starts: by default demo-fp16 for demo, else `model` itself."""
-    seeds: Annotated[int, METHOD] = Field(default=1, gt=0)
+    seeds: Annotated[int, METHOD] = Field(default=1, gt=0, le=MAX_SEEDS)
     """With `search`: runs of the chosen settings, a seed each.
 
     In a recipe: runs of each arm, with the seeds `seed`, `seed` + 1, ...
@@ -254,13 +268,13 @@ class EvaluateJob(Settings):
     """Score your own rows. Repeatable."""
     prompts: Annotated[str, Option()] = DEFAULT_PROMPTS
     """The suite's prompts: `default`, or `lm-eval` for kobest."""
-    shots: Annotated[int, Option()] = Field(default=0, ge=0)
+    shots: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_COUNT)
     """Training examples before every question."""
-    seed: Annotated[int, Option()] = 0
+    seed: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_SEED)
     """Chooses the training examples of `shots`."""
     chat_template: Annotated[bool, Option()] = False
     """Ask through the checkpoint's chat template."""
-    limit: Annotated[int | None, Option()] = Field(default=None, gt=0)
+    limit: Annotated[int | None, Option()] = Field(default=None, gt=0, le=MAX_COUNT)
     """Only the first N rows of each task or file."""
     stage: Literal["before", "after"] | None = None
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""

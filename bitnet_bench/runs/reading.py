@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.errors import BenchError, format_validation_error, shorten_text
+from bitnet_bench.json_files import read_json
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
     SEAL_FIELD,
@@ -137,12 +137,13 @@ def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[l
 
 def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice]) -> list[Any]:
     kept = []
-    for i, item in enumerate(items):
+    for i, item in enumerate(items) if isinstance(items, list) else ():
         try:
             kind.model_validate(item)
             kept.append(item)
         except ValidationError as error:
-            about = " ".join(str(item.get(f, "")) for f in ("task", "metric", "precision") if item.get(f))
+            known = item if isinstance(item, dict) else {}
+            about = shorten_text(" ".join(str(known[f]) for f in ("task", "metric", "precision") if known.get(f)), 100)
             name = f"{kind.__name__.lower()} {i} ({about})"
             notices.append(Notice(str(file), get_text("notice.value", name=name, why=format_validation_error(error))))
     return kept
@@ -151,7 +152,8 @@ def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Not
 def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
     """Return notices of results that the run should have and lacks."""
     scored = {score.task for score in record.scores}
-    for task in record.settings.get("tasks") or []:
+    asked = record.settings.get("tasks")
+    for task in filter(lambda one: isinstance(one, str), asked if isinstance(asked, list) else []):
         if task in record.errors:
             yield Notice(f"{folder}, {task}", get_text("notice.failed", why=record.errors[task].splitlines()[0]))
         elif task not in scored:
@@ -164,12 +166,16 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
         yield Notice(str(folder), get_text("notice.version", version=made_by or "?", ours=version("bitnet-bench")))
 
 
+def _explain(error: BenchError | ValidationError) -> str:
+    return error.problem if isinstance(error, BenchError) else format_validation_error(error)
+
+
 def _read_training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
     file = folder / TRAINING_FILE
     if not file.is_file():
         return None
     try:
-        return FinetuneRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(format_validation_error(error)))))
+        return FinetuneRecord.model_validate(read_json(file, ""))
+    except (BenchError, ValidationError) as error:
+        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(_explain(error)))))
         return None

@@ -28,7 +28,8 @@ from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped
 from bitnet_bench.training.memory import fit_job
 from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
-from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, find_last_state, read_started_settings
+from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, read_started_settings
+from bitnet_bench.training.saved_steps import find_last_state
 from bitnet_bench.training.starting_model import make_starting_model
 from bitnet_bench.training.trainer import TrainerFactory, TrainerSetup, TrainingPlan, make_trainer
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bitnet_bench.errors import BenchError
+
+MAX_EXAMPLES = 100_000_000
+"""Number of examples up to which the order of a run is planned, which takes memory for each."""
 SORTED_WINDOW = 50
 """Batches of a window within which examples are sorted by length, so that little padding is needed."""
 
@@ -15,7 +19,13 @@ def count_steps(examples: int, batch: int, accumulation: int, epochs: float, max
     """Return the number of optimizer steps."""
     seen = round(epochs * examples, 6)  # 1.1 epochs of 100 examples are 110, not 110.00000000000001
     steps = math.ceil(seen / (batch * accumulation))
-    return min(steps, max_steps) if max_steps else steps
+    steps = min(steps, max_steps) if max_steps else steps
+    if steps * batch * accumulation > MAX_EXAMPLES:
+        raise BenchError(
+            f"The run would see {steps * batch * accumulation:.3g} examples, and at most {MAX_EXAMPLES:,} are planned.",
+            "Give fewer `epochs`, a smaller `batch_size`, or `max_steps`.",
+        )
+    return steps
 
 
 def make_batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> list[int]:

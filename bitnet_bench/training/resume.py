@@ -1,32 +1,51 @@
-"""Claim the folder of an unfinished run, and find its settings and saved steps."""
+"""Claim the folder of an unfinished run, and find its settings."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from bitnet_bench.errors import BenchError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.files import write_whole
+from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.folder import LOCK_FILE
-from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.jobs import BatchSize, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 
 CLAIM_FILE = "job.json"
+DELETE_HINT = "Give another `out`, or delete the folder."
 STATE_FOLDER = ".trainer"
 """Folder in a run folder with what resuming needs; removed when the run is finished."""
 FORMER_DEFAULT_RATE, FORMER_METHOD_RATES = 1e-3, {"dpo": 1e-4}
 """Default learning rates of runs that were started before the table in `bitnet_bench.training.rates` existed."""
-COMPLETE_FILE = "complete"
-"""File that marks a saved step as complete; without it, the step was cut off while it was written."""
+
+
+class _StartedSettings(BaseModel):
+    """The settings of an unfinished run that are used here; others are compared only."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    batch_size: BatchSize
+    gradient_accumulation: BatchSize
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    learning_rate_source: str | None = None
 
 
 def read_started_settings(out: Path) -> dict[str, Any]:
     """Return the settings and notes with which the unfinished run in *out* was claimed; {} if there is none."""
     mark = out / STATE_FOLDER / CLAIM_FILE
-    return dict(json.loads(mark.read_text(encoding="utf-8"))) if mark.is_file() else {}
+    if not mark.is_file():
+        return {}
+    settings = read_json_object(mark, DELETE_HINT)
+    try:
+        _StartedSettings.model_validate(settings)
+    except ValidationError as error:
+        raise BenchError(f"{mark} is damaged: {format_validation_error(error)}.", DELETE_HINT) from error
+    return settings
 
 
 def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> FinetuneJob:
@@ -81,13 +100,3 @@ def _is_of_claiming(path: Path) -> bool:
     if path.name == STATE_FOLDER and path.is_dir():
         return all(file.name.startswith(CLAIM_FILE) for file in path.iterdir())
     return path.name == LOCK_FILE
-
-
-def find_last_state(state: Path) -> Path | None:
-    """Return the newest complete saved step, after removing those that were cut off."""
-    saved = sorted(state.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[-1]))
-    for folder in saved:
-        if not (folder / COMPLETE_FILE).exists():
-            shutil.rmtree(folder)
-    whole = [folder for folder in saved if folder.exists()]
-    return whole[-1] if whole else None

@@ -30,8 +30,9 @@ from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
 from bitnet_bench.training.objectives import BatchLoss, Objective, PreferenceObjective, has_diverged, supervised_loss
 from bitnet_bench.training.order import count_steps, make_batch_order
-from bitnet_bench.training.resume import COMPLETE_FILE, STATE_FOLDER
+from bitnet_bench.training.resume import STATE_FOLDER
 from bitnet_bench.training.save_timer import SaveTimer
+from bitnet_bench.training.saved_steps import mark_complete
 from bitnet_bench.training.schedule import StepCodes, is_second_stage, keep_codes, make_schedule, set_ternary_share
 from bitnet_bench.training.sharding import load_shards, save_shards, shard_model
 
@@ -357,7 +358,7 @@ class _StepCallback(TrainerCallback):
         self._timer.restart()
         self._trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_FILE).touch()
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 TrainerFactory = Callable[[TrainerSetup, Mapping[str, Any], Sequence[int]], BenchTrainer]

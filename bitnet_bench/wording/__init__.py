@@ -45,9 +45,9 @@ def join_texts(parts: list[Text] | tuple[Text, ...], between: str = ", ") -> Tex
 @cache
 def load_catalogue() -> dict[str, Text]:
     """Return every entry of `catalogue.yaml` by key."""
-    import yaml
+    from bitnet_bench.yaml_files import read_yaml
 
-    entries = yaml.safe_load((Path(__file__).parent / "catalogue.yaml").read_text(encoding="utf-8"))
+    entries = read_yaml(Path(__file__).parent / "catalogue.yaml").value
     return {key: Text(**entry) for key, entry in entries.items()}
 
 

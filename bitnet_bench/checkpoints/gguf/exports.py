@@ -12,6 +12,7 @@ from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, ExternalGgu
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import find_user_cache
 from bitnet_bench.protocols import ProgressDisplay, no_display, no_progress
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
@@ -39,7 +40,7 @@ def find_cache_folder() -> Path:
     """Return the folder of exported files: $BITNET_BENCH_GGUF, else a folder in the user's cache folder."""
     if os.environ.get(GGUF_DIR_VARIABLE):
         return Path(os.environ[GGUF_DIR_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
+    return find_user_cache() / "gguf"
 
 
 def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:

@@ -9,7 +9,7 @@ from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TENSOR_TYPES, UNREADABLE_TYPES, Array, TensorType
 from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, shorten_text
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 
@@ -54,8 +54,9 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     ]
     floats = [_compute_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
+    said = said if isinstance(said, str | None) else type(said).__name__
     if said not in (None, weights.config.get("hidden_act", "silu")):
-        raise mismatch_error(file, f"it says that its activation is {said}")
+        raise mismatch_error(file, f"it says that its activation is {shorten_text(str(said), 60)}")
     sizes = {kind.name: 0 for kind in TENSOR_TYPES.values()}
     for entry in file.tensors.values():
         sizes[entry.kind.name] += entry.bytes

@@ -5,22 +5,28 @@ The header is parsed here and not with the `gguf` package, which lacks I2_S and 
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, shorten_text
 
 MAGIC = b"GGUF"
 GGUF_VERSIONS = (2, 3)
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
-DEFAULT_ALIGNMENT = 32
+DEFAULT_ALIGNMENT, MAX_ALIGNMENT = 32, 1 << 20
+SMALLEST_TENSOR_BYTES, SMALLEST_FIELD_BYTES, SMALLEST_VALUE_BYTES = 24, 13, 8
+"""Fewest bytes that a tensor's entry, a field, and a text or list in an array take in the header."""
+MAX_HEADER_VALUES = 1 << 24
+"""Number of values up to which a header is read: the largest vocabularies have some 300,000 tokens."""
+MAX_STRING_BYTES = 1 << 24
+MAX_DIMENSIONS, MAX_ARRAY_DEPTH = 8, 4
 WRITE_AGAIN_HINT = "Write it again with `bitnet-bench convert --to gguf-...`, or get it again."
 
 
@@ -35,7 +41,7 @@ class TensorEntry:
     @property
     def bytes(self) -> int:
         """Size in the file."""
-        return self.kind.bytes(int(np.prod(self.shape)))
+        return self.kind.bytes(prod(self.shape))
 
 
 class GgufFile:
@@ -48,17 +54,17 @@ class GgufFile:
         self.tensors: dict[str, TensorEntry] = {}
         try:
             with path.open("rb") as stream:
-                self._read_header(stream)
+                self._read_header(_HeaderReader(stream, path.stat().st_size))
         except OSError as error:
             raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
-        except (struct.error, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
-            raise BenchError(f"{path} is a damaged GGUF file: {error!r}.", WRITE_AGAIN_HINT) from error
-        self._check_complete()
+        except _DamageError as error:
+            raise BenchError(f"{path} is a damaged GGUF file: {error}.", WRITE_AGAIN_HINT) from error
 
     @property
     def architecture(self) -> str:
         """Architecture that the runtime uses, such as `bitnet` or `llama`."""
-        return str(self.fields.get("general.architecture", "unknown"))
+        name = self.fields.get("general.architecture")
+        return shorten_text(name, 60) if isinstance(name, str) else "unknown"
 
     def values(self, name: str) -> Array:
         """Return a tensor in float32; for I2_S, its codes."""
@@ -78,62 +84,109 @@ class GgufFile:
         return self.tensors[name]
 
     def _read_bytes(self, entry: TensorEntry) -> Array:
-        with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return np.frombuffer(mapped[entry.start : entry.start + entry.bytes], dtype=np.uint8)
+        with self.path.open("rb") as stream:
+            stream.seek(entry.start)
+            data = stream.read(entry.bytes)
+        if len(data) < entry.bytes:
+            raise BenchError(f"{self.path} has become shorter since it was opened.", WRITE_AGAIN_HINT)
+        return np.frombuffer(data, dtype=np.uint8)
 
-    def _read_header(self, stream: BinaryIO) -> None:
-        magic, version, tensors, fields = struct.unpack("<4sIQQ", stream.read(24))
+    def _read_header(self, header: _HeaderReader) -> None:
+        magic, version = header.take(4), header.number("I")
         if magic != MAGIC or version not in GGUF_VERSIONS:
             raise BenchError(f"{self.path} is no GGUF file of version 2 or 3.", WRITE_AGAIN_HINT)
+        tensors, fields = header.count(SMALLEST_TENSOR_BYTES), header.count(SMALLEST_FIELD_BYTES)
         for _ in range(fields):
-            name = _read_string(stream)
-            self.fields[name] = _read_value(stream, _read_number(stream, "I"))
-        found = [
-            (_read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q"))
-            for _ in range(tensors)
-        ]
-        alignment = int(self.fields.get("general.alignment", DEFAULT_ALIGNMENT))
-        data = -(-stream.tell() // alignment) * alignment
+            name = header.string()
+            self.fields[name] = header.value(header.number("I"))
+        found = [(header.string(), header.dimensions(), header.number("I"), header.number("Q")) for _ in range(tensors)]
+        alignment = self.fields.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or not 0 < alignment <= MAX_ALIGNMENT:
+            raise _DamageError(f"its alignment is {_shorten(alignment)}")
+        data = -(-header.position // alignment) * alignment
         for name, dimensions, number, offset in found:
-            if number not in TENSOR_TYPES:
-                raise BenchError(
-                    f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT
-                )
-            self.tensors[name] = TensorEntry(TENSOR_TYPES[number], tuple(reversed(dimensions)), data + offset)
+            self._add_tensor(name, TENSOR_TYPES.get(number), number, tuple(reversed(dimensions)), data + offset)
+            if data + offset + self.tensors[name].bytes > header.size:
+                raise _DamageError(f"it ends before its tensor {_shorten(name)} does")
 
-    def _check_complete(self) -> None:
-        size = self.path.stat().st_size
-        for name, entry in self.tensors.items():
-            if entry.start + entry.bytes > size:
-                raise BenchError(f"{self.path} ends before its tensor {name} does.", WRITE_AGAIN_HINT)
-
-
-def _read_number(stream: BinaryIO, code: str) -> Any:
-    return struct.unpack(f"<{code}", stream.read(struct.calcsize(f"<{code}")))[0]
-
-
-def _read_string(stream: BinaryIO) -> str:
-    length = _read_number(stream, "Q")
-    return stream.read(length).decode("utf-8")
+    def _add_tensor(self, name: str, kind: TensorType | None, number: int, shape: tuple[int, ...], start: int) -> None:
+        if kind is None:
+            raise BenchError(
+                f"{_shorten(name)} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT
+            )
+        if name in self.tensors:
+            raise _DamageError(f"it has the tensor {_shorten(name)} twice")
+        if not shape or not kind.can_hold_rows(shape[-1]):
+            raise _DamageError(
+                f"its tensor {_shorten(name)} has the shape {list(shape)}, which {kind.name} cannot have"
+            )
+        self.tensors[name] = TensorEntry(kind, shape, start)
 
 
-def _read_tensor_info(stream: BinaryIO) -> tuple[str, list[int], int, int]:
-    """Return (name, dimensions in ggml's order, number of the type, offset in the data)."""
-    return _read_string(stream), _read_dimensions(stream), _read_number(stream, "I"), _read_number(stream, "Q")
+class _DamageError(Exception):
+    """What is wrong with a file; the end of a sentence about it."""
 
 
-def _read_dimensions(stream: BinaryIO) -> list[int]:
-    count = _read_number(stream, "I")
-    return list(struct.unpack(f"<{count}Q", stream.read(8 * count)))
+class _HeaderReader:
+    """Reads the header of a GGUF file; nothing is read, and no memory taken, that the file is too small to hold."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream, self.size = stream, size
+        self.position = 0
+        self._values = 0
+
+    def take(self, length: int) -> bytes:
+        """Return the next *length* bytes."""
+        if length > self.size - self.position:
+            raise _DamageError("it ends within its header, or a length in it is wrong")
+        self.position += length
+        return self._stream.read(length)
+
+    def number(self, code: str) -> Any:
+        """Return the next number, of a format of `struct`."""
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+
+    def count(self, least_bytes: int) -> int:
+        """Return the next count, of things that take *least_bytes* each; it is checked before anything is read."""
+        count: int = self.number("Q")
+        self._values += count
+        if count * least_bytes > self.size - self.position or self._values > MAX_HEADER_VALUES:
+            raise _DamageError(f"it cannot hold the {count:,} values that it counts")
+        return count
+
+    def string(self) -> str:
+        """Return the next text."""
+        length = self.number("Q")
+        if length > MAX_STRING_BYTES:
+            raise _DamageError(f"a text in its header has {length:,} bytes")
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _DamageError("a text in its header is not UTF-8") from error
+
+    def dimensions(self) -> list[int]:
+        """Return the next shape, in ggml's order."""
+        count = self.number("I")
+        if count > MAX_DIMENSIONS:
+            raise _DamageError(f"a tensor has {count:,} dimensions")
+        return [self.number("Q") for _ in range(count)]
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        """Return the next value, of a type of GGUF."""
+        if kind == STRING:
+            return self.string()
+        if kind in NUMBER_FORMATS:
+            return self.number(NUMBER_FORMATS[kind])
+        if kind != ARRAY or depth >= MAX_ARRAY_DEPTH:
+            raise _DamageError(f"a field is of the type {kind}, which there is not")
+        inner = self.number("I")
+        if inner in NUMBER_FORMATS:
+            bytes_each = struct.calcsize(f"<{NUMBER_FORMATS[inner]}")
+            count = self.count(bytes_each)
+            return list(struct.unpack(f"<{count}{NUMBER_FORMATS[inner]}", self.take(count * bytes_each)))
+        return [self.value(inner, depth + 1) for _ in range(self.count(SMALLEST_VALUE_BYTES))]
 
 
-def _read_value(stream: BinaryIO, kind: int) -> Any:
-    if kind == STRING:
-        return _read_string(stream)
-    if kind != ARRAY:
-        return _read_number(stream, NUMBER_FORMATS[kind])
-    inner, count = _read_number(stream, "I"), _read_number(stream, "Q")
-    if inner in NUMBER_FORMATS:
-        code = f"<{count}{NUMBER_FORMATS[inner]}"
-        return list(struct.unpack(code, stream.read(struct.calcsize(code))))
-    return [_read_value(stream, inner) for _ in range(count)]
+def _shorten(value: object) -> str:
+    """Return a word of a file for a message."""
+    return shorten_text(value, 60) if isinstance(value, str) else shorten_text(repr(value), 60)

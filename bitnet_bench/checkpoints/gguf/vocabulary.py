@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.json_files import read_json_object
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
 LLAMA3_DIGITS, QWEN2_DIGITS = r"\p{N}{1,3}", r"\p{N}|"
@@ -17,8 +18,10 @@ GPT2_SPLIT = "gpt-2"
 
 def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int) -> None:
     """Write the tokens, merges and special tokens of the fast *tokenizer*, padded to *size* tokens."""
-    said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = said["model"]
+    said = read_json_object(folder / "tokenizer.json", "GGUF export reads the vocabulary from it.")
+    model = said.get("model")
+    if not isinstance(model, dict):
+        raise BenchError(f"{folder / 'tokenizer.json'} has no `model`.", "Save the tokenizer again.")
     if model.get("type") != "BPE":
         raise BenchError(
             f"{folder} has a tokenizer of type {model.get('type')}, and only BPE is exported.",

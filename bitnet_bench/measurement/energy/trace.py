@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.files import read_text
 from bitnet_bench.measurement.energy.limits import make_measured_joules
 from bitnet_bench.protocols import Meter
 from bitnet_bench.runs.records import Measured, Unavailable
+from bitnet_bench.runs.value import Value
 
 POWER_TRACE_VARIABLE = "BITNET_BENCH_POWER_TRACE"
 """Environment variable that names a JSONL file of {"s": seconds, "w": watts}, in order of time; the first row is the
 moment of opening."""
+
+
+TRACE_HINT = f'{POWER_TRACE_VARIABLE} names a file with {{"s": seconds, "w": watts}} in each line.'
+
+
+class _TraceRow(Value):
+    """One line of a trace."""
+
+    s: float
+    w: float
 
 
 class TraceMeter(Meter):
@@ -63,5 +77,13 @@ def integrate_trace(rows: Sequence[tuple[float, float]], begin: float, end: floa
 
 
 def _read_trace(path: Path) -> list[tuple[float, float]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [(float(row["s"]), float(row["w"])) for row in map(json.loads, filter(None, lines))]
+    rows = []
+    for number, line in enumerate(read_text(path, TRACE_HINT).split("\n"), start=1):
+        if line.strip():
+            try:
+                row = _TraceRow.model_validate_json(line)
+            except ValidationError as error:
+                why = format_validation_error(error)
+                raise BenchError(f"Line {number} of {path} cannot be read: {why}.", TRACE_HINT) from error
+            rows.append((row.s, row.w))
+    return rows

@@ -1,0 +1,1 @@
+"""Fuzz every parser of a foreign file: `make fuzz`."""
