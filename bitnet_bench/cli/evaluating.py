@@ -40,7 +40,7 @@ def evaluate(
         ),
     ] = None,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob")],
-    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
     as_json: Json = False,
 ) -> None:
     """Score models on suites of Korean tasks.

@@ -54,7 +54,7 @@ def measure(
         dict[str, Any],
         Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
     ],
-    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
     as_json: Json = False,
 ) -> None:
     """Measure memory, speed and energy.

@@ -44,7 +44,7 @@ def run(
     ] = None,
     as_json: Json = False,
     *,
-    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
 ) -> None:
     """Fine-tune, evaluate, measure and report as a recipe says.
 

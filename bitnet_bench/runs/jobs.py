@@ -310,7 +310,7 @@ class EvaluateJob(Settings):
 class SuiteTrust(Settings):
     """Whether the code of suites in folders may run. It is no setting of a recipe: a recipe cannot vouch for itself."""
 
-    trust_suite: Annotated[bool, Option(name="trust-suite")] = False
+    trust_suite: Annotated[bool, Option("Data", name="trust-suite")] = False
     """Run the code that a suite in a folder brings, now and until one of its files changes."""
 
 
