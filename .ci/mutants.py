@@ -1,0 +1,223 @@
+"""Run mutation tests on one part of the library, and print how many mutants the tests notice.
+
+`make mutants PART=metrics SAMPLE=150 SEED=1`. A mutant is a small change of one function (`<` for `<=`, an argument for
+None), made by mutmut; a test that then fails kills it. Equal seeds give equal samples of equal sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ROOT / ".ci" / "mutation"
+BUILD = ROOT / "build" / "mutants"
+TOOL = ("mutmut==3.8.1", "libcst==1.9.0")
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "metrics": (("bitnet_bench/metrics/*.py",), ("tests/metrics", "tests/tasks")),
+    "statistics": (("bitnet_bench/statistics/*.py",), ("tests/statistics", "tests/comparison")),
+    "quantizer": (
+        tuple(f"bitnet_bench/ternary/{name}.py" for name in ("quantizer", "packing", "panels", "linear", "ops")),
+        tuple(
+            f"tests/ternary/test_{name}.py"
+            for name in ("quantizer", "packing", "panels", "linear", "matrices", "kernel", "engine")
+        ),
+    ),
+    "cache": (("bitnet_bench/evaluation/answer_cache.py",), ("tests/evaluation",)),
+    "evaluation": (("bitnet_bench/evaluation/*.py",), ("tests/evaluation",)),
+    "measurement": (("bitnet_bench/measurement/**/*.py",), ("tests/measurement",)),
+}
+"""Modules and tests of each part."""
+ELSEWHERE = {"evaluation": ("bitnet_bench/evaluation/answer_cache.py",)}
+TOO_SLOW = ("tests/evaluation/test_kill.py", "tests/evaluation/test_parity.py", "tests/evaluation/test_official.py")
+"""Tests that take so long that a survivor of theirs would take minutes."""
+READS_TO_PEOPLE = re.compile(r"""(["'])(?:(?!\1).)*[^\s"'] [^\s"'](?:(?!\1).)*\1""")
+
+
+def main() -> None:
+    """Mutate, sample, run, print."""
+    options = _parse()
+    work = BUILD / options.part
+    tree = work / "tree"
+    copy_tree(tree)
+    modules = list_modules(options.part)
+    mutants = generate(tree, work, modules)
+    caught = check_types(tree, modules, mutants) if options.mypy else set()
+    names = choose(mutants, options)
+    results = work / f"results-{options.seed}-{options.sample}.jsonl"
+    results.unlink(missing_ok=True)
+    run(tree, work, options, mutants, names, results)
+    print_table(options, mutants, names, caught, results)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--sample", type=int, default=150, help="how many mutants; 0: all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--budget-s", type=float, default=40, help="seconds of tests that a mutant may take, quickest first"
+    )
+    parser.add_argument("--mypy", action="store_true", help="also ask mypy, which `make check` runs")
+    parser.add_argument("--texts", action="store_true", help="also mutate sentences for readers")
+    parser.add_argument("--names", type=Path, help="a file that lists the mutants instead of a sample")
+    parser.add_argument("--tests", nargs="*", help="tests instead of the part's")
+    return parser.parse_args()
+
+
+def copy_tree(tree: Path) -> None:
+    """Copy what git knows, and the built kernel."""
+    shutil.rmtree(tree, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    files = [Path(os.fsdecode(one)) for one in listed.stdout.split(b"\0") if one]
+    files += [file.relative_to(ROOT) for file in ROOT.glob("bitnet_bench/ternary/kernel/_library.*")]
+    for file in files:
+        if (ROOT / file).exists() or (ROOT / file).is_symlink():
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, tree / file, follow_symlinks=False)
+    for name in ("trampoline", "plugin"):
+        shutil.copy2(OURS / f"{name}.py", tree / f"mutation_{name}.py")
+
+
+def list_modules(part: str) -> list[str]:
+    """Return the files that are mutated, relative to the root."""
+    found = {str(file.relative_to(ROOT)) for pattern in PARTS[part][0] for file in ROOT.glob(pattern)}
+    return sorted(found - set(ELSEWHERE.get(part, ())))
+
+
+def generate(tree: Path, work: Path, modules: list[str]) -> dict[str, dict[str, Any]]:
+    """Mutate *tree* and return its mutants; the tool is in a folder of its own, which no test sees."""
+    tool = BUILD / "tool"
+    if not tool.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tool), *TOOL]
+        subprocess.run(pip, check=True)
+    command = [sys.executable, str(OURS / "generate.py"), str(tree), str(work / "mutants.json"), *modules]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(tool)})
+    made: dict[str, dict[str, Any]] = json.loads((work / "mutants.json").read_text(encoding="utf-8"))
+    return made
+
+
+def choose(mutants: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    """Return the names to try: a sample, without changes of sentences for readers unless they are asked for."""
+    if options.names:
+        return [name for name in options.names.read_text(encoding="utf-8").split() if name in mutants]
+    names = [name for name, mutant in mutants.items() if options.texts or not changes_a_text(mutant)]
+    print(f"{len(mutants) - len(names)} of {len(mutants)} change only a sentence for a reader and are left out")
+    if options.sample and options.sample < len(names):
+        names = random.Random(options.seed).sample(names, options.sample)
+    return names
+
+
+def changes_a_text(mutant: dict[str, Any]) -> bool:
+    """Return whether a mutant changes nothing but a string with a space between two words."""
+
+    def strip(code: str) -> str:
+        return READS_TO_PEOPLE.sub("''", code)
+
+    return strip(mutant["was"]) == strip(mutant["is"])
+
+
+def check_types(tree: Path, modules: list[str], mutants: dict[str, dict[str, Any]]) -> set[str]:
+    """Return the mutants that mypy refuses."""
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        f"--cache-dir={BUILD / 'mypy'}",
+        "--config-file",
+        "pyproject.toml",
+    ]
+    ran = subprocess.run([*command, *modules], cwd=tree, capture_output=True, text=True, check=False)
+    if "error:" not in ran.stdout:
+        raise SystemExit(f"mypy did not run:\n{ran.stdout}{ran.stderr}")
+    spans: dict[str, list[tuple[int, int, str]]] = {}
+    for name, mutant in mutants.items():
+        spans.setdefault(mutant["file"], []).append((*mutant["lines"], name))
+    caught = set()
+    for file, line in re.findall(r"^(\S+?):(\d+): error:", ran.stdout, re.MULTILINE):
+        caught |= {name for first, last, name in spans.get(file, ()) if first <= int(line) <= last}
+    return caught
+
+
+def run(
+    tree: Path, work: Path, options: argparse.Namespace, mutants: dict[str, Any], names: list[str], results: Path
+) -> None:
+    """Run pytest with the plugin in the mutated tree."""
+    asked = {"mutants": mutants, "names": names, "budget_s": options.budget_s, "results": str(results)}
+    (work / "asked.json").write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "MUTANTS": str(work / "asked.json"),
+        "PYTHONPATH": str(tree),
+        "OMP_NUM_THREADS": "1",
+        "BITNET_BENCH_DATA": os.environ.get("BITNET_BENCH_DATA", str(ROOT.parent / "shared" / "data")),
+    }
+    tests = options.tests or PARTS[options.part][1]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "mutation_plugin",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+    ]
+    left_out = [f"--ignore={file}" for file in TOO_SLOW]
+    base = f"--basetemp={work / 'tmp'}"
+    ended = subprocess.run(
+        [*command, base, *left_out, *tests],
+        cwd=tree,
+        env=environment,
+        check=False,
+        stdout=(work / "pytest.out").open("w"),
+    )
+    shutil.rmtree(work / "tmp", ignore_errors=True)
+    if ended.returncode not in (0, 1):
+        raise SystemExit(f"pytest ended with {ended.returncode}: {work / 'pytest.out'}")
+
+
+def print_table(
+    options: argparse.Namespace, mutants: dict[str, Any], names: list[str], caught: set[str], results: Path
+) -> None:
+    """Print each mutant that lived, then the score with its interval."""
+    from scipy.stats import binomtest
+
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    tried = [line for line in lines if "name" in line]
+    for line in tried:
+        if line["outcome"] in ("survived", "not reached"):
+            mutant = mutants[line["name"]]
+            mark = " (mypy refuses it)" if line["name"] in caught else ""
+            print(f"{line['outcome']}{mark}: {line['name']}\n- {mutant['was'].strip()}\n+ {mutant['is'].strip()}")
+    count = Counter(line["outcome"] for line in tried)
+    killed = count["killed"] + count["timeout"]
+    with_mypy = sum(1 for li in tried if li["outcome"] in ("killed", "timeout") or li["name"] in caught)
+    print(f"\n{options.part}, seed {options.seed}: {len(tried)} of {len(mutants)} mutants; {dict(count)}")
+    for what, number in (("by tests", killed), ("by tests or mypy", with_mypy)):
+        low, high = binomtest(number, len(tried)).proportion_ci(method="wilson")
+        print(f"killed {what}: {number / len(tried):.1%} (95 % interval {low:.1%} to {high:.1%})")
+    if len(tried) < len(names):
+        print(f"stopped after {len(tried)} of {len(names)}")
+
+
+if __name__ == "__main__":
+    main()
