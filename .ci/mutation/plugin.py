@@ -136,7 +136,7 @@ class Mutants:
     def _fork(
         self, run: Callable[[Callable[[], None]], None], limit_s: Callable[[int], float]
     ) -> tuple[int | None, int]:
-        """Return the exit code of a fork that does *run*, None if its i-th test took over *limit_s*(i), and how many end."""
+        """Return the exit code of a fork, None if its i-th test took over *limit_s*(i), and how many tests ended."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
