@@ -29,7 +29,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         tuple(f"bitnet_bench/ternary/{name}.py" for name in ("quantizer", "packing", "panels", "linear", "ops")),
         tuple(
             f"tests/ternary/test_{name}.py"
-            for name in ("quantizer", "packing", "panels", "linear", "matrices", "kernel", "engine")
+            for name in ("quantizer", "packing", "panels", "linear", "matrices", "kernel", "engine", "layers_by_hand")
         ),
     ),
     "cache": (("bitnet_bench/evaluation/answer_cache.py",), ("tests/evaluation",)),
@@ -40,37 +40,37 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ELSEWHERE = {"evaluation": ("bitnet_bench/evaluation/answer_cache.py",)}
 TOO_SLOW = ("tests/evaluation/test_kill.py", "tests/evaluation/test_parity.py", "tests/evaluation/test_official.py")
 """Tests that take so long that a survivor of theirs would take minutes."""
+LIVED = ("survived", "not reached")
 READS_TO_PEOPLE = re.compile(r"""(["'])(?:(?!\1).)*[^\s"'] [^\s"'](?:(?!\1).)*\1""")
 
 
 def main() -> None:
     """Mutate, sample, run, print."""
     options = _parse()
-    work = BUILD / options.part
+    work = BUILD / "-".join(options.parts)
     tree = work / "tree"
     copy_tree(tree)
-    modules = list_modules(options.part)
-    mutants = generate(tree, work, modules)
-    caught = check_types(tree, modules, mutants) if options.mypy else set()
-    names = choose(mutants, options)
+    modules = {part: list_modules(part) for part in options.parts}
+    mutants = generate(tree, work, sorted({module for listed in modules.values() for module in listed}))
+    caught = check_types(tree, mutants) if options.mypy else set()
+    names = {part: choose(mutants, modules[part], options) for part in options.parts}
     results = work / f"results-{options.seed}-{options.sample}.jsonl"
     results.unlink(missing_ok=True)
-    run(tree, work, options, mutants, names, results)
-    print_table(options, mutants, names, caught, results)
+    run(tree, work, options, mutants, [name for chosen in names.values() for name in chosen], results)
+    for part, chosen in names.items():
+        print_table(f"{part}, seed {options.seed}", mutants, chosen, caught, results)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--sample", type=int, default=150, help="how many mutants; 0: all")
+    parser.add_argument("parts", choices=PARTS, nargs="+")
+    parser.add_argument("--sample", type=int, default=150, help="how many mutants of each part; 0: all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--budget-s", type=float, default=40, help="seconds of tests that a mutant may take, quickest first"
-    )
+    parser.add_argument("--budget-s", type=float, default=40, help="seconds of tests for a mutant, quickest first")
     parser.add_argument("--mypy", action="store_true", help="also ask mypy, which `make check` runs")
     parser.add_argument("--texts", action="store_true", help="also mutate sentences for readers")
     parser.add_argument("--names", type=Path, help="a file that lists the mutants instead of a sample")
-    parser.add_argument("--tests", nargs="*", help="tests instead of the part's")
+    parser.add_argument("--tests", nargs="*", help="tests instead of the parts'")
     return parser.parse_args()
 
 
@@ -111,12 +111,14 @@ def generate(tree: Path, work: Path, modules: list[str]) -> dict[str, dict[str, 
     return made
 
 
-def choose(mutants: dict[str, dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    """Return the names to try: a sample, without changes of sentences for readers unless they are asked for."""
+def choose(mutants: dict[str, dict[str, Any]], modules: list[str], options: argparse.Namespace) -> list[str]:
+    """Return the names of *modules* to try: a sample, without changes of sentences for readers unless asked for."""
+    every = [name for name, mutant in mutants.items() if mutant["file"] in modules]
     if options.names:
-        return [name for name in options.names.read_text(encoding="utf-8").split() if name in mutants]
-    names = [name for name, mutant in mutants.items() if options.texts or not changes_a_text(mutant)]
-    print(f"{len(mutants) - len(names)} of {len(mutants)} change only a sentence for a reader and are left out")
+        named = set(options.names.read_text(encoding="utf-8").split())
+        return [name for name in every if name in named]
+    names = [name for name in every if options.texts or not changes_a_text(mutants[name])]
+    print(f"{len(every)} mutants; {len(every) - len(names)} change only a sentence for a reader and are left out")
     if options.sample and options.sample < len(names):
         names = random.Random(options.seed).sample(names, options.sample)
     return names
@@ -131,7 +133,7 @@ def changes_a_text(mutant: dict[str, Any]) -> bool:
     return strip(mutant["was"]) == strip(mutant["is"])
 
 
-def check_types(tree: Path, modules: list[str], mutants: dict[str, dict[str, Any]]) -> set[str]:
+def check_types(tree: Path, mutants: dict[str, dict[str, Any]]) -> set[str]:
     """Return the mutants that mypy refuses."""
     command = [
         sys.executable,
@@ -143,7 +145,13 @@ def check_types(tree: Path, modules: list[str], mutants: dict[str, dict[str, Any
         "--config-file",
         "pyproject.toml",
     ]
-    ran = subprocess.run([*command, *modules], cwd=tree, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [*command, *sorted({mutant["file"] for mutant in mutants.values()})],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "error:" not in ran.stdout:
         raise SystemExit(f"mypy did not run:\n{ran.stdout}{ran.stderr}")
     spans: dict[str, list[tuple[int, int, str]]] = {}
@@ -168,7 +176,7 @@ def run(
         "OMP_NUM_THREADS": "1",
         "BITNET_BENCH_DATA": os.environ.get("BITNET_BENCH_DATA", str(ROOT.parent / "shared" / "data")),
     }
-    tests = options.tests or PARTS[options.part][1]
+    tests = options.tests or sorted({test for part in options.parts for test in PARTS[part][1]})
     command = [
         sys.executable,
         "-m",
@@ -195,28 +203,23 @@ def run(
         raise SystemExit(f"pytest ended with {ended.returncode}: {work / 'pytest.out'}")
 
 
-def print_table(
-    options: argparse.Namespace, mutants: dict[str, Any], names: list[str], caught: set[str], results: Path
-) -> None:
+def print_table(title: str, mutants: dict[str, Any], names: list[str], caught: set[str], results: Path) -> None:
     """Print each mutant that lived, then the score with its interval."""
     from scipy.stats import binomtest
 
-    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
-    tried = [line for line in lines if "name" in line]
-    for line in tried:
-        if line["outcome"] in ("survived", "not reached"):
-            mutant = mutants[line["name"]]
-            mark = " (mypy refuses it)" if line["name"] in caught else ""
-            print(f"{line['outcome']}{mark}: {line['name']}\n- {mutant['was'].strip()}\n+ {mutant['is'].strip()}")
-    count = Counter(line["outcome"] for line in tried)
-    killed = count["killed"] + count["timeout"]
-    with_mypy = sum(1 for li in tried if li["outcome"] in ("killed", "timeout") or li["name"] in caught)
-    print(f"\n{options.part}, seed {options.seed}: {len(tried)} of {len(mutants)} mutants; {dict(count)}")
-    for what, number in (("by tests", killed), ("by tests or mypy", with_mypy)):
-        low, high = binomtest(number, len(tried)).proportion_ci(method="wilson")
-        print(f"killed {what}: {number / len(tried):.1%} (95 % interval {low:.1%} to {high:.1%})")
-    if len(tried) < len(names):
-        print(f"stopped after {len(tried)} of {len(names)}")
+    found = {one["name"]: one["outcome"] for one in map(json.loads, results.read_text(encoding="utf-8").splitlines())}
+    tried = {name: found[name] for name in names if name in found}
+    print(f"\n# {title}")
+    for name, outcome in tried.items():
+        if outcome in LIVED:
+            mark = " (mypy refuses it)" if name in caught else ""
+            was, now = (mutants[name][which].strip() for which in ("was", "is"))
+            print(f"{outcome}{mark}: {name}\n- {was}\n+ {now}")
+    print(f"\n{title}: {len(tried)} of {len(names)} tried; {dict(Counter(tried.values()))}")
+    killed = {name for name, outcome in tried.items() if outcome not in LIVED}
+    for what, noticed in (("by tests", killed), ("by tests or mypy", killed | (caught & tried.keys()))):
+        low, high = binomtest(len(noticed), len(tried)).proportion_ci(method="wilson")
+        print(f"killed {what}: {len(noticed) / len(tried):.1%} (95 % interval {low:.1%} to {high:.1%})")
 
 
 if __name__ == "__main__":
