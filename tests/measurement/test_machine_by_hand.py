@@ -52,7 +52,7 @@ def moment(**fields: Any) -> MachineMoment:
 
 
 def test_two_moments_by_hand() -> None:
-    """Ten seconds of four cores are 40: 10 of others are a quarter, 2 stolen are a twentieth; the higher clock counts."""
+    """Ten seconds of four cores are 40: 10 of others are a quarter, 2 stolen a twentieth; the higher clock counts."""
     before = moment(time_s=5.0, foreign_s=100.0, stolen_s=7.0, frequency_hz=2e9, throttled=3, swapped_bytes=4096)
     after = moment(time_s=15.0, foreign_s=110.0, stolen_s=9.0, frequency_hz=3e9, throttled=5, swapped_bytes=12288)
     assert diff_moments(before, after, 4) == {
@@ -243,11 +243,11 @@ def reading(**fields: Any) -> Round:
         ({"frequency_hz": 2.7e9}, {"frequency_hz": 2.69e9}, "the cores ran at 2.69 GHz instead of 3.00"),
         ({"gpu_heat_s": 0.1}, {"gpu_heat_s": 0.11}, "heat slowed the GPU for 0.11 s"),
         ({"gpu_frequency_hz": 1.8e9}, {"gpu_frequency_hz": 1.79e9}, "the GPU ran at 1.79 GHz instead of 2.00"),
-        ({"pace_s": 0.01}, {"pace_s": 0.0101}, "the cores did 89% of the work of the quietest round"),
+        ({"pace_s": 0.00999}, {"pace_s": 0.0101}, "the cores did 89% of the work of the quietest round"),
     ],
 )
 def test_a_disturbance_begins_beyond_its_threshold(quiet: dict[str, Any], disturbed: dict[str, Any], said: str) -> None:
-    """At it a round is quiet; one reading in doubt is one reason; the fastest of all rounds is what others are held to."""
+    """At it a round is quiet; one reading in doubt is one reason; rounds are held to the fastest of all."""
     others = [
         reading(frequency_hz=2e9, gpu_frequency_hz=1e9, pace_s=0.02),
         reading(frequency_hz=3e9, gpu_frequency_hz=2e9, pace_s=0.009),
@@ -260,7 +260,7 @@ def test_a_disturbance_begins_beyond_its_threshold(quiet: dict[str, Any], distur
 
 
 def test_shares_by_hand() -> None:
-    """Of 30 s three get 10 each; what a quick one leaves goes on; one that fits once runs once, one that does not never."""
+    """Of 30 s three get 10 each, and what a quick one leaves goes on; what fits once runs once, or never."""
     assert allot_shares({}, 30.0, 3) == {}
     assert allot_shares({"a": 1.0, "b": 2.0, "c": 3.0}, 30.0, 3) == {
         "a": Allotment("often", 10.0),
@@ -291,7 +291,7 @@ def test_shares_by_hand() -> None:
     ],
 )
 def test_plans_of_rounds_by_hand(most: int, least: int, round_s: float, left_s: float, plan: RoundPlan) -> None:
-    """As many as fit and are asked for; the earliest end is 3 and a 2.25th of the others, and no less than the least."""
+    """As many as fit and are asked for; the earliest end is 3 and a 2.25th of the others, but the least."""
     assert plan_rounds(most, least, round_s, left_s) == plan
 
 
@@ -357,10 +357,6 @@ def test_a_budget_by_hand() -> None:
     now[0] = 99.0
     assert budget.left_s < 0
     assert budget.hard_left_s == 0.0
-    assert (
-        Budget.starting_now(5.0, lambda: 7.0) == Budget(5.0, budget.clock, 7.0).__class__(5.0, pytest.approx, 7.0)
-        or True
-    )
     begun = Budget.starting_now(5.0, lambda: now[0])
     assert (begun.seconds, begun.began_s, begun.elapsed_s) == (5.0, 99.0, 0.0)
 
@@ -398,7 +394,7 @@ def test_budgets_as_a_setting(text: str, seconds: float) -> None:
     with pytest.raises(UsageError, match="'soon' is not a budget"):
         parse_budget("soon")
     with pytest.raises(
-        ValueError, match="'soon' is not a budget: Give a number with s, m or h, such as 90s, 3m or 1h$"
+        ValueError, match=r"'soon' is not a budget: Give a number with s, m or h, such as 90s, 3m or 1h$"
     ):
         read_budget("soon")
 
@@ -458,12 +454,13 @@ def test_too_little_time_to_load() -> None:
     assert second.left_out == "No time was left for it in the budget of 2 s."
 
 
-@pytest.mark.parametrize(("run_s", "runs"), [(116.0, True), (117.0, False)])
+@pytest.mark.parametrize(("run_s", "runs"), [(117.0, True), (118.0, False)])
 def test_a_forecast_may_exceed_its_share_by_a_fifth(run_s: float, runs: bool) -> None:
-    """Of 100 s 98 are left: 117.6 s are tried, more are not... a candidate alone has all of it."""
+    """Of 100 s 98 are left to one that is alone: 117.6 s are tried, and more are not."""
     clock, within = [0.0], list[tuple[str, float]]()
-    (found,) = admit([(loadable("a", 1.0, clock, within), run_s + 0.6, 1, "a")], 100.0, clock)
-    assert (found.left_out is None) == runs or run_s + 0.6 == pytest.approx(117.6)
+    (found,) = admit([(loadable("a", 1.0, clock, within), run_s, 1, "a")], 100.0, clock)
+    assert found.is_running == runs
+    assert bool(within) == runs
 
 
 def test_what_loading_ends_with() -> None:
@@ -533,7 +530,8 @@ def test_the_limit_of_packages_is_the_sum_of_their_highest(tmp_path: Path) -> No
     meter = RaplMeter(tmp_path, lambda: clock[0])
     assert meter.why_absent() is None
     found = run(meter, clock, 0.2, lambda: write(first, "energy_uj", "15800000"))
-    assert found == Measured(unit="J", method="RAPL package domains (powercap)", readings=(pytest.approx(14.8),))
+    assert found.method == "RAPL package domains (powercap)"
+    assert found.readings == (pytest.approx(14.8),)
     write(first, "energy_uj", "1000000")
     found = run(meter, clock, 0.2, lambda: write(first, "energy_uj", "16200000"))
     assert "76.0 W are not within the device's limit of 50 W" in found.reason

@@ -211,14 +211,16 @@ def test_a_compiled_layer_takes_kept_codes_and_stores_none(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_inner_norm_by_hand(dtype: torch.dtype) -> None:
-    """3 and 4 have the mean square 12.5: with an epsilon of 12.5 they are divided by 5, each row by its own."""
-    x = torch.tensor([[3.0, 4.0], [-5.0, 0.0]], dtype=dtype)
+    """3 and 4 have the mean square 12.5: with an epsilon of 12.5 they are divided by 5; -15 and 5 are by 11.7."""
+    x = torch.tensor([[3.0, 4.0], [-15.0, 5.0]], dtype=dtype)
     plain = InnerNorm(None, 12.5)(x)
     assert plain.dtype == dtype
-    assert plain.tolist() == [pytest.approx(row, rel=0.01) for row in ([0.6, 0.8], [-1.0, 0.0])]
+    assert plain.tolist() == [pytest.approx(row, rel=0.01) for row in ([0.6, 0.8], [-15 / 137.5**0.5, 5 / 137.5**0.5])]
     weighted = InnerNorm(torch.tensor([10.0, 100.0]), 12.5)(x)
     assert weighted.dtype == dtype
-    assert weighted.tolist() == [pytest.approx(row, rel=0.01) for row in ([6.0, 80.0], [-10.0, 0.0])]
+    assert weighted.tolist() == [
+        pytest.approx(row, rel=0.01) for row in ([6.0, 80.0], [-150 / 137.5**0.5, 500 / 137.5**0.5])
+    ]
     assert not InnerNorm(torch.ones(2), 1.0).state_dict()
 
 
@@ -283,8 +285,9 @@ def test_codes_have_a_float32_scale() -> None:
 
 
 @pytest.mark.skipif(kernel.load_library() is None, reason="the kernel was not built here")
-def test_a_cpu_uses_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both paths give the same bits, so only what is called shows that the fast one runs."""
+@pytest.mark.parametrize("built", [True, False])
+def test_a_cpu_uses_the_kernel_where_it_was_built(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both paths give the same bits, so only what is called shows which one runs; nothing is asked of no rows."""
     called = []
     for name in ("quantize", "ternarize", "scale_codes", "quantize_rows"):
         real = getattr(kernel, name)
@@ -294,11 +297,16 @@ def test_a_cpu_uses_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
             return _real(*given)
 
         monkeypatch.setattr(kernel, name, spy)
+    if not built:
+        monkeypatch.setattr(kernel, "load_library", lambda: None)
     x = torch.tensor([ROW], requires_grad=True)
     make_layer()(x).sum().backward()
-    assert called == ["ternarize", "quantize", "scale_codes", "scale_codes"]
     deployed("panels", None, None)(torch.tensor([ROW]))
-    assert called[4:] == ["quantize_rows"]
+    expected = ["ternarize", "quantize", "scale_codes", "scale_codes", "quantize_rows"]
+    assert called == (expected if built else [])
+    called.clear()
+    make_layer()(torch.zeros(0, 3))
+    assert called == (["ternarize"] if built else [])
 
 
 @pytest.mark.parametrize("vnni", [True, False])
@@ -310,8 +318,9 @@ def test_a_cpu_with_vnni_multiplies_integers(vnni: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "_int_mm", lambda *given: called.append(1) or real(*given))
     q, codes = torch.tensor([QUANTIZED], dtype=torch.int8), torch.tensor(CODES, dtype=torch.int8)
     assert integer_matmul(q, codes).tolist() == [PRODUCT]
+    assert len(called) == vnni
     assert make_layer()(torch.tensor([ROW])).tolist() == [PRODUCT]
-    assert bool(called) == vnni
+    assert len(called) == 2 * vnni
 
 
 @pytest.mark.parametrize("vnni", [True, False])
