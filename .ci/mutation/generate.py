@@ -24,6 +24,7 @@ def main() -> None:
     mutants = {}
     for module in modules:
         mutants |= mutate(tree, Path(module))
+    allow_bodies(tree / "bitnet_bench" / "protocols.py")
     output.write_text(json.dumps(mutants, ensure_ascii=False, indent=1), encoding="utf-8")
     print(f"{len(mutants)} mutants of {len(modules)} modules")
 
@@ -59,6 +60,13 @@ def mutate(tree: Path, module: Path) -> dict[str, dict[str, object]]:
             "lines": [spans[name].start, spans[name].end],
         }
     return found
+
+
+def allow_bodies(protocols: Path) -> None:
+    """Let `Contract` pass over the bodies of mutants, which are methods beside the original."""
+    code, rule = protocols.read_text(encoding="utf-8"), 'if name.startswith("_") or'
+    assert code.count(rule) == 1, "Contract refuses names in another way now"
+    protocols.write_text(code.replace(rule, f'{rule} "__mutmut_" in name or'), encoding="utf-8")
 
 
 def find_change(original: str, mutant: str) -> tuple[str, str]:
