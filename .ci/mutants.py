@@ -29,7 +29,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         tuple(f"bitnet_bench/ternary/{name}.py" for name in ("quantizer", "packing", "panels", "linear", "ops")),
         tuple(
             f"tests/ternary/test_{name}.py"
-            for name in ("quantizer", "packing", "panels", "linear", "matrices", "kernel", "engine", "layers_by_hand")
+            for name in ("quantizer", "packing", "panels", "linear", "matrices", "kernel", "engine", "*by_hand")
         ),
     ),
     "cache": (("bitnet_bench/evaluation/answer_cache.py",), ("tests/evaluation",)),
@@ -176,7 +176,8 @@ def run(
         "OMP_NUM_THREADS": "1",
         "BITNET_BENCH_DATA": os.environ.get("BITNET_BENCH_DATA", str(ROOT.parent / "shared" / "data")),
     }
-    tests = options.tests or sorted({test for part in options.parts for test in PARTS[part][1]})
+    patterns = {pattern for part in options.parts for pattern in PARTS[part][1]}
+    tests = options.tests or sorted({str(found.relative_to(tree)) for one in patterns for found in tree.glob(one)})
     command = [
         sys.executable,
         "-m",
