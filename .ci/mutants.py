@@ -38,7 +38,9 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Modules and tests of each part."""
 ELSEWHERE = {"evaluation": ("bitnet_bench/evaluation/answer_cache.py",)}
-TOO_SLOW = ("tests/evaluation/test_kill.py", "tests/evaluation/test_parity.py", "tests/evaluation/test_official.py")
+TOO_SLOW = tuple(
+    f"tests/evaluation/test_{name}.py" for name in ("kill", "parity", "official", "several", "gpu_failure", "resume")
+)
 """Tests that take so long that a survivor of theirs would take minutes."""
 LIVED = ("survived", "not reached")
 READS_TO_PEOPLE = re.compile(r"""(["'])(?:(?!\1).)*[^\s"'] [^\s"'](?:(?!\1).)*\1""")
