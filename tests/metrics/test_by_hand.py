@@ -177,6 +177,18 @@ def test_labels_outside_the_list_are_not_counted() -> None:
         count_label_hits([["가"]], [["가", "나"]], ["가"])
 
 
+@pytest.mark.parametrize("key", ["character_macro_f1", "uas", "las"])
+def test_labels_that_are_not_aligned_are_no_score(key: str) -> None:
+    """A share of two of three positions would be a share of nothing."""
+    row = Example(
+        task="t", doc_id=0, prompt="", target="", output="", correct=0.0,
+        target_labels=("O", "O", "O"), output_labels=("O", "O"),
+    )  # fmt: skip
+    for score in (load_metric(key).score_example, lambda one: load_metric(key).value([one])):
+        with pytest.raises(ValueError, match="zip"):
+            score(row)
+
+
 def test_f1_of_a_label_that_is_nowhere_is_what_is_asked() -> None:
     """2 hits / involved; 0 by default where nothing is involved."""
     hits, involved = np.array([1, 0, 0]), np.array([4, 3, 0])
