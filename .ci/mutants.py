@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "cache": (("bitnet_bench/evaluation/answer_cache.py",), ("tests/evaluation",)),
-    "evaluation": (("bitnet_bench/evaluation/*.py",), ("tests/evaluation",)),
+    "evaluation": (("bitnet_bench/evaluation/*.py",), ("tests/evaluation", "tests/tasks")),
     "measurement": (("bitnet_bench/measurement/**/*.py",), ("tests/measurement",)),
 }
 """Modules and tests of each part."""
