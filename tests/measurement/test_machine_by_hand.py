@@ -190,6 +190,7 @@ def test_the_peak_is_of_this_process_and_its_children(monkeypatch: pytest.Monkey
     sizes: dict[Any, int | None] = {"self": 100, 5: 20, 6: None}
     monkeypatch.setattr(peak_memory, "read_memory_bytes", lambda pid="self": sizes[pid])
     monkeypatch.setattr(peak_memory, "_list_children", lambda: [5, 6])
+    monkeypatch.setattr(peak_memory, "read_device_peak", lambda: None)
     memory = PeakMemory()
     assert memory.read() == 120
     sizes["self"] = 50
