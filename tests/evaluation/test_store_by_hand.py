@@ -154,6 +154,24 @@ def test_pruning_nothing_frees_nothing(own_cache: Path) -> None:
     assert not own_cache.exists()
 
 
+def test_a_store_that_breaks_while_it_is_pruned_is_named(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was listed a moment before: file, what SQLite says, and what to do."""
+    stored(own_cache, "a")
+    real, calls = answer_cache.connect, []
+
+    def fail(file: Path) -> sqlite3.Connection:
+        calls.append(file)
+        if len(calls) > 1:
+            raise sqlite3.DatabaseError("it breaks")
+        return real(file)
+
+    monkeypatch.setattr(answer_cache, "connect", fail)
+    with pytest.raises(BenchError) as error:
+        prune(own_cache, 0)
+    assert error.value.problem == f"{own_cache} is not a cache of answers that can be read: it breaks."
+    assert calls == [own_cache, own_cache]
+
+
 def test_files_beside_the_store_go_with_it(tmp_path: Path) -> None:
     """The log and the index of SQLite would be taken for those of the next file."""
     for ending in ("", "-wal", "-shm"):
@@ -168,8 +186,14 @@ def test_a_new_store_says_what_it_is(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "down" / "s.sqlite3"
     for _ in range(2):
         connection = connect(file)
-        asked = ("application_id", "user_version", "journal_mode", "synchronous")
-        assert [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked] == [0x62626163, 1, "wal", 1]
+        asked = ("application_id", "user_version", "journal_mode", "synchronous", "busy_timeout")
+        assert [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked] == [
+            0x62626163,
+            1,
+            "wal",
+            1,
+            60000,
+        ]
         connection.close()
 
 
