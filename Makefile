@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow test-llamacpp notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow test-llamacpp mutants notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -65,6 +65,14 @@ test-slow: install
 # every parser of a foreign file on 50,000 damaged files; FUZZ="--parser gguf --seed 7" for others
 fuzz: install
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(FUZZ)
+
+# how many small changes of a part the tests notice (docs/decisions/020-mutation-score.md); minutes to an hour:
+# make mutants PART="evaluation cache" SAMPLE=150 SEED=1, where SAMPLE=0 is all
+PART ?= statistics
+SAMPLE ?= 150
+SEED ?= 1
+mutants: install
+	BITNET_BENCH_DATA=$(abspath $(DATA)) $(BIN)/python .ci/mutants.py $(PART) --sample $(SAMPLE) --seed $(SEED) --mypy
 
 # every cell of every notebook, on the embedded pair
 notebooks: install
