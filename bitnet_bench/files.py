@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
@@ -29,6 +30,27 @@ def write_whole(path: Path, text: str) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def write_lines_whole(path: Path, lines: Iterable[str]) -> int:
+    """Write *lines* to *path* as `write_whole` does, one after another, and return how many they are."""
+    count = 0
+    lines = iter(lines)
+    first = next(lines, None)  # whatever is wrong at the very beginning leaves no folder behind
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".tmp")
+        try:
+            with partial.open("w", encoding="utf-8") as stream:
+                for line in chain(() if first is None else (first,), lines):
+                    stream.write(line + "\n")
+                    count += 1
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return count
 
 
 @contextlib.contextmanager
