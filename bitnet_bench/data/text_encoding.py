@@ -14,11 +14,13 @@ MAX_WORDS = 1 << 17
 MAX_WORD_LENGTH = 64
 """Characters of a word that is remembered."""
 IDS = np.int32
-_INK = r"[^\s\u180e\u200b\ufeff]"
-"""A character that no version of Unicode counts as white space."""
-_BEFORE_SPACE = rf"(?<={_INK})(?= {_INK})"
-_SPACES = re.compile(_BEFORE_SPACE)
-_SPACES_AND_LINES = re.compile(rf"{_BEFORE_SPACE}|(?<={_INK})(?=\n{_INK})|(?<={_INK}\n)(?={_INK})")
+_DISPUTED = re.compile("[\x1c-\x1f\x85\u180e\u200b\ufeff]")
+"""Characters that Python and the tokenizers library, in one of its versions, do not both count as white space, or not."""
+_WORDS_AND_LINES = re.compile(r"(?:^\s\s+| ?)\S+(?:\s\s+\S+)*|\s+")
+"""Words with the space before them, and single line ends. Words stay together around longer white space, the parts of
+which depend on whether a special token follows."""
+_WORDS = re.compile(r"(?:^\s+| ?)\S+(?:(?:\s\s+|[^\S ])\S+)*(?:\s+$)?|\s+")
+"""Words with the space before them. Words stay together around all other white space."""
 _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -93,27 +95,29 @@ class TextEncoder:
         return self._around
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
-        assert self._cut is not None
-        words = [self._cut.split(text) for text in texts]
-        known = self._known
-        missing = list({word for some in words for word in some if word not in known})
-        if len(known) + len(missing) > MAX_WORDS:
-            known.clear()
-            missing = list({word for some in words for word in some})
+        words = [self._cut_words(text) for text in texts]
+        found: list[list[bytes | None]] = [list(map(self._known.get, some)) for some in words]
+        lacking = [i for i, ids in enumerate(found) if None in ids]
+        missing = list({word for i in lacking for word, ids in zip(words[i], found[i], strict=True) if ids is None})
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(missing, add_special_tokens=False)
-        known |= {word: np.asarray(one.ids, IDS).tobytes() for word, one in zip(missing, encoded, strict=True)}
-        found = [np.frombuffer(b"".join(map(known.__getitem__, some)), IDS) for some in words]
-        for word in missing:
-            if len(word) > MAX_WORD_LENGTH:
-                del known[word]
-        return found
+        new = {word: np.asarray(one.ids, IDS).tobytes() for word, one in zip(missing, encoded, strict=True)}
+        for i in lacking:
+            found[i] = [new[word] if ids is None else ids for word, ids in zip(words[i], found[i], strict=True)]
+        if len(self._known) + len(new) > MAX_WORDS:
+            self._known.clear()
+        self._known |= {word: ids for word, ids in new.items() if len(word) <= MAX_WORD_LENGTH}
+        return [np.frombuffer(b"".join(ids), IDS) for ids in found]  # type: ignore[arg-type]
+
+    def _cut_words(self, text: str) -> list[str]:
+        assert self._cut is not None
+        return [text] if _DISPUTED.search(text) else self._cut.findall(text)
 
 
 def _find_cut(tokenizer: Any) -> re.Pattern[str] | None:
-    """Return a pattern of places at which *tokenizer* cuts every text before its model sees it; None if none is known.
+    """Return the pattern of words between which *tokenizer* cuts every text before its model sees it; None if unknown.
 
-    At such a place a word begins with the space or the line end before it. A normalizer other than NFC, a model that
-    draws lots, and special tokens that look at their neighbours or hold white space are not known to leave the places.
+    A normalizer other than NFC, a model that
+    draws lots, and special tokens that look at their neighbours or hold white space are not known to leave these cuts.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or getattr(tokenizer, "split_special_tokens", False) or getattr(backend.model, "dropout", None):
@@ -134,12 +138,12 @@ def _find_cut(tokenizer: Any) -> re.Pattern[str] | None:
 
 
 def _find_cut_of_steps(steps: Sequence[dict[str, Any]]) -> re.Pattern[str] | None:
-    """Return the places at which the pre-tokenizers *steps* cut, as JSON of the tokenizers library."""
+    """Return the pattern of words between which the pre-tokenizers *steps*, as JSON of their library, cut a text."""
     *before, last = steps or [{}]
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space", True):
         return None
     if not before:
-        return _SPACES_AND_LINES if last.get("use_regex") else None
+        return _WORDS_AND_LINES if last.get("use_regex") else None
     is_known = (
         len(before) == 1
         and before[0].get("type") == "Split"
@@ -147,7 +151,7 @@ def _find_cut_of_steps(steps: Sequence[dict[str, Any]]) -> re.Pattern[str] | Non
         and before[0].get("behavior") == "Isolated"
         and not before[0].get("invert")
     )
-    return _SPACES if is_known else None
+    return _WORDS if is_known else None
 
 
 def _describe(part: Any) -> dict[str, Any]:
