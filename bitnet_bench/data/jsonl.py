@@ -103,9 +103,7 @@ Take = Callable[[bytes], object]
 """Function that takes the bytes of a file in order as they are read, such as `update` of a digest."""
 
 
-def read_numbered_lines(
-    path: Path, encoding: str | None = None, take: Take | None = None
-) -> Iterator[tuple[int, str]]:
+def read_numbered_lines(path: Path, encoding: str | None = None, take: Take | None = None) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, the JSON of a row) of a file, without blank lines and without a byte-order mark.
 
     For a `.json` file, the number is that of the entry. Lists of rows and rows that span several lines, tables (`.csv`,

@@ -24,6 +24,7 @@ class PackedExamples(Examples):
         self.lengths = np.add.reduceat(examples.lengths[members], self._ends - sizes) if len(sizes) else members
 
     def make(self, at: int) -> TrainingExample:
+        """Return the sequence at the place *at*."""
         end, size = int(self._ends[at]), int(self._sizes[at])
         return _join_examples([self._examples.make(int(i)) for i in self._members[end - size : end]])
 

@@ -100,9 +100,7 @@ def _find_kept(path: Path) -> tuple[RowTable, int, dict[str, int]] | None:
     return RowTable(table, notes["digest"]), table.num_rows, notes["unread"]
 
 
-def _parse_file(
-    path: Path, limit: int | None, progress: Progress, keeps: bool
-) -> tuple[RowTable, int, dict[str, int]]:
+def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) -> tuple[RowTable, int, dict[str, int]]:
     watched, digest, unread = WatchedFile(path), hashlib.sha256(), Counter[str]()
     lines = islice(read_numbered_lines(path, take=watched.take), limit)
     report = report_rate(progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -171,9 +171,7 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
     return rendered
 
 
-def _render_chats(
-    rows: Sequence[Row], tokenizer: Any, file: str | None
-) -> list[RenderedRow | RewrittenTurnsError]:
+def _render_chats(rows: Sequence[Row], tokenizer: Any, file: str | None) -> list[RenderedRow | RewrittenTurnsError]:
     """Return what `_render_chat` returns or raises for each of *rows*; the template is called for all at once."""
     prompts: list[list[dict[str, str]]] = []
     dialogues: list[list[dict[str, str]]] = []
@@ -215,7 +213,7 @@ def _to_chat(row: Row, tokenizer: Any, file: str | None) -> list[dict[str, str]]
 
 
 def _find_responses(prompts: Sequence[str], dialogues: Sequence[str], whole: str) -> RenderedRow:
-    """Return a dialogue as text, given its text up to each response (a prompt), with each response, and as a *whole*."""
+    """Return a dialogue as text, given its text up to each response (a prompt), with each of them, and as a *whole*."""
     text, spans = "", []
     for before, after in zip(prompts, dialogues, strict=True):
         if not (before.startswith(text) and after.startswith(before)):

@@ -15,15 +15,13 @@ MAX_WORD_LENGTH = 64
 """Characters of a word that is remembered."""
 IDS = np.int32
 _DISPUTED = re.compile("[\x1c-\x1f\x85\u180e\u200b\ufeff]")
-"""Characters that Python and the tokenizers library, in one of its versions, do not both count as white space, or not."""
+"""Characters that only one of Python and the tokenizers library, in any of its versions, counts as white space."""
 _WORDS_AND_LINES = re.compile(r"(?:^\s\s+| ?)\S+(?:\s\s+\S+)*|\s+")
 """Words with the space before them, and single line ends. Words stay together around longer white space, the parts of
 which depend on whether a special token follows."""
 _WORDS = re.compile(r"(?:^\s+| ?)\S+(?:(?:\s\s+|[^\S ])\S+)*(?:\s+$)?|\s+")
 """Words with the space before them. Words stay together around all other white space."""
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLIT_PATTERNS = {_CL100K % r"\p{N}", _CL100K % r"\p{N}{1,3}"}
 """Patterns of Qwen's and Llama 3's tokenizers. None of their alternatives goes from a visible character on to a space,
 but some go on to a line end."""

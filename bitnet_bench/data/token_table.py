@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, overload
 
 import numpy as np
@@ -58,7 +59,7 @@ class TokenTable:
         """Return the rows of *tables*, one table after another."""
         ids, spans, counts = zip(*(table._chunks for table in tables), strict=True)
         together = np.concatenate(counts)
-        return cls(sum(ids, []), sum(spans, []), together, np.arange(len(together)))
+        return cls([*chain(*ids)], [*chain(*spans)], together, np.arange(len(together)))
 
     def select_rows(self, rows: np.ndarray) -> TokenTable:
         """Return only *rows*, in that order."""
@@ -132,6 +133,7 @@ class CutExamples(Examples):
         self.lengths = np.minimum(table.ids.lengths[numbers], max_length)
 
     def make(self, at: int) -> TrainingExample:
+        """Return the example at the place *at*."""
         number = int(self._numbers[at])
         ids = self._table.ids[number].tolist()
         labels = label_spans(ids, self._table.spans[number].tolist())
@@ -165,6 +167,7 @@ class JoinedExamples(Examples):
         self.lengths = np.append(np.full(whole, length), [rest] if rest > 1 else []).astype(np.int64)
 
     def make(self, at: int) -> TrainingExample:
+        """Return the example at the place *at*."""
         ids: list[int] = self.gather(at, at + 1)[0].tolist()
         return TrainingExample(ids, ids)
 
@@ -172,7 +175,8 @@ class JoinedExamples(Examples):
         """Return the ids of the examples from *start* to *stop*, one after another, which are learned, and lengths."""
         lengths = self.lengths[start:stop]
         first, last = start * self._length, start * self._length + int(lengths.sum())
-        members = range(*np.searchsorted(self._ends, [first, last - 1], side="right") + [0, 1])
+        member, end = np.searchsorted(self._ends, [first, last - 1], side="right").tolist()
+        members = range(member, end + 1)
         ids = np.concatenate([self._table.ids[int(self._table.numbers[member])] for member in members])
         before = first - (int(self._ends[members[0]]) - self._table.measure(members[0]))
         ids = ids[before : before + last - first]
@@ -187,6 +191,7 @@ class HeldExamples(Examples):
         self.lengths = np.array([len(example.input_ids) for example in examples], np.int64)
 
     def make(self, at: int) -> TrainingExample:
+        """Return the example at the place *at*."""
         return self._examples[at]
 
 

@@ -62,9 +62,7 @@ def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, c
     return _make_preference_pairs(job, model, examples, collator) if job.method == "dpo" else Items(examples)
 
 
-def _make_preference_pairs(
-    job: FinetuneJob, model: PreTrainedModel, examples: Examples, collator: Collator
-) -> Items:
+def _make_preference_pairs(job: FinetuneJob, model: PreTrainedModel, examples: Examples, collator: Collator) -> Items:
     """Return pairs with their reference: their log-probabilities in this model, with quantizers, before the first step.
 
     Dropout is turned off, in training as well: with it, a policy would differ from its own reference.

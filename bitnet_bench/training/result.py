@@ -30,7 +30,9 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
     Weights that are not ternary keep the dtype of the base; the FP16 arm is FP16 whatever its base was.
     """
     out, dtype = Path(job.out), given.base.dtype
-    tokenizer.chat_template = find_chat_template(job.template, store_rows(given.rows).list_one_of_each_kind(), tokenizer)
+    tokenizer.chat_template = find_chat_template(
+        job.template, store_rows(given.rows).list_one_of_each_kind(), tokenizer
+    )
     ends = find_end_ids(given.base, tokenizer) | find_turn_end(tokenizer)
     if model.generation_config is not None and len(ends) > 1:
         model.generation_config.eos_token_id = sorted(ends)

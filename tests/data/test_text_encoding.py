@@ -15,8 +15,23 @@ from bitnet_bench.data import text_encoding
 from bitnet_bench.data.text_encoding import SPLIT_PATTERNS, TextEncoder
 
 MARK = "<|end|>"
-CORPUS = ["안녕하세요? 오늘 날씨는 맑아요.\n네  네 12 345", f"don't stop!\n\n it's {MARK} a.b, c\t d é", "한국의 수도는 서울이에요."]
-ALPHABET = [*" \n\t가나한국서울abcdsmt.,!'12é", "\u0301", "\u1100", "\u1161", "\u3000", "\u200b", "\u180e", "\ufeff", "\x1c", "\x85"]
+CORPUS = [
+    "안녕하세요? 오늘 날씨는 맑아요.\n네  네 12 345",
+    f"don't stop!\n\n it's {MARK} a.b, c\t d é",
+    "한국의 수도는 서울이에요.",
+]
+ALPHABET = [
+    *" \n\t가나한국서울abcdsmt.,!'12é",
+    "\u0301",
+    "\u1100",
+    "\u1161",
+    "\u3000",
+    "\u200b",
+    "\u180e",
+    "\ufeff",
+    "\x1c",
+    "\x85",
+]
 PIECES = [*ALPHABET, "\xa0", "  ", "\n\n", " \n", "'s", "'LL", MARK, "<s>", "</s>", " 한국의", "\r", "\r\n"]
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 BYTES_ONLY = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
