@@ -83,12 +83,14 @@ class TableWriter:
             self._writer.write_batch(held)
         self._held = []
 
-    def finish(self, name: str, notes: Mapping[str, Any]) -> pa.Table:
-        """Return the table; if it is in a file, that is kept as *name*, with *notes* beside it."""
+    def finish(self, name: str | None, notes: Mapping[str, Any]) -> pa.Table:
+        """Return the table; if it is in a file, that is kept as *name*, with *notes* beside it, or not kept if None."""
         if self._writer is None or self._file is None:
             return pa.Table.from_batches(self._held, self._schema)
         self._writer.close()
         self._writer = None
+        if name is None:  # the mapping outlives the name of the file
+            return _map_file(self._file)
         with self._file.open("rb+") as stream:  # a name must not vouch for what a power cut takes
             os.fsync(stream.fileno())
         whole = find_cache_folder() / f"{name}.arrow"

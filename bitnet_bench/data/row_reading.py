@@ -104,20 +104,21 @@ def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) 
     watched, digest, unread = WatchedFile(path), hashlib.sha256(), Counter[str]()
     lines = islice(read_numbered_lines(path, take=watched.take), limit)
     report = report_rate(progress)
-    with TableWriter(ROWS_SCHEMA, keeps and limit is None) as writer:
-        for parsed in map_in_processes(_parse_batch, _cut_batches(lines)):
+    with TableWriter(ROWS_SCHEMA, keeps) as writer:
+        for parsed in map_in_processes(_parse_batch, cut_batches(lines)):
             digest.update(parsed.packed.digested)
             writer.add(parsed.packed.stored)
             unread.update(parsed.unread)
             if parsed.bad is not None:
                 raise make_line_error(path, *parsed.bad)
             report(writer.rows, watched.bytes // MEGABYTE, watched.size // MEGABYTE)
+        name = _name_table(path, watched.size, watched.finish())
         notes = {"digest": digest.hexdigest(), "unread": dict(unread)}
-        table = writer.finish(_name_table(path, watched.size, watched.finish()), notes)
-    return RowTable(table, notes["digest"]), table.num_rows, dict(unread)
+        table = writer.finish(name if limit is None else None, notes)
+    return RowTable(table, digest.hexdigest()), table.num_rows, dict(unread)
 
 
-def _cut_batches(lines: Iterable[NumberedLine]) -> Iterator[list[NumberedLine]]:
+def cut_batches(lines: Iterable[NumberedLine]) -> Iterator[list[NumberedLine]]:
     """Yield *lines* in lists of a bounded number of rows and characters."""
     batch: list[NumberedLine] = []
     characters = 0
