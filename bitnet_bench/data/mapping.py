@@ -70,7 +70,7 @@ def _tokenize_table(rows: RowTable, encoding: Encoding, progress: Progress) -> T
 def _write_tokens(rows: RowTable, encoding: Encoding, name: str, progress: Progress, keeps: bool) -> pa.Table:
     schema = _find_schema(encoding.tokenizer)
     encoder = TextEncoder(encoding.tokenizer)
-    report = report_rate(progress)
+    report = report_rate(progress, "rows tokenized")
 
     def tokenize_some(start: int) -> pa.RecordBatch:
         some = rows.read_rows(start, start + ROWS_AT_ONCE)

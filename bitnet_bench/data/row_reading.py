@@ -147,11 +147,13 @@ def _parse_batch(lines: list[NumberedLine]) -> _ParsedBatch:
     return _ParsedBatch(pack_rows(rows), unread, bad)
 
 
-def report_rate(progress: Progress, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int, int], Any]:
+def report_rate(
+    progress: Progress, what: str = "rows", clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int, int], Any]:
     """Return a function of (rows so far, units done, units in all) that reports them with the rows per second."""
     began = clock()
 
     def report(rows: int, done: int, total: int) -> None:
-        progress(done, total, f"{rows:,} rows, {rows / max(clock() - began, 1e-3):,.0f} rows/s")
+        progress(done, total, f"{rows:,} {what}, {rows / max(clock() - began, 1e-3):,.0f} rows/s")
 
     return report

@@ -126,7 +126,7 @@ def tokenize_pairs(
         )
     encoding = Encoding(tokenizer, template, "last response", pairs=True)
     tokens = tokenize_stored(stored, encoding, progress)
-    both: np.ndarray = tokens.find_learned(max_length).reshape(-1, 2).all(axis=1)
+    both = np.asarray(tokens.find_learned(max_length).reshape(-1, 2).all(axis=1))
     whole = CutExamples(tokens, tokens.numbers, max_length)
     for i in np.flatnonzero(both).tolist():
         both[i] = whole[2 * i] != whole[2 * i + 1]

@@ -145,7 +145,8 @@ def test_progress_tells_rows_a_second_from_the_first_batch() -> None:
     """By the clock it is given."""
     told: list[tuple[int, int, str]] = []
     times = iter([10.0, 10.5, 12.0])
-    report = report_rate(lambda done, total, note="": told.append((done, total, note)), lambda: next(times))
+    progress = lambda done, total, note="": told.append((done, total, note))  # noqa: E731
+    report = report_rate(progress, clock=lambda: next(times))
     report(1024, 1, 25)
     report(4096, 4, 25)
     assert told == [(1, 25, "1,024 rows, 2,048 rows/s"), (4, 25, "4,096 rows, 2,048 rows/s")]
