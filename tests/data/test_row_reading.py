@@ -7,11 +7,15 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import psutil
 import pytest
 
 from bitnet_bench.data import arrow_files, many_processes, row_reading, stored_rows
@@ -186,3 +190,23 @@ def test_a_killed_process_ends_in_a_sentence() -> None:
     """As the kernel kills one when memory runs out."""
     with pytest.raises(BenchError, match="was killed"):
         list(map_in_processes(lambda n: os.kill(os.getpid(), signal.SIGKILL), range(9), processes=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children die with their parent on Linux only, where they are")
+def test_processes_die_with_their_parent(tmp_path: Path) -> None:
+    """A command that is killed leaves nothing computing behind it."""
+    code = (
+        "import os, time\n"
+        "from bitnet_bench.data.many_processes import map_in_processes\n"
+        "def work(n):\n"
+        "    if n < 2: return os.getpid()\n"
+        "    time.sleep(600)\n"
+        "for pid in map_in_processes(work, range(4), processes=2): print(pid, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children = {int(parent.stdout.readline()) for _ in range(2)}
+        parent.kill()
+    while any(map(psutil.pid_exists, children)):
+        time.sleep(0.05)
+    assert children
