@@ -10,14 +10,13 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-
-from bitnet_bench.files import write_whole
 
 MIN_CACHED_ROWS = 5_000
 """Minimum number of rows to keep in a file; fewer stay in memory, and are read again in about a second."""
@@ -60,7 +59,8 @@ class TableWriter:
         if self._writer is not None:
             self._writer.close()
         if self._file is not None:
-            self._file.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows keeps a file that is mapped
+                self._file.unlink(missing_ok=True)
 
     def add(self, batch: pa.RecordBatch, rows: int | None = None) -> None:
         """Add *batch*, which stands for *rows* rows, by default its own."""
@@ -96,7 +96,7 @@ class TableWriter:
         whole = find_cache_folder() / f"{name}.arrow"
         self._file.replace(whole)
         self._file = None
-        write_whole(whole.with_suffix(".json"), json.dumps(notes, ensure_ascii=False))
+        _write_notes(whole.with_suffix(".json"), notes)
         return _map_file(whole)
 
 
@@ -113,6 +113,19 @@ def open_table(name: str) -> tuple[pa.Table, dict[str, Any]] | None:
 
 def _map_file(file: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+
+
+def _write_notes(file: Path, notes: Any) -> None:
+    """Write *notes* as JSON, whole or not at all; OSError if they cannot be written."""
+    number, name = tempfile.mkstemp(".partial", "notes-", file.parent)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as stream:
+            json.dump(notes, stream, ensure_ascii=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(file)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def write_or_hold(write: Callable[[bool], Any], what: str) -> Any:
@@ -133,6 +146,9 @@ def recall(name: str, is_worth_keeping: bool, compute: Callable[[], str]) -> str
         return str(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         found = compute()
-    if file.parent.is_dir():
-        write_or_hold(lambda keeps: write_whole(file, json.dumps(found)) if keeps else None, "Digests")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write_notes(file, found)
+    except OSError as error:
+        _log.info("%s is not kept: %s", file, error)
     return found

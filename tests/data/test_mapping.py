@@ -141,6 +141,25 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert "Tokens of 30 rows are not kept" in caplog.text
 
 
+def test_a_disk_that_fills_up_is_no_error(
+    tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is full when the tokens are written or after them, they are held in memory."""
+    expected = [example for (example,) in tokenize(ROWS, tokenizer, "plain", "responses")]
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for owner, name in ((arrow_files.TableWriter, "_open"), (arrow_files, "_write_notes")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            assert read_all(store_rows(ROWS), Encoding(tokenizer, "plain", "responses")) == expected
+            encoded = tokenize_rows(ROWS, tokenizer, "plain", 96, pretrain=False)
+            assert encoded.sha256 == digest_plainly(encoded.examples)
+        assert "No space left on device" in caplog.text
+        caplog.clear()
+
+
 def test_a_damaged_cache_file_is_written_anew(tokenizer: Any, cache: Path) -> None:
     encoding = Encoding(tokenizer, "plain", "responses")
     expected = read_all(store_rows(ROWS), encoding)
