@@ -16,7 +16,7 @@ from bitnet_bench.data.examples import LearnedSequence, LearnedTokens, tokenize_
 from bitnet_bench.data.many_processes import map_in_processes
 from bitnet_bench.data.row_reading import report_rate
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.stored_rows import ROWS_AT_ONCE, RowTable, StoredRows
+from bitnet_bench.data.stored_rows import RowTable, StoredRows
 from bitnet_bench.data.templates import hash_template
 from bitnet_bench.data.text_encoding import TextEncoder
 from bitnet_bench.data.token_table import TokenTable
@@ -72,17 +72,14 @@ def _write_tokens(rows: RowTable, encoding: Encoding, name: str, progress: Progr
     encoder = TextEncoder(encoding.tokenizer)
     report = report_rate(progress, "rows tokenized")
 
-    def tokenize_some(start: int) -> pa.RecordBatch:
-        some = rows.read_rows(start, start + ROWS_AT_ONCE)
-        return _pack_sequences(start, _tokenize_rows(some, encoder, encoding), schema)
+    def tokenize_some(batch: tuple[int, int]) -> pa.RecordBatch:
+        return _pack_sequences(batch[0], _tokenize_rows(rows.read_rows(*batch), encoder, encoding), schema)
 
     with TableWriter(schema, keeps) as writer:
-        for start, batch in zip(
-            starts := range(0, len(rows), ROWS_AT_ONCE), map_in_processes(tokenize_some, starts), strict=True
-        ):
-            done = min(start + ROWS_AT_ONCE, len(rows))
-            writer.add(batch, done - start)
-            report(done, done, len(rows))
+        batches = rows.list_batches()
+        for (start, stop), tokens in zip(batches, map_in_processes(tokenize_some, batches), strict=True):
+            writer.add(tokens, stop - start)
+            report(stop, stop, len(rows))
         return writer.finish(name, {})
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -57,6 +57,10 @@ class RowTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def list_batches(self) -> list[tuple[int, int]]:
+        """Return (first place, place after the last) of rows that were stored together, of a bounded size."""
+        return [(a, b) for a, b in pairwise(self._starts.tolist()) if a < b]
+
     def read_texts(self, places: np.ndarray) -> list[str]:
         """Return the texts at *places*, which are sorted or not."""
         chunks = np.searchsorted(self._starts, places, side="right") - 1
@@ -65,7 +69,7 @@ class RowTable:
 
     def read_rows(self, start: int, stop: int) -> list[Row]:
         """Return the rows from *start* on, up to *stop*."""
-        return [decode_row(text) for text in self.read_texts(np.arange(start, min(stop, len(self))))]
+        return [decode_row(text) for text in self.read_texts(np.arange(start, stop))]
 
 
 def _fixed_bytes(chunk: Any) -> memoryview:

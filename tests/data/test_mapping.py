@@ -30,8 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep tokens of however few rows, in a folder of the test, of a few rows at once."""
     for module in (arrow_files, stored_rows, tokenizing):
         monkeypatch.setattr(module, "MIN_CACHED_ROWS", 1)
-    for module in (stored_rows, mapping):
-        monkeypatch.setattr(module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(stored_rows, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     return tmp_path / "datasets"
 

@@ -105,6 +105,15 @@ def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path: Path, cache: Pa
     assert read_row_file(file, limit=30) == read_rows(write(tmp_path / "good.jsonl", LINES[:30]))
 
 
+def test_long_rows_are_kept_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes a bounded number of characters, not of rows."""
+    monkeypatch.setattr(row_reading, "CHARACTERS_AT_ONCE", 1000)
+    lines = [{**line, "prompt": "가" * (900 if n == 3 else 10)} for n, line in enumerate(LINES)]
+    found = read_row_file(write(tmp_path / "rows.jsonl", lines))
+    assert found.tables[0].list_batches()[:2] == [(0, 4), (4, 11)]
+    assert found == read_rows(tmp_path / "rows.jsonl")
+
+
 def test_a_limit_stops_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one line further, however long the file is."""
 

@@ -53,7 +53,7 @@ def test_rows_in_files_train_like_rows_in_memory(method: str, tmp_path: Path, mo
     assert not (tmp_path / "datasets").exists()
     for module in (arrow_files, stored_rows, tokenizing):
         monkeypatch.setattr(module, "MIN_CACHED_ROWS", 1)
-    for module in (row_reading, stored_rows, mapping):
+    for module in (row_reading, stored_rows):
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 5)
     kept = train(tmp_path, "kept", **METHODS[method])
     for module, name in ((row_reading, "read_value"), (mapping, "tokenize_sequences"), (tokenizing, "digest_examples")):
