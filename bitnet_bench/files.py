@@ -12,9 +12,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from errno import ENAMETOOLONG
+from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 from filelock import FileLock, Timeout
 
@@ -90,12 +92,31 @@ def find_user_cache() -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Write *text* to *path* as UTF-8 through a temporary file, fsync and rename."""
+    with _open_whole(path) as stream:
+        stream.write(text)
+
+
+def write_lines_whole(path: Path, lines: Iterable[str]) -> int:
+    """Write *lines* to *path* as `write_whole` does, one after another, and return how many they are."""
+    count = 0
+    lines = iter(lines)
+    first = next(lines, None)  # whatever is wrong at the very beginning leaves no folder behind
+    with _open_whole(path) as stream:
+        for line in chain(() if first is None else (first,), lines):
+            stream.write(line + "\n")
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def _open_whole(path: Path) -> Iterator[TextIO]:
+    """Open a temporary file that takes the place of *path* when the block ends without an error."""
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial, descriptor = create_temporary_file(path)
         try:
             with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             partial.replace(path)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -41,7 +42,8 @@ def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequ
     dpo = start.job.method == "dpo"
     # by default trl turns on gradient checkpointing, and bfloat16 without a warning
     values = {**arguments, "gradient_checkpointing": False, "max_length": None}
-    rows = Dataset.from_list([_row(item) for item in start.plan.items]).select(order)
+    used, places = np.unique(np.asarray(order), return_inverse=True)
+    rows = Dataset.from_list([_row(start.plan.items[i]) for i in used.tolist()]).select(places)
     common = {
         "model": start.model,
         "train_dataset": rows,

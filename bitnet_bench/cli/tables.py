@@ -53,9 +53,12 @@ class _LineProgress:
         self._title, self._clock = title, clock
         self._last = self._began = clock()
         self._first: tuple[float, int] | None = None
+        self._total: int | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = self._clock()
+        if total != self._total:  # another part of the job, such as training after tokenizing
+            self._total, self._first, self._began = total, None, now if self._total is not None else self._began
         self._first = self._first or (now, done)
         if done < total and now - self._last < LOG_EVERY_S:
             return

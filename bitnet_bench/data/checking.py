@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import statistics
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bitnet_bench.data.characters import find_characters
+from bitnet_bench.data.examples import IGNORED_LABEL, LearnedTokens, tokenize_sequences
 from bitnet_bench.data.jsonl import BadRowError, read_json, read_numbered_lines
+from bitnet_bench.data.many_processes import map_in_processes
+from bitnet_bench.data.row_reading import cut_batches
+from bitnet_bench.data.row_text import hash_line
 from bitnet_bench.data.rows import Row, read_value
 from bitnet_bench.data.templates import choose_template, render_sequences
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize
+from bitnet_bench.data.text_encoding import TextEncoder
 from bitnet_bench.errors import BenchError
 
 FindingKind = Literal[
@@ -57,9 +62,9 @@ class FileFindings:
     file: str
     lines: int
     findings: tuple[Finding, ...]
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
     """Number of tokens of each readable row, in order, including template and special tokens."""
-    response_tokens: tuple[int, ...]
+    response_tokens: Sequence[int]
     """Number of tokens of each such row that carry the loss."""
 
     @property
@@ -81,96 +86,143 @@ def examine_rows(
 
     *asked* maps the texts of evaluation prompts, normalised with *normalise*, to their tasks.
     """
-    checker = _Checker(tokenizer, template, max_length)
-    windows = _index_by_prefix(asked)
-    count = 0
-    for number, line in read_numbered_lines(path):
-        count += 1
+    examiner = _RowExaminer(tokenizer, template, max_length, _index_by_prefix(asked), normalise)
+    collected = _Collector()
+    for reports in map_in_processes(examiner.examine_lines, cut_batches(read_numbered_lines(path))):
+        for report in reports:
+            collected.add(report)
+    return collected.finish(path)
+
+
+@dataclass(slots=True)
+class _RowReport:
+    """What is found in one line without knowing the others."""
+
+    line: int
+    findings: list[Finding]
+    before_duplicate: int = 0
+    """How many of the findings come before that of a duplicate."""
+    key: bytes | None = None
+    """Hash of the row's texts, None if it cannot be read."""
+    lost: tuple[str, ...] = ()
+    lengths: tuple[int, int] | None = None
+    """Tokens of its longest sequence, and tokens that carry the loss."""
+
+
+class _Collector:
+    """Collects the reports of the lines of a file in order."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._seen: dict[bytes, int] = {}
+        self._findings: list[Finding] = []
+        self._lost: dict[str, tuple[int, int]] = {}
+        """First line that loses text for a reason, and how many do."""
+        self._tokens, self._response_tokens = array("I"), array("I")
+
+    def add(self, report: _RowReport) -> None:
+        """Add the report of the next line."""
+        self._lines += 1
+        findings = report.findings
+        if report.key is not None:
+            first = self._seen.setdefault(report.key, report.line)
+            if first != report.line:
+                same = Finding(report.line, "duplicate", f"is the same as line {first}")
+                findings = [*findings[: report.before_duplicate], same, *findings[report.before_duplicate :]]
+        self._findings += findings
+        for reason in report.lost:
+            line, count = self._lost.get(reason, (report.line, 0))
+            self._lost[reason] = line, count + 1
+        if report.lengths is not None:
+            self._tokens.append(report.lengths[0])
+            self._response_tokens.append(report.lengths[1])
+
+    def finish(self, path: Path) -> FileFindings:
+        """Return the findings by line, and one for each reason of lost text, at the first row that has it."""
+        lost = [
+            Finding(line, "unread", f"{count:,} {'row holds' if count == 1 else 'rows hold'} {reason}")
+            for reason, (line, count) in self._lost.items()
+        ]
+        findings = tuple(sorted([*self._findings, *lost], key=lambda finding: finding.line))
+        return FileFindings(str(path), self._lines, findings, self._tokens, self._response_tokens)
+
+
+class _RowExaminer:
+    """Finds what is wrong with single lines."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str,
+        max_length: int,
+        windows: Mapping[str, list[tuple[str, str]]],
+        normalise: Callable[[str], str],
+    ) -> None:
+        self._tokenizer, self._template, self._max_length = tokenizer, template, max_length
+        self._windows, self._normalise = windows, normalise
+        self._encoder = TextEncoder(tokenizer)
+        self._special = _special_tokens(tokenizer)
+
+    def examine_lines(self, lines: Sequence[tuple[int, str]]) -> list[_RowReport]:
+        """Return a report of each of *lines*."""
+        return [self._examine(number, line) for number, line in lines]
+
+    def _examine(self, number: int, line: str) -> _RowReport:
+        report = _RowReport(number, [])
         try:
             value, decomposed = read_json(line)
             row, unread = read_value(value)
         except BadRowError as error:
-            checker.add(number, "bad", str(error))
-            continue
+            report.findings.append(Finding(number, "bad", str(error)))
+            return report
         if decomposed:
-            checker.add(number, "nfd", "holds decomposed syllables")
-        checker.check_row(number, row)
-        checker.count_lost(number, (f'text in "{name}", a field that is not read' for name in unread))
-        task = _find_overlap(normalise(" ".join(turn.text for turn in row.turns)), windows)
+            report.findings.append(Finding(number, "nfd", "holds decomposed syllables"))
+        report.before_duplicate = len(report.findings)
+        report.key = _hash_texts(row)
+        report.findings += (Finding(number, kind, reason) for kind, reason in self._find_in_texts(row))
+        report.lost = tuple(f'text in "{name}", a field that is not read' for name in unread)
+        task = _find_overlap(self._normalise(" ".join(turn.text for turn in row.turns)), self._windows)
         if task:
-            checker.add(number, "overlap", f"shares {MIN_OVERLAP_LETTERS} letters or more with a row of {task}")
-        checker.check_tokens(number, row)
-    return FileFindings(str(path), count, checker.all_findings(), tuple(checker.tokens), tuple(checker.response_tokens))
+            shared = f"shares {MIN_OVERLAP_LETTERS} letters or more with a row of {task}"
+            report.findings.append(Finding(number, "overlap", shared))
+        self._examine_tokens(row, report)
+        return report
 
-
-class _Checker:
-    """Collects the findings in the rows of one file."""
-
-    def __init__(self, tokenizer: Any, template: str, max_length: int) -> None:
-        self._tokenizer, self._template, self._max_length = tokenizer, template, max_length
-        self._special = _special_tokens(tokenizer)
-        self._seen: dict[tuple[Any, ...], int] = {}
-        self._findings: list[Finding] = []
-        self._lost: dict[str, list[int]] = {}
-        self.tokens: list[int] = []
-        self.response_tokens: list[int] = []
-
-    def add(self, number: int, kind: FindingKind, reason: str) -> None:
-        """Add one finding."""
-        self._findings.append(Finding(number, kind, reason))
-
-    def count_lost(self, number: int, reasons: Iterable[str]) -> None:
-        """Count a row as losing text for each of *reasons*."""
-        for reason in reasons:
-            self._lost.setdefault(reason, []).append(number)
-
-    def all_findings(self) -> tuple[Finding, ...]:
-        """Return the findings by line, and one for each reason of lost text, at the first row that has it."""
-        lost = [
-            Finding(lines[0], "unread", f"{len(lines):,} {'row holds' if len(lines) == 1 else 'rows hold'} {reason}")
-            for reason, lines in self._lost.items()
-        ]
-        return tuple(sorted([*self._findings, *lost], key=lambda finding: finding.line))
-
-    def check_row(self, number: int, row: Row) -> None:
-        """Find duplicates, answers that are cut off, special tokens, and invisible characters."""
-        key = (*((turn.role, turn.text.strip()) for turn in row.turns), row.rejected)
-        if key in self._seen:
-            self.add(number, "duplicate", f"is the same as line {self._seen[key]}")
-        self._seen.setdefault(key, number)
+    def _find_in_texts(self, row: Row) -> Iterator[tuple[FindingKind, str]]:
+        """Yield answers that are cut off, special tokens, and invisible characters."""
         for turn in row.turns:
             text = turn.text.rstrip()
             if turn.role == "model" and len(text) >= LONG_ANSWER_CHARS and not text.endswith(ANSWER_ENDINGS):
-                self.add(number, "cut", f"ends in {text[-12:]!r}")
-        texts = "\0".join([turn.text for turn in row.turns] + [row.rejected or ""])
-        special = dict.fromkeys(self._special.findall(texts)) if self._special else {}
+                yield "cut", f"ends in {text[-12:]!r}"
+        texts = [*(turn.text for turn in row.turns), row.rejected or ""]
+        special = dict.fromkeys(self._special.findall("\0".join(texts))) if self._special else {}
         if special:
-            self.add(number, "special", f"holds {', '.join(special)}, which the tokenizer reads as a special token")
-        for text in [*(turn.text for turn in row.turns), row.rejected or ""]:
+            yield "special", f"holds {', '.join(special)}, which the tokenizer reads as a special token"
+        for text in texts:
             for kind, named in find_characters(text):
-                self.add(number, kind, f"holds {named}")
+                yield kind, f"holds {named}"
 
-    def check_tokens(self, number: int, row: Row) -> None:
-        """Find rows that the template refuses or does not render completely, and rows that are too long."""
+    def _examine_tokens(self, row: Row, report: _RowReport) -> None:
+        """Find a row that the template refuses or does not render completely, and one that is too long."""
         sides = [row] if row.rejected is None else [row, row.with_rejected()]
         try:
             lengths = [self._lengths(side) for side in sides]
-            self.count_lost(number, dict.fromkeys(reason for side in sides for reason in self._left_out(side)))
+            report.lost += tuple(dict.fromkeys(reason for side in sides for reason in self._left_out(side)))
         except BenchError as error:  # the chat template cannot render this dialogue as a prompt
-            self.add(number, "bad", error.problem)
+            report.findings.append(Finding(report.line, "bad", error.problem))
             return
-        length, learned = lengths[0]
-        self.tokens.append(length)
-        self.response_tokens.append(learned)
+        length, _learned = report.lengths = lengths[0]
         if length > self._max_length:
-            self.add(number, "long", f"has {length} tokens, {length - self._max_length} too many")
+            reason = f"has {length} tokens, {length - self._max_length} too many"
+            report.findings.append(Finding(report.line, "long", reason))
 
     def _lengths(self, row: Row) -> tuple[int, int]:
         """Return the token count of a row's longest sequence, and how many tokens in all carry the loss."""
         is_text = all(turn.role == "text" for turn in row.turns)
-        (examples,) = tokenize([row], self._tokenizer, self._template, "everything" if is_text else "responses")
-        learned = sum(label != IGNORED_LABEL for example in examples for label in example.labels)
-        return max(len(example.input_ids) for example in examples), learned
+        learned: LearnedTokens = "everything" if is_text else "responses"
+        (sequences,) = tokenize_sequences([row], self._encoder, self._template, learned)
+        labels = (sequence.to_example().labels for sequence in sequences)
+        return max(len(one.ids) for one in sequences), sum(label != IGNORED_LABEL for of in labels for label in of)
 
     def _left_out(self, row: Row) -> Iterator[str]:
         """Yield the texts of a row that the template does not render."""
@@ -181,6 +233,12 @@ class _Checker:
             text = turn.text.strip().removesuffix(eos).strip()
             if not any(text in one for one in rendered):
                 yield f"{_SIDES[turn.role]} that the template leaves out"
+
+
+def _hash_texts(row: Row) -> bytes:
+    """Return the hash of what makes two rows duplicates: roles and stripped texts of their turns."""
+    key = (*((turn.role, turn.text.strip()) for turn in row.turns), row.rejected)
+    return hash_line(repr(key).encode("utf-8", "surrogatepass"))
 
 
 _SIDES = {"user": "words of the user", "model": "an answer", "system": "a system text", "text": "a text"}
@@ -211,7 +269,7 @@ def _find_overlap(text: str, windows: Mapping[str, list[tuple[str, str]]]) -> st
     return None
 
 
-def length_quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
+def length_quantiles(lengths: Sequence[int]) -> dict[str, float]:
     """Return minimum, median, 95th and 99th percentile, maximum, mean and sum; {} without lengths."""
     if not lengths:
         return {}
@@ -227,7 +285,7 @@ def length_quantiles(lengths: tuple[int, ...]) -> dict[str, float]:
     }
 
 
-def length_histogram(lengths: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def length_histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
     """Return (minimum, maximum, count) of lengths by powers of two."""
     counts = Counter(length.bit_length() for length in lengths)
     return (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
+from bitnet_bench.data.examples import IGNORED_LABEL, TrainingExample
 
 
 @dataclass(frozen=True)

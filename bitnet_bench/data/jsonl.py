@@ -8,8 +8,8 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,11 @@ def is_json_file(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def read_numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
+Take = Callable[[bytes], object]
+"""Function that takes the bytes of a file in order as they are read, such as `update` of a digest."""
+
+
+def read_numbered_lines(path: Path, encoding: str | None = None, take: Take | None = None) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, the JSON of a row) of a file, without blank lines and without a byte-order mark.
 
     For a `.json` file, the number is that of the entry. Lists of rows and rows that span several lines, tables (`.csv`,
@@ -107,24 +111,23 @@ def read_numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tup
     """
     try:
         if path.suffix.lower() in DELIMITERS:
-            yield from _table_rows(path, "".join(_decoded_text(path, encoding)))
+            yield from _table_rows(path, _decoded_text(path, encoding, take))
         elif is_json_file(path):
-            yield from _split_whole_file(path, "".join(_decoded_text(path, encoding)))
+            yield from _split_whole_file(path, "".join(_decoded_text(path, encoding, take)))
         else:
-            yield from _json_lines(path, encoding)
+            yield from _json_lines(path, encoding, take)
     except OSError as error:
         raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
 
 
-def _json_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
-    lines = _text_lines(path, encoding)
-    first = list(islice(((number, line) for number, line in lines if line.strip()), 2))
+def _json_lines(path: Path, encoding: str | None, take: Take | None) -> Iterator[tuple[int, str]]:
+    first = list(islice(((number, line) for number, line in _text_lines(path, encoding, None) if line.strip()), 2))
     opening = first[0][1].strip() if first else ""
     alone = len(first) == 1 and opening.startswith("[") and _is_list_of_objects(opening)
     if alone or opening in ("[", "{", "[{"):
-        yield from _values_over_lines(path, "".join(_decoded_text(path, encoding)))
+        yield from _values_over_lines(path, "".join(_decoded_text(path, encoding, take)))
         return
-    for number, line in chain(first, lines):
+    for number, line in _text_lines(path, encoding, take):
         if line.strip():
             yield number, line.rstrip().removesuffix(",")
 
@@ -137,17 +140,17 @@ def _is_list_of_objects(line: str) -> bool:
     return bool(value) and all(isinstance(one, dict) for one in value)
 
 
-def _text_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+def _text_lines(path: Path, encoding: str | None, take: Take | None) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of a file with the line ends of Unix, Windows or old Macs."""
     number = 0
-    for text in _decoded_text(path, encoding):
+    for text in _decoded_text(path, encoding, take):
         # JSON escapes line ends, so that none of these occurs within a string
         for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
             number += 1
             yield number, line
 
 
-def _decoded_text(path: Path, encoding: str | None) -> Iterator[str]:
+def _decoded_text(path: Path, encoding: str | None, take: Take | None) -> Iterator[str]:
     """Yield the text of a file in pieces that end at a line end; BenchError suggests the encoding if it is another."""
     if encoding is not None:
         yield from io.StringIO(_decode_whole(path, encoding), newline="\n")
@@ -155,6 +158,8 @@ def _decoded_text(path: Path, encoding: str | None) -> Iterator[str]:
     offset = 0
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
+            if take is not None:
+                take(line)
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -196,9 +201,10 @@ def _guess_encoding(data: bytes) -> str | None:
     return "cp949"
 
 
-def _table_rows(path: Path, text: str) -> Iterator[tuple[int, str]]:
+def _table_rows(path: Path, pieces: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Yield each row of a table as an object; an empty cell is null."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()], strict=True)
+    lines = (line for piece in pieces for line in io.StringIO(piece, newline=""))
+    reader = csv.reader(lines, delimiter=DELIMITERS[path.suffix.lower()], strict=True)
     names: list[str] = []
     start = 1
     try:

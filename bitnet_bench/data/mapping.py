@@ -1,84 +1,123 @@
-"""Tokenize many rows once: `datasets` maps them and caches their tokens on disk for the next run."""
+"""Tokenize the rows of a table once, by all cores; the tokens of many are kept on disk for the next run."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from bitnet_bench.data.arrow_files import TableWriter, digest_code, open_table, write_or_hold
+from bitnet_bench.data.examples import LearnedSequence, LearnedTokens, tokenize_sequences
+from bitnet_bench.data.many_processes import map_in_processes
+from bitnet_bench.data.row_reading import report_rate
 from bitnet_bench.data.rows import Row
+from bitnet_bench.data.stored_rows import RowTable, StoredRows
 from bitnet_bench.data.templates import hash_template
-from bitnet_bench.data.tokenizing import LearnedTokens, TrainingExample, tokenize
+from bitnet_bench.data.text_encoding import TextEncoder
+from bitnet_bench.data.token_table import TokenTable
+from bitnet_bench.protocols import Progress, no_progress
 
-MIN_CACHED_ROWS = 5_000
-"""Minimum number of rows to cache; fewer are tokenized in about a second (docs/log.md, 2026-11-25)."""
-CACHE_VERSION = 2
-"""Version of what this module writes and of `tokenize`; raised when the same rows give other tokens."""
-_log = logging.getLogger(__name__)
-
-
-def tokenize_cached(
-    rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
-) -> list[list[TrainingExample]]:
-    """Return the result of `tokenize`; for many rows it is read from the disk cache of `datasets` if it is there."""
-    if len(rows) < MIN_CACHED_ROWS or getattr(tokenizer, "backend_tokenizer", None) is None:
-        return tokenize(rows, tokenizer, template, learned)
-    from pyarrow import ArrowInvalid
-
-    try:
-        try:
-            return _map_rows(rows, tokenizer, template, learned)
-        except ArrowInvalid:  # a damaged file
-            return _map_rows(rows, tokenizer, template, learned, anew=True)
-    except OSError as error:  # a full disk, or a folder without write permission: caching is optional
-        _log.warning("Tokens of %s rows are not kept: %s", len(rows), error)
-        return tokenize(rows, tokenizer, template, learned)
+WIDEST_SHORT_ID = 0xFFFF
+"""Largest id that is kept in two bytes."""
 
 
-def _map_rows(
-    rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens, anew: bool = False
-) -> list[list[TrainingExample]]:
-    import datasets
+@dataclass(frozen=True)
+class Encoding:
+    """What decides the tokens of a row, except the maximum length, which is applied later."""
 
-    def tokens(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
-        of_rows = tokenize([rows[i] for i in batch["row"]], tokenizer, template, learned)
-        numbered = [(i, example) for i, examples in zip(batch["row"], of_rows, strict=True) for example in examples]
-        return {
-            "sequence_of": [i for i, _ in numbered],
-            "input_ids": [example.input_ids for _, example in numbered],
-            "labels": [example.labels for _, example in numbered],
-        }
+    tokenizer: Any
+    template: str
+    learned: LearnedTokens
+    pairs: bool = False
+    """True if a row is two sequences, with its chosen and with its rejected answer."""
 
-    name = compute_fingerprint(rows, tokenizer, template, learned)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "bitnet_bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    integers = datasets.Sequence(datasets.Value("int32"))
-    mapped = datasets.Dataset.from_dict({"row": range(len(rows))}).map(
-        tokens,
-        batched=True,
-        remove_columns=["row"],
-        features=datasets.Features({"sequence_of": datasets.Value("int64"), "input_ids": integers, "labels": integers}),
-        new_fingerprint=name,
-        cache_file_name=str(folder / f"{name}.arrow"),
-        load_from_cache_file=not anew,
-        desc="tokenize",
-    )
-    columns = mapped.data.table
-    found: list[list[TrainingExample]] = [[] for _ in rows]
-    names = ("sequence_of", "input_ids", "labels")
-    for row, ids, labels in zip(*(columns[name].to_pylist() for name in names), strict=True):
-        found[row].append(TrainingExample(ids, labels))
-    return found
+    @cached_property
+    def digest(self) -> str:
+        """Return a digest of all of this, with the contents of a template's file."""
+        found = hashlib.sha256()
+        tokenizer = self.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        own = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+        about = (type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map)
+        for part in (*about, self.learned, self.pairs, self.template, hash_template(self.template)):
+            found.update(repr(part).encode() + b"\0")
+        found.update(own.encode())
+        return found.hexdigest()
 
 
-def compute_fingerprint(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> str:
-    """Return a digest of all that decides the tokens of *rows*, except the maximum length, which is applied later."""
-    found = hashlib.sha256()
-    about = (CACHE_VERSION, version("tokenizers"), version("transformers"), learned, template, hash_template(template))
-    own = (tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map)
-    for part in (*about, *own, *rows):
-        found.update(repr(part).encode() + b"\0")
-    return found.hexdigest()
+def tokenize_stored(rows: StoredRows, encoding: Encoding, progress: Progress = no_progress) -> TokenTable:
+    """Return the tokens of *rows*; those of a table that was tokenized before are read again."""
+    found = TokenTable.join([_tokenize_table(table, encoding, progress) for table in rows.tables])
+    return found.select_rows(rows.places)
+
+
+def _tokenize_table(rows: RowTable, encoding: Encoding, progress: Progress) -> TokenTable:
+    name = f"tokens-{compute_fingerprint(rows, encoding)}"
+    kept = open_table(name)
+    if kept is None:
+        write = partial(_write_tokens, rows, encoding, name, progress)
+        table: pa.Table = write_or_hold(write, f"Tokens of {len(rows)} rows")
+    else:
+        table, _ = kept
+    return TokenTable.of_arrow(table, len(rows))
+
+
+def _write_tokens(rows: RowTable, encoding: Encoding, name: str, progress: Progress, keeps: bool) -> pa.Table:
+    schema = _find_schema(encoding.tokenizer)
+    encoder = TextEncoder(encoding.tokenizer)
+    report = report_rate(progress, "rows tokenized")
+
+    def tokenize_some(batch: tuple[int, int]) -> pa.RecordBatch:
+        return _pack_sequences(batch[0], _tokenize_rows(rows.read_rows(*batch), encoder, encoding), schema)
+
+    with TableWriter(schema, keeps) as writer:
+        batches = rows.list_batches()
+        for (start, stop), tokens in zip(batches, map_in_processes(tokenize_some, batches), strict=True):
+            writer.add(tokens, stop - start)
+            report(stop, stop, len(rows))
+        return writer.finish(name, {})
+
+
+def _tokenize_rows(rows: Sequence[Row], encoder: TextEncoder, encoding: Encoding) -> list[list[LearnedSequence]]:
+    if not encoding.pairs:
+        return tokenize_sequences(rows, encoder, encoding.template, encoding.learned)
+    sides = [side for row in rows for side in (row, row.with_rejected())]
+    sequences = [one for (one,) in tokenize_sequences(sides, encoder, encoding.template, encoding.learned)]
+    return [sequences[i : i + 2] for i in range(0, len(sequences), 2)]
+
+
+def _find_schema(tokenizer: Any) -> pa.Schema:
+    """Return the columns of a table of tokens: a sequence has the number of its row, ids and spans that are learned."""
+    widest = max(len(tokenizer) - 1, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder)
+    ids = pa.uint16() if widest <= WIDEST_SHORT_ID else pa.int32()
+    return pa.schema({"row": pa.int64(), "ids": pa.list_(ids), "spans": pa.list_(pa.int32())})
+
+
+def _pack_sequences(start: int, of_rows: Sequence[Sequence[LearnedSequence]], schema: pa.Schema) -> pa.RecordBatch:
+    """Return the sequences of rows, the first of which has the number *start*."""
+    flat = [one for of_row in of_rows for one in of_row]
+    numbers = np.repeat(np.arange(start, start + len(of_rows)), [len(of_row) for of_row in of_rows])
+    ids = np.concatenate([one.ids for one in flat]) if flat else np.empty(0, np.int32)
+    spans = np.array([place for one in flat for place in one.spans], np.int32)
+    narrow = schema.field("ids").type.value_type.to_pandas_dtype()
+    assert not len(ids) or ids.max() <= np.iinfo(narrow).max, "no id is wider than the vocabulary"
+    columns = [
+        pa.array(numbers),
+        _make_lists([len(one.ids) for one in flat], ids.astype(narrow)),
+        _make_lists([len(one.spans) for one in flat], spans),
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _make_lists(lengths: Sequence[int], values: np.ndarray) -> pa.ListArray:
+    return pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), pa.array(values))
+
+
+def compute_fingerprint(rows: RowTable, encoding: Encoding) -> str:
+    """Return a digest of all that decides the tokens of *rows* before they are cut to a length."""
+    return hashlib.sha256(f"{digest_code()} {rows.digest} {encoding.digest}".encode()).hexdigest()

@@ -6,30 +6,52 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
+from bitnet_bench.data.examples import IGNORED_LABEL, TrainingExample
+from bitnet_bench.data.token_table import Examples, as_examples
 from bitnet_bench.errors import BenchError
 
 ISOLATING_ARCHITECTURES = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 """Architectures known to keep the documents of a sequence apart by position ids that restart, without a mask."""
 
 
-def pack_examples(examples: Sequence[TrainingExample], max_length: int) -> list[TrainingExample]:
+class PackedExamples(Examples):
+    """Sequences that are joined from examples when they are asked for."""
+
+    def __init__(self, examples: Examples, members: np.ndarray, sizes: np.ndarray) -> None:
+        self._examples, self._members = examples, members
+        self._ends = np.cumsum(sizes)
+        self._sizes = sizes
+        self.lengths = np.add.reduceat(examples.lengths[members], self._ends - sizes) if len(sizes) else members
+
+    def make(self, at: int) -> TrainingExample:
+        """Return the sequence at the place *at*."""
+        end, size = int(self._ends[at]), int(self._sizes[at])
+        return _join_examples([self._examples.make(int(i)) for i in self._members[end - size : end]])
+
+
+def pack_examples(examples: Sequence[TrainingExample], max_length: int) -> PackedExamples:
     """Return *examples* joined into sequences of at most *max_length* tokens; a longer one stays alone.
 
-    First-fit decreasing: documents, the longest first, go into the first sequence that has room.
+    First-fit decreasing: documents, the longest first, go into the first sequence that has room. Documents of one
+    length are placed together: in order, each sequence takes as many of them as it has room for.
     """
-    longest_first = sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids))
-    room = np.full(len(examples), max_length)
-    bins: list[list[TrainingExample]] = []
-    for i in longest_first:
-        length = len(examples[i].input_ids)
-        fitting = int(np.argmax(room[: len(bins)] >= length)) if bins else 0
-        if not bins or room[fitting] < length:
-            fitting = len(bins)
-            bins.append([])
-        bins[fitting].append(examples[i])
-        room[fitting] -= length
-    return [_join_examples(members) for members in bins]
+    given = as_examples(examples)
+    longest_first = np.argsort(-given.lengths, kind="stable")
+    lengths, counts = np.unique(-given.lengths, return_counts=True)
+    room = np.full(len(given), max_length)
+    owners = np.empty(len(given), np.int64)
+    used = placed = 0
+    for length, count in zip((-lengths).tolist(), counts.tolist(), strict=True):
+        fitting = np.flatnonzero(room[:used] >= length)
+        new = np.arange(used, used + count)  # as many as there can be
+        sequences = np.concatenate((fitting, new))
+        takes = np.maximum(room[sequences] // length, sequences >= used)
+        chosen = np.repeat(sequences, np.diff(np.minimum(np.cumsum(takes), count), prepend=0))
+        owners[placed : placed + count] = chosen
+        room[: len(given)] -= length * np.bincount(chosen, minlength=len(given))
+        used, placed = max(used, int(chosen[-1]) + 1), placed + count
+    by_owner = np.argsort(owners, kind="stable")
+    return PackedExamples(given, longest_first[by_owner], np.bincount(owners, minlength=used))
 
 
 def _join_examples(members: Sequence[TrainingExample]) -> TrainingExample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from bitnet_bench.data.shapes import recognise
 from bitnet_bench.data.turns import Role as Role
 from bitnet_bench.data.turns import Turn as Turn
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import write_lines_whole
 
 _log = logging.getLogger(__name__)
 
@@ -61,27 +62,50 @@ def read_rows(path: Path, limit: int | None = None, encoding: str | None = None)
 
     Fields whose text is not used in any row are named in the log. *encoding* None is UTF-8.
     """
+    return list(iterate_rows(path, limit, encoding))
+
+
+def iterate_rows(path: Path, limit: int | None = None, encoding: str | None = None) -> Iterator[Row]:
+    """Yield what `read_rows` returns, and raise and log at the end what it does."""
+    check_rows_file(path)
+    unread: Counter[str] = Counter()
+    count = 0
+    for number, line in islice(read_numbered_lines(path, encoding), limit):
+        try:
+            row, names = read_value(parse_nfc_json(line))
+        except BadRowError as error:
+            raise make_line_error(path, number, str(error)) from error
+        yield row
+        unread.update(names)
+        count += 1
+    check_read_rows(path, count, unread)
+
+
+def check_rows_file(path: Path) -> None:
+    """Raise BenchError if there is no file *path*."""
     if not path.is_file():
         raise BenchError(
             f"There is no file {path}.",
             "`data` takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
         )
-    unread: Counter[str] = Counter()
-    rows = []
-    for number, line in islice(read_numbered_lines(path, encoding), limit):
-        try:
-            row, names = read_value(parse_nfc_json(line))
-        except BadRowError as error:
-            what = "Entry" if is_json_file(path) else "Line"
-            raise BenchError(f"{what} {number} of {path.name} {error}.", f"Rows look like {SHAPES}.") from error
-        rows.append(row)
-        unread.update(names)
-    if not rows:
+
+
+def make_line_error(path: Path, number: int, why: str) -> BenchError:
+    """Return the error of a row that cannot be used."""
+    what = "Entry" if is_json_file(path) else "Line"
+    return BenchError(f"{what} {number} of {path.name} {why}.", f"Rows look like {SHAPES}.")
+
+
+def check_read_rows(path: Path, count: int, unread: Mapping[str, int]) -> None:
+    """Raise BenchError if a file has no rows, and name fields in the log whose text is in no row: *unread* counts them.
+
+    Of names that are equally frequent, the first is named first.
+    """
+    if not count:
         raise BenchError(f"{path} has no rows.", f"Give a JSONL file with rows like {SHAPES}.")
     if unread:
-        named = ", ".join(f'"{name}" ({count:,} rows)' for name, count in unread.most_common())
+        named = ", ".join(f'"{name}" ({rows:,} rows)' for name, rows in Counter(unread).most_common())
         _log.warning("%s holds text that is not read: %s.", path.name, named)
-    return rows
 
 
 def parse_row(line: str) -> Row:
@@ -126,6 +150,5 @@ def convert_data(file: Path, out: Path, encoding: str | None = None) -> int:
 
     if out.exists():
         raise BenchError(f"{out} is there already.", "Name another file.")
-    rows = read_rows(file, encoding=encoding)
-    write_whole(out, "".join(json.dumps(row_to_fields(row), ensure_ascii=False) + "\n" for row in rows))
-    return len(rows)
+    rows = iterate_rows(file, encoding=encoding)
+    return write_lines_whole(out, (json.dumps(row_to_fields(row), ensure_ascii=False) for row in rows))

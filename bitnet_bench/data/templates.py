@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,31 @@ def render_sequences(row: Row, template: str, tokenizer: Any) -> list[RenderedRo
     return [render_row(part, template, tokenizer) for part in parts]
 
 
+def render_rows(rows: Sequence[Row], templates: Sequence[str], tokenizer: Any) -> list[list[RenderedRow]]:
+    """Return what `render_sequences` does for each of *rows*; dialogues of a chat template are rendered together.
+
+    The limits of a chat template are those of one row for all of them. Where they or the template end this, the rows
+    are rendered one by one, so that each has the whole limits and the first bad row is the one that is named.
+    """
+    together: dict[str, list[int]] = {}
+    for at, template in enumerate(templates):
+        if template not in _TEMPLATE_MARKS:
+            together.setdefault(template, []).append(at)
+    found: list[list[RenderedRow] | None] = [None] * len(rows)
+    for template, members in together.items():
+        file = None if template == "chat" else template
+        try:
+            rendered = _render_chats([rows[at] for at in members], tokenizer, file)
+        except BenchError:
+            continue
+        for at, one in zip(members, rendered, strict=True):
+            found[at] = [one] if isinstance(one, RenderedRow) else None
+    return [
+        render_sequences(row, template, tokenizer) if one is None else one
+        for row, template, one in zip(rows, templates, found, strict=True)
+    ]
+
+
 def render_row(row: Row, template: str, tokenizer: Any) -> RenderedRow:
     """Render *row*; each response ends with the tokenizer's EOS, or as its chat template writes it.
 
@@ -141,6 +167,39 @@ def _read_template(file: str) -> str:
 
 def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
     """Render through the checkpoint's chat template, or one from a *file*; transformers runs either in a sandbox."""
+    (rendered,) = _render_chats([row], tokenizer, file)
+    if isinstance(rendered, RewrittenTurnsError):
+        raise rendered
+    return rendered
+
+
+def _render_chats(rows: Sequence[Row], tokenizer: Any, file: str | None) -> list[RenderedRow | RewrittenTurnsError]:
+    """Return what `_render_chat` returns or raises for each of *rows*; the template is called for all at once."""
+    prompts: list[list[dict[str, str]]] = []
+    dialogues: list[list[dict[str, str]]] = []
+    for row in rows:
+        messages = _to_chat(row, tokenizer, file)
+        prompts += [messages[:response] for response in row.responses]
+        dialogues += [messages[: response + 1] for response in row.responses]
+        if not row.responses or row.responses[-1] + 1 < len(messages):
+            dialogues.append(messages)
+    before = iter(_apply_chat_template(tokenizer, prompts, file, add_generation_prompt=True))
+    after = iter(_apply_chat_template(tokenizer, dialogues, file))
+    found: list[RenderedRow | RewrittenTurnsError] = []
+    for row in rows:
+        asked = list(islice(before, len(row.responses)))
+        said = list(islice(after, len(row.responses)))
+        has_rest = not row.responses or row.responses[-1] + 1 < len(row.turns)
+        whole = next(after) if has_rest else said[-1]
+        try:
+            found.append(_find_responses(asked, said, whole))
+        except RewrittenTurnsError as error:
+            found.append(error)
+    return found
+
+
+def _to_chat(row: Row, tokenizer: Any, file: str | None) -> list[dict[str, str]]:
+    """Return the messages of *row*, without an EOS of their own; BenchError if a chat template cannot render them."""
     if not (file or tokenizer.chat_template):
         raise BenchError("The checkpoint has no chat template.", "Use `template=dialogue`, instruction or plain.")
     if row.turns[0].role == "model":
@@ -152,18 +211,20 @@ def _render_chat(row: Row, tokenizer: Any, file: str | None) -> RenderedRow:
     for message in messages:
         if message["role"] == "assistant":
             message["content"] = _without_eos(message["content"], tokenizer)
-    text, spans, written = "", [], 0
-    for response in row.responses:
-        before = apply_chat_template(tokenizer, messages[:response], file, add_generation_prompt=True)
-        after = apply_chat_template(tokenizer, messages[: response + 1], file)
+    return messages
+
+
+def _find_responses(prompts: Sequence[str], dialogues: Sequence[str], whole: str) -> RenderedRow:
+    """Return a dialogue as text, given its text up to each response (a prompt), with each of them, and as a *whole*."""
+    text, spans = "", []
+    for before, after in zip(prompts, dialogues, strict=True):
         if not (before.startswith(text) and after.startswith(before)):
             raise RewrittenTurnsError(
                 "The chat template rewrites earlier turns, so the response cannot be told from the prompt.",
                 "Use `template=dialogue` or instruction.",
             )
         spans.append((len(before), len(after)))
-        text, written = after, response + 1
-    whole = apply_chat_template(tokenizer, messages, file) if written < len(messages) else text
+        text = after
     return RenderedRow(whole if whole.startswith(text) else text, tuple(spans))
 
 
@@ -189,18 +250,30 @@ def apply_chat_template(
 
     BenchError for any failure, including too much time, memory or text: the template may be untrusted.
     """
+    (text,) = _apply_chat_template(tokenizer, [messages], file, **options)
+    return text
+
+
+def _apply_chat_template(
+    tokenizer: Any, dialogues: Sequence[Sequence[Mapping[str, str]]], file: str | None, **options: bool
+) -> list[str]:
+    """Return each of *dialogues* as `apply_chat_template` does, all of them within the limits of one."""
+    if not dialogues:
+        return []
     own = {"chat_template": _read_template(file)} if file else {}
     try:
         with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, **own, **options)
-        if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * sum(len(message["content"]) for message in messages):
-            raise MemoryError(f"it writes {len(text)} characters")
+            texts: list[str] = tokenizer.apply_chat_template(dialogues, tokenize=False, **own, **options)
+        for text, messages in zip(texts, dialogues, strict=True):
+            size = sum(len(message["content"]) for message in messages)
+            if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * size:
+                raise MemoryError(f"it writes {len(text)} characters")
     except Exception as error:  # a template is a program
         raise BenchError(
             f"The chat template {file or 'of the checkpoint'} does not take this row: {_explain(error)}.",
             "Correct it, or do without it.",
         ) from error
-    return text
+    return texts
 
 
 def _explain(error: Exception) -> str:

@@ -1,222 +1,149 @@
-"""Convert rows to token ids with the loss on response tokens only."""
+"""Convert rows to training sequences of a limited length, and say which rows that drops or cuts."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, Protocol
+from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
+
+from bitnet_bench.data.arrow_files import MIN_CACHED_ROWS, digest_code, recall
+from bitnet_bench.data.example_digest import digest_examples
+from bitnet_bench.data.examples import IGNORED_LABEL as IGNORED_LABEL
+from bitnet_bench.data.examples import LearnedTokens as LearnedTokens
+from bitnet_bench.data.examples import TrainingExample as TrainingExample
+from bitnet_bench.data.examples import tokenize as tokenize
+from bitnet_bench.data.mapping import Encoding, compute_fingerprint, tokenize_stored
+from bitnet_bench.data.row_text import REJECTED, TEXT_ONLY, UNLEARNED
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.templates import RenderedRow, choose_template, render_sequences
+from bitnet_bench.data.stored_rows import StoredRows, store_rows
+from bitnet_bench.data.text_encoding import begins_with_bos as begins_with_bos
+from bitnet_bench.data.token_table import CutExamples, JoinedExamples, as_examples
 from bitnet_bench.errors import BenchError
-
-IGNORED_LABEL = -100
-"""Label of a token that carries no loss (the default of torch.nn.functional.cross_entropy)."""
+from bitnet_bench.protocols import Progress, no_progress
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingExample:
-    """Token ids and labels of one sequence, both of its length; labels are not shifted."""
-
-    input_ids: list[int]
-    labels: list[int]
-    parts: tuple[int, ...] = ()
-    """Lengths of the documents in it, which do not attend to each other; () for a single document."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EncodedRows:
     """Training sequences, and which rows were dropped or truncated."""
 
-    examples: list[TrainingExample]
+    examples: Sequence[TrainingExample]
     """Training sequences; for preference pairs, the chosen and the rejected sequence of each, one after the other."""
     rows: int
     lost: tuple[int, ...]
     """Indices of the rows whose response was cut off entirely by max_length."""
     truncated: int
     """Number of rows that lost some tokens and were kept."""
+    key: str = ""
+    """Digest of all that decides the examples, by which the digest of many is remembered; "" for few."""
 
     @property
     def dropped(self) -> int:
         """Return how many rows are not among the examples."""
         return len(self.lost)
 
-    @property
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Return the number of tokens of each example."""
+        return as_examples(self.examples).lengths
+
+    @cached_property
     def sha256(self) -> str:
         """Sha256 over ids and labels in order: two runs with the same digest used the same data."""
-        digest = hashlib.sha256()
-        for example in self.examples:
-            digest.update(repr((example.input_ids, example.labels)).encode())
-        return digest.hexdigest()
+        return recall(f"digest-{self.key}", bool(self.key), partial(digest_examples, self.examples))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EncodedRows) and self._compared() == other._compared()
 
-LearnedTokens = Literal["everything", "responses", "last response"]
-"""Tokens of a row that carry the loss."""
+    __hash__ = None  # type: ignore[assignment]
 
-
-class TokenizeFunction(Protocol):
-    """Function that tokenizes rows without a length limit."""
-
-    def __call__(
-        self, rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens
-    ) -> list[list[TrainingExample]]:
-        """Return the sequences of each of *rows*."""
-
-
-def tokenize(rows: Sequence[Row], tokenizer: Any, template: str, learned: LearnedTokens) -> list[list[TrainingExample]]:
-    """Return the sequences of each of *rows*, of any length.
-
-    A row is one sequence, unless its template rewrites earlier turns and several responses carry the loss.
-    """
-    chat = bool(tokenizer.chat_template)
-    if learned != "responses":  # earlier responses then need not be separated from their prompts
-        rows = [row.learning_only(row.responses[-1]) if row.responses else row for row in rows]
-    rendered = [render_sequences(row, choose_template(template, row, chat), tokenizer) for row in rows]
-    flat = [one for of_row in rendered for one in of_row]
-    if learned == "everything":
-        ids = _encode_texts([r.text for r in flat], [begins_with_bos(r.text, tokenizer) for r in flat], tokenizer)
-        examples = iter([TrainingExample(each, each) for each in ids])
-    else:
-        examples = _mask_prompts(flat, tokenizer)
-    return [list(islice(examples, len(of_row))) for of_row in rendered]
+    def _compared(self) -> tuple[Any, ...]:
+        return self.rows, self.lost, self.truncated, self.examples
 
 
 def tokenize_rows(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     tokenizer: Any,
     template: str,
     max_length: int,
     pretrain: bool,
-    tokenize: TokenizeFunction = tokenize,
+    progress: Progress = no_progress,
 ) -> EncodedRows:
     """Tokenize *rows*: sequences of each row for SFT; for pretraining, documents joined and cut into max_length pieces.
 
     BenchError if no row has a response, or if a row for pretraining has a response that must not be learned.
     """
-    if not pretrain and all(turn.role == "text" for row in rows for turn in row.turns):
+    stored = store_rows(rows)
+    if not pretrain and bool(np.all(stored.kinds & TEXT_ONLY)):
         raise BenchError("These rows are running text, with no prompt and response.", "Use `method=pretrain` for them.")
-    whole = tokenize(rows, tokenizer, template, "everything" if pretrain else "responses")
+    encoding = Encoding(tokenizer, template, "everything" if pretrain else "responses")
+    tokens = tokenize_stored(stored, encoding, progress)
+    key = _find_key(stored, encoding, max_length)
     if pretrain:
-        _check_all_learned(rows)
-        return EncodedRows(
-            list(_cut_pieces([e.input_ids for each in whole for e in each], max_length)), len(rows), (), 0
-        )
-    kept, lost, truncated = [], [], 0
-    for i, sequences in enumerate(whole):
-        short = [TrainingExample(e.input_ids[:max_length], e.labels[:max_length]) for e in sequences]
-        learned = [e for e in short if any(label != IGNORED_LABEL for label in e.labels[1:])]
-        if not learned:
-            lost.append(i)
-            continue
-        truncated += len(learned) < len(short) or any(len(e.input_ids) > max_length for e in sequences)
-        kept += learned
-    if not kept:
+        _check_all_learned(stored)
+        return EncodedRows(JoinedExamples(tokens, max_length), len(stored), (), 0, key)
+    is_learned = tokens.find_learned(max_length)
+    owners = np.repeat(np.arange(len(stored)), tokens.counts)
+    learned_of_row = np.bincount(owners, is_learned, len(stored))
+    is_cut = np.bincount(owners, tokens.lengths > max_length, len(stored)) > 0
+    is_lost = learned_of_row == 0
+    if is_lost.all():
         raise BenchError(
-            f"None of the {len(rows)} rows has a response token within {max_length} tokens.",
+            f"None of the {len(stored)} rows has a response token within {max_length} tokens.",
             "Raise `max_length`, or shorten the prompts.",
         )
-    return EncodedRows(kept, len(rows), tuple(lost), truncated)
+    truncated = int(np.sum(~is_lost & (is_cut | (learned_of_row < tokens.counts))))
+    examples = CutExamples(tokens, tokens.numbers[is_learned], max_length)
+    return EncodedRows(examples, len(stored), tuple(np.flatnonzero(is_lost).tolist()), truncated, key)
 
 
-def _check_all_learned(rows: Sequence[Row]) -> None:
+def _check_all_learned(rows: StoredRows) -> None:
     """Raise BenchError for a row with a response that must not be learned: pretraining learns every token of a row."""
-    marked = next((i for i, row in enumerate(rows, 1) if not all(turn.learned for turn in row.turns)), None)
-    if marked is not None:
+    marked = np.flatnonzero(rows.kinds & UNLEARNED)
+    if len(marked):
         raise BenchError(
-            f"Row {marked} has a response of the weight 0, and pretraining learns every token of a row.",
+            f"Row {marked[0] + 1} has a response of the weight 0, and pretraining learns every token of a row.",
             "Remove the response, or use `method=sft`.",
         )
 
 
 def tokenize_pairs(
-    rows: Sequence[Row], tokenizer: Any, template: str, max_length: int, tokenize: TokenizeFunction = tokenize
+    rows: Iterable[Row], tokenizer: Any, template: str, max_length: int, progress: Progress = no_progress
 ) -> EncodedRows:
     """Tokenize preference pairs (DPO): two sequences per row, the loss on their last response only.
 
     A pair is dropped when *max_length* leaves no token of one of its answers, or none in which they differ.
     """
-    lacking = next((i for i, row in enumerate(rows, 1) if row.rejected is None), None)
-    if lacking is not None:
+    stored = store_rows(rows)
+    lacking = np.flatnonzero(~(stored.kinds & REJECTED).astype(bool))
+    if len(lacking):
         raise BenchError(
-            f"Row {lacking} has no rejected answer, and `method=dpo` learns from pairs.",
+            f"Row {lacking[0] + 1} has no rejected answer, and `method=dpo` learns from pairs.",
             'Rows look like {"prompt", "chosen", "rejected"}.',
         )
-    sides = [side for row in rows for side in (row, row.with_rejected())]
-    whole = [example for (example,) in tokenize(sides, tokenizer, template, "last response")]
-    short = [TrainingExample(e.input_ids[:max_length], e.labels[:max_length]) for e in whole]
-    kept, lost, truncated = [], [], 0
-    for i in range(0, len(short), 2):
-        pair = short[i : i + 2]
-        if pair[0] == pair[1] or any(all(label == IGNORED_LABEL for label in side.labels[1:]) for side in pair):
-            lost.append(i // 2)
-            continue
-        truncated += any(len(side.input_ids) > max_length for side in whole[i : i + 2])
-        kept += pair
-    if not kept:
+    encoding = Encoding(tokenizer, template, "last response", pairs=True)
+    tokens = tokenize_stored(stored, encoding, progress)
+    both = np.asarray(tokens.find_learned(max_length).reshape(-1, 2).all(axis=1))
+    whole = CutExamples(tokens, tokens.numbers, max_length)
+    for i in np.flatnonzero(both).tolist():
+        both[i] = whole[2 * i] != whole[2 * i + 1]
+    if not both.any():
         raise BenchError(
-            f"None of the {len(rows)} pairs differs within {max_length} tokens.",
+            f"None of the {len(stored)} pairs differs within {max_length} tokens.",
             "Raise `max_length`, or shorten the prompts.",
         )
-    return EncodedRows(kept, len(rows), tuple(lost), truncated)
+    truncated = int(np.sum(both & (tokens.lengths > max_length).reshape(-1, 2).any(axis=1)))
+    examples = CutExamples(tokens, tokens.numbers[np.repeat(both, 2)], max_length)
+    lost = tuple(np.flatnonzero(~both).tolist())
+    return EncodedRows(examples, len(stored), lost, truncated, _find_key(stored, encoding, max_length))
 
 
-def _mask_prompts(rendered: Sequence[RenderedRow], tokenizer: Any) -> Iterator[TrainingExample]:
-    """Yield ids and labels of each row.
-
-    The boundaries of a response are found as lm-eval finds them, by tokenizing the text before it: tokens that are not
-    part of that are learned, including one that holds the end of a prompt and the start of a response.
-    """
-    texts: list[str] = []
-    begins: list[bool] = []
-    for r in rendered:
-        parts = [r.text, *(r.text[:cut] for span in r.responses for cut in span)]
-        texts += parts
-        begins += [begins_with_bos(r.text, tokenizer)] * len(parts)
-    encoded = iter(_encode_texts(texts, begins, tokenizer))
-    for r in rendered:
-        ids = next(encoded)
-        labels = [IGNORED_LABEL] * len(ids)
-        for _ in r.responses:
-            start, end = _count_shared_tokens(next(encoded), ids), _count_shared_tokens(next(encoded), ids)
-            labels[start:end] = ids[start:end]
-        yield TrainingExample(ids, labels)
-
-
-def _count_shared_tokens(prefix: list[int], ids: list[int]) -> int:
-    """Return how many leading tokens two sequences have in common."""
-    pairs = zip(prefix, ids, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(prefix), len(ids)))
-
-
-def begins_with_bos(text: str, tokenizer: Any) -> bool:
-    """Return whether *text* has its own BOS, so that the tokenizer adds none: the rule of training and evaluation."""
-    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-
-
-def _encode_texts(texts: Sequence[str], begins: Sequence[bool], tokenizer: Any) -> list[list[int]]:
-    """Return ids of each text, with BOS as the tokenizer adds it if the text does not begin with one.
-
-    An EOS that the tokenizer adds is dropped: rows have theirs in the text, so that each response ends with one.
-    """
-    if not texts:
-        return []
-    encoded: list[list[int]] = [[] for _ in texts]
-    ends = len(bare := tokenizer("가").input_ids) > 1 and bare[-1] == tokenizer.eos_token_id
-    for present in (False, True):
-        members = [i for i, has in enumerate(begins) if has is present]
-        if members:
-            batch = tokenizer([texts[i] for i in members], add_special_tokens=not present, verbose=False).input_ids
-            for i, ids in zip(members, batch, strict=True):
-                encoded[i] = ids[:-1] if ends and not present else ids
-    return encoded
-
-
-def _cut_pieces(documents: Iterable[list[int]], length: int) -> Iterator[TrainingExample]:
-    """Join documents end to end and cut; a last piece of one token has nothing to predict and is dropped."""
-    stream = [token for document in documents for token in document]
-    for start in range(0, len(stream), length):
-        piece = stream[start : start + length]
-        if len(piece) > 1:
-            yield TrainingExample(piece, piece)
+def _find_key(rows: StoredRows, encoding: Encoding, max_length: int) -> str:
+    """Return the digest of all that decides the examples of many rows; "" for few."""
+    if len(rows) < MIN_CACHED_ROWS:
+        return ""
+    about = [compute_fingerprint(table, encoding) for table in rows.tables]
+    return hashlib.sha256(repr((about, max_length, digest_code())).encode() + rows.places.tobytes()).hexdigest()

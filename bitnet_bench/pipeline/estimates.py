@@ -157,7 +157,7 @@ class _StepEstimator:
     def _read_rows(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)
         rows: Sequence[Any] = self._compute_once(
-            lambda: split_validation_rows(read_training_rows(job, WITHOUT_CODE)[0], job)[0], *about
+            lambda: split_validation_rows(read_training_rows(job, without_code=WITHOUT_CODE)[0], job)[0], *about
         )
         return rows
 

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.data.collating import BatchItem, Collator
-from bitnet_bench.data.mapping import tokenize_cached
+from bitnet_bench.data.collating import Collator
 from bitnet_bench.data.rows import Row
-from bitnet_bench.data.tokenizing import EncodedRows, TrainingExample, tokenize_pairs, tokenize_rows
-from bitnet_bench.protocols import TrainingInputs
+from bitnet_bench.data.token_table import Examples, as_examples
+from bitnet_bench.data.tokenizing import EncodedRows, tokenize_pairs, tokenize_rows
+from bitnet_bench.protocols import Progress, TrainingInputs, no_progress
 from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.items import Items
 from bitnet_bench.training.loss import response_logprobs
 
 _log = logging.getLogger(__name__)
@@ -26,14 +28,16 @@ MAX_ROWS_NAMED = 5
 """Most dropped rows that a warning names."""
 
 
-def encode_rows(job: FinetuneJob, given: TrainingInputs, tokenizer: Any) -> tuple[EncodedRows, EncodedRows]:
+def encode_rows(
+    job: FinetuneJob, given: TrainingInputs, tokenizer: Any, progress: Progress = no_progress
+) -> tuple[EncodedRows, EncodedRows]:
     """Return the training and the validation rows as tokens; there may be no validation rows."""
     length = min(job.max_length, int(read_config(Path(given.base.path)).get("max_position_embeddings", 2**31)))
 
     def encoded(rows: Sequence[Any]) -> EncodedRows:
         if job.method == "dpo":
-            return tokenize_pairs(rows, tokenizer, job.template, length, tokenize_cached)
-        return tokenize_rows(rows, tokenizer, job.template, length, job.method == "pretrain", tokenize_cached)
+            return tokenize_pairs(rows, tokenizer, job.template, length, progress)
+        return tokenize_rows(rows, tokenizer, job.template, length, job.method == "pretrain", progress)
 
     return encoded(given.rows), encoded(given.validation) if given.validation else EncodedRows([], 0, (), 0)
 
@@ -52,16 +56,13 @@ def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int
     return (warning,)
 
 
-def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> list[BatchItem]:
+def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> Items:
     """Return the trainer's items: one example each, or for `dpo` a pair each with its reference."""
-    if job.method != "dpo":
-        return [BatchItem((example,)) for example in encoded.examples]
-    return _make_preference_pairs(job, model, encoded.examples, collator)
+    examples = as_examples(encoded.examples)
+    return _make_preference_pairs(job, model, examples, collator) if job.method == "dpo" else Items(examples)
 
 
-def _make_preference_pairs(
-    job: FinetuneJob, model: PreTrainedModel, examples: Sequence[TrainingExample], collator: Collator
-) -> list[BatchItem]:
+def _make_preference_pairs(job: FinetuneJob, model: PreTrainedModel, examples: Examples, collator: Collator) -> Items:
     """Return pairs with their reference: their log-probabilities in this model, with quantizers, before the first step.
 
     Dropout is turned off, in training as well: with it, a policy would differ from its own reference.
@@ -70,12 +71,11 @@ def _make_preference_pairs(
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].input_ids), reverse=True)
-    reference = [0.0] * len(examples)
+    by_length = np.argsort(-examples.lengths, kind="stable").tolist()
+    reference = np.zeros(len(examples))
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=job.compute == "bf16"):
         for start in range(0, len(by_length), 2 * job.sequences):
             some = by_length[start : start + 2 * job.sequences]
             batch = {name: t.to(model.device) for name, t in collator.pad_examples([examples[i] for i in some]).items()}
-            for i, logprob in zip(some, response_logprobs(model, batch).tolist(), strict=True):
-                reference[i] = logprob
-    return [BatchItem(examples[i : i + 2], reference[i : i + 2]) for i in range(0, len(examples), 2)]
+            reference[some] = response_logprobs(model, batch).double().cpu().numpy()
+    return Items(examples, 2, reference)

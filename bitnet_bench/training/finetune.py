@@ -62,13 +62,14 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     trainer = plugins.load_plugin("backends", FALLBACK_BACKEND if backend == AUTO else backend)
     if not isinstance(trainer, TrainingBackend):
         raise UsageError(f"The backend {backend!r} does not train.", "`bitnet-bench backends` lists those that do.")
-    rows, left_out = read_training_rows(job)
-    rows, held_out = split_validation_rows(rows, job)
+    shown = steps if is_first_process() else no_display
+    rows, left_out = read_training_rows(job, shown)
+    rows, held_out = split_validation_rows(rows, job, shown)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
     base = open_checkpoint(job.model)
     job = set_default_rate(job, base)
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
-    with (steps if is_first_process() else no_display)(f"{TITLES[job.method]} {job.precision}") as progress:
+    with shown(f"{TITLES[job.method]} {job.precision}") as progress:
         return trainer.finetune(job, given, progress)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.data.stored_rows import StoredRows, store_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -32,10 +31,7 @@ def digest_inputs(given: TrainingInputs) -> dict[str, str]:
 
 def digest_rows(rows: Iterable[Row]) -> str:
     """Return the sha256 of *rows* as read, in order; a field at its default adds nothing."""
-    found = hashlib.sha256()
-    for row in rows:
-        found.update(repr(_plain(row)).encode("utf-8", "surrogatepass") + b"\n")
-    return found.hexdigest()
+    return store_rows(rows).digest
 
 
 def check_same_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
@@ -88,7 +84,7 @@ def _open(model: str) -> Checkpoint | None:
     return _unless_gone(lambda: open_checkpoint(model), there=Path(model).exists())
 
 
-def _read_rows(job: FinetuneJob) -> tuple[list[Row], list[Row]] | None:
+def _read_rows(job: FinetuneJob) -> tuple[StoredRows, StoredRows] | None:
     """Return training and validation rows, or None if one of their files no longer exists."""
     sources = [Path(source) for source in (*job.data, *job.validation)]
     files = [source for source in sources if ":" not in str(source) or source.is_file()]
@@ -129,11 +125,3 @@ def _encode(job: FinetuneJob, given: TrainingInputs) -> str:
 
     encoded, _held_out = encode_rows(job, given, load_tokenizer(given.base))
     return encoded.sha256
-
-
-def _plain(value: Any) -> Any:
-    """Return *value* as tuples; a dataclass becomes the names and values of its fields that are not at the default."""
-    if dataclasses.is_dataclass(value):
-        fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return tuple((field.name, _plain(held)) for field, held in fields if held != field.default)
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

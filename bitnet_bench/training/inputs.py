@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,32 +15,47 @@ from bitnet_bench.runs.jobs import FinetuneJob
 if TYPE_CHECKING:
     from bitnet_bench.data.checking import FileFindings
     from bitnet_bench.data.rows import Row
+    from bitnet_bench.data.stored_rows import StoredRows
 
 
-def read_training_rows(job: FinetuneJob, without_code: str = "") -> tuple[list[Row], int]:
+def read_training_rows(
+    job: FinetuneJob, steps: ProgressDisplay = no_display, without_code: str = ""
+) -> tuple[StoredRows, int]:
     """Return the rows of a job's data, from JSONL files and the training splits of tasks (SUITE:TASK).
 
     The second value counts rows of tasks that were left out because the task's evaluation has the same ones.
     *without_code* is that of `TaskSettings`.
     """
-    from bitnet_bench.data.rows import Row, Turn, read_rows
+    from bitnet_bench.data.rows import Row, Turn
+    from bitnet_bench.data.stored_rows import join_rows, store_rows
     from bitnet_bench.evaluation.task_run import list_training_pairs
     from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 
-    rows: list[Row] = []
+    rows: list[StoredRows] = []
     left_out = 0
     for source in job.data:
         suite, _, task = source.partition(":")
         if Path(source).is_file() or not task:
-            rows += read_rows(Path(source), job.limit)
+            rows.append(_read_file(source, job.limit, steps))
             continue
         directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
         setting = TaskSettings(directory, without_code=without_code)
         for owner, found in select_tasks([suite], [task]):
             pairs, overlap = list_training_pairs(build_task(owner, found, setting), job.limit)
             left_out += overlap
-            rows += [Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs]
-    return rows, left_out
+            rows.append(
+                store_rows(
+                    Row((Turn("user", prompt), Turn("model", response)), verbatim=True) for prompt, response in pairs
+                )
+            )
+    return join_rows(rows), left_out
+
+
+def _read_file(source: str, limit: int | None, steps: ProgressDisplay) -> StoredRows:
+    from bitnet_bench.data.row_reading import read_row_file
+
+    with steps(f"read {Path(source).name}, MB") as progress:
+        return read_row_file(Path(source), limit, progress)
 
 
 def inspect_data_files(
@@ -88,7 +103,9 @@ def _read_test_texts(suites_named: Sequence[str], data_dir: Path | None) -> dict
     return texts
 
 
-def split_validation_rows(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[Row], list[Row]]:
+def split_validation_rows(
+    rows: Iterable[Row], job: FinetuneJob, steps: ProgressDisplay = no_display
+) -> tuple[StoredRows, StoredRows]:
     """Return (training rows, validation rows): the latter are the job's validation files and a share of its rows.
 
     No training row equals a validation row. Which rows are held out depends on the rows alone, so all seeds, settings
@@ -96,14 +113,18 @@ def split_validation_rows(rows: Sequence[Row], job: FinetuneJob) -> tuple[list[R
     """
     import random
 
-    from bitnet_bench.data.rows import read_rows
+    import numpy as np
 
-    validation = [row for source in job.validation for row in read_rows(Path(source))]
+    from bitnet_bench.data.stored_rows import join_rows, store_rows
+
+    rows = store_rows(rows)
     count = max(1, round(job.hold_out * len(rows))) if job.hold_out else 0
-    chosen = set(random.Random(0).sample(range(len(rows)), count))
-    validation += [row for i, row in enumerate(rows) if i in chosen]
-    kept = set(validation)
-    training = [row for row in rows if row not in kept]
-    if not training:
+    chosen = np.array(sorted(random.Random(0).sample(range(len(rows)), count)), np.int64)
+    files = [_read_file(source, None, steps) for source in job.validation]
+    if not (files or count):
+        return rows, store_rows([])
+    validation = join_rows([*files, rows.select(chosen)])
+    training = rows.without(validation)
+    if not len(training):
         raise BenchError("Every training row is a validation row.", "Lower `hold_out`, or give other `validation`.")
     return training, validation

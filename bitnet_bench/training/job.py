@@ -43,7 +43,7 @@ def run_finetune_job(
     out = Path(job.out)
     job = _resolve_sharding(job)
     tokenizer = load_tokenizer(given.base)
-    encoded, held_out = encode_rows(job, given, tokenizer)
+    encoded, held_out = encode_rows(job, given, tokenizer, progress)
     job = fit_job(job, given, encoded)
     set_seed(job.seed)
     model = make_starting_model(job, given.base)

@@ -61,7 +61,7 @@ def fit_job(job: FinetuneJob, given: TrainingInputs, encoded: EncodedRows) -> Fi
             f"How much memory {given.base.architecture} takes is not known: its config.json has no {error}.",
             "Give `batch_size` a number.",
         ) from error
-    longest = job.max_length if job.packing else max((len(one.input_ids) for one in encoded.examples), default=1)
+    longest = job.max_length if job.packing else int(encoded.lengths.max(initial=1))
     free = find_free_bytes(count_processes()) - 4 * (given.teacher.parameters if given.teacher else 0)
     fitted = fit_batch(job, shape, longest, free)
     _log.warning(

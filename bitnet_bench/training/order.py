@@ -28,35 +28,34 @@ def count_steps(examples: int, batch: int, accumulation: int, epochs: float, max
     return steps
 
 
-def make_batch_order(lengths: Sequence[int], batch: int, batches: int, seed: int) -> list[int]:
+def make_batch_order(lengths: Sequence[int] | np.ndarray, batch: int, batches: int, seed: int) -> list[int]:
     """Return *batches* x *batch* indices of examples, epoch after epoch, each shuffled anew.
 
     Within a window of `SORTED_WINDOW` batches, examples of similar length share a batch; batches are then shuffled.
     A batch that an epoch leaves incomplete is filled with the first examples of the next.
     """
-    wanted, epoch = batches * batch, 0
-    order: list[int] = []
+    wanted, epoch, known = batches * batch, 0, 0
+    order: list[np.ndarray] = []
     sizes = np.asarray(lengths)
-    while len(order) < wanted:
+    while known < wanted:
         rng = np.random.default_rng([seed, epoch])
         shuffled = rng.permutation(len(sizes))
-        missing = -len(order) % batch
-        order += shuffled[:missing].tolist()
-        groups = _group_like_lengths(shuffled[missing:], sizes, batch)
-        whole = [group for group in groups if len(group) == batch]
-        for i in rng.permutation(len(whole)):
-            order += whole[i].tolist()
-        for group in groups:
-            order += group.tolist() if len(group) < batch else []
+        missing = -known % batch
+        order.append(shuffled[:missing])
+        grouped = _sort_windows(shuffled[missing:], sizes, batch)
+        whole = len(grouped) // batch
+        order.append(grouped[: whole * batch].reshape(whole, batch)[rng.permutation(whole)].ravel())
+        order.append(grouped[whole * batch :])
+        known += len(shuffled)
         epoch += 1
-    return order[:wanted]
+    found: list[int] = np.concatenate(order)[:wanted].tolist() if order else []
+    return found
 
 
-def _group_like_lengths(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut *shuffled* into windows, sort each by length, and cut it into batches; the last batch may be short."""
-    groups = []
+def _sort_windows(shuffled: np.ndarray, sizes: np.ndarray, batch: int) -> np.ndarray:
+    """Return *shuffled* with each window sorted by length; only the last batch of the last window may be short."""
+    windows = []
     for start in range(0, len(shuffled), batch * SORTED_WINDOW):
         window = shuffled[start : start + batch * SORTED_WINDOW]
-        window = window[np.argsort(sizes[window], kind="stable")]
-        groups += [window[i : i + batch] for i in range(0, len(window), batch)]
-    return groups
+        windows.append(window[np.argsort(sizes[window], kind="stable")])
+    return np.concatenate(windows) if windows else shuffled

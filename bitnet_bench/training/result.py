@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import find_end_ids
 from bitnet_bench.checkpoints.saving import save_checkpoint
+from bitnet_bench.data.stored_rows import store_rows
 from bitnet_bench.data.templates import find_chat_template, find_turn_end
 from bitnet_bench.data.tokenizing import EncodedRows
 from bitnet_bench.machine.environment import read_environment
@@ -29,7 +30,9 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
     Weights that are not ternary keep the dtype of the base; the FP16 arm is FP16 whatever its base was.
     """
     out, dtype = Path(job.out), given.base.dtype
-    tokenizer.chat_template = find_chat_template(job.template, given.rows, tokenizer)
+    tokenizer.chat_template = find_chat_template(
+        job.template, store_rows(given.rows).list_one_of_each_kind(), tokenizer
+    )
     ends = find_end_ids(given.base, tokenizer) | find_turn_end(tokenizer)
     if model.generation_config is not None and len(ends) > 1:
         model.generation_config.eos_token_id = sorted(ends)

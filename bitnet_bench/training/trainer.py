@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -26,6 +27,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.ternary.linear import find_ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
 from bitnet_bench.training.ending import warn_short_run
+from bitnet_bench.training.items import Items, list_examples, measure_items
 from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
 from bitnet_bench.training.objectives import BatchLoss, Objective, PreferenceObjective, has_diverged, supervised_loss
@@ -206,12 +208,13 @@ class BenchTrainer(Trainer):
 
         Processes of a sharded model run together, so all have the same number of batches; a surplus one does not count.
         """
-        by_length = sorted(self._plan.validation, key=len)
+        by_length = np.argsort(measure_items(self._plan.validation), kind="stable").tolist()
         starts = range(0, len(by_length), self.job.sequences)
         for first in range(0, len(starts), self.args.world_size):
             i = first + self.args.process_index
             start = starts[min(i, len(starts) - 1)]
-            yield self._plan.collator(by_length[start : start + self.job.sequences]), i < len(starts)
+            some = by_length[start : start + self.job.sequences]
+            yield self._plan.collator([self._plan.validation[at] for at in some]), i < len(starts)
 
     @contextmanager
     def _evaluation_mode(self) -> Any:
@@ -380,7 +383,7 @@ def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> Bench
         )
     # ordered by whole steps, so that a step has the same items however many forward passes it is cut into
     step_sequences = job.sequences * job.gradient_accumulation
-    order = make_batch_order([len(item) for item in plan.items], step_sequences, steps, job.seed)
+    order = make_batch_order(measure_items(plan.items), step_sequences, steps, job.seed)
     job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
     trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE_FOLDER), order)
     trainer.warnings += warn_short_run(steps, count_warmup(job, steps))
@@ -395,9 +398,8 @@ def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> Bench
     return trainer
 
 
-def _pack_items(items: Sequence[BatchItem], max_length: int) -> list[BatchItem]:
-    examples = [example for item in items for example in item.examples]
-    return [BatchItem((example,)) for example in pack_examples(examples, max_length)]
+def _pack_items(items: Sequence[BatchItem], max_length: int) -> Items:
+    return Items(pack_examples(list_examples(items), max_length))
 
 
 def _tensorboard(folder: Path) -> TrainerCallback:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.data import mapping
+from bitnet_bench.data import arrow_files
 from bitnet_bench.data.checking import examine_rows
-from bitnet_bench.data.mapping import tokenize_cached
+from bitnet_bench.data.mapping import Encoding, tokenize_stored
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize_pairs, tokenize_rows
+from bitnet_bench.data.stored_rows import store_rows
+from bitnet_bench.data.token_table import CutExamples
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, tokenize, tokenize_pairs, tokenize_rows
 
 BOS, EOS = 0, 1
 THINKING = (
@@ -133,13 +135,15 @@ def test_sequences_of_split_rows_are_kept_by_row(
     """The cache on disk gives the same sequences for the same rows, the second time too."""
     import datasets
 
-    monkeypatch.setattr(mapping, "MIN_CACHED_ROWS", 1)
+    monkeypatch.setattr(arrow_files, "MIN_CACHED_ROWS", 1)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     rows = [DIALOGUE, Row(DIALOGUE.turns[:2]), Row(DIALOGUE.turns[:4])]
-    expected = mapping.tokenize(rows, thinking_tokenizer, "chat", "responses")
+    expected = tokenize(rows, thinking_tokenizer, "chat", "responses")
     assert [len(sequences) for sequences in expected] == [3, 1, 2]
     for _ in range(2):
-        assert tokenize_cached(rows, thinking_tokenizer, "chat", "responses") == expected
+        tokens = tokenize_stored(store_rows(rows), Encoding(thinking_tokenizer, "chat", "responses"))
+        assert tokens.counts.tolist() == [3, 1, 2]
+        assert CutExamples(tokens, tokens.numbers, 10_000) == [one for of_row in expected for one in of_row]
 
 
 def test_a_rewritten_dialogue_has_no_finding(thinking_tokenizer: Any, tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_a_training_holds_its_folder_while_it_runs(finished: Finished, monkeypat
     folder, again, _ = finished
     other = again.model_copy(update={"out": str(folder / "other")})
 
-    def is_held(job: FinetuneJob) -> Any:
+    def is_held(job: FinetuneJob, *_: Any) -> Any:
         with pytest.raises(BenchError, match="Another process writes into"), lock_folder(Path(job.out)):
             pass
         raise KeyboardInterrupt

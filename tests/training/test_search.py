@@ -60,7 +60,7 @@ def test_a_search_that_was_stopped_does_not_repeat_what_is_finished(
         return no_display(title)
 
     found = run_search({"ternary": job}, {"learning_rate": ["1e-3", "2e-3"]}, 1, tmp_path / "out", "hf", steps)
-    assert len(begun) == 1
+    assert len([title for title in begun if not title.startswith("read ")]) == 1
     assert len(found.trials) == 2
 
 
