@@ -12,11 +12,11 @@ from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batched_session import BatchedSession, Ids, Row, Tree, TreePosition, split_by_budget
+from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, TokenBatch
 from bitnet_bench.backends.runtime_parity import compare_runtime, describe_file, find_or_compare
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, GgufRuntime
@@ -28,8 +28,6 @@ from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 SEQUENCES = 64
 """Most sequences of a batch."""
-TOKENS_AT_ONCE = 2048
-"""Most tokens of one call of `llama_decode`."""
 KINDS = {
     "token_embd": "embedding",
     "output.": "head",
@@ -38,20 +36,6 @@ KINDS = {
     "ffn_": "linear",
 }
 """Kinds of `Checkpoint.weight_bytes` by a part of a tensor's name."""
-Ints = npt.NDArray[np.int32]
-Logits = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Tokens that are read at once, as arrays [N]."""
-
-    ids: Ints
-    positions: Ints
-    sequences: Ints
-    wanted: npt.NDArray[np.int8]
-    """1 where logits are requested, else 0."""
-
 
 class Library(Protocol):
     """A build of libllama that has loaded a file, or the vocabulary of one."""
