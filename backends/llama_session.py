@@ -19,7 +19,6 @@ from bitnet_bench.backends.batched_session import BatchedSession, Ids, Row, Tree
 from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, TokenBatch
 from bitnet_bench.backends.runtime_parity import compare_runtime, describe_file, find_or_compare
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, GgufRuntime
 from bitnet_bench.checkpoints.gguf.types import TERNARY_TENSOR_TYPES
 from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 from bitnet_bench.errors import BenchError
@@ -36,6 +35,7 @@ KINDS = {
     "ffn_": "linear",
 }
 """Kinds of `Checkpoint.weight_bytes` by a part of a tensor's name."""
+
 
 class Library(Protocol):
     """A build of libllama that has loaded a file, or the vocabulary of one."""
@@ -78,16 +78,16 @@ def open_session(
     with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
         session.ends = find_end_ids(checkpoint, tokenizer)
         session.arithmetic = f"{runtime}, {describe_file(file)}"  # others share no answers with it
+        session.runtime = runtime
         yield session
 
 
 def compare_cached(
-    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: GgufRuntime, version: str, load: Load
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, version: str, load: Load
 ) -> RuntimeParity:
     """Return `compare_with_checkpoint`, cached for this file and *version* of the runtime."""
-    computes = ACTIVATIONS[kind].get(file.architecture)
     return find_or_compare(
-        checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes)
+        checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load)
     )
 
 
@@ -97,7 +97,6 @@ def compare_with_checkpoint(
     precision: Precision,
     runtime: str,
     load: Load,
-    computes: str | None,
 ) -> RuntimeParity:
     """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
 
@@ -106,7 +105,7 @@ def compare_with_checkpoint(
             return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
 
     with closing(load(True)) as vocabulary:
-        return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize, computes)
+        return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize)
 
 
 @dataclass
@@ -124,6 +123,8 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     """
 
     shares_contexts = False
+    runtime: str | None = None
+    """Name and version of the build, and the layers on a GPU."""
 
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
@@ -190,6 +191,10 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         lengths = positions.tolist()
         self._check_lengths(lengths)
         return DecodingState(lengths, torch.from_numpy(ids.astype(np.int64)))
+
+    def describe_runtime(self) -> str | None:
+        """Return the name and version of the build."""
+        return self.runtime
 
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in the file, bytes of key-value cache per token and row, in F16)."""

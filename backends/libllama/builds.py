@@ -28,8 +28,18 @@ WHEELS = {"xllamacpp": "xllamacpp*.so", "llama-cpp-py-sync": "libllama.*"}
 """Packages that carry a libllama, in the order of preference, with the name of its file."""
 DECLARATIONS = "_cffi_bindings.py"
 """Module of llama-cpp-py-sync whose text holds the declarations of its llama.h."""
-LIBRARY_FOLDERS = ("", "build/bin", "bin", "lib", "lib64", "build/lib", "build/src", "src")
-LIBRARY_FOLDERS += ("build/3rdparty/llama.cpp/src", "build")
+LIBRARY_FOLDERS = (
+    "",
+    "build/bin",
+    "build/lib",
+    "build/src",
+    "build/3rdparty/llama.cpp/src",
+    "bin",
+    "lib",
+    "lib64",
+    "src",
+    "build",
+)
 LIBRARY_NAMES = ("libllama.so", "libllama.dylib", "libllama.so.*", "llama.dll")
 HEADERS = ("include/llama.h", "3rdparty/llama.cpp/include/llama.h", "llama.h")
 FOLDERS_ABOVE = 4
@@ -92,12 +102,14 @@ def find_library(named: Path) -> Path:
     """Return the libllama that *named* is, or that stands in one of the usual folders below it."""
     if named.is_file():
         return named
-    places = (path for place in LIBRARY_FOLDERS for name in LIBRARY_NAMES for path in sorted((named / place).glob(name)))
+    places = (
+        path for place in LIBRARY_FOLDERS for name in LIBRARY_NAMES for path in sorted((named / place).glob(name))
+    )
     found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise BenchError(
             f"There is no libllama in {named}.",
-            f"Give the library's file or folder; {LIBRARY_NAMES[0]} is looked for in its {', '.join(LIBRARY_FOLDERS[1:4])}.",
+            "Give the library's file or its folder; it is looked for in bin, lib, build/bin, build/src and the like.",
         )
     return found
 

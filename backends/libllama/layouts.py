@@ -68,12 +68,18 @@ class Layout:
     model: Structure
     context: Structure
     batch: Structure
+    tokenizes_with_model: bool
+    """Whether llama_tokenize takes the model, as in older versions and in ik_llama.cpp, and not its vocabulary."""
 
 
 def read_layout(header: str, source: str) -> Layout:
     """Return the layout that the text *header* of a llama.h declares; BenchError names what is not understood."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", header, flags=re.DOTALL)
-    return Layout(source, *(_read_structure(text, name, source) for name in USED_FIELDS))
+    subject = re.search(r"\bllama_tokenize\s*\(\s*const\s+struct\s+llama_(model|vocab)\b", text)
+    if subject is None:
+        raise _make_error(source, "it declares no llama_tokenize")
+    model, context, batch = (_read_structure(text, name, source) for name in USED_FIELDS)
+    return Layout(source, model, context, batch, subject[1] == "model")
 
 
 def list_known_layouts() -> list[Layout]:

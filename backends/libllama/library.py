@@ -26,11 +26,14 @@ class _Structure(ctypes.Structure):
     _fields_ = (("words", c_uint64 * (STRUCTURE_BYTES // 8)),)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
-def _listen(level: int, text: bytes, data: Any) -> None:
+def _keep_message(level: int, text: bytes, data: Any) -> None:
     """Keep libllama's last log lines for an error message instead of printing them."""
     _last_messages.append(text.decode("utf-8", "replace").strip())
     del _last_messages[:-20]
+
+
+_listen = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)(_keep_message)
+"""The callback that libllama calls; it lives as long as the process."""
 
 
 class Calls:
@@ -42,7 +45,6 @@ class Calls:
         self._library = _load(library)
         if not self.has("llama_decode"):
             raise BenchError(f"{library} is no libllama: it has no llama_decode.", OTHER_BUILD_HINT)
-        self.takes_vocabulary = self.has("llama_vocab_n_tokens")
         self._find("llama_log_set", None, c_void_p, c_void_p)(ctypes.cast(_listen, c_void_p), None)
         self._load_plugins()
         self._find("llama_backend_init", None)()
@@ -72,8 +74,10 @@ class Calls:
         return hasattr(self._library, name)
 
     def vocabulary(self, model: int) -> int:
-        """Return what `count_tokens` and `tokenize` take: the model's vocabulary, or the model in older versions."""
-        return int(self._find("llama_model_get_vocab", c_void_p, c_void_p)(model)) if self.takes_vocabulary else model
+        """Return the address of the model's vocabulary; of the model itself in versions that have no such thing."""
+        if not self.has("llama_vocab_n_tokens"):
+            return model
+        return int(self._find("llama_model_get_vocab", c_void_p, c_void_p)(model))
 
     def clear(self, context: int) -> None:
         """Empty a context."""
@@ -112,8 +116,9 @@ class Calls:
         """Load the computing parts beside a release's libllama, which is linked with none."""
         if not self.has("ggml_backend_load_all_from_path") or not self.has("ggml_backend_dev_count"):
             return
-        if not self._find("ggml_backend_dev_count", ctypes.c_size_t)():
-            self._find("ggml_backend_load_all_from_path", None, c_char_p)(os.fsencode(self.path.parent))
+        for folder in (self.path.parent, self.path.parent.parent / "bin"):
+            if not self._find("ggml_backend_dev_count", ctypes.c_size_t)():
+                self._find("ggml_backend_load_all_from_path", None, c_char_p)(os.fsencode(folder))
 
     def _find(self, names: str, result: Any, *arguments: Any) -> Any:
         """Return the first function of *names* that the library exports, typed."""
@@ -138,8 +143,9 @@ class LlamaLibrary:
         self.model = calls.load(os.fsencode(file), settings) or 0
         if not self.model:
             raise _make_error(f"{calls.path.name} does not load {file}")
-        self._words = calls.vocabulary(self.model)
-        self.vocabulary = int(calls.count_tokens(self._words))
+        words = calls.vocabulary(self.model)
+        self._tokenizer = self.model if layout.tokenizes_with_model else words
+        self.vocabulary = int(calls.count_tokens(words))
         self.trained_context = int(calls.trained_context(self.model))
         self._batch = _Batch(layout.batch)
 
@@ -153,7 +159,7 @@ class LlamaLibrary:
         """Return the ids of *text*, with the special tokens that the file specifies."""
         data = text.encode()
         room = (c_int32 * (len(data) + 8))()
-        count = self._calls.tokenize(self._words, data, len(data), room, len(room), True, True)
+        count = self._calls.tokenize(self._tokenizer, data, len(data), room, len(room), True, True)
         return list(room[: max(count, 0)])
 
     def make_room(self, tokens: int, sequences: int) -> None:
@@ -204,7 +210,7 @@ class _Batch:
         self._pointers = first + 4 * np.arange(TOKENS_AT_ONCE, dtype=np.uint64)
         self._batch = _Structure()
         self._count, self._view = structure["n_tokens"], memoryview(self._batch).cast("B")
-        arrays = {"token": self._ids, "pos": self._positions, "n_seq_id": self._counts}
+        arrays: dict[str, Any] = {"token": self._ids, "pos": self._positions, "n_seq_id": self._counts}
         arrays |= {"seq_id": self._pointers, "logits": self._wanted}
         for name, array in arrays.items():
             structure[name].write(self._view, array.ctypes.data)

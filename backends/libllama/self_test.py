@@ -27,14 +27,14 @@ CONTEXT_DEFAULTS |= {"embeddings": False, "offload_kqv": True}
 MODEL_DEFAULTS = {"vocab_only": False, "split_mode": 1, "main_gpu": 0, "check_tensors": False}
 """Defaults of llama.cpp since 2024, of bitnet.cpp and of ik_llama.cpp; a field that a version lacks is not compared."""
 TOKENS, SEQUENCES, THREADS = 512, 3, 1
-GETTERS = {"llama_n_ctx": TOKENS, "llama_n_ctx_seq": TOKENS, "llama_n_seq_max": SEQUENCES, "llama_n_threads": THREADS}
+GETTERS = {"llama_n_ctx": TOKENS, "llama_n_ctx_seq": TOKENS, "llama_n_threads": THREADS}
 GETTERS |= {"llama_n_threads_batch": THREADS}
 TEXT = "가a"
 LARGEST_DIFFERENCE = 1e-2
 """Largest difference of a logit between sequences side by side and one alone."""
 
 
-class Fault(Exception):
+class LayoutError(Exception):
     """What shows that the layout is not the library's."""
 
 
@@ -43,7 +43,7 @@ def main() -> int:
     asked = json.loads(sys.argv[1])
     try:
         found = test(Path(asked["library"]), read_fields(asked["layout"]))
-    except (Fault, BenchError, MemoryError) as error:
+    except (LayoutError, BenchError, MemoryError) as error:
         print(json.dumps({"fault": getattr(error, "problem", None) or str(error)}))
         return 1
     print(json.dumps(found))
@@ -52,19 +52,21 @@ def main() -> int:
 
 def read_fields(saved: Any) -> Layout:
     """Return a layout from its JSON."""
-    parts = ({name: Field(*place) for name, place in saved[key].items()} for key in ("model", "context", "batch"))
-    return Layout(saved["source"], *parts)
+    model, context, batch = (
+        {name: Field(*place) for name, place in saved[key].items()} for key in ("model", "context", "batch")
+    )
+    return Layout(saved["source"], model, context, batch, saved["tokenizes_with_model"])
 
 
 def save_fields(layout: Layout) -> dict[str, Any]:
     """Return *layout* as `read_fields` reads it."""
     parts = {"model": layout.model, "context": layout.context, "batch": layout.batch}
     saved = {key: {name: (f.offset, f.format) for name, f in part.items()} for key, part in parts.items()}
-    return {"source": layout.source, **saved}
+    return {"source": layout.source, "tokenizes_with_model": layout.tokenizes_with_model, **saved}
 
 
 def test(library: Path, layout: Layout) -> dict[str, Any]:
-    """Return what the library says of itself; raise Fault if *layout* is not its own."""
+    """Return what the library says of itself; raise LayoutError if *layout* is not its own."""
     _say("loading it")
     calls = Calls(library)
     _say("reading its defaults")
@@ -85,25 +87,30 @@ def _say(step: str) -> None:
 
 
 def _check_defaults(structure: Structure, defaults: Any, expected: dict[str, Any]) -> None:
-    """Compare a structure that the library returned with *expected*; pointers are null and floats are numbers."""
+    """Compare a structure that the library returned with *expected*."""
     view = memoryview(defaults).cast("B")
     found = {name: field.read(view) for name, field in structure.items() if field.format != "?"}
     found |= {name: view[field.offset] for name, field in structure.items() if field.format == "?"}
     for name, value in found.items():
         kind = structure[name].format
-        impossible = kind == "P" and value != 0 or kind == "?" and value not in (0, 1)
-        impossible = impossible or kind == "f" and not math.isfinite(value)
-        if impossible or name in expected and value != expected[name]:
-            raise Fault(f"the default of {name} is {value}")
+        if _is_impossible(kind, value) or value != expected.get(name, value):
+            raise LayoutError(f"the default of {name} is {value}")
     if found.get("n_threads") != found.get("n_threads_batch") or not 0 < found.get("n_threads", 1) < 4096:
-        raise Fault(f"the default of n_threads is {found.get('n_threads')}")
+        raise LayoutError(f"the default of n_threads is {found.get('n_threads')}")
+
+
+def _is_impossible(kind: str, value: Any) -> bool:
+    """Return whether no default of the kind of field has this *value*: pointers are null, and floats are numbers."""
+    if kind == "f":
+        return not math.isfinite(value)
+    return bool(value != 0) if kind == "P" else kind == "?" and value > 1
 
 
 def _check_vocabulary(library: LlamaLibrary) -> None:
     if library.vocabulary != VOCABULARY:
-        raise Fault(f"a vocabulary of {VOCABULARY} tokens is read as {library.vocabulary}")
+        raise LayoutError(f"a vocabulary of {VOCABULARY} tokens is read as {library.vocabulary}")
     if library.tokenize(TEXT) != list(TEXT.encode()):
-        raise Fault(f"{TEXT!r} becomes the tokens {library.tokenize(TEXT)}")
+        raise LayoutError(f"{TEXT!r} becomes the tokens {library.tokenize(TEXT)}")
     library.close()
 
 
@@ -112,15 +119,15 @@ def _check_model(calls: Calls, library: LlamaLibrary) -> None:
     context = library.make_context(TOKENS, SEQUENCES, THREADS)
     for getter, wanted in GETTERS.items():
         if calls.read_number(getter, context) not in (None, wanted):
-            raise Fault(f"{getter} says {calls.read_number(getter, context)} where {wanted} was set")
+            raise LayoutError(f"{getter} says {calls.read_number(getter, context)} where {wanted} was set")
     _say("reading tokens")
     rows = [[5, 6, 7], [9], [1, 2, 3, 4]]
     together = _read(library, rows)
     if [library.count_held_tokens(row) for row in range(len(rows))] != [len(row) for row in rows]:
-        raise Fault("sequences side by side are not kept apart")
+        raise LayoutError("sequences side by side are not kept apart")
     alone = np.concatenate([_read(library, [row]) for row in rows])
     if not np.isfinite(together).all() or np.abs(together - alone).max() > LARGEST_DIFFERENCE:
-        raise Fault("sequences side by side have other logits than alone")
+        raise LayoutError("sequences side by side have other logits than alone")
     library.close()
 
 
