@@ -24,34 +24,37 @@ def leave_out(layer: Any, names: Sequence[str]) -> Any:
     return replace(layer, **{fields[name]: None for name in names})
 
 
-class TurnedWeights(Weights):
-    """Weights whose queries and keys have rows in another order, as a runtime with another rotation reads them."""
+class ChangedWeights(Weights):
+    """Weights for one engine after another, of which `order` turns the rows of queries and keys; panels are kept."""
 
-    def __init__(self, checkpoint: Checkpoint, order: Order) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self._order = order
+        self.order: Order | None = None
+        self._panels: dict[str, tuple[Tensor, Tensor]] = {}
 
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return the panels of *module* in the other order."""
+        """Return the panels of *module*, in the order that is set."""
         from bitnet_bench.ternary.panels import to_panels
 
-        if not module.endswith((".q_proj", ".k_proj")):
-            return super().panels(module)
-        codes, gamma = self.codes(module)
-        return to_panels(self._turn(codes)), gamma
+        if self.order and module.endswith((".q_proj", ".k_proj")):
+            codes, gamma = self.codes(module)
+            return to_panels(self._turn(codes)), gamma
+        if module not in self._panels:
+            self._panels[module] = super().panels(module)
+        return self._panels[module]
 
     def bias(self, module: str) -> Tensor | None:
-        """Return the bias of *module* in the other order."""
+        """Return the bias of *module*, in the order that is set."""
         found = super().bias(module)
         return self._turn(found) if found is not None and module.endswith((".q_proj", ".k_proj")) else found
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor; the norms of queries and keys in the other order."""
+        """Return a tensor; the norms of queries and keys in the order that is set."""
         found = super().tensor(name)
         return self._turn(found) if name.endswith((".q_norm.weight", ".k_norm.weight")) else found
 
     def _turn(self, rows: Tensor) -> Tensor:
-        return turn_rows(rows, GgufLayout("", self.config).head_dimension, self._order)
+        return turn_rows(rows, GgufLayout("", self.config).head_dimension, self.order) if self.order else rows
 
 
 def turn_rows(rows: Tensor, dimension: int, order: Order) -> Tensor:

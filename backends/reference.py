@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.changed_models import TurnedWeights, leave_out, list_changes
+from bitnet_bench.backends.changed_models import ChangedWeights, leave_out, list_changes
 from bitnet_bench.backends.variants import AS_STORED, Variant
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout
 from bitnet_bench.checkpoints.parity import LogitFunction
@@ -22,8 +22,13 @@ def find_logits(checkpoint: Checkpoint) -> LogitFunction | None:
     """Return the function that runs *checkpoint* for the parity check, or None if memory is too small for it."""
     if can_engine_run(checkpoint):
         return engine_logits
-    needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters  # float32 first, then int8 codes
-    return transformers_logits if needed < USABLE_SHARE * find_free_ram() else None
+    return transformers_logits if fits_transformers(checkpoint) else None
+
+
+def fits_transformers(checkpoint: Checkpoint) -> bool:
+    """Return whether the memory holds *checkpoint* as a model of transformers: float32 first, then int8 codes."""
+    needed = 4 * checkpoint.parameters + checkpoint.ternary_parameters
+    return needed < USABLE_SHARE * find_free_ram()
 
 
 def can_engine_run(checkpoint: Checkpoint) -> bool:
@@ -73,7 +78,7 @@ def run_in_engine(
     from bitnet_bench.backends.ternary.engine import Batch, Engine
     from bitnet_bench.ternary import kernel
 
-    batch = [ids.tolist() for ids in prompts]
+    batch, weights = [ids.tolist() for ids in prompts], ChangedWeights(checkpoint)
     for variant in variants:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
         config.hidden_act = variant.activation or config.hidden_act
@@ -82,7 +87,7 @@ def run_in_engine(
             config.rope_parameters = {"rope_type": "default", "rope_theta": variant.rope_base}
         if config.hidden_act not in kernel.ACTIVATIONS:
             continue
-        weights = TurnedWeights(checkpoint, variant.order) if variant.order else Weights(checkpoint)
+        weights.order = variant.order
         with torch.inference_mode():
             engine = Engine(weights, config)
             engine.layers = [leave_out(layer, variant.left_out) for layer in engine.layers]

@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from bitnet_bench.backends.reference import can_engine_run, run_variants, source_logits
+from bitnet_bench.backends.reference import (
+    can_engine_run,
+    fits_transformers,
+    run_in_transformers,
+    run_variants,
+    source_logits,
+)
 from bitnet_bench.backends.variants import (
     LIKELY_ACTIVATIONS,
     find_activation,
@@ -35,8 +41,10 @@ MAX_ERROR_BY_PRECISION: dict[Precision, float] = {"q4_0": 0.5}
 MAX_RELATIVE_ERROR = 0.15
 """Largest mean |difference| of log-probabilities, in standard deviations of the checkpoint's. A Q4_0 file rounds the
 weights themselves, by up to an eighth, so `MAX_ERROR_BY_PRECISION` allows it more."""
+TRIED_FROM = 0.05
+"""Distance from which changes of the model are tried: rounding stays below it, but for coarse types of weights."""
 EXPLAINED_SHARE = 0.5
-"""Share of the checkpoint's own distance below which a change is called the nearest, though it does not explain all."""
+"""Share of the checkpoint's own distance below which a change explains it. What rounding adds, it adds to both."""
 LogitsFunction = Callable[[Sequence[Sequence[int]]], Tensor]
 """Function that returns logits [tokens of all prompts, V] in float32."""
 Tokenize = Callable[[str], list[int]]
@@ -47,8 +55,8 @@ def compare_runtime(
 ) -> RuntimeParity:
     """Run *checkpoint* here and in *runtime*, and return how far the two are apart, and what explains it.
 
-    Changes of the model are computed only where the runtime is beyond the bound; another activation also where
-    runtimes are known to differ in it, since a coarse type of weights has a wide bound.
+    Changes of the model are computed only where the runtime is further away than most rounding: a wrong rotation can be
+    nearer than the bound. Another activation is tried on every model like BitNet.
     """
     prompts = encode_prompts(checkpoint)
     _check_memory(checkpoint)
@@ -104,14 +112,16 @@ def _name_difference(
     """Return *found* with the activation that comes nearest to *theirs*, and with the change that explains a fault."""
     config = Weights(checkpoint).config
     likely = list_activations(config, LIKELY_ACTIVATIONS) if is_bitnet_like(config) else []
-    variants = list_variants(config) if found.fault else likely
-    own = found.relative_error or 0.0
-    distances = [(_distance(logits, theirs)[1], v) for v, logits in run_variants(checkpoint, prompts, variants)]
+    own, bound = found.relative_error or 0.0, found.bound or 0.0
+    variants = list_variants(config) if not own <= TRIED_FROM else likely
+    distances = {v: _distance(logits, theirs)[1] for v, logits in run_variants(checkpoint, prompts, variants)}
+    rest = [variant for variant in variants if variant not in distances]
+    if rest and found.fault and min(distances.values(), default=own) > bound and fits_transformers(checkpoint):
+        distances |= {v: _distance(logits, theirs)[1] for v, logits in run_in_transformers(checkpoint, prompts, rest)}
     if not distances:
         return found
-    nearest, variant = min(distances, key=lambda pair: pair[0])
-    bound = found.bound or 0.0
-    explains = nearest < own and (nearest <= bound or variant in likely)
+    variant, nearest = min(distances.items(), key=lambda pair: pair[1])
+    explains = nearest <= bound and (nearest < EXPLAINED_SHARE * own or (variant in likely and nearest < own))
     fault = found.fault
     if explains:
         fault = f"{found.runtime} {variant.says}"
