@@ -38,7 +38,9 @@ USED_FIELDS = {
 }
 """Fields that a session sets, by structure; a version without one of them is not supported."""
 STRUCTURE_BYTES = 1024
-"""Room for a structure of any version. All are passed in memory, where a callee reads no more than its own size."""
+"""Room for a structure of any version. They are passed in memory, where a callee reads no more than its own size."""
+REGISTER_BYTES = 16
+"""Size up to which a structure is passed in registers instead (System V, AArch64); none of libllama's is so small."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _read_structure(text: str, name: str, source: str) -> Structure:
                 fields[field] = Field(offset, code)
                 offset += size
     missing = [field for field in USED_FIELDS[name] if field not in fields]
-    if missing or offset > STRUCTURE_BYTES:
+    if missing or not REGISTER_BYTES < offset <= STRUCTURE_BYTES:
         raise _make_error(source, f"its {name} has no {missing[0]}" if missing else f"its {name} is {offset} bytes")
     return fields
 

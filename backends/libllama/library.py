@@ -15,8 +15,8 @@ from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, T
 from bitnet_bench.errors import BenchError
 
 OTHER_BUILD_HINT = "Use another build: the wheel of the extra `llamacpp`, or one that `libllama` names."
-_loaded: dict[Path, Path] = {}
-"""Libraries of this process that have libggml beside them, by folder: two copies of libggml do not live together."""
+_loaded: dict[str, Path] = {}
+"""The library of this process that computes with ggml: two copies of ggml do not live together."""
 _last_messages: list[str] = []
 
 
@@ -227,18 +227,16 @@ class _Batch:
 def _load(library: Path) -> ctypes.CDLL:
     """Return the loaded *library*; BenchError if it does not load beside what this process has loaded."""
     place = library.resolve().parent
-    has_company = any(place.glob("*ggml*"))
-    other = next((path for folder, path in _loaded.items() if folder != place), None)
-    if has_company and other is not None:
-        raise BenchError(f"{library} is not loaded beside {other}.", "Use one libllama in one process.")
     try:
         if hasattr(os, "add_dll_directory"):
             os.add_dll_directory(str(place))
         found = ctypes.CDLL(str(library))
     except OSError as error:
         raise BenchError(f"{library} does not load: {error}.", OTHER_BUILD_HINT) from error
-    if has_company:
-        _loaded[place] = library
+    if hasattr(found, "ggml_init"):
+        other = _loaded.setdefault("ggml", library)
+        if other != library:
+            raise BenchError(f"{library} does not run beside {other} in one process.", "Use one libllama at a time.")
     return found
 
 

@@ -144,26 +144,26 @@ Change = Callable[[Any, pytest.MonkeyPatch], None]
 def _compute_activation(name: str) -> Change:
     def change(model: Any, patch: pytest.MonkeyPatch) -> None:
         for layer in model.model.layers:
-            patch.setattr(layer.mlp, "act_fn", ACT2FN[name])
+            patch.setitem(layer.mlp._modules, "act_fn", ACT2FN[name])
 
     return change
 
 
 def _leave_out_norms(model: Any, patch: pytest.MonkeyPatch) -> None:
     for layer in model.model.layers:
-        patch.setattr(layer.self_attn, "attn_sub_norm", torch.nn.Identity())
-        patch.setattr(layer.mlp, "ffn_sub_norm", torch.nn.Identity())
+        patch.setitem(layer.self_attn._modules, "attn_sub_norm", torch.nn.Identity())
+        patch.setitem(layer.mlp._modules, "ffn_sub_norm", torch.nn.Identity())
 
 
 def _leave_out_one_norm(model: Any, patch: pytest.MonkeyPatch) -> None:
     for layer in model.model.layers:
-        patch.setattr(layer.self_attn, "attn_sub_norm", torch.nn.Identity())
+        patch.setitem(layer.self_attn._modules, "attn_sub_norm", torch.nn.Identity())
 
 
 def _rotate_with_another_base(model: Any, patch: pytest.MonkeyPatch) -> None:
     frequencies = model.model.rotary_emb.inv_freq
     half = len(frequencies)
-    patch.setattr(model.model.rotary_emb, "inv_freq", 500_000.0 ** -(torch.arange(half) / half))
+    patch.setitem(model.model.rotary_emb._buffers, "inv_freq", 500_000.0 ** -(torch.arange(half) / half))
 
 
 def _rotate_neighbours(model: Any, patch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ static void *load(const char *path) {
     if (file) { (void)!fread(magic, 1, 4, file); fclose(file); }
     if (!strcmp(magic, "GGUF")) { model.vocabulary = VOCABULARY; return &model; }
     say(GGML_LOG_LEVEL_ERROR, "error loading model: invalid magic characters\n", NULL);
-    say(1, "this is no error\n", NULL);
+    say(1, "a remark\n", NULL);
     return NULL;
 }
 static void *context(struct llama_context_params p) {
