@@ -41,6 +41,8 @@ MAX_ERROR_BY_PRECISION: dict[Precision, float] = {"q4_0": 0.5}
 MAX_RELATIVE_ERROR = 0.15
 """Largest mean |difference| of log-probabilities, in standard deviations of the checkpoint's. A Q4_0 file rounds the
 weights themselves, by up to an eighth, so `MAX_ERROR_BY_PRECISION` allows it more."""
+GATE_VERSION = 2
+"""Part of the key of kept comparisons; another number makes all of them anew."""
 TRIED_FROM = 0.05
 """Distance from which changes of the model are tried: rounding stays below it, but for coarse types of weights."""
 EXPLAINED_SHARE = 0.5
@@ -228,5 +230,5 @@ def describe_file(file: GgufFile) -> str:
 
 def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
     """Return the cache key of a comparison: the checkpoint, the file's present state, and the runtime's version."""
-    said = f"{checkpoint.sha256} {describe_file(file)} {runtime}"
+    said = f"{checkpoint.sha256} {describe_file(file)} {runtime} {GATE_VERSION}"
     return hashlib.sha256(said.encode()).hexdigest()[:32]

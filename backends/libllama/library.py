@@ -15,8 +15,8 @@ from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, T
 from bitnet_bench.errors import BenchError
 
 OTHER_BUILD_HINT = "Use another build: the wheel of the extra `llamacpp`, or one that `libllama` names."
-_loaded: dict[str, Path] = {}
-"""The library of this process that computes with ggml: two copies of ggml do not live together."""
+_computing: list[Path] = []
+"""The one library of this process that computes with ggml: two copies of ggml do not live together."""
 _last_messages: list[str] = []
 
 
@@ -234,9 +234,10 @@ def _load(library: Path) -> ctypes.CDLL:
     except OSError as error:
         raise BenchError(f"{library} does not load: {error}.", OTHER_BUILD_HINT) from error
     if hasattr(found, "ggml_init"):
-        other = _loaded.setdefault("ggml", library)
-        if other != library:
-            raise BenchError(f"{library} does not run beside {other} in one process.", "Use one libllama at a time.")
+        if _computing and _computing[0] != library:
+            problem = f"{library} does not run beside {_computing[0]} in one process."
+            raise BenchError(problem, "Use one libllama at a time.")
+        _computing[:] = [library]
     return found
 
 
