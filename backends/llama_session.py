@@ -102,7 +102,8 @@ def compare_with_checkpoint(
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
         with open_session(checkpoint, file, precision, load, runtime) as session:
-            return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
+            # side by side, as scoring reads them
+            return session.logits(prompts, [(row, i) for row, ids in enumerate(prompts) for i in range(len(ids))])
 
     with closing(load(True)) as vocabulary:
         return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize)

@@ -173,6 +173,7 @@ class LlamaLibrary:
         settings = self._calls.context_defaults()
         wanted = {"n_ctx": tokens, "n_seq_max": sequences, "n_batch": TOKENS_AT_ONCE, "kv_unified": True}
         wanted |= {"n_threads": threads, "n_threads_batch": threads, "no_perf": True}
+        wanted["flash_attn"] = False  # ik_llama.cpp's ends the process where sequences stand side by side
         _write(settings, self._layout.context, **wanted)
         self._context = self._calls.make_context(self.model, settings) or 0
         if not self._context:

@@ -9,7 +9,7 @@ import numpy as np
 VOCABULARY = 300
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 """Types of tokens in GGUF."""
-HIDDEN, HEADS, CONTEXT = 64, 2, 128
+HIDDEN, HEADS, CONTEXT = 128, 2, 128
 
 
 def write_tiny_gguf(out: Path) -> None:
