@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow test-llamacpp mutants notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow mutants notebooks docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -89,11 +89,6 @@ docs: .venv/docs
 # docs/cli.md from the command line itself; a test compares the two
 docs/cli.md: install
 	$(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
-
-# builds llama.cpp, which takes many minutes on two cores
-test-llamacpp: install
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[llamacpp]'
-	$(BIN)/python -m pytest tests/backends/test_llamacpp.py
 
 # the tests of what a wheel can lack (modules, tables, templates, weights, the kernel, recipes), outside the checkout,
 # against the wheel that check-install builds; what computes for minutes was computed by `make test`

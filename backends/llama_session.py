@@ -12,14 +12,13 @@ from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bitnet_bench.backends.batched_session import BatchedSession, Ids, Row, Tree, TreePosition, split_by_budget
+from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, TokenBatch
 from bitnet_bench.backends.runtime_parity import compare_runtime, describe_file, find_or_compare
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import ACTIVATIONS, GgufRuntime
 from bitnet_bench.checkpoints.gguf.types import TERNARY_TENSOR_TYPES
 from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 from bitnet_bench.errors import BenchError
@@ -28,8 +27,6 @@ from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 SEQUENCES = 64
 """Most sequences of a batch."""
-TOKENS_AT_ONCE = 2048
-"""Most tokens of one call of `llama_decode`."""
 KINDS = {
     "token_embd": "embedding",
     "output.": "head",
@@ -38,19 +35,6 @@ KINDS = {
     "ffn_": "linear",
 }
 """Kinds of `Checkpoint.weight_bytes` by a part of a tensor's name."""
-Ints = npt.NDArray[np.int32]
-Logits = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Tokens that are read at once, as arrays [N]."""
-
-    ids: Ints
-    positions: Ints
-    sequences: Ints
-    wanted: npt.NDArray[np.int8]
-    """1 where logits are requested, else 0."""
 
 
 class Library(Protocol):
@@ -94,16 +78,16 @@ def open_session(
     with closing(LlamaSession(load(False), file, tokenizer, precision)) as session:
         session.ends = find_end_ids(checkpoint, tokenizer)
         session.arithmetic = f"{runtime}, {describe_file(file)}"  # others share no answers with it
+        session.runtime = runtime
         yield session
 
 
 def compare_cached(
-    checkpoint: Checkpoint, file: GgufFile, precision: Precision, kind: GgufRuntime, version: str, load: Load
+    checkpoint: Checkpoint, file: GgufFile, precision: Precision, version: str, load: Load
 ) -> RuntimeParity:
     """Return `compare_with_checkpoint`, cached for this file and *version* of the runtime."""
-    computes = ACTIVATIONS[kind].get(file.architecture)
     return find_or_compare(
-        checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load, computes)
+        checkpoint, file, version, lambda: compare_with_checkpoint(checkpoint, file, precision, version, load)
     )
 
 
@@ -113,16 +97,16 @@ def compare_with_checkpoint(
     precision: Precision,
     runtime: str,
     load: Load,
-    computes: str | None,
 ) -> RuntimeParity:
     """Compare what a build of libllama computes from *file* with *checkpoint*; see `compare_runtime`."""
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
         with open_session(checkpoint, file, precision, load, runtime) as session:
-            return torch.cat([session.logits([ids], [(0, i) for i in range(len(ids))]) for ids in prompts])
+            # side by side, as scoring reads them
+            return session.logits(prompts, [(row, i) for row, ids in enumerate(prompts) for i in range(len(ids))])
 
     with closing(load(True)) as vocabulary:
-        return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize, computes)
+        return compare_runtime(checkpoint, precision, runtime, logits, vocabulary.tokenize)
 
 
 @dataclass
@@ -140,6 +124,8 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     """
 
     shares_contexts = False
+    runtime: str | None = None
+    """Name and version of the build, and the layers on a GPU."""
 
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
@@ -206,6 +192,10 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         lengths = positions.tolist()
         self._check_lengths(lengths)
         return DecodingState(lengths, torch.from_numpy(ids.astype(np.int64)))
+
+    def describe_runtime(self) -> str | None:
+        """Return the name and version of the build."""
+        return self.runtime
 
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in the file, bytes of key-value cache per token and row, in F16)."""

@@ -156,6 +156,10 @@ class RuntimeOptions:
     """Folder of the user's own build."""
     allow_mismatch: bool = False
     """True to run it although it computes another model; its results are marked."""
+    library: str | None = None
+    """Folder or file of a libllama of the user's own; None for that of an installed wheel."""
+    gpu_layers: int = 0
+    """Number of layers that a libllama keeps on the GPU."""
 
 
 NO_OPTIONS = RuntimeOptions()

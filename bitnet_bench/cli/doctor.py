@@ -104,19 +104,18 @@ def _inspect_runtimes() -> Iterator[Finding]:
         built_by is not None,
         ", ".join(builders),
         "none",
-        "apt-get install gcc: the kernel and llama.cpp need it",
+        "apt-get install gcc: the kernel is built with it",
     )
-    llama = find_spec("llama_cpp") is not None
-    yield _make_finding("llama.cpp", llama, "yes", "no", "pip install 'bitnet-bench[llamacpp]' (needs the compiler)")
-    yield _inspect_bitnetcpp()
+    yield _inspect_libllama("llama.cpp", "llamacpp")
+    yield _inspect_libllama("bitnet.cpp", "bitnetcpp")
 
 
-def _inspect_bitnetcpp() -> Finding:
+def _inspect_libllama(what: str, backend: str) -> Finding:
     try:
-        found: str = plugins.load_plugin("backends", "bitnetcpp").find_build().version
+        found: str = plugins.load_plugin("backends", backend).find_build().version
     except BenchError as error:
-        return Finding(what="bitnet.cpp", ok=False, found=error.problem, remedy=error.hint)
-    return Finding(what="bitnet.cpp", ok=True, found=found)
+        return Finding(what=what, ok=False, found=error.problem, remedy=error.hint)
+    return Finding(what=what, ok=True, found=found)
 
 
 def _inspect_data_and_disk(data_variable: str) -> Iterator[Finding]:

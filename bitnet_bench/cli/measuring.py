@@ -18,6 +18,9 @@ from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
+RUNTIME_FIELDS = ("gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
+"""Fields of `EvaluateJob` that `measure` has as well."""
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -52,7 +55,7 @@ def measure(
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
     runtime: Annotated[
         dict[str, Any],
-        Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
+        Fields("bitnet_bench.runs.jobs:EvaluateJob", RUNTIME_FIELDS),
     ],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
     as_json: Json = False,
@@ -126,7 +129,13 @@ def _build_scenario(
 def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
     from bitnet_bench.protocols import RuntimeOptions
 
-    return RuntimeOptions(runtime["gguf"], runtime["bitnetcpp_dir"], runtime["allow_mismatch"])
+    return RuntimeOptions(
+        gguf=runtime["gguf"],
+        directory=runtime["bitnetcpp_dir"],
+        allow_mismatch=runtime["allow_mismatch"],
+        library=runtime["libllama"],
+        gpu_layers=runtime["gpu_layers"],
+    )
 
 
 def _show_records(records: list[RunRecord], as_json: bool) -> None:

@@ -142,6 +142,8 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
             found.append(f"{name} {cost.backend} {cost.precision} ran once, without an interval. {cost.once_because}")
         if cost.parity and cost.parity.fault:
             found.append(f"{name} {cost.backend} {cost.precision} is another model: {cost.parity.fault}.")
+        if cost.parity and cost.parity.remark:
+            found.append(f"{name} {cost.backend} {cost.precision} reads text in another way: {cost.parity.remark}.")
         if cost.left_out:
             left = "; ".join(cost.disturbances)
             found.append(

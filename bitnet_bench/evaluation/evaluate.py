@@ -279,7 +279,7 @@ def _score_in_turn(
 
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
-    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.allow_mismatch)
+    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers)
     backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 

@@ -23,7 +23,7 @@ RECORDED_PACKAGES = (
     "lm-eval",
     "sacrebleu",
     "rouge-score",
-    "llama-cpp-python",
+    "xllamacpp",
 )
 VECTOR_INSTRUCTIONS = (
     "avx2",

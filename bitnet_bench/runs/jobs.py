@@ -282,6 +282,13 @@ class EvaluateJob(Settings):
     """Keep answers and use those that are kept: `bitnet-bench cache`."""
     gguf: Annotated[str | None, Option(is_path=True)] = None
     """A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."""
+    libllama: Annotated[str | None, Option(is_path=True)] = None
+    """A libllama of your own (a build with CUDA, bitnet.cpp, ik_llama.cpp): its folder or file.
+
+    Else $BITNET_BENCH_LIBLLAMA, else the wheel of the extra `llamacpp`.
+    """
+    gpu_layers: Annotated[int, Option()] = Field(default=0, ge=0)
+    """Layers that llamacpp or bitnetcpp keeps on the GPU; a build for the CPU has none."""
     bitnetcpp_dir: Annotated[str | None, Option(is_path=True)] = None
     """Your build of microsoft/BitNet; else $BITNETCPP_DIR."""
     allow_mismatch: Annotated[bool, Option(name="allow-mismatch")] = False

@@ -230,6 +230,11 @@ class RuntimeParity(Value):
     """Maximum of relative_error that is accepted."""
     fault: str | None = None
     """Fault of the runtime, by name if it is known; None if the error is within the bound."""
+    activation: str | None = None
+    """Activation that the runtime computes, by the smallest distance; None if others than the checkpoint's were not
+    tried, or none explains the fault."""
+    remark: str | None = None
+    """How its tokenizer differs. That is no fault: ids are given to the runtime, not text."""
 
 
 MAX_FOREIGN_SHARE = 0.1

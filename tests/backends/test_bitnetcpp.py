@@ -1,8 +1,9 @@
-"""The `bitnetcpp` backend: its shim over a fake libllama of two generations, and over a real build if one is named."""
+"""Builds of libllama: fake ones of two generations with their headers, and a real bitnet.cpp if one is named."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 
 import bitnet_bench
 from bitnet_bench.backends.bitnetcpp import BitnetCppBackend
-from bitnet_bench.backends.bitnetcpp.build import BuildLibrary
+from bitnet_bench.backends.libllama import layouts
+from bitnet_bench.backends.libllama.builds import find_build, find_library
+from bitnet_bench.backends.libllama.layouts import Layout, list_known_layouts
 from bitnet_bench.backends.llama_session import LlamaSession
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
@@ -25,7 +28,6 @@ from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.protocols import RuntimeOptions, sort_answers
-from bitnet_bench.runs.records import Checkpoint
 
 FAKE = Path(__file__).with_name("fake_llama")
 DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
@@ -37,7 +39,7 @@ real = pytest.mark.skipif("BITNETCPP_DIR" not in os.environ, reason="BITNETCPP_D
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep exported files and shims of a test to itself."""
+    """Keep exported files and proofs of a test to itself."""
     monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
 
 
@@ -67,7 +69,7 @@ def _backend(build: Path, allow_mismatch: bool = False) -> BitnetCppBackend:
 
 
 def _session(build: Path, file: GgufFile) -> LlamaSession:
-    return LlamaSession(BuildLibrary(_backend(build).find_build(), file), file, None, "i2_s")
+    return LlamaSession(_backend(build).find_build().load(file.path, False, 0), file, None, "i2_s")
 
 
 def _expected(ids: list[int]) -> torch.Tensor:
@@ -77,7 +79,7 @@ def _expected(ids: list[int]) -> torch.Tensor:
 
 
 @compiler
-def test_the_shim_reads_what_it_is_given(build: Path, demo: GgufFile) -> None:
+def test_a_build_reads_what_it_is_given(build: Path, demo: GgufFile) -> None:
     """Sequences of several lengths side by side, logits in the order that was asked for, then greedy tokens."""
     session = _session(build, demo)
     assert (session.library.vocabulary, session.max_length) == (300, 128)
@@ -102,9 +104,9 @@ def test_a_build_that_computes_another_model_is_refused(build: Path) -> None:
     """The fake one gives logits of a vocabulary of its own: the gate says so, and opening refuses."""
     backend, checkpoint = _backend(build), open_checkpoint("demo")
     parity = backend.check(checkpoint, "ternary")
-    assert "no logits of the shape" in str(parity.fault)
+    assert "has a vocabulary of 300 tokens where the checkpoint has" in str(parity.fault)
     assert parity.runtime.startswith("bitnet.cpp (no commit, built 20")
-    with pytest.raises(BenchError, match="no logits of the shape"), backend.open(checkpoint, "ternary"):
+    with pytest.raises(BenchError, match="a vocabulary of 300"), backend.open(checkpoint, "ternary"):
         pass
     with _backend(build, allow_mismatch=True).open(checkpoint, "ternary") as session:
         assert session.precision == "ternary"
@@ -124,7 +126,7 @@ def test_a_build_that_fails_says_it_in_its_own_words(
     with pytest.raises(BenchError, match=r"holds \[4\] tokens where \[5\] were read"):
         session.decode(state, 2)
     monkeypatch.setenv("FAKE_FAULT", "status")
-    with pytest.raises(BenchError, match=r"failed with status -3. the graph is broken"):
+    with pytest.raises(BenchError, match=r"failed with status -3. decoding failed: the graph is broken"):
         session.prefill([[1, 2, 3]])
     with pytest.raises(BenchError, match="exceed the 1024"):
         session.decode(state, 5000)
@@ -133,29 +135,95 @@ def test_a_build_that_fails_says_it_in_its_own_words(
         _session(build, demo)
 
 
+def _header(build: Path) -> Path:
+    return build / "3rdparty/llama.cpp/include/llama.h"
+
+
 @compiler
-def test_the_shim_is_compiled_once_for_a_build(
-    build: Path, demo: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second session takes the same file; without a compiler that works, and a new header does not."""
+def test_a_build_is_proved_once(build: Path, demo: GgufFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof is kept for a build and its header; another header, or another build, is proved again."""
     _session(build, demo).close()
-    shims = tmp_path / "gguf" / "shims"
-    (first,) = shims.iterdir()
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CC", raising=False)
+    proofs = tmp_path / "gguf" / "libllama"
+    assert len(list(proofs.iterdir())) == 1
+    monkeypatch.setenv("FAKE_FAULT", "crash")
     _session(build, demo).close()
-    assert list(shims.iterdir()) == [first]
-    header = build / "3rdparty/llama.cpp/include/llama.h"
-    header.write_text(header.read_text().replace("llama_batch_init", "llama_batch_make"))
-    with pytest.raises(BenchError, match="No C compiler"):
+    os.utime(find_library(build), (0, 0))
+    with pytest.raises(BenchError, match="ended with -6 while reading tokens"):
         _session(build, demo)
-    monkeypatch.undo()
-    monkeypatch.setenv("BITNET_BENCH_GGUF", str(tmp_path / "gguf"))
-    with pytest.raises(BenchError, match=r"interface of this bitnet.cpp is not known.*llama_batch_init"):
-        _session(build, demo)
+    monkeypatch.delenv("FAKE_FAULT")
+    _session(build, demo).close()
+    assert len(list(proofs.iterdir())) == 2
+
+
+@compiler
+def test_a_header_of_another_version_is_a_sentence(build: Path) -> None:
+    """Fields in other places, a field that is missing, one that is not understood, and no header at all."""
+    header = _header(build)
+    text = header.read_text()
+    for old, new, said in (
+        ("uint32_t n_ctx, n_batch", "uint32_t seed, n_ctx, n_batch", "the default of n_ctx is 2048"),
+        ("int32_t n_threads, n_threads_batch", "float n_threads", "llama_context_params has no n_threads_batch"),
+        ("bool vocab_only;", "bool vocab_only[4];", r"`bool vocab_only\[4\]` is not understood"),
+        ("int32_t n_gpu_layers;", "layers_t n_gpu_layers;", "`layers_t n_gpu_layers` is not understood"),
+        ("struct llama_model_params {", "struct llama_params {", "declares no struct llama_model_params"),
+        ("llama_tokenize", "llama_make_tokens", "declares no llama_tokenize"),
+    ):
+        assert old in text
+        header.write_text(text.replace(old, new))
+        with pytest.raises(BenchError, match=said):
+            find_build(str(build))
     header.unlink()
-    with pytest.raises(BenchError, match=r"no 3rdparty/llama.cpp/include/llama\.h"):
-        _session(build, demo)
+    with pytest.raises(
+        BenchError, match=r"(?s)is none of the \d known ones .* Give a folder that holds include/llama\.h"
+    ):
+        find_build(str(build))
+
+
+@compiler
+def test_a_library_that_is_no_libllama_is_a_sentence(tmp_path: Path) -> None:
+    """Another library, a file that is no library, one that lacks a function, and an empty folder."""
+    (tmp_path / "other.c").write_text("int answer(void) { return 42; }")
+    subprocess.run([str(CC), "-shared", "-fPIC", tmp_path / "other.c", "-o", tmp_path / "libllama.so"], check=True)
+    with pytest.raises(BenchError, match="is no libllama: it has no llama_decode"):
+        find_build(str(tmp_path))
+    (tmp_path / "other.c").write_text("int llama_decode(void) { return 0; }")
+    subprocess.run([str(CC), "-shared", "-fPIC", tmp_path / "other.c", "-o", tmp_path / "libllama.so"], check=True)
+    with pytest.raises(BenchError, match="has no llama_log_set"):
+        find_build(str(tmp_path))
+    (tmp_path / "libllama.so").write_text("no library")
+    with pytest.raises(BenchError, match=r"does not load: .*file too short|does not load: .*invalid ELF header"):
+        find_build(str(tmp_path))
+    (tmp_path / "libllama.so").unlink()
+    with pytest.raises(BenchError, match="There is no libllama in"):
+        find_build(str(tmp_path))
+
+
+@compiler
+def test_layers_on_a_gpu_need_a_build_that_has_one(build: Path, demo: GgufFile) -> None:
+    """A build for the CPU says so instead of ignoring the option."""
+    backend = BitnetCppBackend().configured(RuntimeOptions(library=str(build), gpu_layers=4))
+    with pytest.raises(BenchError, match="computes on the CPU only"), backend.open(open_checkpoint("demo"), "i2_s"):
+        pass
+
+
+@compiler
+@pytest.mark.parametrize("layout", list_known_layouts(), ids=lambda layout: str(layout.source))
+def test_known_layouts_are_what_a_compiler_makes_of_them(layout: Layout, tmp_path: Path) -> None:
+    """Offsets of every field of every version, by `offsetof`."""
+    version = layout.source.rpartition(" ")[2]
+    text = (Path(layouts.__file__).parent / "headers" / f"{version}.h").read_text()
+    text = re.sub(r"\benum \w+", "int", text.replace("const struct llama_vocab * vocab, ...", "void"))
+    pointers = ("ggml_backend_dev_t", *layouts.CALLBACKS)
+    lines = [f"typedef void *{name};" for name in pointers] + ["typedef int32_t llama_token;", text]
+    places = {"llama_model_params": layout.model, "llama_context_params": layout.context, "llama_batch": layout.batch}
+    lines += [
+        f'_Static_assert(offsetof(struct {name}, {field}) == {place.offset}, "{field}");'
+        for name, fields in places.items()
+        for field, place in fields.items()
+    ]
+    includes = "#include <stdbool.h>\n#include <stddef.h>\n#include <stdint.h>\n"
+    (tmp_path / "layout.c").write_text(includes + "\n".join(lines))
+    subprocess.run([str(CC), "-c", tmp_path / "layout.c", "-o", tmp_path / "layout.o"], check=True)
 
 
 def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +232,10 @@ def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.Monke
     checkpoint = open_checkpoint("demo")
     with pytest.raises(BenchError, match="your own build"):
         BitnetCppBackend().check(checkpoint, "i2_s")
-    with pytest.raises(BenchError, match=r"There is no build/3rdparty/llama.cpp/src/libllama\.so"):
+    with pytest.raises(BenchError, match="There is no libllama"):
         _backend(tmp_path).check(checkpoint, "i2_s")
     monkeypatch.setenv("BITNETCPP_DIR", str(tmp_path))
-    with pytest.raises(BenchError, match=r"There is no build/3rdparty/llama.cpp/src/libllama\.so"):
+    with pytest.raises(BenchError, match="There is no libllama"):
         BitnetCppBackend().check(checkpoint, "i2_s")
     with pytest.raises(BenchError, match="own converter"):
         BitnetCppBackend().check(checkpoint, "tl2")
@@ -177,9 +245,12 @@ def test_no_build_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.Monke
 
 @real
 def test_the_embedded_model_passes_in_a_real_build() -> None:
-    """bitnet.cpp computes the squared ReLU: weights, tokens and log-probabilities are the checkpoint's, and scores."""
+    """Weights, tokens and log-probabilities are the checkpoint's in a build from before July 2026, and scores."""
     checkpoint = open_checkpoint("demo")
     parity = BitnetCppBackend().check(checkpoint, "i2_s")
+    if parity.activation == "silu":  # main since then: microsoft/BitNet #588
+        assert "computes SiLU where the checkpoint has a squared ReLU" in str(parity.fault)
+        return
     assert parity.fault is None
     assert parity.same_tokens
     assert parity.relative_error is not None
@@ -196,12 +267,15 @@ def test_the_embedded_model_passes_in_a_real_build() -> None:
 
 @real
 def test_a_real_build_is_caught_computing_another_activation(tmp_path: Path) -> None:
-    """A BitNet with SiLU, which bitnet.cpp runs with its squared ReLU, is named."""
+    """A BitNet with SiLU and the same with a squared ReLU: a build computes one of them, and is named for the other."""
     from bitnet_bench.checkpoints.config import read_config
     from bitnet_bench.checkpoints.random_weights import write_random_checkpoint
 
-    config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": "silu", "initializer_range": 0.1}
-    write_random_checkpoint(config, 0, "autobitlinear", tmp_path / "silu", DEMO, lambda done, total, note="": None)
-    checkpoint: Checkpoint = open_checkpoint(str(tmp_path / "silu"))
-    parity = BitnetCppBackend().check(checkpoint, "i2_s")
-    assert "a squared ReLU where the checkpoint has SiLU" in str(parity.fault)
+    faults = []
+    for activation in ("silu", "relu2"):
+        config = read_config(DEMO) | {"num_hidden_layers": 2, "hidden_act": activation, "initializer_range": 0.1}
+        folder = tmp_path / activation
+        write_random_checkpoint(config, 0, "autobitlinear", folder, DEMO, lambda done, total, note="": None)
+        faults.append(BitnetCppBackend().check(open_checkpoint(str(folder)), "i2_s").fault)
+    assert faults.count(None) == 1
+    assert any("where the checkpoint has" in str(fault) for fault in faults)

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 
-from bitnet_bench.backends.llama_session import LlamaSession, Logits, TokenBatch, compare_with_checkpoint, open_session
+from bitnet_bench.backends.libllama.token_batch import Logits, TokenBatch
+from bitnet_bench.backends.llama_session import LlamaSession, compare_with_checkpoint, open_session
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.backends.ternary.engine import Batch, Engine
 from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.loading import load_tokenizer
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.protocols import sort_answers
-from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.runs.records import Checkpoint, RuntimeParity
+
+Forward = Callable[[list[int]], Tensor]
 
 
-class EngineLibrary:
-    """A `Library` whose logits are a checkpoint's own, or those of it with another activation."""
+class FakeLibrary:
+    """A `Library` whose logits [T, V] of a row of ids are what *forward* computes."""
 
-    def __init__(self, checkpoint: Checkpoint, activation: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, forward: Forward) -> None:
         config = AutoConfig.from_pretrained(checkpoint.path)
-        config.hidden_act = activation or config.hidden_act
-        self._engine, self._tokenizer = Engine(Weights(checkpoint), config), load_tokenizer(checkpoint)
+        self._forward, self._tokenizer = forward, load_tokenizer(checkpoint)
         self.vocabulary, self.trained_context = config.vocab_size, config.max_position_embeddings
         self.rooms: list[tuple[int, int]] = []
         self.closed = False
@@ -62,7 +71,7 @@ class EngineLibrary:
             if wanted:
                 asked.append((sequence, position))
         with torch.inference_mode():
-            whole = {s: self._whole(self._rows[s]) for s in {s for s, _ in asked}}
+            whole = {s: self._forward(self._rows[s]).numpy() for s in {s for s, _ in asked}}
         self._found = np.stack([whole[s][p] for s, p in asked])
 
     def logits(self, rows: int) -> Logits:
@@ -78,11 +87,16 @@ class EngineLibrary:
         """Note that it was closed."""
         self.closed = True
 
-    def _whole(self, row: list[int]) -> Logits:
-        found: Logits = self._engine.logits(
-            self._engine.hidden(Batch.from_sequences([row]), self._engine.cache(1, len(row)))
-        ).numpy()
-        return found
+
+class EngineLibrary(FakeLibrary):
+    """A `Library` whose logits are a checkpoint's own."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        engine = Engine(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path))
+        super().__init__(
+            checkpoint,
+            lambda row: engine.logits(engine.hidden(Batch.from_sequences([row]), engine.cache(1, len(row)))),
+        )
 
 
 @pytest.fixture
@@ -106,7 +120,7 @@ def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, f
         opened.append(EngineLibrary(demo))
         return opened[-1]
 
-    parity = compare_with_checkpoint(demo, file, "tq2_0", "a runtime", load, "relu2")
+    parity = compare_with_checkpoint(demo, file, "tq2_0", "a runtime", load)
     assert parity.fault is None
     assert parity.same_tokens
     assert parity.relative_error == pytest.approx(0, abs=1e-4)
@@ -124,10 +138,148 @@ def test_a_right_runtime_passes_and_scores_as_the_checkpoint(demo: Checkpoint, f
     assert state.tokens[0] == session.prefill([[*with_token, *again]]).tokens[0]
 
 
-def test_another_activation_is_named(demo: Checkpoint, file: GgufFile) -> None:
-    """A runtime that computes SiLU agrees better with the checkpoint run with SiLU than with the checkpoint."""
-    parity = compare_with_checkpoint(demo, file, "tq2_0", "a runtime", lambda only: EngineLibrary(demo, "silu"), "silu")
-    assert parity.fault == "a runtime computes SiLU where the checkpoint has a squared ReLU"
+Change = Callable[[Any, pytest.MonkeyPatch], None]
+
+
+def _compute_activation(name: str) -> Change:
+    def change(model: Any, patch: pytest.MonkeyPatch) -> None:
+        for layer in model.model.layers:
+            patch.setitem(layer.mlp._modules, "act_fn", ACT2FN[name])
+
+    return change
+
+
+def _leave_out_norms(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.model.layers:
+        patch.setitem(layer.self_attn._modules, "attn_sub_norm", torch.nn.Identity())
+        patch.setitem(layer.mlp._modules, "ffn_sub_norm", torch.nn.Identity())
+
+
+def _leave_out_one_norm(model: Any, patch: pytest.MonkeyPatch) -> None:
+    for layer in model.model.layers:
+        patch.setitem(layer.self_attn._modules, "attn_sub_norm", torch.nn.Identity())
+
+
+def _rotate_with_another_base(model: Any, patch: pytest.MonkeyPatch) -> None:
+    frequencies = model.model.rotary_emb.inv_freq
+    half = len(frequencies)
+    patch.setitem(model.model.rotary_emb._buffers, "inv_freq", 500_000.0 ** -(torch.arange(half) / half))
+
+
+def _rotate_neighbours(model: Any, patch: pytest.MonkeyPatch) -> None:
+    """Rotate values 2i and 2i + 1 of a head by the angle i, as llama.cpp does for the architecture `llama`."""
+
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+        half = cos.shape[-1] // 2
+        cos, sin = cos[:, None, :, :half], sin[:, None, :, :half]
+
+        def turn(x: Tensor) -> Tensor:
+            a, b = x[..., ::2], x[..., 1::2]
+            return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+
+        return turn(q), turn(k)
+
+    patch.setattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", rotate)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "SiLU": (_compute_activation("silu"), "computes SiLU where the checkpoint has a squared ReLU"),
+    "ReLU": (_compute_activation("relu"), "computes ReLU where the checkpoint has a squared ReLU"),
+    "no SubLN": (_leave_out_norms, "leaves out the norms inside the blocks (SubLN)"),
+    "one norm less": (_leave_out_one_norm, "leaves out one norm inside the blocks (attn_sub_norm)"),
+    "rope base": (_rotate_with_another_base, "rotates positions with the base 500,000 where the checkpoint has 10,000"),
+    "neighbours": (_rotate_neighbours, "rotates neighbouring values of a head where the checkpoint rotates halves"),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Give the embedded BitNet as transformers builds it, which shares no code with the reference of the gate."""
+    return load_model(open_checkpoint("demo"), "run", "ternary")
+
+
+def _compare(demo: Checkpoint, file: GgufFile, library: Callable[[], FakeLibrary]) -> RuntimeParity:
+    return compare_with_checkpoint(demo, file, "tq2_0", "a runtime", lambda vocabulary_only: library())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_wrong_runtime_computes_is_named(
+    change: str, model: Any, demo: Checkpoint, file: GgufFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another activation, a norm that is missing, another rotation: each is called by its name."""
+    make, said = CHANGES[change]
+    make(model, monkeypatch)
+    parity = _compare(demo, file, lambda: FakeLibrary(demo, lambda row: model(torch.tensor([row])).logits[0].float()))
+    assert str(parity.fault).startswith(f"a runtime {said}")
+    assert parity.same_tokens
+
+
+def test_a_runtime_that_computes_the_squared_relu_is_said_to(model: Any, demo: Checkpoint, file: GgufFile) -> None:
+    """Both activations were tried: the record names the one that it computes."""
+    parity = _compare(demo, file, lambda: FakeLibrary(demo, lambda row: model(torch.tensor([row])).logits[0].float()))
+    assert parity.fault is None
+    assert parity.activation == "relu2"
+
+
+def test_a_llama_with_a_squared_relu_is_named(demo: Checkpoint, file: GgufFile, tmp_path: Path) -> None:
+    """The other way round, and without an activation that is likely: a checkpoint with SiLU."""
+    copied = tmp_path / "silu"
+    shutil.copytree(demo.path, copied)
+    config = json.loads((copied / "config.json").read_text()) | {"hidden_act": "silu"}
+    (copied / "config.json").write_text(json.dumps(config))
+    parity = _compare(open_checkpoint(str(copied)), file, lambda: EngineLibrary(demo))
+    assert parity.fault == "a runtime computes a squared ReLU where the checkpoint has SiLU"
+    assert parity.activation == "relu2"
+
+
+class RenumberedLibrary(EngineLibrary):
+    """A `Library` of the same model whose vocabulary is in another order."""
+
+    def __init__(self, checkpoint: Checkpoint, shift: int) -> None:
+        super().__init__(checkpoint)
+        forward, size = self._forward, self.vocabulary
+        self._shift = shift
+        self._forward = lambda row: forward([(i - shift) % size for i in row]).roll(shift, -1)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of *text* in the other order."""
+        return [(i + self._shift) % self.vocabulary for i in super().tokenize(text)]
+
+
+def test_another_vocabulary_is_named(demo: Checkpoint, file: GgufFile) -> None:
+    """One of another size, and one that gives other ids to the same tokens."""
+
+    class Larger(EngineLibrary):
+        def __init__(self, checkpoint: Checkpoint) -> None:
+            super().__init__(checkpoint)
+            forward = self._forward
+            self._forward = lambda row: torch.nn.functional.pad(forward(row), (0, 8))
+            self.vocabulary += 8
+
+    size = Engine(Weights(demo), AutoConfig.from_pretrained(demo.path)).head.rows
+    parity = _compare(demo, file, lambda: Larger(demo))
+    said = f"a runtime has a vocabulary of {size + 8:,} tokens where the checkpoint has {size:,}"
+    assert parity.fault == said
+    parity = _compare(demo, file, lambda: RenumberedLibrary(demo, 3))
+    assert "has another vocabulary: it computes the same with other ids for the same tokens" in str(parity.fault)
+
+
+def test_another_tokenizer_is_remarked_and_no_fault(demo: Checkpoint, file: GgufFile) -> None:
+    """A runtime that puts a token before the text, or reads it in other parts, computes the model all the same."""
+
+    class WithStart(EngineLibrary):
+        def tokenize(self, text: str) -> list[int]:
+            return [7, *super().tokenize(text)]
+
+    class Bytes(EngineLibrary):
+        def tokenize(self, text: str) -> list[int]:
+            return list(text.encode())
+
+    parity = _compare(demo, file, lambda: WithStart(demo))
+    assert parity.fault is None
+    assert not parity.same_tokens
+    assert str(parity.remark).endswith("it puts 7 before the text")
+    assert "for “안녕하세요. 오늘 서…”, from the id at 0 on" in str(_compare(demo, file, lambda: Bytes(demo)).remark)
 
 
 def test_bytes_are_named_by_kind(demo: Checkpoint, file: GgufFile) -> None:

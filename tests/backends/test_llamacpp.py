@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make test-llamacpp")
 
 import bitnet_bench
 from bitnet_bench.backends.llamacpp import LlamaCppBackend
@@ -25,6 +24,7 @@ from bitnet_bench.protocols import RuntimeOptions, sort_answers
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
+pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="the extra `llamacpp` is not installed")
 DEMO = Path(bitnet_bench.__file__).parent / "demo" / "ternary"
 SHORT = Scenario(prompt_tokens=16, new_tokens=4, rounds=1, threads=1)
 

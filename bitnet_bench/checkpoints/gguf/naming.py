@@ -19,11 +19,6 @@ LLAMA_CPP_ARCHITECTURES = {"bitnet": "bitnet", "llama": "llama", "mistral": "lla
 BITNET_CPP_ARCHITECTURES = {**LLAMA_CPP_ARCHITECTURES, "bitnet": "bitnet-b1.58"}
 """Architectures of bitnet.cpp: microsoft/BitNet has its own for SubLN with a squared ReLU."""
 GgufRuntime = Literal["llama.cpp", "bitnet.cpp"]
-ACTIVATIONS: dict[GgufRuntime, dict[str, str]] = {
-    "llama.cpp": {"bitnet": "silu", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
-    "bitnet.cpp": {"bitnet-b1.58": "relu2", "llama": "silu", "qwen2": "silu", "qwen3": "silu"},
-}
-"""Activation of each runtime in the feed-forward of an architecture, whatever the file says (microsoft/BitNet #602)."""
 
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",

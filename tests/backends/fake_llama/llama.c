@@ -1,5 +1,6 @@
 /* A libllama that computes something simple: the logit of v after a sequence is 1 + (v * 31 + sum) % 101 over the sum
- * of its tokens, each times its position plus one. FAKE_FAULT: "status" fails to decode, "lost" forgets a token.
+ * of its tokens, each times its position plus one. FAKE_FAULT: "status" fails to decode, "lost" forgets a token,
+ * "crash" ends the process.
  */
 #include "llama.h"
 
@@ -25,7 +26,7 @@ static void *load(const char *path) {
     if (file) { (void)!fread(magic, 1, 4, file); fclose(file); }
     if (!strcmp(magic, "GGUF")) { model.vocabulary = VOCABULARY; return &model; }
     say(GGML_LOG_LEVEL_ERROR, "error loading model: invalid magic characters\n", NULL);
-    say(1, "this is no error\n", NULL);
+    say(1, "a remark\n", NULL);
     return NULL;
 }
 static void *context(struct llama_context_params p) {
@@ -39,7 +40,11 @@ static void clear(struct llama_context *c) {
 void llama_backend_init(void) {}
 void llama_log_set(void (*callback)(enum ggml_log_level, const char *, void *), void *data) { (void)data; say = callback; }
 struct llama_model_params llama_model_default_params(void) { struct llama_model_params p = {0}; return p; }
-struct llama_context_params llama_context_default_params(void) { struct llama_context_params p = {0}; return p; }
+struct llama_context_params llama_context_default_params(void) { 
+    struct llama_context_params p = {0};
+    p.n_ctx = 512, p.n_batch = 2048, p.n_seq_max = 1, p.n_threads = p.n_threads_batch = 4;
+    return p;
+}
 struct llama_batch llama_batch_init(int32_t tokens, int32_t embd, int32_t sequences) {
     struct llama_batch b = {0};
     (void)embd;
@@ -51,7 +56,8 @@ struct llama_batch llama_batch_init(int32_t tokens, int32_t embd, int32_t sequen
 void llama_batch_free(struct llama_batch b) { free(b.token), free(b.pos), free(b.n_seq_id), free(b.logits), free(b.seq_id); }
 void llama_free(struct llama_context *c) { free(c->logits), free(c); }
 int32_t llama_decode(struct llama_context *c, struct llama_batch b) {
-    if (is_fault("status")) { say(GGML_LOG_LEVEL_ERROR, "the graph is broken\n", NULL); return -3; }
+    if (is_fault("crash")) abort();
+    if (is_fault("status")) { say(GGML_LOG_LEVEL_ERROR, "decoding failed: the graph is broken\n", NULL); return -3; }
     c->logits = realloc(c->logits, sizeof(float) * VOCABULARY * b.n_tokens);
     c->rows = 0;
     for (int i = 0; i < b.n_tokens; i++) {

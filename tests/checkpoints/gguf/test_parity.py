@@ -1,4 +1,4 @@
-"""The gate: a runtime that computes another model is caught, by name where its activation is known."""
+"""The gate: a runtime that computes another model is caught, and called by what it computes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bitnet_bench.backends.reference import source_logits
 from bitnet_bench.backends.runtime_parity import check_parity, compare_logits, compare_runtime, find_or_compare
+from bitnet_bench.backends.variants import Variant
 from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.errors import BenchError
@@ -22,7 +23,7 @@ def _runtime(checkpoint: Checkpoint, activation: str | None = None, noise: float
     """Give a runtime that computes *checkpoint* with another activation, or with some noise."""
 
     def logits(prompts: Sequence[Sequence[int]]) -> Tensor:
-        found = source_logits(checkpoint, [torch.tensor(ids) for ids in prompts], activation)
+        found = source_logits(checkpoint, [torch.tensor(ids) for ids in prompts], Variant(activation=activation))
         return found + noise * found.std() * torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
 
     return logits
@@ -31,16 +32,19 @@ def _runtime(checkpoint: Checkpoint, activation: str | None = None, noise: float
 @pytest.mark.parametrize("precision", ["tq2_0", "q4_0"])
 def test_a_wrong_activation_is_named_whatever_the_bound(precision: Precision, bitnet: Checkpoint) -> None:
     """A runtime with SiLU is nearer to the source with SiLU than to the source, and is called that."""
-    found = compare_runtime(bitnet, precision, "fake 1", _runtime(bitnet, "silu"), None, computes="silu")
+    found = compare_runtime(bitnet, precision, "fake 1", _runtime(bitnet, "silu"), None)
     assert found.fault == "fake 1 computes SiLU where the checkpoint has a squared ReLU"
+    assert found.activation == "silu"
 
 
 def test_a_right_runtime_passes_with_its_own_rounding(bitnet: Checkpoint) -> None:
     """Noise of a twentieth of the logits' spread is rounding; tokens are compared, too."""
     ids = {tuple(row.tolist()) for row in encode_prompts(bitnet)}
-    found = compare_runtime(bitnet, "tq2_0", "fake 1", _runtime(bitnet, noise=0.05), lambda text: [1], computes="relu2")
+    found = compare_runtime(bitnet, "tq2_0", "fake 1", _runtime(bitnet, noise=0.05), lambda text: [1])
     assert found.fault is None
+    assert found.activation == "relu2"
     assert found.same_tokens is False
+    assert "its tokenizer gives other ids for 4 of 4 prompts" in str(found.remark)
     assert found.prompt_tokens == sum(map(len, ids))
     assert 0 < (found.relative_error or 0) < 0.15
 
@@ -49,10 +53,12 @@ def test_another_model_and_broken_logits_are_faults() -> None:
     """Other numbers, NaN and another shape: none of them is the model, and nothing is compared by chance."""
     torch.manual_seed(0)
     ours, theirs = torch.randn(8, 50), torch.randn(8, 50)
-    assert compare_logits(ours, ours, None, bound=0.15, runtime="x").fault is None
-    assert "another model" in str(compare_logits(ours, theirs, None, bound=0.15, runtime="x").fault)
-    assert "not finite" in str(compare_logits(ours, ours * float("nan"), None, bound=0.15, runtime="x").fault)
-    assert "shape" in str(compare_logits(ours, theirs[:, :40], None, bound=0.15, runtime="x").fault)
+    assert compare_logits(ours, ours, bound=0.15, runtime="x").fault is None
+    assert "another model" in str(compare_logits(ours, theirs, bound=0.15, runtime="x").fault)
+    assert "not finite" in str(compare_logits(ours, ours * float("nan"), bound=0.15, runtime="x").fault)
+    assert "shape" in str(compare_logits(ours, theirs[:5], bound=0.15, runtime="x").fault)
+    fault = compare_logits(ours, theirs[:, :40], bound=0.15, runtime="x").fault
+    assert fault == "x has a vocabulary of 40 tokens where the checkpoint has 50"
 
 
 def test_a_comparison_is_kept_until_the_file_changes(llama: Checkpoint) -> None:
