@@ -2,9 +2,9 @@
 
 A block is one group of a row: a float16 scale d, then the codes, lowest bits first. Q2_0 and PQ2_0 hold two bits c per
 weight, w = (c - 1) d; Q1_0 holds one bit b, w = (2 b - 1) d (llama.cpp at 01243c5: `ggml-common.h`, and
-`dequantize_row_q2_0` and `dequantize_row_q1_0` of `ggml-quants.c`; pull requests 24448, 25419, 25430, 25707). The groups
-of Q2_0 are 64 wide in llama.cpp and 128 wide in files that PrismML's fork wrote before that, under the same number;
-PQ2_0 is the name of the latter today.
+`dequantize_row_q2_0` and `dequantize_row_q1_0` of `ggml-quants.c`; pull requests 24448, 25419, 25430, 25707). Groups of
+Q2_0 are 64 wide in llama.cpp and 128 wide in files that PrismML's fork wrote before that, under the same number; PQ2_0
+is the name of the latter today.
 
 Codes and scales are returned in one canonical form, so that equal weights have equal codes and scales: a scale is never
 negative, and it is 0 exactly where all codes of its group are 0.
