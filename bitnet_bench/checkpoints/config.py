@@ -11,6 +11,9 @@ from bitnet_bench.errors import BenchError
 PRECISION_KEY = "bitnet_bench_precision"
 """Key that this project writes to config.json: without it, an FP16 model of `model_type: bitnet` looks like masters."""
 
+ACTIVATIONS_KEY = "bitnet_bench_activations"
+"""Key that this project writes to config.json of a group-scaled model whose inputs are rounded to int8: `int8`."""
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return config.json of a checkpoint folder as a dict; BenchError if *path* is not a checkpoint."""
