@@ -36,9 +36,7 @@ class Weights:
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
         """Shape (rows, columns) of every ternary layer, by module name."""
-        return list_ternary_layers(
-            self.checkpoint.format, self.config, self.shards, self.checkpoint.ternary_tables
-        )
+        return list_ternary_layers(self.checkpoint.format, self.config, self.shards, self.checkpoint.ternary_tables)
 
     @cached_property
     def floats(self) -> tuple[str, ...]:

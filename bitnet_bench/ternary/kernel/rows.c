@@ -19,6 +19,7 @@ typedef struct {
     int32_t *sums;      /* [tokens] */
     float *y;           /* [tokens][columns], or NULL: the row as it is before quantization */
     int64_t stride;
+    int64_t group; /* columns with a step and a sum of their own: steps and sums are [tokens][columns / group]; 0: all */
     int64_t next;
 } rows_job_t;
 
@@ -82,6 +83,14 @@ CLONES static void quantize(const float *x, int64_t columns, int64_t stride, int
     *sum = total;
 }
 
+static void quantize_groups(const rows_job_t *job, const float *x, int64_t t) {
+    const int64_t size = job->group, groups = job->columns / size;
+    int8_t *q = job->q + t * job->stride;
+    for (int64_t g = 0; g < groups; g++)
+        quantize(x + g * size, size, size, q + g * size, job->steps + t * groups + g, job->sums + t * groups + g);
+    memset(q + job->columns, 0, (size_t)(job->stride - job->columns));
+}
+
 static void rows_work(void *argument) {
     rows_job_t *job = argument;
     float *buffer = scratch((size_t)job->columns * sizeof(float));
@@ -96,8 +105,10 @@ static void rows_work(void *argument) {
             x = buffer;
         }
         if (job->y) memcpy(job->y + t * job->columns, x, (size_t)job->columns * sizeof(float));
-        if (job->q)
+        if (job->q && !job->group)
             quantize(x, job->columns, job->stride, job->q + t * job->stride, job->steps + t, job->sums + t);
+        else if (job->q)
+            quantize_groups(job, x, t);
     }
 }
 
