@@ -11,7 +11,7 @@ from inspect import get_annotations
 from typing import Any, Protocol, Self, TypeVar
 
 from bitnet_bench.errors import BenchError, did_you_mean
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import Activations, Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
 
@@ -156,6 +156,8 @@ class RuntimeOptions:
     """Folder of the user's own build."""
     allow_mismatch: bool = False
     """True to run it although it computes another model; its results are marked."""
+    activations: Activations = "checkpoint"
+    """int8 to round the activations of a model that takes floats; what that changes is measured and recorded."""
 
 
 NO_OPTIONS = RuntimeOptions()

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
+from bitnet_bench.ternary.kernel import FloatRows, JoinedLayers, Norm, QuantizedRows
+from bitnet_bench.ternary.panels import scales_to_panels
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
@@ -33,12 +34,13 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 def why_unsupported(weights: Weights, config: Any) -> str | None:
     """Return why the engine does not support a checkpoint's architecture, or None if it does."""
-    layers = {name.split(".")[-1] for name in weights.ternary}
+    linear = [name for name in weights.ternary if name not in weights.ternary_tables]
+    layers = {name.split(".")[-1] for name in linear}
     expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     rope = getattr(config, "rope_parameters", None) or {}
     if config.model_type not in FAMILIES:
         return f"model_type {config.model_type}"
-    if layers != expected or len(weights.ternary) != 7 * config.num_hidden_layers:
+    if layers != expected or len(linear) != 7 * config.num_hidden_layers:
         return "linear layers that are not ternary"
     if config.hidden_act not in kernel.ACTIVATIONS:
         return f"activation {config.hidden_act}"
@@ -105,25 +107,69 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class TernaryTable:
+    """An embedding or a head in 2-bit codes, with scales [panels, groups, 16]."""
+
+    panels: Tensor
+    scales: Tensor
+    rows: int
+    columns: int
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """Return float32 rows [T, columns]."""
+        return kernel.lookup_rows(self.panels, self.scales, ids.long().contiguous(), self.columns)
+
+
 class Engine(BaseEngine[JoinedLayers]):
     """A ternary model on the CPU kernel."""
 
-    def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
-        """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
+    def __init__(self, weights: Weights, config: Any, head: str = "stored", *, rounds_groups: bool = False) -> None:
+        """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`.
+
+        *rounds_groups* rounds activations to int8 by group where the model has scales of groups and takes floats.
+        """
+        self.group_size = weights.group_size or 0
+        self.rounds_activations = weights.quantizes_activations or rounds_groups
         super().__init__(weights, config, torch.device("cpu"), torch.float32)
-        self.head = Head(self.head_table, int8=head == "int8")
-        if head == "int8":
+        self.head = (
+            TernaryHead(self.head_table)
+            if isinstance(self.head_table, TernaryTable)
+            else Head(self.head_table, int8=head == "int8")
+        )
+        if isinstance(self.head, Head) and head == "int8":
             self._count(self.head.codes, "head")
         self._plan: tuple[tuple[Any, ...], ForwardPlan] | None = None
 
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> JoinedLayers:
         return JoinedLayers([self._read_layer(weights, name) for name in names], columns)
 
-    def _read_layer(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
+    def _read_layer(self, weights: Weights, module: str) -> tuple[Tensor, Tensor | float, int, Tensor | None]:
         panels, gamma = weights.panels(module)
         bias = weights.bias(module)
         self._count(panels, "ternary")
-        return panels, float(gamma), weights.ternary[module][0], bias
+        scale = self._read_scales(weights, module, gamma, "scales") if self.group_size else float(gamma)
+        return panels, scale, weights.ternary[module][0], bias
+
+    def _read_scales(self, weights: Weights, module: str, scales: Tensor, kind: str) -> Tensor:
+        return self._count(scales_to_panels(scales.to(weights.scale_dtype(module))), kind)
+
+    def _read_table(self, weights: Weights, module: str, kind: str) -> Any:
+        if module not in weights.ternary:
+            return super()._read_table(weights, module, kind)
+        panels, gamma = weights.panels(module)
+        scales = self._read_scales(weights, module, gamma, f"{kind} scales")
+        return TernaryTable(self._count(panels, kind, "2-bit"), scales, *weights.ternary[module])
+
+    def make_rows(self, tokens: int, columns: int) -> QuantizedRows | FloatRows:
+        """Return buffers for what ternary layers read: int8, or floats for a model without that rounding."""
+        if self.rounds_activations:
+            return QuantizedRows.empty(tokens, columns, self.group_size)
+        return FloatRows(torch.empty(tokens, columns), self.group_size)
+
+    def set_rounding(self, rounds: bool) -> None:
+        """Round activations to int8 from now on, or take floats, which only a model with scales of groups can."""
+        self.rounds_activations, self._plan = rounds, None
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
@@ -172,9 +218,8 @@ class ForwardPlan:
         qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
         attended = torch.empty(tokens, heads)
         gate_up = torch.empty(tokens, 2 * config.intermediate_size)
-        wide = QuantizedRows.empty(tokens, config.hidden_size)
-        headed = QuantizedRows.empty(tokens, heads)
-        gated = QuantizedRows.empty(tokens, config.intermediate_size)
+        wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
+        gated = engine.make_rows(tokens, config.intermediate_size)
         between, angles = torch.empty_like(self.hidden), (engine.cosines, engine.sines)
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
         self.calls: list[Call] = []
@@ -190,25 +235,46 @@ class ForwardPlan:
                 engine._heads_per_tile(tokens),
             )
             self.calls += [
-                kernel.rows_call(self.hidden, wide, norm=layer.input_norm),
+                _prepare_rows_call(self.hidden, wide, layer.input_norm),
                 layer.qkv.call(wide, qkv),
                 attention,
-                kernel.rows_call(attended, headed, norm=layer.attention_norm),
+                _prepare_rows_call(attended, headed, layer.attention_norm),
                 layer.out.call(headed, self.hidden, add=True),
                 *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
                 layer.gate_up.call(wide, gate_up),
-                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=config.hidden_act),
+                _prepare_rows_call(gate_up, gated, layer.gated_norm, config.hidden_act),
                 layer.down.call(gated, self.hidden, add=True),
             ]
 
 
+def _prepare_rows_call(x: Tensor, out: QuantizedRows | FloatRows, norm: Norm | None, activation: str = "") -> Call:
+    """Return the call that writes rows x, after an activation and a norm where there are any, into *out*."""
+    if isinstance(out, FloatRows):
+        return kernel.rows_call(x, None, norm=norm, activation=activation, y=out.x)
+    return kernel.rows_call(x, out, norm=norm, activation=activation)
+
+
 def _prepare_norm_calls(
-    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows
+    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows | FloatRows
 ) -> list[Call]:
     """Return the calls for a norm of the block, followed by the norm inside the linear layer if there is one."""
     if inner is None:
-        return [kernel.rows_call(hidden, out, norm=norm)]
-    return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
+        return [_prepare_rows_call(hidden, out, norm)]
+    return [kernel.rows_call(hidden, None, norm=norm, y=between), _prepare_rows_call(between, out, inner)]
+
+
+class TernaryHead:
+    """The output projection in 2-bit codes with scales of groups, which takes floats, as a float head does."""
+
+    def __init__(self, table: TernaryTable) -> None:
+        self.rows, self._group = table.rows, table.columns // table.scales.shape[1]
+        self._product = JoinedLayers([(table.panels, table.scales, table.rows, None)], table.columns)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
+        y = torch.empty(len(x), self.rows)
+        self._product(FloatRows(x.contiguous(), self._group), len(x), y)
+        return y
 
 
 class Head:

@@ -139,7 +139,7 @@ class Weights:
         return codes, gamma
 
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale.
+        """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale or scales.
 
         For format packed these are the memory-mapped bytes of the file, whose codes `inspect` has checked.
         """

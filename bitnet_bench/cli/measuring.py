@@ -52,7 +52,9 @@ def measure(
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
     runtime: Annotated[
         dict[str, Any],
-        Fields("bitnet_bench.runs.jobs:EvaluateJob", ("gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")),
+        Fields(
+            "bitnet_bench.runs.jobs:EvaluateJob", ("activations", "gguf", "bitnetcpp_dir", "allow_mismatch", "data_dir")
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -122,7 +124,9 @@ def _build_scenario(
 def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
     from bitnet_bench.protocols import RuntimeOptions
 
-    return RuntimeOptions(runtime["gguf"], runtime["bitnetcpp_dir"], runtime["allow_mismatch"])
+    return RuntimeOptions(
+        runtime["gguf"], runtime["bitnetcpp_dir"], runtime["allow_mismatch"], activations=runtime["activations"]
+    )
 
 
 def _show_records(records: list[RunRecord], as_json: bool) -> None:

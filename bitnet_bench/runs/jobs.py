@@ -12,6 +12,7 @@ from bitnet_bench.runs.choices import (
     DEFAULT_MODEL,
     DEFAULT_PROMPTS,
     TRAINING_BACKEND,
+    Activations,
     Precision,
     TrainingPrecision,
 )
@@ -266,6 +267,12 @@ class EvaluateJob(Settings):
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
     cache: Annotated[bool, Option()] = True
     """Keep answers and use those that are kept: `bitnet-bench cache`."""
+    activations: Annotated[Activations, Option()] = "checkpoint"
+    """int8: round what the layers of a model with a scale per group multiply, which it takes as floats. Faster, and an
+    approximation: the record says by how much.
+
+    For the backend `ternary`.
+    """
     gguf: Annotated[str | None, Option(is_path=True)] = None
     """A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."""
     bitnetcpp_dir: Annotated[str | None, Option(is_path=True)] = None

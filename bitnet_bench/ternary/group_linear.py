@@ -11,7 +11,7 @@ from bitnet_bench.ternary.groups import multiply_int8, quantize_activation_group
 
 
 class GroupCodesLinear(nn.Module):
-    """An inference-only layer with int8 codes [N, K] and scales [N, K / G] whose inputs are rounded to int8 by group."""
+    """An inference-only layer with int8 codes [N, K] and scales [N, K / G] that rounds its inputs to int8 by group."""
 
     codes: Tensor
     scales: Tensor

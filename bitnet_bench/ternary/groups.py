@@ -49,7 +49,7 @@ def absmean_by_group(weight: Tensor, group: int) -> Tensor:
 
 
 def ternarize_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Return (codes, scales) of float *weight* [N, K]: clip(round(w / s), -1, 1), half to even, s by `absmean_by_group`."""
+    """Return (codes, scales) of *weight* [N, K]: clip(round(w / s), -1, 1), half to even, s by `absmean_by_group`."""
     scales = absmean_by_group(weight, group)
     ratios = weight.float().view(*scales.shape, group) / scales.unsqueeze(-1)
     codes = ratios.round().clamp(-1, 1).to(torch.int8).view(weight.shape)

@@ -1,4 +1,4 @@
-"""The kernel with a scale per group gives the bits of its formula in PyTorch, on every instruction set of this machine."""
+"""The kernel with a scale per group gives the bits of its formula in PyTorch, on every instruction set here."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_width_is_the_formula_for_float_activations(
 
 
 def test_the_largest_sums_of_a_group_do_not_wrap(path: str) -> None:
-    """128 codes of +1 and of -1 and activations at their limits: more than 16 bits of products, were they signed wrong."""
+    """128 codes of +1 and of -1, and activations at their limits, in 16-bit sums of bytes."""
     codes = torch.ones(20, 256, dtype=torch.int8)
     codes[10:] = -1
     x = torch.full((3, 256), -1.0)

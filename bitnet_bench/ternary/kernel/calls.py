@@ -94,8 +94,8 @@ class JoinedLayers:
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
         """Join *parts* of (codes, scale, rows, bias): uint8 codes [panels, steps, 64] with one float scale, or an int8
-        layer as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows], or uint8 codes with scales of groups
-        [panels, groups, 16], float16 or float32; bias float32 [rows] or None."""
+        layer as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows], or uint8 codes with scales of
+        groups [panels, groups, 16], float16 or float32; bias float32 [rows] or None."""
         self._kept: list[object] = []
         self._array = (Part * len(parts))()
         self.columns = columns
@@ -182,7 +182,7 @@ def rows_call(
     With an *activation*, x is [T, 2 K] and act(first half) * second half is computed first. The RMS norm follows, if
     there is one. *y* [T, K] receives the rows before quantization.
     """
-    columns = out.columns if out is not None else x.shape[-1]
+    columns = out.columns if out is not None else x.shape[-1] // (2 if activation else 1)
     job = RowsJob(
         x=x.data_ptr(),
         x_stride=x.stride(0),

@@ -1,0 +1,155 @@
+"""Time the kernel with a scale per group beside the one with a scale per layer, in alternating runs.
+
+    python benchmarks/groups.py layer
+    python benchmarks/groups.py decode
+
+Both multiply the matrices of bitnet-b1.58-2B-4T; answers are compared with the formula before they are timed. `decode`
+reads all layers and the head once per token and compares the time with that of reading as many bytes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import psutil
+import torch
+import typer
+from torch import Tensor
+
+from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.groups import multiply_float, multiply_int8, quantize_activation_groups
+from bitnet_bench.ternary.panels import scales_to_panels, to_panels
+from bitnet_bench.ternary.quantizer import quantize_activations
+
+HIDDEN, WIDE, KV, LAYERS, VOCABULARY = 2560, 6912, 640, 30, 128256
+SHAPES = ((HIDDEN + 2 * KV, HIDDEN), (HIDDEN, HIDDEN), (2 * WIDE, HIDDEN), (HIDDEN, WIDE))
+"""Rows and columns of the four products of a layer: q, k and v; o; gate and up; down."""
+TOKENS = (1, 8, 128, 512)
+COPIES = 24
+"""Layers in turn, so that weights come from memory and not from cache."""
+CHECKED_ROWS = 48
+app = typer.Typer(add_completion=False)
+Product = Callable[[int], object]
+
+
+def random_layer(rows: int, columns: int, group: int) -> tuple[Tensor, Tensor]:
+    """Return codes and scales of groups that float16 holds."""
+    random = torch.Generator().manual_seed(rows)
+    codes = torch.randint(-1, 2, (rows, columns), generator=random, dtype=torch.int8)
+    return codes, torch.rand(rows, columns // group, generator=random).half() + 0.5
+
+
+def one_scale(codes: Tensor, x: Tensor) -> tuple[Product, int]:
+    """Return the kernel with one scale per layer on the i-th copy, and the bytes of its weights."""
+    rows, y = kernel.QuantizedRows.empty(*x.shape), torch.empty(len(x), len(codes))
+    kernel.quantize_rows(x, len(x), rows)
+    copies = [to_panels(codes) for _ in range(COPIES)]
+    layers = [kernel.JoinedLayers([(panels, 1.0, len(codes), None)], codes.shape[1]) for panels in copies]
+    layers[0](rows, len(x), y)
+    q, step = quantize_activations(x[:CHECKED_ROWS])
+    _check(y[:CHECKED_ROWS], (q.float() @ codes.float().t()) * step)
+    return lambda i: layers[i](rows, len(x), y), copies[0].numel()
+
+
+def with_groups(codes: Tensor, scales: Tensor, x: Tensor, *, int8: bool) -> tuple[Product, int]:
+    """Return the kernel with a scale per group on the i-th copy, and the bytes of its codes and scales."""
+    group, y = codes.shape[1] // scales.shape[1], torch.empty(len(x), len(codes))
+    rows: kernel.QuantizedRows | kernel.FloatRows = kernel.FloatRows(x, group)
+    if int8:
+        rows = kernel.QuantizedRows.empty(*x.shape, group)
+        kernel.quantize_rows(x, len(x), rows)
+    copies = [(to_panels(codes), scales_to_panels(scales)) for _ in range(COPIES)]
+    layers = [kernel.JoinedLayers([(*copy, len(codes), None)], codes.shape[1]) for copy in copies]
+    layers[0](rows, len(x), y)
+    some = x[:CHECKED_ROWS]
+    expected = (
+        multiply_int8(*quantize_activation_groups(some, group), codes, scales)
+        if int8
+        else multiply_float(some[:2], codes, scales)
+    )
+    _check(y[: len(expected)], expected)
+    return lambda i: layers[i](rows, len(x), y), copies[0][0].numel() + 2 * copies[0][1].numel()
+
+
+def _check(found: Tensor, expected: Tensor) -> None:
+    if not torch.equal(found, expected):
+        raise AssertionError("the kernel is wrong")
+
+
+def alternate(works: dict[str, Product], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a call of each of *works*, a mean over the copies in each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            started = time.perf_counter()
+            for i in range(COPIES):
+                work(i)
+            seconds[name].append((time.perf_counter() - started) / COPIES)
+    return seconds
+
+
+def read_bandwidth(rounds: int) -> float:
+    """Return the bytes per second at which a sum over 1 GiB of float32 reads memory, the best of *rounds*."""
+    data = torch.ones(1 << 28)
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        data.sum()
+        times.append(time.perf_counter() - started)
+    return data.numel() * 4 / min(times)
+
+
+@app.command()
+def layer(threads: int = 1, rounds: int = 9, group: int = 128, rows: int = WIDE, columns: int = HIDDEN) -> None:
+    """One layer: GOP/s of each kernel, the median of alternating rounds, and the share of the one with one scale."""
+    torch.set_num_threads(threads)
+    codes, scales = random_layer(rows, columns, group)
+    print(
+        f"threads {threads}, path {kernel.get_instruction_set()}, groups of {group}, load {psutil.getloadavg()[0]:.1f}"
+    )
+    for tokens in TOKENS:
+        x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(0))
+        works = {
+            "one scale": one_scale(codes, x)[0],
+            "int8": with_groups(codes, scales, x, int8=True)[0],
+            "float": with_groups(codes, scales, x, int8=False)[0],
+        }
+        found = alternate(works, 3 if tokens == 512 else rounds)
+        seconds = {name: statistics.median(times) for name, times in found.items()}
+        ratios = [a / b for a, b in zip(found["one scale"], found["int8"], strict=True)]
+        rates = {name: f"{2e-9 * tokens * rows * columns / s:.0f}" for name, s in seconds.items()}
+        print(f"M={tokens}", rates, f"int8 at {statistics.median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%})")
+
+
+@app.command()
+def decode(threads: int = 2, rounds: int = 7, group: int = 128) -> None:
+    """All matrices of a token, one row each: milliseconds, and the share of the floor that memory sets."""
+    torch.set_num_threads(threads)
+    sizes, works = {}, {}
+    for kind in ("one scale", "int8", "float"):
+        products, size = [], 0
+        for rows, columns in (*SHAPES, (VOCABULARY // COPIES // 16 * 16, HIDDEN)):
+            codes, scales = random_layer(rows, columns, group)
+            x = torch.randn(1, columns, generator=torch.Generator().manual_seed(0))
+            work, held = (
+                one_scale(codes, x) if kind == "one scale" else with_groups(codes, scales, x, int8=kind == "int8")
+            )
+            products.append(work)
+            size += held
+        works[kind] = lambda i, products=products: [product(i) for product in products]
+        sizes[kind] = size
+    seconds = alternate(works, rounds)  # type: ignore[arg-type]
+    bandwidth = read_bandwidth(8)
+    print(f"threads {threads}, reads {bandwidth / 1e9:.1f} GB/s, load {psutil.getloadavg()[0]:.1f}")
+    for kind, times in seconds.items():
+        best, floor = statistics.median(times), sizes[kind] / bandwidth
+        print(
+            f"{kind}: {best * COPIES * 1e3:.1f} ms for {sizes[kind] * COPIES / 1e6:.0f} MB, "
+            f"{floor / best:.0%} of the floor ({floor / max(times):.0%} to {floor / min(times):.0%})"
+        )
+
+
+if __name__ == "__main__":
+    app()
