@@ -98,7 +98,7 @@ def check_writable(source: Weights, form: Format) -> None:
 def _check_groups(checkpoint: Checkpoint, form: Format) -> None:
     if checkpoint.group_size and form not in GROUP_FORMATS:
         raise BenchError(
-            f"{checkpoint.source} has scales for groups of {checkpoint.group_size} inputs, and {form} holds one a layer.",
+            f"{checkpoint.source} has scales of groups of {checkpoint.group_size} inputs, and {form} one a layer.",
             f"Convert it to {', '.join(GROUP_FORMATS)} or gguf-q2_0.",
         )
     if form == "grouped" and not checkpoint.group_size:

@@ -15,10 +15,10 @@ DEFAULT_PROMPTS = "default"
 MARGIN = 1.0
 """Default difference in points of a score that is too small to matter: about what another batch size changes."""
 Precision = Literal[
-    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
+    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2"
 ]  # fmt: skip
 """How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
-TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
+TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2")
 """Precisions that hold only ternary codes in the layers."""
 Activations = Literal["checkpoint", "int8"]
 """What ternary layers multiply: what the checkpoint was made for, or int8 in any case."""
@@ -33,6 +33,6 @@ baked: float weights that hold -s, 0 and +s only. grouped: float weights that ho
 64 or 128 inputs of a row, with a scale s of its own. packed: 2-bit codes as the CPU kernel reads them, with one scale
 or scales of groups.
 """
-GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "i2_s"]
+GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "q2_0", "i2_s"]
 """Types of the tensors that are written as GGUF."""
 ScenarioName = Literal["chat", "summarize", "classify"]

@@ -1,4 +1,4 @@
-"""Group-scaled ternary checkpoints: recognised by their values, stored and run without a change of a code or a scale."""
+"""Group-scaled ternary checkpoints: recognised by their values, stored and run without a change of code or scale."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,11 @@ from torch import Tensor
 from bitnet_bench.backends.reference import engine_logits, find_logits, transformers_logits
 from bitnet_bench.backends.ternary.inference import open_session
 from bitnet_bench.checkpoints.converting import convert_checkpoint
+from bitnet_bench.checkpoints.gguf.exports import export_gguf
+from bitnet_bench.checkpoints.gguf.file_parity import find_layout
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.group_types import merge_groups, pack_codes, split_groups, unpack_codes
+from bitnet_bench.checkpoints.gguf.types import Q2_0, Q2_0_G128
 from bitnet_bench.checkpoints.grouped import check_not_rotated
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.layers import inspect_checkpoint
@@ -153,7 +159,7 @@ def test_one_value_that_no_group_explains_makes_a_layer_float_and_is_named(
     def spoil(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.1.mlp.up_proj.weight"][200, 77] = 0.5
 
-    with pytest.raises(BenchError, match="ternary values in some layers but not in model.layers.1.mlp.up_proj"):
+    with pytest.raises(BenchError, match=r"ternary values in some layers but not in .*1\.mlp\.up_proj"):
         inspect_folder(changed(spoil))
 
 
@@ -230,7 +236,7 @@ def test_formats_with_one_scale_a_layer_are_refused(group_model: GroupModels, tm
     """It is never made ternary per tensor, and never called a float model."""
     source = inspect_folder(group_model("qwen3", 128))
     for form in ("autobitlinear", "bitlinear", "baked"):
-        with pytest.raises(BenchError, match="scales for groups of 128 inputs"):
+        with pytest.raises(BenchError, match="scales of groups of 128 inputs"):
             convert_checkpoint(source, form, tmp_path / form, nothing, logits=None)  # type: ignore[arg-type]
 
 
@@ -338,3 +344,71 @@ def test_a_packed_folder_without_its_scales_is_refused(group_model: GroupModels,
         save_file(spoiled, file, {"format": "pt", "shapes": shapes})
         with pytest.raises(BenchError, match=words):
             inspect_folder(tmp_path / "packed")
+
+
+@pytest.mark.parametrize(("architecture", "group"), MODELS)
+def test_a_gguf_of_q2_0_holds_every_code_and_scale(
+    group_model: GroupModels, tmp_path: Path, architecture: str, group: int
+) -> None:
+    """Read back by its bytes: embedding and head too, rows in the order of llama.cpp, groups of 128 as two of 64."""
+    source, file = inspect_folder(group_model(architecture, group)), tmp_path / "model.gguf"
+    found = export_gguf(source.path, "q2_0", file)
+    assert (found.largest_scale_error, found.ternary_layers) == (0, len(Weights(source).ternary))
+    assert found.types["Q2_0"] == source.ternary_parameters // 64 * 18
+    written, weights = GgufFile(file), Weights(source)
+    layout = find_layout(source, weights, written)
+    for module, shape in weights.ternary.items():
+        codes, scales = (layout.rows(module, values).numpy() for values in weights.codes(module))
+        name = f"{layout.name(module)}.weight"
+        start, size = written.tensors[name].start, written.tensors[name].bytes
+        theirs, halves = unpack_codes(
+            np.frombuffer(file.read_bytes()[start : start + size], dtype=np.uint8), Q2_0, shape
+        )
+        assert (theirs == codes).all(), name
+        merged = merge_groups(theirs, halves, group)
+        assert merged is not None
+        assert (merged == scales).all(), name
+
+
+def test_a_gguf_of_floats_holds_the_dense_weights(group_model: GroupModels, tmp_path: Path) -> None:
+    """F16 exactly."""
+    source = inspect_folder(group_model("qwen3", 128))
+    assert export_gguf(source.path, "f16", tmp_path / "model.gguf").largest_scale_error == 0
+
+
+def test_types_of_one_scale_and_of_groups_are_not_mixed_up(
+    group_model: GroupModels, stored_as: Any, tmp_path: Path
+) -> None:
+    """TQ2_0 for a model with groups, and Q2_0 for one without: refused, nothing is rounded without a word."""
+    for model, form, words in (
+        (group_model("qwen3", 128), "tq2_0", "has scales of groups, which tq2_0 does not hold"),
+        (stored_as("llama", "packed"), "q2_0", "has one scale per layer, which q2_0 does not hold"),
+    ):
+        with pytest.raises(BenchError, match=words):
+            export_gguf(str(model), form, tmp_path / "model.gguf")  # type: ignore[arg-type]
+        assert not (tmp_path / "model.gguf").exists()
+
+
+def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(tmp_path: Path) -> None:
+    """As PrismML's fork wrote it: written here by hand, 34 bytes for 128 weights."""
+    from gguf import GGUFWriter
+    from gguf.gguf_writer import TensorInfo
+
+    weights = random_groups(64, 256, 128, 1)
+    codes, scales = (found.numpy() for found in split_into_groups(weights, 128) or ())
+    for kind in (Q2_0, Q2_0_G128):
+        file = tmp_path / f"{kind.block}.gguf"
+        stored = scales if kind == Q2_0_G128 else split_groups(codes, scales, 64)
+        data = pack_codes(codes, stored, kind)
+        writer = GGUFWriter(file, "qwen3")
+        for name in ("a.weight", "b.weight"):
+            writer.tensors[-1][name] = TensorInfo(weights.shape, kind.number, data.size)  # type: ignore[arg-type]
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for _ in range(2):
+            writer.write_tensor_data(data)
+        writer.close()
+        found = GgufFile(file)
+        assert found.tensors["a.weight"].kind == kind
+        assert (found.values("b.weight") == weights.float().numpy()).all()

@@ -31,6 +31,7 @@ PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "tq2_0": "tq2_0",
     "ternary": "tq2_0",
     "i2_s": "i2_s",
+    "q2_0": "q2_0",
 }
 """GGUF type that each precision is exported as; TL1 and TL2 need kernels of the user's own build."""
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
+from bitnet_bench.checkpoints.gguf.group_types import find_q2_0_type
+from bitnet_bench.checkpoints.gguf.types import Q2_0, TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
 from bitnet_bench.errors import BenchError
 
 MAGIC = b"GGUF"
@@ -100,6 +102,22 @@ class GgufFile:
                     f"{name} of {self.path} is of ggml type {number}, which is not read.", WRITE_AGAIN_HINT
                 )
             self.tensors[name] = TensorEntry(TENSOR_TYPES[number], tuple(reversed(dimensions)), data + offset)
+        self._resolve_groups(alignment)
+
+    def _resolve_groups(self, alignment: int) -> None:
+        """Tell Q2_0 in groups of 128 from that in groups of 64, which has the same number, by the tensors' places."""
+        q2_0 = {name: entry for name, entry in self.tensors.items() if entry.kind == Q2_0}
+        if not q2_0:
+            return
+        starts = sorted({entry.start for entry in self.tensors.values()} | {self.path.stat().st_size})
+        following = dict(pairwise(starts))
+        spans = [(entry.shape, following.get(entry.start, entry.start) - entry.start) for entry in q2_0.values()]
+        try:
+            kind = find_q2_0_type(spans, alignment)
+        except ValueError as error:
+            raise BenchError(f"{self.path} is damaged: {error}.", WRITE_AGAIN_HINT) from error
+        for name, entry in q2_0.items():
+            self.tensors[name] = replace(entry, kind=kind)
 
     def _check_complete(self) -> None:
         size = self.path.stat().st_size

@@ -16,13 +16,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bitnet_bench.checkpoints.gguf.types import Array, TensorType
+from bitnet_bench.checkpoints.gguf.types import Q1_0, Q2_0, Q2_0_G128, Array, TensorType
 
-Q2_0 = TensorType("Q2_0", 42, 64, 18)
-Q2_0_G128 = TensorType("Q2_0", 42, 128, 34)
-PQ2_0 = TensorType("PQ2_0", 142, 128, 34)
-Q1_0 = TensorType("Q1_0", 41, 128, 18)
-GROUP_TYPES = (Q2_0, Q2_0_G128, PQ2_0, Q1_0)
 SCALE_BYTES = 2
 
 

@@ -8,11 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_bench.checkpoints.gguf.group_types import (
-    GROUP_TYPES,
-    PQ2_0,
-    Q1_0,
-    Q2_0,
-    Q2_0_G128,
     canonical_groups,
     dequantize_groups,
     find_q2_0_type,
@@ -21,7 +16,7 @@ from bitnet_bench.checkpoints.gguf.group_types import (
     split_groups,
     unpack_codes,
 )
-from bitnet_bench.checkpoints.gguf.types import Array, TensorType
+from bitnet_bench.checkpoints.gguf.types import GROUP_TYPES, PQ2_0, Q1_0, Q2_0, Q2_0_G128, Array, TensorType
 
 HALF = bytes([0x00, 0x38])
 """0.5 in float16, little-endian."""
