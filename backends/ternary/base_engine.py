@@ -58,7 +58,7 @@ class BaseEngine(ABC, Generic[Product]):
         """Rotary tables, float32 [positions, dimension / 2]."""
 
     def _read_table(self, weights: Weights, module: str, kind: str) -> Any:
-        """Return the embedding or the head, counted as *kind*: a float tensor, or a subclass's own form of a ternary one."""
+        """Return embedding or head, counted as *kind*: a float tensor, or a ternary one as a subclass has it."""
         return self._count(weights.tensor(f"{module}.weight").to(self.device), kind)
 
     @abstractmethod

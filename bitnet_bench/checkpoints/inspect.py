@@ -53,7 +53,8 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     digest = _hash_files(shards.files, get_quantization(config).get("sha256") or {})
     _check_finite(shards)
     dtypes = sorted({header.dtype for header in shards.headers.values() if header.dtype in FLOAT_DTYPES})
-    tables = (h.dtype for name, h in shards.headers.items() if "embed_tokens" in name and h.dtype in FLOAT_DTYPES)
+    ternary = {f"{name}.weight" for name in evidence.ternary_tables}
+    tables = (h.dtype for name, h in shards.headers.items() if "embed_tokens" in name and name not in ternary)
     embedding = next(tables, None)
     found = Checkpoint(
         source=str(path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -239,7 +239,8 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     if form == "tinyllama":
         return config
     if source.group_size:
-        return config | _make_group_config(source, form, digests)
+        groups = source.group_size, source.ternary_tables, source.quantizes_activations
+        return config | make_group_config(form, *groups, digests=digests)
     kept = {"modules_to_not_convert": list(patterns)} if (patterns := list_float_patterns(source.config)) else {}
     if form == "packed":
         norm = {"inner_norm": source.inner_norm_kind, "inner_norm_eps": source.inner_norm_eps}
@@ -256,12 +257,14 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     return config | {"quantization_config": quant | norm | kept}
 
 
-def _make_group_config(source: WeightSource, form: Format, digests: dict[str, str]) -> dict[str, Any]:
+def make_group_config(
+    form: Format, group_size: int, tables: Sequence[str], quantizes_activations: bool, *, digests: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what config.json says of a model with groups; for float weights t * s their values say it."""
     if form == "grouped":
-        return {ACTIVATIONS_KEY: "int8"} if source.quantizes_activations else {}
+        return {ACTIVATIONS_KEY: "int8"} if quantizes_activations else {}
     layout = GROUPED_LAYOUT if form == "packed" else GROUPED_MASTERS_LAYOUT
     quant = {"quant_method": PACKED_METHOD, "layout": layout, "version": PACKED_VERSION}
-    groups = {"group_size": source.group_size, "ternary_tables": list(source.ternary_tables)}
-    rest = {"quantizes_activations": source.quantizes_activations, "sha256": digests}
+    groups = {"group_size": group_size, "ternary_tables": list(tables)}
+    rest = {"quantizes_activations": quantizes_activations, "sha256": dict(digests)}
     return {"quantization_config": quant | groups | rest}

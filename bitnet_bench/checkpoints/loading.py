@@ -42,6 +42,7 @@ def load_model(
     """
     import torch
 
+    from bitnet_bench.ternary.group_linear import make_trainable_groups
     from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import make_trainable_ternary
 
@@ -60,7 +61,17 @@ def load_model(
         state = _make_plain_state(weights, dtype, as_masters=precision == "ternary" and purpose == "train")
     _load_floats(model, {name: _cast_checked(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
     if precision == "ternary" and purpose == "train":
-        make_trainable_ternary(model, list_float_patterns(weights.config))
+        kept = list_float_patterns(weights.config)
+        if checkpoint.group_size:
+            make_trainable_groups(
+                model,
+                checkpoint.group_size,
+                checkpoint.ternary_tables,
+                rounds_inputs=checkpoint.quantizes_activations,
+                kept=kept,
+            )
+        else:
+            make_trainable_ternary(model, kept)
     return model.train() if purpose == "train" else model.eval().requires_grad_(False)
 
 

@@ -134,6 +134,13 @@ class FinetuneJob(Settings):
     """Steps in which layers become ternary gradually (lambda warm-up)."""
     float_learning_rate: Annotated[float | None, Option("Ternary", "float-lr")] = Field(default=None, gt=0)
     """Of embeddings, head and norms [default: `learning_rate`]."""
+    group_size: Annotated[int | None, TERNARY] = None
+    """A scale for every 64 or 128 inputs of a row, not one per layer [default: as the base has it].
+
+    Embedding and head are ternary if those of the base are.
+    """
+    activations: Annotated[Literal["int8", "none"] | None, TERNARY] = None
+    """With scales of groups: round the inputs of ternary layers to int8, or not [default: as the base, else none]."""
     subln: Annotated[bool, TERNARY] = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
     lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0)
@@ -181,6 +188,13 @@ class FinetuneJob(Settings):
             return validate(value)
         except ValidationError:
             raise ValueError(f"must be a number above 0, or auto, not {value!r}") from None
+
+    @field_validator("group_size")
+    @classmethod
+    def _is_a_known_group(cls, value: int | None) -> int | None:
+        if value not in (None, 64, 128):
+            raise ValueError(f"must be 64 or 128, not {value}")
+        return value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> FinetuneJob:

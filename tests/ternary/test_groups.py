@@ -31,66 +31,19 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import (
-    canonical_scales,
     masters_from_groups,
-    scale_groups,
     split_into_groups,
     ternarize_groups,
 )
 
 GroupModels = Callable[[str, int], Path]
+RandomGroups = Callable[..., Tensor]
 MODELS = [("qwen3", 128), ("qwen3", 64), ("llama", 128), ("llama", 64)]
 needs_kernel = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 
 
 def nothing(done: int, total: int, note: str = "") -> None:
     """Show no progress."""
-
-
-def random_groups(rows: int, columns: int, group: int, seed: int, values: tuple[int, ...] = (-1, 0, 1)) -> Tensor:
-    """Return float16 weights t * s; the scales of neighbouring groups differ."""
-    random = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(0, len(values), (rows, columns), generator=random)
-    codes = torch.tensor(values, dtype=torch.int8)[chosen]
-    scales = (torch.rand(rows, columns // group, generator=random) * 0.1 + 0.02).half().float()
-    return scale_groups(codes, canonical_scales(codes, scales)).half()
-
-
-@pytest.fixture(scope="session")
-def group_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> GroupModels:
-    """Give a factory of float16 folders of Qwen3 (tied) and Llama (untied) as Ternary Bonsai is published."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
-
-    made: dict[tuple[str, int], Path] = {}
-
-    def make(architecture: str, group: int) -> Path:
-        if (architecture, group) not in made:
-            shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-            special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-            config = {"qwen3": Qwen3Config, "llama": LlamaConfig}[architecture](
-                vocab_size=300,
-                num_key_value_heads=2,
-                head_dim=32,
-                max_position_embeddings=256,
-                tie_word_embeddings=architecture == "qwen3",
-                **shape,
-                **special,
-            )
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
-            with torch.no_grad():
-                for seed, parameter in enumerate(model.parameters()):
-                    if parameter.dim() == 2:
-                        parameter.copy_(random_groups(*parameter.shape, group, seed))
-                    else:
-                        torch.manual_seed(seed)
-                        parameter.copy_(1 + 0.3 * torch.randn(parameter.shape))
-            folder = tmp_path_factory.mktemp("groups") / f"{architecture}-{group}"
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            made[architecture, group] = folder
-        return made[architecture, group]
-
-    return make
 
 
 @pytest.fixture
@@ -126,7 +79,7 @@ def test_an_unmarked_folder_is_recognised_by_its_values(
 
 
 def test_binary_weights_are_recognised_as_groups_without_zeros(
-    changed: Callable[[Callable[[dict[str, Tensor]], object]], Path],
+    changed: Callable[[Callable[[dict[str, Tensor]], object]], Path], random_groups: RandomGroups
 ) -> None:
     """1-bit Bonsai: only -s and +s."""
 
@@ -316,7 +269,7 @@ def test_transformers_runs_the_dense_weights_at_every_precision(
 
 
 @pytest.mark.parametrize("group", [64, 128])
-def test_masters_give_their_codes_and_scales_back(group: int) -> None:
+def test_masters_give_their_codes_and_scales_back(random_groups: RandomGroups, group: int) -> None:
     """Whatever the share of zeros in a group; an all-zero group stays one."""
     weights = random_groups(64, 512, group, 3).float()
     weights[5] = 0
@@ -389,7 +342,9 @@ def test_types_of_one_scale_and_of_groups_are_not_mixed_up(
         assert not (tmp_path / "model.gguf").exists()
 
 
-def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(tmp_path: Path) -> None:
+def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(
+    random_groups: RandomGroups, tmp_path: Path
+) -> None:
     """As PrismML's fork wrote it: written here by hand, 34 bytes for 128 weights."""
     from gguf import GGUFWriter
     from gguf.gguf_writer import TensorInfo
