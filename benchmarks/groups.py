@@ -3,6 +3,9 @@
     python benchmarks/groups.py layer
     python benchmarks/groups.py decode
 
+`--cpu-time` counts the seconds that the process ran instead of those that went by, with one thread, on a machine that
+others use too.
+
 Both multiply the matrices of bitnet-b1.58-2B-4T; answers are compared with the formula before they are timed. `decode`
 reads all layers and the head once per token and compares the time with that of reading as many bytes.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import psutil
 import torch
@@ -32,6 +36,7 @@ COPIES = 24
 CHECKED_ROWS = 48
 app = typer.Typer(add_completion=False)
 Product = Callable[[int], object]
+Clock = Callable[[], float]
 
 
 def random_layer(rows: int, columns: int, group: int) -> tuple[Tensor, Tensor]:
@@ -78,31 +83,52 @@ def _check(found: Tensor, expected: Tensor) -> None:
         raise AssertionError("the kernel is wrong")
 
 
-def alternate(works: dict[str, Product], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of a call of each of *works*, a mean over the copies in each round."""
+def alternate(works: dict[str, Product], rounds: int, clock: Clock) -> dict[str, list[float]]:
+    """Return the seconds of a call of each of *works*, a mean over the copies in each round; they take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
-        for name, work in works.items():
-            started = time.perf_counter()
-            for i in range(COPIES):
+        spent = dict.fromkeys(works, 0.0)
+        for i in range(COPIES):
+            for name, work in works.items():
+                started = clock()
                 work(i)
-            seconds[name].append((time.perf_counter() - started) / COPIES)
+                spent[name] += clock() - started
+        for name, total in spent.items():
+            seconds[name].append(total / COPIES)
     return seconds
 
 
-def read_bandwidth(rounds: int) -> float:
+def read_bandwidth(rounds: int, clock: Clock) -> float:
     """Return the bytes per second at which a sum over 1 GiB of float32 reads memory, the best of *rounds*."""
     data = torch.ones(1 << 28)
     times = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = clock()
         data.sum()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return data.numel() * 4 / min(times)
 
 
+def _choose_clock(cpu_time: bool, threads: int) -> Clock:
+    if cpu_time and threads > 1:
+        raise typer.BadParameter("several threads spend their seconds at once", param_hint="--cpu-time")
+    return time.thread_time if cpu_time else time.perf_counter
+
+
+def _multiply_all(products: list[Product], i: int) -> None:
+    for product in products:
+        product(i)
+
+
 @app.command()
-def layer(threads: int = 1, rounds: int = 9, group: int = 128, rows: int = WIDE, columns: int = HIDDEN) -> None:
+def layer(
+    threads: int = 1,
+    rounds: int = 9,
+    group: int = 128,
+    rows: int = WIDE,
+    columns: int = HIDDEN,
+    cpu_time: bool = False,
+) -> None:
     """One layer: GOP/s of each kernel, the median of alternating rounds, and the share of the one with one scale."""
     torch.set_num_threads(threads)
     codes, scales = random_layer(rows, columns, group)
@@ -116,7 +142,7 @@ def layer(threads: int = 1, rounds: int = 9, group: int = 128, rows: int = WIDE,
             "int8": with_groups(codes, scales, x, int8=True)[0],
             "float": with_groups(codes, scales, x, int8=False)[0],
         }
-        found = alternate(works, 3 if tokens == 512 else rounds)
+        found = alternate(works, 3 if tokens == 512 else rounds, _choose_clock(cpu_time, threads))
         seconds = {name: statistics.median(times) for name, times in found.items()}
         ratios = [a / b for a, b in zip(found["one scale"], found["int8"], strict=True)]
         rates = {name: f"{2e-9 * tokens * rows * columns / s:.0f}" for name, s in seconds.items()}
@@ -124,12 +150,14 @@ def layer(threads: int = 1, rounds: int = 9, group: int = 128, rows: int = WIDE,
 
 
 @app.command()
-def decode(threads: int = 2, rounds: int = 7, group: int = 128) -> None:
+def decode(threads: int = 2, rounds: int = 7, group: int = 128, cpu_time: bool = False) -> None:
     """All matrices of a token, one row each: milliseconds, and the share of the floor that memory sets."""
     torch.set_num_threads(threads)
-    sizes, works = {}, {}
+    sizes: dict[str, int] = {}
+    works: dict[str, Product] = {}
     for kind in ("one scale", "int8", "float"):
-        products, size = [], 0
+        products: list[Product] = []
+        size = 0
         for rows, columns in (*SHAPES, (VOCABULARY // COPIES // 16 * 16, HIDDEN)):
             codes, scales = random_layer(rows, columns, group)
             x = torch.randn(1, columns, generator=torch.Generator().manual_seed(0))
@@ -138,10 +166,10 @@ def decode(threads: int = 2, rounds: int = 7, group: int = 128) -> None:
             )
             products.append(work)
             size += held
-        works[kind] = lambda i, products=products: [product(i) for product in products]
+        works[kind] = partial(_multiply_all, products)
         sizes[kind] = size
-    seconds = alternate(works, rounds)  # type: ignore[arg-type]
-    bandwidth = read_bandwidth(8)
+    clock = _choose_clock(cpu_time, threads)
+    seconds, bandwidth = alternate(works, rounds, clock), read_bandwidth(8, clock)
     print(f"threads {threads}, reads {bandwidth / 1e9:.1f} GB/s, load {psutil.getloadavg()[0]:.1f}")
     for kind, times in seconds.items():
         best, floor = statistics.median(times), sizes[kind] / bandwidth
