@@ -7,7 +7,7 @@
 others use too.
 
 Both multiply the matrices of bitnet-b1.58-2B-4T; answers are compared with the formula before they are timed. `decode`
-reads all layers and the head once per token and compares the time with that of reading as many bytes.
+reads all layers and the head once per token; reading as many bytes takes turns with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import typer
 from torch import Tensor
 
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.groups import multiply_float, multiply_int8, quantize_activation_groups
+from bitnet_bench.ternary.groups import DIGITS, multiply_float, multiply_int8, quantize_activation_groups
 from bitnet_bench.ternary.panels import scales_to_panels, to_panels
 from bitnet_bench.ternary.quantizer import quantize_activations
 
@@ -61,10 +61,8 @@ def one_scale(codes: Tensor, x: Tensor) -> tuple[Product, int]:
 def with_groups(codes: Tensor, scales: Tensor, x: Tensor, *, int8: bool) -> tuple[Product, int]:
     """Return the kernel with a scale per group on the i-th copy, and the bytes of its codes and scales."""
     group, y = codes.shape[1] // scales.shape[1], torch.empty(len(x), len(codes))
-    rows: kernel.QuantizedRows | kernel.FloatRows = kernel.FloatRows(x, group)
-    if int8:
-        rows = kernel.QuantizedRows.empty(*x.shape, group)
-        kernel.quantize_rows(x, len(x), rows)
+    rows = kernel.QuantizedRows.empty(len(x), x.shape[1], group, 1 if int8 else DIGITS)
+    kernel.quantize_rows(x, len(x), rows)
     copies = [(to_panels(codes), scales_to_panels(scales)) for _ in range(COPIES)]
     layers = [kernel.JoinedLayers([(*copy, len(codes), None)], codes.shape[1]) for copy in copies]
     layers[0](rows, len(x), y)
@@ -72,7 +70,7 @@ def with_groups(codes: Tensor, scales: Tensor, x: Tensor, *, int8: bool) -> tupl
     expected = (
         multiply_int8(*quantize_activation_groups(some, group), codes, scales)
         if int8
-        else multiply_float(some[:2], codes, scales)
+        else multiply_float(some, codes, scales)
     )
     _check(y[: len(expected)], expected)
     return lambda i: layers[i](rows, len(x), y), copies[0][0].numel() + 2 * copies[0][1].numel()
@@ -98,15 +96,15 @@ def alternate(works: dict[str, Product], rounds: int, clock: Clock) -> dict[str,
     return seconds
 
 
-def read_bandwidth(rounds: int, clock: Clock) -> float:
-    """Return the bytes per second at which a sum over 1 GiB of float32 reads memory, the best of *rounds*."""
-    data = torch.ones(1 << 28)
-    times = []
-    for _ in range(rounds):
-        started = clock()
-        data.sum()
-        times.append(clock() - started)
-    return data.numel() * 4 / min(times)
+def describe_load() -> str:
+    """Return the load of the last minute, this process included."""
+    return f"load {psutil.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores"
+
+
+def read_buffers(size: int) -> Product:
+    """Return what reads *size* bytes of float32 from the i-th of as many buffers as there are copies."""
+    buffers = [torch.ones(size // 4) for _ in range(COPIES)]
+    return lambda i: buffers[i].sum()
 
 
 def _choose_clock(cpu_time: bool, threads: int) -> Clock:
@@ -168,14 +166,15 @@ def decode(threads: int = 2, rounds: int = 7, group: int = 128, cpu_time: bool =
             size += held
         works[kind] = partial(_multiply_all, products)
         sizes[kind] = size
-    clock = _choose_clock(cpu_time, threads)
-    seconds, bandwidth = alternate(works, rounds, clock), read_bandwidth(8, clock)
-    print(f"threads {threads}, reads {bandwidth / 1e9:.1f} GB/s, load {psutil.getloadavg()[0]:.1f}")
-    for kind, times in seconds.items():
-        best, floor = statistics.median(times), sizes[kind] / bandwidth
+    works["read"] = read_buffers(sizes["int8"])
+    found = alternate(works, rounds, _choose_clock(cpu_time, threads))
+    reads = found.pop("read")
+    print(f"threads {threads}, reads {sizes['int8'] / statistics.median(reads) / 1e9:.1f} GB/s, {describe_load()}")
+    for kind, times in found.items():
+        share = [sizes[kind] / sizes["int8"] * read / own for read, own in zip(reads, times, strict=True)]
         print(
-            f"{kind}: {best * COPIES * 1e3:.1f} ms for {sizes[kind] * COPIES / 1e6:.0f} MB, "
-            f"{floor / best:.0%} of the floor ({floor / max(times):.0%} to {floor / min(times):.0%})"
+            f"{kind}: {statistics.median(times) * COPIES * 1e3:.1f} ms for {sizes[kind] * COPIES / 1e6:.0f} MB, "
+            f"{statistics.median(share):.0%} of the floor ({min(share):.0%} to {max(share):.0%})"
         )
 
 

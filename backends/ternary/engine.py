@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
-from bitnet_bench.ternary.kernel import FloatRows, JoinedLayers, Norm, QuantizedRows
+from bitnet_bench.ternary.groups import DIGITS
+from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
 from bitnet_bench.ternary.panels import scales_to_panels
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
@@ -161,11 +162,9 @@ class Engine(BaseEngine[JoinedLayers]):
         scales = self._read_scales(weights, module, gamma, f"{kind} scales")
         return TernaryTable(self._count(panels, kind, "2-bit"), scales, *weights.ternary[module])
 
-    def make_rows(self, tokens: int, columns: int) -> QuantizedRows | FloatRows:
-        """Return buffers for what ternary layers read: int8, or floats for a model without that rounding."""
-        if self.rounds_activations:
-            return QuantizedRows.empty(tokens, columns, self.group_size)
-        return FloatRows(torch.empty(tokens, columns), self.group_size)
+    def make_rows(self, tokens: int, columns: int) -> QuantizedRows:
+        """Return buffers for what ternary layers read: int8, or floats as digits for a model without that rounding."""
+        return QuantizedRows.empty(tokens, columns, self.group_size, 1 if self.rounds_activations else DIGITS)
 
     def set_rounding(self, rounds: bool) -> None:
         """Round activations to int8 from now on, or take floats, which only a model with scales of groups can."""
@@ -235,32 +234,25 @@ class ForwardPlan:
                 engine._heads_per_tile(tokens),
             )
             self.calls += [
-                _prepare_rows_call(self.hidden, wide, layer.input_norm),
+                kernel.rows_call(self.hidden, wide, norm=layer.input_norm),
                 layer.qkv.call(wide, qkv),
                 attention,
-                _prepare_rows_call(attended, headed, layer.attention_norm),
+                kernel.rows_call(attended, headed, norm=layer.attention_norm),
                 layer.out.call(headed, self.hidden, add=True),
                 *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
                 layer.gate_up.call(wide, gate_up),
-                _prepare_rows_call(gate_up, gated, layer.gated_norm, config.hidden_act),
+                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=config.hidden_act),
                 layer.down.call(gated, self.hidden, add=True),
             ]
 
 
-def _prepare_rows_call(x: Tensor, out: QuantizedRows | FloatRows, norm: Norm | None, activation: str = "") -> Call:
-    """Return the call that writes rows x, after an activation and a norm where there are any, into *out*."""
-    if isinstance(out, FloatRows):
-        return kernel.rows_call(x, None, norm=norm, activation=activation, y=out.x)
-    return kernel.rows_call(x, out, norm=norm, activation=activation)
-
-
 def _prepare_norm_calls(
-    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows | FloatRows
+    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows
 ) -> list[Call]:
     """Return the calls for a norm of the block, followed by the norm inside the linear layer if there is one."""
     if inner is None:
-        return [_prepare_rows_call(hidden, out, norm)]
-    return [kernel.rows_call(hidden, None, norm=norm, y=between), _prepare_rows_call(between, out, inner)]
+        return [kernel.rows_call(hidden, out, norm=norm)]
+    return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
 
 
 class TernaryHead:
@@ -273,7 +265,9 @@ class TernaryHead:
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
         y = torch.empty(len(x), self.rows)
-        self._product(FloatRows(x.contiguous(), self._group), len(x), y)
+        rows = QuantizedRows.empty(len(x), x.shape[1], self._group, DIGITS)
+        kernel.quantize_rows(x, len(x), rows)
+        self._product(rows, len(x), y)
         return y
 
 

@@ -28,7 +28,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
-from bitnet_bench.ternary.groups import canonical_scales
+from bitnet_bench.ternary.groups import GROUP_SIZES, canonical_scales
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)
@@ -174,7 +174,7 @@ def write_random_checkpoint(
     *form* None uses `find_published_format`. The small files of the folder *tokenizer* are copied next to the weights.
     """
     form = form or find_published_format(config)
-    source = RandomWeights(config, seed)
+    source = RandomWeights(config, seed, GROUP_SIZES[0] if form == "grouped" else None)
     if form in ("float", "tinyllama"):
         raise BenchError(f"Random weights are not written as {form}.", "Choose another format.")
     check_row_counts(source.ternary, form)

@@ -14,7 +14,9 @@ from bitnet_bench.ternary.quantizer import SMALLEST_SCALE, quantize_activations
 
 GROUP_SIZES = (128, 64)
 """Inputs of a group in known formats, widest first: Ternary Bonsai and PQ2_0 have 128, llama.cpp's Q2_0 has 64."""
-PARTIAL_SUMS = 4
+DIGITS, DIGIT_BASE = 3, 128
+"""The int8 digits that stand for a float activation: exact integer sums of each, and as precise as float sums."""
+SMALLEST_GROUP = 1e-30
 
 
 def scale_groups(codes: Tensor, scales: Tensor) -> Tensor:
@@ -88,17 +90,29 @@ def multiply_int8(q: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Te
     return y
 
 
-def multiply_float(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-    """Return float32 y [T, N] of float32 x [T, K], in the order of the CPU kernel.
+def split_digits(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Return (q, steps): int8 q [T, 3, K] and float32 steps [T, 3, K / G], whose products add up to float32 x [T, K].
 
-    A group's sum is (a0 + a1) + (a2 + a3), where a_i adds x[k] * t[k] for k = i, i + 4, i + 8, ... in order; then
-    y = y + sum * s_g for every group in order, each operation rounded by itself.
+    A group's first step is the least power of two s with |x| <= 127 s, the others s / 128 and s / 128^2; each digit
+    rounds what is left, half to even. What is left in the end is at most 2^-21 of the largest |x| of the group.
     """
-    y = torch.zeros(len(x), len(codes))
-    group = codes.shape[1] // scales.shape[1]
-    for g in range(scales.shape[1]):
-        partial = [torch.zeros_like(y) for _ in range(PARTIAL_SUMS)]
-        for k in range(g * group, (g + 1) * group):
-            partial[k % PARTIAL_SUMS] += x[:, k : k + 1] * codes[:, k].float()
-        y = y + ((partial[0] + partial[1]) + (partial[2] + partial[3])) * scales[:, g].float()
-    return y
+    groups = x.view(len(x), -1, group)
+    largest = groups.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_GROUP)
+    mantissa, exponent = torch.frexp(largest)
+    step = torch.ldexp(torch.ones_like(largest), exponent - 7)
+    step = torch.where(largest > 127 * step, 2 * step, step) + mantissa * 0  # NaN where the largest is not finite
+    digits, steps, rest = [], [], groups
+    for _ in range(DIGITS):
+        digit = (rest / step).round()
+        rest = rest - digit * step
+        digits.append(digit.to(torch.int8).view(x.shape))
+        steps.append(step.squeeze(-1))
+        step = step / DIGIT_BASE
+    return torch.stack(digits, dim=1), torch.stack(steps, dim=1)
+
+
+def multiply_float(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """Return float32 y [T, N] of float32 x [T, K] as the CPU kernel does: the sum of `multiply_int8` of each digit."""
+    q, steps = split_digits(x, codes.shape[1] // scales.shape[1])
+    first, second, third = (multiply_int8(q[:, d], steps[:, d], codes, scales) for d in range(DIGITS))
+    return (first + second) + third

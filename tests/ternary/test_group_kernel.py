@@ -6,15 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import (
+    DIGITS,
     canonical_scales,
     multiply_float,
     multiply_int8,
     quantize_activation_groups,
     scale_groups,
+    split_digits,
 )
 from bitnet_bench.ternary.panels import scales_to_panels, to_panels
 
@@ -70,7 +74,9 @@ def run_int8(parts: kernel.JoinedLayers, x: Tensor, y: Tensor | None = None) -> 
 
 def run_float(parts: kernel.JoinedLayers, x: Tensor, y: Tensor | None = None) -> Tensor:
     out = torch.empty(len(x), parts.rows) if y is None else y
-    parts(kernel.FloatRows(x, parts.group), len(x), out, add=y is not None)
+    rows = kernel.QuantizedRows.empty(*x.shape, parts.group, DIGITS)
+    kernel.quantize_rows(x, len(x), rows)
+    parts(rows, len(x), out, add=y is not None)
     return out
 
 
@@ -86,15 +92,17 @@ def test_every_path_is_the_formula_for_int8_activations(
 
 
 @pytest.mark.parametrize(("rows", "columns", "group", "tokens"), SHAPES)
-def test_every_width_is_the_formula_for_float_activations(
-    width: int, rows: int, columns: int, group: int, tokens: int
+def test_every_path_is_the_formula_for_float_activations(
+    path: str, rows: int, columns: int, group: int, tokens: int
 ) -> None:
-    """Four sums a group, added in one order, at 16, 8 and 4 floats a vector: equal to the bit."""
+    """Three digits of every activation: equal to the bit, and as near to the exact product as float32 is."""
     codes, scales = random_layer(rows, columns, group)
     x = torch.randn(tokens, columns)
     y = run_float(join((codes, scales, None)), x)
     assert torch.equal(y, multiply_float(x, codes, scales))
-    torch.testing.assert_close(y, x @ scale_groups(codes, scales).t(), rtol=1e-4, atol=1e-4)
+    wide, weights = x.double(), scale_groups(codes, scales).double()
+    bound = 1e-6 * wide.norm(dim=1, keepdim=True) * weights.norm(dim=1)
+    assert bool(((y - wide @ weights.t()).abs() <= bound).all())
 
 
 def test_the_largest_sums_of_a_group_do_not_wrap(path: str) -> None:
@@ -157,6 +165,21 @@ def test_activations_are_quantized_by_group_as_in_torch() -> None:
     assert not rows.q[:, 384:].any()
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=64, max_size=64))
+def test_three_digits_add_up_to_the_activations(values: list[float]) -> None:
+    """Of any finite row, as in torch, to 2^-21 of the largest of the group."""
+    x = torch.tensor([values])
+    rows = kernel.QuantizedRows.empty(1, 64, 64, DIGITS)
+    kernel.quantize_rows(x, 1, rows)
+    q, steps = split_digits(x, 64)
+    assert torch.equal(rows.q[:, :64], q[0])
+    assert torch.equal(rows.steps, steps[0])
+    assert torch.equal(rows.sums[:, 0], q[0].sum(-1, dtype=torch.int32))
+    again = (q[0].double() * steps[0].double()).sum(0)
+    assert float((again - x[0].double()).abs().max()) <= max(float(x.abs().max()), 1e-30) * 2**-21
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_rows_of_an_embedding_are_those_of_the_dense_table(dtype: torch.dtype) -> None:
     """Any ids in any order, from every lane of a panel, subnormal scales included."""
@@ -173,7 +196,7 @@ def test_layers_of_other_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="groups of one size"):
         join((*wide, None), (*narrow, None))
     with pytest.raises(ValueError, match="do not fit"):
-        join((*wide, None))(kernel.FloatRows(torch.zeros(1, 128), 64), 1, torch.empty(1, 16))
+        join((*wide, None))(kernel.QuantizedRows.empty(1, 128, 64), 1, torch.empty(1, 16))
 
 
 @pytest.mark.parametrize("run", [run_int8, run_float])

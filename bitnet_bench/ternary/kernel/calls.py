@@ -36,7 +36,8 @@ def count_filled_columns(columns: int) -> int:
 class QuantizedRows:
     """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T].
 
-    In groups, steps and sums are [T, columns / group].
+    In groups, steps and sums are [T, columns / group]. Three digits are three rows for each token, which add up to the
+    activations themselves, but for 2^-21 of the largest in a group.
     """
 
     q: Tensor
@@ -44,17 +45,20 @@ class QuantizedRows:
     sums: Tensor
     columns: int
     group: int = 0
+    digits: int = 1
 
     @classmethod
-    def empty(cls, tokens: int, columns: int, group: int = 0) -> QuantizedRows:
+    def empty(cls, tokens: int, columns: int, group: int = 0, digits: int = 1) -> QuantizedRows:
         """Return uninitialized buffers for *tokens* rows, in groups of *group* columns unless it is 0."""
-        shape = (tokens, columns // group) if group else (tokens,)
+        rows = tokens * digits
+        shape = (rows, columns // group) if group else (rows,)
         return cls(
-            torch.empty(tokens, count_filled_columns(columns), dtype=torch.int8),
+            torch.empty(rows, count_filled_columns(columns), dtype=torch.int8),
             torch.empty(shape, dtype=torch.float32),
             torch.empty(shape, dtype=torch.int32),
             columns,
             group,
+            digits,
         )
 
     def pointers(self, tokens: int | None) -> RowsPointers:
@@ -63,30 +67,12 @@ class QuantizedRows:
             self.q.data_ptr(),
             self.steps.data_ptr(),
             self.sums.data_ptr(),
-            tokens or len(self.q),
+            tokens or len(self.q) // self.digits,
             self.columns,
             self.q.shape[1],
             self.group,
-            None,
+            self.digits,
         )
-
-
-@dataclass(frozen=True)
-class FloatRows:
-    """Activations float32 [T, columns] that are not quantized, for layers with a scale per group."""
-
-    x: Tensor
-    group: int
-
-    @property
-    def columns(self) -> int:
-        """Number of columns."""
-        return self.x.shape[1]
-
-    def pointers(self, tokens: int | None) -> RowsPointers:
-        """Return what the kernel reads of the first *tokens* rows."""
-        rows, columns = self.x.shape
-        return RowsPointers(None, None, None, tokens or rows, columns, self.x.stride(0), self.group, self.x.data_ptr())
 
 
 class JoinedLayers:
@@ -116,12 +102,12 @@ class JoinedLayers:
             part.bias = _optional(bias)
             self._kept += [codes, scale, bias]
 
-    def __call__(self, x: QuantizedRows | FloatRows, tokens: int, y: Tensor, add: bool = False) -> None:
+    def __call__(self, x: QuantizedRows, tokens: int, y: Tensor, add: bool = False) -> None:
         """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to *y*."""
         function, arguments = self.call(x, y, add, tokens)
         function(*arguments)
 
-    def call(self, x: QuantizedRows | FloatRows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
+    def call(self, x: QuantizedRows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
         """Return the call that computes the product, to be repeated with the same buffers."""
         if (
             x.columns != self.columns
@@ -182,7 +168,7 @@ def rows_call(
     With an *activation*, x is [T, 2 K] and act(first half) * second half is computed first. The RMS norm follows, if
     there is one. *y* [T, K] receives the rows before quantization.
     """
-    columns = out.columns if out is not None else x.shape[-1] // (2 if activation else 1)
+    columns = out.columns if out is not None else x.shape[-1]
     job = RowsJob(
         x=x.data_ptr(),
         x_stride=x.stride(0),
@@ -198,6 +184,7 @@ def rows_call(
         y=_optional(y),
         stride=out.q.shape[1] if out is not None else 0,
         group=out.group if out is not None else 0,
+        digits=out.digits if out is not None else 1,
     )
     return require_library().bb_rows, (byref(job), torch.get_num_threads())
 

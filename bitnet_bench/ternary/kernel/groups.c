@@ -1,23 +1,6 @@
-/* Ternary weights with a scale per row and group of inputs: float activations, scales, and rows of an embedding. */
+/* Ternary weights with a scale per row and group of inputs: their scales, and rows of an embedding. */
 #include "kernel.h"
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-typedef void (*float_fn)(const uint8_t *codes, int64_t steps, int64_t groups, const float *x, int64_t stride,
-                         const float *scales, float *out);
-
-#define TEMPLATE "groups.h"
-#include "widths.h"
-
-/* Rows whose sums fit the registers. */
-int most_float_rows(void) { return vector_width() == 16 ? 4 : 2; }
-
-void float_group_dots(const uint8_t *codes, int64_t steps, int64_t groups, const float *x, int64_t stride, int rows,
-                      const float *scales, float *out) {
-    OF_WIDTH(float_rows)[rows - 1](codes, steps, groups, x, stride, scales, out);
-}
 
 /* float16 -> float: exponent and fraction moved into place, and 2^112 for the other bias; exact for subnormals too. */
 CLONES static void widen(const uint16_t *half, int64_t count, float *out) {

@@ -57,12 +57,6 @@ extern const dots_fn portable_bytes[];
 enum scale_dtype { SCALES_FLOAT16 = 2, SCALES_FLOAT32 };
 const float *expand_scales(const void *scales, int32_t dtype, int64_t panel, int64_t groups);
 
-/* The same for float activations x [rows][stride]: out += ((a0 + a1) + (a2 + a3)) * scales[g][16], where a_i is the sum of
- * code * x[k] over k = i, i + 4, ... of the group, in order. */
-int most_float_rows(void);
-void float_group_dots(const uint8_t *codes, int64_t steps, int64_t groups, const float *x, int64_t stride, int rows,
-                      const float *scales, float *out);
-
 extern const path_t portable_path;
 #if defined(__x86_64__)
 extern const path_t avx2_path, vnni256_path, avxvnni_path, avx512_path;

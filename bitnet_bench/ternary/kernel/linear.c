@@ -21,7 +21,7 @@ typedef struct {
     const int32_t *sums; /* [tokens] or [tokens][columns / group] sum of q */
     int64_t tokens, columns, stride;
     int64_t group;  /* columns of a group, 0 if there are none */
-    const float *x; /* [tokens][stride] in place of q: activations that stay floats */
+    int64_t digits; /* rows of q for each token, whose products are added up: 1, or 3 for activations that are floats */
 } rows_t;
 
 typedef struct {
@@ -76,31 +76,33 @@ static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel
     }
 }
 
-/* The same with a scale per group: the product comes back scaled. */
+/* The same with a scale per group: products come back scaled, one for each digit of each token. */
 static void one_group_panel(const job_t *job, const part_t *part, const uint8_t *panel, int64_t p, int64_t t,
                             int64_t end, float *y) {
     const rows_t *x = job->x;
-    const int64_t steps = x->group / STEP, groups = x->columns / x->group, first = p * PANEL;
-    const int most = x->x ? most_float_rows() : current_path()->most_rows, count = at_most(part->rows - first, PANEL);
+    const int64_t steps = x->group / STEP, groups = x->columns / x->group, first = p * PANEL, digits = x->digits;
+    const int most = current_path()->most_rows, count = at_most(part->rows - first, PANEL);
     const float *scales = expand_scales(part->scales, part->kind, p, groups);
-    float products[MOST_ROWS * PANEL];
-    while (t < end) {
-        const int m = at_most(end - t, most);
-        if (x->x) {
-            float_group_dots(panel, steps, groups, x->x + t * x->stride, x->stride, m, scales, products);
-        } else {
-            const group_rows_t rows = {x->q + t * x->stride, x->stride, x->steps + t * groups, x->sums + t * groups};
-            current_path()->group_dots[m - 1](panel, steps, groups, &rows, scales, products);
+    float products[MOST_ROWS * PANEL], sum[PANEL];
+    for (int64_t row = t * digits; row < end * digits;) {
+        const int m = at_most(end * digits - row, most);
+        const group_rows_t rows = {x->q + row * x->stride, x->stride, x->steps + row * groups, x->sums + row * groups};
+        current_path()->group_dots[m - 1](panel, steps, groups, &rows, scales, products);
+        for (int i = 0; i < m; i++, row++) {
+            if (row % digits == 0)
+                memcpy(sum, products + i * PANEL, sizeof sum);
+            else
+                for (int n = 0; n < PANEL; n++) sum[n] += products[i * PANEL + n];
+            if (row % digits == digits - 1)
+                store(part, first, count, sum, y + row / digits * job->y_stride, job->add);
         }
-        for (int i = 0; i < m; i++, t++)
-            store(part, first, count, products + i * PANEL, y + t * job->y_stride, job->add);
     }
 }
 
 /* Panels [panel, end) of one part whose first output column is `column`: a block of tokens stays in cache for all. */
 static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
     const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->kind == 1 ? 4 : 1);
-    const int64_t width = job->x->stride * (job->x->x ? (int64_t)sizeof(float) : 1);
+    const int64_t width = job->x->stride * (job->x->digits ? job->x->digits : 1);
     const int64_t fitting = BLOCK_BYTES / width / MOST_ROWS * MOST_ROWS;
     const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
     for (int64_t t = 0; t < job->x->tokens; t += block)

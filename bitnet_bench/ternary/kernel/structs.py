@@ -19,7 +19,7 @@ class Part(Structure):
 
 
 class RowsPointers(Structure):
-    """Activations, quantized or as floats."""
+    """Quantized activations."""
 
     _fields_ = (
         ("q", c_void_p),
@@ -29,7 +29,7 @@ class RowsPointers(Structure):
         ("columns", c_int64),
         ("stride", c_int64),
         ("group", c_int64),
-        ("x", c_void_p),
+        ("digits", c_int64),
     )
 
 
@@ -51,6 +51,7 @@ class RowsJob(Structure):
         ("y", c_void_p),
         ("stride", c_int64),
         ("group", c_int64),
+        ("digits", c_int64),
         ("next", c_int64),
     )
 
