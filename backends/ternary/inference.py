@@ -94,13 +94,21 @@ def open_session(
             engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
             session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
         else:
-            rounds = activations == "int8" and not checkpoint.quantizes_activations
-            session = TernarySession(Engine(weights, config, head, rounds_groups=rounds), tokenizer)
-            if rounds:
-                session.arithmetic = "int8 activations by group"
-                session.rounded_prompts = tuple(encode_prompts(checkpoint))
+            session = _open_on_kernel(weights, config, head, activations, tokenizer)
         session.ends = find_end_ids(checkpoint, tokenizer)
         yield session
+
+
+def _open_on_kernel(
+    weights: Weights, config: Any, head: str, activations: Activations, tokenizer: Any
+) -> TernarySession:
+    """Return a session on the CPU engine, with the prompts on which a rounding that was asked for is measured."""
+    rounds = activations == "int8" and not weights.quantizes_activations
+    session = TernarySession(Engine(weights, config, head, rounds_groups=rounds), tokenizer)
+    if rounds:
+        session.arithmetic = "int8 activations by group"
+        session.rounded_prompts = tuple(encode_prompts(weights.checkpoint))
+    return session
 
 
 def _check_groups(checkpoint: Checkpoint, head: str, activations: Activations, reason: str | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import bitnet_bench as bb
 from bitnet_bench.backends.reference import engine_logits, find_logits, transformers_logits
 from bitnet_bench.backends.ternary.inference import open_session
 from bitnet_bench.checkpoints.converting import convert_checkpoint
@@ -367,3 +368,49 @@ def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(
         found = GgufFile(file)
         assert found.tensors["a.weight"].kind == kind
         assert (found.values("b.weight") == weights.float().numpy()).all()
+
+
+@needs_kernel
+@pytest.mark.usefixtures("on_the_cpu")
+def test_a_run_keeps_what_rounding_its_activations_changed(group_model: GroupModels, tmp_path: Path) -> None:
+    """In the description of the runtime and among the settings, which decide whether a run is continued."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "한국의 수도는 서울이에요."}, ensure_ascii=False) + "\n", encoding="utf-8")
+    job = bb.EvaluateJob(backend="ternary", activations="int8", rows={"language_modeling:own": str(rows)}, cache=False)
+    record = bb.evaluate(group_model("qwen3", 128), "language_modeling", tmp_path / "run", job, tasks=("own",))
+    assert record.settings["activations"] == "int8"
+    assert "nats in the mean from those of float activations" in (record.runtime or "")
+
+
+def test_a_random_model_has_groups_where_they_are_asked_for(tmp_path: Path) -> None:
+    """The shape of a published model, so that it can be measured without a download."""
+    from bitnet_bench.checkpoints.random_weights import write_random_checkpoint
+
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 300,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }
+    write_random_checkpoint(config, 0, "grouped", tmp_path / "random", tmp_path, nothing)
+    found = inspect_folder(tmp_path / "random")
+    assert (found.format, found.group_size, found.ternary_tables) == ("grouped", 128, ("model.embed_tokens", "lm_head"))
+
+
+def test_inspect_says_what_groups_a_model_has(group_model: GroupModels) -> None:
+    """Size, tables, activations, in words; and that it can be trained, whatever the number of rows."""
+    from bitnet_bench.cli.checkpoints import inspection_table
+    from bitnet_bench.cli.tables import show
+
+    described = inspect_checkpoint(inspect_folder(group_model("llama", 64)), nothing)
+    assert described.trainable
+    (cells,) = [column for column in inspection_table(described).columns if "grouped" in list(column.cells)]
+    words = next(str(cell) for cell in cells.cells if "every 64 inputs" in str(cell))
+    assert (
+        words == "ternary, a scale for every 64 inputs of a row, float activations, embed_tokens, lm_head ternary too"
+    )
+    show(inspection_table(described))
