@@ -48,6 +48,8 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
 
     BenchError if *own* does not exist or has no tensor of that form. `find_or_compare` compares its weights.
     """
+    if form == "tq2_0" and checkpoint.group_size:
+        form = "q2_0"  # the ternary type of models with a scale per group
     path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check `gguf`.")

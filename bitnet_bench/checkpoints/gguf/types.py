@@ -75,7 +75,7 @@ TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
 }
 TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s", "q2_0")
 """Forms that hold codes and nothing else."""
-TERNARY_TENSOR_TYPES = tuple(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES)
+TERNARY_TENSOR_TYPES = (*(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES if form != "q2_0"), *GROUP_TYPES)
 
 
 def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
