@@ -39,9 +39,11 @@ class HubClient(Protocol):
 def make_card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
     """Return the model card of *checkpoint*: its description, training and scores, from records alone."""
     kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
+    if checkpoint.group_size:
+        kind = f"ternary (a scale for every {checkpoint.group_size} inputs of a row)"
     lines = [
         "---", "language: ko", "library_name: transformers", "pipeline_tag: text-generation",
-        "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary else []),
+        "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary and not checkpoint.group_size else []),
         *([f"base_model: {record.base.source}"] if record and record.base.source.count("/") == 1 else []),
         "---", f"# {Path(checkpoint.path).name}", "",
         f"A {kind} causal language model, `{checkpoint.architecture}`, {checkpoint.parameters:,} parameters, "

@@ -31,7 +31,7 @@ def load_model(
     precision: Precision,
     *,
     dense: bool = False,
-    rest: Literal["fp32", "bf16"] = "fp32",
+    rest: Literal["fp32", "bf16", "fp16"] = "fp32",
 ) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
