@@ -343,6 +343,21 @@ def test_types_of_one_scale_and_of_groups_are_not_mixed_up(
         assert not (tmp_path / "model.gguf").exists()
 
 
+def test_a_gguf_that_tells_of_a_rotation_is_refused_by_name(tmp_path: Path) -> None:
+    """`prism.hadamard.*`, as Bonsai 2 has it: without it llama.cpp loads the same weights and prints noise."""
+    from gguf import GGUFWriter
+
+    file = tmp_path / "bonsai-2.gguf"
+    writer = GGUFWriter(file, "qwen35")
+    writer.add_uint32("prism.hadamard.block_size", 1024)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with pytest.raises(BenchError, match=r"rotation folded into its weights \(prism.hadamard.block_size: 1024\)"):
+        GgufFile(file)
+
+
 def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(
     random_groups: RandomGroups, tmp_path: Path
 ) -> None:
@@ -367,6 +382,7 @@ def test_a_gguf_with_groups_of_128_under_the_number_of_q2_0_is_told_by_its_size(
         writer.close()
         found = GgufFile(file)
         assert found.tensors["a.weight"].kind == kind
+        assert found.tensors["b.weight"].start == found.tensors["a.weight"].start + data.size
         assert (found.values("b.weight") == weights.float().numpy()).all()
 
 

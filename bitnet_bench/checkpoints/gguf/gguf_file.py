@@ -56,6 +56,10 @@ class GgufFile:
         except (struct.error, UnicodeDecodeError, KeyError, MemoryError, OverflowError) as error:
             raise BenchError(f"{path} is a damaged GGUF file: {error!r}.", WRITE_AGAIN_HINT) from error
         self._check_complete()
+        if any("hadamard" in name for name in self.fields):  # asked here first: the module imports torch
+            from bitnet_bench.checkpoints.grouped import check_not_rotated
+
+            check_not_rotated(str(path), self.fields)
 
     @property
     def architecture(self) -> str:
