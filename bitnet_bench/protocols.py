@@ -11,7 +11,7 @@ from inspect import get_annotations
 from typing import Any, Protocol, Self, TypeVar
 
 from bitnet_bench.errors import BenchError, did_you_mean
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import Activations, Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
 
@@ -160,6 +160,8 @@ class RuntimeOptions:
     """Folder or file of a libllama of the user's own; None for that of an installed wheel."""
     gpu_layers: int = 0
     """Number of layers that a libllama keeps on the GPU."""
+    activations: Activations = "checkpoint"
+    """int8 to round the activations of a model that takes floats; what that changes is measured and recorded."""
 
 
 NO_OPTIONS = RuntimeOptions()

@@ -248,6 +248,64 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Call
 
 
 @pytest.fixture(scope="session")
+def random_groups() -> Callable[..., Any]:
+    """Give a factory of ternary weights with a scale per group: rows, columns, group, seed, and the codes to draw."""
+    import torch
+
+    from bitnet_bench.ternary.groups import canonical_scales, scale_groups
+
+    def make(rows: int, columns: int, group: int, seed: int, values: tuple[int, ...] = (-1, 0, 1)) -> Any:
+        """Return float16 weights t * s; the scales of neighbouring groups differ."""
+        random = torch.Generator().manual_seed(seed)
+        chosen = torch.randint(0, len(values), (rows, columns), generator=random)
+        codes = torch.tensor(values, dtype=torch.int8)[chosen]
+        scales = (torch.rand(rows, columns // group, generator=random) * 0.1 + 0.02).half().float()
+        return scale_groups(codes, canonical_scales(codes, scales)).half()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def group_model(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, random_groups: Callable[..., Any]
+) -> Callable[[str, int], Path]:
+    """Give a factory of float16 folders of Qwen3 (tied) and Llama (untied) as Ternary Bonsai is published."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+    made: dict[tuple[str, int], Path] = {}
+
+    def make(architecture: str, group: int) -> Path:
+        if (architecture, group) not in made:
+            shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+            special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+            config = {"qwen3": Qwen3Config, "llama": LlamaConfig}[architecture](
+                vocab_size=300,
+                num_key_value_heads=2,
+                head_dim=32,
+                max_position_embeddings=256,
+                tie_word_embeddings=architecture == "qwen3",
+                **shape,
+                **special,
+            )
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+            with torch.no_grad():
+                for seed, parameter in enumerate(model.parameters()):
+                    if parameter.dim() == 2:
+                        parameter.copy_(random_groups(*parameter.shape, group, seed))
+                    else:
+                        torch.manual_seed(seed)
+                        parameter.copy_(1 + 0.3 * torch.randn(parameter.shape))
+            folder = tmp_path_factory.mktemp("groups") / f"{architecture}-{group}"
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            made[architecture, group] = folder
+        return made[architecture, group]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_results() -> Callable[..., Any]:
     """Give a factory of runs: name, task -> what each example got (0..1), and fields of the record to set.
 

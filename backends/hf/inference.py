@@ -53,7 +53,9 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
     gpu = choose_gpu(checkpoint.source, _estimate_gpu_bytes(checkpoint, precision))
     if gpu is not None and precision == "bf16" and not gpu.has_bf16:
         _log.warning("%s emulates bfloat16, slowly: `precision=fp32` or `precision=fp16` is faster there.", gpu.name)
-    rest: Literal["fp32", "bf16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
+    rest: Literal["fp32", "bf16", "fp16"] = "bf16" if gpu is not None and gpu.has_bf16 else "fp32"
+    if gpu is not None and checkpoint.group_size:
+        rest = "fp16"  # which holds the scales of groups; bfloat16 would round them
     model = load_model(checkpoint, "run", precision, dense=dense, rest=rest)
     with torch.inference_mode(), explain_gpu_failures():
         model = model.to("cuda" if gpu else "cpu")
@@ -67,10 +69,14 @@ def open_session(checkpoint: Checkpoint, precision: Precision, dense: bool = Fal
 
 
 def _estimate_gpu_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
-    """Return the bytes of the weights: with ternary precision int8 codes, and bfloat16 for other weights."""
-    if precision == "ternary":
+    """Return the bytes of the weights: with ternary precision int8 codes, and bfloat16 for other weights.
+
+    A model with a scale per group is dense, in float16.
+    """
+    if precision == "ternary" and not checkpoint.group_size:
         return checkpoint.ternary_parameters + 2 * (checkpoint.parameters - checkpoint.ternary_parameters)
-    return WEIGHT_BYTES.get(precision, 4) * checkpoint.parameters
+    dense: Precision = "fp16" if precision == "ternary" else precision
+    return WEIGHT_BYTES.get(dense, 4) * checkpoint.parameters
 
 
 def _masked_attention() -> AbstractContextManager[None]:

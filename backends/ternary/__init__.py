@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from bitnet_bench.protocols import InferenceBackend
+from bitnet_bench.protocols import NO_OPTIONS, InferenceBackend, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
@@ -19,11 +19,18 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
     summary = "2-bit codes and exact integer sums, on a GPU or on the CPU kernel; ternary checkpoints only"
     head = "stored"
 
+    def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
+        self._options = options
+
+    def configured(self, options: RuntimeOptions) -> Self:
+        """Return this backend with the user's *options* for activations."""
+        return type(self)(options)
+
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[BatchedSession]:
         """Open *checkpoint* on the ternary engine, or as transformers modules if its architecture needs them."""
         from bitnet_bench.backends.ternary.inference import open_session
 
-        return open_session(checkpoint, precision, self.head)
+        return open_session(checkpoint, precision, self.head, self._options.activations)
 
     def find_obstacle(self, checkpoint: Checkpoint) -> str | None:
         """Return why another backend should run *checkpoint* on this machine, or None if this one is the best."""

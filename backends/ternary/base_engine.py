@@ -50,12 +50,16 @@ class BaseEngine(ABC, Generic[Product]):
         self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
         self.layers = [self._make_layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
         self.final_norm = Norm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
-        self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
+        self.embedding = self._read_table(weights, "model.embed_tokens", "embedding")
         tied = config.tie_word_embeddings or not weights.has_tensor("lm_head.weight")
-        self.head_table = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
+        self.head_table = self.embedding if tied else self._read_table(weights, "lm_head", "head")
         self._frequencies, self._rope_scale = _frequencies(config)
         self.cosines = self.sines = torch.empty(0)
         """Rotary tables, float32 [positions, dimension / 2]."""
+
+    def _read_table(self, weights: Weights, module: str, kind: str) -> Any:
+        """Return embedding or head, counted as *kind*: a float tensor, or a ternary one as a subclass has it."""
+        return self._count(weights.tensor(f"{module}.weight").to(self.device), kind)
 
     @abstractmethod
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> Product:
@@ -93,8 +97,8 @@ class BaseEngine(ABC, Generic[Product]):
             )
         return self._count(tensor.to(self.device), "norm")
 
-    def _count(self, tensor: Tensor, kind: str) -> Tensor:
-        dtype = "2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch.")
+    def _count(self, tensor: Tensor, kind: str, dtype: str | None = None) -> Tensor:
+        dtype = dtype or ("2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch."))
         self._bytes[tensor.data_ptr()] = f"{kind} {dtype}", tensor.numel() * tensor.element_size()
         return tensor
 

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.groups import DIGITS
 from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
+from bitnet_bench.ternary.panels import scales_to_panels
 
 FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
 ROPE_TYPES = {"default", "linear", "llama3"}
@@ -33,12 +35,13 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 def why_unsupported(weights: Weights, config: Any) -> str | None:
     """Return why the engine does not support a checkpoint's architecture, or None if it does."""
-    layers = {name.split(".")[-1] for name in weights.ternary}
+    linear = [name for name in weights.ternary if name not in weights.ternary_tables]
+    layers = {name.split(".")[-1] for name in linear}
     expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     rope = getattr(config, "rope_parameters", None) or {}
     if config.model_type not in FAMILIES:
         return f"model_type {config.model_type}"
-    if layers != expected or len(weights.ternary) != 7 * config.num_hidden_layers:
+    if layers != expected or len(linear) != 7 * config.num_hidden_layers:
         return "linear layers that are not ternary"
     if config.hidden_act not in kernel.ACTIVATIONS:
         return f"activation {config.hidden_act}"
@@ -105,25 +108,67 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class TernaryTable:
+    """An embedding or a head in 2-bit codes, with scales [panels, groups, 16]."""
+
+    panels: Tensor
+    scales: Tensor
+    rows: int
+    columns: int
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """Return float32 rows [T, columns]."""
+        return kernel.lookup_rows(self.panels, self.scales, ids.long().contiguous(), self.columns)
+
+
 class Engine(BaseEngine[JoinedLayers]):
     """A ternary model on the CPU kernel."""
 
-    def __init__(self, weights: Weights, config: Any, head: str = "stored") -> None:
-        """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`."""
+    def __init__(self, weights: Weights, config: Any, head: str = "stored", *, rounds_groups: bool = False) -> None:
+        """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`.
+
+        *rounds_groups* rounds activations to int8 by group where the model has scales of groups and takes floats.
+        """
+        self.group_size = weights.group_size or 0
+        self.rounds_activations = weights.quantizes_activations or rounds_groups
         super().__init__(weights, config, torch.device("cpu"), torch.float32)
-        self.head = Head(self.head_table, int8=head == "int8")
-        if head == "int8":
+        self.head = (
+            TernaryHead(self.head_table)
+            if isinstance(self.head_table, TernaryTable)
+            else Head(self.head_table, int8=head == "int8")
+        )
+        if isinstance(self.head, Head) and head == "int8":
             self._count(self.head.codes, "head")
         self._plan: tuple[tuple[Any, ...], ForwardPlan] | None = None
 
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> JoinedLayers:
         return JoinedLayers([self._read_layer(weights, name) for name in names], columns)
 
-    def _read_layer(self, weights: Weights, module: str) -> tuple[Tensor, float, int, Tensor | None]:
+    def _read_layer(self, weights: Weights, module: str) -> tuple[Tensor, Tensor | float, int, Tensor | None]:
         panels, gamma = weights.panels(module)
         bias = weights.bias(module)
         self._count(panels, "ternary")
-        return panels, float(gamma), weights.ternary[module][0], bias
+        scale = self._read_scales(weights, module, gamma, "scales") if self.group_size else float(gamma)
+        return panels, scale, weights.ternary[module][0], bias
+
+    def _read_scales(self, weights: Weights, module: str, scales: Tensor, kind: str) -> Tensor:
+        return self._count(scales_to_panels(scales.to(weights.scale_dtype(module))), kind)
+
+    def _read_table(self, weights: Weights, module: str, kind: str) -> Any:
+        if module not in weights.ternary:
+            return super()._read_table(weights, module, kind)
+        panels, gamma = weights.panels(module)
+        scales = self._read_scales(weights, module, gamma, f"{kind} scales")
+        return TernaryTable(self._count(panels, kind, "2-bit"), scales, *weights.ternary[module])
+
+    def make_rows(self, tokens: int, columns: int) -> QuantizedRows:
+        """Return buffers for what ternary layers read: int8, or floats as digits for a model without that rounding."""
+        return QuantizedRows.empty(tokens, columns, self.group_size, 1 if self.rounds_activations else DIGITS)
+
+    def set_rounding(self, rounds: bool) -> None:
+        """Round activations to int8 from now on, or take floats, which only a model with scales of groups can."""
+        self.rounds_activations, self._plan = rounds, None
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
@@ -172,9 +217,8 @@ class ForwardPlan:
         qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
         attended = torch.empty(tokens, heads)
         gate_up = torch.empty(tokens, 2 * config.intermediate_size)
-        wide = QuantizedRows.empty(tokens, config.hidden_size)
-        headed = QuantizedRows.empty(tokens, heads)
-        gated = QuantizedRows.empty(tokens, config.intermediate_size)
+        wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
+        gated = engine.make_rows(tokens, config.intermediate_size)
         between, angles = torch.empty_like(self.hidden), (engine.cosines, engine.sines)
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
         self.calls: list[Call] = []
@@ -209,6 +253,22 @@ def _prepare_norm_calls(
     if inner is None:
         return [kernel.rows_call(hidden, out, norm=norm)]
     return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
+
+
+class TernaryHead:
+    """The output projection in 2-bit codes with scales of groups, which takes floats, as a float head does."""
+
+    def __init__(self, table: TernaryTable) -> None:
+        self.rows, self._group = table.rows, table.columns // table.scales.shape[1]
+        self._product = JoinedLayers([(table.panels, table.scales, table.rows, None)], table.columns)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
+        y = torch.empty(len(x), self.rows)
+        rows = QuantizedRows.empty(len(x), x.shape[1], self._group, DIGITS)
+        kernel.quantize_rows(x, len(x), rows)
+        self._product(rows, len(x), y)
+        return y
 
 
 class Head:

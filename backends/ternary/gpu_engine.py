@@ -71,6 +71,9 @@ class Cache:
 class GpuEngine(BaseEngine[GpuJoinedLayers]):
     """A ternary model in GPU memory; its dtype is that of products' outputs, bfloat16 or float32."""
 
+    embedding: Tensor
+    head_table: Tensor
+
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> GpuJoinedLayers:
         made = GpuJoinedLayers([self._read_layer(weights, name) for name in names], columns, self.device)
         self._count(made.codes, "ternary")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,10 +30,11 @@ from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.building import load_config_object
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
+from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import Activations, Precision
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.ops import PanelsLinear
@@ -49,8 +51,13 @@ COPIED_POSITIONS = 2048
 
 
 @contextmanager
-def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Iterator[BatchedSession]:
-    """Yield a session on *checkpoint*, on a capable GPU if there is one; *head* is `stored`, or `int8` on the CPU."""
+def open_session(
+    checkpoint: Checkpoint, precision: Precision, head: str, activations: Activations = "checkpoint"
+) -> Iterator[BatchedSession]:
+    """Yield a session on *checkpoint*, on a capable GPU if there is one; *head* is `stored`, or `int8` on the CPU.
+
+    A model with scales of groups runs on the CPU; *activations* `int8` rounds those that it takes as floats.
+    """
     if precision != "ternary" or not checkpoint.is_ternary:
         raise BenchError(
             f"The backend `ternary` runs ternary weights only, and {checkpoint.source} was asked for at {precision}.",
@@ -59,7 +66,8 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
     weights = Weights(checkpoint)
     config = load_config_object(checkpoint.path)
     reason = why_unsupported(weights, config)
-    dtype = choose_gpu_dtype()
+    _check_groups(checkpoint, head, activations, reason)
+    dtype = None if checkpoint.group_size else choose_gpu_dtype()
     gpu = _choose_gpu(weights, as_modules=reason is not None) if dtype is not None and head == "stored" else None
     if gpu is None and kernel.load_library() is None:
         raise BenchError(
@@ -85,9 +93,40 @@ def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Ite
             engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
             session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
         else:
-            session = TernarySession(Engine(weights, config, head), tokenizer)
+            session = _open_on_kernel(weights, config, head, activations, tokenizer)
         session.ends = find_end_ids(checkpoint, tokenizer)
         yield session
+
+
+def _open_on_kernel(
+    weights: Weights, config: Any, head: str, activations: Activations, tokenizer: Any
+) -> TernarySession:
+    """Return a session on the CPU engine, with the prompts on which a rounding that was asked for is measured."""
+    rounds = activations == "int8" and not weights.quantizes_activations
+    session = TernarySession(Engine(weights, config, head, rounds_groups=rounds), tokenizer)
+    if rounds:
+        session.arithmetic = "int8 activations by group"
+        session.rounded_prompts = tuple(encode_prompts(weights.checkpoint))
+    return session
+
+
+def _check_groups(checkpoint: Checkpoint, head: str, activations: Activations, reason: str | None) -> None:
+    """Raise BenchError for what cannot be done with a checkpoint's groups, or without them."""
+    if activations != "checkpoint" and not checkpoint.group_size:
+        raise BenchError(
+            f"{checkpoint.source} rounds the activations of its ternary layers to int8 already.",
+            "Leave out `activations`; it is for models with a scale per group, which take floats.",
+        )
+    if checkpoint.group_size and head != "stored":
+        raise BenchError(
+            f"{checkpoint.source} has a scale per group, and its head is not quantized further.",
+            "Use `backend=ternary`.",
+        )
+    if checkpoint.group_size and reason:
+        raise BenchError(
+            f"{checkpoint.source} has {reason}, which the ternary engine does not run with a scale per group.",
+            "Use `backend=hf`, which runs its weights as dense floats.",
+        )
 
 
 def choose_gpu_dtype() -> torch.dtype | None:
@@ -124,6 +163,8 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
     if not checkpoint.is_ternary:
         return "its weights are not ternary"
     gpu = find_gpu() if choose_gpu_dtype() is not None else None
+    if gpu is not None and checkpoint.group_size:
+        return "scales of groups are multiplied on the CPU only, and a GPU runs its dense weights faster"
     if gpu is None or why_no_kernels(gpu):
         if os.environ.get(kernel.KERNEL_VARIABLE) == "off":
             return f"the CPU kernel is turned off (unset {kernel.KERNEL_VARIABLE})"
@@ -157,7 +198,7 @@ class DecodingState:
     tokens: Tensor
 
 
-class TernarySession(BatchedSession, adds=("copied_positions",)):
+class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")):
     """A session on the ternary engine; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:
@@ -166,6 +207,8 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
         self._engine: Any = engine
         self._prefix: Ids = ()
         self._prefix_cache: Any = None
+        self.rounded_prompts: tuple[Tensor, ...] = ()
+        """Prompts on which the rounding of activations is measured, where the user asked for it; () if it is not."""
 
     @property
     def copied_positions(self) -> int:
@@ -258,7 +301,35 @@ class TernarySession(BatchedSession, adds=("copied_positions",)):
 
     def describe_runtime(self) -> str:
         """Return the runtime's description: the engine and the instruction set of its kernel."""
-        return f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
+        where = f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
+        if not self._engine.group_size:
+            return where
+        if self.rounded_prompts:
+            return f"{where}, activations rounded to int8 by group: {self._describe_rounding()}"
+        kind = "int8 by group" if self._engine.rounds_activations else "float32"
+        return f"{where}, activations {kind}"
+
+    @cached_property
+    def rounding_error(self) -> float:
+        """Mean |difference| of log-probabilities in nats that rounding activations makes on `rounded_prompts`."""
+        ours, theirs = (self._prompt_logits(rounds).log_softmax(-1) for rounds in (False, True))
+        return float((ours - theirs).abs().mean())
+
+    def _describe_rounding(self) -> str:
+        tokens = sum(map(len, self.rounded_prompts))
+        return (
+            f"log-probabilities are off by {self.rounding_error:.2g} nats in the mean from those of float activations, "
+            f"on {tokens} tokens of Korean prompts"
+        )
+
+    def _prompt_logits(self, rounds: bool) -> Tensor:
+        batch = [ids.tolist() for ids in self.rounded_prompts]
+        before = self._engine.rounds_activations
+        self._engine.set_rounding(rounds)
+        cache = self._engine.cache(len(batch), max(map(len, batch)), layers=1)
+        logits: Tensor = self._engine.logits(self._engine.hidden(Batch.from_sequences(batch), cache))
+        self._engine.set_rounding(before)
+        return logits
 
     def weights_by_kind(self) -> dict[str, int]:
         """Return the bytes of the weights by kind and dtype; a tied head is counted once, as the embedding."""

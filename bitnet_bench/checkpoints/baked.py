@@ -6,14 +6,12 @@ from masters.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, iterate_blocks
-from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE
 
 SAMPLE_ROWS = 16
@@ -40,26 +38,12 @@ def find_baked_scale(weight: Tensor) -> float | None:
     return scale
 
 
-def is_all_baked(path: Path, config: dict[str, Any], shards: Shards) -> bool:
-    """Return whether every layer that ternary training would change is baked.
-
-    BenchError if only some are: it is then unknown whether the others are masters or were kept in float.
-    """
+def find_baked_layers(config: dict[str, Any], shards: Shards) -> dict[str, bool]:
+    """Return of every layer that ternary training would change whether it is baked."""
     from bitnet_bench.checkpoints.building import list_ternary_shapes
 
-    found = {}
-    for name in list_ternary_shapes(config):
-        if f"{name}.weight" in shards.headers:
-            found[name] = find_baked_scale(shards.tensor(f"{name}.weight")) is not None
-    if not any(found.values()):
-        return False
-    odd = next((name for name, baked in found.items() if not baked), None)
-    if odd is not None:
-        raise BenchError(
-            f"{path} holds ternary values in some layers but not in {shards.locate_tensor(f'{odd}.weight')}.",
-            "Whether the others are to be quantized is not known: add the quantization_config it was trained with.",
-        )
-    return True
+    stored = [name for name in list_ternary_shapes(config) if f"{name}.weight" in shards.headers]
+    return {name: find_baked_scale(shards.tensor(f"{name}.weight")) is not None for name in stored}
 
 
 def codes_from_baked(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,14 @@ def list_ternary_shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
     return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
+def list_table_names(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the module names of embedding and output head of a config.json; only the former if they are tied."""
+    model = build_outline(config)
+    names = {id(module): name for name, module in model.named_modules()}
+    embedding, head = (names[id(table)] for table in (model.get_input_embeddings(), model.get_output_embeddings()))
+    return (embedding,) if model.config.tie_word_embeddings else (embedding, head)
+
+
 def _is_head_converted(model: PreTrainedModel, kept: tuple[str, ...]) -> bool:
     from transformers.quantizers.quantizers_utils import should_convert_module
 

@@ -95,6 +95,10 @@ class _GenerationConfig(_Fields):
     eos_token_id: TokenIds | None = None
 
 
+ACTIVATIONS_KEY = "bitnet_bench_activations"
+"""Key that this project writes to config.json of a group-scaled model whose inputs are rounded to int8: `int8`."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Return config.json of a checkpoint folder as a dict; BenchError if *path* is not a checkpoint.
 

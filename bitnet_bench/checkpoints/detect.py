@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitnet_bench.checkpoints.baked import has_three_values, is_all_baked
-from bitnet_bench.checkpoints.config import PRECISION_KEY, get_quantization, list_float_patterns
+from bitnet_bench.checkpoints.baked import find_baked_layers, has_three_values
+from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY, get_quantization, list_float_patterns
+from bitnet_bench.checkpoints.grouped import check_not_rotated, find_groups, mixed_layers_error, sample_groups
 from bitnet_bench.checkpoints.shards import DAMAGED_HINT, Shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Format
@@ -22,6 +23,10 @@ from bitnet_bench.ternary.panels import panel_shape
 
 ScaleDirection = Literal["multiply", "divide"]
 PACKED_LAYOUT = "panels-16x16"
+GROUPED_LAYOUT = "panels-16x16-groups"
+"""The same panels, with scales [rows, groups] in place of one."""
+GROUPED_MASTERS_LAYOUT = "masters-groups"
+"""Float masters that a quantizer makes ternary by groups; transformers has no word for them."""
 PACKED_VERSION = 1
 PACKED_METHOD = "bitnet-bench"
 LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
@@ -42,10 +47,14 @@ class DetectedFormat:
     scale_direction: ScaleDirection | None = None
     inner_norm: Literal["plain", "learned"] | None = None
     inner_norm_eps: float | None = None
+    group_size: int | None = None
+    ternary_tables: tuple[str, ...] = ()
+    quantizes_activations: bool = True
 
 
 def detect_format(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat:
     """Return the format of a checkpoint folder; BenchError if it is unknown or contradicts itself."""
+    check_not_rotated(str(path), config, shards.headers)
     method = get_quantization(config).get("quant_method")
     if method == PACKED_METHOD:
         return _detect_packed(path, get_quantization(config))
@@ -71,10 +80,19 @@ def list_packed_layers(shards: Shards) -> list[str]:
 
 def _detect_packed(path: Path, quant: dict[str, Any]) -> DetectedFormat:
     found = quant.get("layout"), quant.get("version")
+    if found in ((GROUPED_LAYOUT, PACKED_VERSION), (GROUPED_MASTERS_LAYOUT, PACKED_VERSION)):
+        packed = found[0] == GROUPED_LAYOUT
+        return DetectedFormat(
+            "packed" if packed else "masters",
+            "multiply" if packed else None,
+            group_size=int(quant["group_size"]),
+            ternary_tables=tuple(quant["ternary_tables"]),
+            quantizes_activations=bool(quant["quantizes_activations"]),
+        )
     if found != (PACKED_LAYOUT, PACKED_VERSION):
         raise BenchError(
             f"{path} is packed as {found[0]}, version {found[1]}; "
-            f"this bitnet-bench reads {PACKED_LAYOUT}, version {PACKED_VERSION}.",
+            f"this bitnet-bench reads {PACKED_LAYOUT} and {GROUPED_LAYOUT}, version {PACKED_VERSION}.",
             "Convert the original checkpoint again with this version.",
         )
     return DetectedFormat("packed", "multiply", quant.get("inner_norm"), quant.get("inner_norm_eps"))
@@ -117,9 +135,31 @@ def _detect_unquantized(path: Path, config: dict[str, Any], shards: Shards, pack
         return tinyllama
     if config.get(PRECISION_KEY) == "fp16":
         return DetectedFormat("float")
-    if has_three_values(shards) and is_all_baked(path, config, shards):
+    return _detect_three_values(path, config, shards) or DetectedFormat(
+        "masters" if config["model_type"] == "bitnet" else "float"
+    )
+
+
+def _detect_three_values(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat | None:
+    """Recognise float weights that are ternary already, with one scale per layer or per group.
+
+    BenchError if only some layers are: whether the others are masters, or were kept in float, is not known.
+    """
+    baked = find_baked_layers(config, shards) if has_three_values(shards) else {}
+    if baked and all(baked.values()):
         return DetectedFormat("baked")
-    return DetectedFormat("masters" if config["model_type"] == "bitnet" else "float")
+    groups = find_groups(config, shards) if sample_groups(shards) else None
+    if groups and not groups.odd_layer:
+        return DetectedFormat(
+            "grouped",
+            group_size=groups.size,
+            ternary_tables=groups.tables,
+            quantizes_activations=config.get(ACTIVATIONS_KEY) == "int8",
+        )
+    odd = next((name for name, found in baked.items() if not found), None) if any(baked.values()) else None
+    if odd or groups:
+        raise mixed_layers_error(path, shards, odd or (groups and groups.odd_layer) or "")
+    return None
 
 
 def _detect_tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat | None:
@@ -153,14 +193,23 @@ def find_dropped_norms(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dropped)
 
 
-def list_ternary_layers(form: Format, config: dict[str, Any], shards: Shards) -> dict[str, tuple[int, int]]:
-    """Return {module name: (rows, columns)} of every ternary layer: from the files if packed, else from the model."""
+def list_ternary_layers(
+    form: Format, config: dict[str, Any], shards: Shards, tables: Sequence[str] = ()
+) -> dict[str, tuple[int, int]]:
+    """Return {module name: (rows, columns)} of every ternary layer: from the files if packed, else from the model.
+
+    *tables* are the names of embedding and head, where they are ternary and it is not the files that say so.
+    """
     from bitnet_bench.checkpoints.building import list_ternary_shapes
 
     if form == "float":
         return {}
-    if form in ("masters", "tinyllama", "baked"):
-        return list_ternary_shapes(config)
+    if form in ("masters", "tinyllama", "baked", "grouped"):
+        found = list_ternary_shapes(config)
+        for name in tables:
+            rows, columns = shards.headers[f"{name}.weight"].shape
+            found[name] = rows, columns
+        return found
     names = list_packed_layers(shards)
     _check_kept_layers(names, list_float_patterns(config))
     if form == "packed":

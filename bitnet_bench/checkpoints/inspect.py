@@ -55,7 +55,9 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     digest = _hash_files(shards.files, get_quantization(config).get("sha256") or {})
     _check_finite(shards)
     dtypes = sorted({header.dtype for header in shards.headers.values() if header.dtype in FLOAT_DTYPES})
-    embedding = next((h.dtype for name, h in shards.headers.items() if "embed_tokens" in name), None)
+    ternary = {f"{name}.weight" for name in evidence.ternary_tables}
+    tables = (h.dtype for name, h in shards.headers.items() if "embed_tokens" in name and name not in ternary)
+    embedding = next(tables, None)
     found = Checkpoint(
         source=str(path),
         path=str(path),
@@ -64,6 +66,9 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         scale_direction=evidence.scale_direction,
         inner_norm=evidence.inner_norm,
         inner_norm_eps=evidence.inner_norm_eps,
+        group_size=evidence.group_size,
+        ternary_tables=evidence.ternary_tables,
+        quantizes_activations=evidence.quantizes_activations,
         dtype=FLOAT_DTYPES.get(embedding or next(iter(dtypes), ""), "unknown"),
         sha256=digest,
         weight_bytes={},
@@ -115,7 +120,7 @@ def _classify_tensor(name: str, header: TensorHeader) -> str:
 
 def _compute_zero_density(weights: Weights, ternary: int) -> float | None:
     checkpoint = weights.checkpoint
-    if not ternary or not (checkpoint.has_codes_only or checkpoint.format == "baked"):
+    if not ternary or not (checkpoint.has_codes_only or checkpoint.format in ("baked", "grouped")):
         return None
     return sum(weights.count_zeros(module) for module in weights.ternary) / ternary
 

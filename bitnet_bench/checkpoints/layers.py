@@ -66,7 +66,7 @@ def _count_ternary_bits(weights: Weights) -> int:
 def _why_layers_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str | None:
     """Return why `finetune` would refuse *checkpoint*, as far as its weights show, or None."""
     odd = next((layer for layer in layers if layer.rows % CODES_PER_BYTE), None)
-    if odd is not None:
+    if odd is not None and not checkpoint.group_size:
         return f"{odd.name} has {odd.rows} rows, no multiple of {CODES_PER_BYTE}, and the result could not be written"
     return why_untrainable(checkpoint)
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.config import PRECISION_KEY, list_float_patterns
-from bitnet_bench.checkpoints.detect import PACKED_LAYOUT, PACKED_METHOD, PACKED_VERSION, find_dropped_norms
+from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY, list_float_patterns
+from bitnet_bench.checkpoints.detect import (
+    GROUPED_LAYOUT,
+    GROUPED_MASTERS_LAYOUT,
+    PACKED_LAYOUT,
+    PACKED_METHOD,
+    PACKED_VERSION,
+    find_dropped_norms,
+)
 from bitnet_bench.checkpoints.streaming import PlannedTensor
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.ternary.groups import masters_from_groups, scale_groups
 from bitnet_bench.ternary.packing import CODES_PER_BYTE, pack
 from bitnet_bench.ternary.panels import panel_shape, to_panels
 from bitnet_bench.ternary.quantizer import masters_from_codes
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
 TRANSFORMERS_FORMATS = ("bitlinear", "autobitlinear")
 NORMLESS_FORMATS = ("packed", "tinyllama")
 """Formats that can express that a layer's norm is absent because its linear layers normalize."""
+GROUP_FORMATS = ("packed", "grouped", "masters")
+"""Formats that can hold a scale per group."""
 
 
 class WeightSource(Protocol):
@@ -33,6 +43,9 @@ class WeightSource(Protocol):
     config: dict[str, Any]
     inner_norm_kind: Literal["plain", "learned"] | None
     inner_norm_eps: float | None
+    group_size: int | None
+    ternary_tables: tuple[str, ...]
+    quantizes_activations: bool
 
     @property
     def ternary(self) -> dict[str, tuple[int, int]]:
@@ -49,7 +62,10 @@ class WeightSource(Protocol):
         """Return a float tensor."""
 
     def codes(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return (codes, gamma): int8 [N, K] and the float32 scalar that multiplies."""
+        """Return (codes, gamma): int8 [N, K] and the float32 scalar that multiplies, or [N, K / G] of groups."""
+
+    def scale_dtype(self, module: str) -> torch.dtype:
+        """Return the dtype that holds the scales of a layer's groups."""
 
     def bias(self, module: str) -> Tensor | None:
         """Return the float32 bias [N] that is added after scaling, or None."""
@@ -68,6 +84,7 @@ def check_writable(source: Weights, form: Format) -> None:
         )
     if checkpoint.format == form:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
+    _check_groups(checkpoint, form)
     kept = list_float_patterns(source.config)
     if kept and form in ("baked", "tinyllama"):
         raise BenchError(
@@ -76,6 +93,19 @@ def check_writable(source: Weights, form: Format) -> None:
         )
     _check_norms(checkpoint, find_dropped_norms(source.shards.headers) if checkpoint.inner_norm else (), form)
     check_row_counts(source.ternary, form)
+
+
+def _check_groups(checkpoint: Checkpoint, form: Format) -> None:
+    if checkpoint.group_size and form not in GROUP_FORMATS:
+        raise BenchError(
+            f"{checkpoint.source} has scales of groups of {checkpoint.group_size} inputs, and {form} one a layer.",
+            f"Convert it to {', '.join(GROUP_FORMATS)} or gguf-q2_0.",
+        )
+    if form == "grouped" and not checkpoint.group_size:
+        raise BenchError(
+            f"{checkpoint.source} has one scale per layer, and grouped is for models with a scale per group.",
+            "Convert it to baked: float weights that hold -s, 0 and +s.",
+        )
 
 
 def check_row_counts(ternary: dict[str, tuple[int, int]], form: Format) -> None:
@@ -140,7 +170,9 @@ def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Fo
     rows, columns = source.ternary[module]
     name = f"{module}.weight"
     plan: list[PlannedTensor] = []
-    if form == "packed":
+    if source.group_size and form != "packed":
+        plan.append(_plan_grouped_floats(source, scales, module, form))
+    elif form == "packed":
         plan.append(
             PlannedTensor(name, torch.uint8, panel_shape(rows, columns), lambda: to_panels(scales.codes(module)[0]))
         )
@@ -153,7 +185,10 @@ def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Fo
         plan.append(
             PlannedTensor(name, torch.float32, (rows, columns), lambda: masters_from_codes(*scales.codes(module)))
         )
-    if form in ("packed", *TRANSFORMERS_FORMATS):
+    if source.group_size and form == "packed":
+        shape, dtype = (rows, columns // source.group_size), source.scale_dtype(module)
+        plan.append(PlannedTensor(f"{module}.weight_scale", dtype, shape, lambda: scales.gamma(module).to(dtype)))
+    elif form in ("packed", *TRANSFORMERS_FORMATS):
         plan.append(
             PlannedTensor(
                 f"{module}.weight_scale", torch.float32, (1,), lambda: _make_stored_scale(scales, module, form)
@@ -168,6 +203,15 @@ def _plan_layer(source: WeightSource, scales: _ScaleCache, module: str, form: Fo
         suffix = "RMSNorm" if form == "tinyllama" else "rms_norm"
         plan.append(PlannedTensor(f"{module}.{suffix}.weight", norm.dtype, (columns,), lambda: norm))
     return plan
+
+
+def _plan_grouped_floats(source: WeightSource, scales: _ScaleCache, module: str, form: Format) -> PlannedTensor:
+    """Return the float weights of a layer with groups: masters in float32, and t * s in the dtype of the scales."""
+    name, shape = f"{module}.weight", source.ternary[module]
+    if form == "masters":
+        return PlannedTensor(name, torch.float32, shape, lambda: masters_from_groups(*scales.codes(module)))
+    dtype = source.scale_dtype(module)
+    return PlannedTensor(name, dtype, shape, lambda: scale_groups(*scales.codes(module)).to(dtype))
 
 
 def _bake_codes(codes: Tensor, gamma: Tensor) -> Tensor:
@@ -194,6 +238,9 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     config[PRECISION_KEY] = "ternary"
     if form == "tinyllama":
         return config
+    if source.group_size:
+        groups = source.group_size, source.ternary_tables, source.quantizes_activations
+        return config | make_group_config(form, *groups, digests=digests)
     kept = {"modules_to_not_convert": list(patterns)} if (patterns := list_float_patterns(source.config)) else {}
     if form == "packed":
         norm = {"inner_norm": source.inner_norm_kind, "inner_norm_eps": source.inner_norm_eps}
@@ -208,3 +255,16 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     }
     norm = {"use_rms_norm": True, "rms_norm_eps": source.inner_norm_eps} if source.inner_norm_kind else {}
     return config | {"quantization_config": quant | norm | kept}
+
+
+def make_group_config(
+    form: Format, group_size: int, tables: Sequence[str], quantizes_activations: bool, *, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what config.json says of a model with groups; for float weights t * s their values say it."""
+    if form == "grouped":
+        return {ACTIVATIONS_KEY: "int8"} if quantizes_activations else {}
+    layout = GROUPED_LAYOUT if form == "packed" else GROUPED_MASTERS_LAYOUT
+    quant = {"quant_method": PACKED_METHOD, "layout": layout, "version": PACKED_VERSION}
+    groups = {"group_size": group_size, "ternary_tables": list(tables)}
+    rest = {"quantizes_activations": quantizes_activations, "sha256": dict(digests)}
+    return {"quantization_config": quant | groups | rest}

@@ -44,16 +44,19 @@ def load_model(
     precision: Precision,
     *,
     dense: bool = False,
-    rest: Literal["fp32", "bf16"] = "fp32",
+    rest: Literal["fp32", "bf16", "fp16"] = "fp32",
 ) -> PreTrainedModel:
     """Return the causal LM of *checkpoint* on the CPU.
 
     Ternary to train: `BitLinear` layers with float32 masters. Ternary to run: `CodesLinear` layers, others in *rest*.
     Any other precision: plain layers, in float32 to train and in that dtype to run; *dense* allows it for a checkpoint
-    of packed codes too, at the cost of a float model of its shape and without its int8 activations.
+    of packed codes too, at the cost of a float model of its shape and without its int8 activations. A model with a
+    scale per group and float activations runs as plain layers of its weights t * s at every precision.
     """
     import torch
 
+    from bitnet_bench.ternary.group_linear import make_trainable_groups
+    from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import make_trainable_ternary
 
     _check_loadable(checkpoint, purpose, precision, dense)
@@ -65,14 +68,25 @@ def load_model(
         _check_size(weights)
         model = build_model(weights.config, dtype)
     _check_layers_fit(model, weights)
-    if precision == "ternary" and purpose == "run":
+    if precision == "ternary" and purpose == "run" and checkpoint.quantizes_activations:
         _install_codes(model, weights)
         state = {name: weights.tensor(name) for name in weights.floats}
+        state |= {f"{name}.weight": scale_groups(*weights.codes(name)) for name in checkpoint.ternary_tables}
     else:
-        state = _make_plain_state(weights, dtype)
+        state = _make_plain_state(weights, dtype, as_masters=precision == "ternary" and purpose == "train")
     _load_floats(model, {name: _cast_checked(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
     if precision == "ternary" and purpose == "train":
-        make_trainable_ternary(model, list_float_patterns(weights.config))
+        kept = list_float_patterns(weights.config)
+        if checkpoint.group_size:
+            make_trainable_groups(
+                model,
+                checkpoint.group_size,
+                checkpoint.ternary_tables,
+                rounds_inputs=checkpoint.quantizes_activations,
+                kept=kept,
+            )
+        else:
+            make_trainable_ternary(model, kept)
     return model.train() if purpose == "train" else model.eval().requires_grad_(False)
 
 
@@ -148,7 +162,9 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
             f"torch runs no {precision} weights.",
             f"Use the backend llamacpp or bitnetcpp, or {', '.join(TORCH_PRECISIONS)}.",
         )
-    if precision != "ternary" and ((checkpoint.has_codes_only and not dense) or checkpoint.inner_norm):
+    if precision != "ternary" and (
+        (checkpoint.has_codes_only and not dense and not checkpoint.group_size) or checkpoint.inner_norm
+    ):
         kind = "packed ternary" if checkpoint.has_codes_only else f"ternary ({checkpoint.format}, with inner norms)"
         raise BenchError(
             f"{checkpoint.source} is {kind}; it has no {precision} weights.",
@@ -167,15 +183,22 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
         )
 
 
-def _make_plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return all tensors by name, codes as masters, each cast to *dtype* at once to save memory."""
+def _make_plain_state(weights: Weights, dtype: torch.dtype, *, as_masters: bool) -> dict[str, Tensor]:
+    """Return all tensors by name, codes as masters, each cast to *dtype* at once to save memory.
+
+    Codes with a scale per group are masters only to be trained as ternary (*as_masters*), and else the weights t * s.
+    """
+    from bitnet_bench.ternary.groups import masters_from_groups, scale_groups
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
     state = {name: weights.tensor(name) for name in weights.floats}
     for module in weights.ternary:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"
-        if rebuilt:
+        if weights.group_size and not (as_masters and weights.checkpoint.format == "masters"):
+            rebuild = masters_from_groups if as_masters else scale_groups
+            state[name] = _cast_checked(name, rebuild(*weights.codes(module)), dtype)
+        elif rebuilt:
             state[name] = _cast_checked(name, masters_from_codes(*weights.codes(module)), dtype)
         elif weights.has_tensor(name):
             state[name] = weights.tensor(name)
@@ -189,12 +212,17 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
     """Replace the ternary layers of *model* by `CodesLinear`; norms that moved into them become identities."""
     from torch import nn
 
+    from bitnet_bench.ternary.group_linear import GroupCodesLinear
     from bitnet_bench.ternary.linear import CodesLinear, InnerNorm
 
     checkpoint = weights.checkpoint
     for module in weights.ternary:
         if not weights.has_tensor(f"{module}.weight"):
             continue  # reported as missing when the other tensors are loaded
+        if weights.group_size:
+            if module not in checkpoint.ternary_tables:
+                model.set_submodule(module, GroupCodesLinear(*weights.codes(module), weights.bias(module)))
+            continue
         norm = None
         if checkpoint.inner_norm:
             learned = weights.inner_norm(module)
@@ -225,7 +253,9 @@ def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:
     from bitnet_bench.ternary.linear import find_ternary_targets
 
     checkpoint = weights.checkpoint
-    targets = find_ternary_targets(model, list_float_patterns(weights.config))
+    targets: dict[str, Any] = dict(find_ternary_targets(model, list_float_patterns(weights.config)))
+    known = dict(model.named_modules())
+    targets |= {name: known[name] for name in checkpoint.ternary_tables if name in known}
     for module, shape in weights.ternary.items():
         if module not in targets:
             raise _misfit_error(checkpoint, f"{module} is not a linear layer of the model")

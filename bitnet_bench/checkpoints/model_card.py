@@ -30,9 +30,11 @@ def make_card(
     """Return the model card of *checkpoint*: its description, training and scores, from records alone."""
     base = find_hub_base(record) if record else None
     kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
+    if checkpoint.group_size:
+        kind = f"ternary (a scale for every {checkpoint.group_size} inputs of a row)"
     lines = [
         "---", "language: ko", "library_name: transformers", "pipeline_tag: text-generation",
-        "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary else []),
+        "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary and not checkpoint.group_size else []),
         *([f"base_model: {base}"] if base else []),
         "---", f"# {escape_markdown(Path(checkpoint.path).resolve().name)}", "",
         f"A {kind} causal language model, {make_code_span(checkpoint.architecture)}, {checkpoint.parameters:,} "

@@ -52,6 +52,8 @@ def compare_checkpoints(source: Checkpoint, output: Checkpoint, logits: LogitFun
     ours, theirs = Weights(source), Weights(output)
     if source.inner_norm != output.inner_norm or source.inner_norm_eps != output.inner_norm_eps:
         raise _mismatch_error(f"the norm inside ternary layers is {output.inner_norm} instead of {source.inner_norm}")
+    if source.quantizes_activations != output.quantizes_activations:
+        raise _mismatch_error("only one of them rounds the inputs of its ternary layers to int8")
     _check_same_names(ours.ternary, theirs.ternary)
     _check_same_names(ours.floats, theirs.floats)
     for name in ours.floats:
@@ -83,11 +85,23 @@ def _compute_scale_error(module: str, ours: Weights, theirs: Weights) -> float:
         raise _mismatch_error(f"{differing} of {codes.numel()} codes of {module} are others")
     _check_same_tensor(f"{module}'s inner norm", ours.inner_norm(module), theirs.inner_norm(module))
     _check_same_bias(module, ours.bias(module), theirs.bias(module))
+    if gamma.dim():
+        return _compare_group_scales(module, gamma, other_gamma)
     if not codes.any():
         return 0.0  # the scale of an all-zero layer changes nothing, and not every format keeps it
     error = abs(float(other_gamma) / float(gamma) - 1)
     if error > SCALE_TOLERANCE:
         raise _mismatch_error(f"the scale of {module} is {float(other_gamma):.9g} instead of {float(gamma):.9g}")
+    return error
+
+
+def _compare_group_scales(module: str, ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest relative error of the scales of a layer's groups."""
+    if ours.shape != theirs.shape:
+        raise _mismatch_error(f"{module} has scales {tuple(theirs.shape)} instead of {tuple(ours.shape)}")
+    error = float(((theirs - ours).abs() / ours.clamp(min=torch.finfo(torch.float32).tiny)).max())
+    if not error <= SCALE_TOLERANCE:
+        raise _mismatch_error(f"a scale of {module} is off by {error:.3g}")
     return error
 
 

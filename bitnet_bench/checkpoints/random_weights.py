@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.building import build_outline, list_ternary_shapes, list_tied_tensors
+from bitnet_bench.checkpoints.building import build_outline, list_table_names, list_ternary_shapes, list_tied_tensors
 from bitnet_bench.checkpoints.config import get_quantization, read_config
 from bitnet_bench.checkpoints.converting import copy_small_files, create_folder, write_checkpoint
 from bitnet_bench.checkpoints.detect import LLAMA_NORM_EPS
@@ -28,6 +28,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.ternary.groups import GROUP_SIZES, canonical_scales
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 CODE_OF_BYTE = np.array([-1] * 88 + [0] * 80 + [1] * 88, dtype=np.int8)
@@ -46,8 +47,11 @@ class RandomWeights:
     inner_norm_kind: Literal["plain", "learned"] | None
     inner_norm_eps: float | None
 
-    def __init__(self, config: dict[str, Any], seed: int) -> None:
+    def __init__(self, config: dict[str, Any], seed: int, group_size: int | None = None) -> None:
+        """Generate from *seed*; with *group_size*, scales of groups, in embedding and head too, and no int8 inputs."""
         self.config = config
+        self.group_size, self.quantizes_activations = group_size, group_size is None
+        self.ternary_tables = list_table_names(config) if group_size else ()
         self._seed = seed
         quant = get_quantization(config)
         self.inner_norm_kind = "learned" if quant.get("use_rms_norm") else None
@@ -58,7 +62,8 @@ class RandomWeights:
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
         """Shape (rows, columns) of every ternary layer, by module name."""
-        return list_ternary_shapes(self.config)
+        tables = {name: self._shapes[f"{name}.weight"] for name in self.ternary_tables}
+        return list_ternary_shapes(self.config) | {name: (rows, columns) for name, (rows, columns) in tables.items()}
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,7 +96,16 @@ class RandomWeights:
     def codes(self, module: str) -> tuple[Tensor, Tensor]:
         """Return (codes, gamma) with the distribution that absmean gives to normal weights."""
         drawn = self._make_generator(module).integers(0, 256, self.ternary[module], dtype=np.uint8)
-        return torch.from_numpy(CODE_OF_BYTE[drawn]), torch.tensor(self._std * GAMMA_PER_STD, dtype=torch.float32)
+        codes, gamma = torch.from_numpy(CODE_OF_BYTE[drawn]), self._std * GAMMA_PER_STD
+        if not self.group_size:
+            return codes, torch.tensor(gamma, dtype=torch.float32)
+        shape = codes.shape[0], codes.shape[1] // self.group_size
+        spread = self._make_generator(f"{module} scales").uniform(0.5, 1.5, shape) * gamma
+        return codes, canonical_scales(codes, torch.from_numpy(spread).half().float())
+
+    def scale_dtype(self, module: str) -> torch.dtype:
+        """Return float16, in which the scales of groups are generated."""
+        return torch.float16
 
     def bias(self, module: str) -> Tensor | None:
         """Return zeros if the layer has a bias, else None."""
@@ -160,7 +174,7 @@ def write_random_checkpoint(
     *form* None uses `find_published_format`. The small files of the folder *tokenizer* are copied next to the weights.
     """
     form = form or find_published_format(config)
-    source = RandomWeights(config, seed)
+    source = RandomWeights(config, seed, GROUP_SIZES[0] if form == "grouped" else None)
     if form in ("float", "tinyllama"):
         raise BenchError(f"Random weights are not written as {form}.", "Choose another format.")
     check_row_counts(source.ternary, form)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def check_packable(model: PreTrainedModel) -> None:
     """Raise BenchError if *model* has no ternary layer, or one with a row count that the packed layout cannot store."""
+    from bitnet_bench.ternary.group_linear import GroupBitLinear
     from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import CODES_PER_BYTE
 
@@ -29,7 +31,13 @@ def check_packable(model: PreTrainedModel) -> None:
             "Ternary training takes architectures of nn.Linear layers, such as BitNet, Llama and Qwen.",
         )
     for name, layer in layers.items():
-        if layer.out_features % CODES_PER_BYTE:
+        if isinstance(layer, GroupBitLinear):
+            if layer.in_features % layer.group_size:
+                raise BenchError(
+                    f"{name} has {layer.in_features} inputs, no multiple of a group of {layer.group_size}.",
+                    "Give another `group_size`, or leave it out.",
+                )
+        elif layer.out_features % CODES_PER_BYTE:
             raise BenchError(
                 f"{name} has {layer.out_features} rows, no multiple of {CODES_PER_BYTE}: it cannot be packed.",
                 "This architecture cannot be written as a packed ternary checkpoint.",
@@ -37,22 +45,26 @@ def check_packable(model: PreTrainedModel) -> None:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear"], dtype: str
+    model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear", "grouped"], dtype: str
 ) -> None:
     """Write a trained *model* (float32) to the folder *out*, atomically.
 
     autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
     transformers opens as well. masters: float32 weights with an online quantization_config. float: all in *dtype*.
-    In every format, tensors that are not ternary are stored in *dtype*.
+    grouped: weights t * s in float16, which holds them exactly. In every format, tensors that are not ternary are
+    stored in *dtype*.
     """
     import torch
     from safetensors.torch import save_file
 
+    from bitnet_bench.ternary.group_linear import find_group_modules
+    from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import pack
     from bitnet_bench.ternary.quantizer import ternarize
 
-    ternary = {} if form == "float" else find_bit_linears(model)
+    groups = {} if form == "float" else find_group_modules(model)
+    ternary = {} if form == "float" else {**find_bit_linears(model), **groups}
     state: dict[str, Tensor] = {}
     tied = list_tied_tensors(model)
     for name, tensor in model.state_dict().items():
@@ -65,6 +77,8 @@ def save_checkpoint(
             state[name] = _cast_checked(name, tensor, torch.float32 if module in ternary else getattr(torch, dtype))
         elif form == "masters":
             state[name] = tensor.float()
+        elif module in groups:
+            state[name] = _cast_checked(name, scale_groups(*groups[module].ternarize()), torch.float16)
         else:
             codes, gamma = ternarize(tensor)
             state[name] = pack(codes)
@@ -90,7 +104,10 @@ def _cast_checked(name: str, tensor: Tensor, dtype: Any) -> Tensor:
     return narrow
 
 
-def _make_saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Any]:
+def _make_saved_config(model: PreTrainedModel, form: Any, dtype: str) -> dict[str, Any]:
+    from bitnet_bench.checkpoints.layouts import make_group_config
+    from bitnet_bench.ternary.group_linear import find_group_modules
+
     config: dict[str, Any] = model.config.to_dict()
     config["dtype"] = dtype
     config["use_cache"] = True  # Trainer turns it off
@@ -98,7 +115,11 @@ def _make_saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[st
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)
     config[PRECISION_KEY] = "fp16" if form == "float" else "ternary"
-    if form != "float":
+    if form != "float" and (found := find_group_modules(model)):
+        if form == "grouped" and dtype != "float32":
+            config["dtype"] = "float16"  # bfloat16 would round the scales
+        config |= make_group_config(form, *_describe_groups(model, found), digests={})
+    elif form != "float":
         config["quantization_config"] = {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",
@@ -107,6 +128,15 @@ def _make_saved_config(model: PreTrainedModel, form: str, dtype: str) -> dict[st
         if kept := _list_float_linears(model):
             config["quantization_config"]["modules_to_not_convert"] = kept
     return config
+
+
+def _describe_groups(model: PreTrainedModel, groups: Mapping[str, Any]) -> tuple[int, tuple[str, ...], bool]:
+    """Return the group size, the names of ternary tables, and whether inputs are rounded."""
+    tied = {name.rpartition(".")[0] for name in list_tied_tensors(model)}
+    tables = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = tuple(name for name, module in groups.items() if id(module) in tables and name not in tied)
+    rounds = any(getattr(module, "rounds_inputs", False) for module in groups.values())
+    return next(iter(groups.values())).group_size, names, rounds
 
 
 def _list_float_linears(model: PreTrainedModel) -> list[str]:

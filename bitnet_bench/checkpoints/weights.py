@@ -29,11 +29,14 @@ class Weights:
         self.shards = Shards(Path(checkpoint.path))
         self.inner_norm_kind = checkpoint.inner_norm
         self.inner_norm_eps = checkpoint.inner_norm_eps
+        self.group_size = checkpoint.group_size
+        self.ternary_tables = checkpoint.ternary_tables
+        self.quantizes_activations = checkpoint.quantizes_activations
 
     @cached_property
     def ternary(self) -> dict[str, tuple[int, int]]:
         """Shape (rows, columns) of every ternary layer, by module name."""
-        return list_ternary_layers(self.checkpoint.format, self.config, self.shards)
+        return list_ternary_layers(self.checkpoint.format, self.config, self.shards, self.checkpoint.ternary_tables)
 
     @cached_property
     def floats(self) -> tuple[str, ...]:
@@ -59,11 +62,19 @@ class Weights:
         return getattr(torch, FLOAT_DTYPES[header.dtype]), header.shape
 
     def gamma(self, module: str) -> Tensor:
-        """Return the float32 scalar that a stored scale multiplies by; BenchError if it is missing or impossible."""
+        """Return the float32 scalar that a stored scale multiplies by, or [N, K / G] scales of groups.
+
+        BenchError if it is missing or impossible.
+        """
+        if self.checkpoint.group_size:
+            return self._read_group_scales(module)
         return read_gamma(self.shards, module, self.checkpoint.scale_direction)
 
     def codes(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return (codes, gamma): int8 codes [N, K] of a ternary layer, and the float32 scalar that multiplies."""
+        """Return (codes, gamma): int8 codes [N, K] of a ternary layer, and the float32 scalar that multiplies.
+
+        With groups, gamma is [N, K / G].
+        """
         from bitnet_bench.checkpoints.baked import codes_from_baked
         from bitnet_bench.ternary.packing import unpack
         from bitnet_bench.ternary.panels import from_panels
@@ -73,6 +84,8 @@ class Weights:
         stored = self.tensor(f"{module}.weight")
         if self.checkpoint.format == "baked":
             return codes_from_baked(stored)
+        if self.checkpoint.format == "grouped":
+            return self._split_groups(module, stored)
         try:
             packed = self.checkpoint.format == "packed"
             codes = from_panels(stored, *self.ternary[module]) if packed else unpack(stored)
@@ -80,16 +93,53 @@ class Weights:
             raise self.damage_error(f"{module}.weight", error) from error
         return codes, self.gamma(module)
 
+    def _split_groups(self, module: str, stored: Tensor) -> tuple[Tensor, Tensor]:
+        from bitnet_bench.ternary.groups import split_into_groups
+
+        found = split_into_groups(stored, self.checkpoint.group_size or 1)
+        if found is None:
+            raise BenchError(
+                f"{self.shards.locate_tensor(f'{module}.weight')} is not ternary in groups any more.", GET_AGAIN_HINT
+            )
+        return found[0], found[1].float()
+
+    def _read_group_scales(self, module: str) -> Tensor:
+        """Return the float32 scales [N, K / G] of a packed layer with groups."""
+        name, (rows, columns) = f"{module}.weight_scale", self.ternary[module]
+        if not self.checkpoint.has_codes_only:
+            return self.codes(module)[1]
+        expected = rows, columns // (self.checkpoint.group_size or 1)
+        if not self.has_tensor(name) or self.shards.headers[name].shape != expected:
+            raise BenchError(
+                f"{module} of {self.checkpoint.path} has no scales {list(expected)} of its groups.", GET_AGAIN_HINT
+            )
+        scales = self.tensor(name).float()
+        if not bool((scales.isfinite() & (scales >= 0)).all()):
+            raise self.damage_error(name, ValueError("a scale is negative or not finite"))
+        return scales
+
+    def scale_dtype(self, module: str) -> torch.dtype:
+        """Return the dtype that holds the scales of a layer's groups: float16 if that is exact, else float32."""
+        import torch
+
+        stored = self.shards.headers[f"{module}.weight_scale" if self.checkpoint.has_codes_only else f"{module}.weight"]
+        if stored.dtype == "F16":
+            return torch.float16
+        scales = self.gamma(module)
+        return torch.float16 if torch.equal(scales.half().float(), scales) else torch.float32
+
     def _ternarize_masters(self, module: str) -> tuple[Tensor, Tensor]:
+        from bitnet_bench.ternary.groups import ternarize_groups
         from bitnet_bench.ternary.quantizer import ternarize
 
-        codes, gamma = ternarize(self.tensor(f"{module}.weight"))
-        if not gamma.isfinite():
+        masters, group = self.tensor(f"{module}.weight"), self.checkpoint.group_size
+        codes, gamma = ternarize_groups(masters, group) if group else ternarize(masters)
+        if not gamma.isfinite().all():
             raise BenchError(f"{self.shards.locate_tensor(f'{module}.weight')} holds NaN or infinity.", GET_AGAIN_HINT)
         return codes, gamma
 
     def panels(self, module: str) -> tuple[Tensor, Tensor]:
-        """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale.
+        """Return (panels, gamma): uint8 [panels, steps, 64] as the CPU kernel reads them, and the scale or scales.
 
         For format packed these are the memory-mapped bytes of the file, whose codes `inspect` has checked.
         """

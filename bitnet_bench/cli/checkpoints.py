@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitnet_bench.checkpoints.gguf.file_parity import FileParity
     from bitnet_bench.checkpoints.layers import Inspection
     from bitnet_bench.checkpoints.parity import CheckpointParity
+    from bitnet_bench.runs.records import Checkpoint
 
 GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
@@ -167,6 +168,7 @@ def inspection_table(found: Inspection) -> Table:
     facts = {
         "format": checkpoint.format,
         "architecture": checkpoint.architecture,
+        "groups": _describe_groups(checkpoint),
         "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
         "norm inside ternary layers": norm,
         "parameters": f"{checkpoint.parameters:,}, of which ternary {checkpoint.ternary_parameters:,}",
@@ -180,6 +182,19 @@ def inspection_table(found: Inspection) -> Table:
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]
     return make_table(checkpoint.source, ["", ""], rows, numbers_from=99)
+
+
+def _describe_groups(checkpoint: Checkpoint) -> str | None:
+    """Return the group size and what follows from it; None for one scale per layer."""
+    if not checkpoint.group_size:
+        return None
+    kind = "binary (no code is 0)" if checkpoint.zero_density == 0 else "ternary"
+    tables = ", ".join(name.rpartition(".")[2] for name in checkpoint.ternary_tables)
+    rounds = "int8 activations by group" if checkpoint.quantizes_activations else "float activations"
+    return (
+        f"{kind}, a scale for every {checkpoint.group_size} inputs of a row, {rounds}, "
+        f"{f'{tables} ternary too' if tables else 'embedding and head float'}"
+    )
 
 
 def layers_table(found: Inspection) -> Table:

@@ -18,7 +18,7 @@ from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
-RUNTIME_FIELDS = ("gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
+RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
 """Fields of `EvaluateJob` that `measure` has as well."""
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
         allow_mismatch=runtime["allow_mismatch"],
         library=runtime["libllama"],
         gpu_layers=runtime["gpu_layers"],
+        activations=runtime["activations"],
     )
 
 

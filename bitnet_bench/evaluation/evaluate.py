@@ -184,6 +184,7 @@ def _new_record(
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
+    settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
     precision = job.precision or default_precision(checkpoint)
     runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
@@ -279,7 +280,9 @@ def _score_in_turn(
 
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
-    options = RuntimeOptions(job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers)
+    options = RuntimeOptions(
+        job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations
+    )
     backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
 

@@ -15,20 +15,24 @@ DEFAULT_PROMPTS = "default"
 MARGIN = 1.0
 """Default difference in points of a score that is too small to matter: about what another batch size changes."""
 Precision = Literal[
-    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2"
+    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2"
 ]  # fmt: skip
 """How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
-TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "i2_s", "tl1", "tl2")
+TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2")
 """Precisions that hold only ternary codes in the layers."""
+Activations = Literal["checkpoint", "int8"]
+"""What ternary layers multiply: what the checkpoint was made for, or int8 in any case."""
 TrainingPrecision = Literal["ternary", "fp16"]
-TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama"]
+TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama", "grouped"]
 Format = Literal["float", TernaryFormat]
 """How the weights of a checkpoint are stored.
 
 float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
 codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
-baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
+baked: float weights that hold -s, 0 and +s only. grouped: float weights that hold -s, 0 and +s only in every group of
+64 or 128 inputs of a row, with a scale s of its own. packed: 2-bit codes as the CPU kernel reads them, with one scale
+or scales of groups.
 """
-GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "i2_s"]
+GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "q2_0", "i2_s"]
 """Types of the tensors that are written as GGUF."""
 ScenarioName = Literal["chat", "summarize", "classify"]

@@ -12,6 +12,7 @@ from bitnet_bench.runs.choices import (
     DEFAULT_MODEL,
     DEFAULT_PROMPTS,
     TRAINING_BACKEND,
+    Activations,
     Precision,
     TrainingPrecision,
 )
@@ -147,6 +148,13 @@ class FinetuneJob(Settings):
     """Steps in which layers become ternary gradually (lambda warm-up)."""
     float_learning_rate: Annotated[float | None, Option("Ternary", "float-lr")] = Field(default=None, gt=0)
     """Of embeddings, head and norms [default: `learning_rate`]."""
+    group_size: Annotated[int | None, TERNARY] = None
+    """A scale for every 64 or 128 inputs of a row, not one per layer [default: as the base has it].
+
+    Embedding and head are ternary if those of the base are.
+    """
+    activations: Annotated[Literal["int8", "none"] | None, TERNARY] = None
+    """With scales of groups: round the inputs of ternary layers to int8, or not [default: as the base, else none]."""
     subln: Annotated[bool, TERNARY] = False
     """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
     lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0, le=MAX_COUNT)
@@ -194,6 +202,13 @@ class FinetuneJob(Settings):
             return validate(value)
         except ValidationError:
             raise ValueError(f"must be a number above 0, or auto, not {_show_size(value)}") from None
+
+    @field_validator("group_size")
+    @classmethod
+    def _is_a_known_group(cls, value: int | None) -> int | None:
+        if value not in (None, 64, 128):
+            raise ValueError(f"must be 64 or 128, not {value}")
+        return value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> FinetuneJob:
@@ -280,6 +295,12 @@ class EvaluateJob(Settings):
     """Whether the run stands before or after a fine-tuning; the report sets the two side by side."""
     cache: Annotated[bool, Option()] = True
     """Keep answers and use those that are kept: `bitnet-bench cache`."""
+    activations: Annotated[Activations, Option()] = "checkpoint"
+    """int8: round what the layers of a model with a scale per group multiply, which it takes as floats. Faster, and an
+    approximation: the record says by how much.
+
+    For the backend `ternary`.
+    """
     gguf: Annotated[str | None, Option(is_path=True)] = None
     """A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."""
     libllama: Annotated[str | None, Option(is_path=True)] = None

@@ -16,8 +16,10 @@ ROWS_INPUT = "data rows"
 """Name of the digest of the training rows in `FinetuneRecord.inputs`."""
 
 
-class Checkpoint(Value):
+class Checkpoint(GrownValue):
     """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("group_size", "ternary_tables", "quantizes_activations")
 
     source: str
     """Name that the user gave: a folder, a hub id, or an embedded checkpoint such as `demo`."""
@@ -41,6 +43,12 @@ class Checkpoint(Value):
     ternary_parameters: int
     zero_density: float | None = None
     """Share of codes that are 0; None if codes are not stored but computed from masters."""
+    group_size: int | None = None
+    """Inputs that share a scale, which each row has of its own; None if a layer has one scale."""
+    ternary_tables: tuple[str, ...] = ()
+    """Modules of embedding and head that are ternary too."""
+    quantizes_activations: bool = True
+    """Whether the model was made to round the inputs of its ternary layers to int8, as BitNet b1.58 does."""
 
     @property
     def is_ternary(self) -> bool:

@@ -165,13 +165,21 @@ class BitLinear(nn.Linear):
         """Return codes and scale of the weights, from the cache if they were kept for this version of the weights."""
         weight, kept = self.weight, self._stored_codes
         if torch.compiler.is_compiling():  # a compiled layer cannot store anything
-            return training_product.ternarize_weight(weight.detach()) if kept is None else kept
+            return self._make_codes(weight.detach()) if kept is None else kept
         if kept is not None and self._stored_version == weight._version and self.keeps_codes:
             return kept
-        made = (training_product.ternarize_weight if _is_fused(weight) else _ternarize_fastest)(weight.detach())
+        made = self._make_codes(weight.detach())
         if self.keeps_codes:
             self.store_codes(*made)
         return made
+
+    def _make_codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return (training_product.ternarize_weight if _is_fused(weight) else _ternarize_fastest)(weight)
+
+    def ternarize(self) -> tuple[Tensor, Tensor]:
+        """Return codes and scale of the present weights, whole if they are split over processes (a DTensor)."""
+        gather: Any = getattr(self.weight, "full_tensor", None)
+        return ternarize(self.weight if gather is None else gather())
 
     def store_codes(self, codes: Tensor, gamma: Tensor) -> None:
         """Keep codes and scale that were computed from the present weights, such as by `CodesWriter`."""

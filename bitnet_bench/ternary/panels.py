@@ -36,6 +36,13 @@ def to_panels(codes: Tensor) -> Tensor:
     return packed.permute(0, 2, 1, 3).reshape(panels, steps, STEP_BYTES)
 
 
+def scales_to_panels(scales: Tensor) -> Tensor:
+    """Return [panels, groups, 16] for scales [N, groups] of groups, with 0 for rows beyond the last."""
+    rows, groups = scales.shape
+    filled = F.pad(scales, (0, 0, 0, -rows % PANEL_ROWS))
+    return filled.view(-1, PANEL_ROWS, groups).transpose(1, 2).contiguous()
+
+
 def from_panels(packed: Tensor, rows: int, columns: int) -> Tensor:
     """Return int8 codes [rows, columns] of *packed*; raise ValueError if it holds 3, or codes in the padding."""
     panels, steps, _ = expected = panel_shape(rows, columns)

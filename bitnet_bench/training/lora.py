@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.linear import BitLinear, find_ternary_targets
-from bitnet_bench.ternary.quantizer import ternarize
 
 
 class LowRank(nn.Module):
@@ -59,4 +58,4 @@ def merge_adapters(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _codes(layer: Any) -> Tensor | None:
-    return ternarize(layer.weight)[0] if isinstance(layer, BitLinear) else None
+    return layer.ternarize()[0] if isinstance(layer, BitLinear) else None

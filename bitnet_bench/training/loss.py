@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bitnet_bench.checkpoints.shape import PLAIN_HEADS
 from bitnet_bench.data.collating import LABELLED_KEY, find_labelled_positions
+from bitnet_bench.ternary.group_linear import GroupBitLinear
 from bitnet_bench.training.attention import attention_inputs
 
 ROWS_AT_ONCE = 1024
@@ -66,7 +67,7 @@ def _cross_entropy(states: LabelledStates, reduction: Literal["sum", "none"]) ->
     targets, hidden, head = states
     if isinstance(head, nn.Identity):
         return nn.functional.cross_entropy(hidden.float(), targets, reduction=reduction)
-    weight: Any = head.weight
+    weight: Any = head.dense_weight() if isinstance(head, GroupBitLinear) else head.weight
     bias: Any = head.bias
     floats = hidden.float(), weight.float(), None if bias is None else bias.float()
     if not hasattr(nn.functional, "linear_cross_entropy"):

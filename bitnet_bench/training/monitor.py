@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.ternary.linear import find_bit_linears
-from bitnet_bench.ternary.quantizer import ternarize
 
 BOUNDARY_DISTANCE = 0.05
 """Largest distance of |w| / gamma from 1/2 at which a master is near a rounding boundary."""
@@ -27,7 +26,7 @@ class TernaryMonitor:
     def __init__(self, model: nn.Module) -> None:
         self._layers = find_bit_linears(model)
         self._last, self._first = self._codes()
-        scales = [float(scale) for scale in self._first.values()]
+        scales = [float(scale.mean()) for scale in self._first.values()]
         self.mean_weight = sum(scales) / len(scales) if scales else 0.0
         """Mean over the layers of mean |W| at the beginning."""
 
@@ -55,7 +54,7 @@ class TernaryMonitor:
             for name, codes in now.items()
         ]
         flips, zeros, near = torch.stack(counts).sum(0).tolist()  # one wait for a GPU, not several for each layer
-        ratios = torch.stack([scales[name] / first for name, first in self._first.items()]).tolist()
+        ratios = torch.stack([scales[name].mean() / first.mean() for name, first in self._first.items()]).tolist()
         drift = sum(abs(ratio - 1) for ratio in ratios) / len(ratios)
         self._last = now
         return {"flips": flips / total, "zeros": zeros / total, "near_boundary": near / total, "scale_drift": drift}
@@ -63,7 +62,7 @@ class TernaryMonitor:
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return codes and scales by layer."""
-        both = {name: ternarize(_gather_weight(layer.weight)) for name, layer in self._layers.items()}
+        both = {name: layer.ternarize() for name, layer in self._layers.items()}
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
 
 
@@ -74,7 +73,8 @@ def _gather_weight(weight: Tensor) -> Tensor:
 
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
-    return (weight.float().abs() / gamma - 0.5).abs() < BOUNDARY_DISTANCE
+    groups = weight.float().view(*gamma.shape, -1)  # one group, if there is one scale
+    return ((groups.abs() / gamma.unsqueeze(-1) - 0.5).abs() < BOUNDARY_DISTANCE).view(weight.shape)
 
 
 def _count(*found: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from bitnet_bench.ternary.gpu.training_product import has_training_kernels
+from bitnet_bench.ternary.group_linear import GroupBitLinear
 from bitnet_bench.ternary.linear import BitLinear, find_bit_linears
 
 SECOND_STAGE_FACTOR = 2 / 3
@@ -92,8 +93,8 @@ class StepCodes:
 
 
 def _is_plain(layer: BitLinear) -> bool:
-    """Return whether the weight of *layer* is a plain tensor, without adapters and not sharded."""
-    if parametrize.is_parametrized(layer):
+    """Return whether *layer* has one scale, and a plain tensor as weight: without adapters and not sharded."""
+    if parametrize.is_parametrized(layer) or isinstance(layer, GroupBitLinear):
         return False
     return not hasattr(layer.weight, "full_tensor") and layer.weight.is_contiguous()
 

@@ -24,6 +24,7 @@ from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.ternary.group_linear import find_group_modules
 from bitnet_bench.ternary.linear import find_ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
 from bitnet_bench.training.ending import warn_short_run
@@ -235,7 +236,8 @@ class BenchTrainer(Trainer):
         """Return AdamW with three groups: ternary layers (in a twin their like), other matrices, norms and biases."""
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         decaying = set(self.get_decay_parameter_names(self.model))
-        ternary = {id(p) for layer in find_ternary_targets(self.model).values() for p in layer.parameters()}
+        layers = (*find_ternary_targets(self.model).values(), *find_group_modules(self.model).values())
+        ternary = {id(p) for layer in layers for p in layer.parameters()}
         rate, other = self.job.peak_rate, self.job.float_rate
         groups = [
             ([p for n, p in named if id(p) in ternary and n in decaying], rate, self.job.weight_decay),

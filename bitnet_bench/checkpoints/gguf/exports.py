@@ -32,6 +32,7 @@ PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "tq2_0": "tq2_0",
     "ternary": "tq2_0",
     "i2_s": "i2_s",
+    "q2_0": "q2_0",
 }
 """GGUF type that each precision is exported as; TL1 and TL2 need kernels of the user's own build."""
 
@@ -48,6 +49,8 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
 
     BenchError if *own* does not exist or has no tensor of that form. `find_or_compare` compares its weights.
     """
+    if form == "tq2_0" and checkpoint.group_size:
+        form = "q2_0"  # the ternary type of models with a scale per group
     path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check `gguf`.")

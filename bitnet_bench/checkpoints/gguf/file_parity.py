@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
-from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TENSOR_TYPES, UNREADABLE_TYPES, Array, TensorType
+from bitnet_bench.checkpoints.gguf.types import (
+    BF16,
+    F16,
+    F32,
+    GROUP_TYPES,
+    TENSOR_TYPES,
+    UNREADABLE_TYPES,
+    Array,
+    TensorType,
+)
 from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError, shorten_text
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
+from bitnet_bench.ternary.groups import scale_groups
 
 SCALE_TOLERANCES = {
     "I2_S": 1e-6,
@@ -98,6 +109,8 @@ def _is_readable(file: GgufFile, found: GgufLayout, module: str) -> bool:
 def _compute_scale_error(weights: Weights, found: GgufLayout, file: GgufFile, module: str) -> float:
     name = f"{found.name(module)}.weight"
     codes, gamma = weights.codes(module)
+    if weights.group_size:
+        return _compute_group_error(found, file, module, codes, gamma)
     entry = _check_same_shape(file, name, tuple(codes.shape))
     stored, kind = file.values(name), entry.name
     largest = float(np.abs(stored).max())
@@ -110,6 +123,20 @@ def _compute_scale_error(weights: Weights, found: GgufLayout, file: GgufFile, mo
     error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
     if not error <= SCALE_TOLERANCES[kind]:
         raise mismatch_error(file, f"the scale of {name} is off by {error:.2%}")
+    return error
+
+
+def _compute_group_error(found: GgufLayout, file: GgufFile, module: str, codes: Tensor, scales: Tensor) -> float:
+    """Return the largest difference of the weights t * s from the file's, relative to their largest value."""
+    name = f"{found.name(module)}.weight"
+    kind = _check_same_shape(file, name, tuple(codes.shape))
+    ours, theirs = found.rows(module, scale_groups(codes, scales)).numpy(), file.values(name)
+    differing = int((np.sign(ours) != np.sign(theirs)).sum()) if kind in GROUP_TYPES else 0
+    if differing:
+        raise mismatch_error(file, f"{differing:,} of {codes.numel():,} codes of {name} are others")
+    error = _largest_difference(ours, theirs)
+    if not error <= FLOAT_TOLERANCES.get(kind.name, 0.0):
+        raise mismatch_error(file, f"{name} differs by {error:.2g} of its largest value")
     return error
 
 

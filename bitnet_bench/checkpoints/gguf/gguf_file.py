@@ -6,14 +6,16 @@ The header is parsed here and not with the `gguf` package, which lacks I2_S and 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
+from bitnet_bench.checkpoints.gguf.group_types import find_q2_0_type
+from bitnet_bench.checkpoints.gguf.types import Q2_0, TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
 from bitnet_bench.errors import BenchError, shorten_text
 
 MAGIC = b"GGUF"
@@ -59,6 +61,10 @@ class GgufFile:
             raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
         except _DamageError as error:
             raise BenchError(f"{path} is a damaged GGUF file: {error}.", WRITE_AGAIN_HINT) from error
+        if any("hadamard" in name for name in self.fields):  # asked here first: the module imports torch
+            from bitnet_bench.checkpoints.grouped import check_not_rotated
+
+            check_not_rotated(str(path), self.fields)
 
     @property
     def architecture(self) -> str:
@@ -106,8 +112,25 @@ class GgufFile:
         data = -(-header.position // alignment) * alignment
         for name, dimensions, number, offset in found:
             self._add_tensor(name, TENSOR_TYPES.get(number), number, tuple(reversed(dimensions)), data + offset)
-            if data + offset + self.tensors[name].bytes > header.size:
+        self._resolve_groups(alignment, header.size)
+        for name, entry in self.tensors.items():
+            if entry.start + entry.bytes > header.size:
                 raise _DamageError(f"it ends before its tensor {_shorten(name)} does")
+
+    def _resolve_groups(self, alignment: int, size: int) -> None:
+        """Tell Q2_0 in groups of 128 from that in groups of 64, which has the same number, by the tensors' places."""
+        q2_0 = {name: entry for name, entry in self.tensors.items() if entry.kind == Q2_0}
+        if not q2_0:
+            return
+        starts = sorted({entry.start for entry in self.tensors.values()} | {size})
+        following = dict(pairwise(starts))
+        spans = [(entry.shape, following.get(entry.start, entry.start) - entry.start) for entry in q2_0.values()]
+        try:
+            kind = find_q2_0_type(spans, alignment)
+        except ValueError as error:
+            raise _DamageError(str(error)) from error
+        for name, entry in q2_0.items():
+            self.tensors[name] = replace(entry, kind=kind)
 
     def _add_tensor(self, name: str, kind: TensorType | None, number: int, shape: tuple[int, ...], start: int) -> None:
         if kind is None:

@@ -53,7 +53,14 @@ I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
 TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
 """Types that are not read here: their layout and size depend on the kernels that a build was generated with."""
 UNREADABLE_TYPES = (TL1, TL2)
-TENSOR_TYPES = {kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
+Q2_0, Q2_0_G128 = TensorType("Q2_0", 42, 64, 18), TensorType("Q2_0", 42, 128, 34)
+PQ2_0 = TensorType("PQ2_0", 142, 128, 34)
+Q1_0 = TensorType("Q1_0", 41, 128, 18)
+GROUP_TYPES = (Q2_0, Q2_0_G128, PQ2_0, Q1_0)
+"""Types with a scale per group: `bitnet_bench.checkpoints.gguf.group_types`."""
+TENSOR_TYPES = {
+    kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2, Q2_0, PQ2_0, Q1_0)
+}
 TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "f16": F16,
     "bf16": BF16,
@@ -62,12 +69,13 @@ TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "tq1_0": TQ1_0,
     "tq2_0": TQ2_0,
     "i2_s": I2_S,
+    "q2_0": Q2_0,
     "tl1": TL1,
     "tl2": TL2,
 }
-TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
+TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s", "q2_0")
 """Forms that hold codes and nothing else."""
-TERNARY_TENSOR_TYPES = tuple(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES)
+TERNARY_TENSOR_TYPES = (*(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES if form != "q2_0"), *GROUP_TYPES)
 
 
 def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
@@ -89,6 +97,10 @@ def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Arra
     """Return float32 values of *shape* from the bytes of a tensor; for I2_S the codes, without their scale."""
     if kind == I2_S:
         return _unpack_i2_s(data, shape)
+    if kind in GROUP_TYPES:
+        from bitnet_bench.checkpoints.gguf.group_types import dequantize_groups
+
+        return dequantize_groups(data, kind, shape)
     if kind in (F32, F16):
         return data.view(np.float32 if kind == F32 else np.float16).astype(np.float32).reshape(shape)
     from gguf import GGMLQuantizationType, quants

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_bench.checkpoints.gguf.group_types import pack_codes, split_groups
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout, GgufRuntime, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
     F16,
     F32,
+    Q2_0,
     Q8_0,
     TENSOR_TYPE_BY_NAME,
     TERNARY_GGUF_TYPES,
@@ -33,6 +35,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import Checkpoint
+from bitnet_bench.ternary.groups import scale_groups
 
 SOURCE_KEY = "bitnet_bench.source_sha256"
 ACTIVATION_KEY = "bitnet_bench.hidden_act"
@@ -44,6 +47,7 @@ FILE_TYPES: dict[Form, int] = {
     "tq1_0": 36,
     "tq2_0": 37,
     "i2_s": 40,
+    "q2_0": 41,
 }
 """Value of `general.file_type` (LLAMA_FTYPE) by form: the type of most tensors of a file."""
 
@@ -134,6 +138,11 @@ def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> P
 
 def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) -> Iterator[PlannedGgufTensor]:
     name, shape = found.name(module), weights.ternary[module]
+    if weights.group_size:
+        yield _plan_groups(weights, found, form, module)
+        if weights.bias(module) is not None:
+            yield PlannedGgufTensor(f"{name}.bias", F32, shape[:1], lambda: _read_bias(weights, found, module))
+        return
     kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[1]) else fallback_type(form)
 
     def codes() -> Array:
@@ -150,6 +159,26 @@ def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) 
         )
     if weights.bias(module) is not None:
         yield PlannedGgufTensor(f"{name}.bias", F32, shape[:1], lambda: _read_bias(weights, found, module))
+
+
+def _plan_groups(weights: Weights, found: GgufLayout, form: Form, module: str) -> PlannedGgufTensor:
+    """Return a layer, embedding or head with scales of groups: as Q2_0, or its weights t * s in another type."""
+    kind, shape = TENSOR_TYPE_BY_NAME[form], weights.ternary[module]
+    if not kind.can_hold_rows(shape[1]):
+        kind = F16
+
+    def pack() -> Array:
+        codes, scales = (found.rows(module, values) for values in weights.codes(module))
+        if kind != Q2_0:
+            return pack_tensor(_to_checked_float32(scale_groups(codes, scales), kind), kind)
+        try:
+            return pack_codes(codes.numpy(), split_groups(codes.numpy(), scales.numpy(), kind.block), kind)
+        except ValueError as error:
+            raise BenchError(
+                f"{module} cannot be stored as Q2_0: {error}.", "Convert to packed or gguf-f16."
+            ) from error
+
+    return PlannedGgufTensor(f"{found.name(module)}.weight", kind, shape, pack)
 
 
 def _read_gamma(weights: Weights, module: str) -> Tensor:
@@ -175,6 +204,10 @@ def _to_checked_float32(values: Tensor, kind: TensorType) -> Array:
 
 
 def _check_holds_codes(checkpoint: Checkpoint, form: Form) -> None:
+    if checkpoint.is_ternary and bool(checkpoint.group_size) != (form == "q2_0") and form in TERNARY_GGUF_TYPES:
+        held = "scales of groups" if checkpoint.group_size else "one scale per layer"
+        wanted = "gguf-q2_0, or gguf-f16" if checkpoint.group_size else "gguf-tq2_0, gguf-tq1_0 or gguf-i2_s"
+        raise BenchError(f"{checkpoint.source} has {held}, which {form} does not hold.", f"Convert it to {wanted}.")
     if form in TERNARY_GGUF_TYPES and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, and {form} holds ternary codes only.",

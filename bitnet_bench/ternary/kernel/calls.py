@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.ternary.kernel.loader import require_library
-from bitnet_bench.ternary.kernel.structs import Attention, Head, Matrix, Part, RowsJob, RowsPointers
+from bitnet_bench.ternary.kernel.structs import Attention, Head, Lookup, Matrix, Part, RowsJob, RowsPointers
 from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
 
 ACTIVATIONS = {"silu": 1, "relu2": 2}
 CACHE_LINE = 64
 TABLES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
+GROUP_SCALES = {torch.float16: 2, torch.float32: 3}
+"""Kinds of a layer with a scale per group, by the dtype of its scales."""
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 """A function of the library and its arguments, whose pointers are valid while their tensors live."""
 
@@ -32,21 +34,44 @@ def count_filled_columns(columns: int) -> int:
 
 @dataclass(frozen=True)
 class QuantizedRows:
-    """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T]."""
+    """Quantized activations: q int8 [T, stride], steps float32 [T], sums int32 [T].
+
+    In groups, steps and sums are [T, columns / group]. Three digits are three rows for each token, which add up to the
+    activations themselves, but for 2^-21 of the largest in a group.
+    """
 
     q: Tensor
     steps: Tensor
     sums: Tensor
     columns: int
+    group: int = 0
+    digits: int = 1
 
     @classmethod
-    def empty(cls, tokens: int, columns: int) -> QuantizedRows:
-        """Return uninitialized buffers for *tokens* rows."""
+    def empty(cls, tokens: int, columns: int, group: int = 0, digits: int = 1) -> QuantizedRows:
+        """Return uninitialized buffers for *tokens* rows, in groups of *group* columns unless it is 0."""
+        rows = tokens * digits
+        shape = (rows, columns // group) if group else (rows,)
         return cls(
-            torch.empty(tokens, count_filled_columns(columns), dtype=torch.int8),
-            torch.empty(tokens, dtype=torch.float32),
-            torch.empty(tokens, dtype=torch.int32),
+            torch.empty(rows, count_filled_columns(columns), dtype=torch.int8),
+            torch.empty(shape, dtype=torch.float32),
+            torch.empty(shape, dtype=torch.int32),
             columns,
+            group,
+            digits,
+        )
+
+    def pointers(self, tokens: int | None) -> RowsPointers:
+        """Return what the kernel reads of the first *tokens* rows."""
+        return RowsPointers(
+            self.q.data_ptr(),
+            self.steps.data_ptr(),
+            self.sums.data_ptr(),
+            tokens or len(self.q) // self.digits,
+            self.columns,
+            self.q.shape[1],
+            self.group,
+            self.digits,
         )
 
 
@@ -55,20 +80,25 @@ class JoinedLayers:
 
     def __init__(self, parts: Sequence[tuple[Tensor, Tensor | float, int, Tensor | None]], columns: int) -> None:
         """Join *parts* of (codes, scale, rows, bias): uint8 codes [panels, steps, 64] with one float scale, or an int8
-        layer as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows]; bias float32 [rows] or None."""
+        layer as bytes [panels, K / 4, 64] of value + 128 with float32 scales [rows], or uint8 codes with scales of
+        groups [panels, groups, 16], float16 or float32; bias float32 [rows] or None."""
         self._kept: list[object] = []
         self._array = (Part * len(parts))()
         self.columns = columns
         self.rows = sum(rows for _, _, rows, _ in parts)
+        self.group = find_group(parts[0][1], columns)
         for part, (codes, scale, rows, bias) in zip(self._array, parts, strict=True):
-            per_row = isinstance(scale, Tensor) and scale.numel() > 1
+            if find_group(scale, columns) != self.group:
+                raise ValueError("layers with groups of one size only are joined")
+            per_row = isinstance(scale, Tensor) and scale.numel() > 1 and not self.group
             steps = -(-columns // STEP_COLUMNS) * (4 if per_row else 1)
             panels = -(-rows // PANEL_ROWS)
             if codes.shape[1:] != (steps, CACHE_LINE) or codes.shape[0] < panels or codes.dtype != torch.uint8:
                 raise ValueError(f"panels {tuple(codes.shape)} do not hold {rows} x {columns}")
-            part.codes, part.rows, part.bytes = _address(codes), rows, per_row
-            part.scale = 0.0 if per_row else float(scale)
-            part.scales = _address(scale) if isinstance(scale, Tensor) and per_row else None
+            part.codes, part.rows = _address(codes), rows
+            part.kind = GROUP_SCALES[scale.dtype] if isinstance(scale, Tensor) and self.group else int(per_row)
+            part.scale = 0.0 if part.kind else float(scale)
+            part.scales = _address(scale) if isinstance(scale, Tensor) and part.kind else None
             part.bias = _optional(bias)
             self._kept += [codes, scale, bias]
 
@@ -79,15 +109,23 @@ class JoinedLayers:
 
     def call(self, x: QuantizedRows, y: Tensor, add: bool = False, tokens: int | None = None) -> Call:
         """Return the call that computes the product, to be repeated with the same buffers."""
-        if x.columns != self.columns or y.dtype != torch.float32 or y.stride(-1) != 1 or y.shape[-1] != self.rows:
+        if (
+            x.columns != self.columns
+            or x.group != self.group
+            or y.dtype != torch.float32
+            or y.stride(-1) != 1
+            or y.shape[-1] != self.rows
+        ):
             raise ValueError(
                 f"{x.columns} columns into {tuple(y.shape)} do not fit a layer [{self.rows}, {self.columns}]"
             )
-        rows = RowsPointers(
-            x.q.data_ptr(), x.steps.data_ptr(), x.sums.data_ptr(), tokens or len(x.q), x.columns, x.q.shape[1]
-        )
-        arguments = (self._array, len(self._array), byref(rows), y.data_ptr(), y.stride(0), add)
+        arguments = (self._array, len(self._array), byref(x.pointers(tokens)), y.data_ptr(), y.stride(0), add)
         return require_library().bb_linear, (*arguments, torch.get_num_threads())
+
+
+def find_group(scale: Tensor | float, columns: int) -> int:
+    """Return the columns of a group that *scale* [panels, groups, 16] stands for; 0 for any other scale."""
+    return columns // scale.shape[1] if isinstance(scale, Tensor) and scale.dim() == 3 else 0
 
 
 def _address(tensor: Tensor) -> int:
@@ -145,6 +183,8 @@ def rows_call(
         sums=out.sums.data_ptr() if out is not None else None,
         y=_optional(y),
         stride=out.q.shape[1] if out is not None else 0,
+        group=out.group if out is not None else 0,
+        digits=out.digits if out is not None else 1,
     )
     return require_library().bb_rows, (byref(job), torch.get_num_threads())
 
@@ -206,6 +246,24 @@ def multiply_head(table: Tensor, x: Tensor, y: Tensor) -> None:
         dtype=TABLES[table.dtype],
     )
     require_library().bb_head(byref(job), torch.get_num_threads())
+
+
+def lookup_rows(codes: Tensor, scales: Tensor, ids: Tensor, columns: int) -> Tensor:
+    """Return float32 rows *ids* [T, columns] of an embedding, from its panels and its scales [panels, groups, 16]."""
+    y = torch.empty(len(ids), columns)
+    group = find_group(scales, columns)
+    job = Lookup(
+        _address(codes),
+        _address(scales),
+        _address(ids),
+        _address(y),
+        len(ids),
+        columns,
+        group,
+        GROUP_SCALES[scales.dtype],
+    )
+    require_library().bb_lookup(byref(job))
+    return y
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,19 @@ CLONES static void bytes1(const uint8_t *bytes, int64_t steps, const int8_t *q, 
     memcpy(out, sums, sizeof sums);
 }
 
+CLONES static void groups1(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,
+                           const float *scales, float *out) {
+    float y[PANEL] = {0};
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t sums[PANEL];
+        dots1(codes + g * steps * STEP_BYTES, steps, x->q + g * steps * STEP, 0, sums);
+        for (int n = 0; n < PANEL; n++)
+            y[n] += (float)(sums[n] - x->sums[g]) * (scales[g * PANEL + n] * x->steps[g]);
+    }
+    memcpy(out, y, sizeof y);
+}
+
 static const dots_fn portable_dots[] = {dots1};
 const dots_fn portable_bytes[] = {bytes1};
-const path_t portable_path = {"portable", 1, portable_dots, 1, portable_bytes};
+static const group_dots_fn portable_groups[] = {groups1};
+const path_t portable_path = {"portable", 1, portable_dots, 1, portable_bytes, portable_groups};

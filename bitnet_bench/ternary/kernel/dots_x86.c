@@ -81,13 +81,61 @@ TARGET_AVX512 INLINE void avx512_bytes(const uint8_t *bytes, int64_t steps, cons
 EACH12(F)
 #undef F
 
+/* With a scale per group. Sums begin at what the codes' offset of 1 adds, and become floats at the end of each group. */
+TARGET_AVX512 INLINE void avx512_groups(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,
+                                        const float *scales, float *out, const int rows) {
+    const int apart = rows == 1 ? 4 : rows < 4 ? 2 : 1;
+    const __m512i mask = _mm512_set1_epi8(3);
+    __m512 y[12];
+    for (int m = 0; m < rows; m++) y[m] = _mm512_setzero_ps();
+    const int8_t *q = x->q;
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i sums[12][4];
+        for (int m = 0; m < rows; m++) {
+            sums[m][0] = _mm512_set1_epi32(-x->sums[m * groups + g]);
+            for (int a = 1; a < apart; a++) sums[m][a] = _mm512_setzero_si512();
+        }
+        for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES, q += STEP) {
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+            const __m512i packed = _mm512_loadu_si512(codes);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const __m512i fields = _mm512_and_si512(_mm512_srli_epi16(packed, 2 * j), mask);
+#pragma GCC unroll 12
+                for (int m = 0; m < rows; m++) {
+                    const __m512i four_q = _mm512_set1_epi32(four(q + m * x->stride + 4 * j));
+                    sums[m][j % apart] = _mm512_dpbusd_epi32(sums[m][j % apart], fields, four_q);
+                }
+            }
+        }
+        const __m512 scale = _mm512_loadu_ps(scales + g * PANEL);
+        for (int m = 0; m < rows; m++) {
+            __m512i sum = sums[m][0];
+            for (int a = 1; a < apart; a++) sum = _mm512_add_epi32(sum, sums[m][a]);
+            const __m512 unit = _mm512_mul_ps(scale, _mm512_set1_ps(x->steps[m * groups + g]));
+            y[m] = _mm512_add_ps(y[m], _mm512_mul_ps(_mm512_cvtepi32_ps(sum), unit));
+        }
+    }
+    for (int m = 0; m < rows; m++) _mm512_storeu_ps(out + m * PANEL, y[m]);
+}
+#define GROUPS(NAME, TARGET, M)                                                                                       \
+    TARGET static void NAME##M(const uint8_t *c, int64_t s, int64_t g, const group_rows_t *x, const float *w, float *o) { \
+        NAME(c, s, g, x, w, o, M);                                                                                    \
+    }
+#define F(M) GROUPS(avx512_groups, TARGET_AVX512, M)
+EACH12(F)
+#undef F
+
+#define F(M) avx512_groups##M,
+static const group_dots_fn avx512_groups_all[] = {EACH12(F)};
+#undef F
 #define F(M) avx512_dots##M,
 static const dots_fn avx512_dots_all[] = {EACH12(F)};
 #undef F
 #define F(M) avx512_bytes##M,
 static const dots_fn avx512_bytes_all[] = {EACH12(F)};
 #undef F
-const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes_all};
+const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes_all, avx512_groups_all};
 
 /* ---- 256-bit VNNI: the same loop in the AVX512VL and in the AVX-VNNI encoding ---- */
 
@@ -116,6 +164,44 @@ const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes
     }
 DOTS_256(vnni256_dots, TARGET_AVX512, _mm256_dpbusd_epi32)
 DOTS_256(avxvnni_dots, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
+
+#define FLOATS_256(SUMS, SCALES, STEP_SIZE) \
+    _mm256_mul_ps(_mm256_cvtepi32_ps(SUMS), _mm256_mul_ps(_mm256_loadu_ps(SCALES), _mm256_set1_ps(STEP_SIZE)))
+
+#define GROUPS_256(NAME, TARGET, DPBUSD)                                                                              \
+    TARGET INLINE void NAME(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,               \
+                            const float *scales, float *out, const int rows) {                                        \
+        const __m256i mask = _mm256_set1_epi8(3);                                                                     \
+        const int8_t *q = x->q;                                                                                       \
+        __m256 y[4][2];                                                                                               \
+        for (int m = 0; m < rows; m++) y[m][0] = y[m][1] = _mm256_setzero_ps();                                       \
+        for (int64_t g = 0; g < groups; g++) {                                                                        \
+            __m256i sums[4][2];                                                                                       \
+            for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm256_set1_epi32(-x->sums[m * groups + g]);     \
+            for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES, q += STEP) {                                     \
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);                                               \
+                const __m256i low = _mm256_loadu_si256((const __m256i *)codes);                                       \
+                const __m256i high = _mm256_loadu_si256((const __m256i *)(codes + 32));                               \
+                _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {                                                 \
+                    const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, 2 * j), mask);                          \
+                    const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), mask);                         \
+                    _Pragma("GCC unroll 4") for (int m = 0; m < rows; m++) {                                          \
+                        const __m256i four_q = _mm256_set1_epi32(four(q + m * x->stride + 4 * j));                    \
+                        sums[m][0] = DPBUSD(sums[m][0], a, four_q);                                                   \
+                        sums[m][1] = DPBUSD(sums[m][1], b, four_q);                                                   \
+                    }                                                                                                 \
+                }                                                                                                     \
+            }                                                                                                         \
+            for (int m = 0; m < rows; m++)                                                                            \
+                for (int h = 0; h < 2; h++)                                                                           \
+                    y[m][h] = _mm256_add_ps(y[m][h], FLOATS_256(sums[m][h], scales + g * PANEL + 8 * h,               \
+                                                                x->steps[m * groups + g]));                           \
+        }                                                                                                             \
+        for (int m = 0; m < rows; m++)                                                                                \
+            for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + m * PANEL + 8 * h, y[m][h]);                           \
+    }
+GROUPS_256(vnni256_groups, TARGET_AVX512, _mm256_dpbusd_epi32)
+GROUPS_256(avxvnni_groups, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
 
 /* ---- AVX2: products of bytes are summed in 16 bits (|pair| <= 2 * 2 * 128), 32 of them before they could wrap ---- */
 
@@ -156,6 +242,42 @@ TARGET_AVX2 INLINE void avx2_dots(const uint8_t *codes, int64_t steps, const int
     }
 }
 
+/* With a scale per group, which is as long as the sums fit 16 bits. */
+TARGET_AVX2 INLINE void avx2_groups(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,
+                                    const float *scales, float *out, const int rows) {
+    const __m256i mask = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+    const int8_t *q = x->q;
+    for (int i = 0; i < 2 * rows; i++) _mm256_storeu_ps(out + 8 * i, _mm256_setzero_ps());
+    for (int64_t g = 0; g < groups; g++) {
+        __m256i pairs[4][2];
+        for (int m = 0; m < rows; m++) pairs[m][0] = pairs[m][1] = _mm256_setzero_si256();
+        for (int64_t s = 0; s < steps; s++, codes += STEP_BYTES, q += STEP) {
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+            const __m256i low = _mm256_loadu_si256((const __m256i *)codes);
+            const __m256i high = _mm256_loadu_si256((const __m256i *)(codes + 32));
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, 2 * j), mask);
+                const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, 2 * j), mask);
+#pragma GCC unroll 4
+                for (int m = 0; m < rows; m++) {
+                    const __m256i four_q = _mm256_set1_epi32(four(q + m * x->stride + 4 * j));
+                    pairs[m][0] = _mm256_add_epi16(pairs[m][0], _mm256_maddubs_epi16(a, four_q));
+                    pairs[m][1] = _mm256_add_epi16(pairs[m][1], _mm256_maddubs_epi16(b, four_q));
+                    AS_WRITTEN(pairs[m][0]);
+                    AS_WRITTEN(pairs[m][1]);
+                }
+            }
+        }
+        for (int i = 0; i < 2 * rows; i++) {
+            const __m256i excess = _mm256_set1_epi32(x->sums[i / 2 * groups + g]);
+            const __m256i sums = _mm256_sub_epi32(_mm256_madd_epi16(pairs[i / 2][i % 2], ones), excess);
+            const __m256 more = FLOATS_256(sums, scales + g * PANEL + 8 * (i % 2), x->steps[i / 2 * groups + g]);
+            _mm256_storeu_ps(out + 8 * i, _mm256_add_ps(_mm256_loadu_ps(out + 8 * i), more));
+        }
+    }
+}
+
 #define ONE_256(NAME, TARGET, M)                                                                          \
     TARGET static void NAME##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
         NAME(c, s, q, d, o, M);                                                                       \
@@ -163,10 +285,17 @@ TARGET_AVX2 INLINE void avx2_dots(const uint8_t *codes, int64_t steps, const int
 #define F(M) ONE_256(vnni256_dots, TARGET_AVX512, M) ONE_256(avxvnni_dots, TARGET_AVXVNNI, M) ONE_256(avx2_dots, TARGET_AVX2, M)
 EACH4(F)
 #undef F
-#define PATH_256(VARIABLE, NAME, DOTS)                                                       \
-    static const dots_fn DOTS##_all[] = {DOTS##1, DOTS##2, DOTS##3, DOTS##4};            \
-    const path_t VARIABLE = {NAME, 4, DOTS##_all, 1, portable_bytes};
-PATH_256(vnni256_path, "avx512-vnni-256", vnni256_dots)
-PATH_256(avxvnni_path, "avx-vnni", avxvnni_dots)
-PATH_256(avx2_path, "avx2", avx2_dots)
+#define F(M)                                \
+    GROUPS(vnni256_groups, TARGET_AVX512, M) \
+    GROUPS(avxvnni_groups, TARGET_AVXVNNI, M) \
+    GROUPS(avx2_groups, TARGET_AVX2, M)
+EACH4(F)
+#undef F
+#define PATH_256(VARIABLE, NAME, DOTS, GROUPS)                                                           \
+    static const dots_fn DOTS##_all[] = {DOTS##1, DOTS##2, DOTS##3, DOTS##4};                        \
+    static const group_dots_fn GROUPS##_all[] = {GROUPS##1, GROUPS##2, GROUPS##3, GROUPS##4};        \
+    const path_t VARIABLE = {NAME, 4, DOTS##_all, 1, portable_bytes, GROUPS##_all};
+PATH_256(vnni256_path, "avx512-vnni-256", vnni256_dots, vnni256_groups)
+PATH_256(avxvnni_path, "avx-vnni", avxvnni_dots, avxvnni_groups)
+PATH_256(avx2_path, "avx2", avx2_dots, avx2_groups)
 #endif

@@ -27,17 +27,35 @@ int vector_width(void);
 /* Integer dot products of one panel: out[m][16] = sum over k of (code + 1) * q[m][k]. */
 typedef void (*dots_fn)(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out);
 
+/* Activations of one call with a scale per group: of rows m, and of groups of `steps` steps. */
+typedef struct {
+    const int8_t *q; /* [m][stride] */
+    int64_t stride;
+    const float *steps;  /* [m][groups] what one unit of q is worth in each group */
+    const int32_t *sums; /* [m][groups] sum of q in each group */
+} group_rows_t;
+
+/* Products of one panel with a scale per group. For each group g in order: out[m][16] += float(sum over its k of code * q)
+ * * (scales[g][16] * steps[m][g]), every operation rounded to float by itself. At most 8 steps a group. */
+typedef void (*group_dots_fn)(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,
+                              const float *scales, float *out);
+
 typedef struct {
     const char *name;
     int most_rows; /* rows of activations that one call takes at most */
     const dots_fn *dots; /* dots[m - 1] takes m rows */
     int most_rows_bytes; /* the same for an int8 layer, stored as bytes of value + 128, four columns a step */
     const dots_fn *bytes;
+    const group_dots_fn *group_dots; /* of as many rows as dots */
 } path_t;
 #define MOST_ROWS 12
 
 /* The int8 layer in plain C, for paths that have no instruction for it. */
 extern const dots_fn portable_bytes[];
+
+/* Scales of a group are float16 or float32, in panels: [panels][groups][16]. */
+enum scale_dtype { SCALES_FLOAT16 = 2, SCALES_FLOAT32 };
+const float *expand_scales(const void *scales, int32_t dtype, int64_t panel, int64_t groups);
 
 extern const path_t portable_path;
 #if defined(__x86_64__)

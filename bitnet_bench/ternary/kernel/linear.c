@@ -8,18 +8,20 @@ enum { BLOCK_BYTES = 128 << 10 }; /* of activations, which a core keeps in its s
 typedef struct {
     const uint8_t *codes; /* [panels][steps][64] ternary, or [panels][K / 4][64] bytes of int8 + 128 */
     const float *bias;    /* [rows] or NULL */
-    const float *scales;  /* [rows], or NULL: `scale` for all */
+    const void *scales;   /* float [rows], or of groups [panels][columns / group][16], or NULL: `scale` for all */
     float scale;
-    int32_t bytes; /* 0: ternary codes, 1: int8 */
+    int32_t kind; /* 0: ternary codes, 1: int8, else ternary codes with scales of groups, of that scale_dtype */
     int64_t rows;
 } part_t;
 
 /* Activations of `tokens` rows, quantized by bb_quantize: q [tokens][stride] int8 filled with 0 up to the stride. */
 typedef struct {
     const int8_t *q;
-    const float *steps; /* [tokens] what one unit of q is worth */
-    const int32_t *sums; /* [tokens] sum of q */
+    const float *steps; /* [tokens] or [tokens][columns / group] what one unit of q is worth */
+    const int32_t *sums; /* [tokens] or [tokens][columns / group] sum of q */
     int64_t tokens, columns, stride;
+    int64_t group;  /* columns of a group, 0 if there are none */
+    int64_t digits; /* rows of q for each token, whose products are added up: 1, or 3 for activations that are floats */
 } rows_t;
 
 typedef struct {
@@ -32,22 +34,27 @@ typedef struct {
     int64_t panels, chunk, next;
 } job_t;
 
-/* int32 sums -> float y. Formula and order as in CodesLinear, so that both give the same bits. */
-CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, int64_t first, int count,
-                          const int32_t *sums, float *y, int add) {
-    const int32_t excess = part->bytes ? 128 * x->sums[token] : x->sums[token];
-    const float step = x->steps[token];
-    float product[PANEL];
-    if (part->scales)
-        for (int n = 0; n < count; n++) product[n] = (float)(sums[n] - excess) * (step * part->scales[first + n]);
-    else
-        for (int n = 0; n < count; n++) product[n] = (float)(sums[n] - excess) * (step * part->scale);
+/* Scaled sums -> y, with the bias and the residual. */
+static inline void store(const part_t *part, int64_t first, int count, float *product, float *y, int add) {
     if (part->bias)
         for (int n = 0; n < count; n++) product[n] += part->bias[first + n];
     if (add)
         for (int n = 0; n < count; n++) y[n] += product[n];
     else
         memcpy(y, product, (size_t)count * sizeof *y);
+}
+
+/* int32 sums -> float y. Formula and order as in CodesLinear, so that both give the same bits. */
+CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, int64_t first, int count,
+                          const int32_t *sums, float *y, int add) {
+    const int32_t excess = part->kind ? 128 * x->sums[token] : x->sums[token];
+    const float step = x->steps[token], *scales = part->scales;
+    float product[PANEL];
+    if (scales)
+        for (int n = 0; n < count; n++) product[n] = (float)(sums[n] - excess) * (step * scales[first + n]);
+    else
+        for (int n = 0; n < count; n++) product[n] = (float)(sums[n] - excess) * (step * part->scale);
+    store(part, first, count, product, y, add);
 }
 
 static int at_most(int64_t value, int limit) { return value < limit ? (int)value : limit; }
@@ -57,8 +64,8 @@ static int at_most(int64_t value, int limit) { return value < limit ? (int)value
 static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel, int64_t first, int64_t t, int64_t end,
                       float *y) {
     const path_t *path = current_path();
-    const dots_fn *dots = part->bytes ? path->bytes : path->dots;
-    const int most = part->bytes ? path->most_rows_bytes : path->most_rows, count = at_most(part->rows - first, PANEL);
+    const dots_fn *dots = part->kind ? path->bytes : path->dots;
+    const int most = part->kind ? path->most_rows_bytes : path->most_rows, count = at_most(part->rows - first, PANEL);
     const rows_t *x = job->x;
     int32_t sums[MOST_ROWS * PANEL];
     while (t < end) {
@@ -69,15 +76,44 @@ static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel
     }
 }
 
+/* The same with a scale per group: products come back scaled, one for each digit of each token. */
+static void one_group_panel(const job_t *job, const part_t *part, const uint8_t *panel, int64_t p, int64_t t,
+                            int64_t end, float *y) {
+    const rows_t *x = job->x;
+    const int64_t steps = x->group / STEP, groups = x->columns / x->group, first = p * PANEL, digits = x->digits;
+    const int most = current_path()->most_rows, count = at_most(part->rows - first, PANEL);
+    const float *scales = expand_scales(part->scales, part->kind, p, groups);
+    float products[MOST_ROWS * PANEL], sum[PANEL];
+    for (int64_t row = t * digits; row < end * digits;) {
+        const int m = at_most(end * digits - row, most);
+        const group_rows_t rows = {x->q + row * x->stride, x->stride, x->steps + row * groups, x->sums + row * groups};
+        current_path()->group_dots[m - 1](panel, steps, groups, &rows, scales, products);
+        for (int i = 0; i < m; i++, row++) {
+            if (row % digits == 0)
+                memcpy(sum, products + i * PANEL, sizeof sum);
+            else
+                for (int n = 0; n < PANEL; n++) sum[n] += products[i * PANEL + n];
+            if (row % digits == digits - 1)
+                store(part, first, count, sum, y + row / digits * job->y_stride, job->add);
+        }
+    }
+}
+
 /* Panels [panel, end) of one part whose first output column is `column`: a block of tokens stays in cache for all. */
 static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
-    const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->bytes ? 4 : 1);
-    const int64_t fitting = BLOCK_BYTES / job->x->stride / MOST_ROWS * MOST_ROWS;
+    const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->kind == 1 ? 4 : 1);
+    const int64_t width = job->x->stride * (job->x->digits ? job->x->digits : 1);
+    const int64_t fitting = BLOCK_BYTES / width / MOST_ROWS * MOST_ROWS;
     const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
     for (int64_t t = 0; t < job->x->tokens; t += block)
-        for (int64_t p = panel; p < end; p++)
-            one_panel(job, part, part->codes + p * size, p * PANEL, t,
-                      t + block < job->x->tokens ? t + block : job->x->tokens, job->y + column + p * PANEL);
+        for (int64_t p = panel; p < end; p++) {
+            const int64_t until = t + block < job->x->tokens ? t + block : job->x->tokens;
+            float *y = job->y + column + p * PANEL;
+            if (part->kind > 1)
+                one_group_panel(job, part, part->codes + p * size, p, t, until, y);
+            else
+                one_panel(job, part, part->codes + p * size, p * PANEL, t, until, y);
+        }
 }
 
 static int64_t panels_of(const part_t *part) { return (part->rows + PANEL - 1) / PANEL; }

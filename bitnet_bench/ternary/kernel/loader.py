@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.kernel.structs import Attention, Head, Matrix, Part, RowsJob, RowsPointers
+from bitnet_bench.ternary.kernel.structs import Attention, Head, Lookup, Matrix, Part, RowsJob, RowsPointers
 
 KERNEL_VARIABLE = "BITNET_BENCH_KERNEL"
 STRUCTS = {
@@ -22,6 +22,7 @@ STRUCTS = {
     "bb_rows_size": RowsJob,
     "bb_attention_size": Attention,
     "bb_head_size": Head,
+    "bb_lookup_size": Lookup,
     "bb_matrix_size": Matrix,
 }
 """Structs of the library that Python mirrors, by the function that returns their size."""

@@ -19,6 +19,8 @@ typedef struct {
     int32_t *sums;      /* [tokens] */
     float *y;           /* [tokens][columns], or NULL: the row as it is before quantization */
     int64_t stride;
+    int64_t group; /* columns with a step and a sum of their own: steps and sums are [tokens][columns / group]; 0: all */
+    int64_t digits; /* with a group: 1, or 3 rows of q for each token, which add up to the row itself: split_digits */
     int64_t next;
 } rows_job_t;
 
@@ -82,6 +84,67 @@ CLONES static void quantize(const float *x, int64_t columns, int64_t stride, int
     *sum = total;
 }
 
+/* x = q0 s + q1 s / 128 + q2 s / 128^2 up to 2^-21 of the largest |x|: three int8 digits of a group, s the least power of
+ * two with |x| <= 127 s. All but the last rounding is exact. Digit d is `next_q` after the one before. */
+CLONES static void split_digits(const float *x, int64_t columns, int64_t next_q, int64_t next_step, int8_t *q,
+                                float *steps, int32_t *sums) {
+    enum { DIGITS = 3 };
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, half to even */
+    int32_t largest_bits = 0, magic_bits;
+    for (int64_t i = 0; i < columns; i++) {
+        int32_t bits;
+        memcpy(&bits, x + i, 4);
+        bits &= 0x7fffffff;
+        largest_bits = bits > largest_bits ? bits : largest_bits;
+    }
+    float largest, unit;
+    memcpy(&largest, &largest_bits, 4);
+    memcpy(&magic_bits, &magic, 4);
+    if (largest < 1e-30f) largest = 1e-30f;
+    memcpy(&largest_bits, &largest, 4);
+    const int32_t unit_bits = largest_bits & 0x7f800000; /* the power of two at or below */
+    memcpy(&unit, &unit_bits, 4);
+    unit *= 0.015625f;
+    if (largest > 127.0f * unit) unit *= 2.0f;
+    if (largest_bits >= 0x7f800000) unit = largest - largest; /* NaN: to be seen in every output */
+    float inverse[DIGITS], worth[DIGITS];
+    int32_t totals[DIGITS] = {0};
+    for (int d = 0; d < DIGITS; d++) {
+        worth[d] = d ? worth[d - 1] * 0.0078125f : unit;
+        inverse[d] = 1.0f / worth[d];
+    }
+    for (int64_t i = 0; i < columns; i++) {
+        float rest = x[i];
+        for (int d = 0; d < DIGITS; d++) {
+            const float scaled = rest * inverse[d], shifted = scaled + magic;
+            int32_t bits;
+            memcpy(&bits, &shifted, 4);
+            const int8_t digit = (int8_t)(bits - magic_bits);
+            q[d * next_q + i] = digit;
+            totals[d] += digit;
+            rest -= (float)digit * worth[d];
+        }
+    }
+    for (int d = 0; d < DIGITS; d++) {
+        steps[d * next_step] = worth[d];
+        sums[d * next_step] = totals[d];
+    }
+}
+
+static void quantize_groups(const rows_job_t *job, const float *x, int64_t t) {
+    const int64_t size = job->group, groups = job->columns / size, row = t * job->digits;
+    int8_t *q = job->q + row * job->stride;
+    float *steps = job->steps + row * groups;
+    int32_t *sums = job->sums + row * groups;
+    for (int64_t g = 0; g < groups; g++)
+        if (job->digits == 1)
+            quantize(x + g * size, size, size, q + g * size, steps + g, sums + g);
+        else
+            split_digits(x + g * size, size, job->stride, groups, q + g * size, steps + g, sums + g);
+    for (int d = 0; d < job->digits; d++)
+        memset(q + d * job->stride + job->columns, 0, (size_t)(job->stride - job->columns));
+}
+
 static void rows_work(void *argument) {
     rows_job_t *job = argument;
     float *buffer = scratch((size_t)job->columns * sizeof(float));
@@ -96,8 +159,10 @@ static void rows_work(void *argument) {
             x = buffer;
         }
         if (job->y) memcpy(job->y + t * job->columns, x, (size_t)job->columns * sizeof(float));
-        if (job->q)
+        if (job->q && !job->group)
             quantize(x, job->columns, job->stride, job->q + t * job->stride, job->steps + t, job->sums + t);
+        else if (job->q)
+            quantize_groups(job, x, t);
     }
 }
 

@@ -13,7 +13,7 @@ class Part(Structure):
         ("bias", c_void_p),
         ("scales", c_void_p),
         ("scale", c_float),
-        ("bytes", c_int32),
+        ("kind", c_int32),
         ("rows", c_int64),
     )
 
@@ -28,6 +28,8 @@ class RowsPointers(Structure):
         ("tokens", c_int64),
         ("columns", c_int64),
         ("stride", c_int64),
+        ("group", c_int64),
+        ("digits", c_int64),
     )
 
 
@@ -48,6 +50,8 @@ class RowsJob(Structure):
         ("sums", c_void_p),
         ("y", c_void_p),
         ("stride", c_int64),
+        ("group", c_int64),
+        ("digits", c_int64),
         ("next", c_int64),
     )
 
@@ -92,6 +96,21 @@ class Head(Structure):
         ("columns", c_int64),
         ("tokens", c_int64),
         ("next", c_int64),
+        ("dtype", c_int32),
+    )
+
+
+class Lookup(Structure):
+    """Rows of a ternary embedding with a scale per group."""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("ids", c_void_p),
+        ("y", c_void_p),
+        ("tokens", c_int64),
+        ("columns", c_int64),
+        ("group", c_int64),
         ("dtype", c_int32),
     )
 
