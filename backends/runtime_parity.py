@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from bitnet_bench.backends.reference import can_engine_run, source_logits
-from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from bitnet_bench.backends.llama_session import TOKENS_AT_ONCE, Logits, TokenBatch
-from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.environment import find_compiler

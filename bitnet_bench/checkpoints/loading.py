@@ -52,7 +52,7 @@ def load_model(
     _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run":
         _install_codes(model, weights)
-        state = {name: weights.tensor(name) for name in weights.floats}
+        state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
     else:
         state = _make_plain_state(weights, dtype)
     _load_floats(model, {name: _cast_checked(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
@@ -66,6 +66,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     path = Path(checkpoint.path)
+    _check_gguf_tokenizer(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -86,6 +87,15 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
         # often an uncorrected default, and harmless then
         _log.warning("%s: texts begin with token %s, and config.json says %s.", path, tokenizer.bos_token_id, begins)
     return tokenizer
+
+
+def _check_gguf_tokenizer(path: Path) -> None:
+    """Raise BenchError if *path* is the view of a GGUF file whose tokenizer could not be built."""
+    from bitnet_bench.checkpoints.gguf.gguf_shards import read_index
+
+    index = read_index(path)
+    if index and index.tokenizer_problem:
+        raise BenchError(*index.tokenizer_problem)
 
 
 def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
@@ -119,6 +129,11 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
             f"{checkpoint.source} is {kind}; it has no {precision} weights.",
             "Use `precision=ternary`, or name an FP16 checkpoint (for `twin`: `twin_model`).",
         )
+    if precision == "ternary" and not checkpoint.is_ternary and {"TQ1_0", "TQ2_0"} & checkpoint.gguf_types.keys():
+        raise BenchError(
+            f"{checkpoint.source} holds ternary codes with a scale for every block of 256, not one for each layer.",
+            "Run it dense, with the backend `hf` and `precision=fp32`.",
+        )
     if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
@@ -136,7 +151,8 @@ def _make_plain_state(weights: Weights, dtype: torch.dtype) -> dict[str, Tensor]
     """Return all tensors by name, codes as masters, each cast to *dtype* at once to save memory."""
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
-    state = {name: weights.tensor(name) for name in weights.floats}
+    # a tensor that is decoded is cast at once: float32 of all of them would be several times the file
+    state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
     for module in weights.ternary:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"

@@ -16,12 +16,15 @@ ROWS_INPUT = "data rows"
 """Name of the digest of the training rows in `FinetuneRecord.inputs`."""
 
 
-class Checkpoint(Value):
+class Checkpoint(GrownValue):
     """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
+    ADDED: ClassVar[tuple[str, ...]] = ("gguf_types",)
+
     source: str
-    """Name that the user gave: a folder, a hub id, or an embedded checkpoint such as `demo`."""
+    """Name that the user gave: a folder, a GGUF file, a hub id, or an embedded checkpoint such as `demo`."""
     path: str
+    """Folder with its config.json and tokenizer; of a GGUF file, one in the cache that is made from its metadata."""
     revision: str | None = None
     architecture: str
     format: Format
@@ -32,7 +35,7 @@ class Checkpoint(Value):
     (learned)."""
     inner_norm_eps: float | None = None
     dtype: str
-    """Dtype of the weights that are not ternary."""
+    """Dtype of the weights that are not ternary; of a GGUF file, a type of ggml, such as Q4_K."""
     sha256: str
     """Digest of the weight files, in name order."""
     weight_bytes: dict[str, int]
@@ -41,6 +44,13 @@ class Checkpoint(Value):
     ternary_parameters: int
     zero_density: float | None = None
     """Share of codes that are 0; None if codes are not stored but computed from masters."""
+    gguf_types: dict[str, int] = {}
+    """Bytes by tensor type, if the checkpoint is a GGUF file; {} if it is a folder."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Return whether the checkpoint is a GGUF file."""
+        return bool(self.gguf_types)
 
     @property
     def is_ternary(self) -> bool:

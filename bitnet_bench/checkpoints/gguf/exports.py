@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, ExternalGgufType, Form
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bitnet_bench.checkpoints.gguf.types import Form
 
 
-GGUF_DIR_VARIABLE = "BITNET_BENCH_GGUF"
 PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "fp16": "f16",
     "bf16": "bf16",
@@ -33,13 +32,6 @@ PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "i2_s": "i2_s",
 }
 """GGUF type that each precision is exported as; TL1 and TL2 need kernels of the user's own build."""
-
-
-def find_cache_folder() -> Path:
-    """Return the folder of exported files: $BITNET_BENCH_GGUF, else a folder in the user's cache folder."""
-    if os.environ.get(GGUF_DIR_VARIABLE):
-        return Path(os.environ[GGUF_DIR_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitnet-bench" / "gguf"
 
 
 def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
+from bitnet_bench.checkpoints.gguf.naming import ACTIVATION_KEY, GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import BF16, F16, F32, TENSOR_TYPES, UNREADABLE_TYPES, Array, TensorType
-from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
@@ -54,7 +53,8 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     ]
     floats = [_compute_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
-    if said not in (None, weights.config.get("hidden_act", "silu")):
+    wanted = weights.config.get("hidden_act") or weights.config.get("hidden_activation") or "silu"
+    if said not in (None, wanted):
         raise mismatch_error(file, f"it says that its activation is {said}")
     sizes = {kind.name: 0 for kind in TENSOR_TYPES.values()}
     for entry in file.tensors.values():
@@ -118,7 +118,7 @@ def _compute_float_error(weights: Weights, found: GgufLayout, file: GgufFile, na
         return 0.0  # tied, and stored once
     ours = found.rows(name.rpartition(".")[0], weights.tensor(name)).float().numpy()
     kind = _check_same_shape(file, target, tuple(ours.shape))
-    error = _largest_difference(ours, file.values(target))
+    error = _largest_difference(ours + float(found.is_offset_norm(name)), file.values(target))
     if not error <= FLOAT_TOLERANCES.get(kind.name, 0.0):
         raise mismatch_error(file, f"{target} differs by {error:.2g} of its largest value")
     return error

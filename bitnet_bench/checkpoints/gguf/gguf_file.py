@@ -5,7 +5,6 @@ The header is parsed here and not with the `gguf` package, which lacks I2_S and 
 
 from __future__ import annotations
 
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,23 +62,19 @@ class GgufFile:
     def values(self, name: str) -> Array:
         """Return a tensor in float32; for I2_S, its codes."""
         entry = self._find_entry(name)
-        return unpack_tensor(self._read_bytes(entry), entry.kind, entry.shape)
+        return unpack_tensor(read_bytes(self.path, entry), entry.kind, entry.shape)
 
     def scale(self, name: str) -> float:
         """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` next to it, or 1."""
         beside = f"{name.removesuffix('.weight')}.scale"
         if self._find_entry(name).kind.name == "I2_S":
-            return read_i2_s_scale(self._read_bytes(self.tensors[name]))
+            return read_i2_s_scale(read_bytes(self.path, self.tensors[name]))
         return float(self.values(beside).reshape(-1)[0]) if beside in self.tensors else 1.0
 
     def _find_entry(self, name: str) -> TensorEntry:
         if name not in self.tensors:
             raise BenchError(f"{self.path} has no tensor {name}.", "It holds another architecture, or is incomplete.")
         return self.tensors[name]
-
-    def _read_bytes(self, entry: TensorEntry) -> Array:
-        with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return np.frombuffer(mapped[entry.start : entry.start + entry.bytes], dtype=np.uint8)
 
     def _read_header(self, stream: BinaryIO) -> None:
         magic, version, tensors, fields = struct.unpack("<4sIQQ", stream.read(24))
@@ -106,6 +101,15 @@ class GgufFile:
         for name, entry in self.tensors.items():
             if entry.start + entry.bytes > size:
                 raise BenchError(f"{self.path} ends before its tensor {name} does.", WRITE_AGAIN_HINT)
+
+
+def read_bytes(path: Path, entry: TensorEntry, rows: int | None = None) -> Array:
+    """Return the bytes of a tensor, or of its first *rows*, mapped from disk: they are read when they are touched."""
+    size = entry.bytes if rows is None else entry.kind.bytes(min(rows, entry.shape[0]) * entry.shape[-1])
+    if not size:
+        return np.empty(0, dtype=np.uint8)
+    # copied when written, which torch asks for
+    return np.memmap(path, dtype=np.uint8, mode="c", offset=entry.start, shape=(size,))
 
 
 def _read_number(stream: BinaryIO, code: str) -> Any:

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.gguf.naming import GgufLayout, GgufRuntime, make_layout
+from bitnet_bench.checkpoints.gguf.naming import (
+    ACTIVATION_KEY,
+    PRECISION_FIELD,
+    SOURCE_KEY,
+    GgufLayout,
+    GgufRuntime,
+    make_layout,
+)
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
     F16,
@@ -34,8 +41,6 @@ from bitnet_bench.files import explain_disk_errors
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import Checkpoint
 
-SOURCE_KEY = "bitnet_bench.source_sha256"
-ACTIVATION_KEY = "bitnet_bench.hidden_act"
 FILE_TYPES: dict[Form, int] = {
     "f16": 1,
     "q4_0": 2,
@@ -70,7 +75,7 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     """
     from gguf import GGUFWriter
 
-    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 
     if out.exists():
         raise BenchError(f"{out} is there already.", "Give another OUT, or delete the file.")
@@ -81,7 +86,9 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     part = out.with_name(f"{out.name}.part")
     writer = GGUFWriter(part, found.architecture)
     _add_settings(writer, checkpoint, weights, found, form)
-    add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
+    tokenizer = load_tokenizer(checkpoint)
+    ends = find_end_ids(checkpoint, tokenizer)
+    add_vocabulary(writer, tokenizer, Path(checkpoint.path), weights.config["vocab_size"], ends)
     try:
         with explain_disk_errors(out):
             _write_tensors(writer, plan, progress)
@@ -127,13 +134,13 @@ def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> P
         kind = embedding_type(form, shape[-1])
     else:
         kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[-1]) else F16
-    module = name.rpartition(".")[0]
-    return PlannedGgufTensor(
-        target,
-        kind,
-        shape,
-        lambda: pack_tensor(_to_checked_float32(found.rows(module, weights.tensor(name)), kind), kind),
-    )
+    module, offset = name.rpartition(".")[0], float(found.is_offset_norm(name))
+
+    def values() -> Array:
+        rows = found.rows(module, weights.tensor(name))
+        return pack_tensor(_to_checked_float32(rows.float() + offset if offset else rows, kind), kind)
+
+    return PlannedGgufTensor(target, kind, shape, values)
 
 
 def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) -> Iterator[PlannedGgufTensor]:
@@ -212,7 +219,11 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(found.rope_settings["factor"]))
     writer.add_string(SOURCE_KEY, checkpoint.sha256)
-    writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act", "silu")))
+    writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act") or config.get("hidden_activation") or "silu"))
+    if not checkpoint.is_ternary and config["model_type"] == "bitnet":
+        writer.add_string(PRECISION_FIELD, "fp16")
+    if found.architecture == "gemma3":
+        writer.add_sliding_window(config["sliding_window"])
 
 
 def _write_tensors(writer: Any, plan: list[PlannedGgufTensor], progress: Progress) -> None:
