@@ -13,6 +13,7 @@ from bitnet_bench.checkpoints.gguf.naming import find_model_name
 from bitnet_bench.checkpoints.gguf.parts import list_tensors
 from bitnet_bench.checkpoints.gguf.types import (
     BLOCK_TYPES,
+    FLOAT_TYPES,
     I2_S,
     TENSOR_TYPES,
     TQ1_0,
@@ -94,8 +95,26 @@ def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
             gamma=gamma,
             factor=factor,
         )
-    odd = next(_list_several_scales(found), None)
-    return {name: one.model_copy(update={"gamma": None}) for name, one in found.items()} if odd else found
+    if any(_list_several_scales(found)):
+        return {name: one.model_copy(update={"gamma": None}) for name, one in found.items()}
+    if not any(one.gamma for one in found.values()):
+        return found
+    return {name: _mark_baked(files[one.file].path, name, one) for name, one in found.items()}
+
+
+def _mark_baked(path: Path, name: str, one: IndexedTensor) -> IndexedTensor:
+    """Return a layer of a ternary model with its scale, if it is stored as floats that hold -s, 0 and +s only.
+
+    That is how a row is stored that is no whole number of blocks of codes.
+    """
+    if one.gamma is not None or not name.endswith(LAYER_SUFFIX) or TENSOR_TYPES[one.kind] not in FLOAT_TYPES:
+        return one
+    if not has_three_values(path, one):
+        return one
+    values = np.abs(unpack_tensor(read_bytes(path, one.entry), one.entry.kind, one.shape))
+    largest = values.max()
+    is_baked = largest > 0 and bool(((values == largest) | (values == 0)).all())
+    return one.model_copy(update={"gamma": float(np.float32(largest) * np.float32(one.factor))}) if is_baked else one
 
 
 def has_three_values(path: Path, one: IndexedTensor) -> bool:
@@ -154,8 +173,9 @@ def _find_block_scale(data: Array, kind: TensorType) -> float:
         return SMALLEST_SCALE
     if not (used == used[0]).all() or not used[0] > 0:
         return 0.0
-    idle = data.reshape(-1, kind.block_bytes)[scales == 0].reshape(-1)
-    return 0.0 if unpack_codes(idle, kind, (-1,)).any() else float(used[0])
+    idle = data.reshape(-1, kind.block_bytes)[scales == 0]
+    hidden = len(idle) and unpack_codes(idle.reshape(-1), kind, (len(idle), kind.block)).any()
+    return 0.0 if hidden else float(used[0])
 
 
 def _find_stored_code(path: Path, entry: TensorEntry) -> float:

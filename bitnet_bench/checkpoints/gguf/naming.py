@@ -68,6 +68,7 @@ GEMMA_NAMES = GGUF_NAMES | {
 }
 SOURCE_KEY = "bitnet_bench.source_sha256"
 ACTIVATION_KEY = "bitnet_bench.hidden_act"
+I2S_ORDER_KEY = "bitnet_bench.i2_s_order"
 PRECISION_FIELD = "bitnet_bench.precision"
 """Field that says `fp16` for a BitNet that is no ternary model, as `bitnet_bench_precision` does in config.json."""
 ROTATED_PROJECTIONS = ("q_proj", "k_proj")

@@ -18,8 +18,11 @@ Form = GgufType
 ExternalGgufType = Literal["tl1", "tl2"]
 """Types that bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]
-I2sOrder = Literal["x86", "arm"]
-"""Order of the codes of an I2_S tensor, which depends on the machine that wrote the file and is not noted in it."""
+I2sOrder = Literal["x86", "arm", "rows"]
+"""Order of the codes of an I2_S tensor, which depends on the build that wrote the file and is not noted in it.
+
+rows: a byte holds a column of four rows, as x86 builds without ACT_PARALLEL in `include/gemm-config.h` write it.
+"""
 I2_S_BLOCK = 128
 I2_S_TAIL_BYTES = 32
 """Number of bytes after the codes: the float32 scale, and padding."""
@@ -71,7 +74,7 @@ FLOAT_TYPES = (F32, F16, BF16)
 BLOCK_TYPES = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 """Types of rounded floats, which are decoded to float32."""
 TENSOR_TYPES = {kind.number: kind for kind in (*FLOAT_TYPES, *BLOCK_TYPES, TQ1_0, TQ2_0, I2_S, TL1, TL2)}
-I2S_GROUPS: dict[I2sOrder, int] = {"x86": 32, "arm": 16}
+I2S_GROUPS: dict[I2sOrder, int] = {"x86": 32, "arm": 16, "rows": 0}
 """Codes that lie side by side in an I2_S tensor: four times as many make a block, the first in the highest bits."""
 TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "f16": F16,
@@ -107,7 +110,7 @@ def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
 def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...], order: I2sOrder = "x86") -> Array:
     """Return float32 values of *shape* from the bytes of a tensor; for I2_S the codes, without their scale."""
     if kind == I2_S:
-        return _unpack_i2_s(data, order).astype(np.float32).reshape(shape)
+        return _unpack_i2_s(data, shape, order).astype(np.float32)
     if kind in (F32, F16):
         return data.view(np.float32 if kind == F32 else np.float16).astype(np.float32).reshape(shape)
     from gguf import GGMLQuantizationType, quants
@@ -120,7 +123,7 @@ def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...], order: 
 def unpack_codes(data: Array, kind: TensorType, shape: tuple[int, ...], order: I2sOrder = "x86") -> Array:
     """Return the int8 codes of *shape* of a TQ1_0, TQ2_0 or I2_S tensor; code 3, which none writes, comes out as 2."""
     if kind == I2_S:
-        return _unpack_i2_s(data, order).reshape(shape)
+        return _unpack_i2_s(data, shape, order)
     blocks = data.reshape(-1, kind.block_bytes)
     if kind == TQ2_0:
         shifts = np.array([0, 2, 4, 6], dtype=np.uint8).reshape(1, 1, 4, 1)
@@ -161,14 +164,15 @@ def _pack_tq2_0(codes: Array) -> Array:
 
 def pack_i2_s(codes: Array, scale: float, order: I2sOrder = "x86") -> Array:
     """Return bytes of four codes each, the first group of codes in the highest bits, followed by the scale."""
-    values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, I2S_GROUPS[order])
+    width = I2S_GROUPS[order] or codes.shape[-1]
+    values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, width)
     packed = values[:, 0] << 6 | values[:, 1] << 4 | values[:, 2] << 2 | values[:, 3]
     tail = np.zeros(I2_S_TAIL_BYTES, dtype=np.uint8)
     tail[:4] = np.array([scale], dtype=np.float32).view(np.uint8)
     return np.concatenate([packed.reshape(-1), tail])
 
 
-def _unpack_i2_s(data: Array, order: I2sOrder) -> Array:
+def _unpack_i2_s(data: Array, shape: tuple[int, ...], order: I2sOrder) -> Array:
     shifts = np.array([6, 4, 2, 0], dtype=np.uint8).reshape(1, 4, 1)
-    blocks = data[:-I2_S_TAIL_BYTES].reshape(-1, 1, I2S_GROUPS[order]) >> shifts & 3
-    return blocks.reshape(-1).astype(np.int8) - 1
+    blocks = data[:-I2_S_TAIL_BYTES].reshape(-1, 1, I2S_GROUPS[order] or shape[-1]) >> shifts & 3
+    return blocks.reshape(shape).astype(np.int8) - 1

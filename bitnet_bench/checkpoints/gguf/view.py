@@ -111,7 +111,7 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
             files=tuple(str(file.path.absolute()) for file in files),
             sizes=tuple(file.path.stat().st_size for file in files),
             sha256=digest,
-            order=find_i2s_order(files, tensors, config),
+            order=find_i2s_order(files, tensors, config["num_hidden_layers"]),
             types=count_types(places),
             tokenizer_problem=problem,
             tensors=tensors,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bitnet_bench.checkpoints.gguf.naming import (
     ACTIVATION_KEY,
+    I2S_ORDER_KEY,
     PRECISION_FIELD,
     SOURCE_KEY,
     GgufLayout,
@@ -220,6 +221,8 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
         writer.add_rope_scaling_factor(float(found.rope_settings["factor"]))
     writer.add_string(SOURCE_KEY, checkpoint.sha256)
     writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act") or config.get("hidden_activation") or "silu"))
+    if form == "i2_s":
+        writer.add_string(I2S_ORDER_KEY, "x86")
     if not checkpoint.is_ternary and config["model_type"] == "bitnet":
         writer.add_string(PRECISION_FIELD, "fp16")
     if found.architecture == "gemma3":
