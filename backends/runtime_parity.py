@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bitnet_bench.backends.reference import can_engine_run, source_logits
 from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
+from bitnet_bench.checkpoints.gguf.exports import is_itself
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts
@@ -49,7 +50,8 @@ def compare_runtime(
     _check_memory(checkpoint)
     theirs = logits([ids.tolist() for ids in prompts])
     ours = source_logits(checkpoint, prompts)
-    wanted = str(Weights(checkpoint).config.get("hidden_act", "silu"))
+    config = Weights(checkpoint).config
+    wanted = str(config.get("hidden_act") or config.get("hidden_activation") or "silu")
     swapped = None
     if computes not in (None, wanted):
         swapped = source_logits(checkpoint, prompts, computes)
@@ -116,7 +118,8 @@ def find_or_compare(
     kept = find_cache_folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
     if kept.is_file():
         return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
-    compare_weights(checkpoint, file)
+    if not is_itself(checkpoint, file):
+        compare_weights(checkpoint, file)
     found = compare()
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, found.model_dump_json(indent=1))

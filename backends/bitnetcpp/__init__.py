@@ -85,7 +85,7 @@ class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
         return BitnetCppBuild(Path(named), found)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.checkpoints.gguf.exports import open_or_export_gguf
+        from bitnet_bench.checkpoints.gguf.exports import is_own_precision, open_for_precision, open_or_export_gguf
 
         if precision not in PRECISIONS:
             raise BenchError(
@@ -96,5 +96,7 @@ class BitnetCppBackend(CheckedBackend, adds=("find_build",)):
                 f"{precision.upper()} depends on the kernels of your build, and is not exported here.",
                 "Make the file with bitnet.cpp's own converter, and name it with `gguf`.",
             )
+        if not self._options.gguf and is_own_precision(checkpoint, "i2_s"):
+            return open_for_precision(checkpoint, "i2_s", None)
         kind = precision if precision in ("tl1", "tl2") else "i2_s"
         return open_or_export_gguf(checkpoint, kind, self._options.gguf)

@@ -24,6 +24,8 @@ class LlamaCppBackend(CheckedBackend):
 
     summary = "llama.cpp (extra `llamacpp`): F16, BF16, Q8_0, Q4_0, TQ1_0 and TQ2_0, exported and checked first"
 
+    runs_gguf = True
+
     def __init__(self, options: RuntimeOptions = NO_OPTIONS) -> None:
         self._options = options
 
@@ -66,10 +68,10 @@ class LlamaCppBackend(CheckedBackend):
         return lambda vocabulary_only: PythonLibrary(file, vocabulary_only)
 
     def _file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
-        from bitnet_bench.checkpoints.gguf.exports import PRECISION_GGUF_TYPES, open_or_export_gguf
+        from bitnet_bench.checkpoints.gguf.exports import is_own_precision, open_for_precision
 
-        if precision not in PRECISIONS:
+        if precision not in PRECISIONS and not is_own_precision(checkpoint, precision):
             raise BenchError(
                 f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as `precision`."
             )
-        return open_or_export_gguf(checkpoint, PRECISION_GGUF_TYPES[precision], self._options.gguf)
+        return open_for_precision(checkpoint, precision, self._options.gguf)

@@ -61,12 +61,15 @@ class WeightSource(Protocol):
 def check_writable(source: Weights, form: Format) -> None:
     """Raise BenchError if *form* cannot represent *source*."""
     checkpoint = source.checkpoint
+    if form == "float":
+        _check_float(checkpoint)
+        return
     if checkpoint.format == "float":
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
             "Fine-tune it with `bitnet-bench finetune --precision ternary` first.",
         )
-    if checkpoint.format == form:
+    if checkpoint.format == form and not checkpoint.is_gguf:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
     kept = list_float_patterns(source.config)
     if kept and form in ("baked", "tinyllama"):
@@ -76,6 +79,16 @@ def check_writable(source: Weights, form: Format) -> None:
         )
     _check_norms(checkpoint, find_dropped_norms(source.shards.headers) if checkpoint.inner_norm else (), form)
     check_row_counts(source.ternary, form)
+
+
+def _check_float(checkpoint: Checkpoint) -> None:
+    if checkpoint.is_ternary:
+        raise BenchError(
+            f"{checkpoint.source} is ternary ({checkpoint.format}), and float holds plain models.",
+            "Convert it to baked: plain linear layers that hold -s, 0 and +s.",
+        )
+    if not checkpoint.is_gguf:
+        raise BenchError(f"{checkpoint.source} is float already.", "Copy the folder.")
 
 
 def check_row_counts(ternary: dict[str, tuple[int, int]], form: Format) -> None:
@@ -191,8 +204,8 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     }
     if form == "baked":
         return config
-    config[PRECISION_KEY] = "ternary"
-    if form == "tinyllama":
+    config[PRECISION_KEY] = "fp16" if form == "float" else "ternary"
+    if form in ("float", "tinyllama"):
         return config
     kept = {"modules_to_not_convert": list(patterns)} if (patterns := list_float_patterns(source.config)) else {}
     if form == "packed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.runs.records import Checkpoint
 
 EMBEDDED_CHECKPOINTS = {"demo": "ternary", "demo-fp16": "fp16"}
+_log = logging.getLogger(__name__)
 HUB_PREFIX = "hub:"
 HUB_FILE = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+\.gguf)")
 DOWNLOAD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
@@ -38,7 +40,7 @@ def open_checkpoint(model: str, tokenizer: str | None = None) -> Checkpoint:
     if (file := _find_gguf(model)) is not None:
         return _open_gguf(model, file, tokenizer)
     if tokenizer is not None:
-        raise UsageError(f"{model} is no GGUF file, and has its own tokenizer.", "Leave out `tokenizer`.")
+        _log.warning("%s has its own tokenizer: `tokenizer` is for GGUF files.", model)
     if model in EMBEDDED_CHECKPOINTS:
         return inspect_folder(_find_embedded(model), source=model)
     if Path(model).exists():
@@ -54,7 +56,12 @@ def open_checkpoint(model: str, tokenizer: str | None = None) -> Checkpoint:
 
 
 def load_config(model: str) -> dict[str, Any]:
-    """Return the config.json of *model*, named as for `open_checkpoint`; for a hub id nothing else is downloaded."""
+    """Return the config.json of *model*, named as for `open_checkpoint`; for a hub id nothing else is downloaded.
+
+    BenchError for a GGUF file of the hub, whose settings are in the file itself.
+    """
+    if model.startswith(HUB_PREFIX):
+        raise BenchError(f"{model} would have to be downloaded to know its shape.", "Download it, and name the file.")
     if model in EMBEDDED_CHECKPOINTS or Path(model).exists() or not _is_hub_id(model):
         return read_config(Path(open_checkpoint(model).path))
     return read_config(_download(model, ["config.json"]))
@@ -89,9 +96,7 @@ def _find_gguf(model: str) -> Path | HubFile | None:
     if is_gguf(path):
         return path
     if path.suffix.lower() == ".gguf":
-        raise BenchError(
-            f"There is no file {model}.", "Check the name; a file of the hub is hub:ORG/NAME/FILE.gguf."
-        )
+        raise BenchError(f"There is no file {model}.", "Check the name; a file of the hub is hub:ORG/NAME/FILE.gguf.")
     return None
 
 

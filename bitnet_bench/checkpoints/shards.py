@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
-SAFETENSORS_DTYPE = re.compile(r"(BF|F|I|U|C)\d+.*|BOOL")
+SAFETENSORS_DTYPE = re.compile(r"(BF|F|I|U|C)\d+(_E\w+)?|BOOL")
 """Names of dtypes in safetensors; others, such as Q4_K, are types of ggml, which are decoded."""
 DAMAGED_HINT = "The file is damaged or cut off; get it again."
 

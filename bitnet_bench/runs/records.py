@@ -53,6 +53,11 @@ class Checkpoint(GrownValue):
         return bool(self.gguf_types)
 
     @property
+    def float_dtype(self) -> str:
+        """Return the dtype to save floats in that were trained from it: its own, or bfloat16 if that is no dtype."""
+        return self.dtype if self.dtype in ("float16", "float32") else "bfloat16"
+
+    @property
     def is_ternary(self) -> bool:
         """Return whether the checkpoint is meant to be run with ternary weights."""
         return self.format != "float"

@@ -65,7 +65,7 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     rows, left_out = read_training_rows(job)
     rows, held_out = split_validation_rows(rows, job)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
-    base = open_checkpoint(job.model)
+    base = open_checkpoint(job.model, job.tokenizer)
     job = set_default_rate(job, base)
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
     with (steps if is_first_process() else no_display)(f"{TITLES[job.method]} {job.precision}") as progress:

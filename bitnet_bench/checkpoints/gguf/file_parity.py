@@ -23,7 +23,7 @@ SCALE_TOLERANCES = {
     "Q4_0": 0.2,
 }
 """Relative tolerances. Other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
-FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q4_0": 0.2}
+FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q6_K": 0.04, "Q4_0": 0.2}
 """Tolerances of a tensor that is not ternary: largest |difference|, relative to its largest value."""
 BITNET_CPP_ONLY = ("bitnet-b1.58",)
 

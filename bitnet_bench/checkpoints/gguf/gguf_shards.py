@@ -29,6 +29,7 @@ from bitnet_bench.checkpoints.gguf.types import (
     Array,
     I2sOrder,
     count_2bit_codes,
+    read_i2_s_scale,
     read_scales,
     unpack_codes,
     unpack_tensor,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX_NAME = "gguf-index"
-"""File that makes a folder the view of a GGUF file. It is no *.json, so that the place of the file decides no answer."""
+"""File that makes a folder the view of a GGUF file; no *.json, so that the place of the file decides no answer."""
 SCALE_END = "weight_scale"
 
 
@@ -95,9 +96,10 @@ class GgufShards(Shards):
         for name, one in self.index.tensors.items():
             file, entry = self.files[one.file], one.entry
             if one.gamma is None:
-                found[name] = TensorHeader(file, entry.kind.name, one.shape, entry.bytes)
+                changed = entry.kind in (F16, BF16) and (one.factor != 1.0 or self._layout.is_offset_norm(name))
+                found[name] = TensorHeader(file, "F32" if changed else entry.kind.name, one.shape, entry.bytes)
                 continue
-            found[name] = TensorHeader(file, "U8", panel_shape(*one.shape), entry.bytes)  # type: ignore[arg-type]
+            found[name] = TensorHeader(file, "U8", panel_shape(*one.shape), entry.bytes)
             found[_name_scale(name)] = TensorHeader(file, "F32", (1,))
         return found
 
@@ -189,14 +191,18 @@ class GgufShards(Shards):
             dtype: torch.dtype = getattr(torch, FLOAT_DTYPES[kind.name])
             values = torch.from_numpy(data).view(dtype).reshape(shape)
         else:
-            values = torch.from_numpy(unpack_tensor(data, kind, shape, self.index.order))
-            if kind == I2_S:
-                from bitnet_bench.checkpoints.gguf.types import read_i2_s_scale
-
-                values *= read_i2_s_scale(read_bytes(self.files[one.file], one.entry))
+            values = torch.from_numpy(self._unpack(data, one, shape))
         if one.factor != 1.0:
             values = values.float() * one.factor
         return values.float() - 1 if self._layout.is_offset_norm(name) else values
+
+    def _unpack(self, data: Array, one: IndexedTensor, shape: tuple[int, ...]) -> Array:
+        kind = one.entry.kind
+        if kind != I2_S:
+            return unpack_tensor(data, kind, shape)
+        whole = read_bytes(self.files[one.file], one.entry)
+        values = unpack_tensor(whole, kind, one.shape, self.index.order)[: shape[0]]
+        return values * np.float32(read_i2_s_scale(whole))
 
     def _damage_error(self, name: str) -> BenchError:
         return BenchError(

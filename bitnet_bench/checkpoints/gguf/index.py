@@ -67,7 +67,7 @@ class IndexedTensor(Value):
 def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
     """Return every weight of *files* by its name in transformers; BenchError for one that no model here has.
 
-    A layer is ternary if its codes have one scale. If the codes of any layer have several, none is: all are floats then.
+    A layer is ternary if its codes have one scale. If those of any layer have several, none is: all are floats then.
     """
     places, architecture = list_tensors(files), files[0].architecture
     found: dict[str, IndexedTensor] = {}
@@ -79,7 +79,8 @@ def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
             raise _make_unknown_error(files[number].path, stored)
         if entry.kind in UNREADABLE_TYPES:
             raise BenchError(
-                f"{stored} of {files[number].path} is of type {entry.kind.name}, which only the build that wrote it reads.",
+                f"{stored} of {files[number].path} is of type {entry.kind.name}, which only the build that wrote it "
+                "reads.",
                 "Convert the model to I2_S, or use the folder that it was made from.",
             )
         beside = places.get(f"{stored.removesuffix('.weight')}{SCALE_SUFFIX}")

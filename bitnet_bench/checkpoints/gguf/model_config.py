@@ -203,7 +203,9 @@ def _make_rope(header: _Header, files: list[GgufFile], dimension: int) -> dict[s
     theta = float(header.fields.get(f"{name}.rope.freq_base", 10_000.0))
     holder = next((file for file in files if "rope_freqs.weight" in file.tensors), None)
     if holder is not None:
-        return {"rope_theta": theta} | fit_llama3_rope(holder.path, holder.values("rope_freqs.weight"), theta, dimension)
+        return {"rope_theta": theta} | fit_llama3_rope(
+            holder.path, holder.values("rope_freqs.weight"), theta, dimension
+        )
     kind = header.fields.get(f"{name}.rope.scaling.type", "none")
     factor = float(header.fields.get(f"{name}.rope.scaling.factor", 1.0))
     if kind in ("none", "") or factor in (0.0, 1.0):
@@ -228,8 +230,8 @@ def fit_llama3_rope(path: Path, divisors: Array, theta: float, dimension: int) -
     turns = 1 / (2 * np.pi * theta ** (np.arange(0, dimension, 2) / dimension))
     factor = float(divisors.max())
     smooth = (1 / divisors.astype(np.float64) - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones(len(turns))
-    between = np.flatnonzero((smooth > 1e-4) & (smooth < 1 - 1e-4)) if len(divisors) == len(turns) else []
-    if len(between) >= 2:
+    between = np.flatnonzero((smooth > 1e-4) & (smooth < 1 - 1e-4))
+    if len(divisors) == len(turns) and len(between) >= 2:
         slope, offset = np.polyfit(turns[between], smooth[between], 1)
         high = 1 - 1 / offset
         old = round(slope * (high - 1))

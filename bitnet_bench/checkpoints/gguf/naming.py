@@ -127,7 +127,8 @@ class GgufLayout:
     def rope_settings(self) -> Mapping[str, Any]:
         """Settings of the rotary positions, in the newer or older form of config.json; of Gemma's global layers."""
         found: Mapping[str, Any] = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
-        return found.get("full_attention", found)
+        whole: Mapping[str, Any] = found.get("full_attention", found)
+        return whole
 
     @property
     def rope_base(self) -> float:

@@ -39,10 +39,10 @@ def find_i2s_order(files: list[GgufFile], tensors: Mapping[str, IndexedTensor], 
     """Return the order that the file names, or that its weights show; the default one if they show none."""
     if not any(one.entry.kind == I2_S for one in tensors.values()):
         return DEFAULT_ORDER
-    noted = files[0].fields.get(I2S_ORDER_KEY)
-    if noted in get_args(I2sOrder):
-        return noted  # type: ignore[no-any-return]
     orders: tuple[I2sOrder, ...] = get_args(I2sOrder)
+    noted = files[0].fields.get(I2S_ORDER_KEY)
+    if noted in orders:
+        return orders[orders.index(noted)]
     found = {order: _correlate(files, tensors, layers, order) for order in orders}
     best = max(orders, key=lambda order: found[order])
     if found[best] < LEAST_CORRELATION or found[best] < LEAST_RATIO * found[DEFAULT_ORDER]:

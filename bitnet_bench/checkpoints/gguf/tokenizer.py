@@ -1,8 +1,8 @@
 """Build a tokenizer from the metadata of a GGUF file, as the folder that the file was made from has it.
 
 `tokenizer.huggingface.json`, a field of the GGUF specification that `convert --to gguf-...` writes, holds it whole. Of
-other files transformers builds it from tokens and merges; how text is split before that is a name, `tokenizer.ggml.pre`,
-whose meanings are those of llama.cpp (`src/llama-vocab.cpp` at 00ad355).
+other files transformers builds it from tokens and merges; how text is split before that is a name in
+`tokenizer.ggml.pre`, whose meanings are those of llama.cpp (`src/llama-vocab.cpp` at 00ad355).
 """
 
 from __future__ import annotations
@@ -25,7 +25,17 @@ GPT2_SPLITS = {GPT2_SPLIT, "gpt2", "mpt", "olmo", "jais", "trillion", "granite-d
 """Names of GPT-2's expression, which `ByteLevel` of the tokenizers library has built in."""
 DIGIT_SPLITS = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"}
 """Names of GPT-2's expression after every digit has been split off."""
-WHOLE_WORD_SPLITS = {"llama3", "llama-v3", LLAMA3_SPLIT, "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"}
+WHOLE_WORD_SPLITS = {
+    "llama3",
+    "llama-v3",
+    LLAMA3_SPLIT,
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+}
 """Names whose words are taken whole if they are tokens, whatever the merges are (`ignore_merges`)."""
 COMPOSED_SPLITS = {"qwen2", "qwen35"}
 """Names whose published tokenizers bring text to NFC first; a GGUF does not say so."""
@@ -89,7 +99,7 @@ def _build_bytes(path: Path, fields: Mapping[str, Any], tokens: list[str]) -> To
             GIVE_TOKENIZER_HINT,
         )
     if split in WHOLE_WORD_SPLITS:
-        backend.model.ignore_merges = True  # type: ignore[attr-defined]
+        backend.model.ignore_merges = True
     if split in COMPOSED_SPLITS:
         backend.normalizer = normalizers.NFC()
     return backend
@@ -118,11 +128,9 @@ def _build_pieces(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     prefix = bool(fields.get(f"{PREFIX}add_space_prefix", True))
     spaces = [normalizers.Replace(" ", "▁")]
     backend.normalizer = normalizers.Sequence([*([normalizers.Prepend("▁")] if prefix else []), *spaces])
-    backend.pre_tokenizer = None  # type: ignore[assignment]
+    backend.pre_tokenizer = None
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]  # type: ignore[list-item]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return backend
 
 
@@ -148,6 +156,8 @@ def _add_begin_and_end(backend: Tokenizer, fields: Mapping[str, Any], named: Map
     around = [name for name in (begin, "$A", end) if name]
     known = {name: backend.token_to_id(name) for name in (begin, end) if name}
     template = processors.TemplateProcessing(
-        single=around, pair=[*around, *(name.replace("$A", "$B") for name in around)], special_tokens=list(known.items())
+        single=around,
+        pair=[*around, *(name.replace("$A", "$B") for name in around)],
+        special_tokens=list(known.items()),
     )
-    backend.post_processor = template  # type: ignore[assignment]
+    backend.post_processor = template

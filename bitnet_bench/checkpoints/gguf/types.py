@@ -1,7 +1,7 @@
 """Pack and unpack the tensor types of GGUF.
 
-Layouts are those of ggml (`ggml-quants.c`, `ggml-common.h`; all but F32, F16, TQ2_0 and Q6_K through the `gguf` package)
-and, for I2_S, of microsoft/BitNet (`quantize_i2_s` in `src/ggml-bitnet-mad.cpp` at 16da220).
+Layouts are those of ggml (`ggml-quants.c`, `ggml-common.h`; most through the `gguf` package) and, for I2_S, of
+microsoft/BitNet (`quantize_i2_s` in `src/ggml-bitnet-mad.cpp` at 16da220).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_bench.runs.choices import GgufType
+from bitnet_bench.runs.choices import EmbeddingType, GgufType
 
 Form = GgufType
 ExternalGgufType = Literal["tl1", "tl2"]
@@ -87,6 +87,7 @@ TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "tl1": TL1,
     "tl2": TL2,
 }
+EMBEDDING_TYPES: dict[EmbeddingType, TensorType] = {"f16": F16, "bf16": BF16, "q8_0": Q8_0, "q6_k": Q6_K}
 TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s")
 """Forms that hold codes and nothing else."""
 TERNARY_TENSOR_TYPES = tuple(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES)
@@ -98,6 +99,10 @@ def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
         return _pack_tq2_0(values)
     if kind == I2_S:
         return pack_i2_s(values, scale)
+    if kind == Q6_K:
+        from bitnet_bench.checkpoints.gguf.q6_k import quantize_q6_k
+
+        return quantize_q6_k(values)
     floats = np.ascontiguousarray(values, dtype=np.float32)
     if kind in (F32, F16):
         return floats.astype(np.float32 if kind == F32 else np.float16).view(np.uint8)

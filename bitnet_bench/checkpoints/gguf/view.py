@@ -58,8 +58,8 @@ _digests: dict[tuple[FileState, ...], str] = {}
 def open_gguf(path: Path, source: str, tokenizer: Path | None = None, revision: str | None = None) -> Checkpoint:
     """Return what the GGUF file *path* holds, with the tokenizer of the folder *tokenizer* if one is given.
 
-    BenchError if the file is damaged, a part of it is missing, or it is of a model or a type that is not read. One whose
-    tokenizer cannot be built is opened without: a tokenizer that is needed later is refused then.
+    BenchError if the file is damaged, a part of it is missing, or it is of a model or a type that is not read. One
+    whose tokenizer cannot be built is opened without: a tokenizer that is needed later is refused then.
     """
     places = [path.with_name(name) for name in list_part_names(path.name)]
     if not all(place.is_file() for place in places):

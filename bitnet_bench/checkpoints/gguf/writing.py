@@ -25,6 +25,7 @@ from bitnet_bench.checkpoints.gguf.naming import (
 )
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
+    EMBEDDING_TYPES,
     F16,
     F32,
     Q8_0,
@@ -40,6 +41,7 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors
 from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.choices import EmbeddingType
 from bitnet_bench.runs.records import Checkpoint
 
 FILE_TYPES: dict[Form, int] = {
@@ -69,10 +71,13 @@ def find_runtime(form: Form) -> GgufRuntime:
     return "bitnet.cpp" if form == "i2_s" else "llama.cpp"
 
 
-def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress) -> tuple[str, ...]:
+def write_gguf(
+    checkpoint: Checkpoint, form: Form, out: Path, progress: Progress, embeddings: EmbeddingType | None = None
+) -> tuple[str, ...]:
     """Write *checkpoint* to the new file *out*; return the layers stored as floats: *form* cannot hold their rows.
 
-    BenchError for what the runtime cannot compute, or for a value that *form* cannot hold.
+    *embeddings* is the type of embedding and head, by default that of `embedding_type`. BenchError for what the runtime
+    cannot compute, or for a value that *form* cannot hold.
     """
     from gguf import GGUFWriter
 
@@ -83,7 +88,7 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     weights = Weights(checkpoint)
     _check_holds_codes(checkpoint, form)
     found = make_layout(checkpoint, weights.config, find_runtime(form))
-    plan = list(plan_gguf_tensors(weights, found, form))
+    plan = list(plan_gguf_tensors(weights, found, form, embeddings))
     part = out.with_name(f"{out.name}.part")
     writer = GGUFWriter(part, found.architecture)
     _add_settings(writer, checkpoint, weights, found, form)
@@ -99,10 +104,12 @@ def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress
     return tuple(entry.name for entry in plan if form in TERNARY_GGUF_TYPES and _is_fallback(entry, found, weights))
 
 
-def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterator[PlannedGgufTensor]:
+def plan_gguf_tensors(
+    weights: Weights, found: GgufLayout, form: Form, embeddings: EmbeddingType | None = None
+) -> Iterator[PlannedGgufTensor]:
     """Yield every tensor of the file: floats first, then ternary layers with their scales and biases."""
     for name in weights.floats:
-        yield _plan_float(weights, found, form, name)
+        yield _plan_float(weights, found, form, name, embeddings)
     for module in weights.ternary:
         yield from _plan_ternary(weights, found, form, module)
     factors = found.compute_rope_factors()
@@ -112,8 +119,23 @@ def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterat
         )
 
 
-def embedding_type(form: Form, columns: int) -> TensorType:
-    """Return the type of embedding and head: that of the weights, 8 bits with Q4_0, F16 with ternary weights."""
+def embedding_type(form: Form, columns: int, wanted: EmbeddingType | None = None) -> TensorType:
+    """Return the type of embedding and head: that of the weights, 8 bits with Q4_0, F16 with ternary weights.
+
+    BenchError if rows of *columns* values cannot be stored as the type that is *wanted*.
+    """
+    if wanted is not None:
+        if not EMBEDDING_TYPES[wanted].can_hold_rows(columns):
+            raise BenchError(
+                f"Rows of {columns:,} values are no whole blocks of {EMBEDDING_TYPES[wanted].block}: {wanted} cannot "
+                "hold the embedding.",
+                "Give q8_0 or f16 as `embeddings`.",
+            )
+        return EMBEDDING_TYPES[wanted]
+    return _default_embedding_type(form, columns)
+
+
+def _default_embedding_type(form: Form, columns: int) -> TensorType:
     wanted = {"bf16": BF16, "q8_0": Q8_0, "q4_0": Q8_0}.get(form, F16)
     return wanted if wanted.can_hold_rows(columns) else F16
 
@@ -126,13 +148,15 @@ def fallback_type(form: Form) -> TensorType:
     return F32 if form == "i2_s" else F16
 
 
-def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> PlannedGgufTensor:
+def _plan_float(
+    weights: Weights, found: GgufLayout, form: Form, name: str, embeddings: EmbeddingType | None
+) -> PlannedGgufTensor:
     shape = weights.dtype_and_shape(name)[1]
     target = found.name(name)
     if len(shape) < 2:
         kind = F32
     elif target.startswith(("token_embd", "output.")):
-        kind = embedding_type(form, shape[-1])
+        kind = embedding_type(form, shape[-1], embeddings)
     else:
         kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[-1]) else F16
     module, offset = name.rpartition(".")[0], float(found.is_offset_norm(name))
