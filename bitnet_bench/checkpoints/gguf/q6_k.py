@@ -61,17 +61,23 @@ def _fit_groups(groups: Array) -> tuple[Array, Array]:
     safe = np.where(used, widest, np.float32(1))
     weights = groups * groups
     scale, best = np.zeros(len(groups), np.float32), np.zeros(len(groups), np.float32)
-    codes = np.zeros(groups.shape, np.float32)
+    codes = np.full(groups.shape, -LARGEST, np.float32)  # what ggml stores in a group of zeros
     for step in TRIED_STEPS:
         inverse = -(np.float32(LARGEST) + np.float32(0.1) * np.float32(step)) / safe
         tried = _clip(np.rint(inverse[:, None] * groups))
-        along = (weights * groups * tried).sum(axis=1, dtype=np.float32)
-        length = (weights * tried * tried).sum(axis=1, dtype=np.float32)
+        along = _add_up(weights * groups * tried)
+        length = _add_up(weights * tried * tried)
         better = used & (length > 0) & ((along * along > best * length) if step else np.True_)
         scale = np.where(better, np.divide(along, length, out=np.zeros_like(along), where=length > 0), scale)
         best = np.where(better, scale * along, best)
         codes = np.where(better[:, None], tried, codes)
     return scale, codes
+
+
+def _add_up(rows: Array) -> Array:
+    """Return the float32 sum of each row, added in order as C does it; numpy would add pairs."""
+    found: Array = np.cumsum(rows, axis=1, dtype=np.float32)[:, -1]
+    return found
 
 
 def _clip(codes: Array) -> Array:
