@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,15 +142,17 @@ class GgufShards(Shards):
     def find_non_finite(self) -> str | None:
         """Return the name of a float tensor that holds NaN or infinity; of blocks only the scales are read."""
         for name, one in self.index.tensors.items():
-            if one.gamma is not None:
-                if not (isfinite(one.gamma) and one.gamma > 0):
-                    return name
-            elif one.entry.kind.scales:
-                if not np.isfinite(read_scales(read_bytes(self.files[one.file], one.entry), one.entry.kind)).all():
-                    return name
-            elif not _is_finite(self._read_floats(name, one)):
+            if one.gamma is None and not self._is_finite(name, one):
                 return name
         return None
+
+    def _is_finite(self, name: str, one: IndexedTensor) -> bool:
+        import torch
+
+        if one.entry.kind.scales:
+            return bool(np.isfinite(read_scales(read_bytes(self.files[one.file], one.entry), one.entry.kind)).all())
+        values = self._read_floats(name, one)
+        return not values.numel() or all(bool(end.isfinite()) for end in torch.aminmax(values))
 
     def compute_digest(self, noted: dict[str, str]) -> str:
         """Return the sha256 of all parts, which the view was made for."""
@@ -213,9 +214,3 @@ class GgufShards(Shards):
 def _name_scale(name: str) -> str:
     return f"{name.removesuffix('weight')}{SCALE_END}"
 
-
-def _is_finite(values: Any) -> bool:
-    import torch
-
-    lowest, highest = torch.aminmax(values) if values.numel() else (torch.zeros(()), torch.zeros(()))
-    return bool(lowest.isfinite() & highest.isfinite())

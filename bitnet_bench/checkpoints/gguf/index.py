@@ -163,7 +163,10 @@ def _find_gamma(path: Path, entry: TensorEntry, factor: float, has_factor: bool)
         scale = _find_stored_code(path, entry)
     else:
         return None
-    return float(np.float32(scale) * np.float32(factor)) if scale else None
+    gamma = float(np.float32(scale) * np.float32(factor))
+    if not (np.isfinite(gamma) and gamma >= 0):
+        raise BenchError(f"A layer of {path} has the scale {gamma}.", "The file is damaged; get it again.")
+    return gamma or None
 
 
 def _find_block_scale(data: Array, kind: TensorType) -> float:
