@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
@@ -213,4 +213,3 @@ class GgufShards(Shards):
 
 def _name_scale(name: str) -> str:
     return f"{name.removesuffix('weight')}{SCALE_END}"
-

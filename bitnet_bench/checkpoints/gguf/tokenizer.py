@@ -1,18 +1,19 @@
 """Build a tokenizer from the metadata of a GGUF file, as the folder that the file was made from has it.
 
-`tokenizer.huggingface.json`, a field of the GGUF specification that `convert --to gguf-...` writes, holds it whole. Of
-other files transformers builds it from tokens and merges; how text is split before that is a name in
-`tokenizer.ggml.pre`, whose meanings are those of llama.cpp (`src/llama-vocab.cpp` at 00ad355).
+`tokenizer.huggingface.json`, a field of the GGUF specification that `convert --to gguf-...` writes, holds it whole.
+Other files hold tokens, and merges or scores; how text is split before that is a name in `tokenizer.ggml.pre`, whose
+meanings are those of llama.cpp (`src/llama-vocab.cpp` at 00ad355). transformers reads such files too, but takes a name
+that it does not know for GPT-2's, adds no BOS, and has the code elsewhere in each release.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.checkpoints.gguf.vocabulary import GPT2_SPLIT, WHOLE_TOKENIZER_KEY
+from bitnet_bench.checkpoints.gguf.vocabulary import CONTROL, GPT2_SPLIT, USER_DEFINED, WHOLE_TOKENIZER_KEY
 from bitnet_bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -37,6 +38,29 @@ WHOLE_WORD_SPLITS = {
     "tekken",
 }
 """Names whose words are taken whole if they are tokens, whatever the merges are (`ignore_merges`)."""
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_WORD = r"[^\r\n\p{L}\p{N}]?"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = rf"{_WORD}{_UPPER}*{_LOWER}+|{_WORD}{_UPPER}+{_LOWER}*|\p{{N}}{_REST}"
+_GPT4O = rf"{_WORD}{_UPPER}*{_LOWER}+{_SHORT}|{_WORD}{_UPPER}+{_LOWER}*{_SHORT}|\p{{N}}{{1,3}}{_REST}"
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_QWEN35 = _QWEN2.replace(r"]?\p{L}+", r"]?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+EXPRESSIONS = {
+    **dict.fromkeys(
+        ("llama3", "llama-v3", LLAMA3_SPLIT, "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"), _LLAMA3
+    ),
+    **dict.fromkeys(("dbrx", "smaug-bpe"), _LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open"), _QWEN2),
+    **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), _GPT4O),
+    "qwen35": _QWEN35,
+    "tekken": _TEKKEN,
+}
+"""Regular expression by name."""
 COMPOSED_SPLITS = {"qwen2", "qwen35"}
 """Names whose published tokenizers bring text to NFC first; a GGUF does not say so."""
 GIVE_TOKENIZER_HINT = "Give `tokenizer`: a folder or a hub id that has the model's tokenizer."
@@ -78,31 +102,47 @@ def _build_backend(path: Path, fields: Mapping[str, Any], tokens: list[str], nam
     except Exception as error:  # the tokenizers library has no class of its own for them
         what = f"{path} holds a tokenizer that cannot be built: {str(error).splitlines()[0]}"
         raise BenchError(what.rstrip(".") + ".", GIVE_TOKENIZER_HINT) from error
+    _add_whole_tokens(backend, fields, tokens)
     _add_begin_and_end(backend, fields, named)
     return backend
 
 
 def _build_bytes(path: Path, fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
     """Return a byte-level BPE tokenizer."""
-    from tokenizers import normalizers, pre_tokenizers
-    from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     split = _find_split(path, fields, tokens)
-    backend = _convert(fields, tokens, split)
+    merges = [_cut_merge(merge) for merge in fields[f"{PREFIX}merges"]]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split in WHOLE_WORD_SPLITS))
     if split in DIGIT_SPLITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    elif split not in GPT2_SPLITS and split not in mapping.GGUF_PRE_TOKENIZER_SPLITS:
+    elif split in GPT2_SPLITS:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    elif split in EXPRESSIONS:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(EXPRESSIONS[split]), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    else:
         raise BenchError(
             f"{path} splits text in a way called {split or 'nothing at all'}, which is not known here.",
             GIVE_TOKENIZER_HINT,
         )
-    if split in WHOLE_WORD_SPLITS:
-        backend.model.ignore_merges = True
     if split in COMPOSED_SPLITS:
         backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def _cut_merge(merge: str) -> tuple[str, str]:
+    """Return the two pieces of a merge, of which the first may begin with the space that parts them."""
+    at = merge.index(" ", 1)
+    return merge[:at], merge[at + 1 :]
 
 
 def _find_split(path: Path, fields: Mapping[str, Any], tokens: list[str]) -> str:
@@ -118,32 +158,47 @@ def _find_split(path: Path, fields: Mapping[str, Any], tokens: list[str]) -> str
 
 
 def _build_pieces(fields: Mapping[str, Any], tokens: list[str]) -> Tokenizer:
-    """Return a SentencePiece BPE tokenizer."""
-    from tokenizers import decoders, normalizers
+    """Return a SentencePiece BPE tokenizer, which merges the pieces of the best score first."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
-    architecture = str(fields.get("general.architecture"))
-    backend = _convert(fields, tokens, None)
-    if architecture.startswith("gemma"):
-        return backend
-    prefix = bool(fields.get(f"{PREFIX}add_space_prefix", True))
-    spaces = [normalizers.Replace(" ", "▁")]
-    backend.normalizer = normalizers.Sequence([*([normalizers.Prepend("▁")] if prefix else []), *spaces])
-    backend.pre_tokenizer = None
+    is_gemma = str(fields.get("general.architecture")).startswith("gemma")
+    if is_gemma:  # its runs of spaces are stored as such, and its scores are not in the order of its merges
+        tokens = ["▁" * len(token) if not token.strip(" ") else token for token in tokens]
+        scores: list[float] = [-float(index) for index in range(len(tokens))]
+    else:
+        scores = fields[f"{PREFIX}scores"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    unknown = fields.get(f"{PREFIX}unknown_token_id", 0)
+    merges = _derive_merges(vocabulary, scores)
+    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=tokens[unknown], fuse_unk=True, byte_fallback=True))
+    prefix = bool(fields.get(f"{PREFIX}add_space_prefix", not is_gemma))
+    spaces = normalizers.Replace(" ", "▁")
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return backend
 
 
-def _convert(fields: Mapping[str, Any], tokens: list[str], split: str | None) -> Tokenizer:
-    """Return the tokenizer that transformers builds of tokens, merges or scores, and kinds of tokens."""
-    from transformers.integrations.gguf import gguf_tokenizer_mapping as mapping
+def _derive_merges(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Return every pair of tokens that make another one, that of the best score first."""
+    found: list[tuple[float, int, int, int, str, str]] = []
+    for token, index in vocabulary.items():
+        for at in range(1, len(token)):
+            left, right = token[:at], token[at:]
+            if left in vocabulary and right in vocabulary:
+                found.append((-scores[index], -len(left), vocabulary[left], vocabulary[right], left, right))
+    return [pair[4:] for pair in sorted(found)]
 
-    given = {"tokenizer_type": fields[f"{PREFIX}model"], "pre_tokenizer_type": split, "tokens": tokens}
-    for name in ("merges", "scores", "token_type"):
-        if f"{PREFIX}{name}" in fields:
-            given[name] = fields[f"{PREFIX}{name}"]
-    made: Tokenizer = mapping.convert_gguf_tokenizer(str(fields.get("general.architecture")), given)[0]
-    return made
+
+def _add_whole_tokens(backend: Tokenizer, fields: Mapping[str, Any], tokens: list[str]) -> None:
+    """Let *backend* find control tokens and those of the user's own whole in a text."""
+    from tokenizers import AddedToken
+
+    kinds = fields.get(f"{PREFIX}token_type") or []
+    known = backend.get_vocab()
+    for kind, add in ((CONTROL, backend.add_special_tokens), (USER_DEFINED, backend.add_tokens)):
+        named = [token for token, own in zip(tokens, kinds, strict=False) if own == kind and token in known]
+        add([AddedToken(token, normalized=False, special=kind == CONTROL) for token in named])
 
 
 def _add_begin_and_end(backend: Tokenizer, fields: Mapping[str, Any], named: Mapping[str, str]) -> None:
