@@ -63,12 +63,9 @@ def load_model(
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Return the fast tokenizer of *checkpoint*; BenchError if it is missing or does not fit the model."""
-    from transformers import AutoTokenizer
-
     path = Path(checkpoint.path)
-    _check_gguf_tokenizer(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = _choose_tokenizer_class(path).from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BenchError(f"{path} has no usable tokenizer.", str(error).splitlines()[0]) from error
     if not tokenizer.is_fast:
@@ -89,13 +86,19 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def _check_gguf_tokenizer(path: Path) -> None:
-    """Raise BenchError if *path* is the view of a GGUF file whose tokenizer could not be built."""
+def _choose_tokenizer_class(path: Path) -> Any:
+    """Return the class that opens the tokenizer in *path*; BenchError for a GGUF file whose own could not be built.
+
+    That of a GGUF file is whole: a class of its model's family would put its own rules in place of the file's.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     from bitnet_bench.checkpoints.gguf.gguf_shards import read_index
 
     index = read_index(path)
     if index and index.tokenizer_problem:
         raise BenchError(*index.tokenizer_problem)
+    return PreTrainedTokenizerFast if index and not index.tokenizer_given else AutoTokenizer
 
 
 def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:

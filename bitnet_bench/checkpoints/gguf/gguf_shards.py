@@ -60,6 +60,8 @@ class GgufIndex(Value):
     types: dict[str, int]
     tokenizer_problem: tuple[str, str] | None = None
     """What is wrong with the tokenizer and what to do, if it could not be built."""
+    tokenizer_given: bool = False
+    """True if the tokenizer is one that was named for the file, and not its own."""
     tensors: dict[str, IndexedTensor]
 
 

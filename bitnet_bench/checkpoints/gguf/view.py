@@ -114,6 +114,7 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
             order=find_i2s_order(files, tensors, config["num_hidden_layers"]),
             types=count_types(places),
             tokenizer_problem=problem,
+            tokenizer_given=tokenizer is not None,
             tensors=tensors,
         )
         (partial / INDEX_NAME).write_text(index.model_dump_json(), encoding="utf-8")

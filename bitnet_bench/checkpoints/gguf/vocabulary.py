@@ -40,7 +40,9 @@ def add_vocabulary(writer: Any, tokenizer: Any, folder: Path, size: int, ends: I
         writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    writer.add_string(WHOLE_TOKENIZER_KEY, json.dumps(said, ensure_ascii=False, separators=(",", ":")))
+    writer.add_string(
+        WHOLE_TOKENIZER_KEY, tokenizer.backend_tokenizer.to_str()
+    )  # as it is used, whatever the file says
     _add_special(writer, tokenizer, ends)
 
 

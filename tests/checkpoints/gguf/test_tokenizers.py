@@ -85,7 +85,7 @@ def test_a_file_of_bitnet_cpp_that_names_no_split_is_read_as_llama_3(
     with pytest.raises(BenchError, match="splits text in a way called nothing at all") as caught:
         build_tokenizer(Path("model.gguf"), demo_fields)
     assert "Give `tokenizer`" in str(caught.value)
-    demo_fields["tokenizer.ggml.tokens"][-1] = "<|begin_of_text|>"
+    demo_fields["tokenizer.ggml.tokens"].append("<|begin_of_text|>")
     made = build_tokenizer(Path("model.gguf"), demo_fields)
     assert [len(piece) for piece, _ in made.backend_tokenizer.pre_tokenizer.pre_tokenize_str("12345")] == [3, 2]
     assert "is read as that" in caplog.text
