@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
@@ -183,6 +184,7 @@ def inspection_table(found: Inspection) -> Table:
         "bits per weight": f"{found.bits_per_weight:.3f}",
         "other weights": checkpoint.dtype,
         "trainable": trainable,
+        "tokenizer": name_options(found.tokenizer_problem) if found.tokenizer_problem else None,
         "sha256": checkpoint.sha256,
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]

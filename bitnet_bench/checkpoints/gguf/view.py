@@ -82,9 +82,12 @@ def find_source(folder: Path) -> Path | None:
 
 
 def _make_or_move(folder: Path, places: Sequence[Path], digest: str, tokenizer: Path | None) -> None:
-    """Make the view of *places*, or note where they are now if there is one."""
+    """Make the view of *places* if there is none or a damaged one, and note where they are now."""
     files = tuple(str(place.absolute()) for place in places)
-    known = read_index(folder)
+    try:
+        known = read_index(folder)
+    except BenchError:
+        known = None
     if known is None:
         _make_view(folder, open_parts(places[0]), digest, tokenizer)
     elif known.files != files:

@@ -116,7 +116,7 @@ def test_training_goes_on_from_a_file(ternary_file: Path, run_command: Run) -> N
     record = load_training_record(ternary_file.parent / "trained")
     assert record is not None
     assert record.base.source == str(ternary_file)
-    ours, theirs = Weights(record.result), Weights(open_checkpoint("demo"))
+    ours, theirs = Weights(open_checkpoint(str(ternary_file.parent / "trained"))), Weights(open_checkpoint("demo"))
     for module in theirs.ternary:
         assert torch.equal(ours.codes(module)[0], theirs.codes(module)[0])
 
@@ -153,7 +153,7 @@ def test_a_runtime_of_gguf_runs_the_file_itself(float_file: Path, ternary_file: 
     """At the precision that it stores; at another one an export is made of it, and what cannot be made is named."""
     floats, ternary = open_checkpoint(str(float_file)), open_checkpoint(str(ternary_file))
     assert find_gguf_file(floats) == float_file
-    assert (default_precision(floats, "bitnetcpp"), default_precision(ternary, "bitnetcpp")) == ("fp16", "ternary")
+    assert (default_precision(floats, "llamacpp"), default_precision(ternary, "llamacpp")) == ("fp16", "ternary")
     assert default_precision(floats) in ("fp32", "bf16")
     own = open_for_precision(floats, "fp16", None)
     assert own.path == float_file
@@ -166,9 +166,9 @@ def test_a_runtime_of_gguf_runs_the_file_itself(float_file: Path, ternary_file: 
     assert open_for_precision(ternary, "ternary", None).tensors["blk.0.attn_q.weight"].kind.name == "TQ2_0"
     with pytest.raises(BenchError, match="has no q4_k weights"):
         open_for_precision(floats, "q4_k", None)
-    candidates = make_candidates([str(float_file)], (), None, backends=("bitnetcpp", "hf"))
+    candidates = make_candidates([str(float_file)], (), None, backends=("llamacpp", "hf"))
     assert [(one.backend, one.precision) for one in candidates] == [
-        ("bitnetcpp", "fp16"), ("hf", "fp16"), ("hf", "bf16"),
+        ("llamacpp", "fp16"), ("hf", "fp16"), ("hf", "bf16"),
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
 from bitnet_bench.checkpoints.gguf.vocabulary import WHOLE_TOKENIZER_KEY
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
+from bitnet_bench.checkpoints.layers import inspect_checkpoint
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.parity import encode_prompts
@@ -108,6 +109,7 @@ def test_an_unknown_tokenizer_says_what_to_give(
     file = write_whole(tmp_path / "odd.gguf", merged, read_whole(tmp_path / "model.gguf")[1])
     found = open_checkpoint(str(file))
     assert len(encode_prompts(found)) == 4
+    assert said in str(inspect_checkpoint(found, quiet).tokenizer_problem)
     with pytest.raises(BenchError, match=said) as caught:
         load_tokenizer(found)
     assert "Give `tokenizer`" in str(caught.value)
