@@ -23,7 +23,25 @@ SCALE_TOLERANCES = {
     "Q4_0": 0.2,
 }
 """Relative tolerances. Other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
-FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q6_K": 0.04, "Q4_0": 0.2}
+LARGEST_SCALE_ERROR = 0.2
+"""Relative tolerance for the types that are not in the table."""
+FLOAT_TOLERANCES = {
+    F32.name: 0.0,
+    F16.name: 2.0**-10,
+    BF16.name: 2.0**-7,
+    "Q8_0": 0.02,
+    "Q6_K": 0.04,
+    "Q5_0": 0.1,
+    "Q5_1": 0.1,
+    "Q5_K": 0.1,
+    "Q4_0": 0.2,
+    "Q4_1": 0.2,
+    "Q4_K": 0.2,
+    "IQ4_NL": 0.2,
+    "IQ4_XS": 0.2,
+    "Q3_K": 0.4,
+    "Q2_K": 0.6,
+}
 """Tolerances of a tensor that is not ternary: largest |difference|, relative to its largest value."""
 BITNET_CPP_ONLY = ("bitnet-b1.58",)
 
@@ -107,7 +125,7 @@ def _compute_scale_error(weights: Weights, found: GgufLayout, file: GgufFile, mo
     if not largest:
         return 0.0
     error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
-    if not error <= SCALE_TOLERANCES[kind]:
+    if not error <= SCALE_TOLERANCES.get(kind, LARGEST_SCALE_ERROR):
         raise mismatch_error(file, f"the scale of {name} is off by {error:.2%}")
     return error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -205,8 +204,3 @@ def count_types(tensors: Mapping[str, tuple[int, TensorEntry]]) -> dict[str, int
     for _, entry in tensors.values():
         sizes[entry.kind.name] = sizes.get(entry.kind.name, 0) + entry.bytes
     return dict(sorted(sizes.items(), key=lambda one: -one[1]))
-
-
-def describe_types(sizes: Mapping[str, Any]) -> str:
-    """Return the names of the types, for a message."""
-    return ", ".join(sizes)
