@@ -200,7 +200,9 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     def footprint(self) -> tuple[int, int]:
         """Return (bytes of the weights in the file, bytes of key-value cache per token and row, in F16)."""
         fields, name = self._file.fields, self._file.architecture
-        values = fields[f"{name}.attention.head_count_kv"] * fields[f"{name}.attention.key_length"]
+        heads = fields[f"{name}.attention.head_count"]
+        width = fields.get(f"{name}.attention.key_length", fields[f"{name}.embedding_length"] // heads)
+        values = fields.get(f"{name}.attention.head_count_kv", heads) * width
         return sum(self.weights_by_kind().values()), 2 * 2 * int(values) * int(fields[f"{name}.block_count"])
 
     def weights_by_kind(self) -> dict[str, int]:

@@ -21,12 +21,13 @@ from bitnet_bench.backends.reference import (
 )
 from bitnet_bench.backends.variants import (
     LIKELY_ACTIVATIONS,
-    find_activation,
     is_bitnet_like,
     list_activations,
     list_variants,
 )
-from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
+from bitnet_bench.checkpoints.config import find_activation
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
+from bitnet_bench.checkpoints.gguf.exports import is_itself
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts
@@ -199,7 +200,8 @@ def find_or_compare(
     kept = find_cache_folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
     if kept.is_file():
         return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
-    compare_weights(checkpoint, file)
+    if not is_itself(checkpoint, file):
+        compare_weights(checkpoint, file)
     found = compare()
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, found.model_dump_json(indent=1))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout
 
 ACTIVATION_NAMES = {
@@ -49,11 +50,6 @@ AS_STORED = Variant()
 def is_bitnet_like(config: Mapping[str, Any]) -> bool:
     """Return whether runtimes are known to compute another activation for a model with *config*."""
     return config.get("model_type") == "bitnet" or config.get("hidden_act") == "relu2"
-
-
-def find_activation(config: Mapping[str, Any]) -> str:
-    """Return the activation that config.json names."""
-    return str(config.get("hidden_activation") or config.get("hidden_act") or "silu")
 
 
 def list_activations(config: Mapping[str, Any], among: Sequence[str] = tuple(ACTIVATION_NAMES)) -> list[Variant]:

@@ -26,7 +26,9 @@ Location = str | Path
 
 
 def open_checkpoint(model: Location) -> Checkpoint:
-    """Return the checkpoint *model*: a folder, a hub id (downloaded, safetensors only), or `demo` / `demo-fp16`.
+    """Return the checkpoint *model*: a folder, a GGUF file, a hub id (downloaded), or `demo` / `demo-fp16`.
+
+    A file of the hub is `hub:ORG/NAME/FILE.gguf`.
 
     Nothing is run. BenchError if it is not a checkpoint or is damaged.
 

@@ -35,6 +35,7 @@ class BitNetBenchLM(SessionLM):
         pretrained: str,
         backend: str = AUTO,
         precision: Any = None,
+        tokenizer: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -43,10 +44,10 @@ class BitNetBenchLM(SessionLM):
         if unknown:
             raise UsageError(
                 f"The model bitnet-bench has no argument {', '.join(unknown)}.",
-                "--model_args takes pretrained, backend and precision.",
+                "--model_args takes pretrained, backend, precision and tokenizer.",
             )
-        self.checkpoint = open_checkpoint(pretrained)
-        precision = precision or default_precision(self.checkpoint)
+        self.checkpoint = open_checkpoint(pretrained, tokenizer)
+        precision = precision or default_precision(self.checkpoint, backend)
         self._backend = choose_backend(backend, self.checkpoint, precision).backend
         opener: InferenceBackend = plugins.load_plugin("backends", self._backend)
         self._open = ExitStack()

@@ -172,6 +172,8 @@ class Backend(Contract):
 
     summary: str = ""
     """One line for `bitnet-bench backends`."""
+    runs_gguf: bool = False
+    """True if a GGUF file is run as it is, at the precision that its layers are stored in."""
 
     def configured(self, options: RuntimeOptions) -> Self:
         """Return this backend with the user's *options* for a runtime; by default they are ignored."""

@@ -258,7 +258,7 @@ def test_a_choice_is_the_models_literal() -> None:
     assert offered["schedule"] == get_args(fields["schedule"].annotation)
     assert offered["track"] == get_args(get_args(fields["track"].annotation)[0])
     targets = set(choices("convert", "to"))
-    assert targets == {*get_args(TernaryFormat), *(f"gguf-{kind}" for kind in get_args(GgufType))}
+    assert targets == {*get_args(TernaryFormat), "float", *(f"gguf-{kind}" for kind in get_args(GgufType))}
     assert set(SCENARIO_PRESETS) == set(get_args(ScenarioName))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from bitnet_bench.backends.libllama import self_test
 from bitnet_bench.backends.libllama.layouts import Layout, list_known_layouts, read_layout
 from bitnet_bench.backends.libllama.library import Calls, LlamaLibrary
-from bitnet_bench.checkpoints.gguf.exports import find_cache_folder
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 

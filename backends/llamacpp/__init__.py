@@ -21,6 +21,7 @@ class LlamaCppBackend(LibllamaBackend):
     """Runs BitNet and Llama-type checkpoints in llama.cpp, exported and compared with the checkpoint first."""
 
     summary = "llama.cpp (extra `llamacpp`, or your build): F16, BF16, Q8_0, Q4_0, TQ1_0 and TQ2_0, checked first"
+    runs_gguf = True
 
     def find_build(self) -> LlamaBuild:
         """Return the build that `libllama` or the environment names, else that of an installed wheel."""
@@ -31,10 +32,10 @@ class LlamaCppBackend(LibllamaBackend):
 
     def _find_file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
         """Return the checkpoint's export, or the user's own file; ternary means TQ2_0."""
-        from bitnet_bench.checkpoints.gguf.exports import PRECISION_GGUF_TYPES, open_or_export_gguf
+        from bitnet_bench.checkpoints.gguf.exports import is_own_precision, open_for_precision
 
-        if precision not in PRECISIONS:
+        if precision not in PRECISIONS and not is_own_precision(checkpoint, precision):
             raise BenchError(
                 f"llama.cpp is not run at {precision} here.", f"Give one of {', '.join(PRECISIONS)} as `precision`."
             )
-        return open_or_export_gguf(checkpoint, PRECISION_GGUF_TYPES[precision], self._options.gguf)
+        return open_for_precision(checkpoint, precision, self._options.gguf)

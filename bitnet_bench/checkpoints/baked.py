@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, iterate_blocks
+from bitnet_bench.checkpoints.shards import Shards, iterate_blocks
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE
 
 SAMPLE_ROWS = 16
@@ -20,9 +20,9 @@ SAMPLE_ROWS = 16
 def has_three_values(shards: Shards) -> bool:
     """Return whether a few rows of some weight matrix hold one magnitude and perhaps zeros: fast, not conclusive."""
     for name, header in shards.headers.items():
-        if header.dtype not in FLOAT_DTYPES or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
+        if header.float_dtype is None or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
             continue
-        rows = shards.tensor(name)[:SAMPLE_ROWS]
+        rows = shards.rows(name, SAMPLE_ROWS)
         if rows.numel() > 1 and find_baked_scale(rows):
             return True
     return False

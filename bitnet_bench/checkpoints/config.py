@@ -147,6 +147,11 @@ def get_quantization(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("quantization_config") or {}
 
 
+def find_activation(config: Mapping[str, Any]) -> str:
+    """Return the activation that config.json names; `hidden_activation` is Gemma's word for it."""
+    return str(config.get("hidden_activation") or config.get("hidden_act") or "silu")
+
+
 def list_float_patterns(config: dict[str, Any]) -> tuple[str, ...]:
     """Return the `modules_to_not_convert` of *config*: patterns of the linear layers that stay float."""
     return tuple(get_quantization(config).get("modules_to_not_convert") or ())

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.model_card import make_card
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder, write_whole
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint
@@ -66,6 +66,11 @@ def push_checkpoint(
     *runs* are run folders whose scores the card gives; they must be of this checkpoint. An existing card that
     bitnet-bench did not write is kept. Only `SHARED_FILES` are uploaded, with shortened paths unless *keep_paths*.
     """
+    if folder.is_file():
+        raise UsageError(
+            f"{folder} is a file, and a checkpoint folder is pushed, with its card.",
+            "Convert it to a folder first, or upload the file with `hf upload`.",
+        )
     checkpoint = inspect_folder(folder)
     records = [load_record(run) for run in runs]
     for run, record in zip(runs, records, strict=True):

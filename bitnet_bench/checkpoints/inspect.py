@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
 from bitnet_bench.checkpoints.building import name_config
 from bitnet_bench.checkpoints.config import get_quantization, read_config
-from bitnet_bench.checkpoints.detect import detect_format
-from bitnet_bench.checkpoints.shards import DAMAGED_HINT, FLOAT_DTYPES, Shards, TensorHeader
+from bitnet_bench.checkpoints.detect import DetectedFormat, detect_format
+from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, TensorHeader, open_shards
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
@@ -50,14 +49,14 @@ def _list_states(path: Path) -> FileStates:
 
 def _read_checkpoint(path: Path) -> Checkpoint:
     config = read_config(path)
-    shards = Shards(path)
+    shards = open_shards(path)
     evidence = detect_format(path, config, shards)
-    digest = _hash_files(shards.files, get_quantization(config).get("sha256") or {})
-    _check_finite(shards)
-    dtypes = sorted({header.dtype for header in shards.headers.values() if header.dtype in FLOAT_DTYPES})
-    ternary = {f"{name}.weight" for name in evidence.ternary_tables}
-    tables = (h.dtype for name, h in shards.headers.items() if "embed_tokens" in name and name not in ternary)
-    embedding = next(tables, None)
+    digest = shards.compute_digest(get_quantization(config).get("sha256") or {})
+    if odd := shards.find_non_finite():
+        raise BenchError(
+            f"{shards.locate_tensor(odd)} holds NaN or infinity.",
+            "The file is damaged, or the training run that wrote it diverged; use another checkpoint.",
+        )
     found = Checkpoint(
         source=str(path),
         path=str(path),
@@ -69,15 +68,32 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         group_size=evidence.group_size,
         ternary_tables=evidence.ternary_tables,
         quantizes_activations=evidence.quantizes_activations,
-        dtype=FLOAT_DTYPES.get(embedding or next(iter(dtypes), ""), "unknown"),
+        dtype=_find_dtype(shards, evidence),
         sha256=digest,
         weight_bytes={},
         parameters=0,
         ternary_parameters=0,
+        gguf_types=shards.count_types(),
     )
     weights = Weights(found)
     _check_scales_and_norms(weights)
     return found.model_copy(update=_count_weights(weights))
+
+
+def _find_dtype(shards: Shards, evidence: DetectedFormat) -> str:
+    """Return the dtype of the embedding; of a float GGUF file, the type that holds most bytes of its layers."""
+    ternary = {f"{name}.weight" for name in evidence.ternary_tables}
+    matrices = {name: h for name, h in shards.headers.items() if h.float_dtype and name not in ternary}
+    if evidence.format == "float" and shards.count_types():
+        sizes: dict[str, int] = {}
+        for name, header in matrices.items():
+            if len(header.shape) == 2 and ".layers." in name:
+                sizes[header.dtype] = sizes.get(header.dtype, 0) + header.bytes
+        found = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    else:
+        found = next((header.dtype for name, header in matrices.items() if "embed_tokens" in name), None)
+    found = found or min((header.dtype for header in matrices.values()), default="unknown")
+    return FLOAT_DTYPES.get(found, found)
 
 
 def _check_scales_and_norms(weights: Weights) -> None:
@@ -123,31 +139,3 @@ def _compute_zero_density(weights: Weights, ternary: int) -> float | None:
     if not ternary or not (checkpoint.has_codes_only or checkpoint.format in ("baked", "grouped")):
         return None
     return sum(weights.count_zeros(module) for module in weights.ternary) / ternary
-
-
-def _check_finite(shards: Shards) -> None:
-    import torch
-
-    for name, header in shards.headers.items():
-        if header.dtype in FLOAT_DTYPES and header.elements:
-            lowest, highest = torch.aminmax(shards.tensor(name))  # NaN if any value is NaN
-            if not bool(lowest.isfinite() & highest.isfinite()):
-                raise BenchError(
-                    f"{shards.locate_tensor(name)} holds NaN or infinity.",
-                    "The file is damaged, or the training run that wrote it diverged; use another checkpoint.",
-                )
-
-
-def _hash_files(files: list[Path], noted: dict[str, str]) -> str:
-    """Return the digest of all *files*; BenchError if the sha256 of one differs from that in *noted*, by file name."""
-    whole = hashlib.sha256()
-    for file in files:
-        own = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                whole.update(block)
-                if noted:
-                    own.update(block)
-        if noted and noted.get(file.name) != own.hexdigest():
-            raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED_HINT)
-    return whole.hexdigest()

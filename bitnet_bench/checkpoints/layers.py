@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bitnet_bench.checkpoints.gguf.gguf_shards import read_index
 from bitnet_bench.checkpoints.loading import why_untrainable
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.weights import LAYER_SUFFIXES, Weights
@@ -34,6 +37,8 @@ class Inspection(Value):
     """Bits on disk per parameter, over all parameters."""
     trainable: bool
     untrainable_because: str | None = None
+    tokenizer_problem: str | None = None
+    """Why the tokenizer of a GGUF file cannot be built, if it cannot."""
 
 
 def inspect_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Inspection:
@@ -54,7 +59,13 @@ def inspect_checkpoint(checkpoint: Checkpoint, progress: Progress) -> Inspection
         bits_per_weight=8 * sum(checkpoint.weight_bytes.values()) / checkpoint.parameters,
         trainable=reason is None,
         untrainable_because=reason,
+        tokenizer_problem=_find_tokenizer_problem(checkpoint),
     )
+
+
+def _find_tokenizer_problem(checkpoint: Checkpoint) -> str | None:
+    index = read_index(Path(checkpoint.path))
+    return " ".join(index.tokenizer_problem) if index and index.tokenizer_problem else None
 
 
 def _count_ternary_bits(weights: Weights) -> int:

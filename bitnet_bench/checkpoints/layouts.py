@@ -77,12 +77,15 @@ class WeightSource(Protocol):
 def check_writable(source: Weights, form: Format) -> None:
     """Raise BenchError if *form* cannot represent *source*."""
     checkpoint = source.checkpoint
+    if form == "float":
+        _check_float(checkpoint)
+        return
     if checkpoint.format == "float":
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
             "Fine-tune it with `bitnet-bench finetune --precision ternary` first.",
         )
-    if checkpoint.format == form:
+    if checkpoint.format == form and not checkpoint.is_gguf:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
     _check_groups(checkpoint, form)
     kept = list_float_patterns(source.config)
@@ -106,6 +109,16 @@ def _check_groups(checkpoint: Checkpoint, form: Format) -> None:
             f"{checkpoint.source} has one scale per layer, and grouped is for models with a scale per group.",
             "Convert it to baked: float weights that hold -s, 0 and +s.",
         )
+
+
+def _check_float(checkpoint: Checkpoint) -> None:
+    if checkpoint.is_ternary:
+        raise BenchError(
+            f"{checkpoint.source} is ternary ({checkpoint.format}), and float holds plain models.",
+            "Convert it to baked: plain linear layers that hold -s, 0 and +s.",
+        )
+    if not checkpoint.is_gguf:
+        raise BenchError(f"{checkpoint.source} is float already.", "Copy the folder.")
 
 
 def check_row_counts(ternary: dict[str, tuple[int, int]], form: Format) -> None:
@@ -235,8 +248,8 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     }
     if form == "baked":
         return config
-    config[PRECISION_KEY] = "ternary"
-    if form == "tinyllama":
+    config[PRECISION_KEY] = "fp16" if form == "float" else "ternary"
+    if form in ("float", "tinyllama"):
         return config
     if source.group_size:
         groups = source.group_size, source.ternary_tables, source.quantizes_activations

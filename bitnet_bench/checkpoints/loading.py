@@ -70,7 +70,7 @@ def load_model(
     _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run" and checkpoint.quantizes_activations:
         _install_codes(model, weights)
-        state = {name: weights.tensor(name) for name in weights.floats}
+        state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
         state |= {f"{name}.weight": scale_groups(*weights.codes(name)) for name in checkpoint.ternary_tables}
     else:
         state = _make_plain_state(weights, dtype, as_masters=precision == "ternary" and purpose == "train")
@@ -117,15 +117,14 @@ def _open_tokenizer(path: Path) -> Any:
 
     Its files are programs of a kind: the Rust library raises bare exceptions for them, and panics.
     """
-    from transformers import AutoTokenizer
-
+    tokenizer_class = _choose_tokenizer_class(path)
     for name in TOKENIZER_SETTINGS:
         if (path / name).is_file():
             read_json_object(path / name, AGAIN_HINT)
     if (path / TOKENIZER_FILE).is_file():
         check_json_depth(path / TOKENIZER_FILE, AGAIN_HINT, MAX_TOKENIZER_DEPTH)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = tokenizer_class.from_pretrained(path, trust_remote_code=False)
         tokenizer.decode(tokenizer(TRIAL_TEXT).input_ids)
         max(tokenizer.get_vocab().values())
     except BaseException as error:
@@ -135,6 +134,21 @@ def _open_tokenizer(path: Path) -> Any:
         hint = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
         raise BenchError(f"{path} has no usable tokenizer.", hint or type(error).__name__) from error
     return tokenizer
+
+
+def _choose_tokenizer_class(path: Path) -> Any:
+    """Return the class that opens the tokenizer in *path*; BenchError for a GGUF file whose own could not be built.
+
+    That of a GGUF file is whole: a class of its model's family would put its own rules in place of the file's.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    from bitnet_bench.checkpoints.gguf.gguf_shards import read_index
+
+    index = read_index(path)
+    if index and index.tokenizer_problem:
+        raise BenchError(*index.tokenizer_problem)
+    return PreTrainedTokenizerFast if index and not index.tokenizer_given else AutoTokenizer
 
 
 def find_end_ids(checkpoint: Checkpoint, tokenizer: Any) -> frozenset[int]:
@@ -170,6 +184,11 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
             f"{checkpoint.source} is {kind}; it has no {precision} weights.",
             "Use `precision=ternary`, or name an FP16 checkpoint (for `twin`: `twin_model`).",
         )
+    if precision == "ternary" and not checkpoint.is_ternary and {"TQ1_0", "TQ2_0"} & checkpoint.gguf_types.keys():
+        raise BenchError(
+            f"{checkpoint.source} holds ternary codes with a scale for every block of 256, not one for each layer.",
+            "Run it dense, with the backend `hf` and `precision=fp32`.",
+        )
     if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
@@ -191,7 +210,8 @@ def _make_plain_state(weights: Weights, dtype: torch.dtype, *, as_masters: bool)
     from bitnet_bench.ternary.groups import masters_from_groups, scale_groups
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
-    state = {name: weights.tensor(name) for name in weights.floats}
+    # a tensor that is decoded is cast at once: float32 of all of them would be several times the file
+    state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
     for module in weights.ternary:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"

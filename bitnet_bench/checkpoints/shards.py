@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +21,20 @@ if TYPE_CHECKING:
 INDEX_FILE = "model.safetensors.index.json"
 FLOAT_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 GET_AGAIN_HINT = "Get the checkpoint again."
+SAFETENSORS_DTYPE = re.compile(r"(BF|F|I|U|C)\d+(_E\w+)?|BOOL")
+"""Names of dtypes in safetensors; others, such as Q4_K, are types of ggml, which are decoded."""
 DAMAGED_HINT = "The file is damaged or cut off; get it again."
 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """The header of one tensor; *dtype* as safetensors names it (U8, F16, BF16, F32)."""
+    """The header of one tensor; *dtype* as safetensors (U8, F16, BF16, F32) or ggml (Q4_K) names it."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    stored_bytes: int | None = None
+    """Size on disk, if the dtype does not show it."""
 
     @property
     def elements(self) -> int:
@@ -37,8 +42,17 @@ class TensorHeader:
         return prod(self.shape)
 
     @property
+    def float_dtype(self) -> str | None:
+        """Name in torch of the dtype in which its values are read; None if they are not floats."""
+        if self.dtype in FLOAT_DTYPES:
+            return FLOAT_DTYPES[self.dtype]
+        return None if SAFETENSORS_DTYPE.fullmatch(self.dtype) else "float32"
+
+    @property
     def bytes(self) -> int:
         """Size on disk."""
+        if self.stored_bytes is not None:
+            return self.stored_bytes
         bits = re.search(r"\d+", self.dtype)  # BOOL has none
         return self.elements * (int(bits.group()) if bits else 8) // 8
 
@@ -74,9 +88,53 @@ class Shards:
             found: Tensor = handle.get_tensor(name)
         return found
 
+    def rows(self, name: str, count: int) -> Tensor:
+        """Return the first *count* rows of a tensor."""
+        return self.tensor(name)[:count]
+
+    def count_zeros(self, name: str) -> int | None:
+        """Return how many codes of the packed tensor *name* are 0, if that is faster than reading its panels."""
+        return None
+
+    def find_non_finite(self) -> str | None:
+        """Return the name of a float tensor that holds NaN or infinity, or None."""
+        import torch
+
+        for name, header in self.headers.items():
+            if header.dtype in FLOAT_DTYPES and header.elements:
+                lowest, highest = torch.aminmax(self.tensor(name))  # NaN if any value is NaN
+                if not bool(lowest.isfinite() & highest.isfinite()):
+                    return name
+        return None
+
+    def compute_digest(self, noted: dict[str, str]) -> str:
+        """Return the sha256 of all files; BenchError if that of one differs from the one *noted* under its name."""
+        whole = hashlib.sha256()
+        for file in self.files:
+            own = hashlib.sha256()
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    whole.update(block)
+                    if noted:
+                        own.update(block)
+            if noted and noted.get(file.name) != own.hexdigest():
+                raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED_HINT)
+        return whole.hexdigest()
+
+    def count_types(self) -> dict[str, int]:
+        """Return the bytes by tensor type of a GGUF file; {} for safetensors, whose dtypes say it."""
+        return {}
+
     def locate_tensor(self, name: str) -> str:
         """Return "NAME in FILE" for the tensor *name*, for messages."""
         return f"{name} in {self.headers[name].file}"
+
+
+def open_shards(folder: Path) -> Shards:
+    """Return the tensors of a checkpoint folder, or of the GGUF file that *folder* is a view of."""
+    from bitnet_bench.checkpoints.gguf.gguf_shards import INDEX_NAME, GgufShards
+
+    return GgufShards(folder) if (folder / INDEX_NAME).is_file() else Shards(folder)
 
 
 def find_weight_files(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.detect import LEARNED_NORM_SUFFIXES, ScaleDirection, list_ternary_layers
-from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards
+from bitnet_bench.checkpoints.shards import Shards, open_shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
@@ -26,7 +26,7 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.config = read_config(Path(checkpoint.path))
-        self.shards = Shards(Path(checkpoint.path))
+        self.shards = open_shards(Path(checkpoint.path))
         self.inner_norm_kind = checkpoint.inner_norm
         self.inner_norm_eps = checkpoint.inner_norm_eps
         self.group_size = checkpoint.group_size
@@ -57,9 +57,9 @@ class Weights:
         import torch
 
         header = self.shards.headers[name]
-        if header.dtype not in FLOAT_DTYPES:
+        if header.float_dtype is None:
             raise BenchError(f"{self.shards.locate_tensor(name)} is of dtype {header.dtype}.", "Weights must be float.")
-        return getattr(torch, FLOAT_DTYPES[header.dtype]), header.shape
+        return getattr(torch, header.float_dtype), header.shape
 
     def gamma(self, module: str) -> Tensor:
         """Return the float32 scalar that a stored scale multiplies by, or [N, K / G] scales of groups.
@@ -176,6 +176,8 @@ class Weights:
         rows, columns = self.ternary[module]
         if not self.checkpoint.has_codes_only:
             return int((self.codes(module)[0] == 0).sum())
+        if (counted := self.shards.count_zeros(f"{module}.weight")) is not None:
+            return counted
         stored = self.tensor(f"{module}.weight")
         try:
             zeros = count_codes(stored)[1]

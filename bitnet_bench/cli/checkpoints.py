@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
-from bitnet_bench.runs.choices import GgufType, TernaryFormat
+from bitnet_bench.errors import UsageError
+from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, TernaryFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.records import Checkpoint
 
 GGUF = "gguf-"
-TARGETS = (*get_args(TernaryFormat), *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
+TARGETS = (*get_args(TernaryFormat), "float", *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
 """Formats that a checkpoint can be converted to: ternary formats, or types of GGUF files."""
+MODEL_HELP = "A checkpoint folder, a GGUF file, a hub id, hub:ORG/NAME/FILE.gguf, or `demo` / `demo-fp16`"
 Target: Any = Literal[TARGETS]
 
 
 def inspect(
-    ckpt: Annotated[str, typer.Argument(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`.")],
+    ckpt: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is.
@@ -48,16 +51,27 @@ def inspect(
 
 
 def convert(
-    ckpt: Annotated[str, typer.Argument(help="A ternary checkpoint: a folder, a hub id, or `demo`.")],
+    ckpt: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
     out: Annotated[Path, typer.Argument(help="The folder (of gguf: the file) to write; it must not exist yet.")],
     to: Annotated[
         Target,
-        typer.Option(help="packed: for `ternary`. gguf-...: for llama.cpp, i2_s for bitnet.cpp. Else: transformers."),
+        typer.Option(
+            help="packed: for `ternary`. gguf-...: for llama.cpp, i2_s for bitnet.cpp. float: a GGUF file's values. "
+            "Else: transformers."
+        ),
     ],
+    embeddings: Annotated[
+        EmbeddingType | None,
+        typer.Option(help="Of gguf-...: the type of embedding and head [default: by the type]", show_default=False),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A folder or hub id whose tokenizer a GGUF file is read with, where its own cannot be read."),
+    ] = None,
     shard_size: ShardSize = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Write a ternary checkpoint in another format, or any as GGUF.
+    """Write a ternary checkpoint in another format, any as GGUF, or a float GGUF file as a folder.
 
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
@@ -66,11 +80,15 @@ def convert(
     from bitnet_bench.pipeline import conversion
 
     if to.startswith(GGUF):
-        found = export_gguf(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, steps=progress_bar)
+        kind = cast("GgufType", to.removeprefix(GGUF))
+        found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, tokenizer=tokenizer)
         print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
         return
-    form = cast("TernaryFormat", to)
-    checkpoint, parity = conversion.convert_checkpoint(ckpt, form, out, shard_gigabytes=shard_size, steps=progress_bar)
+    if embeddings:
+        raise UsageError("--embeddings is of GGUF files.", f"Leave it out, or give one of {GGUF}... as --to.")
+    checkpoint, parity = conversion.convert_checkpoint(
+        ckpt, cast("Format", to), out, tokenizer=tokenizer, shard_gigabytes=shard_size, steps=progress_bar
+    )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
@@ -166,7 +184,7 @@ def inspection_table(found: Inspection) -> Table:
     sizes = [f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
     trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
     facts = {
-        "format": checkpoint.format,
+        "format": f"{checkpoint.format}, in a GGUF file" if checkpoint.is_gguf else checkpoint.format,
         "architecture": checkpoint.architecture,
         "groups": _describe_groups(checkpoint),
         "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
@@ -174,10 +192,12 @@ def inspection_table(found: Inspection) -> Table:
         "parameters": f"{checkpoint.parameters:,}, of which ternary {checkpoint.ternary_parameters:,}",
         "zeros": format_or_dash(found.zero_density, "{:.2%} of the codes"),
         "bytes": ", ".join(sizes),
+        "types": ", ".join(f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.gguf_types.items()) or None,
         "bits per ternary weight": format_or_dash(found.ternary_bits_per_weight, "{:.3f}"),
         "bits per weight": f"{found.bits_per_weight:.3f}",
         "other weights": checkpoint.dtype,
         "trainable": trainable,
+        "tokenizer": name_options(found.tokenizer_problem) if found.tokenizer_problem else None,
         "sha256": checkpoint.sha256,
     }
     rows = [[name, fact] for name, fact in facts.items() if fact is not None]
@@ -218,10 +238,20 @@ def layers_table(found: Inspection) -> Table:
 
 def parity_sentence(parity: CheckpointParity) -> str:
     """Return a sentence on the parity of a converted checkpoint with its source."""
+    if not parity.layers:
+        return _float_sentence(parity)
     codes = f"Parity: the codes of {parity.layers} layers are equal, scales within {parity.largest_scale_error:.1e}"
     if parity.mean_logit_error is None or parity.largest_logit_error is None:
         return f"{codes}. Logits were not compared: this machine has too little memory to run the model."
     return (
         f"{codes}, logits of {parity.prompt_tokens} Korean tokens within {parity.mean_logit_error:.1e} standard "
         f"deviations in the mean and {parity.largest_logit_error:.1e} at most."
+    )
+
+
+def _float_sentence(parity: CheckpointParity) -> str:
+    if parity.mean_logit_error is None:
+        return "Parity: all values are equal. Logits were not compared: this machine has too little memory for it."
+    return (
+        f"Parity: all values are equal, logits of {parity.prompt_tokens} tokens within {parity.mean_logit_error:.1e}."
     )

@@ -30,7 +30,7 @@ def data_check(
     files: Files,
     job: Annotated[
         dict[str, Any],
-        Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "template", "max_length", "data_dir")),
+        Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "tokenizer", "template", "max_length", "data_dir")),
     ],
     suite: Annotated[
         list[str] | None, typer.Option(help="Find rows that hold a text of this suite's test rows. Repeatable.")
@@ -49,6 +49,7 @@ def data_check(
     checked = inspect_data_files(
         files,
         job["model"],
+        tokenizer=job["tokenizer"],
         template=job["template"],
         max_length=job["max_length"],
         suites_named=[name for value in suite or [] for name in value.split(",")],
@@ -77,14 +78,16 @@ def data_check(
 def data_stats(
     *,
     files: Files,
-    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "template"))],
+    job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "tokenizer", "template"))],
     as_json: Json = False,
 ) -> None:
     """Say how long training rows are, in tokens of a model, with a histogram."""
     from bitnet_bench.data.checking import length_quantiles
     from bitnet_bench.training.inputs import inspect_data_files
 
-    checked = inspect_data_files(files, job["model"], template=job["template"], steps=progress_bar)
+    checked = inspect_data_files(
+        files, job["model"], tokenizer=job["tokenizer"], template=job["template"], steps=progress_bar
+    )
     if as_json:
         lengths = [
             {"file": c.file, "tokens": length_quantiles(c.tokens), "with_loss": length_quantiles(c.response_tokens)}

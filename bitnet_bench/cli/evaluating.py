@@ -29,7 +29,7 @@ def evaluate(
         typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
     ],
     model: Annotated[
-        list[str], typer.Option(help="A checkpoint folder, a hub id, or `demo` / `demo-fp16`. Repeatable.")
+        list[str], typer.Option(help="A checkpoint folder, a GGUF file, a hub id, or `demo` / `demo-fp16`. Repeatable.")
     ] = [DEFAULT_MODEL],  # noqa: B006
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
     out: Annotated[

@@ -90,7 +90,13 @@ def _run(
     models = _name_models(named, out)
     return run_measure(
         make_candidates(
-            models, job.precisions, out, backends=job.backends, baselines=job.baselines, against_floats=job.floats
+            models,
+            job.precisions,
+            out,
+            backends=job.backends,
+            baselines=job.baselines,
+            against_floats=job.floats,
+            tokenizer=job.tokenizer,
         ),
         scenario,
         meter=job.meter,

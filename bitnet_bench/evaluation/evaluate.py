@@ -185,7 +185,7 @@ def _new_record(
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
-    precision = job.precision or default_precision(checkpoint)
+    precision = job.precision or default_precision(checkpoint, job.backend)
     runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
         name=out.name,
@@ -390,6 +390,6 @@ def evaluate_several(
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    opened = [(open_checkpoint(model), out) for model, out in models]
+    opened = [(open_checkpoint(model, job.tokenizer), out) for model, out in models]
     with join_workers() as crew:
         return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.is_first else no_display)

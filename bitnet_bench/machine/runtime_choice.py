@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from bitnet_bench import plugins
 from bitnet_bench.machine.gpu import find_gpu
@@ -11,6 +11,7 @@ from bitnet_bench.runs.choices import AUTO as AUTO
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
+STORED_PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 ENGINE_BACKEND, FALLBACK_BACKEND = "ternary", "hf"
 _log = logging.getLogger(__name__)
 
@@ -22,15 +23,18 @@ class RuntimeChoice(NamedTuple):
     reason: str | None = None
 
 
-def default_precision(checkpoint: Checkpoint) -> Precision:
+def default_precision(checkpoint: Checkpoint, backend: str = AUTO) -> Precision:
     """Return the default precision of *checkpoint*: ternary if it is ternary, else the fastest dtype of this machine.
 
-    That is bfloat16 if the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower.
+    That is bfloat16 if the processor or the GPU computes in it, else float32: emulated bfloat16 is far slower. A
+    *backend* that runs GGUF files runs one as it is.
     """
     from bitnet_bench.machine.fast_dtype import fastest_dtype
 
     if checkpoint.is_ternary:
         return "ternary"
+    if checkpoint.is_gguf and backend != AUTO and plugins.load_plugin("backends", backend).runs_gguf:
+        return find_stored_precision(checkpoint)
     gpu = find_gpu()
     if gpu is not None and not gpu.has_bf16:
         _log.warning(
@@ -40,6 +44,13 @@ def default_precision(checkpoint: Checkpoint) -> Precision:
             gpu.architecture,
         )
     return fastest_dtype()
+
+
+def find_stored_precision(checkpoint: Checkpoint) -> Precision:
+    """Return the precision at which the layers of a GGUF file are stored."""
+    if checkpoint.is_ternary:
+        return "ternary"
+    return cast("Precision", STORED_PRECISIONS.get(checkpoint.dtype, checkpoint.dtype.lower()))
 
 
 def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -> RuntimeChoice:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.runtime_choice import AUTO
+from bitnet_bench.machine.runtime_choice import AUTO, find_stored_precision
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import Checkpoint
@@ -51,6 +52,8 @@ def find_cost_target(name: str) -> CostTarget:
     if not is_run(name):
         return CostTarget(name, None)
     checkpoint = load_record(Path(name)).checkpoint
+    if checkpoint.is_gguf:  # its folder in the cache may be there without the file
+        return CostTarget(checkpoint.source, Path(name))
     here = checkpoint.source not in EMBEDDED_CHECKPOINTS and Path(checkpoint.path).exists()
     if not here and checkpoint.source not in EMBEDDED_CHECKPOINTS and checkpoint.revision is None:
         raise BenchError(
@@ -82,6 +85,7 @@ def make_candidates(
     backends: Sequence[str | None] = (None,),
     baselines: Sequence[str] = (),
     against_floats: bool = False,
+    tokenizer: str | None = None,
 ) -> list[Candidate]:
     """Pair models with backends and precisions; by default ternary ones run as ternary, float ones as FP16 and BF16.
 
@@ -93,12 +97,15 @@ def make_candidates(
     paired: list[Candidate] = []
     places = [find_cost_target(model) for model in models]
     opened = {
-        model: open_checkpoint(model) for model in dict.fromkeys((*(place.model for place in places), *baselines))
+        model: open_checkpoint(model, tokenizer)
+        for model in dict.fromkeys((*(place.model for place in places), *baselines))
     }
     for model, own in places:
-        default: Sequence[Precision] = ["ternary"] if opened[model].is_ternary else FLOAT_PRECISIONS
-        ran = backends if "ternary" in default else dict.fromkeys(map(_choose_float_backend, backends))
-        paired += [Candidate(model, p, out or own, backend) for backend in ran for p in precisions or default]
+        ternary = opened[model].is_ternary
+        ran = backends if ternary else dict.fromkeys(map(_choose_float_backend, backends))
+        for backend in ran:
+            default = ("ternary",) if ternary else _list_float_precisions(opened[model], backend)
+            paired += [Candidate(model, precision, out or own, backend) for precision in precisions or default]
     for model in baselines:
         default = ["ternary"] if opened[model].is_ternary else FLOAT_PRECISIONS
         paired += [Candidate(model, precision, None, "hf") for precision in default]
@@ -110,6 +117,13 @@ def make_candidates(
         dense = Candidate(first.model, precision, out or first.out, "hf-dense")
         paired.append(Candidate(float_twin, precision, None, "hf") if float_twin else dense)
     return [one._replace(opened=opened.get(one.model)) for one in paired]
+
+
+def _list_float_precisions(checkpoint: Checkpoint, backend: str | None) -> Sequence[Precision]:
+    """Return the precisions of a float checkpoint: FP16 and BF16, or that of a GGUF file that *backend* runs itself."""
+    if checkpoint.is_gguf and backend not in (None, AUTO) and plugins.load_plugin("backends", backend).runs_gguf:
+        return (find_stored_precision(checkpoint),)
+    return FLOAT_PRECISIONS
 
 
 def _choose_float_backend(backend: str | None) -> str | None:

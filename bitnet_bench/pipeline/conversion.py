@@ -21,16 +21,18 @@ def convert_checkpoint(
     form: Format,
     out: Path,
     *,
+    tokenizer: str | None = None,
     shard_gigabytes: float = SHARD_GIGABYTES,
     steps: ProgressDisplay = no_display,
 ) -> tuple[Checkpoint, CheckpointParity]:
     """Write the checkpoint *model* in format *form* to *out*; return the result and its parity with *model*.
 
-    Raise BenchError if the two are not the same model; *out* does not exist then.
+    *tokenizer* is that of a GGUF file whose own cannot be read. Raise BenchError if the two are not the same model;
+    *out* does not exist then.
     """
     from bitnet_bench.checkpoints.converting import convert_checkpoint as write
 
-    source = open_checkpoint(model)
+    source = open_checkpoint(model, tokenizer)
     with steps(f"convert to {form}") as progress:
         size = int(shard_gigabytes * GIGABYTE)
         parity = write(source, form, out, progress, logits=find_logits(source), shard_bytes=size)

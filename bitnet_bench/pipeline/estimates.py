@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
+from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
 from bitnet_bench.checkpoints.random_weights import find_shape
 from bitnet_bench.checkpoints.shape import ModelShape
 from bitnet_bench.errors import BenchError
@@ -140,7 +140,7 @@ class _StepEstimator:
         from bitnet_bench.training.order import count_steps
 
         job, shape = step.job, find_shape(step.job.model)
-        (tokenizer, whose), rows = self._load_tokenizer(job.model), self._read_rows(job)
+        (tokenizer, whose), rows = self._load_tokenizer(job.model, job.tokenizer), self._read_rows(job)
         sequences, tokens_a_row = self._compute_once(
             lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
@@ -161,17 +161,17 @@ class _StepEstimator:
         )
         return rows
 
-    def _load_tokenizer(self, model: str) -> tuple[Any, str]:
+    def _load_tokenizer(self, model: str, tokenizer: str | None) -> tuple[Any, str]:
         """Return the tokenizer of *model*, or the embedded one if it would be a download, and which of them it is."""
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
-        here = Path(model).exists() or model in EMBEDDED_CHECKPOINTS
-        loaded = load_tokenizer(open_checkpoint(model if here else "demo"))
+        here = is_here(model)
+        loaded = load_tokenizer(open_checkpoint(model, tokenizer) if here else open_checkpoint("demo"))
         return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
 
     def _estimate_evaluation(self, step: EvaluateStep) -> Estimate:
         start = self._starts.get(step.model, step.model)
-        shape, (tokenizer, whose) = find_shape(start), self._load_tokenizer(start)
+        shape, (tokenizer, whose) = find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
         names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
         asked = step.job.model_dump(exclude={"stage", "cache"})
         sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), "tasks", names, asked, whose)
@@ -270,8 +270,7 @@ def _is_ternary(start: str, out: str) -> bool:
     """Return whether a checkpoint will be run as ternary; an arm of a recipe is named after its precision."""
     if start != out:
         return not Path(out).name.startswith("fp16")
-    here = Path(start).exists() or start in EMBEDDED_CHECKPOINTS
-    return open_checkpoint(start).is_ternary if here else True
+    return open_checkpoint(start).is_ternary if is_here(start) else True
 
 
 def _estimate_round_s(shape: ModelShape, run: tuple[str, Precision], scenario: Scenario, speed: Speed) -> float:

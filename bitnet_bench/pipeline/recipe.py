@@ -175,7 +175,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
                 **{field: tuple(map(beside, getattr(training, field))) for field in ("data", "validation")},
                 **{
                     field: beside(name)
-                    for field in ("model", "twin_model", "teacher", "template")
+                    for field in ("model", "tokenizer", "twin_model", "teacher", "template")
                     if (name := getattr(training, field))
                 },
             }
@@ -184,6 +184,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         update={
             "suites": tuple(beside(name, SUITE_FILE) for name in scoring.suites),
             "rows": {task: beside(name) for task, name in scoring.rows.items()},
+            **({"tokenizer": beside(scoring.tokenizer)} if scoring.tokenizer else {}),
         }
     )
     models = {name: beside(model) for name, model in recipe.models.items()}

@@ -15,9 +15,11 @@ DEFAULT_PROMPTS = "default"
 MARGIN = 1.0
 """Default difference in points of a score that is too small to matter: about what another batch size changes."""
 Precision = Literal[
-    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2"
+    "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2",
+    "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
 ]  # fmt: skip
-"""How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (the last three)."""
+"""How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (i2_s, tl1, tl2); those
+after tl2 are not written here: a GGUF file that is a model itself has them in most of its layers."""
 TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2")
 """Precisions that hold only ternary codes in the layers."""
 Activations = Literal["checkpoint", "int8"]
@@ -35,4 +37,6 @@ or scales of groups.
 """
 GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "q2_0", "i2_s"]
 """Types of the tensors that are written as GGUF."""
+EmbeddingType = Literal["f16", "bf16", "q8_0", "q6_k"]
+"""Types of embedding and head in a file that is written."""
 ScenarioName = Literal["chat", "summarize", "classify"]

@@ -76,7 +76,9 @@ class FinetuneJob(Settings):
     """Several short rows in one sequence, where none sees another: less padding."""
 
     model: Annotated[str, METHOD] = DEFAULT_MODEL
-    """A checkpoint folder, a hub id, or the embedded `demo` / `demo-fp16`."""
+    """A checkpoint folder, a GGUF file, a hub id, or the embedded `demo` / `demo-fp16`."""
+    tokenizer: Annotated[str | None, METHOD] = None
+    """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
     precision: Annotated[TrainingPrecision, METHOD] = "ternary"
     """Ternary QAT, or FP16."""
     method: Annotated[Literal["sft", "pretrain", "dpo", "distill"], METHOD] = "sft"
@@ -276,7 +278,9 @@ class EvaluateJob(Settings):
     The record says why.
     """
     precision: Annotated[Precision | None, Option()] = None
-    """[default: ternary for ternary checkpoints, else the fastest float dtype here]"""
+    """[default: ternary for ternary checkpoints, that of a GGUF file in llamacpp, else the fastest float dtype here]"""
+    tokenizer: Annotated[str | None, Option()] = None
+    """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
     data_dir: Annotated[str | None, Option(is_path=True)] = None
     """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
     rows: Annotated[dict[str, str], Option(metavar="SUITE:TASK=FILE")] = {}
@@ -358,6 +362,8 @@ class MeasureJob(Settings):
     """A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. Repeatable."""
     precisions: Annotated[tuple[Precision, ...], Option(name="precision")] = ()
     """[default: ternary for ternary checkpoints, else fp16 and bf16]"""
+    tokenizer: Annotated[str | None, Option()] = None
+    """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
     baselines: Annotated[tuple[str, ...], Option(name="baseline")] = ()
     """Another model to measure beside it, in `hf`; repeatable."""
     floats: Annotated[bool, Option()] = True

@@ -19,11 +19,12 @@ ROWS_INPUT = "data rows"
 class Checkpoint(GrownValue):
     """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("group_size", "ternary_tables", "quantizes_activations")
+    ADDED: ClassVar[tuple[str, ...]] = ("group_size", "ternary_tables", "quantizes_activations", "gguf_types")
 
     source: str
-    """Name that the user gave: a folder, a hub id, or an embedded checkpoint such as `demo`."""
+    """Name that the user gave: a folder, a GGUF file, a hub id, or an embedded checkpoint such as `demo`."""
     path: str
+    """Folder with its config.json and tokenizer; of a GGUF file, one in the cache that is made from its metadata."""
     revision: str | None = None
     architecture: str
     format: Format
@@ -34,7 +35,7 @@ class Checkpoint(GrownValue):
     (learned)."""
     inner_norm_eps: float | None = None
     dtype: str
-    """Dtype of the weights that are not ternary."""
+    """Dtype of the weights that are not ternary; of a GGUF file, a type of ggml, such as Q4_K."""
     sha256: str
     """Digest of the weight files, in name order."""
     weight_bytes: dict[str, int]
@@ -49,6 +50,18 @@ class Checkpoint(GrownValue):
     """Modules of embedding and head that are ternary too."""
     quantizes_activations: bool = True
     """Whether the model was made to round the inputs of its ternary layers to int8, as BitNet b1.58 does."""
+    gguf_types: dict[str, int] = {}
+    """Bytes by tensor type, if the checkpoint is a GGUF file; {} if it is a folder."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Return whether the checkpoint is a GGUF file."""
+        return bool(self.gguf_types)
+
+    @property
+    def float_dtype(self) -> str:
+        """Return the dtype to save floats in that were trained from it: its own, or bfloat16 if that is no dtype."""
+        return self.dtype if self.dtype in ("float16", "float32") else "bfloat16"
 
     @property
     def is_ternary(self) -> bool:

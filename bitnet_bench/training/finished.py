@@ -68,7 +68,7 @@ def _wanted(job: FinetuneJob) -> list[str]:
 def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | None]:
     """Return the digests of the inputs that still exist, and the inputs of a training, or None if any is missing."""
     now: dict[str, str] = {}
-    base, teacher = _open(job.model), _open(job.teacher) if job.teacher else None
+    base, teacher = _open(job.model, job.tokenizer), _open(job.teacher) if job.teacher else None
     if base:
         now |= _of_base(base)
     if teacher:
@@ -79,9 +79,9 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | Non
     return now, TrainingInputs(base, *read, teacher, 0) if base and read else None
 
 
-def _open(model: str) -> Checkpoint | None:
+def _open(model: str, tokenizer: str | None = None) -> Checkpoint | None:
     """Return the checkpoint *model*, or None if it no longer exists; a broken one is an error."""
-    return _unless_gone(lambda: open_checkpoint(model), there=Path(model).exists())
+    return _unless_gone(lambda: open_checkpoint(model, tokenizer), there=Path(model).exists())
 
 
 def _read_rows(job: FinetuneJob) -> tuple[StoredRows, StoredRows] | None:

@@ -62,6 +62,7 @@ def inspect_data_files(
     files: Sequence[Path],
     model: str = FinetuneJob.default("model"),
     *,
+    tokenizer: str | None = None,
     template: str = FinetuneJob.default("template"),
     max_length: int = FinetuneJob.default("max_length"),
     suites_named: Sequence[str] = (),
@@ -79,11 +80,11 @@ def inspect_data_files(
 
     check_template(template)
     asked = _read_test_texts(suites_named, data_dir) if suites_named else {}
-    tokenizer = load_tokenizer(open_checkpoint(model))
+    loaded = load_tokenizer(open_checkpoint(model, tokenizer))
     found = []
     with steps("check") as progress:
         for number, file in enumerate(files, 1):
-            found.append(examine_rows(file, tokenizer, template, max_length, asked, normalise_text))
+            found.append(examine_rows(file, loaded, template, max_length, asked, normalise_text))
             progress(number, len(files))
     return found
 

@@ -30,7 +30,7 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
 
     Weights that are not ternary keep the dtype of the base; the FP16 arm is FP16 whatever its base was.
     """
-    out, dtype = Path(job.out), given.base.dtype
+    out, dtype = Path(job.out), given.base.float_dtype
     tokenizer.chat_template = find_chat_template(
         job.template, store_rows(given.rows).list_one_of_each_kind(), tokenizer
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, ExternalGgufType, Form
+from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, TERNARY_TENSOR_TYPES, ExternalGgufType, Form
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import find_user_cache
+from bitnet_bench.machine.runtime_choice import find_stored_precision
 from bitnet_bench.protocols import ProgressDisplay, no_display, no_progress
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import EmbeddingType, Precision
 from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bitnet_bench.checkpoints.gguf.types import Form
 
 
-GGUF_DIR_VARIABLE = "BITNET_BENCH_GGUF"
 PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "fp16": "f16",
     "bf16": "bf16",
@@ -35,13 +34,6 @@ PRECISION_GGUF_TYPES: dict[Precision, Form] = {
     "q2_0": "q2_0",
 }
 """GGUF type that each precision is exported as; TL1 and TL2 need kernels of the user's own build."""
-
-
-def find_cache_folder() -> Path:
-    """Return the folder of exported files: $BITNET_BENCH_GGUF, else a folder in the user's cache folder."""
-    if os.environ.get(GGUF_DIR_VARIABLE):
-        return Path(os.environ[GGUF_DIR_VARIABLE])
-    return find_user_cache() / "gguf"
 
 
 def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, own: str | None) -> GgufFile:
@@ -65,14 +57,60 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
     return file
 
 
-def export_gguf(model: str, form: Form, out: Path, steps: ProgressDisplay = no_display) -> FileParity:
+def open_for_precision(checkpoint: Checkpoint, precision: Precision, own: str | None) -> GgufFile:
+    """Return the file that a runtime is to run *checkpoint* from at *precision*.
+
+    That is the user's *own*; or the checkpoint itself, if it is a GGUF file of that precision; or else an export.
+    """
+    if not own and is_own_precision(checkpoint, precision):
+        return GgufFile(find_gguf_file(checkpoint))
+    if precision not in PRECISION_GGUF_TYPES:
+        raise BenchError(
+            f"{checkpoint.source} has no {precision} weights, and none can be written.",
+            f"Give one of {', '.join(PRECISION_GGUF_TYPES)} as `precision`, or a GGUF file that holds them.",
+        )
+    return open_or_export_gguf(checkpoint, PRECISION_GGUF_TYPES[precision], own)
+
+
+def is_own_precision(checkpoint: Checkpoint, precision: Precision) -> bool:
+    """Return whether *checkpoint* is a GGUF file whose layers are stored at *precision*."""
+    if checkpoint.is_gguf and checkpoint.is_ternary:
+        stored = {kind.name for kind in TERNARY_TENSOR_TYPES} & checkpoint.gguf_types.keys()
+        return precision in {name.lower() for name in stored} or (precision == "ternary" and bool(stored - {"I2_S"}))
+    return checkpoint.is_gguf and find_stored_precision(checkpoint) == precision
+
+
+def find_gguf_file(checkpoint: Checkpoint) -> Path:
+    """Return the GGUF file that *checkpoint* is; of a split one, the first part."""
+    from bitnet_bench.checkpoints.gguf.view import find_source
+
+    found = find_source(Path(checkpoint.path))
+    assert found is not None, f"{checkpoint.source} is a GGUF file"
+    return found
+
+
+def is_itself(checkpoint: Checkpoint, file: GgufFile) -> bool:
+    """Return whether *file* is what *checkpoint* was opened from, so that their weights need not be compared."""
+    return checkpoint.is_gguf and find_gguf_file(checkpoint).resolve() == file.path.resolve()
+
+
+def export_gguf(
+    model: str,
+    form: Form,
+    out: Path,
+    steps: ProgressDisplay = no_display,
+    *,
+    embeddings: EmbeddingType | None = None,
+    tokenizer: str | None = None,
+) -> FileParity:
     """Write the checkpoint *model* to the GGUF file *out*, and return the parity of their weights.
 
-    BenchError if the weights differ; *out* does not exist then.
+    *embeddings* is the type of embedding and head, by default that of the form. BenchError if the weights differ; *out*
+    does not exist then.
     """
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model, tokenizer)
     with steps(f"convert to gguf-{form}") as progress:
-        write_gguf(checkpoint, form, out, progress)
+        write_gguf(checkpoint, form, out, progress, embeddings)
     try:
         return compare_weights(checkpoint, GgufFile(out))
     except BenchError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.naming import GgufLayout, make_layout
+from bitnet_bench.checkpoints.gguf.naming import ACTIVATION_KEY, GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
     F16,
@@ -17,7 +18,6 @@ from bitnet_bench.checkpoints.gguf.types import (
     Array,
     TensorType,
 )
-from bitnet_bench.checkpoints.gguf.writing import ACTIVATION_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError, shorten_text
 from bitnet_bench.runs.records import Checkpoint
@@ -35,7 +35,25 @@ SCALE_TOLERANCES = {
     "Q4_0": 0.2,
 }
 """Relative tolerances. Other writers keep scales in float16 blocks; Q4_0 holds only one of -1 and +1 exactly."""
-FLOAT_TOLERANCES = {F32.name: 0.0, F16.name: 2.0**-10, BF16.name: 2.0**-7, "Q8_0": 0.02, "Q4_0": 0.2}
+LARGEST_SCALE_ERROR = 0.2
+"""Relative tolerance for the types that are not in the table."""
+FLOAT_TOLERANCES = {
+    F32.name: 0.0,
+    F16.name: 2.0**-10,
+    BF16.name: 2.0**-7,
+    "Q8_0": 0.02,
+    "Q6_K": 0.04,
+    "Q5_0": 0.1,
+    "Q5_1": 0.1,
+    "Q5_K": 0.1,
+    "Q4_0": 0.2,
+    "Q4_1": 0.2,
+    "Q4_K": 0.2,
+    "IQ4_NL": 0.2,
+    "IQ4_XS": 0.2,
+    "Q3_K": 0.4,
+    "Q2_K": 0.6,
+}
 """Tolerances of a tensor that is not ternary: largest |difference|, relative to its largest value."""
 BITNET_CPP_ONLY = ("bitnet-b1.58",)
 
@@ -66,7 +84,7 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     floats = [_compute_float_error(weights, found, file, name) for name in weights.floats]
     said = file.fields.get(ACTIVATION_KEY)
     said = said if isinstance(said, str | None) else type(said).__name__
-    if said not in (None, weights.config.get("hidden_act", "silu")):
+    if said not in (None, find_activation(weights.config)):
         raise mismatch_error(file, f"it says that its activation is {shorten_text(str(said), 60)}")
     sizes = {kind.name: 0 for kind in TENSOR_TYPES.values()}
     for entry in file.tensors.values():
@@ -121,7 +139,7 @@ def _compute_scale_error(weights: Weights, found: GgufLayout, file: GgufFile, mo
     if not largest:
         return 0.0
     error = abs(float(np.abs(stored[stored != 0]).mean(dtype=np.float64)) * file.scale(name) / float(gamma) - 1)
-    if not error <= SCALE_TOLERANCES[kind]:
+    if not error <= SCALE_TOLERANCES.get(kind, LARGEST_SCALE_ERROR):
         raise mismatch_error(file, f"the scale of {name} is off by {error:.2%}")
     return error
 
@@ -146,7 +164,7 @@ def _compute_float_error(weights: Weights, found: GgufLayout, file: GgufFile, na
         return 0.0  # tied, and stored once
     ours = found.rows(name.rpartition(".")[0], weights.tensor(name)).float().numpy()
     kind = _check_same_shape(file, target, tuple(ours.shape))
-    error = _largest_difference(ours, file.values(target))
+    error = _largest_difference(ours + float(found.is_offset_norm(name)), file.values(target))
     if not error <= FLOAT_TOLERANCES.get(kind.name, 0.0):
         raise mismatch_error(file, f"{target} differs by {error:.2g} of its largest value")
     return error

@@ -6,6 +6,7 @@ The header is parsed here and not with the `gguf` package, which lacks I2_S and 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -29,6 +30,7 @@ MAX_HEADER_VALUES = 1 << 24
 """Number of values up to which a header is read: the largest vocabularies have some 300,000 tokens."""
 MAX_STRING_BYTES = 1 << 24
 MAX_DIMENSIONS, MAX_ARRAY_DEPTH = 8, 4
+BYTES_AT_ONCE = 1 << 22
 WRITE_AGAIN_HINT = "Write it again with `bitnet-bench convert --to gguf-...`, or get it again."
 
 
@@ -75,27 +77,19 @@ class GgufFile:
     def values(self, name: str) -> Array:
         """Return a tensor in float32; for I2_S, its codes."""
         entry = self._find_entry(name)
-        return unpack_tensor(self._read_bytes(entry), entry.kind, entry.shape)
+        return unpack_tensor(read_bytes(self.path, entry), entry.kind, entry.shape)
 
     def scale(self, name: str) -> float:
         """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` next to it, or 1."""
         beside = f"{name.removesuffix('.weight')}.scale"
         if self._find_entry(name).kind.name == "I2_S":
-            return read_i2_s_scale(self._read_bytes(self.tensors[name]))
+            return read_i2_s_scale(read_bytes(self.path, self.tensors[name]))
         return float(self.values(beside).reshape(-1)[0]) if beside in self.tensors else 1.0
 
     def _find_entry(self, name: str) -> TensorEntry:
         if name not in self.tensors:
             raise BenchError(f"{self.path} has no tensor {name}.", "It holds another architecture, or is incomplete.")
         return self.tensors[name]
-
-    def _read_bytes(self, entry: TensorEntry) -> Array:
-        with self.path.open("rb") as stream:
-            stream.seek(entry.start)
-            data = stream.read(entry.bytes)
-        if len(data) < entry.bytes:
-            raise BenchError(f"{self.path} has become shorter since it was opened.", WRITE_AGAIN_HINT)
-        return np.frombuffer(data, dtype=np.uint8)
 
     def _read_header(self, header: _HeaderReader) -> None:
         magic, version = header.take(4), header.number("I")
@@ -148,6 +142,44 @@ class GgufFile:
 
 class _DamageError(Exception):
     """What is wrong with a file; the end of a sentence about it."""
+
+
+def read_bytes(path: Path, entry: TensorEntry, rows: int | None = None) -> Array:
+    """Return the bytes of a tensor, or of its first *rows*; BenchError if the file has become shorter.
+
+    They are read and not mapped: a process dies of touching a mapped file that another program has shortened.
+    """
+    size = entry.bytes if rows is None else entry.kind.bytes(min(rows, entry.shape[0]) * prod(entry.shape[1:]))
+    return _read(path, entry.start, size)
+
+
+def iterate_bytes(path: Path, entry: TensorEntry) -> Iterator[Array]:
+    """Yield the bytes of a tensor in pieces of whole blocks, which keeps memory small."""
+    piece = max(1, BYTES_AT_ONCE // entry.kind.block_bytes) * entry.kind.block_bytes
+    for begin in range(0, entry.bytes, piece):
+        yield _read(path, entry.start + begin, min(piece, entry.bytes - begin))
+
+
+def _read(path: Path, start: int, size: int) -> Array:
+    try:
+        data = np.fromfile(path, dtype=np.uint8, count=size, offset=start)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
+    if len(data) < size:
+        raise BenchError(f"{path} has become shorter since it was opened.", WRITE_AGAIN_HINT)
+    return data
+
+
+def map_bytes(path: Path, entry: TensorEntry) -> Array:
+    """Return the bytes of a tensor of floats, mapped from disk like those of safetensors: no copy of a model is made.
+
+    Its pages are read when they are touched, and copied when they are written, which torch asks for.
+    """
+    if path.stat().st_size < entry.start + entry.bytes:
+        raise BenchError(f"{path} has become shorter since it was opened.", WRITE_AGAIN_HINT)
+    if not entry.bytes:
+        return np.empty(0, dtype=np.uint8)
+    return np.memmap(path, dtype=np.uint8, mode="c", offset=entry.start, shape=(entry.bytes,))
 
 
 class _HeaderReader:

@@ -14,10 +14,27 @@ from torch import Tensor
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
-LLAMA_CPP_ARCHITECTURES = {"bitnet": "bitnet", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+LLAMA_CPP_ARCHITECTURES = {
+    "bitnet": "bitnet",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3_text": "gemma3",
+}
 """Architecture of llama.cpp, by model_type, that computes the same except for the activation."""
 BITNET_CPP_ARCHITECTURES = {**LLAMA_CPP_ARCHITECTURES, "bitnet": "bitnet-b1.58"}
 """Architectures of bitnet.cpp: microsoft/BitNet has its own for SubLN with a squared ReLU."""
+MODEL_TYPES = {name: model_type for model_type, name in LLAMA_CPP_ARCHITECTURES.items() if model_type != "mistral"} | {
+    "bitnet-b1.58": "bitnet",
+    "bitnet-25": "bitnet",
+}
+"""model_type by architecture of a file that is read; bitnet-25 is a former name (ikawrakow/ik_llama.cpp #388)."""
+GEMMA_ACTIVATION = "gelu_pytorch_tanh"
+GEMMA_PATTERN = 6
+"""Every sixth layer of Gemma 3 attends to the whole text, the others to a window."""
+GEMMA_LOCAL_BASE = 10_000.0
+"""Base of the rotary frequencies of the layers with a window."""
 GgufRuntime = Literal["llama.cpp", "bitnet.cpp"]
 
 GGUF_NAMES = {
@@ -38,6 +55,17 @@ GGUF_NAMES = {
     "mlp.down_proj": "ffn_down",
     "mlp.ffn_sub_norm": "ffn_sub_norm",
 }
+OUTER_MODULES = ("model.embed_tokens", "model.norm", "lm_head")
+GEMMA_NAMES = GGUF_NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+SOURCE_KEY = "bitnet_bench.source_sha256"
+ACTIVATION_KEY = "bitnet_bench.hidden_act"
+I2S_ORDER_KEY = "bitnet_bench.i2_s_order"
+PRECISION_FIELD = "bitnet_bench.precision"
+"""Field that says `fp16` for a BitNet that is no ternary model, as `bitnet_bench_precision` does in config.json."""
 ROTATED_PROJECTIONS = ("q_proj", "k_proj")
 
 
@@ -52,7 +80,7 @@ class GgufLayout:
         """Return the GGUF name of a tensor or module of transformers; BenchError if it has none."""
         module, dot, part = tensor.rpartition(".") if tensor.endswith((".weight", ".bias")) else (tensor, "", "")
         block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-        known = GGUF_NAMES.get(block[2] if block else module)
+        known = choose_names(self.architecture).get(block[2] if block else module)
         if known is None:
             raise BenchError(f"{tensor} has no place in a GGUF of {self.architecture}.", "It is not exported.")
         return f"{f'blk.{block[1]}.' if block else ''}{known}{dot}{part}"
@@ -62,14 +90,28 @@ class GgufLayout:
 
         For a Llama, llama.cpp rotates neighbouring values of a head, transformers halves; other architectures agree.
         """
+        heads = self._count_rotated_heads(module)
+        if heads is None:
+            return values
+        return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+    def restore_rows(self, module: str, values: Tensor) -> Tensor:
+        """Return *values* [N, ...] of *module* as transformers orders them, from the order of `rows`."""
+        heads = self._count_rotated_heads(module)
+        if heads is None:
+            return values
+        return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+    def is_offset_norm(self, name: str) -> bool:
+        """Return whether the file holds 1 + the weights of the norm *name*, as it does for Gemma."""
+        return self.architecture == "gemma3" and name.endswith("norm.weight")
+
+    def _count_rotated_heads(self, module: str) -> int | None:
         projection = module.rpartition(".")[2]
         if self.architecture != "llama" or projection not in ROTATED_PROJECTIONS:
-            return values
-        heads = self.config["num_attention_heads"]
-        if projection == "k_proj":
-            heads = self.config.get("num_key_value_heads") or heads
-        half = values.shape[0] // heads // 2
-        return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+            return None
+        heads = int(self.config["num_attention_heads"])
+        return int(self.config.get("num_key_value_heads") or heads) if projection == "k_proj" else heads
 
     @property
     def head_dimension(self) -> int:
@@ -78,8 +120,10 @@ class GgufLayout:
 
     @property
     def rope_settings(self) -> Mapping[str, Any]:
-        """Settings of the rotary positions, in the newer or older form of config.json."""
-        return self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+        """Settings of the rotary positions, in the newer or older form of config.json; of Gemma's global layers."""
+        found: Mapping[str, Any] = self.config.get("rope_parameters") or self.config.get("rope_scaling") or {}
+        whole: Mapping[str, Any] = found.get("full_attention", found)
+        return whole
 
     @property
     def rope_base(self) -> float:
@@ -101,6 +145,21 @@ class GgufLayout:
         return torch.tensor(found)
 
 
+def choose_names(architecture: str) -> Mapping[str, str]:
+    """Return the names in a file of *architecture* by the names of modules in transformers, without their layer."""
+    return GEMMA_NAMES if architecture == "gemma3" else GGUF_NAMES
+
+
+def find_model_name(name: str, architecture: str) -> str | None:
+    """Return the name in transformers of the tensor *name* of a file; None if it has none."""
+    found = re.fullmatch(r"(blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    modules = {stored: module for module, stored in choose_names(architecture).items()}
+    module = modules.get(found[3]) if found else None
+    if found is None or module is None or (found[1] is None) != (module in OUTER_MODULES):
+        return None
+    return f"model.layers.{found[2]}.{module}.{found[4]}" if found[1] else f"{module}.{found[4]}"
+
+
 def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: GgufRuntime) -> GgufLayout:
     """Return the layout of *checkpoint* in GGUF for *runtime*; BenchError for what that runtime cannot compute."""
     known = BITNET_CPP_ARCHITECTURES if runtime == "bitnet.cpp" else LLAMA_CPP_ARCHITECTURES
@@ -114,6 +173,8 @@ def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Gguf
         reason = "sliding-window attention"
     elif config.get("attention_bias") and model_type == "bitnet":
         reason = "biases beside SubLN"
+    elif model_type == "gemma3_text":
+        reason = _why_not_gemma(config)
     found = GgufLayout(known.get(model_type, ""), config)
     kind = found.rope_settings.get("rope_type", found.rope_settings.get("type", "default"))
     if reason is None and kind not in ("default", "linear", "llama3"):
@@ -121,6 +182,17 @@ def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Gguf
     if reason:
         raise BenchError(
             f"{checkpoint.source} has {reason}, which {runtime} does not compute.",
-            "Use the backend ternary or hf; GGUF is written for BitNet, Llama, Mistral, Qwen2 and Qwen3.",
+            "Use the backend ternary or hf; GGUF is written for BitNet, Llama, Mistral, Qwen2, Qwen3 and Gemma 3.",
         )
     return found
+
+
+def _why_not_gemma(config: Mapping[str, Any]) -> str | None:
+    """Return what of a Gemma 3 llama.cpp does not compute; its constants are in `src/models/gemma3.cpp`."""
+    kinds = config.get("layer_types") or []
+    if any((kind == "full_attention") != ((layer + 1) % GEMMA_PATTERN == 0) for layer, kind in enumerate(kinds)):
+        return f"global attention in other layers than each {GEMMA_PATTERN}th"
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    if local.get("rope_theta", GEMMA_LOCAL_BASE) != GEMMA_LOCAL_BASE or config.get("use_bidirectional_attention"):
+        return "other rotary positions or masks than Gemma 3"
+    return None

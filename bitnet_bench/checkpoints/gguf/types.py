@@ -1,7 +1,7 @@
-"""Pack and unpack the tensor types of GGUF that hold ternary codes.
+"""Pack and unpack the tensor types of GGUF.
 
-Layouts are those of ggml (`ggml-quants.c`; TQ1_0, TQ2_0, Q8_0 and Q4_0 through the `gguf` package) and, for I2_S, of
-microsoft/BitNet as its x86 kernels read them (`quantize_to_i2_s`).
+Layouts are those of ggml (`ggml-quants.c`, `ggml-common.h`; most through the `gguf` package) and, for I2_S, of
+microsoft/BitNet (`quantize_i2_s` in `src/ggml-bitnet-mad.cpp` at 16da220).
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_bench.runs.choices import GgufType
+from bitnet_bench.runs.choices import EmbeddingType, GgufType
 
 Form = GgufType
 ExternalGgufType = Literal["tl1", "tl2"]
 """Types that bitnet.cpp's own converter writes, for the kernels of one build."""
 Array = npt.NDArray[Any]
+I2sOrder = Literal["x86", "arm", "rows"]
+"""Order of the codes of an I2_S tensor, which depends on the build that wrote the file and is not noted in it.
+
+rows: a byte holds a column of four rows, as x86 builds without ACT_PARALLEL in `include/gemm-config.h` write it.
+"""
 I2_S_BLOCK = 128
 I2_S_TAIL_BYTES = 32
 """Number of bytes after the codes: the float32 scale, and padding."""
@@ -32,6 +37,8 @@ class TensorType:
     number: int
     block: int
     block_bytes: int
+    scales: tuple[int, ...] = ()
+    """Offsets in a block of the float16 values that all others are multiples of."""
 
     def bytes(self, elements: int) -> int:
         """Return the bytes of a tensor of *elements* values."""
@@ -45,10 +52,20 @@ class TensorType:
 F32 = TensorType("F32", 0, 1, 4)
 F16 = TensorType("F16", 1, 1, 2)
 BF16 = TensorType("BF16", 30, 1, 2)
-Q4_0 = TensorType("Q4_0", 2, 32, 18)
-Q8_0 = TensorType("Q8_0", 8, 32, 34)
-TQ1_0 = TensorType("TQ1_0", 34, 256, 54)
-TQ2_0 = TensorType("TQ2_0", 35, 256, 66)
+Q4_0 = TensorType("Q4_0", 2, 32, 18, (0,))
+Q4_1 = TensorType("Q4_1", 3, 32, 20, (0, 2))
+Q5_0 = TensorType("Q5_0", 6, 32, 22, (0,))
+Q5_1 = TensorType("Q5_1", 7, 32, 24, (0, 2))
+Q8_0 = TensorType("Q8_0", 8, 32, 34, (0,))
+Q2_K = TensorType("Q2_K", 10, 256, 84, (80, 82))
+Q3_K = TensorType("Q3_K", 11, 256, 110, (108,))
+Q4_K = TensorType("Q4_K", 12, 256, 144, (0, 2))
+Q5_K = TensorType("Q5_K", 13, 256, 176, (0, 2))
+Q6_K = TensorType("Q6_K", 14, 256, 210, (208,))
+IQ4_NL = TensorType("IQ4_NL", 20, 32, 18, (0,))
+IQ4_XS = TensorType("IQ4_XS", 23, 256, 136, (0,))
+TQ1_0 = TensorType("TQ1_0", 34, 256, 54, (52,))
+TQ2_0 = TensorType("TQ2_0", 35, 256, 66, (64,))
 I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
 TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
 """Types that are not read here: their layout and size depend on the kernels that a build was generated with."""
@@ -58,9 +75,14 @@ PQ2_0 = TensorType("PQ2_0", 142, 128, 34)
 Q1_0 = TensorType("Q1_0", 41, 128, 18)
 GROUP_TYPES = (Q2_0, Q2_0_G128, PQ2_0, Q1_0)
 """Types with a scale per group: `bitnet_bench.checkpoints.gguf.group_types`."""
+FLOAT_TYPES = (F32, F16, BF16)
+BLOCK_TYPES = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
+"""Types of rounded floats, which are decoded to float32."""
 TENSOR_TYPES = {
-    kind.number: kind for kind in (F32, F16, BF16, Q4_0, Q8_0, TQ1_0, TQ2_0, I2_S, TL1, TL2, Q2_0, PQ2_0, Q1_0)
+    kind.number: kind for kind in (*FLOAT_TYPES, *BLOCK_TYPES, TQ1_0, TQ2_0, I2_S, TL1, TL2, Q2_0, PQ2_0, Q1_0)
 }
+I2S_GROUPS: dict[I2sOrder, int] = {"x86": 32, "arm": 16, "rows": 0}
+"""Codes that lie side by side in an I2_S tensor: four times as many make a block, the first in the highest bits."""
 TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "f16": F16,
     "bf16": BF16,
@@ -73,6 +95,7 @@ TENSOR_TYPE_BY_NAME: dict[Form | ExternalGgufType, TensorType] = {
     "tl1": TL1,
     "tl2": TL2,
 }
+EMBEDDING_TYPES: dict[EmbeddingType, TensorType] = {"f16": F16, "bf16": BF16, "q8_0": Q8_0, "q6_k": Q6_K}
 TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s", "q2_0")
 """Forms that hold codes and nothing else."""
 TERNARY_TENSOR_TYPES = (*(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES if form != "q2_0"), *GROUP_TYPES)
@@ -83,7 +106,11 @@ def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
     if kind == TQ2_0:
         return _pack_tq2_0(values)
     if kind == I2_S:
-        return _pack_i2_s(values, scale)
+        return pack_i2_s(values, scale)
+    if kind == Q6_K:
+        from bitnet_bench.checkpoints.gguf.q6_k import quantize_q6_k
+
+        return quantize_q6_k(values)
     floats = np.ascontiguousarray(values, dtype=np.float32)
     if kind in (F32, F16):
         return floats.astype(np.float32 if kind == F32 else np.float16).view(np.uint8)
@@ -93,10 +120,10 @@ def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:
     return packed
 
 
-def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Array:
+def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...], order: I2sOrder = "x86") -> Array:
     """Return float32 values of *shape* from the bytes of a tensor; for I2_S the codes, without their scale."""
     if kind == I2_S:
-        return _unpack_i2_s(data, shape)
+        return _unpack_i2_s(data, shape, order).astype(np.float32)
     if kind in GROUP_TYPES:
         from bitnet_bench.checkpoints.gguf.group_types import dequantize_groups
 
@@ -108,6 +135,35 @@ def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...]) -> Arra
     rows = data.reshape(-1, kind.bytes(shape[-1]))
     values: Array = quants.dequantize(rows, GGMLQuantizationType(kind.number)).reshape(shape)
     return values
+
+
+def unpack_codes(data: Array, kind: TensorType, shape: tuple[int, ...], order: I2sOrder = "x86") -> Array:
+    """Return the int8 codes of *shape* of a TQ1_0, TQ2_0 or I2_S tensor; code 3, which none writes, comes out as 2."""
+    if kind == I2_S:
+        return _unpack_i2_s(data, shape, order)
+    blocks = data.reshape(-1, kind.block_bytes)
+    if kind == TQ2_0:
+        shifts = np.array([0, 2, 4, 6], dtype=np.uint8).reshape(1, 1, 4, 1)
+        codes = (blocks[:, :64].reshape(-1, 2, 1, 32) >> shifts & 3).astype(np.int8) - 1
+    else:
+        ones = blocks.copy()
+        ones[:, kind.scales[0] :] = np.array([1.0], dtype=np.float16).view(np.uint8)  # the codes themselves are wanted
+        codes = unpack_tensor(ones.reshape(-1), kind, shape).astype(np.int8)
+    return codes.reshape(shape)
+
+
+def read_scales(data: Array, kind: TensorType) -> Array:
+    """Return the float16 scales [blocks, scales per block] of a tensor of *kind*, in float32."""
+    blocks = data.reshape(-1, kind.block_bytes)
+    found = [blocks[:, at : at + 2].copy().view(np.float16)[:, 0] for at in kind.scales]
+    return np.stack(found, axis=1).astype(np.float32)
+
+
+def count_2bit_codes(data: Array, kind: TensorType) -> Array:
+    """Return how many of the 2-bit values of a TQ2_0 or I2_S tensor are 0, 1, 2 and 3: codes -1, 0, +1 and none."""
+    packed = data[:-I2_S_TAIL_BYTES] if kind == I2_S else data.reshape(-1, kind.block_bytes)[:, :64]
+    by_byte = np.bincount(packed.reshape(-1), minlength=256).reshape(4, 4, 4, 4)
+    return np.array([sum(by_byte.take(code, axis).sum() for axis in range(4)) for code in range(4)])
 
 
 def read_i2_s_scale(data: Array) -> float:
@@ -123,15 +179,17 @@ def _pack_tq2_0(codes: Array) -> Array:
     return np.concatenate([packed.reshape(-1, 64), scales], axis=1)
 
 
-def _pack_i2_s(codes: Array, scale: float) -> Array:
-    """Return 32 bytes for every 128 codes, the first 32 codes in the highest bits, followed by the scale."""
-    values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, 32)
+def pack_i2_s(codes: Array, scale: float, order: I2sOrder = "x86") -> Array:
+    """Return bytes of four codes each, the first group of codes in the highest bits, followed by the scale."""
+    width = I2S_GROUPS[order] or codes.shape[-1]
+    values = (codes.astype(np.int8) + 1).astype(np.uint8).reshape(-1, 4, width)
     packed = values[:, 0] << 6 | values[:, 1] << 4 | values[:, 2] << 2 | values[:, 3]
     tail = np.zeros(I2_S_TAIL_BYTES, dtype=np.uint8)
     tail[:4] = np.array([scale], dtype=np.float32).view(np.uint8)
     return np.concatenate([packed.reshape(-1), tail])
 
 
-def _unpack_i2_s(data: Array, shape: tuple[int, ...]) -> Array:
-    blocks = data[:-I2_S_TAIL_BYTES].reshape(-1, 1, 32) >> np.array([6, 4, 2, 0], dtype=np.uint8).reshape(1, 4, 1) & 3
-    return blocks.astype(np.float32).reshape(shape) - 1
+def _unpack_i2_s(data: Array, shape: tuple[int, ...], order: I2sOrder) -> Array:
+    shifts = np.array([6, 4, 2, 0], dtype=np.uint8).reshape(1, 4, 1)
+    blocks = data[:-I2_S_TAIL_BYTES].reshape(-1, 1, I2S_GROUPS[order] or shape[-1]) >> shifts & 3
+    return blocks.reshape(shape).astype(np.int8) - 1

@@ -14,10 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.gguf.group_types import pack_codes, split_groups
-from bitnet_bench.checkpoints.gguf.naming import GgufLayout, GgufRuntime, make_layout
+from bitnet_bench.checkpoints.gguf.naming import (
+    ACTIVATION_KEY,
+    I2S_ORDER_KEY,
+    PRECISION_FIELD,
+    SOURCE_KEY,
+    GgufLayout,
+    GgufRuntime,
+    make_layout,
+)
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
+    EMBEDDING_TYPES,
     F16,
     F32,
     Q2_0,
@@ -34,11 +44,10 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder
 from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.choices import EmbeddingType
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.groups import scale_groups
 
-SOURCE_KEY = "bitnet_bench.source_sha256"
-ACTIVATION_KEY = "bitnet_bench.hidden_act"
 FILE_TYPES: dict[Form, int] = {
     "f16": 1,
     "q4_0": 2,
@@ -67,34 +76,41 @@ def find_runtime(form: Form) -> GgufRuntime:
     return "bitnet.cpp" if form == "i2_s" else "llama.cpp"
 
 
-def write_gguf(checkpoint: Checkpoint, form: Form, out: Path, progress: Progress) -> tuple[str, ...]:
+def write_gguf(
+    checkpoint: Checkpoint, form: Form, out: Path, progress: Progress, embeddings: EmbeddingType | None = None
+) -> tuple[str, ...]:
     """Write *checkpoint* to the new file *out*; return the layers stored as floats: *form* cannot hold their rows.
 
-    BenchError for what the runtime cannot compute, or for a value that *form* cannot hold.
+    *embeddings* is the type of embedding and head, by default that of `embedding_type`. BenchError for what the runtime
+    cannot compute, or for a value that *form* cannot hold.
     """
     from gguf import GGUFWriter
 
-    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 
     if out.exists():
         raise BenchError(f"{out} is there already.", "Give another OUT, or delete the file.")
     weights = Weights(checkpoint)
     _check_holds_codes(checkpoint, form)
     found = make_layout(checkpoint, weights.config, find_runtime(form))
-    plan = list(plan_gguf_tensors(weights, found, form))
+    plan = list(plan_gguf_tensors(weights, found, form, embeddings))
+    tokenizer = load_tokenizer(checkpoint)
+    ends = find_end_ids(checkpoint, tokenizer)
     with explain_disk_errors(out), open_partial_folder(out.absolute().parent) as part:
         writer = GGUFWriter(part, found.architecture)
         _add_settings(writer, checkpoint, weights, found, form)
-        add_vocabulary(writer, load_tokenizer(checkpoint), Path(checkpoint.path), weights.config["vocab_size"])
+        add_vocabulary(writer, tokenizer, Path(checkpoint.path), weights.config["vocab_size"], ends)
         _write_tensors(writer, plan, progress)
         part.rename(out)
     return tuple(entry.name for entry in plan if form in TERNARY_GGUF_TYPES and _is_fallback(entry, found, weights))
 
 
-def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterator[PlannedGgufTensor]:
+def plan_gguf_tensors(
+    weights: Weights, found: GgufLayout, form: Form, embeddings: EmbeddingType | None = None
+) -> Iterator[PlannedGgufTensor]:
     """Yield every tensor of the file: floats first, then ternary layers with their scales and biases."""
     for name in weights.floats:
-        yield _plan_float(weights, found, form, name)
+        yield _plan_float(weights, found, form, name, embeddings)
     for module in weights.ternary:
         yield from _plan_ternary(weights, found, form, module)
     factors = found.compute_rope_factors()
@@ -104,8 +120,23 @@ def plan_gguf_tensors(weights: Weights, found: GgufLayout, form: Form) -> Iterat
         )
 
 
-def embedding_type(form: Form, columns: int) -> TensorType:
-    """Return the type of embedding and head: that of the weights, 8 bits with Q4_0, F16 with ternary weights."""
+def embedding_type(form: Form, columns: int, wanted: EmbeddingType | None = None) -> TensorType:
+    """Return the type of embedding and head: that of the weights, 8 bits with Q4_0, F16 with ternary weights.
+
+    BenchError if rows of *columns* values cannot be stored as the type that is *wanted*.
+    """
+    if wanted is not None:
+        if not EMBEDDING_TYPES[wanted].can_hold_rows(columns):
+            raise BenchError(
+                f"Rows of {columns:,} values are no whole blocks of {EMBEDDING_TYPES[wanted].block}: {wanted} cannot "
+                "hold the embedding.",
+                "Give q8_0 or f16 as `embeddings`.",
+            )
+        return EMBEDDING_TYPES[wanted]
+    return _default_embedding_type(form, columns)
+
+
+def _default_embedding_type(form: Form, columns: int) -> TensorType:
     wanted = {"bf16": BF16, "q8_0": Q8_0, "q4_0": Q8_0}.get(form, F16)
     return wanted if wanted.can_hold_rows(columns) else F16
 
@@ -118,22 +149,24 @@ def fallback_type(form: Form) -> TensorType:
     return F32 if form == "i2_s" else F16
 
 
-def _plan_float(weights: Weights, found: GgufLayout, form: Form, name: str) -> PlannedGgufTensor:
+def _plan_float(
+    weights: Weights, found: GgufLayout, form: Form, name: str, embeddings: EmbeddingType | None
+) -> PlannedGgufTensor:
     shape = weights.dtype_and_shape(name)[1]
     target = found.name(name)
     if len(shape) < 2:
         kind = F32
     elif target.startswith(("token_embd", "output.")):
-        kind = embedding_type(form, shape[-1])
+        kind = embedding_type(form, shape[-1], embeddings)
     else:
         kind = TENSOR_TYPE_BY_NAME[form] if TENSOR_TYPE_BY_NAME[form].can_hold_rows(shape[-1]) else F16
-    module = name.rpartition(".")[0]
-    return PlannedGgufTensor(
-        target,
-        kind,
-        shape,
-        lambda: pack_tensor(_to_checked_float32(found.rows(module, weights.tensor(name)), kind), kind),
-    )
+    module, offset = name.rpartition(".")[0], float(found.is_offset_norm(name))
+
+    def values() -> Array:
+        rows = found.rows(module, weights.tensor(name))
+        return pack_tensor(_to_checked_float32(rows.float() + offset if offset else rows, kind), kind)
+
+    return PlannedGgufTensor(target, kind, shape, values)
 
 
 def _plan_ternary(weights: Weights, found: GgufLayout, form: Form, module: str) -> Iterator[PlannedGgufTensor]:
@@ -241,7 +274,13 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(found.rope_settings["factor"]))
     writer.add_string(SOURCE_KEY, checkpoint.sha256)
-    writer.add_string(ACTIVATION_KEY, str(config.get("hidden_act", "silu")))
+    writer.add_string(ACTIVATION_KEY, find_activation(config))
+    if form == "i2_s":
+        writer.add_string(I2S_ORDER_KEY, "x86")
+    if not checkpoint.is_ternary and config["model_type"] == "bitnet":
+        writer.add_string(PRECISION_FIELD, "fp16")
+    if found.architecture == "gemma3":
+        writer.add_sliding_window(config["sliding_window"])
 
 
 def _write_tensors(writer: Any, plan: list[PlannedGgufTensor], progress: Progress) -> None:
