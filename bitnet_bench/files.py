@@ -44,7 +44,7 @@ def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> st
         if not file.is_file():
             raise BenchError(f"There is no file {file}.", hint)
         with file.open("rb") as stream:
-            data = stream.read(most_bytes + 1)
+            data = stream.read(min(most_bytes, file.stat().st_size) + 1)  # memory for as much is taken at once
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror or error}.", hint) from error
     if len(data) > most_bytes:

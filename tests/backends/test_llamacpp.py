@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import bitnet_bench
 from bitnet_bench.backends.llamacpp import LlamaCppBackend
 from bitnet_bench.backends.reference import source_logits
+from bitnet_bench.checkpoints.gguf.exports import export_gguf
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.parity import PARITY_PROMPTS, encode_prompts
@@ -56,6 +58,36 @@ def test_a_llama_passes_in_every_type(precision: Precision, llama: Checkpoint) -
     assert parity.same_tokens
     assert parity.relative_error is not None
     assert parity.relative_error < (0.5 if precision == "q4_0" else 0.1)
+
+
+@pytest.mark.parametrize(("architecture", "group"), [("qwen3", 128), ("llama", 64)])
+def test_a_model_with_groups_passes_as_q2_0(
+    group_model: Callable[[str, int], Path], architecture: str, group: int, tmp_path: Path
+) -> None:
+    """`ternary` means Q2_0 for it; its file is a model itself, and passes the same gate without an export."""
+    folder = open_checkpoint(str(group_model(architecture, group)))
+    export_gguf(folder.path, "q2_0", tmp_path / "model.gguf")
+    kept = tmp_path / "gguf"
+    for checkpoint in (open_checkpoint(str(tmp_path / "model.gguf")), folder):
+        assert not list(kept.glob("*.gguf"))
+        for precision in ("ternary", "q2_0"):
+            parity = LlamaCppBackend().check(checkpoint, precision)
+            assert parity.fault is None
+            assert parity.same_tokens
+            assert parity.relative_error is not None
+            assert parity.relative_error < 0.05
+    assert [file.name for file in kept.glob("*.gguf")] == [f"{folder.sha256[:32]}-q2_0.gguf"]
+
+
+def test_a_gguf_file_is_run_itself_and_still_compared(llama: Checkpoint, tmp_path: Path) -> None:
+    """A file of the wrong model is caught by what it computes; its weights are its own."""
+    export_gguf(llama.path, "tq2_0", tmp_path / "llama.gguf")
+    parity = LlamaCppBackend().check(open_checkpoint(str(tmp_path / "llama.gguf")), "ternary")
+    assert parity.fault is None
+    export_gguf("demo", "tq2_0", tmp_path / "demo.gguf")
+    parity = LlamaCppBackend().check(open_checkpoint(str(tmp_path / "demo.gguf")), "ternary")
+    assert "SiLU where the checkpoint has a squared ReLU" in str(parity.fault)
+    assert not list((tmp_path / "gguf").glob("*.gguf"))
 
 
 def test_the_wrong_activation_is_caught_by_name(tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.file_parity import compare_weights
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
-from bitnet_bench.checkpoints.gguf.types import TENSOR_TYPE_BY_NAME, TERNARY_TENSOR_TYPES, ExternalGgufType, Form
+from bitnet_bench.checkpoints.gguf.types import (
+    FOREIGN_TYPES,
+    TENSOR_TYPE_BY_NAME,
+    TERNARY_TENSOR_TYPES,
+    ExternalGgufType,
+    Form,
+)
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
@@ -73,8 +79,10 @@ def open_for_precision(checkpoint: Checkpoint, precision: Precision, own: str | 
 
 
 def is_own_precision(checkpoint: Checkpoint, precision: Precision) -> bool:
-    """Return whether *checkpoint* is a GGUF file whose layers are stored at *precision*."""
+    """Return whether *checkpoint* is a GGUF file whose layers are stored at *precision*, in types of llama.cpp."""
     if checkpoint.is_gguf and checkpoint.is_ternary:
+        if {kind.name for kind in FOREIGN_TYPES} & checkpoint.gguf_types.keys():
+            return False
         stored = {kind.name for kind in TERNARY_TENSOR_TYPES} & checkpoint.gguf_types.keys()
         return precision in {name.lower() for name in stored} or (precision == "ternary" and bool(stored - {"I2_S"}))
     return checkpoint.is_gguf and find_stored_precision(checkpoint) == precision

@@ -13,7 +13,6 @@ from bitnet_bench.checkpoints.gguf.types import (
     F16,
     F32,
     GROUP_TYPES,
-    TENSOR_TYPES,
     UNREADABLE_TYPES,
     Array,
     TensorType,
@@ -86,12 +85,12 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     said = said if isinstance(said, str | None) else type(said).__name__
     if said not in (None, find_activation(weights.config)):
         raise mismatch_error(file, f"it says that its activation is {shorten_text(str(said), 60)}")
-    sizes = {kind.name: 0 for kind in TENSOR_TYPES.values()}
+    sizes: dict[str, int] = {}
     for entry in file.tensors.values():
-        sizes[entry.kind.name] += entry.bytes
+        sizes[entry.kind.name] = sizes.get(entry.kind.name, 0) + entry.bytes
     return FileParity(
         architecture=file.architecture,
-        types={name: size for name, size in sizes.items() if size},
+        types=sizes,
         ternary_layers=len(scales),
         largest_scale_error=max(scales, default=0.0),
         largest_float_error=max(floats, default=0.0),

@@ -1,7 +1,8 @@
 """Read the tensors of a GGUF file as those of a checkpoint folder: names, order of rows and scales of transformers.
 
 A ternary layer looks like one of the format `packed`: its codes in panels, which are made when they are read, and its
-scale. Other tensors are floats: F32, F16 and BF16 are mapped from disk, the rest is decoded to float32.
+scale or the scales of its groups. Other tensors are floats: F32, F16 and BF16 are mapped from disk, the rest is decoded
+to float32.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pydantic import ValidationError
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.gguf.gguf_file import iterate_bytes, map_bytes, read_bytes
-from bitnet_bench.checkpoints.gguf.index import CODE_TOLERANCE, CODE_TOLERANCES, IndexedTensor
+from bitnet_bench.checkpoints.gguf.group_types import merge_groups, split_groups
+from bitnet_bench.checkpoints.gguf.index import CODE_TOLERANCE, CODE_TOLERANCES, IndexedTensor, read_groups
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
@@ -96,12 +98,15 @@ class GgufShards(Shards):
         found: dict[str, TensorHeader] = {}
         for name, one in self.index.tensors.items():
             file, entry = self.files[one.file], one.entry
-            if one.gamma is None:
+            if not one.is_ternary:
                 changed = entry.kind in (F16, BF16) and (one.factor != 1.0 or self._layout.is_offset_norm(name))
                 found[name] = TensorHeader(file, "F32" if changed else entry.kind.name, one.shape, entry.bytes)
                 continue
             found[name] = TensorHeader(file, "U8", panel_shape(*one.shape), entry.bytes)
-            found[_name_scale(name)] = TensorHeader(file, "F32", (1,))
+            if one.group:  # their bytes are among those of the codes
+                found[_name_scale(name)] = TensorHeader(file, "F16", (one.shape[0], one.shape[1] // one.group), 0)
+            else:
+                found[_name_scale(name)] = TensorHeader(file, "F32", (1,))
         return found
 
     @cached_property
@@ -112,24 +117,24 @@ class GgufShards(Shards):
 
     @cached_property
     def _ternary(self) -> dict[str, IndexedTensor]:
-        return {name: one for name, one in self.index.tensors.items() if one.gamma is not None}
+        return {name: one for name, one in self.index.tensors.items() if one.is_ternary}
 
     def tensor(self, name: str) -> Tensor:
         """Return the panels or the scale of a ternary layer, or the values of another tensor."""
         import torch
 
         if name.endswith(SCALE_END):
-            return torch.tensor([self.index.tensors[f"{name.removesuffix(SCALE_END)}weight"].gamma])
+            return self._read_scales(f"{name.removesuffix(SCALE_END)}weight")
         one = self.index.tensors[name]
         module = name.rpartition(".")[0]
-        if one.gamma is None:
+        if not one.is_ternary:
             return self._layout.restore_rows(module, self._read_floats(name, one))
         return to_panels(self._layout.restore_rows(module, torch.from_numpy(self._read_codes(name, one))))
 
     def rows(self, name: str, count: int) -> Tensor:
         """Return some *count* rows of a tensor, which need not be the first in transformers' order."""
         one = self.index.tensors[name]
-        return self._read_floats(name, one, count) if one.gamma is None else self.tensor(name)[:count]
+        return self.tensor(name)[:count] if one.is_ternary else self._read_floats(name, one, count)
 
     def count_zeros(self, name: str) -> int | None:
         """Return how many codes of a ternary layer are 0; BenchError if it holds a value that is no code."""
@@ -144,7 +149,7 @@ class GgufShards(Shards):
     def find_non_finite(self) -> str | None:
         """Return the name of a float tensor that holds NaN or infinity; of blocks only the scales are read."""
         for name, one in self.index.tensors.items():
-            if one.gamma is None and not self._is_finite(name, one):
+            if not one.is_ternary and not self._is_finite(name, one):
                 return name
         return None
 
@@ -172,6 +177,8 @@ class GgufShards(Shards):
 
     def _read_codes(self, name: str, one: IndexedTensor) -> Array:
         """Return the int8 codes [N, K] in the order of the file."""
+        if one.group:
+            return self._read_groups(name, one)[0]
         kind, data = one.entry.kind, read_bytes(self.files[one.file], one.entry)
         if kind in (TQ1_0, TQ2_0, I2_S):
             codes = unpack_codes(data, kind, one.shape, self.index.order)
@@ -184,6 +191,28 @@ class GgufShards(Shards):
         if not np.abs(values / largest - codes).max() <= CODE_TOLERANCES.get(kind.name, CODE_TOLERANCE):
             raise self._damage_error(name)
         return codes.astype(np.int8)
+
+    def _read_scales(self, name: str) -> Tensor:
+        """Return the scale [1] of a ternary layer in float32, or the scales of its groups [N, groups] in float16."""
+        import torch
+
+        one = self.index.tensors[name]
+        if one.group is None:
+            return torch.tensor([one.gamma])
+        codes, scales = self._read_groups(name, one)
+        groups = codes.shape[1] // one.group
+        wider = merge_groups(codes, scales, one.group) if groups <= scales.shape[1] else None
+        found = split_groups(codes, scales, one.group) if groups > scales.shape[1] else wider
+        if found is None:
+            raise self._damage_error(name)
+        return self._layout.restore_rows(name.rpartition(".")[0], torch.from_numpy(found.astype(np.float16)))
+
+    def _read_groups(self, name: str, one: IndexedTensor) -> tuple[Array, Array]:
+        """Return the int8 codes [N, K] and the scales [N, groups of the type] in the order of the file."""
+        found = read_groups(self.files[one.file], one)
+        if found is None:
+            raise self._damage_error(name)
+        return found
 
     def _read_floats(self, name: str, one: IndexedTensor, rows: int | None = None) -> Tensor:
         """Return values, or those of the first *rows*, in the order of the file."""

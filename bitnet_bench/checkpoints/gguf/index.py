@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
+from bitnet_bench.checkpoints.gguf import group_types
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile, TensorEntry, read_bytes
 from bitnet_bench.checkpoints.gguf.naming import find_model_name
 from bitnet_bench.checkpoints.gguf.parts import list_tensors
 from bitnet_bench.checkpoints.gguf.types import (
     BLOCK_TYPES,
     FLOAT_TYPES,
+    GROUP_TYPES,
     I2_S,
-    TENSOR_TYPES,
     TQ1_0,
     TQ2_0,
     UNREADABLE_TYPES,
     Array,
     TensorType,
+    find_type,
     read_i2_s_scale,
     read_scales,
     unpack_codes,
@@ -27,6 +29,7 @@ from bitnet_bench.checkpoints.gguf.types import (
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.value import Value
+from bitnet_bench.ternary.groups import GROUP_SIZES
 from bitnet_bench.ternary.quantizer import SMALLEST_SCALE
 
 SAMPLE_ROWS = 16
@@ -50,23 +53,33 @@ class IndexedTensor(Value):
     """Name in the file."""
     kind: int
     """Number of its type of ggml."""
+    block: int
+    """Values in a block, by which types of one number differ."""
     shape: tuple[int, ...]
     start: int
     gamma: float | None = None
-    """Scale of a ternary layer, by which its codes are multiplied; None for floats."""
+    """Scale of a ternary layer, by which its codes are multiplied; None for floats, and with scales of groups."""
+    group: int | None = None
+    """Inputs that share a scale, of a ternary layer or table whose rows have several; None for one scale, or floats."""
     factor: float = 1.0
     """Factor of floats that is stored beside them."""
 
     @property
     def entry(self) -> TensorEntry:
         """Return its place in the file."""
-        return TensorEntry(TENSOR_TYPES[self.kind], self.shape, self.start)
+        return TensorEntry(find_type(self.kind, self.block), self.shape, self.start)
+
+    @property
+    def is_ternary(self) -> bool:
+        """Return whether it is read as codes."""
+        return self.gamma is not None or self.group is not None
 
 
 def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
     """Return every weight of *files* by its name in transformers; BenchError for one that no model here has.
 
-    A layer is ternary if its codes have one scale. If those of any layer have several, none is: all are floats then.
+    A layer is ternary if its codes have one scale. If those of any layer have several, none is: all are floats then,
+    unless every layer is of a type with a scale per group; embedding and head of such a type are ternary then, too.
     """
     places, architecture = list_tensors(files), files[0].architecture
     found: dict[str, IndexedTensor] = {}
@@ -90,11 +103,17 @@ def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
             file=number,
             stored=stored,
             kind=entry.kind.number,
+            block=entry.kind.block,
             shape=entry.shape,
             start=entry.start,
             gamma=gamma,
             factor=factor,
         )
+    if group := find_group_size(files, found):
+        return {
+            name: one.model_copy(update={"group": group}) if one.entry.kind in GROUP_TYPES else one
+            for name, one in found.items()
+        }
     if any(_list_several_scales(found)):
         return {name: one.model_copy(update={"gamma": None}) for name, one in found.items()}
     if not any(one.gamma for one in found.values()):
@@ -102,12 +121,47 @@ def index_tensors(files: list[GgufFile]) -> dict[str, IndexedTensor]:
     return {name: _mark_baked(files[one.file].path, name, one) for name, one in found.items()}
 
 
+def find_group_size(files: list[GgufFile], tensors: Mapping[str, IndexedTensor]) -> int | None:
+    """Return how many inputs of the ternary layers share a scale: 128 if all scales allow it, else 64.
+
+    None if a layer is of another type, or if one holds the code +2, which Q2_0 allows: all are read as floats then.
+    """
+    layers = [one for name, one in tensors.items() if name.endswith(LAYER_SUFFIX)]
+    grouped = [one for one in tensors.values() if one.entry.kind in GROUP_TYPES]
+    kinds = {one.entry.kind for one in layers}
+    if not kinds or not kinds <= set(GROUP_TYPES) or any(one.factor != 1.0 or len(one.shape) != 2 for one in grouped):
+        return None
+    wide, narrow = GROUP_SIZES
+    fits_wide = True
+    for one in grouped:
+        read = read_groups(files[one.file].path, one)
+        if read is None:
+            return None
+        fits_wide = fits_wide and group_types.merge_groups(*read, wide) is not None
+    return wide if fits_wide else narrow
+
+
+def read_groups(path: Path, one: IndexedTensor) -> tuple[Array, Array] | None:
+    """Return (codes int8 [N, K], scales float32 [N, groups]) in the groups of the type; None for codes beyond -1 to +1.
+
+    BenchError if a scale is NaN or infinite.
+    """
+    rows, columns = one.shape
+    data = read_bytes(path, one.entry)
+    if not np.isfinite(read_scales(data, one.entry.kind)).all():
+        raise BenchError(f"{one.stored} in {path} holds NaN or infinity.", "The file is damaged; get it again.")
+    try:
+        return group_types.unpack_codes(data, one.entry.kind, (rows, columns))
+    except ValueError:
+        return None
+
+
 def _mark_baked(path: Path, name: str, one: IndexedTensor) -> IndexedTensor:
     """Return a layer of a ternary model with its scale, if it is stored as floats that hold -s, 0 and +s only.
 
     That is how a row is stored that is no whole number of blocks of codes.
     """
-    if one.gamma is not None or not name.endswith(LAYER_SUFFIX) or TENSOR_TYPES[one.kind] not in FLOAT_TYPES:
+    if one.gamma is not None or not name.endswith(LAYER_SUFFIX) or one.entry.kind not in FLOAT_TYPES:
         return one
     if not has_three_values(path, one):
         return one
@@ -126,13 +180,13 @@ def has_three_values(path: Path, one: IndexedTensor) -> bool:
 def list_rounded_layers(tensors: Mapping[str, IndexedTensor]) -> Iterator[IndexedTensor]:
     """Yield the layers whose values were rounded to blocks of few bits, or whose codes have several scales."""
     for name, one in tensors.items():
-        if name.endswith(LAYER_SUFFIX) and TENSOR_TYPES[one.kind] in (*BLOCK_TYPES, TQ1_0, TQ2_0):
+        if name.endswith(LAYER_SUFFIX) and one.entry.kind in (*BLOCK_TYPES, *GROUP_TYPES, TQ1_0, TQ2_0):
             yield one
 
 
 def _list_several_scales(tensors: Mapping[str, IndexedTensor]) -> Iterator[str]:
     for name, one in tensors.items():
-        if name.endswith(LAYER_SUFFIX) and one.gamma is None and TENSOR_TYPES[one.kind] in (TQ1_0, TQ2_0):
+        if name.endswith(LAYER_SUFFIX) and one.gamma is None and one.entry.kind in (TQ1_0, TQ2_0, *GROUP_TYPES):
             yield name
 
 

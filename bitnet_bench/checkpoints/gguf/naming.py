@@ -66,6 +66,8 @@ ACTIVATION_KEY = "bitnet_bench.hidden_act"
 I2S_ORDER_KEY = "bitnet_bench.i2_s_order"
 PRECISION_FIELD = "bitnet_bench.precision"
 """Field that says `fp16` for a BitNet that is no ternary model, as `bitnet_bench_precision` does in config.json."""
+QUANTIZES_KEY = "bitnet_bench.quantizes_activations"
+"""Field that says whether a model with scales of groups rounds the inputs of its ternary layers to int8."""
 ROTATED_PROJECTIONS = ("q_proj", "k_proj")
 
 

@@ -70,11 +70,14 @@ I2_S = TensorType("I2_S", 36, I2_S_BLOCK, I2_S_BLOCK // 4)
 TL1, TL2 = TensorType("TL1", 38, 1, 0), TensorType("TL2", 39, 1, 0)
 """Types that are not read here: their layout and size depend on the kernels that a build was generated with."""
 UNREADABLE_TYPES = (TL1, TL2)
-Q2_0, Q2_0_G128 = TensorType("Q2_0", 42, 64, 18), TensorType("Q2_0", 42, 128, 34)
-PQ2_0 = TensorType("PQ2_0", 142, 128, 34)
-Q1_0 = TensorType("Q1_0", 41, 128, 18)
+Q2_0, Q2_0_G128 = TensorType("Q2_0", 42, 64, 18, (0,)), TensorType("Q2_0_G128", 42, 128, 34, (0,))
+"""llama.cpp's type, and what was written under its number before, which llama.cpp would misread."""
+PQ2_0 = TensorType("PQ2_0", 142, 128, 34, (0,))
+Q1_0 = TensorType("Q1_0", 41, 128, 18, (0,))
 GROUP_TYPES = (Q2_0, Q2_0_G128, PQ2_0, Q1_0)
 """Types with a scale per group: `bitnet_bench.checkpoints.gguf.group_types`."""
+FOREIGN_TYPES = (Q2_0_G128, PQ2_0)
+"""Types that llama.cpp itself does not read: PrismML's fork does."""
 FLOAT_TYPES = (F32, F16, BF16)
 BLOCK_TYPES = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 """Types of rounded floats, which are decoded to float32."""
@@ -99,6 +102,11 @@ EMBEDDING_TYPES: dict[EmbeddingType, TensorType] = {"f16": F16, "bf16": BF16, "q
 TERNARY_GGUF_TYPES: tuple[Form, ...] = ("tq1_0", "tq2_0", "i2_s", "q2_0")
 """Forms that hold codes and nothing else."""
 TERNARY_TENSOR_TYPES = (*(TENSOR_TYPE_BY_NAME[form] for form in TERNARY_GGUF_TYPES if form != "q2_0"), *GROUP_TYPES)
+
+
+def find_type(number: int, block: int) -> TensorType:
+    """Return the type of *number* with blocks of *block* values."""
+    return Q2_0_G128 if (number, block) == (Q2_0_G128.number, Q2_0_G128.block) else TENSOR_TYPES[number]
 
 
 def pack_tensor(values: Array, kind: TensorType, scale: float = 1.0) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from bitnet_bench.checkpoints.config import PRECISION_KEY
+from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY
 from bitnet_bench.checkpoints.detect import PACKED_LAYOUT, PACKED_METHOD, PACKED_VERSION
 from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
@@ -31,11 +31,13 @@ from bitnet_bench.checkpoints.gguf.index import (
     list_rounded_layers,
 )
 from bitnet_bench.checkpoints.gguf.model_config import make_config, make_generation_config
+from bitnet_bench.checkpoints.gguf.naming import QUANTIZES_KEY
 from bitnet_bench.checkpoints.gguf.order import find_i2s_order
 from bitnet_bench.checkpoints.gguf.parts import list_part_names, list_tensors, open_parts
 from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.inspect import MIN_UNCHANGED_NS, inspect_folder
+from bitnet_bench.checkpoints.layouts import make_group_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, write_folder_whole, write_whole
 from bitnet_bench.runs.records import Checkpoint
@@ -50,6 +52,8 @@ TOKENIZER_PATTERNS = (
     "added_tokens.json",
 )
 """Files of a folder that are its tokenizer and its chat template."""
+TABLES = ("model.embed_tokens", "lm_head")
+"""Embedding and head, which are ternary in files of types with a scale per group."""
 FileState = tuple[str, int, int, int]
 _digests: dict[tuple[FileState, ...], str] = {}
 """Digests that this process has computed, by path, size, modification time (ns) and inode of each part."""
@@ -124,17 +128,23 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
 
 
 def _mark_format(config: dict[str, Any], files: list[GgufFile], tensors: dict[str, IndexedTensor]) -> dict[str, Any]:
-    """Return the keys of config.json that say how the weights are stored: packed codes, or floats of a BitNet.
+    """Return the keys of config.json that say how the weights are stored: packed codes, or floats.
 
     A BitNet whose layers were rounded to few bits has lost its masters, and its codes too unless three values are left.
     """
-    ternary = {name for name, one in tensors.items() if one.gamma is not None}
+    ternary = {name for name, one in tensors.items() if one.is_ternary}
+    rounds = files[0].fields.get(QUANTIZES_KEY) is True
+    group = next((one.group for one in tensors.values() if one.group), None)
+    if group:
+        tables = [name for name in TABLES if f"{name}.weight" in ternary]
+        return make_group_config("packed", group, tables, rounds, digests={})
     if ternary:
         kept = [name.removesuffix(".weight") for name in tensors if name.endswith(LAYER_SUFFIX) and name not in ternary]
         layout = {"quant_method": PACKED_METHOD, "layout": PACKED_LAYOUT, "version": PACKED_VERSION}
         return {"quantization_config": layout | ({"modules_to_not_convert": ["lm_head", *kept]} if kept else {})}
     lost = (not has_three_values(files[one.file].path, one) for one in list_rounded_layers(tensors))
-    return {PRECISION_KEY: "fp16"} if config["model_type"] == "bitnet" and any(lost) else {}
+    precision = {PRECISION_KEY: "fp16"} if config["model_type"] == "bitnet" and any(lost) else {}
+    return precision | ({ACTIVATIONS_KEY: "int8"} if rounds else {})
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from bitnet_bench.checkpoints.gguf.naming import (
     ACTIVATION_KEY,
     I2S_ORDER_KEY,
     PRECISION_FIELD,
+    QUANTIZES_KEY,
     SOURCE_KEY,
     GgufLayout,
     GgufRuntime,
@@ -275,6 +276,8 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
         writer.add_rope_scaling_factor(float(found.rope_settings["factor"]))
     writer.add_string(SOURCE_KEY, checkpoint.sha256)
     writer.add_string(ACTIVATION_KEY, find_activation(config))
+    if checkpoint.group_size:
+        writer.add_bool(QUANTIZES_KEY, checkpoint.quantizes_activations)
     if form == "i2_s":
         writer.add_string(I2S_ORDER_KEY, "x86")
     if not checkpoint.is_ternary and config["model_type"] == "bitnet":
