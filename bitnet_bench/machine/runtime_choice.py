@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
 from bitnet_bench import plugins
 from bitnet_bench.machine.gpu import find_gpu
@@ -34,7 +34,8 @@ def default_precision(checkpoint: Checkpoint, backend: str = AUTO) -> Precision:
     if checkpoint.is_ternary:
         return "ternary"
     if checkpoint.is_gguf and backend != AUTO and plugins.load_plugin("backends", backend).runs_gguf:
-        return find_stored_precision(checkpoint)
+        stored = find_stored_precision(checkpoint)
+        return stored if stored in get_args(Precision) else "fp16"  # a type that only its writer's runtime reads
     gpu = find_gpu()
     if gpu is not None and not gpu.has_bf16:
         _log.warning(

@@ -6,6 +6,7 @@ A new parser registers here: a function that writes its valid files into a folde
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -358,6 +359,23 @@ def read_gguf(folder: Path) -> None:
     compare_weights(inspect_folder(_checkpoint("packed")), file)
 
 
+def read_gguf_model(folder: Path) -> None:
+    """Open a GGUF file as a model, and read its tokenizer and all its tensors."""
+    from bitnet_bench.checkpoints.gguf.cache import GGUF_DIR_VARIABLE
+    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.checkpoints.locate import open_checkpoint
+    from bitnet_bench.checkpoints.weights import Weights
+
+    os.environ[GGUF_DIR_VARIABLE] = str(folder / "cache")
+    checkpoint = open_checkpoint(str(folder / "model.gguf"))
+    weights = Weights(checkpoint)
+    for module in weights.ternary:
+        weights.panels(module)
+    for name in weights.floats:
+        weights.tensor(name)
+    load_tokenizer(checkpoint)
+
+
 def _write_ratings(folder: Path) -> None:
     points = {"fluency": 3, "accuracy": 4, "relevance": 5}
     run = {"folder": str(folder / "gone"), "checkpoint_sha256": "aa"}
@@ -483,6 +501,7 @@ PARSERS = (
     Parser("evaluation-rows", "rows.jsonl", mutations.mutate_lines, _write_evaluation_rows, read_evaluation_rows, 4),
     Parser("evaluation-squad", "rows.json", mutations.mutate_json, _write_list, read_evaluation_rows, 3),
     Parser("gguf", "model.gguf", mutations.mutate_binary, _copy_gguf, read_gguf, 6),
+    Parser("gguf-model", "model.gguf", mutations.mutate_binary, _copy_gguf, read_gguf_model, 3),
     Parser("rating", "rating.json", mutations.mutate_json, _write_ratings, read_ratings, 3),
     Parser("rating-key", "key.json", mutations.mutate_json, _write_ratings, read_ratings, 3, ("rating.json",)),
     Parser("template", "chat.jinja", mutations.mutate_template, _write_template, read_template, 2,

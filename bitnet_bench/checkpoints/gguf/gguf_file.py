@@ -133,7 +133,7 @@ class GgufFile:
             )
         if name in self.tensors:
             raise _DamageError(f"it has the tensor {_shorten(name)} twice")
-        if not shape or not kind.can_hold_rows(shape[-1]):
+        if not shape or 0 in shape or not kind.can_hold_rows(shape[-1]):
             raise _DamageError(
                 f"its tensor {_shorten(name)} has the shape {list(shape)}, which {kind.name} cannot have"
             )
