@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bitnet_bench.errors import MAX_HINT_CHARACTERS, MAX_PROBLEM_CHARACTERS, BenchError
 from bitnet_bench.evaluation.definitions import read_definition
+from bitnet_bench.evaluation.select import trust_suite_names
 from bitnet_bench.evaluation.suites import read_suite
 from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 from bitnet_bench.json_files import MAX_JSON_DEPTH, check_json_depth, read_json, read_json_object
@@ -257,9 +258,11 @@ def test_a_wrong_task_is_a_sentence_with_its_file(tmp_path: Path, text: str | by
     """Before, each of these was a traceback of lm-eval or of YAML."""
     suite = read_suite(write(tmp_path / "suite.yaml", SUITE))
     write(tmp_path / "data/qa/test.jsonl", '{"question": "왜?", "answer": "그래서"}\n')
-    write(tmp_path / "broken.py", "1 / 0\n")
+    if isinstance(text, str) and "broken" in text:
+        write(tmp_path / "broken.py", "1 / 0\n")
     if text is not None:
         write(tmp_path / "qa.yaml", text)
+    trust_suite_names([str(tmp_path)])
     with pytest.raises(BenchError) as raised:
         build_task(suite, suite.task("qa"), TaskSettings())
     for word in words:

@@ -69,19 +69,23 @@ def test_an_error_of_the_system_is_a_sentence(
 
 @pytest.mark.parametrize(("error", "words"), ERRORS)
 def test_its_traceback_is_there_for_whoever_asks(
-    error: BaseException, words: str, run_main: Any, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, words: str, run_main: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
-    with pytest.raises(type(error)):
-        run_main(error)
+    assert run_main(error) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert type(error).__name__ in said
 
 
 @pytest.mark.parametrize("error", [KeyError("a bug"), RuntimeError("a bug"), AssertionError()])
-def test_a_bug_keeps_its_traceback(error: Exception, run_main: Any) -> None:
+def test_a_bug_keeps_its_traceback(error: Exception, run_main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """The net is for the system, and hides no fault of ours."""
     assert explain_system_error(error) is None
-    with pytest.raises(type(error)):
-        run_main(error)
+    assert run_main(error) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert type(error).__name__ in said
 
 
 def test_a_path_that_is_no_text_is_refused(run_main: Any, capsys: pytest.CaptureFixture[str]) -> None:

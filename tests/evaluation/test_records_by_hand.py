@@ -278,8 +278,10 @@ class Tokenizer:
         """Return the same."""
         return self.ids
 
-    def apply_chat_template(self, messages: Any, tokenize: bool, **options: bool) -> str:
-        """Write who says what."""
+    def apply_chat_template(self, messages: Any, tokenize: bool, **options: bool) -> Any:
+        """Write who says what, in one dialogue or in each of several."""
+        if isinstance(messages[0], list):
+            return [self.apply_chat_template(one, tokenize, **options) for one in messages]
         if self.refuses and messages[-1]["role"] == "assistant":
             raise ValueError("no answers")
         text = "".join(f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}" for one in messages)

@@ -458,9 +458,13 @@ def test_suites_are_found_by_name(tmp_path: Path) -> None:
 
 def test_an_invalid_suite_is_named(tmp_path: Path) -> None:
     """By its file, with what is wrong."""
-    for text in ("name: [", "name: x\n", "- a\n"):
+    for text, said in (
+        ("name: [", "is not YAML"),
+        ("name: x\n", ": version"),
+        ("- a\n", "is not a suite: it holds no keys"),
+    ):
         (tmp_path / "suite.yaml").write_text(text)
-        with pytest.raises(BenchError, match=r"suite.yaml is not a valid suite"):
+        with pytest.raises(BenchError, match=rf"suite.yaml ?{said}"):
             read_suite(tmp_path / "suite.yaml")
 
 
