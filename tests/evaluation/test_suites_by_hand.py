@@ -325,14 +325,11 @@ def test_only_suites_in_folders_are_remembered_as_trusted(
     assert list(json.loads(trust.find_trust_file().read_text("utf-8")).values()) == [str(tmp_path / "mine")]
 
 
-INDEX = {
-    "all": SimpleNamespace(cfg={"task": ["deep", {"task": "single"}, "tag", "deep", "gone", {}]}, tags=None, yaml_path=None),
-    "deep": SimpleNamespace(cfg={"task": ["inner"]}, tags=[], yaml_path=None),
-    "inner": SimpleNamespace(cfg={"task": "inner"}, tags=["tag"], yaml_path=None),
-    "single": SimpleNamespace(cfg=None, tags=None, yaml_path=None),
-    "tagged": SimpleNamespace(cfg={}, tags=["other", "tag"], yaml_path=None),
-    "tag": SimpleNamespace(cfg=None, tags=None, yaml_path=None),
-}  # fmt: skip
+def make_entry(cfg: Any, tags: Any = None) -> Any:
+    return SimpleNamespace(cfg=cfg, tags=tags, yaml_path=None)
+
+
+MEMBERS = ["deep", {"task": "single"}, "tag", "deep", "gone", {}]
 
 
 @pytest.fixture
@@ -340,7 +337,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Give a small index in place of lm-eval's; two of its tasks have a YAML."""
     (tmp_path / "inner.yaml").write_text("task: inner\ndataset_path: some/rows\ndoc_to_text: !function no.where\n")
     (tmp_path / "tagged.yaml").write_text("task: tagged\n")
-    found: dict[str, Any] = {name: SimpleNamespace(**vars(entry)) for name, entry in INDEX.items()}
+    found: dict[str, Any] = {
+        "all": make_entry({"task": MEMBERS}),
+        "deep": make_entry({"task": ["inner"]}, []),
+        "inner": make_entry({"task": "inner"}, ["tag"]),
+        "single": make_entry(None),
+        "tagged": make_entry({}, ["other", "tag"]),
+        "tag": make_entry(None),
+    }
     for name in ("inner", "tagged"):
         found[name].yaml_path = str(tmp_path / f"{name}.yaml")
     monkeypatch.setattr(harness_tasks, "_load_task_index", lambda name: found)
@@ -381,7 +385,7 @@ def test_an_unknown_task_of_lm_eval_is_told_the_nearest(index: Any) -> None:
         "Did you mean tag, tagged? `lm-eval ls tasks` lists them.",
     )
     assert fail(lambda: find_harness_suite("zzz"), UsageError)[1] == "`lm-eval ls tasks` lists them."
-    index.update({f"inne{letter}": INDEX["single"] for letter in "xyz"})
+    index.update({f"inne{letter}": make_entry(None) for letter in "xyz"})
     assert fail(lambda: find_harness_suite("inne"), UsageError)[1].count(",") == 2
 
 
@@ -460,9 +464,8 @@ def test_a_task_without_a_file_has_the_defaults() -> None:
 def test_hooks_are_found_by_name() -> None:
     """VALUES under its own name; other functions and imports are the file's business."""
     mine = type(own_function)(own_function.__code__, {"__name__": "own_hooks"})
-    hooks = find_hooks(
-        make_module(labels=mine, VALUES=(1.0, 2.0), helper=mine, _label=mine, json=json, lables_json=json, valu=own_function)
-    )  # fmt: skip
+    others = {"helper": mine, "_label": mine, "json": json, "lables": json, "valu": own_function}
+    hooks = find_hooks(make_module(labels=mine, VALUES=(1.0, 2.0), **others))
     assert (hooks.labels, hooks.values, hooks.references({})) == (mine, (1.0, 2.0), None)
 
 
