@@ -317,3 +317,78 @@ def test_what_the_answer_store_gives_is_what_the_model_gave() -> None:
         assert lm.loglikelihood([SCORED]) == [(-0.1 - 0.2, True)]
         assert lm.generate_until([GENERATED]) == ["한글\u2028\x00😀"]
     assert lm.counts["cached"] == 2
+
+
+def frame(part: bytes) -> bytes:
+    """Return *part* after its length, in eight bytes from the lowest."""
+    return len(part).to_bytes(8, "little") + part
+
+
+def test_answers_are_found_by_a_later_version_under_the_same_bytes() -> None:
+    """The kind, then eight bytes for each token: of the prompt, the limit and the stops, or of context and choice."""
+    shelf = Shelf()
+    lm = SessionLM(Recorder(), answers=shelf)
+    lm.generate_until([text("b", stops=("\n",), limit=4)])
+    lm.loglikelihood([choice("b", "c")])
+    begins, b, c, four = (number.to_bytes(8, "little") for number in (ord(BOS), ord("b"), ord("c"), 4))
+    assert list(shelf.answers) == [
+        frame(b"generate") + frame(begins + b) + frame(four) + frame(b'["\\n"]'),
+        frame(b"loglikelihood") + frame(begins + b) + frame(c),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"until": ["x"]}, "256 ['x']"),
+        ({"until": "x", "max_gen_toks": 7}, "7 ['x']"),
+        ({"until": ["x", "y"], "max_tokens": 8}, "8 ['x', 'y']"),
+    ],
+)
+def test_a_task_that_sets_no_length_asks_for_256_tokens(options: dict[str, Any], asked: str) -> None:
+    """As lm-eval's own models do; a length and a stop have several spellings."""
+    session = Recorder(1000)
+    SessionLM(session).generate_until([Instance("generate_until", {}, ("a", {**options, "do_sample": False}), 0)])
+    assert session.asked == [("^a", asked)]
+
+
+def test_answers_come_back_in_the_order_of_their_requests() -> None:
+    """Whatever puts them together, and whatever was stored; documents are counted when they are whole."""
+
+    class Echo(Recorder):
+        """Answers with what is asked."""
+
+        def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Return prompt and limit, one by one."""
+            for i, prompt in enumerate(prompts):
+                if i not in part.known:
+                    yield [(i, f"{self.tokenizer.decode(prompt)}{max_new_tokens}")]
+
+    told: list[tuple[int, int]] = []
+    requests = [text("a", limit=4), text("b", limit=5), text("c", limit=4), text("d", limit=5), text("e", limit=4)]
+    for document, request in zip([0, 1, 1, 2, 0], requests, strict=True):
+        request.doc_id = document
+    shelf = Shelf()
+    SessionLM(Echo(), answers=shelf).generate_until(requests[:1])
+    lm = SessionLM(Echo(), lambda done, total: told.append((done, total)), shelf)
+    assert lm.generate_until(requests) == ["^a4", "^b5", "^c4", "^d5", "^e4"]
+    assert told == [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3), (3, 3)]
+    assert lm.counts == {"requests": 5, "truncated": 0, "cached": 1}
+
+
+def test_requests_without_a_document_are_documents_of_their_own() -> None:
+    told: list[tuple[int, int]] = []
+    requests = [choice("a", "b"), choice("a", "c")]
+    for request in requests:
+        request.doc_id = None
+    SessionLM(Recorder(), lambda done, total: told.append((done, total))).loglikelihood(requests)
+    assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_text() -> None:
+    """A tokenizer that puts nothing before a text has no tokens for an empty one."""
+    session = Recorder()
+    session.tokenizer.encode = lambda text, **_: [ord(letter) for letter in text]  # type: ignore[method-assign]
+    SessionLM(session).generate_until([text("")])
+    SessionLM(session).loglikelihood([choice("", "ab"), choice("", "^a"), choice("  ", "ab")])
+    assert session.asked == [("^", "4 ['\\n']"), ("^", "ab"), ("^", "a"), ("^", "  ab")]
