@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -151,6 +152,14 @@ def test_the_digest_of_a_suite_is_of_names_and_bytes(make_suite: Any, tmp_path: 
     after = compute_suite_digest(plain)
     (tmp_path / "moved").rename(tmp_path / "again")
     assert compute_suite_digest(plain.model_copy(update={"folder": tmp_path / "again"})) == after
+
+
+def test_a_file_whose_name_is_no_text_is_digested_too(make_suite: Any, tmp_path: Path) -> None:
+    """As some file systems allow."""
+    suite = make_suite()
+    before = compute_suite_digest(suite)
+    (tmp_path / "mine" / os.fsdecode(b"\xff.txt")).touch()
+    assert compute_suite_digest(suite) != before
 
 
 def test_code_that_is_not_trusted_is_named(make_suite: Any, tmp_path: Path) -> None:
