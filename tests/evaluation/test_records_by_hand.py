@@ -278,12 +278,15 @@ class Tokenizer:
         """Return the same."""
         return self.ids
 
-    def apply_chat_template(self, messages: Any, tokenize: bool, **options: bool) -> str:
-        """Write who says what."""
+    def apply_chat_template(self, dialogues: Any, tokenize: bool, **options: bool) -> list[str]:
+        """Write who says what in each of *dialogues*."""
+        return [self._write(messages, **options) for messages in dialogues]
+
+    def _write(self, messages: Any, add_generation_prompt: bool = False, continue_final_message: bool = False) -> str:
         if self.refuses and messages[-1]["role"] == "assistant":
             raise ValueError("no answers")
         text = "".join(f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}" for one in messages)
-        return text + "[assistant]" * options.get("add_generation_prompt", False)
+        return text + "[assistant]" * add_generation_prompt + "" * continue_final_message
 
 
 def asking(tokenizer: Tokenizer, choices: bool) -> SessionLM:
