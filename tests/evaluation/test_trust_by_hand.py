@@ -137,9 +137,9 @@ def test_the_digest_of_a_suite_is_of_names_and_bytes(make_suite: Any, tmp_path: 
     assert compute_suite_digest(suite) == before
     seen = {before}
     for change in (
-        lambda: (tmp_path / "mine/a.txt").write_text("y", encoding="utf-8"),
+        lambda: (tmp_path / "mine/a.txt").write_text("longer", encoding="utf-8"),
         lambda: (tmp_path / "mine/a.txt").rename(tmp_path / "mine/b.txt"),
-        lambda: (tmp_path / "base.yaml").write_text("a: 2\n", encoding="utf-8"),
+        lambda: (tmp_path / "base.yaml").write_text("a: 222\n", encoding="utf-8"),
         lambda: (tmp_path / "mine/c.txt").touch(),
     ):
         change()
