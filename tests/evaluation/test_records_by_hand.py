@@ -285,8 +285,10 @@ class Tokenizer:
     def _write(self, messages: Any, add_generation_prompt: bool = False, continue_final_message: bool = False) -> str:
         if self.refuses and messages[-1]["role"] == "assistant":
             raise ValueError("no answers")
-        text = "".join(f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}" for one in messages)
-        return text + "[assistant]" * add_generation_prompt + "" * continue_final_message
+        text = "".join(
+            f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}|" for one in messages
+        )
+        return (text.removesuffix("|") if continue_final_message else text) + "[assistant]" * add_generation_prompt
 
 
 def asking(tokenizer: Tokenizer, choices: bool) -> SessionLM:
@@ -298,9 +300,9 @@ def asking(tokenizer: Tokenizer, choices: bool) -> SessionLM:
 @pytest.mark.parametrize(
     ("choices", "refuses", "generation", "text"),
     [
-        (True, False, True, "[user]가[assistant]<t></t>"),
-        (False, False, True, "[user]가[assistant]"),
-        (True, True, True, "[user]가[assistant]"),
+        (True, False, True, "[user]가|[assistant]<t></t>"),
+        (False, False, True, "[user]가|[assistant]"),
+        (True, True, True, "[user]가|[assistant]"),
         (True, False, False, "[user]가"),
     ],
 )
