@@ -278,14 +278,17 @@ class Tokenizer:
         """Return the same."""
         return self.ids
 
-    def apply_chat_template(self, messages: Any, tokenize: bool, **options: bool) -> Any:
-        """Write who says what, in one dialogue or in each of several."""
-        if isinstance(messages[0], list):
-            return [self.apply_chat_template(one, tokenize, **options) for one in messages]
+    def apply_chat_template(self, dialogues: Any, tokenize: bool, **options: bool) -> list[str]:
+        """Write who says what in each of *dialogues*."""
+        return [self._write(messages, **options) for messages in dialogues]
+
+    def _write(self, messages: Any, add_generation_prompt: bool = False, continue_final_message: bool = False) -> str:
         if self.refuses and messages[-1]["role"] == "assistant":
             raise ValueError("no answers")
-        text = "".join(f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}" for one in messages)
-        return text + "[assistant]" * options.get("add_generation_prompt", False)
+        text = "".join(
+            f"[{one['role']}]{'<t></t>' * (one['role'] == 'assistant')}{one['content']}|" for one in messages
+        )
+        return (text.removesuffix("|") if continue_final_message else text) + "[assistant]" * add_generation_prompt
 
 
 def asking(tokenizer: Tokenizer, choices: bool) -> SessionLM:
@@ -297,9 +300,9 @@ def asking(tokenizer: Tokenizer, choices: bool) -> SessionLM:
 @pytest.mark.parametrize(
     ("choices", "refuses", "generation", "text"),
     [
-        (True, False, True, "[user]가[assistant]<t></t>"),
-        (False, False, True, "[user]가[assistant]"),
-        (True, True, True, "[user]가[assistant]"),
+        (True, False, True, "[user]가|[assistant]<t></t>"),
+        (False, False, True, "[user]가|[assistant]"),
+        (True, True, True, "[user]가|[assistant]"),
         (True, False, False, "[user]가"),
     ],
 )

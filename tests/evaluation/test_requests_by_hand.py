@@ -11,6 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
@@ -317,3 +318,268 @@ def test_what_the_answer_store_gives_is_what_the_model_gave() -> None:
         assert lm.loglikelihood([SCORED]) == [(-0.1 - 0.2, True)]
         assert lm.generate_until([GENERATED]) == ["한글\u2028\x00😀"]
     assert lm.counts["cached"] == 2
+
+
+def frame(part: bytes) -> bytes:
+    """Return *part* after its length, in eight bytes from the lowest."""
+    return len(part).to_bytes(8, "little") + part
+
+
+def test_answers_are_found_by_a_later_version_under_the_same_bytes() -> None:
+    """The kind, then eight bytes for each token: of the prompt, the limit and the stops, or of context and choice."""
+    shelf = Shelf()
+    lm = SessionLM(Recorder(), answers=shelf)
+    lm.generate_until([text("b", stops=("\n",), limit=4)])
+    lm.loglikelihood([choice("b", "c")])
+    begins, b, c, four = (number.to_bytes(8, "little") for number in (ord(BOS), ord("b"), ord("c"), 4))
+    assert list(shelf.answers) == [
+        frame(b"generate") + frame(begins + b) + frame(four) + frame(b'["\\n"]'),
+        frame(b"loglikelihood") + frame(begins + b) + frame(c),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"until": ["x"]}, "256 ['x']"),
+        ({"until": "x", "max_gen_toks": 7}, "7 ['x']"),
+        ({"until": ["x", "y"], "max_tokens": 8}, "8 ['x', 'y']"),
+    ],
+)
+def test_a_task_that_sets_no_length_asks_for_256_tokens(options: dict[str, Any], asked: str) -> None:
+    """As lm-eval's own models do; a length and a stop have several spellings."""
+    session = Recorder(1000)
+    SessionLM(session).generate_until([Instance("generate_until", {}, ("a", {**options, "do_sample": False}), 0)])
+    assert session.asked == [("^a", asked)]
+
+
+def test_answers_come_back_in_the_order_of_their_requests() -> None:
+    """Whatever puts them together, and whatever was stored; documents are counted when they are whole."""
+
+    class Echo(Recorder):
+        """Answers with what is asked."""
+
+        def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Return prompt and limit, one by one."""
+            for i, prompt in enumerate(prompts):
+                if i not in part.known:
+                    yield [(i, f"{self.tokenizer.decode(prompt)}{max_new_tokens}")]
+
+    told: list[tuple[int, int]] = []
+    requests = [text("a", limit=4), text("b", limit=5), text("c", limit=4), text("d", limit=5), text("e", limit=4)]
+    for document, request in zip([0, 1, 1, 2, 0], requests, strict=True):
+        request.doc_id = document
+    shelf = Shelf()
+    SessionLM(Echo(), answers=shelf).generate_until(requests[:1])
+    lm = SessionLM(Echo(), lambda done, total: told.append((done, total)), shelf)
+    assert lm.generate_until(requests) == ["^a4", "^b5", "^c4", "^d5", "^e4"]
+    assert told == [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3), (3, 3)]
+    assert lm.counts == {"requests": 5, "truncated": 0, "cached": 1}
+
+
+def test_requests_without_a_document_are_documents_of_their_own() -> None:
+    told: list[tuple[int, int]] = []
+    requests = [choice("a", "b"), choice("a", "c")]
+    for request in requests:
+        request.doc_id = None
+    SessionLM(Recorder(), lambda done, total: told.append((done, total))).loglikelihood(requests)
+    assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_text() -> None:
+    """A tokenizer that puts nothing before a text has no tokens for an empty one."""
+    session = Recorder()
+    session.tokenizer.encode = lambda text, **_: [ord(letter) for letter in text]  # type: ignore[method-assign]
+    SessionLM(session).generate_until([text("")])
+    SessionLM(session).loglikelihood([choice("", "ab"), choice("", "^a"), choice("  ", "ab")])
+    assert session.asked == [("^", "4 ['\\n']"), ("^", "ab"), ("^", "a"), ("^", "  ab")]
+
+
+class Fast(Letters):
+    """A tokenizer that encodes many texts at once, and keeps what it is asked."""
+
+    is_fast = True
+
+    def __init__(self) -> None:
+        self.alone: list[Any] = []
+        self.together: list[Any] = []
+
+    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
+        """Keep the text, and whether it may warn of its length."""
+        self.alone.append((text, add_special_tokens, verbose))
+        return super().encode(text, add_special_tokens)
+
+    def __call__(self, texts: list[str], **settings: Any) -> dict[str, list[list[int]]]:
+        """Keep the texts with their settings."""
+        self.together.append((texts, settings))
+        return {"input_ids": [super(Fast, self).encode(text, settings["add_special_tokens"]) for text in texts]}
+
+
+def test_texts_are_encoded_together_and_each_once() -> None:
+    """Those with a beginning of their own get no second one; nothing is computed in vain, and nothing warns."""
+    session = Recorder()
+    session.tokenizer = Fast()
+    lm = SessionLM(session)
+    session.tokenizer.alone.clear()
+    lm.loglikelihood([choice("ab ", "c"), choice("ab ", "d"), choice("^x", "y"), choice("", "q")])
+    plain = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    assert session.tokenizer.together == [
+        (["ab", "ab c", "ab d"], {"add_special_tokens": True, **plain}),
+        (["^x", "^xy"], {"add_special_tokens": False, **plain}),
+    ]
+    assert session.tokenizer.alone == [("q", False, False)]
+    assert session.asked == [("^ab", " c"), ("^ab", " d"), ("^x", "y"), ("^", "q")]
+    session.tokenizer.together.clear()
+    lm.generate_until([text("ab"), text("ab")])
+    assert [texts for texts, _ in session.tokenizer.together] == [["ab"]]
+    assert lm.tok_encode("ab") == session.tokenizer.encode("ab")  # nothing is left of a batch
+    assert len(session.tokenizer.alone) == 3
+
+
+class Merging(Letters):
+    """A tokenizer with a token for `ab`, and one for `a b`."""
+
+    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
+        """Return a number for each character or token."""
+        return super().encode(text.replace("ab", "X").replace("a b", "Y"), add_special_tokens)
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        """Return a character."""
+        return chr(number)
+
+
+def test_a_choice_that_merges_into_its_question_is_scored_by_its_own_tokens() -> None:
+    """With the space that the question ends in; such choices are counted."""
+    session = Recorder()
+    session.tokenizer = Merging()
+    lm = SessionLM(session)
+    lm.loglikelihood([choice("a", "b"), choice("a ", "b"), choice("a", "c")])
+    assert session.asked == [("^a", "b"), ("^a", " b"), ("^a", "c")]
+    assert lm.counts == {"requests": 3, "truncated": 0, "cached": 0, "merged": 2}
+
+
+class Spaced(Letters):
+    """A tokenizer that writes a space before every text, unless it `loses` it before a line's end."""
+
+    loses = False
+
+    def encode(self, text: str, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
+        """Return a number for each character."""
+        lost = self.loses and len(text) > 1 and text[0] == "\n"
+        return super().encode("" if not text else text if lost else f"\u2581{text}", add_special_tokens)
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        """Return a character."""
+        return chr(number)
+
+
+@pytest.mark.parametrize(
+    ("given", "loses", "own"),
+    [("ab", False, "ab"), (" ab", False, "\u2581 ab"), ("ab", True, "\u2581ab"), ("", False, "")],
+)
+def test_the_own_tokens_of_a_choice_have_no_space_of_the_tokenizer_s(given: str, loses: bool, own: str) -> None:
+    """Only where it can be told apart: behind the end of a line."""
+    session = Recorder()
+    session.tokenizer = Spaced()
+    session.tokenizer.loses = loses
+    assert session.tokenizer.decode(SessionLM(session)._own_ids(given)) == own
+
+
+@pytest.mark.parametrize(
+    ("continuation", "what", "hint"),
+    [
+        ("", "has a choice with nothing to score: ''", "Correct or remove the row: an empty choice would be certain"),
+        ("abcdef", "has a choice of 6 tokens, which exceed the model's context of 5", "Use a checkpoint with a longer"),
+    ],
+)
+def test_a_choice_that_cannot_be_scored_is_of_its_row(continuation: str, what: str, hint: str) -> None:
+    """The longest that fits takes the whole context."""
+    lm = SessionLM(Recorder(5))
+    lm.loglikelihood([choice("x", "abcde")])
+    request = choice("x", continuation)
+    request.doc_id = 7
+    with pytest.raises(RowError) as caught:
+        lm.loglikelihood([request])
+    assert (caught.value.row, caught.value.what) == (7, what)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_several_running_texts_are_scored_each_by_itself() -> None:
+    """In windows that are asked together; a text is done when its last window is."""
+    told: list[tuple[int, int]] = []
+    session = Recorder(3)
+    requests = [Instance("loglikelihood_rolling", {}, (words,), 0) for words in ("abcd", "x", "pq")]
+    for document, request in enumerate(requests):
+        request.doc_id = document
+    lm = SessionLM(session, lambda done, total: told.append((done, total)))
+    assert lm.loglikelihood_rolling(requests) == [-4.0, -1.0, -2.0]
+    assert session.asked == [("^", "abc"), ("abc", "d"), ("^", "x"), ("^", "pq")]
+    assert told == [(0, 3), (0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+class Colleague:
+    """One of two workers, whose other has answered all that this one has not."""
+
+    worker, count = 1, 2
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self.told: list[Any] = []
+
+    def gather(self, found: dict[int, Any], error: Any) -> dict[int, Any]:
+        """Return what both have found."""
+        self.told.append((sorted(found), error))
+        return dict.fromkeys(range(self._total), (0.5, True)) | found
+
+
+def test_a_worker_answers_its_share_and_takes_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is assumed that the others are equally far, and nothing is done before all is."""
+    shares: list[Share] = []
+
+    class Half(Recorder):
+        """Answers the third and the fourth request."""
+
+        def loglikelihood(self, requests: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Keep the share."""
+            shares.append(part)
+            yield from ([(i, (-float(i), False))] for i in (2, 3))
+
+    told: list[tuple[int, int]] = []
+    requests = [choice("a", letter) for letter in "bcde"]
+    for document, request in enumerate(requests):
+        request.doc_id = document
+    shelf = Shelf()
+    SessionLM(Recorder(), answers=shelf).loglikelihood(requests[:1])
+    colleague: Any = Colleague(4)
+    lm = SessionLM(Half(), lambda done, total: told.append((done, total)), shelf, colleague)
+    assert lm.loglikelihood(requests) == [(-1.0, False), (0.5, True), (-2.0, False), (-3.0, False)]
+    (share,) = shares
+    assert (share.known, share.worker, share.workers) == (frozenset({0}), 1, 2)
+    assert colleague.told == [([0, 2, 3], None)]
+    assert told == [(2, 4), (3, 4), (3, 4), (4, 4)]
+
+
+def test_what_a_model_answered_before_it_failed_is_kept() -> None:
+    """And all workers hear of the failure."""
+    broke = BenchError("It broke.", "Mend it.")
+
+    class Breaking(Recorder):
+        """Answers once, one request of which was known."""
+
+        def loglikelihood(self, requests: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
+            """Answer, and break."""
+            yield [(0, (-9.0, True)), (1, (-2.0, False))]
+            raise broke
+
+    shelf = Shelf()
+    SessionLM(Recorder(), answers=shelf).loglikelihood([choice("a", "b")])
+    before = dict(shelf.answers)
+    requests = [choice("a", letter) for letter in "bcd"]
+    colleague: Any = Colleague(3)
+    found = SessionLM(Breaking(), answers=shelf, workers=colleague).loglikelihood(requests)
+    assert found == [(-1.0, False), (-2.0, False), (0.5, True)]
+    assert colleague.told == [([0, 1], broke)]
+    assert before.items() <= shelf.answers.items()
+    assert len(shelf.answers) == 2
+    with pytest.raises(BenchError, match="It broke"):
+        SessionLM(Breaking()).loglikelihood(requests)
