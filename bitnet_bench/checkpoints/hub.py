@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from bitnet_bench import __version__
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.locate import HubId, parse_hub_id
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
@@ -38,11 +39,12 @@ class HubClient(Protocol):
 
 def make_card(checkpoint: Checkpoint, record: FinetuneRecord | None, runs: Sequence[RunRecord] = ()) -> str:
     """Return the model card of *checkpoint*: its description, training and scores, from records alone."""
+    base = parse_hub_id(record.base.source) if record else None
     kind = "ternary (BitNet b1.58)" if checkpoint.is_ternary else "float"
     lines = [
         "---", "language: ko", "library_name: transformers", "pipeline_tag: text-generation",
         "tags:", "- bitnet-bench", *(["- bitnet"] if checkpoint.is_ternary else []),
-        *([f"base_model: {record.base.source}"] if record and record.base.source.count("/") == 1 else []),
+        *([f"base_model: {base.repo}"] if base else []),
         "---", f"# {Path(checkpoint.path).name}", "",
         f"A {kind} causal language model, `{checkpoint.architecture}`, {checkpoint.parameters:,} parameters, "
         f"{checkpoint.ternary_parameters:,} of them ternary; stored as `{checkpoint.format}`, the rest in "
@@ -121,14 +123,20 @@ def push_checkpoint(
 
 
 def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
-    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description."""
+    """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description.
+
+    *repo* may end in `@REVISION`: a commit, a branch or a tag.
+    """
+    place = parse_hub_id(repo) or HubId(repo, None)
     if out.exists() and any(out.iterdir()):
         raise BenchError(f"{out} is not empty.", "Name another folder.")
     partial = out.with_name(out.name + ".partial")
     try:
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
-            hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
+            hub.snapshot_download(
+                place.repo, revision=place.revision, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial
+            )
         inspect_folder(partial)  # raises before *out* exists if this is not a checkpoint
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         if out.exists():

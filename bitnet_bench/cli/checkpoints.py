@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), "float", *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
 """Formats that a checkpoint can be converted to: ternary formats, or types of GGUF files."""
-MODEL_HELP = "A checkpoint folder, a GGUF file, a hub id, hub:ORG/NAME/FILE.gguf, or `demo` / `demo-fp16`"
+MODEL_HELP = "A folder, a GGUF file, ORG/NAME[@REVISION] or hub:ORG/NAME[@REVISION]/FILE.gguf, `demo` or `demo-fp16`"
 Target: Any = Literal[TARGETS]
 
 
@@ -143,7 +143,7 @@ def push(
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub.")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub, or ORG/NAME@REVISION.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
 ) -> None:
     """Download a checkpoint from the hub, safetensors only."""

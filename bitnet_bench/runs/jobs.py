@@ -61,7 +61,8 @@ class FinetuneJob(Settings):
     """Several short rows in one sequence, where none sees another: less padding."""
 
     model: Annotated[str, METHOD] = DEFAULT_MODEL
-    """A checkpoint folder, a GGUF file, a hub id, or the embedded `demo` / `demo-fp16`."""
+    """A checkpoint folder, a GGUF file, a hub id (`ORG/NAME`, `ORG/NAME@REVISION`), or the embedded `demo` /
+    `demo-fp16`."""
     tokenizer: Annotated[str | None, METHOD] = None
     """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
     precision: Annotated[TrainingPrecision, METHOD] = "ternary"
