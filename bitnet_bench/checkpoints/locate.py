@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.records import Checkpoint
 
 EMBEDDED_CHECKPOINTS = {"demo": "ternary", "demo-fp16": "fp16"}
@@ -44,13 +45,21 @@ def parse_hub_id(name: str) -> HubId | None:
     return HubId(found["repo"], found["revision"]) if found else None
 
 
-def open_checkpoint(model: str, tokenizer: str | None = None) -> Checkpoint:
+def open_checkpoint(model: str, tokenizer: str | None = None, read_as: ReadAs | None = None) -> Checkpoint:
     """Return the checkpoint *model*: `demo`, `demo-fp16`, a folder, a GGUF file, or a hub id (downloaded).
 
     A hub id is written `ORG/NAME`, a file of the hub `hub:ORG/NAME/FILE.gguf`, both with `@REVISION` after NAME for
     another commit, branch or tag than the newest commit of `main`; the revision of the result is the commit.
-    *tokenizer* is a folder or hub id whose tokenizer a GGUF file gets instead of its own.
+    *tokenizer* is a folder or hub id whose tokenizer a GGUF file gets instead of its own. *read_as* says what plain
+    float weights are where nothing in the files says it; BenchError if they cannot be that.
     """
+    from bitnet_bench.checkpoints.inspect import read_as_masters
+
+    found = _open(model, tokenizer)
+    return read_as_masters(found) if read_as == "masters" else found
+
+
+def _open(model: str, tokenizer: str | None) -> Checkpoint:
     from bitnet_bench.checkpoints.inspect import inspect_folder
 
     if (file := _find_gguf(model)) is not None:

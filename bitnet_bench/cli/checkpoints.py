@@ -11,7 +11,7 @@ from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, TernaryFormat
+from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,11 +24,20 @@ GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), "float", *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
 """Formats that a checkpoint can be converted to: ternary formats, or types of GGUF files."""
 MODEL_HELP = "A folder, a GGUF file, ORG/NAME[@REVISION] or hub:ORG/NAME[@REVISION]/FILE.gguf, `demo` or `demo-fp16`"
+Masters = Annotated[
+    ReadAs | None,
+    typer.Option(
+        "--as",
+        help="Read plain float weights as the masters of a ternary model, where nothing in their files says it.",
+        show_default=False,
+    ),
+]
 Target: Any = Literal[TARGETS]
 
 
 def inspect(
     ckpt: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
+    read_as: Masters = None,
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is.
@@ -38,7 +47,7 @@ def inspect(
     """
     from bitnet_bench.checkpoints.layers import inspect_layers
 
-    found = inspect_layers(ckpt, progress_bar)
+    found = inspect_layers(ckpt, progress_bar, read_as)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -65,6 +74,7 @@ def convert(
         str | None,
         typer.Option(help="A folder or hub id whose tokenizer a GGUF file is read with, where its own cannot be read."),
     ] = None,
+    read_as: Masters = None,
     shard_size: ShardSize = 2.0,
     as_json: Json = False,
 ) -> None:
@@ -78,13 +88,21 @@ def convert(
 
     if to.startswith(GGUF):
         kind = cast("GgufType", to.removeprefix(GGUF))
-        found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, tokenizer=tokenizer)
+        found = export_gguf(
+            ckpt, kind, out, steps=progress_bar, embeddings=embeddings, tokenizer=tokenizer, read_as=read_as
+        )
         print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
         return
     if embeddings:
         raise UsageError("--embeddings is of GGUF files.", f"Leave it out, or give one of {GGUF}... as --to.")
     checkpoint, parity = conversion.convert_checkpoint(
-        ckpt, cast("Format", to), out, tokenizer=tokenizer, shard_gigabytes=shard_size, steps=progress_bar
+        ckpt,
+        cast("Format", to),
+        out,
+        tokenizer=tokenizer,
+        read_as=read_as,
+        shard_gigabytes=shard_size,
+        steps=progress_bar,
     )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
@@ -171,7 +189,8 @@ def inspection_table(found: Inspection) -> Table:
     sizes = [f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
     trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
     facts = {
-        "format": f"{checkpoint.format}, in a GGUF file" if checkpoint.is_gguf else checkpoint.format,
+        "format": f"{checkpoint.format}{', as was said' if checkpoint.read_as else ''}"
+        f"{', in a GGUF file' if checkpoint.is_gguf else ''}",
         "architecture": checkpoint.architecture,
         "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],
         "norm inside ternary layers": norm,

@@ -50,6 +50,7 @@ class EvaluateSettings(EvaluateJob):
     """Settings of what is scored and how."""
 
     data_dir: None = None
+    read_as: None = None
     stage: None = None
     suites: tuple[str, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class EvaluateSettings(EvaluateJob):
     def make_job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
         """Return the job that scores one checkpoint."""
         own = EvaluateSettings.model_fields.keys() - EvaluateJob.model_fields.keys()
-        settings = self.model_dump(exclude={*own, "data_dir", "stage"})
+        settings = self.model_dump(exclude={*own, "data_dir", "read_as", "stage"})
         return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
 
 

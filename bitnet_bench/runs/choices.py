@@ -31,6 +31,8 @@ float: plain weights. masters: float weights that a quantizer makes ternary on t
 codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
 baked: float weights that hold -s, 0 and +s only. packed: 2-bit codes as the CPU kernel reads them.
 """
+ReadAs = Literal["masters"]
+"""What plain float weights may be read as, where nothing in the files says that they are it."""
 GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "i2_s"]
 """Types of the tensors that are written as GGUF."""
 EmbeddingType = Literal["f16", "bf16", "q8_0", "q6_k"]
