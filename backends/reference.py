@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bitnet_bench.checkpoints.building import make_model_config
 from bitnet_bench.checkpoints.parity import LogitFunction
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.machine.memory import USABLE_SHARE, find_free_ram
@@ -23,17 +24,13 @@ def find_logits(checkpoint: Checkpoint) -> LogitFunction | None:
 
 def can_engine_run(checkpoint: Checkpoint) -> bool:
     """Return whether the CPU kernel is built and the engine supports the architecture of *checkpoint*."""
-    from transformers import AutoConfig
-
     from bitnet_bench.backends.ternary.engine import why_unsupported
     from bitnet_bench.ternary import kernel
 
     if kernel.load_library() is None:
         return False
-    return (
-        why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
-        is None
-    )
+    weights = Weights(checkpoint)
+    return why_unsupported(weights, make_model_config(weights.config)) is None
 
 
 def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
@@ -44,15 +41,14 @@ def source_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation:
 
 def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation: str | None = None) -> Tensor:
     """Return the logits of the ternary engine, in seconds where transformers' modules take a minute."""
-    from transformers import AutoConfig
-
     from bitnet_bench.backends.ternary.engine import Batch, Engine
 
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    weights = Weights(checkpoint)
+    config = make_model_config(weights.config)
     config.hidden_act = activation or config.hidden_act
     batch = [ids.tolist() for ids in prompts]
     with torch.inference_mode():
-        engine = Engine(Weights(checkpoint), config)
+        engine = Engine(weights, config)
         return engine.logits(
             engine.hidden(Batch.from_sequences(batch), engine.cache(len(batch), max(map(len, batch)), layers=1))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.protocols import InferenceBackend, Progress, TrainingBackend, TrainingInputs
@@ -29,18 +30,13 @@ class HFBackend(InferenceBackend, TrainingBackend):
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import the model's and the tokenizer's code, without loading anything."""
-        import torch
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-            AutoTokenizer,  # noqa: F401 - imported when named
-            PreTrainedTokenizerFast,  # noqa: F401
-        )
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.hf.inference  # noqa: F401
+        from bitnet_bench.checkpoints.building import build_outline
+        from bitnet_bench.checkpoints.config import read_config
 
-        with torch.device("meta"):
-            AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+        build_outline(read_config(Path(checkpoint.path)))
 
     def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train, align or distill with transformers' Trainer; resume a killed run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.protocols import InferenceBackend
@@ -33,11 +34,13 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
 
     def prepare(self, checkpoint: Checkpoint) -> None:
         """Import what opening needs, without loading anything."""
-        from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.ternary.inference  # noqa: F401
+        from bitnet_bench.checkpoints.building import make_model_config
+        from bitnet_bench.checkpoints.config import read_config
 
-        AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+        make_model_config(read_config(Path(checkpoint.path)))
 
 
 class Int8HeadBackend(TernaryBackend):

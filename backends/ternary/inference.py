@@ -27,6 +27,7 @@ from bitnet_bench.backends.batched_session import (
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
 from bitnet_bench.backends.transfers import send
+from bitnet_bench.checkpoints.building import make_model_config
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -50,15 +51,13 @@ COPIED_POSITIONS = 2048
 @contextmanager
 def open_session(checkpoint: Checkpoint, precision: Precision, head: str) -> Iterator[BatchedSession]:
     """Yield a session on *checkpoint*, on a capable GPU if there is one; *head* is `stored`, or `int8` on the CPU."""
-    from transformers import AutoConfig
-
     if precision != "ternary" or not checkpoint.is_ternary:
         raise BenchError(
             f"The backend `ternary` runs ternary weights only, and {checkpoint.source} was asked for at {precision}.",
             "Use `backend=hf` for other precisions and for float checkpoints.",
         )
     weights = Weights(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    config = make_model_config(weights.config)
     reason = why_unsupported(weights, config)
     dtype = choose_gpu_dtype()
     gpu = _choose_gpu(weights, as_modules=reason is not None) if dtype is not None and head == "stored" else None
@@ -122,8 +121,6 @@ def _estimate_gpu_bytes(weights: Weights, as_modules: bool) -> int:
 
 def find_obstacle(checkpoint: Checkpoint) -> str | None:
     """Return why the ternary engine is not the best runtime of *checkpoint* here, or None if it is."""
-    from transformers import AutoConfig
-
     if not checkpoint.is_ternary:
         return "its weights are not ternary"
     gpu = find_gpu() if choose_gpu_dtype() is not None else None
@@ -132,7 +129,8 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
             return f"the CPU kernel is turned off (unset {kernel.KERNEL_VARIABLE})"
         if kernel.load_library() is None:
             return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
-    reason = why_unsupported(Weights(checkpoint), AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False))
+    weights = Weights(checkpoint)
+    reason = why_unsupported(weights, make_model_config(weights.config))
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.checkpoints.config import list_float_patterns
@@ -15,14 +17,26 @@ if TYPE_CHECKING:
 def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """Return the causal LM of a config.json with random weights of *dtype* and plain linear layers."""
     from transformers import AutoModelForCausalLM
+
+    with _explain_build_errors(config):
+        return AutoModelForCausalLM.from_config(make_model_config(config), dtype=dtype, trust_remote_code=False)
+
+
+def make_model_config(config: dict[str, Any]) -> Any:
+    """Return transformers' configuration of a config.json, without its quantization; no code of a checkpoint is run."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     plain = {name: value for name, value in config.items() if name != "quantization_config"}
-    try:
+    with _explain_build_errors(config):
         if config["model_type"] not in CONFIG_MAPPING:
             raise ValueError(f"It knows no model_type {config['model_type']!r}.")
-        made = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
-        return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
+        return CONFIG_MAPPING[config["model_type"]].from_dict(plain)
+
+
+@contextmanager
+def _explain_build_errors(config: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         architecture = (config.get("architectures") or [config["model_type"]])[0]
         raise BenchError(f"transformers cannot build {architecture}.", str(error).splitlines()[0]) from error

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bitnet_bench.checkpoints.former_names import translate_config
 from bitnet_bench.errors import BenchError
 
 PRECISION_KEY = "bitnet_bench_precision"
@@ -13,7 +14,10 @@ PRECISION_KEY = "bitnet_bench_precision"
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return config.json of a checkpoint folder as a dict; BenchError if *path* is not a checkpoint."""
+    """Return config.json of a checkpoint folder as a dict; BenchError if *path* is not a checkpoint.
+
+    One whose names transformers does not have is returned with those that it has.
+    """
     file = path / "config.json"
     if not file.is_file():
         raise BenchError(
@@ -26,7 +30,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise BenchError(f"{file} is not valid JSON: {error}.", "Download or save the checkpoint again.") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise BenchError(f"{file} names no model_type.", "It must be the config.json of a transformers causal LM.")
-    return config
+    return translate_config(config)
 
 
 def read_generation_config(path: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ PACKED_VERSION = 1
 PACKED_METHOD = "bitnet-bench"
 LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
 """Names of the weights of a norm inside a ternary layer: in transformers, and in tinyllama-bitnet."""
+PROJECTION_NORM = re.compile(r".*\.layers\.\d+\..+_proj\.norm\.weight")
+"""Name of the weight of a norm inside a ternary layer of BitNet-embedding, which has its block's norms as well
+(microsoft/BitNet, utils/convert-bitnet-embedding-to-gguf.py: a plain RMS norm, of Gemma too, on unmarked masters)."""
+INNER_NORM_SUFFIXES = (*LEARNED_NORM_SUFFIXES, ".norm.weight")
 LLAMA_NORM_EPS = 1e-6
 """Default eps of LlamaRMSNorm, which tinyllama-bitnet uses whatever the config says."""
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -117,9 +121,12 @@ def _detect_unquantized(path: Path, config: dict[str, Any], shards: Shards, pack
         return tinyllama
     if config.get(PRECISION_KEY) == "fp16":
         return DetectedFormat("float")
+    normed = any(PROJECTION_NORM.fullmatch(name) for name in shards.headers)
+    norm: Literal["learned"] | None = "learned" if normed else None
+    eps = float(config.get("rms_norm_eps") or LLAMA_NORM_EPS) if normed else None
     if has_three_values(shards) and is_all_baked(path, config, shards):
-        return DetectedFormat("baked")
-    return DetectedFormat("masters" if config["model_type"] == "bitnet" else "float")
+        return DetectedFormat("baked", None, norm, eps)
+    return DetectedFormat("masters" if normed or config["model_type"] == "bitnet" else "float", None, norm, eps)
 
 
 def _detect_tinyllama(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat | None:
