@@ -45,7 +45,8 @@ def engine_logits(checkpoint: Checkpoint, prompts: Sequence[Tensor], activation:
 
     weights = Weights(checkpoint)
     config = make_model_config(weights.config)
-    config.hidden_act = activation or config.hidden_act
+    if activation:
+        config.hidden_act = config.hidden_activation = activation
     batch = [ids.tolist() for ids in prompts]
     with torch.inference_mode():
         engine = Engine(weights, config)

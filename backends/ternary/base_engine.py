@@ -21,6 +21,49 @@ Product = TypeVar("Product")
 """Ternary layers that read the same rows, as one product in an engine."""
 
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of attention of a layer, as `layer_types` of a configuration names them."""
+GEMMA = "gemma3_text"
+
+
+def find_activation(config: Any) -> str:
+    """Return the name of the activation of the feed-forward, which Gemma's configuration calls by another key."""
+    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+
+
+def list_attention(config: Any) -> list[tuple[str, int | None]]:
+    """Return (kind of attention, window) of each layer; a window is None if a token reads all positions."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type == "mistral":  # every layer, if the model has a window at all
+        return [(FULL, window)] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or [FULL] * config.num_hidden_layers
+    return [(kind, window if kind == SLIDING else None) for kind in kinds]
+
+
+def list_ropes(config: Any) -> dict[str, dict[str, Any]]:
+    """Return the settings of rotary positions by kind of attention; under `FULL` alone if all layers have the same."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    by_kind = {kind: settings[kind] for kind in (FULL, SLIDING) if settings.get(kind)}
+    return by_kind or {FULL: settings}
+
+
+class RotaryTable:
+    """Cosines and sines of rotary positions, float32 [positions, dimension / 2], for as many as were needed so far."""
+
+    def __init__(self, config: Any, kind: str, device: torch.device) -> None:
+        self._frequencies, self._scale = _compute_frequencies(config, kind)
+        self._device = device
+        self.cosines = self.sines = torch.empty(0)
+
+    def grow(self, positions: int) -> None:
+        """Extend the table to at least *positions* positions."""
+        if positions > len(self.cosines):
+            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
+            angles = torch.arange(rows).float()[:, None] * self._frequencies
+            self.cosines = (angles.cos() * self._scale).to(self._device)
+            self.sines = (angles.sin() * self._scale).to(self._device)
+
+
 @dataclass(frozen=True)
 class Layer(Generic[Product]):
     """One transformer block. A norm is None if the architecture has none."""
@@ -35,6 +78,12 @@ class Layer(Generic[Product]):
     gate_up: Product
     gated_norm: Norm | None
     down: Product
+    rotary: RotaryTable
+    window: int | None
+    """Positions that a token reads at most, its own included; None for all of them."""
+    attention_out_norm: Norm | None = None
+    """Norm of what attention adds to the residual stream (Gemma)."""
+    mlp_out_norm: Norm | None = None
 
 
 class BaseEngine(ABC, Generic[Product]):
@@ -46,25 +95,32 @@ class BaseEngine(ABC, Generic[Product]):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.dimension = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.epsilon = float(config.rms_norm_eps)
+        is_gemma = config.model_type == GEMMA
+        self._norm_offset = 1.0 if is_gemma else 0.0
+        self.embedding_scale = config.hidden_size**0.5 if is_gemma else 1.0
+        """Factor of embeddings, as float32: transformers rounds it to the dtype of the embedding that it runs with."""
+        self.score_scale = (config.query_pre_attn_scalar if is_gemma else self.dimension) ** -0.5
+        self.rotary = {kind: RotaryTable(config, kind, device) for kind in list_ropes(config)}
         self._bytes: dict[int, tuple[str, int]] = {}
         self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
-        self.layers = [self._make_layer(weights, f"model.layers.{i}.") for i in range(config.num_hidden_layers)]
+        self.layers = [
+            self._make_layer(weights, f"model.layers.{i}.", *attention)
+            for i, attention in enumerate(list_attention(config))
+        ]
         self.final_norm = Norm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
         self.embedding = self._count(weights.tensor("model.embed_tokens.weight").to(device), "embedding")
         tied = config.tie_word_embeddings or not weights.has_tensor("lm_head.weight")
         self.head_table = self.embedding if tied else self._count(weights.tensor("lm_head.weight").to(device), "head")
-        self._frequencies, self._rope_scale = _frequencies(config)
-        self.cosines = self.sines = torch.empty(0)
-        """Rotary tables, float32 [positions, dimension / 2]."""
 
     @abstractmethod
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> Product:
         """Return the layers *names* of *columns* columns as one product, and count their codes as `ternary`."""
 
-    def _make_layer(self, weights: Weights, prefix: str) -> Layer[Product]:
+    def _make_layer(self, weights: Weights, prefix: str, kind: str, window: int | None) -> Layer[Product]:
         attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
         subln = self.config.model_type == "bitnet"
-        has_head_norms = self.config.model_type == "qwen3"
+        gemma = self.config.model_type == GEMMA
+        has_head_norms = gemma or self.config.model_type == "qwen3"
 
         def norm(name: str, wanted: bool = True) -> Norm | None:
             return Norm(self._norm_weight(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
@@ -79,10 +135,14 @@ class BaseEngine(ABC, Generic[Product]):
             key_norm=self._norm_weight(weights, f"{attention}k_norm.weight") if has_head_norms else None,
             attention_norm=norm(f"{attention}attn_sub_norm", subln),
             out=product(self.heads * self.dimension, f"{attention}o_proj"),
-            mlp_norm=norm(f"{prefix}post_attention_layernorm"),
+            mlp_norm=norm(f"{prefix}{'pre_feedforward' if gemma else 'post_attention'}_layernorm"),
             gate_up=product(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
             gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
             down=product(self.config.intermediate_size, f"{mlp}down_proj"),
+            rotary=self.rotary.get(kind, self.rotary[FULL]),
+            window=window,
+            attention_out_norm=norm(f"{prefix}post_attention_layernorm") if gemma else None,
+            mlp_out_norm=norm(f"{prefix}post_feedforward_layernorm") if gemma else None,
         )
 
     def _norm_weight(self, weights: Weights, name: str) -> Tensor:
@@ -91,7 +151,7 @@ class BaseEngine(ABC, Generic[Product]):
             raise BenchError(
                 f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
             )
-        return self._count(tensor.to(self.device), "norm")
+        return self._count((tensor + self._norm_offset).to(self.device), "norm")
 
     def _count(self, tensor: Tensor, kind: str) -> Tensor:
         dtype = "2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch.")
@@ -116,23 +176,31 @@ class BaseEngine(ABC, Generic[Product]):
         """Bytes that the keys and values of one token take."""
         return 2 * self.dtype.itemsize * len(self.layers) * int(self.kv_heads * self.dimension)
 
+    @property
+    def cosines(self) -> Tensor:
+        """Cosines of rotary positions of the layers that read all positions, float32 [positions, dimension / 2]."""
+        return self.rotary[FULL].cosines
+
+    @property
+    def sines(self) -> Tensor:
+        """Sines of rotary positions of the layers that read all positions, float32 [positions, dimension / 2]."""
+        return self.rotary[FULL].sines
+
     def grow_angles(self, positions: int) -> None:
         """Extend the tables of cosines and sines to at least *positions* positions."""
-        if positions > len(self.cosines):
-            rows = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
-            angles = torch.arange(rows).float()[:, None] * self._frequencies
-            self.cosines = (angles.cos() * self._rope_scale).to(self.device)
-            self.sines = (angles.sin() * self._rope_scale).to(self.device)
+        for table in self.rotary.values():
+            table.grow(positions)
 
 
-def _frequencies(config: Any) -> tuple[Tensor, float]:
+def _compute_frequencies(config: Any, kind: str) -> tuple[Tensor, float]:
     """Return the rotary frequencies [dimension / 2] and the scale of cosines and sines, as in transformers."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    rope = config.rope_parameters
+    rope = list_ropes(config)[kind]
     if rope.get("rope_type", "default") == "default":
         dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         exponents = torch.arange(0, dimension, 2, dtype=torch.int64).float() / dimension
         return 1.0 / (rope["rope_theta"] ** exponents), 1.0
-    frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
+    own = {"layer_type": kind} if kind in config.rope_parameters else {}
+    frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"), **own)
     return frequencies, float(scale)

@@ -116,7 +116,9 @@ class Weights:
             return None
         name = next((f"{module}{part}" for part in INNER_NORM_SUFFIXES if self.has_tensor(f"{module}{part}")), None)
         if name is None:
-            raise BenchError(f"{module} has no rms_norm.weight or norm.weight in {self.checkpoint.path}.", GET_AGAIN_HINT)
+            raise BenchError(
+                f"{module} has no rms_norm.weight or norm.weight in {self.checkpoint.path}.", GET_AGAIN_HINT
+            )
         return self.tensor(name)
 
     def count_zeros(self, module: str) -> int:
