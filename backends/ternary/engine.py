@@ -1,4 +1,4 @@
-"""The forward pass of the ternary engine on the CPU kernel, for BitNet (SubLN), Llama, Mistral, Qwen2 and 3, Gemma 3.
+"""The forward pass of the ternary engine on the CPU kernel, of the families in `FAMILIES`.
 
 Tokens of several sequences are concatenated without padding: [tokens, hidden]. Everything but attention works on single
 tokens, and attention reads each sequence's own slot of the cache, so a result depends on neither the batch nor its
@@ -21,6 +21,7 @@ from bitnet_bench.backends.ternary.base_engine import (
     POSITIONS_AT_ONCE,
     BaseEngine,
     find_activation,
+    find_head_dimension,
     list_attention,
     list_ropes,
 )
@@ -28,8 +29,9 @@ from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
 
-FAMILIES = {"bitnet", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
-GPU_FAMILIES = FAMILIES - {"gemma3_text"}
+FAMILIES = {"bitnet", "exaone4", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+"""Families that compute a Llama's block, or one that differs in its norms, its windows or its positions only."""
+GPU_FAMILIES = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 GPU_ACTIVATIONS = {"silu", "relu2"}
 ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
@@ -58,7 +60,7 @@ def why_unsupported(weights: Weights, config: Any) -> str | None:
         return "attention in both directions"
     if weights.checkpoint.inner_norm == "learned":
         return "a learned norm inside each layer"
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = find_head_dimension(config)
     if head % 16 or head > 512 or config.hidden_size % 16:
         return "heads or hidden states that are no multiple of 16, or heads beyond 512"
     return None
@@ -70,7 +72,7 @@ def why_unsupported_on_gpu(config: Any) -> str | None:
         return f"model_type {config.model_type}"
     if config.hidden_act not in GPU_ACTIVATIONS:
         return f"activation {config.hidden_act}"
-    return "sliding-window attention" if any(window for _, window in list_attention(config)) else None
+    return "sliding-window attention" if any(layer.window for layer in list_attention(config)) else None
 
 
 class Cache:
@@ -197,7 +199,7 @@ class ForwardPlan:
         headed = QuantizedRows.empty(tokens, heads)
         gated = QuantizedRows.empty(tokens, config.intermediate_size)
         between = torch.empty_like(self.hidden)
-        angles = {kind: (table.cosines, table.sines) for kind, table in engine.rotary.items()}
+        angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
         activation = find_activation(config)
         self.calls: list[Call] = []

@@ -63,6 +63,28 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "sliding_window": 16,
         "max_window_layers": 1,
     },
+    "smollm3": {
+        "model_type": "smollm3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "no_rope_layers": [1, 0, 1],
+        "pad_token_id": 0,
+    },
+    "exaone4": {
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": None,
+        "layer_types": ["full_attention"] * 3,
+    },
+    "exaone4-window": {
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "sliding_window": 11,
+        "sliding_window_pattern": 2,
+    },
     "gemma3": {
         "model_type": "gemma3_text",
         "num_attention_heads": 4,
