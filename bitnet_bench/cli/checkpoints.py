@@ -83,32 +83,31 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
-    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    given: dict[str, Any] = {"tokenizer": tokenizer, "read_as": read_as}
+    if to.startswith(GGUF):
+        _export(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, embeddings, given, as_json)
+        return
     from bitnet_bench.pipeline import conversion
 
-    if to.startswith(GGUF):
-        kind = cast("GgufType", to.removeprefix(GGUF))
-        found = export_gguf(
-            ckpt, kind, out, steps=progress_bar, embeddings=embeddings, tokenizer=tokenizer, read_as=read_as
-        )
-        print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
-        return
     if embeddings:
         raise UsageError("--embeddings is of GGUF files.", f"Leave it out, or give one of {GGUF}... as --to.")
     checkpoint, parity = conversion.convert_checkpoint(
-        ckpt,
-        cast("Format", to),
-        out,
-        tokenizer=tokenizer,
-        read_as=read_as,
-        shard_gigabytes=shard_size,
-        steps=progress_bar,
+        ckpt, cast("Format", to), out, shard_gigabytes=shard_size, steps=progress_bar, **given
     )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
     print(parity_sentence(parity))
     print(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
+
+
+def _export(
+    ckpt: str, kind: GgufType, out: Path, embeddings: EmbeddingType | None, given: dict[str, Any], as_json: bool
+) -> None:
+    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+
+    found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, **given)
+    print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
 
 
 def init(
