@@ -69,17 +69,19 @@ def run_in_engine(
     checkpoint: Checkpoint, prompts: Sequence[Tensor], variants: Sequence[Variant]
 ) -> Iterator[tuple[Variant, Tensor]]:
     """Yield logits [T, V] of the ternary engine for each of *variants* that it can compute."""
+    from bitnet_bench.backends.ternary.base_engine import find_activation
     from bitnet_bench.backends.ternary.engine import Batch, Engine
     from bitnet_bench.ternary import kernel
 
     batch, weights = [ids.tolist() for ids in prompts], ChangedWeights(checkpoint)
     for variant in variants:
         config = load_config_object(checkpoint.path)
-        config.hidden_act = variant.activation or config.hidden_act
+        if variant.activation:
+            config.hidden_act = config.hidden_activation = variant.activation
         config.rms_norm_eps = variant.epsilon or config.rms_norm_eps
         if variant.rope_base:
             config.rope_parameters = {"rope_type": "default", "rope_theta": variant.rope_base}
-        if config.hidden_act not in kernel.ACTIVATIONS:
+        if find_activation(config) not in kernel.ACTIVATIONS:
             continue
         weights.order = variant.order
         with torch.inference_mode():

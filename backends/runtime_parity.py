@@ -232,5 +232,5 @@ def describe_file(file: GgufFile) -> str:
 
 def _key(checkpoint: Checkpoint, file: GgufFile, runtime: str) -> str:
     """Return the cache key of a comparison: the checkpoint, the file's present state, and the runtime's version."""
-    said = f"{checkpoint.sha256} {describe_file(file)} {runtime} {GATE_VERSION}"
+    said = f"{checkpoint.weights_id} {describe_file(file)} {runtime} {GATE_VERSION}"
     return hashlib.sha256(said.encode()).hexdigest()[:32]

@@ -15,7 +15,7 @@ from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.reports import write
 from bitnet_bench.reports.sections import ReportOptions
-from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision
+from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
@@ -25,10 +25,11 @@ from bitnet_bench.training.finetune import make_twin_job as run_twin_of
 Location = str | Path
 
 
-def open_checkpoint(model: Location) -> Checkpoint:
+def open_checkpoint(model: Location, *, read_as: ReadAs | None = None) -> Checkpoint:
     """Return the checkpoint *model*: a folder, a GGUF file, a hub id (downloaded), or `demo` / `demo-fp16`.
 
-    A file of the hub is `hub:ORG/NAME/FILE.gguf`.
+    A file of the hub is `hub:ORG/NAME/FILE.gguf`; NAME may be followed by `@REVISION`. With *read_as* "masters", plain
+    float weights are taken for the masters of a ternary model.
 
     Nothing is run. BenchError if it is not a checkpoint or is damaged.
 
@@ -37,7 +38,7 @@ def open_checkpoint(model: Location) -> Checkpoint:
         >>> bb.open("demo").format
         'autobitlinear'
     """
-    return locate.open_checkpoint(str(model))
+    return locate.open_checkpoint(str(model), read_as=read_as)
 
 
 def finetune(job: FinetuneJob, *, backend: str = TRAINING_BACKEND) -> FinetuneRecord:

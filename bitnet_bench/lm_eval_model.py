@@ -21,6 +21,7 @@ from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend, default_precision
 from bitnet_bench.protocols import InferenceBackend
+from bitnet_bench.runs.choices import ReadAs
 
 
 @register_model("bitnet-bench")
@@ -36,6 +37,7 @@ class BitNetBenchLM(SessionLM):
         backend: str = AUTO,
         precision: Any = None,
         tokenizer: str | None = None,
+        read_as: ReadAs | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -44,9 +46,9 @@ class BitNetBenchLM(SessionLM):
         if unknown:
             raise UsageError(
                 f"The model bitnet-bench has no argument {', '.join(unknown)}.",
-                "--model_args takes pretrained, backend, precision and tokenizer.",
+                "--model_args takes pretrained, backend, precision, tokenizer and read_as.",
             )
-        self.checkpoint = open_checkpoint(pretrained, tokenizer)
+        self.checkpoint = open_checkpoint(pretrained, tokenizer, read_as)
         precision = precision or default_precision(self.checkpoint, backend)
         self._backend = choose_backend(backend, self.checkpoint, precision).backend
         opener: InferenceBackend = plugins.load_plugin("backends", self._backend)

@@ -67,11 +67,12 @@ def _list_checkpoint_facts(checkpoint: Checkpoint) -> list[Fact]:
     density = checkpoint.zero_density
     counts = {"all": f"{checkpoint.parameters:,}", "some": f"{checkpoint.ternary_parameters:,}"}
     zeros = get_text("fact.zeros.none") if density is None else plain_text(f"{density:.1%}")
+    said = f" (--as {checkpoint.read_as})" if checkpoint.read_as else ""
     return [
         _fact("checkpoint", checkpoint.source, code=True),
         _fact("revision", checkpoint.revision or DASH, code=True),
         _fact("weights", checkpoint.sha256, code=True),
-        _fact("architecture", f"{checkpoint.architecture}, {checkpoint.format}, {checkpoint.dtype}"),
+        _fact("architecture", f"{checkpoint.architecture}, {checkpoint.format}{said}, {checkpoint.dtype}"),
         _fact("scale", checkpoint.scale_direction or DASH),
         (get_text("fact.parameters"), Cell(get_text("fact.parameters.words", **counts))),
         (get_text("fact.zeros"), Cell(zeros)),

@@ -1,4 +1,4 @@
-"""The forward pass of the ternary engine on the CPU kernel, for BitNet (SubLN), Llama, Qwen2 and Qwen3.
+"""The forward pass of the ternary engine on the CPU kernel, of the families in `FAMILIES`.
 
 Tokens of several sequences are concatenated without padding: [tokens, hidden]. Everything but attention works on single
 tokens, and attention reads each sequence's own slot of the cache, so a result depends on neither the batch nor its
@@ -17,14 +17,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine
+from bitnet_bench.backends.ternary.base_engine import (
+    POSITIONS_AT_ONCE,
+    BaseEngine,
+    find_activation,
+    find_head_dimension,
+    list_attention,
+    list_ropes,
+)
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import DIGITS
 from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
 from bitnet_bench.ternary.panels import scales_to_panels
 
-FAMILIES = {"bitnet", "llama", "qwen2", "qwen3"}
+FAMILIES = {"bitnet", "exaone4", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
+"""Families that compute a Llama's block, or one that differs in its norms, its windows or its positions only."""
+GPU_FAMILIES = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
+GPU_ACTIVATIONS = {"silu", "relu2"}
 ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
 """Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
@@ -38,23 +48,34 @@ def why_unsupported(weights: Weights, config: Any) -> str | None:
     linear = [name for name in weights.ternary if name not in weights.ternary_tables]
     layers = {name.split(".")[-1] for name in linear}
     expected = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    rope = getattr(config, "rope_parameters", None) or {}
     if config.model_type not in FAMILIES:
         return f"model_type {config.model_type}"
     if layers != expected or len(linear) != 7 * config.num_hidden_layers:
         return "linear layers that are not ternary"
-    if config.hidden_act not in kernel.ACTIVATIONS:
-        return f"activation {config.hidden_act}"
-    if rope.get("rope_type", "default") not in ROPE_TYPES:
-        return f"rotary positions of type {rope['rope_type']}"
-    if getattr(config, "use_sliding_window", False):
-        return "sliding-window attention"
+    if find_activation(config) not in kernel.ACTIVATIONS:
+        return f"activation {find_activation(config)}"
+    kinds = {rope.get("rope_type", "default") for rope in list_ropes(config).values()}
+    if kinds - ROPE_TYPES:
+        return f"rotary positions of type {min(kinds - ROPE_TYPES)}"
+    if any(getattr(config, name, None) for name in ("attn_logit_softcapping", "final_logit_softcapping")):
+        return "capped logits"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "attention in both directions"
     if weights.checkpoint.inner_norm == "learned":
         return "a learned norm inside each layer"
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = find_head_dimension(config)
     if head % 16 or head > 512 or config.hidden_size % 16:
         return "heads or hidden states that are no multiple of 16, or heads beyond 512"
     return None
+
+
+def why_unsupported_on_gpu(config: Any) -> str | None:
+    """Return why the engine on a GPU does not support an architecture that the one on the CPU does, or None."""
+    if config.model_type not in GPU_FAMILIES:
+        return f"model_type {config.model_type}"
+    if config.hidden_act not in GPU_ACTIVATIONS:
+        return f"activation {config.hidden_act}"
+    return "sliding-window attention" if any(layer.window for layer in list_attention(config)) else None
 
 
 class Cache:
@@ -185,6 +206,8 @@ class Engine(BaseEngine[JoinedLayers]):
             self._plan = key, ForwardPlan(self, cache, len(batch.ids), len(tiles))
         plan = self._plan[1]
         plan.hidden.copy_(self.embedding[batch.ids])
+        if self.embedding_scale != 1.0:
+            plan.hidden.mul_(self.embedding_scale)
         plan.slots.copy_(batch.slots)
         plan.positions.copy_(batch.positions)
         plan.tiles.copy_(tiles)
@@ -219,8 +242,10 @@ class ForwardPlan:
         gate_up = torch.empty(tokens, 2 * config.intermediate_size)
         wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
         gated = engine.make_rows(tokens, config.intermediate_size)
-        between, angles = torch.empty_like(self.hidden), (engine.cosines, engine.sines)
+        between = torch.empty_like(self.hidden)
+        angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
+        activation = find_activation(config)
         self.calls: list[Call] = []
         for i, layer in enumerate(engine.layers):
             attention = kernel.attention_call(
@@ -228,22 +253,33 @@ class ForwardPlan:
                 attended,
                 (self.slots, self.positions, self.tiles),
                 (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)], cache.capacity),
-                angles,
+                (layer.rotary.cosines, layer.rotary.sines),
                 (layer.query_norm, layer.key_norm, engine.epsilon),
                 (engine.heads, engine.kv_heads, engine.dimension),
                 engine._heads_per_tile(tokens),
+                scale=engine.score_scale,
+                window=layer.window,
             )
             self.calls += [
                 kernel.rows_call(self.hidden, wide, norm=layer.input_norm),
                 layer.qkv.call(wide, qkv),
                 attention,
                 kernel.rows_call(attended, headed, norm=layer.attention_norm),
-                layer.out.call(headed, self.hidden, add=True),
+                *_prepare_addition(layer.out, headed, layer.attention_out_norm, between, self.hidden),
                 *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
                 layer.gate_up.call(wide, gate_up),
-                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=config.hidden_act),
-                layer.down.call(gated, self.hidden, add=True),
+                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=activation),
+                *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, self.hidden),
             ]
+
+
+def _prepare_addition(
+    product: JoinedLayers, rows: QuantizedRows, norm: Norm | None, between: Tensor, hidden: Tensor
+) -> list[Call]:
+    """Return the calls that add a product, normalized if the architecture does that, to the residual stream."""
+    if norm is None:
+        return [product.call(rows, hidden, add=True)]
+    return [product.call(rows, between), kernel.rows_call(between, None, norm=norm, y=hidden, add=True)]
 
 
 def _prepare_norm_calls(

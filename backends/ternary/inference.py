@@ -26,7 +26,7 @@ from bitnet_bench.backends.batched_session import (
     split_by_padded_budget,
 )
 from bitnet_bench.backends.hf.inference import HFSession
-from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
+from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported, why_unsupported_on_gpu
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.building import load_config_object
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
@@ -68,7 +68,9 @@ def open_session(
     reason = why_unsupported(weights, config)
     _check_groups(checkpoint, head, activations, reason)
     dtype = None if checkpoint.group_size else choose_gpu_dtype()
-    gpu = _choose_gpu(weights, as_modules=reason is not None) if dtype is not None and head == "stored" else None
+    gpu_reason = reason or why_unsupported_on_gpu(config)
+    gpu = _choose_gpu(weights, as_modules=gpu_reason is not None) if dtype is not None and head == "stored" else None
+    reason = gpu_reason if gpu else reason
     if gpu is None and kernel.load_library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
@@ -165,12 +167,14 @@ def find_obstacle(checkpoint: Checkpoint) -> str | None:
     gpu = find_gpu() if choose_gpu_dtype() is not None else None
     if gpu is not None and checkpoint.group_size:
         return "scales of groups are multiplied on the CPU only, and a GPU runs its dense weights faster"
-    if gpu is None or why_no_kernels(gpu):
+    on_gpu = gpu is not None and not why_no_kernels(gpu)
+    if not on_gpu:
         if os.environ.get(kernel.KERNEL_VARIABLE) == "off":
             return f"the CPU kernel is turned off (unset {kernel.KERNEL_VARIABLE})"
         if kernel.load_library() is None:
             return "the CPU kernel is not built (reinstall bitnet-bench with a C compiler)"
-    reason = why_unsupported(Weights(checkpoint), load_config_object(checkpoint.path))
+    config = load_config_object(checkpoint.path)
+    reason = why_unsupported(Weights(checkpoint), config) or (why_unsupported_on_gpu(config) if on_gpu else None)
     return reason and f"the checkpoint has {reason}, which the ternary engine does not run"
 
 

@@ -36,25 +36,30 @@ def build_model(config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
 
 def _build(config: dict[str, Any], dtype: torch.dtype, within: AbstractContextManager[Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    plain = {name: value for name, value in config.items() if name != "quantization_config"}
+    made = make_model_config(config)
     with _explain_errors(config):
-        if config["model_type"] not in CONFIG_MAPPING:
-            raise ValueError(f"It knows no model_type {config['model_type']!r}.")
-        made = CONFIG_MAPPING[config["model_type"]].from_dict(plain)
         MODEL_FOR_CAUSAL_LM_MAPPING.get(type(made), None)  # imports the family's code, whose time is not the model's
         with within:
             return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
 
 
+def make_model_config(config: dict[str, Any]) -> Any:
+    """Return transformers' configuration of a config.json, without its quantization; no code of a checkpoint is run."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    plain = {name: value for name, value in config.items() if name != "quantization_config"}
+    with _explain_errors(config):
+        if config["model_type"] not in CONFIG_MAPPING:
+            raise ValueError(f"It knows no model_type {config['model_type']!r}.")
+        return CONFIG_MAPPING[config["model_type"]].from_dict(plain)
+
+
 def load_config_object(folder: str | Path) -> Any:
     """Return the config of a checkpoint folder as an object of transformers; BenchError if it has none for it."""
-    from transformers import AutoConfig
-
-    with name_config(Path(folder)), _explain_errors(read_config(Path(folder))):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with name_config(Path(folder)):
+        return make_model_config(read_config(Path(folder)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bitnet_bench.checkpoints.former_names import translate_config
 from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.json_files import read_json_object
 
@@ -102,7 +103,8 @@ ACTIVATIONS_KEY = "bitnet_bench_activations"
 def read_config(path: Path) -> dict[str, Any]:
     """Return config.json of a checkpoint folder as a dict; BenchError if *path* is not a checkpoint.
 
-    What is used of it has the right types, and a shape that a model can have.
+    What is used of it has the right types, and a shape that a model can have. One whose names transformers does not
+    have is returned with those that it has.
     """
     file = path / "config.json"
     if not file.is_file():
@@ -114,7 +116,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise BenchError(f"{file} names no model_type.", "It must be the config.json of a transformers causal LM.")
     check_fields(_Config, config, file)
-    return config
+    return translate_config(config)
 
 
 def read_generation_config(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,10 @@ PACKED_VERSION = 1
 PACKED_METHOD = "bitnet-bench"
 LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
 """Names of the weights of a norm inside a ternary layer: in transformers, and in tinyllama-bitnet."""
+PROJECTION_NORM = re.compile(r".*\.layers\.\d+\..+_proj\.norm\.weight")
+"""Name of the weight of a norm inside a ternary layer of BitNet-embedding, which has its block's norms as well
+(microsoft/BitNet, utils/convert-bitnet-embedding-to-gguf.py: a plain RMS norm, of Gemma too, on unmarked masters)."""
+INNER_NORM_SUFFIXES = (*LEARNED_NORM_SUFFIXES, ".norm.weight")
 LLAMA_NORM_EPS = 1e-6
 """Default eps of LlamaRMSNorm, which tinyllama-bitnet uses whatever the config says."""
 LAYER_NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -135,9 +139,18 @@ def _detect_unquantized(path: Path, config: dict[str, Any], shards: Shards, pack
         return tinyllama
     if config.get(PRECISION_KEY) == "fp16":
         return DetectedFormat("float")
-    return _detect_three_values(path, config, shards) or DetectedFormat(
-        "masters" if config["model_type"] == "bitnet" else "float"
+    normed = any(PROJECTION_NORM.fullmatch(name) for name in shards.headers)
+    norm: Literal["learned"] | None = "learned" if normed else None
+    eps = float(config.get("rms_norm_eps") or LLAMA_NORM_EPS) if normed else None
+    found = _detect_three_values(path, config, shards) or DetectedFormat(
+        "masters" if normed or config["model_type"] == "bitnet" else "float"
     )
+    if normed and found.format == "grouped":
+        raise BenchError(
+            f"{path} has scales of groups and norms inside its layers, which bitnet-bench does not compute.",
+            "Use another checkpoint.",
+        )
+    return replace(found, inner_norm=norm, inner_norm_eps=eps)
 
 
 def _detect_three_values(path: Path, config: dict[str, Any], shards: Shards) -> DetectedFormat | None:

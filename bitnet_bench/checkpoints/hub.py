@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.locate import HubId, parse_hub_id
 from bitnet_bench.checkpoints.model_card import make_card
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder, write_whole
@@ -138,14 +139,17 @@ def _shorten_whole_paths(value: Any) -> Any:
 def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Checkpoint:
     """Download the checkpoint *repo*, safetensors only, into the new folder *out*, and return its description.
 
-    A pull that was killed is resumed by the same command.
+    *repo* may end in `@REVISION`: a commit, a branch or a tag. A pull that was killed is resumed by the same command.
     """
+    place = parse_hub_id(repo) or HubId(repo, None)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BenchError(f"{out} is not empty.", "Name another folder.")
     with explain_disk_errors(out), open_partial_folder(out.absolute().parent, f"pull {repo} {out.name}") as partial:
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
-            hub.snapshot_download(repo, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial)
+            hub.snapshot_download(
+                place.repo, revision=place.revision, allow_patterns=list(HUB_FILE_PATTERNS), local_dir=partial
+            )
         inspect_folder(partial)  # raises before *out* exists if this is not a checkpoint
         shutil.rmtree(partial / ".cache", ignore_errors=True)
         if out.exists():

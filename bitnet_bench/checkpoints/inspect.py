@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.checkpoints.building import name_config
-from bitnet_bench.checkpoints.config import get_quantization, read_config
+from bitnet_bench.checkpoints.config import PRECISION_KEY, get_quantization, read_config
 from bitnet_bench.checkpoints.detect import DetectedFormat, detect_format
 from bitnet_bench.checkpoints.shards import FLOAT_DTYPES, Shards, TensorHeader, open_shards
 from bitnet_bench.checkpoints.weights import Weights
@@ -38,6 +38,38 @@ def inspect_folder(path: Path, source: str | None = None, revision: str | None =
         ):
             _inspection_cache[place] = (states, found)
     return found.model_copy(update={"source": source or str(path), "path": str(path), "revision": revision})
+
+
+def read_as_masters(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the float *checkpoint* as masters of a ternary model, which nothing in its files says that it is.
+
+    Every linear layer but the head becomes ternary, as in transformers' `bitnet`. BenchError for one that holds no
+    masters or whose files say that it is a float model; marked masters are returned as they are.
+    """
+    if checkpoint.format in ("masters", "tinyllama"):
+        return checkpoint
+    if checkpoint.format != "float":
+        raise BenchError(
+            f"{checkpoint.source} is {checkpoint.format}, which holds no masters.", "Leave `read_as` out for it."
+        )
+    if read_config(Path(checkpoint.path)).get(PRECISION_KEY) == "fp16":
+        raise BenchError(
+            f"{checkpoint.source} says in its config.json that it is a float model ({PRECISION_KEY}: fp16).",
+            "Leave `read_as` out for it.",
+        )
+    if checkpoint.dtype not in FLOAT_DTYPES.values():
+        raise BenchError(
+            f"{checkpoint.source} holds values that were rounded to {checkpoint.dtype}, which are no masters.",
+            "Use the float weights that it was made from.",
+        )
+    found = checkpoint.model_copy(update={"format": "masters", "read_as": "masters"})
+    weights = Weights(found)
+    if not weights.ternary:
+        raise BenchError(
+            f"{checkpoint.architecture} has no linear layer that could be ternary.",
+            "Masters are of architectures of nn.Linear layers, such as BitNet, Llama and Qwen.",
+        )
+    return found.model_copy(update=_count_weights(weights))
 
 
 def _list_states(path: Path) -> FileStates:

@@ -9,6 +9,7 @@ from bitnet_bench.checkpoints.loading import why_untrainable
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.weights import LAYER_SUFFIXES, Weights
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
+from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.value import Value
 from bitnet_bench.ternary.packing import CODES_PER_BYTE
@@ -82,8 +83,8 @@ def _why_layers_untrainable(checkpoint: Checkpoint, layers: list[Layer]) -> str 
     return why_untrainable(checkpoint)
 
 
-def inspect_layers(model: str, steps: ProgressDisplay = no_display) -> Inspection:
-    """Return the description of the checkpoint *model*, made without running it."""
-    checkpoint = open_checkpoint(model)
+def inspect_layers(model: str, steps: ProgressDisplay = no_display, read_as: ReadAs | None = None) -> Inspection:
+    """Return the description of the checkpoint *model*, read as `open_checkpoint` does, made without running it."""
+    checkpoint = open_checkpoint(model, read_as=read_as)
     with steps("inspect") as progress:
         return inspect_checkpoint(checkpoint, progress)

@@ -83,7 +83,8 @@ def check_writable(source: Weights, form: Format) -> None:
     if checkpoint.format == "float":
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
-            "Fine-tune it with `bitnet-bench finetune --precision ternary` first.",
+            "Fine-tune it with `bitnet-bench finetune --precision ternary` first; or, if it holds the masters of a "
+            "ternary model, say so: `read_as=masters`.",
         )
     if checkpoint.format == form and not checkpoint.is_gguf:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")

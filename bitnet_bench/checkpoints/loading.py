@@ -192,7 +192,8 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
     if precision == "ternary" and purpose == "run" and not checkpoint.is_ternary:
         raise BenchError(
             f"{checkpoint.source} holds plain float weights, which were not trained to be ternary.",
-            "Fine-tune it with `bitnet-bench finetune --precision ternary` first, or run it with `precision=fp32`.",
+            "Fine-tune it with `bitnet-bench finetune --precision ternary` first, run it with `precision=fp32`, or, if "
+            "it holds the masters of a ternary model, say so: `read_as=masters`.",
         )
     reason = why_untrainable(checkpoint)
     if purpose == "train" and reason:

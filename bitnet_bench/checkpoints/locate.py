@@ -8,18 +8,28 @@ from collections.abc import Sequence
 from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.records import Checkpoint
 
 EMBEDDED_CHECKPOINTS = {"demo": "ternary", "demo-fp16": "fp16"}
 _log = logging.getLogger(__name__)
 HUB_PREFIX = "hub:"
 HUB_FILE = re.compile(r"(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+\.gguf)")
+HUB_ID = re.compile(r"(?P<repo>[^/@\s.~][^/@\s]*/[^/@\s]+)(@(?P<revision>\S+))?")
 DOWNLOAD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja")
 """Patterns of the files that are downloaded for a model of the hub."""
+
+
+class HubId(NamedTuple):
+    """A repository of the hub, at a revision: a commit, a branch or a tag; None for the newest commit of `main`."""
+
+    repo: str
+    revision: str | None
 
 
 class HubFile(NamedTuple):
@@ -30,12 +40,27 @@ class HubFile(NamedTuple):
     revision: str | None
 
 
-def open_checkpoint(model: str, tokenizer: str | None = None) -> Checkpoint:
+def parse_hub_id(name: str) -> HubId | None:
+    """Return the repository and revision that *name* means, written ORG/NAME or ORG/NAME@REVISION; None for others."""
+    found = HUB_ID.fullmatch(name)
+    return HubId(found["repo"], found["revision"]) if found else None
+
+
+def open_checkpoint(model: str, tokenizer: str | None = None, read_as: ReadAs | None = None) -> Checkpoint:
     """Return the checkpoint *model*: `demo`, `demo-fp16`, a folder, a GGUF file, or a hub id (downloaded).
 
-    A file of the hub is written `hub:ORG/NAME/FILE.gguf`, with `@REVISION` after NAME for another than the newest.
-    *tokenizer* is a folder or hub id whose tokenizer a GGUF file gets instead of its own.
+    A hub id is written `ORG/NAME`, a file of the hub `hub:ORG/NAME/FILE.gguf`, both with `@REVISION` after NAME for
+    another commit, branch or tag than the newest commit of `main`; the revision of the result is the commit.
+    *tokenizer* is a folder or hub id whose tokenizer a GGUF file gets instead of its own. *read_as* says what plain
+    float weights are where nothing in the files says it; BenchError if they cannot be that.
     """
+    from bitnet_bench.checkpoints.inspect import read_as_masters
+
+    found = _open(model, tokenizer)
+    return read_as_masters(found) if read_as == "masters" else found
+
+
+def _open(model: str, tokenizer: str | None) -> Checkpoint:
     from bitnet_bench.checkpoints.inspect import inspect_folder
 
     if (file := _find_gguf(model)) is not None:
@@ -47,12 +72,13 @@ def open_checkpoint(model: str, tokenizer: str | None = None) -> Checkpoint:
     if _exists(model):
         _check_folder(Path(model))
         return inspect_folder(Path(model))
-    if not _is_hub_id(model):
+    place = parse_hub_id(model)
+    if place is None:
         raise BenchError(
             f"There is no checkpoint {model}.",
-            "Give a folder, a GGUF file, a hub id such as ORG/NAME, or `demo` / `demo-fp16`.",
+            "Give a folder, a GGUF file, a hub id such as ORG/NAME or ORG/NAME@REVISION, or `demo` / `demo-fp16`.",
         )
-    path = _download(model)
+    path = _download(place)
     return inspect_folder(path, source=model, revision=path.name)
 
 
@@ -63,9 +89,10 @@ def load_config(model: str) -> dict[str, Any]:
     """
     if model.startswith(HUB_PREFIX):
         raise BenchError(f"{model} would have to be downloaded to know its shape.", "Download it, and name the file.")
-    if model in EMBEDDED_CHECKPOINTS or _exists(model) or not _is_hub_id(model):
+    place = parse_hub_id(model)
+    if model in EMBEDDED_CHECKPOINTS or _exists(model) or place is None:
         return read_config(Path(open_checkpoint(model).path))
-    return read_config(_download(model, ["config.json"]))
+    return read_config(_download(place, ["config.json"]))
 
 
 def _exists(model: str) -> bool:
@@ -85,10 +112,6 @@ def is_here(model: str) -> bool:
     return model in EMBEDDED_CHECKPOINTS or _exists(model)
 
 
-def _is_hub_id(model: str) -> bool:
-    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
-
-
 def _find_embedded(model: str) -> Path:
     return Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS[model]
 
@@ -102,7 +125,8 @@ def _find_gguf(model: str) -> Path | HubFile | None:
         found = HUB_FILE.fullmatch(model.removeprefix(HUB_PREFIX))
         if found is None:
             raise UsageError(f"{model} names no file of the hub.", "Write hub:ORG/NAME/FILE.gguf.")
-        return HubFile(found["repo"], found["file"], found["revision"])
+        revision = unquote(found["revision"]) if found["revision"] else None  # refs%2Fpr%2F1, as the hub writes it
+        return HubFile(found["repo"], found["file"], revision)
     path = Path(model)
     if _exists(model) and path.is_dir():
         return find_source(path)
@@ -130,8 +154,8 @@ def _find_tokenizer(name: str) -> Path:
     if name in EMBEDDED_CHECKPOINTS:
         return _find_embedded(name)
     path = Path(name)
-    if not _exists(name) and _is_hub_id(name):
-        path = _download(name, TOKENIZER_PATTERNS)
+    if not _exists(name) and (place := parse_hub_id(name)) is not None:
+        path = _download(place, TOKENIZER_PATTERNS)
     if not (path / "tokenizer.json").is_file():
         raise BenchError(f"{name} has no tokenizer.json.", "Give `tokenizer`: a folder, or a hub id, that has one.")
     return path
@@ -163,13 +187,14 @@ def _download_file(file: HubFile) -> tuple[Path, str]:
     return paths[names.index(file.file)], paths[0].parents[levels].name  # snapshots/REVISION/FILE
 
 
-def _download(model: str, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
+def _download(place: HubId, patterns: Sequence[str] = DOWNLOAD_PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        return Path(snapshot_download(place.repo, revision=place.revision, allow_patterns=list(patterns)))
     except list_hub_errors() as error:
+        revision = f"@{place.revision}" if place.revision else ""
         raise BenchError(
-            f"{model} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",
-            "Check the name, the network, and `hf auth login` for a gated model.",
+            f"{place.repo}{revision} is neither a folder here nor to be had from the hub: {str(error).splitlines()[0]}",
+            "Check the name and its revision, the network, and `hf auth login` for a gated model.",
         ) from error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_bench import __version__
+from bitnet_bench.checkpoints.locate import parse_hub_id
 from bitnet_bench.errors import BenchError
 from bitnet_bench.escaping import escape_markdown, make_code_span
 from bitnet_bench.runs.folder import load_training_record
@@ -54,7 +55,8 @@ def find_hub_base(record: FinetuneRecord) -> str | None:
     """Return the hub id that the training began from, directly or through local checkpoints whose records say so."""
     for _ in range(MAX_ANCESTORS):
         if record.base.revision is not None:
-            return record.base.source
+            place = parse_hub_id(record.base.source)
+            return place.repo if place else record.base.source
         try:
             earlier = load_training_record(Path(record.base.path))
         except (BenchError, OSError):

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitnet_bench.checkpoints.former_names import translate_name
 from bitnet_bench.errors import BenchError
 from bitnet_bench.json_files import read_json_object
 
@@ -35,6 +36,8 @@ class TensorHeader:
     shape: tuple[int, ...]
     stored_bytes: int | None = None
     """Size on disk, if the dtype does not show it."""
+    stored_name: str | None = None
+    """Name in the file, if it is another."""
 
     @property
     def elements(self) -> int:
@@ -69,11 +72,12 @@ class Shards:
         found: dict[str, TensorHeader] = {}
         for file in self.files:
             with _open_shard(file) as handle:
-                for name in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
-                    part = handle.get_slice(name)
+                for stored in handle.keys():  # noqa: SIM118 - a safetensors handle is no dict
+                    part, name = handle.get_slice(stored), translate_name(stored)
                     if name in found:
                         raise BenchError(f"{name} is in {found[name].file} and in {file}.", "Remove the stale file.")
-                    found[name] = TensorHeader(file, part.get_dtype(), tuple(part.get_shape()))
+                    shape = tuple(part.get_shape())
+                    found[name] = TensorHeader(file, part.get_dtype(), shape, stored_name=stored)
         return found
 
     @cached_property
@@ -84,8 +88,9 @@ class Shards:
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor as stored, mapped from disk: its pages are read when touched and freed with it."""
-        with _open_shard(self.headers[name].file) as handle:
-            found: Tensor = handle.get_tensor(name)
+        header = self.headers[name]
+        with _open_shard(header.file) as handle:
+            found: Tensor = handle.get_tensor(header.stored_name or name)
         return found
 
     def rows(self, name: str, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.config import read_config
-from bitnet_bench.checkpoints.detect import LEARNED_NORM_SUFFIXES, ScaleDirection, list_ternary_layers
+from bitnet_bench.checkpoints.detect import INNER_NORM_SUFFIXES, ScaleDirection, list_ternary_layers
 from bitnet_bench.checkpoints.shards import Shards, open_shards
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LAYER_SUFFIXES = (".weight", ".weight_scale", ".bias", *LEARNED_NORM_SUFFIXES)
+LAYER_SUFFIXES = (".weight", ".weight_scale", ".bias", *INNER_NORM_SUFFIXES)
 GET_AGAIN_HINT = "The checkpoint is damaged; get it again."
 
 
@@ -164,9 +164,11 @@ class Weights:
         """Return the learned weight [K] of the norm inside a ternary layer, or None if norms are plain or absent."""
         if self.checkpoint.inner_norm != "learned":
             return None
-        name = next((f"{module}{part}" for part in LEARNED_NORM_SUFFIXES if self.has_tensor(f"{module}{part}")), None)
+        name = next((f"{module}{part}" for part in INNER_NORM_SUFFIXES if self.has_tensor(f"{module}{part}")), None)
         if name is None:
-            raise BenchError(f"{module} has no rms_norm.weight in {self.checkpoint.path}.", GET_AGAIN_HINT)
+            raise BenchError(
+                f"{module} has no rms_norm.weight or norm.weight in {self.checkpoint.path}.", GET_AGAIN_HINT
+            )
         return self.tensor(name)
 
     def count_zeros(self, module: str) -> int:

@@ -13,7 +13,7 @@ from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, TernaryFormat
+from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,12 +26,21 @@ if TYPE_CHECKING:
 GGUF = "gguf-"
 TARGETS = (*get_args(TernaryFormat), "float", *(f"{GGUF}{kind}" for kind in get_args(GgufType)))
 """Formats that a checkpoint can be converted to: ternary formats, or types of GGUF files."""
-MODEL_HELP = "A checkpoint folder, a GGUF file, a hub id, hub:ORG/NAME/FILE.gguf, or `demo` / `demo-fp16`"
+MODEL_HELP = "A folder, a GGUF file, ORG/NAME[@REVISION] or hub:ORG/NAME[@REVISION]/FILE.gguf, `demo` or `demo-fp16`"
+Masters = Annotated[
+    ReadAs | None,
+    typer.Option(
+        "--as",
+        help="Read plain float weights as the masters of a ternary model, where nothing in their files says it.",
+        show_default=False,
+    ),
+]
 Target: Any = Literal[TARGETS]
 
 
 def inspect(
     ckpt: Annotated[str, typer.Argument(help=f"{MODEL_HELP}.")],
+    read_as: Masters = None,
     as_json: Json = False,
 ) -> None:
     """Say what a checkpoint is.
@@ -41,7 +50,7 @@ def inspect(
     """
     from bitnet_bench.checkpoints.layers import inspect_layers
 
-    found = inspect_layers(ckpt, progress_bar)
+    found = inspect_layers(ckpt, progress_bar, read_as)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -68,6 +77,7 @@ def convert(
         str | None,
         typer.Option(help="A folder or hub id whose tokenizer a GGUF file is read with, where its own cannot be read."),
     ] = None,
+    read_as: Masters = None,
     shard_size: ShardSize = 2.0,
     as_json: Json = False,
 ) -> None:
@@ -76,24 +86,31 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
-    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    given: dict[str, Any] = {"tokenizer": tokenizer, "read_as": read_as}
+    if to.startswith(GGUF):
+        _export(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, embeddings, given, as_json)
+        return
     from bitnet_bench.pipeline import conversion
 
-    if to.startswith(GGUF):
-        kind = cast("GgufType", to.removeprefix(GGUF))
-        found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, tokenizer=tokenizer)
-        print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
-        return
     if embeddings:
         raise UsageError("--embeddings is of GGUF files.", f"Leave it out, or give one of {GGUF}... as --to.")
     checkpoint, parity = conversion.convert_checkpoint(
-        ckpt, cast("Format", to), out, tokenizer=tokenizer, shard_gigabytes=shard_size, steps=progress_bar
+        ckpt, cast("Format", to), out, shard_gigabytes=shard_size, steps=progress_bar, **given
     )
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
     print(parity_sentence(parity))
     print(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
+
+
+def _export(
+    ckpt: str, kind: GgufType, out: Path, embeddings: EmbeddingType | None, given: dict[str, Any], as_json: bool
+) -> None:
+    from bitnet_bench.checkpoints.gguf.exports import export_gguf
+
+    found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, **given)
+    print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
 
 
 def init(
@@ -156,7 +173,7 @@ def push(
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub.")],
+    repo: Annotated[str, typer.Argument(help="ORG/NAME on the hub, or ORG/NAME@REVISION.")],
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet, or be empty.")],
 ) -> None:
     """Download a checkpoint from the hub, safetensors only."""
@@ -184,7 +201,8 @@ def inspection_table(found: Inspection) -> Table:
     sizes = [f"{kind} {format_mebibytes(size)}" for kind, size in checkpoint.weight_bytes.items()]
     trainable = "yes" if found.trainable else f"no: {found.untrainable_because}"
     facts = {
-        "format": f"{checkpoint.format}, in a GGUF file" if checkpoint.is_gguf else checkpoint.format,
+        "format": f"{checkpoint.format}{', as was said' if checkpoint.read_as else ''}"
+        f"{', in a GGUF file' if checkpoint.is_gguf else ''}",
         "architecture": checkpoint.architecture,
         "groups": _describe_groups(checkpoint),
         "scales": {"multiply": "multiply", "divide": "divide (stored inverse)", None: None}[checkpoint.scale_direction],

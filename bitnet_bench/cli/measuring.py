@@ -97,6 +97,7 @@ def _run(
             baselines=job.baselines,
             against_floats=job.floats,
             tokenizer=job.tokenizer,
+            read_as=job.read_as,
         ),
         scenario,
         meter=job.meter,

@@ -223,7 +223,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     differing = [name for name in same if getattr(there, name) != getattr(record, name)]
     changed = _changed_settings(there, record)
     differing += changed
-    if there.checkpoint.sha256 != record.checkpoint.sha256:
+    if there.checkpoint.weights_id != record.checkpoint.weights_id:
         differing.insert(0, "checkpoint")
     if differing and (there.scores or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
@@ -338,7 +338,7 @@ def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> 
         "software": ", ".join(f"{name} {version}" for name, version in sorted(software.items())),
     }
     identity = compute_digest(
-        record.checkpoint.sha256,
+        record.checkpoint.weights_id,
         _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
         *map(_digest_sources, ANSWER_CODE_PACKAGES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
@@ -390,6 +390,6 @@ def evaluate_several(
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    opened = [(open_checkpoint(model, job.tokenizer), out) for model, out in models]
+    opened = [(open_checkpoint(model, job.tokenizer, job.read_as), out) for model, out in models]
     with join_workers() as crew:
         return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.is_first else no_display)

@@ -11,7 +11,7 @@ from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.runtime_choice import AUTO, find_stored_precision
-from bitnet_bench.runs.choices import Precision
+from bitnet_bench.runs.choices import Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.runs.twins import TWIN_SUFFIX, find_twin, is_run
@@ -27,6 +27,8 @@ class CostTarget(NamedTuple):
 
     model: str
     out: Path | None
+    read_as: ReadAs | None = None
+    """What the run read the weights as; None for a checkpoint that is named itself."""
 
 
 class Candidate(NamedTuple):
@@ -53,14 +55,14 @@ def find_cost_target(name: str) -> CostTarget:
         return CostTarget(name, None)
     checkpoint = load_record(Path(name)).checkpoint
     if checkpoint.is_gguf:  # its folder in the cache may be there without the file
-        return CostTarget(checkpoint.source, Path(name))
+        return CostTarget(checkpoint.source, Path(name), checkpoint.read_as)
     here = checkpoint.source not in EMBEDDED_CHECKPOINTS and Path(checkpoint.path).exists()
     if not here and checkpoint.source not in EMBEDDED_CHECKPOINTS and checkpoint.revision is None:
         raise BenchError(
             f"The checkpoint of the run {name} is gone: {checkpoint.path}.",
             "Put it back, or measure it where it is now and name the run folder with `out`.",
         )
-    return CostTarget(checkpoint.path if here else checkpoint.source, Path(name))
+    return CostTarget(checkpoint.path if here else checkpoint.source, Path(name), checkpoint.read_as)
 
 
 def add_twin(names: Sequence[str]) -> list[str]:
@@ -86,21 +88,23 @@ def make_candidates(
     baselines: Sequence[str] = (),
     against_floats: bool = False,
     tokenizer: str | None = None,
+    read_as: ReadAs | None = None,
 ) -> list[Candidate]:
     """Pair models with backends and precisions; by default ternary ones run as ternary, float ones as FP16 and BF16.
 
     A model is a checkpoint, whose costs go to *out*, or a run folder, whose own record gains the costs of its
     checkpoint. BF16 is measured in addition to FP16 because many CPUs have no fast FP16: against FP16 alone, ternary
     would look better than it is. *against_floats* adds both for a model that is measured in neither: of its twin, or of
-    its own weights as dense floats. *baselines* are models of any kind, run in `hf`.
+    its own weights as dense floats. *baselines* are models of any kind, run in `hf`. *read_as* is for models that are
+    named themselves; a run folder's record says what its weights were read as.
     """
     paired: list[Candidate] = []
     places = [find_cost_target(model) for model in models]
-    opened = {
-        model: open_checkpoint(model, tokenizer)
-        for model in dict.fromkeys((*(place.model for place in places), *baselines))
+    asked = dict.fromkeys(baselines) | {
+        place.model: place.read_as or (None if place.out else read_as) for place in places
     }
-    for model, own in places:
+    opened = {model: open_checkpoint(model, tokenizer, kind) for model, kind in asked.items()}
+    for model, own, _ in places:
         ternary = opened[model].is_ternary
         ran = backends if ternary else dict.fromkeys(map(_choose_float_backend, backends))
         for backend in ran:

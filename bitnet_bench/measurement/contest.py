@@ -106,7 +106,7 @@ class _LoadableCandidate:
             self,
             lambda: forecast_run(config, one.backend, one.precision, scenario, threads),
             sum(one.checkpoint.weight_bytes.values()),
-            (one.checkpoint.sha256, one.backend),
+            (one.checkpoint.weights_id, one.backend),
         )
 
     def load(self, within_s: float) -> RuntimeParity | None:

@@ -164,7 +164,7 @@ def _prepare_record(out: Path | None, contestant: PreparedCandidate) -> RunRecor
     checkpoint = contestant.checkpoint
     if out is not None and (out / RECORD_FILE).is_file():
         record = load_record_to_extend(out)
-        if record.checkpoint.sha256 != checkpoint.sha256:
+        if record.checkpoint.weights_id != checkpoint.weights_id:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")
         return record.model_copy(update={"costs": (), "cost_errors": {}, "cost_left_out": {}})
     return RunRecord(

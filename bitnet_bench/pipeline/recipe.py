@@ -15,7 +15,7 @@ from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
 from bitnet_bench.files import write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
-from bitnet_bench.runs.choices import AUTO, Precision
+from bitnet_bench.runs.choices import AUTO, Precision, ReadAs
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
 from bitnet_bench.yaml_files import KeyPath, format_key_path, read_yaml
@@ -55,11 +55,13 @@ class EvaluateSettings(EvaluateJob):
     before: bool = False
     """True if the checkpoints are also scored before their fine-tuning."""
 
-    def make_job(self, data_dir: Path | None, stage: Literal["before", "after"] | None) -> EvaluateJob:
-        """Return the job that scores one checkpoint."""
+    def make_job(
+        self, data_dir: Path | None, stage: Literal["before", "after"] | None, read_as: ReadAs | None = None
+    ) -> EvaluateJob:
+        """Return the job that scores one checkpoint, read as *read_as*: the recipe's is of the models that it names."""
         own = EvaluateSettings.model_fields.keys() - EvaluateJob.model_fields.keys()
-        settings = self.model_dump(exclude={*own, "data_dir", "stage"})
-        return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage)
+        settings = self.model_dump(exclude={*own, "data_dir", "read_as", "stage"})
+        return EvaluateJob(**settings, data_dir=str(data_dir) if data_dir else None, stage=stage, read_as=read_as)
 
 
 class MeasureSettings(Workload):

@@ -153,15 +153,17 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
             plugins.load_plugin("backends", section.backend)  # an unknown name is an error before anything is run
     tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
     trained = _make_finetune_steps(recipe.finetune, out, data_dir) if recipe.finetune else []
-    starts = {step.job.precision: step.job.model for step in trained} if scoring.before else {}
-    before = {f"{precision}-before": model for precision, model in starts.items()}
+    before = {f"{step.job.precision}-before": step.job for step in trained} if scoring.before else {}
     after = {step.name + ("-after" if before else ""): step.job.out for step in trained}
 
     def scored(models: Mapping[str, str], job: EvaluateJob) -> list[EvaluateStep]:
         return [EvaluateStep(model, out / name, tasks, job) for name, model in models.items()]
 
-    plain = scored(recipe.models, scoring.make_job(data_dir, None))
-    first = scored(before, scoring.make_job(data_dir, "before"))
+    plain = scored(recipe.models, scoring.make_job(data_dir, None, scoring.read_as))
+    first = [
+        EvaluateStep(job.model, out / name, tasks, scoring.make_job(data_dir, "before", job.read_as))
+        for name, job in before.items()
+    ]
     last = scored(after, scoring.make_job(data_dir, "after" if before else None))
     steps: list[Step] = [*plain, *first, *trained, *last]
     if recipe.measure:
@@ -207,7 +209,11 @@ def _make_measure_step(recipe: Recipe, runs: Sequence[EvaluateStep]) -> MeasureS
 
 def _list_candidates(runs: Sequence[EvaluateStep], recipe: Recipe) -> list[Candidate]:
     precisions = recipe.measure.precisions if recipe.measure else ()
-    return [contender for run in runs for contender in candidates.make_candidates([run.model], precisions, run.out)]
+    return [
+        contender
+        for run in runs
+        for contender in candidates.make_candidates([run.model], precisions, run.out, read_as=run.job.read_as)
+    ]
 
 
 def run_recipe(

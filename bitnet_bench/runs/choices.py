@@ -35,6 +35,8 @@ baked: float weights that hold -s, 0 and +s only. grouped: float weights that ho
 64 or 128 inputs of a row, with a scale s of its own. packed: 2-bit codes as the CPU kernel reads them, with one scale
 or scales of groups.
 """
+ReadAs = Literal["masters"]
+"""What plain float weights may be read as, where nothing in the files says that they are it."""
 GgufType = Literal["f16", "bf16", "q8_0", "q4_0", "tq2_0", "tq1_0", "q2_0", "i2_s"]
 """Types of the tensors that are written as GGUF."""
 EmbeddingType = Literal["f16", "bf16", "q8_0", "q6_k"]

@@ -14,6 +14,7 @@ from bitnet_bench.runs.choices import (
     TRAINING_BACKEND,
     Activations,
     Precision,
+    ReadAs,
     TrainingPrecision,
 )
 from bitnet_bench.runs.settings import Option, Settings
@@ -76,9 +77,12 @@ class FinetuneJob(Settings):
     """Several short rows in one sequence, where none sees another: less padding."""
 
     model: Annotated[str, METHOD] = DEFAULT_MODEL
-    """A checkpoint folder, a GGUF file, a hub id, or the embedded `demo` / `demo-fp16`."""
+    """A checkpoint folder, a GGUF file, a hub id (`ORG/NAME`, `ORG/NAME@REVISION`), or the embedded `demo` /
+    `demo-fp16`."""
     tokenizer: Annotated[str | None, METHOD] = None
     """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
+    read_as: Annotated[ReadAs | None, Option("Method", "as")] = None
+    """Read plain float weights as the masters of a ternary model, where nothing in their files says that they are."""
     precision: Annotated[TrainingPrecision, METHOD] = "ternary"
     """Ternary QAT, or FP16."""
     method: Annotated[Literal["sft", "pretrain", "dpo", "distill"], METHOD] = "sft"
@@ -281,6 +285,8 @@ class EvaluateJob(Settings):
     """[default: ternary for ternary checkpoints, that of a GGUF file in llamacpp, else the fastest float dtype here]"""
     tokenizer: Annotated[str | None, Option()] = None
     """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
+    read_as: Annotated[ReadAs | None, Option(name="as")] = None
+    """Read plain float weights as the masters of a ternary model, where nothing in their files says that they are."""
     data_dir: Annotated[str | None, Option(is_path=True)] = None
     """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
     rows: Annotated[dict[str, str], Option(metavar="SUITE:TASK=FILE")] = {}
@@ -364,6 +370,8 @@ class MeasureJob(Settings):
     """[default: ternary for ternary checkpoints, else fp16 and bf16]"""
     tokenizer: Annotated[str | None, Option()] = None
     """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
+    read_as: Annotated[ReadAs | None, Option(name="as")] = None
+    """Read plain float weights as the masters of a ternary model, where nothing in their files says that they are."""
     baselines: Annotated[tuple[str, ...], Option(name="baseline")] = ()
     """Another model to measure beside it, in `hf`; repeatable."""
     floats: Annotated[bool, Option()] = True

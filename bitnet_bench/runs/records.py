@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitnet_bench.runs.choices import Format, Precision
+from bitnet_bench.runs.choices import Format, Precision, ReadAs
 from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
 from bitnet_bench.runs.value import GrownValue, Value
 
@@ -19,7 +19,13 @@ ROWS_INPUT = "data rows"
 class Checkpoint(GrownValue):
     """Properties of a checkpoint, read from its files (`bitnet_bench.checkpoints.inspect.inspect_folder`)."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("group_size", "ternary_tables", "quantizes_activations", "gguf_types")
+    ADDED: ClassVar[tuple[str, ...]] = (
+        "group_size",
+        "ternary_tables",
+        "quantizes_activations",
+        "gguf_types",
+        "read_as",
+    )
 
     source: str
     """Name that the user gave: a folder, a GGUF file, a hub id, or an embedded checkpoint such as `demo`."""
@@ -52,6 +58,14 @@ class Checkpoint(GrownValue):
     """Whether the model was made to round the inputs of its ternary layers to int8, as BitNet b1.58 does."""
     gguf_types: dict[str, int] = {}
     """Bytes by tensor type, if the checkpoint is a GGUF file; {} if it is a folder."""
+
+    read_as: ReadAs | None = None
+    """What the user said that the float weights are, where nothing in the files says it; None if nothing was said."""
+
+    @property
+    def weights_id(self) -> str:
+        """Return the digest of the weight files and, if the user said it, what they are read as."""
+        return f"{self.sha256}-{self.read_as}" if self.read_as else self.sha256
 
     @property
     def is_gguf(self) -> bool:

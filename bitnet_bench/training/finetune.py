@@ -66,7 +66,7 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     rows, left_out = read_training_rows(job, shown)
     rows, held_out = split_validation_rows(rows, job, shown)
     teacher = open_checkpoint(job.teacher) if job.teacher else None
-    base = open_checkpoint(job.model, job.tokenizer)
+    base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
     with shown(f"{TITLES[job.method]} {job.precision}") as progress:
@@ -84,6 +84,7 @@ def make_twin_job(job: FinetuneJob, model: str | None) -> FinetuneJob:
         update={
             "model": model,
             "precision": "fp16",
+            "read_as": None,
             "out": f"{job.out}{TWIN_SUFFIX}",
             "keep_masters": False,
             "ternary_warmup": 0,

@@ -12,6 +12,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.stored_rows import StoredRows, store_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import TrainingInputs
+from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import ROWS_INPUT, Checkpoint, FinetuneRecord
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
@@ -41,7 +42,7 @@ def check_same_inputs(job: FinetuneJob, record: FinetuneRecord) -> None:
     logged.
     """
     now, given = _find_inputs(job)
-    then = record.inputs or {BASE: record.base.sha256}
+    then = record.inputs or {BASE: record.base.weights_id}
     if not record.inputs and given:
         now[ROWS], then = _encode(job, given), {**then, ROWS: record.data_sha256}
     differing = [name for name in now if name in then and now[name] != then[name]]
@@ -68,7 +69,7 @@ def _wanted(job: FinetuneJob) -> list[str]:
 def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | None]:
     """Return the digests of the inputs that still exist, and the inputs of a training, or None if any is missing."""
     now: dict[str, str] = {}
-    base, teacher = _open(job.model, job.tokenizer), _open(job.teacher) if job.teacher else None
+    base, teacher = _open(job.model, job.tokenizer, job.read_as), _open(job.teacher) if job.teacher else None
     if base:
         now |= _of_base(base)
     if teacher:
@@ -79,9 +80,9 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | Non
     return now, TrainingInputs(base, *read, teacher, 0) if base and read else None
 
 
-def _open(model: str, tokenizer: str | None = None) -> Checkpoint | None:
+def _open(model: str, tokenizer: str | None = None, read_as: ReadAs | None = None) -> Checkpoint | None:
     """Return the checkpoint *model*, or None if it no longer exists; a broken one is an error."""
-    return _unless_gone(lambda: open_checkpoint(model, tokenizer), there=Path(model).exists())
+    return _unless_gone(lambda: open_checkpoint(model, tokenizer, read_as), there=Path(model).exists())
 
 
 def _read_rows(job: FinetuneJob) -> tuple[StoredRows, StoredRows] | None:
@@ -107,7 +108,7 @@ def _unless_gone(read: Callable[[], Read], there: bool) -> Read | None:
 
 
 def _of_base(base: Checkpoint) -> dict[str, str]:
-    return {BASE: base.sha256, **digest_files(Path(base.path))}
+    return {BASE: base.weights_id, **digest_files(Path(base.path))}
 
 
 def _of_teacher(teacher: Checkpoint | None) -> dict[str, str]:

@@ -81,7 +81,7 @@ def _start_or_resume(
 
     The first process chooses the batch for all, because free memory differs between processes.
     """
-    settings = {**job.settings(), "base weights": given.base.sha256, "data rows": encoded.sha256}
+    settings = {**job.settings(), "base weights": given.base.weights_id, "data rows": encoded.sha256}
     settings |= {
         "shard": job.shard,
         "validation rows": held_out.sha256,

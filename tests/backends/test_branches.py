@@ -35,9 +35,20 @@ SHAPE = {
 }
 
 
-def random_model(model_type: str) -> Any:
+WINDOWS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 21},
+    "gemma3_text": {
+        "head_dim": 32,
+        "sliding_window": 19,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+}
+"""Settings of families that have a window, which is shorter than most contexts here."""
+
+
+def random_model(model_type: str, **settings: Any) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE)).eval()
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE, **settings)).eval()
 
 
 @pytest.fixture(params=["llama", "qwen2", "qwen3", "mistral"])
@@ -46,11 +57,11 @@ def float_session(request: pytest.FixtureRequest) -> Iterator[BatchedSession]:
         yield hf.HFSession(random_model(request.param), None, "fp32")
 
 
-@pytest.fixture(params=["llama", "bitnet", "qwen3"])
+@pytest.fixture(params=["llama", "bitnet", "qwen3", "mistral", "gemma3_text"])
 def ternary_session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BatchedSession]:
     if kernel.load_library() is None:
         pytest.skip("the CPU kernel is not built here")
-    random_model(request.param).save_pretrained(tmp_path / "float")
+    random_model(request.param, **WINDOWS.get(request.param, {})).save_pretrained(tmp_path / "float")
     save_checkpoint(
         load_model(inspect_folder(tmp_path / "float"), "train", "ternary"),
         tmp_path / "codes",

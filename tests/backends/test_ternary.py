@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bitnet_bench.backends.hf import HFBackend
@@ -14,6 +15,7 @@ from bitnet_bench.backends.ternary.inference import TernarySession
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import sort_answers
+from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
 
 pytestmark = [
@@ -68,9 +70,9 @@ def test_the_footprint_is_two_bits_a_weight() -> None:
 
 
 def test_another_architecture_runs_as_modules_on_the_kernel(tmp_path: Path) -> None:
-    """Mistral is not of the lean family: transformers' modules with our layers give hf's own scores."""
+    """OLMo 2 is not of the lean family: transformers' modules with our layers give hf's own scores."""
     config = AutoConfig.for_model(
-        "mistral", vocab_size=6144, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        "olmo2", vocab_size=6144, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, quantization_config={
             "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online",
         },
@@ -84,8 +86,47 @@ def test_another_architecture_runs_as_modules_on_the_kernel(tmp_path: Path) -> N
         assert not isinstance(session, TernarySession)
         found = sort_answers(session.loglikelihood(asked))
     assert [ll for ll, _ in found] == pytest.approx([ll for ll, _ in expected], abs=1e-4)
-    with pytest.raises(BenchError, match="model_type mistral"), Int8HeadBackend().open(checkpoint, "ternary"):
+    with pytest.raises(BenchError, match="model_type olmo2"), Int8HeadBackend().open(checkpoint, "ternary"):
         pass
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> Checkpoint:
+    """Give random masters of a small Gemma 3, whose window is shorter than most requests."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(
+        "gemma3_text", vocab_size=6144, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=32,
+        num_attention_heads=4, num_key_value_heads=1, sliding_window=13, initializer_range=0.2, layer_types=[
+            "sliding_attention", "sliding_attention", "full_attention",
+        ],
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(open_checkpoint("demo").path).save_pretrained(tmp_path)
+    return open_checkpoint(str(tmp_path), read_as="masters")
+
+
+def test_gemma_scores_as_in_hf(gemma: Checkpoint) -> None:
+    """Requests alone, and with contexts and beginnings that several share."""
+    asked = requests(30)
+    beginning, contexts = asked[0][0] * 2, [context for context, _ in asked[:6]]
+    asked += [(beginning + context, choice) for context in contexts for _, choice in asked[:4]]
+    with HFBackend().open(gemma, "ternary") as session:
+        expected = sort_answers(session.loglikelihood(asked))
+    with TernaryBackend().open(gemma, "ternary") as session:
+        assert isinstance(session, TernarySession)
+        found = sort_answers(session.loglikelihood(asked))
+    errors = sorted(abs(a - b) for (a, _), (b, _) in zip(expected, found, strict=True))
+    assert errors[len(errors) // 2] < 1e-3
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_gemma_writes_as_in_hf(gemma: Checkpoint) -> None:
+    """Token by token past its window, in a ragged batch."""
+    prompts = [context for context, _ in requests(5)]
+    with HFBackend().open(gemma, "ternary") as session:
+        expected = sort_answers(session.generate(prompts, 24, []))
+    with TernaryBackend().open(gemma, "ternary") as session:
+        assert sort_answers(session.generate(prompts, 24, [])) == expected
 
 
 @pytest.mark.parametrize(("model", "precision"), [("demo-fp16", "ternary"), ("demo", "bf16"), ("demo-fp16", "fp32")])

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from bitnet_bench.checkpoints.hub import make_card, pull_checkpoint, push_checkpoint
+from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune
 
@@ -43,8 +45,11 @@ class FolderHub:
                 (self.root / repo_id).mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, self.root / repo_id / name)
 
-    def snapshot_download(self, repo_id: str, *, allow_patterns: list[str], local_dir: Path) -> str:
+    def snapshot_download(
+        self, repo_id: str, *, revision: str | None, allow_patterns: list[str], local_dir: Path
+    ) -> str:
         """Copy everything, or say that there is nothing."""
+        repo_id = f"{repo_id}@{revision}" if revision else repo_id
         if not (self.root / repo_id).is_dir():
             raise OSError(f"404: no repository {repo_id}")
         shutil.copytree(self.root / repo_id, local_dir)
@@ -138,3 +143,22 @@ def test_a_pull_touches_nothing_of_the_user(name: str, repo: str, hub: Any, tmp_
     assert [file.name for file in (tmp_path / name).iterdir()] == ["notes.txt"]
     assert (tmp_path / name / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert {path.name for path in tmp_path.iterdir()} - {"foo"} == {"hub", name}
+
+
+def test_a_revision_is_pulled_by_name(hub: Any, trained: Path, tmp_path: Path) -> None:
+    """ORG/NAME@REVISION is another state of the same repository."""
+    push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
+    (tmp_path / "hub/org/name").rename(tmp_path / "hub/org/name@masters")
+    with pytest.raises(BenchError, match="no repository org/name"):
+        pull_checkpoint("org/name", tmp_path / "newest", hub=hub)
+    assert pull_checkpoint("org/name@masters", tmp_path / "pulled", hub=hub).is_ternary
+
+
+def test_a_card_names_the_base_without_its_revision(trained: Path) -> None:
+    """The hub's field takes a repository only; the text says the revision."""
+    record = load_training_record(trained)
+    assert record
+    base = record.base.model_copy(update={"source": "ORG/NAME@v2", "revision": "abc123"})
+    card = make_card(inspect_folder(trained), record.model_copy(update={"base": base}))
+    assert "base_model: ORG/NAME\n" in card
+    assert "`ORG/NAME@v2`" in card

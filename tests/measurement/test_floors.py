@@ -131,7 +131,7 @@ def test_a_plan_of_a_model_of_the_hub_downloads_its_config_alone(
     """Gigabytes of weights came for the sake of one file of a kilobyte."""
     asked: list[list[str]] = []
 
-    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append(allow_patterns)
         source = open_checkpoint("demo").path
         shutil.copy(f"{source}/config.json", tmp_path)

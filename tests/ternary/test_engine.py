@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported
-from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported, why_unsupported_on_gpu
+from bitnet_bench.checkpoints.inspect import inspect_folder, read_as_masters
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.saving import save_checkpoint
 from bitnet_bench.checkpoints.weights import Weights
@@ -47,6 +47,57 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"model_type": "qwen2", "num_attention_heads": 4, "num_key_value_heads": 4},
     "qwen3": {"model_type": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+    "mistral": {"model_type": "mistral", "num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None},
+    # windows that are no multiple of 16, and shorter than the sequences of these tests
+    "mistral-window": {
+        "model_type": "mistral",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": 21,
+    },
+    "qwen2-window": {
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+    },
+    "smollm3": {
+        "model_type": "smollm3",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "no_rope_layers": [1, 0, 1],
+        "pad_token_id": 0,
+    },
+    "exaone4": {
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "sliding_window": None,
+        "layer_types": ["full_attention"] * 3,
+    },
+    "exaone4-window": {
+        "model_type": "exaone4",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "sliding_window": 11,
+        "sliding_window_pattern": 2,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 48,
+        "sliding_window": 11,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
 }
 
 
@@ -155,9 +206,40 @@ def test_what_the_lean_pass_does_not_know_is_named(checkpoint: Path) -> None:
         ({"hidden_act": "gelu"}, "activation gelu"),
         ({"model_type": "gemma"}, "model_type gemma"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "type yarn"),
-        ({"use_sliding_window": True}, "sliding-window"),
+        ({"final_logit_softcapping": 30.0}, "capped logits"),
+        ({"use_bidirectional_attention": True}, "both directions"),
     ]:
         config = AutoConfig.from_pretrained(checkpoint)
+        if hasattr(config, "hidden_activation"):
+            change = {name.replace("hidden_act", "hidden_activation"): value for name, value in change.items()}
         for name, value in change.items():
             object.__setattr__(config, name, value)
         assert said in (why_unsupported(weights, config) or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gemma3", "model_type gemma3_text"),
+        ("mistral-window", "sliding-window attention"),
+        ("qwen2-window", "sliding-window attention"),
+        ("mistral", None),
+        ("bitnet", None),
+    ],
+)
+def test_what_a_gpu_does_not_know_is_named(name: str, said: str | None) -> None:
+    """There such a model runs as modules."""
+    fields = COMMON | ARCHITECTURES[name]
+    assert why_unsupported_on_gpu(AutoConfig.for_model(fields.pop("model_type"), **fields)) == said
+
+
+@torch.inference_mode()
+def test_a_token_outside_every_window_changes_nothing(tmp_path: Path, width: int) -> None:
+    """And one inside does: 21 positions in three layers reach back 60 at most."""
+    random_model(ARCHITECTURES["mistral-window"]).save_pretrained(tmp_path)
+    engine = Engine(Weights(read_as_masters(inspect_folder(tmp_path))), AutoConfig.from_pretrained(tmp_path))
+    (ids,) = sequences(90)
+    last = forward(engine, [ids])[0][-1]
+    for position, equal in ((28, True), (85, False)):
+        other = [*ids[:position], (ids[position] + 1) % 320, *ids[position + 1 :]]
+        assert torch.equal(forward(engine, [other])[0][-1], last) == equal

@@ -169,7 +169,7 @@ def test_the_head_gives_the_same_bits_at_every_width(dtype: torch.dtype) -> None
     assert any(map(kernel.use_width, kernel.VECTOR_WIDTHS))
 
 
-@pytest.mark.parametrize("activation", ["silu", "relu2"])
+@pytest.mark.parametrize("activation", ["silu", "relu2", "gelu_pytorch_tanh"])
 def test_gates_are_those_of_transformers(activation: str) -> None:
     """act(gate) * up, for large and small values."""
     from transformers.activations import ACT2FN
@@ -186,6 +186,15 @@ def test_the_norm_is_torch_s() -> None:
     for w in (weight, None):
         kernel.quantize_rows(x, 5, None, norm=kernel.Norm(w, 1e-5), y=y)
         torch.testing.assert_close(y, torch.nn.functional.rms_norm(x, (50,), w, 1e-5), rtol=1e-6, atol=1e-6)
+
+
+def test_a_normalized_row_is_added() -> None:
+    """To what was there, as Gemma adds to its residual stream."""
+    x, weight, y = torch.randn(5, 50), torch.randn(50), torch.randn(5, 50)
+    expected = y + torch.nn.functional.rms_norm(x, (50,), weight, 1e-5)
+    function, arguments = kernel.rows_call(x, None, norm=kernel.Norm(weight, 1e-5), y=y, add=True)
+    function(*arguments)
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_without_the_kernel_torch_gives_the_same_bits() -> None:

@@ -20,7 +20,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.runtime_choice import find_stored_precision
 from bitnet_bench.protocols import ProgressDisplay, no_display, no_progress
-from bitnet_bench.runs.choices import EmbeddingType, Precision
+from bitnet_bench.runs.choices import EmbeddingType, Precision, ReadAs
 from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def open_or_export_gguf(checkpoint: Checkpoint, form: Form | ExternalGgufType, o
     """
     if form == "tq2_0" and checkpoint.group_size:
         form = "q2_0"  # the ternary type of models with a scale per group
-    path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}-{form}.gguf"
+    kind = f"-{checkpoint.read_as}" if checkpoint.read_as else ""
+    path = Path(own) if own else find_cache_folder() / f"{checkpoint.sha256[:32]}{kind}-{form}.gguf"
     if own and not path.is_file():
         raise BenchError(f"There is no file {own}.", "Check `gguf`.")
     if not path.is_file() and form != "tl1" and form != "tl2":
@@ -110,13 +111,14 @@ def export_gguf(
     *,
     embeddings: EmbeddingType | None = None,
     tokenizer: str | None = None,
+    read_as: ReadAs | None = None,
 ) -> FileParity:
     """Write the checkpoint *model* to the GGUF file *out*, and return the parity of their weights.
 
     *embeddings* is the type of embedding and head, by default that of the form. BenchError if the weights differ; *out*
     does not exist then.
     """
-    checkpoint = open_checkpoint(model, tokenizer)
+    checkpoint = open_checkpoint(model, tokenizer, read_as)
     with steps(f"convert to gguf-{form}") as progress:
         write_gguf(checkpoint, form, out, progress, embeddings)
     try:

@@ -27,9 +27,11 @@ INLINE void V(unit_scores)(const float *queries, const float *keys, int64_t p, i
 }
 
 /* Scores [rows][width] -> shares of the values [width][rows], not yet divided by the sums that are returned. */
-INLINE void V(soften)(float *scores, int64_t width, const int32_t *limits, float *shares, float *totals, const int rows) {
+INLINE void V(soften)(float *scores, int64_t width, const int32_t *starts, const int32_t *limits, float *shares,
+                      float *totals, const int rows) {
     for (int r = 0; r < rows; r++) {
         float *row = scores + r * width;
+        for (int64_t p = 0; p < starts[r]; p++) row[p] = -INFINITY;
         for (int64_t p = limits[r]; p < width; p++) row[p] = -INFINITY;
         V(vec) most = V(load)(row), total[PARTS];
         for (int64_t p = VECTOR; p < width; p += VECTOR) {
@@ -70,8 +72,9 @@ INLINE void V(weighted)(const float *shares, const float *values, int d, int64_t
 
 /* In two passes: all scores of a tile first, then their exponentials times the values. Of 32 registers the sums take 16
  * at most, of 16 they take 8. */
-INLINE void V(attend_rows)(const attention_t *job, const float *const *heads, const int32_t *limits, const float *keys,
-                           const float *values, float *const *outs, float *scores, const int rows) {
+INLINE void V(attend_rows)(const attention_t *job, const float *const *heads, const int32_t *starts,
+                           const int32_t *limits, const float *keys, const float *values, float *const *outs,
+                           float *scores, const int rows) {
     const int d = job->dimension, units = rows > 4 ? 1 : rows > 2 || VECTOR == 16 ? 2 : 4;
     const int vectors = (rows > 4 ? 2 : rows > 2 || VECTOR == 16 ? 4 : 8) / (VECTOR == 16 ? 1 : 2);
     float queries[8 * MOST_DIMENSIONS], totals[8];
@@ -86,7 +89,7 @@ INLINE void V(attend_rows)(const attention_t *job, const float *const *heads, co
         V(unit_scores)(queries, keys, p, d, job->scale, scores, width, rows, units);
     for (; p < width; p += VECTOR) V(unit_scores)(queries, keys, p, d, job->scale, scores, width, rows, 1);
     float *shares = scores + rows * width;
-    V(soften)(scores, width, limits, shares, totals, rows);
+    V(soften)(scores, width, starts, limits, shares, totals, rows);
     int first = 0;
     for (; first + VECTOR * vectors <= d; first += VECTOR * vectors)
         V(weighted)(shares, values, d, longest, totals, outs, first, rows, vectors);
@@ -95,9 +98,9 @@ INLINE void V(attend_rows)(const attention_t *job, const float *const *heads, co
 
 #define ATTEND(W, M) PASTE(PASTE(attend, W), _##M)
 #define F(M)                                                                                                         \
-    static void ATTEND(VECTOR, M)(const attention_t *j, const float *const *q, const int32_t *l, const float *k,     \
-                                  const float *v, float *const *o, float *s) {                                       \
-        V(attend_rows)(j, q, l, k, v, o, s, M);                                                                      \
+    static void ATTEND(VECTOR, M)(const attention_t *j, const float *const *q, const int32_t *b, const int32_t *l,   \
+                                  const float *k, const float *v, float *const *o, float *s) {                       \
+        V(attend_rows)(j, q, b, l, k, v, o, s, M);                                                                   \
     }
 EACH8(F)
 #undef F

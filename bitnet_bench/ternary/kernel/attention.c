@@ -24,6 +24,7 @@ typedef struct {
     float *out;              /* [tokens][heads * dimension] */
     int64_t next;
     int32_t heads_per_tile;
+    int32_t window; /* positions that a query reads at most, its own included; 0: all */
     const int32_t *tiles;    /* [count][2] first token, how many */
     int64_t tile_count;
 } attention_t;
@@ -61,8 +62,8 @@ static void rotate_work(void *argument) {
     }
 }
 
-typedef void (*attend_fn)(const attention_t *, const float *const *, const int32_t *, const float *, const float *,
-                          float *const *, float *);
+typedef void (*attend_fn)(const attention_t *, const float *const *, const int32_t *, const int32_t *, const float *,
+                          const float *, float *const *, float *);
 
 #define TEMPLATE "attend.h"
 #include "widths.h"
@@ -72,15 +73,20 @@ static void attend_tile(const attention_t *job, const int32_t *tile, int head, f
     const int64_t base = ((int64_t)job->slots[tile[0]] * job->kv_heads + head / group) * job->capacity * d;
     const float *queries[8];
     float *outs[8];
-    int32_t limits[8];
+    int32_t starts[8], limits[8], begin = INT32_MAX;
     int rows = 0;
     for (int t = tile[0]; t < tile[0] + tile[1]; t++)
         for (int h = head; h < head + job->heads_per_tile; h++, rows++) {
             queries[rows] = job->qkv + t * job->stride + h * d;
             outs[rows] = job->out + ((int64_t)t * job->heads + h) * d;
             limits[rows] = job->positions[t] + 1;
+            starts[rows] = job->window && limits[rows] > job->window ? limits[rows] - job->window : 0;
+            begin = starts[rows] < begin ? starts[rows] : begin;
         }
-    OF_WIDTH(attend_all)[rows - 1](job, queries, limits, job->keys + base, job->values + base, outs, scores);
+    begin -= begin % 16; /* keys are in blocks of 16 positions: what lies before the tile's first block is not read */
+    for (int r = 0; r < rows; r++) starts[r] -= begin, limits[r] -= begin;
+    const float *keys = job->keys + base + (int64_t)begin * d, *values = job->values + base + (int64_t)begin * d;
+    OF_WIDTH(attend_all)[rows - 1](job, queries, starts, limits, keys, values, outs, scores);
 }
 
 static void attend_work(void *argument) {

@@ -14,7 +14,7 @@ from bitnet_bench.ternary.kernel.loader import require_library
 from bitnet_bench.ternary.kernel.structs import Attention, Head, Lookup, Matrix, Part, RowsJob, RowsPointers
 from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
 
-ACTIVATIONS = {"silu": 1, "relu2": 2}
+ACTIVATIONS = {"silu": 1, "relu2": 2, "gelu_pytorch_tanh": 3}
 CACHE_LINE = 64
 TABLES = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}
 GROUP_SCALES = {torch.float16: 2, torch.float32: 3}
@@ -161,12 +161,18 @@ def quantize_rows(
 
 
 def rows_call(
-    x: Tensor, out: QuantizedRows | None, *, norm: Norm | None = None, activation: str = "", y: Tensor | None = None
+    x: Tensor,
+    out: QuantizedRows | None,
+    *,
+    norm: Norm | None = None,
+    activation: str = "",
+    y: Tensor | None = None,
+    add: bool = False,
 ) -> Call:
     """Return the call that quantizes float32 rows x [T, K] into *out*.
 
     With an *activation*, x is [T, 2 K] and act(first half) * second half is computed first. The RMS norm follows, if
-    there is one. *y* [T, K] receives the rows before quantization.
+    there is one. *y* [T, K] receives the rows before quantization; with *add* they are added to it.
     """
     columns = out.columns if out is not None else x.shape[-1]
     job = RowsJob(
@@ -178,6 +184,7 @@ def rows_call(
         epsilon=norm.epsilon if norm else 0.0,
         normed=norm is not None,
         activation=ACTIVATIONS[activation] if activation else 0,
+        add=add,
         q=out.q.data_ptr() if out is not None else None,
         steps=out.steps.data_ptr() if out is not None else None,
         sums=out.sums.data_ptr() if out is not None else None,
@@ -198,12 +205,16 @@ def attention_call(
     norms: tuple[Tensor | None, Tensor | None, float],
     heads: tuple[int, int, int],
     heads_per_tile: int,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
 ) -> Call:
     """Return the call for rotation, cache and attention: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
 
     *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys, values, and their
     capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key norms of single heads,
-    or None, and their epsilon. *heads*: query heads, key-value heads, d.
+    or None, and their epsilon. *heads*: query heads, key-value heads, d. *scale* multiplies scores, by default
+    1 / sqrt(d). With a *window* a token reads so many positions at most, its own included.
     """
     slots, positions, tiles = where
     job = Attention(
@@ -223,9 +234,10 @@ def attention_call(
         query_norm=_optional(norms[0]),
         key_norm=_optional(norms[1]),
         epsilon=norms[2],
-        scale=heads[2] ** -0.5,
+        scale=heads[2] ** -0.5 if scale is None else scale,
         out=out.data_ptr(),
         heads_per_tile=heads_per_tile,
+        window=window or 0,
         tiles=tiles.data_ptr(),
         tile_count=len(tiles),
     )

@@ -5,7 +5,7 @@
 #include "vectors.h"
 #include <math.h>
 
-enum activation { NONE, SILU, RELU_SQUARED };
+enum activation { NONE, SILU, RELU_SQUARED, GELU_TANH };
 
 /* How a row of `columns` floats becomes int8: an activation gate, an RMS norm, both or neither come first. */
 typedef struct {
@@ -13,16 +13,18 @@ typedef struct {
     int64_t x_stride, tokens, columns;
     const float *norm; /* [columns] weight of an RMS norm, NULL for ones */
     float epsilon;
-    int32_t normed, activation;
+    int32_t normed, activation, add;
     int8_t *q;          /* [tokens][stride] */
     float *steps;       /* [tokens] */
     int32_t *sums;      /* [tokens] */
-    float *y;           /* [tokens][columns], or NULL: the row as it is before quantization */
+    float *y;           /* [tokens][columns], or NULL: the row as it is before quantization; with `add` it is added */
     int64_t stride;
     int64_t group; /* columns with a step and a sum of their own: steps and sums are [tokens][columns / group]; 0: all */
     int64_t digits; /* with a group: 1, or 3 rows of q for each token, which add up to the row itself: split_digits */
     int64_t next;
 } rows_job_t;
+
+#define TWICE_ROOT_2_PI 1.5957691216f /* 2 sqrt(2 / pi) */
 
 CLONES_OF_16 static void gate(const float *x, int64_t columns, int activation, float *out) {
     const float *up = x + columns;
@@ -34,6 +36,15 @@ CLONES_OF_16 static void gate(const float *x, int64_t columns, int activation, f
         return;
     }
     int64_t i = 0;
+    if (activation == GELU_TANH) { /* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) */
+        for (; i + 16 <= columns; i += 16) {
+            const vec16 g = load16(x + i), u = g * (1.0f + 0.044715f * (g * g)) * TWICE_ROOT_2_PI;
+            store16(out + i, g / (1.0f + exp16(-u)) * load16(up + i));
+        }
+        for (; i < columns; i++)
+            out[i] = x[i] / (1.0f + expf(-(x[i] * (1.0f + 0.044715f * (x[i] * x[i])) * TWICE_ROOT_2_PI))) * up[i];
+        return;
+    }
     for (; i + 16 <= columns; i += 16) {
         const vec16 g = load16(x + i);
         store16(out + i, g / (1.0f + exp16(-g)) * load16(up + i));
@@ -158,7 +169,10 @@ static void rows_work(void *argument) {
             rms_norm(x, job->columns, job->norm, job->epsilon, buffer);
             x = buffer;
         }
-        if (job->y) memcpy(job->y + t * job->columns, x, (size_t)job->columns * sizeof(float));
+        if (job->y && job->add)
+            for (int64_t i = 0; i < job->columns; i++) job->y[t * job->columns + i] += x[i];
+        else if (job->y)
+            memcpy(job->y + t * job->columns, x, (size_t)job->columns * sizeof(float));
         if (job->q && !job->group)
             quantize(x, job->columns, job->stride, job->q + t * job->stride, job->steps + t, job->sums + t);
         else if (job->q)

@@ -45,6 +45,7 @@ class RowsJob(Structure):
         ("epsilon", c_float),
         ("normed", c_int32),
         ("activation", c_int32),
+        ("add", c_int32),
         ("q", c_void_p),
         ("steps", c_void_p),
         ("sums", c_void_p),
@@ -80,6 +81,7 @@ class Attention(Structure):
         ("out", c_void_p),
         ("next", c_int64),
         ("heads_per_tile", c_int32),
+        ("window", c_int32),
         ("tiles", c_void_p),
         ("tile_count", c_int64),
     )
