@@ -279,7 +279,7 @@ def test_another_tokenizer_is_remarked_and_no_fault(demo: Checkpoint, file: Gguf
     assert parity.fault is None
     assert not parity.same_tokens
     assert str(parity.remark).endswith("it puts 7 before the text")
-    assert "for “안녕하세요. 오늘 서…”, from the id at 0 on" in str(_compare(demo, file, lambda: Bytes(demo)).remark)
+    assert "for “안녕하세요. 오늘 서울…”, from the id at 0 on" in str(_compare(demo, file, lambda: Bytes(demo)).remark)
 
 
 def test_bytes_are_named_by_kind(demo: Checkpoint, file: GgufFile) -> None:

@@ -19,6 +19,7 @@ from bitnet_bench.checkpoints.gguf.naming import I2S_ORDER_KEY, SOURCE_KEY
 from bitnet_bench.checkpoints.gguf.parts import list_part_names
 from bitnet_bench.checkpoints.gguf.types import (
     F16,
+    F32,
     I2_S,
     Q8_0,
     TL1,
@@ -278,8 +279,15 @@ def test_a_file_that_moves_is_the_same_model(export: Callable[..., Path], tmp_pa
     assert open_checkpoint(str(other)).path != after.path
 
 
+def test_an_empty_tensor_is_damage(export: Callable[..., Path], tmp_path: Path) -> None:
+    """No model has one, and no value of it could be looked at."""
+    empty: Tensors = {"blk.0.ffn_up.weight": (F32, (0, 256), np.zeros(0, np.uint8))}
+    with pytest.raises(BenchError, match=r"has the shape \[0, 256\], which F32 cannot have"):
+        open_checkpoint(str(changed(export("demo", "tq2_0"), tmp_path / "empty.gguf", tensors=empty)))
+
+
 def test_nothing_is_decoded_when_a_file_is_opened(export: Callable[..., Path], tmp_path: Path) -> None:
-    """Less memory is allocated than a tenth of the file: floats are mapped, and of blocks only scales are kept."""
+    """Less memory is allocated than three quarters of the file: of blocks only scales are kept."""
     file = export("demo-fp16", "q8_0")
     fields, tensors = read_whole(file)
     rows = 60_000
