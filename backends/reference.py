@@ -12,6 +12,7 @@ from torch import Tensor
 from bitnet_bench.backends.changed_models import ChangedWeights, leave_out, list_changes
 from bitnet_bench.backends.variants import AS_STORED, Variant
 from bitnet_bench.checkpoints.building import load_config_object
+from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.gguf.naming import GgufLayout
 from bitnet_bench.checkpoints.parity import LogitFunction
 from bitnet_bench.checkpoints.weights import Weights
@@ -69,7 +70,6 @@ def run_in_engine(
     checkpoint: Checkpoint, prompts: Sequence[Tensor], variants: Sequence[Variant]
 ) -> Iterator[tuple[Variant, Tensor]]:
     """Yield logits [T, V] of the ternary engine for each of *variants* that it can compute."""
-    from bitnet_bench.backends.ternary.base_engine import find_activation
     from bitnet_bench.backends.ternary.engine import Batch, Engine
     from bitnet_bench.ternary import kernel
 
@@ -81,7 +81,7 @@ def run_in_engine(
         config.rms_norm_eps = variant.epsilon or config.rms_norm_eps
         if variant.rope_base:
             config.rope_parameters = {"rope_type": "default", "rope_theta": variant.rope_base}
-        if find_activation(config) not in kernel.ACTIVATIONS:
+        if find_activation(config.to_dict()) not in kernel.ACTIVATIONS:
             continue
         weights.order = variant.order
         with torch.inference_mode():

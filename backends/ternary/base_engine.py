@@ -28,11 +28,6 @@ NORMED_OUTPUTS = {GEMMA, "exaone4"}
 """Families that normalize what attention and feed-forward add; EXAONE 4 has no other norms in a block."""
 
 
-def find_activation(config: Any) -> str:
-    """Return the name of the activation of the feed-forward, which Gemma's configuration calls by another key."""
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
-
-
 class Attention(NamedTuple):
     """How a layer attends."""
 

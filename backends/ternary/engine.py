@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from bitnet_bench.backends.ternary.base_engine import (
     POSITIONS_AT_ONCE,
     BaseEngine,
-    find_activation,
     find_head_dimension,
     list_attention,
     list_ropes,
 )
+from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import DIGITS
@@ -52,8 +52,8 @@ def why_unsupported(weights: Weights, config: Any) -> str | None:
         return f"model_type {config.model_type}"
     if layers != expected or len(linear) != 7 * config.num_hidden_layers:
         return "linear layers that are not ternary"
-    if find_activation(config) not in kernel.ACTIVATIONS:
-        return f"activation {find_activation(config)}"
+    if find_activation(config.to_dict()) not in kernel.ACTIVATIONS:
+        return f"activation {find_activation(config.to_dict())}"
     kinds = {rope.get("rope_type", "default") for rope in list_ropes(config).values()}
     if kinds - ROPE_TYPES:
         return f"rotary positions of type {min(kinds - ROPE_TYPES)}"
@@ -245,7 +245,7 @@ class ForwardPlan:
         between = torch.empty_like(self.hidden)
         angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
-        activation = find_activation(config)
+        activation = find_activation(config.to_dict())
         self.calls: list[Call] = []
         for i, layer in enumerate(engine.layers):
             attention = kernel.attention_call(
