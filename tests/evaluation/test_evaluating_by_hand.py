@@ -401,17 +401,17 @@ def own(tmp_path: Path) -> Suite:
     (tmp_path / "one.yaml").write_text(
         "include: base.yaml\ndoc_to_text: 질문\nprocess_docs: !function code.f\n", encoding="utf-8"
     )
-    (tmp_path / "base.yaml").write_text("task: one\n", encoding="utf-8")
+    (tmp_path / "base.yaml").write_text("task: one\nnote: !!binary aGk=\n", encoding="utf-8")
     (tmp_path / "code.py").write_text("def f(x): return x\n", encoding="utf-8")
     (tmp_path / "hooks.py").write_text("VALUES = ()\n", encoding="utf-8")
     return make_suite("one", folder=str(tmp_path), module="hooks.py")
 
 
 def test_a_definition_has_the_digest_that_earlier_versions_gave_it(own: Suite, tmp_path: Path) -> None:
-    """The fields of suite.yaml and of the task's files as JSON, then the digests of the modules in order."""
+    """The fields of suite.yaml and of the task's files as JSON, or as Python shows them, then the modules' digests."""
     text = (
         '[{"chance": 50.0, "metrics": ["accuracy"], "module": "hooks.py"}, '
-        '[{"task": "one"}, {"doc_to_text": "질문", "process_docs": "!function code.f"}]]'
+        '[{"note": "b\'hi\'", "task": "one"}, {"doc_to_text": "질문", "process_docs": "!function code.f"}]]'
     )
     expected = hashlib.sha256(text.encode())
     for name in ("code.py", "hooks.py"):

@@ -456,18 +456,6 @@ def test_suites_are_found_by_name(tmp_path: Path) -> None:
     assert str(tmp_path / "b" / "two") in twice.value.hint
 
 
-def test_an_invalid_suite_is_named(tmp_path: Path) -> None:
-    """By its file, with what is wrong."""
-    for text, said in (
-        ("name: [", "is not YAML"),
-        ("name: x\n", ": version"),
-        ("- a\n", "is not a suite: it holds no keys"),
-    ):
-        (tmp_path / "suite.yaml").write_text(text)
-        with pytest.raises(BenchError, match=rf"suite.yaml ?{said}"):
-            read_suite(tmp_path / "suite.yaml")
-
-
 def test_where_the_rows_of_a_task_are(tmp_path: Path) -> None:
     """The task's own hub, licence and folder before the suite's; a run takes what has rows, here or on the hub."""
     tasks = """

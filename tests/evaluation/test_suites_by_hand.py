@@ -76,6 +76,7 @@ def fail(act: Callable[[], Any], kind: type[BenchError] = BenchError) -> tuple[s
             "Line 8 of {}: tasks.0.metrics: Field required.",
             "docs/suites/README.md says what a suite holds.",
         ),
+        ("name: [", "{} is not YAML: did not find expected node content in line 2.", "Correct it there."),
         ("# mine\n" + HEAD.format("own"), "Line 2 of {}: tasks: Field required.", "docs/suites/README.md says what"),
     ],
 )
