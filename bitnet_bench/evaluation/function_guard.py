@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,22 @@ def _check_function(suite: Suite, may_run: bool, function: str, folder: Path) ->
         allowed = is_installed(file) or (may_run and is_trusted_code(suite, file))
     else:
         top = function.partition(".")[0]
-        known = top in OWN_PACKAGES or top in sys.stdlib_module_names or top in packages_distributions()
-        allowed = known and (is_installed(folder) or (may_run and is_trusted(suite)))
+        allowed = _is_nowhere(top) or (_is_package(top) and (is_installed(folder) or (may_run and is_trusted(suite))))
     if not allowed:
         raise BenchError(
             f"`{FUNCTION_TAG} {function}` in {folder} is not run: it is not among the trusted code of the suite "
             f"{suite.name}.",
             "Put its Python file into the folder of the suite, read it, and give `trust_suite`.",
         )
+
+
+def _is_package(module: str) -> bool:
+    return module in OWN_PACKAGES or module in sys.stdlib_module_names or module in packages_distributions()
+
+
+def _is_nowhere(module: str) -> bool:
+    """Return whether Python finds no such top-level *module*: lm-eval then says so, and nothing runs."""
+    try:
+        return find_spec(module) is None
+    except ValueError:  # no name, or a module that was made by hand
+        return False
