@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.definitions import find_modules, read_definition
+from bitnet_bench.evaluation.definitions import examine_definition
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.runs.records import Environment, RunRecord
@@ -48,12 +48,12 @@ def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
     """
     from bitnet_bench.evaluation.tasks import find_definition
 
-    parts = read_definition(find_definition(suite, task, setting.prompts))
-    modules = {module for file, fields in parts.items() for module in find_modules(file, fields)}
+    definition = examine_definition(find_definition(suite, task, setting.prompts))
+    modules = definition.list_modules()
     if task.module:
         modules.add(suite.folder / task.module)
     entry = task.model_dump(mode="json", include={"metrics", "chance", "module"})
-    text = json.dumps([entry, list(parts.values())], sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps([entry, list(definition.parts.values())], sort_keys=True, ensure_ascii=False, default=str)
     found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for module in sorted(modules):
         try:

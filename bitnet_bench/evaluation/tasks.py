@@ -18,6 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.definitions import CORRECT_HINT, read_definition
+from bitnet_bench.evaluation.function_guard import guard_functions
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import Suite, Task
@@ -111,6 +112,7 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
 
     BenchError if the suite brings code that is not trusted (`bitnet_bench.evaluation.trust`).
     """
+    read_definition(find_definition(suite, task, setting.prompts))  # the line of a fault; lm-eval has a traceback
     if setting.without_code:
         refuse_code(suite, setting.without_code)
     else:
@@ -119,7 +121,7 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _sandbox_prompts()
-    config = _read_task_config(suite, task, setting.prompts)
+    config = _read_task_config(suite, task, setting.prompts, not setting.without_code)
     files = _find_local_files(suite, task, setting)
     lines = None
     if files:
@@ -183,14 +185,15 @@ def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
     return find_harness_yaml(suite.prompts[prompts].format(task=task.name))
 
 
-def _read_task_config(suite: Suite, task: Task, prompts: str) -> dict[str, Any]:
+def _read_task_config(suite: Suite, task: Task, prompts: str, may_run: bool = True) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
     definition = find_definition(suite, task, prompts)
-    read_definition(definition)  # a sentence with the line of a fault; lm-eval has a traceback
     try:
-        with leave_no_bytecode():
+        with leave_no_bytecode(), guard_functions(suite, may_run):
             config: dict[str, Any] = load_yaml(definition, resolve_func=True)
+    except BenchError:
+        raise
     except Exception as error:  # the modules that it names are programs
         raise BenchError(
             f"{definition} does not define a task: {type(error).__name__}: {error}.", CORRECT_HINT

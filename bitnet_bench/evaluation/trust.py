@@ -12,16 +12,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.definitions import FUNCTION_TAG, Definition, examine_definition
 from bitnet_bench.evaluation.harness_tasks import find_harness_folder
 from bitnet_bench.files import write_whole
 from bitnet_bench.questions import ASK
@@ -31,9 +31,14 @@ if TYPE_CHECKING:
 
 STATE_VARIABLE = "BITNET_BENCH_STATE"
 TRUST_FILE = "trusted-suites.json"
-FUNCTION_TAG = "!function"
 CODE_SUFFIXES = (".py", ".pyc", ".pyd", ".so", ".dylib", ".dll")
-YAML_SUFFIXES = (".yaml", ".yml")
+MAX_SUITE_FILES = 10_000
+"""Number of files and folders up to which the folder of a suite is looked through."""
+MAX_SUITE_BYTES = 1 << 30
+"""Size of all files of a suite up to which its digest is computed."""
+MAX_DEFINITION_BYTES = 8 << 20
+"""Size of all definitions of a suite up to which they are looked through."""
+SMALLER_HINT = "Give rows by `data_dir`, and keep only the files of the suite in its folder."
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 DATASET_FORMATS = ("json", "csv", "parquet", "text")
 """Values of `dataset_path` that read files in which nothing but text and numbers can be."""
@@ -48,11 +53,11 @@ _trusted_here: set[str] = set()
 def require_trust(suite: Suite) -> None:
     """Raise BenchError if *suite* brings code that the user has not trusted; on a terminal, the user is asked."""
     code = list_code(suite)
-    if not code or (digest := compute_suite_digest(suite)) in _trusted_here | _read_trusted().keys():
+    if not code or is_trusted(suite):
         return
     problem = f"The suite {suite.name} in {suite.folder} brings code of its own: {_name_some(code)}."
     if (ask := ASK.get()) and ask(f"{problem} Run it, now and as long as no file of the suite changes?"):
-        _remember(suite, digest)
+        _remember(suite, compute_suite_digest(suite))
         return
     raise BenchError(
         problem,
@@ -79,28 +84,57 @@ def trust_suites(suites: Sequence[Suite]) -> None:
 
 def list_code(suite: Suite) -> list[str]:
     """Return what in *suite* would run code, as file names with reasons; [] for a suite of an installed package."""
-    folder = suite.folder.resolve()
-    if any(folder.is_relative_to(place.resolve()) for place in (*plugins.find_task_folders(), find_harness_folder())):
+    if is_installed(suite.folder):
         return []
+    folder = suite.folder.resolve()
     found = {f"{task.module} (`module`)": None for task in suite.tasks if task.module}
+    definitions, unreadable = _examine_definitions(suite)
+    fields = {file: part for one in definitions for file, part in one.parts.items()}
+    tagged = {file for one in definitions for file, names in one.functions.items() if names}
     for file in _list_files(suite):
         name = _name_file(file, folder)
         if file.suffix in CODE_SUFFIXES:
             found[name] = None
-        elif file.suffix in YAML_SUFFIXES and file.name != "suite.yaml":
-            found |= {f"{name} ({why})": None for why in _list_yaml_code(file)}
-    return list(found)
+        reasons = [f"`{FUNCTION_TAG}`"] if file in tagged else []
+        reasons += _list_settings(fields.get(file, {}))
+        found |= {f"{name} ({why})": None for why in reasons}
+    return [*found, *(f"{_name_file(file, folder)} (cannot be read)" for file in unreadable)]
+
+
+def is_installed(path: Path) -> bool:
+    """Return whether *path* is below a folder of an installed package of suites, or of lm-eval's own tasks."""
+    path = path.resolve()
+    return any(path.is_relative_to(place.resolve()) for place in (*plugins.find_task_folders(), find_harness_folder()))
 
 
 def compute_suite_digest(suite: Suite) -> str:
-    """Return the digest of all files of *suite*, and of those that its YAML files include from elsewhere."""
+    """Return the digest of all files of *suite*, and of those elsewhere that its tasks include or load."""
     folder = suite.folder.resolve()
     digest = hashlib.sha256()
+    size = 0
     for file in _list_files(suite):
         status = file.stat()
+        size += status.st_size
+        if size > MAX_SUITE_BYTES:
+            raise BenchError(
+                f"The suite {suite.name} in {folder} has more than {MAX_SUITE_BYTES >> 20:,} MiB.", SMALLER_HINT
+            )
         content = _hash_file(file, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         digest.update(f"{_name_file(file, folder)}\0{content}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def is_trusted_code(suite: Suite, file: Path) -> bool:
+    """Return whether *file* may be loaded for *suite*: one of the files that are trusted now, or installed."""
+    if is_installed(suite.folder) or is_installed(file):
+        return True
+    files = {one.resolve() for one in _list_files(suite)}
+    return file.resolve() in files and is_trusted(suite)
+
+
+def is_trusted(suite: Suite) -> bool:
+    """Return whether the user trusted *suite* as its files are now."""
+    return compute_suite_digest(suite) in _trusted_here | _read_trusted().keys()
 
 
 @contextmanager
@@ -115,39 +149,83 @@ def leave_no_bytecode() -> Iterator[None]:
 
 
 def _list_files(suite: Suite) -> list[Path]:
-    """Return the files in the folder of *suite*, and those that are included from elsewhere, in order."""
-    inside = {file for file in suite.folder.resolve().rglob("*") if file.is_file()}
+    """Return the files in the folder of *suite*, and those elsewhere that its tasks include or load, in order.
+
+    Code files beside a module elsewhere count too: it can import them.
+    """
+    folder = suite.folder.resolve()
+    found = set(_walk_folder(suite, folder))
+    modules = {(folder / task.module).resolve() for task in suite.tasks if task.module}
+    for definition in _examine_definitions(suite)[0]:
+        found |= definition.parts.keys()
+        modules |= definition.list_modules()
+    outside = {module for module in modules if module.is_file() and not module.is_relative_to(folder)}
+    found |= outside
+    for place in {module.parent for module in outside if not is_installed(module)}:
+        with os.scandir(place) as entries:
+            beside = [Path(entry.path) for entry in islice(entries, MAX_SUITE_FILES + 1)]
+        if len(beside) > MAX_SUITE_FILES:
+            raise _refuse_size(suite, place)
+        found |= {file for file in beside if file.suffix in CODE_SUFFIXES and file.is_file()}
+    return sorted(found)
+
+
+def _walk_folder(suite: Suite, folder: Path) -> Iterator[Path]:
+    """Yield the files below *folder*, in linked folders too; BenchError if they are too many."""
     seen: set[Path] = set()
-    waiting = [file for file in inside if file.suffix in YAML_SUFFIXES]
-    while waiting:
-        file = waiting.pop().resolve()
-        if file not in seen and file.is_file():
-            seen.add(file)
-            waiting += _list_includes(file)
-    return sorted(inside | seen)
+    count = 0
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner.sort()
+        real = Path(place).resolve()
+        if real in seen:  # a link to a folder that is looked through already, or around this one
+            inner.clear()
+            continue
+        seen.add(real)
+        count += len(inner) + len(names)
+        if count > MAX_SUITE_FILES:
+            raise _refuse_size(suite, folder)
+        yield from (file for name in names if (file := Path(place, name)).is_file())
+
+
+def _refuse_size(suite: Suite, place: Path) -> BenchError:
+    problem = f"The suite {suite.name} cannot be looked through: {place} has more than {MAX_SUITE_FILES:,} files."
+    return BenchError(problem, SMALLER_HINT)
+
+
+def _examine_definitions(suite: Suite) -> tuple[list[Definition], list[Path]]:
+    """Return the definitions of the tasks of *suite*, and the files of those that cannot be read.
+
+    YAML that no task reaches is data. The names of prompts lead to lm-eval's own definitions, which are installed.
+    """
+    definitions: list[Definition] = []
+    unreadable: list[Path] = []
+    sizes: dict[Path, int] = {}
+    for task in suite.tasks:
+        file = suite.folder.resolve() / f"{task.name}.yaml"
+        if not file.exists():
+            continue
+        try:
+            found = examine_definition(file)
+        except BenchError:
+            unreadable.append(file)
+            continue
+        sizes |= {part: part.stat().st_size for part in found.parts}
+        if sum(sizes.values()) > MAX_DEFINITION_BYTES:
+            raise BenchError(
+                f"The definitions of the suite {suite.name} have more than {MAX_DEFINITION_BYTES >> 20} MiB.",
+                "Make several suites of it.",
+            )
+        definitions.append(found)
+    return definitions, unreadable
 
 
 def _name_file(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
 
 
-def _list_includes(file: Path) -> list[Path]:
-    config = _read_config(file)
-    includes = config.get("include", [])
-    named = includes if isinstance(includes, list) else [includes]
-    return [file.parent / name for name in named if isinstance(name, str)]
-
-
-def _list_yaml_code(file: Path) -> list[str]:
-    """Return the settings in a task's YAML that run code, or load something that may."""
+def _list_settings(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings in a task's YAML that load something that may be code."""
     found = []
-    try:
-        tags = {getattr(event, "tag", None) for event in yaml.parse(file.read_text(encoding="utf-8"), yaml.SafeLoader)}
-    except (OSError, ValueError, yaml.YAMLError):
-        tags = {None}  # it cannot be read for a task either
-    if any(tag and tag.startswith("!") for tag in tags):
-        found.append(f"`{FUNCTION_TAG}`")
-    config = _read_config(file)
     metrics = config.get("metric_list")
     if any(isinstance(one, dict) and one.get("hf_evaluate") for one in (metrics if isinstance(metrics, list) else ())):
         found.append("`hf_evaluate`")
@@ -159,20 +237,6 @@ def _list_yaml_code(file: Path) -> list[str]:
     if path is not None and path not in DATASET_FORMATS and not is_hub_id:
         found.append("`dataset_path`")
     return found
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, in which functions are names; {} if it cannot be read."""
-
-    class Loader(yaml.SafeLoader):
-        """YAML loader that runs nothing."""
-
-    Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: FUNCTION_TAG)
-    try:
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 @lru_cache(maxsize=4096)

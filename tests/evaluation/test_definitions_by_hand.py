@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation import definitions, tasks, trust
-from bitnet_bench.evaluation.definitions import find_modules, read_definition
+from bitnet_bench.evaluation.definitions import examine_definition, read_definition
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.tasks import (
     BuiltTask,
@@ -437,17 +437,42 @@ def test_a_file_of_lm_eval_may_repeat_a_key(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_modules_that_a_definition_names(tmp_path: Path) -> None:
-    """At any depth, in packages too, and only where there is such a file."""
+    """At any depth, in packages and other folders too, and only where there is such a file.
+
+    A function whose value another key replaces is loaded by lm-eval too.
+    """
     (tmp_path / "deep/er").mkdir(parents=True)
-    for name in ("one.py", "two.py", "three.py", "deep/er/four.py"):
+    names = ["one.py", "two.py", "deep/er/four.py", "key.py", "merged.py", "deep/base.py", "absolute.py"]
+    for name in (*names, "three.py"):
         (tmp_path / name).touch()
-    fields = {
-        "a": "!function one.f",
-        "b": ["!function two.f", {"c": "!function deep.er.four.g"}],
-        "d": "three.f",
-        "e": "!function gone.f",
-        "f": 3,
-    }
-    found = {tmp_path / name for name in ("one.py", "two.py", "deep/er/four.py")}
-    assert find_modules(tmp_path / "a.yaml", fields) == found
-    assert find_modules(tmp_path / "a.yaml", None) == set()
+    text = f"""
+a: !function one.f
+b: [!function two.f, {{c: !function deep.er.four.g}}]
+d: three.f
+e: !function gone.f
+f: 3
+g: {{? !function key.f : 1}}
+h: {{<<: {{i: !function merged.f}}, i: 1}}
+j: !function .{str(tmp_path).replace("/", ".")}.absolute.f
+include: deep/base
+"""
+    (tmp_path / "deep/base").write_text("a: !function base.f\n", encoding="utf-8")
+    found = examine_definition(write(tmp_path, a=text))
+    assert found.list_modules() == {tmp_path / name for name in names}
+    assert examine_definition(write(tmp_path, b="{}\n")).list_modules() == set()
+
+
+def test_what_is_included_is_bounded(tmp_path: Path) -> None:
+    """One file that two include is read once; a hundred files and one more are refused, in a chain or a row."""
+    write(tmp_path, a="include: [b.yaml, c.yaml]\n", b="include: d.yaml\n", c="include: d.yaml\n", d="x: 1\n")
+    assert [file.stem for file in read_definition(tmp_path / "a.yaml")] == ["d", "b", "c", "a"]
+    twice = {f"t{n}": f"include: [t{n + 1}.yaml, t{n + 1}.yaml]\n" for n in range(60)}
+    assert len(read_definition(write(tmp_path, **twice, t60="x: 1\n"))) == 61
+    chain = {f"n{n}": f"include: n{n + 1}.yaml\n" for n in range(101)}
+    first = write(tmp_path, **chain, n101="{}\n")
+    assert fail(lambda: read_definition(first)) == (f"{first} includes more than 100 files.", CORRECT)
+    assert len(read_definition(tmp_path / "n1.yaml")) == 101
+    row = write(tmp_path, r=f"include: [{', '.join(f'{n}.yaml' for n in range(101))}]\n")
+    for n in range(101):
+        write(tmp_path, **{str(n): "{}\n"})
+    assert fail(lambda: read_definition(row))[0] == f"{row} includes more than 100 files."

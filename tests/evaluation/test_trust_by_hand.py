@@ -57,7 +57,7 @@ def test_files_of_code_are_named_in_order(make_suite: Any, tmp_path: Path) -> No
 
 
 def test_a_suite_of_yaml_and_rows_has_no_code(make_suite: Any) -> None:
-    """Not even where its YAML cannot be read: lm-eval cannot read it either."""
+    """Not even if it holds YAML that cannot be read, as long as no task reaches it."""
     files = {
         "one.yaml": "task: one\ndoc_to_text: '{{a}}'\n",
         "broken.yaml": "a: [\n",
@@ -72,15 +72,20 @@ def test_a_suite_of_yaml_and_rows_has_no_code(make_suite: Any) -> None:
     [
         ("doc_to_text: !function a.b\n", ["`!function`"]),
         ("a: [1, {b: !function a.b}]\n", ["`!function`"]),
-        ("doc_to_text: !other a.b\n", ["`!function`"]),
+        ("doc_to_text: !other a.b\n", None),
         ("a: !!str 3\n", []),
         ("metric_list: [{metric: x, hf_evaluate: true}]\n", ["`hf_evaluate`"]),
         ("metric_list: [3, {metric: x, hf_evaluate: true}]\n", ["`hf_evaluate`"]),
         ("metric_list: [{metric: x, hf_evaluate: false}, acc]\n", []),
-        ("metric_list: 3\n", []),
+        ("metric_list: 3\n", None),
         ("dataset_kwargs: {revision: a, name: b, split: c, data_files: d, data_dir: e}\n", []),
         ("dataset_kwargs: {revision: a, trust_remote_code: true}\n", ["`dataset_kwargs`"]),
-        ("dataset_kwargs: [revision]\n", ["`dataset_kwargs`"]),
+        ("dataset_kwargs: [revision]\n", None),
+        ("x: 2026-99-99\n", []),
+        ("x: 2026-99-99\ny: !function a.b\n", ["`!function`"]),
+        ("x: !function [a.b]\n", None),
+        ("x: [\n", None),
+        ("- 1\n", None),
         ("dataset_kwargs: {}\n", []),
         ("dataset_path: json\n", []),
         ("dataset_path: csv\n", []),
@@ -97,36 +102,43 @@ def test_a_suite_of_yaml_and_rows_has_no_code(make_suite: Any) -> None:
         ("dataset_path: 3\n", ["`dataset_path`"]),
         ("dataset_path: is/here\n", ["`dataset_path`"]),
         (
-            "dataset_path: zip\ndataset_kwargs: {a: 1}\nmetric_list: [{hf_evaluate: 1}]\na: !f b\n",
+            "dataset_path: zip\ndataset_kwargs: {a: 1}\nmetric_list: [{hf_evaluate: 1}]\na: !function b.c\n",
             ["`!function`", "`hf_evaluate`", "`dataset_kwargs`", "`dataset_path`"],
         ),
     ],
 )
 def test_settings_that_run_or_load_code(
-    text: str, code: list[str], make_suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, code: list[str] | None, make_suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each by its name; a folder that is called like a data set of the hub may hold anything."""
+    """Each by its name; a folder that is called like a data set of the hub may hold anything.
+
+    What cannot be read may be anything too.
+    """
     (tmp_path / "is/here").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert list_code(make_suite({"one.yml": text})) == [f"one.yml ({why})" for why in code]
+    found = list_code(make_suite({"one.yaml": text, "two.yaml": "x: !function a.b\n"}))
+    assert found == [f"one.yaml ({why})" for why in (["cannot be read"] if code is None else code)]
 
 
 def test_what_is_included_from_elsewhere_is_looked_at_too(make_suite: Any, tmp_path: Path) -> None:
-    """By its whole path, at any depth, once; a file that includes itself ends the search."""
+    """By its whole path, at any depth, whatever its name is, once."""
     elsewhere = tmp_path / "else"
     elsewhere.mkdir()
-    (elsewhere / "b.yaml").write_text("include: [c.txt, gone.yaml, b.yaml, 3]\na: !function x.y\n", encoding="utf-8")
-    (elsewhere / "c.txt").write_text("a: !function x.y\n", encoding="utf-8")
+    (elsewhere / "b").write_text("include: [c.txt]\na: !function x.y\n", encoding="utf-8")
+    (elsewhere / "c.txt").write_text("a: 1\n", encoding="utf-8")
     (elsewhere / "other.yaml").write_text("a: !function x.y\n", encoding="utf-8")
-    suite = make_suite({"deep/one.yaml": "include: ../../else/b.yaml\n", "two.yaml": "include: deep/one.yaml\n"})
+    suite = make_suite({"deep/two.yaml": "include: ../../else/b\n", "one.yaml": "include: deep/two.yaml\n"})
     assert trust._list_files(suite) == [
-        elsewhere / "b.yaml",
+        elsewhere / "b",
         elsewhere / "c.txt",
-        tmp_path / "mine/deep/one.yaml",
+        tmp_path / "mine/deep/two.yaml",
+        tmp_path / "mine/one.yaml",
         tmp_path / "mine/suite.yaml",
-        tmp_path / "mine/two.yaml",
     ]
-    assert list_code(suite) == [f"{elsewhere / 'b.yaml'} (`!function`)"]
+    assert list_code(suite) == [f"{elsewhere / 'b'} (`!function`)"]
+    (elsewhere / "x.py").touch()
+    (elsewhere / "helper.py").touch()
+    assert list_code(suite) == [f"{elsewhere / 'b'} (`!function`)", f"{elsewhere}/helper.py", f"{elsewhere}/x.py"]
 
 
 def test_the_digest_of_a_suite_is_of_names_and_bytes(make_suite: Any, tmp_path: Path) -> None:
