@@ -119,7 +119,8 @@ def _name_difference(
     variants = list_variants(config) if not own <= TRIED_FROM else likely
     distances = {v: _distance(logits, theirs)[1] for v, logits in run_variants(checkpoint, prompts, variants)}
     rest = [variant for variant in variants if variant not in distances]
-    if rest and found.fault and min(distances.values(), default=own) > bound and fits_transformers(checkpoint):
+    unexplained = min(distances.values(), default=own) > min(bound, EXPLAINED_SHARE * own)
+    if rest and found.fault and unexplained and fits_transformers(checkpoint):
         distances |= {v: _distance(logits, theirs)[1] for v, logits in run_in_transformers(checkpoint, prompts, rest)}
     if not distances:
         return found

@@ -12,6 +12,7 @@ import pytest
 
 from bitnet_bench.checkpoints import inspect as inspecting
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.checkpoints.shards import Shards
 from bitnet_bench.measurement import contest
 from bitnet_bench.measurement.candidates import make_candidates
 from bitnet_bench.measurement.contest import CandidateOutcome, Scenario
@@ -24,13 +25,13 @@ YEARS_AGO_S = 1e9
 def digested(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was digested, from an empty memory on."""
     counts: Counter[str] = Counter()
-    digest = inspecting._hash_files
+    digest = Shards.compute_digest
 
-    def count(files: list[Path], noted: dict[str, str]) -> str:
-        counts.update(str(file) for file in files)
-        return digest(files, noted)
+    def count(shards: Shards, noted: dict[str, str]) -> str:
+        counts.update(str(file) for file in shards.files)
+        return digest(shards, noted)
 
-    monkeypatch.setattr(inspecting, "_hash_files", count)
+    monkeypatch.setattr(Shards, "compute_digest", count)
     monkeypatch.setattr(inspecting, "_inspection_cache", {})
     return counts
 

@@ -353,7 +353,9 @@ def test_several_models_are_opened_by_name(is_first: bool, tmp_path: Path, monke
     given: list[Any] = []
     crew = SimpleNamespace(is_first=is_first)
     monkeypatch.setattr("bitnet_bench.processes.join_workers", lambda: open_with(crew))
-    monkeypatch.setattr(evaluating, "open_checkpoint", lambda model: f"opened {model}")
+    monkeypatch.setattr(
+        evaluating, "open_checkpoint", lambda model, *how: f"opened {model}" + "".join(f", {one}" for one in how if one)
+    )
     monkeypatch.setattr(evaluating, "score_checkpoints", lambda *words: given.append(words) or ["first", "second"])
     monkeypatch.setenv("BITNET_BENCH_DATA", "")
     asked: Any = [("suite", "task")]

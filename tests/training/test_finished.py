@@ -136,6 +136,8 @@ OTHER_SETTINGS: dict[str, Any] = {
     "ternary_warmup": 1,
     "float_learning_rate": 1e-5,
     "subln": True,
+    "group_size": 64,
+    "activations": "int8",
     "lora_rank": 2,
     "lora_alpha": 8.0,
     "distill_weight": 1.0,
@@ -146,7 +148,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "keep_masters": True,
 }
 """Another value for each setting that decides what is learned, or which checkpoint is left."""
-NAMES = {"data", "validation", "data_dir", "model", "teacher", "method", "template_sha256"}
+NAMES = {"data", "validation", "data_dir", "model", "tokenizer", "read_as", "teacher", "method", "template_sha256"}
 """What is read, which is compared by what it holds too; and what comes with others."""
 UNDECISIVE: dict[str, Any] = {
     "save_every": 1,
