@@ -21,6 +21,7 @@ from bitnet_bench.backends.batched_session import (
     Row,
     Tree,
     TreePosition,
+    choose_greedy,
     explain_gpu_failures,
     split_by_budget,
     split_by_padded_budget,
@@ -290,7 +291,7 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         cache = self._engine.cache(len(batch), max(lengths))
         hidden = self._engine.hidden(Batch.from_sequences(batch), cache)
         last = _find_starts(batch) + torch.tensor(lengths) - 1
-        return DecodingState(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
+        return DecodingState(cache, lengths, choose_greedy(self._engine.logits(hidden[last])))
 
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -298,8 +299,8 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         slots = torch.arange(len(lengths), dtype=torch.int32)
         positions = torch.tensor(lengths, dtype=torch.int32)
         for _ in range(steps):
-            hidden = self._engine.hidden(Batch(tokens, slots, positions), state.cache)
-            tokens = self._engine.logits(hidden).argmax(-1)
+            hidden = self._engine.hidden(Batch(tokens.clamp(min=0), slots, positions), state.cache)
+            tokens = choose_greedy(self._engine.logits(hidden))
             positions += 1
         return DecodingState(state.cache, [length + steps for length in lengths], tokens)
 
