@@ -30,4 +30,4 @@ class LoadedRun:
     layers: Mapping[str, float] = field(default_factory=dict)
     """Share of codes that are 0 in each ternary layer, if the checkpoint is available."""
     not_finite: set[str] = field(default_factory=set)
-    """Tasks with examples that are left out, because the model computed NaN or infinity; more are added like notices."""
+    """Tasks with examples that are left out, because the model computed NaN or infinity; it grows like *notices*."""
