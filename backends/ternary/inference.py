@@ -30,7 +30,7 @@ from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported, why_unsupported_on_gpu
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.building import load_config_object
-from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
+from bitnet_bench.checkpoints.loading import check_config_fits, find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -84,6 +84,8 @@ def open_session(
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
             "Use `backend=ternary`.",
         )
+    if not reason:
+        check_config_fits(weights)
     with torch.inference_mode(), explain_gpu_failures():
         session: BatchedSession
         if reason:
