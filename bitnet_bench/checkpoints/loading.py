@@ -91,9 +91,9 @@ def load_model(
 
 
 def check_config_fits(weights: Weights) -> None:
-    """Raise BenchError if config.json describes another model than *weights*, by names and shapes, as `load_model` does.
+    """Raise BenchError if config.json describes another model than *weights*, by names and shapes.
 
-    It is for what runs a model without building it in transformers.
+    `load_model` finds the same; this is for what runs a model without building it in transformers.
     """
     with name_config(Path(weights.checkpoint.path)):
         outline = _check_size(weights)
