@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.data.templates import find_special_ids
-from bitnet_bench.errors import BenchError, GpuLostError
+from bitnet_bench.errors import BenchError, GpuLostError, NotFiniteError
 from bitnet_bench.machine.gpu import first_error_line, is_gpu_failure, is_out_of_memory
 from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
 from bitnet_bench.runs.choices import Precision
@@ -56,6 +57,14 @@ TOKENS_PER_BATCH = 512
 cost attention and memory."""
 LOGITS_AT_ONCE = 2**24
 """Most logits held at a time: 64 MB in float32."""
+NO_TOKEN = -1
+"""Stands for a token that cannot be chosen, because a logit is NaN or the largest is infinite."""
+
+
+def choose_greedy(logits: Tensor) -> Tensor:
+    """Return the most likely token [N] of each row of *logits* [N, V], or `NO_TOKEN`."""
+    top = logits.max(-1)
+    return top.indices.masked_fill(~(top.values.abs() < math.inf), NO_TOKEN)
 
 
 def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
@@ -355,7 +364,11 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             return None if part.known.issuperset(by_input[row]) else row
 
         def texts(batch: list[Ids]) -> list[tuple[int, str]]:
-            written = self._continue(batch, max_new_tokens, stop)
+            try:
+                written = self._continue(batch, max_new_tokens, stop)
+            except NotFiniteError as error:
+                error.request = by_input[batch[error.request]][0]
+                raise
             return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
 
         with explain_gpu_failures():
@@ -372,6 +385,8 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             (tokens,) = arriving.wait()
             for b, token in enumerate(tokens.tolist()):
                 if texts[b] is None:
+                    if token == NO_TOKEN:
+                        raise NotFiniteError(b, self.precision)
                     written[b].append(token)
                     texts[b] = self._find_finished_text(written[b], stop)
             if all(text is not None for text in texts) or step == limit - 1:

@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.batched_session import BatchedSession, Ids, Row, Tree, TreePosition, split_by_budget
+from bitnet_bench.backends.batched_session import (
+    BatchedSession,
+    Ids,
+    Row,
+    Tree,
+    TreePosition,
+    choose_greedy,
+    split_by_budget,
+)
 from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, TokenBatch
 from bitnet_bench.backends.runtime_parity import compare_runtime, describe_file, find_or_compare
 from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
@@ -176,22 +184,23 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         """Read prompts and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
         logits = self.logits(batch, [(r, length - 1) for r, length in enumerate(lengths)])
-        return DecodingState(lengths, logits.argmax(-1))
+        return DecodingState(lengths, choose_greedy(logits))
 
     def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row, one after the other."""
         rows = len(state.lengths)
         self._check_room(sum(state.lengths) + steps * rows)
         sequences, wanted = np.arange(rows, dtype=np.int32), np.ones(rows, np.int8)
-        ids = state.tokens.numpy().astype(np.int32)
+        ids = state.tokens
         positions = np.array(state.lengths, np.int32)
         for _ in range(steps):
-            self.library.read(TokenBatch(ids, positions, sequences, wanted))
-            ids = self.library.logits(rows).argmax(-1).astype(np.int32)
+            read = ids.clamp(min=0).numpy().astype(np.int32)
+            self.library.read(TokenBatch(read, positions, sequences, wanted))
+            ids = choose_greedy(torch.from_numpy(np.asarray(self.library.logits(rows))))
             positions += 1
         lengths = positions.tolist()
         self._check_lengths(lengths)
-        return DecodingState(lengths, torch.from_numpy(ids.astype(np.int64)))
+        return DecodingState(lengths, ids)
 
     def describe_runtime(self) -> str | None:
         """Return the name and version of the build."""

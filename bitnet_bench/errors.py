@@ -47,6 +47,20 @@ class RowError(BenchError):
         self.what = what
 
 
+class NotFiniteError(BenchError):
+    """The model computed NaN or infinity for a request, which is its index among those of the call."""
+
+    def __init__(self, request: int, precision: str) -> None:
+        super().__init__(f"The model computes NaN or infinity in {precision}.", _hint_not_finite(precision))
+        self.request, self.precision = request, precision
+
+
+def _hint_not_finite(precision: str) -> str:
+    if precision == "fp16":
+        return "Its values exceed the range of fp16: try `precision=bf16` or `precision=fp32`."
+    return "Its config.json or its weights are damaged: compare them with those that were published."
+
+
 def shorten_text(text: str, characters: int) -> str:
     """Return *text*, or its beginning and its end in at most *characters*."""
     if len(text) <= characters:

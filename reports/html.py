@@ -123,7 +123,10 @@ def _compare_and_collect(
         examples = {run.key: run.results.examples.get(task, ()) for run in runs}
         for (a, b), ours in zip(pairs, found, strict=True):
             if task in a.primary or task in b.primary:
-                one, other = (LoadedRun(run.record, {task: examples[run.key]}) for run in (a, b))
+                one, other = (
+                    LoadedRun(run.record, {task: examples[run.key]}, not_finite=run.results.not_finite)
+                    for run in (a, b)
+                )
                 ours[task] = compare_task(one, other, task, options.margin)
         samples.add(task, examples, max(1, options.samples // len(tasks)) if options.samples else 0)
     compared = [

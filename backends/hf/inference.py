@@ -24,6 +24,7 @@ from bitnet_bench.backends.batched_session import (
     Row,
     Tree,
     TreePosition,
+    choose_greedy,
     explain_gpu_failures,
     split_by_budget,
 )
@@ -231,12 +232,12 @@ class HFSession(BatchedSession):
         """Read prompts, of one length unless there are slots, and choose the first new token of each."""
         if not self.uses_slots:
             output = self._model(torch.tensor(batch, device=self._model.device), use_cache=True, logits_to_keep=1)
-            return self._finish(DecodingState(output.past_key_values, output.logits[:, -1].argmax(-1)))
+            return self._finish(DecodingState(output.past_key_values, choose_greedy(output.logits[:, -1])))
         lengths = [len(prompt) for prompt in batch]
         output = self._model.base_model(self._tensor(batch), use_cache=True)
         rows = torch.arange(len(batch))
         last = send(torch.stack([rows, torch.tensor(lengths) - 1]), self._model.device)
-        tokens = self.head(output.last_hidden_state[last[0], last[1]]).argmax(-1)
+        tokens = choose_greedy(self.head(output.last_hidden_state[last[0], last[1]]))
         return self._finish(DecodingState(output.past_key_values, tokens, lengths))
 
     def decode(self, state: DecodingState, steps: int) -> DecodingState:
@@ -244,8 +245,8 @@ class HFSession(BatchedSession):
         if self.uses_slots:
             return self._finish(self.slots.decode(state, steps))
         for _ in range(steps):
-            output = self._model(state.tokens[:, None], past_key_values=state.cache, use_cache=True)
-            state = DecodingState(output.past_key_values, output.logits[:, -1].argmax(-1))
+            output = self._model(state.tokens[:, None].clamp(min=0), past_key_values=state.cache, use_cache=True)
+            state = DecodingState(output.past_key_values, choose_greedy(output.logits[:, -1]))
         return self._finish(state)
 
     def queue(self, state: DecodingState) -> DecodingState | None:

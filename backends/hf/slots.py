@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from bitnet_bench.backends.batched_session import choose_greedy
 from bitnet_bench.backends.graphs import Work, capture
 from bitnet_bench.backends.transfers import send
 
@@ -93,13 +94,13 @@ class Slot:
         """Read the last token of each row and choose the next one."""
         seen = self._column <= self._positions[:, None]
         output = self._model.base_model(
-            self.tokens[:, None],
+            self.tokens[:, None].clamp(min=0),
             attention_mask=torch.where(seen, self._zero, self._hidden)[:, None, None],
             position_ids=self._positions[:, None],
             past_key_values=_SlotCache(self),
             use_cache=True,
         )
-        self.tokens.copy_(self._head(output.last_hidden_state[:, -1]).argmax(-1))
+        self.tokens.copy_(choose_greedy(self._head(output.last_hidden_state[:, -1])))
         self._positions += 1
 
     def load(self, state: DecodingState) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from bitnet_bench.protocols import NO_OPTIONS, InferenceBackend, RuntimeOptions
@@ -43,9 +44,11 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
         from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401 - imported when named
 
         import bitnet_bench.backends.ternary.inference  # noqa: F401
-        from bitnet_bench.checkpoints.building import load_config_object
+        from bitnet_bench.checkpoints.building import build_outline, name_config
+        from bitnet_bench.checkpoints.config import read_config
 
-        load_config_object(checkpoint.path)
+        with name_config(Path(checkpoint.path)):
+            build_outline(read_config(Path(checkpoint.path)))
 
 
 class Int8HeadBackend(TernaryBackend):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitnet_bench.backends.batched_session import choose_greedy
 from bitnet_bench.backends.graphs import record_graph
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine, Layer
 from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, Batch
@@ -216,7 +217,7 @@ class SlotGraphs:
 
         def read(cache: Cache) -> None:
             hidden = self._engine.run(ids, places, cache)
-            self.tokens.copy_(self._engine.logits(hidden[last]).argmax(-1))
+            self.tokens.copy_(choose_greedy(self._engine.logits(hidden[last])))
 
         return self._capture(read) if captured else lambda: read(self.cache)
 
@@ -245,8 +246,8 @@ class SlotGraphs:
         self.positions.copy_(send(torch.tensor(lengths, dtype=torch.int32), self._engine.device))
 
     def _decode(self, cache: Cache) -> None:
-        hidden = self._engine.run(self.tokens, self._places, cache, self._splits)
-        self.tokens.copy_(self._engine.logits(hidden).argmax(-1))
+        hidden = self._engine.run(self.tokens.clamp(min=0), self._places, cache, self._splits)
+        self.tokens.copy_(choose_greedy(self._engine.logits(hidden)))
         self.positions.add_(1)
 
     def _capture(self, work: Callable[[Cache], None]) -> Callable[[], None]:

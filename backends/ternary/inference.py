@@ -21,6 +21,7 @@ from bitnet_bench.backends.batched_session import (
     Row,
     Tree,
     TreePosition,
+    choose_greedy,
     explain_gpu_failures,
     split_by_budget,
     split_by_padded_budget,
@@ -29,7 +30,7 @@ from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported, why_unsupported_on_gpu
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.building import load_config_object
-from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
+from bitnet_bench.checkpoints.loading import check_config_fits, find_end_ids, load_model, load_tokenizer
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
@@ -83,6 +84,8 @@ def open_session(
             f"{checkpoint.source} has {reason}, and runs as transformers modules, whose head is not quantized.",
             "Use `backend=ternary`.",
         )
+    if not reason:
+        check_config_fits(weights)
     with torch.inference_mode(), explain_gpu_failures():
         session: BatchedSession
         if reason:
@@ -290,7 +293,7 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         cache = self._engine.cache(len(batch), max(lengths))
         hidden = self._engine.hidden(Batch.from_sequences(batch), cache)
         last = _find_starts(batch) + torch.tensor(lengths) - 1
-        return DecodingState(cache, lengths, self._engine.logits(hidden[last]).argmax(-1))
+        return DecodingState(cache, lengths, choose_greedy(self._engine.logits(hidden[last])))
 
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -298,8 +301,8 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         slots = torch.arange(len(lengths), dtype=torch.int32)
         positions = torch.tensor(lengths, dtype=torch.int32)
         for _ in range(steps):
-            hidden = self._engine.hidden(Batch(tokens, slots, positions), state.cache)
-            tokens = self._engine.logits(hidden).argmax(-1)
+            hidden = self._engine.hidden(Batch(tokens.clamp(min=0), slots, positions), state.cache)
+            tokens = choose_greedy(self._engine.logits(hidden))
             positions += 1
         return DecodingState(state.cache, [length + steps for length in lengths], tokens)
 

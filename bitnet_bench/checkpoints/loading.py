@@ -90,6 +90,42 @@ def load_model(
     return model.train() if purpose == "train" else model.eval().requires_grad_(False)
 
 
+def check_config_fits(weights: Weights) -> None:
+    """Raise BenchError if config.json describes another model than *weights*, by names and shapes.
+
+    `load_model` finds the same; this is for what runs a model without building it in transformers.
+    """
+    with name_config(Path(weights.checkpoint.path)):
+        outline = _check_size(weights)
+    _check_layers_fit(outline, weights)
+    _check_floats_fit(outline, weights)
+    heads, kv_heads = (getattr(outline.config, f"num_{kind}_heads", 1) for kind in ("attention", "key_value"))
+    if kv_heads and heads % kv_heads:
+        raise _misfit_error(
+            weights.checkpoint, f"{heads} heads of attention cannot share {kv_heads} of keys and values"
+        )
+
+
+def _check_floats_fit(outline: PreTrainedModel, weights: Weights) -> None:
+    """Raise BenchError if a float tensor is missing, is not part of the model, or has another shape."""
+    checkpoint = weights.checkpoint
+    gone = find_dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in outline.state_dict().items()
+        if name.rpartition(".")[0] not in weights.ternary and name.split(".")[-2] not in gone
+    }
+    for name in weights.floats:
+        if name not in expected:
+            raise _misfit_error(checkpoint, f"{name} is not part of the model")
+        stored = tuple(weights.shards.headers[name].shape)
+        if stored != expected[name]:
+            raise _misfit_error(checkpoint, f"{name} is {stored} and must be {expected[name]}")
+    missing = expected.keys() - set(weights.floats) - list_tied_tensors(outline)
+    if missing:
+        raise _misfit_error(checkpoint, f"{min(missing)} is missing")
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
     """Return the fast tokenizer of *checkpoint*; BenchError if it is missing or does not fit the model."""
     path = Path(checkpoint.path)
@@ -255,8 +291,8 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
             model.set_submodule(name, nn.Identity())
 
 
-def _check_size(weights: Weights) -> None:
-    """Raise BenchError before memory is taken if the config describes a model far larger than the files hold."""
+def _check_size(weights: Weights) -> PreTrainedModel:
+    """Return the model's outline; BenchError before memory is taken if it is far larger than what the files hold."""
     outline = build_outline(weights.config)
     described = sum(tensor.numel() for tensor in outline.parameters())
     held = sum(
@@ -267,6 +303,7 @@ def _check_size(weights: Weights) -> None:
     unsaved = sum(tensor.nbytes for tensor in outline.buffers())
     if unsaved > MAX_BUFFER_BYTES:
         raise _misfit_error(weights.checkpoint, f"its tables of positions would take {unsaved >> 30} GiB")
+    return outline
 
 
 def _check_layers_fit(model: PreTrainedModel, weights: Weights) -> None:

@@ -52,6 +52,8 @@ def _find_missing(
         scores = [s for s in run.record.scores if (s.task, s.metric) == (task, metric)]
         if not scores:
             yield get_text("differs.no-score", run=run.record.name, metric=metric)
+        elif task in run.not_finite:
+            yield get_text("differs.not-finite", run=run.record.name)
         elif not rows:
             yield get_text("differs.no-examples", run=run.record.name)
         elif len(rows) != scores[0].n:

@@ -91,7 +91,7 @@ def evaluate_condition(condition: Condition, a: LoadedRun, b: LoadedRun) -> Cond
 
 def _select_scores(run: LoadedRun, condition: Condition) -> LoadedRun:
     scores = tuple(s for s in run.record.scores if condition.covers(s.task) and s.metric == condition.metric)
-    return LoadedRun(run.record.model_copy(update={"scores": scores}), run.examples)
+    return LoadedRun(run.record.model_copy(update={"scores": scores}), run.examples, not_finite=run.not_finite)
 
 
 def _suggest_name(name: str, there: Sequence[str]) -> str:

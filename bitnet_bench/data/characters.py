@@ -29,6 +29,11 @@ def find_characters(text: str) -> Iterator[tuple[CharacterKind, str]]:
             yield kind, ", ".join(named)
 
 
+def is_blank(text: str) -> bool:
+    """Return whether *text* holds nothing to see: white space and characters without width only."""
+    return all(character.isspace() or _kind(character) for character in text)
+
+
 def _name(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 

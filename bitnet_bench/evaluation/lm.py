@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from array import array
 from collections import Counter
@@ -16,7 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.data.templates import ANSWER, apply_chat_template
 from bitnet_bench.data.tokenizing import begins_with_bos
-from bitnet_bench.errors import BenchError, RowError
+from bitnet_bench.errors import BenchError, NotFiniteError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
 from bitnet_bench.processes import Workers
 from bitnet_bench.protocols import Progress, Session, Share, no_progress
@@ -264,23 +265,34 @@ class SessionLM(TemplateLM):
         unpack: Callable[[bytes], Any],
     ) -> list[Answer]:
         """Return the answer to each of *keys*: stored ones, and the others from the session, stored batch by batch."""
-        found: dict[int, Answer] = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
+        stored = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
+        found: dict[int, Answer] = {i: answer for i, answer in stored.items() if _is_finite(answer)}
         self.counts["requests"] += len(keys)
         self.counts["cached"] += len(found)
         told.mark_answered(documents[i] for i in found)
-        failed = None
+        failed: BenchError | None = None
         try:
             for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
                 some = [(i, answer) for i, answer in some if i not in found]  # stored answers are not replaced
+                self._check_finite(some)
                 self._kept.save([(keys[i], pack(answer)) for i, answer in some])
                 found.update(some)
                 told.mark_answered(documents[i] for i, _ in some)
+        except NotFiniteError as error:
+            row = documents[error.request]
+            what = f"makes the model compute NaN or infinity in {error.precision}"
+            failed = RowError(row if row >= 0 else None, what, error.hint)
         except BenchError as error:
             failed = error
         everything = self._workers.gather(found, failed)
         if len(everything) > len(found):
             told.mark_answered(documents[i] for i in everything if i not in found)
         return [everything[i] for i in range(len(keys))]
+
+    def _check_finite(self, answers: Iterable[tuple[int, Any]]) -> None:
+        bad = next((i for i, answer in answers if not _is_finite(answer)), None)
+        if bad is not None:
+            raise NotFiniteError(bad, self._session.precision)
 
 
 class _DocumentProgress:
@@ -314,6 +326,11 @@ def check_tokenizer(tokenizer: Any) -> None:
             f"The tokenizer of {tokenizer.name_or_path} ends every text with {tokenizer.eos_token}.",
             "A choice would follow the end of its question. Set add_eos_token to false in tokenizer_config.json.",
         )
+
+
+def _is_finite(answer: Any) -> bool:
+    """Return whether an answer is a text, or has a log-probability that is a number."""
+    return isinstance(answer, str) or math.isfinite(answer[0])
 
 
 def _list_document_ids(requests: Sequence[Instance]) -> list[int]:

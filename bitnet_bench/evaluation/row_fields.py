@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from bitnet_bench.data.characters import is_blank
 from bitnet_bench.data.jsonl import shorten_name
 from bitnet_bench.errors import BenchError
 
 LARGEST = 2**63 - 1
 """Largest integer that a table of rows can hold."""
+_MARK = "\ue000표시\ue001"
+"""Text that stands in a field to see where the task shows it."""
 _KINDS: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a text", dict: "an object"}
 
 
@@ -65,6 +69,66 @@ def find_null(task: Any, doc: Mapping[str, Any]) -> str | None:
         if filled.count("None") < shown:
             return name
     return None
+
+
+def find_unfit_text(task: Any, doc: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return (field, what it has) where *task* shows a value of *doc* as a text and it is none, or a blank one.
+
+    A task may use a number in another way, such as an index of its choices, or leave out a blank field: a value counts
+    as shown if another text in its place would be shown there, and nothing else would change.
+    """
+    shown = _shown_texts(task, doc)
+    for path, value in _leaves(doc, ()):
+        is_text = isinstance(value, str)
+        if is_text and (not is_blank(value) or any(isinstance(part, int) for part in path)):
+            continue
+        if str(value).strip() in shown and (isinstance(value, list | dict) or _is_shown(task, doc, path, shown)):
+            return _name_path(path), "no text to see" if is_text else _name_kind(value)
+    return None
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield (path, value) of everything in a row but nulls; a list or an object before what it holds."""
+    if path and value is not None:
+        yield path, value
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(one, (*path, key))
+
+
+def _is_shown(task: Any, doc: Mapping[str, Any], path: tuple[str | int, ...], shown: str) -> bool:
+    """Return whether all that changes in the texts of a row is the value at *path*, if there is a text in its place."""
+    changed = deepcopy(dict(doc))
+    place: Any = changed
+    for key in path[:-1]:
+        place = place[key]
+    value, place[path[-1]] = str(place[path[-1]]), _MARK
+    try:
+        marked = _shown_texts(task, changed)
+    except Exception:  # a task's code may raise anything for a text where it needs a number
+        return False
+    return _MARK in marked and shown in {marked.replace(_MARK, text) for text in (value, value.strip())}
+
+
+def _shown_texts(task: Any, doc: Mapping[str, Any]) -> str:
+    """Return the texts of a row that are read or compared as texts: prompt, choices, and what is to be generated.
+
+    A function makes a target as it likes, also of numbers.
+    """
+    parts = [task.doc_to_text(doc)]
+    if task.OUTPUT_TYPE == "multiple_choice":
+        parts += task.doc_to_choice(doc)
+    elif isinstance(task.config.doc_to_target, str):
+        parts.append(task.doc_to_target(doc))
+    return "\n".join(map(str, parts))
+
+
+def _name_path(path: tuple[str | int, ...]) -> str:
+    return "".join("[]" if isinstance(part, int) else f".{shorten_name(part)}" for part in path).removeprefix(".")
+
+
+def _name_kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else _KINDS.get(type(value), type(value).__name__)
 
 
 def _texts(task: Any, doc: Mapping[str, Any]) -> str:

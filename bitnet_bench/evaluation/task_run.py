@@ -7,12 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+from bitnet_bench.data.characters import is_blank
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
-from bitnet_bench.evaluation.row_fields import find_null
+from bitnet_bench.evaluation.row_fields import find_null, find_unfit_text
 from bitnet_bench.evaluation.tasks import BuiltTask
 from bitnet_bench.metrics import load_metric
 from bitnet_bench.runs.records import Example, Score
@@ -39,9 +41,7 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
     Prompts are built, and the metrics are computed for one answer to each row with choices, and to the first row whose
     answer is generated.
     """
-    for doc_id, doc in enumerate(built.lm_task.test_docs()):
-        if limit is not None and doc_id >= limit:
-            return
+    for doc_id, doc in enumerate(islice(built.lm_task.test_docs(), limit)):
         try:
             _try_row(built, doc, doc_id)
         except BenchError:
@@ -50,6 +50,22 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
             raise BenchError(
                 f"{built.describe_row(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
             ) from error
+    _warn_of_equal_choices(built, limit)
+
+
+def _warn_of_equal_choices(built: BuiltTask, limit: int | None) -> None:
+    """Warn of the rows in which two choices are one text: the model cannot prefer the right one."""
+    if built.lm_task.OUTPUT_TYPE != "multiple_choice" or not built.has_own_rows:
+        return
+    choices = (built.lm_task.doc_to_choice(doc) for doc in islice(built.lm_task.test_docs(), limit))
+    equal = [doc_id for doc_id, some in enumerate(choices) if len({str(one).strip() for one in some}) < len(some)]
+    if equal:
+        _log.warning(
+            "%s: %s rows have equal choices, of which the first is taken; the first such row: %s.",
+            built.name,
+            f"{len(equal):,}",
+            built.describe_row(equal[0]),
+        )
 
 
 def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
@@ -72,12 +88,14 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
             "A prompt needs more than digits.",
         )
     choices = [str(choice) for choice in task.doc_to_choice(doc)] if gold.choice is not None else []
-    blank = next((place for place, choice in enumerate(choices, 1) if not choice.strip()), None)
+    blank = next((place for place, choice in enumerate(choices, 1) if is_blank(choice)), None)
     if blank is not None:
         raise BenchError(
             f"{built.describe_row(doc_id)} has no text in choice {blank} of {len(choices)}.",
             "Give it one, or remove the row.",
         )
+    if built.has_own_rows:
+        _check_own_texts(built, doc, doc_id, gold)
     answers: list[Any] = [gold.target]
     if choices:
         answers = [(-1.0, False)] * len(choices)
@@ -86,6 +104,24 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
     example = _make_example(built, {"doc": doc, "doc_id": doc_id, "arguments": [[prompt]], "filtered_resps": answers})
     for key in built.task.metrics if choices or doc_id == 0 else ():
         load_metric(key).score_example(example)
+
+
+def _check_own_texts(built: BuiltTask, doc: Any, doc_id: int, gold: _GoldAnswer) -> None:
+    """Refuse what the task would show as a text and is none, a text with nothing to see, and an empty gold text."""
+    unfit = find_unfit_text(built.lm_task, doc)
+    if unfit is not None:
+        field, what = unfit
+        raise BenchError(
+            f'{built.describe_row(doc_id)} has {what} in "{field}", where {built.name} needs a text.',
+            "Write the text that is meant (a number in quotation marks), or remove the row.",
+        )
+    by_function = built.hooks.references(doc) is not None or callable(built.lm_task.config.doc_to_target)
+    # a task's own code gives an empty text on purpose, such as for a question without an answer
+    if gold.choice is None and not gold.labels and not by_function and all(map(is_blank, gold.references)):
+        raise BenchError(
+            f"{built.describe_row(doc_id)} has no text in its gold answer, and any output would be wrong.",
+            "Give it one, or remove the row.",
+        )
 
 
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
@@ -181,7 +217,13 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _find_choice_index(built, doc_id, target, choices)
         return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
-    targets = [target] if isinstance(target, str) else list(target)
+    targets = list(target) if isinstance(target, list | tuple) else [target]
+    wrong = next((one for one in targets if not isinstance(one, str)), None)
+    if wrong is not None or not targets:
+        raise BenchError(
+            f"{built.describe_row(doc_id)} has the gold answer {target!r}, which is no text.",
+            "Write it as a text, in quotation marks, or as a list of texts.",
+        )
     references = hooks.references(doc)
     return _GoldAnswer(
         targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc))

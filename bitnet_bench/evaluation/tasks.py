@@ -59,6 +59,8 @@ class BuiltTask:
     """Source of the rows: a file, or the hub id with its revision."""
     lines: Sequence[int] | None = None
     """Line of each test row in that file; None for rows of the hub, or if a row is made of several."""
+    has_own_rows: bool = False
+    """True if the test rows are a file of the user's, in place of the task's own."""
 
     @property
     def name(self) -> str:
@@ -123,10 +125,9 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     _sandbox_prompts()
     config = _read_task_config(suite, task, setting.prompts, not setting.without_code)
     files = _find_local_files(suite, task, setting)
-    lines = None
+    lines, has_own_rows = None, f"{suite.name}:{task.name}" in setting.rows
     if files:
-        own = f"{suite.name}:{task.name}" in setting.rows
-        hint = "Correct the path in `rows`." if own else _hint_missing_rows(suite, task)
+        hint = "Correct the path in `rows`." if has_own_rows else _hint_missing_rows(suite, task)
         splits = {name: read_rows_file(file, hint) for name, file in files.items()}
         source = str(files[TEST_SPLIT])
         lines = None if "process_docs" in config else splits[TEST_SPLIT][1]
@@ -136,8 +137,9 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
             raise BenchError(f"The rows of {source} are no table: {error}.", "Give each field one type.") from error
     else:
         source = _use_hub_rows(suite, task, config)
+    task_class = _make_tolerant_class(ConfigurableTask) if has_own_rows else ConfigurableTask
     try:
-        built = BuiltTask(suite, task, ConfigurableTask(config=config), source, lines)
+        built = BuiltTask(suite, task, task_class(config=config), source, lines, has_own_rows)
     except (OSError, RuntimeError) as error:
         raise BenchError(
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
@@ -151,6 +153,19 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     if setting.shots:
         _add_shots(built, setting)
     return built
+
+
+def _make_tolerant_class(base: Any) -> Any:
+    """Return lm-eval's class of tasks, with choices that are texts: it indexes those of the first row as it is built.
+
+    Number and empty choices are refused by line later, in `check_rows`.
+    """
+
+    class TolerantTask(base):  # type: ignore[misc]
+        def doc_to_choice(self, *given: Any, **named: Any) -> list[str]:
+            return [str(choice) or " " for choice in super().doc_to_choice(*given, **named)]
+
+    return TolerantTask
 
 
 @cache

@@ -14,8 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 from bitnet_bench import plugins
+from bitnet_bench.errors import NotFiniteError
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.measurement import gpu_readings, machine_state
 from bitnet_bench.measurement.gpu_readings import CudaReadings, GpuReadings, NoGpu
@@ -228,10 +230,17 @@ class _BatchWorker:
                 state = self._session.decode(state, 1)
                 marks.append(clock())
         else:
-            self._session.decode(state, self._new - 1)
+            state = self._session.decode(state, self._new - 1)
             marks.append(clock())
+        self._check_tokens(state)
         each = [b - a for a, b in pairwise(marks)] if stepwise else []
         return first, marks[-1] - marks[0], each, (on_gpu, self._gpu.elapsed_s())
+
+    def _check_tokens(self, state: Any) -> None:
+        """Raise NotFiniteError if the last tokens could not be chosen; NaN in the cache stays until then."""
+        tokens = getattr(state, "tokens", None)  # the state of a backend outside this package may have none
+        if tokens is not None and bool((tokens < 0).any()):
+            raise NotFiniteError(0, self._session.precision)
 
 
 def _mean_known(seconds: Sequence[float | None]) -> float | None:

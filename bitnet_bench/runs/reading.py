@@ -36,6 +36,8 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
     def __init__(self, folder: Path, record: RunRecord, notices: list[Notice]) -> None:
         self._folder, self._record, self._notices = folder, record, notices
         self._tasks = {score.task: score.n for score in record.scores}
+        self.not_finite: set[str] = set()
+        """Tasks in which log-likelihoods were not finite, as far as they were read."""
 
     def __getitem__(self, task: str) -> Sequence[Example]:
         file = find_samples(self._folder, task)
@@ -46,7 +48,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         if written and hashlib.sha256(content).hexdigest() != written:
             self._add_notice(file, get_text("notice.edited"))
         with _pause_gc():
-            examples = list(self._parse_examples(file, content))
+            examples = list(self._parse_examples(task, file, content))
         if len(examples) != self._tasks[task]:
             self._add_notice(
                 file, get_text("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}")
@@ -59,7 +61,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _parse_examples(self, file: Path, content: bytes) -> Iterable[Example]:
+    def _parse_examples(self, task: str, file: Path, content: bytes) -> Iterable[Example]:
         bad = 0
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line:
@@ -67,6 +69,10 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
             try:
                 yield Example.model_validate_json(line)
             except ValidationError as error:
+                if _is_not_finite(error):
+                    self.not_finite.add(task)
+                    self._add_notice(file, get_text("notice.not-finite"))
+                    continue
                 bad += 1
                 if bad <= MAX_LINES_NAMED:
                     self._add_notice(file, get_text("notice.line", line=number, why=format_validation_error(error)))
@@ -89,6 +95,11 @@ def _pause_gc() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def _is_not_finite(error: ValidationError) -> bool:
+    """Return whether all that is wrong with an example are its log-likelihoods: NaN and infinity are saved as null."""
+    return all(fault["loc"][:1] == ("loglikelihoods",) and fault["input"] is None for fault in error.errors())
 
 
 def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
@@ -118,7 +129,8 @@ def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
         notices.append(Notice(str(file), get_text("notice.once-unsealed")))
     notices += _find_gaps(folder, record)
     learned = _read_training(training or Path(record.checkpoint.path), notices)
-    return LoadedRun(record, StoredExamples(folder, record, notices), notices, learned)
+    examples = StoredExamples(folder, record, notices)
+    return LoadedRun(record, examples, notices, learned, not_finite=examples.not_finite)
 
 
 def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[list[LoadedRun], list[Notice]]:

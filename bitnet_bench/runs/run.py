@@ -29,3 +29,5 @@ class LoadedRun:
     """Record of the training that made the checkpoint, if its `finetune.json` is next to it."""
     layers: Mapping[str, float] = field(default_factory=dict)
     """Share of codes that are 0 in each ternary layer, if the checkpoint is available."""
+    not_finite: set[str] = field(default_factory=set)
+    """Tasks with examples that are left out, because the model computed NaN or infinity; it grows like *notices*."""

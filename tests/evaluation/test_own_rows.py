@@ -134,3 +134,93 @@ def test_any_values_are_asked_or_refused_in_a_sentence(rows: list[dict[str, Any]
     else:
         return
     assert "rows.jsonl" in said
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [True] * 3, [{"a": 1}] * 3, [["가"]] * 3, [1.5] * 3, [[]] * 3])
+@pytest.mark.parametrize("field", ["english", "korean"])
+def test_what_is_no_text_in_any_row_is_refused_where_a_text_is_asked(
+    field: str, values: list[Any], tmp_path: Path
+) -> None:
+    """It would be asked as the word True or as code, and scored; a list of gold texts is one of references."""
+    if field == "korean" and values[0] == ["가"]:
+        return
+    problem = refusal("sample:translation", [PAIR | {field: value} for value in values], tmp_path)
+    assert problem.startswith("Line 1 of ")
+    assert field in problem or "gold answer" in problem
+    assert "TypeError" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "field"),
+    [
+        ("sample:copa", {"premise": 5, "question": "원인", "alternative_1": "가", "alternative_2": "나"}, "premise"),
+        ("sample:copa", {"premise": "비", "question": "원인", "alternative_1": 1, "alternative_2": 2}, "alternative_1"),
+        ("sample:boolq", {"paragraph": True, "question": "왜?"}, "paragraph"),
+        ("sample:wic", {"context_1": "가", "context_2": "나", "word": {"a": 1}}, "word"),
+        ("classification:nsmc", {"document": 2024}, "document"),
+    ],
+)
+def test_a_number_is_refused_in_a_prompt_and_in_a_choice_and_not_in_a_label(
+    name: str, row: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    problem = refusal(name, [row | {"label": 0}] * 2, tmp_path)
+    assert problem.startswith("Line 1 of ")
+    assert f'in "{field}", where {name} needs a text' in problem
+    texts = {key: value if isinstance(value, str) else str(i) for i, (key, value) in enumerate(row.items())}
+    check_rows(build(name, [{"idx": 0, **texts, "label": 1}, {"idx": 1, **texts, "label": 0}], tmp_path), None)
+
+
+def test_numbers_in_a_list_of_gold_texts_are_refused(tmp_path: Path) -> None:
+    problem = refusal("sample:qa", [{"context": "글", "question": "언제?", "answers": [3]}], tmp_path)
+    assert 'a number in "answers[]"' in problem
+
+
+BLANK = ["", " ", "\n\t", "\u200b", "\u200b \u2060\ufeff", "\u3164"]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_text_with_nothing_to_see_is_refused_where_it_is_asked_or_expected(blank: str, tmp_path: Path) -> None:
+    """A prompt without its sentence and an empty gold text are scored, and mean nothing."""
+    copa = {"premise": "비가 왔다.", "question": "원인", "alternative_1": "가", "alternative_2": "나", "label": 0}
+    for name, row, field in (
+        ("sample:translation", PAIR, "english"),
+        ("sample:translation", PAIR, "korean"),
+        ("sample:copa", copa, "premise"),
+        ("sample:summarization", {"document": "글", "summary": "글"}, "document"),
+        ("language_modeling:own", {"text": "글"}, "text"),
+    ):
+        problem = refusal(name, [row, row | {field: blank}], tmp_path)
+        assert problem.startswith("Line 2 of ")
+        assert f'no text to see in "{field}"' in problem or "no text in its gold answer" in problem
+    assert "no text in choice 2 of 2" in refusal("sample:copa", [copa | {"alternative_2": blank}] * 2, tmp_path)
+
+
+def test_a_blank_field_that_is_not_asked_or_that_a_prompt_leaves_out_is_none_of_its_business(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "suite.yaml").write_text(
+        "name: mine\nversion: '1'\ntitle: t\nlicence: l\ncitation: c\ntasks:\n"
+        "  - {name: t, metrics: [exact_match], chance: 0.0, own_rows: true}\n"
+    )
+    (suite / "t.yaml").write_text(
+        "task: bb_mine_t\ndataset_path: json\noutput_type: generate_until\ntest_split: test\n"
+        'doc_to_text: "{% if hint %}힌트: {{hint}} {% endif %}{{a * 2}} {{names[b]}}:"\ndoc_to_target: c\n'
+        "metric_list: [{metric: bypass, aggregation: bypass, higher_is_better: true}]\nmetadata: {version: 1.0}\n"
+    )
+    file = tmp_path / "rows.jsonl"
+    row = {"hint": "", "a": 2, "b": 0, "names": ["0"], "c": "가", "note": " "}
+    file.write_text(json.dumps(row) + "\n")
+    ((found, task),) = select_tasks([str(suite)], ["t"])
+    check_rows(build_task(found, task, TaskSettings(rows={f"{found.name}:t": file})), None)
+
+
+def test_equal_choices_are_scored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They may be meant; the warning counts them and names the first line."""
+    row = {"premise": "비가 왔다.", "question": "원인", "alternative_1": "가", "alternative_2": "나", "label": 0}
+    rows = [row, row | {"alternative_2": "가 "}, row | {"alternative_1": "나"}]
+    check_rows(build("sample:copa", rows, tmp_path), None)
+    assert "2 rows have equal choices" in caplog.text
+    assert "Line 2 of " in caplog.text
+    caplog.clear()
+    check_rows(build("sample:copa", rows, tmp_path), 1)
+    assert caplog.text == ""

@@ -38,6 +38,7 @@ def make_built(kind: str = CHOICES, metrics: tuple[str, ...] = ("accuracy", "mac
         task=SimpleNamespace(metrics=metrics, chance=25.0),
         hooks=TaskHooks(),
         describe_row=lambda doc_id: f"Line {doc_id + 1} of rows",
+        has_own_rows=False,
     )
 
 
