@@ -41,9 +41,9 @@ def shorten_path(path: str) -> str:
     """Return *path* relative to the current folder, else from the home folder, else its last two parts."""
     posix = path.replace("\\", "/")
     if not posix.startswith("/") and (posix.startswith("~") or "../" in posix):
-        home, _, below = posix.partition("/") if posix.startswith("~") else ("", "", posix)
+        user, _, below = posix.partition("/") if posix.startswith("~") else ("", "", posix)
         parts = [part for part in below.split("/") if part not in ("", ".", "..")]
-        return posix if home and len(parts) <= KEPT_PARTS else "/".join(["…", *parts[-KEPT_PARTS:]])
+        return posix if user and len(parts) <= KEPT_PARTS else "/".join(["…", *parts[-KEPT_PARTS:]])
     here = Path.cwd().as_posix()
     if posix == here:
         return "."
