@@ -6,6 +6,7 @@ Records keep whole paths, because commands find files by them; what is made of r
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,18 +17,33 @@ Model = TypeVar("Model", bound=BaseModel)
 HOME = re.compile(r"(?:/home|/Users|/export/home|[A-Za-z]:/Users)/[^/]+|/(?:var/)?root")
 """Home folders, of this machine or of the one where a record was made."""
 KEPT_PARTS = 2
-ABSOLUTE_PATH = re.compile(
-    r"(?P<quote>[\"'`])(?P<quoted>(?:/|[A-Za-z]:[\\/])(?!/)[^\"'`\n]*)(?P=quote)|"
-    r"(?<![\w/.~…\\])"  # neither a part of a relative path, nor behind the slashes of an address
-    r"(?P<path>(?:file://|(?<!:)//+|/(?!/)|[A-Za-z]:[\\/])[^\s\"'`<>|,;:()\[\]{}*?]*)"
+_ROOTS = "(?:home|root|Users|srv|mnt|media|data|opt|var|tmp|usr|etc|private|Volumes|export|nas|net|workspace|scratch)"
+"""Folders at the top of a disk, by which a path is recognised that stands directly behind a Korean word."""
+_STOPS = r"\s\"'`<>|,;:()\[\]{}*?"
+"""What ends a path that is not in quotes."""
+_SPACED = rf"(?:(?<![.…\s])(?: (?!-)[^/\\{_STOPS}]+){{1,4}}[/\\][^{_STOPS}]*)*"
+"""Words behind a path that lead to another slash: its folders have spaces in their names."""
+_START = r"(?:/(?!/)|[A-Za-z]:[\\/]|\\\\(?=[^\s\\/]+[\\/])|~[\w.-]*[\\/]|\.\.[\\/])"
+_CLIMBING = rf"(?:[^/\\{_STOPS}=~…]+[\\/])*?\.\.[\\/][^{_STOPS}]*"
+FOREIGN_PATH = re.compile(
+    rf"(?P<quote>[\"'`])(?P<head>[\w:.,-]*[=:])?(?P<quoted>{_START}[^\"'`\n]*)(?P=quote)|"
+    rf"(?P<path>(?:(?<![^{_STOPS}=]){_CLIMBING}|"  # out of a folder and into others
+    r"(?:(?<![\w/.~…\\])"  # neither a part of a relative path, nor behind the slashes of an address
+    rf"(?:file://|(?<!:)//+|{_START})|(?<=[가-힣])(?=/{_ROOTS}/)/)(?:[^{_STOPS}]+{_SPACED})?))"
 )
-SINGLE_PART = re.compile(r"/[^/\\]*/?")
-"""A slash and one name, which is more often a command or a fraction than a path."""
+ARGUMENT = re.compile(rf"(?s)(?P<head>(?:[^/\\~]*?[=:,])??)(?P<path>{_START}.*)")
+NEXT_VALUE = re.compile(rf",(?=(?:[\w:.-]+=)?{_START})")
+SINGLE_PART = re.compile(r"(?:/|\.\.[\\/])[^/\\]*/?")
+"""A slash and one name, which is more often a command or a fraction than a path; or a neighbour of this folder."""
 
 
 def shorten_path(path: str) -> str:
-    """Return an absolute *path* relative to the current folder, else from the home folder, else its last two parts."""
+    """Return *path* relative to the current folder, else from the home folder, else its last two parts."""
     posix = path.replace("\\", "/")
+    if not posix.startswith("/") and (posix.startswith("~") or "../" in posix):
+        user, _, below = posix.partition("/") if posix.startswith("~") else ("", "", posix)
+        parts = [part for part in below.split("/") if part not in ("", ".", "..")]
+        return posix if user and len(parts) <= KEPT_PARTS else "/".join(["…", *parts[-KEPT_PARTS:]])
     here = Path.cwd().as_posix()
     if posix == here:
         return "."
@@ -52,12 +68,15 @@ def _find_home() -> str | None:
 
 
 def shorten_paths(text: str) -> str:
-    """Return *text* with every absolute path in it shortened; one that is the whole text may contain spaces."""
+    """Return *text* with every path in it shortened that is absolute, or leads out of the current folder.
+
+    One that is the whole text, or in quotes, may contain any spaces, and another where the words lead to a slash.
+    """
     if text.startswith("/") and not text.startswith("//") and "\n" not in text and not re.search(r"\s/|\s-", text):
         return text if SINGLE_PART.fullmatch(text) else shorten_path(text)
     for known, shown in _list_known_folders():
         text = text.replace(f"{known}/", shown)
-    return ABSOLUTE_PATH.sub(_shorten_match, text)
+    return FOREIGN_PATH.sub(_shorten_match, text)
 
 
 def _list_known_folders() -> list[tuple[str, str]]:
@@ -68,11 +87,43 @@ def _list_known_folders() -> list[tuple[str, str]]:
 
 def _shorten_match(found: re.Match[str]) -> str:
     quote, path = found["quote"] or "", found["quoted"] or found["path"]
+    head = found["head"] or ""
+    if head.endswith(":") and path.startswith("//"):
+        return found[0]
     kept = path.rstrip(".")  # the end of a sentence
     plain = re.sub("^(?:file:)?/+", "/", kept)
     if SINGLE_PART.fullmatch(plain):
         return found[0]
-    return f"{quote}{shorten_path(plain)}{path[len(kept) :]}{quote}"
+    return f"{quote}{head}{shorten_path(plain)}{path[len(kept) :]}{quote}"
+
+
+def shorten_command(command: str) -> str:
+    """Return a command line with the paths in each of its arguments shortened, spaces in their names or not."""
+    try:
+        arguments = shlex.split(command)
+    except ValueError:  # it was cut off, or is none
+        return shorten_paths(command)
+    shortened = list(map(_shorten_argument, arguments))
+    return command if shortened == arguments else " ".join(map(_quote, shortened))
+
+
+def _shorten_argument(argument: str) -> str:
+    """Return one argument with its values shortened that are paths, such as that of NAME=PATH,NAME=PATH."""
+    shown = []
+    for value in NEXT_VALUE.split(argument):
+        found = ARGUMENT.fullmatch(value)
+        if found is None or "\n" in value:
+            shown.append(shorten_paths(value))
+        elif SINGLE_PART.fullmatch(found["path"]):
+            shown.append(value)
+        else:
+            shown.append(found["head"] + shorten_path(found["path"]))
+    return ",".join(shown)
+
+
+def _quote(argument: str) -> str:
+    """Return *argument* in quotes if a shell would split it or read more into it than a shortened path."""
+    return argument if argument and re.fullmatch(r"[\w@%+=:,./~…-]+", argument) else shlex.quote(argument)
 
 
 def share(value: Any) -> Any:
@@ -80,7 +131,10 @@ def share(value: Any) -> Any:
     if isinstance(value, str):
         return shorten_paths(value)
     if isinstance(value, Mapping):
-        return {share(key): share(item) for key, item in value.items()}
+        return {
+            share(key): shorten_command(item) if key == "command" and isinstance(item, str) else share(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return type(value)(share(item) for item in value)
     return value

@@ -48,6 +48,23 @@ def test_a_condition_decides_the_status(bound: str, status: int, runs: list[str]
     assert "kobest.accuracy is −40.0" in result.stderr
 
 
+@pytest.mark.parametrize("edited", ["record.json", "samples/kobest-boolq.jsonl"])
+def test_no_condition_passes_on_an_edited_run(edited: str, runs: list[str]) -> None:
+    """Without one, the comparison is shown with a warning."""
+    file = Path(runs[1]) / edited
+    file = file if file.is_file() else next((Path(runs[1]) / "samples").iterdir())
+    text = file.read_text(encoding="utf-8")
+    file.write_text(
+        text.replace("50.0", "49.0").replace("90.0", "49.0") if "record" in edited else text + "\n", "utf-8"
+    )
+    assert file.read_text(encoding="utf-8") != text
+    result = run(*runs, "--fail-if", "kobest.accuracy < -50")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, BenchError)
+    assert "was edited after it was written" in str(result.exception)
+    assert run(*runs).exit_code == 0
+
+
 def test_a_wrong_condition_is_wrong_use(runs: list[str]) -> None:
     """It names the nearest metric, and is a usage error (status 2 of the command line)."""
     result = run(*runs, "--fail-if", "kobest.acuracy < -1.0")

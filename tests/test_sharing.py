@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from bitnet_bench.runs.folder import (
 )
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.reading import read_run
-from bitnet_bench.shared_paths import share_model, shorten_paths
+from bitnet_bench.shared_paths import share, share_model, shorten_paths
 from bitnet_bench.training.finetune import finetune
 
 ABSOLUTE = re.compile(r"(?<![\w/.~…:<\\])(?:/[\w.가-힣 -]+){2,}")
@@ -60,6 +61,18 @@ INSTALLATION = str(Path(bb.__file__).resolve().parents[1])
         ("file:///home/kim/p/q/r", "…/q/r"),
         ("see //home/kim/p/q/r", "see …/q/r"),
         ("host:/mnt/a/b/c", "host:…/b/c"),
+        ("failed at /srv/kim secret/a/b/c.txt: no such", "failed at …/b/c.txt: no such"),
+        ("~/김 고객/비밀 프로젝트/내 rows.jsonl", "…/비밀 프로젝트/내 rows.jsonl"),
+        ("Wrote /srv/my own secret folder/a/b.", "Wrote …/a/b."),
+        ("evaluate /srv/kim/a/b --out runs/mine/x", "evaluate …/a/b --out runs/mine/x"),
+        ("../../srv/kim/a/b", "…/a/b"),
+        ("No ../kim/a/b here", "No …/a/b here"),
+        ("runs/../../../srv/kim/a", "…/kim/a"),
+        (r"..\..\kim\a\b", "…/a/b"),
+        (r"\\server\share\kim\a\b", "…/a/b"),
+        (r"read \\server\share\kim\a\b.", "read …/a/b."),
+        ("경로는/srv/kim/a/b/c", "경로는…/b/c"),
+        ("'okay:pick=/srv/김 고객/비밀/과제/내 rows.jsonl'", "'okay:pick=…/과제/내 rows.jsonl'"),
     ],
 )
 def test_an_absolute_path_is_shortened(text: str, shared: str) -> None:
@@ -77,12 +90,42 @@ def test_an_absolute_path_is_shortened(text: str, shared: str) -> None:
         "https://huggingface.co/a/b/c",
         "s3://b/x/y",
         "질문/답",
+        "runs/고객/모델/x",
+        "모델/과제/x",
+        "a\\\\b \\\\\\\\",
+        "x = a // b",
+        "see https://a.b/c/d and/or https://e.f/g",
+        "1/2 / 3/4",
+        "…/a/b c/d",
         "/chat",
         "< / >",
     ],
 )
 def test_other_text_with_slashes_stays(text: str) -> None:
     assert shorten_paths(text) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shared"),
+    [
+        (["--rows", "okay:pick=/home/kim/김 고객/비밀 프로젝트/내 rows.jsonl"],
+         "--rows 'okay:pick=…/비밀 프로젝트/내 rows.jsonl'"),
+        (["--rows", "a:b=/home/kim/p/q/r.jsonl,c:d=/srv/x y/z/u"], "--rows a:b=…/q/r.jsonl,c:d=…/z/u"),
+        (["--data", "/srv/kim's, old/a, b/c d"], "--data '…/a, b/c d'"),
+        (["--out=/srv/kim -old/a/b", "-n", "3"], "--out=…/a/b -n 3"),
+        (["~/내 고객/비밀/가/나"], "…/가/나"),
+        (["hub:org/name/x.gguf", "klue:ynat", "runs/my run", "두 개"],
+         "hub:org/name/x.gguf klue:ynat 'runs/my run' '두 개'"),
+        ([r"C:\Users\kim lee\고객\a\b"], "…/a/b"),
+        (["https://a.b/c/d"], "https://a.b/c/d"),
+    ],
+)  # fmt: skip
+def test_a_command_is_shortened_argument_by_argument(arguments: list[str], shared: str) -> None:
+    """Before it is quoted: an argument holds one path, whatever characters its folders have in their names."""
+    environment = {"command": shlex.join(["bitnet-bench", *arguments])}
+    assert share(environment) == {"command": f"bitnet-bench {shared}"}
+    assert share(share(environment)) == share(environment)
+    assert share({"command": "an 'open quote /srv/kim/a/b"}) == {"command": "an 'open quote …/a/b"}
 
 
 def test_a_path_of_the_current_project_is_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

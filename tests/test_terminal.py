@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm
 import typer.main
 
 from bitnet_bench import cli
@@ -216,6 +217,7 @@ def test_the_main_commands_in_any_encoding(encoding: str, tmp_path: Path) -> Non
         (*scored, "b", "--json"),
         ("compare", "a", "b"),
         ("compare", "a", "b", "--format", "md"),
+        ("compare", "a", "b", "--format", "latex"),
         ("compare", "a", "b", "--format", "json"),
         ("report", "a", "b"),
         ("suites",),
@@ -231,6 +233,8 @@ def test_the_main_commands_in_any_encoding(encoding: str, tmp_path: Path) -> Non
     for words, (_, output) in zip(commands, done, strict=True):
         if words[-1] in ("json", "--json"):
             assert json.loads(output.decode("cp949" if encoding == "cp949" else "ascii")), words
+        if words[-1] in ("latex", "md"):
+            assert not re.search(rb"\\u20|\\u22", output), words
 
 
 def test_a_line_of_progress_is_filtered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,3 +242,29 @@ def test_a_line_of_progress_is_filtered(capsys: pytest.CaptureFixture[str]) -> N
     with protect_streams(), progress_bar(CLIPBOARD) as progress:
         progress(2, 2, CLIPBOARD)
     assert HARMLESS.fullmatch(capsys.readouterr().err)
+
+
+def test_a_bar_of_a_library_begins_its_line_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with protect_streams():
+        for _ in tqdm.tqdm(range(2), desc=f"a{CLIPBOARD}", mininterval=0):
+            pass
+        for _ in tqdm.tqdm(range(2), leave=False, mininterval=0):
+            pass
+        print("done", file=sys.stderr)
+    written = capsys.readouterr().err
+    assert "\\x0d" not in written
+    assert written.count("\ra\\x1b]52") >= 2
+    assert "\x1b" not in written
+    assert written.endswith("\rdone\n")
+
+
+@pytest.mark.parametrize("first", ["stdout", "stderr"])
+def test_no_carriage_return_hides_other_text(first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither at the beginning of a write, nor within one, nor through the other stream."""
+    with protect_streams():
+        print("delete all?", end="", file=getattr(sys, first))
+        print("\rkeep all?", end="", file=sys.stderr)
+        print("\nwarning\rhidden\n\rhidden")
+    written = capsys.readouterr()
+    assert "\r" not in written.out + written.err
+    assert (written.out + written.err).count("\\x0d") == 3

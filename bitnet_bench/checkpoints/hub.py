@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,9 +16,9 @@ from typing import Any, Protocol
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.locate import HubId, parse_hub_id
-from bitnet_bench.checkpoints.model_card import make_card
+from bitnet_bench.checkpoints.model_card import is_card_untouched, make_card, seal_card
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.files import explain_disk_errors, open_partial_folder, write_whole
+from bitnet_bench.files import explain_disk_errors, open_partial_folder, read_text, write_whole
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.shared_paths import share, shorten_path
@@ -38,6 +40,8 @@ SHARED_FILES = (
 """The only files that are pushed, whatever else is in the folder."""
 DATA_SETTINGS = ("data", "validation")
 """Settings of a training that name files of rows, of which the shared record gives the names alone."""
+CARD_HINT = "Save it as UTF-8, or delete it to have one made."
+_log = logging.getLogger(__name__)
 
 
 class HubClient(Protocol):
@@ -65,30 +69,61 @@ def push_checkpoint(
     """Upload the checkpoint in *folder* to *repo* with its card, and return the card.
 
     *runs* are run folders whose scores the card gives; they must be of this checkpoint. An existing card that
-    bitnet-bench did not write is kept. Only `SHARED_FILES` are uploaded, with shortened paths unless *keep_paths*.
+    bitnet-bench did not write, or that was edited, is kept. A link that leaves the folder is refused.
+    Only `SHARED_FILES` are uploaded, with shortened paths unless *keep_paths*.
     """
     if folder.is_file():
         raise UsageError(
             f"{folder} is a file, and a checkpoint folder is pushed, with its card.",
             "Convert it to a folder first, or upload the file with `hf upload`.",
         )
+    _check_links(folder)
     checkpoint = inspect_folder(folder)
     records = [load_record(run) for run in runs]
     for run, record in zip(runs, records, strict=True):
         if record.checkpoint.sha256 != checkpoint.sha256:
             raise BenchError(f"{run} holds scores of other weights than {folder}.", "Evaluate this checkpoint first.")
-    text = make_card(checkpoint, load_training_record(folder), records, keep_paths=keep_paths)
-    there = folder / CARD_FILE
-    if there.is_file() and "Made by bitnet-bench" not in there.read_text(encoding="utf-8"):
-        text = there.read_text(encoding="utf-8")
-    write_whole(there, text)
+    made = make_card(checkpoint, load_training_record(folder), records, keep_paths=keep_paths)
+    text = _choose_card(folder / CARD_FILE, seal_card(made))
     with tempfile.TemporaryDirectory(prefix="bitnet-bench-push-") as place:
-        names = _stage_files(folder, Path(place), keep_paths)
+        names = _stage_files(folder, Path(place), keep_paths, text)
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
             hub.create_repo(repo, private=private, exist_ok=True)
             hub.upload_folder(repo_id=repo, folder_path=Path(place), allow_patterns=names, ignore_patterns=["*/*"])
     return text
+
+
+def _choose_card(file: Path, made: str) -> str:
+    """Return the card in *file* if somebody wrote or edited it, else *made*, which is written there."""
+    if file.is_file():
+        there = read_text(file, CARD_HINT)
+        if not is_card_untouched(there):
+            _log.warning("%s is uploaded as it is: it was written or edited. Delete it to have one made.", file)
+            return there
+    if not file.is_symlink():  # behind a link is a cache, or a file that has another use
+        write_whole(file, made)
+    return made
+
+
+def _check_links(folder: Path) -> None:
+    """Raise BenchError for a file to upload that is a link out of *folder*, or to nothing.
+
+    A snapshot of the hub's cache may link to the files of its own repository.
+    """
+    root = folder.resolve()
+    allowed = [root]
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        allowed.append(root.parent.parent / "blobs")
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not file.is_symlink() or not _has_shared_name(file):
+            continue
+        target = Path(os.path.realpath(file))
+        if not target.is_file() or not any(map(target.is_relative_to, allowed)):
+            raise BenchError(
+                f"{file} is a link {'out of its folder' if target.is_file() else 'to no file'}, and is not uploaded.",
+                "Put the file itself there, or remove the link.",
+            )
 
 
 def list_left_out(folder: Path) -> list[str]:
@@ -97,23 +132,28 @@ def list_left_out(folder: Path) -> list[str]:
 
 
 def _is_shared(file: Path) -> bool:
-    return file.is_file() and any(fnmatchcase(file.name, pattern) for pattern in SHARED_FILES)
+    return file.is_file() and _has_shared_name(file)
 
 
-def _stage_files(folder: Path, place: Path, keep_paths: bool) -> list[str]:
-    """Fill *place* with links to the files to upload, or with copies whose paths are shortened; return their names."""
-    shared = sorted(file for file in folder.iterdir() if _is_shared(file))
+def _has_shared_name(file: Path) -> bool:
+    return any(fnmatchcase(file.name, pattern) for pattern in SHARED_FILES)
+
+
+def _stage_files(folder: Path, place: Path, keep_paths: bool, card: str) -> list[str]:
+    """Fill *place* with the *card* and links to the files to upload, or copies with shortened paths; return names."""
+    (place / CARD_FILE).write_text(card, encoding="utf-8")
+    shared = sorted(file for file in folder.iterdir() if _is_shared(file) and file.name != CARD_FILE)
     for file in shared:
         if keep_paths or file.name not in FILES_WITH_PATHS:
             (place / file.name).symlink_to(file.resolve())
             continue
         (place / file.name).write_text(_read_shareable(file), encoding="utf-8")
-    return [file.name for file in shared]
+    return [CARD_FILE, *(file.name for file in shared)]
 
 
 def _read_shareable(file: Path) -> str:
     """Return the text of a JSON file with shortened paths, unchanged if it has none."""
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file, "Write it again.")
     try:
         fields = json.loads(text)
     except ValueError as error:
@@ -142,8 +182,10 @@ def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Check
     *repo* may end in `@REVISION`: a commit, a branch or a tag. A pull that was killed is resumed by the same command.
     """
     place = parse_hub_id(repo) or HubId(repo, None)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BenchError(f"{out} is not empty.", "Name another folder.")
+    if not repo.isprintable():
+        raise BenchError(f"{repo!r} is no name of the hub.", "Write it as ORG/NAME or ORG/NAME@REVISION.")
+    with explain_disk_errors(out):
+        _check_target(out)
     with explain_disk_errors(out), open_partial_folder(out.absolute().parent, f"pull {repo} {out.name}") as partial:
         with _explain_hub_errors(repo):
             hub = hub or _make_client()
@@ -156,6 +198,24 @@ def pull_checkpoint(repo: str, out: Path, hub: HubClient | None = None) -> Check
             out.rmdir()
         partial.rename(out)
     return inspect_folder(out)
+
+
+def _check_target(out: Path) -> None:
+    """Raise BenchError if *out* cannot become a new folder, before anything is downloaded."""
+    hint = "Name a folder that does not exist yet, or an empty one."
+    try:
+        if "\0" in os.fsencode(out).decode("utf-8"):
+            raise ValueError
+    except ValueError as error:
+        raise BenchError(f"{str(out)!r} cannot be the name of a folder.", hint) from error
+    if out.is_symlink():
+        raise BenchError(f"{out} is a link, and a new folder takes its place.", hint)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BenchError(f"{out} is not empty.", hint)
+    place = out.resolve()
+    if place == Path.cwd() or (place.is_dir() and place.is_mount()):
+        what = "is the current folder" if place == Path.cwd() else "is mounted"
+        raise BenchError(f"{out} {what}, and a new folder takes its place.", hint)
 
 
 def _make_client() -> Any:

@@ -11,6 +11,7 @@ from bitnet_bench.checkpoints.config import AGAIN_HINT, list_float_patterns, rea
 from bitnet_bench.checkpoints.detect import find_dropped_norms
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import read_text
 from bitnet_bench.json_files import check_json_depth, read_json_object
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
@@ -166,10 +167,20 @@ def _open_tokenizer(path: Path) -> Any:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:
             raise
+        _check_tokenizer_files(path)
         said = next(iter(str(error).strip().splitlines()), "")
         hint = said if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {said}"
         raise BenchError(f"{path} has no usable tokenizer.", hint or type(error).__name__) from error
     return tokenizer
+
+
+def _check_tokenizer_files(path: Path) -> None:
+    """Raise BenchError that names the file in *path* that made its tokenizer unusable, if reading it shows that."""
+    if (path / TOKENIZER_FILE).is_file():
+        read_json_object(path / TOKENIZER_FILE, AGAIN_HINT)
+    for file in (path / "chat_template.jinja", *sorted(path.glob("additional_chat_templates/*.jinja"))):
+        if file.is_file():
+            read_text(file, AGAIN_HINT)
 
 
 def _choose_tokenizer_class(path: Path) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,22 @@ NAMED_SETTINGS = ("teacher", "template")
 """Settings that may name such files; only the last part of the path is given."""
 MAX_ANCESTORS = 16
 """Bases of bases that are followed to one of the hub."""
+
+SEAL = re.compile(r"<!-- bitnet-bench made what is above, of the sha256 ([0-9a-f]{64}) -->\n?")
+"""Last line of a card that nobody edited."""
+
+
+def seal_card(text: str) -> str:
+    """Return *text* with a last line by which an edit is noticed."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text}<!-- bitnet-bench made what is above, of the sha256 {digest} -->\n"
+
+
+def is_card_untouched(text: str) -> bool:
+    """Return whether *text* is what `seal_card` returned, so that it may be made again."""
+    *lines, last = text.replace("\r\n", "\n").splitlines(keepends=True) or [""]
+    seal = SEAL.fullmatch(last)
+    return seal is not None and hashlib.sha256("".join(lines).encode()).hexdigest() == seal[1]
 
 
 def make_card(

@@ -42,7 +42,8 @@ def data_check(
 
     Rows that cannot be read, fields whose text is not learned from, special tokens within rows, duplicates, decomposed
     (NFD) text, invisible, damaged and control characters, answers that seem to be cut off, rows that are too long, and
-    rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps.
+    rows that hold what an evaluation asks. The exit status is 1 if a row cannot be read or overlaps, or a file has
+    no rows.
     """
     from bitnet_bench.training.inputs import inspect_data_files
 
@@ -68,8 +69,8 @@ def data_check(
             if one.findings:
                 tables.show(findings_table(one, show))
             else:
-                print(f"{one.file}: {one.lines:,} rows; nothing found")
-    if any({"bad", "overlap"} & one.counts.keys() for one in checked):
+                print(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
+    if any({"bad", "overlap"} & one.counts.keys() or not one.lines for one in checked):
         raise typer.Exit(1)
 
 

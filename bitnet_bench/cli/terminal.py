@@ -18,6 +18,8 @@ CONTROLS = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that reorder text
     "\u2028\u2029\ud800-\udfff]"  # other line ends, and halves of characters
 )
+BAR = re.compile(r"\r([^\r\n]*)(\r?)")
+"""What a progress bar of a library writes: it begins its line again, and may leave it empty."""
 LONGEST_SHORT_CODE = 0xFF
 PLAIN_CHARACTERS = {
     "−": "-",
@@ -30,6 +32,13 @@ PLAIN_CHARACTERS = {
     "·": "-",
     "≤": "<=",
     "≥": ">=",
+    "≠": "!=",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "↔": "<->",
+    "↓": "v",
 }
 """Characters of our own tables and sentences in ASCII, for terminals that lack them."""
 ERROR_HANDLER = "bitnet_bench.plain"
@@ -69,18 +78,35 @@ def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     return "".join(plain), error.end
 
 
+class CursorLine:
+    """Knows what stands on the line of the cursor, so that a carriage return overwrites nothing but a progress bar."""
+
+    def __init__(self) -> None:
+        self._holds_text = False
+
+    def escape(self, text: str) -> str:
+        """Return *text* without controls, but for the carriage returns of a bar on a line without other text."""
+        bar = BAR.fullmatch(text)
+        if bar and not self._holds_text:
+            return f"\r{escape_controls(bar[1])}{bar[2]}"
+        if text:
+            self._holds_text = not text.endswith("\n")
+        return escape_controls(text)
+
+
 class SafeStream:
     """A text stream that makes control characters visible in what is written to it.
 
     Its binary buffer is not offered: click would write to that directly.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, line: CursorLine | None = None) -> None:
         self.unprotected = stream
+        self._line = line or CursorLine()
 
     def write(self, text: str) -> int:
         """Write *text* without control characters."""
-        self.unprotected.write(escape_controls(text))
+        self.unprotected.write(self._line.escape(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -107,7 +133,8 @@ def protect_streams() -> Iterator[None]:
     for stream in before:
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors=ERROR_HANDLER)
-    safe = tuple(cast(TextIO, SafeStream(stream)) for stream in before)
+    line = CursorLine()  # both streams may be one terminal
+    safe = tuple(cast(TextIO, SafeStream(stream, line)) for stream in before)
     sys.stdout, sys.stderr = safe
     try:
         yield

@@ -27,7 +27,7 @@ FindingKind = Literal[
 ]
 FINDING_KINDS: dict[FindingKind, str] = {
     "bad": "cannot be read, and stops training",
-    "unread": "holds text that is not learned from",
+    "unread": "holds text, or a flag of what to learn, that is not used",
     "special": "holds a special token of the tokenizer",
     "duplicate": "the same text as an earlier row",
     "overlap": "asks what an evaluation task asks",
@@ -180,7 +180,7 @@ class _RowExaminer:
         report.before_duplicate = len(report.findings)
         report.key = _hash_texts(row)
         report.findings += (Finding(number, kind, reason) for kind, reason in self._find_in_texts(row))
-        report.lost = tuple(f'text in "{name}", a field that is not read' for name in unread)
+        report.lost = tuple(f'"{name}", a field that is not read' for name in unread)
         task = _find_overlap(self._normalise(" ".join(turn.text for turn in row.turns)), self._windows)
         if task:
             shared = f"shares {MIN_OVERLAP_LETTERS} letters or more with a row of {task}"

@@ -1,7 +1,8 @@
-"""Track which fields of a row were read: a field that was not read and holds text would be lost."""
+"""Track which fields of a row were read: text or a training flag in a field that was not read would be lost."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from bitnet_bench.data.jsonl import BadRowError, shorten_name
 
 SPEAKERS = ("role", "from", "speaker")
 """Fields of a turn that name the speaker, which is not text."""
+FLAG_NAME = re.compile("loss|weight|train|learn|mask|ignore|skip|exclude|supervis", re.IGNORECASE)
+"""Part of the name of a field whose number, or true or false, says what is to be learned."""
 _KINDS = {
     type(None): "null",
     bool: "true or false",
@@ -61,8 +64,9 @@ class Fields:
         return None
 
     def unread(self, used: Collection[str], joined: bool = False) -> Iterator[str]:
-        """Yield the names of unread fields that hold text; a text that is also in *used* is not lost with its field.
+        """Yield the names of unread fields that hold text, or numbers under the name of a training flag.
 
+        A text that is also in *used* is not lost with its field.
         With *joined*, small texts were joined: a text that occurs anywhere within one of *used* is not lost either, and
         fields are named at any depth.
         """
@@ -70,12 +74,19 @@ class Fields:
             if key in self._read:
                 continue
             name = f"{self._path}{shorten_name(key)}"
-            if joined:
+            if FLAG_NAME.search(key) and _is_flag(value):
+                yield name
+            elif joined:
                 yield from (where for where, text in _texts_by_name(value, name) if not _is_used(text, used, joined))
             elif any(not _is_used(text, used, joined) for _, text in _texts_by_name(value, name)):
                 yield name
         for inner in self._inner:
             yield from inner.unread(used, joined)
+
+
+def _is_flag(value: Any) -> bool:
+    """Return whether *value* is a number, true or false, or a list of such."""
+    return any(map(_is_flag, value)) if isinstance(value, list) else isinstance(value, bool | int | float)
 
 
 def _texts_by_name(value: Any, name: str) -> Iterator[tuple[str, str]]:

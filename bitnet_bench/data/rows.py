@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bitnet_bench.data.fields import Fields
 from bitnet_bench.data.jsonl import BadRowError as BadRowError
 from bitnet_bench.data.jsonl import is_json_file, parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.shapes import DESCRIPTION as SHAPES
-from bitnet_bench.data.shapes import recognise
+from bitnet_bench.data.shapes import is_learned, recognise
 from bitnet_bench.data.turns import Role as Role
 from bitnet_bench.data.turns import Turn as Turn
 from bitnet_bench.errors import BenchError
@@ -97,15 +97,15 @@ def make_line_error(path: Path, number: int, why: str) -> BenchError:
 
 
 def check_read_rows(path: Path, count: int, unread: Mapping[str, int]) -> None:
-    """Raise BenchError if a file has no rows, and name fields in the log whose text is in no row: *unread* counts them.
+    """Raise BenchError if a file has no rows, and name fields in the log whose text or flag is in no row.
 
-    Of names that are equally frequent, the first is named first.
+    *unread* counts them. Of names that are equally frequent, the first is named first.
     """
     if not count:
         raise BenchError(f"{path} has no rows.", f"Give a JSONL file with rows like {SHAPES}.")
     if unread:
         named = ", ".join(f'"{name}" ({rows:,} rows)' for name, rows in Counter(unread).most_common())
-        _log.warning("%s holds text that is not read: %s.", path.name, named)
+        _log.warning("%s holds flags or text that is not read: %s.", path.name, named)
 
 
 def parse_row(line: str) -> Row:
@@ -114,12 +114,14 @@ def parse_row(line: str) -> Row:
 
 
 def read_value(value: Any) -> tuple[Row, tuple[str, ...]]:
-    """Return (row of a JSON value, names of fields whose text is not in it), or raise `BadRowError`."""
+    """Return (row of a JSON value, names of fields whose text or training flag is not in it), or raise BadRowError."""
     if not isinstance(value, dict):
         raise BadRowError("is not a JSON object")
     fields = Fields(value)
     shape = recognise(fields)
     said = shape.read(fields)
+    if not is_learned(fields):
+        said = replace(said, turns=[Turn(one.role, one.text, one.role not in ("model", "text")) for one in said.turns])
     if not any(turn.role in ("model", "text") and turn.learned for turn in said.turns):
         weighted = ", because its answers have the weight 0" if any(not turn.learned for turn in said.turns) else ""
         raise BadRowError(f"has no model turn to learn from{weighted}")

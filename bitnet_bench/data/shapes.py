@@ -31,6 +31,10 @@ AROUND = (*SYSTEM, "history", *APPENDED)
 DIALOGUES = ("messages", "conversations", "conversation", "turns", "dialogue")
 CONTENTS = ("content", "value", "utterance", "text")
 TEXTS = ("text", "document")
+STRICT_FLAGS = ("weight", "train")
+LEARNING_FLAGS = (*STRICT_FLAGS, "training", "trainable", "loss", "learn", "learned", "learnable", "train_on_turn")
+"""Fields of a turn or a row that say whether it carries the loss: 0 or 1, false or true. Of the strict ones, any other
+number is refused."""
 NAMES_SHOWN = 10
 _TYPES: dict[str, type] = {**dict.fromkeys(DIALOGUES, list), **dict.fromkeys(TEXTS, str)}
 """Type that a field of each name must have to identify a shape: many data sets count their turns in `turns`."""
@@ -111,8 +115,7 @@ def _read_pair(asking: str, answering: str) -> Callable[[Fields], Said]:
         if (asking, answering) == ("prompt", "completion") and fields.values.get("label") is False:
             raise BadRowError('marks its answer as unwanted ("label": false), which no method here learns from')
         turns = [*_before(fields), *_asked(fields, asking), *_answered(fields, answering)]
-        is_learned = _is_learned(fields)
-        return Said([Turn(t.role, t.text, t.learned and (is_learned or t.role != "model")) for t in turns])
+        return Said(turns)
 
     return read
 
@@ -193,8 +196,11 @@ def _with_prompt(prompt: list[Turn], said: list[Turn], key: str) -> list[Turn]:
 def _read_dialogue(key: str) -> Callable[[Fields], Said]:
     def read(fields: Fields) -> Said:
         turns = _turns(fields, key)
-        if key == "turns" and all(turn.role != "model" for turn in turns):
-            turns = [Turn("model", turn.text) if turn.role == "system" else turn for turn in turns]
+        if key == "turns":
+            answers = "system" if all(turn.role != "model" for turn in turns) else "model"
+            turns = [
+                Turn("model" if t.role == answers else t.role, t.text, t.learned or t.role != answers) for t in turns
+            ]
         system = [Turn("system", text) for name in SYSTEM if (text := fields.optional_text(name))]
         inside = [turn for turn in turns if turn.role == "system"]
         if system and inside and system != inside:
@@ -224,7 +230,10 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
         raise BadRowError("has a turn that is neither a string nor an object with role and content")
     inner = fields.inner(key, turn)
     if "user_message" in inner:
-        return [Turn("user", inner.text("user_message")), Turn("model", inner.text("system_message"))]
+        return [
+            Turn("user", inner.text("user_message")),
+            Turn("model", inner.text("system_message"), is_learned(inner)),
+        ]
     speaker_key = next((name for name in SPEAKERS if name in inner), None)
     if speaker_key is None:
         raise BadRowError("has a turn that is neither a string nor an object with role and content")
@@ -233,7 +242,10 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
     content = content or next((name for name in CONTENTS if name in inner.values), CONTENTS[0])
     if role == "system" and inner.values.get(content) == "":
         return []  # a dialogue without an instruction, as exporters write it
-    return [Turn(role, _content(inner, content), role != "model" or _is_learned(inner))]
+    if role != "model" and (role, key) != ("system", "turns"):  # where "system" may be the side that answers
+        _ignore_flags(inner)
+        return [Turn(role, _content(inner, content))]
+    return [Turn(role, _content(inner, content), is_learned(inner))]
 
 
 def _content(fields: Fields, key: str) -> str:
@@ -259,15 +271,27 @@ def _content(fields: Fields, key: str) -> str:
     return joined
 
 
-def _is_learned(fields: Fields) -> bool:
-    """Return whether a turn carries the loss: `"weight"` is 0 or 1, and `"train"` true or false."""
-    for key in ("weight", "train"):
-        value = fields.take(key) if isinstance(fields.values.get(key), bool | int | float) else None
-        if value is not None and value not in (0, 1):
+def is_learned(fields: Fields) -> bool:
+    """Return whether a turn or a row carries the loss, by its flags: `"weight"`, `"train"`, `"loss"` and others.
+
+    BadRowError for a weight between 0 and 1; another flag that is neither is left unread, and so is reported.
+    """
+    flags = {
+        key: fields.values[key] for key in LEARNING_FLAGS if isinstance(fields.values.get(key), bool | int | float)
+    }
+    for key, value in flags.items():
+        if value in (0, 1):
+            fields.take(key)
+        elif key in STRICT_FLAGS:
             raise BadRowError(f'has the "{key}" {value}, and only 0 and 1 can be learned by')
-        if value == 0 and value is not None:
-            return False
-    return True
+    return 0 not in flags.values()
+
+
+def _ignore_flags(fields: Fields) -> None:
+    """Take the flags that keep the loss off a turn that carries none; one that asks for it is left unread."""
+    for key in LEARNING_FLAGS:
+        if fields.values.get(key) == 0:
+            fields.take(key)
 
 
 def _read_aihub(read: Callable[[dict[str, Any]], tuple[str, str]]) -> Callable[[Fields], Said]:

@@ -21,7 +21,7 @@ from bitnet_bench.data.row_text import REJECTED, TEXT_ONLY, UNLEARNED
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.stored_rows import StoredRows, store_rows
 from bitnet_bench.data.text_encoding import begins_with_bos as begins_with_bos
-from bitnet_bench.data.token_table import CutExamples, JoinedExamples, as_examples
+from bitnet_bench.data.token_table import CutExamples, JoinedExamples, TokenTable, as_examples
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import Progress, no_progress
 
@@ -91,13 +91,20 @@ def tokenize_rows(
     is_cut = np.bincount(owners, tokens.lengths > max_length, len(stored)) > 0
     is_lost = learned_of_row == 0
     if is_lost.all():
-        raise BenchError(
-            f"None of the {len(stored)} rows has a response token within {max_length} tokens.",
-            "Raise `max_length`, or shorten the prompts.",
-        )
+        raise _explain_nothing_learned(f"the {len(stored)} rows has a response token", tokens, max_length)
     truncated = int(np.sum(~is_lost & (is_cut | (learned_of_row < tokens.counts))))
     examples = CutExamples(tokens, tokens.numbers[is_learned], max_length)
     return EncodedRows(examples, len(stored), tuple(np.flatnonzero(is_lost).tolist()), truncated, key)
+
+
+def _explain_nothing_learned(what: str, tokens: TokenTable, max_length: int) -> BenchError:
+    """Return the error of rows that leave nothing to learn, because they are too long or because of their template."""
+    if tokens.find_learned(int(tokens.lengths.max()) + 1).any():
+        return BenchError(f"None of {what} within {max_length} tokens.", "Raise `max_length`, or shorten the prompts.")
+    return BenchError(
+        f"None of {what}: the chat template does not render the answers.",
+        "Choose another `template`, or correct it; `bitnet-bench data check` says what it leaves out.",
+    )
 
 
 def _check_all_learned(rows: StoredRows) -> None:
@@ -131,10 +138,7 @@ def tokenize_pairs(
     for i in np.flatnonzero(both).tolist():
         both[i] = whole[2 * i] != whole[2 * i + 1]
     if not both.any():
-        raise BenchError(
-            f"None of the {len(stored)} pairs differs within {max_length} tokens.",
-            "Raise `max_length`, or shorten the prompts.",
-        )
+        raise _explain_nothing_learned(f"the {len(stored)} pairs differs", tokens, max_length)
     truncated = int(np.sum(both & (tokens.lengths > max_length).reshape(-1, 2).any(axis=1)))
     examples = CutExamples(tokens, tokens.numbers[np.repeat(both, 2)], max_length)
     lost = tuple(np.flatnonzero(~both).tolist())

@@ -71,6 +71,9 @@ def _find_damage(folder: Path) -> str | None:
 
 
 def _find_changed_file(folder: Path, digests: dict[str, dict[str, object]]) -> str | None:
+    """Return which file differs from its digest, is gone, or has none; None if the step is as it was written."""
+    if TRAINER_STATE_FILE not in digests:
+        return f"{COMPLETE_FILE} does not list {TRAINER_STATE_FILE}"
     for name, noted in digests.items():
         file = folder / name
         if not file.is_file():
@@ -81,7 +84,13 @@ def _find_changed_file(folder: Path, digests: dict[str, dict[str, object]]) -> s
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != noted.get("sha256"):
                 return f"{name} has changed since it was written"
-    return None
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    known = {COMPLETE_FILE, *digests}
+    foreign = (file.as_posix() for file in sorted(files) if not any(part.startswith(".") for part in file.parts))
+    unknown = next(
+        (name for name in foreign if name not in known), None
+    )  # files that start with a dot are the system's
+    return unknown and f"{unknown} is not among the files that were written"
 
 
 def _find_older_damage(folder: Path) -> str | None:

@@ -204,3 +204,23 @@ def test_a_wrong_index_is_a_sentence(index: bytes, change: Callable[..., Path]) 
     with pytest.raises(BenchError) as raised:
         inspect_folder(folder)
     assert str(folder) in raised.value.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"\xff\xfe"),
+        ("tokenizer.json", b""),
+        ("tokenizer.json", b"null"),
+        ("tokenizer.json", '{"모델": {}}'.encode("cp949")),
+        ("chat_template.jinja", "{{ '한국어' }}".encode("cp949")),
+        ("additional_chat_templates/tool.jinja", "{{ '한국어' }}".encode("cp949")),
+    ],
+)
+def test_a_file_of_the_tokenizer_that_cannot_be_read_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(open_checkpoint("demo").path, folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    with pytest.raises(BenchError, match=f"{name} cannot be read"):
+        load_tokenizer(open_checkpoint(str(folder)))

@@ -162,3 +162,106 @@ def test_a_card_names_the_base_without_its_revision(trained: Path) -> None:
     card = make_card(inspect_folder(trained), record.model_copy(update={"base": base}))
     assert "base_model: ORG/NAME\n" in card
     assert "`ORG/NAME@v2`" in card
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "README.md", "tokenizer_config.json"])
+@pytest.mark.parametrize("target", ["../secret", "/nowhere", "../tuned-too/secret"])
+def test_a_link_out_of_the_folder_is_not_pushed(
+    name: str, target: str, hub: Any, trained: Path, tmp_path: Path
+) -> None:
+    """Its target is somebody's file and not the checkpoint's; the link and the target stay as they are."""
+    for secret in (tmp_path / "secret", tmp_path / "tuned-too" / "secret"):
+        secret.parent.mkdir(exist_ok=True)
+        secret.write_text("{}", encoding="utf-8")
+    (trained / name).unlink(missing_ok=True)
+    (trained / name).symlink_to(target)
+    with pytest.raises(BenchError, match=f"{name} is a link (out of its folder|to no file)"):
+        push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
+    assert (trained / name).readlink() == Path(target)
+    assert (tmp_path / "secret").read_text(encoding="utf-8") == "{}"
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_snapshot_of_the_cache_of_the_hub_is_pushed(hub: Any, trained: Path, tmp_path: Path) -> None:
+    """All of its files are links into `blobs`; those into another repository are refused all the same."""
+    repository = tmp_path / "hub-cache" / "models--org--base"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for i, file in enumerate(file for file in trained.iterdir() if file.is_file()):
+        shutil.copy(file, repository / "blobs" / str(i))
+        (snapshot / file.name).symlink_to(f"../../blobs/{i}")
+    push_checkpoint(snapshot, "org/name", private=True, runs=[], hub=hub)
+    sent = tmp_path / "hub/org/name"
+    assert (sent / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    other = tmp_path / "hub-cache" / "models--org--other" / "blobs"
+    other.mkdir(parents=True)
+    (other / "1").write_text("{}", encoding="utf-8")
+    (snapshot / "vocab.json").symlink_to(other / "1")
+    with pytest.raises(BenchError, match="vocab\\.json is a link out of its folder"):
+        push_checkpoint(snapshot, "org/name", private=True, runs=[], hub=hub)
+
+
+def test_a_card_that_was_edited_is_kept(
+    hub: Any, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if it is one of ours with a word more; one that nobody touched is made again, whatever its line ends."""
+    card, sent = trained / "README.md", tmp_path / "hub/org/name/README.md"
+    made = push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
+    assert sent.read_text(encoding="utf-8") == made == card.read_text(encoding="utf-8")
+    card.write_bytes(made.replace("\n", "\r\n").encode())
+    assert push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub) == made
+    assert not caplog.text
+    for edited in (made.replace("language: ko", "license: mit\nlanguage: ko"), made + "\nCC-BY\n", "", made[:-90]):
+        card.write_text(edited, encoding="utf-8")
+        assert push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub) == edited
+        assert card.read_text(encoding="utf-8") == sent.read_text(encoding="utf-8") == edited
+        assert "README.md is uploaded as it is" in caplog.text
+        caplog.clear()
+
+
+@pytest.mark.parametrize("name", ["README.md", "generation_config.json", "tokenizer_config.json"])
+def test_a_shared_file_of_another_encoding_is_named(name: str, hub: Any, trained: Path) -> None:
+    (trained / name).write_bytes('{"카드": "한국어"}'.encode("cp949"))
+    with pytest.raises(BenchError, match=f"{name} cannot be read"):
+        push_checkpoint(trained, "org/name", private=True, runs=[], hub=hub)
+
+
+class NoHub:
+    """A hub that must not be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("dangling", "is a link"),
+        ("link", "is a link"),
+        (".", "is the current folder"),
+        ("here", "is the current folder"),
+        ("a\0b", "cannot be the name of a folder"),
+        ("a\ud800b", "cannot be the name of a folder"),
+        ("n" * 300, "too long"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_before_the_download(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "here")
+    hub: Any = NoHub()
+    with pytest.raises(BenchError, match=why):
+        pull_checkpoint("org/name", Path(".") if name == "." else tmp_path / name, hub=hub)
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "empty", "dangling", "link"}
+
+
+@pytest.mark.parametrize("repo", ["org/na\0me", "org/na\ud800me", "org/na\nme"])
+def test_a_name_that_no_hub_has_is_refused(repo: str, tmp_path: Path) -> None:
+    hub: Any = NoHub()
+    with pytest.raises(BenchError, match="is no name of the hub"):
+        pull_checkpoint(repo, tmp_path / "out", hub=hub)

@@ -149,3 +149,18 @@ def test_the_command_finds_rows_of_a_suite(
     assert json.loads(capsys.readouterr().out)[0]["tokens"]["least"] > 5
     assert bench("stats", str(file)) == 0
     assert "median" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_rows_is_not_in_order(content: str, tmp_path: Path) -> None:
+    """The command says so and ends with 1; beside another file as well."""
+    from typer.testing import CliRunner
+
+    from bitnet_bench.cli import app
+
+    (tmp_path / "none.jsonl").write_text(content, encoding="utf-8")
+    (tmp_path / "one.jsonl").write_text('{"prompt": "왜?", "response": "네."}\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "one.jsonl"), str(tmp_path / "none.jsonl")])
+    assert result.exit_code == 1
+    assert "one.jsonl: 1 rows; nothing found" in result.stdout
+    assert "none.jsonl has no rows" in result.stdout

@@ -181,6 +181,59 @@ def test_a_weight_of_zero_is_kept_through_a_conversion(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "out.jsonl") == [row]
 
 
+@pytest.mark.parametrize(
+    "flag", [{"loss": False}, {"trainable": 0}, {"train": False}, {"training": False}, {"learn": 0}, {"weight": 0.0}]
+)
+def test_an_answer_that_is_not_to_be_learned_carries_no_loss(flag: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever the flag is called, in a turn of any dialogue; and a conversion keeps it."""
+    said = [DIALOGUE[0], message("assistant", "틀린 답", **flag), message("user", "다시", **flag), DIALOGUE[-1]]
+    shared = [{"from": one["role"], "value": one["content"], **flag} for one in said[:2]]
+    task = [{"role": "user", "text": ASK}, {"role": "system", "text": "틀린 답", **flag}]
+    for fields in (
+        {"messages": said},
+        {"conversations": [*shared, *said[2:]]},
+        {"turns": [*task, *task[:1], {"role": "system", "text": ANSWER}]},
+        {"prompt": ASK, "response": ANSWER, "history": said[:2]},
+    ):
+        row, unread = read_value(fields)
+        assert [turn.learned for turn in row.turns] == [True, False, True, True]
+        assert unread == ()
+        (tmp_path / "a.jsonl").write_text(json.dumps(fields), encoding="utf-8")
+        convert_data(tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+        assert read_rows(tmp_path / "b.jsonl") == [row]
+        (tmp_path / "b.jsonl").unlink()
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"loss": False}, {"trainable": 0}, {"train": False}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": DIALOGUE},
+        {"conversations": [{"from": "human", "value": ASK}, {"from": "gpt", "value": ANSWER}]},
+        {"prompt": ASK, "response": ANSWER},
+        {"prompt": ASK, "chosen": ANSWER, "rejected": WORSE},
+        {"text": ANSWER},
+    ],
+)
+def test_a_row_that_is_not_to_be_learned_is_named(fields: dict[str, Any], flag: dict[str, Any]) -> None:
+    with pytest.raises(BadRowError, match="because its answers have the weight 0"):
+        read_value(fields | flag)
+    assert read_value(fields | {name: type(value)(1) for name, value in flag.items()})[1] == ()
+
+
+def test_a_flag_of_another_name_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A number, true or false: at the row, in a turn of the model, and where a user's turn asks for the loss."""
+    turns = [message("user", ASK, train=True), message("assistant", ANSWER, is_masked=True, tokens=7)]
+    fields = {"messages": turns, "loss_mask": [0, 1], "loss": 1.73, "sample_weight": 0.5, "id": 3, "is_new": True}
+    expected = ("loss_mask", "loss", "sample_weight", "messages[].train", "messages[].is_masked")
+    assert read_value(fields)[1] == expected
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        read_rows(file)
+    assert '"loss_mask" (1 rows)' in caplog.text
+
+
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), min_size=1, max_size=8).filter(str.strip)
 MESSAGES = st.lists(TEXT, min_size=2, max_size=5).map(
     lambda texts: [message("assistant" if i % 2 else "user", text) for i, text in enumerate(texts)]

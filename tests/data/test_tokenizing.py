@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_bench.data.rows import Row, Turn
-from bitnet_bench.data.tokenizing import IGNORED_LABEL, EncodedRows, tokenize_rows
+from bitnet_bench.data.tokenizing import IGNORED_LABEL, EncodedRows, tokenize_pairs, tokenize_rows
 from bitnet_bench.errors import BenchError
 
 BOS, EOS = 0, 1
@@ -180,6 +181,20 @@ def test_rows_that_are_all_dropped_are_an_error(tokenizer: Any) -> None:
     with pytest.raises(BenchError, match="None of the 3 rows has a response token within 8 tokens") as caught:
         sft(rows, tokenizer, "plain", 8)
     assert "`max_length`" in caught.value.hint
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content }}", "x"])
+def test_a_template_that_renders_no_answer_is_named_as_the_cause(template: str, tokenizer: Any, tmp_path: Path) -> None:
+    """No length would help, neither for rows nor for pairs."""
+    (tmp_path / "t.jinja").write_text(template, encoding="utf-8")
+    pair = Row(ROW.turns, rejected="부산이에요.")
+    for tokenize in (
+        lambda: sft([ROW], tokenizer, str(tmp_path / "t.jinja")),
+        lambda: tokenize_pairs([pair], tokenizer, str(tmp_path / "t.jinja"), 512),
+    ):
+        with pytest.raises(BenchError, match="does not render the answers") as raised:
+            tokenize()
+        assert "max_length" not in raised.value.hint
 
 
 def test_running_text_needs_pretraining(tokenizer: Any) -> None:

@@ -44,6 +44,13 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def leave_out(step: Path, name: str) -> None:
+    """Take a file out of the list of those that were written."""
+    digests = json.loads((step / COMPLETE_FILE).read_text(encoding="utf-8"))
+    del digests[name]
+    (step / COMPLETE_FILE).write_text(json.dumps(digests), encoding="utf-8")
+
+
 DAMAGES: dict[str, Damage] = {
     "a cut optimizer": lambda step: cut(step / "optimizer.pt"),
     "a changed optimizer": lambda step: flip(step / "optimizer.pt"),
@@ -52,6 +59,13 @@ DAMAGES: dict[str, Damage] = {
     "changed weights": lambda step: flip(step / "model.safetensors"),
     "a file that is gone": lambda step: (step / "model.safetensors").unlink(),
     "a broken mark": lambda step: (step / COMPLETE_FILE).write_text("{", encoding="utf-8"),
+    "a mark that lists nothing": lambda step: (step / COMPLETE_FILE).write_text("{}", encoding="utf-8"),
+    "a cut optimizer that the mark does not list": lambda step: (
+        leave_out(step, "optimizer.pt"),
+        cut(step / "optimizer.pt"),
+    ),
+    "an optimizer that the mark does not list": lambda step: leave_out(step, "optimizer.pt"),
+    "a file that was added": lambda step: (step / "scheduler.pt").write_bytes(b"x"),
     "a foreign mark": lambda step: (step / COMPLETE_FILE).write_text('{"optimizer.pt": 1}', encoding="utf-8"),
 }
 
@@ -74,6 +88,7 @@ def test_whole_steps_give_the_newest_without_a_word(tmp_path: Path, caplog: pyte
     """By number: step 10 comes after step 9. What is no step is left alone."""
     older, newest = save_step(tmp_path, 9), save_step(tmp_path, 10)
     (tmp_path / "checkpoint-tmp").mkdir()
+    (newest / ".DS_Store").write_bytes(b"of the system")
     assert find_last_state(tmp_path) == newest
     assert older.exists()
     assert (tmp_path / "checkpoint-tmp").exists()
