@@ -1,11 +1,12 @@
 """Read how a version of llama.h lays out the three structures that are passed to libllama.
 
 They differ between versions, so nothing is assumed: a layout comes from the header that a build was made with, from the
-declarations that a wheel brings, or from `headers/`, and `self_test` proves it on the library before it is used.
+declarations that a wheel brings, or from known_layouts.json, and `self_test` proves it on the library before its use.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Mapping
@@ -39,6 +40,8 @@ USED_FIELDS = {
 """Fields that a session sets, by structure; a version without one of them is not supported."""
 STRUCTURE_BYTES = 1024
 """Room for a structure of any version. They are passed in memory, where a callee reads no more than its own size."""
+KNOWN_FILE = "known_layouts.json"
+"""[offset in bytes, format character of `struct`] of every field on 64-bit machines, by version and structure."""
 REGISTER_BYTES = 16
 """Size up to which a structure is passed in registers instead (System V, AArch64); none of libllama's is so small."""
 
@@ -84,17 +87,16 @@ def read_layout(header: str, source: str) -> Layout:
     return Layout(source, model, context, batch, subject[1] == "model")
 
 
-def list_known_layouts() -> list[Layout]:
-    """Return the layouts in `headers/`, newest first: versions of llama.cpp that came in wheels without a header."""
-    files = [f for f in resources.files(__package__).joinpath("headers").iterdir() if f.name.endswith(".h")]
-    newest_first = sorted(files, key=lambda f: int(re.sub(r"\D", "", f.name)), reverse=True)
-    return [_read_known(f.name) for f in newest_first]
-
-
 @cache
-def _read_known(name: str) -> Layout:
-    text = resources.files(__package__).joinpath("headers", name).read_text(encoding="utf-8")
-    return read_layout(text, f"llama.cpp {name.removesuffix('.h')}")
+def list_known_layouts() -> tuple[Layout, ...]:
+    """Return the layouts in `KNOWN_FILE`, newest first: versions of llama.cpp that came in wheels without a header."""
+    known = json.loads(resources.files(__package__).joinpath(KNOWN_FILE).read_text(encoding="utf-8"))
+    return tuple(_make_layout(version, parts) for version, parts in known.items())
+
+
+def _make_layout(version: str, parts: Mapping[str, Any]) -> Layout:
+    model, context, batch = ({name: Field(*place) for name, place in parts[one].items()} for one in USED_FIELDS)
+    return Layout(f"llama.cpp {version}", model, context, batch, parts["tokenizes_with_model"])
 
 
 def _read_structure(text: str, name: str, source: str) -> Structure:
