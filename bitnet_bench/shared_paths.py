@@ -37,9 +37,15 @@ SINGLE_PART = re.compile(r"(?:/|\.\.[\\/])[^/\\]*/?")
 """A slash and one name, which is more often a command or a fraction than a path; or a neighbour of this folder."""
 
 
+SYSTEM_FOLDERS = ("/sys/", "/proc/")
+"""Folders of the system itself, the same on every machine."""
+
+
 def shorten_path(path: str) -> str:
     """Return *path* relative to the current folder, else from the home folder, else its last two parts."""
     posix = path.replace("\\", "/")
+    if posix.startswith(SYSTEM_FOLDERS) and "/../" not in posix:
+        return path
     if not posix.startswith("/") and (posix.startswith("~") or "../" in posix):
         user, _, below = posix.partition("/") if posix.startswith("~") else ("", "", posix)
         parts = [part for part in below.split("/") if part not in ("", ".", "..")]

@@ -362,3 +362,10 @@ def test_a_link_within_the_run_is_followed(tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to("run")
     assert samples_path(tmp_path / "shortcut", "b").is_file()
     assert resolve_inside(tmp_path / "run", RECORD_FILE) == tmp_path / "run" / RECORD_FILE
+
+
+def test_a_file_of_the_system_itself_stays_whole() -> None:
+    """It is the same on every machine, and a reader may look it up."""
+    said = "this machine shows no energy counter (no /sys/class/powercap/intel-rapl:*)"
+    assert shorten_paths(said) == said
+    assert shorten_paths("/sys/../home/kim/a/b/c") == "…/b/c"
