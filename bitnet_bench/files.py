@@ -71,6 +71,16 @@ def is_file(path: Path) -> bool:
         raise
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is something at *path*; False also for a name that no disk takes."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise
+
+
 def guess_encoding(data: bytes) -> str | None:
     """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 if all of it decodes, else None."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -24,6 +24,7 @@ from bitnet_bench.evaluation.local_rows import read_rows_file
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
 from bitnet_bench.evaluation.trust import leave_no_bytecode, refuse_code, require_trust
+from bitnet_bench.files import is_file
 from bitnet_bench.runs.choices import DEFAULT_PROMPTS
 from bitnet_bench.runs.jobs import EvaluateJob
 
@@ -252,7 +253,7 @@ def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
     train = suite.find_rows_file(task, "train", setting.data_dir)
     if test is None:
         return {}
-    return {TEST_SPLIT: test} | ({TRAIN_SPLIT: train} if train is not None and train.is_file() else {})
+    return {TEST_SPLIT: test} | ({TRAIN_SPLIT: train} if train is not None and is_file(train) else {})
 
 
 def _use_local_rows(config: dict[str, Any], splits: Mapping[str, list[dict[str, Any]]]) -> None:

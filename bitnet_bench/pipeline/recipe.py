@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS
 from bitnet_bench.errors import BenchError, explain_fault
 from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import exists, write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
 from bitnet_bench.runs.choices import AUTO, Precision, ReadAs
@@ -168,7 +168,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     def beside(name: str, inside: str = "") -> str:
         there = folder / name / inside
-        return str((folder / name).resolve()) if name not in EMBEDDED_CHECKPOINTS and there.exists() else name
+        return str((folder / name).resolve()) if name not in EMBEDDED_CHECKPOINTS and exists(there) else name
 
     training, scoring = recipe.finetune, recipe.evaluate
     if training:
