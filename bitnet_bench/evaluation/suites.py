@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean, explain_fault
+from bitnet_bench.files import is_file
 from bitnet_bench.runs.value import Value
 from bitnet_bench.yaml_files import read_yaml
 
@@ -116,7 +117,7 @@ def read_suite(file: Path) -> Suite:
 
 def choose_suite(suites: dict[str, Suite], name: str) -> Suite:
     """Return the suite called *name*, or in the folder *name*; UsageError names the nearest."""
-    if name not in suites and (Path(name) / SUITE_FILE).is_file():
+    if name not in suites and is_file(Path(name) / SUITE_FILE):
         return read_suite(Path(name) / SUITE_FILE)
     if name not in suites:
         raise UsageError(f"There is no suite {name!r}.", suggest_name(name, list(suites)))
