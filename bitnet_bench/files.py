@@ -63,12 +63,7 @@ def read_text(file: Path, hint: str, most_bytes: int = MAX_DOCUMENT_BYTES) -> st
 
 def is_file(path: Path) -> bool:
     """Return whether *path* is a file; False also for a name that no disk takes."""
-    try:
-        return path.is_file()
-    except OSError as error:
-        if error.errno == ENAMETOOLONG:
-            return False
-        raise
+    return exists(path) and path.is_file()
 
 
 def exists(path: Path) -> bool:

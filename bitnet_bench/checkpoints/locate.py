@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -13,6 +12,7 @@ from urllib.parse import unquote
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.files import exists
 from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.records import Checkpoint
 
@@ -98,10 +98,8 @@ def load_config(model: str) -> dict[str, Any]:
 def _exists(model: str) -> bool:
     """Return whether *model* is the path of something; False for a name that no path can have."""
     try:
-        return Path(model).exists()
+        return exists(Path(model))
     except OSError as error:
-        if error.errno == ENAMETOOLONG:
-            return False
         raise BenchError(
             f"{model} cannot be read: {error.strerror}.", "Check the permissions of its folder."
         ) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 from bitnet_bench.data import aihub
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import guess_encoding
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Delimiter between the cells of a table, by the file's suffix."""
@@ -181,24 +182,13 @@ def _decode_whole(path: Path, encoding: str) -> str:
 
 def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> BenchError:
     problem = f"{path} is not UTF-8: {error.reason} in line {line}, at byte {offset + error.start}"
-    guess = _guess_encoding(path.read_bytes())
+    guess = guess_encoding(path.read_bytes())
     if guess is None:
         return BenchError(f"{problem}.", "Save it as UTF-8, or name its encoding in `bitnet-bench data convert`.")
     return BenchError(
         f"{problem}. It can be read as {guess}.",
         f"`bitnet-bench data convert {path.name} OUT --encoding {guess}` writes it as UTF-8.",
     )
-
-
-def _guess_encoding(data: bytes) -> str | None:
-    """Return the encoding that *data* seems to have: UTF-16 by its mark, CP949 if all of it decodes, else None."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    try:
-        data.decode("cp949")
-    except UnicodeDecodeError:
-        return None
-    return "cp949"
 
 
 def _table_rows(path: Path, pieces: Iterable[str]) -> Iterator[tuple[int, str]]:

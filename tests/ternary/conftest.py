@@ -101,3 +101,19 @@ def width(request: pytest.FixtureRequest) -> Iterator[int]:
         pytest.skip(f"this processor has no vectors of {request.param} floats")
     yield request.param
     assert any(map(kernel.use_width, kernel.VECTOR_WIDTHS))
+
+
+@pytest.fixture(params=kernel.list_instruction_sets())
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn; the best one again afterwards."""
+    kernel.use_instruction_set(request.param)
+    yield request.param
+    kernel.use_instruction_set(kernel.list_instruction_sets()[0])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Put the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

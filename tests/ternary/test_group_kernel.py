@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,22 +30,6 @@ SHAPES = [
     (700, 512, 64, 12),
 ]
 """Rows, columns, group, tokens."""
-
-
-@pytest.fixture(params=kernel.list_instruction_sets())
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set in turn; the best one again afterwards."""
-    kernel.use_instruction_set(request.param)
-    yield request.param
-    kernel.use_instruction_set(kernel.list_instruction_sets()[0])
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Put the number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def random_layer(rows: int, columns: int, group: int) -> tuple[Tensor, Tensor]:

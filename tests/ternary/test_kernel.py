@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -24,22 +23,6 @@ from bitnet_bench.ternary.quantizer import quantize_activations
 
 pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 SHAPES = [(1, 1, 1), (17, 33, 5), (16, 16, 1), (50, 70, 13), (31, 100, 3), (64, 256, 40), (97, 129, 25), (700, 512, 12)]
-
-
-@pytest.fixture(params=kernel.list_instruction_sets())
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each instruction set in turn; the best one again afterwards."""
-    kernel.use_instruction_set(request.param)
-    yield request.param
-    kernel.use_instruction_set(kernel.list_instruction_sets()[0])
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Put the number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def random_codes(rows: int, columns: int) -> torch.Tensor:
