@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from bitnet_bench.checkpoints.identity import TOKENIZER_PATTERNS, copy_files
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.layouts import WeightSource, check_writable, make_config, make_metadata, plan_tensors
 from bitnet_bench.checkpoints.parity import CheckpointParity, LogitFunction, compare_checkpoints
@@ -21,16 +21,7 @@ from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.folder import LOCK_FILE, lock_folder
 from bitnet_bench.runs.records import Checkpoint
 
-SMALL_FILE_PATTERNS = (
-    "tokenizer*",
-    "*.model",
-    "*.jinja",
-    "merges.txt",
-    "vocab.*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-)
+SMALL_FILE_PATTERNS = (*TOKENIZER_PATTERNS, "generation_config.json")
 """Files of a checkpoint other than weights and config.json."""
 LAST = "config.json"
 """File that makes a folder a checkpoint; it is written last."""
@@ -115,6 +106,4 @@ def _was_cut_off(out: Path, there: Sequence[Path]) -> bool:
 
 def copy_small_files(source: Path, folder: Path) -> None:
     """Copy tokenizer, chat template and generation settings of the checkpoint *source* into *folder*."""
-    for file in {file for pattern in SMALL_FILE_PATTERNS for file in source.glob(pattern)}:
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    copy_files(source, folder, SMALL_FILE_PATTERNS)

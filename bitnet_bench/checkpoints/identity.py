@@ -1,9 +1,10 @@
-"""Compute digests of the files next to the weights of a checkpoint: tokenizer, chat template and configuration."""
+"""Digest and copy the files next to the weights of a checkpoint: tokenizer, chat template and configuration."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ from typing import Any
 TEMPLATE = "chat_template"
 """Key of tokenizer_config.json that may hold the chat template."""
 TOKENIZER_FILES = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "*.model",
+    "*.jinja",
+    "merges.txt",
+    "vocab.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""Patterns of the files of a folder that are its tokenizer and its chat template."""
 TEMPLATE_FILES = ("chat_template.*", "additional_chat_templates/*")
 CONFIGURATION_FILES = ("config.json", "generation_config.json")
 
@@ -27,6 +38,12 @@ def digest_files(folder: Path) -> dict[str, str]:
         "chat template": _digest(folder, TEMPLATE_FILES, template),
         "configuration": _digest(folder, CONFIGURATION_FILES, None),
     }
+
+
+def copy_files(source: Path, folder: Path, patterns: Sequence[str]) -> None:
+    """Copy the files in *source* whose names match one of *patterns* into *folder*."""
+    for file in _files(source, patterns):
+        shutil.copyfile(file, folder / file.name)
 
 
 def _digest(folder: Path, patterns: Sequence[str], settings: Any) -> str:

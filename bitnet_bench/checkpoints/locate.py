@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
+from bitnet_bench.checkpoints.identity import TOKENIZER_PATTERNS
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import exists
 from bitnet_bench.runs.choices import ReadAs
@@ -147,8 +148,6 @@ def _open_gguf(model: str, file: Path | HubFile, tokenizer: str | None) -> Check
 
 def _find_tokenizer(name: str) -> Path:
     """Return the folder of the tokenizer *name*: a folder, a hub id, or an embedded checkpoint."""
-    from bitnet_bench.checkpoints.gguf.view import TOKENIZER_PATTERNS
-
     if name in EMBEDDED_CHECKPOINTS:
         return _find_embedded(name)
     path = Path(name)

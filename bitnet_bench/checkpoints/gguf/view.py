@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -35,23 +34,13 @@ from bitnet_bench.checkpoints.gguf.naming import QUANTIZES_KEY
 from bitnet_bench.checkpoints.gguf.order import find_i2s_order
 from bitnet_bench.checkpoints.gguf.parts import list_part_names, list_tensors, open_parts
 from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
-from bitnet_bench.checkpoints.identity import digest_files
+from bitnet_bench.checkpoints.identity import TOKENIZER_PATTERNS, copy_files, digest_files
 from bitnet_bench.checkpoints.inspect import MIN_UNCHANGED_NS, inspect_folder
 from bitnet_bench.checkpoints.layouts import make_group_config
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, write_folder_whole, write_whole
 from bitnet_bench.runs.records import Checkpoint
 
-TOKENIZER_PATTERNS = (
-    "tokenizer*",
-    "*.model",
-    "*.jinja",
-    "merges.txt",
-    "vocab.*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-"""Files of a folder that are its tokenizer and its chat template."""
 TABLES = ("model.embed_tokens", "lm_head")
 """Embedding and head, which are ternary in files of types with a scale per group."""
 FileState = tuple[str, int, int, int]
@@ -105,7 +94,7 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
     problem = None
     with write_folder_whole(folder, last=INDEX_NAME) as partial:
         if tokenizer:
-            _copy_tokenizer(tokenizer, partial)
+            copy_files(tokenizer, partial, TOKENIZER_PATTERNS)
         else:
             try:
                 build_tokenizer(files[0].path, files[0].fields).save_pretrained(partial)
@@ -145,12 +134,6 @@ def _mark_format(config: dict[str, Any], files: list[GgufFile], tensors: dict[st
     lost = (not has_three_values(files[one.file].path, one) for one in list_rounded_layers(tensors))
     precision = {PRECISION_KEY: "fp16"} if config["model_type"] == "bitnet" and any(lost) else {}
     return precision | ({ACTIVATIONS_KEY: "int8"} if rounds else {})
-
-
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    for file in {file for pattern in TOKENIZER_PATTERNS for file in source.glob(pattern)}:
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
 
 
 def _describe_tokenizer(folder: Path) -> str:
