@@ -70,7 +70,7 @@ def run_in_engine(
     checkpoint: Checkpoint, prompts: Sequence[Tensor], variants: Sequence[Variant]
 ) -> Iterator[tuple[Variant, Tensor]]:
     """Yield logits [T, V] of the ternary engine for each of *variants* that it can compute."""
-    from bitnet_bench.backends.ternary.engine import Batch, Engine
+    from bitnet_bench.backends.ternary.engine import Engine
     from bitnet_bench.ternary import kernel
 
     batch, weights = [ids.tolist() for ids in prompts], ChangedWeights(checkpoint)
@@ -87,8 +87,7 @@ def run_in_engine(
         with torch.inference_mode():
             engine = Engine(weights, config)
             engine.layers = [leave_out(layer, variant.left_out) for layer in engine.layers]
-            cache = engine.cache(len(batch), max(map(len, batch)), layers=1)
-            yield variant, engine.logits(engine.hidden(Batch.from_sequences(batch), cache))
+            yield variant, engine.score(batch)
 
 
 def run_in_transformers(

@@ -93,7 +93,7 @@ def _list_rotations(config: Mapping[str, Any]) -> Iterator[Variant]:
     layout = GgufLayout("", config)
     if any(isinstance(value, Mapping) for value in layout.rope_settings.values()):
         return  # a base for each kind of layer: no single one is changed
-    kind = layout.rope_settings.get("rope_type", layout.rope_settings.get("type", "default"))
+    kind = layout.rope_type
     if kind != "default":
         says = f"leaves out the scaling of rotary positions ({kind})"
         yield Variant(says, rope_base=layout.rope_base)

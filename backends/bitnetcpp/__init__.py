@@ -36,7 +36,7 @@ class BitnetCppBackend(LibllamaBackend):
 
     def _find_file(self, checkpoint: Checkpoint, precision: Precision) -> GgufFile:
         """Return the checkpoint's export, itself if it is an I2_S file, or the user's own; ternary means I2_S."""
-        from bitnet_bench.checkpoints.gguf.exports import is_own_precision, open_for_precision, open_or_export_gguf
+        from bitnet_bench.checkpoints.gguf.exports import open_for_precision, open_or_export_gguf
 
         if precision not in PRECISIONS:
             raise BenchError(
@@ -47,7 +47,6 @@ class BitnetCppBackend(LibllamaBackend):
                 f"{precision.upper()} depends on the kernels of your build, and is not exported here.",
                 "Make the file with bitnet.cpp's own converter, and name it with `gguf`.",
             )
-        if not self._options.gguf and is_own_precision(checkpoint, "i2_s"):
-            return open_for_precision(checkpoint, "i2_s", None)
-        kind = precision if precision in ("tl1", "tl2") else "i2_s"
-        return open_or_export_gguf(checkpoint, kind, self._options.gguf)
+        if precision in ("tl1", "tl2"):
+            return open_or_export_gguf(checkpoint, precision, self._options.gguf)
+        return open_for_precision(checkpoint, "i2_s", self._options.gguf)

@@ -91,12 +91,13 @@ def read_layout(header: str, source: str) -> Layout:
 def list_known_layouts() -> tuple[Layout, ...]:
     """Return the layouts in `KNOWN_FILE`, newest first: versions of llama.cpp that came in wheels without a header."""
     known = json.loads(resources.files(__package__).joinpath(KNOWN_FILE).read_text(encoding="utf-8"))
-    return tuple(_make_layout(version, parts) for version, parts in known.items())
+    return tuple(make_layout(f"llama.cpp {version}", parts) for version, parts in known.items())
 
 
-def _make_layout(version: str, parts: Mapping[str, Any]) -> Layout:
+def make_layout(source: str, parts: Mapping[str, Any]) -> Layout:
+    """Return a layout from JSON that gives [offset, format character] of each field by the names of `USED_FIELDS`."""
     model, context, batch = ({name: Field(*place) for name, place in parts[one].items()} for one in USED_FIELDS)
-    return Layout(f"llama.cpp {version}", model, context, batch, parts["tokenizes_with_model"])
+    return Layout(source, model, context, batch, parts["tokenizes_with_model"])
 
 
 def _read_structure(text: str, name: str, source: str) -> Structure:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet_bench.backends.libllama.layouts import Field, Layout, Structure
+from bitnet_bench.backends.libllama.layouts import USED_FIELDS, Layout, Structure, make_layout
 from bitnet_bench.backends.libllama.library import Calls, LlamaLibrary
 from bitnet_bench.backends.libllama.tiny_gguf import VOCABULARY, write_tiny_gguf
 from bitnet_bench.backends.libllama.token_batch import TokenBatch
@@ -42,7 +42,7 @@ def main() -> int:
     """Test the library and the layout in the JSON of the first argument; print the result as the last line."""
     asked = json.loads(sys.argv[1])
     try:
-        found = test(Path(asked["library"]), read_fields(asked["layout"]))
+        found = test(Path(asked["library"]), make_layout(asked["layout"]["source"], asked["layout"]))
     except (LayoutError, BenchError, MemoryError) as error:
         print(json.dumps({"fault": getattr(error, "problem", None) or str(error)}))
         return 1
@@ -50,17 +50,9 @@ def main() -> int:
     return 0
 
 
-def read_fields(saved: Any) -> Layout:
-    """Return a layout from its JSON."""
-    model, context, batch = (
-        {name: Field(*place) for name, place in saved[key].items()} for key in ("model", "context", "batch")
-    )
-    return Layout(saved["source"], model, context, batch, saved["tokenizes_with_model"])
-
-
 def save_fields(layout: Layout) -> dict[str, Any]:
-    """Return *layout* as `read_fields` reads it."""
-    parts = {"model": layout.model, "context": layout.context, "batch": layout.batch}
+    """Return *layout* as `make_layout` reads it, with its source."""
+    parts = dict(zip(USED_FIELDS, (layout.model, layout.context, layout.batch), strict=True))
     saved = {key: {name: (f.offset, f.format) for name, f in part.items()} for key, part in parts.items()}
     return {"source": layout.source, "tokenizes_with_model": layout.tokenizes_with_model, **saved}
 

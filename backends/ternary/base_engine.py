@@ -122,14 +122,16 @@ class BaseEngine(ABC, Generic[Product]):
         self.embedding_scale = config.hidden_size**0.5 if is_gemma else 1.0
         """Factor of embeddings, as float32: transformers rounds it to the dtype of the embedding that it runs with."""
         self.score_scale = (config.query_pre_attn_scalar if is_gemma else self.dimension) ** -0.5
-        self.rotary = {kind: RotaryTable(config, kind, device) for kind in list_ropes(config)}
-        self._unrotated = RotaryTable(config, None, device)
+        attention = list_attention(config)
+        self.rotary: dict[str | None, RotaryTable] = {
+            kind: RotaryTable(config, kind, device) for kind in list_ropes(config)
+        }
+        """Tables by kind of attention; None for layers whose queries and keys carry no positions."""
+        if not all(attends.is_rotary for attends in attention):
+            self.rotary[None] = RotaryTable(config, None, device)
         self._bytes: dict[int, tuple[str, int]] = {}
         self._inner = Norm(None, weights.checkpoint.inner_norm_eps or 1e-6) if weights.checkpoint.inner_norm else None
-        self.layers = [
-            self._make_layer(weights, f"model.layers.{i}.", attention)
-            for i, attention in enumerate(list_attention(config))
-        ]
+        self.layers = [self._make_layer(weights, f"model.layers.{i}.", attends) for i, attends in enumerate(attention)]
         self.final_norm = Norm(self._norm_weight(weights, "model.norm.weight"), self.epsilon)
         self.embedding = self._read_table(weights, "model.embed_tokens", "embedding")
         tied = config.tie_word_embeddings or not weights.has_tensor("lm_head.weight")
@@ -167,7 +169,7 @@ class BaseEngine(ABC, Generic[Product]):
             gate_up=product(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
             gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
             down=product(self.config.intermediate_size, f"{mlp}down_proj"),
-            rotary=self.rotary.get(attends.kind, self.rotary[FULL]) if attends.is_rotary else self._unrotated,
+            rotary=self.rotary.get(attends.kind, self.rotary[FULL]) if attends.is_rotary else self.rotary[None],
             window=attends.window,
             attention_out_norm=norm(f"{prefix}post_attention_layernorm") if norms_after else None,
             mlp_out_norm=norm(f"{prefix}post_feedforward_layernorm") if norms_after else None,
@@ -216,7 +218,7 @@ class BaseEngine(ABC, Generic[Product]):
 
     def grow_angles(self, positions: int) -> None:
         """Extend the tables of cosines and sines to at least *positions* positions."""
-        for table in (*self.rotary.values(), self._unrotated):
+        for table in self.rotary.values():
             table.grow(positions)
 
 

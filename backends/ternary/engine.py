@@ -52,8 +52,9 @@ def why_unsupported(weights: Weights, config: Any) -> str | None:
         return f"model_type {config.model_type}"
     if layers != expected or len(linear) != 7 * config.num_hidden_layers:
         return "linear layers that are not ternary"
-    if find_activation(config.to_dict()) not in kernel.ACTIVATIONS:
-        return f"activation {find_activation(config.to_dict())}"
+    activation = find_activation(config.to_dict())
+    if activation not in kernel.ACTIVATIONS:
+        return f"activation {activation}"
     kinds = {rope.get("rope_type", "default") for rope in list_ropes(config).values()}
     if kinds - ROPE_TYPES:
         return f"rotary positions of type {min(kinds - ROPE_TYPES)}"
@@ -151,6 +152,7 @@ class Engine(BaseEngine[JoinedLayers]):
 
         *rounds_groups* rounds activations to int8 by group where the model has scales of groups and takes floats.
         """
+        self.activation = find_activation(config.to_dict())
         self.group_size = weights.group_size or 0
         self.rounds_activations = weights.quantizes_activations or rounds_groups
         super().__init__(weights, config, torch.device("cpu"), torch.float32)
@@ -215,6 +217,11 @@ class Engine(BaseEngine[JoinedLayers]):
             function(*arguments)
         return plan.hidden
 
+    def score(self, batch: Sequence[Sequence[int]]) -> Tensor:
+        """Return logits [T, V] of every token of *batch*, read in one pass."""
+        cache = self.cache(len(batch), max(map(len, batch)), layers=1)
+        return self.logits(self.hidden(Batch.from_sequences(batch), cache))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
         normed = torch.empty_like(hidden)
@@ -245,7 +252,6 @@ class ForwardPlan:
         between = torch.empty_like(self.hidden)
         angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
-        activation = find_activation(config.to_dict())
         self.calls: list[Call] = []
         for i, layer in enumerate(engine.layers):
             attention = kernel.attention_call(
@@ -253,7 +259,7 @@ class ForwardPlan:
                 attended,
                 (self.slots, self.positions, self.tiles),
                 (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)], cache.capacity),
-                (layer.rotary.cosines, layer.rotary.sines),
+                angles[i],
                 (layer.query_norm, layer.key_norm, engine.epsilon),
                 (engine.heads, engine.kv_heads, engine.dimension),
                 engine._heads_per_tile(tokens),
@@ -268,7 +274,7 @@ class ForwardPlan:
                 *_prepare_addition(layer.out, headed, layer.attention_out_norm, between, self.hidden),
                 *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
                 layer.gate_up.call(wide, gate_up),
-                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=activation),
+                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
                 *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, self.hidden),
             ]
 

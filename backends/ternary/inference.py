@@ -330,11 +330,9 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         )
 
     def _prompt_logits(self, rounds: bool) -> Tensor:
-        batch = [ids.tolist() for ids in self.rounded_prompts]
         before = self._engine.rounds_activations
         self._engine.set_rounding(rounds)
-        cache = self._engine.cache(len(batch), max(map(len, batch)), layers=1)
-        logits: Tensor = self._engine.logits(self._engine.hidden(Batch.from_sequences(batch), cache))
+        logits: Tensor = self._engine.score([ids.tolist() for ids in self.rounded_prompts])
         self._engine.set_rounding(before)
         return logits
 

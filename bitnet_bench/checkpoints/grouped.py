@@ -51,7 +51,7 @@ def sample_groups(shards: Shards) -> bool:
     for name, header in shards.headers.items():
         if header.dtype not in FLOAT_DTYPES or len(header.shape) != 2 or "embed" in name or "lm_head" in name:
             continue
-        rows = shards.tensor(name)[:SAMPLE_ROWS]
+        rows = shards.rows(name, SAMPLE_ROWS)
         if bool(rows.any()) and split_into_groups(rows, GROUP_SIZES[-1]):
             return True
     return False

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.checkpoints.inspect import inspect_folder
-from bitnet_bench.checkpoints.locate import HubId, parse_hub_id
+from bitnet_bench.checkpoints.locate import DOWNLOAD_PATTERNS, HubId, parse_hub_id
 from bitnet_bench.checkpoints.model_card import is_card_untouched, make_card, seal_card
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder, read_text, write_whole
@@ -24,7 +24,7 @@ from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.shared_paths import share, shorten_path
 
 CARD_FILE = "README.md"
-HUB_FILE_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", CARD_FILE)
+HUB_FILE_PATTERNS = (*DOWNLOAD_PATTERNS, CARD_FILE)
 """Patterns of the files that are pulled: weights as safetensors, configuration, tokenizer, card."""
 FILES_WITH_PATHS = ("config.json", "generation_config.json", "tokenizer_config.json", TRAINING_FILE)
 """Shared files into which a library may have written where they came from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,18 +113,8 @@ class Shards:
         return None
 
     def compute_digest(self, noted: dict[str, str]) -> str:
-        """Return the sha256 of all files; BenchError if that of one differs from the one *noted* under its name."""
-        whole = hashlib.sha256()
-        for file in self.files:
-            own = hashlib.sha256()
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    whole.update(block)
-                    if noted:
-                        own.update(block)
-            if noted and noted.get(file.name) != own.hexdigest():
-                raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED_HINT)
-        return whole.hexdigest()
+        """Return the digest of all files; BenchError if that of one differs from the one *noted* under its name."""
+        return hash_files(self.files, noted)
 
     def count_types(self) -> dict[str, int]:
         """Return the bytes by tensor type of a GGUF file; {} for safetensors, whose dtypes say it."""
@@ -140,6 +130,21 @@ def open_shards(folder: Path) -> Shards:
     from bitnet_bench.checkpoints.gguf.gguf_shards import INDEX_NAME, GgufShards
 
     return GgufShards(folder) if (folder / INDEX_NAME).is_file() else Shards(folder)
+
+
+def hash_files(files: Sequence[Path], noted: dict[str, str]) -> str:
+    """Return the sha256 of all *files*; BenchError if that of one differs from the one *noted* under its name."""
+    whole = hashlib.sha256()
+    for file in files:
+        own = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                whole.update(block)
+                if noted:
+                    own.update(block)
+        if noted and noted.get(file.name) != own.hexdigest():
+            raise BenchError(f"{file} does not have the sha256 that config.json notes for it.", DAMAGED_HINT)
+    return whole.hexdigest()
 
 
 def find_weight_files(folder: Path) -> list[Path]:

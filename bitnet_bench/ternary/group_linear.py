@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitnet_bench.ternary.groups import multiply_int8, quantize_activation_groups, scale_groups, ternarize_groups
-from bitnet_bench.ternary.linear import BitLinear, find_ternary_targets
+from bitnet_bench.ternary.linear import BitLinear, find_ternary_targets, gather_weight
 
 
 class GroupCodesLinear(nn.Module):
@@ -93,8 +93,7 @@ class GroupBitLinear(BitLinear):
 
     def ternarize(self) -> tuple[Tensor, Tensor]:
         """Return codes and scales of the present weights, whole if they are split over processes."""
-        gather: Any = getattr(self.weight, "full_tensor", None)
-        return ternarize_groups(self.weight if gather is None else gather(), self.group_size)
+        return ternarize_groups(gather_weight(self.weight), self.group_size)
 
     def _make_codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return ternarize_groups(weight, self.group_size)

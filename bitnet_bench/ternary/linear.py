@@ -178,8 +178,7 @@ class BitLinear(nn.Linear):
 
     def ternarize(self) -> tuple[Tensor, Tensor]:
         """Return codes and scale of the present weights, whole if they are split over processes (a DTensor)."""
-        gather: Any = getattr(self.weight, "full_tensor", None)
-        return ternarize(self.weight if gather is None else gather())
+        return ternarize(gather_weight(self.weight))
 
     def store_codes(self, codes: Tensor, gamma: Tensor) -> None:
         """Keep codes and scale that were computed from the present weights, such as by `CodesWriter`."""
@@ -202,6 +201,12 @@ def _quantize_partly(x: Tensor, weight: Tensor, share: float) -> tuple[Tensor, T
         codes, gamma = ternarize(weight)
         to_x, to_weight = share * (q * step - x), share * (codes * gamma - weight)
     return x + to_x.to(x.dtype), weight + to_weight.to(weight.dtype)
+
+
+def gather_weight(weight: Tensor) -> Tensor:
+    """Return the whole of a weight that is split over processes (a DTensor), and any other weight as it is."""
+    gather: Any = getattr(weight, "full_tensor", None)
+    return weight if gather is None else gather()
 
 
 class InnerNorm(nn.Module):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.ternary.linear import find_bit_linears
+from bitnet_bench.ternary.linear import find_bit_linears, gather_weight
 
 BOUNDARY_DISTANCE = 0.05
 """Largest distance of |w| / gamma from 1/2 at which a master is near a rounding boundary."""
@@ -49,7 +48,7 @@ class TernaryMonitor:
             _count(
                 codes != self._last[name],
                 codes == 0,
-                _near_boundary(_gather_weight(self._layers[name].weight), scales[name]),
+                _near_boundary(gather_weight(self._layers[name].weight), scales[name]),
             )
             for name, codes in now.items()
         ]
@@ -64,12 +63,6 @@ class TernaryMonitor:
         """Return codes and scales by layer."""
         both = {name: layer.ternarize() for name, layer in self._layers.items()}
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
-
-
-def _gather_weight(weight: Tensor) -> Tensor:
-    """Return the whole of a weight that is split over processes (a DTensor), and any other weight as it is."""
-    gather: Any = getattr(weight, "full_tensor", None)
-    return weight if gather is None else gather()
 
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from bitnet_bench.checkpoints.config import find_activation
-from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile, count_types
 from bitnet_bench.checkpoints.gguf.naming import ACTIVATION_KEY, GgufLayout, make_layout
 from bitnet_bench.checkpoints.gguf.types import (
     BF16,
@@ -85,12 +85,9 @@ def compare_weights(checkpoint: Checkpoint, file: GgufFile) -> FileParity:
     said = said if isinstance(said, str | None) else type(said).__name__
     if said not in (None, find_activation(weights.config)):
         raise mismatch_error(file, f"it says that its activation is {shorten_text(str(said), 60)}")
-    sizes: dict[str, int] = {}
-    for entry in file.tensors.values():
-        sizes[entry.kind.name] = sizes.get(entry.kind.name, 0) + entry.bytes
     return FileParity(
         architecture=file.architecture,
-        types=sizes,
+        types=count_types(file.tensors.values()),
         ternary_layers=len(scales),
         largest_scale_error=max(scales, default=0.0),
         largest_float_error=max(floats, default=0.0),

@@ -6,7 +6,7 @@ The header is parsed here and not with the `gguf` package, which lacks I2_S and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
@@ -16,7 +16,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bitnet_bench.checkpoints.gguf.group_types import find_q2_0_type
-from bitnet_bench.checkpoints.gguf.types import Q2_0, TENSOR_TYPES, Array, TensorType, read_i2_s_scale, unpack_tensor
+from bitnet_bench.checkpoints.gguf.types import (
+    I2_S,
+    I2_S_TAIL_BYTES,
+    Q2_0,
+    TENSOR_TYPES,
+    Array,
+    TensorType,
+    read_i2_s_scale,
+    unpack_tensor,
+)
 from bitnet_bench.errors import BenchError, shorten_text
 
 MAGIC = b"GGUF"
@@ -81,9 +90,9 @@ class GgufFile:
 
     def scale(self, name: str) -> float:
         """Return what multiplies the tensor *name*: its own scale, or that of the tensor `.scale` next to it, or 1."""
-        beside = f"{name.removesuffix('.weight')}.scale"
-        if self._find_entry(name).kind.name == "I2_S":
-            return read_i2_s_scale(read_bytes(self.path, self.tensors[name]))
+        entry, beside = self._find_entry(name), f"{name.removesuffix('.weight')}.scale"
+        if entry.kind == I2_S:
+            return read_scale(self.path, entry)
         return float(self.values(beside).reshape(-1)[0]) if beside in self.tensors else 1.0
 
     def _find_entry(self, name: str) -> TensorEntry:
@@ -144,6 +153,14 @@ class _DamageError(Exception):
     """What is wrong with a file; the end of a sentence about it."""
 
 
+def count_types(entries: Iterable[TensorEntry]) -> dict[str, int]:
+    """Return the bytes of tensors by type."""
+    sizes: dict[str, int] = {}
+    for entry in entries:
+        sizes[entry.kind.name] = sizes.get(entry.kind.name, 0) + entry.bytes
+    return sizes
+
+
 def read_bytes(path: Path, entry: TensorEntry, rows: int | None = None) -> Array:
     """Return the bytes of a tensor, or of its first *rows*; BenchError if the file has become shorter.
 
@@ -151,6 +168,11 @@ def read_bytes(path: Path, entry: TensorEntry, rows: int | None = None) -> Array
     """
     size = entry.bytes if rows is None else entry.kind.bytes(min(rows, entry.shape[0]) * prod(entry.shape[1:]))
     return _read(path, entry.start, size)
+
+
+def read_scale(path: Path, entry: TensorEntry) -> float:
+    """Return the scale after the codes of an I2_S tensor, without reading them."""
+    return read_i2_s_scale(_read(path, entry.start + entry.bytes - I2_S_TAIL_BYTES, I2_S_TAIL_BYTES))
 
 
 def iterate_bytes(path: Path, entry: TensorEntry) -> Iterator[Array]:

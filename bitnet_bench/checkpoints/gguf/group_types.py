@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bitnet_bench.checkpoints.gguf.types import Q1_0, Q2_0, Q2_0_G128, Array, TensorType
+from bitnet_bench.checkpoints.gguf.types import Q1_0, Q2_0, Q2_0_G128, Array, TensorType, read_scales
 
 SCALE_BYTES = 2
 
@@ -107,7 +107,7 @@ def merge_groups(codes: Array, scales: Array, group: int) -> Array | None:
 def _split_blocks(data: Array, kind: TensorType) -> tuple[Array, Array]:
     """Return (codes int8 [blocks, group], scales float32 [blocks]) as stored."""
     blocks = data.reshape(-1, kind.block_bytes)
-    scales = np.ascontiguousarray(blocks[:, :SCALE_BYTES]).view(np.float16).astype(np.float32).reshape(-1)
+    scales = read_scales(data, kind)[:, 0]
     packed = blocks[:, SCALE_BYTES:]
     if kind == Q1_0:
         return 2 * np.unpackbits(packed, axis=1, bitorder="little").astype(np.int8) - 1, scales

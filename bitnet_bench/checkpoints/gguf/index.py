@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bitnet_bench.checkpoints.gguf import group_types
-from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile, TensorEntry, read_bytes
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile, TensorEntry, read_bytes, read_scale
 from bitnet_bench.checkpoints.gguf.naming import find_model_name
 from bitnet_bench.checkpoints.gguf.parts import list_tensors
 from bitnet_bench.checkpoints.gguf.types import (
@@ -22,7 +22,6 @@ from bitnet_bench.checkpoints.gguf.types import (
     Array,
     TensorType,
     find_type,
-    read_i2_s_scale,
     read_scales,
     unpack_codes,
     unpack_tensor,
@@ -207,11 +206,10 @@ def _read_factor(file: GgufFile, entry: TensorEntry) -> float:
 
 def _find_gamma(path: Path, entry: TensorEntry, factor: float, has_factor: bool) -> float | None:
     """Return the scale of a layer if its values are codes with one scale, else None."""
-    data = read_bytes(path, entry)
     if entry.kind == I2_S:
-        scale = read_i2_s_scale(data)
+        scale = read_scale(path, entry)
     elif entry.kind in (TQ1_0, TQ2_0):
-        scale = _find_block_scale(data, entry.kind)
+        scale = _find_block_scale(read_bytes(path, entry), entry.kind)
     elif has_factor:
         scale = _find_stored_code(path, entry)
     else:
@@ -250,11 +248,3 @@ def _find_stored_code(path: Path, entry: TensorEntry) -> float:
 def _decode_rows(path: Path, entry: TensorEntry) -> Array:
     rows = min(SAMPLE_ROWS, entry.shape[0])
     return unpack_tensor(read_bytes(path, entry, rows), entry.kind, (rows, *entry.shape[1:]))
-
-
-def count_types(tensors: Mapping[str, tuple[int, TensorEntry]]) -> dict[str, int]:
-    """Return the bytes of *tensors* by type, the largest first."""
-    sizes: dict[str, int] = {}
-    for _, entry in tensors.values():
-        sizes[entry.kind.name] = sizes.get(entry.kind.name, 0) + entry.bytes
-    return dict(sorted(sizes.items(), key=lambda one: -one[1]))

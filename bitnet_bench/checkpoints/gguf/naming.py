@@ -128,6 +128,11 @@ class GgufLayout:
         return whole
 
     @property
+    def rope_type(self) -> str:
+        """Type of the rotary positions, under its newer or older name."""
+        return str(self.rope_settings.get("rope_type", self.rope_settings.get("type", "default")))
+
+    @property
     def rope_base(self) -> float:
         """Base of the rotary frequencies."""
         return float(self.rope_settings.get("rope_theta") or self.config.get("rope_theta") or 10_000.0)
@@ -135,7 +140,7 @@ class GgufLayout:
     def compute_rope_factors(self) -> Tensor | None:
         """Return the divisor of each frequency in Llama 3.1's long contexts, [head dimension / 2]; None elsewhere."""
         rope = self.rope_settings
-        if rope.get("rope_type", rope.get("type")) != "llama3":
+        if self.rope_type != "llama3":
             return None
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         old, factor = rope["original_max_position_embeddings"], rope["factor"]
@@ -178,7 +183,7 @@ def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Gguf
     elif model_type == "gemma3_text":
         reason = _why_not_gemma(config)
     found = GgufLayout(known.get(model_type, ""), config)
-    kind = found.rope_settings.get("rope_type", found.rope_settings.get("type", "default"))
+    kind = found.rope_type
     if reason is None and kind not in ("default", "linear", "llama3"):
         reason = f"rotary positions of type {kind}"
     if reason:

@@ -19,12 +19,11 @@ from filelock import FileLock
 from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY
 from bitnet_bench.checkpoints.detect import PACKED_LAYOUT, PACKED_METHOD, PACKED_VERSION
 from bitnet_bench.checkpoints.gguf.cache import find_cache_folder
-from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
+from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile, count_types
 from bitnet_bench.checkpoints.gguf.gguf_shards import INDEX_NAME, GgufIndex, read_index
 from bitnet_bench.checkpoints.gguf.index import (
     LAYER_SUFFIX,
     IndexedTensor,
-    count_types,
     has_three_values,
     index_tensors,
     list_rounded_layers,
@@ -37,6 +36,7 @@ from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
 from bitnet_bench.checkpoints.identity import TOKENIZER_PATTERNS, copy_files, digest_files
 from bitnet_bench.checkpoints.inspect import MIN_UNCHANGED_NS, inspect_folder
 from bitnet_bench.checkpoints.layouts import make_group_config
+from bitnet_bench.checkpoints.shards import hash_files
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import explain_disk_errors, write_folder_whole, write_whole
 from bitnet_bench.runs.records import Checkpoint
@@ -90,7 +90,7 @@ def _make_or_move(folder: Path, places: Sequence[Path], digest: str, tokenizer: 
 def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path | None) -> None:
     places = list_tensors(files)
     config = make_config(files, {name: entry.shape for name, (_, entry) in places.items()})
-    tensors = index_tensors(files)
+    tensors, sizes = index_tensors(files), count_types(entry for _, entry in places.values())
     problem = None
     with write_folder_whole(folder, last=INDEX_NAME) as partial:
         if tokenizer:
@@ -108,7 +108,7 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
             sizes=tuple(file.path.stat().st_size for file in files),
             sha256=digest,
             order=find_i2s_order(files, tensors, config["num_hidden_layers"]),
-            types=count_types(places),
+            types=dict(sorted(sizes.items(), key=lambda one: -one[1])),
             tokenizer_problem=problem,
             tokenizer_given=tokenizer is not None,
             tensors=tensors,
@@ -151,14 +151,10 @@ def _compute_digest(places: Sequence[Path]) -> str:
     states = tuple((str(p.absolute()), s.st_size, s.st_mtime_ns, s.st_ino) for p in places for s in [p.stat()])
     if states in _digests:
         return _digests[states]
-    found = hashlib.sha256()
-    for place in places:
-        with place.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                found.update(block)
+    found = hash_files(places, {})
     if all(state[2] < began_ns - MIN_UNCHANGED_NS for state in states):
-        _digests[states] = found.hexdigest()
-    return found.hexdigest()
+        _digests[states] = found
+    return found
 
 
 @cache

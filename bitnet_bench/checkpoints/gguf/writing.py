@@ -269,7 +269,7 @@ def _add_settings(writer: Any, checkpoint: Checkpoint, weights: Weights, found: 
     writer.add_key_length(found.head_dimension)
     writer.add_value_length(found.head_dimension)
     writer.add_rope_freq_base(found.rope_base)
-    if found.rope_settings.get("rope_type", found.rope_settings.get("type")) == "linear":
+    if found.rope_type == "linear":
         from gguf import RopeScalingType
 
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)

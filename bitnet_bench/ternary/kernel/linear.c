@@ -102,7 +102,7 @@ static void one_group_panel(const job_t *job, const part_t *part, const uint8_t 
 /* Panels [panel, end) of one part whose first output column is `column`: a block of tokens stays in cache for all. */
 static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
     const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->kind == 1 ? 4 : 1);
-    const int64_t width = job->x->stride * (job->x->digits ? job->x->digits : 1);
+    const int64_t width = job->x->stride * job->x->digits;
     const int64_t fitting = BLOCK_BYTES / width / MOST_ROWS * MOST_ROWS;
     const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
     for (int64_t t = 0; t < job->x->tokens; t += block)
