@@ -115,18 +115,23 @@ def write_lines_whole(path: Path, lines: Iterable[str]) -> int:
 
 @contextlib.contextmanager
 def _open_whole(path: Path) -> Iterator[TextIO]:
-    """Open a temporary file that takes the place of *path* when the block ends without an error."""
-    with explain_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial, descriptor = create_temporary_file(path)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with explain_disk_errors(path), replace_file(path) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[TextIO]:
+    """Open a temporary file that takes the place of *path* when the block ends without an error; OSError as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, descriptor = create_temporary_file(path)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def create_temporary_file(path: Path) -> tuple[Path, int]:

@@ -6,19 +6,35 @@ those of one process, whatever the number of workers.
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
+import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bitnet_bench.errors import BenchError
 
+PR_SET_PDEATHSIG = 1
 Value = TypeVar("Value")
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 WORKER_TIMEOUT = datetime.timedelta(days=7)
 """Time that a worker waits for the others; a worker that dies ends them all through the launcher."""
+
+
+def count_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ask_to_end_with_parent() -> None:
+    """Ask Linux to kill this process when the one that started it ends; nothing happens on other systems."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,10 @@ def shorten_paths(text: str) -> str:
     """
     if text.startswith("/") and not text.startswith("//") and "\n" not in text and not re.search(r"\s/|\s-", text):
         return text if SINGLE_PART.fullmatch(text) else shorten_path(text)
-    for known, shown in _list_known_folders():
-        text = text.replace(f"{known}/", shown)
-    return FOREIGN_PATH.sub(_shorten_match, text)
-
-
-def _list_known_folders() -> list[tuple[str, str]]:
-    """Return folders that are recognised in text even if their names contain spaces, and what replaces them."""
     here = Path.cwd().as_posix()
-    return [(here, "")] if here != "/" and " " in here else []
+    if " " in here:  # the pattern ends a path at a space
+        text = text.replace(f"{here}/", "")
+    return FOREIGN_PATH.sub(_shorten_match, text)
 
 
 def _shorten_match(found: re.Match[str]) -> str:

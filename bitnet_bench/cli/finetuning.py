@@ -50,10 +50,11 @@ def finetune(
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
+    from bitnet_bench.training.inputs import list_training_suites
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
     if trust["trust_suite"]:
-        trust_suite_names([source.partition(":")[0] for source in first.data])
+        trust_suite_names(list_training_suites(first.data))
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if search:
         _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)

@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from bitnet_bench.files import replace_file
+
 MIN_CACHED_ROWS = 5_000
 """Minimum number of rows to keep in a file; fewer stay in memory, and are read again in about a second."""
 _log = logging.getLogger(__name__)
@@ -117,15 +119,8 @@ def _map_file(file: Path) -> pa.Table:
 
 def _write_notes(file: Path, notes: Any) -> None:
     """Write *notes* as JSON, whole or not at all; OSError if they cannot be written."""
-    number, name = tempfile.mkstemp(".partial", "notes-", file.parent)
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as stream:
-            json.dump(notes, stream, ensure_ascii=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replace_file(file) as stream:
+        json.dump(notes, stream, ensure_ascii=False)
 
 
 def write_or_hold(write: Callable[[bool], Any], what: str) -> Any:
@@ -147,7 +142,6 @@ def recall(name: str, is_worth_keeping: bool, compute: Callable[[], str]) -> str
     except (OSError, ValueError):
         found = compute()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         _write_notes(file, found)
     except OSError as error:
         _log.info("%s is not kept: %s", file, error)

@@ -15,14 +15,12 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.processes import count_processes
+from bitnet_bench.processes import ask_to_end_with_parent, count_cores, count_processes
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
 WAITING_PER_PROCESS = 3
 """Batches that wait for each process: memory is bounded by them, whatever the number of batches."""
-PARENT_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of Linux's prctl."""
 _work: Callable[[Any], Any] | None = None
 
 
@@ -65,17 +63,14 @@ def map_in_processes(
 
 def count_usable_cores() -> int:
     """Return how many cores this process may use, shared with the processes that were launched beside it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", str(count_processes()))))
+    return max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", str(count_processes()))))
 
 
 def _begin(parent: int) -> None:
     """Prepare a child: it leaves interrupts to its parent, dies with it, and tokenizes in one thread."""
-    import ctypes
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    ask_to_end_with_parent()
     if os.getppid() != parent:
         os._exit(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

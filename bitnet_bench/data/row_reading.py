@@ -76,8 +76,8 @@ def read_row_file(path: Path, limit: int | None = None, progress: Progress = no_
         raise BenchError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
     if kept is None:
         kept = write_or_hold(lambda keeps: _parse_file(path, limit, progress, keeps), f"Rows of {path.name}")
-    table, rows, unread = kept
-    check_read_rows(path, rows, unread)
+    table, unread = kept
+    check_read_rows(path, len(table), unread)
     return StoredRows([table])
 
 
@@ -85,7 +85,7 @@ def _name_table(path: Path, size: int, digest: str) -> str:
     return f"rows-{size}{path.suffix.lower()}-{digest[:32]}-{digest_code()[:16]}"
 
 
-def _find_kept(path: Path) -> tuple[RowTable, int, dict[str, int]] | None:
+def _find_kept(path: Path) -> tuple[RowTable, dict[str, int]] | None:
     """Return the table of an earlier run; the file is digested only if there is one of its size."""
     watched = WatchedFile(path)
     if not any(find_cache_folder().glob(_name_table(path, watched.size, "?" * 32) + ".arrow")):
@@ -97,10 +97,10 @@ def _find_kept(path: Path) -> tuple[RowTable, int, dict[str, int]] | None:
     if found is None:
         return None
     table, notes = found
-    return RowTable(table, notes["digest"]), table.num_rows, notes["unread"]
+    return RowTable(table, notes["digest"]), notes["unread"]
 
 
-def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) -> tuple[RowTable, int, dict[str, int]]:
+def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) -> tuple[RowTable, dict[str, int]]:
     watched, digest, unread = WatchedFile(path), hashlib.sha256(), Counter[str]()
     lines = islice(read_numbered_lines(path, take=watched.take), limit)
     report = report_rate(progress)
@@ -115,7 +115,7 @@ def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) 
         name = _name_table(path, watched.size, watched.finish())
         notes = {"digest": digest.hexdigest(), "unread": dict(unread)}
         table = writer.finish(name if limit is None else None, notes)
-    return RowTable(table, digest.hexdigest()), table.num_rows, dict(unread)
+    return RowTable(table, digest.hexdigest()), dict(unread)
 
 
 def cut_batches(lines: Iterable[NumberedLine]) -> Iterator[list[NumberedLine]]:

@@ -26,7 +26,6 @@ ROWS_AT_ONCE = 1024
 class RowBatch:
     """Rows ready to be stored, and the bytes of their digest."""
 
-    rows: int
     stored: pa.RecordBatch
     digested: bytes
 
@@ -39,7 +38,7 @@ def pack_rows(rows: Sequence[Row]) -> RowBatch:
         pa.array([hash_line(line) for line in lines], pa.binary(HASH_BYTES)),
         pa.array([find_kind(row) for row in rows], pa.uint8()),
     ]
-    return RowBatch(len(rows), pa.record_batch(columns, schema=ROWS_SCHEMA), b"".join(lines))
+    return RowBatch(pa.record_batch(columns, schema=ROWS_SCHEMA), b"".join(lines))
 
 
 class RowTable:
@@ -98,7 +97,7 @@ class StoredRows(Sequence[Row]):
         """Return one row, or those of a slice."""
         if isinstance(at, slice):
             return self.select(np.arange(len(self))[at])
-        return next(self._read(self.places[at : at + 1 or None]))
+        return next(self._read(self.places[[at]]))
 
     def __iter__(self) -> Iterator[Row]:
         for start in range(0, len(self), ROWS_AT_ONCE):
@@ -111,9 +110,11 @@ class StoredRows(Sequence[Row]):
 
     def _read(self, places: np.ndarray) -> Iterator[Row]:
         owners = np.searchsorted(self._starts, places, side="right") - 1
-        for owner, place in zip(owners.tolist(), places.tolist(), strict=True):
-            (text,) = self.tables[owner].read_texts(np.array([place - self._starts[owner]]))
-            yield decode_row(text)
+        texts: np.ndarray = np.empty(len(places), object)
+        for owner in np.unique(owners).tolist():
+            of_owner = owners == owner
+            texts[of_owner] = self.tables[owner].read_texts(places[of_owner] - self._starts[owner])
+        return map(decode_row, texts)
 
     def select(self, which: np.ndarray) -> StoredRows:
         """Return the rows at the positions *which* of this sequence."""

@@ -42,7 +42,7 @@ class TokenTable:
     ) -> None:
         self._chunks = ids, spans, counts
         self.ids, self.spans = _Lists(ids), _Lists(spans)
-        firsts = np.cumsum(counts) - counts
+        firsts = _count_before(counts)
         self.counts: np.ndarray = counts[rows]
         """How many sequences each row has."""
         self.numbers = np.repeat(firsts[rows] - _count_before(self.counts), self.counts) + np.arange(self.counts.sum())

@@ -68,6 +68,7 @@ def _check_function(suite: Suite, may_run: bool, function: str, folder: Path) ->
         )
 
 
+@cache
 def _is_package(module: str) -> bool:
     return module in OWN_PACKAGES or module in sys.stdlib_module_names or module in packages_distributions()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.files import is_file
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -66,18 +67,25 @@ def _describe_origin(suite: Suite, task: Task) -> str:
     return suite.find_hub_id(task) or "`data_dir`"
 
 
+def choose_suites(names: Sequence[str]) -> list[Suite]:
+    """Return the suites called *names*, or in the folders *names*; UsageError names the nearest."""
+    from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX, find_harness_suite
+    from bitnet_bench.evaluation.suites import choose_suite
+
+    found, prefix = load_suites(), f"{HARNESS_PREFIX}:"
+    return [
+        find_harness_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose_suite(found, n) for n in names
+    ]
+
+
 def select_tasks(
     names: Sequence[str], tasks: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[tuple[Suite, Task]]:
     """Return the tasks of the suites *names* that have rows here, or only those named in *tasks*."""
-    from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX, find_harness_suite
-    from bitnet_bench.evaluation.suites import choose_suite, suggest_name
+    from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX
+    from bitnet_bench.evaluation.suites import suggest_name
 
-    found = load_suites()
-    prefix = f"{HARNESS_PREFIX}:"
-    chosen = [
-        find_harness_suite(n.removeprefix(prefix)) if n.startswith(prefix) else choose_suite(found, n) for n in names
-    ]
+    chosen = choose_suites(names)
     if not tasks:
         return [
             (s, task)
@@ -96,11 +104,10 @@ def select_tasks(
 
 def trust_suite_names(names: Sequence[str]) -> None:
     """Remember that the code of the suites *names* may run until one of their files changes."""
-    from bitnet_bench.evaluation.suites import choose_suite
+    from bitnet_bench.evaluation.suites import SUITE_FILE
     from bitnet_bench.evaluation.trust import trust_suites
 
-    found = load_suites()
-    trust_suites([choose_suite(found, name) for name in names if (Path(name) / "suite.yaml").is_file()])
+    trust_suites(choose_suites([name for name in names if is_file(Path(name) / SUITE_FILE)]))
 
 
 def list_prompts(suite: str, count: int, data_dir: Path | None = None) -> tuple[str, ...]:

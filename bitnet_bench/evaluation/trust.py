@@ -91,7 +91,7 @@ def list_code(suite: Suite) -> list[str]:
     definitions, unreadable = _examine_definitions(suite)
     fields = {file: part for one in definitions for file, part in one.parts.items()}
     tagged = {file for one in definitions for file, names in one.functions.items() if names}
-    for file in _list_files(suite):
+    for file in _list_files(suite, definitions):
         name = _name_file(file, folder)
         if file.suffix in CODE_SUFFIXES:
             found[name] = None
@@ -109,10 +109,14 @@ def is_installed(path: Path) -> bool:
 
 def compute_suite_digest(suite: Suite) -> str:
     """Return the digest of all files of *suite*, and of those elsewhere that its tasks include or load."""
+    return _digest_files(suite, _list_files(suite))
+
+
+def _digest_files(suite: Suite, files: Sequence[Path]) -> str:
     folder = suite.folder.resolve()
     digest = hashlib.sha256()
     size = 0
-    for file in _list_files(suite):
+    for file in files:
         status = file.stat()
         size += status.st_size
         if size > MAX_SUITE_BYTES:
@@ -125,16 +129,18 @@ def compute_suite_digest(suite: Suite) -> str:
 
 
 def is_trusted_code(suite: Suite, file: Path) -> bool:
-    """Return whether *file* may be loaded for *suite*: one of the files that are trusted now, or installed."""
-    if is_installed(suite.folder) or is_installed(file):
-        return True
-    files = {one.resolve() for one in _list_files(suite)}
-    return file.resolve() in files and is_trusted(suite)
+    """Return whether *file* is one of the files of *suite* that are trusted now."""
+    files = _list_files(suite)
+    return file.resolve() in {one.resolve() for one in files} and _is_known(_digest_files(suite, files))
 
 
 def is_trusted(suite: Suite) -> bool:
     """Return whether the user trusted *suite* as its files are now."""
-    return compute_suite_digest(suite) in _trusted_here | _read_trusted().keys()
+    return _is_known(compute_suite_digest(suite))
+
+
+def _is_known(digest: str) -> bool:
+    return digest in _trusted_here | _read_trusted().keys()
 
 
 @contextmanager
@@ -148,15 +154,15 @@ def leave_no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = before
 
 
-def _list_files(suite: Suite) -> list[Path]:
+def _list_files(suite: Suite, definitions: Sequence[Definition] | None = None) -> list[Path]:
     """Return the files in the folder of *suite*, and those elsewhere that its tasks include or load, in order.
 
-    Code files beside a module elsewhere count too: it can import them.
+    Code files beside a module elsewhere count too: it can import them. *definitions* are those of the tasks, if known.
     """
     folder = suite.folder.resolve()
     found = set(_walk_folder(suite, folder))
     modules = {(folder / task.module).resolve() for task in suite.tasks if task.module}
-    for definition in _examine_definitions(suite)[0]:
+    for definition in _examine_definitions(suite)[0] if definitions is None else definitions:
         found |= definition.parts.keys()
         modules |= definition.list_modules()
     outside = {module for module in modules if module.is_file() and not module.is_relative_to(folder)}
@@ -239,7 +245,7 @@ def _list_settings(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2 * MAX_SUITE_FILES)  # of a smaller one, a listing in order would find nothing again
 def _hash_file(file: Path, modified: int, changed: int, size: int) -> str:
     """Return the sha256 of *file*; the other parameters say whether it is still the same."""
     with file.open("rb") as stream:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from bitnet_bench.machine.gpu import find_gpu
+from bitnet_bench.processes import count_cores
 from bitnet_bench.runs.records import Environment
 
 RECORDED_PACKAGES = (
@@ -52,7 +53,7 @@ def read_environment() -> Environment:
         platform=platform.platform(),
         python=platform.python_version(),
         cpu=_describe_cpu(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=count_cores(),
         threads=torch.get_num_threads() if torch else 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         packages={name: version for name in RECORDED_PACKAGES if (version := _find_version(name))},

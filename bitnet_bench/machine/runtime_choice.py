@@ -33,9 +33,8 @@ def default_precision(checkpoint: Checkpoint, backend: str = AUTO) -> Precision:
 
     if checkpoint.is_ternary:
         return "ternary"
-    if checkpoint.is_gguf and backend != AUTO and plugins.load_plugin("backends", backend).runs_gguf:
-        stored = find_stored_precision(checkpoint)
-        return stored if stored in get_args(Precision) else "fp16"  # a type that only its writer's runtime reads
+    if own := find_own_precision(checkpoint, backend):
+        return own
     gpu = find_gpu()
     if gpu is not None and not gpu.has_bf16:
         _log.warning(
@@ -45,6 +44,16 @@ def default_precision(checkpoint: Checkpoint, backend: str = AUTO) -> Precision:
             gpu.architecture,
         )
     return fastest_dtype()
+
+
+def find_own_precision(checkpoint: Checkpoint, backend: str | None) -> Precision | None:
+    """Return the precision at which *backend* runs a float GGUF file as it is; None if it does not run one so."""
+    if not checkpoint.is_gguf or backend is None or backend == AUTO:
+        return None
+    if not plugins.load_plugin("backends", backend).runs_gguf:
+        return None
+    stored = find_stored_precision(checkpoint)
+    return stored if stored in get_args(Precision) else "fp16"  # a type that only its writer's runtime reads
 
 
 def find_stored_precision(checkpoint: Checkpoint) -> Precision:

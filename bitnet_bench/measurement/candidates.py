@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.errors import BenchError
-from bitnet_bench.machine.runtime_choice import AUTO, find_stored_precision
+from bitnet_bench.machine.runtime_choice import AUTO, find_own_precision
 from bitnet_bench.runs.choices import Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import Checkpoint
@@ -108,7 +107,9 @@ def make_candidates(
         ternary = opened[model].is_ternary
         ran = backends if ternary else dict.fromkeys(map(_choose_float_backend, backends))
         for backend in ran:
-            default = ("ternary",) if ternary else _list_float_precisions(opened[model], backend)
+            own_precision = None if ternary else find_own_precision(opened[model], backend)
+            floats = (own_precision,) if own_precision else FLOAT_PRECISIONS
+            default: Sequence[Precision] = ("ternary",) if ternary else floats
             paired += [Candidate(model, precision, out or own, backend) for precision in precisions or default]
     for model in baselines:
         default = ["ternary"] if opened[model].is_ternary else FLOAT_PRECISIONS
@@ -121,13 +122,6 @@ def make_candidates(
         dense = Candidate(first.model, precision, out or first.out, "hf-dense")
         paired.append(Candidate(float_twin, precision, None, "hf") if float_twin else dense)
     return [one._replace(opened=opened.get(one.model)) for one in paired]
-
-
-def _list_float_precisions(checkpoint: Checkpoint, backend: str | None) -> Sequence[Precision]:
-    """Return the precisions of a float checkpoint: FP16 and BF16, or that of a GGUF file that *backend* runs itself."""
-    if checkpoint.is_gguf and backend not in (None, AUTO) and plugins.load_plugin("backends", backend).runs_gguf:
-        return (find_stored_precision(checkpoint),)
-    return FLOAT_PRECISIONS
 
 
 def _choose_float_backend(backend: str | None) -> str | None:

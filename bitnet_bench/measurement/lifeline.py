@@ -6,18 +6,17 @@ the end of a pipe whose other end only the parent holds.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from bitnet_bench.processes import ask_to_end_with_parent
+
 PARENT_VARIABLE, PIPE_VARIABLE = "BITNET_BENCH_PARENT", "BITNET_BENCH_LIFELINE"
 """Variables that tell a process who started it, and which of its descriptors is the pipe."""
-PR_SET_PDEATHSIG = 1
 
 
 class Lifeline:
@@ -47,9 +46,7 @@ def die_with_parent() -> None:
     parent, pipe = (os.environ.pop(name, "") for name in (PARENT_VARIABLE, PIPE_VARIABLE))
     if not parent or not pipe:
         return
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ask_to_end_with_parent()
     if os.getppid() != int(parent):  # it had ended before the kernel was asked
         _end_group()
     threading.Thread(target=_wait_for_end, args=(int(pipe),), daemon=True).start()

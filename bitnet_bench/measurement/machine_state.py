@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bitnet_bench.processes import count_cores as count_cores
+
 Number = TypeVar("Number", int, float)
 PACE_BYTES, PACE_PASSES, PACE_TRIES = 1 << 17, 60, 3
 """Bytes that are hashed from a core's own cache, passes over them (about 5 ms), and the number of tries."""
@@ -77,11 +79,6 @@ def _measure_thread_pace(thread: int) -> float:
             hashed.update(data)  # releases the GIL, so that other threads run
         found.append(time.perf_counter() - started)
     return min(found)
-
-
-def count_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _subtract_known(before: Number | None, after: Number | None) -> Number | None:

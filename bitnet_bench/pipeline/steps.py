@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins
 from bitnet_bench.evaluation.evaluate import evaluate
-from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.evaluation.select import choose_suites, find_data_directory, select_tasks
 from bitnet_bench.evaluation.trust import require_trust
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement import candidates
@@ -27,6 +27,7 @@ from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.training.ending import warn_failed_run
 from bitnet_bench.training.finetune import finetune, make_twin_job
+from bitnet_bench.training.inputs import list_training_suites
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -179,8 +180,7 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
 
 def list_suites(recipe: Recipe) -> list[str]:
     """Return the names or folders of all suites that *recipe* scores or trains on."""
-    data = recipe.finetune.data if recipe.finetune else ()
-    trained = [source.partition(":")[0] for source in data if ":" in source and not Path(source).is_file()]
+    trained = list_training_suites(recipe.finetune.data) if recipe.finetune else []
     return list(dict.fromkeys((*recipe.evaluate.suites, *trained)))
 
 
@@ -225,7 +225,7 @@ def run_recipe(
     with other data or another base.
     """
     todo = plan_steps(recipe, out, data_dir)
-    for suite, _task in select_tasks(list_suites(recipe)):
+    for suite in choose_suites(list_suites(recipe)):
         require_trust(suite)  # before hours of training
     claim_recipe_folder(recipe, out)
     for step in todo:

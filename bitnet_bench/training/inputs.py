@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from bitnet_bench.data.stored_rows import StoredRows
 
 
+def list_training_suites(data: Sequence[str]) -> list[str]:
+    """Return the names or folders of the suites of those sources of *data* that are tasks (SUITE:TASK)."""
+    return [source.partition(":")[0] for source in data if ":" in source and not Path(source).is_file()]
+
+
 def read_training_rows(
     job: FinetuneJob, steps: ProgressDisplay = no_display, without_code: str = ""
 ) -> tuple[StoredRows, int]:

@@ -275,6 +275,23 @@ def test_a_recipe_does_not_vouch_for_itself(bench: Bench, folder: Path, mark: Pa
     assert mark.exists()
 
 
+def test_a_recipe_is_refused_before_its_training_where_rows_are_in_a_data_folder(
+    bench: Bench, folder: Path, mark: Path
+) -> None:
+    """A suite without rows of its own was asked about only after the training."""
+    add_code(folder, mark, "function")
+    fields = yaml.safe_load((folder / "suite.yaml").read_text("utf-8"))
+    rows = folder / fields.pop("embedded")
+    rows.rename(folder.parent / "rows")
+    (folder / "suite.yaml").write_text(yaml.safe_dump(fields, allow_unicode=True), "utf-8")
+    out = folder.parent / "out"
+    refused = bench("run", write_recipe(folder), "--out", out, "--data-dir", folder.parent / "rows")
+    assert refused.returncode == 1
+    assert "--trust-suite" in refused.stderr
+    assert not mark.exists()
+    assert not out.exists()
+
+
 def test_evaluate_asks_for_trust_once(bench: Bench, folder: Path, mark: Path) -> None:
     """What was given once is remembered for the next command."""
     add_code(folder, mark, "module")

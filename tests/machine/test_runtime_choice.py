@@ -16,7 +16,8 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fastest_dtype
-from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision, find_own_precision
+from bitnet_bench.measurement.candidates import make_candidates
 from bitnet_bench.pipeline.recipe import read_recipe
 from bitnet_bench.pipeline.steps import plan_steps
 from bitnet_bench.runs.jobs import EvaluateJob
@@ -93,3 +94,15 @@ def test_a_named_backend_is_taken_as_it_is_and_an_unknown_one_refused() -> None:
     assert choose_backend("hf", checkpoint, "ternary") == RuntimeChoice("hf", None)
     with pytest.raises(UsageError, match="There is no backend 'hg'"):
         choose_backend("hg", checkpoint, "ternary")
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "fp16"), ("Q4_K", "q4_k"), ("Q1_0", "fp16")])
+def test_a_gguf_file_runs_as_it_is_or_as_fp16_where_no_precision_is_its_type(dtype: str, precision: str) -> None:
+    """`measure` asks the same as `evaluate`: it handed on a type that is no precision."""
+    file = open_checkpoint("demo-fp16").model_copy(update={"gguf_types": {dtype: 1}, "dtype": dtype})
+    assert find_own_precision(file, "llamacpp") == precision
+    assert default_precision(file, "llamacpp") == precision
+    chosen = [one.precision for one in make_candidates(["demo-fp16"], [], None, backends=["llamacpp"])]
+    assert chosen == ["fp16", "bf16"]
+    assert find_own_precision(file, "auto") is None
+    assert find_own_precision(file, "hf") is None
