@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from bitnet_bench.checkpoints.config import SUB_NORMS_KEY
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.kernel import Norm
@@ -147,13 +148,14 @@ class BaseEngine(ABC, Generic[Product]):
 
     def _make_layer(self, weights: Weights, prefix: str, attends: Attention) -> Layer[Product]:
         attention, mlp, hidden = f"{prefix}self_attn.", f"{prefix}mlp.", self.config.hidden_size
-        subln = self.config.model_type == "bitnet"
+        subln = self.config.model_type == "bitnet" or getattr(self.config, SUB_NORMS_KEY, False)
         gemma, norms_after = self.config.model_type == GEMMA, self.config.model_type in NORMED_OUTPUTS
         norms_before = gemma or not norms_after
         has_head_norms = norms_after or self.config.model_type == "qwen3"
 
-        def norm(name: str, wanted: bool = True) -> Norm | None:
-            return Norm(self._norm_weight(weights, f"{name}.weight"), self.epsilon) if wanted else self._inner
+        def norm(name: str, wanted: bool = True, offset: float = self._norm_offset) -> Norm | None:
+            weight = self._norm_weight(weights, f"{name}.weight", offset) if wanted else None
+            return self._inner if weight is None else Norm(weight, self.epsilon)
 
         def product(columns: int, *names: str) -> Product:
             return self._make_product(weights, columns, names)
@@ -163,11 +165,11 @@ class BaseEngine(ABC, Generic[Product]):
             qkv=product(hidden, *(f"{attention}{x}_proj" for x in "qkv")),
             query_norm=self._norm_weight(weights, f"{attention}q_norm.weight") if has_head_norms else None,
             key_norm=self._norm_weight(weights, f"{attention}k_norm.weight") if has_head_norms else None,
-            attention_norm=norm(f"{attention}attn_sub_norm", subln),
+            attention_norm=norm(f"{attention}attn_sub_norm", subln, offset=0.0),
             out=product(self.heads * self.dimension, f"{attention}o_proj"),
             mlp_norm=norm(f"{prefix}{'pre_feedforward' if gemma else 'post_attention'}_layernorm", norms_before),
             gate_up=product(hidden, f"{mlp}gate_proj", f"{mlp}up_proj"),
-            gated_norm=norm(f"{mlp}ffn_sub_norm", subln),
+            gated_norm=norm(f"{mlp}ffn_sub_norm", subln, offset=0.0),
             down=product(self.config.intermediate_size, f"{mlp}down_proj"),
             rotary=self.rotary.get(attends.kind, self.rotary[FULL]) if attends.is_rotary else self.rotary[None],
             window=attends.window,
@@ -175,13 +177,15 @@ class BaseEngine(ABC, Generic[Product]):
             mlp_out_norm=norm(f"{prefix}post_feedforward_layernorm") if norms_after else None,
         )
 
-    def _norm_weight(self, weights: Weights, name: str) -> Tensor:
+    def _norm_weight(self, weights: Weights, name: str, offset: float | None = None) -> Tensor:
+        """Return the factors of a norm in float32: its weight plus *offset*, by default that of the family."""
         tensor = weights.tensor(name).float().contiguous()
         if not bool(tensor.isfinite().all()):
             raise BenchError(
                 f"{name} of {weights.checkpoint.source} holds NaN or infinity.", "Get the checkpoint again."
             )
-        return self._count((tensor + self._norm_offset).to(self.device), "norm")
+        added = self._norm_offset if offset is None else offset
+        return self._count((tensor + added).to(self.device), "norm")
 
     def _count(self, tensor: Tensor, kind: str, dtype: str | None = None) -> Tensor:
         dtype = dtype or ("2-bit" if kind == "ternary" else str(tensor.dtype).removeprefix("torch."))

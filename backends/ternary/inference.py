@@ -38,6 +38,7 @@ from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.runs.choices import Activations, Precision
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.linear import replace_layer
 from bitnet_bench.ternary.ops import PanelsLinear
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _load_modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dty
         panels, gamma = weights.panels(module)
         norm = (weights.inner_norm(module), checkpoint.inner_norm_eps or 1e-6) if checkpoint.inner_norm else None
         layer = PanelsLinear(panels, float(gamma), shape, weights.bias(module), norm)
-        model.set_submodule(module, layer)
+        replace_layer(model, module, layer)
     return model
 
 

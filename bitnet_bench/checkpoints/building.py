@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.checkpoints.config import list_float_patterns, read_config
+from bitnet_bench.checkpoints.config import SUB_NORMS_KEY, list_float_patterns, read_config
 from bitnet_bench.data.bounds import bounded
 from bitnet_bench.errors import MEMORY_HINT, BenchError, is_out_of_memory
 
@@ -42,7 +42,12 @@ def _build(config: dict[str, Any], dtype: torch.dtype, within: AbstractContextMa
     with _explain_errors(config):
         MODEL_FOR_CAUSAL_LM_MAPPING.get(type(made), None)  # imports the family's code, whose time is not the model's
         with within:
-            return AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(made, dtype=dtype, trust_remote_code=False)
+        if config.get(SUB_NORMS_KEY):
+            from bitnet_bench.ternary.subln import attach_sub_norms
+
+            return attach_sub_norms(model)
+        return model
 
 
 def make_model_config(config: dict[str, Any]) -> Any:

@@ -88,6 +88,7 @@ class _Config(_Shape):
     eos_token_id: TokenIds | None = None
     pad_token_id: TokenIds | None = None
     bitnet_bench_precision: str | None = None
+    bitnet_bench_sub_norms: bool | None = None
 
 
 class _GenerationConfig(_Fields):
@@ -98,6 +99,9 @@ class _GenerationConfig(_Fields):
 
 ACTIVATIONS_KEY = "bitnet_bench_activations"
 """Key that this project writes to config.json of a group-scaled model whose inputs are rounded to int8: `int8`."""
+SUB_NORMS_KEY = "bitnet_bench_sub_norms"
+"""Key that this project writes to config.json of a model that got the norms of SubLN, which its family does not have:
+true."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -27,6 +27,8 @@ GROUPED_LAYOUT = "panels-16x16-groups"
 """The same panels, with scales [rows, groups] in place of one."""
 GROUPED_MASTERS_LAYOUT = "masters-groups"
 """Float masters that a quantizer makes ternary by groups; transformers has no word for them."""
+MASTERS_LAYOUT = "masters"
+"""Float masters of a model with norms that transformers does not know, which it would leave out without a word."""
 PACKED_VERSION = 1
 PACKED_METHOD = "bitnet-bench"
 LEARNED_NORM_SUFFIXES = (".rms_norm.weight", ".RMSNorm.weight")
@@ -93,6 +95,8 @@ def _detect_packed(path: Path, quant: dict[str, Any]) -> DetectedFormat:
             ternary_tables=tuple(quant["ternary_tables"]),
             quantizes_activations=bool(quant["quantizes_activations"]),
         )
+    if found == (MASTERS_LAYOUT, PACKED_VERSION):
+        return DetectedFormat("masters")
     if found != (PACKED_LAYOUT, PACKED_VERSION):
         raise BenchError(
             f"{path} is packed as {found[0]}, version {found[1]}; "

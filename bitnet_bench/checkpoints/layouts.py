@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY, list_float_patterns
+from bitnet_bench.checkpoints.config import ACTIVATIONS_KEY, PRECISION_KEY, SUB_NORMS_KEY, list_float_patterns
 from bitnet_bench.checkpoints.detect import (
     GROUPED_LAYOUT,
     GROUPED_MASTERS_LAYOUT,
+    MASTERS_LAYOUT,
     PACKED_LAYOUT,
     PACKED_METHOD,
     PACKED_VERSION,
@@ -35,6 +36,9 @@ NORMLESS_FORMATS = ("packed", "tinyllama")
 """Formats that can express that a layer's norm is absent because its linear layers normalize."""
 GROUP_FORMATS = ("packed", "grouped", "masters")
 """Formats that can hold a scale per group."""
+
+SUB_NORM_FORMATS = ("packed", "masters")
+"""Formats of a model with norms that its family does not have: transformers refuses their quant_method by name."""
 
 
 class WeightSource(Protocol):
@@ -89,6 +93,12 @@ def check_writable(source: Weights, form: Format) -> None:
     if checkpoint.format == form and not checkpoint.is_gguf:
         raise BenchError(f"{checkpoint.source} is {form} already.", "Copy the folder, or choose another format.")
     _check_groups(checkpoint, form)
+    if source.config.get(SUB_NORMS_KEY) and form not in SUB_NORM_FORMATS:
+        raise BenchError(
+            f"{checkpoint.source} has the norms of SubLN, which its family does not have: whatever else reads {form} "
+            "would leave them out without a word.",
+            f"Convert it to {' or '.join(SUB_NORM_FORMATS)}.",
+        )
     kept = list_float_patterns(source.config)
     if kept and form in ("baked", "tinyllama"):
         raise BenchError(
@@ -258,10 +268,9 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     kept = {"modules_to_not_convert": list(patterns)} if (patterns := list_float_patterns(source.config)) else {}
     if form == "packed":
         norm = {"inner_norm": source.inner_norm_kind, "inner_norm_eps": source.inner_norm_eps}
-        layout = {"quant_method": PACKED_METHOD, "layout": PACKED_LAYOUT, "version": PACKED_VERSION}
-        return config | {
-            "quantization_config": layout | (norm if source.inner_norm_kind else {}) | kept | {"sha256": digests}
-        }
+        return config | {"quantization_config": make_packed(digests) | (norm if source.inner_norm_kind else {}) | kept}
+    if source.config.get(SUB_NORMS_KEY):
+        return config | {"quantization_config": make_sub_norm_masters() | kept}
     quant = {
         "quant_method": "bitnet",
         "linear_class": "bitlinear" if form == "bitlinear" else "autobitlinear",
@@ -269,6 +278,21 @@ def make_config(source: WeightSource, form: Format, digests: dict[str, str]) -> 
     }
     norm = {"use_rms_norm": True, "rms_norm_eps": source.inner_norm_eps} if source.inner_norm_kind else {}
     return config | {"quantization_config": quant | norm | kept}
+
+
+def make_sub_norm_masters() -> dict[str, Any]:
+    """Return the quantization_config of masters with the norms of SubLN in a family that does not have them."""
+    return {"quant_method": PACKED_METHOD, "layout": MASTERS_LAYOUT, "version": PACKED_VERSION}
+
+
+def make_packed(digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return the quantization_config of packed codes with one scale a layer, in files of the sha256 *digests*."""
+    return {
+        "quant_method": PACKED_METHOD,
+        "layout": PACKED_LAYOUT,
+        "version": PACKED_VERSION,
+        "sha256": dict(digests),
+    }
 
 
 def make_group_config(

@@ -281,7 +281,7 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
     from torch import nn
 
     from bitnet_bench.ternary.group_linear import GroupCodesLinear
-    from bitnet_bench.ternary.linear import CodesLinear, InnerNorm
+    from bitnet_bench.ternary.linear import CodesLinear, InnerNorm, replace_layer
 
     checkpoint = weights.checkpoint
     for module in weights.ternary:
@@ -289,13 +289,13 @@ def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
             continue  # reported as missing when the other tensors are loaded
         if weights.group_size:
             if module not in checkpoint.ternary_tables:
-                model.set_submodule(module, GroupCodesLinear(*weights.codes(module), weights.bias(module)))
+                replace_layer(model, module, GroupCodesLinear(*weights.codes(module), weights.bias(module)))
             continue
         norm = None
         if checkpoint.inner_norm:
             learned = weights.inner_norm(module)
             norm = InnerNorm(None if learned is None else learned.float(), checkpoint.inner_norm_eps or 0.0)
-        model.set_submodule(module, CodesLinear(*weights.codes(module), weights.bias(module), norm))
+        replace_layer(model, module, CodesLinear(*weights.codes(module), weights.bias(module), norm))
     gone = find_dropped_norms(weights.shards.headers) if checkpoint.inner_norm else ()
     for name, _ in list(model.named_modules()):
         if name.rpartition(".")[2] in gone:

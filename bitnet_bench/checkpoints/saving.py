@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bitnet_bench.checkpoints.building import list_tied_tensors
-from bitnet_bench.checkpoints.config import PRECISION_KEY
+from bitnet_bench.checkpoints.config import PRECISION_KEY, SUB_NORMS_KEY
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_folder_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 def check_packable(model: PreTrainedModel) -> None:
@@ -45,22 +48,30 @@ def check_packable(model: PreTrainedModel) -> None:
 
 
 def save_checkpoint(
-    model: PreTrainedModel, out: Path, form: Literal["float", "masters", "autobitlinear", "grouped"], dtype: str
+    model: PreTrainedModel,
+    out: Path,
+    form: Literal["float", "masters", "autobitlinear", "packed", "grouped"],
+    dtype: str,
 ) -> None:
     """Write a trained *model* (float32) to the folder *out*, atomically.
 
     autobitlinear: 2-bit codes with float32 scales that multiply, in the layout of `microsoft/bitnet-b1.58-2B-4T`, which
-    transformers opens as well. masters: float32 weights with an online quantization_config. float: all in *dtype*.
+    transformers opens as well. packed: such codes in our own layout, for a model that transformers does not know.
+    masters: float32 weights with an online quantization_config. float: all in *dtype*.
     grouped: weights t * s in float16, which holds them exactly. In every format, tensors that are not ternary are
     stored in *dtype*.
     """
     import torch
     from safetensors.torch import save_file
 
+    from bitnet_bench.checkpoints.layouts import make_packed
+    from bitnet_bench.checkpoints.streaming import SHARD_BYTES, PlannedTensor, write_shards
+    from bitnet_bench.protocols import no_progress
     from bitnet_bench.ternary.group_linear import find_group_modules
     from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import find_bit_linears
     from bitnet_bench.ternary.packing import pack
+    from bitnet_bench.ternary.panels import to_panels
     from bitnet_bench.ternary.quantizer import ternarize
 
     groups = {} if form == "float" else find_group_modules(model)
@@ -81,15 +92,21 @@ def save_checkpoint(
             state[name] = _cast_checked(name, scale_groups(*groups[module].ternarize()), torch.float16)
         else:
             codes, gamma = ternarize(tensor)
-            state[name] = pack(codes)
+            state[name] = to_panels(codes) if form == "packed" else pack(codes)
             state[f"{module}.weight_scale"] = gamma.reshape(1)
     with write_folder_whole(out, last="config.json") as folder:
-        save_file({name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(
-            json.dumps(_make_saved_config(model, form, dtype), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        config = _make_saved_config(model, form, dtype)
+        if form == "packed":
+            shapes = {name: tuple(layer.weight.shape) for name, layer in ternary.items()}
+            plan = [PlannedTensor(name, t.dtype, tuple(t.shape), t.contiguous) for name, t in state.items()]
+            digests = write_shards(folder, plan, {"shapes": json.dumps(shapes)}, SHARD_BYTES, no_progress)
+            config["quantization_config"] = make_packed(digests)
+        else:
+            save_file({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         # safetensors makes its file readable by the owner only; give it the permissions of the other files
-        shutil.copymode(folder / "config.json", folder / "model.safetensors")
+        for file in folder.glob("*.safetensors"):
+            shutil.copymode(folder / "config.json", file)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
 
@@ -105,8 +122,9 @@ def _cast_checked(name: str, tensor: Tensor, dtype: Any) -> Tensor:
 
 
 def _make_saved_config(model: PreTrainedModel, form: Any, dtype: str) -> dict[str, Any]:
-    from bitnet_bench.checkpoints.layouts import make_group_config
+    from bitnet_bench.checkpoints.layouts import make_group_config, make_sub_norm_masters
     from bitnet_bench.ternary.group_linear import find_group_modules
+    from bitnet_bench.ternary.subln import has_added_norms
 
     config: dict[str, Any] = model.config.to_dict()
     config["dtype"] = dtype
@@ -115,10 +133,14 @@ def _make_saved_config(model: PreTrainedModel, form: Any, dtype: str) -> dict[st
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)
     config[PRECISION_KEY] = "fp16" if form == "float" else "ternary"
+    if has_added_norms(model):
+        config[SUB_NORMS_KEY] = True
     if form != "float" and (found := find_group_modules(model)):
         if form == "grouped" and dtype != "float32":
             config["dtype"] = "float16"  # bfloat16 would round the scales
         config |= make_group_config(form, *_describe_groups(model, found), digests={})
+    elif form == "masters" and config.get(SUB_NORMS_KEY):
+        config["quantization_config"] = make_sub_norm_masters()
     elif form != "float":
         config["quantization_config"] = {
             "quant_method": "bitnet",

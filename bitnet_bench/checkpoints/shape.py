@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bitnet_bench.checkpoints.config import SUB_NORMS_KEY
+
 PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 """Families whose logits are one product of the last hidden states and the head; others also scale or cap them."""
 
@@ -56,7 +58,7 @@ def compute_shape(config: Mapping[str, Any]) -> ModelShape:
     head = config.get("head_dim") or hidden // heads
     family = config.get("model_type", "llama")
     table = config["vocab_size"] * hidden
-    inner_norms = heads * head + wide if family == "bitnet" else 0
+    inner_norms = heads * head + wide if family == "bitnet" or config.get(SUB_NORMS_KEY) else 0
     return ModelShape(
         hidden=hidden,
         intermediate=wide,

@@ -266,6 +266,13 @@ def find_ternary_targets(model: nn.Module, kept: Sequence[str] = ()) -> dict[str
     return {name: m for name, m in linear.items() if should_convert_module(name, list(kept))}
 
 
+def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put *layer* in place of the module *name* of *model*, after the norm that its inputs go through, if any."""
+    hooks = model.get_submodule(name)._forward_pre_hooks
+    model.set_submodule(name, layer)
+    layer._forward_pre_hooks.update(hooks)
+
+
 def make_trainable_ternary(model: nn.Module, kept: Sequence[str] = ()) -> nn.Module:
     """Turn the ternary targets of *model* into `BitLinear` in place, keeping their parameters, and return it."""
     for layer in find_ternary_targets(model, kept).values():

@@ -1,16 +1,24 @@
 """Add the two extra norms of BitNet's layers to a pretrained decoder (SubLN; arXiv:2510.13998, eq. 4-5).
 
-The result is a `BitNetForCausalLM` with the activation, rotary and bias settings of its source, so transformers and
-every backend open it like any BitNet.
+A Llama, Mistral or Qwen2 becomes a `BitNetForCausalLM` with the activation, rotary and bias settings of its source, so
+transformers and every backend open it like any BitNet. The families of `EXTENDED_FAMILIES` differ from a BitNet in more
+than that: they stay what they are, and get the two norms as modules of their attention and feed-forward blocks.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import BitNetConfig, BitNetForCausalLM, PreTrainedModel
+from transformers.models.bitnet.modeling_bitnet import BitNetRMSNorm
 
 from bitnet_bench.errors import BenchError
+
+EXTENDED_FAMILIES = ("gemma3_text", "qwen3", "smollm3")
+"""Families whose blocks get the norms of SubLN as further modules, which transformers does not know."""
+SUB_NORMS = (("attn_sub_norm", "o_proj"), ("ffn_sub_norm", "down_proj"))
+"""Names of a norm, and of the output projection beside it whose inputs it normalizes."""
 
 CARRIED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -21,12 +29,16 @@ CARRIED = (
 
 
 def add_subln(model: PreTrainedModel) -> PreTrainedModel:
-    """Return *model* (Llama, Mistral or Qwen2, in its dtype) with an RMSNorm before each output projection.
+    """Return *model* (in its dtype) with an RMSNorm before each output projection.
 
     The norms begin as ones, which changes what the model computes: train it on running text first. Raise BenchError for
-    a model that BitNet's architecture cannot represent.
+    a model whose architecture has no place for them.
     """
     config: Any = model.config
+    if config.model_type == "bitnet" or has_added_norms(model):
+        raise BenchError("The model has the norms of SubLN already.", "Leave out `subln`.")
+    if config.model_type in EXTENDED_FAMILIES:
+        return attach_sub_norms(model)
     _check_fits_bitnet(config)
     biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
     carried = {name: getattr(config, name) for name in CARRIED if hasattr(config, name)}
@@ -42,11 +54,41 @@ def add_subln(model: PreTrainedModel) -> PreTrainedModel:
     return made.train(model.training)
 
 
+def attach_sub_norms(model: PreTrainedModel) -> PreTrainedModel:
+    """Give each block of *model* the norms of SubLN as modules, and make its output projections read their result."""
+    config: Any = model.config
+    for block in list(model.modules()):
+        for name, projection in SUB_NORMS:
+            layer = getattr(block, projection, None)
+            if isinstance(layer, nn.Linear):
+                norm = BitNetRMSNorm(layer.in_features, config.rms_norm_eps).to(layer.weight.device, layer.weight.dtype)
+                block.add_module(name, norm)
+                layer.register_forward_pre_hook(NormalizedInput(norm))
+    return model
+
+
+def has_added_norms(model: nn.Module) -> bool:
+    """Return whether `attach_sub_norms` gave *model* norms that its family does not have."""
+    return any(
+        isinstance(hook, NormalizedInput) for module in model.modules() for hook in module._forward_pre_hooks.values()
+    )
+
+
+class NormalizedInput:
+    """Forward pre-hook of a projection that normalizes its input; copied together with its model."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    def __call__(self, _projection: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Return the input of the projection, normalized."""
+        normalized: Tensor = self.norm(inputs[0])
+        return normalized
+
+
 def _check_fits_bitnet(config: Any) -> None:
-    if config.model_type == "bitnet":
-        raise BenchError("The model has the norms of SubLN already.", "Leave out `subln`.")
     if config.model_type not in ("llama", "mistral", "qwen2"):
-        raise _make_error(config, "only Llama, Mistral and Qwen2 are known to fit")
+        raise _make_error(config, "only Llama, Mistral, Qwen2, Qwen3, Gemma 3 and SmolLM3 are known to fit")
     if getattr(config, "mlp_bias", False):
         raise _make_error(config, "its FFN has biases")
     width = config.num_attention_heads * (

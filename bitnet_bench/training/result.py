@@ -19,6 +19,7 @@ from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.ternary.group_linear import find_group_modules
+from bitnet_bench.ternary.subln import has_added_norms
 from bitnet_bench.training.ending import END_POINTS_DIVISOR, compute_run_losses, warn_failed_run
 from bitnet_bench.training.finished import digest_inputs
 from bitnet_bench.training.lora import merge_adapters
@@ -44,7 +45,8 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
         tokenizer.save_pretrained(out / "masters")
         save_checkpoint(model, out / "masters", "masters", dtype)
     if job.precision == "ternary":
-        save_checkpoint(model, out, "grouped" if find_group_modules(model) else "autobitlinear", dtype)
+        own = "packed" if has_added_norms(model) else "autobitlinear"
+        save_checkpoint(model, out, "grouped" if find_group_modules(model) else own, dtype)
     else:
         save_checkpoint(model, out, "float", "float16")
 

@@ -29,9 +29,15 @@ def make_starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
         make_trainable_groups(model, groups.size, groups.tables, rounds_inputs=groups.rounds_inputs)
     if job.subln:
         from bitnet_bench.ternary.linear import make_trainable_ternary
-        from bitnet_bench.ternary.subln import add_subln
+        from bitnet_bench.ternary.subln import add_subln, has_added_norms
 
         model = add_subln(model)
+        if job.precision != "ternary" and has_added_norms(model):
+            raise BenchError(
+                f"`subln` in {job.precision}: a float {model.config.model_type} with norms that its family does not "
+                "have would be read without them elsewhere.",
+                "Leave out `subln`, or give `precision=ternary`.",
+            )
         if job.precision == "ternary":
             make_trainable_ternary(model)
     if job.precision == "ternary":

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bitnet_bench.checkpoints.config import SUB_NORMS_KEY
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.records import Checkpoint
 
@@ -176,6 +177,8 @@ def make_layout(checkpoint: Checkpoint, config: Mapping[str, Any], runtime: Gguf
         reason = f"model_type {model_type}"
     elif checkpoint.inner_norm:
         reason = "a norm inside its ternary layers"
+    elif config.get(SUB_NORMS_KEY):
+        reason = "the norms of SubLN, which its family does not have"
     elif config.get("use_sliding_window") or (model_type == "mistral" and config.get("sliding_window")):
         reason = "sliding-window attention"
     elif config.get("attention_bias") and model_type == "bitnet":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bitnet_bench.ternary.gpu import calls
 from bitnet_bench.ternary.gpu.calls import GpuJoinedLayers, QuantizedRows
 from bitnet_bench.ternary.kernel import Norm
-from bitnet_bench.ternary.linear import CodesLinear
+from bitnet_bench.ternary.linear import CodesLinear, replace_layer
 
 
 class GpuLinear(nn.Module):
@@ -42,5 +42,5 @@ def use_gpu_layers(model: nn.Module) -> nn.Module:
     """Replace every `CodesLinear` of *model*, which is on the GPU, by a `GpuLinear`, and return the model."""
     for name, module in list(model.named_modules()):
         if isinstance(module, CodesLinear):
-            model.set_submodule(name, GpuLinear(module))
+            replace_layer(model, name, GpuLinear(module))
     return model
