@@ -51,10 +51,16 @@ def finetune(
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
+    from bitnet_bench.training.stages import check_no_search, plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
+    if wanted.preset:
+        check_no_search(search, wanted)
+        stages = plan_stages(first, wanted)
+        _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
+        return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if search:
         _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)

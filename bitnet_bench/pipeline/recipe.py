@@ -174,7 +174,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     if training:
         training = training.model_copy(
             update={
-                **{field: tuple(map(beside, getattr(training, field))) for field in ("data", "validation")},
+                **{field: tuple(map(beside, getattr(training, field))) for field in ("data", "validation", "text")},
                 **{
                     field: beside(name)
                     for field in ("model", "tokenizer", "twin_model", "teacher", "template")

@@ -28,6 +28,7 @@ from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.training.ending import warn_failed_run
 from bitnet_bench.training.finetune import finetune, make_twin_job
 from bitnet_bench.training.inputs import list_training_suites
+from bitnet_bench.training.stages import plan_stages
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -44,6 +45,8 @@ class FinetuneStep:
     job: FinetuneJob
     backend: str
     name: str
+    is_between: bool = False
+    """True for a stage whose model the next one starts from, and which is not scored."""
 
     @property
     def title(self) -> str:
@@ -154,8 +157,10 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
             plugins.load_plugin("backends", section.backend)  # an unknown name is an error before anything is run
     tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
     trained = _make_finetune_steps(recipe.finetune, out, data_dir) if recipe.finetune else []
-    before = {f"{step.job.precision}-before": step.job for step in trained} if scoring.before else {}
-    after = {step.name + ("-after" if before else ""): step.job.out for step in trained}
+    results = [step for step in trained if not step.is_between]
+    starts = {f"{step.job.precision}-before": step.job for step in results if not _begins_between(step, trained)}
+    before = starts if scoring.before else {}
+    after = {step.name + ("-after" if before else ""): step.job.out for step in results}
 
     def scored(models: Mapping[str, str], job: EvaluateJob) -> list[EvaluateStep]:
         return [EvaluateStep(model, out / name, tasks, job) for name, model in models.items()]
@@ -170,7 +175,7 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
     if recipe.measure:
         # costs do not depend on the seed
         seed = recipe.finetune.seed if recipe.finetune else 0
-        measured = plain + [run for run, step in zip(last, trained, strict=True) if step.job.seed == seed]
+        measured = plain + [run for run, step in zip(last, results, strict=True) if step.job.seed == seed]
         steps.append(_make_measure_step(recipe, measured))
     if recipe.report:
         folders = tuple(run.out for run in (*plain, *first, *last))
@@ -190,12 +195,42 @@ def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path |
     for seed in range(training.seed, training.seed + training.seeds):
         suffix = f"-seed{seed}" if training.seeds > 1 else ""
         job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
+        if training.preset:
+            steps += _make_stage_steps(training, job, out, suffix)
+            continue
         steps.append(FinetuneStep(job, training.backend, f"{training.precision}{suffix}"))
         if training.twin:
             twin = make_twin_job(job, training.twin_model)
             twin = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
             steps.append(FinetuneStep(twin, training.backend, f"fp16{suffix}"))
     return steps
+
+
+def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:
+    """Return the stages of a preset in the order of training; all seeds share the stage on running text."""
+    shared = out / MODELS_FOLDER / f"{training.precision}-text"
+    stages = plan_stages(job, training)
+    names = {stage.job.out: out / MODELS_FOLDER / f"{stage.name}{suffix}" for stage in stages}
+    names |= {stage.job.out: shared for stage in stages if stage.name == "text"}
+    steps = []
+    for stage in stages:
+        if stage.name == "text" and job.seed != training.seed:
+            continue
+        moved = {"out": str(names[stage.job.out]), "seed": training.seed if stage.name == "text" else job.seed}
+        if stage.job.teacher in names:
+            moved["teacher"] = str(names[stage.job.teacher])
+        start = Path(stage.job.model).parent
+        if str(start) in names:
+            moved["model"] = str(names[str(start)] / "masters")
+        is_text = stage.name == "text"
+        name = stage.name if is_text else f"{stage.name}{suffix}"
+        steps.append(FinetuneStep(stage.job.model_copy(update=moved), training.backend, name, is_between=is_text))
+    return steps
+
+
+def _begins_between(step: FinetuneStep, trained: Sequence[FinetuneStep]) -> bool:
+    """Return whether *step* starts from the model of another one, which is not there before training."""
+    return any(step.job.model == f"{one.job.out}/masters" for one in trained if one.is_between)
 
 
 def _make_measure_step(recipe: Recipe, runs: Sequence[EvaluateStep]) -> MeasureStep:

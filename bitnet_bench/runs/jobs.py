@@ -21,6 +21,7 @@ from bitnet_bench.runs.settings import Option, Settings
 
 MAX_COUNT = 2**31 - 1
 """Largest number of rows, steps or tokens that a setting takes."""
+MAX_TOKENS = 10**13
 MAX_BATCH = 2**20
 MAX_EPOCHS = 10**6
 MAX_SEEDS = 1000
@@ -37,6 +38,7 @@ METHOD = Option("Method")
 OPTIMIZATION = Option("Optimization")
 TERNARY = Option("Ternary")
 DISTILLATION = Option("Distillation")
+STAGES = Option("Stages")
 OUTPUT = Option("Output")
 
 
@@ -271,6 +273,32 @@ class Arms(Settings):
 
     In a recipe: runs of each arm, with the seeds `seed`, `seed` + 1, ...
     """
+    preset: Annotated[Literal["bitdistill"] | None, STAGES] = None
+    """bitdistill: make a float model ternary in three stages (arXiv:2510.13998): SubLN, training on `text`, and
+    distillation on `data` from its FP16 twin.
+
+    The twin is fine-tuned first, into OUT-fp16, unless `method=distill` names a `teacher`; the second stage is kept in
+    OUT-text.
+    """
+    text: Annotated[tuple[str, ...], STAGES] = ()
+    """With `preset`: a JSONL file of running text for the second stage, which is left out without one. Repeatable."""
+    text_tokens: Annotated[int | None, STAGES] = Field(default=None, gt=0, le=MAX_TOKENS)
+    """Tokens of the second stage [default: every text once].
+
+    Texts are repeated if there are fewer.
+    """
+    text_length: Annotated[int, STAGES] = Field(default=512, gt=1, le=MAX_COUNT)
+    """Tokens of a sequence of the second stage, whose steps have 8 of them."""
+    text_learning_rate: Annotated[float | None, Option("Stages", "text-lr")] = Field(default=None, gt=0)
+    """Peak learning rate of the second stage [default: as `learning_rate`'s, of pre-training]."""
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Arms:
+        if self.preset is None and (self.text or self.text_tokens or self.text_learning_rate):
+            raise ValueError("`text` is for the second stage of a `preset`, such as `preset=bitdistill`")
+        if self.text_tokens and not self.text:
+            raise ValueError("`text_tokens` needs `text`, the files that they are read from")
+        return self
 
 
 class EvaluateJob(Settings):

@@ -88,10 +88,23 @@ class Checkpoint(GrownValue):
         return self.format in ("bitlinear", "autobitlinear", "packed")
 
 
+class Conversion(Value):
+    """What a float model lost when its weights became ternary, and what training gave back, in nats a token."""
+
+    rows: Literal["validation", "training"]
+    """Rows of the losses: those held out, or the first training rows (the curve: each step's own)."""
+    float_loss: float
+    """Mean loss of the float model."""
+    ternary_loss: float
+    """Mean loss right after its weights became ternary and, with `subln`, its norms were added."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Pairs (tokens learned, loss)."""
+
+
 class FinetuneRecord(GrownValue):
     """The result of a training run: written to `finetune.json` next to the checkpoint that it made."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("inputs",)
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "conversion")
 
     schema_version: int = SCHEMA_VERSION
     job: FinetuneJob
@@ -124,6 +137,8 @@ class FinetuneRecord(GrownValue):
     inputs: dict[str, str] = {}
     """sha256 of what was read, by name: base weights, tokenizer, chat template, configuration, data rows, validation
     rows, teacher weights. {} in records of older versions."""
+    conversion: Conversion | None = None
+    """None if the base was ternary already, or the result is not."""
 
 
 class Trial(Value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finished import check_same_inputs
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
+_log = logging.getLogger(__name__)
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
 
@@ -68,6 +70,12 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     teacher = open_checkpoint(job.teacher) if job.teacher else None
     base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
+    if job.precision == "ternary" and not base.is_ternary and is_first_process():
+        _log.warning(
+            "%s is a float model, and its weights become ternary in this run: it first loses most of what it knows. "
+            "`preset=bitdistill` gives it back in three stages.",
+            base.source,
+        )
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
     with shown(f"{TITLES[job.method]} {job.precision}") as progress:
         return trainer.finetune(job, given, progress)

@@ -24,6 +24,7 @@ from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
+from bitnet_bench.training.conversion import MAX_PROBED_ROWS, measure_conversion
 from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped_rows
 from bitnet_bench.training.memory import fit_job
 from bitnet_bench.training.objectives import check_same_vocabulary
@@ -53,7 +54,13 @@ def run_finetune_job(
     items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
     plan = TrainingPlan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
-    start = TrainerSetup(job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress)
+    conversion = {}
+    if becomes_ternary and resumed is None and not job.shard:
+        rows = validation if len(validation) else items[:MAX_PROBED_ROWS]
+        conversion = measure_conversion(job, given.base, model, rows, collator)
+    start = TrainerSetup(
+        job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress, conversion
+    )
     trainer = make_trainer(start, out, build)
     job = trainer.job  # includes what `make_trainer` chose
     trainer.warnings += warn_dropped_rows(encoded, given.rows, job.max_length)

@@ -20,6 +20,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.ternary.group_linear import find_group_modules
 from bitnet_bench.ternary.subln import has_added_norms
+from bitnet_bench.training.conversion import make_conversion
 from bitnet_bench.training.ending import END_POINTS_DIVISOR, compute_run_losses, warn_failed_run
 from bitnet_bench.training.finished import digest_inputs
 from bitnet_bench.training.lora import merge_adapters
@@ -99,5 +100,11 @@ def make_record(
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,
         environment=read_environment(),
         inputs=digest_inputs(given),
+        conversion=make_conversion(
+            trainer.state.log_history,
+            trainer.list_logged_points("validation_loss"),
+            trainer.token_counts,
+            held_out.rows,
+        ),
     )
     return record.model_copy(update={"warnings": (*record.warnings, *warn_failed_run(record))})

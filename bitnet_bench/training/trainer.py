@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class TrainerSetup:
     becomes_ternary: bool
     """True if the base is a float model, so the first steps repair what quantization broke."""
     progress: Progress
+    conversion: Mapping[str, float] = field(default_factory=dict)
+    """Losses of the float base, and of the model as it begins; {} if it does not become ternary in this run."""
+    token_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Tokens learned up to the end of each step, padding left out."""
     clock: Callable[[], float] = time.monotonic
     """Clock in seconds, by which states are saved."""
 
@@ -85,6 +89,7 @@ class BenchTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.job, self._plan = start.job, start.plan
         self.warnings: list[str] = []
+        self.token_counts = start.token_counts
         if self.job.shard:
             check_sharding_support(self)
             shard_model(self.model)
@@ -314,6 +319,7 @@ class _StepCallback(TrainerCallback):
 
     def __init__(self, trainer: BenchTrainer, start: TrainerSetup) -> None:
         self._trainer, self._progress, self._note = trainer, start.progress, ""
+        self._conversion = dict(start.conversion)
         self._timer = SaveTimer(start.job.save_minutes, start.clock)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -321,6 +327,8 @@ class _StepCallback(TrainerCallback):
         self._trainer.monitor.restart()
         self._trainer.log_raised_warnings()
         if state.global_step == 0:
+            if self._conversion:  # in the log, so that a resumed run still has it
+                state.log_history.append({"step": 0, **self._conversion})
             self._trainer.validate()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -385,9 +393,13 @@ def make_trainer(start: TrainerSetup, out: Path, build: TrainerFactory) -> Bench
         )
     # ordered by whole steps, so that a step has the same items however many forward passes it is cut into
     step_sequences = job.sequences * job.gradient_accumulation
-    order = make_batch_order(measure_items(plan.items), step_sequences, steps, job.seed)
+    lengths = measure_items(plan.items)
+    order = make_batch_order(lengths, step_sequences, steps, job.seed)
+    token_counts = np.cumsum(lengths[order], dtype=np.int64)[step_sequences - 1 :: step_sequences]
     job = job.model_copy(update={"compile": choose_compile(job, steps, torch.cuda.is_available())})
-    trainer = build(replace(start, plan=plan, job=job), _arguments(job, steps, out / STATE_FOLDER), order)
+    trainer = build(
+        replace(start, plan=plan, job=job, token_counts=token_counts), _arguments(job, steps, out / STATE_FOLDER), order
+    )
     trainer.warnings += warn_short_run(steps, count_warmup(job, steps))
     for warning in trainer.warnings if trainer.is_world_process_zero() else []:
         _log.warning(warning)

@@ -1,0 +1,109 @@
+"""Plan the stages in which a float model becomes ternary (BitDistill, arXiv:2510.13998, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_bench.checkpoints.config import read_config
+from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
+from bitnet_bench.errors import UsageError
+from bitnet_bench.runs.jobs import Arms, FinetuneJob
+from bitnet_bench.runs.twins import TWIN_SUFFIX
+from bitnet_bench.training.finetune import make_twin_job
+
+TEXT_SUFFIX = "-text"
+"""Suffix of the folder of the second stage."""
+TEXT_SEQUENCES = 8
+"""Sequences of a step of the second stage."""
+TEXT_HOLD_OUT = 0.01
+"""Share of the texts of which the second stage logs the loss, and which it does not learn."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run of a preset, and the name of its model."""
+
+    name: str
+    job: FinetuneJob
+
+
+def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
+    """Return the runs of `preset=bitdistill` for *job*, in order; each is a job of its own, and resumes as one.
+
+    fp16: the FP16 twin, which teaches, unless *job* names a teacher. text: the float model with SubLN, made ternary and
+    trained on running text; left out without `text`. ternary: *job* itself, distilled from there.
+    UsageError if *job* is no fine-tuning of a ternary model.
+    """
+    _check_job(job, arms)
+    teacher, stages = job.teacher, []
+    if teacher is None:
+        twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})
+        stages.append(Stage("fp16", twin))
+        teacher = twin.out
+    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job.model)}
+    if arms.text:
+        text = make_text_job(job, arms)
+        stages.append(Stage("text", text))
+        update |= {"model": f"{text.out}/masters", "tokenizer": None, "subln": False}
+    return (*stages, Stage("ternary", job.model_copy(update=update)))
+
+
+def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
+    """Return the second stage of *job*: SubLN, and as many tokens of running text as *arms* say, with masters kept."""
+    steps = arms.text_tokens and math.ceil(arms.text_tokens / (TEXT_SEQUENCES * arms.text_length))
+    return job.model_copy(
+        update={
+            "method": "pretrain",
+            "teacher": None,
+            "data": arms.text,
+            "limit": None,
+            "validation": (),
+            "hold_out": TEXT_HOLD_OUT,
+            "max_length": arms.text_length,
+            "batch_size": TEXT_SEQUENCES,
+            "gradient_accumulation": 1,
+            # repeated as often as the tokens need
+            "epochs": 1.0 if steps is None else float(steps),
+            "max_steps": steps,
+            "learning_rate": arms.text_learning_rate,
+            "template": FinetuneJob.default("template"),
+            "packing": False,
+            "subln": _lacks_sub_norms(job.model),
+            "keep_masters": True,
+            "out": f"{job.out}{TEXT_SUFFIX}",
+        }
+    )
+
+
+def _lacks_sub_norms(model: str) -> bool:
+    """Return whether *model* gets the norms of SubLN: a BitNet has them; one that is not here yet is taken for none."""
+    return not is_here(model) or read_config(Path(open_checkpoint(model).path))["model_type"] != "bitnet"
+
+
+def _check_job(job: FinetuneJob, arms: Arms) -> None:
+    if job.precision != "ternary":
+        raise UsageError(
+            f"`preset={arms.preset}` makes a model ternary, and `precision` is {job.precision}.", "Leave one out."
+        )
+    if job.method not in ("sft", "distill"):
+        raise UsageError(
+            f"`preset={arms.preset}` ends with a distillation on `data`, and `method` is {job.method}.",
+            "Leave out `method`, or give `method=distill` with a `teacher` that is fine-tuned on `data` already.",
+        )
+    for name in ("group_size", "lora_rank", "shard"):
+        if getattr(job, name):
+            raise UsageError(f"`{name}` was not tried with SubLN, which `preset={arms.preset}` adds.", "Leave one out.")
+    if job.out.endswith(TWIN_SUFFIX):
+        raise UsageError(f"`out` ends in {TWIN_SUFFIX}, as the folder of the twin will.", "Give another `out`.")
+
+
+def check_no_search(search: Sequence[str] | None, arms: Arms) -> None:
+    """Raise UsageError for a *search* beside a preset: it would choose for each stage alone what only its end shows."""
+    if search:
+        raise UsageError(
+            f"`search` tries settings of one run, and `preset={arms.preset}` is several.",
+            "Search the stages one by one: `subln` with `method=pretrain`, then `method=distill`.",
+        )
