@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -46,7 +46,7 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
         tokenizer.save_pretrained(out / "masters")
         save_checkpoint(model, out / "masters", "masters", dtype)
     if job.precision == "ternary":
-        own = "packed" if has_added_norms(model) else "autobitlinear"
+        own: Literal["packed", "autobitlinear"] = "packed" if has_added_norms(model) else "autobitlinear"
         save_checkpoint(model, out, "grouped" if find_group_modules(model) else own, dtype)
     else:
         save_checkpoint(model, out, "float", "float16")

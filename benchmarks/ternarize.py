@@ -1,0 +1,243 @@
+"""Make a pretrained float model ternary in BitDistill's stages, and show what each costs and gives back.
+
+python benchmarks/ternarize.py run --model MODEL --data-dir DATA --out OUT --workers 6 --seconds 500
+python benchmarks/ternarize.py table --out OUT
+
+Arms on each task: FP16 fine-tuning; the same with ternary weights; and distillation from the FP16 twin after SubLN and
+0 or more tokens of running text. Every arm searches the same learning rates with seed 0, takes the one of the lowest
+validation loss, and runs it with further seeds. Each run is `bitnet_bench.finetune` of the job in OUT/NAME/finetune.json,
+and a finished one is not done again. Runs begin in the order of their importance; after --seconds none begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import shutil
+import sys
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TASKS = {"klue:ynat": 3000, "classification:nsmc": 3000, "classification:question_pair": 3000}
+"""Task -> most training rows."""
+SCORED_ROWS, EPOCHS, BATCH, LENGTH = 1000, 3, 32, 128
+RATES = {"fp16": (2e-5, 1e-4), "ternary": (2e-4, 1e-3)}
+"""Two values each: the twin is fine-tuned at what published FP16 recipes use, a ternary model at 10 times that."""
+TEXT_RATES = (3e-4, 1e-3)
+TEXT_TOKENS = (0, 500_000, 2_000_000, 12_000_000)
+TEXT_BATCH, TEXT_LENGTH = 16, 512
+SEEDS = 3
+Key = tuple[str, ...]
+
+
+@dataclass
+class Run:
+    """One fine-tuning (and scoring) that waits for others; *needs* are names of runs, or of searches as `best:ARM`."""
+
+    name: str
+    job: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    score: str | None = None
+    """SUITE:TASK to score the result on."""
+    priority: float = 0.0
+    arm: str = ""
+    drops: bool = field(default=True)
+    """True if the weights are deleted when nothing needs them any more."""
+
+
+def list_text_runs(model: str, texts: list[str], out: Path) -> list[Run]:
+    """Return the runs on running text: the rates are tried with the fewest tokens, the others take the better one."""
+    first = min(tokens for tokens in TEXT_TOKENS if tokens)
+    runs = []
+    for tokens in TEXT_TOKENS:
+        for rate in TEXT_RATES if tokens == first else TEXT_RATES[:1] if tokens else ():
+            steps = math.ceil(tokens / (TEXT_BATCH * TEXT_LENGTH))
+            job = {
+                "model": model, "data": texts, "method": "pretrain", "subln": True, "keep_masters": True,
+                "max_length": TEXT_LENGTH, "batch_size": TEXT_BATCH, "epochs": float(steps), "max_steps": steps,
+                "learning_rate": rate, "hold_out": 0.005, "save_every": max(20, steps // 6), "save_minutes": 0,
+            }  # fmt: skip
+            name = f"text/{tokens}/lr{rate:g}"
+            needs = () if tokens == first else (f"best:text/{first}",)
+            runs.append(Run(name, job, needs, priority=2 if tokens == first else 3, arm=f"text/{tokens}"))
+    return runs
+
+
+def list_task_runs(model: str, data_dir: str, task: str, seeds: int) -> list[Run]:
+    """Return the runs of every arm on *task*."""
+    runs = []
+    arms = ["fp16", "ternary", *(f"distill-{tokens}" for tokens in TEXT_TOKENS)]
+    for number, arm in enumerate(arms):
+        for seed in range(seeds):
+            for rate in RATES["fp16" if arm == "fp16" else "ternary"] if seed == 0 else (0.0,):
+                runs.append(_make_task_run(model, data_dir, task, arm, rate, seed, number))
+    return runs
+
+
+def _make_task_run(model: str, data_dir: str, task: str, arm: str, rate: float, seed: int, number: int) -> Run:
+    """Return one run; a *rate* of 0 is the best one of the arm's search."""
+    precision = "fp16" if arm == "fp16" else "ternary"
+    job: dict[str, Any] = {
+        "model": model, "data": [task], "data_dir": data_dir, "limit": TASKS[task], "precision": precision,
+        "epochs": EPOCHS, "batch_size": BATCH, "max_length": LENGTH, "hold_out": 0.1, "learning_rate": rate,
+        "seed": seed, "save_every": 10**6, "save_minutes": 0,
+    }  # fmt: skip
+    needs: list[str] = []
+    if arm.startswith("distill"):
+        tokens = int(arm.partition("-")[2])
+        needs += [f"best:fp16/{task}"]
+        job |= {"method": "distill", "teacher": f"best:fp16/{task}"}
+        if tokens:
+            needs.append(f"best:text/{tokens}")
+            job |= {"model": f"best:text/{tokens}/masters"}
+        else:
+            job |= {"subln": True}
+    name = f"{arm}/{task}"
+    if seed:
+        needs.append(f"best:{name}")
+    stage = {"fp16": 0.0, "ternary": 1.0}.get(arm, 4 + 0.1 * number)
+    label = f"lr{rate:g}" if rate else "best"
+    return Run(f"{name}/{label}/seed{seed}", job, tuple(needs), task, stage + (10 if seed else 0), name)
+
+
+def work(name: str, job: dict[str, Any], score: str | None, out: str) -> dict[str, Any]:
+    """Fine-tune and score one run in this process, and return its losses and its score."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import bitnet_bench as bb
+    from bitnet_bench.training.finetune import finetune
+
+    began = time.monotonic()
+    folder = Path(out) / name
+    record = finetune(bb.FinetuneJob.model_validate({**job, "out": str(folder / "model")}))
+    trained = time.monotonic()
+    found: dict[str, Any] = {"loss": record.validation[-1]["loss"], "steps": record.steps}
+    if score:
+        suite, task = score.split(":")
+        scoring = bb.EvaluateJob(data_dir=job["data_dir"], limit=SCORED_ROWS, cache=False)
+        run = bb.evaluate(str(folder / "model"), suite, folder / "run", scoring, tasks=[task])
+        found["score"] = next((one.value for one in run.scores if one.primary), None)
+        found["errors"] = [str(error) for error in run.errors]
+    shutil.copy(folder / "model" / "finetune.json", folder / "finetune.json")
+    return found | {"train_s": round(trained - began, 1), "score_s": round(time.monotonic() - trained, 1)}
+
+
+class Schedule:
+    """What is done, what may begin, and what the searches chose."""
+
+    def __init__(self, runs: list[Run], out: Path) -> None:
+        self.runs = {run.name: run for run in runs}
+        self.out, self.done, self.begun = out, {}, set()  # type: ignore[var-annotated]
+        self._file = out / "done.json"
+        if self._file.is_file():
+            self.done = json.loads(self._file.read_text())
+
+    def choose_best(self, arm: str) -> str | None:
+        """Return the run of an arm's search with the lowest validation loss, when all of them have ended."""
+        tried = [name for name, run in self.runs.items() if run.arm == arm and "/best/" not in name]
+        if not tried or not all(name in self.done for name in tried):
+            return None
+        return min(tried, key=lambda name: self.done[name].get("loss", math.inf))
+
+    def list_ready(self) -> list[Run]:
+        """Return the runs that may begin, the most important first."""
+        ready = [run for run in self.runs.values() if run.name not in self.done and run.name not in self.begun]
+        ready = [run for run in ready if all(self.choose_best(need.removeprefix("best:")) for need in run.needs)]
+        return sorted(ready, key=lambda run: run.priority)
+
+    def fill_in(self, run: Run) -> dict[str, Any]:
+        """Return the job of *run* with what the searches before it chose."""
+        job = dict(run.job)
+        for name in ("model", "teacher"):
+            if str(job.get(name, "")).startswith("best:"):
+                arm, masters = str(job[name]).removeprefix("best:"), ""
+                if arm.endswith("/masters"):
+                    arm, masters = arm.removesuffix("/masters"), "/masters"
+                job[name] = f"{self.out / str(self.choose_best(arm))}/model{masters}"
+        if job["method" if "method" in job else "model"] == "pretrain" and run.needs:
+            job["learning_rate"] = self._chosen_rate(run.needs[0].removeprefix("best:"))
+        if job["learning_rate"] == 0:
+            job["learning_rate"] = self._chosen_rate(run.arm)
+        return job
+
+    def _chosen_rate(self, arm: str) -> float:
+        best = self.choose_best(arm)
+        assert best
+        return float(self.runs[best].job["learning_rate"])
+
+    def finish(self, name: str, found: dict[str, Any]) -> None:
+        """Note the result of a run, and delete the weights that nothing needs."""
+        self.done[name] = found
+        self._file.write_text(json.dumps(self.done, indent=1))
+        arm = self.runs[name].arm
+        best = self.choose_best(arm)
+        for other, run in self.runs.items():
+            if run.arm == arm and other in self.done and (best and other != best):
+                _drop_weights(self.out / other)
+
+
+def _drop_weights(folder: Path) -> None:
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    for file in folder.rglob("tokenizer.json"):
+        file.unlink()
+
+
+def run_all(schedule: Schedule, workers: int, seconds: float) -> None:
+    """Run what is ready until nothing is left or the time is up; runs that have begun then end."""
+    deadline = time.monotonic() + seconds
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        running: dict[Future[dict[str, Any]], str] = {}
+        while True:
+            ready = schedule.list_ready() if time.monotonic() < deadline else []
+            for run in ready[: workers - len(running)]:
+                schedule.begun.add(run.name)
+                job = schedule.fill_in(run)
+                running[pool.submit(work, run.name, job, run.score, str(schedule.out))] = run.name
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                try:
+                    found = future.result()
+                except Exception as error:  # one run that fails does not end the experiment
+                    found = {"error": f"{type(error).__name__}: {error}"}
+                    traceback.print_exception(error, limit=-3)
+                schedule.finish(name, found)
+                left = deadline - time.monotonic()
+                print(f"{left:6.0f} s left  {name}  {json.dumps(found, ensure_ascii=False)}", flush=True)
+
+
+def main() -> None:
+    """Run the experiment, or print its tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("--model")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--task", action="append", choices=list(TASKS))
+    given = parser.parse_args()
+    if given.what == "table":
+        from ternarize_tables import print_tables
+
+        print_tables(given.out, given.task or list(TASKS))
+        return
+    texts = [str(file.resolve()) for file in sorted((given.data_dir / "raw_ko").glob("*.jsonl"))]
+    runs = list_text_runs(given.model, texts, given.out)
+    for task in given.task or TASKS:
+        runs += list_task_runs(given.model, str(given.data_dir.resolve()), task, given.seeds)
+    given.out.mkdir(parents=True, exist_ok=True)
+    run_all(Schedule(runs, given.out.resolve()), given.workers, given.seconds)
+
+
+if __name__ == "__main__":
+    main()
