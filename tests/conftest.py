@@ -190,20 +190,32 @@ def tokenizer(make_tokenizer: Callable[[bool], Any]) -> Any:
 
 
 def _config(architecture: str) -> Any:
-    from transformers import BitNetConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+    from transformers import (
+        BitNetConfig,
+        Gemma3TextConfig,
+        GPT2Config,
+        LlamaConfig,
+        MistralConfig,
+        Qwen2Config,
+        Qwen3Config,
+    )
 
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     if architecture == "gpt2":
         return GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, n_positions=128, **special)
     family = {
         "bitnet": BitNetConfig,
+        "gemma3_text": Gemma3TextConfig,
         "llama": LlamaConfig,
         "mistral": MistralConfig,
         "qwen2": Qwen2Config,
         "qwen3": Qwen3Config,
     }[architecture]
-    if architecture == "qwen3":
-        special["head_dim"] = 16
+    more: dict[str, Any] = {}
+    if architecture in {"qwen3", "gemma3_text"}:
+        more["head_dim"] = 16
+    if architecture == "gemma3_text":
+        more |= {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}
     return family(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -215,6 +227,7 @@ def _config(architecture: str) -> Any:
         initializer_range=0.1,
         tie_word_embeddings=architecture != "llama",
         **special,
+        **more,
     )
 
 

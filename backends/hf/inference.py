@@ -32,7 +32,7 @@ from bitnet_bench.backends.hf.slots import LENGTH_STEP, DecodingState, Slots
 from bitnet_bench.backends.hf.tree_rows import SharedPrefix, TreeRows
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
-from bitnet_bench.checkpoints.shape import PLAIN_HEADS
+from bitnet_bench.checkpoints.shape import LOGIT_CAP, has_plain_head
 from bitnet_bench.machine.gpu import choose_gpu, find_gpu, why_no_kernels
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
@@ -111,7 +111,7 @@ class HFSession(BatchedSession):
         super().__init__(tokenizer, precision, context, model.config.vocab_size)
         self._model = model
         # other families process their logits further, so these come from the model's own forward
-        self._plain_head = model.config.model_type in PLAIN_HEADS
+        self._plain_head = has_plain_head(model.config.model_type, getattr(model.config, LOGIT_CAP, None))
         self.in_rows = model.device.type == "cuda"
         """True if rows are padded to one length: on a GPU, few batches and attention within rows are faster."""
         layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from bitnet_bench.data.collating import BatchItem
 from bitnet_bench.training.attention import assume_causal
+from bitnet_bench.training.lookup import give_row_gradients
 from bitnet_bench.training.objectives import (
     BatchLoss,
     DistillationObjective,
@@ -29,6 +30,7 @@ def build_trainer(start: TrainerSetup, arguments: Mapping[str, Any], order: Sequ
         for model in (start.model, start.teacher):
             if model is not None:
                 assume_causal(model, start.job.max_length)
+    give_row_gradients(start.model)
     install_objective(start.model, _objective(start), validation_objective(start.job))
     return HFTrainer(
         model=start.model,

@@ -8,8 +8,10 @@ from typing import Any
 
 from bitnet_bench.checkpoints.config import SUB_NORMS_KEY
 
-PLAIN_HEADS = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
+PLAIN_HEADS = {"bitnet", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
 """Families whose logits are one product of the last hidden states and the head; others also scale or cap them."""
+LOGIT_CAP = "final_logit_softcapping"
+"""Config entry that caps the logits, if it has a value."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class ModelShape:
         return self.matrices + self.head_weights
 
 
+def has_plain_head(family: str, logit_cap: float | None) -> bool:
+    """Return whether logits are one product of the last hidden states and the head, given entries of config.json."""
+    return family in PLAIN_HEADS and logit_cap is None
+
+
 def compute_shape(config: Mapping[str, Any]) -> ModelShape:
     """Return the size of a Llama-like config.json; KeyError if it is not one."""
     hidden, layers, wide = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
@@ -70,5 +77,5 @@ def compute_shape(config: Mapping[str, Any]) -> ModelShape:
         norm_weights=hidden + layers * (2 * hidden + inner_norms),
         kv_values=2 * layers * kv_heads * head,
         attention_operations=4 * layers * heads * head,
-        keeps_all_logits=family not in PLAIN_HEADS,
+        keeps_all_logits=not has_plain_head(family, config.get(LOGIT_CAP)),
     )

@@ -10,7 +10,7 @@ from bitnet_bench.data.examples import IGNORED_LABEL, TrainingExample
 from bitnet_bench.data.token_table import Examples, as_examples
 from bitnet_bench.errors import BenchError
 
-ISOLATING_ARCHITECTURES = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
+ISOLATING_ARCHITECTURES = {"bitnet", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
 """Architectures known to keep the documents of a sequence apart by position ids that restart, without a mask."""
 
 

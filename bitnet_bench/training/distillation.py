@@ -1,4 +1,4 @@
-"""Distillation losses: a teacher's probabilities, and the relations of its queries, keys and values.
+"""The relations of a teacher's queries, keys and values, as a loss; `head_loss` has that of its probabilities.
 
 BitDistill (arXiv:2510.13998), after Hinton et al. 2015 and MiniLMv2 (arXiv:2012.15828).
 """
@@ -10,37 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from bitnet_bench.errors import BenchError
 
-ROWS_AT_ONCE = 1024
-"""Rows of logits, of both models, held at a time."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-
-
-def logits_divergence(
-    student: tuple[Tensor, nn.Module], teacher: tuple[Tensor, nn.Module], temperature: float
-) -> Tensor:
-    """Return KL(teacher || student) in nats, summed over rows, of softmax(logits / temperature) (eq. 8-9).
-
-    Each side is (hidden states [n, H], output head). Logits of `ROWS_AT_ONCE` rows exist at a time, in the backward
-    pass as well.
-    """
-    total = student[0].new_zeros((), dtype=torch.float32)
-    for start in range(0, len(student[0]), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        part: Any = checkpoint(
-            _divergence, student[0][rows], student[1], teacher[0][rows], teacher[1], temperature, use_reentrant=False
-        )
-        total = total + part
-    return total
-
-
-def _divergence(student: Tensor, head: nn.Module, teacher: Tensor, taught: nn.Module, temperature: float) -> Tensor:
-    with torch.no_grad():
-        target = F.log_softmax(taught(teacher).float() / temperature, -1)
-    return F.kl_div(F.log_softmax(head(student).float() / temperature, -1), target, reduction="sum", log_target=True)
 
 
 class ProjectionRecorder:

@@ -13,7 +13,7 @@ from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
 from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.loss import ROWS_AT_ONCE
+from bitnet_bench.training.head_loss import count_chunk_rows
 
 _log = logging.getLogger(__name__)
 TRAINED_BYTES = 16
@@ -29,7 +29,7 @@ def training_bytes(job: FinetuneJob, shape: ModelShape, tokens: float) -> int:
     """Return the bytes of parameters, activations and logits for *tokens* of a forward pass."""
     wide = 3 * shape.intermediate / shape.hidden
     kept = 1.0 if job.gradient_checkpointing else ACTIVATION_FLOATS_PER_LAYER + wide
-    with_logits = tokens if shape.keeps_all_logits else min(tokens, ROWS_AT_ONCE)
+    with_logits = tokens if shape.keeps_all_logits else min(tokens, count_chunk_rows(shape.vocabulary))
     activations = tokens * 4 * shape.hidden * kept * shape.layers + with_logits * LOGIT_COPIES * 4 * shape.vocabulary
     return int(TRAINED_BYTES * shape.parameters + activations)
 

@@ -19,10 +19,10 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.training.distillation import (
     ProjectionRecorder,
     check_attention_layer,
-    logits_divergence,
     relation_divergence,
 )
-from bitnet_bench.training.loss import labelled_states, response_logprobs, response_loss
+from bitnet_bench.training.head_loss import Teaching, sum_head_loss
+from bitnet_bench.training.loss import find_head_input, labelled_states, response_logprobs, response_loss
 from bitnet_bench.training.preference import check_same_reference, dpo_loss
 
 BatchLoss = dict[str, Any]
@@ -108,10 +108,9 @@ class DistillationObjective:
         with torch.no_grad():
             self._teacher.to(hidden.device)
             _, taught, teacher_head = labelled_states(self._teacher, batch)
-        entropy, count = response_loss(model, batch, states=(targets, hidden, head))
-        divergence = logits_divergence((hidden, head), (taught, teacher_head), self._temperature)
-        loss = entropy + self._weight * divergence
-        figures = {"cross_entropy": entropy.detach(), "divergence": divergence.detach()}
+        teaching = Teaching(find_head_input(taught, teacher_head), self._weight, self._temperature)
+        loss, entropy, divergence = sum_head_loss(find_head_input(hidden, head), targets, teaching)
+        count, figures = len(targets), {"cross_entropy": entropy, "divergence": divergence}
         if self._relation_weight:
             valid = _real_tokens(batch)
             documents = batch["position_ids"].eq(0).cumsum(1) if "position_ids" in batch else None

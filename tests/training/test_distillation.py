@@ -9,33 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training import distillation
-from bitnet_bench.training.distillation import logits_divergence, relation_divergence
+from bitnet_bench.training.distillation import relation_divergence
 from bitnet_bench.training.finetune import finetune
 
 ROWS = [
     {"prompt": f"{i}번 문은 어디인가요?", "response": f"{i}번 문은 {'왼쪽' if i % 2 else '오른쪽'}입니다."}
     for i in range(24)
 ]
-
-
-def test_the_divergence_is_that_of_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """KL(teacher || student) at temperature 5, with its gradients, though rows are taken a few at a time."""
-    monkeypatch.setattr(distillation, "ROWS_AT_ONCE", 3)
-    torch.manual_seed(0)
-    student, teacher = torch.randn(8, 6, requires_grad=True), torch.randn(8, 5)
-    head, taught = nn.Linear(6, 11), nn.Linear(5, 11)
-    found = logits_divergence((student, head), (teacher, taught), 5.0)
-    p, q = ((taught(teacher) / 5).softmax(-1).detach(), (head(student) / 5).softmax(-1))
-    expected = (p * (p.log() - q.log())).sum()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    wanted = (student, head.weight)
-    for got, want in zip(torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted), strict=True):
-        torch.testing.assert_close(got, want)
 
 
 def naive_relations(student: Any, teacher: Any, valid: Any, heads: int, documents: Any) -> float:

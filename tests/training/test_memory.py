@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.machine.memory import USABLE_SHARE, find_free_bytes
 from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.head_loss import count_chunk_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out", batch_size="auto")
@@ -44,7 +45,7 @@ def test_a_number_is_left_alone() -> None:
 def test_less_is_kept_with_checkpointing_and_more_by_a_head_that_holds_all_logits() -> None:
     plain = training_bytes(JOB, SMOLLM, 4096)
     assert training_bytes(JOB.model_copy(update={"gradient_checkpointing": True}), SMOLLM, 4096) < plain
-    logits = 3 * 4 * 49152 * (4096 - 1024)
+    logits = 3 * 4 * 49152 * (4096 - count_chunk_rows(49152))
     assert training_bytes(JOB, replace(SMOLLM, keeps_all_logits=True), 4096) == plain + logits
 
 
@@ -52,7 +53,8 @@ def test_which_families_hold_all_logits_is_read_from_the_config() -> None:
     config = {
         "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "vocab_size": 300, "num_hidden_layers": 2,
     }  # fmt: skip
-    assert compute_shape({**config, "model_type": "gemma3_text"}).keeps_all_logits
+    assert compute_shape({**config, "model_type": "gemma3_text", "final_logit_softcapping": 30.0}).keeps_all_logits
+    assert not compute_shape({**config, "model_type": "gemma3_text"}).keeps_all_logits
     assert not compute_shape({**config, "model_type": "llama"}).keeps_all_logits
 
 
