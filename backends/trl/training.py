@@ -99,6 +99,11 @@ def _add_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 class _TRLTrainer(BenchTrainer):
     """Base of both trainers: turns off features of trl."""
 
+    @property
+    def packing(self) -> str:
+        """How rows share sequences: those of a step do not, because trl counts tokens by their mask."""
+        return "full" if self.job.packing else "off"
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: model cards are made from records, not from saved steps."""
 

@@ -91,7 +91,7 @@ class Checkpoint(GrownValue):
 class FinetuneRecord(GrownValue):
     """The result of a training run: written to `finetune.json` next to the checkpoint that it made."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("inputs",)
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "packing")
 
     schema_version: int = SCHEMA_VERSION
     job: FinetuneJob
@@ -117,6 +117,9 @@ class FinetuneRecord(GrownValue):
     validation: tuple[dict[str, float], ...] = ()
     """Validation results by step: loss in nats per response token (for DPO per pair), with margin and accuracy."""
     validation_rows: int = 0
+    packing: Literal["off", "step", "full"] | None = None
+    """off: a sequence for each row, or texts end to end. step: rows of a step that fit beside its longest row share a
+    sequence, where none sees another. full: sequences are filled from all rows. None in records of older versions."""
     warnings: tuple[str, ...] = ()
     train_seconds: float
     resumed_from_step: int

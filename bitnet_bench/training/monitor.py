@@ -67,12 +67,13 @@ class TernaryMonitor:
 
 def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
     groups = weight.float().view(*gamma.shape, -1)  # one group, if there is one scale
-    return ((groups.abs() / gamma.unsqueeze(-1) - 0.5).abs() < BOUNDARY_DISTANCE).view(weight.shape)
+    distances = groups.abs().div_(gamma.unsqueeze(-1)).sub_(0.5).abs_()  # in place: each pass over a model counts
+    return (distances < BOUNDARY_DISTANCE).view(weight.shape)
 
 
 def _count(*found: Tensor) -> Tensor:
     """Return how many elements of each of *found* are true."""
-    return torch.stack([one.sum() for one in found])
+    return torch.stack([torch.count_nonzero(one) for one in found])
 
 
 def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:

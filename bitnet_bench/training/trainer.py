@@ -97,6 +97,11 @@ class BenchTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(_StepCallback(self, start))
 
+    @property
+    def packing(self) -> str:
+        """How rows share sequences, for the record; see `FinetuneRecord.packing`."""
+        return "full" if self.job.packing else "step" if self._plan.collator.joins_rows else "off"
+
     def record_micro_batch(
         self,
         loss: Tensor,
