@@ -199,5 +199,3 @@ def test_a_head_that_keeps_its_dtype_is_not_rounded() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(sum_head_loss(kept, targets)[0], expected)
         assert not torch.equal(sum_head_loss(given, targets)[0], expected)
-
-

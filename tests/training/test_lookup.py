@@ -13,8 +13,8 @@ from torch import nn
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.training import lookup
-from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.lookup import RowGradientEmbedding, give_row_gradients
+from bitnet_bench.training.loss import response_loss
 
 IDS = torch.tensor([[5, 9, 5, 7, 2, 2], [3, 9, 4, 4, 8, 5]])
 BATCH = {"input_ids": IDS, "labels": IDS}

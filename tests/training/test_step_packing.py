@@ -74,7 +74,8 @@ def test_when_rows_are_joined() -> None:
 
     def joins(architecture: str = "llama", **settings: Any) -> bool:
         teacher = {"teacher": "demo-fp16"} if settings.get("method") == "distill" else {}
-        return joins_step_rows(FinetuneJob(data=("x",), out="o", **settings, **teacher), architecture)
+        job = FinetuneJob.model_validate({"data": ("x",), "out": "o", **settings, **teacher})
+        return joins_step_rows(job, architecture)
 
     assert joins()
     assert joins(method="distill")
