@@ -219,7 +219,7 @@ class _HeadWork:
             if self.weight_grad is None:
                 self.weight_grad = torch.empty_like(weight)
             size = len(weight) if weight.is_cuda else CPU_TABLE_ROWS
-            for some, grads in zip(self.weight_grad.split(size), logit_grads.split(size, 1), strict=True):
+            for some, grads in zip(torch.split(self.weight_grad, size), torch.split(logit_grads, size, 1), strict=True):
                 added = grads.t() @ hidden
                 some.copy_(added) if is_first else some.add_(added)
 
