@@ -37,6 +37,8 @@ class HeadInput:
     bias: Tensor | None = None
     keeps_dtype: bool = False
     """True if products are taken in the weight's dtype, whatever autocast's is."""
+    rounded: Tensor | None = None
+    """The weight in another dtype, such as autocast's, if it is held anyway."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class _HeadWork:
         dtype = given.hidden.dtype if given.weight is None else given.weight.dtype
         if torch.is_autocast_enabled(device) and not given.keeps_dtype:
             dtype = torch.get_autocast_dtype(device)
-        held = HeadInput(given.hidden.detach(), _detach(given.weight), _detach(given.bias))
+        held = HeadInput(given.hidden.detach(), _detach(given.weight), _detach(given.bias), rounded=given.rounded)
         return cls(held, targets, teaching, dtype, (wants[0], wants[1], wants[2]))
 
     @property
@@ -202,7 +204,9 @@ class _HeadWork:
         """Return the head in the dtype of the products, which is cast once for all chunks."""
         if not hasattr(self, "_cast"):
             assert self.given.weight is not None, "logits are not multiplied"
-            self._cast = self.given.weight.to(self.dtype)
+            rounded = self.given.rounded
+            held = rounded is not None and rounded.dtype == self.dtype
+            self._cast = rounded if held else self.given.weight.to(self.dtype)
         return self._cast
 
     def add_gradients(self, rows: slice, logit_grads: Tensor) -> None:
