@@ -4,9 +4,10 @@ python benchmarks/ternarize.py run --model MODEL --data-dir DATA --out OUT --wor
 python benchmarks/ternarize.py table --out OUT
 
 Arms on each task: FP16 fine-tuning; the same with ternary weights; and distillation from the FP16 twin after SubLN and
-0 or more tokens of running text. Every arm searches the same learning rates with seed 0, takes the one of the lowest
-validation loss, and runs it with further seeds. Each run is `bitnet_bench.finetune` of the job in OUT/NAME/finetune.json,
-and a finished one is not done again. Runs begin in the order of their importance; after --seconds none begins.
+0 or more tokens of running text. Every arm searches the same number of learning rates with seed 0, takes the one of the
+lowest validation loss, and runs it with further seeds. Each run is a `bitnet_bench.finetune`, whose record is
+OUT/NAME/finetune.json, and a finished one is not done again. Runs begin in the order of their importance; after
+--seconds none begins.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import multiprocessing
 import shutil
 import sys
 import time
-import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ def list_text_runs(model: str, texts: list[str], out: Path) -> list[Run]:
             }  # fmt: skip
             name = f"text/{tokens}/lr{rate:g}"
             needs = () if tokens == first else (f"best:text/{first}",)
-            runs.append(Run(name, job, needs, priority=2 if tokens == first else 3, arm=f"text/{tokens}"))
+            runs.append(Run(name, job, needs, priority=-1 if tokens == first else -0.5, arm=f"text/{tokens}"))
     return runs
 
 
@@ -112,8 +112,15 @@ def work(name: str, job: dict[str, Any], score: str | None, out: str) -> dict[st
     import bitnet_bench as bb
     from bitnet_bench.training.finetune import finetune
 
+    try:
+        return _work(bb, finetune, name, job, score, Path(out))
+    except Exception as error:  # some cannot be sent to another process
+        return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def _work(bb: Any, finetune: Any, name: str, job: dict[str, Any], score: str | None, out: Path) -> dict[str, Any]:
     began = time.monotonic()
-    folder = Path(out) / name
+    folder = out / name
     record = finetune(bb.FinetuneJob.model_validate({**job, "out": str(folder / "model")}))
     trained = time.monotonic()
     found: dict[str, Any] = {"loss": record.validation[-1]["loss"], "steps": record.steps}
@@ -204,11 +211,7 @@ def run_all(schedule: Schedule, workers: int, seconds: float) -> None:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
-                try:
-                    found = future.result()
-                except Exception as error:  # one run that fails does not end the experiment
-                    found = {"error": f"{type(error).__name__}: {error}"}
-                    traceback.print_exception(error, limit=-3)
+                found = future.result()  # a run that fails does not end the experiment
                 schedule.finish(name, found)
                 left = deadline - time.monotonic()
                 print(f"{left:6.0f} s left  {name}  {json.dumps(found, ensure_ascii=False)}", flush=True)

@@ -16,6 +16,7 @@ from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.data.tokenizing import IGNORED_LABEL, TrainingExample
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import RowPacking
 from bitnet_bench.training.preference import check_same_reference
 from bitnet_bench.training.trainer import BenchTrainer, TrainerSetup
 
@@ -98,6 +99,11 @@ def _add_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 class _TRLTrainer(BenchTrainer):
     """Base of both trainers: turns off features of trl."""
+
+    @property
+    def packing(self) -> RowPacking:
+        """How rows share sequences: those of a step do not, because trl counts tokens by their mask."""
+        return "full" if self.job.packing else "off"
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Do nothing: model cards are made from records, not from saved steps."""

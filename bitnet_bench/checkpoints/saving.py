@@ -98,7 +98,7 @@ def save_checkpoint(
         config = _make_saved_config(model, form, dtype)
         if form == "packed":
             shapes = {name: tuple(layer.weight.shape) for name, layer in ternary.items()}
-            plan = [PlannedTensor(name, t.dtype, tuple(t.shape), t.contiguous) for name, t in state.items()]
+            plan = [PlannedTensor(name, t.dtype, tuple(t.shape), t.cpu().contiguous) for name, t in state.items()]
             digests = write_shards(folder, plan, {"shapes": json.dumps(shapes)}, SHARD_BYTES, no_progress)
             config["quantization_config"] = make_packed(digests)
         else:

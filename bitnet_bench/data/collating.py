@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.data.examples import IGNORED_LABEL, TrainingExample
+from bitnet_bench.data.row_packing import pack_examples
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,19 @@ def find_labelled_positions(labels: Tensor) -> Tensor:
 
 
 class Collator:
-    """Collator that pads on the right to the longest sequence of the batch."""
+    """Collator that pads on the right to the longest sequence of the batch.
 
-    def __init__(self, pad: int) -> None:
+    *joins_rows*: rows that fit beside others within that length share a sequence, where none sees another.
+    """
+
+    def __init__(self, pad: int, joins_rows: bool = False) -> None:
         self._pad = pad
+        self.joins_rows = joins_rows
 
     def __call__(self, items: Sequence[BatchItem]) -> dict[str, Tensor]:
         """Return the batch of *items*, with its `LABELLED_KEY` positions, and the `reference` [2B] for pairs."""
-        batch = self.pad_examples([example for item in items for example in item.examples])
+        examples = [example for item in items for example in item.examples]
+        batch = self.pad_examples(join_short_rows(examples) if self.joins_rows else examples)
         batch[LABELLED_KEY] = find_labelled_positions(batch["labels"])
         if items[0].reference:
             batch["reference"] = torch.tensor([logprob for item in items for logprob in item.reference])
@@ -69,6 +75,12 @@ class Collator:
     @staticmethod
     def _pad_rows(rows: list[list[int]], length: int, fill: int) -> Tensor:
         return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+
+def join_short_rows(examples: Sequence[TrainingExample]) -> Sequence[TrainingExample]:
+    """Return *examples* in fewer sequences, none longer than the longest, or as they are if fewer cannot hold them."""
+    packed = pack_examples(examples, max(len(example.input_ids) for example in examples))
+    return packed if len(packed) < len(examples) else examples
 
 
 def _make_position_ids(example: TrainingExample, length: int) -> list[int]:

@@ -61,9 +61,14 @@ def _join_examples(members: Sequence[TrainingExample]) -> TrainingExample:
     return TrainingExample(ids, labels, tuple(len(member.input_ids) for member in members) if len(members) > 1 else ())
 
 
+def keeps_documents_apart(architecture: str) -> bool:
+    """Return whether *architecture* (`model_type` of a config) is known to keep packed documents apart."""
+    return architecture in ISOLATING_ARCHITECTURES
+
+
 def check_packing_support(architecture: str) -> None:
     """Raise BenchError unless *architecture* (`model_type` of a config) is known to keep packed documents apart."""
-    if architecture not in ISOLATING_ARCHITECTURES:
+    if not keeps_documents_apart(architecture):
         raise BenchError(
             f"It is not known whether {architecture} keeps the documents of a packed sequence apart.",
             f"Train it without `packing`; it is known of {', '.join(sorted(ISOLATING_ARCHITECTURES))}.",

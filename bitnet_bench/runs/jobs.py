@@ -75,8 +75,12 @@ class FinetuneJob(Settings):
     dialogue, instruction, inst, plain, or a file that holds a Jinja chat template."""
     template_sha256: str | None = None
     """Of such a file; filled in when the job is run."""
-    packing: Annotated[bool, DATA] = False
-    """Several short rows in one sequence, where none sees another: less padding."""
+    packing: Annotated[bool | None, DATA] = None
+    """Several short rows in one sequence, where none sees another: sequences are filled up to `max_length`, so a step
+    has more rows [default: rows of a step are joined where that saves padding; the record says if].
+
+    By default a step keeps its rows and its loss. `no-packing`: a sequence for each row.
+    """
 
     model: Annotated[str, METHOD] = DEFAULT_MODEL
     """A checkpoint folder, a GGUF file, a hub id (`ORG/NAME`, `ORG/NAME@REVISION`), or the embedded `demo` /

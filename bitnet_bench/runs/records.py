@@ -12,6 +12,8 @@ from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
 from bitnet_bench.runs.value import GrownValue, Value
 
 SCHEMA_VERSION = 1
+RowPacking = Literal["off", "step", "full"]
+"""How rows share sequences; see `FinetuneRecord.packing`."""
 ROWS_INPUT = "data rows"
 """Name of the digest of the training rows in `FinetuneRecord.inputs`."""
 
@@ -104,7 +106,7 @@ class Conversion(Value):
 class FinetuneRecord(GrownValue):
     """The result of a training run: written to `finetune.json` next to the checkpoint that it made."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "conversion")
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "conversion", "packing")
 
     schema_version: int = SCHEMA_VERSION
     job: FinetuneJob
@@ -130,6 +132,9 @@ class FinetuneRecord(GrownValue):
     validation: tuple[dict[str, float], ...] = ()
     """Validation results by step: loss in nats per response token (for DPO per pair), with margin and accuracy."""
     validation_rows: int = 0
+    packing: RowPacking | None = None
+    """off: a sequence for each row, or texts end to end. step: rows of a step that fit beside its longest row share a
+    sequence, where none sees another. full: sequences are filled from all rows. None in records of older versions."""
     warnings: tuple[str, ...] = ()
     train_seconds: float
     resumed_from_step: int

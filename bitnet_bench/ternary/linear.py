@@ -178,7 +178,7 @@ class BitLinear(nn.Linear):
 
     def ternarize(self) -> tuple[Tensor, Tensor]:
         """Return codes and scale of the present weights, whole if they are split over processes (a DTensor)."""
-        return ternarize(gather_weight(self.weight))
+        return _ternarize_fastest(gather_weight(self.weight.detach()))
 
     def store_codes(self, codes: Tensor, gamma: Tensor) -> None:
         """Keep codes and scale that were computed from the present weights, such as by `CodesWriter`."""

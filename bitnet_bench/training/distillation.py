@@ -16,6 +16,26 @@ from bitnet_bench.errors import BenchError
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
+def share_frozen_tables(student: Any, teacher: Any) -> Tensor | None:
+    """Make *teacher* use the embedding and head that are frozen in *student*, where both have the same.
+
+    A teacher in bfloat16 keeps its own; its head is returned if it is the student's, rounded, so that it need not be
+    rounded again in each step.
+    """
+    if teacher.get_output_embeddings() is None or student.get_output_embeddings() is None:
+        return None
+    rounded = None
+    for of in ("get_input_embeddings", "get_output_embeddings"):
+        ours, theirs = getattr(student, of)().weight, getattr(teacher, of)().weight
+        if ours.requires_grad or ours.shape != theirs.shape or not torch.equal(ours.to(theirs.dtype), theirs):
+            continue
+        if ours.dtype == theirs.dtype:
+            getattr(teacher, of)().weight = ours
+        elif of == "get_output_embeddings":
+            rounded = theirs
+    return rounded
+
+
 class ProjectionRecorder:
     """Records the outputs of one layer's query, key and value projections in the last forward pass."""
 

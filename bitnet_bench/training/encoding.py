@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.data.collating import Collator
+from bitnet_bench.data.row_packing import keeps_documents_apart
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.token_table import Examples, as_examples
 from bitnet_bench.data.tokenizing import EncodedRows, tokenize_pairs, tokenize_rows
@@ -54,6 +55,16 @@ def warn_dropped_rows(encoded: EncodedRows, rows: Sequence[Row], max_length: int
     )
     _log.warning(warning)
     return (warning,)
+
+
+def joins_step_rows(job: FinetuneJob, architecture: str) -> bool:
+    """Return whether rows of a step share sequences by default: its rows, loss and number of steps stay the same.
+
+    They do not where the two sides of a pair are compared, where texts fill their sequences already, where noise
+    depends on the length of a sequence, and in families that are not known to keep rows apart.
+    """
+    wanted = job.packing is None and job.method in {"sft", "distill"} and not job.neftune_alpha
+    return wanted and keeps_documents_apart(architecture)
 
 
 def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> Items:

@@ -37,6 +37,8 @@ class HeadInput:
     bias: Tensor | None = None
     keeps_dtype: bool = False
     """True if products are taken in the weight's dtype, whatever autocast's is."""
+    rounded: Tensor | None = None
+    """The weight in another dtype, such as autocast's, if it is held anyway."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def list_row_losses(given: HeadInput, targets: Tensor) -> Tensor:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sums of losses whose gradients are known, up to one factor, when the forward pass ends."""
+    """Sums of losses whose gradients are known, up to one factor, when the forward pass ends.
+
+    Those of logits in one chunk wait for the factor: it costs less there than in a table.
+    """
 
     @staticmethod
     def forward(
@@ -77,12 +82,17 @@ class _SummedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (loss, cross-entropy, divergence)."""
         entropy, divergence = work.new_zero(), work.new_zero()
-        for rows in work.list_chunks():
+        chunks = list(work.list_chunks())
+        ctx.work, ctx.waiting = work, None
+        for rows in chunks:
             losses, taught, logit_grads = work.compute_chunk(rows)
             entropy += losses.sum()
             divergence += taught
-            work.add_gradients(rows, logit_grads)
-        ctx.gradients = work.pop_gradients()
+            if len(chunks) > 1:
+                work.add_gradients(rows, logit_grads)
+            elif any(work.wants):
+                ctx.waiting = rows, logit_grads
+        work.forget_table(keep=ctx.waiting is not None)
         loss = entropy if work.teaching is None else entropy + work.teaching.weight * divergence
         entropy = entropy.clone()
         ctx.mark_non_differentiable(entropy, divergence)
@@ -91,10 +101,14 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients times that of the loss; they are scaled in place, so there is one backward pass."""
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
+        work, ctx.work = ctx.work, None
+        if work is None:
             raise RuntimeError("The gradients of this loss were taken already: call it again.")
-        return (*(None if one is None else one.mul_(grads[0]) for one in gradients), None)
+        if ctx.waiting is None:
+            return (*(None if one is None else one.mul_(grads[0]) for one in work.pop_gradients()), None)
+        (rows, logit_grads), ctx.waiting = ctx.waiting, None
+        work.add_gradients(rows, logit_grads.mul_(grads[0]))
+        return (*work.pop_gradients(), None)
 
 
 class _RowLosses(torch.autograd.Function):
@@ -140,7 +154,7 @@ class _HeadWork:
         dtype = given.hidden.dtype if given.weight is None else given.weight.dtype
         if torch.is_autocast_enabled(device) and not given.keeps_dtype:
             dtype = torch.get_autocast_dtype(device)
-        held = HeadInput(given.hidden.detach(), _detach(given.weight), _detach(given.bias))
+        held = HeadInput(given.hidden.detach(), _detach(given.weight), _detach(given.bias), rounded=given.rounded)
         return cls(held, targets, teaching, dtype, (wants[0], wants[1], wants[2]))
 
     @property
@@ -190,7 +204,9 @@ class _HeadWork:
         """Return the head in the dtype of the products, which is cast once for all chunks."""
         if not hasattr(self, "_cast"):
             assert self.given.weight is not None, "logits are not multiplied"
-            self._cast = self.given.weight.to(self.dtype)
+            rounded = self.given.rounded
+            held = rounded is not None and rounded.dtype == self.dtype
+            self._cast = rounded if held else self.given.weight.to(self.dtype)
         return self._cast
 
     def add_gradients(self, rows: slice, logit_grads: Tensor) -> None:
@@ -219,17 +235,21 @@ class _HeadWork:
             if self.weight_grad is None:
                 self.weight_grad = torch.empty_like(weight)
             size = len(weight) if weight.is_cuda else CPU_TABLE_ROWS
-            for some, grads in zip(self.weight_grad.split(size), logit_grads.split(size, 1), strict=True):
+            for some, grads in zip(torch.split(self.weight_grad, size), torch.split(logit_grads, size, 1), strict=True):
                 added = grads.t() @ hidden
                 some.copy_(added) if is_first else some.add_(added)
+
+    def forget_table(self, *, keep: bool = False) -> None:
+        """Forget the cast head, unless it is needed again."""
+        if not keep and hasattr(self, "_cast"):
+            del self._cast
 
     def pop_gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of hidden states, weight and bias, zeros if there is no row, and forget them."""
         found = (self.hidden_grad, self.weight_grad, self.bias_grad)
         parts = (self.given.hidden, self.given.weight, self.given.bias)
         self.hidden_grad = self.weight_grad = self.bias_grad = None
-        if hasattr(self, "_cast"):
-            del self._cast
+        self.forget_table()
         hidden, weight, bias = (
             torch.zeros_like(part) if part is not None and wanted and one is None else one
             for part, wanted, one in zip(parts, self.wants, found, strict=True)

@@ -24,8 +24,12 @@ from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
+<<<<<<< HEAD
 from bitnet_bench.training.conversion import MAX_PROBED_ROWS, measure_conversion
 from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped_rows
+=======
+from bitnet_bench.training.encoding import encode_rows, joins_step_rows, make_items, warn_dropped_rows
+>>>>>>> speed25
 from bitnet_bench.training.memory import fit_job
 from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
@@ -50,7 +54,7 @@ def run_finetune_job(
     model = make_starting_model(job, given.base)
     job, resumed = _start_or_resume(job, given, encoded, held_out)
     teacher = _load_teacher(job, given, tokenizer)
-    collator = Collator(_pad_id(tokenizer))
+    collator = Collator(_pad_id(tokenizer), joins_step_rows(job, model.config.model_type))
     items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
     plan = TrainingPlan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary

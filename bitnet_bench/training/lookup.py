@@ -62,12 +62,13 @@ def give_row_gradients(model: nn.Module) -> bool:
     """
     found: Any = model
     embedding, head = found.get_input_embeddings(), found.get_output_embeddings()
-    tied = head is not None and getattr(head, "weight", None) is embedding.weight and embedding.weight.requires_grad
-    if not tied or count_processes() > 1 or isinstance(embedding, GroupEmbedding | RowGradientEmbedding):
+    weight: Tensor = embedding.weight
+    trains_tied_head = weight.requires_grad and getattr(head, "weight", None) is weight
+    if not trains_tied_head or count_processes() > 1 or isinstance(embedding, GroupEmbedding | RowGradientEmbedding):
         return False
     kind = type(embedding)
     bases = (RowGradientEmbedding,) if kind is nn.Embedding else (kind, RowGradientEmbedding)
     embedding.__class__ = type(kind.__name__, bases, {})
     embedding.waiting = []
-    embedding.weight.register_post_accumulate_grad_hook(embedding.add_waiting)
+    weight.register_post_accumulate_grad_hook(embedding.add_waiting)
     return True

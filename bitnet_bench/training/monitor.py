@@ -45,10 +45,12 @@ class TernaryMonitor:
         now, scales = self._codes()
         total = sum(codes.numel() for codes in now.values())
         counts = [
-            _count(
-                codes != self._last[name],
-                codes == 0,
-                _near_boundary(gather_weight(self._layers[name].weight), scales[name]),
+            torch.stack(
+                [
+                    torch.count_nonzero(codes != self._last[name]),
+                    torch.count_nonzero(codes == 0),
+                    _count_near_boundary(gather_weight(self._layers[name].weight), scales[name]),
+                ]
             )
             for name, codes in now.items()
         ]
@@ -65,14 +67,11 @@ class TernaryMonitor:
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
 
 
-def _near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
-    groups = weight.float().view(*gamma.shape, -1)  # one group, if there is one scale
-    return ((groups.abs() / gamma.unsqueeze(-1) - 0.5).abs() < BOUNDARY_DISTANCE).view(weight.shape)
-
-
-def _count(*found: Tensor) -> Tensor:
-    """Return how many elements of each of *found* are true."""
-    return torch.stack([one.sum() for one in found])
+def _count_near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
+    """Return how many |w| / gamma are within `BOUNDARY_DISTANCE` of 1/2, in few passes: each is one over the model."""
+    sizes = weight.float().view(*gamma.shape, -1).abs()  # one group, if there is one scale
+    low, high = (gamma.unsqueeze(-1) * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
+    return torch.count_nonzero(sizes < high) - torch.count_nonzero(sizes <= low)
 
 
 def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from bitnet_bench.training.distillation import (
     ProjectionRecorder,
     check_attention_layer,
     relation_divergence,
+    share_frozen_tables,
 )
 from bitnet_bench.training.head_loss import Teaching, sum_head_loss
 from bitnet_bench.training.loss import find_head_input, labelled_states, response_logprobs, response_loss
@@ -93,6 +94,7 @@ class DistillationObjective:
     ) -> None:
         self._teacher = teacher.eval().requires_grad_(False)
         self._weight, self._temperature = weight, temperature
+        self._rounded_head = share_frozen_tables(student, teacher)
         self._relation_weight, self._heads = relation_weight, heads
         if relation_weight:
             check_attention_layer(student, layer)
@@ -109,7 +111,8 @@ class DistillationObjective:
             self._teacher.to(hidden.device)
             _, taught, teacher_head = labelled_states(self._teacher, batch)
         teaching = Teaching(find_head_input(taught, teacher_head), self._weight, self._temperature)
-        loss, entropy, divergence = sum_head_loss(find_head_input(hidden, head), targets, teaching)
+        given = replace(find_head_input(hidden, head), rounded=self._rounded_head)
+        loss, entropy, divergence = sum_head_loss(given, targets, teaching)
         count, figures = len(targets), {"cross_entropy": entropy, "divergence": divergence}
         if self._relation_weight:
             valid = _real_tokens(batch)

@@ -95,6 +95,7 @@ def make_record(
             for point in trainer.list_logged_points("validation_loss")
         ),
         validation_rows=held_out.rows,
+        packing=trainer.packing,
         warnings=(*trainer.warnings, *trainer.list_code_warnings()),
         train_seconds=seconds,
         resumed_from_step=int(resumed.name.split("-")[-1]) if resumed else 0,

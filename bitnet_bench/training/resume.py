@@ -67,6 +67,8 @@ def recall_choices(job: FinetuneJob, finished: FinetuneRecord | None) -> Finetun
         sizes = {name: started[name] for name in ("batch_size", "gradient_accumulation")}
         if sizes["batch_size"] * sizes["gradient_accumulation"] == job.sequences * job.gradient_accumulation:
             recalled |= sizes
+    if job.packing is None and started.get("packing") is False:  # the default before rows of a step were joined
+        recalled["packing"] = False
     return job.model_copy(update=recalled)
 
 

@@ -24,6 +24,7 @@ from bitnet_bench.errors import BenchError, DivergedError
 from bitnet_bench.processes import count_processes
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.records import RowPacking
 from bitnet_bench.ternary.group_linear import find_group_modules
 from bitnet_bench.ternary.linear import find_ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
@@ -101,6 +102,11 @@ class BenchTrainer(Trainer):
         self._becomes_ternary = start.becomes_ternary or self.job.ternary_warmup > 0
         self.remove_callback(PrinterCallback)
         self.add_callback(_StepCallback(self, start))
+
+    @property
+    def packing(self) -> RowPacking:
+        """How rows share sequences, for the record; see `FinetuneRecord.packing`."""
+        return "full" if self.job.packing else "step" if self._plan.collator.joins_rows else "off"
 
     def record_micro_batch(
         self,

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.distillation import relation_divergence
+from bitnet_bench.training.distillation import relation_divergence, share_frozen_tables
 from bitnet_bench.training.finetune import finetune
 
+IDS = torch.tensor([[5, 9, 5, 7, 2, 2], [3, 9, 4, 4, 8, 5]])
 ROWS = [
     {"prompt": f"{i}번 문은 어디인가요?", "response": f"{i}번 문은 {'왼쪽' if i % 2 else '오른쪽'}입니다."}
     for i in range(24)
@@ -51,6 +54,29 @@ def test_relations_are_those_of_their_equations() -> None:
     found = relation_divergence(student, teacher, valid, 4, documents)
     assert found.item() == pytest.approx(naive_relations(student, teacher, valid, 4, documents), rel=1e-4)
     assert relation_divergence(teacher, teacher, valid, 4).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_a_teacher_uses_the_tables_that_are_frozen_in_its_student(
+    family: str, tiny_model: Callable[[str], Path]
+) -> None:
+    """Tied or not; only where they are equal, and a rounded head is used where a step would round it again."""
+    base = inspect_folder(tiny_model(family))
+    student, teacher = (load_model(base, purpose, "fp32") for purpose in ("train", "run"))
+    assert share_frozen_tables(student, teacher) is None
+    assert teacher.get_output_embeddings().weight is not student.get_output_embeddings().weight
+    for table in (student.get_input_embeddings(), student.get_output_embeddings()):
+        table.requires_grad_(False)
+    expected = teacher(IDS).logits
+    assert share_frozen_tables(student, teacher) is None
+    for of in ("get_input_embeddings", "get_output_embeddings"):
+        assert getattr(teacher, of)().weight is getattr(student, of)().weight
+    assert torch.equal(teacher(IDS).logits, expected)
+    rounded = load_model(base, "run", "bf16")
+    assert share_frozen_tables(student, rounded) is rounded.get_output_embeddings().weight
+    with torch.no_grad():
+        rounded.get_output_embeddings().weight[3, 3] += 1
+    assert share_frozen_tables(student, rounded) is None
 
 
 @pytest.fixture

@@ -201,3 +201,16 @@ def test_a_head_that_keeps_its_dtype_is_not_rounded() -> None:
         assert not torch.equal(sum_head_loss(given, targets)[0], expected)
 
 
+def test_a_rounded_head_that_is_held_is_not_made_again() -> None:
+    """As a teacher has it in bfloat16: the same loss and gradients, without a table of its own."""
+    given, targets = make_head(20, torch.float32, biased=False), make_targets(20)
+    assert given.weight is not None
+    given.weight.requires_grad_(False)
+    held = HeadInput(given.hidden, given.weight, rounded=given.weight.bfloat16())
+    found = []
+    for one in (given, held):
+        with torch.autocast("cpu", torch.bfloat16), Allocations() as seen:
+            loss = sum_head_loss(one, targets)[0]
+        assert ((VOCABULARY, WIDTH) in seen.shapes) == (one is given)
+        found.append((loss, *torch.autograd.grad(loss, given.hidden)))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
