@@ -33,7 +33,7 @@ def integer_matmul(q: Tensor, codes: Tensor) -> Tensor:
     if q.device.type == "cpu" and _has_vnni():
         return torch._int_mm(q, codes.t()).float()
     with torch.autocast(q.device.type, enabled=False):  # bfloat16 would round the sums
-        if q.is_cuda and _has_float32_sums(q.device):
+        if q.is_cuda and has_float32_sums(q.device):
             return torch.mm(q.bfloat16(), codes.bfloat16().t(), out_dtype=torch.float32)
         return q.float() @ codes.float().t()
 
@@ -44,7 +44,7 @@ def _check_exact_columns(q: Tensor) -> None:
 
 
 @cache
-def _has_float32_sums(device: torch.device) -> bool:
+def has_float32_sums(device: torch.device) -> bool:
     """Return whether a GPU multiplies bfloat16, which represents int8 exactly, and torch can return float32 sums."""
     has_sums = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
     return has_sums and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY

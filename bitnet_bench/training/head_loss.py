@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bitnet_bench.ternary.linear import has_float32_sums
+
 CPU_CHUNK_BYTES, GPU_CHUNK_BYTES = 1 << 28, 1 << 30
 """Bytes of float32 logits of a chunk: large enough for efficient products, small beside a model."""
 CPU_TABLE_ROWS = 1 << 14
@@ -197,7 +199,7 @@ class _HeadWork:
             return given.hidden[rows].to(self.wide, copy=True)
         weight = given.weight if dtype is None else self._table()
         with torch.autocast(given.hidden.device.type, enabled=False):
-            logits = (given.hidden[rows].to(weight.dtype) @ weight.t()).to(self.wide)
+            logits = _multiply_wide(given.hidden[rows].to(weight.dtype), weight.t(), self.wide)
         return logits if given.bias is None else logits.add_(given.bias)
 
     def _table(self) -> Tensor:
@@ -205,8 +207,8 @@ class _HeadWork:
         if not hasattr(self, "_cast"):
             assert self.given.weight is not None, "logits are not multiplied"
             rounded = self.given.rounded
-            held = rounded is not None and rounded.dtype == self.dtype
-            self._cast = rounded if held else self.given.weight.to(self.dtype)
+            is_held = rounded is not None and rounded.dtype == self.dtype
+            self._cast: Tensor = rounded if rounded is not None and is_held else self.given.weight.to(self.dtype)
         return self._cast
 
     def add_gradients(self, rows: slice, logit_grads: Tensor) -> None:
@@ -236,7 +238,7 @@ class _HeadWork:
                 self.weight_grad = torch.empty_like(weight)
             size = len(weight) if weight.is_cuda else CPU_TABLE_ROWS
             for some, grads in zip(torch.split(self.weight_grad, size), torch.split(logit_grads, size, 1), strict=True):
-                added = grads.t() @ hidden
+                added = _multiply_wide(grads.t(), hidden, self.wide) if weight.is_cuda else grads.t() @ hidden
                 some.copy_(added) if is_first else some.add_(added)
 
     def forget_table(self, *, keep: bool = False) -> None:
@@ -255,6 +257,13 @@ class _HeadWork:
             for part, wanted, one in zip(parts, self.wants, found, strict=True)
         )
         return hidden, weight, bias
+
+
+def _multiply_wide(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
+    """Return a @ b in *wide*; a GPU gives its float32 sums where a CPU rounds them to the operands' dtype."""
+    if a.is_cuda and a.dtype == torch.bfloat16 and has_float32_sums(a.device):
+        return torch.mm(a, b, out_dtype=wide)
+    return (a @ b).to(wide)
 
 
 def _detach(tensor: Tensor | None) -> Tensor | None:

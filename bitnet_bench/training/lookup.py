@@ -70,5 +70,5 @@ def give_row_gradients(model: nn.Module) -> bool:
     bases = (RowGradientEmbedding,) if kind is nn.Embedding else (kind, RowGradientEmbedding)
     embedding.__class__ = type(kind.__name__, bases, {})
     embedding.waiting = []
-    weight.register_post_accumulate_grad_hook(embedding.add_waiting)
+    weight.register_post_accumulate_grad_hook(embedding.add_waiting)  # type: ignore[no-untyped-call]
     return True
