@@ -38,7 +38,10 @@ GROUP_FORMATS = ("packed", "grouped", "masters")
 """Formats that can hold a scale per group."""
 
 SUB_NORM_FORMATS = ("packed", "masters")
-"""Formats of a model with norms that its family does not have: transformers refuses their quant_method by name."""
+"""Formats of a model with norms that its family does not have.
+
+transformers does not know their quant_method: it cannot open packed codes, and warns of masters.
+"""
 
 
 class WeightSource(Protocol):

@@ -61,12 +61,27 @@ def save_checkpoint(
     grouped: weights t * s in float16, which holds them exactly. In every format, tensors that are not ternary are
     stored in *dtype*.
     """
-    import torch
     from safetensors.torch import save_file
 
-    from bitnet_bench.checkpoints.layouts import make_packed
-    from bitnet_bench.checkpoints.streaming import SHARD_BYTES, PlannedTensor, write_shards
-    from bitnet_bench.protocols import no_progress
+    state = _collect_tensors(model, form, dtype)
+    with write_folder_whole(out, last="config.json") as folder:
+        config = _make_saved_config(model, form, dtype)
+        if form == "packed":
+            config["quantization_config"] = _write_packed(model, state, folder)
+        else:
+            save_file({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # safetensors makes its file readable by the owner only; give it the permissions of the other files
+        for file in folder.glob("*.safetensors"):
+            shutil.copymode(folder / "config.json", file)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+
+
+def _collect_tensors(model: PreTrainedModel, form: str, dtype: str) -> dict[str, Tensor]:
+    """Return what is stored of *model* in *form*, by name; tied tensors are left out."""
+    import torch
+
     from bitnet_bench.ternary.group_linear import find_group_modules
     from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import find_bit_linears
@@ -94,21 +109,19 @@ def save_checkpoint(
             codes, gamma = ternarize(tensor)
             state[name] = to_panels(codes) if form == "packed" else pack(codes)
             state[f"{module}.weight_scale"] = gamma.reshape(1)
-    with write_folder_whole(out, last="config.json") as folder:
-        config = _make_saved_config(model, form, dtype)
-        if form == "packed":
-            shapes = {name: tuple(layer.weight.shape) for name, layer in ternary.items()}
-            plan = [PlannedTensor(name, t.dtype, tuple(t.shape), t.cpu().contiguous) for name, t in state.items()]
-            digests = write_shards(folder, plan, {"shapes": json.dumps(shapes)}, SHARD_BYTES, no_progress)
-            config["quantization_config"] = make_packed(digests)
-        else:
-            save_file({name: t.contiguous() for name, t in state.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        # safetensors makes its file readable by the owner only; give it the permissions of the other files
-        for file in folder.glob("*.safetensors"):
-            shutil.copymode(folder / "config.json", file)
-        if model.generation_config is not None:
-            model.generation_config.save_pretrained(folder)
+    return state
+
+
+def _write_packed(model: PreTrainedModel, state: Mapping[str, Tensor], folder: Path) -> dict[str, Any]:
+    """Write packed codes and the other tensors of *state* to *folder*, and return their quantization_config."""
+    from bitnet_bench.checkpoints.layouts import make_packed
+    from bitnet_bench.checkpoints.streaming import SHARD_BYTES, PlannedTensor, write_shards
+    from bitnet_bench.protocols import no_progress
+    from bitnet_bench.ternary.linear import find_bit_linears
+
+    shapes = {name: tuple(layer.weight.shape) for name, layer in find_bit_linears(model).items()}
+    plan = [PlannedTensor(name, t.dtype, tuple(t.shape), t.cpu().contiguous) for name, t in state.items()]
+    return make_packed(write_shards(folder, plan, {"shapes": json.dumps(shapes)}, SHARD_BYTES, no_progress))
 
 
 def _cast_checked(name: str, tensor: Tensor, dtype: Any) -> Tensor:

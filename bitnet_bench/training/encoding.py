@@ -25,6 +25,9 @@ from bitnet_bench.training.loss import response_logprobs
 _log = logging.getLogger(__name__)
 ROW_NAME_CHARACTERS = 40
 """Characters of a row's beginning that name it in a warning."""
+TEXTS_LOOKED_AT = 200
+LEAST_KOREAN_SHARE = 0.1
+"""Share of Hangul syllables among letters below which running text is hardly Korean; technical pages have a third."""
 MAX_ROWS_NAMED = 5
 """Most dropped rows that a warning names."""
 
@@ -65,6 +68,23 @@ def joins_step_rows(job: FinetuneJob, architecture: str) -> bool:
     """
     wanted = job.packing is None and job.method in {"sft", "distill"} and not job.neftune_alpha
     return wanted and keeps_documents_apart(architecture)
+
+
+def warn_foreign_text(job: FinetuneJob, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return and log a warning if running text is hardly Korean: a mistaken file trains without any other sign."""
+    if job.method != "pretrain":
+        return ()
+    looked = [rows[i] for i in range(min(len(rows), TEXTS_LOOKED_AT))]
+    letters = [letter for row in looked for turn in row.turns for letter in turn.text if letter.isalpha()]
+    share = sum("가" <= letter <= "힣" for letter in letters) / max(1, len(letters))
+    if not letters or share >= LEAST_KOREAN_SHARE:
+        return ()
+    warning = (
+        f"Only {100 * share:.0f} % of the letters in the first {len(looked)} texts of `data` are Korean. "
+        "If that is not meant, look at the file's language and encoding."
+    )
+    _log.warning(warning)
+    return (warning,)
 
 
 def make_items(job: FinetuneJob, model: PreTrainedModel, encoded: EncodedRows, collator: Collator) -> Items:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import logging
-=======
 import os
->>>>>>> speed25
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -24,15 +21,12 @@ from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finished import check_same_inputs
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 
-<<<<<<< HEAD
 _log = logging.getLogger(__name__)
-=======
 LARGE_PAGES_VARIABLE = "THP_MEM_ALLOC_ENABLE"
 """Environment variable, read at torch's first allocation, with which large tensors ask Linux for pages of 2 MB.
 
 Gradients of a table of 262,144 x 640 are made anew in each step, and 160,000 pages of 4 KB would take 0.3 s of it.
 """
->>>>>>> speed25
 TITLES = {"sft": "fine-tune", "pretrain": "pre-train", "dpo": "align", "distill": "distill"}
 
 

@@ -24,17 +24,19 @@ from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
-<<<<<<< HEAD
 from bitnet_bench.training.conversion import MAX_PROBED_ROWS, measure_conversion
-from bitnet_bench.training.encoding import encode_rows, make_items, warn_dropped_rows
-=======
-from bitnet_bench.training.encoding import encode_rows, joins_step_rows, make_items, warn_dropped_rows
->>>>>>> speed25
+from bitnet_bench.training.encoding import (
+    encode_rows,
+    joins_step_rows,
+    make_items,
+    warn_dropped_rows,
+    warn_foreign_text,
+)
 from bitnet_bench.training.memory import fit_job
 from bitnet_bench.training.objectives import check_same_vocabulary
 from bitnet_bench.training.result import make_record, save_result, wait_for_record
-from bitnet_bench.training.resume import STATE_FOLDER, claim_run_folder, read_started_settings
-from bitnet_bench.training.saved_steps import find_last_state
+from bitnet_bench.training.resume import claim_run_folder, read_started_settings
+from bitnet_bench.training.saved_steps import STATE_FOLDER, find_last_state
 from bitnet_bench.training.starting_model import make_starting_model
 from bitnet_bench.training.trainer import TrainerFactory, TrainerSetup, TrainingPlan, make_trainer
 
@@ -68,6 +70,7 @@ def run_finetune_job(
     trainer = make_trainer(start, out, build)
     job = trainer.job  # includes what `make_trainer` chose
     trainer.warnings += warn_dropped_rows(encoded, given.rows, job.max_length)
+    trainer.warnings += warn_foreign_text(job, given.rows)
     transformers_logging.set_verbosity_error()  # a resumed tied head is "missing", as it should be
     started = time.monotonic()
     with explain_disk_errors(out):

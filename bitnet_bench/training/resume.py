@@ -15,11 +15,10 @@ from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.folder import LOCK_FILE
 from bitnet_bench.runs.jobs import BatchSize, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.training.saved_steps import STATE_FOLDER
 
 CLAIM_FILE = "job.json"
 DELETE_HINT = "Give another `out`, or delete the folder."
-STATE_FOLDER = ".trainer"
-"""Folder in a run folder with what resuming needs; removed when the run is finished."""
 FORMER_DEFAULT_RATE, FORMER_METHOD_RATES = 1e-3, {"dpo": 1e-4}
 """Default learning rates of runs that were started before the table in `bitnet_bench.training.rates` existed."""
 

@@ -15,6 +15,8 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.json_files import read_json_object
 
+STATE_FOLDER = ".trainer"
+"""Folder in a run folder with what resuming needs; removed when the run is finished."""
 COMPLETE_FILE = "complete"
 """File in a saved step with the size and sha256 of each of its files; without it, the step was cut off while it was
 written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
 from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.jobs import Arms, FinetuneJob
+from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finetune import make_twin_job
 
@@ -61,12 +62,12 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "data": arms.text,
             "limit": None,
             "validation": (),
-            "hold_out": TEXT_HOLD_OUT,
+            "hold_out": TEXT_HOLD_OUT if _count_lines(arms.text) * TEXT_HOLD_OUT >= 1 else 0.0,
             "max_length": arms.text_length,
             "batch_size": TEXT_SEQUENCES,
             "gradient_accumulation": 1,
-            # repeated as often as the tokens need
-            "epochs": 1.0 if steps is None else float(steps),
+            # repeated as often as the tokens need, be there one sequence of text
+            "epochs": 1.0 if steps is None else float(min(steps * TEXT_SEQUENCES, MAX_EPOCHS)),
             "max_steps": steps,
             "learning_rate": arms.text_learning_rate,
             "template": FinetuneJob.default("template"),
@@ -76,6 +77,16 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "out": f"{job.out}{TEXT_SUFFIX}",
         }
     )
+
+
+def _count_lines(files: Sequence[str]) -> int:
+    """Return how many lines *files* have together, at most as many as are needed to hold one out."""
+    enough, found = math.ceil(1 / TEXT_HOLD_OUT), 0
+    for file in files:
+        if found < enough and Path(file).is_file():
+            with open(file, "rb") as lines:
+                found += sum(1 for _ in itertools.islice(lines, enough))
+    return found
 
 
 def _lacks_sub_norms(model: str) -> bool:

@@ -34,9 +34,8 @@ from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
 from bitnet_bench.training.objectives import BatchLoss, Objective, PreferenceObjective, has_diverged, supervised_loss
 from bitnet_bench.training.order import count_steps, make_batch_order
-from bitnet_bench.training.resume import STATE_FOLDER
 from bitnet_bench.training.save_timer import SaveTimer
-from bitnet_bench.training.saved_steps import mark_complete
+from bitnet_bench.training.saved_steps import STATE_FOLDER, mark_complete
 from bitnet_bench.training.schedule import StepCodes, is_second_stage, keep_codes, make_schedule, set_ternary_share
 from bitnet_bench.training.sharding import load_shards, save_shards, shard_model
 

@@ -198,7 +198,7 @@ def test_a_shipped_recipe_is_found_by_its_name() -> None:
     assert find_recipe(Path("understanding")) == RECIPES_FOLDER / "understanding.yaml"
     with pytest.raises(BenchError, match="There is no recipe understandin") as error:
         find_recipe(Path("understandin"))
-    assert "headlines, sentiment, understanding" in error.value.hint
+    assert "headlines, sentiment, ternarize, understanding" in error.value.hint
 
 
 def _measuring_estimate(model: str, measure: str, tmp_path: Path) -> Estimate:

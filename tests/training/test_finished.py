@@ -20,7 +20,8 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.finished import digest_rows
-from bitnet_bench.training.resume import CLAIM_FILE, STATE_FOLDER, claim_run_folder
+from bitnet_bench.training.resume import CLAIM_FILE, claim_run_folder
+from bitnet_bench.training.saved_steps import STATE_FOLDER
 
 ROWS = [{"prompt": f"{n} 더하기 {n}은?", "response": f"{2 * n}입니다."} for n in range(8)]
 

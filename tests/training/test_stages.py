@@ -1,0 +1,161 @@
+"""A float model becomes ternary in stages, and its records say what was lost and what came back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitnet_bench.checkpoints.inspect import inspect_folder
+from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.jobs import Arms, FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord
+from bitnet_bench.training.finetune import finetune
+from bitnet_bench.training.loss import response_loss
+from bitnet_bench.training.stages import check_no_search, plan_stages
+
+WORDS = ["안녕", "오늘", "한국", "서울", "네", "아니요"]
+
+
+def write_rows(folder: Path) -> tuple[str, str]:
+    """Write rows with answers and running texts, and return the names of both files."""
+    rows, texts = folder / "rows.jsonl", folder / "texts.jsonl"
+    answers = [{"prompt": f"{WORDS[n % 6]} {WORDS[n % 5]}", "response": WORDS[n % 4]} for n in range(12)]
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers), encoding="utf-8")
+    texts.write_text(json.dumps({"text": " ".join(WORDS * 3)}, ensure_ascii=False) + "\n", encoding="utf-8")
+    return str(rows), str(texts)
+
+
+def make_job(folder: Path, model: str, **settings: Any) -> FinetuneJob:
+    rows, _ = write_rows(folder)
+    common: dict[str, Any] = {"epochs": 1, "batch_size": 4, "max_length": 32, "compute": "fp32", "track": ()}
+    return FinetuneJob.model_validate(
+        {"model": model, "data": (rows,), "out": str(folder / "out"), **common, **settings}
+    )
+
+
+def run_stages(job: FinetuneJob, **arms: Any) -> dict[str, FinetuneRecord]:
+    _, texts = write_rows(Path(job.out).parent)
+    stages = plan_stages(job, Arms(preset="bitdistill", text=(texts,), text_length=16, **arms))
+    return {stage.name: finetune(stage.job) for stage in stages}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+def test_the_twin_teaches_what_running_text_has_prepared(
+    family: str, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    records = run_stages(make_job(tmp_path, str(tiny_model(family)), relation_heads=2), text_tokens=256)
+    assert list(records) == ["fp16", "text", "ternary"]
+    assert [records[name].job.method for name in records] == ["sft", "pretrain", "distill"]
+    assert records["text"].steps == 2
+    assert [records[name].job.subln for name in records] == [False, True, False]
+    assert records["ternary"].base.path == f"{tmp_path / 'out-text'}/masters"
+    assert records["ternary"].base.format == "masters"
+    assert records["ternary"].job.teacher == records["fp16"].job.out
+    names = {
+        name for name in json.loads((tmp_path / "out/config.json").read_text()) if name == "bitnet_bench_sub_norms"
+    }
+    assert bool(names) == (family != "llama")
+
+
+def test_a_record_says_what_the_conversion_lost(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """Each loss is computed here again: of the float model, and of its ternary layers without any training."""
+    job = make_job(tmp_path, str(tiny_model("qwen3")), learning_rate=1e-3)
+    conversion = finetune(job).conversion
+    assert conversion is not None
+    assert conversion.rows == "training"
+    floats = load_model(inspect_folder(tiny_model("qwen3")), "run", "fp32")
+    ternary = load_model(inspect_folder(tiny_model("qwen3")), "train", "ternary").eval()
+    losses = [_mean_loss(model, job) for model in (floats, ternary)]
+    assert conversion.float_loss == pytest.approx(losses[0], rel=1e-4)
+    assert conversion.ternary_loss == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+    tokens = [point[0] for point in conversion.curve]
+    assert tokens == sorted(set(tokens))
+    assert tokens[-1] == _count_tokens(job)
+
+
+def test_a_ternary_base_has_lost_nothing(tmp_path: Path) -> None:
+    assert finetune(make_job(tmp_path, "demo", max_steps=1)).conversion is None
+
+
+def test_without_text_the_second_stage_is_left_out(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    stages = plan_stages(make_job(tmp_path, str(tiny_model("qwen3"))), Arms(preset="bitdistill"))
+    assert [stage.name for stage in stages] == ["fp16", "ternary"]
+    assert stages[-1].job.subln
+
+
+def test_a_named_teacher_takes_the_place_of_the_twin(tmp_path: Path) -> None:
+    job = make_job(tmp_path, "demo-fp16", method="distill", teacher="demo-fp16")
+    stages = plan_stages(job, Arms(preset="bitdistill"))
+    assert [stage.name for stage in stages] == ["ternary"]
+    assert not stages[0].job.subln, "a BitNet has the norms of SubLN already"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"precision": "fp16"}, "`precision` is fp16"),
+        ({"method": "pretrain"}, "`method` is pretrain"),
+        ({"group_size": 64}, "`group_size`"),
+        ({"lora_rank": 4}, "`lora_rank`"),
+    ],
+)
+def test_what_is_no_conversion_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_stages(make_job(tmp_path, "demo-fp16", **settings), Arms(preset="bitdistill"))
+
+
+def test_text_without_a_preset_and_tokens_without_text_are_refused() -> None:
+    with pytest.raises(BenchError, match="`text` is for the second stage"):
+        Arms(text=("a.jsonl",))
+    with pytest.raises(BenchError, match="`text_tokens` needs `text`"):
+        Arms(preset="bitdistill", text_tokens=100)
+    with pytest.raises(UsageError, match="several"):
+        check_no_search(["lr=1e-4,1e-3"], Arms(preset="bitdistill"))
+
+
+def test_a_float_model_that_becomes_ternary_is_told(
+    tmp_path: Path, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        finetune(make_job(tmp_path, str(tiny_model("llama")), max_steps=1))
+    assert "is a float model, and its weights become ternary" in caplog.text
+
+
+def test_text_of_another_language_is_told(
+    tmp_path: Path, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    job = make_job(tmp_path, str(tiny_model("llama")), method="pretrain")
+    Path(job.data[0]).write_text('{"text": "This is a text in English, and it is long enough."}\n' * 3)
+    with caplog.at_level(logging.WARNING):
+        record = finetune(job)
+    assert any("0 % of the letters" in warning and "`data`" in warning for warning in record.warnings)
+
+
+def _mean_loss(model: Any, job: FinetuneJob) -> float:
+    with torch.no_grad():
+        loss, count = response_loss(model, _make_batch(job))
+    return float(loss) / count
+
+
+def _make_batch(job: FinetuneJob) -> dict[str, torch.Tensor]:
+    from bitnet_bench.checkpoints.loading import load_tokenizer
+    from bitnet_bench.data.collating import Collator
+    from bitnet_bench.data.tokenizing import tokenize_rows
+    from bitnet_bench.training.inputs import read_training_rows
+
+    base = inspect_folder(Path(job.model))
+    encoded = tokenize_rows(read_training_rows(job)[0], load_tokenizer(base), job.template, job.max_length, False)
+    batch: dict[str, torch.Tensor] = Collator(2).pad_examples(list(encoded.examples))
+    return batch
+
+
+def _count_tokens(job: FinetuneJob) -> int:
+    return int(_make_batch(job)["attention_mask"].sum())
