@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from bitnet_bench.runs.records import FinetuneRecord, SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.halving import plan_rungs, shorten_job
 from bitnet_bench.training.ladder import LADDER_RATES, RATE, make_ladders, warn_end_of_ladder
+from bitnet_bench.training.resume import STATE_FOLDER
 
 SEARCH_RECORD_FILE = "search.json"
 FEW_STEPS = 20
@@ -229,8 +231,8 @@ class _Search:
             trial = Trial(**common, validation_loss=None, error=error.problem, steps=error.step)
         else:
             trial = Trial(**common, **_read_loss(found), steps=found.steps)
-            if share < 1 and is_first_process():
-                _remove_weights(folder)
+        if share < 1 and is_first_process():
+            _remove_weights(folder)
         self._note(trials=(*self.record.trials, trial))
         return trial
 
@@ -272,9 +274,11 @@ def _loss_of_pair(pair: tuple[Trial, Candidate]) -> float:
 
 
 def _remove_weights(folder: Path) -> None:
-    """Delete the weights of a short run: its record says what it is for, and nothing goes on from it."""
+    """Delete the weights of a short run, and its saved states if it diverged: nothing goes on from them."""
     for file in folder.glob("*.safetensors"):
         file.unlink()
+    for state in (folder / STATE_FOLDER).glob("checkpoint-*"):
+        shutil.rmtree(state)
 
 
 def _explain_choice(finite: Sequence[Trial], tried: int) -> str:

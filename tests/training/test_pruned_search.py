@@ -346,12 +346,12 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(
         return display
 
     def go(name: str, display: Any = no_display) -> SearchRecord:
-        grid = {"learning_rate": ["1e-3", "1e-2", "1e30"]}
-        return run_search(tiny_arms, grid, 2, tmp_path / name, "hf", display, prune="halving")
+        grid = {"learning_rate": ["1e-2", "1e30"]}
+        return run_search(tiny_arms, grid, 1, tmp_path / name, "hf", display, prune="halving")
 
     whole = go("whole")
     with pytest.raises(KilledError):
-        go("killed", dying_at("fine-tune ternary (learning_rate=1e-2, 1/4", 2))
+        go("killed", dying_at("fine-tune ternary (learning_rate=1e-2, 1/2", 2))
     with pytest.raises(KilledError):
         go("killed", dying_at("fine-tune fp16 (learning_rate=1e-2)", 5))
     begun.clear()
@@ -362,7 +362,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     as_whole = json.loads(found.model_dump_json().replace(str(tmp_path / "killed"), str(tmp_path / "whole")))
     assert as_whole == json.loads(whole.model_dump_json())
     for arm in tiny_arms:
-        assert [trial.steps for trial in whole.trials if trial.arm == arm and trial.share < 1][:2] == [2, 2]
+        assert [trial.steps for trial in whole.trials if trial.arm == arm and not trial.error] == [4, 8]
         for one, other in zip(found.chosen[arm], whole.chosen[arm], strict=True):
             assert (Path(one) / "model.safetensors").read_bytes() == (Path(other) / "model.safetensors").read_bytes()
-    assert len(list((tmp_path / "whole").rglob("*.safetensors"))) == 4  # two seeds of two arms, and no short run
+    assert len(list((tmp_path / "whole").rglob("*.safetensors"))) == 2  # of both arms, and of no short run
