@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -366,3 +369,36 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(
         for one, other in zip(found.chosen[arm], whole.chosen[arm], strict=True):
             assert (Path(one) / "model.safetensors").read_bytes() == (Path(other) / "model.safetensors").read_bytes()
     assert len(list((tmp_path / "whole").rglob("*.safetensors"))) == 2  # of both arms, and of no short run
+
+
+def test_the_same_command_goes_on_after_a_sigkill(
+    tiny_arms: dict[str, FinetuneJob],
+    tmp_path: Path,
+    start_command: Callable[..., BaseProcess],
+    run_command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """Killed in the second short run: the first is not done again, and the search ends with a checkpoint."""
+    job, out = tiny_arms["ternary"], tmp_path / "out"
+    words = ["finetune", "--model", job.model, "--data", *job.data, "--hold-out", "0.25", "--max-steps", "40"]
+    words += ["--epochs", "9", "--batch-size", "4", "--save-every", "1", "--search", "lr=1e-3,1e-2"]
+    words += ["--prune", "halving", "--out", str(out)]
+    first, second = (out / f"ternary/learning_rate={rate}/1of2/seed0" for rate in ("1e-3", "1e-2"))
+    process = start_command(*words)
+    deadline = time.monotonic() + 240
+    while not list((second / ".trainer").glob("checkpoint-*/complete")):
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert not (second / "finetune.json").exists()
+    before = (first / "finetune.json").stat().st_mtime_ns
+    done = run_command(*words)
+    assert done.returncode == 0, done.stderr
+    assert (first / "finetune.json").stat().st_mtime_ns == before
+    assert json.loads((second / "finetune.json").read_text(encoding="utf-8"))["resumed_from_step"] > 0
+    found = load_search(out)
+    assert found is not None
+    assert [trial.share for trial in found.trials] == [1 / 2, 1 / 2, 1]
+    (chosen,) = found.chosen["ternary"]
+    assert (Path(chosen) / "model.safetensors").is_file()
