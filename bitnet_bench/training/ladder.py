@@ -34,6 +34,5 @@ def warn_end_of_ladder(arm: str, chosen: Mapping[str, str], tried: Sequence[Mapp
     end, beyond = ("highest", "higher") if float(chosen[RATE]) == rates[-1] else ("lowest", "lower")
     return (
         f"The best learning rate of {arm}, {chosen[RATE]}, is the {end} of those tried: a {beyond} one may be better. "
-        f"Search around it with `find_learning_rate` and `learning_rate={chosen[RATE]}`; runs in the same folder are "
-        "not repeated.",
+        f"Search around it with `find_learning_rate` and `learning_rate={chosen[RATE]}`.",
     )

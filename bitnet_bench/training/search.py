@@ -16,6 +16,7 @@ from bitnet_bench.errors import BenchError, DivergedError, UsageError, format_va
 from bitnet_bench.files import read_text, write_whole
 from bitnet_bench.processes import is_first_process
 from bitnet_bench.protocols import ProgressDisplay
+from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord, SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
@@ -110,7 +111,7 @@ def choose_settings(
     point that diverged is out, and its place in the next rung goes to the best of those that were pruned.
 
     Runs are in `out/ARM/POINT/seedN`, short ones in `out/ARM/POINT/1ofM/seedN` without their weights. Finished ones are
-    skipped, and killed ones are resumed. `out/search.json` records what was tried, after every run.
+    skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run.
     """
     search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=1, prune=prune))
     search.rank_settings(arms, ladders or {})
@@ -193,6 +194,7 @@ class _Search:
     def finish(self) -> SearchRecord:
         """Return the record with its warnings, after writing it."""
         self._note(warnings=_find_warnings(self.record))
+        self._write()
         return self.record
 
     def _list_points(self, ladder: Sequence[str] | None) -> list[Point]:
@@ -224,6 +226,7 @@ class _Search:
         if known:
             return known
         job = shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
+        was_finished = (folder / TRAINING_FILE).is_file()
         common: dict[str, Any] = {"arm": arm, "settings": point, "seed": seed, "out": str(folder), "share": share}
         try:
             found = finetune(job, self._backend, self._name_runs(name, share))
@@ -234,6 +237,8 @@ class _Search:
         if share < 1 and is_first_process():
             _remove_weights(folder)
         self._note(trials=(*self.record.trials, trial))
+        if not was_finished:  # a search that only finds what it has keeps its record until the end
+            self._write()
         return trial
 
     def _name_runs(self, name: str, share: float) -> ProgressDisplay:
@@ -243,7 +248,9 @@ class _Search:
 
     def _note(self, **found: Any) -> None:
         self.record = self.record.model_copy(update=found)
-        if self.record.trials and is_first_process():
+
+    def _write(self) -> None:
+        if is_first_process():
             write_whole(self._out / SEARCH_RECORD_FILE, self.record.model_dump_json(indent=1))
 
 

@@ -212,6 +212,29 @@ def test_runs_too_short_to_tell_settings_apart_are_warned_of(
     assert warning.startswith("The shortest runs had 5 steps, too few to tell settings apart.")
 
 
+def test_a_search_that_is_looked_at_again_and_stopped_keeps_its_record(
+    arms: dict[str, FinetuneJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command, stopped while it compares the first finished runs with what they were made of."""
+    calls = 0
+
+    def train(job: FinetuneJob, backend: str, steps: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 16 + 3:  # in the second search, after two runs of its first rung
+            raise KeyboardInterrupt
+        Path(job.out).mkdir(parents=True, exist_ok=True)
+        (Path(job.out) / "finetune.json").touch()
+        return SimpleNamespace(validation=({"loss": best_at(8e-4)(job)},), steps=job.max_steps)
+
+    monkeypatch.setattr("bitnet_bench.training.search.finetune", train)
+    found = search({"ternary": arms["ternary"]}, tmp_path / "out", seeds=3)
+    assert calls == 16
+    with pytest.raises(KeyboardInterrupt):
+        search({"ternary": arms["ternary"]}, tmp_path / "out", seeds=3)
+    assert load_search(tmp_path / "out") == found
+
+
 def test_arms_of_different_lengths_are_warned_of(
     arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer
 ) -> None:
