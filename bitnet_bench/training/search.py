@@ -206,7 +206,10 @@ class _Search:
         ranked, why = list(plan), "the only settings"
         for rung in plan_rungs(len(plan), self.record.prune is not None):
             tried = [(self._run_trial(arm, one, rung.share), one) for one in ranked[: rung.size]]
-            finite = sorted((pair for pair in tried if pair[0].validation_loss is not None), key=_loss_of_pair)
+            finite = sorted(
+                (pair for pair in tried if pair[0].validation_loss is not None),
+                key=lambda pair: _read_trial_loss(pair[0]),
+            )
             ranked = [candidate for _, candidate in finite] + ranked[rung.size :]
             if not ranked:
                 raise _all_diverged(arm)
@@ -275,9 +278,10 @@ def _read_loss(found: FinetuneRecord) -> dict[str, Any]:
     return {"validation_loss": None, "error": f"The validation loss became {loss}."}
 
 
-def _loss_of_pair(pair: tuple[Trial, Candidate]) -> float:
-    assert pair[0].validation_loss is not None
-    return pair[0].validation_loss
+def _read_trial_loss(trial: Trial) -> float:
+    """Return the validation loss of a trial that did not diverge."""
+    assert trial.validation_loss is not None
+    return trial.validation_loss
 
 
 def _remove_weights(folder: Path) -> None:
@@ -298,12 +302,13 @@ def _explain_choice(finite: Sequence[Trial], tried: int) -> str:
 
 
 def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
-    """Return what makes the choice doubtful: an end of the ladder, very short runs, arms of different lengths."""
+    """Return what makes the choice doubtful: an end of the ladder, lengths that are too short, too long or unequal."""
     warnings: list[str] = []
-    for arm, chosen in record.choice.items():
-        tried = [trial.settings for trial in record.trials if trial.arm == arm]
-        warnings += warn_end_of_ladder(arm, chosen, tried)
     ended = [trial for trial in record.trials if trial.validation_loss is not None]
+    for arm, chosen in record.choice.items():
+        tried = [trial for trial in record.trials if trial.arm == arm]
+        warnings += warn_end_of_ladder(arm, chosen, [trial.settings for trial in tried])
+        warnings += _warn_long_run(arm, [trial for trial in ended if trial.arm == arm and trial.settings == chosen])
     short = min((trial.steps for trial in ended if trial.steps and trial.share < 1), default=FEW_STEPS)
     if short < FEW_STEPS:
         warnings.append(
@@ -313,6 +318,20 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
     if _differ_in_length(ended):
         warnings.append("Runs of the same settings and share have other steps in one arm than in another.")
     return tuple(warnings)
+
+
+def _warn_long_run(arm: str, ended: Sequence[Trial]) -> tuple[str, ...]:
+    """Return a warning if the whole run of *arm* with its chosen settings ended above a shorter one of the same seed."""
+    whole = next((trial for trial in ended if trial.share == 1), None)
+    shorter = [trial for trial in ended if trial.share < 1 and whole and trial.seed == whole.seed]
+    best = min(shorter, key=_read_trial_loss, default=None)
+    if whole is None or best is None or _read_trial_loss(best) >= _read_trial_loss(whole):
+        return ()
+    return (
+        f"The whole run of {arm} ended at a validation loss of {whole.validation_loss:.4f}, above "
+        f"{best.validation_loss:.4f} after {name_share(best.share)} of its length: it overfits. Give fewer "
+        "`epochs` or more rows.",
+    )
 
 
 def _differ_in_length(ended: Sequence[Trial]) -> bool:

@@ -235,6 +235,19 @@ def test_a_search_that_is_looked_at_again_and_stopped_keeps_its_record(
     assert load_search(tmp_path / "out") == found
 
 
+@pytest.mark.parametrize(("whole", "is_warned"), [(1.6, True), (1.4, False)])
+def test_a_whole_run_that_ends_above_its_half_is_warned_of(
+    arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer, whole: float, is_warned: bool
+) -> None:
+    best = best_at(8e-4)
+    fake_trainer({"fp16": lambda job: whole if job.max_steps == WHOLE else 0.5 + best(job)})
+    warnings = search({"fp16": arms["fp16"]}, tmp_path / "out").warnings
+    assert [
+        "The whole run of fp16 ended at a validation loss of 1.6000, above 1.5000 after 1/8 of its length" in warning
+        for warning in warnings
+    ] == ([True] if is_warned else [])
+
+
 def test_arms_of_different_lengths_are_warned_of(
     arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer
 ) -> None:
