@@ -321,7 +321,7 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
 
 
 def _warn_long_run(arm: str, ended: Sequence[Trial]) -> tuple[str, ...]:
-    """Return a warning if the whole run of *arm* with its chosen settings ended above a shorter one of the same seed."""
+    """Return a warning if the whole run of *arm* with its chosen settings ended above a shorter one of that seed."""
     whole = next((trial for trial in ended if trial.share == 1), None)
     shorter = [trial for trial in ended if trial.share < 1 and whole and trial.seed == whole.seed]
     best = min(shorter, key=_read_trial_loss, default=None)
