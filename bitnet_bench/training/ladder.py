@@ -1,4 +1,4 @@
-"""Make a ladder of learning rates around the default, and warn if the best is at one of its ends."""
+"""Make a ladder of learning rates around the default, and warn if the best is probably beyond what was compared."""
 
 from __future__ import annotations
 
@@ -35,4 +35,24 @@ def warn_end_of_ladder(arm: str, chosen: Mapping[str, str], tried: Sequence[Mapp
     return (
         f"The best learning rate of {arm}, {chosen[RATE]}, is the {end} of those tried: a {beyond} one may be better. "
         f"Search around it with `find_learning_rate` and `learning_rate={chosen[RATE]}`.",
+    )
+
+
+def warn_falling_rate(
+    arm: str, best: Sequence[Mapping[str, str]], tried: Sequence[Mapping[str, str]]
+) -> tuple[str, ...]:
+    """Return a warning if the best learning rate of *arm* was still falling when the runs became longest.
+
+    *best* are the best settings of each length, shortest first. Short runs favour high rates; where the last doubling
+    of the length lowered the best rate, the whole length may lower it again.
+    """
+    rates = [settings[RATE] for settings in best if RATE in settings]
+    if len(rates) < 2 or float(rates[-1]) >= float(rates[-2]):
+        return ()
+    below = [settings[RATE] for settings in tried if float(settings[RATE]) < float(rates[-1])]
+    if not below:  # the best is the lowest, of which `warn_end_of_ladder` warns
+        return ()
+    return (
+        f"The best learning rate of {arm} fell as the runs grew longer ({', '.join(rates)}): in whole runs a lower one "
+        f"may be better. Compare them with `search=lr={max(below, key=float)},{rates[-1]}` in the same `out`.",
     )

@@ -21,7 +21,7 @@ from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord, SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.halving import plan_rungs, shorten_job
-from bitnet_bench.training.ladder import LADDER_RATES, RATE, make_ladders, warn_end_of_ladder
+from bitnet_bench.training.ladder import LADDER_RATES, RATE, make_ladders, warn_end_of_ladder, warn_falling_rate
 from bitnet_bench.training.resume import STATE_FOLDER
 
 SEARCH_RECORD_FILE = "search.json"
@@ -308,6 +308,8 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
     for arm, chosen in record.choice.items():
         tried = [trial for trial in record.trials if trial.arm == arm]
         warnings += warn_end_of_ladder(arm, chosen, [trial.settings for trial in tried])
+        best = _list_best([trial for trial in ended if trial.arm == arm and trial.share < 1])
+        warnings += warn_falling_rate(arm, best, [trial.settings for trial in tried])
         warnings += _warn_long_run(arm, [trial for trial in ended if trial.arm == arm and trial.settings == chosen])
     short = min((trial.steps for trial in ended if trial.steps and trial.share < 1), default=FEW_STEPS)
     if short < FEW_STEPS:
@@ -318,6 +320,12 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
     if _differ_in_length(ended):
         warnings.append("Runs of the same settings and share have other steps in one arm than in another.")
     return tuple(warnings)
+
+
+def _list_best(short: Sequence[Trial]) -> list[Point]:
+    """Return the best settings of each length of the *short* runs, shortest first."""
+    shares = sorted({trial.share for trial in short})
+    return [min((t for t in short if t.share == share), key=_read_trial_loss).settings for share in shares]
 
 
 def _warn_long_run(arm: str, ended: Sequence[Trial]) -> tuple[str, ...]:

@@ -235,6 +235,19 @@ def test_a_search_that_is_looked_at_again_and_stopped_keeps_its_record(
     assert load_search(tmp_path / "out") == found
 
 
+@pytest.mark.parametrize(("long", "is_warned"), [(4e-4, True), (8e-4, False)])
+def test_a_best_rate_that_falls_with_the_length_is_warned_of(
+    arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer, long: float, is_warned: bool
+) -> None:
+    """Short runs favour high rates: the warning names the next lower rate, and how to compare the two in whole runs."""
+    fake_trainer({"fp16": lambda job: best_at(8e-4 if job.max_steps in (WHOLE // 8, WHOLE // 4) else long)(job)})
+    warnings = search({"fp16": arms["fp16"]}, tmp_path / "out").warnings
+    assert ["fell as the runs grew longer (8e-4, 8e-4, 4e-4)" in warning for warning in warnings] == (
+        [True] if is_warned else []
+    )
+    assert all("`search=lr=2e-4,4e-4` in the same `out`" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize(("whole", "is_warned"), [(1.6, True), (1.4, False)])
 def test_a_whole_run_that_ends_above_its_half_is_warned_of(
     arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer, whole: float, is_warned: bool
