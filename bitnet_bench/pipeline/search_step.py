@@ -10,11 +10,10 @@ from pathlib import Path
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
-from bitnet_bench.training.halving import count_whole_runs
 from bitnet_bench.training.search import (
     apply_point,
     choose_settings,
-    count_settings,
+    count_search_runs,
     load_search,
     name_settings,
     parse_grid,
@@ -52,7 +51,7 @@ class SearchStep:
 
     def count_whole_runs(self) -> float:
         """Return how long all runs of an arm are together, a whole run being 1."""
-        return count_whole_runs(count_settings(self.wanted), self.wanted.prunes)
+        return count_search_runs(self.wanted)
 
     def apply_choice(self, job: FinetuneJob) -> FinetuneJob:
         """Return *job* with the settings that were chosen for its arm."""

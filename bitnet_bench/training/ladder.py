@@ -26,6 +26,20 @@ def _make_ladder(job: FinetuneJob) -> tuple[str, ...]:
     return tuple(f"{middle * FACTOR**step:.6g}" for step in range(-REACH, REACH + 1))
 
 
+def find_neighbour(chosen: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:
+    """Return *chosen* with the next lower learning rate that was tried; the next higher, if *chosen* has the lowest.
+
+    There is always one if several rates were tried, so that every arm is compared as often. None if there is no other.
+    """
+    others = {name: value for name, value in chosen.items() if name != RATE}
+    alike = [one for one in tried if RATE in one and {**one, RATE: ""} == {**others, RATE: ""}]
+    below = [one for one in alike if float(one[RATE]) < float(chosen[RATE])]
+    above = [one for one in alike if float(one[RATE]) > float(chosen[RATE])]
+    if below:
+        return max(below, key=lambda one: float(one[RATE]))
+    return min(above, key=lambda one: float(one[RATE]), default=None)
+
+
 def warn_end_of_ladder(arm: str, chosen: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     """Return a warning if the chosen learning rate of *arm* is the lowest or the highest of several that were tried."""
     rates = sorted({float(settings[RATE]) for settings in tried if RATE in settings})
@@ -41,10 +55,10 @@ def warn_end_of_ladder(arm: str, chosen: Mapping[str, str], tried: Sequence[Mapp
 def warn_falling_rate(
     arm: str, best: Sequence[Mapping[str, str]], tried: Sequence[Mapping[str, str]]
 ) -> tuple[str, ...]:
-    """Return a warning if the best learning rate of *arm* was still falling when the runs became longest.
+    """Return a warning if whole runs of *arm* have a lower best learning rate than those of half the length.
 
-    *best* are the best settings of each length, shortest first. Short runs favour high rates; where the last doubling
-    of the length lowered the best rate, the whole length may lower it again.
+    *best* are the best settings of each length, shortest first. Only the next lower rate was run in full, so that the
+    one below it may be better still.
     """
     rates = [settings[RATE] for settings in best if RATE in settings]
     if len(rates) < 2 or float(rates[-1]) >= float(rates[-2]):
@@ -53,6 +67,6 @@ def warn_falling_rate(
     if not below:  # the best is the lowest, of which `warn_end_of_ladder` warns
         return ()
     return (
-        f"The best learning rate of {arm} fell as the runs grew longer ({', '.join(rates)}): in whole runs a lower one "
-        f"may be better. Compare them with `search=lr={max(below, key=float)},{rates[-1]}` in the same `out`.",
+        f"The best learning rate of {arm} fell as the runs grew longer ({', '.join(rates)}): one that is lower "
+        f"still may be better. Compare them with `search=lr={max(below, key=float)},{rates[-1]}` in the same `out`.",
     )

@@ -20,8 +20,15 @@ from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord, SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
-from bitnet_bench.training.halving import plan_rungs, shorten_job
-from bitnet_bench.training.ladder import LADDER_RATES, RATE, make_ladders, warn_end_of_ladder, warn_falling_rate
+from bitnet_bench.training.halving import count_whole_runs, plan_rungs, shorten_job
+from bitnet_bench.training.ladder import (
+    LADDER_RATES,
+    RATE,
+    find_neighbour,
+    make_ladders,
+    warn_end_of_ladder,
+    warn_falling_rate,
+)
 from bitnet_bench.training.resume import STATE_FOLDER
 
 SEARCH_RECORD_FILE = "search.json"
@@ -108,7 +115,9 @@ def choose_settings(
 
     The best has the lowest validation loss, with the job's seed. All points are run in full, or, with *prune*, in rungs
     that `plan_rungs` plans: every arm has the same ones, so that no arm is searched with more steps than another. A
-    point that diverged is out, and its place in the next rung goes to the best of those that were pruned.
+    point that diverged is out, and its place in the next rung goes to the best of those that were pruned. Where
+    learning rates are searched, the best is compared in a whole run with the next lower rate, because short runs favour
+    high ones.
 
     Runs are in `out/ARM/POINT/seedN`, short ones in `out/ARM/POINT/1ofM/seedN` without their weights. Finished ones are
     skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run.
@@ -128,6 +137,13 @@ def count_settings(wanted: Arms) -> int:
     """Return how many settings a search tries for each arm."""
     ladder = LADDER_RATES if wanted.find_learning_rate else 1
     return ladder * math.prod(len(values) for values in parse_grid(wanted.search).values())
+
+
+def count_search_runs(wanted: Arms) -> float:
+    """Return how long all runs that choose the settings of an arm are together, a whole run being 1."""
+    rates = LADDER_RATES if wanted.find_learning_rate else len(parse_grid(wanted.search).get(RATE, ()))
+    compared = 2 if wanted.prunes and rates > 1 else 0
+    return count_whole_runs(count_settings(wanted), wanted.prunes) + compared
 
 
 def name_settings(settings: Mapping[str, str]) -> str:
@@ -205,17 +221,28 @@ class _Search:
         """Return the candidates of *plan* that did not diverge, best first: those that came furthest before others."""
         ranked, why = list(plan), "the only settings"
         for rung in plan_rungs(len(plan), self.record.prune is not None):
-            tried = [(self._run_trial(arm, one, rung.share), one) for one in ranked[: rung.size]]
-            finite = sorted(
-                (pair for pair in tried if pair[0].validation_loss is not None),
-                key=lambda pair: _read_trial_loss(pair[0]),
-            )
-            ranked = [candidate for _, candidate in finite] + ranked[rung.size :]
-            if not ranked:
-                raise _all_diverged(arm)
-            why = _explain_choice([trial for trial, _ in finite], len(tried)) if finite else FALLBACK
+            ranked, why = self._run_rung(arm, ranked[: rung.size], ranked[rung.size :], rung.share)
+        neighbour = find_neighbour(ranked[0].point, [one.point for one in plan]) if self.record.prune else None
+        if neighbour:
+            rivals = [ranked[0], *(one for one in plan if one.point == neighbour)]
+            ranked, why = self._run_rung(arm, rivals, [one for one in ranked if one not in rivals], 1.0)
         self._choose(arm, ranked[0].point, why)
         return ranked
+
+    def _run_rung(
+        self, arm: str, some: Sequence[Candidate], others: Sequence[Candidate], share: float
+    ) -> tuple[list[Candidate], str]:
+        """Return *some* as they rank after *share* of their length, with *others* behind them, and why the first is.
+
+        Those that diverged are left out.
+        """
+        tried = [(self._run_trial(arm, one, share), one) for one in some]
+        finite = [pair for pair in tried if pair[0].validation_loss is not None]
+        finite.sort(key=lambda pair: _read_trial_loss(pair[0]))
+        ranked = [*(candidate for _, candidate in finite), *others]
+        if not ranked:
+            raise _all_diverged(arm)
+        return ranked, _explain_choice([trial for trial, _ in finite], len(tried)) if finite else FALLBACK
 
     def _choose(self, arm: str, point: Point, why: str) -> None:
         self._note(choice={**self.record.choice, arm: point}, reasons={**self.record.reasons, arm: why})
@@ -308,7 +335,7 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
     for arm, chosen in record.choice.items():
         tried = [trial for trial in record.trials if trial.arm == arm]
         warnings += warn_end_of_ladder(arm, chosen, [trial.settings for trial in tried])
-        best = _list_best([trial for trial in ended if trial.arm == arm and trial.share < 1])
+        best = _list_best([trial for trial in ended if trial.arm == arm])
         warnings += warn_falling_rate(arm, best, [trial.settings for trial in tried])
         warnings += _warn_long_run(arm, [trial for trial in ended if trial.arm == arm and trial.settings == chosen])
     short = min((trial.steps for trial in ended if trial.steps and trial.share < 1), default=FEW_STEPS)
@@ -322,10 +349,10 @@ def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _list_best(short: Sequence[Trial]) -> list[Point]:
-    """Return the best settings of each length of the *short* runs, shortest first."""
-    shares = sorted({trial.share for trial in short})
-    return [min((t for t in short if t.share == share), key=_read_trial_loss).settings for share in shares]
+def _list_best(ended: Sequence[Trial]) -> list[Point]:
+    """Return the best settings of each length of run, shortest first."""
+    shares = sorted({trial.share for trial in ended})
+    return [min((t for t in ended if t.share == share), key=_read_trial_loss).settings for share in shares]
 
 
 def _warn_long_run(arm: str, ended: Sequence[Trial]) -> tuple[str, ...]:

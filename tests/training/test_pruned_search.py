@@ -122,13 +122,13 @@ def test_both_arms_take_the_same_runs_of_the_same_lengths_and_each_keeps_its_bes
         *((1 / 8, float(rate)) for rate in RATES),
         *((1 / 4, rate) for rate in (8e-4, 4e-4, 2e-4, 1e-4)),
         *((1 / 2, rate) for rate in (8e-4, 4e-4)),
-        (1.0, 8e-4),
+        *((1.0, rate) for rate in (8e-4, 4e-4)),
     ]
     assert [share for share, _ in tried["fp16"]] == [share for share, _ in tried["ternary"]]
-    assert found.count_steps("ternary") == found.count_steps("fp16") == 7 * 20 + 4 * 40 + 2 * 80 + WHOLE
+    assert found.count_steps("ternary") == found.count_steps("fp16") == 7 * 20 + 4 * 40 + 2 * 80 + 2 * WHOLE
     assert found.choice == {"ternary": {"learning_rate": "8e-4"}, "fp16": {"learning_rate": "2e-4"}}
     assert found.reasons["ternary"] == (
-        "lowest validation loss of 2 at 1/2 of the length: 1.0000; next 1.5000 (learning_rate 4e-4)"
+        "lowest validation loss of 2 in whole runs: 1.0000; next 1.5000 (learning_rate 4e-4)"
     )
     assert found.warnings == ()
     assert load_search(tmp_path / "out") == found
@@ -140,8 +140,8 @@ def test_the_chosen_settings_run_in_full_with_every_seed(
     seen = fake_trainer({"ternary": best_at(8e-4)})
     found = search({"ternary": arms["ternary"]}, tmp_path / "out", seeds=3)
     whole = [(job.seed, job.peak_rate, job.out) for job in seen if job.max_steps == WHOLE]
-    assert [(seed, rate) for seed, rate, _ in whole] == [(0, 8e-4), (1, 8e-4), (2, 8e-4)]
-    assert found.chosen["ternary"] == tuple(out for _, _, out in whole)
+    assert [(seed, rate) for seed, rate, _ in whole] == [(0, 8e-4), (0, 4e-4), (1, 8e-4), (2, 8e-4)]
+    assert found.chosen["ternary"] == tuple(out for _, rate, out in whole if rate == 8e-4)
 
 
 def test_what_diverged_is_out_and_its_place_goes_to_the_best_that_was_pruned(
@@ -179,7 +179,7 @@ def test_the_next_best_is_trained_if_the_best_diverges_in_the_whole_length(
     found = search({"ternary": arms["ternary"]}, tmp_path / "out")
     assert found.choice["ternary"] == {"learning_rate": "4e-4"}
     assert found.chosen["ternary"] == (str(tmp_path / "out/ternary/learning_rate=4e-4/seed0"),)
-    assert "did not diverge" in found.reasons["ternary"]
+    assert found.reasons["ternary"] == "lowest validation loss of 2 in whole runs: 1.5000"
 
 
 def test_a_loss_that_is_no_number_is_no_choice(
@@ -221,7 +221,7 @@ def test_a_search_that_is_looked_at_again_and_stopped_keeps_its_record(
     def train(job: FinetuneJob, backend: str, steps: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 16 + 3:  # in the second search, after two runs of its first rung
+        if calls == 17 + 3:  # in the second search, after two runs of its first rung
             raise KeyboardInterrupt
         Path(job.out).mkdir(parents=True, exist_ok=True)
         (Path(job.out) / "finetune.json").touch()
@@ -229,7 +229,7 @@ def test_a_search_that_is_looked_at_again_and_stopped_keeps_its_record(
 
     monkeypatch.setattr("bitnet_bench.training.search.finetune", train)
     found = search({"ternary": arms["ternary"]}, tmp_path / "out", seeds=3)
-    assert calls == 16
+    assert calls == 17
     with pytest.raises(KeyboardInterrupt):
         search({"ternary": arms["ternary"]}, tmp_path / "out", seeds=3)
     assert load_search(tmp_path / "out") == found
@@ -240,12 +240,30 @@ def test_a_best_rate_that_falls_with_the_length_is_warned_of(
     arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer, long: float, is_warned: bool
 ) -> None:
     """Short runs favour high rates: the warning names the next lower rate, and how to compare the two in whole runs."""
-    fake_trainer({"fp16": lambda job: best_at(8e-4 if job.max_steps in (WHOLE // 8, WHOLE // 4) else long)(job)})
+    fake_trainer({"fp16": lambda job: best_at(8e-4 if job.max_steps != WHOLE else long)(job)})
     warnings = search({"fp16": arms["fp16"]}, tmp_path / "out").warnings
-    assert ["fell as the runs grew longer (8e-4, 8e-4, 4e-4)" in warning for warning in warnings] == (
+    assert ["fell as the runs grew longer (8e-4, 8e-4, 8e-4, 4e-4)" in warning for warning in warnings] == (
         [True] if is_warned else []
     )
     assert all("`search=lr=2e-4,4e-4` in the same `out`" in warning for warning in warnings)
+
+
+def test_the_best_is_compared_in_a_whole_run_with_the_next_lower_rate(
+    arms: dict[str, FinetuneJob], tmp_path: Path, fake_trainer: FakeTrainer
+) -> None:
+    """Or, for the lowest, with the next higher one, so that both arms take as many steps."""
+    lower = best_at(4e-4)
+    fake_trainer(
+        {
+            "ternary": lambda job: (lower if job.max_steps == WHOLE else best_at(8e-4))(job),
+            "fp16": best_at(1e-4),
+        }
+    )
+    found = search(arms, tmp_path / "out")
+    assert found.choice == {"ternary": {"learning_rate": "4e-4"}, "fp16": {"learning_rate": "1e-4"}}
+    whole = [(t.arm, t.settings["learning_rate"]) for t in found.trials if t.share == 1]
+    assert whole == [("ternary", "8e-4"), ("ternary", "4e-4"), ("fp16", "1e-4"), ("fp16", "2e-4")]
+    assert found.count_steps("ternary") == found.count_steps("fp16")
 
 
 @pytest.mark.parametrize(("whole", "is_warned"), [(1.6, True), (1.4, False)])
@@ -356,16 +374,16 @@ def test_find_lr_shows_what_it_chose_and_why_for_both_arms(
     words = ["finetune", "--data", *arms["ternary"].data, "--hold-out", "0.25", "--max-steps", str(WHOLE), "--twin"]
     shown = CliRunner().invoke(app, [*words, "--find-lr", "--out", str(tmp_path / "shown")])
     assert shown.exit_code == 0, shown.output
-    assert "Chosen for ternary: learning_rate 0.008, lowest validation loss of 2 at 1/2 of the length" in shown.stdout
+    assert "Chosen for ternary: learning_rate 0.008, lowest validation loss of 2 in whole runs" in shown.stdout
     assert "Chosen for fp16: learning_rate 0.001" in shown.stdout
-    assert shown.stdout.count("Steps of this arm: 620.") == 2
+    assert shown.stdout.count("Steps of this arm: 780.") == 2
     assert "Warning: The best learning rate of ternary, 0.008, is the highest of those tried" in shown.stderr
     assert "with --find-lr and --lr 0.008" in shown.stderr
     given = CliRunner().invoke(app, [*words, "--find-lr", "--json", "--out", str(tmp_path / "given")])
     found = json.loads(given.stdout)
     assert found["choice"] == {"ternary": {"learning_rate": "0.008"}, "fp16": {"learning_rate": "0.001"}}
     assert found["prune"] == "halving"
-    assert len(found["trials"]) == 28
+    assert len(found["trials"]) == 30
 
 
 @pytest.fixture
@@ -448,6 +466,6 @@ def test_the_same_command_goes_on_after_a_sigkill(
     assert json.loads((second / "finetune.json").read_text(encoding="utf-8"))["resumed_from_step"] > 0
     found = load_search(out)
     assert found is not None
-    assert [trial.share for trial in found.trials] == [1 / 2, 1 / 2, 1]
+    assert [trial.share for trial in found.trials] == [1 / 2, 1 / 2, 1, 1]
     (chosen,) = found.chosen["ternary"]
     assert (Path(chosen) / "model.safetensors").is_file()
