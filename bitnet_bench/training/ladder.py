@@ -29,7 +29,7 @@ def _make_ladder(job: FinetuneJob) -> tuple[str, ...]:
 def find_neighbour(chosen: Mapping[str, str], tried: Sequence[Mapping[str, str]]) -> Mapping[str, str] | None:
     """Return *chosen* with the next lower learning rate that was tried; the next higher, if *chosen* has the lowest.
 
-    There is always one if several rates were tried, so that every arm is compared as often. None if there is no other.
+    There is always one if several rates did not diverge, so that arms are compared alike. None if there is no other.
     """
     others = {name: value for name, value in chosen.items() if name != RATE}
     alike = [one for one in tried if RATE in one and {**one, RATE: ""} == {**others, RATE: ""}]

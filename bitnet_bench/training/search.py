@@ -222,7 +222,9 @@ class _Search:
         ranked, why = list(plan), "the only settings"
         for rung in plan_rungs(len(plan), self.record.prune is not None):
             ranked, why = self._run_rung(arm, ranked[: rung.size], ranked[rung.size :], rung.share)
-        neighbour = find_neighbour(ranked[0].point, [one.point for one in plan]) if self.record.prune else None
+        lost = [trial.settings for trial in self.record.trials if trial.arm == arm and trial.validation_loss is None]
+        alive = [one.point for one in plan if one.point not in lost]
+        neighbour = find_neighbour(ranked[0].point, alive) if self.record.prune else None
         if neighbour:
             rivals = [ranked[0], *(one for one in plan if one.point == neighbour)]
             ranked, why = self._run_rung(arm, rivals, [one for one in ranked if one not in rivals], 1.0)
