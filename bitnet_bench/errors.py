@@ -31,7 +31,11 @@ class UsageError(BenchError):
 
 
 class DivergedError(BenchError):
-    """Training diverged with these settings, and would diverge again."""
+    """Training diverged at *step* with these settings, and would diverge again."""
+
+    def __init__(self, problem: str, hint: str = "", step: int | None = None) -> None:
+        super().__init__(problem, hint)
+        self.step = step
 
 
 class GpuLostError(BenchError):

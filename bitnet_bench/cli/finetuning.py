@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
-    from bitnet_bench.runs.records import FinetuneRecord, SearchRecord
+    from bitnet_bench.runs.records import FinetuneRecord
 
 
 @with_fields
@@ -27,15 +27,6 @@ def finetune(
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
-    search: Annotated[
-        list[str] | None,
-        typer.Option(
-            rich_help_panel="Method",
-            metavar="NAME=VALUE,...",
-            help="Try these values and choose on validation rows, for both arms alike. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", rich_help_panel="Output", help="Print JSON on standard output instead of tables."),
@@ -51,19 +42,18 @@ def finetune(
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
-    from bitnet_bench.training.stages import check_no_search, plan_stages
+    from bitnet_bench.training.stages import plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
     if wanted.preset:
-        check_no_search(search, wanted)
         stages = plan_stages(first, wanted)
         _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
-    if search:
-        _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)
+    if wanted.searches:
+        _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json)
         return
     _show_records([run_finetune(one, wanted.backend, progress_bar) for one in jobs], as_json)
 
@@ -82,21 +72,24 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print(f"Warning: {name_options(line)}", file=sys.stderr)
 
 
-def _search_and_print(
-    jobs: Mapping[str, FinetuneJob], options: list[str], arms: Arms, out: Path, as_json: bool
-) -> None:
+def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool) -> None:
+    from bitnet_bench.cli.search_tables import show_search
     from bitnet_bench.processes import is_first_process
-    from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid
+    from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid, search_rates
     from bitnet_bench.training.search import run_search as run
 
-    found = run(jobs, parse_grid(options), arms.seeds, out, arms.backend, progress_bar)
+    grid = parse_grid(arms.search)
+    found = run(jobs, grid, arms.seeds, out, arms.backend, progress_bar, **search_rates(jobs, arms))
     if not is_first_process():
         return
     if as_json:
         print_json(found.model_dump(mode="json"))
-        return
-    show(search_table(found))
-    print(f"Search: {out / SEARCH_RECORD_FILE}")
+    else:
+        show_search(found)
+        print(f"Search: {out / SEARCH_RECORD_FILE}")
+    sys.stdout.flush()
+    for line in found.warnings:
+        print(f"Warning: {name_options(line)}", file=sys.stderr)
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
@@ -151,20 +144,3 @@ def finetune_warnings(records: Sequence[FinetuneRecord]) -> list[str]:
     early = [(r, warning) for r in records for warning in r.warnings if warning not in warn_failed_run(r)]
     late = [(r, warning) for r in records for warning in warn_failed_run(r)]
     return [f"{record.job.out}: {warning}" for record, warning in (*early, *late)]
-
-
-def search_table(search: SearchRecord) -> Table:
-    """Return the trials of a search, one per row, with a mark at the chosen settings."""
-    rows = [
-        [
-            trial.arm,
-            ", ".join(f"{name} {value}" for name, value in trial.settings.items()),
-            str(trial.seed),
-            DASH if trial.validation_loss is None else f"{trial.validation_loss:.4f}",
-            "chosen" if trial.out in search.chosen.get(trial.arm, ()) else "",
-            trial.error or trial.out,
-        ]
-        for trial in search.trials
-    ]
-    columns = ["precision", "settings", "seed", "validation loss", "", "checkpoint"]
-    return make_table("Search", columns, rows, numbers_from=99)

@@ -23,7 +23,7 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, Step
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -126,6 +126,8 @@ class _StepEstimator:
                 return self._estimate_training(step)
             if isinstance(step, EvaluateStep):
                 return self._estimate_evaluation(step)
+            if isinstance(step, SearchStep):
+                return self._estimate_search(step)
             return self._estimate_measurement(step) if isinstance(step, MeasureStep) else _estimate_report(step)
         except BenchError as error:
             return Estimate(step.title, step.is_done, None, None, None, error.problem)
@@ -153,6 +155,15 @@ class _StepEstimator:
         memory = PROCESS_BYTES + training_bytes(job, shape, batch * (job.max_length if job.packing else tokens_a_row))
         note = f"{steps:,} steps, {tokens:,.0f} tokens by {whose}"
         return Estimate(step.title, step.is_done, seconds, memory, _estimate_disk_bytes(job, shape), note, speed.source)
+
+    def _estimate_search(self, step: SearchStep) -> Estimate:
+        """Return the estimate of all trials: that of one whole run of each arm, times the length of all together."""
+        whole = [self._estimate_training(FinetuneStep(job, step.wanted.backend, arm)) for arm, job in step.arms.items()]
+        runs = step.count_whole_runs()
+        seconds = runs * sum(one.seconds or 0.0 for one in whole)
+        memory, disk = (max(getattr(one, name) or 0 for one in whole) for name in ("memory_bytes", "disk_bytes"))
+        note = f"{runs:.3g} times a whole run of each of {len(whole)} arms"
+        return Estimate(step.title, step.is_done, seconds, memory, disk, note, whole[0].speed)
 
     def _read_rows(self, job: FinetuneJob) -> Sequence[Any]:
         about = ("rows", job.data, job.data_dir, job.limit, job.validation, job.hold_out)

@@ -36,6 +36,8 @@ class FinetuneSettings(FinetuneJob, Arms):
     def _check_arms(self) -> FinetuneSettings:
         if self.twin and self.precision == "fp16":
             raise ValueError("`twin` is the FP16 arm beside a ternary one, and `precision` is fp16")
+        if self.searches and not (self.validation or self.hold_out):
+            raise ValueError("a search chooses on validation rows: give `hold_out`, such as 0.1, or `validation`")
         return self
 
     def make_job(self, out: Path, data_dir: Path | None, seed: int) -> FinetuneJob:

@@ -1,4 +1,4 @@
-"""Run the steps of a recipe: fine-tune, evaluate, measure and report, each once."""
+"""Run the steps of a recipe: search settings, fine-tune, evaluate, measure and report, each once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.pipeline.recipe import FinetuneSettings, Recipe, claim_recipe_folder
+from bitnet_bench.pipeline.search_step import SearchStep as SearchStep  # for those who ask what a step is
+from bitnet_bench.pipeline.search_step import make_search_step
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.choices import Precision
@@ -45,6 +47,8 @@ class FinetuneStep:
     job: FinetuneJob
     backend: str
     name: str
+    search: SearchStep | None = None
+    """Step that chooses settings of the job before it is run."""
     is_between: bool = False
     """True for a stage whose model the next one starts from, and which is not scored."""
 
@@ -60,7 +64,8 @@ class FinetuneStep:
 
     def run(self, steps: ProgressDisplay) -> None:
         """Train or resume; log a warning if the model did not learn anything."""
-        for warning in warn_failed_run(finetune(self.job, self.backend, steps)):
+        job = self.search.apply_choice(self.job) if self.search else self.job
+        for warning in warn_failed_run(finetune(job, self.backend, steps)):
             _log.warning("%s: %s", self.title, warning)
 
 
@@ -145,7 +150,7 @@ class ReportStep:
         write_report(self.folders, self.out)
 
 
-Step = FinetuneStep | EvaluateStep | MeasureStep | ReportStep
+Step = SearchStep | FinetuneStep | EvaluateStep | MeasureStep | ReportStep
 
 
 def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[Step]:
@@ -171,7 +176,8 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
         for name, job in before.items()
     ]
     last = scored(after, scoring.make_job(data_dir, "after" if before else None))
-    steps: list[Step] = [*plain, *first, *trained, *last]
+    searched = [trained[0].search] if trained and trained[0].search else []
+    steps: list[Step] = [*plain, *first, *searched, *trained, *last]
     if recipe.measure:
         # costs do not depend on the seed
         seed = recipe.finetune.seed if recipe.finetune else 0
@@ -191,19 +197,21 @@ def list_suites(recipe: Recipe) -> list[str]:
 
 def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
     """Return a step for every arm and seed; a name contains the seed only if there are several."""
-    steps = []
+    named: dict[str, FinetuneJob] = {}
+    steps: list[FinetuneStep] = []
     for seed in range(training.seed, training.seed + training.seeds):
         suffix = f"-seed{seed}" if training.seeds > 1 else ""
         job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
         if training.preset:
             steps += _make_stage_steps(training, job, out, suffix)
             continue
-        steps.append(FinetuneStep(job, training.backend, f"{training.precision}{suffix}"))
+        named[f"{training.precision}{suffix}"] = job
         if training.twin:
             twin = make_twin_job(job, training.twin_model)
-            twin = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
-            steps.append(FinetuneStep(twin, training.backend, f"fp16{suffix}"))
-    return steps
+            named[f"fp16{suffix}"] = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
+    arms: dict[str, FinetuneJob] = {job.precision: job for job in named.values() if job.seed == training.seed}
+    search = make_search_step(arms, training, out) if training.searches else None
+    return steps + [FinetuneStep(job, training.backend, name, search) for name, job in named.items()]
 
 
 def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:

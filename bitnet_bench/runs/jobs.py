@@ -273,7 +273,7 @@ class Arms(Settings):
     twin_model: Annotated[str | None, METHOD] = None
     """Where the twin starts: by default demo-fp16 for demo, else `model` itself."""
     seeds: Annotated[int, METHOD] = Field(default=1, gt=0, le=MAX_SEEDS)
-    """With `search`: runs of the chosen settings, a seed each.
+    """With `search` or `find_learning_rate`: runs of the chosen settings, a seed each.
 
     In a recipe: runs of each arm, with the seeds `seed`, `seed` + 1, ...
     """
@@ -302,7 +302,40 @@ class Arms(Settings):
             raise ValueError("`text` is for the second stage of a `preset`, such as `preset=bitdistill`")
         if self.text_tokens and not self.text:
             raise ValueError("`text_tokens` needs `text`, the files that they are read from")
+        if self.preset and self.searches:
+            raise ValueError(
+                "a search tries settings of one run, and `preset` is several: search its stages one by one"
+            )
         return self
+
+    find_learning_rate: Annotated[bool, Option("Method", "find-lr")] = False
+    """Try seven learning rates around `learning_rate`, or around the table's, and train with the best.
+
+    For both arms alike, each around its own; by successive halving, as `prune=halving` does it.
+    """
+    search: Annotated[tuple[str, ...], Option("Method", metavar="NAME=VALUE,...")] = ()
+    """Try these values and choose on validation rows, for both arms alike. Repeatable."""
+    prune: Annotated[Literal["halving"] | None, METHOD] = None
+    """halving: all settings of a `search` in short runs, the better half in runs of twice the length, and so on."""
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Arms:
+        if self.prune and not self.search:
+            raise ValueError("`prune` shortens a `search`, and there is none; `find_learning_rate` is pruned already")
+        searched = {option.partition("=")[0] for option in self.search}
+        if self.find_learning_rate and searched & {"lr", "learning_rate"}:
+            raise ValueError("`find_learning_rate` and `search=lr=...` both say which learning rates are tried")
+        return self
+
+    @property
+    def searches(self) -> bool:
+        """Return whether settings are searched before the runs that count."""
+        return bool(self.search) or self.find_learning_rate
+
+    @property
+    def prunes(self) -> bool:
+        """Return whether a search gives settings up before their whole length is run."""
+        return bool(self.prune) or self.find_learning_rate
 
 
 class EvaluateJob(Settings):

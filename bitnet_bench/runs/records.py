@@ -146,8 +146,10 @@ class FinetuneRecord(GrownValue):
     """None if the base was ternary already, or the result is not."""
 
 
-class Trial(Value):
+class Trial(GrownValue):
     """One run of a search."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("share", "steps")
 
     arm: str
     settings: dict[str, str]
@@ -156,17 +158,36 @@ class Trial(Value):
     validation_loss: float | None
     """Validation loss at the end, in nats per response token (for DPO per pair); None if the run diverged."""
     error: str | None = None
+    share: float = 1.0
+    """Length of the run as a share of the whole job; its schedule has the same length."""
+    steps: int | None = None
+    """Optimizer steps that the run took, up to where it diverged; None in records of older versions."""
 
 
-class SearchRecord(Value):
+class SearchRecord(GrownValue):
     """The settings that a search tried, and the choice made on validation rows: written to `search.json`."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("ladders", "prune", "choice", "reasons", "warnings")
 
     schema_version: int = SCHEMA_VERSION
     grid: dict[str, tuple[str, ...]]
+    ladders: dict[str, tuple[str, ...]] = {}
+    """Arm -> the learning rates that it tried beside the grid, around its own default."""
+    prune: Literal["halving"] | None = None
+    """How settings were given up before their whole length was run; None if all were run in full."""
     seeds: int
     trials: tuple[Trial, ...] = ()
+    choice: dict[str, dict[str, str]] = {}
+    """Arm -> its best settings."""
+    reasons: dict[str, str] = {}
+    """Arm -> why these: the losses that were compared last."""
     chosen: dict[str, tuple[str, ...]] = {}
     """Arm -> the folders of its best settings, one per seed."""
+    warnings: tuple[str, ...] = ()
+
+    def count_steps(self, arm: str) -> int:
+        """Return the optimizer steps that *arm* took in all its trials."""
+        return sum(trial.steps or 0 for trial in self.trials if trial.arm == arm)
 
 
 class Environment(Value):

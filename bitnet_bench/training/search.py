@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, DivergedError, UsageError, format_validation_error
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import read_text, write_whole
 from bitnet_bench.processes import is_first_process
 from bitnet_bench.protocols import ProgressDisplay
-from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.runs.records import SearchRecord, Trial
+from bitnet_bench.runs.folder import TRAINING_FILE
+from bitnet_bench.runs.jobs import Arms, FinetuneJob
+from bitnet_bench.runs.records import FinetuneRecord, SearchRecord, Trial
 from bitnet_bench.training.finetune import finetune
+from bitnet_bench.training.halving import count_whole_runs, plan_rungs, shorten_job
+from bitnet_bench.training.ladder import (
+    LADDER_RATES,
+    RATE,
+    find_neighbour,
+    make_ladders,
+    warn_end_of_ladder,
+    warn_falling_rate,
+)
+from bitnet_bench.training.resume import STATE_FOLDER
 
 SEARCH_RECORD_FILE = "search.json"
+FEW_STEPS = 20
+"""Steps of a short run below which its loss says little about a long one."""
+FALLBACK = "the best before of those that did not diverge at this length"
 FIXED_FIELDS = {
     "model",
     "data",
@@ -36,6 +52,16 @@ FIXED_FIELDS = {
     "learning_rate_source",
 }
 """Fields that all trials have in common, so that their losses can be compared."""
+Prune = Literal["halving"]
+Point = dict[str, str]
+"""Settings of a trial: field -> value as it was given."""
+
+
+class Candidate(NamedTuple):
+    """Settings, and the whole job with them."""
+
+    point: Point
+    job: FinetuneJob
 
 
 def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
@@ -61,36 +87,83 @@ def run_search(
     out: Path,
     backend: str,
     steps: ProgressDisplay,
+    *,
+    prune: Prune | None = None,
+    ladders: Mapping[str, Sequence[str]] | None = None,
 ) -> SearchRecord:
-    """Run every point of *grid* for each arm with the job's seed, and the best one with *seeds* - 1 more seeds.
+    """Choose settings as `choose_settings` does, and run the chosen ones of each arm with *seeds* seeds in full.
 
-    The best has the lowest validation loss. Runs are in `out/ARM/POINT/seedN`; finished ones are skipped, and killed
-    ones are resumed. `out/search.json` records what was tried.
+    If the best diverge in the whole length, the next best are taken.
     """
-    for job in arms.values():
-        if not (job.validation or job.hold_out):
-            raise UsageError("`search` chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    plans = {
-        arm: [_apply_point(job, point) for point in points] for arm, job in arms.items()
-    }  # an invalid value fails before anything is run
-    record = SearchRecord(grid={name: tuple(values) for name, values in grid.items()}, seeds=seeds)
-    for arm, jobs in plans.items():
-        tried = [_run_trial(arm, job, point, out, backend, steps) for job, point in zip(jobs, points, strict=True)]
-        best = min(range(len(tried)), key=lambda i: _validation_loss(tried[i]))
-        if not math.isfinite(_validation_loss(tried[best])):
-            raise BenchError(f"Every trial of {arm} diverged.", "Search lower learning rates.")
-        for seed in range(jobs[best].seed + 1, jobs[best].seed + seeds):
-            job = jobs[best].model_copy(update={"seed": seed})
-            tried.append(_run_trial(arm, job, points[best], out, backend, steps))
-        chosen = {**record.chosen, arm: tuple(trial.out for trial in tried if trial.settings == points[best])}
-        record = record.model_copy(update={"trials": (*record.trials, *tried), "chosen": chosen})
-        if is_first_process():
-            write_whole(out / SEARCH_RECORD_FILE, record.model_dump_json(indent=1))
-    return record
+    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune))
+    for arm, ranked in search.rank_settings(arms, ladders or {}).items():
+        search.train_best(arm, ranked)
+    return search.finish()
 
 
-def _apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
+def choose_settings(
+    arms: Mapping[str, FinetuneJob],
+    grid: Mapping[str, Sequence[str]],
+    out: Path,
+    backend: str,
+    steps: ProgressDisplay,
+    *,
+    prune: Prune | None = None,
+    ladders: Mapping[str, Sequence[str]] | None = None,
+) -> SearchRecord:
+    """Try every point of *grid*, for each arm crossed with its rates in *ladders*, and choose the best of each arm.
+
+    The best has the lowest validation loss, with the job's seed. All points are run in full, or, with *prune*, in rungs
+    that `plan_rungs` plans: every arm has the same ones, so that no arm is searched with more steps than another. A
+    point that diverged is out, and its place in the next rung goes to the best of those that were pruned. Where
+    learning rates are searched, the best is compared in a whole run with the next lower rate, because short runs favour
+    high ones.
+
+    Runs are in `out/ARM/POINT/seedN`, short ones in `out/ARM/POINT/1ofM/seedN` without their weights. Finished ones are
+    skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run.
+    """
+    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=1, prune=prune))
+    search.rank_settings(arms, ladders or {})
+    return search.finish()
+
+
+def search_rates(arms: Mapping[str, FinetuneJob], wanted: Arms) -> dict[str, Any]:
+    """Return the arguments *prune* and *ladders* of a search; the checkpoints of *arms* are opened for a ladder."""
+    ladders = make_ladders(arms) if wanted.find_learning_rate else None
+    return {"prune": "halving" if wanted.prunes else None, "ladders": ladders}
+
+
+def count_settings(wanted: Arms) -> int:
+    """Return how many settings a search tries for each arm."""
+    ladder = LADDER_RATES if wanted.find_learning_rate else 1
+    return ladder * math.prod(len(values) for values in parse_grid(wanted.search).values())
+
+
+def count_search_runs(wanted: Arms) -> float:
+    """Return how long all runs that choose the settings of an arm are together, a whole run being 1."""
+    rates = LADDER_RATES if wanted.find_learning_rate else len(parse_grid(wanted.search).get(RATE, ()))
+    compared = 2 if wanted.prunes and rates > 1 else 0
+    return count_whole_runs(count_settings(wanted), wanted.prunes) + compared
+
+
+def name_settings(settings: Mapping[str, str]) -> str:
+    """Return settings for people: `learning_rate 0.001, epochs 2`."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def load_search(folder: Path) -> SearchRecord | None:
+    """Return the record of the search in *folder*; None if there is none; BenchError if it cannot be read."""
+    file = folder / SEARCH_RECORD_FILE
+    if not file.is_file():
+        return None
+    hint = "Delete it and search again: runs that are finished are not repeated."
+    try:
+        return SearchRecord.model_validate_json(read_text(file, hint))
+    except ValidationError as error:
+        raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", hint) from error
+
+
+def apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
     """Return *job* with the settings of *point*."""
     try:
         return FinetuneJob.model_validate({**job.model_dump(), **point})
@@ -98,18 +171,210 @@ def _apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
         raise UsageError(f"`search` tries what cannot be: {format_validation_error(error, '`{}`'.format)}.") from error
 
 
-def _run_trial(
-    arm: str, job: FinetuneJob, point: dict[str, str], out: Path, backend: str, steps: ProgressDisplay
-) -> Trial:
-    name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
-    folder = out / arm / name / f"seed{job.seed}"
-    known: dict[str, Any] = {"arm": arm, "settings": point, "seed": job.seed, "out": str(folder)}
-    try:
-        found = finetune(job.model_copy(update={"out": str(folder)}), backend, steps)
-    except DivergedError as error:
-        return Trial(**known, validation_loss=None, error=error.problem)
-    return Trial(**known, validation_loss=found.validation[-1]["loss"])
+class _Search:
+    """A search at work: runs trials, and writes the record after each."""
+
+    def __init__(self, out: Path, backend: str, steps: ProgressDisplay, record: SearchRecord) -> None:
+        self._out, self._backend, self._steps, self.record = out, backend, steps, record
+
+    def rank_settings(
+        self, arms: Mapping[str, FinetuneJob], ladders: Mapping[str, Sequence[str]]
+    ) -> dict[str, list[Candidate]]:
+        """Return the candidates of each arm that did not diverge, best first."""
+        for job in arms.values():
+            if not (job.validation or job.hold_out):
+                raise UsageError("A search chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
+        self._note(ladders=_as_tuples(ladders))
+        plans = {
+            arm: [Candidate(point, apply_point(job, point)) for point in self._list_points(ladders.get(arm))]
+            for arm, job in arms.items()
+        }  # an invalid value fails before anything is run
+        return {arm: self._rank(arm, plan) for arm, plan in plans.items()}
+
+    def train_best(self, arm: str, ranked: Sequence[Candidate]) -> None:
+        """Run the best candidate in full with every seed, or the next best if it diverges with the first seed."""
+        for candidate in ranked:
+            trial = self._run_trial(arm, candidate, 1.0)
+            if trial.validation_loss is not None:
+                break
+        else:
+            raise _all_diverged(arm)
+        if candidate is not ranked[0]:
+            self._choose(arm, candidate.point, FALLBACK)
+        chosen = [trial.out]
+        for seed in range(candidate.job.seed + 1, candidate.job.seed + self.record.seeds):
+            other = Candidate(candidate.point, candidate.job.model_copy(update={"seed": seed}))
+            chosen.append(self._run_trial(arm, other, 1.0).out)
+        self._note(chosen={**self.record.chosen, arm: tuple(chosen)})
+
+    def finish(self) -> SearchRecord:
+        """Return the record with its warnings, after writing it."""
+        self._note(warnings=_find_warnings(self.record))
+        self._write()
+        return self.record
+
+    def _list_points(self, ladder: Sequence[str] | None) -> list[Point]:
+        values = {**self.record.grid, **({RATE: tuple(ladder)} if ladder else {})}
+        return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+
+    def _rank(self, arm: str, plan: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates of *plan* that did not diverge, best first: those that came furthest before others."""
+        ranked, why = list(plan), "the only settings"
+        for rung in plan_rungs(len(plan), self.record.prune is not None):
+            ranked, why = self._run_rung(arm, ranked[: rung.size], ranked[rung.size :], rung.share)
+        lost = [trial.settings for trial in self.record.trials if trial.arm == arm and trial.validation_loss is None]
+        alive = [one.point for one in plan if one.point not in lost]
+        neighbour = find_neighbour(ranked[0].point, alive) if self.record.prune else None
+        if neighbour:
+            rivals = [ranked[0], *(one for one in plan if one.point == neighbour)]
+            ranked, why = self._run_rung(arm, rivals, [one for one in ranked if one not in rivals], 1.0)
+        self._choose(arm, ranked[0].point, why)
+        return ranked
+
+    def _run_rung(
+        self, arm: str, some: Sequence[Candidate], others: Sequence[Candidate], share: float
+    ) -> tuple[list[Candidate], str]:
+        """Return *some* as they rank after *share* of their length, with *others* behind them, and why the first is.
+
+        Those that diverged are left out.
+        """
+        tried = [(self._run_trial(arm, one, share), one) for one in some]
+        finite = [pair for pair in tried if pair[0].validation_loss is not None]
+        finite.sort(key=lambda pair: _read_trial_loss(pair[0]))
+        ranked = [*(candidate for _, candidate in finite), *others]
+        if not ranked:
+            raise _all_diverged(arm)
+        return ranked, _explain_choice([trial for trial, _ in finite], len(tried)) if finite else FALLBACK
+
+    def _choose(self, arm: str, point: Point, why: str) -> None:
+        self._note(choice={**self.record.choice, arm: point}, reasons={**self.record.reasons, arm: why})
+
+    def _run_trial(self, arm: str, candidate: Candidate, share: float) -> Trial:
+        """Run *candidate* for *share* of its length and record it; one that is recorded already is returned."""
+        point, seed = candidate.point, candidate.job.seed
+        name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
+        folder = self._out / arm / name / ("" if share == 1 else name_share(share).replace("/", "of")) / f"seed{seed}"
+        known = next((trial for trial in self.record.trials if trial.out == str(folder)), None)
+        if known:
+            return known
+        job = shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
+        was_finished = (folder / TRAINING_FILE).is_file()
+        common: dict[str, Any] = {"arm": arm, "settings": point, "seed": seed, "out": str(folder), "share": share}
+        try:
+            found = finetune(job, self._backend, self._name_runs(name, share))
+        except DivergedError as error:
+            trial = Trial(**common, validation_loss=None, error=error.problem, steps=error.step)
+        else:
+            trial = Trial(**common, **_read_loss(found), steps=found.steps)
+        if share < 1 and is_first_process():
+            _remove_weights(folder)
+        self._note(trials=(*self.record.trials, trial))
+        if not was_finished:  # a search that only finds what it has keeps its record until the end
+            self._write()
+        return trial
+
+    def _name_runs(self, name: str, share: float) -> ProgressDisplay:
+        """Return the display with the settings and the length of a run behind its title."""
+        length = "" if share == 1 else f", {name_share(share)} of the length"
+        return lambda title: self._steps(f"{title} ({name}{length})")
+
+    def _note(self, **found: Any) -> None:
+        self.record = self.record.model_copy(update=found)
+
+    def _write(self) -> None:
+        if is_first_process():
+            write_whole(self._out / SEARCH_RECORD_FILE, self.record.model_dump_json(indent=1))
 
 
-def _validation_loss(trial: Trial) -> float:
-    return math.inf if trial.validation_loss is None else trial.validation_loss
+def name_share(share: float) -> str:
+    """Return a length for people: 1/8, or 1 for the whole."""
+    return str(Fraction(share))
+
+
+def _as_tuples(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(some) for name, some in values.items()}
+
+
+def _all_diverged(arm: str) -> BenchError:
+    return BenchError(f"Every trial of {arm} diverged.", "Search lower learning rates.")
+
+
+def _read_loss(found: FinetuneRecord) -> dict[str, Any]:
+    """Return the validation loss at the end of a run; None, with the reason, if it is no number."""
+    loss = found.validation[-1]["loss"]
+    if math.isfinite(loss):
+        return {"validation_loss": loss}
+    return {"validation_loss": None, "error": f"The validation loss became {loss}."}
+
+
+def _read_trial_loss(trial: Trial) -> float:
+    """Return the validation loss of a trial that did not diverge."""
+    assert trial.validation_loss is not None
+    return trial.validation_loss
+
+
+def _remove_weights(folder: Path) -> None:
+    """Delete the weights of a short run, and its saved states if it diverged: nothing goes on from them."""
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    for state in (folder / STATE_FOLDER).glob("checkpoint-*"):
+        shutil.rmtree(state)
+
+
+def _explain_choice(finite: Sequence[Trial], tried: int) -> str:
+    """Return why the first of *finite*, the trials of the last rung by their losses, was chosen."""
+    length = "in whole runs" if finite[0].share == 1 else f"at {name_share(finite[0].share)} of the length"
+    why = f"lowest validation loss of {tried} {length}: {finite[0].validation_loss:.4f}"
+    if len(finite) > 1:
+        why += f"; next {finite[1].validation_loss:.4f} ({name_settings(finite[1].settings)})"
+    return why
+
+
+def _find_warnings(record: SearchRecord) -> tuple[str, ...]:
+    """Return what makes the choice doubtful: an end of the ladder, lengths that are too short, too long or unequal."""
+    warnings: list[str] = []
+    ended = [trial for trial in record.trials if trial.validation_loss is not None]
+    for arm, chosen in record.choice.items():
+        tried = [trial for trial in record.trials if trial.arm == arm]
+        warnings += warn_end_of_ladder(arm, chosen, [trial.settings for trial in tried])
+        best = _list_best([trial for trial in ended if trial.arm == arm])
+        warnings += warn_falling_rate(arm, best, [trial.settings for trial in tried])
+        warnings += _warn_long_run(arm, [trial for trial in ended if trial.arm == arm and trial.settings == chosen])
+    short = min((trial.steps for trial in ended if trial.steps and trial.share < 1), default=FEW_STEPS)
+    if short < FEW_STEPS:
+        warnings.append(
+            f"The shortest runs had {short} steps, too few to tell settings apart. Give more rows, more `epochs` or "
+            "`max_steps`, or a smaller batch; or search without pruning."
+        )
+    if _differ_in_length(ended):
+        warnings.append("Runs of the same settings and share have other steps in one arm than in another.")
+    return tuple(warnings)
+
+
+def _list_best(ended: Sequence[Trial]) -> list[Point]:
+    """Return the best settings of each length of run, shortest first."""
+    shares = sorted({trial.share for trial in ended})
+    return [min((t for t in ended if t.share == share), key=_read_trial_loss).settings for share in shares]
+
+
+def _warn_long_run(arm: str, ended: Sequence[Trial]) -> tuple[str, ...]:
+    """Return a warning if the whole run of *arm* with its chosen settings ended above a shorter one of that seed."""
+    whole = next((trial for trial in ended if trial.share == 1), None)
+    shorter = [trial for trial in ended if trial.share < 1 and whole and trial.seed == whole.seed]
+    best = min(shorter, key=_read_trial_loss, default=None)
+    if whole is None or best is None or _read_trial_loss(best) >= _read_trial_loss(whole):
+        return ()
+    return (
+        f"The whole run of {arm} ended at a validation loss of {whole.validation_loss:.4f}, above "
+        f"{best.validation_loss:.4f} after {name_share(best.share)} of its length: it overfits. Give fewer "
+        "`epochs` or more rows.",
+    )
+
+
+def _differ_in_length(ended: Sequence[Trial]) -> bool:
+    """Return whether arms took different steps for the same settings, learning rates apart, and the same share."""
+    lengths: dict[Any, set[int | None]] = {}
+    for trial in ended:
+        settings = {name: value for name, value in trial.settings.items() if name != RATE}
+        lengths.setdefault((trial.share, *sorted(settings.items())), set()).add(trial.steps)
+    return any(len(steps) > 1 for steps in lengths.values())

@@ -109,12 +109,3 @@ def _check_job(job: FinetuneJob, arms: Arms) -> None:
             raise UsageError(f"`{name}` was not tried with SubLN, which `preset={arms.preset}` adds.", "Leave one out.")
     if job.out.endswith(TWIN_SUFFIX):
         raise UsageError(f"`out` ends in {TWIN_SUFFIX}, as the folder of the twin will.", "Give another `out`.")
-
-
-def check_no_search(search: Sequence[str] | None, arms: Arms) -> None:
-    """Raise UsageError for a *search* beside a preset: it would choose for each stage alone what only its end shows."""
-    if search:
-        raise UsageError(
-            f"`search` tries settings of one run, and `preset={arms.preset}` is several.",
-            "Search the stages one by one: `subln` with `method=pretrain`, then `method=distill`.",
-        )

@@ -123,7 +123,7 @@ class BenchTrainer(Trainer):
         bad = self._seen.find_bad_loss()
         if bad:
             step, loss = bad
-            raise DivergedError(f"The loss became {loss} at step {step}.", self._remedy())
+            raise DivergedError(f"The loss became {loss} at step {step}.", self._remedy(), step)
 
     @staticmethod
     def _remedy() -> str:
@@ -184,7 +184,8 @@ class BenchTrainer(Trainer):
             return
         losses = [point.get("cross_entropy", point["loss"]) for point in (*self.list_logged_points("loss"), figures)]
         if has_diverged(losses, self.model.config.vocab_size, self._becomes_ternary):
-            raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {self.state.global_step}.", self._remedy())
+            step = self.state.global_step
+            raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {step}.", self._remedy(), step)
 
     def validate(self) -> None:
         """Log the mean loss of the validation rows, if there are any, with the model as it would be deployed."""

@@ -18,7 +18,7 @@ from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
-from bitnet_bench.training.stages import check_no_search, plan_stages
+from bitnet_bench.training.stages import plan_stages
 
 WORDS = ["안녕", "오늘", "한국", "서울", "네", "아니요"]
 
@@ -117,8 +117,8 @@ def test_text_without_a_preset_and_tokens_without_text_are_refused() -> None:
         Arms(text=("a.jsonl",))
     with pytest.raises(BenchError, match="`text_tokens` needs `text`"):
         Arms(preset="bitdistill", text_tokens=100)
-    with pytest.raises(UsageError, match="several"):
-        check_no_search(["lr=1e-4,1e-3"], Arms(preset="bitdistill"))
+    with pytest.raises(BenchError, match="several"):
+        Arms(preset="bitdistill", search=("lr=1e-4,1e-3",))
 
 
 def test_a_float_model_that_becomes_ternary_is_told(
