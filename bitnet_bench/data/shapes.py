@@ -40,6 +40,10 @@ _TYPES: dict[str, type] = {**dict.fromkeys(DIALOGUES, list), **dict.fromkeys(TEX
 """Type that a field of each name must have to identify a shape: many data sets count their turns in `turns`."""
 
 
+class UnknownShapeError(BadRowError):
+    """A row without the fields of any shape: a fault of its whole file, if no row before it had a shape."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """The contents of a row: its turns, and the rejected alternative to the last of them."""
@@ -73,7 +77,7 @@ def recognise(fields: Fields) -> Shape:
     there = frozenset(
         key for key, value in fields.values.items() if key in fields and isinstance(value, _TYPES.get(key, object))
     )
-    fitting = _widest(there) or [_nearest(fields, there)]
+    fitting = find_widest(there) or [_nearest(fields, there)]
     if len(fitting) > 1:
         names = " or as ".join(shape.name for shape in fitting)
         raise BadRowError(f"can be read as {names}: leave out the fields of one, or make them null")
@@ -81,7 +85,7 @@ def recognise(fields: Fields) -> Shape:
 
 
 @lru_cache(maxsize=1024)
-def _widest(there: frozenset[str]) -> list[Shape]:
+def find_widest(there: frozenset[str]) -> list[Shape]:
     """Return the shapes of the lowest rank that read most of the fields *there*, one for each set of fields."""
     fitting = {shape: claims for shape in SHAPES if (claims := shape.claims(there))}
     rank = min((shape.rank for shape in fitting), default=0)
@@ -95,7 +99,10 @@ def _widest(there: frozenset[str]) -> list[Shape]:
 
 
 def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
-    """Return the shape that a row matches best; its reader then says what is missing."""
+    """Return the shape that a row matches best, whose reader says which field is null or blank.
+
+    UnknownShapeError if a field that it needs is not there at all.
+    """
 
     def has(shape: Shape) -> tuple[int, int]:
         return len(there.intersection(shape.needs)), sum(key in fields.values for key in shape.needs)
@@ -104,10 +111,18 @@ def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
     if not any(has(nearest)):
         names = [shorten_name(name) for name in sorted(fields.values)]
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        raise BadRowError(
+        raise UnknownShapeError(
             f"has none of the known fields (it has {', '.join(names[:NAMES_SHOWN]) or 'no fields'}{more})"
         )
+    lacking = [key for key in nearest.needs if key not in fields.values]
+    if lacking:
+        raise UnknownShapeError(f'has no "{lacking[0]}"')
     return nearest
+
+
+def list_known_fields() -> list[str]:
+    """Return the names of all fields that any shape reads, the common ones first."""
+    return list(dict.fromkeys(name for shape in SHAPES for name in (*shape.needs, *shape.also)))
 
 
 def _read_pair(asking: str, answering: str) -> Callable[[Fields], Said]:
