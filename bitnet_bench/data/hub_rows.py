@@ -62,13 +62,14 @@ def pin_source(source: str) -> str:
 
 def open_source(source: str | Path) -> Path:
     """Return the file of *source*: itself, or that of rows of the hub, which are fetched once for each commit."""
-    if not is_on_hub(str(source)):
+    name = source.as_posix() if isinstance(source, Path) else source
+    if not is_on_hub(name):
         return Path(source)
-    rows = parse_hub_rows(str(source))
+    rows = parse_hub_rows(name)
     commit = _find_commit(rows)
     parts = [rows.repo.replace("/", "--"), *(part for part in (rows.subset, rows.split) if part)]
-    name = _UNFIT_FOR_A_NAME.sub("_", "--".join(parts))
-    kept = find_cache_folder() / "hub" / commit / f"{name}.parquet"
+    stem = _UNFIT_FOR_A_NAME.sub("_", "--".join(parts))
+    kept = find_cache_folder() / "hub" / commit / f"{stem}.parquet"
     if not kept.is_file():
         dataset = _load_split(rows, commit)
         with replace_file(kept) as stream:

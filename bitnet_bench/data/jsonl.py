@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -205,7 +206,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> 
         return BenchError(f"{problem}.", "Save it as UTF-8, or name its encoding in `bitnet-bench data convert`.")
     return BenchError(
         f"{problem}. It can be read as {guess}.",
-        f"`bitnet-bench data convert {path.name} OUT --encoding {guess}` writes it as UTF-8.",
+        f"`bitnet-bench data convert {shlex.quote(str(path))} OUT --encoding {guess}` writes it as UTF-8.",
     )
 
 

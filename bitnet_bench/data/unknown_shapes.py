@@ -50,8 +50,9 @@ def describe_fields(rows: int, fields: Mapping[str, int]) -> str:
     return f"{rows:,} {'row has' if rows == 1 else 'rows have'} {', '.join(counted) or 'no fields'}{more}"
 
 
-def suggest_shape(file: str, fields: Mapping[str, int]) -> str:
+def suggest_shape(file: str, fields: Mapping[str, int], encoding: str | None = None) -> str:
     """Return a hint for rows with *fields*: the command that makes them a known shape, or what the nearest ones lack."""
+    convert = f"bitnet-bench data convert {shlex.quote(file)} OUT" + (f" --encoding {encoding}" if encoding else "")
     renamed = find_renames(fields)
     named = frozenset(renamed.get(name, name) for name in fields)
     fitting = find_widest(named)
@@ -60,10 +61,7 @@ def suggest_shape(file: str, fields: Mapping[str, int]) -> str:
         options = " ".join(
             f"--rename {shlex.quote(f'{old}={new}')}" for old, new in renamed.items() if new in needed
         )
-        return (
-            f"Did you mean {_name_shape(fitting[0])}? `bitnet-bench data convert {shlex.quote(file)} OUT {options}` "
-            "writes that."
-        )
+        return f"Did you mean {_name_shape(fitting[0])}? `{convert} {options}` writes that."
     nearest = sorted(SHAPES, key=lambda shape: -len(named.intersection(shape.needs)))[:NEAREST_SHOWN]
     lacking = [
         f"{_name_shape(shape)} without {', '.join(_quote(shape.needs, but=named))}"
@@ -73,8 +71,8 @@ def suggest_shape(file: str, fields: Mapping[str, int]) -> str:
     if lacking:
         return f"The nearest known shapes are {'; '.join(lacking)}. docs/data.md lists all."
     return (
-        f"`bitnet-bench data convert {shlex.quote(file)} OUT --rename OLD=NEW` renames fields, such as to "
-        '"prompt" and "response"; docs/data.md lists the known shapes.'
+        f'`{convert} --rename OLD=NEW` renames fields, such as to "prompt" and "response"; '
+        "docs/data.md lists the known shapes."
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.data.hub_rows import pin_source
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
@@ -131,17 +132,20 @@ def score_checkpoints(
 
     Missing and malformed rows are found before a model is loaded.
     """
+    from bitnet_bench.evaluation.suites import suggest_name
     from bitnet_bench.evaluation.task_run import check_rows
     from bitnet_bench.evaluation.tasks import TaskSettings
 
-    rows = {name: Path(file) for name, file in job.rows.items()}
+    names = [f"{suite.name}:{task.name}" for suite, task in tasks]
+    rows = {name: Path(pin_source(file)) for name, file in job.rows.items()}
+    if unused := sorted(rows.keys() - set(names)):
+        raise UsageError(f"`rows` names {unused[0]}, which is not among the tasks.", suggest_name(unused[0], names))
     setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers))
             for checkpoint, out in models
         ]
-        names = [f"{suite.name}:{task.name}" for suite, task in tasks]
         left = [run for run in runs if not all(map(run.has_scored, names))]
         built = _build_tasks(runs, tasks, setting, job.limit)
         for one in built:
