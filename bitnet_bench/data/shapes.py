@@ -14,6 +14,17 @@ from typing import Any
 from bitnet_bench.data import aihub
 from bitnet_bench.data.fields import SPEAKERS, Fields
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
+from bitnet_bench.data.tool_calls import (
+    CALL_NAMES,
+    CALLS,
+    TOOL_NAMES,
+    TOOLS,
+    add_tools,
+    join_results,
+    write_calls,
+    write_result,
+    write_tools,
+)
 from bitnet_bench.data.turns import Turn, role_of
 
 DESCRIPTION = (
@@ -216,11 +227,12 @@ def _read_dialogue(key: str) -> Callable[[Fields], Said]:
             turns = [
                 Turn("model" if t.role == answers else t.role, t.text, t.learned or t.role != answers) for t in turns
             ]
+        tools = next((text for name in TOOLS if (text := write_tools(fields.take(name)))), "")
         system = [Turn("system", text) for name in SYSTEM if (text := fields.optional_text(name))]
         inside = [turn for turn in turns if turn.role == "system"]
         if system and inside and system != inside:
             raise BadRowError("has a system text both beside its turns and among them")
-        return Said(turns if inside else [*system, *turns])
+        return Said(add_tools(turns if inside else [*system, *turns], tools))
 
     return read
 
@@ -229,7 +241,7 @@ def _turns(fields: Fields, key: str) -> list[Turn]:
     listed = fields.take(key)
     if not isinstance(listed, list) or not listed:
         raise BadRowError(f'has a "{key}" that is no list of turns')
-    turns = [turn for one in listed for turn in _turn(fields, key, one)]
+    turns = join_results(turn for one in listed for turn in _turn(fields, key, one))
     if not turns:
         raise BadRowError(f'has a "{key}" that is no list of turns with text')
     return turns
@@ -252,15 +264,43 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
     speaker_key = next((name for name in SPEAKERS if name in inner), None)
     if speaker_key is None:
         raise BadRowError("has a turn that is neither a string nor an object with role and content")
-    role = role_of(inner.take(speaker_key))
-    content = next((name for name in CONTENTS if name in inner), None)
-    content = content or next((name for name in CONTENTS if name in inner.values), CONTENTS[0])
+    speaker = inner.take(speaker_key)
+    called = _turn_with_tool(inner, speaker)
+    if called is not None:
+        return [called]
+    role = role_of(speaker)
+    content = _find_content(inner)
     if role == "system" and inner.values.get(content) == "":
         return []  # a dialogue without an instruction, as exporters write it
     if role != "model" and (role, key) != ("system", "turns"):  # where "system" may be the side that answers
         _ignore_flags(inner)
         return [Turn(role, _content(inner, content))]
     return [Turn(role, _content(inner, content), is_learned(inner))]
+
+
+def _find_content(fields: Fields) -> str:
+    """Return the field of a turn that holds its text, or would hold it."""
+    there = next((name for name in CONTENTS if name in fields), None)
+    return there or next((name for name in CONTENTS if name in fields.values), CONTENTS[0])
+
+
+def _turn_with_tool(fields: Fields, speaker: Any) -> Turn | None:
+    """Return a turn that calls tools, or gives the result of a call; None for any other."""
+    name = speaker.strip().lower() if isinstance(speaker, str) else ""
+    content = _find_content(fields)
+    if name in TOOL_NAMES:
+        for about in ("tool_call_id", "name"):
+            fields.take(about)
+        _ignore_flags(fields)
+        return write_result(_content(fields, content) if content in fields else str(fields.take(content) or ""))
+    calls = next((fields.take(key) for key in CALLS if key in fields), None)
+    if name in CALL_NAMES:
+        return Turn("model", write_calls("", fields.take(content)), is_learned(fields))
+    if not calls or role_of(speaker) != "model":
+        return None
+    said = _content(fields, content) if content in fields else ""
+    fields.take(content)
+    return Turn("model", write_calls(said, calls), is_learned(fields))
 
 
 def _content(fields: Fields, key: str) -> str:
@@ -336,7 +376,7 @@ SHAPES: tuple[Shape, ...] = (
         Shape("a preference pair", (c, r), _read_preference(c, r), also=(*ASKING, *AROUND), rank=0)
         for c, r in (("chosen", "rejected"), ("chosen_response", "rejected_response"))
     ),
-    *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=SYSTEM) for key in DIALOGUES),
+    *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=(*SYSTEM, *TOOLS)) for key in DIALOGUES),
     Shape("a dialogue summary", ("body",), _read_aihub(aihub.parse_dialogue_summary), rank=2, texts_are_joined=True),
     Shape(
         "a document summary",
