@@ -161,7 +161,6 @@ class _Collector:
         findings = tuple(sorted([*self._merge_unknown(path), *lost], key=lambda finding: finding.line))
         return FileFindings(str(path), self._lines, findings, self._tokens, self._response_tokens)
 
-
     def _merge_unknown(self, path: Path) -> list[Finding]:
         """Return the findings, with a single one of all rows of no known shape where no row could be read."""
         if not self._unknown or self._tokens:

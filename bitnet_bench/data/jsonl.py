@@ -127,7 +127,9 @@ def read_numbered_lines(path: Path, encoding: str | None = None, take: Take | No
     try:
         if is_parquet_file(path):
             if encoding is not None:
-                raise BenchError(f"{path} holds no text in {encoding}: texts of Parquet are UTF-8.", "Name no encoding.")
+                raise BenchError(
+                    f"{path} holds no text in {encoding}: texts of Parquet are UTF-8.", "Name no encoding."
+                )
             yield from read_parquet_rows(path, take)
             return
         if path.suffix.lower() in DELIMITERS:

@@ -34,7 +34,9 @@ def read_parquet_rows(path: Path, take: Callable[[bytes], object] | None = None)
                 for row in batch.to_pylist():
                     number += 1
                     yield number, json.dumps(row, ensure_ascii=False, default=_to_plain)
-    except (pa.ArrowException, UnicodeDecodeError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, and not of what is in the file
+            raise
         reason = (str(error).splitlines() or ["it is empty"])[0].rstrip(".")
         raise BenchError(f"{path} is no Parquet file that can be read: {reason}.", "Get or write it again.") from error
 

@@ -58,9 +58,7 @@ def suggest_shape(file: str, fields: Mapping[str, int], encoding: str | None = N
     fitting = find_widest(named)
     if renamed and fitting:
         needed = {field for shape in fitting[:1] for field in shape.claims(named)}
-        options = " ".join(
-            f"--rename {shlex.quote(f'{old}={new}')}" for old, new in renamed.items() if new in needed
-        )
+        options = " ".join(f"--rename {shlex.quote(f'{old}={new}')}" for old, new in renamed.items() if new in needed)
         return f"Did you mean {_name_shape(fitting[0])}? `{convert} {options}` writes that."
     nearest = sorted(SHAPES, key=lambda shape: -len(named.intersection(shape.needs)))[:NEAREST_SHOWN]
     lacking = [
