@@ -13,7 +13,6 @@ from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import make_table, progress_bar
-
 from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:

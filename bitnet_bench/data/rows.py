@@ -108,7 +108,8 @@ def check_rows_file(path: Path) -> None:
     if not path.is_file():
         raise BenchError(
             f"There is no file {path}.",
-            "`data` takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
+            "`data` takes a file of rows, hub:ORG/NAME[:SPLIT], or SUITE:TASK such as klue:ynat "
+            "(`bitnet-bench suites` lists them).",
         )
 
 
@@ -178,7 +179,7 @@ def row_to_fields(row: Row) -> dict[str, Any]:
 def convert_data(
     source: str | Path, out: Path, encoding: str | None = None, renames: Mapping[str, str] | None = None
 ) -> int:
-    """Write the rows of a file or of the hub, in any shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
+    """Write rows of any shape, of a file or the hub, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
 
     Return the number of rows. BenchError names the first bad line; *out* is not written then. *encoding* is that of a
     file, and *renames* gives fields another name before a row is read.

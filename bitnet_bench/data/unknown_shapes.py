@@ -51,7 +51,7 @@ def describe_fields(rows: int, fields: Mapping[str, int]) -> str:
 
 
 def suggest_shape(file: str, fields: Mapping[str, int], encoding: str | None = None) -> str:
-    """Return a hint for rows with *fields*: the command that makes them a known shape, or what the nearest ones lack."""
+    """Return a hint for rows with *fields*: the command that makes them a known shape, or what the nearest lack."""
     convert = f"bitnet-bench data convert {shlex.quote(file)} OUT" + (f" --encoding {encoding}" if encoding else "")
     renamed = find_renames(fields)
     named = frozenset(renamed.get(name, name) for name in fields)

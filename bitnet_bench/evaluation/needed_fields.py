@@ -44,7 +44,7 @@ def _find_in_setting(setting: Any, row: Mapping[str, Any]) -> list[str]:
 
 
 def _find_in_template(template: str) -> list[str]:
-    environment = Environment(autoescape=False)  # noqa: S701 - it is parsed only
+    environment = Environment(autoescape=False)
     try:
         tree = environment.parse(template)
     except TemplateError:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.evaluation.select import find_data_directory, select_tasks
-from bitnet_bench.evaluation.suites import Suite, Task
+from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.select import choose_suites, find_data_directory, select_tasks
+from bitnet_bench.evaluation.suites import SUITE_FILE, Suite, Task
+from bitnet_bench.files import is_file
 from bitnet_bench.runs.value import Value
 
 KINDS: dict[type, str] = {bool: "true or false", int: "number", float: "number", str: "text", dict: "object"}
@@ -54,14 +55,10 @@ def list_shown_tasks(name: str, data_dir: Path | None = None) -> list[ShownTask]
     from bitnet_bench.evaluation.harness_tasks import HARNESS_PREFIX
 
     suite, _, task = name.rpartition(":")
-    if suite == HARNESS_PREFIX or not suite or (Path(name) / "suite.yaml").is_file():
-        chosen = select_tasks([name])
-        if not suite:
-            chosen = [(owner, one) for owner, _ in chosen[:1] for one in owner.tasks]
+    if suite == HARNESS_PREFIX or not suite or is_file(Path(name) / SUITE_FILE):
+        chosen = [(owner, one) for owner in choose_suites([name]) for one in owner.tasks]
     else:
         chosen = select_tasks([suite], [task])
-    if not chosen:
-        raise UsageError(f"{name} has no tasks.", "`bitnet-bench suites` lists those that there are.")
     directory = find_data_directory(data_dir)
     return [_show_task(owner, one, directory) for owner, one in chosen]
 

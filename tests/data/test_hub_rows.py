@@ -118,7 +118,7 @@ def test_the_hub_is_fine_tuned_on_from_the_command_line(hub: FakeHub, tmp_path: 
     """The record has the commit, so that the run can be done again."""
     rows = make_files()["parquet_sharegpt"].data
     commit = hub.add("kor/many", {"README.md": CARD, "data/train-00000-of-00001.parquet": rows})
-    words = "finetune --data hub:kor/many:train --max-steps 2 --batch-size 2 --json --out".split()
+    words = ["finetune", "--data", "hub:kor/many:train", "--max-steps", "2", "--batch-size", "2", "--json", "--out"]
     done = ask(hub, tmp_path, "-m", "bitnet_bench", *words, str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)
