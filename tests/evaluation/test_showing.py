@@ -87,7 +87,7 @@ def test_every_task_of_the_suites_is_shown() -> None:
 @pytest.mark.parametrize("name", ["sample:bolq", "smple", "smple:boolq"])
 def test_a_task_that_is_not_there_is_suggested(name: str) -> None:
     """Whichever part is wrong."""
-    with pytest.raises(UsageError, match="Did you mean (boolq|sample)"):
+    with pytest.raises(UsageError, match=r"Did you mean (boolq|sample)"):
         list_shown_tasks(name)
 
 
