@@ -93,7 +93,7 @@ def _find_commit(rows: HubRows) -> str:
         except EntryNotFoundError:
             return str(HfApi().dataset_info(rows.repo, revision=rows.revision).sha)
     except Exception as error:  # of the client and of its HTTP library, which depends on its version
-        raise _not_to_be_had(rows, error) from error
+        raise _explain_failure(rows, error) from error
 
 
 def _load_split(rows: HubRows, commit: str) -> Any:
@@ -107,19 +107,19 @@ def _load_split(rows: HubRows, commit: str) -> Any:
         builder.download_and_prepare()
         splits = [str(name) for name in builder.info.splits]
     except Exception as error:  # `datasets` reads files of many kinds, and raises what their readers do
-        raise _not_to_be_had(rows, error) from error
+        raise _explain_failure(rows, error) from error
     wanted = rows.split or (DEFAULT_SPLIT if DEFAULT_SPLIT in splits or len(splits) != 1 else splits[0])
     if wanted.partition("[")[0] not in splits:
         raise UsageError(f"{rows.repo} has no split {wanted!r}.", f"There are: {', '.join(splits)}. Write {FORM}.")
     try:
         return builder.as_dataset(split=wanted)
     except Exception as error:  # a slice such as train[:10%] is a small language of its own
-        raise _not_to_be_had(rows, error) from error
+        raise _explain_failure(rows, error) from error
 
 
-def _not_to_be_had(rows: HubRows, error: Exception) -> BenchError:
+def _explain_failure(rows: HubRows, error: Exception) -> BenchError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return BenchError(
-        f"{rows} is not to be had from the hub: {' '.join(lines[:2]).rstrip('.')}.",
+        f"{rows} cannot be fetched from the hub: {' '.join(lines[:2]).rstrip('.')}.",
         f"Check the name ({FORM}), the network, and `hf auth login` for a gated data set.",
     )

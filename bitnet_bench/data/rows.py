@@ -122,7 +122,7 @@ def make_row_error(
 
         rows, fields = count_fields(line for _, line in read_numbered_lines(path, encoding))
         return BenchError(
-            f"{path.name} is of no known shape: {describe_fields(rows, fields)}.",
+            f"{path.name} has no known shape: {describe_fields(rows, fields)}.",
             suggest_shape(str(path), fields, encoding),
         )
     return BenchError(f"{name_place(path, number)} {why}.", f"Rows look like {SHAPES}.")

@@ -227,7 +227,7 @@ def _read_dialogue(key: str) -> Callable[[Fields], Said]:
             turns = [
                 Turn("model" if t.role == answers else t.role, t.text, t.learned or t.role != answers) for t in turns
             ]
-        tools = next((text for name in TOOLS if (text := write_tools(fields.take(name)))), "")
+        tools = next(filter(None, (write_tools(fields.take(name)) for name in TOOLS)), "")
         system = [Turn("system", text) for name in SYSTEM if (text := fields.optional_text(name))]
         inside = [turn for turn in turns if turn.role == "system"]
         if system and inside and system != inside:

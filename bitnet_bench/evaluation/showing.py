@@ -27,23 +27,23 @@ class ShownTask(Value):
     licence: str
     citation: str
     source: str
-    """Where the rows are from: a file, or the hub id with its revision."""
-    rows: int | None
-    training_rows: int | None
-    """None if there are none."""
-    fields: dict[str, str]
-    """Kind of each field of a row that the task reads, and of the others after those."""
+    """Where the rows are from: a file, or the hub id, with its revision if it was asked."""
     needed: tuple[str, ...]
     """Fields that rows of your own need."""
-    example: dict[str, Any] | None
-    prompt: str | None
-    choices: tuple[str, ...]
-    delimiter: str
+    fields: dict[str, str]
+    """Kind of each field of the example, those that the task reads first; empty kinds without an example."""
+    rows: int | None = None
+    training_rows: int | None = None
+    """None if there are none."""
+    example: dict[str, Any] | None = None
+    prompt: str | None = None
+    choices: tuple[str, ...] = ()
+    delimiter: str = ""
     """Text between the prompt and an answer."""
-    answer: str | None
-    references: tuple[str, ...]
+    answer: str | None = None
+    references: tuple[str, ...] = ()
     """All right answers, where there are several."""
-    unavailable: str
+    unavailable: str = ""
     """Why there is no example; empty if there is one."""
 
 
@@ -82,9 +82,7 @@ def _show_task(suite: Suite, task: Task, data_dir: Path | None) -> ShownTask:
         example, asked = ask_row(built)
     except BenchError as error:
         kinds = dict.fromkeys(known["needed"], "")
-        nothing = {"source": suite.find_hub_id(task) or "", "rows": None, "training_rows": None, "example": None}
-        nothing |= {"prompt": None, "choices": (), "delimiter": "", "answer": None, "references": ()}
-        return ShownTask(**known, **nothing, fields=kinds, unavailable=str(error))
+        return ShownTask(**known, source=suite.find_hub_id(task) or "", fields=kinds, unavailable=str(error))
     known["needed"] = known["needed"] or tuple(example)
     order = [*(name for name in known["needed"] if name in example), *example]
     return ShownTask(
@@ -94,7 +92,6 @@ def _show_task(suite: Suite, task: Task, data_dir: Path | None) -> ShownTask:
         training_rows=len(built.lm_task.training_docs()) if built.lm_task.has_training_docs() else None,
         fields={name: _name_kind(example[name]) for name in dict.fromkeys(order)},
         example=example,
-        unavailable="",
         **vars(asked),
     )
 

@@ -102,8 +102,8 @@ def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> N
     """A name, a revision, a split and a subset; and a commit that was never fetched, where no hub answers."""
     missing = ["hub:kor/nothing", "hub:kor/chat@v9", "hub:kor/chat:dev", "hub:kor/subsets"]
     found = read(hub, tmp_path, *missing)
-    assert found["hub:kor/nothing"][0].startswith("hub:kor/nothing is not to be had from the hub: ")
-    assert found["hub:kor/chat@v9"][0].startswith("hub:kor/chat@v9 is not to be had from the hub: ")
+    assert found["hub:kor/nothing"][0].startswith("hub:kor/nothing cannot be fetched from the hub: ")
+    assert found["hub:kor/chat@v9"][0].startswith("hub:kor/chat@v9 cannot be fetched from the hub: ")
     assert found["hub:kor/chat:dev"] == [
         "kor/chat has no split 'dev'.",
         "There are: train, test. Write hub:ORG/NAME[@REVISION][/SUBSET][:SPLIT].",
@@ -111,7 +111,7 @@ def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> N
     assert "['easy', 'hard']" in found["hub:kor/subsets"][0]
     (old, _) = hub.commits["kor/chat"]
     ((problem, _),) = read(None, tmp_path, f"hub:kor/chat@{old}").values()
-    assert problem.startswith(f"hub:kor/chat@{old} is not to be had from the hub: ")
+    assert problem.startswith(f"hub:kor/chat@{old} cannot be fetched from the hub: ")
 
 
 def test_the_hub_is_fine_tuned_on_from_the_command_line(hub: FakeHub, tmp_path: Path) -> None:

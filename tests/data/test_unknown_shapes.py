@@ -34,7 +34,7 @@ def test_the_fields_are_listed_with_the_rows_that_have_them(read: Any, tmp_path:
     rows = [{"질문": "가?", "답변": "나.", "id": i, "메모": None if i else "첫"} for i in range(50)]
     with pytest.raises(BenchError) as caught:
         read(write(tmp_path, *rows))
-    said = 'rows.jsonl is of no known shape: 50 rows have "질문" (50), "답변" (50), "id" (50), "메모" (1).'
+    said = 'rows.jsonl has no known shape: 50 rows have "질문" (50), "답변" (50), "id" (50), "메모" (1).'
     assert caught.value.problem == said
     assert "--rename '질문=prompt' --rename '답변=response'" in caught.value.hint
 
