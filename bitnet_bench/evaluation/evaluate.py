@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.data.hub_rows import pin_source
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
@@ -22,7 +21,7 @@ from bitnet_bench.evaluation.finished import (
     digest_definition,
     digest_task,
 )
-from bitnet_bench.evaluation.select import find_data_directory
+from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
@@ -132,14 +131,11 @@ def score_checkpoints(
 
     Missing and malformed rows are found before a model is loaded.
     """
-    from bitnet_bench.evaluation.suites import suggest_name
     from bitnet_bench.evaluation.task_run import check_rows
     from bitnet_bench.evaluation.tasks import TaskSettings
 
     names = [f"{suite.name}:{task.name}" for suite, task in tasks]
-    rows = {name: Path(pin_source(file)) for name, file in job.rows.items()}
-    if unused := sorted(rows.keys() - set(names)):
-        raise UsageError(f"`rows` names {unused[0]}, which is not among the tasks.", suggest_name(unused[0], names))
+    rows = pin_own_rows(job.rows, names)
     setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
     with ExitStack() as stack:
         runs = [
