@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from bitnet_bench.data.arrow_files import find_cache_folder
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import replace_file
 
@@ -65,6 +64,8 @@ def open_source(source: str | Path) -> Path:
     name = source.as_posix() if isinstance(source, Path) else source
     if not is_on_hub(name):
         return Path(source)
+    from bitnet_bench.data.arrow_files import find_cache_folder
+
     rows = parse_hub_rows(name)
     commit = _find_commit(rows)
     parts = [rows.repo.replace("/", "--"), *(part for part in (rows.subset, rows.split) if part)]
