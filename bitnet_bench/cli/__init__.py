@@ -14,7 +14,7 @@ import typer
 from bitnet_bench import __version__
 from bitnet_bench.cli import cache, data, rating
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
-from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
+from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
@@ -48,7 +48,6 @@ COMMANDS = (
     pull,
     report,
     compare,
-    suites,
     backends,
     doctor,
 )
@@ -63,6 +62,7 @@ app.command(
 app.add_typer(cache.app, name="cache")
 app.add_typer(data.app, name="data")
 app.add_typer(rating.app, name="rate")
+app.add_typer(suites_app, name="suites")
 
 DEBUG_VARIABLE = "BITNET_BENCH_DEBUG"
 """Environment variable with which an error of the system shows its traceback."""

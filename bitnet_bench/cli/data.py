@@ -13,12 +13,15 @@ from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.tables import make_table, progress_bar
+from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bitnet_bench.data.checking import FileFindings
+    from bitnet_bench.data.checking import FileFindings, Finding
 
+LINES_SHOWN = 3
+"""Lines to name of findings that say the same."""
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at training rows before training on them.")
 
@@ -103,30 +106,56 @@ def data_stats(
 
 @app.command("convert", cls=PanelCommand)
 def data_convert(
-    file: Annotated[Path, typer.Argument(help="A file of any shape that `finetune` reads.")],
+    file: Annotated[str, typer.Argument(help="A file of any shape that `finetune` reads, or hub:ORG/NAME[:SPLIT].")],
     out: Annotated[Path, typer.Argument(help="The file to write; it must not exist yet.")],
     encoding: Annotated[
         str | None, typer.Option(help="What FILE is saved in, such as cp949; UTF-8 without this.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Read the field OLD as NEW, such as 질문=prompt. Repeatable."),
     ] = None,
 ) -> None:
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
     from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
+    print(f"Wrote {convert_data(file, out, encoding, _parse_renames(rename or [])):,} rows to {out}")
+
+
+def _parse_renames(options: list[str]) -> dict[str, str]:
+    """Return the new name of each field by its old one; UsageError if an option is not OLD=NEW."""
+    renames: dict[str, str] = {}
+    for option in options:
+        old, _, new = option.rpartition("=")
+        if not old or not new or old in renames or new in renames.values():
+            raise UsageError(f"{option!r} does not rename a field, or one that is renamed already.", "Give OLD=NEW.")
+        renames[old] = new
+    return renames
 
 
 def findings_table(checked: FileFindings, shown: int) -> Table:
-    """Return *shown* findings of a file, one per row, those that stop training first."""
+    """Return *shown* findings of a file, those that stop training first, with the lines of those that are alike."""
     from bitnet_bench.data.checking import FINDING_KINDS
 
     order = sorted(checked.findings, key=lambda finding: list(FINDING_KINDS).index(finding.kind))
-    rows = [[str(f.line), f.kind, f.reason] for f in order[:shown]]
+    alike: dict[tuple[str, str], list[Finding]] = {}
+    for finding in order:
+        alike.setdefault((finding.kind, finding.reason), []).append(finding)
+    rows = [[_name_lines(found), kind, reason] for (kind, reason), found in list(alike.items())[:shown]]
     counts = ", ".join(f"{count:,} {kind}" for kind, count in checked.counts.items())
     title = f"{checked.file}: {checked.lines:,} rows; {counts or 'nothing found'}"
-    left = len(checked.findings) - shown
+    left = len(alike) - shown
     made = make_table(title, ["line", "what", "why"], rows, numbers_from=99)
     made.caption = f"{left:,} more: --show, or --json for all" if left > 0 else None
     return made
+
+
+def _name_lines(alike: list[Finding]) -> str:
+    """Return the lines of findings that say the same: a few, and how many more there are."""
+    rows = sum(finding.rows for finding in alike)
+    lines = ", ".join(f"{finding.line}" for finding in alike[:LINES_SHOWN])
+    more = rows - min(len(alike), LINES_SHOWN)
+    return f"{lines} and {more:,} more" if more else lines
 
 
 def lengths_table(checked: FileFindings) -> Table:

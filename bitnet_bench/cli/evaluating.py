@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import make_table, progress_bar, show
+from bitnet_bench.cli.tables import DASH, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
 
+EVALUATE_OPTIONS = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}
+
 if TYPE_CHECKING:
+    from bitnet_bench.evaluation.showing import ShownTask
     from bitnet_bench.runs.records import RunRecord
 
 
@@ -95,18 +100,23 @@ def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list
     return folders
 
 
-def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
-    """List the suites and their tasks.
+suites_app = typer.Typer(rich_markup_mode=None)
+
+
+@suites_app.callback(invoke_without_command=True)
+def suites(context: typer.Context, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the suites and their tasks; `suites show SUITE:TASK` shows one.
 
     Rows are counted where a data directory is given; --limit and wos, whose dialogues hold several questions, apart.
     """
     from bitnet_bench.evaluation.select import list_tasks
 
+    if context.invoked_subcommand is not None:
+        return
     found = list_tasks(data_dir)
     if as_json:
         print_json(found)
         return
-    names = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}  # options of `evaluate`
     rows = [
         [
             t["suite"],
@@ -115,12 +125,57 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
             t["metrics"][0],
             f"{t['chance']:.1f}",
             t["licence"],
-            name_options(t["from"], names),
+            name_options(t["from"], EVALUATE_OPTIONS),
         ]
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
     show(make_table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
+
+
+@suites_app.command("show", cls=PanelCommand)
+def suites_show(
+    task: Annotated[str, typer.Argument(metavar="SUITE:TASK", help="A task, lm-eval:NAME, or a suite for all of its.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a task asks: its fields, a row, the prompt and the answer, metrics, licence and source."""
+    from bitnet_bench.evaluation.showing import list_shown_tasks
+
+    shown = list_shown_tasks(task, data_dir)
+    if as_json:
+        print_json([one.model_dump(mode="json") for one in shown])
+    else:
+        print("\n\n".join(map(describe_task, shown)))
+
+
+def describe_task(shown: ShownTask) -> str:
+    """Return a task as text: what is known of it, a row, and how that row is asked."""
+    counts = [f"{count:,} {what}" for count, what in ((shown.rows, "test"), (shown.training_rows, "training")) if count]
+    first, *others = shown.metrics
+    fields = [f"{name} ({shown.fields[name] or 'not seen'})" for name in shown.needed]
+    unread = [name for name in shown.fields if name not in shown.needed]
+    chance = f"; chance {shown.chance:.1f}" if shown.chance else ""
+    about = {
+        "suite": f"{shown.title}, version {shown.version}",
+        "metrics": f"{', '.join([f'{first} (primary)', *others])}{chance}",
+        "licence": shown.licence,
+        "citation": shown.citation,
+        "source": shown.source,
+        "rows": ", ".join(counts) or DASH,
+        "fields": "; ".join([", ".join(fields) or DASH, *([f"not read: {', '.join(unread)}"] if unread else [])]),
+    }
+    lines = [shown.task, *(f"  {name:<9} {value}" for name, value in about.items())]
+    if shown.example is None or shown.prompt is None:
+        return "\n".join([*lines, "", name_options(f"No row to show: {shown.unavailable}", EVALUATE_OPTIONS)])
+    lines += ["", "A row:", json.dumps(shown.example, ensure_ascii=False), "", "The prompt of it:", shown.prompt, ""]
+    if shown.choices:
+        lines.append(f"Choices: {', '.join(repr(shown.delimiter + choice) for choice in shown.choices)}")
+    answers = [shown.answer or "", *(one for one in shown.references if one != shown.answer)]
+    lines.append(f"Answer: {' or '.join(repr(shown.delimiter + one) for one in answers)}")
+    suite, _, name = shown.task.partition(":")
+    asked = f"--suite {shown.task}" if suite == "lm-eval" else f"--suite {suite} --task {name}"
+    return "\n".join([*lines, "", f"Your own rows: bitnet-bench evaluate {asked} --rows {shown.task}=FILE"])
 
 
 def lm_eval(context: typer.Context) -> None:

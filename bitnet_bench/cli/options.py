@@ -14,4 +14,4 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 ShardSize = Annotated[float, typer.Option(min=0.001, help="Largest weight file, in GB (10^9 bytes).")]
 Margin = Annotated[float, typer.Option(min=0.0, help="Points of a score that are too few to matter.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Files = Annotated[list[Path], typer.Argument(help="JSONL files of training rows.")]
+Files = Annotated[list[str], typer.Argument(help="Files of training rows, or hub:ORG/NAME[:SPLIT].")]

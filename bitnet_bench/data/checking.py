@@ -18,8 +18,10 @@ from bitnet_bench.data.many_processes import map_in_processes
 from bitnet_bench.data.row_reading import cut_batches
 from bitnet_bench.data.row_text import hash_line
 from bitnet_bench.data.rows import Row, read_value
+from bitnet_bench.data.shapes import UnknownShapeError
 from bitnet_bench.data.templates import choose_template, render_sequences
 from bitnet_bench.data.text_encoding import TextEncoder
+from bitnet_bench.data.unknown_shapes import describe_fields, suggest_shape
 from bitnet_bench.errors import BenchError
 
 FindingKind = Literal[
@@ -53,6 +55,8 @@ class Finding:
     line: int
     kind: FindingKind
     reason: str
+    rows: int = 1
+    """Number of rows that it is about; above 1 for rows of no known shape, of which the first has the line."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class FileFindings:
     @property
     def counts(self) -> dict[FindingKind, int]:
         """Return the number of findings by kind, without kinds that have none."""
-        found = Counter(finding.kind for finding in self.findings)
+        found: Counter[FindingKind] = Counter()
+        for finding in self.findings:
+            found[finding.kind] += finding.rows
         return {kind: found[kind] for kind in FINDING_KINDS if found[kind]}
 
 
@@ -107,6 +113,8 @@ class _RowReport:
     lost: tuple[str, ...] = ()
     lengths: tuple[int, int] | None = None
     """Tokens of its longest sequence, and tokens that carry the loss."""
+    fields: tuple[str, ...] | None = None
+    """Names of the fields of a row of no known shape."""
 
 
 class _Collector:
@@ -118,6 +126,10 @@ class _Collector:
         self._findings: list[Finding] = []
         self._lost: dict[str, tuple[int, int]] = {}
         """First line that loses text for a reason, and how many do."""
+        self._unknown: list[int] = []
+        """Lines of no known shape."""
+        self._fields: Counter[str] = Counter()
+        """How many of those have a field."""
         self._tokens, self._response_tokens = array("I"), array("I")
 
     def add(self, report: _RowReport) -> None:
@@ -130,6 +142,9 @@ class _Collector:
                 same = Finding(report.line, "duplicate", f"is the same as line {first}")
                 findings = [*findings[: report.before_duplicate], same, *findings[report.before_duplicate :]]
         self._findings += findings
+        if report.fields is not None:
+            self._unknown.append(report.line)
+            self._fields.update(report.fields)
         for reason in report.lost:
             line, count = self._lost.get(reason, (report.line, 0))
             self._lost[reason] = line, count + 1
@@ -143,8 +158,18 @@ class _Collector:
             Finding(line, "unread", f"{count:,} {'row holds' if count == 1 else 'rows hold'} {reason}")
             for reason, (line, count) in self._lost.items()
         ]
-        findings = tuple(sorted([*self._findings, *lost], key=lambda finding: finding.line))
+        findings = tuple(sorted([*self._merge_unknown(path), *lost], key=lambda finding: finding.line))
         return FileFindings(str(path), self._lines, findings, self._tokens, self._response_tokens)
+
+    def _merge_unknown(self, path: Path) -> list[Finding]:
+        """Return the findings, with a single one of all rows of no known shape where no row could be read."""
+        if not self._unknown or self._tokens:
+            return self._findings
+        unknown = set(self._unknown)
+        others = [found for found in self._findings if found.line not in unknown]
+        rows = len(unknown)
+        what = f"no known shape: {describe_fields(rows, self._fields)}. {suggest_shape(str(path), self._fields)}"
+        return [Finding(self._unknown[0], "bad", what, rows), *others]
 
 
 class _RowExaminer:
@@ -169,10 +194,13 @@ class _RowExaminer:
 
     def _examine(self, number: int, line: str) -> _RowReport:
         report = _RowReport(number, [])
+        value: Any = None
         try:
             value, decomposed = read_json(line)
             row, unread = read_value(value)
         except BadRowError as error:
+            if isinstance(error, UnknownShapeError):
+                report.fields = tuple(name for name, one in value.items() if one is not None)
             report.findings.append(Finding(number, "bad", str(error)))
             return report
         if decomposed:

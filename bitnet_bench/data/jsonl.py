@@ -1,4 +1,4 @@
-"""Read rows from JSON Lines, JSON lists, CSV and AI Hub's files, with all text in NFC, and locate bad lines."""
+"""Read rows from JSON Lines, JSON lists, CSV, Parquet and AI Hub's files, with text in NFC, and locate bad lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.data import aihub
+from bitnet_bench.data.parquet_rows import read_parquet_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import guess_encoding
 
@@ -95,9 +97,20 @@ class _Composer:
         return unicodedata.normalize("NFC", text)
 
 
+def is_parquet_file(path: Path) -> bool:
+    """Return whether the name of *path* is that of a Parquet file."""
+    return path.suffix.lower() == ".parquet"
+
+
 def is_json_file(path: Path) -> bool:
     """Return whether the name of *path* is that of a JSON file, which holds one value and not one row per line."""
     return path.suffix.lower() == ".json"
+
+
+def name_place(path: Path, number: int) -> str:
+    """Return the place of row *number* of *path* for a message: its line, or its entry or row where there are none."""
+    kind = "Entry" if is_json_file(path) else "Row" if is_parquet_file(path) else "Line"
+    return f"{kind} {number} of {path.name}"
 
 
 Take = Callable[[bytes], object]
@@ -107,10 +120,18 @@ Take = Callable[[bytes], object]
 def read_numbered_lines(path: Path, encoding: str | None = None, take: Take | None = None) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, the JSON of a row) of a file, without blank lines and without a byte-order mark.
 
-    For a `.json` file, the number is that of the entry. Lists of rows and rows that span several lines, tables (`.csv`,
-    `.tsv`, with names in the first line), and lines that end in a comma are read too. *encoding* None is UTF-8.
+    For a `.json` file, the number is that of the entry, for a `.parquet` file that of the row. Lists of rows and rows
+    that span several lines, tables (`.csv`, `.tsv`, with names in the first line), and lines that end in a comma are
+    read too. *encoding* None is UTF-8.
     """
     try:
+        if is_parquet_file(path):
+            if encoding is not None:
+                raise BenchError(
+                    f"{path} holds no text in {encoding}: texts of Parquet are UTF-8.", "Name no encoding."
+                )
+            yield from read_parquet_rows(path, take)
+            return
         if path.suffix.lower() in DELIMITERS:
             yield from _table_rows(path, _decoded_text(path, encoding, take))
         elif is_json_file(path):
@@ -187,7 +208,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError, line: int, offset: int) -> 
         return BenchError(f"{problem}.", "Save it as UTF-8, or name its encoding in `bitnet-bench data convert`.")
     return BenchError(
         f"{problem}. It can be read as {guess}.",
-        f"`bitnet-bench data convert {path.name} OUT --encoding {guess}` writes it as UTF-8.",
+        f"`bitnet-bench data convert {shlex.quote(str(path))} OUT --encoding {guess}` writes it as UTF-8.",
     )
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from bitnet_bench.data.arrow_files import TableWriter, digest_code, find_cache_folder, open_table, write_or_hold
 from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.many_processes import map_in_processes
-from bitnet_bench.data.rows import Row, check_read_rows, check_rows_file, make_line_error, read_value
+from bitnet_bench.data.rows import Row, check_read_rows, check_rows_file, make_row_error, read_value
+from bitnet_bench.data.shapes import UnknownShapeError
 from bitnet_bench.data.stored_rows import ROWS_AT_ONCE, ROWS_SCHEMA, RowBatch, RowTable, StoredRows, pack_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import Progress, no_progress
@@ -60,8 +61,9 @@ class WatchedFile:
 class _ParsedBatch:
     packed: RowBatch
     unread: Counter[str]
-    bad: tuple[int, str] | None
-    """Line number of the first bad row, and what is wrong; rows after it are not in the batch."""
+    bad: tuple[int, str, bool] | None
+    """Line number of the first bad row, what is wrong, and whether it has no known shape; rows after it are not in the
+    batch."""
 
 
 def read_row_file(path: Path, limit: int | None = None, progress: Progress = no_progress) -> StoredRows:
@@ -110,7 +112,8 @@ def _parse_file(path: Path, limit: int | None, progress: Progress, keeps: bool) 
             writer.add(parsed.packed.stored)
             unread.update(parsed.unread)
             if parsed.bad is not None:
-                raise make_line_error(path, *parsed.bad)
+                number, why, is_unknown = parsed.bad
+                raise make_row_error(path, number, why, is_unknown and not writer.rows)
             report(writer.rows, watched.bytes // MEGABYTE, watched.size // MEGABYTE)
         name = _name_table(path, watched.size, watched.finish())
         notes = {"digest": digest.hexdigest(), "unread": dict(unread)}
@@ -140,7 +143,7 @@ def _parse_batch(lines: list[NumberedLine]) -> _ParsedBatch:
         try:
             row, names = read_value(parse_nfc_json(line))
         except BadRowError as error:
-            bad = number, str(error)
+            bad = number, str(error), isinstance(error, UnknownShapeError)
             break
         rows.append(row)
         unread.update(names)

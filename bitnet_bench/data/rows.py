@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_bench.data.fields import Fields
+from bitnet_bench.data.hub_rows import open_source
 from bitnet_bench.data.jsonl import BadRowError as BadRowError
-from bitnet_bench.data.jsonl import is_json_file, parse_nfc_json, read_numbered_lines
+from bitnet_bench.data.jsonl import name_place, parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.shapes import DESCRIPTION as SHAPES
-from bitnet_bench.data.shapes import is_learned, recognise
+from bitnet_bench.data.shapes import UnknownShapeError, is_learned, recognise
 from bitnet_bench.data.turns import Role as Role
 from bitnet_bench.data.turns import Turn as Turn
 from bitnet_bench.errors import BenchError
@@ -65,20 +66,41 @@ def read_rows(path: Path, limit: int | None = None, encoding: str | None = None)
     return list(iterate_rows(path, limit, encoding))
 
 
-def iterate_rows(path: Path, limit: int | None = None, encoding: str | None = None) -> Iterator[Row]:
-    """Yield what `read_rows` returns, and raise and log at the end what it does."""
+def iterate_rows(
+    path: Path, limit: int | None = None, encoding: str | None = None, renames: Mapping[str, str] | None = None
+) -> Iterator[Row]:
+    """Yield what `read_rows` returns, and raise and log at the end what it does.
+
+    *renames* gives fields another name; BenchError if no row has one of them.
+    """
     check_rows_file(path)
     unread: Counter[str] = Counter()
+    left = set(renames or ())
     count = 0
     for number, line in islice(read_numbered_lines(path, encoding), limit):
         try:
-            row, names = read_value(parse_nfc_json(line))
+            row, names = read_value(_rename_fields(parse_nfc_json(line), renames or {}, left))
         except BadRowError as error:
-            raise make_line_error(path, number, str(error)) from error
+            is_unknown = isinstance(error, UnknownShapeError)
+            raise make_row_error(path, number, str(error), is_unknown and not count, encoding) from error
         yield row
         unread.update(names)
         count += 1
+    if left and count:
+        raise BenchError(f"No row of {path.name} has a field {', '.join(sorted(left))}.", "Correct `rename`.")
     check_read_rows(path, count, unread)
+
+
+def _rename_fields(value: Any, renames: Mapping[str, str], left: set[str]) -> Any:
+    """Return a row with other names of its fields, and take those that it has out of *left*."""
+    if not renames or not isinstance(value, dict):
+        return value
+    left.difference_update(value)
+    taken = {new for old, new in renames.items() if old in value} - renames.keys()
+    doubled = next((name for name in sorted(taken) if value.get(name) not in (None, "")), None)
+    if doubled is not None:
+        raise BadRowError(f'has a "{doubled}" already, and another field was to be called that')
+    return {renames.get(name, name): one for name, one in value.items() if name not in taken}
 
 
 def check_rows_file(path: Path) -> None:
@@ -86,14 +108,24 @@ def check_rows_file(path: Path) -> None:
     if not path.is_file():
         raise BenchError(
             f"There is no file {path}.",
-            "`data` takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",
+            "`data` takes a file of rows, hub:ORG/NAME[:SPLIT], or SUITE:TASK such as klue:ynat "
+            "(`bitnet-bench suites` lists them).",
         )
 
 
-def make_line_error(path: Path, number: int, why: str) -> BenchError:
-    """Return the error of a row that cannot be used."""
-    what = "Entry" if is_json_file(path) else "Line"
-    return BenchError(f"{what} {number} of {path.name} {why}.", f"Rows look like {SHAPES}.")
+def make_row_error(
+    path: Path, number: int, why: str, is_unknown: bool = False, encoding: str | None = None
+) -> BenchError:
+    """Return the error of a row that cannot be used; *is_unknown*: it begins a file, and has no known shape."""
+    if is_unknown:
+        from bitnet_bench.data.unknown_shapes import count_fields, describe_fields, suggest_shape
+
+        rows, fields = count_fields(line for _, line in read_numbered_lines(path, encoding))
+        return BenchError(
+            f"{path.name} has no known shape: {describe_fields(rows, fields)}.",
+            suggest_shape(str(path), fields, encoding),
+        )
+    return BenchError(f"{name_place(path, number)} {why}.", f"Rows look like {SHAPES}.")
 
 
 def check_read_rows(path: Path, count: int, unread: Mapping[str, int]) -> None:
@@ -144,13 +176,15 @@ def row_to_fields(row: Row) -> dict[str, Any]:
     return {"messages": [message | weight for message, weight in zip(row.to_messages(), weights, strict=True)]}
 
 
-def convert_data(file: Path, out: Path, encoding: str | None = None) -> int:
-    """Write the rows of *file*, in any shape, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
+def convert_data(
+    source: str | Path, out: Path, encoding: str | None = None, renames: Mapping[str, str] | None = None
+) -> int:
+    """Write rows of any shape, of a file or the hub, as {"messages"} (pairs as {"prompt", "chosen", "rejected"}).
 
-    Return the number of rows. BenchError names the first bad line; *out* is not written then. *encoding* is *file*'s.
+    Return the number of rows. BenchError names the first bad line; *out* is not written then. *encoding* is that of a
+    file, and *renames* gives fields another name before a row is read.
     """
-
     if out.exists():
         raise BenchError(f"{out} is there already.", "Name another file.")
-    rows = iterate_rows(file, encoding=encoding)
+    rows = iterate_rows(open_source(source), encoding=encoding, renames=renames)
     return write_lines_whole(out, (json.dumps(row_to_fields(row), ensure_ascii=False) for row in rows))

@@ -14,6 +14,17 @@ from typing import Any
 from bitnet_bench.data import aihub
 from bitnet_bench.data.fields import SPEAKERS, Fields
 from bitnet_bench.data.jsonl import BadRowError, shorten_name
+from bitnet_bench.data.tool_calls import (
+    CALL_NAMES,
+    CALLS,
+    TOOL_NAMES,
+    TOOLS,
+    add_tools,
+    join_results,
+    write_calls,
+    write_result,
+    write_tools,
+)
 from bitnet_bench.data.turns import Turn, role_of
 
 DESCRIPTION = (
@@ -38,6 +49,10 @@ number is refused."""
 NAMES_SHOWN = 10
 _TYPES: dict[str, type] = {**dict.fromkeys(DIALOGUES, list), **dict.fromkeys(TEXTS, str)}
 """Type that a field of each name must have to identify a shape: many data sets count their turns in `turns`."""
+
+
+class UnknownShapeError(BadRowError):
+    """A row without the fields of any shape: a fault of its whole file, if no row before it had a shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ def recognise(fields: Fields) -> Shape:
     there = frozenset(
         key for key, value in fields.values.items() if key in fields and isinstance(value, _TYPES.get(key, object))
     )
-    fitting = _widest(there) or [_nearest(fields, there)]
+    fitting = find_widest(there) or [_nearest(fields, there)]
     if len(fitting) > 1:
         names = " or as ".join(shape.name for shape in fitting)
         raise BadRowError(f"can be read as {names}: leave out the fields of one, or make them null")
@@ -81,7 +96,7 @@ def recognise(fields: Fields) -> Shape:
 
 
 @lru_cache(maxsize=1024)
-def _widest(there: frozenset[str]) -> list[Shape]:
+def find_widest(there: frozenset[str]) -> list[Shape]:
     """Return the shapes of the lowest rank that read most of the fields *there*, one for each set of fields."""
     fitting = {shape: claims for shape in SHAPES if (claims := shape.claims(there))}
     rank = min((shape.rank for shape in fitting), default=0)
@@ -95,7 +110,10 @@ def _widest(there: frozenset[str]) -> list[Shape]:
 
 
 def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
-    """Return the shape that a row matches best; its reader then says what is missing."""
+    """Return the shape that a row matches best, whose reader says which field is null or blank.
+
+    UnknownShapeError if a field that it needs is not there at all.
+    """
 
     def has(shape: Shape) -> tuple[int, int]:
         return len(there.intersection(shape.needs)), sum(key in fields.values for key in shape.needs)
@@ -104,10 +122,18 @@ def _nearest(fields: Fields, there: frozenset[str]) -> Shape:
     if not any(has(nearest)):
         names = [shorten_name(name) for name in sorted(fields.values)]
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        raise BadRowError(
+        raise UnknownShapeError(
             f"has none of the known fields (it has {', '.join(names[:NAMES_SHOWN]) or 'no fields'}{more})"
         )
+    lacking = [key for key in nearest.needs if key not in fields.values]
+    if lacking:
+        raise UnknownShapeError(f'has no "{lacking[0]}"')
     return nearest
+
+
+def list_known_fields() -> list[str]:
+    """Return the names of all fields that any shape reads, the common ones first."""
+    return list(dict.fromkeys(name for shape in SHAPES for name in (*shape.needs, *shape.also)))
 
 
 def _read_pair(asking: str, answering: str) -> Callable[[Fields], Said]:
@@ -201,11 +227,12 @@ def _read_dialogue(key: str) -> Callable[[Fields], Said]:
             turns = [
                 Turn("model" if t.role == answers else t.role, t.text, t.learned or t.role != answers) for t in turns
             ]
+        tools = next(filter(None, (write_tools(fields.take(name)) for name in TOOLS)), "")
         system = [Turn("system", text) for name in SYSTEM if (text := fields.optional_text(name))]
         inside = [turn for turn in turns if turn.role == "system"]
         if system and inside and system != inside:
             raise BadRowError("has a system text both beside its turns and among them")
-        return Said(turns if inside else [*system, *turns])
+        return Said(add_tools(turns if inside else [*system, *turns], tools))
 
     return read
 
@@ -214,7 +241,7 @@ def _turns(fields: Fields, key: str) -> list[Turn]:
     listed = fields.take(key)
     if not isinstance(listed, list) or not listed:
         raise BadRowError(f'has a "{key}" that is no list of turns')
-    turns = [turn for one in listed for turn in _turn(fields, key, one)]
+    turns = join_results(turn for one in listed for turn in _turn(fields, key, one))
     if not turns:
         raise BadRowError(f'has a "{key}" that is no list of turns with text')
     return turns
@@ -237,15 +264,43 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
     speaker_key = next((name for name in SPEAKERS if name in inner), None)
     if speaker_key is None:
         raise BadRowError("has a turn that is neither a string nor an object with role and content")
-    role = role_of(inner.take(speaker_key))
-    content = next((name for name in CONTENTS if name in inner), None)
-    content = content or next((name for name in CONTENTS if name in inner.values), CONTENTS[0])
+    speaker = inner.take(speaker_key)
+    called = _turn_with_tool(inner, speaker)
+    if called is not None:
+        return [called]
+    role = role_of(speaker)
+    content = _find_content(inner)
     if role == "system" and inner.values.get(content) == "":
         return []  # a dialogue without an instruction, as exporters write it
     if role != "model" and (role, key) != ("system", "turns"):  # where "system" may be the side that answers
         _ignore_flags(inner)
         return [Turn(role, _content(inner, content))]
     return [Turn(role, _content(inner, content), is_learned(inner))]
+
+
+def _find_content(fields: Fields) -> str:
+    """Return the field of a turn that holds its text, or would hold it."""
+    there = next((name for name in CONTENTS if name in fields), None)
+    return there or next((name for name in CONTENTS if name in fields.values), CONTENTS[0])
+
+
+def _turn_with_tool(fields: Fields, speaker: Any) -> Turn | None:
+    """Return a turn that calls tools, or gives the result of a call; None for any other."""
+    name = speaker.strip().lower() if isinstance(speaker, str) else ""
+    content = _find_content(fields)
+    if name in TOOL_NAMES:
+        for about in ("tool_call_id", "name"):
+            fields.take(about)
+        _ignore_flags(fields)
+        return write_result(_content(fields, content) if content in fields else str(fields.take(content) or ""))
+    calls = next((fields.take(key) for key in CALLS if key in fields), None)
+    if name in CALL_NAMES:
+        return Turn("model", write_calls("", fields.take(content)), is_learned(fields))
+    if not calls or role_of(speaker) != "model":
+        return None
+    said = _content(fields, content) if content in fields else ""
+    fields.take(content)
+    return Turn("model", write_calls(said, calls), is_learned(fields))
 
 
 def _content(fields: Fields, key: str) -> str:
@@ -321,7 +376,7 @@ SHAPES: tuple[Shape, ...] = (
         Shape("a preference pair", (c, r), _read_preference(c, r), also=(*ASKING, *AROUND), rank=0)
         for c, r in (("chosen", "rejected"), ("chosen_response", "rejected_response"))
     ),
-    *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=SYSTEM) for key in DIALOGUES),
+    *(Shape(f'a dialogue in "{key}"', (key,), _read_dialogue(key), also=(*SYSTEM, *TOOLS)) for key in DIALOGUES),
     Shape("a dialogue summary", ("body",), _read_aihub(aihub.parse_dialogue_summary), rank=2, texts_are_joined=True),
     Shape(
         "a document summary",

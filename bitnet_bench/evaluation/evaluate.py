@@ -21,7 +21,7 @@ from bitnet_bench.evaluation.finished import (
     digest_definition,
     digest_task,
 )
-from bitnet_bench.evaluation.select import find_data_directory
+from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
 from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
@@ -134,14 +134,14 @@ def score_checkpoints(
     from bitnet_bench.evaluation.task_run import check_rows
     from bitnet_bench.evaluation.tasks import TaskSettings
 
-    rows = {name: Path(file) for name, file in job.rows.items()}
+    names = [f"{suite.name}:{task.name}" for suite, task in tasks]
+    rows = pin_own_rows(job.rows, names)
     setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers))
             for checkpoint, out in models
         ]
-        names = [f"{suite.name}:{task.name}" for suite, task in tasks]
         left = [run for run in runs if not all(map(run.has_scored, names))]
         built = _build_tasks(runs, tasks, setting, job.limit)
         for one in built:

@@ -1,33 +1,59 @@
-"""Read a task's local rows: JSON Lines, or a file in SQuAD's layout."""
+"""Read a task's local rows: JSON Lines, a JSON list, a table, Parquet, or a file in SQuAD's layout."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines
+from bitnet_bench.data.jsonl import DELIMITERS, BadRowError, parse_nfc_json, read_numbered_lines
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.row_fields import check_types
+
+SAMPLED_BYTES = 4096
+"""Bytes at the beginning of a file that show whether it is a list."""
+LINE_SUFFIXES = (".jsonl", ".ndjson", ".txt", "")
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
 
 
 def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
     """Return (rows in NFC, line of each); BenchError names the file and the line of a malformed row.
 
-    A `.json` file is in SQuAD's layout, and all its rows have line 1. *missing_hint* is the hint for a missing file.
+    A `.json` file is a list of rows, or in SQuAD's layout, where all rows have line 1. *missing_hint* is the hint for a
+    missing file.
     """
     if not file.is_file():
         raise BenchError(f"There is no {file}.", missing_hint)
-    if file.suffix == ".json":
+    if _is_squad(file):
         rows = _read_squad(file)
         lines = [1] * len(rows)
     else:
         rows, lines = _read_json_lines(file)
+    if file.suffix.lower() in DELIMITERS:
+        _read_numbers(rows)
     if not rows:
         raise BenchError(f"{file} has no rows.", "Get the data again.")
     check_types(rows, lines, file)
     return rows, lines
+
+
+def _is_squad(file: Path) -> bool:
+    """Return whether a `.json` file is no list of rows."""
+    if file.suffix != ".json":
+        return False
+    with file.open("rb") as stream:
+        return not stream.read(SAMPLED_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _read_numbers(rows: list[dict[str, Any]]) -> None:
+    """Make a column of whole numbers numbers, such as labels: a table has only texts."""
+    for name in rows[0] if rows else ():
+        cells = [row.get(name) for row in rows]
+        if all(isinstance(cell, str) and _WHOLE_NUMBER.fullmatch(cell) for cell in cells):
+            for row in rows:
+                row[name] = int(row[name])
 
 
 def _read_json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -41,7 +67,8 @@ def _read_json_lines(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
         if not isinstance(row, dict):
             raise BenchError(f"Line {number} of {file} is not a JSON object.", "Correct or remove it.")
         if rows and (lacking := sorted(rows[0].keys() - row.keys())):
-            raise BenchError(f'Line {number} of {file} has no "{lacking[0]}".', "Every row needs the same fields.")
+            named = ", ".join(f'"{name}"' for name in lacking)
+            raise BenchError(f"Line {number} of {file} has no {named}.", "Every row needs the same fields.")
         rows.append(row)
         lines.append(number)
     return rows, lines
@@ -69,8 +96,10 @@ def _read_squad(file: Path) -> list[dict[str, Any]]:
 
 def count_rows(file: Path) -> int:
     """Return how many rows a file has; if rows are lines, without parsing them."""
-    if file.suffix == ".json":
+    if _is_squad(file):
         return len(_read_squad(file))
+    if file.suffix.lower() not in LINE_SUFFIXES:
+        return sum(1 for _ in read_numbered_lines(file))
     with file.open("rb") as lines:
         return sum(1 for line in lines if line.strip())
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
+from bitnet_bench.data.hub_rows import pin_source
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import is_file
 
@@ -23,6 +24,16 @@ def find_data_directory(given: Path | None) -> Path | None:
     if chosen is not None and not chosen.is_dir():
         raise BenchError(f"There is no data folder {chosen}.", f"Check `data_dir` or {DATA_DIR_VARIABLE}.")
     return chosen
+
+
+def pin_own_rows(rows: Mapping[str, str], tasks: Sequence[str]) -> dict[str, Path]:
+    """Return the user's own rows by task, those of the hub at their commit; UsageError if one is not of *tasks*."""
+    from bitnet_bench.evaluation.suites import suggest_name
+
+    unused = sorted(rows.keys() - set(tasks))
+    if unused:
+        raise UsageError(f"`rows` names {unused[0]}, which is not among the tasks.", suggest_name(unused[0], [*tasks]))
+    return {task: Path(pin_source(file)) for task, file in rows.items()}
 
 
 def load_suites() -> dict[str, Suite]:

@@ -124,6 +124,31 @@ def _check_own_texts(built: BuiltTask, doc: Any, doc_id: int, gold: _GoldAnswer)
         )
 
 
+@dataclass(frozen=True)
+class AskedRow:
+    """A row as its task asks it, without examples or a chat template."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    delimiter: str
+    """Text between the prompt and an answer."""
+    answer: str
+    references: tuple[str, ...]
+    """All answers that count as right, where more than one does."""
+
+
+def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow]:
+    """Return a test row and how it is asked; BenchError if it does not fit its task."""
+    task = built.lm_task
+    doc = next(islice(task.test_docs() if task.has_test_docs() else task.validation_docs(), doc_id, None))
+    gold = _read_gold_answer(built, doc, doc_id)
+    choices = tuple(str(choice) for choice in task.doc_to_choice(doc)) if gold.choice is not None else ()
+    prompt = str(task.doc_to_text(doc))
+    delimiter = "" if task.OUTPUT_TYPE == "loglikelihood_rolling" else str(task.config.target_delimiter)
+    references = gold.references if len(gold.references) > 1 else ()
+    return dict(doc), AskedRow(f"{task.config.description}{prompt}", choices, delimiter, gold.target, references)
+
+
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
     """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
     from lm_eval import evaluator

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import random
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,11 +16,14 @@ from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
+from bitnet_bench.data.hub_rows import open_source
+from bitnet_bench.data.jsonl import shorten_name
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.definitions import CORRECT_HINT, read_definition
 from bitnet_bench.evaluation.function_guard import guard_functions
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
 from bitnet_bench.evaluation.local_rows import read_rows_file
+from bitnet_bench.evaluation.needed_fields import find_needed_fields
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
 from bitnet_bench.evaluation.trust import leave_no_bytecode, refuse_code, require_trust
@@ -130,7 +133,9 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     if files:
         hint = "Correct the path in `rows`." if has_own_rows else _hint_missing_rows(suite, task)
         splits = {name: read_rows_file(file, hint) for name, file in files.items()}
-        source = str(files[TEST_SPLIT])
+        source = setting.rows[f"{suite.name}:{task.name}"].as_posix() if has_own_rows else str(files[TEST_SPLIT])
+        if has_own_rows:
+            _check_fields(suite, task, config, splits[TEST_SPLIT][0], source)
         lines = None if "process_docs" in config else splits[TEST_SPLIT][1]
         try:
             _use_local_rows(config, {name: rows for name, (rows, _lines) in splits.items()})
@@ -144,7 +149,7 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     except (OSError, RuntimeError) as error:
         raise BenchError(
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
-            f"Give `data_dir` (or BITNET_BENCH_DATA) with {_describe_rows_file(task)}, or go online.",
+            f"{_name_local_rows(suite, task)}, or go online.",
         ) from error
     except Exception as error:  # a task's prompts are programs, and lm-eval does not check its fields
         raise BenchError(
@@ -154,6 +159,26 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     if setting.shots:
         _add_shots(built, setting)
     return built
+
+
+def _check_fields(
+    suite: Suite, task: Task, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], source: str
+) -> None:
+    """Raise BenchError that names every field that the task reads and the rows of the user do not have."""
+    hooks = find_hooks(load_module(suite.folder / task.module) if task.module else None)
+    needed = find_needed_fields(config, hooks, rows[0])
+    missing = [name for name in needed if name not in rows[0]]
+    if missing:
+        raise BenchError(
+            f"{source} has no {_join_names(missing)}, which {suite.name}:{task.name} reads; "
+            f"its rows have {_join_names(rows[0])}.",
+            f"`bitnet-bench suites show {suite.name}:{task.name}` shows a row.",
+        )
+
+
+def _join_names(names: Iterable[str]) -> str:
+    *most, last = [f'"{shorten_name(name)}"' for name in names] or ["no fields"]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _make_tolerant_class(base: Any) -> Any:
@@ -240,6 +265,11 @@ def _check_metrics(config: Mapping[str, Any], suite: Suite, task: Task) -> None:
             )
 
 
+def list_needed_fields(suite: Suite, task: Task) -> list[str]:
+    """Return the fields that a task reads of every row, as far as its YAML says them, without any rows."""
+    return find_needed_fields(_read_task_config(suite, task, DEFAULT_PROMPTS))
+
+
 def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
     """Return whether the test rows of a task are in a local file that exists."""
     file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
@@ -249,7 +279,7 @@ def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
 def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, Path]:
     """Return the files of a task by lm-eval's name of the split, the test split first; {} if rows come from the hub."""
     own = setting.rows.get(f"{suite.name}:{task.name}")
-    test = own or suite.find_rows_file(task, "test", setting.data_dir)
+    test = open_source(own) if own else suite.find_rows_file(task, "test", setting.data_dir)
     train = suite.find_rows_file(task, "train", setting.data_dir)
     if test is None:
         return {}
@@ -289,6 +319,13 @@ def _find_newest_revision(hub: str) -> str | None:
         return None  # loading reports the error, or finds the rows in the cache
 
 
+def _name_local_rows(suite: Suite, task: Task) -> str:
+    """Return the way to score a task without the hub."""
+    if task.local:
+        return f"Give `data_dir` (or BITNET_BENCH_DATA) with {_describe_rows_file(task)}"
+    return f"Give its rows as a file, `rows={suite.name}:{task.name}=FILE`"
+
+
 def _describe_rows_file(task: Task) -> str:
     return f"{task.local}/{task.files['test']}" if task.local else "rows (this task has none in that layout)"
 
@@ -296,6 +333,8 @@ def _describe_rows_file(task: Task) -> str:
 def _hint_missing_rows(suite: Suite, task: Task) -> str:
     hub = suite.find_hub_id(task)
     where = f" It would come from {hub} on the hub without `data_dir`." if hub else ""
+    if not task.local:
+        return f"{_name_local_rows(suite, task)}.{where}"
     return f"Give `data_dir` (or BITNET_BENCH_DATA) a folder with {_describe_rows_file(task)}.{where}"
 
 

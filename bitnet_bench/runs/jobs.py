@@ -56,13 +56,17 @@ class FinetuneJob(Settings):
     """One training run. The FP16 twin of a job is the same job with another model, precision and out."""
 
     data: Annotated[tuple[str, ...], DATA]
-    """A JSONL file, or SUITE:TASK for a task's training rows. Repeatable."""
+    """Rows in a file (JSONL, JSON, CSV, TSV, Parquet), of the hub (hub:ORG/NAME[@REVISION][/SUBSET][:SPLIT]), or a
+    task's training rows (SUITE:TASK). Repeatable.
+
+    A revision is replaced by its commit when the job is run.
+    """
     limit: Annotated[int | None, DATA] = Field(default=None, gt=0, le=MAX_COUNT)
     """Only the first N rows of each task or file."""
     hold_out: Annotated[float, DATA] = Field(default=0.0, ge=0, lt=1)
     """Share of the rows that is validated on and not trained on; the same for every seed."""
     validation: Annotated[tuple[str, ...], DATA] = ()
-    """A JSONL file to validate on. Repeatable.
+    """Rows to validate on, in a file or of the hub. Repeatable.
 
     Its loss is taken before, during and after training.
     """
@@ -355,7 +359,10 @@ class EvaluateJob(Settings):
     data_dir: Annotated[str | None, Option(is_path=True)] = None
     """Folder of local rows; else $BITNET_BENCH_DATA, else the hub."""
     rows: Annotated[dict[str, str], Option(metavar="SUITE:TASK=FILE")] = {}
-    """Score your own rows. Repeatable."""
+    """Score your own rows, in a file or hub:ORG/NAME[:SPLIT]. Repeatable.
+
+    `bitnet-bench suites show SUITE:TASK` says which fields they need.
+    """
     prompts: Annotated[str, Option()] = DEFAULT_PROMPTS
     """The suite's prompts: `default`, or `lm-eval` for kobest."""
     shots: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_COUNT)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.data.hub_rows import pin_source
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK_BACKEND
 from bitnet_bench.processes import is_first_process
@@ -43,7 +44,8 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     os.environ.setdefault(LARGE_PAGES_VARIABLE, "1")
     check_template(job.template)
     compute = fastest_dtype() if job.compute == "auto" else job.compute
-    job = job.model_copy(update={"template_sha256": hash_template(job.template), "compute": compute})
+    sources = {name: tuple(map(pin_source, getattr(job, name))) for name in ("data", "validation")}
+    job = job.model_copy(update={**sources, "template_sha256": hash_template(job.template), "compute": compute})
     record = load_training_record(Path(job.out))
     if record is None:
         # the first process of a launch locks the folder for all

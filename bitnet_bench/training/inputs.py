@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
+from bitnet_bench.data.hub_rows import is_on_hub, open_source
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
 from bitnet_bench.protocols import ProgressDisplay, no_display
@@ -20,13 +22,18 @@ if TYPE_CHECKING:
 
 def list_training_suites(data: Sequence[str]) -> list[str]:
     """Return the names or folders of the suites of those sources of *data* that are tasks (SUITE:TASK)."""
-    return [source.partition(":")[0] for source in data if ":" in source and not Path(source).is_file()]
+    return [source.partition(":")[0] for source in data if is_task(source)]
+
+
+def is_task(source: str) -> bool:
+    """Return whether *source* is a task (SUITE:TASK), and neither a file nor rows of the hub."""
+    return ":" in source and not is_on_hub(source) and not Path(source).is_file()
 
 
 def read_training_rows(
     job: FinetuneJob, steps: ProgressDisplay = no_display, without_code: str = ""
 ) -> tuple[StoredRows, int]:
-    """Return the rows of a job's data, from JSONL files and the training splits of tasks (SUITE:TASK).
+    """Return the rows of a job's data, from files, the hub, and the training splits of tasks (SUITE:TASK).
 
     The second value counts rows of tasks that were left out because the task's evaluation has the same ones.
     *without_code* is that of `TaskSettings`.
@@ -39,10 +46,10 @@ def read_training_rows(
     rows: list[StoredRows] = []
     left_out = 0
     for source in job.data:
-        suite, _, task = source.partition(":")
-        if Path(source).is_file() or not task:
-            rows.append(_read_file(source, job.limit, steps))
+        if not is_task(source):
+            rows.append(_read_source(source, job.limit, steps))
             continue
+        suite, _, task = source.partition(":")
         directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
         setting = TaskSettings(directory, without_code=without_code)
         for owner, found in select_tasks([suite], [task]):
@@ -56,15 +63,16 @@ def read_training_rows(
     return join_rows(rows), left_out
 
 
-def _read_file(source: str, limit: int | None, steps: ProgressDisplay) -> StoredRows:
+def _read_source(source: str, limit: int | None, steps: ProgressDisplay) -> StoredRows:
     from bitnet_bench.data.row_reading import read_row_file
 
-    with steps(f"read {Path(source).name}, MB") as progress:
-        return read_row_file(Path(source), limit, progress)
+    file = open_source(source)
+    with steps(f"read {file.name}, MB") as progress:
+        return read_row_file(file, limit, progress)
 
 
 def inspect_data_files(
-    files: Sequence[Path],
+    files: Sequence[str | Path],
     model: str = FinetuneJob.default("model"),
     *,
     tokenizer: str | None = None,
@@ -74,7 +82,7 @@ def inspect_data_files(
     data_dir: Path | None = None,
     steps: ProgressDisplay = no_display,
 ) -> list[FileFindings]:
-    """Return what is wrong with the lines of training *files*, and how long rows are in tokens of *model*.
+    """Return what is wrong with the lines of training *files*, or rows of the hub, and their lengths by *model*.
 
     Rows that contain a text of 20 letters or more from a task of *suites_named* are also found.
     """
@@ -89,7 +97,8 @@ def inspect_data_files(
     found = []
     with steps("check") as progress:
         for number, file in enumerate(files, 1):
-            found.append(examine_rows(file, loaded, template, max_length, asked, normalise_text))
+            checked = examine_rows(open_source(file), loaded, template, max_length, asked, normalise_text)
+            found.append(replace(checked, file=str(file)))
             progress(number, len(files))
     return found
 
@@ -126,7 +135,7 @@ def split_validation_rows(
     rows = store_rows(rows)
     count = max(1, round(job.hold_out * len(rows))) if job.hold_out else 0
     chosen = np.array(sorted(random.Random(0).sample(range(len(rows)), count)), np.int64)
-    files = [_read_file(source, None, steps) for source in job.validation]
+    files = [_read_source(source, None, steps) for source in job.validation]
     if not (files or count):
         return rows, store_rows([])
     validation = join_rows([*files, rows.select(chosen)])

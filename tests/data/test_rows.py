@@ -70,7 +70,7 @@ BAD: dict[str, tuple[str, str]] = {
     "messages of a string": ('{"messages": "질문"}', "is no list of turns"),
     "no messages": ('{"messages": []}', "is no list of turns"),
     "user alone": ('{"messages": [{"role": "user", "content": "질문"}]}', "no model turn to learn from"),
-    "someone else": ('{"messages": [{"role": "tool", "content": "3"}]}', "'tool', who is neither user nor model"),
+    "someone else": ('{"messages": [{"role": "judge", "content": "3"}]}', "'judge', who is neither user nor model"),
     "no content": ('{"messages": [{"role": "user"}]}', 'has no "content"'),
     "content with an image": (
         '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]}',

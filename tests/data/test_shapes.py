@@ -130,7 +130,7 @@ def test_a_public_shape_of_preference_pairs_is_read_whole(name: str) -> None:
         ({"prompt": ASK, "response": ANSWER, "weight": 0}, "because its answers have the weight 0"),
         ({"messages": [DIALOGUE[0], message("assistant", ANSWER, weight=0.5)]}, 'has the "weight" 0.5'),
         ({"messages": [DIALOGUE[0], message("assistant", [{"type": "image_url", "image_url": {}}])]}, "no text (im"),
-        ({"messages": [message("tool", "3"), *DIALOGUE]}, "'tool', who is neither"),
+        ({"messages": [message("judge", "3"), *DIALOGUE]}, "'judge', who is neither"),
         ({"messages": [message("assistant", None, tool_calls=[])]}, 'no string (it is null)'),
         ({f"이름{i:02}": "글" for i in range(30)}, "and 20 more"),
         ({"이름" * 100: "글"}, "…"),
@@ -144,16 +144,15 @@ def test_what_is_undecided_or_of_another_type_is_refused_by_name(fields: dict[st
 
 
 def test_a_field_that_is_not_read_is_named_with_its_path() -> None:
-    """Tool calls, reasoning, an id: whatever holds text and is in no turn."""
-    calls = [{"id": "c1", "function": {"name": "weather", "arguments": "{}"}}]
+    """Reasoning, an id: whatever holds text and is in no turn."""
     fields = {
         "id": "a1",
         "score": 0.5,
         "prompt_copy": ASK,
         "tools": [],
-        "messages": [DIALOGUE[0], message("assistant", ANSWER, tool_calls=calls, reasoning_content="음…", name=None)],
+        "messages": [DIALOGUE[0], message("assistant", ANSWER, tool_calls=None, reasoning_content="음…", name=None)],
     }
-    assert read_value(fields)[1] == ("id", "messages[].tool_calls", "messages[].reasoning_content")
+    assert read_value(fields)[1] == ("id", "messages[].reasoning_content")
 
 
 def test_reading_a_file_warns_of_fields_that_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,7 +331,7 @@ def test_any_json_is_a_row_or_a_finding_with_its_line(
     found = check_one("\n".join(lines), tmp_path, tokenizer)
     bad = {finding.line for finding in found.findings if finding.kind == "bad"}
     assert found.lines == len(values)
-    assert len(bad) + len(found.tokens) == len(values)
+    assert found.counts.get("bad", 0) + len(found.tokens) == len(values)
     assert bad <= set(range(1, len(values) + 1))
     json.dumps([vars(finding) for finding in found.findings], ensure_ascii=False).encode()
 

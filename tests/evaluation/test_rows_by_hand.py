@@ -44,7 +44,7 @@ def test_rows_have_the_line_on_which_they_stand(tmp_path: Path) -> None:
         ('{"a": 1}\n[1]\n', "Line 2 of {} is not a JSON object.", "Correct or remove it."),
         (
             '{"a": 1, "c": 1, "b": 1}\n{"a": 1}\n',
-            'Line 2 of {} has no "b".',
+            'Line 2 of {} has no "b", "c".',
             "Every row needs the same fields.",
         ),
         ('{"a": 1}\n{"a": 1, "a": 2}\n', 'Line 2 of {} has the field "a" twice.', "Correct or remove it."),
@@ -113,7 +113,7 @@ def test_a_file_in_squad_s_layout_is_a_row_for_each_question(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"), [("{}", "KeyError('data')"), ("[]", "TypeError("), ("{", "BadRowError('is not JSON (")]
+    ("text", "fault"), [("{}", "KeyError('data')"), ("3", "TypeError("), ("{", "BadRowError('is not JSON (")]
 )
 def test_another_layout_is_refused_with_what_is_lacking(text: str, fault: str, tmp_path: Path) -> None:
     file = write(tmp_path, text, "dev.json")

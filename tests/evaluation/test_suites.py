@@ -114,7 +114,7 @@ def test_a_label_outside_the_set_is_refused(tmp_path: Path) -> None:
 def test_a_broken_squad_file_is_named(tmp_path: Path) -> None:
     """KorQuAD is one JSON file; another layout under its name is a sentence."""
     file = tmp_path / "dev.json"
-    for text in ("[]", "{", '{"data": [{"title": "가"}]}'):
+    for text in ("{}", "{", '{"data": [{"title": "가"}]}'):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(BenchError, match="not in SQuAD's layout"):
             read_rows_file(file, "")
