@@ -470,7 +470,7 @@ def layer_chart(title: Text, layers: Sequence[tuple[str, int, float]]) -> Chart:
 
 def _encode_runs(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
     """Return colour and shape of each run, with a legend if *legend*."""
-    field = {"field": "name", "type": "nominal", "legend": {"title": None, "columns": 2} if legend else None}
+    field = {"field": "name", "type": "nominal", "legend": {"title": None, "symbolOpacity": 1} if legend else None}
     each = {run.key: run for run in runs}.values()
     names = [_label_run(run) for run in each]
     colours = [COLOURS[run.colour] for run in each]

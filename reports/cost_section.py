@@ -108,7 +108,7 @@ def _make_scenario_blocks(columns: Sequence[Column]) -> Iterable[Block]:
     yield from _draw_charts(columns)
     costs = [cost for _, cost in columns]
     yield _make_table(columns, _list_main_rows(costs))
-    details = [_make_table(columns, _list_detail_rows(costs)), Facts(tuple(_list_methods(costs)))]
+    details: list[Block] = [_make_table(columns, _list_detail_rows(costs)), Facts(tuple(_list_methods(costs)))]
     yield Group(get_text("costs.details"), tuple(details))
 
 

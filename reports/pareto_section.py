@@ -9,7 +9,7 @@ from bitnet_bench.reports.charts import QualityPoint, pareto_chart
 from bitnet_bench.reports.cost_section import format_metric_name, format_scenario, get_machine, get_scenario, name_cost
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.scores import PrimaryMean, compute_primary_mean
-from bitnet_bench.reports.sections import Block, Chart, Paragraph, Section, Switch
+from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch
 from bitnet_bench.runs.records import Cost, Measured, Measurement, Modelled
 from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.wording import Text, get_text
@@ -65,8 +65,9 @@ def _find_limits(found: Measurement | None) -> tuple[float, float, float] | None
 
 
 def _explain(drawn: Sequence[Candidate]) -> Iterable[Block]:
-    yield Paragraph(get_text("pareto.hint"), "hint")
+    hints = ["pareto.hint"]
     if any(cost.precision != run.record.precision for run, _, cost in drawn):
-        yield Paragraph(get_text("pareto.other-precision"), "hint")
+        hints.append("pareto.other-precision")
+    yield Group(get_text("how-to-read"), tuple(Paragraph(get_text(key), "hint") for key in hints))
     if len({get_machine(run) for run, _, _ in drawn}) > 1:
         yield Paragraph(get_text("costs.machines"), "warning")

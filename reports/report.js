@@ -3,6 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 760px)");
   const words = (key) => data.words[root.lang]["page." + key];
   const number = (value) => value.toLocaleString("en-US");
 
@@ -25,7 +26,7 @@
       font: "system-ui, sans-serif",
       view: { stroke: rule },
       axis: { labelColor: ink, titleColor: quiet, gridColor: rule, domainColor: rule, tickColor: rule, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
-      legend: { labelColor: ink, titleColor: quiet, labelFontSize: 12, orient: "bottom", columns: 2, symbolStrokeColor: quiet },
+      legend: { labelColor: ink, titleColor: quiet, labelFontSize: 12, orient: "bottom", columns: narrow.matches ? 1 : 2, symbolStrokeColor: quiet },
       text: { color: ink, fontSize: 12 },
       rule: { color: quiet },
     };
@@ -126,7 +127,6 @@
   let hits = null;
   let order = [];
   const PRINTED_ROWS = 8;
-  const narrow = window.matchMedia("(max-width: 760px)");
   const pageLength = () => (narrow.matches ? 8 : 20);
   const taskName = (row) => samples.names[samples.task[row]][root.lang];
   let texts = null;

@@ -66,7 +66,7 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
         return Summary(_describe_alone(runs[0]), get_text("summary.alone"), NOTHING, notes, table)
     pair, comparison = shown
     notes = (
-        format_verdict_counts(comparison),
+        get_text("summary.verdicts", counts=format_verdict_counts(comparison)),
         *_list_cost_notes(pair),
         *_list_chance_notes(runs),
         *([get_text("kept.decide.how")] if _count_missing_examples(comparison) else []),
@@ -82,8 +82,8 @@ def _describe_kept(pair: Pair, comparison: Comparison) -> Text | None:
     kept = compute_kept_quality(*pair, comparison)
     if kept is None:
         return None
-    said = {"a": pair[0].name, "b": pair[1].name, "share": f"{kept.share:.1%}"}
-    said["parts"] = join_texts([NOTHING, *_list_main_savings(pair)])
+    parts = join_texts([NOTHING, *_list_main_savings(pair)])
+    said = {"a": pair[0].name, "b": pair[1].name, "share": f"{kept.share:.1%}", "parts": parts}
     if kept.interval is None:
         return get_text("kept.sentence.no-interval", **said)
     limits = (100 * kept.interval[0], 100 * kept.interval[1])
@@ -210,8 +210,14 @@ def _format_size_change(ours: int, theirs: int) -> Text:
         return get_text("change.unknown")
     if ours == theirs:
         return get_text("change.same")
-    key = "change.smaller" if ours < theirs else "change.larger"
-    return get_text(key, factor=format_factor(max(ours, theirs) / min(ours, theirs)))
+    return _format_ratio(ours / theirs)
+
+
+def _format_ratio(ratio: float) -> Text:
+    """Return a change of size: a factor in English, per cent in Korean, as each language says it."""
+    if ratio <= 1:
+        return get_text("change.smaller", factor=Text(f"{1 - ratio:.0%}", format_factor(1 / ratio).en))
+    return get_text("change.larger", factor=Text(f"{ratio - 1:.0%}", format_factor(ratio).en))
 
 
 def _format_speed_change(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Text:
@@ -230,8 +236,7 @@ def _format_energy_change(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Text:
     mine, other = _find_best_reading(ours, "energy_j", min), _find_best_reading(theirs, "energy_j", min)
     if mine is None or other is None:
         return get_text("change.not-measured")
-    ratio = mine.median / other.median
-    return get_text("change.smaller" if ratio <= 1 else "change.larger", factor=format_factor(max(ratio, 1 / ratio)))
+    return _format_ratio(mine.median / other.median)
 
 
 def _find_shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:

@@ -92,7 +92,7 @@ def format_interval(found: Difference | MeanDifference) -> Text:
 
 def format_span(low: str, high: str) -> Text:
     """Return two limits as a range."""
-    return Text(f"{low}~{high}", f"{low} to {high}")
+    return Text(f"{low} ~ {high}", f"{low} to {high}")
 
 
 def format_difference(found: Difference | MeanDifference) -> str:

@@ -76,7 +76,10 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
                     continue
                 bad += 1
                 if bad <= MAX_LINES_NAMED:
-                    self._add_notice(file, get_text("notice.line", line=number, why=translate_sentence(format_validation_error(error))))
+                    self._add_notice(
+                        file,
+                        get_text("notice.line", line=number, why=translate_sentence(format_validation_error(error))),
+                    )
         if bad > MAX_LINES_NAMED:
             self._add_notice(file, get_text("notice.lines", count=Count(bad - MAX_LINES_NAMED)))
 
@@ -158,7 +161,12 @@ def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Not
             known = item if isinstance(item, dict) else {}
             about = shorten_text(" ".join(str(known[f]) for f in ("task", "metric", "precision") if known.get(f)), 100)
             name = f"{kind.__name__.lower()} {i} ({about})"
-            notices.append(Notice(str(file), get_text("notice.value", name=name, why=translate_sentence(format_validation_error(error)))))
+            notices.append(
+                Notice(
+                    str(file),
+                    get_text("notice.value", name=name, why=translate_sentence(format_validation_error(error))),
+                )
+            )
     return kept
 
 
@@ -168,7 +176,10 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
     asked = record.settings.get("tasks")
     for task in filter(lambda one: isinstance(one, str), asked if isinstance(asked, list) else []):
         if task in record.errors:
-            yield Notice(f"{folder}, {task}", get_text("notice.failed", why=translate_sentence(record.errors[task].splitlines()[0])))
+            yield Notice(
+                f"{folder}, {task}",
+                get_text("notice.failed", why=translate_sentence(record.errors[task].splitlines()[0])),
+            )
         elif task not in scored:
             yield Notice(f"{folder}, {task}", get_text("notice.unscored"))
     for task in sorted(scored):

@@ -194,12 +194,14 @@ class Score(Value):
 
     @property
     def stderr_for_means(self) -> float | None:
-        """Return the standard error; if every example came out alike, half the interval over 1.96, which is not 0."""
+        """Return the standard error; if every example came out alike, the interval's longer side over 1.96."""
         from bitnet_bench.statistics import ALIKE_STDERR, NORMAL_95
 
         if self.stderr is None or self.stderr > ALIKE_STDERR:
             return self.stderr
-        return None if self.interval is None else (self.interval[1] - self.interval[0]) / (2 * NORMAL_95)
+        if self.interval is None:
+            return None
+        return max(self.value - self.interval[0], self.interval[1] - self.value) / NORMAL_95
 
 
 class Example(Value):

@@ -48,7 +48,9 @@ def get_text(key: str, **values: Any) -> Text:
     English that ends such a value stays marked as such if the text ends with the value.
     """
     entry = load_catalogue()[key]
-    last = next((name for name in values if entry.ko.endswith(f"{{{name}}}") and entry.en.endswith(f"{{{name}}}")), None)
+    last = next(
+        (name for name in values if entry.ko.endswith(f"{{{name}}}") and entry.en.endswith(f"{{{name}}}")), None
+    )
     english = values[last].english if last and isinstance(values[last], Text) else ""
     return Text(_fill_values(entry.ko, values, "ko"), _fill_values(entry.en, values, "en"), english)
 

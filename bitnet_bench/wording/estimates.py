@@ -18,9 +18,7 @@ def format_limits(limits: tuple[float, float], digits: int = 1) -> Text:
     return Text(f"{low}~{high}", f"{low} to {high}")
 
 
-def format_estimate(
-    value: float, stderr: float | None, interval: tuple[float, float] | None, digits: int = 1
-) -> Text:
+def format_estimate(value: float, stderr: float | None, interval: tuple[float, float] | None, digits: int = 1) -> Text:
     """Return a value with ± 1.96 standard errors, with its interval if they round to 0, or alone if it has neither.
 
     "100.0 ± 0.0" would claim certainty; where all examples came out alike, the interval is Wilson's.

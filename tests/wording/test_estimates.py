@@ -29,6 +29,6 @@ def test_two_of_two_right_have_an_interval_and_an_error_for_means() -> None:
     """A score whose examples came out alike counts in a mean with its Wilson interval, not as certain."""
     score = Score(task="s:t", metric="accuracy", value=100.0, stderr=0.0, n=2, signature="s")
     assert score.interval == pytest.approx((34.24, 100.0), abs=0.01)
-    assert score.stderr_for_means == pytest.approx(65.76 / 3.92, abs=0.01)
+    assert score.stderr_for_means == pytest.approx(65.76 / 1.96, abs=0.01)
     assert score.model_copy(update={"stderr": 3.0}).stderr_for_means == 3.0
     assert score.model_copy(update={"stderr": None}).stderr_for_means is None
