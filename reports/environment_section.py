@@ -52,7 +52,7 @@ def _list_run_facts(run: NamedRun) -> list[Fact]:
             Cell(plain_text(f"{record.backend}, ") + format_precision(record.precision)),
         ),
         *([(get_text("fact.runtime"), Cell(translate_sentence(record.runtime)))] if record.runtime else []),
-        _fact("suites", _format_items(record.suites)),
+        _fact("suites", _format_items(record.suites), code=True),
         _fact("settings", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
         (get_text("fact.counts"), Cell(_format_counts(record))),
         _fact("data", "\n".join(f"{task} {digest}" for task, digest in record.data.items()) or DASH, code=True),
@@ -90,13 +90,13 @@ def _list_properties(checkpoint: Checkpoint) -> list[Text]:
 
 
 def _list_machine_facts(environment: Environment) -> list[Fact]:
-    cpu = get_text("fact.cpu.words", cpu=environment.cpu, cores=Count(environment.cores), threads=Count(environment.threads))
+    counts = get_text("fact.cpu.counts", cores=Count(environment.cores), threads=Count(environment.threads))
     return [
-        _fact("platform", environment.platform),
-        (get_text("fact.cpu"), Cell(cpu)),
-        *([_fact("gpu", environment.gpu)] if environment.gpu else []),
+        _fact("platform", environment.platform, code=True),
+        (get_text("fact.cpu"), Cell(plain_text(environment.cpu), (counts,), "code")),
+        *([_fact("gpu", environment.gpu, code=True)] if environment.gpu else []),
         _fact("memory", format_bytes(environment.memory_bytes)),
-        _fact("packages", _format_items({"python": environment.python, **environment.packages})),
+        _fact("packages", _format_items({"python": environment.python, **environment.packages}), code=True),
     ]
 
 
