@@ -1,0 +1,90 @@
+"""Korean for the English sentences that records hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bitnet_bench
+from bitnet_bench.wording import Text, get_text, plain_text
+from bitnet_bench.wording.names import format_metric, format_task_name
+from bitnet_bench.wording.sentences import MAX_KNOWN_CHARACTERS, translate_sentence
+
+PACKAGE = Path(bitnet_bench.__file__).parent
+SENTENCE_FIELDS = ("reason", "method", "model", "memory_method")
+
+
+def fill_literal(node: ast.expr) -> str | None:
+    """Return a string constant, or an f-string with a number in the place of each value; None for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "7" for part in node.values)
+    return None
+
+
+def written_sentences() -> Iterator[tuple[str, str]]:
+    """Yield FILE:LINE and sentence of every reason and method that a measurement writes into a record."""
+    for file in sorted((PACKAGE / "measurement").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Unavailable", "Measured", "Modelled"):
+                for given in node.keywords:
+                    text = fill_literal(given.value) if given.arg in SENTENCE_FIELDS else None
+                    if text:
+                        yield f"{file.name}:{node.lineno}", text
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_make_measure"):
+                for argument in node.args[1:]:  # the first is the unit
+                    text = fill_literal(argument)
+                    if text and len(text.split()) > 3:
+                        yield f"{file.name}:{node.lineno}", text
+
+
+def test_what_a_measurement_writes_is_known_in_korean() -> None:
+    """A reason or a method that is new in the code needs its Korean in sentences.yaml."""
+    found = list(written_sentences())
+    assert len(found) > 25
+    unknown = [(where, text) for where, text in found if not re.search("[가-힣]", translate_sentence(text).ko)]
+    assert unknown == []
+
+
+def test_a_known_sentence_keeps_its_values() -> None:
+    """What stands in the places of a sentence is kept, and translated where it is known itself."""
+    gross = "RAPL package domains (powercap), an example, less 12.0 W of idle power, over its new tokens"
+    said = translate_sentence(gross)
+    assert said.ko == "RAPL 패키지 도메인(powercap), 예제당, 유휴 전력 12.0 W 제외, 새 토큰으로 나눔"
+    assert (said.en, said.english) == (gross, "")
+
+
+@pytest.mark.parametrize("text", ["the meter was eaten by a dog", "x" * MAX_KNOWN_CHARACTERS + " and so on it goes"])
+def test_an_unknown_sentence_stays_and_is_marked_as_english(text: str) -> None:
+    """Nothing is lost or guessed, and the end of a text that it completes is marked as well."""
+    assert translate_sentence(text) == Text(text, text, text)
+    inside = get_text("notice.failed", why=translate_sentence(text))
+    assert inside.ko == f"채점 실패: {text}"
+    assert inside.before_english("ko") == "채점 실패: "
+    assert (plain_text("A: ") + translate_sentence(text)).english == text
+
+
+@pytest.mark.parametrize("text", ["hf", "transformers 5.2", "이 장비에는 없음", "llama.cpp b6000 (CPU)"])
+def test_a_name_is_not_marked_as_a_sentence(text: str) -> None:
+    """Names are the same in both languages."""
+    assert translate_sentence(text) == Text(text, text)
+
+
+def test_tasks_and_metrics_of_the_suites_have_names() -> None:
+    """No key of a suite that the package carries is shown as it stands in its file."""
+    from bitnet_bench.yaml_files import read_yaml
+
+    keys = []
+    for file in sorted((PACKAGE / "tasks").glob("*/suite.yaml")):
+        suite = read_yaml(file).value
+        for task in suite["tasks"]:
+            keys.append(format_task_name(f"{suite['name']}:{task['name']}"))
+            keys += [format_metric(metric) for metric in task["metrics"]]
+    assert len(keys) > 60
+    assert [text.en for text in keys if re.search(r"_|\w:\w", text.en + text.ko)] == []
+    assert format_task_name("mine:rows").ko == "mine:rows"
