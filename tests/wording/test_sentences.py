@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -27,6 +28,13 @@ def fill_literal(node: ast.expr) -> str | None:
     return None
 
 
+def is_reason(node: ast.AST) -> TypeGuard[ast.Return | ast.Assign]:
+    """Return whether a string may be a reason that is returned or kept for later; commands and hints are constants."""
+    if isinstance(node, ast.Assign):
+        return not ast.unparse(node.targets[0]).isupper()
+    return isinstance(node, ast.Return) and node.value is not None
+
+
 def written_sentences() -> Iterator[tuple[str, str]]:
     """Yield FILE:LINE and sentence of every reason and method that a measurement writes into a record."""
     for file in sorted((PACKAGE / "measurement").rglob("*.py")):
@@ -36,6 +44,10 @@ def written_sentences() -> Iterator[tuple[str, str]]:
                     text = fill_literal(given.value) if given.arg in SENTENCE_FIELDS else None
                     if text:
                         yield f"{file.name}:{node.lineno}", text
+            if file.parent.name == "energy" and is_reason(node):
+                text = fill_literal(node.value) if node.value else None
+                if text and len(text.split()) > 3:
+                    yield f"{file.name}:{node.lineno}", text
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_make_measure"):
                 for argument in node.args[1:]:  # the first is the unit
                     text = fill_literal(argument)
