@@ -48,6 +48,8 @@ class Summary:
     cost: Text
     notes: tuple[Text, ...]
     table: Table
+    warning: Text = NOTHING
+    """What makes the first sentence mean little, if anything does."""
 
 
 ComparedPair = tuple[Pair, Comparison]
@@ -74,7 +76,15 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
     )
     kept = _describe_kept(pair, comparison)
     verdict = format_headline(comparison)
-    return Summary(kept or verdict, verdict if kept else NOTHING, _describe_savings(pair), notes, table)
+    guesses = kept and _is_guessing(pair[1])
+    warning = get_text("kept.chance", b=pair[1].name) if guesses else NOTHING
+    return Summary(kept or verdict, verdict if kept else NOTHING, _describe_savings(pair), notes, table, warning)
+
+
+def _is_guessing(run: NamedRun) -> bool:
+    """Return whether the run is better than chance on none of the tasks that have a chance."""
+    above = _count_above_chance(run)
+    return above is not None and above[0] == 0
 
 
 def _describe_kept(pair: Pair, comparison: Comparison) -> Text | None:
@@ -283,11 +293,13 @@ def _list_cost_notes(pair: Pair) -> Iterable[Text]:
 
 def _list_chance_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
     """Return on how many tasks each run is better than chance: two runs that guess do not differ either."""
-    counts = []
-    for run in runs:
-        guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None and not s.lower_is_better]
-        above = [s for s in guessed if (i := s.interval) and s.chance is not None and i[0] > s.chance]
-        if guessed:
-            counts.append(f"{run.key} {len(above)}/{len(guessed)}")
+    counts = [(run.key, counted) for run in runs if (counted := _count_above_chance(run))]
     if counts:
-        yield get_text("note.chance", counts=", ".join(counts))
+        yield get_text("note.chance", counts=", ".join(f"{key} {above}/{all_}" for key, (above, all_) in counts))
+
+
+def _count_above_chance(run: NamedRun) -> tuple[int, int] | None:
+    """Return on how many tasks the interval lies above chance, and how many have a chance; None if there is none."""
+    guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None and not s.lower_is_better]
+    above = [s for s in guessed if (i := s.interval) and s.chance is not None and i[0] > s.chance]
+    return (len(above), len(guessed)) if guessed else None

@@ -95,6 +95,16 @@ def test_an_undecided_pair_says_how_many_examples_would_decide(make_results: Any
     assert "would decide" not in sure
 
 
+def test_a_share_of_a_guess_is_called_little(make_results: Any) -> None:
+    """Half right of two answers is chance: the share kept of it has a warning; nine of ten right has none."""
+    half, most = [1.0, 0.0] * 50, [1.0] * 90 + [0.0] * 10
+    pages = [
+        render(make_results("a", {"s:t": half}), make_results("b", {"s:t": rows}, precision="fp16"))
+        for rows in (half, most)
+    ]
+    assert ["not clearly better than chance" in page for page in pages] == [True, False]
+
+
 def test_a_sentence_that_nobody_translated_is_marked_as_english(make_results: Any, make_cost: Any) -> None:
     """A known reason is Korean in the Korean page; an unknown one stays as it is, with its language."""
     known, strange = "this machine shows no energy counter", "the meter was eaten by a dog"

@@ -35,24 +35,23 @@ def is_reason(node: ast.AST) -> TypeGuard[ast.Return | ast.Assign]:
     return isinstance(node, ast.Return) and node.value is not None
 
 
+def list_candidates(node: ast.AST, is_meter: bool) -> list[ast.expr]:
+    """Return the expressions of a node that may be a reason, a method or a model of a record."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Unavailable", "Measured", "Modelled"):
+        return [given.value for given in node.keywords if given.arg in SENTENCE_FIELDS]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_make_measure"):
+        return node.args[1:]  # the first is the unit
+    return [node.value] if is_meter and is_reason(node) and node.value else []
+
+
 def written_sentences() -> Iterator[tuple[str, str]]:
     """Yield FILE:LINE and sentence of every reason and method that a measurement writes into a record."""
     for file in sorted((PACKAGE / "measurement").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Unavailable", "Measured", "Modelled"):
-                for given in node.keywords:
-                    text = fill_literal(given.value) if given.arg in SENTENCE_FIELDS else None
-                    if text:
-                        yield f"{file.name}:{node.lineno}", text
-            if file.parent.name == "energy" and is_reason(node):
-                text = fill_literal(node.value) if node.value else None
+            for candidate in list_candidates(node, file.parent.name == "energy"):
+                text = fill_literal(candidate)
                 if text and len(text.split()) > 3:
-                    yield f"{file.name}:{node.lineno}", text
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("_make_measure"):
-                for argument in node.args[1:]:  # the first is the unit
-                    text = fill_literal(argument)
-                    if text and len(text.split()) > 3:
-                        yield f"{file.name}:{node.lineno}", text
+                    yield f"{file.name}:{candidate.lineno}", text
 
 
 def test_what_a_measurement_writes_is_known_in_korean() -> None:
