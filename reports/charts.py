@@ -118,10 +118,7 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
     """Return the differences in points with their intervals, and the margin as a band."""
     found = [d for d in comparison.differences if d.equivalence_p is not None]
     spoken = join_texts(
-        [
-            format_task_name(d.task) + plain_text(f" {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})")
-            for d in found
-        ],
+        [format_task_name(d.task) + plain_text(f" {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found],
         "; ",
     )
 

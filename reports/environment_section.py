@@ -77,7 +77,11 @@ def _list_checkpoint_facts(checkpoint: Checkpoint) -> list[Fact]:
         _fact("revision", checkpoint.revision or DASH, code=True),
         _fact("weights", checkpoint.sha256, code=True),
         (get_text("fact.architecture"), Cell(join_texts(_list_properties(checkpoint)))),
-        *([(get_text("fact.scale"), Cell(get_text(f"scale.{checkpoint.scale_direction}")))] if checkpoint.scale_direction else []),
+        *(
+            [(get_text("fact.scale"), Cell(get_text(f"scale.{checkpoint.scale_direction}")))]
+            if checkpoint.scale_direction
+            else []
+        ),
         (get_text("fact.parameters"), Cell(get_text("fact.parameters.words", **counts))),
         (get_text("fact.zeros"), Cell(zeros)),
     ]

@@ -24,7 +24,8 @@ def make_figure_cell(measurement: Measurement | None) -> Cell:
         return make_missing_cell(translate_sentence(measurement.reason))
     if isinstance(measurement, Modelled):
         value = plain_text(format_quantity(measurement.value, measurement.unit))
-        return Cell(value, (get_text("figure.modelled") + plain_text(": ") + translate_sentence(measurement.model),), "modelled")
+        model = get_text("figure.modelled") + plain_text(": ") + translate_sentence(measurement.model)
+        return Cell(value, (model,), "modelled")
     return Cell(
         plain_text(format_quantity(measurement.median, measurement.unit)), (_format_spread(measurement),), "measured"
     )

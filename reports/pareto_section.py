@@ -21,9 +21,7 @@ Candidate = tuple[NamedRun, PrimaryMean, Cost]
 
 def pareto_section(runs: Sequence[NamedRun]) -> Section:
     """Return quality against memory, latency and energy, with the reason for each that fewer than two points have."""
-    candidates = [
-        (run, mean, cost) for run in runs if (mean := compute_primary_mean(run)) for cost in run.record.costs
-    ]
+    candidates = [(run, mean, cost) for run in runs if (mean := compute_primary_mean(run)) for cost in run.record.costs]
     counted = Counter(get_scenario(cost) for _, _, cost in candidates)
     drawn = [one for one in candidates if get_scenario(one[2]) == counted.most_common(1)[0][0]]
     charts: list[tuple[Text, Chart]] = []
