@@ -62,6 +62,26 @@ def test_what_a_measurement_writes_is_known_in_korean() -> None:
     assert unknown == []
 
 
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Loading it would take about 11 s, as the other precision did; its share of the budget of 60 s is 5.8 s.",
+        "Loading it took more than 11 s, which was its share.",
+        "One run would take about 4 min, because FP16 products reach 1.2 GFLOP/s on this processor; its share of the "
+        "budget of 60 s is 20 s.",
+        "At batch 8: One run would take about 4 min, and its share of the budget of 3 min is 30 s.",
+        "No time was left for it in the budget of 60 s.",
+        "The loss ended at 5.1, above 4.9 (where it began) and 5 (uniform guessing). The run made the model worse. "
+        "Lower `learning_rate`, or train for more steps.",
+    ],
+)
+def test_what_was_left_out_and_what_went_wrong_is_known_in_korean(sentence: str) -> None:
+    """Reasons that a function puts together from words and durations, as they came out."""
+    said = translate_sentence(sentence)
+    assert re.search("[가-힣]", said.ko)
+    assert not re.search("[a-z]{3,} [a-z]{2,} [a-z]{2,}", said.ko)
+
+
 def test_a_known_sentence_keeps_its_values() -> None:
     """What stands in the places of a sentence is kept, and translated where it is known itself."""
     gross = "RAPL package domains (powercap), an example, less 12.0 W of idle power, over its new tokens"
