@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bitnet_bench.comparison.results import Comparison, Difference
@@ -11,8 +12,8 @@ from bitnet_bench.reports.named_runs import COLOURS, NamedRun
 from bitnet_bench.reports.sections import Chart, Spec
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Score
-from bitnet_bench.statistics import interval
 from bitnet_bench.wording import LANGUAGES, Language, Text, get_text, join_texts, plain_text
+from bitnet_bench.wording.names import format_metric, format_task_name
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
@@ -24,6 +25,8 @@ MODELLED_RING = {"type": "point", "size": 300, "filled": False, "strokeDash": [3
 """Mark around modelled values."""
 BAR_ROOM_FACTOR = 1.35
 """Length of the axis relative to the longest bar, which leaves room for its number."""
+LOG_AXIS_RATIO = 20.0
+"""Ratio of the greatest cost to the least above which the axis is logarithmic."""
 Values = list[dict[str, Any]]
 
 
@@ -43,12 +46,15 @@ def score_chart(runs: Sequence[NamedRun]) -> list[Chart]:
     found = [(run, s) for run in runs for s in run.primary.values() if s.limits[1] == 100.0]
     if not found:
         return []
-    values = [_score_value(run, score) for run, score in found]
     chance = {s.task: s.chance for _, s in found if s.chance is not None}
-    spoken = join_texts([plain_text(f"{s.task} {run.key} {format_points(s.value)}") for run, s in found], "; ")
+    spoken = join_texts(
+        [format_task_name(s.task) + plain_text(f" {run.key} {format_points(s.value)}") for run, s in found], "; "
+    )
     by_run = _encode_runs([run for run, _ in found], legend=True)
 
     def build(words: Callable[[str], str]) -> Spec:
+        language = _get_language(words)
+        values = [_score_value(run, score, language) for run, score in found]
         layers = [
             {
                 "data": {"values": values},
@@ -58,24 +64,24 @@ def score_chart(runs: Sequence[NamedRun]) -> list[Chart]:
             {"data": {"values": values}, "mark": _make_point_mark(), "encoding": _score_point(words, by_run)},
         ]
         if chance:
-            marks = [{"task": _shorten(task), "chance": value} for task, value in chance.items()]
+            marks = [{"task": _name_task(task, language), "chance": value} for task, value in chance.items()]
             layers.append(_chance_layer(marks, words))
         return {
             "height": {"step": 13, "for": "offset"},
-            "encoding": {"y": _task_axis([_shorten(s.task) for _, s in found])},
+            "encoding": {"y": _task_axis([_name_task(s.task, language) for _, s in found])},
             "layer": layers,
         }
 
     return [make_chart(get_text("chart.scores"), get_text("chart.scores.words", values=spoken), build)]
 
 
-def _score_value(run: NamedRun, score: Score) -> dict[str, Any]:
-    limits = interval(score.value, score.stderr, *score.limits) or (score.value, score.value)
+def _score_value(run: NamedRun, score: Score, language: Language) -> dict[str, Any]:
+    limits = score.interval or (score.value, score.value)
     return {
         "run": run.key,
         "name": _label_run(run),
-        "task": _shorten(score.task),
-        "metric": score.metric,
+        "task": _name_task(score.task, language),
+        "metric": _shorten(format_metric(score.metric).in_language(language)),
         "value": score.value,
         "low": limits[0],
         "high": limits[1],
@@ -112,7 +118,8 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
     """Return the differences in points with their intervals, and the margin as a band."""
     found = [d for d in comparison.differences if d.equivalence_p is not None]
     spoken = join_texts(
-        [plain_text(f"{d.task} {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found], "; "
+        [format_task_name(d.task) + plain_text(f" {d.difference:+.1f} ({d.low:+.1f}, {d.high:+.1f})") for d in found],
+        "; ",
     )
 
     def build(words: Callable[[str], str]) -> Spec:
@@ -129,7 +136,7 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
         return {
             "height": {"step": 26},
             "data": {"values": values},
-            "encoding": {"y": _task_axis([_shorten(d.task) for d in found])},
+            "encoding": {"y": _task_axis([_name_task(d.task, _get_language(words)) for d in found])},
             "layer": [
                 _margin_layer(comparison.margin),
                 {
@@ -157,7 +164,7 @@ def difference_chart(title: Text, comparison: Comparison) -> Chart:
 
 def _difference_value(difference: Difference, words: Callable[[str], str]) -> dict[str, Any]:
     return {
-        "task": _shorten(difference.task),
+        "task": _name_task(difference.task, _get_language(words)),
         "difference": difference.difference,
         "low": difference.low,
         "high": difference.high,
@@ -182,46 +189,100 @@ def _simplify_verdict(verdict: str) -> str:
     return verdict.removeprefix("slightly-")
 
 
-def pareto_chart(title: Text, x_title: str, found: Sequence[tuple[NamedRun, float, float, bool]], form: str) -> Chart:
-    """Return quality against a cost, for (run, cost, mean score, whether the cost is modelled); less cost is better."""
-    by_run = _encode_runs([run for run, *_ in found])
-    front = pareto_front([(cost, score) for _, cost, score, _ in found])
-    spoken = join_texts(
-        [plain_text(f"{run.key} {format_number(cost)}, {format_points(score)}") for run, cost, score, _ in found], "; "
-    )
+@dataclass(frozen=True)
+class QualityPoint:
+    """The quality of a run against one cost of one backend and precision."""
+
+    run: NamedRun
+    label: Text
+    """Backend and precision."""
+    cost: tuple[float, float, float]
+    """Least reading, median, greatest reading."""
+    score: float
+    interval: tuple[float, float] | None
+    is_modelled: bool
+    is_scored: bool
+    """Whether the run was scored at this precision."""
+
+
+def pareto_chart(title: Text, x_title: str, points: Sequence[QualityPoint]) -> Chart:
+    """Return quality against a cost, with the intervals of both; less cost is better."""
+    by_run = _encode_runs([point.run for point in points], legend=True)
+    front = pareto_front([(point.cost[1], point.score) for point in points])
+    spoken = join_texts([_describe_point(point) for point in points], "; ")
+    costs = [cost for point in points for cost in point.cost]
+    is_wide = min(costs) > 0 and max(costs) / min(costs) > LOG_AXIS_RATIO
 
     def build(words: Callable[[str], str]) -> Spec:
-        values = [
-            {"run": run.key, "name": _label_run(run), "cost": cost, "score": score} for run, cost, score, _ in found
-        ]
-        hollow = [value for value, (*_, modelled) in zip(values, found, strict=True) if modelled]
-        x = {"field": "cost", "type": "quantitative", "title": words(x_title), "scale": {"zero": False, "padding": 25}}
-        x["axis"] = {"format": form, "tickCount": 4}
+        language = _get_language(words)
+        values = [_point_value(point, language) for point in points]
+        scale = {"zero": False, "padding": 30, **({"type": "log"} if is_wide else {})}
+        axis = {"format": ",.4~g", "tickCount": 4}
+        x = {"field": "cost", "type": "quantitative", "title": words(x_title), "scale": scale, "axis": axis}
         y = {"field": "score", "type": "quantitative", "title": words("column.mean"), "scale": {"zero": False}}
-        y["scale"] = {"zero": False, "padding": 25}
-        tooltip = [{"field": "name", "title": words("column.run")}]
-        tooltip += [{"field": "cost", "title": words(x_title), "format": form}]
-        tooltip += [{"field": "score", "title": words("column.mean"), "format": ".1f"}]
-        point = {**_make_point_mark(), "size": 110}
+        marks = [
+            {
+                "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.6},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}, "x": x, "color": by_run["color"]},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.6},
+                "encoding": {"x": {**x, "field": "least"}, "x2": {"field": "most"}, "y": y, "color": by_run["color"]},
+            },
+            {
+                "mark": {**_make_point_mark(), "size": 110},
+                "encoding": {"x": x, "y": y, **by_run, **_point_look(), "tooltip": _point_tooltip(words, x_title)},
+            },
+            {
+                "mark": {"type": "text", "dx": 9, "dy": -8, "align": "left", "fontSize": 11},
+                "encoding": {"x": x, "y": y, "text": {"field": "label"}},
+            },
+        ]
+        hollow = {"transform": [{"filter": "datum.modelled"}], "mark": MODELLED_RING, "encoding": {"x": x, "y": y}}
+        steps = [{"cost": cost, "score": score} for cost, score in front]
+        line = {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": "gray"}
         return {
-            "height": 210,
-            "encoding": {"x": x, "y": y},
-            "layer": [
-                {
-                    "data": {"values": [{"cost": c, "score": s} for c, s in front]},
-                    "mark": {"type": "line", "interpolate": "step-after", "strokeDash": [4, 3], "color": "gray"},
-                },
-                {"data": {"values": values}, "mark": point, "encoding": {**by_run, "tooltip": tooltip}},
-                *([{"data": {"values": hollow}, "mark": MODELLED_RING}] if hollow else []),
-                {
-                    "data": {"values": values},
-                    "mark": {"type": "text", "dy": -14, "fontWeight": "bold"},
-                    "encoding": {"text": {"field": "run"}},
-                },
-            ],
+            "height": 260,
+            "data": {"values": values},
+            "layer": [{"data": {"values": steps}, "mark": line, "encoding": {"x": x, "y": y}}, *marks, hollow],
         }
 
     return make_chart(title, get_text("chart.pareto.words", values=spoken), build)
+
+
+def _describe_point(point: QualityPoint) -> Text:
+    figures = plain_text(f": {format_number(point.cost[1])}, {format_points(point.score)}")
+    return plain_text(f"{point.run.key} ") + point.label + figures
+
+
+def _point_value(point: QualityPoint, language: Language) -> dict[str, Any]:
+    low, high = point.interval or (point.score, point.score)
+    return {
+        "run": point.run.key,
+        "name": _label_run(point.run),
+        "label": _shorten(f"{point.run.key} {point.label.in_language(language)}"),
+        "cost": point.cost[1],
+        "least": point.cost[0],
+        "most": point.cost[2],
+        "score": point.score,
+        "low": low,
+        "high": high,
+        "modelled": point.is_modelled,
+        "scored": point.is_scored,
+    }
+
+
+def _point_look() -> Spec:
+    """Return the opacity of a point: pale if its run was scored at another precision."""
+    return {"opacity": {"condition": {"test": "datum.scored", "value": 1}, "value": 0.45}}
+
+
+def _point_tooltip(words: Callable[[str], str], x_title: str) -> list[Spec]:
+    names = [("name", "column.run"), ("label", "column.item")]
+    numbers = [("cost", x_title, ",.4~g"), ("score", "column.mean", ".1f")]
+    numbers += [("low", "column.low", ".1f"), ("high", "column.high", ".1f")]
+    named: list[Spec] = [{"field": field, "title": words(title)} for field, title in names]
+    return named + [{"field": field, "title": words(title), "format": form} for field, title, form in numbers]
 
 
 def pareto_front(points_of: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -239,7 +300,7 @@ def bar_chart(title: Text, found: Sequence[tuple[Text, float, bool, str]], unit:
     modelled = any(one for _, _, one, _ in found)
 
     def build(words: Callable[[str], str]) -> Spec:
-        language: Language = "ko" if words("language") == "ko" else "en"
+        language = _get_language(words)
         values = [
             {
                 "label": _shorten(make_visible(label.in_language(language))),
@@ -406,7 +467,7 @@ def layer_chart(title: Text, layers: Sequence[tuple[str, int, float]]) -> Chart:
 
 def _encode_runs(runs: Sequence[NamedRun], legend: bool = False) -> Spec:
     """Return colour and shape of each run, with a legend if *legend*."""
-    field = {"field": "name", "type": "nominal", "legend": {"title": None, "columns": 2} if legend else None}
+    field = {"field": "name", "type": "nominal", "legend": {"title": None, "symbolOpacity": 1} if legend else None}
     each = {run.key: run for run in runs}.values()
     names = [_label_run(run) for run in each]
     colours = [COLOURS[run.colour] for run in each]
@@ -441,6 +502,15 @@ def _task_axis(tasks: Sequence[str]) -> Spec:
         "title": None,
         "axis": {"labelLimit": 170, "grid": True, "tickBand": "extent"},
     }
+
+
+def _get_language(words: Callable[[str], str]) -> Language:
+    """Return the language in which *words* looks up."""
+    return "ko" if words("language") == "ko" else "en"
+
+
+def _name_task(task: str, language: Language) -> str:
+    return _shorten(format_task_name(task).in_language(language))
 
 
 def _shorten(text: str) -> str:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bitnet_bench.reports.charts import bar_chart, pareto_chart, weight_chart
+from bitnet_bench.reports.charts import bar_chart, weight_chart
 from bitnet_bench.reports.figures import find_value, format_bytes, format_quantity, make_figure_cell, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
-from bitnet_bench.reports.scores import compute_primary_mean
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured, Modelled
-from bitnet_bench.wording import Text, get_text, load_catalogue, plain_text
+from bitnet_bench.wording import Count, Text, get_text, join_texts, load_catalogue, plain_text
+from bitnet_bench.wording.names import format_precision
+from bitnet_bench.wording.sentences import translate_sentence
 
-ORDERED_METRICS = (
-    "load_s",
-    "prefill_s",
-    "prefill_tokens_per_s",
-    "decode_s",
-    "decode_tokens_per_s",
-    "peak_bytes",
-    "energy_j",
-)
+MAIN_METRICS = ("peak_bytes", "prefill_tokens_per_s", "decode_tokens_per_s", "energy_j")
+DETAIL_METRICS = ("load_s", "prefill_s", "decode_s")
 WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
-CHARTED_METRICS = ("decode_tokens_per_s", "prefill_tokens_per_s", "peak_bytes", "energy_j")
-PARETO_AXES = (("peak_bytes", 2**20, "axis.memory"), ("decode_s", 1e-3, "axis.latency"), ("energy_j", 1, "axis.energy"))
-"""Costs that quality is plotted against: a metric, the size of the axis's unit, the axis."""
+CHARTED_METRICS = ("decode_tokens_per_s", "peak_bytes", "energy_j")
 CostScenario = tuple[int, int, int, int]
 Column = tuple[NamedRun, Cost]
 
@@ -38,7 +30,8 @@ def get_scenario(cost: Cost) -> CostScenario:
 def format_scenario(cost: Cost) -> Text:
     """Return what was timed as words."""
     prompt, new, batch, threads = get_scenario(cost)
-    return get_text("costs.scenario", prompt=f"{prompt:,}", new=f"{new:,}", batch=f"{batch:,}", threads=f"{threads:,}")
+    counts = {"prompt": Count(prompt), "new": Count(new), "batch": Count(batch), "threads": Count(threads)}
+    return get_text("costs.scenario", **counts)
 
 
 def get_machine(run: NamedRun) -> tuple[str, str]:
@@ -73,7 +66,8 @@ def make_precision_note(run: NamedRun, cost: Cost) -> Text | None:
         return None
     tried = {other.precision for other in run.record.costs if other.precision not in TERNARY_PRECISIONS}
     key = "costs.precision.fastest" if len(tried) > 1 else "costs.precision"
-    return get_text(key, run=run.key, scored=run.record.precision, measured=cost.precision)
+    precisions = {"scored": format_precision(run.record.precision), "measured": format_precision(cost.precision)}
+    return get_text(key, run=run.key, **precisions)
 
 
 def format_metric_name(name: str) -> Text:
@@ -94,7 +88,7 @@ def cost_section(runs: Sequence[NamedRun]) -> Section:
     for group in columns.values():
         blocks += _make_scenario_blocks(group)
     blocks += [
-        Paragraph(get_text("costs.left-out", run=run.key, who=who, why=why), "hint")
+        Paragraph(get_text("costs.left-out", run=run.key, who=who, why=translate_sentence(why)), "hint")
         for run in runs
         for who, why in run.record.cost_left_out.items()
     ]
@@ -105,24 +99,42 @@ def _make_scenario_blocks(columns: Sequence[Column]) -> Iterable[Block]:
     yield Paragraph(format_scenario(columns[0][1]))
     if len({get_machine(run) for run, _ in columns}) > 1:
         yield Paragraph(get_text("costs.machines"), "warning")
-    named = [f"{run.key} ({cost.precision})" for run, cost in columns if cost.is_disturbed]
+    named = [_name_column(column) for column in columns if column[1].is_disturbed]
     if named:
-        yield Paragraph(get_text("costs.disturbed", runs=", ".join(named)), "warning")
-    once = [f"{run.key} ({cost.precision})" for run, cost in columns if cost.once_because]
+        yield Paragraph(get_text("costs.disturbed", runs=join_texts(named)), "warning")
+    once = [_name_column(column) for column in columns if column[1].once_because]
     if once:
-        yield Paragraph(get_text("costs.once", runs=", ".join(once)), "hint")
+        yield Paragraph(get_text("costs.once", runs=join_texts(once)), "hint")
     yield from _draw_charts(columns)
-    headings = tuple(plain_text(f"{run.key} · {run.name}, {cost.backend} {cost.precision}") for run, cost in columns)
-    yield Table((get_text("column.item"), *headings), tuple(_rows([cost for _, cost in columns])))
-    methods = tuple(_list_methods([cost for _, cost in columns]))
-    if methods:
-        yield Group(get_text("costs.methods"), (Facts(methods),))
+    costs = [cost for _, cost in columns]
+    yield _make_table(columns, _list_main_rows(costs))
+    details: list[Block] = [_make_table(columns, _list_detail_rows(costs)), Facts(tuple(_list_methods(costs)))]
+    yield Group(get_text("costs.details"), tuple(details))
+
+
+def _make_table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+    headings = (get_text("column.item"), *(run.label + plain_text(", ") + name_cost(cost) for run, cost in columns))
+    labels = (headings[0], *map(_name_column, columns))
+    return Table(headings, tuple(rows), keys=tuple(range(1, len(headings))), labels=labels)
+
+
+def _name_column(column: Column) -> Text:
+    """Return the letter of the run, with what computed."""
+    run, cost = column
+    return plain_text(f"{run.key} ") + name_cost(cost)
+
+
+def name_cost(cost: Cost) -> Text:
+    """Return backend and precision, once if they are called the same."""
+    if cost.backend == cost.precision:
+        return format_precision(cost.precision)
+    return plain_text(f"{cost.backend} ") + format_precision(cost.precision)
 
 
 def _draw_charts(columns: Sequence[Column]) -> Iterable[Block]:
     for name in CHARTED_METRICS:
         found = [
-            (plain_text(f"{run.key} {cost.precision}"), value, isinstance(measurement, Modelled), measurement)
+            (_name_column((run, cost)), value, isinstance(measurement, Modelled), measurement)
             for run, cost in columns
             if (measurement := cost.metrics.get(name)) and (value := find_value(measurement)) is not None
         ]
@@ -135,17 +147,24 @@ def _draw_charts(columns: Sequence[Column]) -> Iterable[Block]:
             yield bar_chart(format_metric_name(name), bars, shown)
 
 
-def _rows(costs: Sequence[Cost]) -> Iterable[Row]:
+def _list_main_rows(costs: Sequence[Cost]) -> Iterable[Row]:
+    totals = [Cell(plain_text(format_bytes(sum(cost.weight_bytes.values()))), (), "strong") for cost in costs]
+    yield _row(get_text("costs.stored") + plain_text(" · ") + get_text("costs.total"), totals)
+    resident = [Cell(plain_text(format_bytes(cost.resident_weight_bytes))) for cost in costs]
+    yield _row(get_text("costs.resident"), resident)
+    for name in MAIN_METRICS:
+        if any(name in cost.metrics for cost in costs):
+            yield _row(format_metric_name(name), [make_figure_cell(cost.metrics.get(name)) for cost in costs])
+
+
+def _list_detail_rows(costs: Sequence[Cost]) -> Iterable[Row]:
     for kind in _order_keys(WEIGHT_KINDS, [cost.weight_bytes for cost in costs]):
         kind_words = get_text(f"weights.{kind}") if kind in WEIGHT_KINDS else plain_text(kind)
         yield _row(get_text("costs.stored") + plain_text(" · ") + kind_words, [_bytes(cost, kind) for cost in costs])
-    totals = [Cell(plain_text(format_bytes(sum(cost.weight_bytes.values()))), (), "strong") for cost in costs]
-    yield _row(get_text("costs.stored") + plain_text(" · ") + get_text("costs.total"), totals)
-    yield _row(
-        get_text("costs.resident"), [Cell(plain_text(format_bytes(cost.resident_weight_bytes))) for cost in costs]
-    )
     yield _row(get_text("costs.kv"), [Cell(plain_text(format_bytes(cost.kv_bytes))) for cost in costs])
-    for name in _order_keys(ORDERED_METRICS, [cost.metrics for cost in costs]):
+    for name in _order_keys(DETAIL_METRICS, [cost.metrics for cost in costs]):
+        if name in MAIN_METRICS:
+            continue
         yield _row(format_metric_name(name), [make_figure_cell(cost.metrics.get(name)) for cost in costs])
     yield _row(get_text("costs.load"), [_load(cost) for cost in costs])
 
@@ -179,26 +198,4 @@ def _list_methods(costs: Sequence[Cost]) -> Iterable[tuple[Text, Cell]]:
         if isinstance(measurement, Measured)
     )
     for name, method in found:
-        yield format_metric_name(name), Cell(plain_text(method))
-
-
-def pareto_section(runs: Sequence[NamedRun]) -> Section:
-    """Return quality against memory, latency and energy, or the reason if fewer than two runs have both."""
-    blocks: list[Block] = []
-    lacking: list[Text] = []
-    for name, unit, axis in PARETO_AXES:
-        found = [
-            (run, value / unit, mean.value, isinstance(cost.metrics[name], Modelled))
-            for run in runs
-            if (cost := find_main_cost(run))
-            and (mean := compute_primary_mean(run))
-            and (value := find_value(cost.metrics.get(name))) is not None
-        ]
-        if len(found) > 1:
-            blocks.append(pareto_chart(get_text(f"pareto.{name}"), axis, found, ",.4~g"))
-        else:
-            lacking.append(format_metric_name(name))
-    if blocks:
-        blocks.append(Paragraph(get_text("pareto.hint"), "hint"))
-    blocks += [Paragraph(get_text("pareto.lacking", metric=name), "hint") for name in lacking]
-    return Section("pareto", get_text("pareto.title"), tuple(blocks))
+        yield format_metric_name(name), Cell(translate_sentence(method))

@@ -9,7 +9,9 @@ from bitnet_bench.reports.figures import DASH, format_bytes, format_number
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Section
 from bitnet_bench.runs.records import Checkpoint, Environment, RunRecord
-from bitnet_bench.wording import Text, get_text, join_texts, plain_text
+from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
+from bitnet_bench.wording.names import format_checkpoint_format, format_precision
+from bitnet_bench.wording.sentences import translate_sentence
 
 KNOWN_COUNTS = ("requests", "cached", "truncated", "malformed")
 Fact = tuple[Text, Cell]
@@ -45,9 +47,12 @@ def _list_run_facts(run: NamedRun) -> list[Fact]:
         *learned,
         _fact("time", record.environment.time),
         _fact("seconds", f"{format_number(record.seconds)} s" if record.seconds else DASH),
-        _fact("backend", f"{record.backend}, {record.precision}"),
-        *([_fact("runtime", record.runtime)] if record.runtime else []),
-        _fact("suites", _format_items(record.suites)),
+        (
+            get_text("fact.backend"),
+            Cell(plain_text(f"{record.backend}, ") + format_precision(record.precision)),
+        ),
+        *([(get_text("fact.runtime"), Cell(translate_sentence(record.runtime)))] if record.runtime else []),
+        _fact("suites", _format_items(record.suites), code=True),
         _fact("settings", json.dumps(record.settings, ensure_ascii=False, sort_keys=True, default=str), code=True),
         (get_text("fact.counts"), Cell(_format_counts(record))),
         _fact("data", "\n".join(f"{task} {digest}" for task, digest in record.data.items()) or DASH, code=True),
@@ -67,26 +72,35 @@ def _list_checkpoint_facts(checkpoint: Checkpoint) -> list[Fact]:
     density = checkpoint.zero_density
     counts = {"all": f"{checkpoint.parameters:,}", "some": f"{checkpoint.ternary_parameters:,}"}
     zeros = get_text("fact.zeros.none") if density is None else plain_text(f"{density:.1%}")
-    said = f" (--as {checkpoint.read_as})" if checkpoint.read_as else ""
     return [
         _fact("checkpoint", checkpoint.source, code=True),
         _fact("revision", checkpoint.revision or DASH, code=True),
         _fact("weights", checkpoint.sha256, code=True),
-        _fact("architecture", f"{checkpoint.architecture}, {checkpoint.format}{said}, {checkpoint.dtype}"),
-        _fact("scale", checkpoint.scale_direction or DASH),
+        (get_text("fact.architecture"), Cell(join_texts(_list_properties(checkpoint)))),
+        *(
+            [(get_text("fact.scale"), Cell(get_text(f"scale.{checkpoint.scale_direction}")))]
+            if checkpoint.scale_direction
+            else []
+        ),
         (get_text("fact.parameters"), Cell(get_text("fact.parameters.words", **counts))),
         (get_text("fact.zeros"), Cell(zeros)),
     ]
 
 
+def _list_properties(checkpoint: Checkpoint) -> list[Text]:
+    said = plain_text(f" (--as {checkpoint.read_as})" if checkpoint.read_as else "")
+    stored = format_checkpoint_format(checkpoint.format) + said
+    return [plain_text(checkpoint.architecture), stored, plain_text(checkpoint.dtype)]
+
+
 def _list_machine_facts(environment: Environment) -> list[Fact]:
-    cpu = get_text("fact.cpu.words", cpu=environment.cpu, cores=environment.cores, threads=environment.threads)
+    counts = get_text("fact.cpu.counts", cores=Count(environment.cores), threads=Count(environment.threads))
     return [
-        _fact("platform", environment.platform),
-        (get_text("fact.cpu"), Cell(cpu)),
-        *([_fact("gpu", environment.gpu)] if environment.gpu else []),
+        _fact("platform", environment.platform, code=True),
+        (get_text("fact.cpu"), Cell(plain_text(environment.cpu), (counts,), "code")),
+        *([_fact("gpu", environment.gpu, code=True)] if environment.gpu else []),
         _fact("memory", format_bytes(environment.memory_bytes)),
-        _fact("packages", _format_items({"python": environment.python, **environment.packages})),
+        _fact("packages", _format_items({"python": environment.python, **environment.packages}), code=True),
     ]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bitnet_bench.reports.sections import Cell
 from bitnet_bench.runs.records import Measured, Measurement, Modelled, Unavailable
-from bitnet_bench.wording import Text, get_text, plain_text
+from bitnet_bench.wording import Count, Text, get_text, plain_text
+from bitnet_bench.wording.estimates import format_number_text
+from bitnet_bench.wording.sentences import translate_sentence
 
 DASH = "—"
 
@@ -19,10 +21,11 @@ def make_figure_cell(measurement: Measurement | None) -> Cell:
     if measurement is None:
         return make_missing_cell(get_text("figure.not-recorded"))
     if isinstance(measurement, Unavailable):
-        return make_missing_cell(plain_text(measurement.reason))
+        return make_missing_cell(translate_sentence(measurement.reason))
     if isinstance(measurement, Modelled):
         value = plain_text(format_quantity(measurement.value, measurement.unit))
-        return Cell(value, (get_text("figure.modelled") + plain_text(f": {measurement.model}"),), "modelled")
+        model = get_text("figure.modelled") + plain_text(": ") + translate_sentence(measurement.model)
+        return Cell(value, (model,), "modelled")
     return Cell(
         plain_text(format_quantity(measurement.median, measurement.unit)), (_format_spread(measurement),), "measured"
     )
@@ -42,7 +45,7 @@ def _format_spread(measurement: Measured) -> Text:
     low, high = (format_quantity(of(measurement.readings), measurement.unit) for of in (min, max))
     figure_of, unit = low.split(" ", 1)
     shown = figure_of if high.endswith(f" {unit}") else low
-    return get_text("figure.readings", count=count, low=shown, high=high)
+    return get_text("figure.readings", count=Count(count), low=shown, high=high)
 
 
 def format_quantity(value: float, unit: str) -> str:
@@ -70,12 +73,12 @@ def format_number(value: float) -> str:
 
 def format_points(value: float) -> str:
     """Return a score as text."""
-    return f"{value:.1f}".replace("-", "−")
+    return format_number_text(value)
 
 
 def format_span(low: str, high: str) -> Text:
     """Return two limits as a range."""
-    return Text(f"{low} ~ {high}", f"{low} to {high}")
+    return Text(f"{low}~{high}", f"{low} to {high}")
 
 
 def format_factor(ratio: float) -> Text:

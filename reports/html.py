@@ -16,12 +16,13 @@ from bitnet_bench.reports.assets import (
     read_stylesheet,
     read_table_library,
 )
-from bitnet_bench.reports.cost_section import cost_section, pareto_section
+from bitnet_bench.reports.cost_section import cost_section
 from bitnet_bench.reports.environment_section import environment_section
 from bitnet_bench.reports.html_page import make_csp_source, make_environment
 from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
+from bitnet_bench.reports.pareto_section import pareto_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
@@ -31,7 +32,7 @@ from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.shared_paths import share, shorten_paths
-from bitnet_bench.wording import LANGUAGES, Text, get_text, load_catalogue
+from bitnet_bench.wording import LANGUAGES, Count, Text, get_text, load_catalogue
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class HTMLReport:
                 style=_mark_safe(looks),
                 scripts=[_mark_safe(script) for script in scripts],
                 say=get_text,
+                count=Count,
                 place=charts.register_chart,
                 # called when the template has placed all charts
                 data=lambda: _mark_safe(_format_json(_make_script_data(page, charts, options.keep_paths))),

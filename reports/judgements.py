@@ -8,14 +8,15 @@ from bitnet_bench.reports.figures import format_points, format_span, make_missin
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
-from bitnet_bench.wording import get_text, plain_text
+from bitnet_bench.wording import Count, get_text, plain_text
+from bitnet_bench.wording.sentences import translate_sentence
 
 
 def judgement_section(runs: Sequence[NamedRun]) -> Section | None:
     """Return the raters' judgements of pairs of the runs (`bitnet_bench.rating`), or None if none was rated."""
     blocks: list[Block] = []
     for a, b, said in _find_rated_pairs(runs):
-        names = {"a": a.label, "b": b.label, "items": said.items, "raters": len(said.raters)}
+        names = {"a": a.label, "b": b.label, "items": Count(said.items), "raters": Count(len(said.raters))}
         counts = get_text("judgements.counts", wins_a=said.wins_a, ties=said.ties, wins_b=said.wins_b)
         headings = (plain_text(""), a.label, b.label, get_text("judgements.difference"), get_text("judgements.alpha"))
         blocks += [
@@ -67,5 +68,5 @@ def _number(number: Estimated, digits: int) -> Cell:
 def _alpha(said: HumanJudgement, what: str) -> Cell:
     alpha = said.alpha[what]
     if isinstance(alpha, Unavailable):
-        return make_missing_cell(plain_text(alpha.reason))
+        return make_missing_cell(translate_sentence(alpha.reason))
     return Cell(plain_text(f"{alpha.value:.2f}".replace("-", "−")))

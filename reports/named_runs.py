@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Text, get_text, plain_text
@@ -69,10 +70,32 @@ def name_runs(runs: Sequence[LoadedRun]) -> tuple[NamedRun, ...]:
         raise BenchError("There is no run to report.", "Name at least one run folder.")
     names: list[str] = []
     result = []
-    for index, results in enumerate(runs):
+    for index, results in enumerate(order_runs(runs)):
         names.append(_make_unique_name(results.record.name, names))
         result.append(NamedRun(make_letter(index), names[-1], index % len(COLOURS), results))
     return tuple(result)
+
+
+def order_runs(runs: Sequence[LoadedRun]) -> list[LoadedRun]:
+    """Return ternary runs each with its twin behind it, then the other runs, and those before fine-tuning last.
+
+    Runs that are all ternary, or none of them, keep their order: each is held against the first.
+    """
+    ternary = [run for run in runs if run.record.precision in TERNARY_PRECISIONS]
+    others = [run for run in runs if run.record.precision not in TERNARY_PRECISIONS]
+    if not ternary or not others:
+        return list(runs)
+    order: list[LoadedRun] = []
+    for run in ternary:
+        twins = [twin for twin in others if _find_kind(twin) == _find_kind(run)]
+        order += [one for one in (run, *twins[:1]) if not any(one is other for other in order)]
+    order += [run for run in runs if not any(run is other for other in order)]
+    return sorted(order, key=lambda run: run.record.settings.get("stage") == "before")
+
+
+def _find_kind(run: LoadedRun) -> tuple[object, object]:
+    """Return stage and seed, which twins share."""
+    return run.record.settings.get("stage"), run.training.job.seed if run.training else None
 
 
 def make_letter(index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -21,13 +21,16 @@ from bitnet_bench.comparison.words import (
 from bitnet_bench.reports.charts import difference_chart
 from bitnet_bench.reports.figures import DASH, format_points
 from bitnet_bench.reports.named_runs import NamedRun
-from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Text, get_text, join_texts, plain_text
+from bitnet_bench.wording.names import format_metric, format_task_name
 
 MIN_PRECISE_PAIRS = 30
 """Number of pairs below which the t and bootstrap intervals are rough."""
+KEY_COLUMNS = (4, 6)
+"""Columns of difference and verdict."""
 Pair = tuple[NamedRun, NamedRun]
 
 
@@ -61,13 +64,14 @@ def _renamed(run: NamedRun) -> LoadedRun:
 
 def pair_section(compared: Sequence[tuple[Pair, Comparison]]) -> Section:
     """Return the section of paired differences."""
-    blocks: list[Block] = []
-    for pair, comparison in compared:
-        blocks += _pair_blocks(pair, comparison)
-    if not blocks:
-        blocks.append(Paragraph(get_text("pairs.none")))
-    else:
-        blocks.append(Paragraph(get_text("pairs.hint", margin=f"{compared[0][1].margin:g}"), "hint"))
+    if not compared:
+        return Section("pairs", get_text("pairs.title"), (Paragraph(get_text("pairs.none")),))
+    first, *others = compared
+    blocks = [
+        *_pair_blocks(*first),
+        *(Group(get_text("pairs.other", a=a.label, b=b.label), tuple(_pair_blocks((a, b), c))) for (a, b), c in others),
+        Group(get_text("how-to-read"), tuple(_explain(compared))),
+    ]
     return Section("pairs", get_text("pairs.title"), tuple(blocks))
 
 
@@ -77,12 +81,18 @@ def _pair_blocks(pair: Pair, comparison: Comparison) -> list[Block]:
     blocks: list[Block] = [
         Paragraph(format_headline(comparison)),
         *([difference_chart(title, comparison)] if any(_is_in_points(d) for d in comparison.differences) else []),
-        Table(_headings(pair), tuple(_rows(comparison)), plain_text(f"{a.key} {a.name} − {b.key} {b.name}")),
+        Table(
+            _headings(pair), tuple(_rows(comparison)), plain_text(f"{a.key} {a.name} − {b.key} {b.name}"), KEY_COLUMNS
+        ),
         Paragraph(format_verdict_counts(comparison), "hint"),
     ]
-    if any(difference.n < MIN_PRECISE_PAIRS for difference in comparison.differences):
-        blocks.append(Paragraph(get_text("pairs.small", n=MIN_PRECISE_PAIRS), "hint"))
     return blocks
+
+
+def _explain(compared: Sequence[tuple[Pair, Comparison]]) -> Iterator[Block]:
+    yield Paragraph(get_text("pairs.hint", margin=f"{compared[0][1].margin:g}"), "hint")
+    if any(difference.n < MIN_PRECISE_PAIRS for _, comparison in compared for difference in comparison.differences):
+        yield Paragraph(get_text("pairs.small", n=MIN_PRECISE_PAIRS), "hint")
 
 
 def _headings(pair: Pair) -> tuple[Text, ...]:
@@ -97,7 +107,7 @@ def _rows(comparison: Comparison) -> list[Row]:
         why = join_texts([Text(words.ko, words.en) for words in refused.differs], "; ")
         dashes = [Cell(plain_text(DASH), (), "missing")] * 9
         dashes[5] = Cell(get_text("verdict.refused"), (why,), "warning")
-        rows.append(Row((Cell(plain_text(refused.task), (), "strong"), *dashes)))
+        rows.append(Row((Cell(format_task_name(refused.task), (), "strong"), *dashes)))
     if comparison.mean and comparison.mean.tasks > 1:
         rows.append(_mean_row(comparison.mean, comparison.margin))
     return rows
@@ -106,10 +116,10 @@ def _rows(comparison: Comparison) -> list[Row]:
 def _task_row(found: Difference, margin: float) -> Row:
     in_points = _is_in_points(found)
     figures = [format_points(v) if in_points else f"{v:.3f}" for v in (found.a, found.b)]
-    metric = plain_text(found.metric + (" ↓" if found.lower_is_better else ""))
+    metric = format_metric(found.metric) + plain_text(" ↓" if found.lower_is_better else "")
     return Row(
         (
-            Cell(plain_text(found.task), (metric,), "strong"),
+            Cell(format_task_name(found.task), (metric,), "strong"),
             Cell(plain_text(f"{found.n:,}")),
             *(Cell(plain_text(value)) for value in figures),
             Cell(plain_text(format_difference(found)), (), "strong"),

@@ -3,6 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 760px)");
   const words = (key) => data.words[root.lang]["page." + key];
   const number = (value) => value.toLocaleString("en-US");
 
@@ -25,7 +26,7 @@
       font: "system-ui, sans-serif",
       view: { stroke: rule },
       axis: { labelColor: ink, titleColor: quiet, gridColor: rule, domainColor: rule, tickColor: rule, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
-      legend: { labelColor: ink, titleColor: quiet, labelFontSize: 12, orient: "bottom", columns: 2, symbolStrokeColor: quiet },
+      legend: { labelColor: ink, titleColor: quiet, labelFontSize: 12, orient: "bottom", columns: narrow.matches ? 1 : 2, symbolStrokeColor: quiet },
       text: { color: ink, fontSize: 12 },
       rule: { color: quiet },
     };
@@ -46,9 +47,63 @@
     for (const entry of entries) if (entry.isIntersecting) draw(entry.target);
   }, { rootMargin: "400px" });
   for (const place of charts) near.observe(place);
-  const redraw = () => { for (const place of drawn.keys()) draw(place); };
-  window.addEventListener("beforeprint", () => { for (const place of charts) draw(place); });
+  const redraw = () => { for (const place of drawn.keys()) if (isPlaced(place)) draw(place); else drawn.delete(place); };
+  // A chart without a place on the page, in a closed part or behind a switch, is drawn when it gets one.
+  const isPlaced = (place) => place.getClientRects().length > 0;
+  window.addEventListener("beforeprint", () => {
+    for (const place of charts) if (isPlaced(place)) draw(place);
+    build();
+    if (table) table.page.len(PRINTED_ROWS).draw();
+  });
+  window.addEventListener("afterprint", () => { if (table) table.page.len(pageLength()).draw(); });
   dark.addEventListener("change", redraw);
+
+  // Switches: one chart of several is shown.
+  for (const figure of document.querySelectorAll(".switch")) {
+    figure.addEventListener("click", (event) => {
+      const pressed = event.target.closest("[data-shows]");
+      if (!pressed) return;
+      for (const button of figure.querySelectorAll("[data-shows]")) button.setAttribute("aria-pressed", String(button === pressed));
+      for (const panel of figure.querySelectorAll("[data-panel]")) {
+        panel.hidden = panel.dataset.panel !== pressed.dataset.shows;
+        if (!panel.hidden) draw(panel.querySelector("[data-chart]"));
+      }
+    });
+  }
+
+  // Cards: on a small screen a row shows its main columns until it is opened.
+  for (const row of document.querySelectorAll(".folds tbody tr")) {
+    const button = make("button", "more");
+    button.type = "button";
+    button.setAttribute("aria-expanded", "false");
+    row.cells[0].append(button);
+    row.addEventListener("click", (event) => {
+      if (event.target.closest("a") || String(window.getSelection())) return;
+      const open = row.classList.toggle("open");
+      button.setAttribute("aria-expanded", String(open));
+    });
+  }
+
+  // Contents: the part that is being read is marked.
+  const links = [...document.querySelectorAll(".contents a")];
+  const targets = links.map((link) => document.getElementById(link.hash.slice(1)));
+  const markCurrent = () => {
+    const line = document.querySelector(".top").getBoundingClientRect().bottom + 24;
+    const passed = targets.filter((target) => target.getBoundingClientRect().top <= line).length;
+    const atEnd = window.innerHeight + window.scrollY >= root.scrollHeight - 2;
+    const current = atEnd ? links.length - 1 : Math.max(0, passed - 1);
+    links.forEach((link, i) => {
+      if (i !== current) link.removeAttribute("aria-current");
+      else if (!link.hasAttribute("aria-current")) {
+        link.setAttribute("aria-current", "true");
+        const strip = link.parentElement;
+        strip.scrollLeft = link.offsetLeft - strip.offsetLeft - 40;
+      }
+    });
+  };
+  window.addEventListener("scroll", markCurrent, { passive: true });
+  window.addEventListener("resize", markCurrent);
+  markCurrent();
 
   // Language.
   const speak = (language) => {
@@ -57,6 +112,7 @@
     for (const button of document.querySelectorAll("[data-language]")) {
       button.setAttribute("aria-pressed", String(button.dataset.language === language));
     }
+    for (const button of document.querySelectorAll(".more")) button.setAttribute("aria-label", words("more"));
     redraw();
     if (table) { fillOutcomes(); heads(); table.rows().invalidate().draw(false); say(); }
   };
@@ -69,6 +125,10 @@
   const at = (id) => document.getElementById(id);
   let table = null;
   let hits = null;
+  let order = [];
+  const PRINTED_ROWS = 8;
+  const pageLength = () => (narrow.matches ? 8 : 20);
+  const taskName = (row) => samples.names[samples.task[row]][root.lang];
   let texts = null;
   const OUTCOMES = ["all", "to-wrong", "to-right", "both-wrong", "differ"];
   const chosen = () => [Number(at("first").value), Number(at("second").value)];
@@ -80,6 +140,16 @@
     if (kind === "to-wrong") return !right(row, a) && right(row, b);
     if (kind === "to-right") return right(row, a) && !right(row, b);
     return !right(row, a) && !right(row, b);
+  };
+  // Rows whose result changed come first, then those whose answer changed, then the others.
+  const rank = (row, a, b) => {
+    if (samples.got[row][a] === null || samples.got[row][b] === null) return 3;
+    if (right(row, a) !== right(row, b)) return 0;
+    return samples.outputs[row][a] !== samples.outputs[row][b] ? 1 : 2;
+  };
+  const sortRows = () => {
+    const [a, b] = chosen();
+    order = samples.doc.map((_, row) => row).sort((one, other) => rank(one, a, b) - rank(other, a, b) || one - other);
   };
   const option = (select, value, text) => {
     const element = make("option", "", text);
@@ -93,6 +163,7 @@
     for (const kind of OUTCOMES) option(select, kind, words("outcome." + kind));
     select.value = value;
     at("task").options[0].textContent = words("every-task");
+    samples.names.forEach((name, i) => { at("task").options[i + 1].textContent = name[root.lang]; });
   };
   const fill = () => {
     samples.runs.forEach((run, i) => {
@@ -127,7 +198,7 @@
   };
   const say = () => {
     const { recordsDisplay } = table.page.info();
-    at("count").textContent = words("count").replace("{shown}", number(recordsDisplay)).replace("{all}", number(samples.doc.length));
+    at("count").textContent = words(samples.doc.length === 1 ? "count-one" : "count").replace("{shown}", number(recordsDisplay)).replace("{all}", number(samples.doc.length));
   };
   const apply = () => {
     search();
@@ -141,6 +212,10 @@
     if (got >= 1) return make("span", "mark right", "✓ " + words("right") + malformed);
     if (got <= 0) return make("span", "mark wrong", "✗ " + words("wrong") + malformed);
     return make("span", "mark partly", "◐ " + (100 * got).toFixed(0) + malformed);
+  };
+  const score = (row, run) => {
+    const got = samples.got[row][run];
+    return make("span", "mark none", got === null ? "" : `${words("score")} ${(100 * got).toFixed(got > 0 && got < 1 ? 1 : 0)}`);
   };
   const shortened = (text, most) => (text.length > most ? text.slice(0, most) + "…" : text);
   const bdi = (text) => make("bdi", "", text);
@@ -182,23 +257,53 @@
     box.append(make("h4", "", name), text);
     return box;
   };
+  // The probability of each choice, in both runs that are compared.
+  const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+  const choiceTable = (row, a, b) => {
+    const runs = [...new Set([a, b])].filter((run) => samples.shares[row][run].length);
+    if (!runs.length) return null;
+    const box = make("div", "choices");
+    box.append(make("span", "head", words("choices")));
+    for (const run of [a, b]) box.append(make("span", "head", runs.includes(run) && (run !== b || a !== b) ? samples.runs[run].key : ""));
+    samples.choices[row].forEach((choice, i) => {
+      const name = make("span", i === samples.gold[row] ? "gold" : "");
+      name.append(bdi(choice));
+      box.append(name);
+      for (const run of [a, b]) {
+        const cell = make("span", "share");
+        const share = samples.shares[row][run][i];
+        if (share !== undefined && (run !== b || a !== b)) {
+          const bar = make("meter");
+          bar.max = 1;
+          bar.value = share;
+          bar.setAttribute("aria-label", `${samples.runs[run].key} ${percent(share)}`);
+          cell.append(bar, make("span", "", percent(share)));
+        }
+        box.append(cell);
+      }
+    });
+    return box;
+  };
   const address = (row) => "#sample=" + encodeURIComponent(samples.tasks[samples.task[row]]) + "/" + samples.doc[row];
   const detail = (row) => {
     const box = make("div", "detail");
     box.append(field(words("prompt"), bdi(samples.prompt[row])), field(words("target"), bdi(samples.target[row])));
     const [a, b] = chosen();
-    const order = [a, b, ...samples.runs.map((_, i) => i).filter((i) => i !== a && i !== b)];
+    const runs = [a, b, ...samples.runs.map((_, i) => i).filter((i) => i !== a && i !== b)];
     const outputs = make("div", "outputs");
-    order.filter((run, i) => order.indexOf(run) === i).forEach((run) => {
+    runs.filter((run, i) => runs.indexOf(run) === i).forEach((run) => {
       const output = samples.outputs[row][run];
       const other = run === a ? samples.outputs[row][b] : run === b ? samples.outputs[row][a] : null;
       const one = field(`${samples.runs[run].key} · ${samples.runs[run].name}`, output === null ? "—" : marked(output, other));
-      one.querySelector("h4").append(" ", mark(row, run));
+      one.querySelector("h4").append(" ", mark(row, run), " ", score(row, run));
       outputs.append(one);
     });
     const link = make("a", "", words("link"));
     link.href = address(row);
-    box.append(outputs, link);
+    box.append(outputs);
+    const choices = choiceTable(row, a, b);
+    if (choices) box.append(choices);
+    box.append(link);
     return box;
   };
   const toggle = (tr, open) => {
@@ -213,10 +318,10 @@
       const button = make("button", "toggle", "");
       button.type = "button";
       button.setAttribute("aria-expanded", "false");
-      button.setAttribute("aria-label", `${words("open")} ${samples.tasks[samples.task[row]]} ${samples.doc[row]}`);
+      button.setAttribute("aria-label", `${words("open")} ${taskName(row)} ${samples.doc[row]}`);
       td.replaceChildren(button);
     },
-    (td, row) => td.replaceChildren(bdi(samples.tasks[samples.task[row]])),
+    (td, row) => td.replaceChildren(bdi(taskName(row))),
     (td, row) => td.replaceChildren(number(samples.doc[row])),
     (td, row) => td.replaceChildren(bdi(shortened(samples.prompt[row], 90))),
     (td, row) => td.replaceChildren(bdi(shortened(samples.target[row], 40))),
@@ -238,6 +343,7 @@
     at("rows").hidden = false;
     heads();
     search();
+    sortRows();
     // DataTables is given numbers only: it would take a string for HTML.
     table = new window.DataTable(at("rows"), {
       autoWidth: false,
@@ -248,10 +354,10 @@
         data: null,
         render: (row, kind) => (kind === "display" ? "" : name === "task" ? samples.task[row] : samples.doc[row]),
       })),
-      data: samples.doc.map((_, i) => i),
+      data: order,
       layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: "paging" },
       order: [],
-      pageLength: 20,
+      pageLength: pageLength(),
       rowCallback: (tr, row) => { [...tr.cells].forEach((td, i) => cells[i](td, row)); },
     });
     table.search.fixed("filters", (_, row) => hits[row] === 1);
@@ -263,7 +369,13 @@
     });
     for (const id of ["task", "outcome", "malformed"]) at(id).addEventListener("change", apply);
     for (const id of ["first", "second"]) {
-      at(id).addEventListener("change", () => { heads(); apply(); });
+      at(id).addEventListener("change", () => {
+        heads();
+        search();
+        sortRows();
+        table.clear().rows.add(order);
+        apply();
+      });
     }
     at("search").addEventListener("input", apply);
     at("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -286,9 +398,9 @@
     const row = samples.doc.findIndex((doc, i) => doc === Number(matched[2]) && samples.tasks[samples.task[i]] === task);
     if (row < 0) return;
     clear();
-    const place = table.rows({ order: "applied", search: "applied" }).indexes().indexOf(row);
+    const place = table.rows({ order: "applied", search: "applied" }).data().indexOf(row);
     table.page(Math.floor(place / table.page.len())).draw("page");
-    const tr = table.row(row).node();
+    const tr = table.row((_, data) => data === row).node();
     toggle(tr, true);
     tr.scrollIntoView({ block: "center" });
   };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,15 @@ from typing import Any
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.records import Example
+from bitnet_bench.wording import LANGUAGES
+from bitnet_bench.wording.names import format_task_name
 
 MAX_TEXT_CHARS = 2000
 """Number of characters of a text that are shown."""
+MAX_CHOICE_CHARS = 200
+"""Number of characters of a choice that are shown."""
+MAX_CHOICES = 40
+"""Number of choices of an example above which their probabilities are left out."""
 RowAnswers = list[Example | None]
 
 
@@ -44,9 +51,13 @@ class Samples:
     def data(self, pair: tuple[NamedRun, NamedRun] | None) -> dict[str, Any]:
         """Return the data for the page's script, a list for each column; *pair* is shown first."""
         letters = [run.key for run in self.runs]
-        columns = ("task", "doc", "prompt", "target", "outputs", "got", "malformed")
+        columns = ("task", "doc", "prompt", "target", "outputs", "got", "malformed", "choices", "shares", "gold")
         return {
             "tasks": [make_visible(task) for task in self.tasks],
+            "names": [
+                {language: make_visible(format_task_name(task).in_language(language)) for language in LANGUAGES}
+                for task in self.tasks
+            ],
             "runs": [{"key": run.key, "name": make_visible(run.name), "colour": run.colour} for run in self.runs],
             "pair": [letters.index(run.key) for run in pair] if pair else [0, 0],
             "total": self.total,
@@ -75,6 +86,7 @@ def _find_doc_id(answers: RowAnswers) -> int:
 
 def _row(task: int, answers: RowAnswers) -> dict[str, Any]:
     first = next(answer for answer in answers if answer)
+    choices = first.choices if len(first.choices) <= MAX_CHOICES else ()
     return {
         "task": task,
         "doc": first.doc_id,
@@ -83,11 +95,26 @@ def _row(task: int, answers: RowAnswers) -> dict[str, Any]:
         "outputs": [clip_text(answer.output) if answer else None for answer in answers],
         "got": [round(answer.correct, 4) if answer else None for answer in answers],
         "malformed": [int(answer.malformed) if answer else 0 for answer in answers],
+        "choices": [clip_text(choice, MAX_CHOICE_CHARS) for choice in choices],
+        "shares": [compute_choice_shares(answer, choices) if answer else [] for answer in answers],
+        "gold": -1 if first.target_choice is None else first.target_choice,
     }
 
 
-def clip_text(text: str) -> str:
-    """Return the beginning of *text*, made visible, followed by the number of characters cut."""
-    if len(text) <= MAX_TEXT_CHARS:
+def compute_choice_shares(answer: Example, choices: Sequence[str]) -> list[float]:
+    """Return the probability of each choice among the *choices*, exp(l) / sum exp(l) of its log-likelihoods l.
+
+    [] if the answer has other choices or no log-likelihoods.
+    """
+    if not choices or answer.choices != tuple(choices) or len(answer.loglikelihoods) != len(choices):
+        return []
+    largest = max(answer.loglikelihoods)
+    weights = [math.exp(value - largest) for value in answer.loglikelihoods]
+    return [round(weight / sum(weights), 4) for weight in weights]
+
+
+def clip_text(text: str, limit: int = MAX_TEXT_CHARS) -> str:
+    """Return the first *limit* characters of *text*, made visible, followed by the number of characters cut."""
+    if len(text) <= limit:
         return make_visible(text)
-    return f"{make_visible(text[:MAX_TEXT_CHARS])} … (+{len(text) - MAX_TEXT_CHARS:,})"
+    return f"{make_visible(text[:limit])} … (+{len(text) - limit:,})"

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitnet_bench.reports.charts import score_chart
-from bitnet_bench.reports.figures import DASH, format_number, format_points, format_span, make_missing_cell
+from bitnet_bench.reports.figures import DASH, format_number, format_points, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
-from bitnet_bench.statistics import NORMAL_95, interval
+from bitnet_bench.statistics import ALIKE_STDERR
 from bitnet_bench.statistics.several import combine_stderrs
-from bitnet_bench.wording import Text, get_text, plain_text
+from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
+from bitnet_bench.wording.estimates import format_estimate, format_limits
+from bitnet_bench.wording.names import format_metric, format_task_name
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,8 @@ def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:
     if not scores:
         return None
     return PrimaryMean(
-        sum(s.value for s in scores) / len(scores), combine_stderrs([s.stderr for s in scores]), len(scores)
+        sum(s.value for s in scores) / len(scores), combine_stderrs([s.stderr_for_means for s in scores]), len(scores)
     )
-
-
-def score_interval(score: Score) -> tuple[float, float] | None:
-    """Return the 95 % interval of a score, clipped to its metric's limits; None without a standard error."""
-    return interval(score.value, score.stderr, *score.limits)
 
 
 def score_section(runs: Sequence[NamedRun]) -> Section:
@@ -46,19 +43,26 @@ def score_section(runs: Sequence[NamedRun]) -> Section:
         return Section("scores", get_text("scores.title"), (Paragraph(get_text("scores.none")),))
     primary = [key for key in keys if any(key in run.scores and run.scores[key].primary for run in runs)]
     others = [key for key in keys if key not in primary]
-    blocks: list[Block] = [*score_chart(runs), _table(primary, runs), Paragraph(get_text("scores.hint"), "hint")]
+    blocks: list[Block] = [*score_chart(runs), _table(primary, runs)]
     blocks += [Paragraph(conflict, "warning") for conflict in _find_conflicts(keys, runs)]
     if others:
-        blocks.append(Group(get_text("scores.others", count=len(others)), (_table(others, runs),)))
+        blocks.append(Group(get_text("scores.others", count=Count(len(others))), (_table(others, runs),)))
+    blocks.append(Group(get_text("how-to-read"), (Paragraph(get_text("scores.hint"), "hint"),)))
     signatures = tuple(_signature_rows(keys, runs))
     headings = tuple(get_text(f"column.{key}") for key in ("task", "metric", "signature", "runs"))
-    blocks.append(Group(get_text("scores.signatures", count=len(signatures)), (Table(headings, signatures),)))
+    blocks.append(Group(get_text("scores.signatures", count=Count(len(signatures))), (Table(headings, signatures),)))
     return Section("scores", get_text("scores.title"), tuple(blocks))
 
 
 def _table(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Table:
     headings = [get_text(f"column.{key}") for key in ("task", "metric", "n", "chance", "majority")]
-    return Table((*headings, *(run.label for run in runs)), tuple(_row(key, runs) for key in keys))
+    compared = tuple(range(len(headings), len(headings) + min(2, len(runs))))
+    return Table(
+        (*headings, *(run.label for run in runs)),
+        tuple(_row(key, runs) for key in keys),
+        keys=compared,
+        labels=(*headings, *(plain_text(run.key) for run in runs)),
+    )
 
 
 def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> Row:
@@ -66,8 +70,8 @@ def _row(key: tuple[str, str], runs: Sequence[NamedRun]) -> Row:
     down = " ↓" if any(score.lower_is_better for _, score in having) else ""
     return Row(
         (
-            Cell(plain_text(key[0]), (), "strong"),
-            Cell(plain_text(key[1] + down)),
+            Cell(format_task_name(key[0]), (), "strong"),
+            Cell(format_metric(key[1]) + plain_text(down)),
             Cell(plain_text(_format_common((run.key, f"{score.n:,}") for run, score in having))),
             Cell(
                 plain_text(_format_common((r.key, format_number(s.chance)) for r, s in having if s.chance is not None)),
@@ -97,19 +101,13 @@ def _format_common(values: Iterable[tuple[str, str]]) -> str:
 def _cell(score: Score | None) -> Cell:
     if score is None:
         return make_missing_cell(get_text("scores.not-scored"))
-    limits = score_interval(score)
-    if score.stderr is None or limits is None:
-        return Cell(plain_text(format_score(score, score.value)), (get_text("scores.no-error"),), "strong")
-    small = [format_span(format_score(score, limits[0]), format_score(score, limits[1]))]
-    if score.stderr == 0:
-        small.append(get_text("scores.all-equal"))
-    margin = format_score(score, NORMAL_95 * score.stderr)
-    return Cell(plain_text(f"{format_score(score, score.value)} ± {margin}"), tuple(small), "strong")
-
-
-def format_score(score: Score, value: float) -> str:
-    """Return *value* with one decimal, or with three if the metric is not a percentage but a small number."""
-    return format_points(value) if score.limits[1] else f"{value:.3f}"
+    digits = 1 if score.limits[1] else 3
+    shown = format_estimate(score.value, score.stderr, score.interval, digits)
+    if score.stderr is None or score.interval is None:
+        return Cell(shown, (get_text("scores.no-error"),), "strong")
+    alike = score.stderr <= ALIKE_STDERR
+    small = get_text("scores.all-equal") if alike else format_limits(score.interval, digits)
+    return Cell(shown, (small,), "strong")
 
 
 def _group_signatures(key: tuple[str, str], runs: Sequence[NamedRun]) -> dict[str, list[str]]:
@@ -126,8 +124,8 @@ def _signature_rows(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -
         for signature, letters in _group_signatures((task, metric), runs).items():
             yield Row(
                 (
-                    Cell(plain_text(task), (), "strong"),
-                    Cell(plain_text(metric)),
+                    Cell(format_task_name(task), (), "strong"),
+                    Cell(format_metric(metric)),
                     Cell(plain_text(signature), (), "code"),
                     Cell(plain_text(" ".join(letters))),
                 )
@@ -135,6 +133,10 @@ def _signature_rows(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -
 
 
 def _find_conflicts(keys: Sequence[tuple[str, str]], runs: Sequence[NamedRun]) -> Iterable[Text]:
-    named = [f"{task} ({metric})" for task, metric in keys if len(_group_signatures((task, metric), runs)) > 1]
+    named = [
+        format_task_name(task) + plain_text(" (") + format_metric(metric) + plain_text(")")
+        for task, metric in keys
+        if len(_group_signatures((task, metric), runs)) > 1
+    ]
     if named:
-        yield get_text("scores.conflicts", tasks=", ".join(named))
+        yield get_text("scores.conflicts", tasks=join_texts(named))

@@ -50,11 +50,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; on a small screen each row is a card."""
+    """Rows under headings; on a small screen each row is a card, which shows the columns *keys* until it is opened."""
 
     headings: tuple[Text, ...]
     rows: tuple[Row, ...]
     caption: Text = NOTHING
+    keys: tuple[int, ...] = ()
+    """Columns that a closed card shows, beside the first; () if all cards are open."""
+    labels: tuple[Text, ...] = ()
+    """Shorter headings for cards; () for the headings themselves."""
+
+    @property
+    def card_labels(self) -> tuple[Text, ...]:
+        """Return the headings that cards show."""
+        return self.labels or self.headings
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,14 @@ class Chart:
     description: Text
     specs: Mapping[str, Spec]
     """Specification for each language."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Charts of which one is shown at a time, each under the name of its button."""
+
+    title: Text
+    charts: tuple[tuple[Text, Chart], ...]
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class Facts:
     items: tuple[tuple[Text, Cell], ...]
 
 
-Block = Paragraph | Table | Chart | Group | Facts
+Block = Paragraph | Table | Chart | Switch | Group | Facts
 
 
 @dataclass(frozen=True)

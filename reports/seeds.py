@@ -10,6 +10,7 @@ from bitnet_bench.reports.figures import format_points, format_span
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.wording import get_text, plain_text
+from bitnet_bench.wording.names import format_metric, format_task_name
 
 IGNORED_SETTINGS = {"seed", "out", "save_every", "track", "model"}
 """Settings of a training that may differ between seeds of one experiment."""
@@ -54,8 +55,8 @@ def _rows(group: Sequence[NamedRun]) -> Iterable[Row]:
             continue
         yield Row(
             (
-                Cell(plain_text(task), (), "strong"),
-                Cell(plain_text(scores[0].metric)),
+                Cell(format_task_name(task), (), "strong"),
+                Cell(format_metric(scores[0].metric)),
                 Cell(plain_text(len(values))),
                 Cell(plain_text(format_points(statistics.mean(values))), (), "strong"),
                 Cell(plain_text(format_points(statistics.stdev(values)))),

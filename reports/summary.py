@@ -25,24 +25,31 @@ from bitnet_bench.reports.figures import (
 )
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.pairs import Pair
-from bitnet_bench.reports.scores import compute_primary_mean, score_interval
-from bitnet_bench.reports.sections import Cell, Row, Table
+from bitnet_bench.reports.quality import compute_kept_quality
+from bitnet_bench.reports.scores import compute_primary_mean
+from bitnet_bench.reports.sections import NOTHING, Cell, Row, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured
 from bitnet_bench.statistics import NORMAL_95
-from bitnet_bench.wording import Text, get_text, join_texts, plain_text
+from bitnet_bench.statistics.planning import count_examples_to_decide
+from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
+from bitnet_bench.wording.estimates import format_estimate, format_limits
+from bitnet_bench.wording.names import format_checkpoint_format, format_precision
 
 SPEED_METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The first screen: a sentence on quality, one on cost, their limitations, and a small table."""
+    """The first screen: what is kept at what cost, the verdict, the costs, their limitations, and a small table."""
 
     headline: Text
+    verdict: Text
     cost: Text
     notes: tuple[Text, ...]
     table: Table
+    warning: Text = NOTHING
+    """What makes the first sentence mean little, if anything does."""
 
 
 ComparedPair = tuple[Pair, Comparison]
@@ -55,14 +62,69 @@ def choose_main_pair(compared: Sequence[ComparedPair]) -> ComparedPair | None:
 
 def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: int = 1) -> Summary:
     """Return the first screen, on the pair *shown* out of *pairs* pairs, or on a run alone."""
-    table = Table(_headings(), tuple(_row(run, runs) for run in runs))
+    table = Table(_headings(), tuple(_row(run, runs) for run in runs), keys=(1, 5))
     if shown is None:
-        return Summary(_describe_alone(runs[0]), get_text("summary.alone"), tuple(_list_chance_notes(runs)), table)
+        notes = tuple(_list_chance_notes(runs))
+        return Summary(_describe_alone(runs[0]), get_text("summary.alone"), NOTHING, notes, table)
     pair, comparison = shown
-    notes = [format_verdict_counts(comparison), *_list_cost_notes(pair), *_list_chance_notes(runs)]
-    if pairs > 1:
-        notes.append(get_text("summary.one-of", count=pairs))
-    return Summary(format_headline(comparison), _describe_savings(pair), tuple(notes), table)
+    notes = (
+        get_text("summary.verdicts", counts=format_verdict_counts(comparison)),
+        *_list_cost_notes(pair),
+        *_list_chance_notes(runs),
+        *([get_text("kept.decide.how")] if _count_missing_examples(comparison) else []),
+        *([get_text("summary.one-of", count=pairs)] if pairs > 1 else []),
+    )
+    kept = _describe_kept(pair, comparison)
+    verdict = format_headline(comparison)
+    guesses = kept and _is_guessing(pair[1])
+    warning = get_text("kept.chance", b=pair[1].name) if guesses else NOTHING
+    return Summary(kept or verdict, verdict if kept else NOTHING, _describe_savings(pair), notes, table, warning)
+
+
+def _is_guessing(run: NamedRun) -> bool:
+    """Return whether the run is better than chance on none of the tasks that have a chance."""
+    above = _count_above_chance(run)
+    return above is not None and above[0] == 0
+
+
+def _describe_kept(pair: Pair, comparison: Comparison) -> Text | None:
+    """Return the share of quality that is kept, with memory and speed; None if it cannot be told."""
+    kept = compute_kept_quality(*pair, comparison)
+    if kept is None:
+        return None
+    parts = join_texts([NOTHING, *_list_main_savings(pair)])
+    said = {"a": pair[0].name, "b": pair[1].name, "share": f"{kept.share:.1%}", "parts": parts}
+    if kept.interval is None:
+        return get_text("kept.sentence.no-interval", **said)
+    limits = (100 * kept.interval[0], 100 * kept.interval[1])
+    sentence = get_text("kept.sentence", **said, interval=format_limits(limits) + plain_text("%"))
+    missing = _count_missing_examples(comparison)
+    return sentence + plain_text(" ") + get_text("kept.decide", n=missing) if missing else sentence
+
+
+def _count_missing_examples(comparison: Comparison) -> Count | None:
+    """Return how many more examples would decide an undecided mean, to two digits; None if it is decided."""
+    mean = comparison.mean
+    if mean is None or mean.verdict != "undecided":
+        return None
+    found = count_examples_to_decide(mean.difference, mean.stderr, mean.n, comparison.margin)
+    return None if found is None else Count(float(f"{found:.2g}"))
+
+
+def _list_main_savings(pair: Pair) -> list[Text]:
+    """Return the changes of memory and of decoding speed, if the pair was measured in one scenario."""
+    ours, theirs = _find_shared_costs(*pair)
+    if not ours:
+        return []
+    peak = _find_best_reading(ours, "peak_bytes", min), _find_best_reading(theirs, "peak_bytes", min)
+    found = []
+    if peak[0] and peak[1]:
+        change = _format_size_change(int(peak[0].median), int(peak[1].median))
+        found.append(get_text("cheaper.peak_bytes", change=change))
+    if get_machine(pair[0]) == get_machine(pair[1]):
+        change = _format_speed_change(ours, theirs, "decode_tokens_per_s")
+        found.append(get_text("cheaper.decode_tokens_per_s", change=change))
+    return found
 
 
 def _headings() -> tuple[Text, ...]:
@@ -73,7 +135,7 @@ def _headings() -> tuple[Text, ...]:
 def _row(run: NamedRun, runs: Sequence[NamedRun]) -> Row:
     record, cost = run.record, find_main_cost(run)
     stored = sum(record.checkpoint.weight_bytes.values())
-    about = plain_text(f"{record.precision}, {record.checkpoint.format}")
+    about = join_texts([format_precision(record.precision), format_checkpoint_format(record.checkpoint.format)])
     return Row(
         (
             Cell(run.label, (*run.stage_words, about), "strong"),
@@ -92,25 +154,24 @@ def _mean(run: NamedRun, runs: Sequence[NamedRun]) -> Cell:
     mean = compute_primary_mean(run)
     if mean is None:
         return make_missing_cell(get_text("summary.no-score"))
-    small = [get_text("summary.tasks", count=mean.tasks)]
+    small = [get_text("tasks", count=Count(mean.tasks))]
     if len({frozenset(other.primary) for other in runs if other.primary}) > 1:
         small.append(get_text("summary.other-tasks"))
     if mean.stderr is None:
         return Cell(plain_text(format_points(mean.value)), (*small, get_text("scores.no-error")), "strong")
-    return Cell(
-        plain_text(f"{format_points(mean.value)} ± {format_points(NORMAL_95 * mean.stderr)}"), tuple(small), "strong"
-    )
+    return Cell(format_estimate(mean.value, mean.stderr, None), tuple(small), "strong")
 
 
 def _describe_alone(run: NamedRun) -> Text:
     mean = compute_primary_mean(run)
     if mean is None:
         return get_text("headline.none", run=run.name)
+    about = {"run": run.name, "tasks": get_text("tasks", count=Count(mean.tasks)), "mean": format_points(mean.value)}
     if mean.stderr is None:
-        return get_text("headline.alone.no-error", run=run.name, tasks=mean.tasks, mean=format_points(mean.value))
+        return get_text("headline.alone.no-error", **about)
     half = NORMAL_95 * mean.stderr
     limits = format_span(format_points(max(0.0, mean.value - half)), format_points(min(100.0, mean.value + half)))
-    return get_text("headline.alone", run=run.name, tasks=mean.tasks, mean=format_points(mean.value), interval=limits)
+    return get_text("headline.alone", **about, interval=limits)
 
 
 def _describe_savings(pair: Pair) -> Text:
@@ -159,8 +220,14 @@ def _format_size_change(ours: int, theirs: int) -> Text:
         return get_text("change.unknown")
     if ours == theirs:
         return get_text("change.same")
-    key = "change.smaller" if ours < theirs else "change.larger"
-    return get_text(key, factor=format_factor(max(ours, theirs) / min(ours, theirs)))
+    return _format_ratio(ours / theirs)
+
+
+def _format_ratio(ratio: float) -> Text:
+    """Return a change of size: a factor in English, per cent in Korean, as each language says it."""
+    if ratio <= 1:
+        return get_text("change.smaller", factor=Text(f"{1 - ratio:.0%}", format_factor(1 / ratio).en))
+    return get_text("change.larger", factor=Text(f"{ratio - 1:.0%}", format_factor(ratio).en))
 
 
 def _format_speed_change(ours: Sequence[Cost], theirs: Sequence[Cost], name: str) -> Text:
@@ -179,8 +246,7 @@ def _format_energy_change(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Text:
     mine, other = _find_best_reading(ours, "energy_j", min), _find_best_reading(theirs, "energy_j", min)
     if mine is None or other is None:
         return get_text("change.not-measured")
-    ratio = mine.median / other.median
-    return get_text("change.smaller" if ratio <= 1 else "change.larger", factor=format_factor(max(ratio, 1 / ratio)))
+    return _format_ratio(mine.median / other.median)
 
 
 def _find_shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]]:
@@ -227,11 +293,13 @@ def _list_cost_notes(pair: Pair) -> Iterable[Text]:
 
 def _list_chance_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
     """Return on how many tasks each run is better than chance: two runs that guess do not differ either."""
-    counts = []
-    for run in runs:
-        guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None and not s.lower_is_better]
-        above = [s for s in guessed if (i := score_interval(s)) and s.chance is not None and i[0] > s.chance]
-        if guessed:
-            counts.append(f"{run.key} {len(above)}/{len(guessed)}")
+    counts = [(run.key, counted) for run in runs if (counted := _count_above_chance(run))]
     if counts:
-        yield get_text("note.chance", counts=", ".join(counts))
+        yield get_text("note.chance", counts=", ".join(f"{key} {above}/{all_}" for key, (above, all_) in counts))
+
+
+def _count_above_chance(run: NamedRun) -> tuple[int, int] | None:
+    """Return on how many tasks the interval lies above chance, and how many have a chance; None if there is none."""
+    guessed = [s for s in run.primary.values() if s.chance and s.stderr is not None and not s.lower_is_better]
+    above = [s for s in guessed if (i := s.interval) and s.chance is not None and i[0] > s.chance]
+    return (len(above), len(guessed)) if guessed else None

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from bitnet_bench.reports.charts import curve_chart, layer_chart
 from bitnet_bench.reports.figures import DASH, format_number
 from bitnet_bench.reports.named_runs import NamedRun
-from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
+from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.wording import Text, get_text, plain_text
+from bitnet_bench.wording.names import format_method, format_precision
+from bitnet_bench.wording.sentences import translate_sentence
 
 CURVE_METRICS = ("loss", "flips", "zeros", "near_boundary")
 BLOCK_PATTERN = re.compile(r"\.(\d+)\.")
@@ -25,19 +27,27 @@ def training_section(runs: Sequence[NamedRun], layers: Mapping[str, Layers]) -> 
     if not trained:
         return None
     blocks: list[Block] = [_table(trained)]
-    blocks += [Paragraph(plain_text(f"{r.key}: {w}"), "warning") for r in trained for w in _get_training(r).warnings]
+    blocks += [
+        Paragraph(plain_text(f"{run.key}: ") + translate_sentence(warning), "warning")
+        for run in trained
+        for warning in _get_training(run).warnings
+    ]
+    codes: list[Block] = []
     for name in CURVE_METRICS:
         curves = [
             (run.key, run.name, line) for run in trained if (line := _extract_line(_get_training(run).history, name))
         ]
         if curves:
-            blocks.append(curve_chart(get_text(f"curve.{name}"), f"curve.{name}", curves))
+            chart = curve_chart(get_text(f"curve.{name}"), f"curve.{name}", curves)
+            (blocks if name == "loss" else codes).append(chart)
     checked = [(r.key, r.name, line) for r in trained if (line := _extract_line(_get_training(r).validation, "loss"))]
     if checked:
         blocks.append(curve_chart(get_text("curve.validation"), "curve.validation", checked))
-    blocks += _draw_layer_charts(trained, layers)
+    codes += _draw_layer_charts(trained, layers)
     if any(_extract_line(_get_training(run).history, "flips") for run in trained):
-        blocks.append(Paragraph(get_text("training.hint"), "hint"))
+        codes.append(Paragraph(get_text("training.hint"), "hint"))
+    if codes:
+        blocks.append(Group(get_text("training.codes"), tuple(codes)))
     return Section("training", get_text("training.title"), tuple(blocks))
 
 
@@ -61,7 +71,7 @@ def _extract_line(history: Sequence[Mapping[str, float]], name: str) -> CurveLin
 
 def _table(trained: Sequence[NamedRun]) -> Table:
     keys = ("run", "method", "precision", "steps", "rows", "learning_rate", "seed", "loss", "seconds")
-    return Table(tuple(get_text(f"column.{key}") for key in keys), tuple(_row(run) for run in trained))
+    return Table(tuple(get_text(f"column.{key}") for key in keys), tuple(_row(run) for run in trained), keys=(3, 7))
 
 
 def _row(run: NamedRun) -> Row:
@@ -72,8 +82,8 @@ def _row(run: NamedRun) -> Row:
     return Row(
         (
             Cell(run.label, (), "strong"),
-            Cell(plain_text(job.method)),
-            Cell(plain_text(job.precision)),
+            Cell(format_method(job.method)),
+            Cell(format_precision(job.precision)),
             Cell(plain_text(f"{record.steps:,}")),
             Cell(plain_text(f"{record.rows:,}")),
             Cell(plain_text(DASH if job.learning_rate is None else f"{job.learning_rate:g}")),

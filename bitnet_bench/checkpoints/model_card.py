@@ -14,6 +14,7 @@ from bitnet_bench.escaping import escape_markdown, make_code_span
 from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.shared_paths import shorten_paths
+from bitnet_bench.wording.estimates import format_limits
 
 LOCAL_SETTINGS = ("model", "data", "data_dir", "validation")
 """Settings that name files of the publisher's machine, which mean nothing elsewhere."""
@@ -128,7 +129,7 @@ def _last_part(path: str) -> str:
 def _list_scores(runs: Sequence[RunRecord]) -> list[str]:
     lines = ["| task | metric | value | 95 % interval | n |", "| --- | --- | --- | --- | --- |"]
     for score in (score for run in runs for score in run.scores):
-        error = "—" if score.stderr is None else f"±{1.96 * score.stderr:.1f}"
+        error = "—" if score.interval is None else format_limits(score.interval).en
         task, metric = escape_markdown(score.task), escape_markdown(score.metric)
         lines.append(f"| {task} | {metric} | {score.value:.1f} | {error} | {score.n:,} |")
     return lines

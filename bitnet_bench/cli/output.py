@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
 from bitnet_bench.cli.terminal import escape_json_controls
+from bitnet_bench.wording.estimates import format_estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +40,7 @@ def print_json_text(text: str) -> None:
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:
-    """Return value and 95 % half-width of every score, one row per task and metric, one column per run.
+    """Return every score with its uncertainty, one row per task and metric, one column per run.
 
     Further columns have the score of chance and of always answering the most frequent target.
     """
@@ -62,7 +63,7 @@ def _format_score(score: Score | None) -> str:
     if score is None:
         return DASH
     digits = 3 if score.lower_is_better else 1
-    return f"{score.value:.{digits}f}" + (f" ±{1.96 * score.stderr:.{digits}f}" if score.stderr is not None else "")
+    return format_estimate(score.value, score.stderr, score.interval, digits).en
 
 
 def costs_table(runs: Sequence[RunRecord]) -> Table:

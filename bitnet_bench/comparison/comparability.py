@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
-from bitnet_bench.wording import Text, get_text
+from bitnet_bench.wording import Count, Text, get_text
 
 PROMPT_SETTINGS = ("prompts", "shots", "chat_template", "seed")
 SHOWN_DIGEST_CHARS = 8
@@ -57,7 +57,7 @@ def _find_missing(
         elif not rows:
             yield get_text("differs.no-examples", run=run.record.name)
         elif len(rows) != scores[0].n:
-            yield get_text("differs.incomplete", run=run.record.name, n=f"{len(rows):,}", total=f"{scores[0].n:,}")
+            yield get_text("differs.incomplete", run=run.record.name, n=f"{len(rows):,}", total=Count(scores[0].n))
 
 
 def _compare_data(a: RunRecord, b: RunRecord, task: str) -> Iterable[Text]:

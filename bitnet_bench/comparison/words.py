@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bitnet_bench.comparison.results import Comparison, Difference, EffectSize, MeanDifference, Verdict
-from bitnet_bench.wording import Text, get_text, plain_text
+from bitnet_bench.wording import Count, Text, get_text, plain_text
+from bitnet_bench.wording.names import format_task_name
 
 DASH = "—"
 MIN_SHOWN_P = 0.001
@@ -22,7 +23,7 @@ def format_headline(comparison: Comparison) -> Text:
         f"headline.single.{found.verdict}",
         a=comparison.a,
         b=comparison.b,
-        task=found.task,
+        task=format_task_name(found.task),
         size=f"{abs(found.difference):.3g}",
         interval=format_interval(found),
     )
@@ -33,17 +34,13 @@ def _format_mean(comparison: Comparison, mean: MeanDifference) -> Text:
         f"headline.{mean.verdict}",
         a=comparison.a,
         b=comparison.b,
-        tasks=_format_task_count(mean.tasks),
+        tasks=get_text("tasks", count=Count(mean.tasks)),
         size=f"{abs(mean.difference):.1f}",
         signed=format_signed(mean.difference),
         interval=format_interval(mean),
         p=format_p(mean.p),
         margin=f"{comparison.margin:g}",
     )
-
-
-def _format_task_count(count: int) -> Text:
-    return get_text("tasks.one" if count == 1 else "tasks", count=count)
 
 
 def format_verdict(verdict: Verdict, margin: float) -> Text:

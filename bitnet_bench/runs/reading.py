@@ -24,7 +24,8 @@ from bitnet_bench.runs.folder import (
 )
 from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun, Notice
-from bitnet_bench.wording import get_text, plain_text
+from bitnet_bench.wording import Count, get_text
+from bitnet_bench.wording.sentences import translate_sentence
 
 MAX_LINES_NAMED = 3
 """Number of unreadable lines of a file that are named; the others are counted."""
@@ -51,7 +52,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
             examples = list(self._parse_examples(task, file, content))
         if len(examples) != self._tasks[task]:
             self._add_notice(
-                file, get_text("notice.some-samples", n=f"{len(examples):,}", total=f"{self._tasks[task]:,}")
+                file, get_text("notice.some-samples", n=f"{len(examples):,}", total=Count(self._tasks[task]))
             )
         return examples
 
@@ -75,9 +76,12 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
                     continue
                 bad += 1
                 if bad <= MAX_LINES_NAMED:
-                    self._add_notice(file, get_text("notice.line", line=number, why=format_validation_error(error)))
+                    self._add_notice(
+                        file,
+                        get_text("notice.line", line=number, why=translate_sentence(format_validation_error(error))),
+                    )
         if bad > MAX_LINES_NAMED:
-            self._add_notice(file, get_text("notice.lines", count=bad - MAX_LINES_NAMED))
+            self._add_notice(file, get_text("notice.lines", count=Count(bad - MAX_LINES_NAMED)))
 
     def _add_notice(self, file: Path, what: Any) -> None:
         notice = Notice(str(file), what)
@@ -141,7 +145,7 @@ def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[l
             found.append(read_run(folder, training.get(folder)))
         except BenchError as error:
             refused = refused or error
-            unread.append(Notice(str(folder), get_text("notice.unreadable", why=error.problem)))
+            unread.append(Notice(str(folder), get_text("notice.unreadable", why=translate_sentence(error.problem))))
     if not found and refused:
         raise refused
     return found, unread
@@ -157,7 +161,12 @@ def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Not
             known = item if isinstance(item, dict) else {}
             about = shorten_text(" ".join(str(known[f]) for f in ("task", "metric", "precision") if known.get(f)), 100)
             name = f"{kind.__name__.lower()} {i} ({about})"
-            notices.append(Notice(str(file), get_text("notice.value", name=name, why=format_validation_error(error))))
+            notices.append(
+                Notice(
+                    str(file),
+                    get_text("notice.value", name=name, why=translate_sentence(format_validation_error(error))),
+                )
+            )
     return kept
 
 
@@ -167,7 +176,10 @@ def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
     asked = record.settings.get("tasks")
     for task in filter(lambda one: isinstance(one, str), asked if isinstance(asked, list) else []):
         if task in record.errors:
-            yield Notice(f"{folder}, {task}", get_text("notice.failed", why=record.errors[task].splitlines()[0]))
+            yield Notice(
+                f"{folder}, {task}",
+                get_text("notice.failed", why=translate_sentence(record.errors[task].splitlines()[0])),
+            )
         elif task not in scored:
             yield Notice(f"{folder}, {task}", get_text("notice.unscored"))
     for task in sorted(scored):
@@ -189,5 +201,5 @@ def _read_training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None
     try:
         return FinetuneRecord.model_validate(read_json(file, ""))
     except (BenchError, ValidationError) as error:
-        notices.append(Notice(str(file), get_text("notice.training", why=plain_text(_explain(error)))))
+        notices.append(Notice(str(file), get_text("notice.training", why=translate_sentence(_explain(error)))))
         return None

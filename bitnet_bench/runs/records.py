@@ -226,6 +226,24 @@ class Score(Value):
     parts: dict[str, float] = {}
     """The same metric by label, entity type or n-gram order, if it has such parts."""
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval within the metric's limits: normal, or Wilson's if every example came out alike."""
+        from bitnet_bench.statistics import interval  # with numpy, which few readers of a record need
+
+        return interval(self.value, self.stderr, *self.limits, n=self.n)
+
+    @property
+    def stderr_for_means(self) -> float | None:
+        """Return the standard error; if every example came out alike, the interval's longer side over 1.96."""
+        from bitnet_bench.statistics import ALIKE_STDERR, NORMAL_95
+
+        if self.stderr is None or self.stderr > ALIKE_STDERR:
+            return self.stderr
+        if self.interval is None:
+            return None
+        return max(self.value - self.interval[0], self.interval[1] - self.value) / NORMAL_95
+
 
 class Example(Value):
     """One evaluated row, with enough to score it again and to compare two runs pairwise."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bitnet_bench.statistics.standard_errors import (
+    ALIKE_STDERR,
     NORMAL_95,
     RESAMPLES,
     SEED,
+    alike_interval,
     bootstrap_counts,
     bootstrap_stderr,
     confusion_bootstrap_stderr,
@@ -16,9 +18,11 @@ from bitnet_bench.statistics.standard_errors import (
 )
 
 __all__ = [
+    "ALIKE_STDERR",
     "NORMAL_95",
     "RESAMPLES",
     "SEED",
+    "alike_interval",
     "bootstrap_counts",
     "bootstrap_stderr",
     "confusion_bootstrap_stderr",

@@ -10,6 +10,8 @@ RESAMPLES = 1000
 SEED = 1234
 RESAMPLES_PER_BLOCK = 50
 NORMAL_95 = 1.959963984540054
+ALIKE_STDERR = 1e-9
+"""Standard error up to which all examples came out alike; rounding may leave more than 0."""
 
 
 def mean_stderr(values: Sequence[float]) -> float | None:
@@ -64,13 +66,30 @@ def bootstrap_stderr(
 
 
 def interval(
-    value: float, stderr: float | None, low: float = 0.0, high: float | None = 100.0
+    value: float, stderr: float | None, low: float = 0.0, high: float | None = 100.0, n: int | None = None
 ) -> tuple[float, float] | None:
-    """Return the 95 % normal interval, clipped to the metric's range; None without a standard error."""
+    """Return the 95 % normal interval, clipped to the metric's range; None without a standard error.
+
+    With *n* examples that all came out alike, which a standard error of 0 says, it is `alike_interval`.
+    """
     if stderr is None:
         return None
+    if n and stderr <= ALIKE_STDERR:
+        return alike_interval(value, n, low, high)
     above = value + NORMAL_95 * stderr
     return max(low, value - NORMAL_95 * stderr), above if high is None else min(high, above)
+
+
+def alike_interval(value: float, n: int, low: float, high: float | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of a mean over *n* examples that all came out at *value*; None without a *high*.
+
+    By Wilson's interval of n of n, a share of up to z^2 / (n + z^2) of other examples may come out differently, and
+    those anywhere in the metric's range. For n right answers of n this is Wilson's interval itself.
+    """
+    if high is None:
+        return None
+    unseen = 1.0 - wilson(n, n)[0]
+    return value - unseen * (value - low), value + unseen * (high - value)
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:

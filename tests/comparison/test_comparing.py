@@ -46,7 +46,7 @@ def test_a_clear_difference_is_found(make_results: Any) -> None:
     assert found.mean is not None
     assert found.mean.verdict == "worse"
     assert "‘a’ is 40.0 points worse than ‘b’" in format_headline(found).en
-    assert "‘a’ 쪽이 ‘b’보다 40.0점 낮다" in format_headline(found).ko
+    assert "‘a’의 점수가 ‘b’보다 40.0점 낮다" in format_headline(found).ko
 
 
 def test_a_run_compared_with_itself_is_equal_where_there_are_examples_enough(make_results: Any) -> None:

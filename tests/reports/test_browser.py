@@ -86,7 +86,9 @@ def wait(browser: Any, condition: str) -> None:
 def draw_all(browser: Any) -> None:
     """Draw every chart, as before printing, and build the table of samples."""
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
-    wait(browser, "document.querySelectorAll('[data-chart]:not([data-drawn])').length === 0")
+    undrawn = "[...document.querySelectorAll('[data-chart]:not([data-drawn])')]"
+    wait(browser, f"{undrawn}.filter((place) => place.getClientRects().length).length === 0")
+    browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
     browser.execute_script("document.querySelector('.samples').scrollIntoView()")
     wait(browser, "!document.getElementById('rows') || document.querySelectorAll('#rows tbody tr').length > 0")
 
@@ -148,12 +150,12 @@ def test_a_report_is_clicked_through_in_both_languages(browser: Any, twins: Any,
     """Switching the language changes heading, charts, table and title; every chart is drawn under the policy."""
     show(browser, HTMLReport().render(twins, ReportOptions()), tmp_path)
     draw_all(browser)
-    assert "점 낮다" in texts(browser, "h1")[0]
+    assert "품질의 77.8% 유지" in texts(browser, "h1")[0]
     assert "과제" in texts(browser, "#rows th.task")[0]
     korean = texts(browser, "[data-chart] svg")
     click(browser, "[data-language=en]")
     wait(browser, "document.title === 'bitnet-bench report'")
-    assert "points worse" in texts(browser, "h1")[0]
+    assert "keeps 77.8% of the quality" in texts(browser, "h1")[0]
     assert "점 낮다" not in texts(browser, "body")[0]
     assert "Task" in texts(browser, "#rows th.task")[0]
     wait(browser, f"document.querySelectorAll('[data-chart] svg').length === {len(korean)}")
@@ -198,7 +200,7 @@ def test_the_keyboard_opens_a_sample(browser: Any, twins: Any, tmp_path: Path) -
     assert button.get_attribute("aria-expanded") == "false"
     button.send_keys(Keys.ENTER)
     assert button.get_attribute("aria-expanded") == "true"
-    assert "s:t 0" in str(button.get_attribute("aria-label"))
+    assert "s:t 50" in str(button.get_attribute("aria-label"))
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -16,9 +16,10 @@ import pytest
 from bitnet_bench.errors import BenchError
 from bitnet_bench.reports.html import HTMLReport
 from bitnet_bench.reports.sections import Paragraph, ReportOptions, Section
-from bitnet_bench.runs.records import Example, Modelled
+from bitnet_bench.runs.records import Example, Modelled, Unavailable
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import get_text, load_catalogue, plain_text
+from bitnet_bench.wording.sentences import translate_sentence
 
 HOSTILE = '</bdi></script><script>alert("x")</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
 
@@ -70,10 +71,51 @@ def test_the_first_screen_says_how_good_how_certain_and_how_much_cheaper(twins: 
     text = render(*twins)
     heading = re.search(r"<h1>(.*?)</h1>", text, re.S)
     assert heading is not None
-    assert "20.0점 낮다(95% 구간 −" in heading.group(1)
-    assert "20.0 points worse" in heading.group(1)
-    assert "저장 가중치 8.0배 작음" in text
+    assert "‘쌍둥이’ 품질의 77.8% 유지(95% 구간 7" in heading.group(1)
+    assert "‘삼진’ keeps 77.8% of the quality of ‘쌍둥이’ (95% interval 7" in heading.group(1)
+    assert "디코드 2.0배 빠름" in heading.group(1)
+    assert "peak memory 1.00× larger" in heading.group(1)
+    assert "20.0점 낮다(95% 구간 −" in text
+    assert "20.0 points worse" in text
+    assert "저장 가중치 88% 절감" in text
     assert "decode 2.0× faster" in text
+
+
+def test_an_undecided_pair_says_how_many_examples_would_decide(make_results: Any) -> None:
+    """Two runs that differ on one of ten rows each way are told apart by many more rows, and the heading says so."""
+    a, b = [1.0] * 6 + [0.0] * 4, [1.0] * 5 + [0.0] * 4 + [1.0]
+    text = render(make_results("a", {"s:t": a}), make_results("b", {"s:t": b}, precision="fp16"))
+    heading = re.search(r"<h1>(.*?)</h1>", text, re.S)
+    assert heading is not None
+    assert re.search(r"예제가 약 [\d,]+개 더 필요하다", heading.group(1))
+    assert re.search(r"About [\d,]+ more examples would decide", heading.group(1))
+    same = render(make_results("a", {"s:t": [1.0, 0.0] * 500}), make_results("b", {"s:t": [0.0, 1.0] * 500}))
+    assert "would decide" in same
+    sure = render(make_results("a", {"s:t": [0.0] * 90 + [1.0] * 9}), make_results("b", {"s:t": [1.0] * 99}))
+    assert "would decide" not in sure
+
+
+def test_a_share_of_a_guess_is_called_little(make_results: Any) -> None:
+    """Half right of two answers is chance: the share kept of it has a warning; nine of ten right has none."""
+    half, most = [1.0, 0.0] * 50, [1.0] * 90 + [0.0] * 10
+    pages = [
+        render(make_results("a", {"s:t": half}), make_results("b", {"s:t": rows}, precision="fp16"))
+        for rows in (half, most)
+    ]
+    assert ["not clearly better than chance" in page for page in pages] == [True, False]
+
+
+def test_a_sentence_that_nobody_translated_is_marked_as_english(make_results: Any, make_cost: Any) -> None:
+    """A known reason is Korean in the Korean page; an unknown one stays as it is, with its language."""
+    known, strange = "this machine shows no energy counter", "the meter was eaten by a dog"
+    costs = [make_cost(metrics={"energy_j": Unavailable(reason=reason)}) for reason in (known, strange)]
+    known_page, strange_page = (render(make_results("a", {"s:t": [1.0]}, costs=(cost,))) for cost in costs)
+    assert "이 장비에는 에너지 카운터가 없음" in known_page
+    assert f'<bdi lang="en">{strange}</bdi>' in strange_page
+    assert f'lang="en">{known}</bdi>' in known_page
+    notice = Notice("x", get_text("notice.failed", why=translate_sentence(strange)))
+    failed = render(make_results("a", {"s:t": [1.0]}), unread=(notice,))
+    assert f'채점 실패: </bdi><bdi class="en" lang="en">could not be scored: </bdi><bdi lang="en">{strange}' in failed
 
 
 def test_the_first_sentence_counts_memory_and_takes_the_better_float_precision_of_each_figure(
@@ -182,13 +224,13 @@ def test_a_language_is_shown_first(language: str, twins: Any) -> None:
     assert f'<html lang="{language}">' in text
     assert f"<title>{get_text('page.title').in_language(language)}</title>" in text  # type: ignore[arg-type]
     assert "Paired differences" in text
-    assert "짝 비교" in text
+    assert "쌍별 비교" in text
 
 
 def test_the_catalogue_says_everything_in_both_languages() -> None:
     """Every entry has both languages, with the same values in their braces, and Korean holds Hangul or a sign."""
     for key, said in load_catalogue().items():
-        places = [set(re.findall(r"{(\w+)}", text)) for text in (said.ko, said.en)]
+        places = [set(re.findall(r"{(\w+)[:}]", text)) for text in (said.ko, said.en)]
         assert places[0] == places[1], key
         assert said.ko, key
         assert said.en, key
@@ -214,7 +256,7 @@ def test_what_is_wrong_with_a_run_is_said(make_results: Any) -> None:
     run = make_results("a", {"s:t": [1.0]}, notices=(Notice("runs/a/record.json", get_text("notice.edited")),))
     text = render(run, unread=(Notice("runs/old", get_text("notice.unreadable", why="schema version 0")),))
     page = Page(text).text
-    for words in ("runs/a/record.json", "체크섬이 다름", "its checksum differs", "runs/old", "schema version 0"):
+    for words in ("runs/a/record.json", "체크섬 불일치", "its checksum differs", "runs/old", "schema version 0"):
         assert words in page
 
 
@@ -222,7 +264,7 @@ def test_a_run_without_examples_shows_its_scores_and_no_samples(make_results: An
     """Scores stay, the pair is refused with the reason, and the samples say that there are none."""
     a, b = (make_results(name, {"s:t": [1.0, 0.0]}, precision=p) for name, p in (("a", "ternary"), ("b", "fp16")))
     page = Page(render(replace(a, examples={}), replace(b, examples={})))
-    assert "50.0 ± " in page.text
+    assert "50.0 ±" in page.text
     assert "a has no examples" in page.text
     assert "There are no examples." in page.text
 

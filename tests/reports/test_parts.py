@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from bitnet_bench.reports.charts import MAX_CURVE_POINTS, pareto_front, thin_line
-from bitnet_bench.reports.cost_section import cost_section, find_main_cost, pareto_section
+from bitnet_bench.reports.cost_section import cost_section, find_main_cost
 from bitnet_bench.reports.figures import format_quantity, make_figure_cell
 from bitnet_bench.reports.named_runs import name_runs
 from bitnet_bench.reports.pairs import choose_pairs
-from bitnet_bench.reports.samples import MAX_TEXT_CHARS, Samples
+from bitnet_bench.reports.pareto_section import pareto_section
+from bitnet_bench.reports.samples import MAX_TEXT_CHARS, Samples, compute_choice_shares
 from bitnet_bench.reports.scores import compute_primary_mean, score_section
-from bitnet_bench.reports.sections import Chart, Paragraph, Table
+from bitnet_bench.reports.sections import Chart, Group, Paragraph, Switch, Table
 from bitnet_bench.reports.seeds import find_seed_groups, seed_section
 from bitnet_bench.reports.summary import make_summary
 from bitnet_bench.reports.training_section import training_section
@@ -43,6 +44,15 @@ def trained(checkpoint: Checkpoint, environment: Environment, seed: int = 0) -> 
     )
 
 
+def list_charts(block: Any) -> list[Chart]:
+    """Return the charts of a block, those inside it included."""
+    if isinstance(block, Group):
+        return [chart for inner in block.blocks for chart in list_charts(inner)]
+    if isinstance(block, Switch):
+        return [chart for _, chart in block.charts]
+    return [block] if isinstance(block, Chart) else []
+
+
 def with_training(run: Any, seed: int) -> Any:
     return replace(run, training=trained(run.record.checkpoint, run.record.environment, seed))
 
@@ -68,7 +78,7 @@ def test_stages_and_seeds_are_not_mixed(make_results: Any) -> None:
         [make_results("r", {"s:t": [1.0]}, precision=p, settings={"stage": s} if s else {}) for p, s in stages]
     )
     found = [(a.key, b.key) for a, b in choose_pairs(runs)]
-    assert found == [("A", "B"), ("A", "E"), ("C", "D"), ("C", "E")]
+    assert found == [("A", "B"), ("A", "C"), ("D", "C"), ("D", "E")]
     seeds = name_runs(
         [
             with_training(make_results("r", {"s:t": [1.0]}, precision=p), seed)
@@ -76,13 +86,22 @@ def test_stages_and_seeds_are_not_mixed(make_results: Any) -> None:
             for seed in (0, 1)
         ]
     )
-    assert [(a.key, b.key) for a, b in choose_pairs(seeds)] == [("A", "C"), ("B", "D")]
+    assert [(a.key, b.key) for a, b in choose_pairs(seeds)] == [("A", "B"), ("C", "D")]
 
 
 def test_runs_of_one_precision_are_held_against_the_first(make_results: Any) -> None:
     """Without a twin every later run is compared with the first."""
     runs = name_runs([make_results(name, {"s:t": [1.0]}) for name in "xyz"])
     assert [(a.key, b.key) for a, b in choose_pairs(runs)] == [("B", "A"), ("C", "A")]
+
+
+def test_twins_come_first_and_runs_before_fine_tuning_last(make_results: Any) -> None:
+    """The pair that is compared is A and B, whatever the order of the folders; what was before stands at the end."""
+    given = [("ternary", "before"), ("fp16", "before"), ("bf16", None), ("fp16", "after"), ("ternary", "after")]
+    runs = name_runs(
+        [make_results(f"{p} {s}", {"s:t": [1.0]}, precision=p, settings={"stage": s} if s else {}) for p, s in given]
+    )
+    assert [run.name for run in runs] == ["ternary after", "fp16 after", "bf16 None", "ternary before", "fp16 before"]
 
 
 def test_names_are_kept_apart(make_results: Any) -> None:
@@ -94,7 +113,7 @@ def test_names_are_kept_apart(make_results: Any) -> None:
 def test_a_float_run_is_represented_by_its_fastest_precision(make_results: Any, make_cost: Any) -> None:
     """A run scored at fp32 and measured at fp16 and bf16 is compared at the faster one; ternary never borrows it."""
     costs = (make_cost("fp16", 10.0), make_cost("bf16", 100.0), make_cost("ternary", 900.0))
-    wide, narrow = name_runs(
+    narrow, wide = name_runs(
         [
             make_results("a", {"s:t": [1.0]}, precision="fp32", costs=costs),
             make_results("b", {"s:t": [1.0]}, costs=costs[:2]),
@@ -113,7 +132,7 @@ def test_what_the_budget_left_out_is_said(make_results: Any, make_cost: Any) -> 
     run = make_results("a", {"s:t": [1.0]}, costs=(once,), cost_left_out=left_out)
     blocks = cost_section(name_runs([run])).blocks
     said = [block.text.en for block in blocks if isinstance(block, Paragraph)]
-    assert any("in one round, without an interval" in text and "A (ternary)" in text for text in said)
+    assert any("in one round, without an interval" in text and "A hf ternary" in text for text in said)
     assert "A was left out in hf-dense fp16, for want of time: One run would take 25 min." in said
 
 
@@ -155,9 +174,35 @@ def test_the_front_holds_what_nothing_beats() -> None:
 def test_quality_is_drawn_against_what_was_measured(twins: Any) -> None:
     """Memory and latency have a chart; energy, which nobody measured, a sentence."""
     section = pareto_section(name_runs(twins))
-    assert sum(isinstance(block, Chart) for block in section.blocks) == 2
+    (switch,) = (block for block in section.blocks if isinstance(block, Switch))
+    assert [name.en for name, _ in switch.charts] == ["Memory", "Latency"]
     said = [block.text.en for block in section.blocks if isinstance(block, Paragraph)]
     assert any("Energy: not drawn" in words for words in said)
+
+
+def test_every_backend_and_precision_is_a_point_with_intervals(make_results: Any, make_cost: Any) -> None:
+    """A run with three costs has three points; the score has its interval, the cost the range of its readings."""
+    costs = (make_cost("fp16", 10.0), make_cost("bf16", 20.0), make_cost("fp16", 30.0, backend="llamacpp"))
+    runs = [
+        make_results("삼진", {"s:t": [1.0, 0.0]}, costs=(make_cost(),)),
+        make_results("실수", {"s:t": [1.0, 1.0]}, precision="fp16", costs=costs),
+    ]
+    (switch,) = (block for block in pareto_section(name_runs(runs)).blocks if isinstance(block, Switch))
+    spec = switch.charts[0][1].specs["ko"]
+    values = spec["data"]["values"]
+    assert [value["label"] for value in values] == ["A hf 삼진", "B hf FP16", "B hf BF16", "B llamacpp FP16"]
+    assert values[1]["low"] == pytest.approx(34.2, abs=0.1), "two of two right are no certainty"
+    assert [value["scored"] for value in values] == [True, True, False, True]
+    assert values[0]["least"] <= values[0]["cost"] <= values[0]["most"]
+
+
+def test_a_choice_has_its_probability_among_the_choices(make_results: Any) -> None:
+    """exp(-1) and exp(-2) of two choices are 73 and 27 %; an answer to other choices has none."""
+    row = Example(task="s:t", doc_id=0, prompt="", target="예", output="예", correct=1.0)
+    row = row.model_copy(update={"choices": ("예", "아니오"), "loglikelihoods": (-1.0, -2.0)})
+    assert compute_choice_shares(row, ("예", "아니오")) == [0.7311, 0.2689]
+    assert compute_choice_shares(row, ("네", "아니오")) == []
+    assert compute_choice_shares(row.model_copy(update={"loglikelihoods": ()}), row.choices) == []
 
 
 def test_charts_are_drawn_by_vega(twins: Any) -> None:
@@ -168,7 +213,7 @@ def test_charts_are_drawn_by_vega(twins: Any) -> None:
     from bitnet_bench.reports.sections import ReportOptions
 
     page = _make_page(name_runs([with_training(run, 0) for run in twins]), ReportOptions())
-    charts = [block for section in page.sections for block in section.blocks if isinstance(block, Chart)]
+    charts = [chart for section in page.sections for block in section.blocks for chart in list_charts(block)]
     assert len(charts) >= 8
     assert ChartRegistry().register_chart(charts[0]) == 0
     for chart in charts:
@@ -187,7 +232,7 @@ def test_a_metric_of_which_less_is_better_stands_apart(make_results: Any) -> Non
     section = score_section([shown])
     assert not any(isinstance(block, Chart) for block in section.blocks)
     (table,) = (block for block in section.blocks if isinstance(block, Table))
-    assert table.rows[0].cells[1].text.en == "bits_per_byte ↓"
+    assert table.rows[0].cells[1].text.en == "bits per byte ↓"
     assert table.rows[0].cells[5].text.en.startswith("1.443")
 
 
@@ -211,7 +256,7 @@ def test_training_has_curves_and_zeros_by_layer(make_results: Any) -> None:
     (run,) = name_runs([with_training(make_results("a", {"s:t": [1.0]}), 0)])
     section = training_section([run], {"A": {"model.layers.0.self_attn.q_proj": 0.3}})
     assert section is not None
-    charts = [block for block in section.blocks if isinstance(block, Chart)]
+    charts = [chart for block in section.blocks for chart in list_charts(block)]
     assert [chart.title.en for chart in charts] == [
         "Training loss",
         "Share of codes that flipped",

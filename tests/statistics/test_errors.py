@@ -146,3 +146,29 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error() -> None:
     got = bootstrap_stderr(np.stack([values, np.ones(500)], axis=1), lambda sums: sums[..., 0] / sums[..., 1])
     assert got == pytest.approx(mean_stderr(values.tolist()), rel=0.1)
     assert bootstrap_stderr(np.ones((1, 2)), lambda sums: sums[..., 0]) is None
+
+
+@pytest.mark.parametrize("right", [0, 2, 2000])
+def test_examples_that_all_came_out_alike_have_wilsons_interval(right: int) -> None:
+    """Two of two right are 34.2 to 100.0, not 100.0 with a standard error of 0; none of two mirrors it."""
+    n = max(2, right)
+    low, high = (100 * limit for limit in wilson(right, n))
+    assert interval(100.0 * right / n, 0.0, n=n) == pytest.approx((low, high))
+    assert interval(100.0 * right / n, 0.0, n=n) != (100.0, 100.0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(0, 100), st.integers(1, 5000))
+def test_an_interval_of_equal_values_holds_them_and_stays_in_the_range(value: float, n: int) -> None:
+    """Examples that all scored 40 leave room on both sides, the less the more there are."""
+    found, more = interval(value, 0.0, n=n), interval(value, 0.0, n=n + 1)
+    assert found is not None
+    assert more is not None
+    assert 0.0 <= found[0] <= value <= found[1] <= 100.0
+    assert found[1] - found[0] > more[1] - more[0] > 0.0
+
+
+def test_equal_values_of_an_unbounded_metric_have_no_interval() -> None:
+    """Nothing says how far another example may lie."""
+    assert interval(1.4, 0.0, 0.0, None, n=9) is None
+    assert interval(1.4, None) is None

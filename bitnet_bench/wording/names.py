@@ -1,0 +1,49 @@
+"""Name suites, tasks, metrics, precisions and formats as papers do, instead of by the keys of files."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from bitnet_bench.wording import Text, plain_text, read_wording
+
+
+def format_task_name(task: str) -> Text:
+    """Return the name of a task `SUITE:TASK`; one that is not in `names.yaml` keeps its own."""
+    suite, _, name = task.partition(":")
+    named = _load_names("tasks")
+    if task in named:
+        return named[task]
+    if name not in named or suite not in _load_names("suites"):
+        return plain_text(task)
+    return _load_names("suites")[suite] + plain_text(" ") + named[name]
+
+
+def format_metric(metric: str) -> Text:
+    """Return the name of a score's metric; one that is not in `names.yaml` keeps its own."""
+    return _lookup("metrics", metric)
+
+
+def format_precision(precision: str) -> Text:
+    """Return the name of a precision."""
+    return _load_names("precisions").get(precision, plain_text(precision.upper()))
+
+
+def format_checkpoint_format(name: str) -> Text:
+    """Return the name of a checkpoint format."""
+    return _lookup("formats", name)
+
+
+def format_method(name: str) -> Text:
+    """Return the name of a training method."""
+    return _lookup("methods", name)
+
+
+def _lookup(kind: str, key: str) -> Text:
+    return _load_names(kind).get(key, plain_text(key))
+
+
+@cache
+def _load_names(kind: str) -> dict[str, Text]:
+    """Return the names of *kind*; a name without languages is the same in both."""
+    named = read_wording("names.yaml")[kind]
+    return {key: Text(**name) if isinstance(name, dict) else plain_text(name) for key, name in named.items()}
