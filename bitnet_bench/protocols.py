@@ -179,6 +179,10 @@ class Backend(Contract):
         """Return this backend with the user's *options* for a runtime; by default they are ignored."""
         return self
 
+    def find_runtime(self) -> str:
+        """Return what computes on this machine, with its version; BenchError if it is missing, with how to get it."""
+        return ""
+
 
 class InferenceBackend(Backend, ABC, adds=("prepare",)):
     """Opens checkpoints for scoring and measuring."""

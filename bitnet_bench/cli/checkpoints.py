@@ -11,6 +11,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
@@ -100,8 +101,8 @@ def convert(
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
-    print(parity_sentence(parity))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
+    print_text(parity_sentence(parity))
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
 
 
 def _export(
@@ -110,7 +111,7 @@ def _export(
     from bitnet_bench.checkpoints.gguf.exports import export_gguf
 
     found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, **given)
-    print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
+    print_json(found.model_dump(mode="json")) if as_json else print_text(gguf_sentence(out, found))
 
 
 def init(
@@ -142,8 +143,8 @@ def init(
         print_json(checkpoint.model_dump(mode="json"))
         return
     size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
-    print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
+    print_text("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
 
 
 @with_fields
@@ -168,8 +169,8 @@ def push(
 
     upload(folder, repo, private=not public, runs=run or [], **sharing)
     if left_out := list_left_out(folder):
-        print(f"Left out: {', '.join(left_out)}")
-    print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+        print_text(f"Left out: {', '.join(left_out)}")
+    print_text(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
 
 
 def pull(
@@ -180,7 +181,7 @@ def pull(
     from bitnet_bench.checkpoints.hub import pull_checkpoint as download
 
     found = download(repo, out)
-    print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+    print_text(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
 
 
 def gguf_sentence(out: Path, found: FileParity) -> str:
@@ -251,7 +252,9 @@ def layers_table(found: Inspection) -> Table:
         ]
         for (kind, n, k), zeros in kinds.items()
     ]
-    return make_table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
+    return make_table(
+        "Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows, optional=("most", "least")
+    )
 
 
 def parity_sentence(parity: CheckpointParity) -> str:

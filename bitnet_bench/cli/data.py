@@ -12,6 +12,7 @@ from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import make_table, progress_bar
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def data_check(
             if one.findings:
                 tables.show(findings_table(one, show))
             else:
-                print(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
+                print_text(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
     if any({"bad", "overlap"} & one.counts.keys() or not one.lines for one in checked):
         raise typer.Exit(1)
 
@@ -112,7 +113,7 @@ def data_convert(
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
     from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
+    print_text(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
 
 
 def findings_table(checked: FileFindings, shown: int) -> Table:

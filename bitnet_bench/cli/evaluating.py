@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.sentences import print_error, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
@@ -73,10 +73,10 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
             print_json([record.model_dump(mode="json") for record in records])
         else:
             show_runs(records)
-            print("\n".join(f"Run: {folder}" for folder in folders))
+            print_text("\n".join(f"Run: {folder}" for folder in folders))
         for record in records:
             for name, said in record.errors.items():
-                print(f"Error: {record.name} was not scored on {name}. {name_options(said)}", file=sys.stderr)
+                print_error(f"{record.name} was not scored on {name}. {name_options(said)}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
 
@@ -120,7 +120,12 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
-    show(make_table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
+    cells = [[str(cell) for cell in row] for row in rows]
+    show(
+        make_table(
+            "Suites", columns, cells, numbers_from=99, keys=2, optional=("rows from", "licence", "chance", "rows")
+        )
+    )
 
 
 def lm_eval(context: typer.Context) -> None:

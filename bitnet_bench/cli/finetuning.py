@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
-from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.runs.records import FinetuneRecord, SearchRecord
+
+OPTIONAL = ("of guessing", "weights on disk", "rate", "rows", "validation loss", "time", "steps")
+"""Columns of the table of trainings that a narrow terminal can do without, the first named first."""
 
 
 @with_fields
@@ -73,7 +76,7 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         show(finetune_table(records))
     sys.stdout.flush()  # so that warnings come last if both streams go to one file
     for line in finetune_warnings(records):
-        print(f"Warning: {name_options(line)}", file=sys.stderr)
+        print_warning(line)
 
 
 def _search_and_print(
@@ -90,7 +93,7 @@ def _search_and_print(
         print_json(found.model_dump(mode="json"))
         return
     show(search_table(found))
-    print(f"Search: {out / SEARCH_RECORD_FILE}")
+    print_text(f"Search: {out / SEARCH_RECORD_FILE}")
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
@@ -128,7 +131,9 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         "weights on disk",
     ]
     failed = any(warn_failed_run(record) for record in records)
-    made = make_table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
+    made = make_table(
+        "Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2, optional=OPTIONAL
+    )
     sources = dict.fromkeys(
         f"{record.job.precision}, rate {record.job.learning_rate:.3g}: {record.job.learning_rate_source}"
         for record in records
@@ -161,4 +166,4 @@ def search_table(search: SearchRecord) -> Table:
         for trial in search.trials
     ]
     columns = ["precision", "settings", "seed", "validation loss", "", "checkpoint"]
-    return make_table("Search", columns, rows, numbers_from=99)
+    return make_table("Search", columns, rows, numbers_from=99, keys=2, optional=("checkpoint", "seed"))

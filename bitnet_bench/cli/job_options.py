@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +24,7 @@ import typer
 
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.option_names import name_options, read_names
+from bitnet_bench.cli.sentences import print_warning
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -80,7 +80,7 @@ class JobCommand(PanelCommand):
         own = {spelling for parameter in self.get_params(ctx) for spelling in parameter.opts}
         former = {argument: now for argument, now in FORMER_OPTIONS.items() if now in own}
         for argument in former.keys() & set(args):
-            print(f"Warning: {argument} is now {former[argument]}; the next release does not know it.", file=sys.stderr)
+            print_warning(f"{argument} is now {former[argument]}; the next release does not know it.")
         return super().parse_args(ctx, [former.get(argument, argument) for argument in args])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
-from bitnet_bench.cli.option_names import name_options
+from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show
+from bitnet_bench.cli.sentences import print_error, print_text
+from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
 """Fields of `EvaluateJob` that `measure` has as well."""
+RUNTIME_OPTIONS = {"libllama": OptionName("--libllama"), "bitnetcpp_dir": OptionName("--bitnetcpp-dir")}
+"""Options of other commands that findings about this machine name."""
+OPTIONAL_FLOORS = ("head, embedding", "prefill", "KV", "layers")
+"""Columns of a plan that a narrow terminal can do without, the first named first."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -154,10 +158,10 @@ def _show_records(records: list[RunRecord], as_json: bool) -> None:
         show_runs(records)
     failed = [(record.name, who, said) for record in records for who, said in record.cost_errors.items()]
     for name, who, said in failed:
-        print(f"Error: {name} was not measured in {who}. {name_options(said)}", file=sys.stderr)
+        print_error(f"{name} was not measured in {who}. {name_options(said)}")
     nothing = not failed and not any(record.costs for record in records)
     if nothing:
-        print("Error: nothing was measured: no model fits into the budget. Give a longer --budget.", file=sys.stderr)
+        print_error("nothing was measured: no model fits into the budget. Give a longer --budget.")
     if failed or nothing:
         raise typer.Exit(1)
 
@@ -179,21 +183,23 @@ def plan(
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
     show(floors_table(plans, context, batch))
-    print("\n".join(floors_notes(ceilings)))
+    print_text("\n".join(floors_notes(ceilings)))
 
 
 def backends(as_json: Json = False) -> None:
-    """List the runtimes that are installed."""
+    """List the runtimes, and say which are installed on this machine."""
     from bitnet_bench.plugins import list_backends
 
     found = list_backends()
     if as_json:
         print_json(found)
         return
-    rows = [
-        [str(b["name"]), "yes" if b["runs"] else "no", "yes" if b["trains"] else "no", str(b["summary"])] for b in found
-    ]
-    show(make_table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
+    show(backends_table(found))
+    for backend in found:
+        if not backend["installed"]:
+            names = {**RUNTIME_OPTIONS, "backend": OptionName("--backend")}
+            missing = name_options(f"{backend['runtime']} {backend['hint']}", names)
+            print_text(f"{backend['name']} is not installed. {missing}")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -205,8 +211,32 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return
-    rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
-    show(make_table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+    told = [name_options(f"{f.found}\n→ {f.remedy}" if f.remedy else f.found, RUNTIME_OPTIONS) for f in findings]
+    rows = [["ok" if f.ok else "--", f.what, text] for f, text in zip(findings, told, strict=True)]
+    made = make_table("This machine", ["", "what", "found, and what to do"], rows, numbers_from=99)
+    for i, finding in enumerate(findings):
+        made.paint("", i, "green" if finding.ok else "yellow")
+    show(made)
+
+
+def backends_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the backends, one per row, with what computes on this machine."""
+    rows = [
+        [
+            backend["name"],
+            "yes" if backend["installed"] else "no",
+            "yes" if backend["runs"] else "no",
+            "yes" if backend["trains"] else "no",
+            backend["runtime"] if backend["installed"] else DASH,
+            backend["summary"],
+        ]
+        for backend in found
+    ]
+    columns = ["backend", "installed", "runs", "trains", "with", "what it is"]
+    made = make_table("Backends", columns, rows, numbers_from=99, optional=("with",))
+    for i, backend in enumerate(found):
+        made.paint("installed", i, "green" if backend["installed"] else "yellow")
+    return made
 
 
 def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Table:
@@ -226,7 +256,9 @@ def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Ta
         for one in plans
     ]
     columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
-    return make_table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+    return make_table(
+        f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2, optional=OPTIONAL_FLOORS
+    )
 
 
 def floors_notes(device: Device) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import MARGIN
@@ -18,11 +19,23 @@ from bitnet_bench.runs.choices import MARGIN
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
     from bitnet_bench.comparison.conditions import ConditionResult
+    from bitnet_bench.comparison.results import Verdict
     from bitnet_bench.runs.run import Notice
 
 
 Language = Literal["ko", "en"]
 ComparisonFormat = Literal["table", "md", "csv", "json", "latex"]
+OPTIONAL = ("test", "effect", "p (Holm)", "n", "metric", "A", "B")
+"""Columns of a comparison that a narrow terminal can do without, the first named first."""
+UNBROKEN = ("95 % interval", "p (Holm)")
+VERDICT_COLOURS: dict[Verdict, str] = {
+    "better": "bold green",
+    "slightly-better": "green",
+    "equal": "green",
+    "undecided": "yellow",
+    "slightly-worse": "red",
+    "worse": "bold red",
+}
 
 
 def quickstart(
@@ -42,7 +55,7 @@ def quickstart(
         print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
         return
     show_runs(records)
-    print(f"Report: {report_path}")
+    print_text(f"Report: {report_path}")
 
 
 @with_fields
@@ -75,11 +88,11 @@ def report(
     path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
-    print(f"Report: {path}")
+    print_text(f"Report: {path}")
 
 
 def _print_notice(notice: Notice) -> None:
-    print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    print_text(f"{notice.where}: {notice.what.en}", sys.stderr)
 
 
 def _parse_training_folders(given: list[str]) -> dict[Path, Path]:
@@ -129,7 +142,7 @@ def compare(
         text = FORMATS[form](shared).rstrip("\n")
         print_json_text(text) if form == "json" else print(text)
     for outcome in found.outcomes:
-        print(outcome_sentence(outcome), file=sys.stderr)
+        print_text(outcome_sentence(outcome), sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):
         raise typer.Exit(1)
 
@@ -139,9 +152,18 @@ def show_comparison(comparison: Comparison) -> None:
     from bitnet_bench.comparison.formats import COLUMNS, make_rows
     from bitnet_bench.comparison.words import format_headline, format_verdict_counts
 
-    print(format_headline(comparison).en)
-    show(make_table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, make_rows(comparison), numbers_from=99))
-    print(format_verdict_counts(comparison).en)
+    print_text(format_headline(comparison).en)
+    title = f"A: {comparison.a}, B: {comparison.b}"
+    rows = make_rows(comparison)
+    made = make_table(
+        title, COLUMNS, rows, numbers_from=99, unbroken=UNBROKEN, optional=OPTIONAL, elsewhere="--format md"
+    )
+    for row, difference in enumerate(comparison.differences):
+        made.paint(COLUMNS[-1], row, VERDICT_COLOURS[difference.verdict])
+    if comparison.mean and comparison.mean.tasks > 1:
+        made.paint(COLUMNS[-1], len(rows) - 1, VERDICT_COLOURS[comparison.mean.verdict])
+    show(made)
+    print_text(format_verdict_counts(comparison).en)
 
 
 def outcome_sentence(outcome: ConditionResult) -> str:

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bitnet_bench.cli.sentences import find_width
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bitnet_bench.cli.fitting_table import FittingTable
     from bitnet_bench.protocols import Progress
 
 DASH = "—"
 LOG_EVERY_S = 10.0
+WIDTH_OF_FILES = 160
+"""Columns of a table that is written to a file, if its words fit."""
 
 
 @contextmanager
@@ -76,20 +80,42 @@ def format_duration(seconds: float) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table; wide ones are not cut if the output is not a terminal."""
+    """Print a table so that it fits the terminal; where lines may be of any length, it is as wide as its words need."""
     from rich.console import Console
 
-    console = Console(file=unprotect(sys.stdout))
-    (console if console.is_terminal else Console(file=unprotect(sys.stdout), width=160)).print(table)
+    from bitnet_bench.cli.fitting_table import FittingTable, measure_table
+
+    width = find_width(sys.stdout)
+    if width is None:
+        least = measure_table(table.columns) if isinstance(table, FittingTable) else 0
+        width = max(WIDTH_OF_FILES, least)
+    Console(file=unprotect(sys.stdout), width=width).print(table, crop=False)
 
 
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
-    """Return a table whose columns from *numbers_from* on are right-aligned."""
-    from rich.table import Table
+def make_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers_from: int = 1,
+    *,
+    keys: int = 1,
+    optional: Sequence[str] = (),
+    unbroken: Sequence[str] = (),
+    elsewhere: str = "--json",
+) -> FittingTable:
+    """Return a table whose columns from *numbers_from* on are right-aligned; these and *unbroken* do not wrap.
 
-    made = Table(title=escape_cell(title), title_justify="left", title_style="bold")
+    The first *keys* columns say what a row is about. Where a terminal is too narrow, the *optional* columns are left
+    out, the first named first; the option *elsewhere* of the command shows them.
+    """
+    from bitnet_bench.cli.fitting_table import FittingTable
+
+    made = FittingTable(escape_cell(title), keys, [escape_cell(column) for column in optional], elsewhere)
     for i, column in enumerate(columns):
-        made.add_column(escape_cell(column), justify="right" if i >= numbers_from else "left", overflow="fold")
+        is_number = i >= numbers_from
+        made.add_column(
+            escape_cell(column), justify="right" if is_number else "left", no_wrap=is_number or column in unbroken
+        )
     for row in rows:
         made.add_row(*map(escape_cell, row))
     return made
