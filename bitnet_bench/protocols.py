@@ -272,5 +272,14 @@ def no_display(title: str) -> Iterator[Progress]:
     yield no_progress
 
 
+@contextmanager
+def show_phase(steps: ProgressDisplay, title: str) -> Iterator[None]:
+    """Show that something is being done whose parts are not counted, such as loading a model."""
+    with steps(title) as progress:
+        progress(0, 1)
+        yield
+        progress(1, 1)
+
+
 def no_progress(done: int, total: int, note: str = "") -> None:
     """Ignore the progress."""

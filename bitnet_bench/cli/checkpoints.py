@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from bitnet_bench.cli.completion import complete_presets
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_READ, TO_RUN, load_libraries
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ def inspect(
     Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
     whether it can be trained: by what its files hold, never by its name.
     """
+    load_libraries(TO_READ)
     from bitnet_bench.checkpoints.layers import inspect_layers
 
     found = inspect_layers(ckpt, progress_bar, read_as)
@@ -87,6 +91,7 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
+    load_libraries(TO_RUN)
     given: dict[str, Any] = {"tokenizer": tokenizer, "read_as": read_as}
     if to.startswith(GGUF):
         _export(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, embeddings, given, as_json)
@@ -116,7 +121,9 @@ def _export(
 
 def init(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
-    preset: Annotated[str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")],
+    preset: Annotated[
+        str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.", autocompletion=complete_presets)
+    ],
     seed: Seed = 0,
     to: Annotated[
         TernaryFormat | None, typer.Option("--format", help="[default: as published]", show_default=False)
@@ -129,6 +136,7 @@ def init(
     It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
     noise. Its tokenizer is that of the embedded pair.
     """
+    load_libraries(TO_READ)
     from bitnet_bench.checkpoints import random_weights
 
     checkpoint = random_weights.create_from_preset(
@@ -167,7 +175,8 @@ def push(
     from bitnet_bench.checkpoints.hub import list_left_out
     from bitnet_bench.checkpoints.hub import push_checkpoint as upload
 
-    upload(folder, repo, private=not public, runs=run or [], **sharing)
+    with show_phase(progress_bar, f"upload {folder}"):
+        upload(folder, repo, private=not public, runs=run or [], **sharing)
     if left_out := list_left_out(folder):
         print_text(f"Left out: {', '.join(left_out)}")
     print_text(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
@@ -180,7 +189,8 @@ def pull(
     """Download a checkpoint from the hub, safetensors only."""
     from bitnet_bench.checkpoints.hub import pull_checkpoint as download
 
-    found = download(repo, out)
+    with show_phase(progress_bar, f"download {repo}"):
+        found = download(repo, out)
     print_text(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_bench.cli import tables
+from bitnet_bench.cli.completion import complete_suites
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
@@ -34,7 +35,10 @@ def data_check(
         Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "tokenizer", "template", "max_length", "data_dir")),
     ],
     suite: Annotated[
-        list[str] | None, typer.Option(help="Find rows that hold a text of this suite's test rows. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Find rows that hold a text of this suite's test rows. Repeatable.", autocompletion=complete_suites
+        ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Findings to print of each file; --json prints all.")] = 40,
     as_json: Json = False,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_suites, complete_tasks
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
@@ -26,12 +28,18 @@ def evaluate(
     *,
     suite: Annotated[
         list[str],
-        typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
+        typer.Option(
+            help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas.",
+            autocompletion=complete_suites,
+        ),
     ],
     model: Annotated[
         list[str], typer.Option(help="A checkpoint folder, a GGUF file, a hub id, or `demo` / `demo-fp16`. Repeatable.")
     ] = [DEFAULT_MODEL],  # noqa: B006
-    task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task of the suite. Repeatable.", autocompletion=complete_tasks),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -60,6 +68,7 @@ def evaluate(
     if trust["trust_suite"]:
         trust_suite_names(suites_named)
     chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
+    load_libraries(TO_SCORE)
     records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
     _show_records(records, folders, as_json)
 

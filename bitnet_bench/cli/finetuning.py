@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
@@ -59,6 +60,7 @@ def finetune(
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
+    load_libraries(TO_RUN)
     if search:
         _search_and_print({one.precision: one for one in jobs}, search, wanted, Path(first.out), as_json)
         return

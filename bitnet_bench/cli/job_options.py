@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from bitnet_bench.cli.completion import COMPLETERS
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.option_names import name_options, read_names
 from bitnet_bench.cli.sentences import print_warning
@@ -126,6 +127,7 @@ def make_parameters(fields: Fields) -> Iterator[inspect.Parameter]:
             rich_help_panel=None if fields.only else option.panel,
             metavar=option.metavar,
             min=_least(field, kind),
+            autocompletion=COMPLETERS.get(name),
         )
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 

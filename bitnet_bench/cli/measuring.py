@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_devices, complete_presets, complete_suites
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_READ, load_libraries
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.sentences import print_error, print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
@@ -54,7 +57,10 @@ def measure(
     scenario: Annotated[
         ScenarioName | None, typer.Option(help="chat: 256 + 128 tokens; summarize: 1024 + 128; classify: 256 + 2.")
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="Read the prompts of this suite instead of random tokens.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Read the prompts of this suite instead of random tokens.", autocompletion=complete_suites),
+    ] = None,
     workload: Annotated[dict[str, Any], Fields("bitnet_bench.measurement.scenario:Scenario")],
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
     runtime: Annotated[
@@ -92,8 +98,8 @@ def _run(
 
     out = Path(job.out) if job.out else None
     models = _name_models(named, out)
-    return run_measure(
-        make_candidates(
+    with show_phase(progress_bar, f"look at {' and '.join(models)}"):
+        candidates = make_candidates(
             models,
             job.precisions,
             out,
@@ -102,7 +108,9 @@ def _run(
             against_floats=job.floats,
             tokenizer=job.tokenizer,
             read_as=job.read_as,
-        ),
+        )
+    return run_measure(
+        candidates,
         scenario,
         meter=job.meter,
         model_energy=job.model_energy,
@@ -167,18 +175,24 @@ def _show_records(records: list[RunRecord], as_json: bool) -> None:
 
 
 def plan(
-    preset: Annotated[str | None, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="The shape of a published model, such as bitnet-2b-4t.", autocompletion=complete_presets),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The shape of a checkpoint of yours instead.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens of prompt and answer together.")] = 4096,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu: this machine, measured now; else a GPU by name.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu: this machine, measured now; else a GPU by name.", autocompletion=complete_devices)
+    ] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
     from bitnet_bench.measurement import planning
 
-    ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
+    with show_phase(progress_bar, "measure this machine" if device == "cpu" else f"look up {device}"):
+        ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
@@ -204,6 +218,7 @@ def backends(as_json: Json = False) -> None:
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can run and measure."""
+    load_libraries(TO_READ)
     from bitnet_bench.cli.doctor import diagnose
     from bitnet_bench.evaluation.select import DATA_DIR_VARIABLE
 

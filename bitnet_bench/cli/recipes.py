@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_recipes
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.sentences import print_error, print_text
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 @with_fields
 def run(
     recipe: Annotated[
-        Path, typer.Argument(help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...")
+        Path,
+        typer.Argument(
+            help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...",
+            autocompletion=complete_recipes,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything it writes [default: runs/RECIPE].", show_default=False)
@@ -61,6 +67,7 @@ def run(
         return
     if trust["trust_suite"]:
         trust_suite_names(steps.list_suites(wanted))
+    load_libraries(TO_SCORE)
     _show_records(steps.run_recipe(wanted, folder, data_dir, progress_bar), wanted.report, folder, as_json)
 
 

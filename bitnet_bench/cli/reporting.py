@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
 from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import MARGIN
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def quickstart(
     """
     from bitnet_bench.pipeline.quickstart import quickstart as run
 
+    load_libraries(TO_SCORE)
     records, report_path = run(out, seed, progress_bar)
     if as_json:
         print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
@@ -85,7 +88,8 @@ def report(
     from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang, margin, samples, **sharing)
-    path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
+    with show_phase(progress_bar, "compare the runs and write the report"):
+        path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
     print_text(f"Report: {path}")
@@ -132,7 +136,8 @@ def compare(
     from bitnet_bench.comparison.formats import FORMATS
     from bitnet_bench.shared_paths import share_model
 
-    found = compare_runs(a, b, margin, fail_if or [])
+    with show_phase(progress_bar, "compare the runs"):
+        found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _print_notice(notice)
     if form == "table":

@@ -30,21 +30,16 @@ def progress_bar(title: str) -> Iterator[Progress]:
         yield _LineProgress(title)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    from bitnet_bench.cli.progress_columns import make_columns
+
     # while it is shown, rich takes over both streams and would carry out codes in what is printed
-    with Bar(*columns, console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
+    with Bar(*make_columns(), console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
         task = bar.add_task(escape_cell(title), total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=escape_cell(note))
+        yield lambda done, total, note="": bar.update(
+            task, completed=done, total=total if total > 1 or done else None, note=escape_cell(note)
+        )
 
 
 class _LineProgress:
@@ -58,9 +53,16 @@ class _LineProgress:
         self._last = self._began = clock()
         self._first: tuple[float, int] | None = None
         self._total: int | None = None
+        self._says_begun = False
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = self._clock()
+        if total == 1 and not done:  # something whose parts are not counted
+            print(f"{self._title} ...", file=sys.stderr, flush=True)
+            self._says_begun = True
+            return
+        if self._says_begun and total == 1 and not note:
+            return
         if total != self._total:  # another part of the job, such as training after tokenizing
             self._total, self._first, self._began = total, None, now if self._total is not None else self._began
         self._first = self._first or (now, done)

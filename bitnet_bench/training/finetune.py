@@ -10,7 +10,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK_BACKEND
 from bitnet_bench.processes import is_first_process
-from bitnet_bench.protocols import ProgressDisplay, TrainingBackend, TrainingInputs, no_display
+from bitnet_bench.protocols import ProgressDisplay, TrainingBackend, TrainingInputs, no_display, show_phase
 from bitnet_bench.runs.choices import TRAINING_BACKEND
 from bitnet_bench.runs.folder import load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -65,8 +65,9 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     shown = steps if is_first_process() else no_display
     rows, left_out = read_training_rows(job, shown)
     rows, held_out = split_validation_rows(rows, job, shown)
-    teacher = open_checkpoint(job.teacher) if job.teacher else None
-    base = open_checkpoint(job.model, job.tokenizer, job.read_as)
+    with show_phase(shown, f"look at {' and '.join(filter(None, (job.model, job.teacher)))}"):
+        teacher = open_checkpoint(job.teacher) if job.teacher else None
+        base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
     with shown(f"{TITLES[job.method]} {job.precision}") as progress:
