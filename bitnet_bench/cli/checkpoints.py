@@ -13,7 +13,7 @@ from bitnet_bench.cli.loading import TO_READ, TO_RUN, load_libraries
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import print_text
+from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.protocols import show_phase
@@ -108,15 +108,21 @@ def convert(
         return
     print_text(parity_sentence(parity))
     print_text(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
+    print_next("evaluate", "--model", out, "--suite", SUITE)
 
 
 def _export(
     ckpt: str, kind: GgufType, out: Path, embeddings: EmbeddingType | None, given: dict[str, Any], as_json: bool
 ) -> None:
     from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    from bitnet_bench.checkpoints.gguf.float_share import warn_float_share
 
     found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, **given)
     print_json(found.model_dump(mode="json")) if as_json else print_text(gguf_sentence(out, found))
+    if warning := warn_float_share(out, kind, embeddings):
+        print_warning(warning)
+    if not as_json:
+        print_next("evaluate", "--model", out, "--suite", SUITE, "--backend", "llamacpp")
 
 
 def init(
@@ -153,6 +159,7 @@ def init(
     size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
     print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
     print_text("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+    print_next("measure", out)
 
 
 @with_fields
@@ -192,6 +199,7 @@ def pull(
     with show_phase(progress_bar, f"download {repo}"):
         found = download(repo, out)
     print_text(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+    print_next("evaluate", "--model", out, "--suite", SUITE)
 
 
 def gguf_sentence(out: Path, found: FileParity) -> str:

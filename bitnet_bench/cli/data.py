@@ -13,7 +13,7 @@ from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import print_text
+from bitnet_bench.cli.sentences import print_next, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def data_check(
                 print_text(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
     if any({"bad", "overlap"} & one.counts.keys() or not one.lines for one in checked):
         raise typer.Exit(1)
+    if not as_json:
+        print_next("finetune", "--model", job["model"], *(word for file in files for word in ("--data", file)))
 
 
 @app.command("stats", cls=JobCommand)
@@ -118,6 +120,7 @@ def data_convert(
     from bitnet_bench.data.rows import convert_data
 
     print_text(f"Wrote {convert_data(file, out, encoding):,} rows to {out}")
+    print_next("data", "check", out)
 
 
 def findings_table(checked: FileFindings, shown: int) -> Table:

@@ -14,7 +14,7 @@ from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.sentences import print_error, print_text
+from bitnet_bench.cli.sentences import print_error, print_next, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
@@ -88,6 +88,8 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
                 print_error(f"{record.name} was not scored on {name}. {name_options(said)}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
+    if is_first_process() and not as_json:
+        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
 
 
 def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:

@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import print_text, print_warning
+from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
     sys.stdout.flush()  # so that warnings come last if both streams go to one file
     for line in finetune_warnings(records):
         print_warning(line)
+    if not as_json:
+        models = [word for record in records for word in ("--model", record.job.out)]
+        print_next("evaluate", *models, "--suite", SUITE)
 
 
 def _search_and_print(
@@ -96,6 +99,8 @@ def _search_and_print(
         return
     show(search_table(found))
     print_text(f"Search: {out / SEARCH_RECORD_FILE}")
+    best = [folder for folders in found.chosen.values() for folder in folders]
+    print_next("evaluate", *(word for folder in best for word in ("--model", folder)), "--suite", SUITE)
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:

@@ -15,7 +15,7 @@ from bitnet_bench.cli.loading import TO_READ, load_libraries
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.sentences import print_error, print_text
+from bitnet_bench.cli.sentences import SUITE, print_error, print_next, print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.protocols import show_phase
@@ -87,7 +87,7 @@ def measure(
     wanted = _build_scenario(given, scenario, suite, runtime["data_dir"])
     named = [*(models or []), *(model or [])]
     records = _run(named, MeasureJob(**job), wanted, _build_runtime_options(runtime), began_s)
-    _show_records(records, as_json)
+    _show_records(records, named or [DEFAULT_MODEL], as_json)
 
 
 def _run(
@@ -158,8 +158,10 @@ def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
     )
 
 
-def _show_records(records: list[RunRecord], as_json: bool) -> None:
+def _show_records(records: list[RunRecord], named: Sequence[str], as_json: bool) -> None:
     """Print costs and what could not be measured; raise an exit with status 1 if there is any."""
+    from bitnet_bench.runs.twins import is_run
+
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
@@ -172,6 +174,13 @@ def _show_records(records: list[RunRecord], as_json: bool) -> None:
         print_error("nothing was measured: no model fits into the budget. Give a longer --budget.")
     if failed or nothing:
         raise typer.Exit(1)
+    if as_json:
+        return
+    folders = [name for name in named if is_run(name)]
+    if folders:
+        print_next("report", *folders)
+    else:
+        print_next("evaluate", *(word for name in named for word in ("--model", name)), "--suite", SUITE)
 
 
 def plan(

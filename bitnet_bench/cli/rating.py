@@ -10,7 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import print_text
+from bitnet_bench.cli.sentences import print_next, print_text
 from bitnet_bench.cli.tables import DASH, make_table, show
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def rate_sheet(
 
     items, key = make_sheet(run_a, run_b, out, samples=samples, seed=seed, tasks=task or ())
     print_text(f"Sheet: {out} ({items} items)\nKey: {key} (keep it; `bitnet-bench rate collect` needs it)")
+    print_next("rate", "collect", key, "RATER.json")
 
 
 @app.command("collect", cls=PanelCommand)

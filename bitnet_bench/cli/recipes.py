@@ -13,7 +13,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.sentences import print_error, print_text
+from bitnet_bench.cli.sentences import print_error, print_open, print_text
 from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_j
             print_error(f"{record.name} was not scored on {name}. {said}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
+    if has_report and not as_json:
+        print_open(folder / REPORT_FILE)
 
 
 def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
-from bitnet_bench.cli.sentences import print_text
+from bitnet_bench.cli.sentences import print_next, print_open, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.protocols import show_phase
@@ -59,6 +59,8 @@ def quickstart(
         return
     show_runs(records)
     print_text(f"Report: {report_path}")
+    print_open(report_path)
+    print_next("finetune", "--model", "demo", "--data", "YOUR.jsonl", "--twin")
 
 
 @with_fields
@@ -93,6 +95,7 @@ def report(
     for notice in notices:
         _print_notice(notice)
     print_text(f"Report: {path}")
+    print_open(path)
 
 
 def _print_notice(notice: Notice) -> None:
@@ -150,6 +153,8 @@ def compare(
         print_text(outcome_sentence(outcome), sys.stderr)
     if any(outcome.holds for outcome in found.outcomes):
         raise typer.Exit(1)
+    if form == "table":
+        print_next("report", a, b)
 
 
 def show_comparison(comparison: Comparison) -> None:

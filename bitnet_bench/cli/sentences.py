@@ -10,8 +10,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TextIO
 
 import typer
@@ -21,7 +21,8 @@ from bitnet_bench.cli.terminal import escape_controls, unprotect
 
 LEAST_WIDTH = 20
 """A narrower width than this is none that a person reads."""
-HINT_INDENT = "  "
+SUITE = "kobest"
+"""Suite that a next command names."""
 
 
 def find_width(stream: TextIO) -> int | None:
@@ -62,13 +63,16 @@ def print_warning(text: str) -> None:
     _print_labelled("Warning:", "yellow", name_options(text))
 
 
-def print_next(*commands: Sequence[str]) -> None:
-    """Print the *commands* that usually follow, as words of this program, on standard error."""
+def print_next(*words: str | Path) -> None:
+    """Print the command of this program that usually follows, on standard error."""
     sys.stdout.flush()  # so that it comes last if both streams go to one file
-    for i, words in enumerate(commands):
-        label = "Next:" if not i else "or:"
-        command = shlex.join(("bitnet-bench", *words))
-        _print_labelled(label.ljust(5), "cyan", command, is_command=True)
+    _print_labelled("Next:", "cyan", shlex.join(("bitnet-bench", *map(str, words))), is_command=True)
+
+
+def print_open(page: Path) -> None:
+    """Print the command that opens *page* in a browser, on standard error."""
+    sys.stdout.flush()
+    _print_labelled("Open:", "cyan", shlex.join(("python", "-m", "webbrowser", str(page))), is_command=True)
 
 
 def _print_labelled(label: str, colour: str, text: str, is_command: bool = False) -> None:
