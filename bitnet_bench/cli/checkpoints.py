@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -107,8 +108,7 @@ def convert(
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
     print_text(parity_sentence(parity))
-    print_text(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
-    print_next("evaluate", "--model", out, "--suite", SUITE)
+    show_checkpoint(out, checkpoint)
 
 
 def _export(
@@ -122,7 +122,8 @@ def _export(
     if warning := warn_float_share(out, kind, embeddings):
         print_warning(warning)
     if not as_json:
-        print_next("evaluate", "--model", out, "--suite", SUITE, "--backend", "llamacpp")
+        runtime = "bitnetcpp" if kind == "i2_s" else "llamacpp"
+        print_next("evaluate", "--model", out, "--suite", SUITE, "--backend", runtime)
 
 
 def init(
@@ -156,10 +157,7 @@ def init(
     if as_json:
         print_json(checkpoint.model_dump(mode="json"))
         return
-    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
-    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
-    print_text("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
-    print_next("measure", out)
+    show_created(out, checkpoint)
 
 
 @with_fields
@@ -184,9 +182,7 @@ def push(
 
     with show_phase(progress_bar, f"upload {folder}"):
         upload(folder, repo, private=not public, runs=run or [], **sharing)
-    if left_out := list_left_out(folder):
-        print_text(f"Left out: {', '.join(left_out)}")
-    print_text(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+    show_pushed(folder, repo, public, list_left_out(folder))
 
 
 def pull(
@@ -198,8 +194,30 @@ def pull(
 
     with show_phase(progress_bar, f"download {repo}"):
         found = download(repo, out)
-    print_text(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+    show_checkpoint(out, found)
+
+
+def show_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
+    """Print what a folder holds that was converted or downloaded, and what usually follows."""
+    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} parameters, {size})")
     print_next("evaluate", "--model", out, "--suite", SUITE)
+
+
+def show_created(out: Path, checkpoint: Checkpoint) -> None:
+    """Print what a folder of random weights holds, and what usually follows."""
+    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
+    print_text("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+    print_next("measure", out)
+
+
+def show_pushed(folder: Path, repo: str, public: bool, left_out: Sequence[str]) -> None:
+    """Print what was uploaded, and what usually follows."""
+    if left_out:
+        print_text(f"Left out: {', '.join(left_out)}")
+    print_text(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+    print_next("pull", repo, f"runs/{Path(repo).name}")
 
 
 def gguf_sentence(out: Path, found: FileParity) -> str:

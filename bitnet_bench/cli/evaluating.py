@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,8 @@ from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bitnet_bench.runs.records import RunRecord
 
 
@@ -117,6 +119,11 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
+    show(suites_table(found))
+
+
+def suites_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the tasks of the suites, one per row."""
     names = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}  # options of `evaluate`
     rows = [
         [
@@ -132,10 +139,8 @@ def suites(data_dir: DataDir = None, as_json: Json = False) -> None:
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
     cells = [[str(cell) for cell in row] for row in rows]
-    show(
-        make_table(
-            "Suites", columns, cells, numbers_from=99, keys=2, optional=("rows from", "licence", "chance", "rows")
-        )
+    return make_table(
+        "Suites", columns, cells, numbers_from=99, keys=2, optional=("rows from", "licence", "chance", "rows")
     )
 
 

@@ -31,6 +31,7 @@ OPTIONAL_FLOORS = ("head, embedding", "prefill", "KV", "layers")
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bitnet_bench.cli.doctor import Finding
     from bitnet_bench.measurement.devices import Device
     from bitnet_bench.measurement.floors import PrecisionPlan
     from bitnet_bench.measurement.scenario import Scenario
@@ -217,6 +218,11 @@ def backends(as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
+    show_backends(found)
+
+
+def show_backends(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print the backends, and how to get those that are not installed."""
     show(backends_table(found))
     for backend in found:
         if not backend["installed"]:
@@ -235,12 +241,17 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json([finding.model_dump() for finding in findings])
         return
+    show(doctor_table(findings))
+
+
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """Return the findings about this machine, one per row."""
     told = [name_options(f"{f.found}\n→ {f.remedy}" if f.remedy else f.found, RUNTIME_OPTIONS) for f in findings]
     rows = [["ok" if f.ok else "--", f.what, text] for f, text in zip(findings, told, strict=True)]
     made = make_table("This machine", ["", "what", "found, and what to do"], rows, numbers_from=99)
     for i, finding in enumerate(findings):
         made.paint("", i, "green" if finding.ok else "yellow")
-    show(made)
+    return made
 
 
 def backends_table(found: Sequence[Mapping[str, Any]]) -> Table:

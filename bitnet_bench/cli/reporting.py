@@ -58,9 +58,8 @@ def quickstart(
         print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
         return
     show_runs(records)
-    print_text(f"Report: {report_path}")
-    print_open(report_path)
-    print_next("finetune", "--model", "demo", "--data", "YOUR.jsonl", "--twin")
+    show_report(report_path)
+    print_next("finetune", "--model", "demo", "--data", "YOUR.jsonl", "--twin", "--out", "runs/mine")
 
 
 @with_fields
@@ -94,6 +93,11 @@ def report(
         path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
+    show_report(path)
+
+
+def show_report(path: Path) -> None:
+    """Print where a report is, and how to open it."""
     print_text(f"Report: {path}")
     print_open(path)
 
