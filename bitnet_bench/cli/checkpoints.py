@@ -72,7 +72,8 @@ def convert(
         Target,
         typer.Option(
             help="packed: for `ternary`. gguf-...: for llama.cpp, i2_s for bitnet.cpp. float: a GGUF file's values. "
-            "Else: transformers."
+            f"Else: transformers. One of {', '.join(TARGETS)}.",
+            metavar="FORMAT",
         ),
     ],
     embeddings: Annotated[

@@ -211,7 +211,7 @@ def plan(
 
 
 def backends(as_json: Json = False) -> None:
-    """List the runtimes, and say which are installed on this machine."""
+    """Say which runtimes this machine has."""
     from bitnet_bench.plugins import list_backends
 
     found = list_backends()
@@ -228,7 +228,7 @@ def show_backends(found: Sequence[Mapping[str, Any]]) -> None:
         if not backend["installed"]:
             names = {**RUNTIME_OPTIONS, "backend": OptionName("--backend")}
             missing = name_options(f"{backend['runtime']} {backend['hint']}", names)
-            print_text(f"{backend['name']} is not installed. {missing}")
+            print_text(f"{backend['name']}: {missing}")
 
 
 def doctor(as_json: Json = False) -> None:

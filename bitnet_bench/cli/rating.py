@@ -43,8 +43,7 @@ def rate_sheet(
     from bitnet_bench.rating.sheet import make_sheet
 
     items, key = make_sheet(run_a, run_b, out, samples=samples, seed=seed, tasks=task or ())
-    print_text(f"Sheet: {out} ({items} items)\nKey: {key} (keep it; `bitnet-bench rate collect` needs it)")
-    print_next("rate", "collect", key, "RATER.json")
+    show_sheet(out, items, key)
 
 
 @app.command("collect", cls=PanelCommand)
@@ -65,6 +64,13 @@ def rate_collect(
         return
     show(judgement_table(judgement))
     print_text("\n".join(f"Kept in: {folder}" for folder in folders))
+
+
+def show_sheet(out: Path, items: int, key: Path) -> None:
+    """Print where a sheet and its key are, and what usually follows."""
+    print_text(f"Sheet: {out} ({items} items)")
+    print_text(f"Key: {key} (keep it; `bitnet-bench rate collect` needs it)")
+    print_next("rate", "collect", key, "RATER.json")
 
 
 def judgement_table(said: HumanJudgement) -> Table:

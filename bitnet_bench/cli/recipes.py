@@ -129,6 +129,7 @@ def steps_table(steps: Sequence[Estimate]) -> Table:
         ["step", "", "time", "memory at most", "disk", "from"],
         rows,
         numbers_from=99,
+        unbroken=("", "time"),
         optional=("disk", "memory at most"),
     )
     made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))

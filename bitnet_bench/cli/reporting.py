@@ -12,7 +12,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
-from bitnet_bench.cli.sentences import print_next, print_open, print_text
+from bitnet_bench.cli.sentences import print_next, print_open, print_outcome, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.protocols import show_phase
@@ -154,7 +154,7 @@ def compare(
         text = FORMATS[form](shared).rstrip("\n")
         print_json_text(text) if form == "json" else print(text)
     for outcome in found.outcomes:
-        print_text(outcome_sentence(outcome), sys.stderr)
+        show_outcome(outcome)
     if any(outcome.holds for outcome in found.outcomes):
         raise typer.Exit(1)
     if form == "table":
@@ -178,6 +178,11 @@ def show_comparison(comparison: Comparison) -> None:
         made.paint(COLUMNS[-1], len(rows) - 1, VERDICT_COLOURS[comparison.mean.verdict])
     show(made)
     print_text(format_verdict_counts(comparison).en)
+
+
+def show_outcome(outcome: ConditionResult) -> None:
+    """Print whether a condition of --fail-if holds, on standard error."""
+    print_outcome(outcome_sentence(outcome), not outcome.holds)
 
 
 def outcome_sentence(outcome: ConditionResult) -> str:

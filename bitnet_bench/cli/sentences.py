@@ -63,6 +63,12 @@ def print_warning(text: str) -> None:
     _print_labelled("Warning:", "yellow", name_options(text))
 
 
+def print_outcome(text: str, passed: bool) -> None:
+    """Print a sentence that says whether a check passed, on standard error, in green or red."""
+    whole = wrap_lines(text, find_width(sys.stderr))
+    print(paint(whole, "green" if passed else "red", sys.stderr), file=unprotect(sys.stderr), flush=True)
+
+
 def print_next(*words: str | Path) -> None:
     """Print the command of this program that usually follows, on standard error."""
     sys.stdout.flush()  # so that it comes last if both streams go to one file
@@ -79,11 +85,8 @@ def _print_labelled(label: str, colour: str, text: str, is_command: bool = False
     whole = f"{label} {text}"
     width = find_width(sys.stderr)
     whole = wrap_command(whole, width) if is_command else wrap_lines(whole, width)
-    if not shows_colours(sys.stderr):
-        print(whole, file=sys.stderr)
-        return
-    coloured = typer.style(label, fg=colour, bold=True)
-    print(f"{coloured}{escape_controls(whole.removeprefix(label))}", file=unprotect(sys.stderr), flush=True)
+    rest = escape_controls(whole.removeprefix(label))
+    print(f"{paint(label, colour, sys.stderr)}{rest}", file=unprotect(sys.stderr), flush=True)
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:
