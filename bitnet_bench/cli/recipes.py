@@ -123,7 +123,16 @@ def steps_table(steps: Sequence[Estimate]) -> Table:
     disk = f"~{format_gigabytes(sum(step.disk_bytes or 0 for step in known))}"
     memory = f"~{format_gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
     unknown = len(left) - len(known)
-    rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
+    rows.append(
+        [
+            "what is left",
+            "",
+            total,
+            memory,
+            disk,
+            f"without {unknown} unknown step{'s' * (unknown > 1)}" if unknown else "",
+        ]
+    )
     made = make_table(
         "Plan (estimates)",
         ["step", "", "time", "memory at most", "disk", "from"],
