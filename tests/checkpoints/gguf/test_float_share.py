@@ -34,9 +34,9 @@ def test_the_share_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert "`embeddings=q8_0`" in warning
 
 
-@pytest.mark.parametrize(("form", "embeddings"), [("i2_s", "q6_k"), ("f16", None), ("q8_0", None)])
+@pytest.mark.parametrize(("form", "embeddings"), [("tq2_0", "q8_0"), ("f16", None), ("q8_0", None)])
 def test_other_files_have_no_warning(tmp_path: Path, form: str, embeddings: str | None) -> None:
-    """A mostly ternary file, and one that was never to be ternary."""
+    """A file that is less than half floats, and one that was never to be ternary."""
     assert warn_float_share(write(tmp_path, form, embeddings), form, embeddings) is None  # type: ignore[arg-type]
 
 
