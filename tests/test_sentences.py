@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bitnet_bench.cli import loading
 from bitnet_bench.cli.fitting_table import choose_columns, measure_table, share_width
 from bitnet_bench.cli.sentences import measure_width, wrap_command, wrap_lines
 from bitnet_bench.cli.tables import _LineProgress, make_table
@@ -135,3 +136,29 @@ def test_what_is_not_counted_is_said_when_it_begins(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "load demo ...\n"
     progress(1, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_libraries_are_named_while_they_are_imported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first import, and not when all of them are there."""
+    monkeypatch.setitem(loading.NAMES, "colorsys", "colours")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    loading.load_libraries(("colorsys",))
+    assert capsys.readouterr().err == "load colours ...\n"
+    loading.load_libraries(("colorsys",))
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluate_says_what_it_does_before_it_scores(run_command: Callable[..., Any]) -> None:
+    """Rows are read, a model is loaded, a task is scored; and the next command is there at the end."""
+    done = run_command("evaluate", "--suite", "sample", "--task", "copa", "--limit", "2", "--out", "r")
+    assert done.returncode == 0, done.stderr
+    order = [
+        "read the rows of the tasks ...",
+        "load demo into ternary ...",
+        "r sample:copa (1/1)",
+        "Next: bitnet-bench",
+    ]
+    assert [done.stderr.index(text) for text in order] == sorted(done.stderr.index(text) for text in order)
+    assert done.stdout.endswith("Run: r\n")
