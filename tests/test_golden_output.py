@@ -80,6 +80,7 @@ def run(*words: str | Path) -> None:
 def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Give what returns the output of a function at a width, or without one; standard error stands below a line."""
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("BITNET_BENCH_LANG", "en")
 
     def make(function: Print, width: int | None) -> str:
         if width is None:
@@ -303,6 +304,7 @@ def print_errors() -> None:
     run("run", "sentimnt")
     run("inspect", "nothing-is-here")
     run("measure", "demo", "--budget", "12")
+    run("evaluate", "--suite", "kobest", "--precision", "q4_o")
     sentences.print_warning("runs/mine: The run made the model worse. Lower `learning_rate`, or train for more steps.")
 
 

@@ -31,7 +31,7 @@ LONGEST_HEADER = 16
 class FittingTable(Table):
     """A table that fits into the width at which it is printed."""
 
-    def __init__(self, title: str, keys: int, optional: Sequence[str], elsewhere: str) -> None:
+    def __init__(self, title: str, names: Sequence[str], keys: int, optional: Sequence[str], elsewhere: str) -> None:
         super().__init__(
             title=title or None,
             title_justify="left",
@@ -43,16 +43,18 @@ class FittingTable(Table):
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
+        self.names = tuple(names)
+        """Names of the columns, whatever their headers say."""
         self.keys = keys
         """Number of columns that say what a row is about."""
-        self.optional = optional
-        """Headers of the columns that may be left out, the least important first."""
+        self.optional = tuple(self.names.index(name) for name in optional if name in self.names)
+        """Places of the columns that may be left out, the least important first."""
         self.elsewhere = elsewhere
         """Option of the command that prints every column."""
 
-    def paint(self, header: str, row: int, style: str) -> None:
-        """Colour the cell of a row in the column *header*, where it is printed in colours at all."""
-        (column,) = [one for one in self.columns if one.header == header]
+    def paint(self, name: str, row: int, style: str) -> None:
+        """Colour the cell of a row in the column *name*, where it is printed in colours at all."""
+        column = self.columns[self.names.index(name)]
         column._cells[row] = Text.from_markup(str(column._cells[row]), style=style)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -106,16 +108,16 @@ class FittingTable(Table):
 
 
 def choose_columns(
-    columns: Sequence[Column], keys: int, optional: Sequence[str], width: int
+    columns: Sequence[Column], keys: int, optional: Sequence[int], width: int
 ) -> tuple[list[list[Column]], list[Column]]:
     """Return the columns that fit into *width*, in parts below each other, and those left out."""
     for lines in MAX_LINES:
         kept, hidden = list(columns), []
-        for header in optional:
+        for place in optional:
             if measure_table(kept, lines) <= width:
                 break
-            hidden += [one for one in kept if str(one.header) == header]
-            kept = [one for one in kept if str(one.header) != header]
+            hidden.append(columns[place])
+            kept = [one for one in kept if one is not columns[place]]
         if measure_table(kept, lines) <= width:
             return [kept], hidden
     if len(kept) <= keys + 1:

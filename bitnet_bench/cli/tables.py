@@ -112,7 +112,7 @@ def make_table(
     """
     from bitnet_bench.cli.fitting_table import FittingTable
 
-    made = FittingTable(escape_cell(title), keys, [escape_cell(column) for column in optional], elsewhere)
+    made = FittingTable(escape_cell(title), columns, keys, optional, elsewhere)
     for i, column in enumerate(columns):
         is_number = i >= numbers_from
         made.add_column(
