@@ -18,7 +18,8 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
-from bitnet_bench.cli.measuring import backends, doctor, measure, plan
+from bitnet_bench.cli.machine import backends, doctor
+from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text

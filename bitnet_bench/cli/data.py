@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,15 +71,19 @@ def data_check(
             ]
         )
     else:
-        for one in checked:
-            if one.findings:
-                tables.show(findings_table(one, show))
-            else:
-                print_text(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
+        _show_findings(checked, show)
     if any({"bad", "overlap"} & one.counts.keys() or not one.lines for one in checked):
         raise typer.Exit(1)
     if not as_json:
         print_next("finetune", "--model", job["model"], *(word for file in files for word in ("--data", file)))
+
+
+def _show_findings(checked: Sequence[FileFindings], shown: int) -> None:
+    for one in checked:
+        if one.findings:
+            tables.show(findings_table(one, shown))
+        else:
+            print_text(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
 
 
 @app.command("stats", cls=JobCommand)

@@ -47,7 +47,9 @@ class FittingTable(Table):
         """Names of the columns, whatever their headers say."""
         self.keys = keys
         """Number of columns that say what a row is about."""
-        self.optional = tuple(self.names.index(name) for name in optional if name in self.names)
+        self.optional = tuple(
+            len(names) - 1 - self.names[::-1].index(name) for name in optional
+        )  # a run may be called n
         """Places of the columns that may be left out, the least important first."""
         self.elsewhere = elsewhere
         """Option of the command that prints every column."""
