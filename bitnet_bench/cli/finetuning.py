@@ -69,6 +69,7 @@ def finetune(
 
 def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
     from bitnet_bench.processes import is_first_process
+    from bitnet_bench.training.ending import warn_failed_run
 
     if not is_first_process():
         return
@@ -79,7 +80,7 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
     sys.stdout.flush()  # so that warnings come last if both streams go to one file
     for line in finetune_warnings(records):
         print_warning(line)
-    if not as_json:
+    if not as_json and not any(map(warn_failed_run, records)):
         models = [word for record in records for word in ("--model", record.job.out)]
         print_next("evaluate", *models, "--suite", SUITE)
 
