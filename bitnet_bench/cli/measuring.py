@@ -95,7 +95,7 @@ def _run(
 
     out = Path(job.out) if job.out else None
     models = _name_models(named, out)
-    with show_phase(progress_bar, f"look at {' and '.join(models)}"):
+    with show_phase(progress_bar, f"read {' and '.join(models)}"):
         candidates = make_candidates(
             models,
             job.precisions,

@@ -65,7 +65,7 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     shown = steps if is_first_process() else no_display
     rows, left_out = read_training_rows(job, shown)
     rows, held_out = split_validation_rows(rows, job, shown)
-    with show_phase(shown, f"look at {' and '.join(filter(None, (job.model, job.teacher)))}"):
+    with show_phase(shown, f"read {' and '.join(filter(None, (job.model, job.teacher)))}"):
         teacher = open_checkpoint(job.teacher) if job.teacher else None
         base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
