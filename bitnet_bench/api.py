@@ -33,7 +33,7 @@ def open_checkpoint(model: Location, *, read_as: ReadAs | None = None) -> Checkp
 
     Nothing is run. BenchError if it is not a checkpoint or is damaged.
 
-    Example:
+    Examples:
         >>> import bitnet_bench as bb
         >>> bb.open("demo").format
         'autobitlinear'
@@ -47,7 +47,7 @@ def finetune(job: FinetuneJob, *, backend: str = TRAINING_BACKEND) -> FinetuneRe
     A finished run of the same settings is skipped, and a killed one resumes from its last saved step. BenchError names
     the file and the line of a bad row.
 
-    Example:
+    Examples:
         >>> job = bb.FinetuneJob(model="demo", data=("train.jsonl",), out="runs/mine", epochs=3)
         >>> ternary = bb.finetune(job)
         >>> fp16 = bb.finetune(bb.twin_of(job))  # the same rows, order and settings, into runs/mine-fp16
@@ -69,7 +69,7 @@ def evaluate(
     sample are in the folder *out*; tasks that are scored there already are skipped. A task that could not be scored is
     listed in the record's `errors`, and does not stop the others.
 
-    Example:
+    Examples:
         >>> run = bb.evaluate("runs/mine", "sample", "runs/scored/mine", bb.EvaluateJob(limit=100))
         >>> {score.task: score.value for score in run.scores if score.primary}
     """
@@ -101,7 +101,7 @@ def measure(
     default a ternary checkpoint runs as ternary, and a float one both as FP16 and as BF16. All of it ends within
     `Scenario.budget_s`; what does not fit into that time is listed in the record's `cost_left_out`.
 
-    Example:
+    Examples:
         >>> runs = bb.measure({"runs/mine": "runs/scored/mine", "runs/mine-fp16": "runs/scored/mine-fp16"})
         >>> runs[0].costs[0].metrics["decode_tokens_per_s"].median
     """
@@ -124,7 +124,7 @@ def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
     Every example of one run is paired with the same example of the other. *margin*, in points, is a difference that is
     too small to matter. BenchError says what differs if the runs cannot be compared.
 
-    Example:
+    Examples:
         >>> found = bb.compare("runs/scored/mine", "runs/scored/mine-fp16", margin=1.0)
         >>> for task in found.differences:
         ...     print(task.task, task.difference, (task.low, task.high), task.p_holm, task.verdict)
@@ -137,7 +137,7 @@ def report(runs: Sequence[Location], out: Location = "report.html", *, keep_path
 
     Paths of this machine are shortened in it, unless *keep_paths*.
 
-    Example:
+    Examples:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
     options = ReportOptions(keep_paths=keep_paths)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.protocols import (
     Backend,
     CheckedBackend,
@@ -40,15 +40,23 @@ def load_plugin(kind: str, name: str) -> Any:
     """Return an instance of the plugin *name*; UsageError lists the installed ones."""
     found = list_plugins(kind)
     if name not in found:
-        raise UsageError(f"There is no {kind.rstrip('s')} {name!r}.", f"Installed: {', '.join(found) or 'none'}.")
+        hint = f"{did_you_mean(name, list(found))} There are: {', '.join(found) or 'none'}."
+        raise UsageError(f"There is no {kind.rstrip('s')} {name!r}.", hint.lstrip())
     try:
         return _create(kind, found[name].load())
     except ImportError as error:
-        package = f"`pip install 'bitnet-bench[{name}]'`"
         raise BenchError(
             f"The {kind.rstrip('s')} {name!r} needs {error.name or error}, which is not installed.",
-            f"Install what it needs; for a built-in one: {package}.",
+            _hint_install(name, found[name]),
         ) from error
+
+
+def _hint_install(name: str, entry: EntryPoint) -> str:
+    """Return how to install what a plugin needs: the extra of its own name, if its package has one."""
+    package = entry.dist.name if entry.dist else "bitnet-bench"
+    if entry.dist and name in (entry.dist.metadata.get_all("Provides-Extra") or ()):
+        return f"pip install '{package}[{name}]'"
+    return f"Install what the package {package} needs for it."
 
 
 def create_backend(path: str) -> Any:
@@ -122,14 +130,22 @@ def find_task_folders() -> list[Path]:
 
 
 def list_backends() -> list[dict[str, str | bool]]:
-    """Return name, summary and abilities of every installed backend; one that cannot be imported has its error."""
-    found: list[dict[str, str | bool]] = []
-    for name in list_plugins("backends"):
-        try:
-            backend = load_plugin("backends", name)
-        except BenchError as error:
-            found.append({"name": name, "runs": False, "trains": False, "summary": error.problem})
-            continue
-        runs, trains = isinstance(backend, InferenceBackend), isinstance(backend, TrainingBackend)
-        found.append({"name": name, "runs": runs, "trains": trains, "summary": str(backend.summary)})
-    return found
+    """Return name, summary and abilities of every backend, and whether what it needs is installed on this machine.
+
+    `runtime` is what computes, or what is missing; `hint` says how to get that.
+    """
+    return [_describe_backend(name) for name in list_plugins("backends")]
+
+
+def _describe_backend(name: str) -> dict[str, str | bool]:
+    about: dict[str, str | bool] = {"name": name, "runs": False, "trains": False, "summary": ""}
+    try:
+        backend = load_plugin("backends", name)
+        about |= {
+            "runs": isinstance(backend, InferenceBackend),
+            "trains": isinstance(backend, TrainingBackend),
+            "summary": str(backend.summary),
+        }
+        return {**about, "installed": True, "runtime": backend.find_runtime(), "hint": ""}
+    except BenchError as error:
+        return {**about, "installed": False, "runtime": error.problem, "hint": error.hint}

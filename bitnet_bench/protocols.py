@@ -179,6 +179,10 @@ class Backend(Contract):
         """Return this backend with the user's *options* for a runtime; by default they are ignored."""
         return self
 
+    def find_runtime(self) -> str:
+        """Return what computes on this machine, with its version; BenchError if it is missing, with how to get it."""
+        return ""
+
 
 class InferenceBackend(Backend, ABC, adds=("prepare",)):
     """Opens checkpoints for scoring and measuring."""
@@ -266,6 +270,15 @@ class EnergyModel(EnergySource):
 def no_display(title: str) -> Iterator[Progress]:
     """Show no progress."""
     yield no_progress
+
+
+@contextmanager
+def show_phase(steps: ProgressDisplay, title: str) -> Iterator[None]:
+    """Show that something is being done whose parts are not counted, such as loading a model."""
+    with steps(title) as progress:
+        progress(0, 1)
+        yield
+        progress(1, 1)
 
 
 def no_progress(done: int, total: int, note: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,21 @@ def test_commands_in_the_documentation_exist(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     named = set(re.findall(r"(?:^|`)bitnet-bench +([a-z][\w-]*)", text, re.MULTILINE))
     assert named <= known
+
+
+def test_examples_of_the_python_api_render() -> None:
+    """mkdocstrings knows a section `Examples:`; under another name the prompts become quotations."""
+    lines = (ROOT / "bitnet_bench" / "api.py").read_text(encoding="utf-8").splitlines()
+    heads = {lines[i - 1].strip() for i, line in enumerate(lines) if ">>>" in line and ">>>" not in lines[i - 1]}
+    assert heads == {"Examples:"}
+
+
+def test_lists_and_tables_after_a_paragraph_render() -> None:
+    """The site's hook puts an empty line before them; code, items and rows stay as they are."""
+    hook = runpy.run_path(str(ROOT / ".ci" / "mkdocs_hooks.py"))["on_page_markdown"]
+    assert (
+        hook("Text:\n- a\n  more\n- b\n\nText\n| a |\n| - |\n") == "Text:\n\n- a\n  more\n- b\n\nText\n\n| a |\n| - |\n"
+    )
+    for same in ("- a\n- b", "```\ntext\n- a\n```", "# Head\n- a", "| a |\n| - |", "1. a\n2. b"):
+        assert hook(same) == same
+    assert hook("```\nx\n```\n- a") == "```\nx\n```\n\n- a"

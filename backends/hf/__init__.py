@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ class HFBackend(InferenceBackend, TrainingBackend):
     summary = "transformers on PyTorch: trains (ternary QAT, FP16) and runs every precision"
 
     dense = False
+
+    def find_runtime(self) -> str:
+        """Return the versions of PyTorch and transformers."""
+        return f"PyTorch {version('torch')}, transformers {version('transformers')}"
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[HFSession]:
         """Open *checkpoint*: ternary runs on int8 codes with exact integer sums, other precisions as plain layers."""

@@ -28,6 +28,10 @@ class LibllamaBackend(CheckedBackend, adds=("find_build",)):
         """Return this backend with the user's *options* for the build, the GGUF file, the GPU and parity."""
         return type(self)(options)
 
+    def find_runtime(self) -> str:
+        """Return the name of the build."""
+        return self.find_build().version
+
     @abstractmethod
     def find_build(self) -> LlamaBuild:
         """Return the build that runs; raise BenchError if there is none, or its interface is not known."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from bitnet_bench import ternary
+from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import NO_OPTIONS, InferenceBackend, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint
 
 if TYPE_CHECKING:
     from bitnet_bench.backends.batched_session import BatchedSession
+
+KERNEL_FOLDER = Path(ternary.__path__[0]) / "kernel"
 
 
 class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
@@ -26,6 +31,22 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
     def configured(self, options: RuntimeOptions) -> Self:
         """Return this backend with the user's *options* for activations."""
         return type(self)(options)
+
+    def find_runtime(self) -> str:
+        """Return whether the CPU kernel or a GPU computes; BenchError if neither does. The kernel is not loaded."""
+        turned_off = os.environ.get("BITNET_BENCH_KERNEL") == "off"
+        if not turned_off and any(KERNEL_FOLDER.glob("_library.*")):
+            return "the CPU kernel"
+        from bitnet_bench.machine.gpu import find_gpu
+
+        if gpu := find_gpu():
+            return gpu.describe()
+        if turned_off:
+            raise BenchError("The CPU kernel is turned off, and there is no GPU.", "Unset BITNET_BENCH_KERNEL.")
+        raise BenchError(
+            "The CPU kernel is not built, and there is no GPU.",
+            "Install gcc (apt-get install gcc) and reinstall bitnet-bench; or use `backend=hf`, which is slower.",
+        )
 
     def open(self, checkpoint: Checkpoint, precision: Precision) -> AbstractContextManager[BatchedSession]:
         """Open *checkpoint* on the ternary engine, or as transformers modules if its architecture needs them."""

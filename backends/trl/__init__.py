@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from bitnet_bench.protocols import Progress, TrainingBackend, TrainingInputs
@@ -17,6 +18,10 @@ class TRLBackend(TrainingBackend):
     def __init__(self) -> None:
         if find_spec("trl") is None:
             raise ImportError("trl is not installed", name="trl")
+
+    def find_runtime(self) -> str:
+        """Return the version of trl."""
+        return f"trl {version('trl')}"
 
     def finetune(self, job: FinetuneJob, given: TrainingInputs, progress: Progress) -> FinetuneRecord:
         """Fine-tune, pre-train or align with trl; resume a killed run. Raise BenchError for what trl cannot do."""

@@ -24,7 +24,7 @@ from bitnet_bench.checkpoints.layouts import check_row_counts
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
@@ -129,7 +129,9 @@ def read_preset_config(name: str) -> dict[str, Any]:
     """Return config.json of the published model *name*; UsageError if there is no such preset."""
     known = sorted(file.stem for file in PRESETS_DIR.glob("*.json"))
     if name not in known:
-        raise UsageError(f"There is no preset {name!r}.", f"There are: {', '.join(known)}.")
+        raise UsageError(
+            f"There is no preset {name!r}.", f"{did_you_mean(name, known)} There are: {', '.join(known)}.".lstrip()
+        )
     config: dict[str, Any] = _read_json(PRESETS_DIR / f"{name}.json")["config"]
     return config
 

@@ -18,10 +18,11 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
-from bitnet_bench.cli.measuring import backends, doctor, measure, plan
-from bitnet_bench.cli.option_names import OptionNameFormatter
+from bitnet_bench.cli.machine import backends, doctor
+from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
+from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
 from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
@@ -89,14 +90,13 @@ def main() -> None:
 
 
 def _run_app() -> None:
-    if logging.lastResort:  # it writes warnings when logging is not set up
-        logging.lastResort.setFormatter(OptionNameFormatter())
+    logging.lastResort = WarningHandler(logging.WARNING)  # it writes warnings when logging is not set up
     try:
         _check_encoding(sys.argv[1:])
         app()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            print_text("Stopped. What was finished is kept; the same command goes on from there.", sys.stderr)
         raise
     except BenchError as error:
         _end_with(error)
@@ -111,7 +111,7 @@ def _run_app() -> None:
 
 def _end_with(error: BenchError) -> NoReturn:
     """Print *error* and exit."""
-    print(f"Error: {error}", file=sys.stderr)
+    print_error(str(error))
     sys.exit(2 if isinstance(error, UsageError) else 1)
 
 

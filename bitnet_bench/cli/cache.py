@@ -10,6 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, make_table, show
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def cache_list(as_json: Json = False) -> None:
         print_json({"file": str(file), "models": [_dump_model(model) for model in models]})
         return
     show(answers_table(models))
-    print(f"Cache: {file}")
+    print_text(f"Cache: {file}")
 
 
 @app.command("prune", cls=PanelCommand)
@@ -50,7 +51,7 @@ def cache_prune(
         print_json({"forgotten": [_dump_model(model) for model in forgotten], "freed_bytes": freed})
         return
     answers = sum(model.answers for model in forgotten)
-    print(f"Forgot {answers:,} answers of {len(forgotten)} models; {format_mebibytes(freed)} are free again.")
+    print_text(f"Forgot {answers:,} answers of {len(forgotten)} models; {format_mebibytes(freed)} are free again.")
 
 
 def _dump_model(model: Any) -> dict[str, Any]:
@@ -72,4 +73,5 @@ def answers_table(models: Sequence[StoredModel]) -> Table:
         for model in models
     ]
     columns = ["model", "precision", "backend", "software", "last used (UTC)", "answers", "size"]
-    return make_table("Answers kept", columns, rows, numbers_from=5)
+    optional = ("software", "size", "last used (UTC)", "backend")
+    return make_table("Answers kept", columns, rows, numbers_from=5, keys=2, optional=optional, unbroken=columns[4:5])

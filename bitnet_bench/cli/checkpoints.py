@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
+from bitnet_bench.cli.completion import complete_presets
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_READ, TO_RUN, load_libraries
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
 
 if TYPE_CHECKING:
@@ -48,6 +53,7 @@ def inspect(
     Its format and scale direction, which layers are ternary, the density of zeros, bytes by kind, bits per weight, and
     whether it can be trained: by what its files hold, never by its name.
     """
+    load_libraries(TO_READ)
     from bitnet_bench.checkpoints.layers import inspect_layers
 
     found = inspect_layers(ckpt, progress_bar, read_as)
@@ -66,7 +72,8 @@ def convert(
         Target,
         typer.Option(
             help="packed: for `ternary`. gguf-...: for llama.cpp, i2_s for bitnet.cpp. float: a GGUF file's values. "
-            "Else: transformers."
+            f"Else: transformers. One of {', '.join(TARGETS)}.",
+            metavar="FORMAT",
         ),
     ],
     embeddings: Annotated[
@@ -86,6 +93,7 @@ def convert(
     The result is read again and compared with its source: equal codes, equal scales, and logits within a bound on a few
     Korean prompts. Without parity there is no OUT. What a runtime makes of a GGUF is compared when it is measured.
     """
+    load_libraries(TO_RUN)
     given: dict[str, Any] = {"tokenizer": tokenizer, "read_as": read_as}
     if to.startswith(GGUF):
         _export(ckpt, cast("GgufType", to.removeprefix(GGUF)), out, embeddings, given, as_json)
@@ -100,22 +108,30 @@ def convert(
     if as_json:
         print_json({"checkpoint": checkpoint.model_dump(mode="json"), "parity": parity.model_dump(mode="json")})
         return
-    print(parity_sentence(parity))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {format_mebibytes(sum(checkpoint.weight_bytes.values()))})")
+    print_text(parity_sentence(parity))
+    show_checkpoint(out, checkpoint)
 
 
 def _export(
     ckpt: str, kind: GgufType, out: Path, embeddings: EmbeddingType | None, given: dict[str, Any], as_json: bool
 ) -> None:
     from bitnet_bench.checkpoints.gguf.exports import export_gguf
+    from bitnet_bench.checkpoints.gguf.float_share import warn_float_share
 
     found = export_gguf(ckpt, kind, out, steps=progress_bar, embeddings=embeddings, **given)
-    print_json(found.model_dump(mode="json")) if as_json else print(gguf_sentence(out, found))
+    print_json(found.model_dump(mode="json")) if as_json else print_text(gguf_sentence(out, found))
+    if warning := warn_float_share(out, kind, embeddings):
+        print_warning(warning)
+    if not as_json:
+        runtime = "bitnetcpp" if kind == "i2_s" else "llamacpp"
+        print_next("evaluate", "--model", out, "--suite", SUITE, "--backend", runtime)
 
 
 def init(
     out: Annotated[Path, typer.Argument(help="The folder to write; it must not exist yet.")],
-    preset: Annotated[str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")],
+    preset: Annotated[
+        str, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.", autocompletion=complete_presets)
+    ],
     seed: Seed = 0,
     to: Annotated[
         TernaryFormat | None, typer.Option("--format", help="[default: as published]", show_default=False)
@@ -128,6 +144,7 @@ def init(
     It computes as fast and is as large as the model, whose shape can so be measured without a download. Its text is
     noise. Its tokenizer is that of the embedded pair.
     """
+    load_libraries(TO_READ)
     from bitnet_bench.checkpoints import random_weights
 
     checkpoint = random_weights.create_from_preset(
@@ -141,9 +158,7 @@ def init(
     if as_json:
         print_json(checkpoint.model_dump(mode="json"))
         return
-    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
-    print(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
-    print("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+    show_created(out, checkpoint)
 
 
 @with_fields
@@ -166,10 +181,9 @@ def push(
     from bitnet_bench.checkpoints.hub import list_left_out
     from bitnet_bench.checkpoints.hub import push_checkpoint as upload
 
-    upload(folder, repo, private=not public, runs=run or [], **sharing)
-    if left_out := list_left_out(folder):
-        print(f"Left out: {', '.join(left_out)}")
-    print(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+    with show_phase(progress_bar, f"upload {folder}"):
+        upload(folder, repo, private=not public, runs=run or [], **sharing)
+    show_pushed(folder, repo, public, list_left_out(folder))
 
 
 def pull(
@@ -179,8 +193,32 @@ def pull(
     """Download a checkpoint from the hub, safetensors only."""
     from bitnet_bench.checkpoints.hub import pull_checkpoint as download
 
-    found = download(repo, out)
-    print(f"Checkpoint: {out} ({found.format}, {found.parameters:,} parameters)")
+    with show_phase(progress_bar, f"download {repo}"):
+        found = download(repo, out)
+    show_checkpoint(out, found)
+
+
+def show_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
+    """Print what a folder holds that was converted or downloaded, and what usually follows."""
+    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} parameters, {size})")
+    print_next("evaluate", "--model", out, "--suite", SUITE)
+
+
+def show_created(out: Path, checkpoint: Checkpoint) -> None:
+    """Print what a folder of random weights holds, and what usually follows."""
+    size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
+    print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} random parameters, {size})")
+    print_text("Its tokenizer is the embedded one of 6144 tokens, not the published one.")
+    print_next("measure", out)
+
+
+def show_pushed(folder: Path, repo: str, public: bool, left_out: Sequence[str]) -> None:
+    """Print what was uploaded, and what usually follows."""
+    if left_out:
+        print_text(f"Left out: {', '.join(left_out)}")
+    print_text(f"Pushed {folder} to {repo} ({'public' if public else 'private'})")
+    print_next("pull", repo, f"runs/{Path(repo).name}")
 
 
 def gguf_sentence(out: Path, found: FileParity) -> str:
@@ -251,7 +289,9 @@ def layers_table(found: Inspection) -> Table:
         ]
         for (kind, n, k), zeros in kinds.items()
     ]
-    return make_table("Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows)
+    return make_table(
+        "Ternary layers", ["kind", "count", "shape", "zeros, mean", "least", "most"], rows, optional=("most", "least")
+    )
 
 
 def parity_sentence(parity: CheckpointParity) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitnet_bench.cli import tables
+from bitnet_bench.cli.completion import complete_suites
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, JobCommand, with_fields
 from bitnet_bench.cli.options import Files, Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_next, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar
 from bitnet_bench.errors import UsageError
 
@@ -36,7 +39,10 @@ def data_check(
         Fields("bitnet_bench.runs.jobs:FinetuneJob", ("model", "tokenizer", "template", "max_length", "data_dir")),
     ],
     suite: Annotated[
-        list[str] | None, typer.Option(help="Find rows that hold a text of this suite's test rows. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Find rows that hold a text of this suite's test rows. Repeatable.", autocompletion=complete_suites
+        ),
     ] = None,
     show: Annotated[int, typer.Option(min=0, help="Findings to print of each file; --json prints all.")] = 40,
     as_json: Json = False,
@@ -68,13 +74,19 @@ def data_check(
             ]
         )
     else:
-        for one in checked:
-            if one.findings:
-                tables.show(findings_table(one, show))
-            else:
-                print(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
+        _show_findings(checked, show)
     if any({"bad", "overlap"} & one.counts.keys() or not one.lines for one in checked):
         raise typer.Exit(1)
+    if not as_json:
+        print_next("finetune", "--model", job["model"], *(word for file in files for word in ("--data", file)))
+
+
+def _show_findings(checked: Sequence[FileFindings], shown: int) -> None:
+    for one in checked:
+        if one.findings:
+            tables.show(findings_table(one, shown))
+        else:
+            print_text(f"{one.file}: {one.lines:,} rows; nothing found" if one.lines else f"{one.file} has no rows")
 
 
 @app.command("stats", cls=JobCommand)
@@ -119,7 +131,8 @@ def data_convert(
     """Write training rows as {"messages": [...]}, in NFC; pairs as {"prompt", "chosen", "rejected"}."""
     from bitnet_bench.data.rows import convert_data
 
-    print(f"Wrote {convert_data(file, out, encoding, _parse_renames(rename or [])):,} rows to {out}")
+    print_text(f"Wrote {convert_data(file, out, encoding, _parse_renames(rename or [])):,} rows to {out}")
+    print_next("data", "check", out)
 
 
 def _parse_renames(options: list[str]) -> dict[str, str]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_suites, complete_tasks
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.option_names import OptionName, name_options
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.sentences import print_error, print_next, print_text
 from bitnet_bench.cli.tables import DASH, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
@@ -22,6 +24,8 @@ from bitnet_bench.runs.choices import DEFAULT_MODEL
 EVALUATE_OPTIONS = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bitnet_bench.evaluation.showing import ShownTask
     from bitnet_bench.runs.records import RunRecord
 
@@ -31,12 +35,18 @@ def evaluate(
     *,
     suite: Annotated[
         list[str],
-        typer.Option(help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas."),
+        typer.Option(
+            help="A suite (`bitnet-bench suites`) or a folder with suite.yaml; several with commas.",
+            autocompletion=complete_suites,
+        ),
     ],
     model: Annotated[
         list[str], typer.Option(help="A checkpoint folder, a GGUF file, a hub id, or `demo` / `demo-fp16`. Repeatable.")
     ] = [DEFAULT_MODEL],  # noqa: B006
-    task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite. Repeatable.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this task of the suite. Repeatable.", autocompletion=complete_tasks),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -65,6 +75,7 @@ def evaluate(
     if trust["trust_suite"]:
         trust_suite_names(suites_named)
     chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
+    load_libraries(TO_SCORE)
     records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
     _show_records(records, folders, as_json)
 
@@ -78,12 +89,14 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
             print_json([record.model_dump(mode="json") for record in records])
         else:
             show_runs(records)
-            print("\n".join(f"Run: {folder}" for folder in folders))
+            print_text("\n".join(f"Run: {folder}" for folder in folders))
         for record in records:
             for name, said in record.errors.items():
-                print(f"Error: {record.name} was not scored on {name}. {name_options(said)}", file=sys.stderr)
+                print_error(f"{record.name} was not scored on {name}. {name_options(said)}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
+    if is_first_process() and not as_json:
+        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
 
 
 def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:
@@ -117,6 +130,11 @@ def suites(context: typer.Context, data_dir: DataDir = None, as_json: Json = Fal
     if as_json:
         print_json(found)
         return
+    show(suites_table(found))
+
+
+def suites_table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the tasks of the suites, one per row."""
     rows = [
         [
             t["suite"],
@@ -130,7 +148,10 @@ def suites(context: typer.Context, data_dir: DataDir = None, as_json: Json = Fal
         for t in found
     ]
     columns = ["suite", "task", "rows", "primary metric", "chance", "licence", "rows from"]
-    show(make_table("Suites", columns, [[str(cell) for cell in row] for row in rows], numbers_from=99))
+    cells = [[str(cell) for cell in row] for row in rows]
+    return make_table(
+        "Suites", columns, cells, numbers_from=99, keys=2, optional=("rows from", "licence", "chance", "rows")
+    )
 
 
 @suites_app.command("show", cls=PanelCommand)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
-from bitnet_bench.cli.option_names import name_options
+from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.runs.records import FinetuneRecord
+
+OPTIONAL = ("of guessing", "weights on disk", "rate", "rows", "validation loss", "time", "steps")
+"""Columns of the table of trainings that a narrow terminal can do without, the first named first."""
 
 
 @with_fields
@@ -47,6 +51,7 @@ def finetune(
     first, wanted = FinetuneJob(**job), Arms(**arms)
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
+    load_libraries(TO_RUN)
     if wanted.preset:
         stages = plan_stages(first, wanted)
         _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
@@ -60,6 +65,7 @@ def finetune(
 
 def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
     from bitnet_bench.processes import is_first_process
+    from bitnet_bench.training.ending import warn_failed_run
 
     if not is_first_process():
         return
@@ -69,7 +75,10 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         show(finetune_table(records))
     sys.stdout.flush()  # so that warnings come last if both streams go to one file
     for line in finetune_warnings(records):
-        print(f"Warning: {name_options(line)}", file=sys.stderr)
+        print_warning(line)
+    if not as_json and not any(map(warn_failed_run, records)):
+        models = [word for record in records for word in ("--model", record.job.out)]
+        print_next("evaluate", *models, "--suite", SUITE)
 
 
 def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool) -> None:
@@ -86,10 +95,13 @@ def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as
         print_json(found.model_dump(mode="json"))
     else:
         show_search(found)
-        print(f"Search: {out / SEARCH_RECORD_FILE}")
+        print_text(f"Search: {out / SEARCH_RECORD_FILE}")
     sys.stdout.flush()
     for line in found.warnings:
-        print(f"Warning: {name_options(line)}", file=sys.stderr)
+        print_warning(line)
+    if not as_json:
+        best = [folder for folders in found.chosen.values() for folder in folders]
+        print_next("evaluate", *(word for folder in best for word in ("--model", folder)), "--suite", SUITE)
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
@@ -127,7 +139,9 @@ def finetune_table(records: Sequence[FinetuneRecord]) -> Table:
         "weights on disk",
     ]
     failed = any(warn_failed_run(record) for record in records)
-    made = make_table("Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2)
+    made = make_table(
+        "Trained, see the last line" if failed else "Fine-tuned", columns, rows, numbers_from=2, optional=OPTIONAL
+    )
     sources = dict.fromkeys(
         f"{record.job.precision}, rate {record.job.learning_rate:.3g}: {record.job.learning_rate_source}"
         for record in records

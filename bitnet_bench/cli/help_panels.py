@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 from bitnet_bench.cli.option_names import OPTION_NAMES, name_options, read_names
-from bitnet_bench.errors import BenchError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 
+NO_CHOICE = re.compile(r"'(?P<given>.*)' is not one of (?P<choices>.*)\.", re.DOTALL)
+QUOTED = re.compile(r"'([^']*)'")
 OPTIONS = "Options"
 """Panel of the options without a panel, listed last."""
 
@@ -29,6 +33,18 @@ class PanelCommand(TyperCommand):
         for name in sorted(panels, key=lambda name: name == OPTIONS):
             with formatter.section(name):
                 formatter.write_dl(panels[name])
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; a value that is none of an option's choices gets the nearest one."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            found = NO_CHOICE.search(error.message)
+            if found is None or error.param is None:
+                raise
+            choices = QUOTED.findall(found["choices"])
+            hint = f"{did_you_mean(found['given'], choices)} There are: {', '.join(choices)}."
+            raise UsageError(f"{error.param.opts[0]}: there is no {found['given']!r}.", hint.lstrip()) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the message of a BenchError names options instead of fields."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,8 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from bitnet_bench.cli.completion import COMPLETERS
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.option_names import name_options, read_names
+from bitnet_bench.cli.sentences import print_warning
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FORMER_OPTIONS = {"--despite-parity": "--allow-mismatch"}
 """Spellings of options until 0.1.0, which work for one more release."""
+MAX_CHOICES_CHARACTERS = 60
+"""Length of the choices of an option from which on --help lists them in its text: a placeholder does not wrap."""
 SCALARS = (str, int, float, bool)
 
 
@@ -80,7 +83,7 @@ class JobCommand(PanelCommand):
         own = {spelling for parameter in self.get_params(ctx) for spelling in parameter.opts}
         former = {argument: now for argument, now in FORMER_OPTIONS.items() if now in own}
         for argument in former.keys() & set(args):
-            print(f"Warning: {argument} is now {former[argument]}; the next release does not know it.", file=sys.stderr)
+            print_warning(f"{argument} is now {former[argument]}; the next release does not know it.")
         return super().parse_args(ctx, [former.get(argument, argument) for argument in args])
 
 
@@ -120,14 +123,25 @@ def make_parameters(fields: Fields) -> Iterator[inspect.Parameter]:
         kind, default = _type_of(field, option), _default_of(field, option)
         if default is None:
             kind = kind | None
+        choices = _list_choices(kind)
+        is_long = len("|".join(choices)) > MAX_CHOICES_CHARACTERS
         info = typer.Option(
             *([f"--{option.name}"] if option.name else []),
-            help=" ".join((field.description or "").partition("\n\n")[0].split()),
+            help=" ".join((field.description or "").partition("\n\n")[0].split())
+            + (f" One of {', '.join(choices)}." if is_long else ""),
             rich_help_panel=None if fields.only else option.panel,
-            metavar=option.metavar,
+            metavar=(option.name or name).upper() if is_long else option.metavar,
             min=_least(field, kind),
+            autocompletion=COMPLETERS.get(name),
         )
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _list_choices(kind: Any) -> list[str]:
+    """Return the values of a Literal, or of a list or an option of one; [] for other types."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [value for inner in get_args(kind) for value in _list_choices(inner)]
 
 
 def _type_of(field: FieldInfo, option: Option) -> Any:

@@ -1,8 +1,7 @@
-"""The commands that measure, plan, and list what can be measured."""
+"""The commands that measure and plan."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_devices, complete_presets, complete_suites
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.sentences import SUITE, print_error, print_next, print_text
 from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
 """Fields of `EvaluateJob` that `measure` has as well."""
+OPTIONAL_FLOORS = ("head, embedding", "prefill", "KV", "layers")
+"""Columns of a plan that a narrow terminal can do without, the first named first."""
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +54,10 @@ def measure(
     scenario: Annotated[
         ScenarioName | None, typer.Option(help="chat: 256 + 128 tokens; summarize: 1024 + 128; classify: 256 + 2.")
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="Read the prompts of this suite instead of random tokens.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Read the prompts of this suite instead of random tokens.", autocompletion=complete_suites),
+    ] = None,
     workload: Annotated[dict[str, Any], Fields("bitnet_bench.measurement.scenario:Scenario")],
     seconds: Annotated[float | None, typer.Option(min=1, hidden=True, help="The old spelling of --budget.")] = None,
     runtime: Annotated[
@@ -77,7 +84,7 @@ def measure(
     wanted = _build_scenario(given, scenario, suite, runtime["data_dir"])
     named = [*(models or []), *(model or [])]
     records = _run(named, MeasureJob(**job), wanted, _build_runtime_options(runtime), began_s)
-    _show_records(records, as_json)
+    _show_records(records, named or [DEFAULT_MODEL], as_json)
 
 
 def _run(
@@ -88,8 +95,8 @@ def _run(
 
     out = Path(job.out) if job.out else None
     models = _name_models(named, out)
-    return run_measure(
-        make_candidates(
+    with show_phase(progress_bar, f"read {' and '.join(models)}"):
+        candidates = make_candidates(
             models,
             job.precisions,
             out,
@@ -98,7 +105,9 @@ def _run(
             against_floats=job.floats,
             tokenizer=job.tokenizer,
             read_as=job.read_as,
-        ),
+        )
+    return run_measure(
+        candidates,
         scenario,
         meter=job.meter,
         model_energy=job.model_energy,
@@ -146,67 +155,55 @@ def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
     )
 
 
-def _show_records(records: list[RunRecord], as_json: bool) -> None:
+def _show_records(records: list[RunRecord], named: Sequence[str], as_json: bool) -> None:
     """Print costs and what could not be measured; raise an exit with status 1 if there is any."""
+    from bitnet_bench.runs.twins import is_run
+
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
     failed = [(record.name, who, said) for record in records for who, said in record.cost_errors.items()]
     for name, who, said in failed:
-        print(f"Error: {name} was not measured in {who}. {name_options(said)}", file=sys.stderr)
+        print_error(f"{name} was not measured in {who}. {name_options(said)}")
     nothing = not failed and not any(record.costs for record in records)
     if nothing:
-        print("Error: nothing was measured: no model fits into the budget. Give a longer --budget.", file=sys.stderr)
+        print_error("nothing was measured: no model fits into the budget. Give a longer --budget.")
     if failed or nothing:
         raise typer.Exit(1)
+    if as_json:
+        return
+    folders = [name for name in named if is_run(name)]
+    if folders:
+        print_next("report", *folders)
+    else:
+        print_next("evaluate", *(word for name in named for word in ("--model", name)), "--suite", SUITE)
 
 
 def plan(
-    preset: Annotated[str | None, typer.Option(help="The shape of a published model, such as bitnet-2b-4t.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="The shape of a published model, such as bitnet-2b-4t.", autocompletion=complete_presets),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The shape of a checkpoint of yours instead.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens of prompt and answer together.")] = 4096,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu: this machine, measured now; else a GPU by name.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu: this machine, measured now; else a GPU by name.", autocompletion=complete_devices)
+    ] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes every core.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
     from bitnet_bench.measurement import planning
 
-    ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
+    with show_phase(progress_bar, "measure this machine" if device == "cpu" else f"look up {device}"):
+        ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})
         return
     show(floors_table(plans, context, batch))
-    print("\n".join(floors_notes(ceilings)))
-
-
-def backends(as_json: Json = False) -> None:
-    """List the runtimes that are installed."""
-    from bitnet_bench.plugins import list_backends
-
-    found = list_backends()
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        [str(b["name"]), "yes" if b["runs"] else "no", "yes" if b["trains"] else "no", str(b["summary"])] for b in found
-    ]
-    show(make_table("Backends", ["backend", "runs", "trains", "what it is"], rows, numbers_from=99))
-
-
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can run and measure."""
-    from bitnet_bench.cli.doctor import diagnose
-    from bitnet_bench.evaluation.select import DATA_DIR_VARIABLE
-
-    findings = diagnose(DATA_DIR_VARIABLE)
-    if as_json:
-        print_json([finding.model_dump() for finding in findings])
-        return
-    rows = [["ok" if f.ok else "--", f.what, f.found, f.remedy] for f in findings]
-    show(make_table("This machine", ["", "what", "found", "what to do"], rows, numbers_from=99))
+    print_text("\n".join(floors_notes(ceilings)))
 
 
 def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Table:
@@ -226,7 +223,9 @@ def floors_table(plans: Sequence[PrecisionPlan], context: int, batch: int) -> Ta
         for one in plans
     ]
     columns = ["weights", "head", "layers", "head, embedding", "KV", "together", "prefill", "a token", "tokens/s"]
-    return make_table(f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2)
+    return make_table(
+        f"At the least, context {context:,}, batch {batch}", columns, rows, numbers_from=2, optional=OPTIONAL_FLOORS
+    )
 
 
 def floors_notes(device: Device) -> list[str]:

@@ -5,7 +5,6 @@ Errors, warnings and help from other packages name fields in backticks, some wit
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -48,11 +47,3 @@ def name_options(text: str, names: Mapping[str, OptionName] | None = None) -> st
         return f"{option.on} {value}" if value else option.on
 
     return FIELD.sub(spell, text)
-
-
-class OptionNameFormatter(logging.Formatter):
-    """Formatter that writes a log line with options in place of fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the formatted line."""
-        return name_options(super().format(record))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.cli.option_names import name_options
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
 from bitnet_bench.cli.terminal import escape_json_controls
 from bitnet_bench.wording.estimates import format_estimate
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.records import Cost, Measurement, RunRecord, Score
 
 
+OPTIONAL_COSTS = ("of floor", "p95 / p99 a token", "KV", "batch", "energy", "first token", "weights")
+"""Columns of the table of costs that a narrow terminal can do without, the first named first."""
+
+
 def show_runs(records: list[Any]) -> None:
     """Print the scores and costs of runs, and notes about them."""
 
@@ -26,7 +31,7 @@ def show_runs(records: list[Any]) -> None:
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         show(costs_table(records))
     for note in list_notes(records):
-        print(name_options(note))
+        print_text(name_options(note))
 
 
 def print_json(value: Any) -> None:
@@ -54,9 +59,8 @@ def scores_table(runs: Sequence[RunRecord]) -> Table:
         rows.append([key[0], name, *(_format_score(scores.get(key)) for scores in found), chance, majority, str(one.n)])
     smaller = "; ↓: not 0-100, less is better" if any(s.lower_is_better for run in runs for s in run.scores) else ""
     title = f"Scores, 0-100, ± 95 % interval{smaller}"
-    return make_table(
-        title, ["task", "metric", *(run.name for run in runs), "chance", "majority", "n"], rows, numbers_from=2
-    )
+    columns = ["task", "metric", *(run.name for run in runs), "chance", "majority", "n"]
+    return make_table(title, columns, rows, numbers_from=2, keys=2, optional=("n", "majority", "chance"))
 
 
 def _format_score(score: Score | None) -> str:
@@ -79,7 +83,7 @@ def costs_table(runs: Sequence[RunRecord]) -> Table:
         for run in runs
         for who in dict.fromkeys((*run.cost_errors, *run.cost_left_out))
     ]
-    return make_table("Cost", columns, rows, numbers_from=2)
+    return make_table("Cost", columns, rows, numbers_from=2, keys=2, optional=OPTIONAL_COSTS)
 
 
 def _cost_row(name: str, cost: Cost) -> list[str]:

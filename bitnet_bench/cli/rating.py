@@ -10,6 +10,7 @@ import typer
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_next, print_text
 from bitnet_bench.cli.tables import DASH, make_table, show
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def rate_sheet(
     from bitnet_bench.rating.sheet import make_sheet
 
     items, key = make_sheet(run_a, run_b, out, samples=samples, seed=seed, tasks=task or ())
-    print(f"Sheet: {out} ({items} items)\nKey: {key} (keep it; `bitnet-bench rate collect` needs it)")
+    show_sheet(out, items, key)
 
 
 @app.command("collect", cls=PanelCommand)
@@ -62,7 +63,14 @@ def rate_collect(
         print_json(judgement.model_dump(mode="json"))
         return
     show(judgement_table(judgement))
-    print("\n".join(f"Kept in: {folder}" for folder in folders))
+    print_text("\n".join(f"Kept in: {folder}" for folder in folders))
+
+
+def show_sheet(out: Path, items: int, key: Path) -> None:
+    """Print where a sheet and its key are, and what usually follows."""
+    print_text(f"Sheet: {out} ({items} items)")
+    print_text(f"Key: {key} (keep it; `bitnet-bench rate collect` needs it)")
+    print_next("rate", "collect", key, "RATER.json")
 
 
 def judgement_table(said: HumanJudgement) -> Table:

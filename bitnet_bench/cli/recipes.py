@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_recipes
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
+from bitnet_bench.cli.sentences import print_error, print_open, print_text
 from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
 @with_fields
 def run(
     recipe: Annotated[
-        Path, typer.Argument(help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...")
+        Path,
+        typer.Argument(
+            help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...",
+            autocompletion=complete_recipes,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything it writes [default: runs/RECIPE].", show_default=False)
@@ -61,6 +67,7 @@ def run(
         return
     if trust["trust_suite"]:
         trust_suite_names(steps.list_suites(wanted))
+    load_libraries(TO_SCORE)
     _show_records(steps.run_recipe(wanted, folder, data_dir, progress_bar), wanted.report, folder, as_json)
 
 
@@ -72,14 +79,16 @@ def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_j
         print_json([record.model_dump(mode="json") for record in records])
     else:
         show_runs(records)
-        print(f"Runs: {folder}")
+        print_text(f"Runs: {folder}")
         if has_report:
-            print(f"Report: {folder / REPORT_FILE}")
+            print_text(f"Report: {folder / REPORT_FILE}")
     for record in records:
         for name, said in record.errors.items():
-            print(f"Error: {record.name} was not scored on {name}. {said}", file=sys.stderr)
+            print_error(f"{record.name} was not scored on {name}. {said}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
+    if has_report and not as_json:
+        print_open(folder / REPORT_FILE)
 
 
 def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
@@ -92,7 +101,7 @@ def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
         print_json([vars(one) for one in found])
         return
     show(steps_table(found))
-    print("Estimates, good to a factor of three: docs/recipes.md says how they are made. Nothing was run.")
+    print_text("Estimates, good to a factor of three: docs/recipes.md says how they are made. Nothing was run.")
 
 
 def steps_table(steps: Sequence[Estimate]) -> Table:
@@ -114,7 +123,23 @@ def steps_table(steps: Sequence[Estimate]) -> Table:
     disk = f"~{format_gigabytes(sum(step.disk_bytes or 0 for step in known))}"
     memory = f"~{format_gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
     unknown = len(left) - len(known)
-    rows.append(["what is left", "", total, memory, disk, f"without {unknown} unknown steps" if unknown else ""])
-    made = make_table("Plan (estimates)", ["step", "", "time", "memory at most", "disk", "from"], rows, numbers_from=99)
+    rows.append(
+        [
+            "what is left",
+            "",
+            total,
+            memory,
+            disk,
+            f"without {unknown} unknown step{'s' * (unknown > 1)}" if unknown else "",
+        ]
+    )
+    made = make_table(
+        "Plan (estimates)",
+        ["step", "", "time", "memory at most", "disk", "from"],
+        rows,
+        numbers_from=99,
+        unbroken=("", "time"),
+        optional=("disk", "memory at most"),
+    )
     made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
     return made

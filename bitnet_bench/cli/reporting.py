@@ -9,20 +9,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
+from bitnet_bench.cli.sentences import print_next, print_open, print_outcome, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
+from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import MARGIN
 
 if TYPE_CHECKING:
     from bitnet_bench.comparison import Comparison
     from bitnet_bench.comparison.conditions import ConditionResult
+    from bitnet_bench.comparison.results import Verdict
     from bitnet_bench.runs.run import Notice
 
 
 Language = Literal["ko", "en"]
 ComparisonFormat = Literal["table", "md", "csv", "json", "latex"]
+OPTIONAL = ("test", "effect", "p (Holm)", "n", "metric", "A", "B")
+"""Columns of a comparison that a narrow terminal can do without, the first named first."""
+UNBROKEN = ("95 % interval", "p (Holm)")
+VERDICT_COLOURS: dict[Verdict, str] = {
+    "better": "bold green",
+    "slightly-better": "green",
+    "equal": "green",
+    "undecided": "yellow",
+    "slightly-worse": "red",
+    "worse": "bold red",
+}
 
 
 def quickstart(
@@ -37,12 +52,14 @@ def quickstart(
     """
     from bitnet_bench.pipeline.quickstart import quickstart as run
 
+    load_libraries(TO_SCORE)
     records, report_path = run(out, seed, progress_bar)
     if as_json:
         print_json({"runs": [r.model_dump(mode="json") for r in records], "report": str(report_path)})
         return
     show_runs(records)
-    print(f"Report: {report_path}")
+    show_report(report_path)
+    print_next("finetune", "--model", "demo", "--data", "YOUR.jsonl", "--twin", "--out", "runs/mine")
 
 
 @with_fields
@@ -72,14 +89,21 @@ def report(
     from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang, margin, samples, **sharing)
-    path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
+    with show_phase(progress_bar, "compare the runs and write the report"):
+        path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
-    print(f"Report: {path}")
+    show_report(path)
+
+
+def show_report(path: Path) -> None:
+    """Print where a report is, and how to open it."""
+    print_text(f"Report: {path}")
+    print_open(path)
 
 
 def _print_notice(notice: Notice) -> None:
-    print(f"{notice.where}: {notice.what.en}", file=sys.stderr)
+    print_text(f"{notice.where}: {notice.what.en}", sys.stderr)
 
 
 def _parse_training_folders(given: list[str]) -> dict[Path, Path]:
@@ -119,7 +143,8 @@ def compare(
     from bitnet_bench.comparison.formats import FORMATS
     from bitnet_bench.shared_paths import share_model
 
-    found = compare_runs(a, b, margin, fail_if or [])
+    with show_phase(progress_bar, "compare the runs"):
+        found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _print_notice(notice)
     if form == "table":
@@ -129,9 +154,11 @@ def compare(
         text = FORMATS[form](shared).rstrip("\n")
         print_json_text(text) if form == "json" else print(text)
     for outcome in found.outcomes:
-        print(outcome_sentence(outcome), file=sys.stderr)
+        show_outcome(outcome)
     if any(outcome.holds for outcome in found.outcomes):
         raise typer.Exit(1)
+    if form == "table":
+        print_next("report", a, b)
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -139,9 +166,23 @@ def show_comparison(comparison: Comparison) -> None:
     from bitnet_bench.comparison.formats import COLUMNS, make_rows
     from bitnet_bench.comparison.words import format_headline, format_verdict_counts
 
-    print(format_headline(comparison).en)
-    show(make_table(f"A: {comparison.a}, B: {comparison.b}", COLUMNS, make_rows(comparison), numbers_from=99))
-    print(format_verdict_counts(comparison).en)
+    print_text(format_headline(comparison).en)
+    title = f"A: {comparison.a}, B: {comparison.b}"
+    rows = make_rows(comparison)
+    made = make_table(
+        title, COLUMNS, rows, numbers_from=99, unbroken=UNBROKEN, optional=OPTIONAL, elsewhere="--format md"
+    )
+    for row, difference in enumerate(comparison.differences):
+        made.paint(COLUMNS[-1], row, VERDICT_COLOURS[difference.verdict])
+    if comparison.mean and comparison.mean.tasks > 1:
+        made.paint(COLUMNS[-1], len(rows) - 1, VERDICT_COLOURS[comparison.mean.verdict])
+    show(made)
+    print_text(format_verdict_counts(comparison).en)
+
+
+def show_outcome(outcome: ConditionResult) -> None:
+    """Print whether a condition of --fail-if holds, on standard error."""
+    print_outcome(outcome_sentence(outcome), not outcome.holds)
 
 
 def outcome_sentence(outcome: ConditionResult) -> str:

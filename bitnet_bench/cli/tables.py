@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bitnet_bench.cli.sentences import find_width
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bitnet_bench.cli.fitting_table import FittingTable
     from bitnet_bench.protocols import Progress
 
 DASH = "—"
 LOG_EVERY_S = 10.0
+WIDTH_OF_FILES = 160
+"""Columns of a table that is written to a file, if its words fit."""
 
 
 @contextmanager
@@ -26,21 +30,16 @@ def progress_bar(title: str) -> Iterator[Progress]:
         yield _LineProgress(title)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    from bitnet_bench.cli.progress_columns import make_columns
+
     # while it is shown, rich takes over both streams and would carry out codes in what is printed
-    with Bar(*columns, console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
+    with Bar(*make_columns(), console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
         task = bar.add_task(escape_cell(title), total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=escape_cell(note))
+        yield lambda done, total, note="": bar.update(
+            task, completed=done, total=total if total > 1 or done else None, note=escape_cell(note)
+        )
 
 
 class _LineProgress:
@@ -54,9 +53,16 @@ class _LineProgress:
         self._last = self._began = clock()
         self._first: tuple[float, int] | None = None
         self._total: int | None = None
+        self._says_begun = False
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         now = self._clock()
+        if total == 1 and not done:  # something whose parts are not counted
+            print(f"{self._title} ...", file=sys.stderr, flush=True)
+            self._says_begun = True
+            return
+        if self._says_begun and total == 1 and not note:
+            return
         if total != self._total:  # another part of the job, such as training after tokenizing
             self._total, self._first, self._began = total, None, now if self._total is not None else self._began
         self._first = self._first or (now, done)
@@ -76,20 +82,42 @@ def format_duration(seconds: float) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table; wide ones are not cut if the output is not a terminal."""
+    """Print a table so that it fits the terminal; where lines may be of any length, it is as wide as its words need."""
     from rich.console import Console
 
-    console = Console(file=unprotect(sys.stdout))
-    (console if console.is_terminal else Console(file=unprotect(sys.stdout), width=160)).print(table)
+    from bitnet_bench.cli.fitting_table import FittingTable, measure_table
+
+    width = find_width(sys.stdout)
+    if width is None:
+        least = measure_table(table.columns) if isinstance(table, FittingTable) else 0
+        width = max(WIDTH_OF_FILES, least)
+    Console(file=unprotect(sys.stdout), width=width).print(table, crop=False)
 
 
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
-    """Return a table whose columns from *numbers_from* on are right-aligned."""
-    from rich.table import Table
+def make_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers_from: int = 1,
+    *,
+    keys: int = 1,
+    optional: Sequence[str] = (),
+    unbroken: Sequence[str] = (),
+    elsewhere: str = "--json",
+) -> FittingTable:
+    """Return a table whose columns from *numbers_from* on are right-aligned; these and *unbroken* do not wrap.
 
-    made = Table(title=escape_cell(title), title_justify="left", title_style="bold")
+    The first *keys* columns say what a row is about. Where a terminal is too narrow, the *optional* columns are left
+    out, the first named first; the option *elsewhere* of the command shows them.
+    """
+    from bitnet_bench.cli.fitting_table import FittingTable
+
+    made = FittingTable(escape_cell(title), columns, keys, optional, elsewhere)
     for i, column in enumerate(columns):
-        made.add_column(escape_cell(column), justify="right" if i >= numbers_from else "left", overflow="fold")
+        is_number = i >= numbers_from
+        made.add_column(
+            escape_cell(column), justify="right" if is_number else "left", no_wrap=is_number or column in unbroken
+        )
     for row in rows:
         made.add_row(*map(escape_cell, row))
     return made

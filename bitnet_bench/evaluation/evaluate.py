@@ -26,7 +26,7 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, ProgressDisplay, RuntimeOptions, Session, no_display
+from bitnet_bench.protocols import InferenceBackend, ProgressDisplay, RuntimeOptions, Session, no_display, show_phase
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
     TRAINING_FILE,
@@ -143,9 +143,10 @@ def score_checkpoints(
             for checkpoint, out in models
         ]
         left = [run for run in runs if not all(map(run.has_scored, names))]
-        built = _build_tasks(runs, tasks, setting, job.limit)
-        for one in built:
-            check_rows(one, job.limit)
+        with show_phase(steps, "read the rows of the tasks"):
+            built = _build_tasks(runs, tasks, setting, job.limit)
+            for one in built:
+                check_rows(one, job.limit)
         # free memory changes all the time, and all workers must take the same turns
         all_at_once = len(left) > 1 and workers.broadcast(_can_open_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
@@ -261,14 +262,12 @@ def _score_in_turn(
 ) -> None:
     """Score task after task, each with every one of *runs*, so that a busy machine slows all of them equally."""
     with ExitStack() as stack:
-        opened = [
-            (
-                run,
-                session := stack.enter_context(_open_session(run.record, job)),
-                stack.enter_context(_open_answer_store(run.record, job, _describe_arithmetic(session))),
-            )
-            for run in runs
-        ]
+        opened = []
+        for run in runs:
+            with show_phase(steps, f"load {run.record.checkpoint.source} into {run.record.backend}"):
+                session = stack.enter_context(_open_session(run.record, job))
+            store = _open_answer_store(run.record, job, _describe_arithmetic(session))
+            opened.append((run, session, stack.enter_context(store)))
         for run, session, _ in opened:
             run.record_runtime(session)
             run.check_tokenizer(session, job.chat_template)

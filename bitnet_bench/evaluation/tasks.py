@@ -18,7 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from bitnet_bench.checkpoints.hub_errors import list_hub_errors
 from bitnet_bench.data.hub_rows import open_source
 from bitnet_bench.data.jsonl import shorten_name
-from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.evaluation.definitions import CORRECT_HINT, read_definition
 from bitnet_bench.evaluation.function_guard import guard_functions
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
@@ -221,8 +221,11 @@ def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
     if prompts == DEFAULT_PROMPTS:
         return suite.folder / f"{task.name}.yaml"
     if prompts not in suite.prompts:
-        there = ", ".join([DEFAULT_PROMPTS, *suite.prompts])
-        raise UsageError(f"Suite {suite.name} has no prompts called {prompts!r}.", f"There are: {there}.")
+        there = [DEFAULT_PROMPTS, *suite.prompts]
+        raise UsageError(
+            f"Suite {suite.name} has no prompts called {prompts!r}.",
+            f"{did_you_mean(prompts, there)} There are: {', '.join(there)}.".lstrip(),
+        )
     return find_harness_yaml(suite.prompts[prompts].format(task=task.name))
 
 

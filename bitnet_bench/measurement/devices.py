@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitnet_bench.errors import UsageError
+from bitnet_bench.errors import UsageError, did_you_mean
 from bitnet_bench.runs.value import Value
 
 SHEET_SOURCE = "the vendor's data sheet, dense"
@@ -49,7 +49,8 @@ DEVICES = {
 def find_device(name: str) -> Device:
     """Return a device by name; UsageError lists the known ones."""
     if name.lower() not in DEVICES:
-        raise UsageError(
-            f"There is no device {name!r}.", f"`cpu` measures this machine; named are {', '.join(DEVICES)}."
+        hint = (
+            f"{did_you_mean(name.lower(), list(DEVICES))} `cpu` measures this machine; named are {', '.join(DEVICES)}."
         )
+        raise UsageError(f"There is no device {name!r}.", hint.lstrip())
     return DEVICES[name.lower()]

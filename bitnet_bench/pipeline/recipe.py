@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS
-from bitnet_bench.errors import BenchError, explain_fault
+from bitnet_bench.errors import BenchError, did_you_mean, explain_fault
 from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
 from bitnet_bench.files import exists, write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
@@ -133,8 +133,14 @@ def find_recipe(file: Path) -> Path:
     shipped = RECIPES_FOLDER / f"{file}.yaml"
     if len(file.parts) == 1 and shipped.is_file():
         return shipped
-    names = ", ".join(sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml")))
-    raise BenchError(f"There is no recipe {file}.", f"Give a YAML file, or one of the shipped recipes: {names}.")
+    names = list_recipes()
+    hint = f"{did_you_mean(str(file), names)} Give a YAML file, or one of the shipped recipes: {', '.join(names)}."
+    raise BenchError(f"There is no recipe {file}.", hint.lstrip())
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
 
 
 def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]) -> BenchError:

@@ -13,7 +13,7 @@ from bitnet_bench.data.hub_rows import pin_source
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.machine.runtime_choice import AUTO, FALLBACK_BACKEND
 from bitnet_bench.processes import is_first_process
-from bitnet_bench.protocols import ProgressDisplay, TrainingBackend, TrainingInputs, no_display
+from bitnet_bench.protocols import ProgressDisplay, TrainingBackend, TrainingInputs, no_display, show_phase
 from bitnet_bench.runs.choices import TRAINING_BACKEND
 from bitnet_bench.runs.folder import load_training_record, lock_folder
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -76,8 +76,9 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
     shown = steps if is_first_process() else no_display
     rows, left_out = read_training_rows(job, shown)
     rows, held_out = split_validation_rows(rows, job, shown)
-    teacher = open_checkpoint(job.teacher) if job.teacher else None
-    base = open_checkpoint(job.model, job.tokenizer, job.read_as)
+    with show_phase(shown, f"read {' and '.join(filter(None, (job.model, job.teacher)))}"):
+        teacher = open_checkpoint(job.teacher) if job.teacher else None
+        base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
     if job.precision == "ternary" and not base.is_ternary and is_first_process():
         _log.warning(

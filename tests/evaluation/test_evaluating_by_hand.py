@@ -52,7 +52,7 @@ class Run:
     """A run that has scored some tasks, and keeps what it is told."""
 
     def __init__(self, name: str, *scored: str) -> None:
-        self.record = SimpleNamespace(name=name)
+        self.record = SimpleNamespace(name=name, checkpoint=DEMO, backend="hf")
         self.scored = scored
         self.told: list[Any] = []
 
