@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["BITNET_BENCH_LANG"] = "en"  # whatever the locale of whoever runs the tests
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads on two cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
+from bitnet_bench.wording.translation import translate, translate_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +23,7 @@ LOG_EVERY_S = 10.0
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """Show a progress bar; if standard error is not a terminal, print a line every ten seconds and at the end."""
+    title = translate(title)
     if not sys.stderr.isatty():
         yield _LineProgress(title)
         return
@@ -40,7 +42,9 @@ def progress_bar(title: str) -> Iterator[Progress]:
     # while it is shown, rich takes over both streams and would carry out codes in what is printed
     with Bar(*columns, console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
         task = bar.add_task(escape_cell(title), total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=escape_cell(note))
+        yield lambda done, total, note="": bar.update(
+            task, completed=done, total=total, note=escape_cell(translate(note))
+        )
 
 
 class _LineProgress:
@@ -65,7 +69,8 @@ class _LineProgress:
         self._last = now
         since, before = self._first if self._first[1] < done else (self._began, 0)
         left = f", {format_duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
-        print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+        said = f"{self._title}: {done}/{total}{translate(left)} {translate(note)}"
+        print(said.rstrip(), file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:
@@ -79,6 +84,8 @@ def show(table: Table) -> None:
     """Print a table; wide ones are not cut if the output is not a terminal."""
     from rich.console import Console
 
+    if isinstance(table.caption, str):
+        table.caption = translate_lines(table.caption)
     console = Console(file=unprotect(sys.stdout))
     (console if console.is_terminal else Console(file=unprotect(sys.stdout), width=160)).print(table)
 
@@ -87,11 +94,13 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     """Return a table whose columns from *numbers_from* on are right-aligned."""
     from rich.table import Table
 
-    made = Table(title=escape_cell(title), title_justify="left", title_style="bold")
+    made = Table(title=escape_cell(translate(title)), title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(escape_cell(column), justify="right" if i >= numbers_from else "left", overflow="fold")
+        made.add_column(
+            escape_cell(translate(column)), justify="right" if i >= numbers_from else "left", overflow="fold"
+        )
     for row in rows:
-        made.add_row(*map(escape_cell, row))
+        made.add_row(*(escape_cell(translate(cell)) for cell in row))
     return made
 
 
