@@ -97,7 +97,7 @@ def _translate_line(line: str) -> str:
 
 
 def translate_to_korean(text: str, depth: int = 0) -> str:
-    """Return *text* in Korean, or as it is if the catalogue lacks it; sentences within a template are translated, too."""
+    """Return *text* in Korean, or as it is if the catalogue lacks it; sentences within it are translated, too."""
     known = load_translations()
     if text in known.sentences:
         return known.sentences[text]
@@ -117,8 +117,8 @@ def load_translations() -> Translations:
     entries = {entry.en: entry.ko for entry in (*_list_report_sentences(), *list_terminal_sentences())}
     plain = {english: korean for english, korean in entries.items() if not FIELD.search(english)}
     templates = [english for english in entries if english not in plain]
-    # frames such as "Error: {message}" first, which would else be taken for a name in another sentence; then the sentence
-    # with most words of its own, which others may be the beginning of
+    # frames such as "Error: {message}" first, which would else be taken for a name in another sentence; then the
+    # sentence with most words of its own, which others may be the beginning of
     templates.sort(key=lambda english: (not FRAME.fullmatch(english), -len(FIELD.sub("", english))))
     return Translations(plain, tuple(Template(compile_template(english), entries[english]) for english in templates))
 
