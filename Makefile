@@ -82,9 +82,10 @@ notebooks: install
 notebook-outputs: install
 	PYTHONPATH=tests $(BIN)/python -m notebook_outputs
 
-# the site in build/site; a warning is an error
+# the site in build/site; a warning is an error; then the Korean pages whose English page has changed
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@$(BIN)/python .ci/korean_pages.py
 
 .venv/docs: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
