@@ -146,8 +146,9 @@ def test_without_korean_nothing_is_translated() -> None:
 def test_a_verdict_is_the_sentence_of_the_report(key: str) -> None:
     """`compare` says in Korean what the Korean report says."""
     text = load_catalogue()[key]
-    values = dict.fromkeys(FIELD.findall(text.en), "7")
-    assert translate_to_korean(text.en.format(**values)) == text.ko.format(**values)
+    english = {**dict.fromkeys(FIELD.findall(text.en), "7"), "tasks": "2 tasks", "interval": "−1.0 to +2.5"}
+    korean_values = {**english, "tasks": "2개 과제", "interval": "−1.0 ~ +2.5"}
+    assert translate_to_korean(text.en.format(**english)) == text.ko.format(**korean_values)
 
 
 @pytest.mark.parametrize(
