@@ -19,6 +19,7 @@ from bitnet_bench.wording import load_catalogue
 from bitnet_bench.wording.translation import (
     FIELD,
     LANGUAGE,
+    expand_plurals,
     list_terminal_sentences,
     read_language,
     translate_lines,
@@ -26,6 +27,7 @@ from bitnet_bench.wording.translation import (
 )
 
 SENTENCES = list_terminal_sentences()
+WORDS = load_catalogue()
 WRITTEN_AS_IS = re.compile(r"--[a-z][a-z-]*|`[^`]+`|\$[A-Z_]+|[A-Z]{2,}[:/=][A-Z]+|\d+")
 """Options, commands, variables and numbers, which a translation must not lose."""
 LOOSE_NUMBERS = {"1", "2", "3"}
@@ -129,7 +131,7 @@ def test_a_terminal_without_korean_characters_stays_english() -> None:
         ("a sentence that no catalogue has", "a sentence that no catalogue has"),
         ("−1.5 to +2.0", "−1.5 ~ +2.0"),
         ("from here to there", "from here to there"),
-        ("no difference found: 2 · better: 1", "차이를 찾지 못했다: 2 · 더 낫다: 1"),
+        ("no difference found: 2 · better: 1", f"{WORDS['verdict.undecided'].ko}: 2 · {WORDS['verdict.better'].ko}: 1"),
     ],
 )
 def test_a_printed_line_is_translated_with_its_values(english: str, korean_text: str) -> None:
@@ -137,15 +139,25 @@ def test_a_printed_line_is_translated_with_its_values(english: str, korean_text:
     assert translate_lines(english) == korean_text
 
 
+def test_a_plural_is_two_sentences() -> None:
+    """`{count:task|tasks}`, as reports write it."""
+    assert expand_plurals("{a:task|tasks} of {b:run|runs}") == [
+        "{a} task of {b} run",
+        "{a} task of {b} runs",
+        "{a} tasks of {b} run",
+        "{a} tasks of {b} runs",
+    ]
+
+
 def test_without_korean_nothing_is_translated() -> None:
     """English is the default."""
     assert translate_lines("Error: There is no suite 'x'.") == "Error: There is no suite 'x'."
 
 
-@pytest.mark.parametrize("key", [key for key in load_catalogue() if key.startswith("headline.")])
+@pytest.mark.parametrize("key", [key for key in WORDS if key.startswith("headline.")])
 def test_a_verdict_is_the_sentence_of_the_report(key: str) -> None:
     """`compare` says in Korean what the Korean report says."""
-    text = load_catalogue()[key]
+    text = WORDS[key]
     english = {**dict.fromkeys(FIELD.findall(text.en), "7"), "tasks": "2 tasks", "interval": "−1.0 to +2.5"}
     korean_values = {**english, "tasks": "2개 과제", "interval": "−1.0 ~ +2.5"}
     assert translate_to_korean(text.en.format(**english)) == text.ko.format(**korean_values)

@@ -23,9 +23,24 @@ LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 LANGUAGE: ContextVar[Language] = ContextVar("LANGUAGE", default="en")
 """Language of the command line in this process."""
 FIELD = re.compile(r"\{(\w+)\}")
+PLURAL = re.compile(r"\{(\w+):([^|{}]*)\|([^|{}]*)\}")
 FRAME = re.compile(r"[^{}]+\{message\}")
 NUMBERS = frozenset(
-    ("answers", "count", "done", "high", "items", "layers", "low", "models", "number", "parameters", "raters", "rows")
+    (
+        "answers",
+        "count",
+        "high",
+        "items",
+        "layers",
+        "low",
+        "models",
+        "n",
+        "number",
+        "parameters",
+        "raters",
+        "rows",
+        "total",
+    )
 )
 """Names of values that are numbers. Other values are names, paths and sums, which stay as they are, and sentences."""
 SENTENCES = frozenset(
@@ -114,7 +129,8 @@ def _translate_values(values: Mapping[str, str], depth: int) -> dict[str, str]:
 @cache
 def load_translations() -> Translations:
     """Return the sentences of `terminal.yaml`, and those of reports that the terminal shows as well."""
-    entries = {entry.en: entry.ko for entry in (*_list_report_sentences(), *list_terminal_sentences())}
+    given = (*_list_report_sentences(), *list_terminal_sentences())
+    entries = {english: entry.ko for entry in given for english in expand_plurals(entry.en)}
     plain = {english: korean for english, korean in entries.items() if not FIELD.search(english)}
     templates = [english for english in entries if english not in plain]
     # frames such as "Error: {message}" first, which would else be taken for a name in another sentence; then the
@@ -135,6 +151,15 @@ def _list_report_sentences() -> Iterable[Text]:
         is_told_apart = not FIELD.search(entry.en) or len(FIELD.sub("", entry.en)) >= LEAST_OWN_CHARACTERS
         if key.partition(".")[0] in REPORT_SECTIONS and is_told_apart:
             yield entry
+
+
+def expand_plurals(english: str) -> list[str]:
+    """Return the sentences that `{count:task|tasks}` stands for: with the one word after the number, and the other."""
+    found = PLURAL.search(english)
+    if found is None:
+        return [english]
+    forms = [english.replace(found[0], f"{{{found[1]}}} {noun}", 1) for noun in found.groups()[1:]]
+    return [sentence for form in forms for sentence in expand_plurals(form)]
 
 
 def compile_template(english: str) -> re.Pattern[str]:
