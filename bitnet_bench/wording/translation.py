@@ -56,6 +56,8 @@ REPORT_SECTIONS = ("differs", "effect", "headline", "notice", "tasks", "test", "
 """Beginnings of the keys of `catalogue.yaml` whose texts `compare` and `report` also print."""
 LEAST_OWN_CHARACTERS = 12
 """Of a report's sentence with values: `{run} has no {metric}` would be found in sentences of every kind."""
+MOST_CHARACTERS = 2000
+"""Length above which a line is none of ours."""
 MOST_NESTED_VALUES = 4
 """Levels of values within values that are translated, such as the reason in an error in a note."""
 
@@ -116,7 +118,8 @@ def translate_to_korean(text: str, depth: int = 0) -> str:
     known = load_translations()
     if text in known.sentences:
         return known.sentences[text]
-    for template in known.templates if depth < MOST_NESTED_VALUES else ():
+    is_looked_up = depth < MOST_NESTED_VALUES and len(text) <= MOST_CHARACTERS
+    for template in known.templates if is_looked_up else ():
         if found := template.pattern.fullmatch(text):
             return template.korean.format(**_translate_values(found.groupdict(), depth + 1))
     return text
