@@ -8,7 +8,6 @@ import os
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["BITNET_BENCH_LANG"] = "en"  # whatever the locale of whoever runs the tests
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads on two cores wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -27,6 +26,7 @@ from hypothesis import settings
 # a busy machine is no fault: how long an example takes is not what is tested
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+os.environ["BITNET_BENCH_LANG"] = "en"  # whatever the locale of whoever runs the tests
 RUN_FORKED = Path(__file__).parent / "run_forked.py"
 VOCABULARY = 300
 CORPUS = (

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
-from bitnet_bench.wording.translation import translate, translate_lines
+from bitnet_bench.wording.translation import translate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,6 @@ LOG_EVERY_S = 10.0
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """Show a progress bar; if standard error is not a terminal, print a line every ten seconds and at the end."""
-    title = translate(title)
     if not sys.stderr.isatty():
         yield _LineProgress(title)
         return
@@ -42,9 +41,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
     # while it is shown, rich takes over both streams and would carry out codes in what is printed
     with Bar(*columns, console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
         task = bar.add_task(escape_cell(title), total=None, note="")
-        yield lambda done, total, note="": bar.update(
-            task, completed=done, total=total, note=escape_cell(translate(note))
-        )
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=escape_cell(note))
 
 
 class _LineProgress:
@@ -54,7 +51,7 @@ class _LineProgress:
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._title, self._clock = title, clock
+        self._title, self._clock = translate(title), clock
         self._last = self._began = clock()
         self._first: tuple[float, int] | None = None
         self._total: int | None = None
@@ -84,8 +81,6 @@ def show(table: Table) -> None:
     """Print a table; wide ones are not cut if the output is not a terminal."""
     from rich.console import Console
 
-    if isinstance(table.caption, str):
-        table.caption = translate_lines(table.caption)
     console = Console(file=unprotect(sys.stdout))
     (console if console.is_terminal else Console(file=unprotect(sys.stdout), width=160)).print(table)
 
@@ -94,21 +89,22 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     """Return a table whose columns from *numbers_from* on are right-aligned."""
     from rich.table import Table
 
-    made = Table(title=escape_cell(translate(title)), title_justify="left", title_style="bold")
+    made = Table(title=escape_cell(title), title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(
-            escape_cell(translate(column)), justify="right" if i >= numbers_from else "left", overflow="fold"
-        )
+        made.add_column(escape_cell(column), justify="right" if i >= numbers_from else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(escape_cell(translate(cell)) for cell in row))
+        made.add_row(*map(escape_cell, row))
     return made
 
 
 def escape_cell(text: str) -> str:
-    """Return *text* for rich: no control characters, and `pip install 'x[y]'` is not read as markup."""
+    """Return *text* for rich, in the language of the command line.
+
+    It has no control characters, and `pip install 'x[y]'` is not read as markup.
+    """
     from rich.markup import escape
 
-    return escape(escape_controls(text))
+    return escape(escape_controls(translate(text)))
 
 
 def format_milliseconds(seconds: float) -> str:
