@@ -129,6 +129,7 @@ def test_a_terminal_without_korean_characters_stays_english() -> None:
             "오류: demo: a:b에서 채점하지 못했습니다. z.jsonl: 행이 없습니다.",
         ),
         ("a sentence that no catalogue has", "a sentence that no catalogue has"),
+        ("a/b.jsonl: z.jsonl has no rows.", "a/b.jsonl: z.jsonl: 행이 없습니다."),
         ("−1.5 to +2.0", "−1.5 ~ +2.0"),
         ("from here to there", "from here to there"),
         ("no difference found: 2 · better: 1", f"{WORDS['verdict.undecided'].ko}: 2 · {WORDS['verdict.better'].ko}: 1"),
@@ -216,7 +217,7 @@ def test_the_command_line_speaks_korean() -> None:
     """Help, tables and errors, from outside."""
     shown, _ = run_in("ko", "backends")
     assert "백엔드" in shown
-    assert "backend " not in shown
+    assert "what it is" not in shown
     _, said = run_in("ko", "evaluate", "--suite", "nosuch")
     assert said.startswith("오류: 'nosuch' 과제 모음은 없습니다.")
     _, said = run_in("ko", "evaluat")
