@@ -88,7 +88,7 @@ def test_a_translation_keeps_options_commands_and_numbers() -> None:
 def test_a_translation_is_korean() -> None:
     """Every entry has a Korean syllable, but for those that only arrange values."""
     assert [one.ko for one in SENTENCES if not re.search("[가-힣]", one.ko) and re.search("[a-z]{3}", one.ko)] == [
-        *(one.ko for one in SENTENCES if FIELD.sub("", one.en).strip(" :·()—~to") == "")
+        *(one.ko for one in SENTENCES if FIELD.sub("", one.en).strip(" :·()—→~to") == "")
     ]
 
 
@@ -128,6 +128,11 @@ def test_a_terminal_without_korean_characters_stays_english() -> None:
             "Error: demo was not scored on a:b. z.jsonl has no rows.",
             "오류: demo: a:b에서 채점하지 못했습니다. z.jsonl: 행이 없습니다.",
         ),
+        (
+            "The backend `bitnetcpp` needs your own build of bitnet.cpp. Check the name.",
+            "백엔드 `bitnetcpp`에는 직접 빌드한 bitnet.cpp가 필요합니다. 이름을 확인하세요.",
+        ),
+        ("without heat\n→ Make room.", "heat 없음\n→ 공간을 확보하세요."),
         ("a sentence that no catalogue has", "a sentence that no catalogue has"),
         ("a/b.jsonl: z.jsonl has no rows.", "a/b.jsonl: z.jsonl: 행이 없습니다."),
         ("−1.5 to +2.0", "−1.5 ~ +2.0"),

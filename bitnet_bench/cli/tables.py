@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
-from bitnet_bench.wording.translation import translate
+from bitnet_bench.wording.translation import translate, translate_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -104,7 +104,7 @@ def escape_cell(text: str) -> str:
     """
     from rich.markup import escape
 
-    return escape(escape_controls(translate(text)))
+    return escape(escape_controls(translate_lines(text)))
 
 
 def format_milliseconds(seconds: float) -> str:

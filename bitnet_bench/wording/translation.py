@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,11 +55,14 @@ NUMBER_PATTERN, VALUE_PATTERN = r"[−+-]?\d[\d.,]*", "(?:(?!  ).)+?"
 """Two spaces stand between columns, and not in a value."""
 REPORT_SECTIONS = ("differs", "effect", "headline", "notice", "tasks", "test", "verdict")
 """Beginnings of the keys of `catalogue.yaml` whose texts `compare` and `report` also print."""
+SENTENCE_END = re.compile(r"[.?!] (?=[A-Z`-])")
 LEAST_OWN_CHARACTERS = 12
 """Of a report's sentence with values: `{run} has no {metric}` would be found in sentences of every kind."""
-MOST_CHARACTERS = 2000
+MOST_CHARACTERS = 1200
 """Length above which a line is none of ours."""
-MOST_NESTED_VALUES = 4
+MOST_FIRST_ENDS = 3
+"""Ends of sentences at which the first of several sentences may end."""
+MOST_NESTED_VALUES = 3
 """Levels of values within values that are translated, such as the reason in an error in a note."""
 
 
@@ -67,6 +71,8 @@ class Template(NamedTuple):
 
     pattern: re.Pattern[str]
     korean: str
+    words: tuple[str, ...]
+    """What stands between the values: a text without one of these is not tried, which could take long."""
 
 
 class Translations(NamedTuple):
@@ -115,14 +121,25 @@ def _translate_line(line: str) -> str:
 
 def translate_to_korean(text: str, depth: int = 0) -> str:
     """Return *text* in Korean, or as it is if the catalogue lacks it; sentences within it are translated, too."""
+    if len(text) > MOST_CHARACTERS or depth > MOST_NESTED_VALUES:
+        return text
+    if (korean := _look_up(text, depth)) is not None:
+        return korean
+    for found in islice(SENTENCE_END.finditer(text), MOST_FIRST_ENDS):
+        if (korean := _look_up(text[: found.end() - 1], depth)) is not None:
+            return f"{korean} {translate_to_korean(text[found.end() :], depth + 1)}"
+    return text
+
+
+def _look_up(text: str, depth: int) -> str | None:
+    """Return the Korean of a sentence as a whole, or None if the catalogue lacks it."""
     known = load_translations()
     if text in known.sentences:
         return known.sentences[text]
-    is_looked_up = depth < MOST_NESTED_VALUES and len(text) <= MOST_CHARACTERS
-    for template in known.templates if is_looked_up else ():
-        if found := template.pattern.fullmatch(text):
+    for template in known.templates:
+        if all(word in text for word in template.words) and (found := template.pattern.fullmatch(text)):
             return template.korean.format(**_translate_values(found.groupdict(), depth + 1))
-    return text
+    return None
 
 
 def _translate_values(values: Mapping[str, str], depth: int) -> dict[str, str]:
@@ -139,7 +156,7 @@ def load_translations() -> Translations:
     # frames such as "Error: {message}" first, which would else be taken for a name in another sentence; then the
     # sentence with most words of its own, which others may be the beginning of
     templates.sort(key=lambda english: (not FRAME.fullmatch(english), -len(FIELD.sub("", english))))
-    return Translations(plain, tuple(Template(compile_template(english), entries[english]) for english in templates))
+    return Translations(plain, tuple(make_template(english, entries[english]) for english in templates))
 
 
 def list_terminal_sentences() -> list[Text]:
@@ -165,6 +182,11 @@ def expand_plurals(english: str) -> list[str]:
     return [sentence for form in forms for sentence in expand_plurals(form)]
 
 
+def make_template(english: str, korean: str) -> Template:
+    """Return a sentence with values as what `_look_up` needs."""
+    return Template(compile_template(english), korean, tuple(FIELD.split(english)[::2]))
+
+
 def compile_template(english: str) -> re.Pattern[str]:
     """Return the pattern of a sentence with values in {braces}; a value that stands twice is the same both times."""
     parts: list[str] = []
@@ -176,4 +198,4 @@ def compile_template(english: str) -> re.Pattern[str]:
             value = NUMBER_PATTERN if part in NUMBERS else VALUE_PATTERN
             parts.append(f"(?P={part})" if part in named else f"(?P<{part}>{value})")
             named.add(part)
-    return re.compile("".join(parts), re.DOTALL)
+    return re.compile("".join(parts))
