@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,3 +98,16 @@ def test_words_of_the_korean_pages_are_those_of_the_field() -> None:
     files = [*KOREAN_PAGES, ROOT / "README.ko.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]
     found = {file.name: unused.findall(file.read_text(encoding="utf-8")) for file in files}
     assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_the_site_says_which_english_page_a_korean_one_follows() -> None:
+    """By a hook of MkDocs, which links it, and warns where it has changed."""
+    assert ".ci/korean_pages.py" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "styles.css" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = runpy.run_path(str(ROOT / ".ci" / "korean_pages.py"))
+    digest = pages["digest_page"](DOCS / "data.md")
+    for noted, said in ((digest, "옮긴 것입니다"), ("0" * len(digest), "바뀌었습니다")):
+        page = SimpleNamespace(meta={"follows": "data.md", "digest": noted})
+        shown = pages["on_page_markdown"]("# 데이터\n\n첫 문단", page, {"docs_dir": str(DOCS)}, None)
+        assert said in shown
+        assert "](../data.md)" in shown
