@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow mutants notebooks docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow mutants notebooks notebook-outputs docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -74,13 +74,18 @@ SEED ?= 1
 mutants: install
 	BITNET_BENCH_DATA=$(abspath $(DATA)) $(BIN)/python .ci/mutants.py $(PART) --sample $(SAMPLE) --seed $(SEED) --mypy
 
-# every cell of every notebook, on the embedded pair
+# every cell of every notebook, on the embedded pair, against the outputs that it keeps
 notebooks: install
 	$(BIN)/python -m pytest $(PARALLEL) tests/test_notebooks.py -m ''
 
-# the site in build/site; a warning is an error
+# runs every cell again and keeps what it prints in the notebook; a test says when that is due
+notebook-outputs: install
+	PYTHONPATH=tests $(BIN)/python -m notebook_outputs
+
+# the site in build/site; a warning is an error; then the Korean pages whose English page has changed
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@$(BIN)/python .ci/korean_pages.py
 
 .venv/docs: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
@@ -88,7 +93,7 @@ docs: .venv/docs
 
 # docs/cli.md from the command line itself; a test compares the two
 docs/cli.md: install
-	$(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
+	BITNET_BENCH_LANG=en $(BIN)/python -m typer bitnet_bench.cli utils docs --name bitnet-bench --output $@
 
 # the tests of what a wheel can lack (modules, tables, templates, weights, the kernel, recipes), outside the checkout,
 # against the wheel that check-install builds; what computes for minutes was computed by `make test`

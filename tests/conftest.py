@@ -27,6 +27,7 @@ from hypothesis import settings
 # a busy machine is no fault: how long an example takes is not what is tested
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+os.environ["BITNET_BENCH_LANG"] = "en"  # whatever the locale of whoever runs the tests
 RUN_FORKED = Path(__file__).parent / "run_forked.py"
 VOCABULARY = 300
 CORPUS = (

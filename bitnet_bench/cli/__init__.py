@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +27,7 @@ from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 from bitnet_bench.questions import ASK
+from bitnet_bench.wording.translation import use_language
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -93,7 +94,7 @@ def _run_app() -> None:
     logging.lastResort = WarningHandler(logging.WARNING)  # it writes warnings when logging is not set up
     try:
         _check_encoding(sys.argv[1:])
-        app()
+        _build_command()()
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             print_text("Stopped. What was finished is kept; the same command goes on from there.", sys.stderr)
@@ -107,6 +108,16 @@ def _run_app() -> None:
             _end_with(explained)
         traceback.print_exc()  # the interpreter would print it past `protect_streams`
         sys.exit(1)
+
+
+def _build_command() -> Any:
+    """Return the command line, with its help in Korean if that is asked for."""
+    command = typer.main.get_command(app)
+    if use_language(getattr(sys.stdout, "encoding", None)) == "ko":
+        from bitnet_bench.cli.translated_help import translate_help
+
+        translate_help(command)
+    return command
 
 
 def _end_with(error: BenchError) -> NoReturn:

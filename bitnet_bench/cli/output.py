@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
-from bitnet_bench.cli.terminal import escape_json_controls
+from bitnet_bench.cli.terminal import escape_json_controls, unprotect
 from bitnet_bench.wording.estimates import format_estimate
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def print_json(value: Any) -> None:
 
 def print_json_text(text: str) -> None:
     """Print a JSON document so that it is the same document whatever the terminal can show."""
-    print(escape_json_controls(text, getattr(sys.stdout, "encoding", None) or "utf-8"))
+    # past the filter, which translates sentences
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(escape_json_controls(text, encoding), file=unprotect(sys.stdout))
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:

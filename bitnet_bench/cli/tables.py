@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.sentences import find_width
 from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
+from bitnet_bench.wording.translation import translate, translate_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ class _LineProgress:
     """
 
     def __init__(self, title: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._title, self._clock = title, clock
+        self._title, self._clock = translate(title), clock
         self._last = self._began = clock()
         self._first: tuple[float, int] | None = None
         self._total: int | None = None
@@ -71,7 +72,8 @@ class _LineProgress:
         self._last = now
         since, before = self._first if self._first[1] < done else (self._began, 0)
         left = f", {format_duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
-        print(f"{self._title}: {done}/{total}{left} {note}".rstrip(), file=sys.stderr, flush=True)
+        said = f"{self._title}: {done}/{total}{translate(left)} {translate(note)}"
+        print(said.rstrip(), file=sys.stderr, flush=True)
 
 
 def format_duration(seconds: float) -> str:
@@ -124,10 +126,13 @@ def make_table(
 
 
 def escape_cell(text: str) -> str:
-    """Return *text* for rich: no control characters, and `pip install 'x[y]'` is not read as markup."""
+    """Return *text* for rich, in the language of the command line.
+
+    It has no control characters, and `pip install 'x[y]'` is not read as markup.
+    """
     from rich.markup import escape
 
-    return escape(escape_controls(text))
+    return escape(escape_controls(translate_lines(text)))
 
 
 def format_milliseconds(seconds: float) -> str:

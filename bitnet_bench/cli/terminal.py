@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+from bitnet_bench.wording.translation import translate_lines
+
 CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without newline and tab, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that reorder text
@@ -105,8 +107,8 @@ class SafeStream:
         self._line = line or CursorLine()
 
     def write(self, text: str) -> int:
-        """Write *text* without control characters."""
-        self.unprotected.write(self._line.escape(text))
+        """Write *text* without control characters, in the language of the command line."""
+        self.unprotected.write(self._line.escape(translate_lines(text)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
