@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from bitnet_bench.cli.sentences import measure_width, wrap_lines
+from bitnet_bench.wording.translation import translate, translate_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -73,9 +74,9 @@ class FittingTable(Table):
         if hidden:
             named = ", ".join(str(column.header) for column in hidden)
             note = f"Not shown at this width: {named}. A wider terminal or {self.elsewhere} shows all columns."
-            yield Text.from_markup(note, style="dim")
+            yield Text.from_markup(translate(note), style="dim")
         if self.caption:
-            yield Text.from_markup(str(self.caption), style="dim")
+            yield Text.from_markup(translate_lines(str(self.caption)), style="dim")
 
     def _render_part(
         self, part: Sequence[Column], width: int, console: Console, options: ConsoleOptions, is_first: bool

@@ -18,6 +18,7 @@ import typer
 
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.terminal import escape_controls, unprotect
+from bitnet_bench.wording.translation import translate_lines
 
 LEAST_WIDTH = 20
 """A narrower width than this is none that a person reads."""
@@ -50,7 +51,7 @@ def shows_colours(stream: TextIO) -> bool:
 def print_text(text: str, stream: TextIO | None = None) -> None:
     """Print sentences, on standard output without *stream*; lines of a terminal end between words."""
     stream = stream or sys.stdout
-    print(wrap_lines(text, find_width(stream)), file=stream)
+    print(wrap_lines(translate_lines(text), find_width(stream)), file=stream)
 
 
 def print_error(text: str) -> None:
@@ -65,7 +66,7 @@ def print_warning(text: str) -> None:
 
 def print_outcome(text: str, passed: bool) -> None:
     """Print a sentence that says whether a check passed, on standard error, in green or red."""
-    whole = wrap_lines(text, find_width(sys.stderr))
+    whole = wrap_lines(translate_lines(text), find_width(sys.stderr))
     print(paint(whole, "green" if passed else "red", sys.stderr), file=unprotect(sys.stderr), flush=True)
 
 
@@ -82,7 +83,8 @@ def print_open(page: Path) -> None:
 
 
 def _print_labelled(label: str, colour: str, text: str, is_command: bool = False) -> None:
-    whole = f"{label} {text}"
+    whole = translate_lines(f"{label} {text}")
+    label = whole.partition(" ")[0]
     width = find_width(sys.stderr)
     whole = wrap_command(whole, width) if is_command else wrap_lines(whole, width)
     rest = escape_controls(whole.removeprefix(label))

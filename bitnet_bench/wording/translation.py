@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_bench.wording import Language, Text, load_catalogue
+from bitnet_bench.wording import Language, Text, load_catalogue, read_wording
 
 LANGUAGE_VARIABLE = "BITNET_BENCH_LANG"
 """Environment variable with the language of the command line, ko or en."""
@@ -149,7 +148,7 @@ def _translate_values(values: Mapping[str, str], depth: int) -> dict[str, str]:
 @cache
 def load_translations() -> Translations:
     """Return the sentences of `terminal.yaml`, and those of reports that the terminal shows as well."""
-    given = (*_list_report_sentences(), *list_terminal_sentences())
+    given = (*_list_recorded_sentences(), *_list_report_sentences(), *list_terminal_sentences())
     entries = {english: entry.ko for entry in given for english in expand_plurals(entry.en)}
     plain = {english: korean for english, korean in entries.items() if not FIELD.search(english)}
     templates = [english for english in entries if english not in plain]
@@ -161,9 +160,12 @@ def load_translations() -> Translations:
 
 def list_terminal_sentences() -> list[Text]:
     """Return the entries of `terminal.yaml`."""
-    from bitnet_bench.yaml_files import read_yaml
+    return [Text(**entry) for entry in read_wording("terminal.yaml")]
 
-    return [Text(**entry) for entry in read_yaml(Path(__file__).parent / "terminal.yaml").value]
+
+def _list_recorded_sentences() -> list[Text]:
+    """Return the sentences of records, such as reasons, which reports show in Korean as well."""
+    return [Text(**entry) for entry in read_wording("sentences.yaml")]
 
 
 def _list_report_sentences() -> Iterable[Text]:
