@@ -19,7 +19,7 @@ from bitnet_bench.data.shapes import is_learned, recognise
 from bitnet_bench.data.turns import Role as Role
 from bitnet_bench.data.turns import Turn as Turn
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_lines_whole
+from bitnet_bench.files import is_file, write_lines_whole
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def iterate_rows(path: Path, limit: int | None = None, encoding: str | None = No
 
 def check_rows_file(path: Path) -> None:
     """Raise BenchError if there is no file *path*."""
-    if not path.is_file():
+    if not is_file(path):
         raise BenchError(
             f"There is no file {path}.",
             "`data` takes a JSONL file, or SUITE:TASK such as klue:ynat (`bitnet-bench suites` lists them).",

@@ -10,6 +10,7 @@ from typing import Any
 from bitnet_bench.data.jsonl import BadRowError, parse_nfc_json, read_numbered_lines
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.row_fields import check_types
+from bitnet_bench.files import is_file
 
 
 def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
@@ -17,7 +18,7 @@ def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]],
 
     A `.json` file is in SQuAD's layout, and all its rows have line 1. *missing_hint* is the hint for a missing file.
     """
-    if not file.is_file():
+    if not is_file(file):
         raise BenchError(f"There is no {file}.", missing_hint)
     if file.suffix == ".json":
         rows = _read_squad(file)

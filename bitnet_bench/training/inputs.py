@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.files import is_file
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def list_training_suites(data: Sequence[str]) -> list[str]:
     """Return the names or folders of the suites of those sources of *data* that are tasks (SUITE:TASK)."""
-    return [source.partition(":")[0] for source in data if ":" in source and not Path(source).is_file()]
+    return [source.partition(":")[0] for source in data if ":" in source and not is_file(Path(source))]
 
 
 def read_training_rows(
@@ -40,7 +41,7 @@ def read_training_rows(
     left_out = 0
     for source in job.data:
         suite, _, task = source.partition(":")
-        if Path(source).is_file() or not task:
+        if is_file(Path(source)) or not task:
             rows.append(_read_file(source, job.limit, steps))
             continue
         directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
