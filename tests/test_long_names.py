@@ -18,7 +18,10 @@ from bitnet_bench.data.templates import check_template
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.suites import read_suite
 from bitnet_bench.evaluation.tasks import TaskSettings, has_local_rows
+from bitnet_bench.rating.collect import save_judgement
+from bitnet_bench.rating.ratings import RatedRun, SheetKey
 from bitnet_bench.runs.reading import read_run
+from bitnet_bench.runs.records import HumanJudgement
 from bitnet_bench.runs.twins import is_run
 from bitnet_bench.training.inputs import list_training_suites
 
@@ -65,3 +68,10 @@ def test_what_is_needed_is_refused_by_a_sentence(read: Callable[[], object]) -> 
     """Rows and a template that are named so, in a recipe or on the command line."""
     with pytest.raises(BenchError):
         read()
+
+
+def test_a_rating_of_runs_of_such_names_is_kept_in_none() -> None:
+    """The runs are gone, as far as the key says."""
+    gone = RatedRun.model_construct(folder=LONG, checkpoint_sha256="")
+    key = SheetKey.model_construct(a=gone, b=gone)
+    assert save_judgement(key, HumanJudgement.model_construct(sheet="")) == []
