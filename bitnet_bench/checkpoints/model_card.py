@@ -11,6 +11,7 @@ from bitnet_bench import __version__
 from bitnet_bench.checkpoints.locate import parse_hub_id
 from bitnet_bench.errors import BenchError
 from bitnet_bench.escaping import escape_markdown, make_code_span
+from bitnet_bench.files import exists
 from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.shared_paths import shorten_paths
@@ -118,7 +119,7 @@ def _name_only(value: str | None) -> str | None:
     """Return the last part of a path that exists, or that is not a hub id; other text as it is."""
     if value is None or not ("/" in value or "\\" in value):
         return value
-    is_local = value.count("/") != 1 or value.startswith((".", "~")) or "\\" in value or Path(value).exists()
+    is_local = value.count("/") != 1 or value.startswith((".", "~")) or "\\" in value or exists(Path(value))
     return _last_part(value) if is_local else value
 
 

@@ -25,6 +25,7 @@ from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoin
 from bitnet_bench.checkpoints.shape import ModelShape, compute_shape
 from bitnet_bench.checkpoints.streaming import GIGABYTE, SHARD_BYTES, SHARD_GIGABYTES
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
+from bitnet_bench.files import exists
 from bitnet_bench.protocols import Progress, ProgressDisplay, no_display
 from bitnet_bench.runs.choices import Format
 from bitnet_bench.runs.records import Checkpoint
@@ -144,7 +145,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def find_shape(model: str) -> ModelShape:
     """Return the shape of *model* without downloading it; raise BenchError if it is not known."""
     try:
-        if Path(model).exists() or model in EMBEDDED_CHECKPOINTS:
+        if exists(Path(model)) or model in EMBEDDED_CHECKPOINTS:
             return compute_shape(read_config(Path(open_checkpoint(model).path)))
         for name, source in list_presets().items():
             if model == source or model.startswith(f"{source}-"):  # a sister repository: -bf16, -gguf

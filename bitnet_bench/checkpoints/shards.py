@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_bench.checkpoints.former_names import translate_name
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import is_file
 from bitnet_bench.json_files import read_json_object
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     files = _read_index(folder, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
     try:
-        missing = [f.name for f in files if not f.is_file()]
+        missing = [f.name for f in files if not is_file(f)]
     except OSError as error:  # a name that is too long, or a folder that may not be read
         raise BenchError(f"{folder} cannot be read: {error.strerror}.", GET_AGAIN_HINT) from error
     if missing:

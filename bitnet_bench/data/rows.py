@@ -20,7 +20,7 @@ from bitnet_bench.data.shapes import UnknownShapeError, is_learned, recognise
 from bitnet_bench.data.turns import Role as Role
 from bitnet_bench.data.turns import Turn as Turn
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_lines_whole
+from bitnet_bench.files import is_file, write_lines_whole
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _rename_fields(value: Any, renames: Mapping[str, str], left: set[str]) -> An
 
 def check_rows_file(path: Path) -> None:
     """Raise BenchError if there is no file *path*."""
-    if not path.is_file():
+    if not is_file(path):
         raise BenchError(
             f"There is no file {path}.",
             "`data` takes a file of rows, hub:ORG/NAME[:SPLIT], or SUITE:TASK such as klue:ynat "

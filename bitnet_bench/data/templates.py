@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from bitnet_bench.data.bounds import bounded
 from bitnet_bench.data.rows import Row, Turn
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.files import read_text
+from bitnet_bench.files import is_file, read_text
 
 
 class _TemplateMarks(NamedTuple):
@@ -50,7 +50,7 @@ TEMPLATE_NAMES = ("auto", *_TEMPLATE_MARKS, "chat")
 
 def check_template(template: str) -> None:
     """Raise BenchError unless *template* is one of `TEMPLATE_NAMES` or a file."""
-    if template not in TEMPLATE_NAMES and not Path(template).is_file():
+    if template not in TEMPLATE_NAMES and not is_file(Path(template)):
         raise UsageError(
             f"There is no template {template!r}.",
             f"Choose {', '.join(TEMPLATE_NAMES)}, or name a file that holds a Jinja chat template.",

@@ -10,6 +10,7 @@ from typing import Any
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.harness_tasks import find_harness_folder
+from bitnet_bench.files import is_file
 from bitnet_bench.yaml_files import read_yaml
 
 INCLUDE = "include"
@@ -40,7 +41,7 @@ class Definition:
     def list_modules(self) -> set[Path]:
         """Return the Python files that lm-eval would load for the functions."""
         named = {find_module(file, name) for file, names in self.functions.items() for name in names}
-        return {module for module in named if module.is_file()}
+        return {module for module in named if is_file(module)}
 
 
 def read_definition(file: Path) -> dict[Path, dict[str, Any]]:

@@ -22,7 +22,7 @@ from bitnet_bench.evaluation.finished import (
     digest_task,
 )
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import is_file, write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
@@ -217,7 +217,7 @@ def _open_run(out: Path, record: RunRecord, workers: Workers) -> Iterator[RunWri
 
 def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     """Return the record in *out* if it is of this run, with its scores; refuse a folder that holds another run."""
-    if not (out / RECORD_FILE).is_file():
+    if not is_file(out / RECORD_FILE):
         return record
     there = load_record_to_extend(out)
     same = ("precision", "backend", "suites")

@@ -11,6 +11,7 @@ from typing import Any
 from bitnet_bench.data.jsonl import DELIMITERS, BadRowError, parse_nfc_json, read_numbered_lines
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.row_fields import check_types
+from bitnet_bench.files import is_file
 
 SAMPLED_BYTES = 4096
 """Bytes at the beginning of a file that show whether it is a list."""
@@ -24,7 +25,7 @@ def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]],
     A `.json` file is a list of rows, or in SQuAD's layout, where all rows have line 1. *missing_hint* is the hint for a
     missing file.
     """
-    if not file.is_file():
+    if not is_file(file):
         raise BenchError(f"There is no {file}.", missing_hint)
     if _is_squad(file):
         rows = _read_squad(file)

@@ -52,7 +52,7 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
     for suite in load_suites().values():
         for task in suite.tasks:
             file = suite.find_rows_file(task, "test", directory)
-            local = file is not None and file.is_file()
+            local = file is not None and is_file(file)
             below = f"{task.local}/{task.files.get('test')}"
             listed.append(
                 {

@@ -105,7 +105,7 @@ def normalise_text(text: str) -> str:
 def load_module(file: Path) -> Any:
     """Load the Python file next to a task's YAML by path, as lm-eval's `!function` does, and return it."""
     spec = importlib.util.spec_from_file_location(f"bitnet_bench_task_{file.parent.name}_{file.stem}", file)
-    if spec is None or spec.loader is None or not file.is_file():
+    if spec is None or spec.loader is None or not is_file(file):
         raise BenchError(f"There is no {file}.", "Correct `module` in suite.yaml.")
     module = importlib.util.module_from_spec(spec)
     with leave_no_bytecode():
@@ -276,7 +276,7 @@ def list_needed_fields(suite: Suite, task: Task) -> list[str]:
 def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
     """Return whether the test rows of a task are in a local file that exists."""
     file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
-    return file is not None and file.is_file()
+    return file is not None and is_file(file)
 
 
 def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, Path]:

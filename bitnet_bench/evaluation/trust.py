@@ -23,7 +23,7 @@ from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.definitions import FUNCTION_TAG, Definition, examine_definition
 from bitnet_bench.evaluation.harness_tasks import find_harness_folder
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import exists, is_file, write_whole
 from bitnet_bench.questions import ASK
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _list_files(suite: Suite, definitions: Sequence[Definition] | None = None) -
     for definition in _examine_definitions(suite)[0] if definitions is None else definitions:
         found |= definition.parts.keys()
         modules |= definition.list_modules()
-    outside = {module for module in modules if module.is_file() and not module.is_relative_to(folder)}
+    outside = {module for module in modules if is_file(module) and not module.is_relative_to(folder)}
     found |= outside
     for place in {module.parent for module in outside if not is_installed(module)}:
         with os.scandir(place) as entries:
@@ -208,7 +208,7 @@ def _examine_definitions(suite: Suite) -> tuple[list[Definition], list[Path]]:
     sizes: dict[Path, int] = {}
     for task in suite.tasks:
         file = suite.folder.resolve() / f"{task.name}.yaml"
-        if not file.exists():
+        if not exists(file):
             continue
         try:
             found = examine_definition(file)
@@ -239,7 +239,7 @@ def _list_settings(config: Mapping[str, Any]) -> list[str]:
     if arguments and (not isinstance(arguments, dict) or not arguments.keys() <= set(DATASET_SETTINGS)):
         found.append("`dataset_kwargs`")
     path = config.get("dataset_path")
-    is_hub_id = isinstance(path, str) and HUB_ID.fullmatch(path) and not Path(path).exists()
+    is_hub_id = isinstance(path, str) and HUB_ID.fullmatch(path) and not exists(Path(path))
     if path is not None and path not in DATASET_FORMATS and not is_hub_id:
         found.append("`dataset_path`")
     return found

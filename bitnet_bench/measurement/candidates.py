@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS, open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import exists, is_file
 from bitnet_bench.machine.runtime_choice import AUTO, find_own_precision
 from bitnet_bench.runs.choices import Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
@@ -55,7 +56,7 @@ def find_cost_target(name: str) -> CostTarget:
     checkpoint = load_record(Path(name)).checkpoint
     if checkpoint.is_gguf:  # its folder in the cache may be there without the file
         return CostTarget(checkpoint.source, Path(name), checkpoint.read_as)
-    here = checkpoint.source not in EMBEDDED_CHECKPOINTS and Path(checkpoint.path).exists()
+    here = checkpoint.source not in EMBEDDED_CHECKPOINTS and exists(Path(checkpoint.path))
     if not here and checkpoint.source not in EMBEDDED_CHECKPOINTS and checkpoint.revision is None:
         raise BenchError(
             f"The checkpoint of the run {name} is gone: {checkpoint.path}.",
@@ -118,7 +119,7 @@ def make_candidates(
     for precision in [p for p in FLOAT_PRECISIONS if against_floats and p not in here]:
         first = places[0]
         twin = f"{first.model}{TWIN_SUFFIX}"
-        float_twin = twin if twin in EMBEDDED_CHECKPOINTS or (Path(twin) / "config.json").is_file() else None
+        float_twin = twin if twin in EMBEDDED_CHECKPOINTS or is_file(Path(twin) / "config.json") else None
         dense = Candidate(first.model, precision, out or first.out, "hf-dense")
         paired.append(Candidate(float_twin, precision, None, "hf") if float_twin else dense)
     return [one._replace(opened=opened.get(one.model)) for one in paired]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.files import is_file
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
@@ -141,7 +142,7 @@ def _record_outcomes(
 
 def _keep_earlier_costs(record: RunRecord, place: CostTarget) -> RunRecord:
     """Return *record* with the costs that its folder already holds, if nothing was measured this time."""
-    if record.costs or place.out is None or not (place.out / RECORD_FILE).is_file():
+    if record.costs or place.out is None or not is_file(place.out / RECORD_FILE):
         return record
     return record.model_copy(update={"costs": load_record(place.out).costs})
 
@@ -162,7 +163,7 @@ def _check_context_length(contestants: Sequence[PreparedCandidate], scenario: Sc
 
 def _prepare_record(out: Path | None, contestant: PreparedCandidate) -> RunRecord:
     checkpoint = contestant.checkpoint
-    if out is not None and (out / RECORD_FILE).is_file():
+    if out is not None and is_file(out / RECORD_FILE):
         record = load_record_to_extend(out)
         if record.checkpoint.weights_id != checkpoint.weights_id:
             raise BenchError(f"{out} holds a run of another checkpoint.", "Give another `out`, or delete the folder.")

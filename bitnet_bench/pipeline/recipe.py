@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS
 from bitnet_bench.errors import BenchError, did_you_mean, explain_fault
 from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
-from bitnet_bench.files import exists, write_whole
+from bitnet_bench.files import exists, is_file, write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
 from bitnet_bench.runs.choices import AUTO, Precision, ReadAs
@@ -128,7 +128,7 @@ def read_recipe(file: Path) -> Recipe:
 
 def find_recipe(file: Path) -> Path:
     """Return *file*, or the shipped recipe of that name; raise BenchError, which lists the names, if there is none."""
-    if file.is_file():
+    if is_file(file):
         return file
     shipped = RECIPES_FOLDER / f"{file}.yaml"
     if len(file.parts) == 1 and shipped.is_file():

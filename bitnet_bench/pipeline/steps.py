@@ -13,6 +13,7 @@ from bitnet_bench import plugins
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import choose_suites, find_data_directory, select_tasks
 from bitnet_bench.evaluation.trust import require_trust
+from bitnet_bench.files import is_file
 from bitnet_bench.machine.runtime_choice import AUTO
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.candidates import Candidate
@@ -60,7 +61,7 @@ class FinetuneStep:
     @property
     def is_done(self) -> bool:
         """True if the record exists; `run` then only raises BenchError if it is of another job, base or data."""
-        return (Path(self.job.out) / TRAINING_FILE).is_file()
+        return is_file(Path(self.job.out) / TRAINING_FILE)
 
     def run(self, steps: ProgressDisplay) -> None:
         """Train or resume; log a warning if the model did not learn anything."""
@@ -86,7 +87,7 @@ class EvaluateStep:
     @property
     def is_done(self) -> bool:
         """True if every task has a score; `run` then only raises BenchError if they are of other rows or prompts."""
-        if not (self.out / RECORD_FILE).is_file():
+        if not is_file(self.out / RECORD_FILE):
             return False
         scored = {score.task for score in load_record(self.out).scores}
         return all(f"{suite.name}:{task.name}" in scored for suite, task in self.tasks)
@@ -122,7 +123,7 @@ class MeasureStep:
 
 
 def _is_measured(folder: Path) -> bool:
-    if not (folder / RECORD_FILE).is_file():
+    if not is_file(folder / RECORD_FILE):
         return False
     record = load_record(folder)
     return bool(record.costs or record.cost_left_out)
@@ -141,7 +142,7 @@ class ReportStep:
     def is_done(self) -> bool:
         """True if the report is newer than every record."""
         records = [folder / RECORD_FILE for folder in self.folders]
-        if not self.out.is_file() or not all(record.is_file() for record in records):
+        if not is_file(self.out) or not all(map(is_file, records)):
             return False
         return all(record.stat().st_mtime_ns <= self.out.stat().st_mtime_ns for record in records)
 

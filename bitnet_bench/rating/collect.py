@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error
+from bitnet_bench.files import is_file
 from bitnet_bench.json_files import read_json
 from bitnet_bench.rating.ratings import (
     KEY_KIND,
@@ -51,7 +52,7 @@ def collect_ratings(files: Sequence[Path]) -> tuple[SheetKey, HumanJudgement]:
 
 
 def _read_rating_file(file: Path) -> SheetKey | Rating:
-    if not file.is_file():
+    if not is_file(file):
         raise BenchError(f"There is no file {file}.", "Name a key, and the files that raters saved.")
     fields = read_json(file, SAVED_AGAIN_HINT)
     kind = fields.get("kind") if isinstance(fields, dict) else None
@@ -174,7 +175,7 @@ def save_judgement(key: SheetKey, judgement: HumanJudgement) -> list[Path]:
         records = {}
         for run in (key.a, key.b):
             folder = Path(run.folder)
-            if not (folder / RECORD_FILE).is_file():
+            if not is_file(folder / RECORD_FILE):
                 continue
             if folder not in records:
                 held.enter_context(lock_folder(folder))

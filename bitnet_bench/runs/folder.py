@@ -106,7 +106,7 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
     BenchError says what is wrong with it.
     """
     file = folder / TRAINING_FILE
-    if not file.is_file():
+    if not is_file(file):
         return None
     try:
         return FinetuneRecord.model_validate_json(read_text(file, TRAIN_AGAIN_HINT))
@@ -117,7 +117,7 @@ def load_training_record(folder: Path) -> FinetuneRecord | None:
 def load_record_fields(folder: Path) -> dict[str, Any]:
     """Return the fields of a record.json; BenchError if it is missing, invalid, or of another schema version."""
     file = folder / RECORD_FILE
-    if not file.is_file():
+    if not is_file(file):
         raise BenchError(
             f"{folder} is not a run: it has no {RECORD_FILE}.",
             "`bitnet-bench evaluate --out DIR` and `bitnet-bench measure --out DIR` write one.",

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bitnet_bench.errors import BenchError, format_validation_error, shorten_text
+from bitnet_bench.files import is_file
 from bitnet_bench.json_files import read_json
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
@@ -196,7 +197,7 @@ def _explain(error: BenchError | ValidationError) -> str:
 
 def _read_training(folder: Path, notices: list[Notice]) -> FinetuneRecord | None:
     file = folder / TRAINING_FILE
-    if not file.is_file():
+    if not is_file(file):
         return None
     try:
         return FinetuneRecord.model_validate(read_json(file, ""))

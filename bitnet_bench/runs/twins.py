@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import is_file
 from bitnet_bench.runs.folder import RECORD_FILE, load_record
 from bitnet_bench.runs.records import RunRecord
 
@@ -17,7 +18,7 @@ RUN_PREFIXES = ("ternary", "fp16")
 
 def is_run(name: str | Path) -> bool:
     """Return whether *name* is a run folder."""
-    return (Path(name) / RECORD_FILE).is_file()
+    return is_file(Path(name) / RECORD_FILE)
 
 
 def find_twin(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 PANEL_ROWS = 16
 STEP_COLUMNS = 16
 STEP_BYTES = PANEL_ROWS * STEP_COLUMNS // 4
+CODES_AT_ONCE = 1 << 20
 
 
 def panel_shape(rows: int, columns: int) -> tuple[int, int, int]:
@@ -23,7 +24,19 @@ def panel_shape(rows: int, columns: int) -> tuple[int, int, int]:
 
 
 def to_panels(codes: Tensor) -> Tensor:
-    """Return uint8 [panels, steps, 64] for int8 codes [N, K] in {-1, 0, +1}; raise ValueError for any other value."""
+    """Return uint8 [panels, steps, 64] for int8 codes [N, K] in {-1, 0, +1}; raise ValueError for any other value.
+
+    Few panels are packed at once: what is left between the layers of a model after larger steps is never given back.
+    """
+    panels, steps, _ = panel_shape(*codes.shape)
+    packed = torch.empty(panels, steps, STEP_BYTES, dtype=torch.uint8, device=codes.device)
+    at_once = max(1, CODES_AT_ONCE // (PANEL_ROWS * STEP_COLUMNS * max(1, steps)))
+    for begin in range(0, panels, at_once):
+        packed[begin : begin + at_once] = _pack_panels(codes[begin * PANEL_ROWS : (begin + at_once) * PANEL_ROWS])
+    return packed
+
+
+def _pack_panels(codes: Tensor) -> Tensor:
     if ((codes < -1) | (codes > 1)).any():
         raise ValueError("codes must be -1, 0 or +1")
     panels, steps, _ = panel_shape(*codes.shape)

@@ -12,6 +12,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.hub_rows import is_on_hub
 from bitnet_bench.data.stored_rows import StoredRows, store_rows
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import exists, is_file
 from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -83,14 +84,14 @@ def _find_inputs(job: FinetuneJob) -> tuple[dict[str, str], TrainingInputs | Non
 
 def _open(model: str, tokenizer: str | None = None, read_as: ReadAs | None = None) -> Checkpoint | None:
     """Return the checkpoint *model*, or None if it no longer exists; a broken one is an error."""
-    return _unless_gone(lambda: open_checkpoint(model, tokenizer, read_as), there=Path(model).exists())
+    return _unless_gone(lambda: open_checkpoint(model, tokenizer, read_as), there=exists(Path(model)))
 
 
 def _read_rows(job: FinetuneJob) -> tuple[StoredRows, StoredRows] | None:
     """Return training and validation rows, or None if one of their files no longer exists."""
     sources = [*job.data, *job.validation]
     files = [Path(source) for source in sources if not (is_on_hub(source) or is_task(source))]
-    if not all(file.is_file() for file in files):
+    if not all(map(is_file, files)):
         return None
     return _unless_gone(
         lambda: split_validation_rows(read_training_rows(job)[0], job), there=len(files) == len(sources)

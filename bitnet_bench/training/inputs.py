@@ -11,6 +11,7 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.data.hub_rows import is_on_hub, open_source
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
+from bitnet_bench.files import is_file
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 
@@ -27,7 +28,7 @@ def list_training_suites(data: Sequence[str]) -> list[str]:
 
 def is_task(source: str) -> bool:
     """Return whether *source* is a task (SUITE:TASK), and neither a file nor rows of the hub."""
-    return ":" in source and not is_on_hub(source) and not Path(source).is_file()
+    return ":" in source and not is_on_hub(source) and not is_file(Path(source))
 
 
 def read_training_rows(

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.files import write_whole
+from bitnet_bench.files import is_file, write_whole
 from bitnet_bench.json_files import read_json_object
 
 STATE_FOLDER = ".trainer"
@@ -78,7 +78,7 @@ def _find_changed_file(folder: Path, digests: dict[str, dict[str, object]]) -> s
         return f"{COMPLETE_FILE} does not list {TRAINER_STATE_FILE}"
     for name, noted in digests.items():
         file = folder / name
-        if not file.is_file():
+        if not is_file(file):
             return f"{name} is gone"
         size = file.stat().st_size
         if not isinstance(noted, dict) or size != noted.get("bytes"):

@@ -32,7 +32,7 @@ from bitnet_bench.checkpoints.gguf.model_config import make_config, make_generat
 from bitnet_bench.checkpoints.gguf.naming import QUANTIZES_KEY
 from bitnet_bench.checkpoints.gguf.order import find_i2s_order
 from bitnet_bench.checkpoints.gguf.parts import list_part_names, list_tensors, open_parts
-from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
+from bitnet_bench.checkpoints.gguf.tokenizer import save_tokenizer
 from bitnet_bench.checkpoints.identity import TOKENIZER_PATTERNS, copy_files, digest_files
 from bitnet_bench.checkpoints.inspect import MIN_UNCHANGED_NS, inspect_folder
 from bitnet_bench.checkpoints.layouts import make_group_config
@@ -97,7 +97,7 @@ def _make_view(folder: Path, files: list[GgufFile], digest: str, tokenizer: Path
             copy_files(tokenizer, partial, TOKENIZER_PATTERNS)
         else:
             try:
-                build_tokenizer(files[0].path, files[0].fields).save_pretrained(partial)
+                save_tokenizer(files[0].path, files[0].fields, partial)
             except BenchError as error:
                 problem = error.problem, error.hint
         _write_json(partial / "config.json", config | _mark_format(config, files, tensors))

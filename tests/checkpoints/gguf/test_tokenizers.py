@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bitnet_bench.checkpoints.gguf.tokenizer import build_tokenizer
+from bitnet_bench.checkpoints.gguf.tokenizer import _derive_merges, save_tokenizer
 from bitnet_bench.checkpoints.gguf.vocabulary import WHOLE_TOKENIZER_KEY
 from bitnet_bench.checkpoints.gguf.writing import write_gguf
 from bitnet_bench.checkpoints.layers import inspect_checkpoint
@@ -22,8 +23,24 @@ from .gguf_writer import read_whole, write_whole
 TEXTS = ("안녕하세요, 오늘 날씨는 어때요?", "Hello, world! 12345", "👩‍👩‍👧 🇰🇷", "<s>안녕 </s> 네", "  두  칸\n\n\t끝")
 
 
+Build = Callable[[Path, dict[str, Any]], Any]
+
+
 def quiet(done: int, total: int, note: str = "") -> None:
     """Tell nobody."""
+
+
+@pytest.fixture
+def build_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Give what saves the tokenizer of a GGUF file with some metadata, and returns it as transformers loads it."""
+    from transformers import PreTrainedTokenizerFast
+
+    def build(path: Path, fields: dict[str, Any]) -> Any:
+        folder = tmp_path_factory.mktemp("tokenizer")
+        save_tokenizer(path, fields, folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+
+    return build
 
 
 @pytest.fixture
@@ -35,7 +52,7 @@ def demo_fields(tmp_path: Path) -> dict[str, Any]:
     return fields
 
 
-def test_tokens_and_merges_give_the_folders_ids(demo_fields: dict[str, Any]) -> None:
+def test_tokens_and_merges_give_the_folders_ids(demo_fields: dict[str, Any], build_tokenizer: Build) -> None:
     """Korean, English, emoji, special tokens and spaces, with BOS where the folder adds it, and back to the text."""
     ours, theirs = build_tokenizer(Path("model.gguf"), demo_fields), load_tokenizer(open_checkpoint("demo"))
     for text in TEXTS:
@@ -45,7 +62,7 @@ def test_tokens_and_merges_give_the_folders_ids(demo_fields: dict[str, Any]) -> 
     assert [getattr(ours, name) for name in named] == [getattr(theirs, name) for name in named]
 
 
-def test_digits_are_split_as_the_name_says(demo_fields: dict[str, Any]) -> None:
+def test_digits_are_split_as_the_name_says(demo_fields: dict[str, Any], build_tokenizer: Build) -> None:
     """SmolLM's name splits every digit; GPT-2's does not."""
     demo_fields["tokenizer.ggml.merges"] = ["1 2", *demo_fields["tokenizer.ggml.merges"]]
     tokens = demo_fields["tokenizer.ggml.tokens"]
@@ -57,7 +74,7 @@ def test_digits_are_split_as_the_name_says(demo_fields: dict[str, Any]) -> None:
     assert split.tokenize("12") == ["1", "2"]
 
 
-def test_pieces_are_merged_by_their_scores() -> None:
+def test_pieces_are_merged_by_their_scores(build_tokenizer: Build) -> None:
     """Llama 2's kind: a space before text unless the file says no, bytes for what is no piece, and BOS by default."""
     byte = [f"<0x{value:02X}>" for value in range(256)]
     tokens = ["<unk>", "<s>", "</s>", *byte, "▁", "a", "b", "ab", "▁ab", "안", "녕", "안녕"]
@@ -79,7 +96,7 @@ def test_pieces_are_merged_by_their_scores() -> None:
 
 
 def test_a_file_of_bitnet_cpp_that_names_no_split_is_read_as_llama_3(
-    demo_fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+    demo_fields: dict[str, Any], build_tokenizer: Build, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its own file of BitNet 2B-4T names none; Llama 3's first special token shows which it is."""
     del demo_fields["tokenizer.ggml.pre"]
@@ -130,3 +147,18 @@ def test_a_folder_keeps_its_own_tokenizer(
     write_gguf(open_checkpoint("demo"), "tq2_0", tmp_path / "model.gguf", quiet)
     with pytest.raises(BenchError, match=r"has no tokenizer\.json"):
         open_checkpoint(str(tmp_path / "model.gguf"), str(tmp_path))
+
+
+def test_merges_are_those_of_the_scores_and_take_little_memory(tmp_path: Path) -> None:
+    """Every pair that makes a token, by score, then the longer left piece, then the earlier one; in columns."""
+    tokens = ["a", "b", "c", "ab", "bc", "abc", "ca"]
+    pairs = [("ab", "c"), ("a", "bc"), ("c", "a"), ("a", "b"), ("b", "c")]
+    assert _derive_merges(tokens, [0, 0, 0, -2.0, -3.0, 5.0, -1.0]) == pairs
+    syllables = [chr(0xAC00 + index) for index in range(150)]
+    tokens = [*syllables, *(first + second for first in syllables for second in syllables)]
+    tracemalloc.start()
+    found = _derive_merges(tokens, range(0, -len(tokens), -1))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [(token[0], token[1]) for token in tokens if len(token) == 2]
+    assert peak_bytes / len(found) < 250  # 400 as tuples with their keys
