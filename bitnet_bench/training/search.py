@@ -29,7 +29,7 @@ from bitnet_bench.training.ladder import (
     warn_end_of_ladder,
     warn_falling_rate,
 )
-from bitnet_bench.training.resume import STATE_FOLDER
+from bitnet_bench.training.saved_steps import STATE_FOLDER
 
 SEARCH_RECORD_FILE = "search.json"
 FEW_STEPS = 20
