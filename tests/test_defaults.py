@@ -20,8 +20,9 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.measurement.budget import parse_budget
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import SCENARIO_PRESETS, Scenario, Workload
+from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.pipeline.recipe import EvaluateSettings, FinetuneSettings, MeasureSettings, read_recipe
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, plan_steps
+from bitnet_bench.pipeline.steps import EvaluateStep, plan_steps
 from bitnet_bench.pipeline.steps import MeasureStep as MeasuringStep
 from bitnet_bench.runs.choices import GgufType, ScenarioName, TernaryFormat
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob

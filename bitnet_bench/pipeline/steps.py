@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,55 +18,21 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.pipeline.recipe import FinetuneSettings, Recipe, claim_recipe_folder
-from bitnet_bench.pipeline.search_step import SearchStep as SearchStep  # for those who ask what a step is
-from bitnet_bench.pipeline.search_step import make_search_step
+from bitnet_bench.pipeline.finetune_step import FinetuneStep, begins_between, make_finetune_steps
+from bitnet_bench.pipeline.recipe import Recipe, claim_recipe_folder
+from bitnet_bench.pipeline.search_step import SearchStep
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.folder import RECORD_FILE, load_record
+from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import RunRecord
-from bitnet_bench.training.ending import warn_failed_run
-from bitnet_bench.training.finetune import finetune, make_twin_job
 from bitnet_bench.training.inputs import list_training_suites
-from bitnet_bench.training.stages import plan_stages
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
 
 REPORT_FILE = "report.html"
-MODELS_FOLDER = "models"
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FinetuneStep:
-    """Step that trains one arm and seed of a fine-tuning."""
-
-    job: FinetuneJob
-    backend: str
-    name: str
-    search: SearchStep | None = None
-    """Step that chooses settings of the job before it is run."""
-    is_between: bool = False
-    """True for a stage whose model the next one starts from, and which is not scored."""
-
-    @property
-    def title(self) -> str:
-        """Name of the step for displays."""
-        return f"fine-tune {self.name}"
-
-    @property
-    def is_done(self) -> bool:
-        """True if the record exists; `run` then only raises BenchError if it is of another job, base or data."""
-        return is_file(Path(self.job.out) / TRAINING_FILE)
-
-    def run(self, steps: ProgressDisplay) -> None:
-        """Train or resume; log a warning if the model did not learn anything."""
-        job = self.search.apply_choice(self.job) if self.search else self.job
-        for warning in warn_failed_run(finetune(job, self.backend, steps)):
-            _log.warning("%s: %s", self.title, warning)
 
 
 @dataclass(frozen=True)
@@ -162,9 +127,9 @@ def plan_steps(recipe: Recipe, out: Path, data_dir: Path | None = None) -> list[
         if section and section.backend != AUTO:
             plugins.load_plugin("backends", section.backend)  # an unknown name is an error before anything is run
     tasks = select_tasks(scoring.suites, scoring.tasks, data_dir)
-    trained = _make_finetune_steps(recipe.finetune, out, data_dir) if recipe.finetune else []
+    trained = make_finetune_steps(recipe.finetune, out, data_dir) if recipe.finetune else []
     results = [step for step in trained if not step.is_between]
-    starts = {f"{step.job.precision}-before": step.job for step in results if not _begins_between(step, trained)}
+    starts = {f"{step.job.precision}-before": step.job for step in results if not begins_between(step, trained)}
     before = starts if scoring.before else {}
     after = {step.name + ("-after" if before else ""): step.job.out for step in results}
 
@@ -194,52 +159,6 @@ def list_suites(recipe: Recipe) -> list[str]:
     """Return the names or folders of all suites that *recipe* scores or trains on."""
     trained = list_training_suites(recipe.finetune.data) if recipe.finetune else []
     return list(dict.fromkeys((*recipe.evaluate.suites, *trained)))
-
-
-def _make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
-    """Return a step for every arm and seed; a name contains the seed only if there are several."""
-    named: dict[str, FinetuneJob] = {}
-    steps: list[FinetuneStep] = []
-    for seed in range(training.seed, training.seed + training.seeds):
-        suffix = f"-seed{seed}" if training.seeds > 1 else ""
-        job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
-        if training.preset:
-            steps += _make_stage_steps(training, job, out, suffix)
-            continue
-        named[f"{training.precision}{suffix}"] = job
-        if training.twin:
-            twin = make_twin_job(job, training.twin_model)
-            named[f"fp16{suffix}"] = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
-    arms: dict[str, FinetuneJob] = {job.precision: job for job in named.values() if job.seed == training.seed}
-    search = make_search_step(arms, training, out) if training.searches else None
-    return steps + [FinetuneStep(job, training.backend, name, search) for name, job in named.items()]
-
-
-def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:
-    """Return the stages of a preset in the order of training; all seeds share the stage on running text."""
-    shared = out / MODELS_FOLDER / f"{training.precision}-text"
-    stages = plan_stages(job, training)
-    names = {stage.job.out: out / MODELS_FOLDER / f"{stage.name}{suffix}" for stage in stages}
-    names |= {stage.job.out: shared for stage in stages if stage.name == "text"}
-    steps = []
-    for stage in stages:
-        if stage.name == "text" and job.seed != training.seed:
-            continue
-        moved = {"out": str(names[stage.job.out]), "seed": training.seed if stage.name == "text" else job.seed}
-        if stage.job.teacher in names:
-            moved["teacher"] = str(names[stage.job.teacher])
-        start = Path(stage.job.model).parent
-        if str(start) in names:
-            moved["model"] = str(names[str(start)] / "masters")
-        is_text = stage.name == "text"
-        name = stage.name if is_text else f"{stage.name}{suffix}"
-        steps.append(FinetuneStep(stage.job.model_copy(update=moved), training.backend, name, is_between=is_text))
-    return steps
-
-
-def _begins_between(step: FinetuneStep, trained: Sequence[FinetuneStep]) -> bool:
-    """Return whether *step* starts from the model of another one, which is not there before training."""
-    return any(step.job.model == f"{one.job.out}/masters" for one in trained if one.is_between)
 
 
 def _make_measure_step(recipe: Recipe, runs: Sequence[EvaluateStep]) -> MeasureStep:

@@ -65,7 +65,15 @@ def run_finetune_job(
         rows = validation if len(validation) else items[:MAX_PROBED_ROWS]
         conversion = measure_conversion(job, given.base, model, rows, collator)
     start = TrainerSetup(
-        job, model, tokenizer, plan, teacher, resumed is not None, becomes_ternary, progress, conversion
+        job,
+        model,
+        tokenizer,
+        plan,
+        teacher,
+        resumed is not None,
+        becomes_ternary,
+        progress,
+        conversion=conversion,
     )
     trainer = make_trainer(start, out, build)
     job = trainer.job  # includes what `make_trainer` chose

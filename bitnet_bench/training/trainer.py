@@ -68,12 +68,12 @@ class TrainerSetup:
     becomes_ternary: bool
     """True if the base is a float model, so the first steps repair what quantization broke."""
     progress: Progress
+    clock: Callable[[], float] = time.monotonic
+    """Clock in seconds, by which states are saved."""
     conversion: Mapping[str, float] = field(default_factory=dict)
     """Losses of the float base, and of the model as it begins; {} if it does not become ternary in this run."""
     token_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     """Tokens learned up to the end of each step, padding left out."""
-    clock: Callable[[], float] = time.monotonic
-    """Clock in seconds, by which states are saved."""
 
 
 def validation_objective(job: FinetuneJob) -> Objective:

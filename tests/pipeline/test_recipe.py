@@ -17,9 +17,10 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fastest_dtype
 from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate_steps
+from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.pipeline.quickstart import RECIPE
 from bitnet_bench.pipeline.recipe import RECIPES_FOLDER, find_recipe, read_recipe
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, plan_steps, run_recipe
+from bitnet_bench.pipeline.steps import EvaluateStep, MeasureStep, plan_steps, run_recipe
 
 RECIPES = sorted(RECIPES_FOLDER.glob("*.yaml"))
 SMALL = """\

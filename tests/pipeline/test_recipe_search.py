@@ -11,9 +11,10 @@ import pytest
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.pipeline.estimates import Speed, estimate_steps
+from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.pipeline.recipe import read_recipe
 from bitnet_bench.pipeline.search_step import SearchStep
-from bitnet_bench.pipeline.steps import FinetuneStep, plan_steps
+from bitnet_bench.pipeline.steps import plan_steps
 from bitnet_bench.protocols import no_display, no_progress
 from bitnet_bench.runs.jobs import FinetuneJob
 

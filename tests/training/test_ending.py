@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bitnet_bench.cli.finetuning import finetune_table, finetune_warnings
-from bitnet_bench.pipeline.steps import FinetuneStep
+from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord

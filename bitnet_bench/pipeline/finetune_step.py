@@ -1,0 +1,96 @@
+"""The training steps of a recipe: one for each arm and seed, or for each stage of a preset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_bench.files import is_file
+from bitnet_bench.pipeline.recipe import FinetuneSettings
+from bitnet_bench.pipeline.search_step import SearchStep, make_search_step
+from bitnet_bench.protocols import ProgressDisplay
+from bitnet_bench.runs.folder import TRAINING_FILE
+from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.training.ending import warn_failed_run
+from bitnet_bench.training.finetune import finetune, make_twin_job
+from bitnet_bench.training.stages import plan_stages
+
+MODELS_FOLDER = "models"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FinetuneStep:
+    """Step that trains one arm and seed of a fine-tuning."""
+
+    job: FinetuneJob
+    backend: str
+    name: str
+    search: SearchStep | None = None
+    """Step that chooses settings of the job before it is run."""
+    is_between: bool = False
+    """True for a stage whose model the next one starts from, and which is not scored."""
+
+    @property
+    def title(self) -> str:
+        """Name of the step for displays."""
+        return f"fine-tune {self.name}"
+
+    @property
+    def is_done(self) -> bool:
+        """True if the record exists; `run` then only raises BenchError if it is of another job, base or data."""
+        return is_file(Path(self.job.out) / TRAINING_FILE)
+
+    def run(self, steps: ProgressDisplay) -> None:
+        """Train or resume; log a warning if the model did not learn anything."""
+        job = self.search.apply_choice(self.job) if self.search else self.job
+        for warning in warn_failed_run(finetune(job, self.backend, steps)):
+            _log.warning("%s: %s", self.title, warning)
+
+
+def make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
+    """Return a step for every arm and seed; a name contains the seed only if there are several."""
+    named: dict[str, FinetuneJob] = {}
+    steps: list[FinetuneStep] = []
+    for seed in range(training.seed, training.seed + training.seeds):
+        suffix = f"-seed{seed}" if training.seeds > 1 else ""
+        job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
+        if training.preset:
+            steps += _make_stage_steps(training, job, out, suffix)
+            continue
+        named[f"{training.precision}{suffix}"] = job
+        if training.twin:
+            twin = make_twin_job(job, training.twin_model)
+            named[f"fp16{suffix}"] = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
+    arms: dict[str, FinetuneJob] = {job.precision: job for job in named.values() if job.seed == training.seed}
+    search = make_search_step(arms, training, out) if training.searches else None
+    return steps + [FinetuneStep(job, training.backend, name, search) for name, job in named.items()]
+
+
+def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:
+    """Return the stages of a preset in the order of training; all seeds share the stage on running text."""
+    shared = out / MODELS_FOLDER / f"{training.precision}-text"
+    stages = plan_stages(job, training)
+    names = {stage.job.out: out / MODELS_FOLDER / f"{stage.name}{suffix}" for stage in stages}
+    names |= {stage.job.out: shared for stage in stages if stage.name == "text"}
+    steps = []
+    for stage in stages:
+        if stage.name == "text" and job.seed != training.seed:
+            continue
+        moved = {"out": str(names[stage.job.out]), "seed": training.seed if stage.name == "text" else job.seed}
+        if stage.job.teacher in names:
+            moved["teacher"] = str(names[stage.job.teacher])
+        start = Path(stage.job.model).parent
+        if str(start) in names:
+            moved["model"] = str(names[str(start)] / "masters")
+        is_text = stage.name == "text"
+        name = stage.name if is_text else f"{stage.name}{suffix}"
+        steps.append(FinetuneStep(stage.job.model_copy(update=moved), training.backend, name, is_between=is_text))
+    return steps
+
+
+def begins_between(step: FinetuneStep, trained: Sequence[FinetuneStep]) -> bool:
+    """Return whether *step* starts from the model of another one, which is not there before training."""
+    return any(step.job.model == f"{one.job.out}/masters" for one in trained if one.is_between)
