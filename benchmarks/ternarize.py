@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 TASKS = {"klue:ynat": 3000, "classification:nsmc": 3000, "classification:question_pair": 3000}
 """Task -> most training rows."""
 SCORED_ROWS, EPOCHS, BATCH, LENGTH = 1000, 3, 32, 128
@@ -217,6 +219,39 @@ def run_all(schedule: Schedule, workers: int, seconds: float) -> None:
                 print(f"{left:6.0f} s left  {name}  {json.dumps(found, ensure_ascii=False)}", flush=True)
 
 
+def print_tables(out: Path, tasks: list[str]) -> None:
+    """Print what each arm scored and how far it is from FP16, and the loss of each run on text along its tokens."""
+    from arms import Arm, cell, difference
+
+    from bitnet_bench.metrics import load_metric
+    from bitnet_bench.runs.folder import load_record, load_samples
+
+    done = json.loads((out / "done.json").read_text())
+    print("| task | arm | rates that ended, of two | rate | seeds | score, difference to FP16 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for task in tasks:
+        baseline = None
+        for arm in ("fp16", "ternary", *(f"distill-{tokens}" for tokens in TEXT_TOKENS)):
+            ended = {name: one for name, one in done.items() if name.startswith(f"{arm}/{task}/") and "score" in one}
+            search = [name for name in ended if "/best/" not in name]
+            if not search:
+                continue
+            chosen = min(search, key=lambda name: float(ended[name]["loss"]))
+            folders = [out / chosen / "run", *(out / name / "run" for name in ended if "/best/" in name)]
+            scores = [next(one for one in load_record(folder).scores if one.primary) for folder in folders]
+            metric = load_metric(scores[0].metric)
+            numbers = [metric.example_statistics(load_samples(folder, [task])) for folder in folders]
+            found = Arm(scores, np.stack(numbers, axis=1))
+            baseline = baseline or found
+            paired = None if baseline is found else difference(found, baseline)
+            rate = chosen.split("/")[2]
+            print(f"| {task} | {arm} | {len(search)} | {rate} | {len(folders)} | {cell(found, paired)} |")
+    for file in sorted(out.glob("text/**/finetune.json")):
+        lost = json.loads(file.read_text())["conversion"]
+        curve = ", ".join(f"{tokens:,}: {loss:.2f}" for tokens, loss in lost["curve"])
+        print(f"{file.parent}: float {lost['float_loss']:.2f}, ternary {lost['ternary_loss']:.2f}; {curve}")
+
+
 def main() -> None:
     """Run the experiment, or print its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,8 +265,6 @@ def main() -> None:
     parser.add_argument("--task", action="append", choices=list(TASKS))
     given = parser.parse_args()
     if given.what == "table":
-        from ternarize_tables import print_tables
-
         print_tables(given.out, given.task or list(TASKS))
         return
     texts = [str(file.resolve()) for file in sorted((given.data_dir / "raw_ko").glob("*.jsonl"))]

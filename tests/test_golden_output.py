@@ -31,6 +31,7 @@ from bitnet_bench.cli import (
     rating,
     recipes,
     reporting,
+    search_tables,
     sentences,
 )
 from bitnet_bench.cli.doctor import Finding
@@ -115,7 +116,7 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "run": lambda: recipes._show_records(records, True, here / "understanding", False),
         "run --dry-run": lambda: show(recipes.steps_table(STEPS)),
         "finetune": lambda: finetuning._show_records(trainings, False),
-        "finetune --search": lambda: show(finetuning.search_table(SEARCH)),
+        "finetune --search": lambda: show(search_tables.search_table(SEARCH)),
         "evaluate": lambda: evaluating._show_records(records, [here / "ternary", here / "fp16"], False),
         "evaluate of six models": lambda: show_runs(many),
         "measure": lambda: measuring._show_records(records, ["demo"], False),

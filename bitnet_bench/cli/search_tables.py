@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, make_table, show
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ def show_search(search: SearchRecord) -> None:
     show(search_table(search))
     for arm, settings in search.choice.items():
         named = name_settings(settings) or "the settings as given"
-        print(f"Chosen for {arm}: {named}, {search.reasons[arm]}. Steps of this arm: {search.count_steps(arm):,}.")
+        print_text(f"Chosen for {arm}: {named}, {search.reasons[arm]}. Steps of this arm: {search.count_steps(arm):,}.")
         for out in search.chosen.get(arm, ()):
-            print(f"Checkpoint: {out}")
+            print_text(f"Checkpoint: {out}")
     for trial in search.trials:
         if trial.error:
-            print(f"Pruned for {trial.arm}: {name_settings(trial.settings)}. {trial.error}")
+            print_text(f"Pruned for {trial.arm}: {name_settings(trial.settings)}. {trial.error}")
 
 
 def search_table(search: SearchRecord) -> Table:
@@ -51,7 +52,7 @@ def search_table(search: SearchRecord) -> Table:
     ]
     lengths = ["whole" if share == 1 else str(Fraction(share)) for share in shares]
     columns = ["precision", "settings", "seed", *(f"loss, {length}" for length in lengths), ""]
-    made = make_table("Search", columns, cells, numbers_from=2)
+    made = make_table("Search", columns, cells, numbers_from=2, keys=2, optional=("seed",))
     made.caption = f"Validation loss by the length of the runs. {DASH}: not run, others of this arm were better."
     return made
 
