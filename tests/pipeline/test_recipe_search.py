@@ -52,7 +52,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[FinetuneJob]:
         return SimpleNamespace(validation=({"loss": loss},), steps=job.max_steps)
 
     monkeypatch.setattr("bitnet_bench.training.search.finetune", train)
-    monkeypatch.setattr("bitnet_bench.pipeline.steps.finetune", train)
+    monkeypatch.setattr("bitnet_bench.pipeline.finetune_step.finetune", train)
     monkeypatch.setattr("bitnet_bench.pipeline.steps.warn_failed_run", lambda record: ())
     return seen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
@@ -159,3 +161,43 @@ def _make_batch(job: FinetuneJob) -> dict[str, torch.Tensor]:
 
 def _count_tokens(job: FinetuneJob) -> int:
     return int(_make_batch(job)["attention_mask"].sum())
+
+
+class KilledError(Exception):
+    """The end of a process, in the middle of a step."""
+
+
+def die_at(title_begins: str, step: int) -> Any:
+    """Return a display whose progress ends the run of a stage at a step."""
+
+    def display(title: str) -> Any:
+        def progress(done: int, total: int, note: str = "") -> None:
+            if title.startswith(title_begins) and "loss" in note and done == step:
+                raise KilledError
+
+        return nullcontext(progress)
+
+    return display
+
+
+@pytest.mark.parametrize("title", ["fine-tune fp16", "pre-train ternary", "distill ternary"])
+def test_a_stage_that_was_killed_ends_with_the_same_bits(
+    title: str, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """And with the same conversion in its record, which was measured before the kill."""
+
+    def go(name: str, display: Any) -> dict[str, FinetuneRecord]:
+        (tmp_path / name).mkdir(exist_ok=True)
+        job = make_job(tmp_path / name, str(tiny_model("gemma3_text")), relation_heads=2, save_every=1)
+        _, texts = write_rows(tmp_path / name)
+        stages = plan_stages(job, Arms(preset="bitdistill", text=(texts,), text_length=16, text_tokens=384))
+        return {stage.name: finetune(stage.job, steps=display) for stage in stages}
+
+    whole = go("whole", no_display)
+    with pytest.raises(KilledError):
+        go("killed", die_at(title, 2))
+    resumed = go("killed", no_display)
+    assert any(record.resumed_from_step for record in resumed.values())
+    for name, record in whole.items():
+        assert resumed[name].result.sha256 == record.result.sha256
+        assert resumed[name].conversion == record.conversion
