@@ -106,12 +106,20 @@ def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progres
 
     Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded.
     """
-    planner = _StepEstimator({step.job.out: step.job.model for step in steps if isinstance(step, FinetuneStep)}, speed)
+    planner = _StepEstimator(_find_starts([step.job for step in steps if isinstance(step, FinetuneStep)]), speed)
     found = []
     for number, step in enumerate(steps, 1):
         found.append(planner.estimate_step(step))
         progress(number, len(steps), step.title)
     return found
+
+
+def _find_starts(jobs: Sequence[FinetuneJob]) -> dict[str, str]:
+    """Return the model that each result of *jobs* has the shape of, be it trained in several stages."""
+    starts: dict[str, str] = {}
+    for job in jobs:
+        starts[job.out] = starts[f"{job.out}/masters"] = starts.get(job.model, job.model)
+    return starts
 
 
 class _StepEstimator:
@@ -143,8 +151,9 @@ class _StepEstimator:
     def _estimate_training(self, step: FinetuneStep) -> Estimate:
         from bitnet_bench.training.order import count_steps
 
-        job, shape = step.job, find_shape(step.job.model)
-        (tokenizer, whose), rows = self._load_tokenizer(job.model, job.tokenizer), self._read_rows(job)
+        job, start = step.job, self._starts.get(step.job.model, step.job.model)
+        shape = find_shape(start)
+        (tokenizer, whose), rows = self._load_tokenizer(start, job.tokenizer), self._read_rows(job)
         sequences, tokens_a_row = self._compute_once(
             lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
