@@ -1,7 +1,12 @@
-"""Reproduce the embedded pair: `python benchmarks/demo_pair.py --data-dir DATA --work WORK [--out OUT]`.
+"""Make the embedded pair: one ternary and one FP16 model of one architecture, from scratch, on the same text.
 
-Prepares the text, trains the tokenizer, and pre-trains one ternary and one FP16 model of one architecture from
-scratch with the project's own `finetune --method pretrain`, on the same pieces in the same order.
+python benchmarks/demo_pair.py prepare --data-dir DATA --work WORK   # text, tokenizer
+python benchmarks/demo_pair.py search --work WORK                    # rate and batch, equal budgets for both arms
+python benchmarks/demo_pair.py pretrain --work WORK --precision fp16 # one arm; on a GPU 1 to 2 minutes, else hours
+python benchmarks/demo_pair.py install --work WORK                   # held-out losses, model card, into the package
+
+Text is Korean that may be passed on, and text of the grammar of the `sample` suite without the frames of its test rows.
+Pre-training is the project's own `finetune --method pretrain`. What stands in WORK already is not made again.
 """
 
 from __future__ import annotations
@@ -12,11 +17,17 @@ import math
 import random
 import re
 import shutil
+import subprocess
+import sys
+import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sample_text import write_documents
+
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli.tables import progress_bar
 from bitnet_bench.data.jsonl import parse_nfc_json, read_numbered_lines
 from bitnet_bench.data.rows import BadRowError, Row, parse_row, read_rows
@@ -30,6 +41,17 @@ VOCABULARY = 6144
 CONTEXT = 512
 SEED = 20261123
 HELD_OUT = 0.01
+LENGTH = 256
+HELD_OUT_KINDS = ("real", "generated")
+GENERATED_BYTES = 16_000_000
+"""Of generated text, about as many tokens as there are of other text."""
+TOKENS = 36_000_000
+"""Tokens that an arm sees: 4.5 passes."""
+SEARCHED_TOKENS = 6_000_000
+"""Tokens of a run of the search."""
+RATES, BATCHES = (2e-3, 4e-3, 8e-3), (32, 64)
+FIRST_CHOICE = {"learning_rate": 4e-3, "batch_size": 64}
+"""Rate and batch where no search was made."""
 PAIR: tuple[TrainingPrecision, ...] = ("ternary", "fp16")
 SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 # what may be passed on with the model: raw_ko without progit2 (CC BY-NC-SA), MIT dialogues, CC0 reviews
@@ -71,16 +93,34 @@ def _normalised(text: str) -> str:
     return re.sub(r"\W+", "", unicodedata.normalize("NFC", text)).lower()
 
 
-def prepare(data: Path, work: Path) -> tuple[Path, Path]:
-    """Write train.jsonl and heldout.jsonl, shuffled, and return their paths."""
-    rows = [row for row in documents(data) if _usable(row)]
-    random.Random(SEED).shuffle(rows)
-    cut = int(len(rows) * HELD_OUT)
+def prepare(data: Path | None, work: Path) -> None:
+    """Write what is missing of real.jsonl, train.jsonl, the held-out files and the tokenizer."""
     work.mkdir(parents=True, exist_ok=True)
-    for name, part in (("heldout", rows[:cut]), ("train", rows[cut:])):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
-        (work / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return work / "train.jsonl", work / "heldout.jsonl"
+    if not (work / "real.jsonl").exists():
+        if data is None:
+            raise SystemExit(f"There is no {work / 'real.jsonl'}: name the folder of the texts with --data-dir.")
+        rows = [row for row in documents(data) if _usable(row)]
+        random.Random(SEED).shuffle(rows)
+        cut = int(len(rows) * HELD_OUT)
+        for name, part in (("heldout-real", rows[:cut]), ("real", rows[cut:])):
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+            (work / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    if not (work / "tokenizer").exists():
+        train_tokenizer(work / "real.jsonl", work / "tokenizer")
+    if not (work / "train.jsonl").exists():
+        mix(work)
+
+
+def mix(work: Path) -> None:
+    """Write heldout-generated.jsonl, and train.jsonl with other and generated documents in any order."""
+    write_documents(work / "generated.jsonl", GENERATED_BYTES)
+    generated = (work / "generated.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    cut = int(len(generated) * HELD_OUT)
+    (work / "heldout-generated.jsonl").write_text("".join(generated[:cut]), encoding="utf-8")
+    real = (work / "real.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = real + generated[cut:]
+    random.Random(SEED).shuffle(lines)
+    write_whole(work / "train.jsonl", "".join(lines))
 
 
 def _usable(row: dict[str, Any]) -> bool:
@@ -127,6 +167,7 @@ def write_random(tokenizer: Path, out: Path, precision: str) -> None:
     from transformers import AutoTokenizer, BitNetConfig, BitNetForCausalLM
 
     from bitnet_bench.checkpoints.saving import save_checkpoint
+    from bitnet_bench.ternary.linear import make_trainable_ternary
 
     config = BitNetConfig(
         vocab_size=VOCABULARY,
@@ -144,28 +185,81 @@ def write_random(tokenizer: Path, out: Path, precision: str) -> None:
     )
     torch.manual_seed(SEED)
     model = BitNetForCausalLM(config)
+    if precision == "ternary":
+        make_trainable_ternary(model)
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     loaded.save_pretrained(out)
     save_checkpoint(model, out, "masters" if precision == "ternary" else "float", "float16")
 
 
-def pretraining(work: Path, train: Path, precision: TrainingPrecision) -> FinetuneJob:
+def pretraining(out: Path, precision: TrainingPrecision, tokens: int, choice: dict[str, Any]) -> FinetuneJob:
     """Return the job that makes one of the pair; both see the same pieces in the same order."""
+    steps = tokens // (choice["batch_size"] * LENGTH)
     return FinetuneJob(
-        model=str(work / f"random-{precision}"),
-        data=(str(train),),
-        out=str(work / precision),
+        model=str(out.parent / f"random-{precision}"),
+        data=(str(out.parent / "train.jsonl"),),
+        validation=tuple(str(out.parent / f"heldout-{kind}.jsonl") for kind in HELD_OUT_KINDS),
+        out=str(out),
         method="pretrain",
         precision=precision,
         template="dialogue",
-        epochs=1.5,
-        learning_rate=3e-3,
+        epochs=1000,
+        max_steps=steps,
         weight_decay=0.1,
-        batch_size=16,
-        max_length=256,
+        max_length=LENGTH,
+        compile="off",
+        save_every=max(1, steps // 4),
+        track=(),
         keep_masters=precision == "ternary",
+        **choice,
     )
+
+
+def pretrain(work: Path, precision: TrainingPrecision, tokens: int, choice: dict[str, Any], name: str) -> None:
+    """Pre-train one arm, and write what it took and the loss on held-out text beside the checkpoint."""
+    make_start(work, precision)
+    began = time.monotonic()
+    record = finetune(pretraining(work / name, precision, tokens, choice), steps=progress_bar)
+    seconds, loss = time.monotonic() - began, record.validation[-1]["loss"]
+    told = {"precision": precision, **choice, "steps": record.steps, "seconds": round(seconds, 1), "loss": loss}
+    write_whole(work / f"{name}.json", json.dumps(told | {"train_seconds": record.train_seconds}))
+    print(json.dumps(told), flush=True)
+
+
+def make_start(work: Path, precision: TrainingPrecision) -> None:
+    """Write an arm's random model, unless it is there."""
+    if not (work / f"random-{precision}" / "config.json").exists():
+        write_random(work / "tokenizer", work / f"random-{precision}", precision)
+
+
+def search(work: Path, tokens: int, side_by_side: int) -> None:
+    """Pre-train both arms with every rate and batch on equally many tokens; write each arm's best to best.json."""
+    tried = [(rate, batch, precision) for rate in RATES for batch in BATCHES for precision in PAIR]
+    for precision in PAIR:
+        make_start(work, precision)
+    for start in range(0, len(tried), side_by_side):
+        commands = [_pretrain_command(work, tokens, *one) for one in tried[start : start + side_by_side]]
+        for running in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
+            running.wait()
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("try-*.json")]
+    found.sort(key=lambda one: float(one["loss"]))
+    for one in found:
+        print("{precision} rate {learning_rate:g} batch {batch_size}: {loss:.4f} ({seconds:.0f} s)".format(**one))
+    best = {precision: next(one for one in found if one["precision"] == precision) for precision in PAIR}
+    write_whole(work / "best.json", json.dumps(best))
+
+
+def _pretrain_command(work: Path, tokens: int, rate: float, batch: int, precision: str) -> list[str]:
+    name = f"try-{precision}-{rate:g}-{batch}"
+    command = [sys.executable, __file__, "pretrain", "--work", str(work), "--precision", precision, "--name", name]
+    return [*command, "--tokens", str(tokens), "--lr", str(rate), "--batch-size", str(batch)]
+
+
+def best_choice(work: Path, precision: str) -> dict[str, Any]:
+    """Return the rate and batch that the search found for an arm, or the first choice."""
+    found = json.loads((work / "best.json").read_text(encoding="utf-8")) if (work / "best.json").exists() else {}
+    return {name: found.get(precision, FIRST_CHOICE)[name] for name in FIRST_CHOICE}
 
 
 def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, int]:
@@ -177,7 +271,7 @@ def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, in
     from bitnet_bench.training.loss import response_loss
 
     model = load_model(checkpoint, "run", "ternary" if checkpoint.is_ternary else "fp32")
-    encoded = tokenize_rows(rows, load_tokenizer(checkpoint), "dialogue", 256, pretrain=True)
+    encoded = tokenize_rows(rows, load_tokenizer(checkpoint), "dialogue", LENGTH, pretrain=True)
     total, count = 0.0, 0
     with torch.no_grad():
         for example in encoded.examples:
@@ -252,25 +346,45 @@ def write_card(out: Path, pair: dict[str, FinetuneRecord], losses: dict[str, tup
     write_whole(out / "README.md", text)
 
 
+def install(work: Path, out: Path) -> None:
+    """Measure both arms on held-out text, and copy them and their card into the package."""
+    losses = {}
+    for precision in PAIR:
+        (out / precision).mkdir(parents=True, exist_ok=True)
+        for name in SHIPPED:
+            shutil.copy(work / precision / name, out / precision / name)
+        found = open_checkpoint(str(out / precision))
+        losses[precision] = {
+            kind: heldout_loss(found, read_rows(work / f"heldout-{kind}.jsonl")) for kind in HELD_OUT_KINDS
+        }
+    write_card(work, out, losses)
+
+
 def main() -> None:
-    """Build the pair and, with --out, install it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    """Run the step that is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("prepare", "search", "pretrain", "install"))
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--precision", choices=PAIR)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--name", help="folder in WORK that pre-training writes; else the precision")
+    parser.add_argument("--side-by-side", type=int, default=1, help="runs of the search at a time; on a GPU 6")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "bitnet_bench" / "demo")
     given = parser.parse_args()
-    train, heldout = prepare(given.data_dir, given.work)
-    train_tokenizer(train, given.work / "tokenizer")
-    pair: dict[str, FinetuneRecord] = {}
-    losses: dict[str, tuple[float, int]] = {}
-    for precision in PAIR:
-        write_random(given.work / "tokenizer", given.work / f"random-{precision}", precision)
-        pair[precision] = finetune(pretraining(given.work, train, precision), steps=progress_bar)
-        losses[precision] = heldout_loss(pair[precision].result, read_rows(heldout))
-        (given.out / precision).mkdir(parents=True, exist_ok=True)
-        for name in SHIPPED:
-            shutil.copy(given.work / precision / name, given.out / precision / name)
-    write_card(given.out, pair, losses)
+    if given.step == "prepare":
+        prepare(given.data_dir, given.work)
+    elif given.step == "search":
+        search(given.work, given.tokens or SEARCHED_TOKENS, given.side_by_side)
+    elif given.step == "pretrain":
+        choice = best_choice(given.work, given.precision)
+        choice["learning_rate"] = given.lr or choice["learning_rate"]
+        choice["batch_size"] = given.batch_size or choice["batch_size"]
+        pretrain(given.work, given.precision, given.tokens or TOKENS, choice, given.name or given.precision)
+    else:
+        install(given.work, given.out)
 
 
 if __name__ == "__main__":
