@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ TRAIN_ROWS = {
     "translation": 160,
 }
 TEST_ROWS = {task: 40 if task in ("qa", "summarization", "translation") else 120 for task in TRAIN_ROWS}
+LABELS = {"boolq": 2, "copa": 2, "wic": 2, "hellaswag": 4, "sentineg": 2}
+"""Number of labels of each task that is asked as a choice."""
 SUMMARY_WORDS = {
     "city": "cities",
     "date": "dates",
@@ -154,10 +157,7 @@ def make_wic(grammar: Grammar, rng: random.Random, number: int) -> Row:
     homonyms = grammar.words["homonyms"]
     word = list(homonyms)[number % len(homonyms)]
     senses, label = list(homonyms[word].values()), number // len(homonyms) % 2
-    if label:
-        events = rng.sample(rng.choice(senses), 2)
-    else:
-        events = [rng.choice(sense) for sense in rng.sample(senses, 2)]
+    events = rng.sample(rng.choice(senses), 2) if label else [rng.choice(sense) for sense in rng.sample(senses, 2)]
     frames, words = grammar.list_frames("wic"), grammar.words
     contexts = [
         fill(rng.choice(frames), when=rng.choice(words["whens"]), **event_slots(f"~ {event}", name))
@@ -167,7 +167,7 @@ def make_wic(grammar: Grammar, rng: random.Random, number: int) -> Row:
 
 
 def review_slots(grammar: Grammar, rng: random.Random, is_good: bool, keeps: bool) -> dict[str, str]:
-    """Return what a review is made of; its predicates are good or bad, its feeling fits unless the frame denies them."""
+    """Return what a review is made of; good or bad predicates, and a feeling that fits unless they are denied."""
     group = rng.choice(grammar.words["reviews"])
     aspects, predicates = rng.sample(group["aspects"], 2), rng.sample(group["good" if is_good else "bad"], 2)
     feelings = grammar.words["satisfied" if is_good == keeps else "disappointed"]
@@ -240,15 +240,19 @@ MAKERS: dict[str, Callable[[Grammar, random.Random, int], Row]] = {
 
 
 def make_rows(task: str, part: str) -> list[Row]:
-    """Return the rows of one part of *task*, no two alike, with an id each, always the same."""
+    """Return the rows of one part of *task*: no two alike, every label as often, an id each, always the same."""
     grammar = Grammar(read_lexicon(), read_frames(), part)
     rng = random.Random(f"{SEED} {task} {part}")
     wanted = (TRAIN_ROWS if part == "train" else TEST_ROWS)[task]
+    most = Counter({label: wanted // LABELS.get(task, 1) for label in range(LABELS.get(task, 1))})
     rows: dict[str, Row] = {}
-    for number in range(20 * wanted):
+    for number in range(40 * wanted):
         row = MAKERS[task](grammar, rng, number)
-        rows.setdefault(json.dumps({k: v for k, v in row.items() if k != "label"}, ensure_ascii=False), row)
-        if len(rows) == wanted:
+        content = json.dumps({key: value for key, value in row.items() if key != "label"}, ensure_ascii=False)
+        if content not in rows and most[row.get("label", 0)]:
+            rows[content] = row
+            most[row.get("label", 0)] -= 1
+        if not most.total():
             break
     else:
         raise ValueError(f"The grammar has fewer than {wanted} {part} rows of {task}.")

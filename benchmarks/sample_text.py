@@ -16,6 +16,7 @@ from sample_language import event_slots, fill, make_infinitive, read_frames, rea
 from sample_rows import SEED, Grammar, draw_facts, review_slots, summary_slots, translation_slots
 
 YES, NO = ("그렇다.", "맞다."), ("아니다.", "그렇지 않다.")
+PRAISE, COMPLAINT = ("좋은 평이다.", "칭찬이다."), ("나쁜 평이다.", "불평이다.")
 
 
 def list_frames(grammar: Grammar, task: str) -> list[Any]:
@@ -85,7 +86,7 @@ def tell_review(grammar: Grammar, rng: random.Random) -> str:
     keeps, frame = rng.choice(list_frames(grammar, "sentineg"))
     is_good = rng.random() < 0.5
     text = fill(frame, **review_slots(grammar, rng, is_good=is_good == keeps, keeps=keeps))
-    return text + (rng.choice((" 좋은 평이다.", " 칭찬이다.")) if is_good else rng.choice((" 나쁜 평이다.", " 불평이다.")))
+    return f"{text} {rng.choice(PRAISE if is_good else COMPLAINT)}"
 
 
 def tell_news(grammar: Grammar, rng: random.Random) -> str:
