@@ -44,13 +44,16 @@ LENGTH = 256
 HELD_OUT_KINDS = ("real", "generated")
 GENERATED_BYTES = 16_000_000
 """Of generated text, about as many tokens as there are of other text."""
-TOKENS = 36_000_000
-"""Tokens that an arm sees: 4.5 passes."""
+TOKENS = 12_000_000
+"""Tokens that an arm sees: one and a half passes."""
 SEARCHED_TOKENS = 6_000_000
 """Tokens of a run of the search."""
 RATES, BATCHES = (2e-3, 4e-3, 8e-3), (32, 64)
-FIRST_CHOICE = {"learning_rate": 4e-3, "batch_size": 64}
-"""Rate and batch where no search was made."""
+FOUND = {
+    "ternary": {"learning_rate": 4e-3, "batch_size": 32},
+    "fp16": {"learning_rate": 2e-3, "batch_size": 32},
+}
+"""Rate and batch that the search found for the pair in the package; taken where WORK has no search."""
 PAIR: tuple[TrainingPrecision, ...] = ("ternary", "fp16")
 SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 # what may be passed on with the model: raw_ko without progit2 (CC BY-NC-SA), MIT dialogues, CC0 reviews
@@ -256,9 +259,9 @@ def _pretrain_command(work: Path, tokens: int, rate: float, batch: int, precisio
 
 
 def best_choice(work: Path, precision: str) -> dict[str, Any]:
-    """Return the rate and batch that the search found for an arm, or the first choice."""
-    found = json.loads((work / "best.json").read_text(encoding="utf-8")) if (work / "best.json").exists() else {}
-    return {name: found.get(precision, FIRST_CHOICE)[name] for name in FIRST_CHOICE}
+    """Return the rate and batch that a search in *work* found for an arm, or those of the pair in the package."""
+    found = json.loads((work / "best.json").read_text(encoding="utf-8")) if (work / "best.json").exists() else FOUND
+    return {name: found[precision][name] for name in FOUND[precision]}
 
 
 def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, int]:
@@ -280,6 +283,8 @@ def heldout_loss(checkpoint: Checkpoint, rows: Sequence[Row]) -> tuple[float, in
     return total / count, count
 
 
+SEARCH_NOTE = "search-note.txt"
+"""File in WORK that says, in words for the card, why runs of the search did not finish."""
 CARD = """---
 language: ko
 licence: cc-by-sa-4.0
@@ -318,10 +323,17 @@ test rows and without its prompts. {rows:,} documents in all. Because of the tre
 ## Recipe
 AdamW (beta 0.9, 0.95), 5 % warm-up and cosine decay, weight decay 0.1, gradient norm 1.0, {tokens:,} tokens an arm,
 seed {seed} for the split and the first weights and 0 for the order, float32 masters and scales, bfloat16 products
-outside the ternary forward. Rate and batch were searched for both arms alike: {searched} runs of {searched_tokens:,}
-tokens each, the lower loss on held-out text taken. Machine: {machine}, {ternary_seconds:.0f} s for the ternary arm and
-{fp16_seconds:.0f} s for the other. `make demo-checkpoints` repeats the recipe, not the bits: sums depend on the
-processor.
+outside the ternary forward. Rate and batch were searched: {tried} runs of {searched_tokens:,} tokens were started, the
+same for both arms, and {finished} of them finished{unfinished}.
+Each arm has the rate and batch of the lowest loss among its own:
+
+| arm | rate | sequences a step | held-out loss, both kinds |
+| --- | ---: | ---: | ---: |
+{search_table}
+
+Machine: {machine}.
+Both arms at once, {ternary_seconds:.0f} s of training for the ternary one and {fp16_seconds:.0f} s for the other.
+`make demo-checkpoints` repeats the recipe, not the bits: sums depend on the processor.
 """
 
 
@@ -348,11 +360,25 @@ def write_card(work: Path, out: Path, losses: dict[str, dict[str, tuple[float, i
         rows=ternary.rows,
         tokens=ternary.steps * ternary.job.sequences * LENGTH,
         seed=SEED,
-        searched=len(RATES) * len(BATCHES),
-        searched_tokens=SEARCHED_TOKENS,
+        **describe_search(work),
         machine=ternary.environment.gpu or ternary.environment.cpu,
     )
     write_whole(out / "README.md", text)
+
+
+def describe_search(work: Path) -> dict[str, Any]:
+    """Return what the card says of the search: runs that were started and finished, and each one's loss."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("try-*.json")]
+    found.sort(key=lambda one: (PAIR.index(one["precision"]), one["learning_rate"], one["batch_size"]))
+    line = "| {precision} | {learning_rate:g} | {batch_size} | {loss:.3f} |"
+    note = (work / SEARCH_NOTE).read_text(encoding="utf-8").strip() if (work / SEARCH_NOTE).exists() else ""
+    return {
+        "tried": len(RATES) * len(BATCHES) * len(PAIR),
+        "finished": len(found),
+        "unfinished": f" ({note})" if note else "",
+        "searched_tokens": SEARCHED_TOKENS,
+        "search_table": "\n".join(line.format(**one) for one in found),
+    }
 
 
 def install(work: Path, out: Path) -> None:
