@@ -107,7 +107,11 @@ test-wheel: check-install
 		PYTHONPATH=$(abspath build/wheel) $(abspath $(BIN))/python -P -m pytest $(PARALLEL) $(WHEEL_TESTS)
 
 demo-checkpoints: install
-	$(BIN)/python benchmarks/demo_pair.py --data-dir $(DATA) --work runs/demo
+	$(BIN)/python benchmarks/demo_pair.py prepare --data-dir $(DATA) --work runs/demo
+	$(BIN)/python benchmarks/demo_pair.py search --work runs/demo
+	$(BIN)/python benchmarks/demo_pair.py pretrain --work runs/demo --precision ternary
+	$(BIN)/python benchmarks/demo_pair.py pretrain --work runs/demo --precision fp16
+	$(BIN)/python benchmarks/demo_pair.py install --work runs/demo
 
 results: install
 	$(BIN)/python benchmarks/results.py --data-dir $(DATA) --out runs/results

@@ -1,7 +1,8 @@
 """What the version before the move of modules wrote still opens: a run folder, a finetune.json, a recipe and its copy.
 
 The files in `old/` were written by bitnet-bench 0.1.0 as it was before: a fine-tuning of two steps, an evaluation of
-two tasks on two rows each, a measurement of two rounds, and a recipe with the copy that its folder keeps.
+two tasks on two rows each, a measurement of two rounds, and a recipe with the copy that its folder keeps. The pair and
+the rows of `sample` have changed since: what is to be continued is copied with the digests of today's.
 """
 
 from __future__ import annotations
@@ -15,13 +16,30 @@ import pytest
 import bitnet_bench as bb
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.finished import ROWS, digest_task
 from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 from bitnet_bench.pipeline.recipe import claim_recipe_folder, read_recipe
-from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.folder import compute_seal, load_record
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.records import FinetuneRecord
 
 OLD = Path(__file__).with_name("old")
+
+
+def copy_run(folder: Path) -> Path:
+    """Copy the run to *folder*, as if made of today's `demo` and rows; all else stays as it was."""
+    shutil.copytree(OLD / "run", folder)
+    fields = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    del fields["sha256"]
+    fields["checkpoint"]["sha256"] = open_checkpoint("demo").sha256
+    for suite, task in select_tasks(["sample"], ["copa", "qa"]):
+        digests = digest_task(build_task(suite, task, TaskSettings()), TaskSettings(), 2)
+        name = f"{suite.name}:{task.name}"
+        fields["suites"][suite.name], fields["data"][name] = suite.version, digests[ROWS.format(name)]
+    text = json.dumps({**fields, "sha256": compute_seal(fields)}, ensure_ascii=False)
+    (folder / "record.json").write_text(text, encoding="utf-8")
+    return folder
 
 
 def test_a_run_of_before_opens_with_its_scores_samples_costs_and_training() -> None:
@@ -45,7 +63,7 @@ def test_a_run_of_before_is_written_again_as_it_was(tmp_path: Path) -> None:
 def test_an_evaluation_of_before_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was scored is not scored again, under the same settings."""
     monkeypatch.delenv("BITNET_BENCH_DATA", raising=False)  # it was scored without
-    folder = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
+    folder = copy_run(tmp_path / "run")
     before = load_record(folder)
     job = bb.EvaluateJob(limit=2, backend="hf", cache=False)
     assert evaluate("demo", select_tasks(["sample"], ["copa", "qa"]), folder, job) == before
@@ -55,7 +73,10 @@ def test_an_evaluation_of_before_is_continued(tmp_path: Path, monkeypatch: pytes
 def test_a_fine_tuning_of_before_is_not_done_again(tmp_path: Path) -> None:
     """Its `finetune.json` is found and believed; the rows it names are not even there."""
     folder = Path(shutil.copytree(OLD / "checkpoint", tmp_path / "checkpoint"))
-    before = FinetuneRecord.model_validate_json((folder / "finetune.json").read_text(encoding="utf-8"))
+    fields = json.loads((folder / "finetune.json").read_text(encoding="utf-8"))
+    fields["base"]["sha256"] = open_checkpoint("demo").sha256
+    (folder / "finetune.json").write_text(json.dumps(fields), encoding="utf-8")
+    before = FinetuneRecord.model_validate(fields)
     job = bb.FinetuneJob(
         model="demo",
         data=("rows.jsonl",),
@@ -82,7 +103,7 @@ def test_a_recipe_and_a_run_with_the_former_name_of_allow_mismatch_open(tmp_path
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("models: {a: demo}\nevaluate: {suites: [sample], despite_parity: true}\n", encoding="utf-8")
     assert read_recipe(recipe).evaluate.allow_mismatch
-    folder = Path(shutil.copytree(OLD / "run", tmp_path / "run"))
+    folder = copy_run(tmp_path / "run")
     record = load_record(folder)
     fields = record.model_dump(mode="json")
     fields["settings"]["despite_parity"] = True

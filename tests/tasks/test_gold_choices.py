@@ -907,25 +907,35 @@ def test_the_prompts_of_lm_eval_have_the_same_right_answers(task: str, build_row
 
 
 SAMPLE = {
-    "sample:boolq": ("예", "아니오", "아니오", "예", "아니오"),
+    "sample:boolq": ("아니오", "아니오", "예", *["아니오"] * 7),
     "sample:copa": (
-        "그는 어제부터 열이 심했다.",
-        "내가 교실을 깨끗이 청소했다.",
-        "가족이 모여 축하해 주었다.",
-        "논바닥이 갈라졌다.",
-        "서 있던 승객들이 휘청거렸다.",
+        "비에 흠뻑 젖었답니다.",
+        "친구가 기뻐했습니다.",
+        "대회에서 꼴찌를 했답니다.",
+        "배탈이 났답니다.",
+        "고기가 맛있게 익었습니다.",
+        "선생님께 칭찬을 들었습니다.",
+        "일찍 일어났다고 한다.",
+        "난로를 켰습니다.",
+        "휴대폰을 물에 빠뜨렸습니다.",
+        "경찰서에 분실 신고를 했습니다.",
     ),
-    "sample:wic": ("예", "예", "아니오", "예", "예"),
+    "sample:wic": ("예", "예", "예", "아니오", "아니오", "예", "아니오", "예", "예", "예"),
     "sample:hellaswag": (
-        "줄을 맞추어 논에 모를 심는다.",
-        "자리에 앉아 안전띠를 매고 출발을 기다린다.",
-        "세탁이 끝나자 빨래를 꺼내 넌다.",
-        "불길을 향해 물줄기를 세차게 뿌린다.",
-        "영화가 시작되자 모두 조용해진다.",
+        "봉투에 우표를 붙였습니다.",
+        "젖은 머리를 수건으로 닦았습니다.",
+        "커피 가루에 뜨거운 물을 부었습니다.",
+        "상영관에 들어갔습니다.",
+        "기차에 올라 창가에 앉았습니다.",
+        "김밥을 돌돌 말았다고 한다.",
+        "젖은 빨래를 꺼냈다고 한다.",
+        "물로 입을 헹궜다고 한다.",
+        "젖은 머리를 수건으로 닦았다고 한다.",
+        "김밥을 돌돌 말았다고 한다.",
     ),
-    "sample:sentineg": ("긍정", "부정", "긍정", "긍정", "긍정"),
+    "sample:sentineg": ("긍정", "긍정", "부정", "긍정", "긍정", "부정", "부정", "부정", "긍정", "부정"),
 }
-"""What a reader answers to the first five rows that the package ships."""
+"""What a reader answers to the first ten rows that the package ships."""
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -933,7 +943,7 @@ def test_rows_that_are_shipped_have_the_label_that_a_reader_gives_them(name: str
     """They were read, not looked up."""
     suite, _, task = name.partition(":")
     file = load_suites()[suite].folder / "data" / task / "test.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:5]]
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[: len(SAMPLE[name])]]
     result = answer_rows(name, {"rows.jsonl": rows}, SAMPLE[name])
     assert [example.target for example in result.examples] == list(SAMPLE[name])
 
