@@ -54,13 +54,31 @@ def _find_in_template(template: str) -> list[str]:
 
 
 def _find_optional(tree: nodes.Template) -> Iterator[str]:
-    """Yield the names that a template can do without."""
+    """Yield the names that a template can do without: it asks for them, or reads them under a condition only."""
+    chosen = {id(name) for branch in _list_branches(tree) for name in _list_names(branch)}
+    always = {name.name for name in tree.find_all(nodes.Name) if id(name) not in chosen}
+    yield from {name.name for name in tree.find_all(nodes.Name)} - always
     for test in tree.find_all(nodes.Test):
         if test.name in OPTIONAL_TESTS and isinstance(test.node, nodes.Name):
             yield test.node.name
     for used in tree.find_all(nodes.Filter):
         if used.name in OPTIONAL_FILTERS and isinstance(used.node, nodes.Name):
             yield used.node.name
+
+
+def _list_branches(tree: nodes.Template) -> Iterator[nodes.Node]:
+    """Yield what a template computes under a condition only."""
+    for choice in tree.find_all(nodes.CondExpr):
+        yield from (branch for branch in (choice.expr1, choice.expr2) if branch is not None)
+    for block in tree.find_all(nodes.If):
+        yield from (*block.body, *block.else_)
+
+
+def _list_names(branch: nodes.Node) -> Iterator[nodes.Name]:
+    """Yield the names in *branch*, itself included."""
+    if isinstance(branch, nodes.Name):
+        yield branch
+    yield from branch.find_all(nodes.Name)
 
 
 class _AskedRow(dict[str, Any]):

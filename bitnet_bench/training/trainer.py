@@ -183,7 +183,10 @@ class BenchTrainer(Trainer):
         if self.job.method == "dpo":  # its loss has no scale of its own
             return
         losses = [point.get("cross_entropy", point["loss"]) for point in (*self.list_logged_points("loss"), figures)]
-        if has_diverged(losses, self.model.config.vocab_size, self._becomes_ternary):
+        vocabulary = self.model.config.vocab_size
+        # a ternary model that begins above guessing is one whose conversion goes on: it had few tokens, or none, so far
+        converts = self._becomes_ternary or (self.job.precision == "ternary" and losses[0] > math.log(vocabulary))
+        if has_diverged(losses, vocabulary, converts):
             step = self.state.global_step
             raise DivergedError(f"The loss rose to {losses[-1]:.3g} at step {step}.", self._remedy(), step)
 
