@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -337,9 +337,9 @@ Both arms at once, {ternary_seconds:.0f} s of training for the ternary one and {
 """
 
 
-def write_card(work: Path, out: Path, losses: dict[str, dict[str, tuple[float, int]]]) -> None:
+def write_card(work: Path, out: Path, losses: Mapping[TrainingPrecision, dict[str, tuple[float, int]]]) -> None:
     """Write the model card from what was measured."""
-    records, slots = {}, {}
+    records, slots = {}, dict[str, Any]()
     for arm in PAIR:
         record = FinetuneRecord.model_validate_json((work / arm / "finetune.json").read_text(encoding="utf-8"))
         records[arm] = record
