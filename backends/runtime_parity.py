@@ -120,6 +120,8 @@ def _name_difference(
     distances = {v: _distance(logits, theirs)[1] for v, logits in run_variants(checkpoint, prompts, variants)}
     rest = [variant for variant in variants if variant not in distances]
     unexplained = min(distances.values(), default=own) > min(bound, EXPLAINED_SHARE * own)
+    # one activation can be near another that only transformers computes: GELU is to a ReLU where values are large
+    unexplained = unexplained or bool(min(distances, key=distances.__getitem__).activation)
     if rest and found.fault and unexplained and fits_transformers(checkpoint):
         distances |= {v: _distance(logits, theirs)[1] for v, logits in run_in_transformers(checkpoint, prompts, rest)}
     if not distances:

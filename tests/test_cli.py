@@ -39,10 +39,10 @@ def test_the_options_of_finetune_are_in_panels(bench: Bench) -> None:
     done = bench("finetune", "--help", COLUMNS="80")
     panels = re.split(r"^(?=\w+:\n)", done.stdout, flags=re.MULTILINE)[1:]
     names = [panel.partition(":")[0] for panel in panels]
-    assert names == ["Data", "Method", "Optimization", "Ternary", "Distillation", "Output", "Options"]
+    assert names == ["Data", "Method", "Optimization", "Ternary", "Distillation", "Output", "Stages", "Options"]
     options = [re.findall(r"^  (--[a-z-]+|-h)", panel, flags=re.MULTILINE) for panel in panels]
     assert [listed[0] for listed in options] == [
-        "--data", "--model", "--epochs", "--ternary-warmup", "--teacher", "--out", "-h",
+        "--data", "--model", "--epochs", "--ternary-warmup", "--teacher", "--out", "--preset", "-h",
     ]  # fmt: skip
     assert options[-1] == ["-h"]
     assert sum(map(len, options)) > 45

@@ -56,8 +56,11 @@ def parameters(command: str) -> dict[str, Any]:
 def choices(command: str, name: str) -> tuple[str, ...]:
     """Return what --help lists as an option's values."""
     found: Any = typer.main.get_command(app)
-    listed = parameters(command)[name].get_help_record(typer.Context(found.commands[command]))[0]
-    return tuple(re.search(r"[<[](?:list\[)?([^]>]*)", listed)[1].split("|"))  # type: ignore[index]
+    spelling, said = parameters(command)[name].get_help_record(typer.Context(found.commands[command]))
+    listed = re.search(r"[<[](?:list\[)?([^]>]*)", spelling)
+    if listed is None:  # many choices stand in the help's text
+        return tuple(re.search(r"One of (.*?)\.(?:\s|$)", said)[1].split(", "))  # type: ignore[index]
+    return tuple(listed[1].split("|"))
 
 
 def read(text: str, folder: Path) -> Any:

@@ -45,7 +45,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]
             if error is not None:
                 raise error
 
-        monkeypatch.setattr(cli, "app", app)
+        monkeypatch.setattr(cli, "_build_command", lambda: app)
         monkeypatch.setattr(sys, "argv", ["bitnet-bench", *arguments])
         try:
             cli.main()

@@ -15,9 +15,8 @@ from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
-from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show
+from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
-from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def push(
     from bitnet_bench.checkpoints.hub import list_left_out
     from bitnet_bench.checkpoints.hub import push_checkpoint as upload
 
-    with show_phase(progress_bar, f"upload {folder}"):
+    with show_phase(f"upload {folder}"):
         upload(folder, repo, private=not public, runs=run or [], **sharing)
     show_pushed(folder, repo, public, list_left_out(folder))
 
@@ -193,7 +192,7 @@ def pull(
     """Download a checkpoint from the hub, safetensors only."""
     from bitnet_bench.checkpoints.hub import pull_checkpoint as download
 
-    with show_phase(progress_bar, f"download {repo}"):
+    with show_phase(f"download {repo}"):
         found = download(repo, out)
     show_checkpoint(out, found)
 

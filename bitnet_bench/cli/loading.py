@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import nullcontext
 
-from bitnet_bench.cli.tables import progress_bar
+from bitnet_bench.cli.tables import show_phase
 from bitnet_bench.processes import is_first_process
-from bitnet_bench.protocols import no_display, show_phase
 
 NAMES = {"torch": "PyTorch", "transformers.modeling_utils": "transformers", "lm_eval.evaluator": "lm-eval"}
 """What to call a library, by the module whose import takes the time."""
@@ -23,6 +23,6 @@ def load_libraries(modules: tuple[str, ...]) -> None:
         return
     names = [NAMES[module] for module in missing]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    with show_phase(progress_bar if is_first_process() else no_display, f"load {listed}"):
+    with show_phase(f"load {listed}") if is_first_process() else nullcontext():
         for module in missing:
             importlib.import_module(module)

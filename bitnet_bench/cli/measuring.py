@@ -15,9 +15,8 @@ from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.sentences import SUITE, print_error, print_next, print_text
-from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show
+from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
-from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
 RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
@@ -95,7 +94,7 @@ def _run(
 
     out = Path(job.out) if job.out else None
     models = _name_models(named, out)
-    with show_phase(progress_bar, f"read {' and '.join(models)}"):
+    with show_phase(f"read {' and '.join(models)}"):
         candidates = make_candidates(
             models,
             job.precisions,
@@ -197,7 +196,7 @@ def plan(
     """Say what a model takes at the least, before it is there: bytes, and the least times at a device's rates."""
     from bitnet_bench.measurement import planning
 
-    with show_phase(progress_bar, "measure this machine" if device == "cpu" else f"look up {device}"):
+    with show_phase("measure this machine" if device == "cpu" else f"look up {device}"):
         ceilings, plans = planning.plan_shape(preset, model, context, batch, device, threads)
     if as_json:
         print_json({"device": ceilings.model_dump(), "plans": [one.model_dump() for one in plans]})

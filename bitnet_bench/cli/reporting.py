@@ -13,9 +13,8 @@ from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_json, print_json_text, show_runs
 from bitnet_bench.cli.sentences import print_next, print_open, print_outcome, print_text
-from bitnet_bench.cli.tables import make_table, progress_bar, show
+from bitnet_bench.cli.tables import make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
-from bitnet_bench.protocols import show_phase
 from bitnet_bench.runs.choices import MARGIN
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def report(
     from bitnet_bench.reports.sections import ReportOptions
 
     options = ReportOptions(lang, margin, samples, **sharing)
-    with show_phase(progress_bar, "compare the runs and write the report"):
+    with show_phase("compare the runs and write the report"):
         path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:
         _print_notice(notice)
@@ -143,7 +142,7 @@ def compare(
     from bitnet_bench.comparison.formats import FORMATS
     from bitnet_bench.shared_paths import share_model
 
-    with show_phase(progress_bar, "compare the runs"):
+    with show_phase("compare the runs"):
         found = compare_runs(a, b, margin, fail_if or [])
     for notice in found.notices:
         _print_notice(notice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.sentences import find_width
@@ -74,6 +74,13 @@ class _LineProgress:
         left = f", {format_duration((now - since) / (done - before) * (total - done))} left" if 0 < done < total else ""
         said = f"{self._title}: {done}/{total}{translate(left)} {translate(note)}"
         print(said.rstrip(), file=sys.stderr, flush=True)
+
+
+def show_phase(title: str) -> AbstractContextManager[None]:
+    """Show on the terminal that *title* is being done, whose parts are not counted."""
+    from bitnet_bench.protocols import show_phase  # imports pydantic, which --help is quick without
+
+    return show_phase(progress_bar, title)
 
 
 def format_duration(seconds: float) -> str:

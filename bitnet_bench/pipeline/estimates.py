@@ -23,9 +23,7 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.finetune_step import FinetuneStep
-from bitnet_bench.pipeline.search_step import SearchStep
-from bitnet_bench.pipeline.steps import EvaluateStep, MeasureStep, ReportStep, Step
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import FinetuneJob

@@ -18,9 +18,10 @@ from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.candidates import Candidate
 from bitnet_bench.measurement.measure import measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.pipeline.finetune_step import FinetuneStep, begins_between, make_finetune_steps
+from bitnet_bench.pipeline.finetune_step import FinetuneStep as FinetuneStep
+from bitnet_bench.pipeline.finetune_step import begins_between, make_finetune_steps
 from bitnet_bench.pipeline.recipe import Recipe, claim_recipe_folder
-from bitnet_bench.pipeline.search_step import SearchStep
+from bitnet_bench.pipeline.search_step import SearchStep as SearchStep  # a `Step`
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.choices import Precision

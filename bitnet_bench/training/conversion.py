@@ -14,6 +14,7 @@ from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, Conversion
 from bitnet_bench.training.items import measure_items
 from bitnet_bench.training.loss import response_loss
+from bitnet_bench.training.trainer import TrainingPlan
 
 MAX_PROBED_ROWS = 64
 """Training rows that a conversion is measured on where no rows are held out."""
@@ -22,12 +23,15 @@ POINT = "float_loss"
 
 
 def measure_conversion(
-    job: FinetuneJob, base: Checkpoint, model: PreTrainedModel, rows: Sequence[BatchItem], collator: Collator
+    job: FinetuneJob, base: Checkpoint, model: PreTrainedModel, plan: TrainingPlan
 ) -> dict[str, float]:
-    """Return the mean loss of *rows*, in nats a labelled token: of the float *base*, and of *model* as it begins.
+    """Return the mean loss in nats a labelled token of the float *base*, and of *model* as it begins.
 
-    *model* is wholly ternary, with new norms if the job adds them, and no weight has changed yet.
+    On the held-out rows of *plan*, or on its first training rows. *model* is wholly ternary, with new norms if the job
+    adds them, and no weight has changed yet.
     """
+    rows = plan.validation if len(plan.validation) else plan.items[:MAX_PROBED_ROWS]
+    collator = plan.collator
     before = load_model(base, "run", "bf16" if job.compute == "bf16" else "fp32")
     floats = compute_mean_loss(job, before, rows, collator)
     del before

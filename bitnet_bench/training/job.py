@@ -24,7 +24,7 @@ from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord
 from bitnet_bench.training import sharding
-from bitnet_bench.training.conversion import MAX_PROBED_ROWS, measure_conversion
+from bitnet_bench.training.conversion import measure_conversion
 from bitnet_bench.training.encoding import (
     encode_rows,
     joins_step_rows,
@@ -60,20 +60,11 @@ def run_finetune_job(
     items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
     plan = TrainingPlan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
-    conversion = {}
-    if becomes_ternary and resumed is None and not job.shard:
-        rows = validation if len(validation) else items[:MAX_PROBED_ROWS]
-        conversion = measure_conversion(job, given.base, model, rows, collator)
+    is_new = becomes_ternary and resumed is None and not job.shard
+    conversion = measure_conversion(job, given.base, model, plan) if is_new else {}
+    resumes = resumed is not None
     start = TrainerSetup(
-        job,
-        model,
-        tokenizer,
-        plan,
-        teacher,
-        resumed is not None,
-        becomes_ternary,
-        progress,
-        conversion=conversion,
+        job, model, tokenizer, plan, teacher, resumes, becomes_ternary, progress, conversion=conversion
     )
     trainer = make_trainer(start, out, build)
     job = trainer.job  # includes what `make_trainer` chose

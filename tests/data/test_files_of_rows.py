@@ -89,7 +89,7 @@ def test_another_encoding_is_named_and_converted_on_request(
     name = "utf-16" if encoding == "utf-16" else "cp949"
     with pytest.raises(BenchError, match=f"is not UTF-8: .* It can be read as {name}") as caught:
         read_rows(file)
-    assert f"data convert rows.jsonl OUT --encoding {name}" in caught.value.hint
+    assert f"rows.jsonl OUT --encoding {name}" in caught.value.hint
     out = tmp_path / "out.jsonl"
     monkeypatch.setattr("sys.argv", ["bitnet-bench", "data", "convert", str(file), str(out), "--encoding", name])
     with pytest.raises(SystemExit) as ended:

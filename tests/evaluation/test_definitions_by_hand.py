@@ -141,16 +141,20 @@ def test_a_hub_that_does_not_answer_may_have_left_its_rows_here(hub: Hub, tmp_pa
 
 @pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("a script")])
 @pytest.mark.parametrize(
-    ("local", "layout"), [("rows", "rows/test.jsonl"), (None, "rows (this task has none in that layout)")]
+    ("local", "way"),
+    [
+        ("rows", "Give `data_dir` (or BITNET_BENCH_DATA) with rows/test.jsonl"),
+        (None, "Give its rows as a file, `rows=own:one=FILE`"),
+    ],
 )
 def test_rows_that_the_hub_does_not_give_are_asked_of_the_user(
-    error: Exception, local: str | None, layout: str, hub: Hub, tmp_path: Path
+    error: Exception, local: str | None, way: str, hub: Hub, tmp_path: Path
 ) -> None:
     """With where they would be."""
     hub.error = error
     assert fail(lambda: build(make_suite(tmp_path, HUB, make_task(local=local), hub="some/rows"))) == (
         "own:one has no local rows, and some/rows@c0ffee cannot be had from the hub.",
-        f"Give `data_dir` (or BITNET_BENCH_DATA) with {layout}, or go online.",
+        f"{way}, or go online.",
     )
 
 
@@ -306,7 +310,7 @@ def test_the_definition_of_a_task_is_its_own_or_lm_eval_s(tmp_path: Path, monkey
     assert find_definition(suite, make_task(metrics=["lm-eval"]), "any") == Path("theirs/one")
     assert fail(lambda: find_definition(suite, task, "other"), UsageError) == (
         "Suite own has no prompts called 'other'.",
-        "There are: default, theirs.",
+        "Did you mean theirs? There are: default, theirs.",
     )
 
 

@@ -49,7 +49,7 @@ def test_a_task_is_shown_with_a_row_as_it_is_asked() -> None:
     assert shown.answer == shown.choices[shown.example["label"]]
     assert (list(shown.fields), shown.fields["label"]) == (["paragraph", "question", "label", "id"], "number")
     assert (shown.metrics, shown.chance, shown.licence) == (("macro_f1", "accuracy"), 50.0, "Apache-2.0")
-    assert (shown.rows, shown.training_rows, shown.unavailable) == (120, TRAINING_ROWS, "")
+    assert (shown.rows, shown.training_rows, shown.unavailable) == (120, 240, "")
 
 
 def test_the_text_of_a_task_has_all_of_it() -> None:
@@ -57,8 +57,9 @@ def test_the_text_of_a_task_has_all_of_it() -> None:
     (shown,) = list_shown_tasks("sample:boolq")
     text = describe_task(shown)
     assert shown.prompt is not None
-    parts = ["macro_f1 (primary), accuracy; chance 50.0", "Apache-2.0", "test.jsonl", f"120 test, {TRAINING_ROWS} training",
-             "paragraph (text), question (text), label (number); not read: id", shown.prompt, "Answer: ' 예'",
+    parts = ["macro_f1 (primary), accuracy; chance 50.0", "Apache-2.0", "test.jsonl", "120 test, 240 training",
+             "paragraph (text), question (text), label (number); not read: id",
+             shown.prompt, f"Answer: ' {shown.answer}'",
              "--suite sample --task boolq --rows sample:boolq=FILE"]  # fmt: skip
     assert [part for part in parts if part not in text] == []
 
