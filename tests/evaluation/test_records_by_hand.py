@@ -18,6 +18,7 @@ from bitnet_bench.evaluation.lm import SessionLM, check_tokenizer
 from bitnet_bench.evaluation.task_run import TaskResult, _expected_value
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.processes import Workers
+from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.folder import load_record, save_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Example, RunRecord, Score
@@ -199,7 +200,7 @@ def test_models_are_opened_together_if_they_fit(
         EvaluateJob(),
         None,
         Workers(),
-        lambda title: None,  # type: ignore[arg-type,list-item,return-value]
+        no_display,
     )
     assert asked == ([models] if together else [1] * models)
     assert [one.settings["tasks"] for one in found] == [["s:a"]] * models
