@@ -172,7 +172,7 @@ class FinetuneJob(Settings):
     activations: Annotated[Literal["int8", "none"] | None, TERNARY] = None
     """With scales of groups: round the inputs of ternary layers to int8, or not [default: as the base, else none]."""
     subln: Annotated[bool, TERNARY] = False
-    """Add BitNet's two norms to a Llama, Mistral or Qwen2 model before training."""
+    """Add BitNet's two norms (SubLN) to a float model before training."""
     lora_rank: Annotated[int | None, TERNARY] = Field(default=None, gt=0, le=MAX_COUNT)
     """Train adapters inside the quantizer, merged at the end.
 
