@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -148,9 +148,10 @@ def test_activations_are_quantized_by_group_as_in_torch() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example([0.0] * 62 + [3.961341634793138e29, 1.2577471554718101e30])
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=64, max_size=64))
 def test_three_digits_add_up_to_the_activations(values: list[float]) -> None:
-    """Of any finite row, as in torch, to 2^-21 of the largest of the group."""
+    """Of any finite row, as in torch, to half of the last digit's step, and that is 1 / 63.5 of the largest at most."""
     x = torch.tensor([values])
     rows = kernel.QuantizedRows.empty(1, 64, 64, DIGITS)
     kernel.quantize_rows(x, 1, rows)
@@ -159,7 +160,7 @@ def test_three_digits_add_up_to_the_activations(values: list[float]) -> None:
     assert torch.equal(rows.steps, steps[0])
     assert torch.equal(rows.sums[:, 0], q[0].sum(-1, dtype=torch.int32))
     again = (q[0].double() * steps[0].double()).sum(0)
-    assert float((again - x[0].double()).abs().max()) <= max(float(x.abs().max()), 1e-30) * 2**-21
+    assert float((again - x[0].double()).abs().max()) <= max(float(x.abs().max()), 1e-30) * 2**-15 / 63.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
