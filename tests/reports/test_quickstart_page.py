@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shutil
@@ -97,7 +98,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(Path(__file__).with_name("quickstart.tar.xz")) as packed:
         packed.extractall(folder, filter="data")
     training = {folder / f"{kind}-after": folder / "models" / kind for kind in ("ternary", "fp16")}
-    path, notices = write_report([folder / run for run in RUNS], folder / "report.html", "html", None, training)
+    # the records' models are in a relative folder, which the clone has too after `make quickstart`
+    with contextlib.chdir(folder):
+        path, notices = write_report([folder / run for run in RUNS], folder / "report.html", "html", None, training)
     assert notices == []
     return path
 
