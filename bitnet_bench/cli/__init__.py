@@ -23,7 +23,7 @@ from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
-from bitnet_bench.cli.terminal import protect_streams
+from bitnet_bench.cli.terminal import pause_progress, protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
 from bitnet_bench.questions import ASK
@@ -86,8 +86,13 @@ def main() -> None:
         os.environ.setdefault(name, value)
     with protect_streams():
         if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-            ASK.set(lambda question: typer.confirm(question, err=True))
+            ASK.set(_ask)
         _run_app()
+
+
+def _ask(question: str) -> bool:
+    with pause_progress():
+        return typer.confirm(question, err=True)
 
 
 def _run_app() -> None:

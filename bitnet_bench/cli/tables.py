@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from bitnet_bench.cli.sentences import find_width
-from bitnet_bench.cli.terminal import escape_controls, protect_streams, unprotect
+from bitnet_bench.cli.terminal import SHOWN_BARS, escape_controls, protect_streams, unprotect
 from bitnet_bench.wording.translation import translate, translate_lines
 
 if TYPE_CHECKING:
@@ -38,9 +38,13 @@ def progress_bar(title: str) -> Iterator[Progress]:
     # while it is shown, rich takes over both streams and would carry out codes in what is printed
     with Bar(*make_columns(), console=Console(file=unprotect(sys.stderr))) as bar, protect_streams():
         task = bar.add_task(escape_cell(title), total=None, note="")
-        yield lambda done, total, note="": bar.update(
-            task, completed=done, total=total if total > 1 or done else None, note=escape_cell(note)
-        )
+        SHOWN_BARS.append(bar)
+        try:
+            yield lambda done, total, note="": bar.update(
+                task, completed=done, total=total if total > 1 or done else None, note=escape_cell(note)
+            )
+        finally:
+            SHOWN_BARS.remove(bar)
 
 
 class _LineProgress:

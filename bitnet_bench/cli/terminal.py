@@ -44,6 +44,8 @@ PLAIN_CHARACTERS = {
 }
 """Characters of our own tables and sentences in ASCII, for terminals that lack them."""
 ERROR_HANDLER = "bitnet_bench.plain"
+SHOWN_BARS: list[Any] = []
+"""Progress bars of rich that are on the terminal now."""
 
 
 def escape_controls(text: str) -> str:
@@ -143,3 +145,14 @@ def protect_streams() -> Iterator[None]:
     finally:
         if (sys.stdout, sys.stderr) == safe:
             sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def pause_progress() -> Iterator[None]:
+    """Take progress bars off the terminal meanwhile: they would write over a question, and it could not be read."""
+    shown = list(SHOWN_BARS)
+    for bar in shown:
+        bar.stop()
+    yield
+    for bar in shown:
+        bar.start()

@@ -24,7 +24,7 @@ def format_estimate(value: float, stderr: float | None, interval: tuple[float, f
     "100.0 ± 0.0" would claim certainty; where all examples came out alike, the interval is Wilson's.
     """
     shown = plain_text(format_number_text(value, digits))
-    half = None if stderr is None else format_number_text(NORMAL_95 * stderr, digits)
-    if half is not None and float(half) > 0:
-        return shown + plain_text(f" ±{half}")
+    half = 0.0 if stderr is None else NORMAL_95 * stderr
+    if round(half, digits) > 0:
+        return shown + plain_text(f" ±{format_number_text(half, digits)}")
     return shown if interval is None else shown + plain_text(" (") + format_limits(interval, digits) + plain_text(")")

@@ -38,7 +38,8 @@ ROWS: tuple[Any, ...] = (
     {"question": "왜?", "answer": "그래서", "context": "배경"},
     {"system_prompt": "가", "question": "나", "response": "다"},
     {"messages": [{"role": "developer", "content": [{"type": "text", "text": "가"}]}, {"role": "user", "content": "나"},
-                  {"role": "assistant", "content": "찾아볼게요", "tool_calls": [{"id": "1"}]},
+                  {"role": "assistant", "content": "찾아볼게요",
+                   "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
                   {"role": "assistant", "content": "다"}]},
 )  # fmt: skip
 
