@@ -12,11 +12,11 @@ from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.training.search import (
     apply_point,
-    choose_settings,
     count_search_runs,
     load_search,
     name_settings,
     parse_grid,
+    run_search,
     search_rates,
 )
 
@@ -43,7 +43,7 @@ class SearchStep:
     def run(self, steps: ProgressDisplay) -> None:
         """Try the settings that were not tried yet; log what was chosen and what makes that doubtful."""
         grid, rates = parse_grid(self.wanted.search), search_rates(self.arms, self.wanted)
-        found = choose_settings(self.arms, grid, self.out, self.wanted.backend, steps, **rates)
+        found = run_search(self.arms, grid, 1, self.out, self.wanted.backend, steps, only_chooses=True, **rates)
         for arm, settings in found.choice.items():
             _log.info("%s: %s for %s, %s", self.title, name_settings(settings), arm, found.reasons[arm])
         for warning in found.warnings:

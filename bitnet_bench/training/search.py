@@ -90,26 +90,7 @@ def run_search(
     *,
     prune: Prune | None = None,
     ladders: Mapping[str, Sequence[str]] | None = None,
-) -> SearchRecord:
-    """Choose settings as `choose_settings` does, and run the chosen ones of each arm with *seeds* seeds in full.
-
-    If the best diverge in the whole length, the next best are taken.
-    """
-    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune))
-    for arm, ranked in search.rank_settings(arms, ladders or {}).items():
-        search.train_best(arm, ranked)
-    return search.finish()
-
-
-def choose_settings(
-    arms: Mapping[str, FinetuneJob],
-    grid: Mapping[str, Sequence[str]],
-    out: Path,
-    backend: str,
-    steps: ProgressDisplay,
-    *,
-    prune: Prune | None = None,
-    ladders: Mapping[str, Sequence[str]] | None = None,
+    only_chooses: bool = False,
 ) -> SearchRecord:
     """Try every point of *grid*, for each arm crossed with its rates in *ladders*, and choose the best of each arm.
 
@@ -119,11 +100,17 @@ def choose_settings(
     learning rates are searched, the best is compared in a whole run with the next lower rate, because short runs favour
     high ones.
 
+    Unless it *only_chooses*, the chosen settings of each arm are then run with *seeds* seeds in full; if they diverge
+    in the whole length, the next best are taken.
+
     Runs are in `out/ARM/POINT/seedN`, short ones in `out/ARM/POINT/1ofM/seedN` without their weights. Finished ones are
     skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run.
     """
-    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=1, prune=prune))
-    search.rank_settings(arms, ladders or {})
+    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune))
+    ranked = search.rank_settings(arms, ladders or {})
+    if not only_chooses:
+        for arm, candidates in ranked.items():
+            search.train_best(arm, candidates)
     return search.finish()
 
 
