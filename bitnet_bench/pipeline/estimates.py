@@ -116,7 +116,7 @@ def _find_starts(jobs: Sequence[FinetuneJob]) -> dict[str, str]:
     """Return the model that each result of *jobs* has the shape of, be it trained in several stages."""
     starts: dict[str, str] = {}
     for job in jobs:
-        starts[job.out] = starts[f"{job.out}/masters"] = starts.get(job.model, job.model)
+        starts[job.out] = starts[job.masters] = starts.get(job.model, job.model)
     return starts
 
 

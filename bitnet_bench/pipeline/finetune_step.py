@@ -71,26 +71,20 @@ def make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | 
 
 def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:
     """Return the stages of a preset in the order of training; all seeds share the stage on running text."""
-    shared = out / MODELS_FOLDER / f"{training.precision}-text"
-    stages = plan_stages(job, training)
-    names = {stage.job.out: out / MODELS_FOLDER / f"{stage.name}{suffix}" for stage in stages}
-    names |= {stage.job.out: shared for stage in stages if stage.name == "text"}
     steps = []
-    for stage in stages:
-        if stage.name == "text" and job.seed != training.seed:
-            continue
-        moved = {"out": str(names[stage.job.out]), "seed": training.seed if stage.name == "text" else job.seed}
-        if stage.job.teacher in names:
-            moved["teacher"] = str(names[stage.job.teacher])
-        start = Path(stage.job.model).parent
-        if str(start) in names:
-            moved["model"] = str(names[str(start)] / "masters")
+    moved: dict[str | None, str] = {}  # results of earlier stages, from where they were planned to where they are
+    for stage in plan_stages(job, training):
         is_text = stage.name == "text"
         name = stage.name if is_text else f"{stage.name}{suffix}"
-        steps.append(FinetuneStep(stage.job.model_copy(update=moved), training.backend, name, is_between=is_text))
+        place = str(out / MODELS_FOLDER / (f"{training.precision}-text" if is_text else name))
+        start, teacher = (moved.get(path, path) for path in (stage.job.model, stage.job.teacher))
+        made = stage.job.model_copy(update={"out": place, "model": start, "teacher": teacher})
+        moved |= {stage.job.out: made.out, stage.job.masters: made.masters}
+        if not is_text or job.seed == training.seed:
+            steps.append(FinetuneStep(made, training.backend, name, is_between=is_text))
     return steps
 
 
 def begins_between(step: FinetuneStep, trained: Sequence[FinetuneStep]) -> bool:
     """Return whether *step* starts from the model of another one, which is not there before training."""
-    return any(step.job.model == f"{one.job.out}/masters" for one in trained if one.is_between)
+    return any(step.job.model == one.job.masters for one in trained if one.is_between)

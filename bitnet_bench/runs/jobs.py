@@ -248,6 +248,11 @@ class FinetuneJob(Settings):
         return AUTO_SEQUENCES if self.batch_size == "auto" else self.batch_size
 
     @property
+    def masters(self) -> str:
+        """Folder of the masters that `keep_masters` keeps."""
+        return f"{self.out}/masters"
+
+    @property
     def peak_rate(self) -> float:
         """The learning rate of a job that is run."""
         assert self.learning_rate is not None, "`set_default_rate` fills the learning rate in"

@@ -43,8 +43,8 @@ def save_result(job: FinetuneJob, given: TrainingInputs, model: PreTrainedModel,
         merge_adapters(model)
     tokenizer.save_pretrained(out)
     if job.keep_masters and job.precision == "ternary":
-        tokenizer.save_pretrained(out / "masters")
-        save_checkpoint(model, out / "masters", "masters", dtype)
+        tokenizer.save_pretrained(job.masters)
+        save_checkpoint(model, Path(job.masters), "masters", dtype)
     if job.precision == "ternary":
         own: Literal["packed", "autobitlinear"] = "packed" if has_added_norms(model) else "autobitlinear"
         save_checkpoint(model, out, "grouped" if find_group_modules(model) else own, dtype)

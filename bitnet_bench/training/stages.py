@@ -48,7 +48,7 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     if arms.text:
         text = make_text_job(job, arms)
         stages.append(Stage("text", text))
-        update |= {"model": f"{text.out}/masters", "tokenizer": None, "subln": False}
+        update |= {"model": text.masters, "tokenizer": None, "subln": False}
     return (*stages, Stage("ternary", job.model_copy(update=update)))
 
 
