@@ -12,6 +12,7 @@ from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, Conversion
+from bitnet_bench.training.ending import read_cross_entropy
 from bitnet_bench.training.items import measure_items
 from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.trainer import TrainingPlan
@@ -64,17 +65,14 @@ def make_conversion(
     found = next((point for point in points if POINT in point), None)
     if found is None:
         return None
-    curve = validation if rows else [point for point in points if "loss" in point and point["step"]]
+    losses = (
+        [(point["step"], point["validation_loss"]) for point in validation]
+        if rows
+        else [(point["step"], read_cross_entropy(point)) for point in points if "loss" in point]
+    )
     return Conversion(
         rows="validation" if rows else "training",
         float_loss=found[POINT],
         ternary_loss=found["ternary_loss"],
-        curve=tuple(
-            (int(tokens[int(point["step"]) - 1]) if point["step"] else 0, _read_loss(point)) for point in curve
-        ),
+        curve=tuple((int(tokens[int(step) - 1]) if step else 0, loss) for step, loss in losses),
     )
-
-
-def _read_loss(point: dict[str, float]) -> float:
-    """Return the cross-entropy of a logged point, which for a distillation is only a part of its loss."""
-    return point.get("validation_loss", point.get("cross_entropy", point.get("loss", float("nan"))))

@@ -27,14 +27,18 @@ class RunLosses:
 def compute_run_losses(job: FinetuneJob, history: Sequence[Mapping[str, float]], vocabulary: int) -> RunLosses:
     """Return the losses at both ends of *history*, the logged points of a run, and that of guessing.
 
-    For a distillation the cross-entropy is used, because its loss does not measure the model's own predictions. A model
-    that becomes ternary over several steps begins where it is fully ternary.
+    A model that becomes ternary over several steps begins where it is fully ternary.
     """
     ternary = [point for point in history if point["step"] > job.ternary_warmup] or history
-    losses = [point.get("cross_entropy", point["loss"]) for point in ternary]
+    losses = [read_cross_entropy(point) for point in ternary]
     end = losses[-max(1, len(history) // END_POINTS_DIVISOR) :]
     guessing = LN2 if job.method == "dpo" else math.log(vocabulary)
     return RunLosses(losses[0], sum(end) / len(end), guessing)
+
+
+def read_cross_entropy(point: Mapping[str, float]) -> float:
+    """Return the loss of a logged step; of a distillation the part that measures the model's own predictions."""
+    return point.get("cross_entropy", point["loss"])
 
 
 def warn_short_run(steps: int, warmup: int) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from bitnet_bench.runs.records import RowPacking
 from bitnet_bench.ternary.group_linear import find_group_modules
 from bitnet_bench.ternary.linear import find_ternary_targets
 from bitnet_bench.training.compiling import choose_compile, compile_layers
-from bitnet_bench.training.ending import warn_short_run
+from bitnet_bench.training.ending import read_cross_entropy, warn_short_run
 from bitnet_bench.training.items import Items, list_examples, measure_items
 from bitnet_bench.training.micro_batch_sums import MicroBatchSums
 from bitnet_bench.training.monitor import TernaryMonitor, warn_about_codes
@@ -182,7 +182,7 @@ class BenchTrainer(Trainer):
     def _check_not_diverged(self, figures: dict[str, float]) -> None:
         if self.job.method == "dpo":  # its loss has no scale of its own
             return
-        losses = [point.get("cross_entropy", point["loss"]) for point in (*self.list_logged_points("loss"), figures)]
+        losses = [read_cross_entropy(point) for point in (*self.list_logged_points("loss"), figures)]
         vocabulary = self.model.config.vocab_size
         # a ternary model that begins above guessing is one whose conversion goes on: it had few tokens, or none, so far
         converts = self._becomes_ternary or (self.job.precision == "ternary" and losses[0] > math.log(vocabulary))
