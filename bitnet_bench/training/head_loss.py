@@ -146,6 +146,8 @@ class _HeadWork:
     hidden_grad: Tensor | None = None
     weight_grad: Tensor | None = None
     bias_grad: Tensor | None = None
+    table: Tensor | None = None
+    """The head in the dtype of the products, once a chunk has needed it."""
 
     @classmethod
     def begin(cls, given: HeadInput, targets: Tensor, teaching: Teaching | None) -> _HeadWork:
@@ -177,7 +179,7 @@ class _HeadWork:
 
     def compute_chunk(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return (cross-entropy by row, divergence, gradient of the loss by logits [r, V]) of a chunk."""
-        logits = self._logits(self.given, rows, self.dtype)
+        logits = self._logits(self.given, rows)
         logprobs = torch.log_softmax(logits, 1)
         targets = self.targets[rows, None]
         losses = -logprobs.gather(1, targets)[:, 0]
@@ -188,28 +190,29 @@ class _HeadWork:
         hot = self.teaching.temperature
         mine = torch.log_softmax(logits.div_(hot), 1)
         del logits
-        theirs = torch.log_softmax(self._logits(self.teaching.given, rows, None).div_(hot), 1)
+        theirs = torch.log_softmax(self._logits(self.teaching.given, rows).div_(hot), 1)
         apart = theirs - mine
         grads.add_(mine.exp_().sub_(theirs.exp_()), alpha=self.teaching.weight / hot)
         return losses, apart.mul_(theirs).sum(), grads
 
-    def _logits(self, given: HeadInput, rows: slice, dtype: torch.dtype | None) -> Tensor:
-        """Return logits [r, V] in `wide`, of products in *dtype*, or in the weight's own."""
+    def _logits(self, given: HeadInput, rows: slice) -> Tensor:
+        """Return logits [r, V] in `wide`; products of a teacher are taken in its weight's own dtype."""
         if given.weight is None:
             return given.hidden[rows].to(self.wide, copy=True)
-        weight = given.weight if dtype is None else self._table()
+        weight = self._table() if given is self.given else given.weight
         with torch.autocast(given.hidden.device.type, enabled=False):
             logits = _multiply_wide(given.hidden[rows].to(weight.dtype), weight.t(), self.wide)
         return logits if given.bias is None else logits.add_(given.bias)
 
     def _table(self) -> Tensor:
         """Return the head in the dtype of the products, which is cast once for all chunks."""
-        if not hasattr(self, "_cast"):
+        if self.table is None:
             assert self.given.weight is not None, "logits are not multiplied"
             rounded = self.given.rounded
-            is_held = rounded is not None and rounded.dtype == self.dtype
-            self._cast: Tensor = rounded if rounded is not None and is_held else self.given.weight.to(self.dtype)
-        return self._cast
+            if rounded is None or rounded.dtype != self.dtype:
+                rounded = self.given.weight.to(self.dtype)
+            self.table = rounded
+        return self.table
 
     def add_gradients(self, rows: slice, logit_grads: Tensor) -> None:
         """Add a chunk's part to the gradients."""
@@ -243,8 +246,8 @@ class _HeadWork:
 
     def forget_table(self, *, keep: bool = False) -> None:
         """Forget the cast head, unless it is needed again."""
-        if not keep and hasattr(self, "_cast"):
-            del self._cast
+        if not keep:
+            self.table = None
 
     def pop_gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of hidden states, weight and bias, zeros if there is no row, and forget them."""
