@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,9 @@ class Run:
     """SUITE:TASK to score the result on."""
     priority: float = 0.0
     arm: str = ""
-    drops: bool = field(default=True)
-    """True if the weights are deleted when nothing needs them any more."""
 
 
-def list_text_runs(model: str, texts: list[str], out: Path) -> list[Run]:
+def list_text_runs(model: str, texts: list[str]) -> list[Run]:
     """Return the runs on running text: the rates are tried with the fewest tokens, the others take the better one."""
     first = min(tokens for tokens in TEXT_TOKENS if tokens)
     runs = []
@@ -168,7 +166,7 @@ class Schedule:
                 if arm.endswith("/masters"):
                     arm, masters = arm.removesuffix("/masters"), "/masters"
                 job[name] = f"{self.out / str(self.choose_best(arm))}/model{masters}"
-        if job["method" if "method" in job else "model"] == "pretrain" and run.needs:
+        if job.get("method") == "pretrain" and run.needs:
             job["learning_rate"] = self._chosen_rate(run.needs[0].removeprefix("best:"))
         if job["learning_rate"] == 0:
             job["learning_rate"] = self._chosen_rate(run.arm)
@@ -268,7 +266,7 @@ def main() -> None:
         print_tables(given.out, given.task or list(TASKS))
         return
     texts = [str(file.resolve()) for file in sorted((given.data_dir / "raw_ko").glob("*.jsonl"))]
-    runs = list_text_runs(given.model, texts, given.out)
+    runs = list_text_runs(given.model, texts)
     for task in given.task or TASKS:
         runs += list_task_runs(given.model, str(given.data_dir.resolve()), task, given.seeds)
     given.out.mkdir(parents=True, exist_ok=True)

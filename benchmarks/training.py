@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -270,7 +269,7 @@ def gemma(given: argparse.Namespace) -> None:
                         one = run_elsewhere(tree, job, given.threads)
                         found[i] = {**one, "seconds": found[i].get("seconds", []) + one["seconds"]}
                 then, now = (statistics.median(one["seconds"]) for one in found)
-                rates = [math.fsum(one["tokens"] for _ in range(given.rounds)) / sum(one["seconds"]) for one in found]
+                rates = [given.rounds * one["tokens"] / sum(one["seconds"]) for one in found]
                 apart = check_losses(job, found[1]["losses"], found[0]["losses"])
                 peaks = [one["peak"] >> 20 for one in found]
                 print(

@@ -153,9 +153,8 @@ class BaseEngine(ABC, Generic[Product]):
         norms_before = gemma or not norms_after
         has_head_norms = norms_after or self.config.model_type == "qwen3"
 
-        def norm(name: str, wanted: bool = True, offset: float = self._norm_offset) -> Norm | None:
-            weight = self._norm_weight(weights, f"{name}.weight", offset) if wanted else None
-            return self._inner if weight is None else Norm(weight, self.epsilon)
+        def norm(name: str, wanted: bool = True, offset: float | None = None) -> Norm | None:
+            return Norm(self._norm_weight(weights, f"{name}.weight", offset), self.epsilon) if wanted else self._inner
 
         def product(columns: int, *names: str) -> Product:
             return self._make_product(weights, columns, names)

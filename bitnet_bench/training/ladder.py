@@ -31,8 +31,7 @@ def find_neighbour(chosen: Mapping[str, str], tried: Sequence[Mapping[str, str]]
 
     There is always one if several rates did not diverge, so that arms are compared alike. None if there is no other.
     """
-    others = {name: value for name, value in chosen.items() if name != RATE}
-    alike = [one for one in tried if RATE in one and {**one, RATE: ""} == {**others, RATE: ""}]
+    alike = [one for one in tried if RATE in one and {**one, RATE: ""} == {**chosen, RATE: ""}]
     below = [one for one in alike if float(one[RATE]) < float(chosen[RATE])]
     above = [one for one in alike if float(one[RATE]) > float(chosen[RATE])]
     if below:
