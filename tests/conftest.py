@@ -16,6 +16,7 @@ import gc
 import multiprocessing
 import runpy
 import subprocess
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -131,6 +132,23 @@ def start_command(forking: Any, tmp_path: Path) -> Callable[..., BaseProcess]:
         return process
 
     return start
+
+
+@pytest.fixture
+def kill_command(start_command: Callable[..., BaseProcess]) -> Callable[..., None]:
+    """Give what starts `python -m bitnet_bench` with words and ends it by SIGKILL once *is_reached*, within seconds."""
+
+    def kill(*words: str, is_reached: Callable[[], bool], limit_s: float) -> None:
+        process = start_command(*words)
+        deadline = time.monotonic() + limit_s
+        while not is_reached():
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+
+    return kill
 
 
 @pytest.fixture

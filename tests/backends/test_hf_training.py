@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -52,18 +51,11 @@ def _words(rows: Path, out: Path) -> list[str]:
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
-    rows: Path, tmp_path: Path, start_command: Callable[..., BaseProcess], run_command: Command
+    rows: Path, tmp_path: Path, kill_command: Callable[..., None], run_command: Command
 ) -> None:
     """SIGKILL half-way, the same command again: bit for bit the checkpoint of a run that was not killed."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start_command(*_words(rows, killed))
-    deadline = time.monotonic() + 120
-    while not (killed / ".trainer/checkpoint-6/complete").exists():
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    kill_command(*_words(rows, killed), is_reached=(killed / ".trainer/checkpoint-6/complete").exists, limit_s=120)
     assert not (killed / "config.json").exists()
     for out in (killed, whole):
         done = run_command(*_words(rows, out))

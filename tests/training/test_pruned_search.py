@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -441,7 +439,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(
 def test_the_same_command_goes_on_after_a_sigkill(
     tiny_arms: dict[str, FinetuneJob],
     tmp_path: Path,
-    start_command: Callable[..., BaseProcess],
+    kill_command: Callable[..., None],
     run_command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """Killed in the second short run: the first is not done again, and the search ends with a checkpoint."""
@@ -450,14 +448,7 @@ def test_the_same_command_goes_on_after_a_sigkill(
     words += ["--epochs", "9", "--batch-size", "4", "--save-every", "1", "--search", "lr=1e-3,1e-2"]
     words += ["--prune", "halving", "--out", str(out)]
     first, second = (out / f"ternary/learning_rate={rate}/1of2/seed0" for rate in ("1e-3", "1e-2"))
-    process = start_command(*words)
-    deadline = time.monotonic() + 240
-    while not list((second / ".trainer").glob("checkpoint-*/complete")):
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    kill_command(*words, is_reached=lambda: any((second / ".trainer").glob("checkpoint-*/complete")), limit_s=240)
     assert not (second / "finetune.json").exists()
     before = (first / "finetune.json").stat().st_mtime_ns
     done = run_command(*words)
