@@ -92,6 +92,25 @@ def test_a_progress_bar_on_a_terminal_is_filtered(run_in_terminal: Callable[...,
     assert shown.count(r"\x1b]52") >= 4
 
 
+def test_what_is_printed_after_a_question_is_filtered(run_in_terminal: Callable[..., str]) -> None:
+    """Progress bars, one within the other, go away for it; when they are back, so is the filter in front of them."""
+    shown = run_in_terminal(
+        "import sys\n"
+        "from bitnet_bench.cli.tables import progress_bar\n"
+        "from bitnet_bench.cli.terminal import pause_progress, protect_streams\n"
+        "with protect_streams():\n"
+        "    streams = sys.stdout, sys.stderr\n"
+        "    with progress_bar('outer'), progress_bar('inner'):\n"
+        "        with pause_progress():\n"
+        "            assert (sys.stdout, sys.stderr) == streams\n"
+        "        for stream in (sys.stdout, sys.stderr):\n"
+        "            print('a\\x1b[31mb', file=stream)\n"
+        "    assert (sys.stdout, sys.stderr) == streams\n",
+        160,
+    )
+    assert shown.count(r"a\x1b[31mb") == 2
+
+
 def test_json_stays_json_with_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
     """Controls are escaped the way of JSON, and so is what the encoding lacks."""
     value = {"".join(HOSTILE[:-1]): "한국어 😀 ± é"}
