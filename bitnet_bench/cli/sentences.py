@@ -51,7 +51,8 @@ def shows_colours(stream: TextIO) -> bool:
 def print_text(text: str, stream: TextIO | None = None) -> None:
     """Print sentences, on standard output without *stream*; lines of a terminal end between words."""
     stream = stream or sys.stdout
-    print(wrap_lines(translate_lines(text), find_width(stream)), file=stream)
+    whole = wrap_lines(translate_lines(text), find_width(stream))
+    print(escape_controls(whole), file=unprotect(stream))  # past the filter, which would translate parts of sentences
 
 
 def print_error(text: str) -> None:
