@@ -16,6 +16,7 @@ import gc
 import multiprocessing
 import runpy
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -160,6 +161,39 @@ def run_command(start_command: Callable[..., BaseProcess]) -> Callable[..., subp
         process.join()
         said = (file.read_text(encoding="utf-8") for file in process.output)  # type: ignore[attr-defined]
         return subprocess.CompletedProcess(words, process.exitcode or 0, *said)
+
+    return run
+
+
+@pytest.fixture
+def run_in_terminal() -> Callable[..., str]:
+    """Give what runs Python code on a terminal of a number of columns, with more in its environment.
+
+    It returns what the terminal was sent, with ends of lines as in a file; code that fails fails the test.
+    """
+    import pty  # of Linux and macOS
+
+    def run(code: str, columns: int, **environment: str) -> str:
+        controller, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), **environment},
+        )
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                part = os.read(controller, 65536)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        os.close(controller)
+        assert process.wait() == 0
+        return shown.decode().replace("\r\n", "\n")
 
     return run
 

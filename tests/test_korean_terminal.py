@@ -14,7 +14,12 @@ import typer
 from rich.cells import cell_len
 
 from bitnet_bench.cli import app
+from bitnet_bench.cli.output import print_document
+from bitnet_bench.cli.sentences import print_text
+from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.cli.translated_help import KoreanContext, translate_help, translate_option_help, wrap_words
+from bitnet_bench.comparison.comparing import compare
+from bitnet_bench.comparison.formats import FORMATS
 from bitnet_bench.wording import load_catalogue
 from bitnet_bench.wording.translation import (
     FIELD,
@@ -114,6 +119,32 @@ def test_a_terminal_without_korean_characters_stays_english() -> None:
     """Escapes of every syllable would be worse than English."""
     assert read_language({"BITNET_BENCH_LANG": "ko"}, "ascii") == "en"
     assert read_language({"BITNET_BENCH_LANG": "ko"}, "cp949") == "ko"
+
+
+@pytest.mark.usefixtures("korean")
+def test_the_end_of_an_unknown_sentence_is_not_translated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word that stands alone on the last line of a sentence may also be a heading, which has a translation."""
+    monkeypatch.setenv("COLUMNS", "36")
+    with protect_streams():
+        print_text("no catalogue has these words about time")
+    assert capsys.readouterr().out == "no catalogue has these words about\ntime\n"
+    assert translate_to_korean("time") != "time"
+
+
+@pytest.mark.usefixtures("korean")
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_a_document_is_the_same_in_every_language(
+    form: str, make_results: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interval in a table of LaTeX keeps its "to": "~" would be a space there."""
+    right, wrong = [1.0] * 30 + [0.0] * 10, [1.0] * 12 + [0.0] * 28
+    runs = [make_results(name, {"s:a": scores, "s:b": right}) for name, scores in (("a", right), ("b", wrong))]
+    text = FORMATS[form](compare(*runs))
+    with protect_streams():
+        print_document(text)
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 @pytest.mark.usefixtures("korean")

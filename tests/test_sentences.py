@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,33 +35,9 @@ with protect_streams():
 """
 
 
-def run_in_terminal(**environment: str) -> str:
-    """Return what SHOW prints on a terminal of 60 columns."""
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", SHOW],
-        stdout=terminal,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environment},
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    assert process.wait() == 0
-    return shown.decode().replace("\r\n", "\n")
-
-
-def test_a_terminal_shows_colours_and_no_foreign_code() -> None:
+def test_a_terminal_shows_colours_and_no_foreign_code(run_in_terminal: Callable[..., str]) -> None:
     """Labels and verdicts are coloured; the text of an error steers nothing."""
-    shown = run_in_terminal()
+    shown = run_in_terminal(SHOW, 60)
     for text in ("Error:", "Warning:", "Next:", "the bound is met", "worse"):
         assert re.search(rf"\x1b\[[\d;]*m{text}\s*\x1b\[0m", shown), text
     assert "\x1b[2J" not in shown
@@ -72,11 +45,11 @@ def test_a_terminal_shows_colours_and_no_foreign_code() -> None:
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_colours_can_be_turned_off(environment: dict[str, str]) -> None:
+def test_colours_can_be_turned_off(environment: dict[str, str], run_in_terminal: Callable[..., str]) -> None:
     """NO_COLOR and a terminal without colours: the same words; rich's bold is no colour."""
-    shown = run_in_terminal(**environment)
+    shown = run_in_terminal(SHOW, 60, **environment)
     assert not re.search(r"\x1b\[(?:\d+;)*(?:3[0-7]|9[0-7])m", shown)
-    assert COLOUR.sub("", shown) == COLOUR.sub("", run_in_terminal())
+    assert COLOUR.sub("", shown) == COLOUR.sub("", run_in_terminal(SHOW, 60))
 
 
 def test_json_and_pipes_stay_clean(run_command: Callable[..., Any], tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -76,35 +75,40 @@ def test_every_way_to_the_terminal_is_filtered(text: str, way: str, monkeypatch:
     assert "\\" in written
 
 
-def test_a_progress_bar_on_a_terminal_is_filtered() -> None:
+def test_a_progress_bar_on_a_terminal_is_filtered(run_in_terminal: Callable[..., str]) -> None:
     """The bar's own colours pass; its title, its note and what is printed meanwhile do not steer the terminal."""
-    controller, terminal = pty.openpty()
-    code = (
+    shown = run_in_terminal(
         "import logging, sys\n"
         "from bitnet_bench.cli.tables import progress_bar\n"
         "from bitnet_bench.cli.terminal import protect_streams\n"
         "with protect_streams(), progress_bar('a\\x1b]52;c;eA==\\x07') as progress:\n"
         "    progress(1, 2, 'b\\x1b]52;c;eA==\\x07')\n"
         "    print('c\\x1b]52;c;eA==\\x07', file=sys.stderr)\n"
-        "    logging.warning('d\\x1b]52;c;eA==\\x07')\n"
+        "    logging.warning('d\\x1b]52;c;eA==\\x07')\n",
+        160,
     )
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=terminal, stderr=terminal, env=environment)
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            part = os.read(controller, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(controller)
-    assert process.wait() == 0
-    assert b"\x1b]" not in shown
-    assert b"\x07" not in shown
-    assert shown.count(rb"\x1b]52") >= 4
+    assert "\x1b]" not in shown
+    assert "\x07" not in shown
+    assert shown.count(r"\x1b]52") >= 4
+
+
+def test_what_is_printed_after_a_question_is_filtered(run_in_terminal: Callable[..., str]) -> None:
+    """Progress bars, one within the other, go away for it; when they are back, so is the filter in front of them."""
+    shown = run_in_terminal(
+        "import sys\n"
+        "from bitnet_bench.cli.tables import progress_bar\n"
+        "from bitnet_bench.cli.terminal import pause_progress, protect_streams\n"
+        "with protect_streams():\n"
+        "    streams = sys.stdout, sys.stderr\n"
+        "    with progress_bar('outer'), progress_bar('inner'):\n"
+        "        with pause_progress():\n"
+        "            assert (sys.stdout, sys.stderr) == streams\n"
+        "        for stream in (sys.stdout, sys.stderr):\n"
+        "            print('a\\x1b[31mb', file=stream)\n"
+        "    assert (sys.stdout, sys.stderr) == streams\n",
+        160,
+    )
+    assert shown.count(r"a\x1b[31mb") == 2
 
 
 def test_json_stays_json_with_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:

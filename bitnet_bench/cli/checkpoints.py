@@ -14,7 +14,7 @@ from bitnet_bench.cli.loading import TO_READ, TO_RUN, load_libraries
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json, Seed, ShardSize
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
+from bitnet_bench.cli.sentences import print_evaluation, print_next, print_text, print_warning
 from bitnet_bench.cli.tables import format_mebibytes, format_or_dash, make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import EmbeddingType, Format, GgufType, ReadAs, TernaryFormat
@@ -123,7 +123,7 @@ def _export(
         print_warning(warning)
     if not as_json:
         runtime = "bitnetcpp" if kind == "i2_s" else "llamacpp"
-        print_next("evaluate", "--model", out, "--suite", SUITE, "--backend", runtime)
+        print_evaluation([out], "--backend", runtime)
 
 
 def init(
@@ -201,7 +201,7 @@ def show_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     """Print what a folder holds that was converted or downloaded, and what usually follows."""
     size = format_mebibytes(sum(checkpoint.weight_bytes.values()))
     print_text(f"Checkpoint: {out} ({checkpoint.format}, {checkpoint.parameters:,} parameters, {size})")
-    print_next("evaluate", "--model", out, "--suite", SUITE)
+    print_evaluation([out])
 
 
 def show_created(out: Path, checkpoint: Checkpoint) -> None:

@@ -27,15 +27,14 @@ def complete_suites(incomplete: str) -> list[str]:
 
 def complete_tasks(context: typer.Context, incomplete: str) -> list[str]:
     """Return the tasks of the suites that the command line names, or of every suite."""
-    import yaml
+    from bitnet_bench.yaml_files import read_yaml
 
     given = {name for value in context.params.get("suite") or () for name in str(value).split(",")}
     folders = _list_suite_folders()
     chosen = [folder for name, folder in folders.items() if name in given] or list(folders.values())
     names = []
     for folder in chosen:
-        held = yaml.safe_load((folder / SUITE_FILE).read_text(encoding="utf-8"))
-        names += [task["name"] for task in held["tasks"]]
+        names += [task["name"] for task in read_yaml(folder / SUITE_FILE).value["tasks"]]
     return _starting(dict.fromkeys(names), incomplete)
 
 

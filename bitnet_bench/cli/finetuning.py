@@ -12,7 +12,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.sentences import SUITE, print_next, print_text, print_warning
+from bitnet_bench.cli.sentences import print_evaluation, print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
     for line in finetune_warnings(records):
         print_warning(line)
     if not as_json and not any(map(warn_failed_run, records)):
-        models = [word for record in records for word in ("--model", record.job.out)]
-        print_next("evaluate", *models, "--suite", SUITE)
+        print_evaluation(record.job.out for record in records)
 
 
 def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool) -> None:
@@ -100,8 +99,7 @@ def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as
     for line in found.warnings:
         print_warning(line)
     if not as_json:
-        best = [folder for folders in found.chosen.values() for folder in folders]
-        print_next("evaluate", *(word for folder in best for word in ("--model", folder)), "--suite", SUITE)
+        print_evaluation(folder for folders in found.chosen.values() for folder in folders)
 
 
 def finetune_table(records: Sequence[FinetuneRecord]) -> Table:

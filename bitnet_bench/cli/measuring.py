@@ -14,7 +14,7 @@ from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json, show_runs
-from bitnet_bench.cli.sentences import SUITE, print_error, print_next, print_text
+from bitnet_bench.cli.sentences import print_error, print_evaluation, print_next, print_text
 from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
@@ -176,7 +176,7 @@ def _show_records(records: list[RunRecord], named: Sequence[str], as_json: bool)
     if folders:
         print_next("report", *folders)
     else:
-        print_next("evaluate", *(word for name in named for word in ("--model", name)), "--suite", SUITE)
+        print_evaluation(named)
 
 
 def plan(

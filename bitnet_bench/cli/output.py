@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitnet_bench.cli.option_names import name_options
 from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, format_mebibytes, format_milliseconds, make_table, show
-from bitnet_bench.cli.terminal import escape_json_controls, unprotect
+from bitnet_bench.cli.terminal import escape_controls, escape_json_controls, unprotect
 from bitnet_bench.wording.estimates import format_estimate
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ def print_json_text(text: str) -> None:
     # past the filter, which translates sentences
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     print(escape_json_controls(text, encoding), file=unprotect(sys.stdout))
+
+
+def print_document(text: str) -> None:
+    """Print Markdown, CSV or LaTeX in the language in which it was written, whatever that of the command line is."""
+    print(escape_controls(text), file=unprotect(sys.stdout))
 
 
 def scores_table(runs: Sequence[RunRecord]) -> Table:

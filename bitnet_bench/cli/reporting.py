@@ -11,7 +11,7 @@ import typer
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
-from bitnet_bench.cli.output import print_json, print_json_text, show_runs
+from bitnet_bench.cli.output import print_document, print_json, print_json_text, show_runs
 from bitnet_bench.cli.sentences import print_next, print_open, print_outcome, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError
@@ -151,7 +151,7 @@ def compare(
     else:
         shared = found.comparison if sharing["keep_paths"] else share_model(found.comparison)
         text = FORMATS[form](shared).rstrip("\n")
-        print_json_text(text) if form == "json" else print(text)
+        print_json_text(text) if form == "json" else print_document(text)
     for outcome in found.outcomes:
         show_outcome(outcome)
     if any(outcome.holds for outcome in found.outcomes):

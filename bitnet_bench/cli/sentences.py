@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TextIO
@@ -51,7 +52,8 @@ def shows_colours(stream: TextIO) -> bool:
 def print_text(text: str, stream: TextIO | None = None) -> None:
     """Print sentences, on standard output without *stream*; lines of a terminal end between words."""
     stream = stream or sys.stdout
-    print(wrap_lines(translate_lines(text), find_width(stream)), file=stream)
+    whole = wrap_lines(translate_lines(text), find_width(stream))
+    print(escape_controls(whole), file=unprotect(stream))  # past the filter, which would translate parts of sentences
 
 
 def print_error(text: str) -> None:
@@ -74,6 +76,11 @@ def print_next(*words: str | Path) -> None:
     """Print the command of this program that usually follows, on standard error."""
     sys.stdout.flush()  # so that it comes last if both streams go to one file
     _print_labelled("Next:", "cyan", shlex.join(("bitnet-bench", *map(str, words))), is_command=True)
+
+
+def print_evaluation(models: Iterable[str | Path], *more: str) -> None:
+    """Print the command that scores *models*, on standard error."""
+    print_next("evaluate", *(word for model in models for word in ("--model", model)), "--suite", SUITE, *more)
 
 
 def print_open(page: Path) -> None:

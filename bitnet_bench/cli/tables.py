@@ -98,12 +98,9 @@ def show(table: Table) -> None:
     """Print a table so that it fits the terminal; where lines may be of any length, it is as wide as its words need."""
     from rich.console import Console
 
-    from bitnet_bench.cli.fitting_table import FittingTable, measure_table
+    from bitnet_bench.cli.fitting_table import measure_table
 
-    width = find_width(sys.stdout)
-    if width is None:
-        least = measure_table(table.columns) if isinstance(table, FittingTable) else 0
-        width = max(WIDTH_OF_FILES, least)
+    width = find_width(sys.stdout) or max(WIDTH_OF_FILES, measure_table(table.columns))
     Console(file=unprotect(sys.stdout), width=width).print(table, crop=False)
 
 

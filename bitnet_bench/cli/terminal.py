@@ -150,9 +150,10 @@ def protect_streams() -> Iterator[None]:
 @contextmanager
 def pause_progress() -> Iterator[None]:
     """Take progress bars off the terminal meanwhile: they would write over a question, and it could not be read."""
-    shown = list(SHOWN_BARS)
-    for bar in shown:
+    shown, streams = list(SHOWN_BARS), (sys.stdout, sys.stderr)
+    for bar in reversed(shown):  # each gives back the streams that it took over
         bar.stop()
     yield
     for bar in shown:
         bar.start()
+    sys.stdout, sys.stderr = streams  # a bar that starts takes them over without the filter

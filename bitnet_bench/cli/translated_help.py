@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from bitnet_bench.cli.sentences import measure_width, wrap_lines
 from bitnet_bench.wording.translation import translate_to_korean
 
 HelpFormatter: Any = typer.Context.formatter_class
@@ -84,20 +85,7 @@ def translate_option_help(text: str) -> str:
 
 def wrap_words(text: str, width: int) -> list[str]:
     """Return *text* in lines of *width* columns, broken between words; a longer word has a line of its own."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and measure_width(lines[-1]) + 1 + measure_width(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
-def measure_width(text: str) -> int:
-    """Return the columns that *text* takes in a terminal."""
-    from rich.cells import cell_len
-
-    return cell_len(text)
+    return wrap_lines(" ".join(text.split()), width).split("\n") if text.strip() else []
 
 
 def _indent(text: str, columns: int) -> str:
