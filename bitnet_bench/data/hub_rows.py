@@ -17,7 +17,6 @@ _PARTS = re.compile(
     r"hub:(?P<repo>[^/@:\s]+/[^/@:\s]+)(@(?P<revision>[^/:\s]+))?(/(?P<subset>[^:\s]+))?(:(?P<split>\S+))?"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_UNFIT_FOR_A_NAME = re.compile(r"[^\w.+@-]")
 
 
 class HubRows(NamedTuple):
@@ -68,8 +67,7 @@ def open_source(source: str | Path) -> Path:
 
     rows = parse_hub_rows(name)
     commit = _find_commit(rows)
-    parts = [rows.repo.replace("/", "--"), *(part for part in (rows.subset, rows.split) if part)]
-    stem = _UNFIT_FOR_A_NAME.sub("_", "--".join(parts))
+    stem = quote(str(rows._replace(revision=None)).removeprefix(HUB_PREFIX), safe="").replace("%2F", "--")
     kept = find_cache_folder() / "hub" / commit / f"{stem}.parquet"
     if not kept.is_file():
         dataset = _load_split(rows, commit)

@@ -22,6 +22,14 @@ CARD = b"---\nlicense: mit\n---\n# Chat\n"
 SUBSETS = (
     b"---\nconfigs:\n- config_name: easy\n  data_files: easy.csv\n- config_name: hard\n  data_files: hard.csv\n---\n"
 )
+NAMED_AS_A_SPLIT = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: easy.csv}, {split: test, path: hard.csv}]
+- config_name: test
+  data_files: easy.csv
+---
+"""
 READ = """
 import json, sys
 from bitnet_bench.data.hub_rows import open_source, pin_source
@@ -96,6 +104,14 @@ def test_a_split_is_that_of_a_commit_with_and_without_a_network(hub: FakeHub, tm
     again = [source for source in sources if source != "hub:kor/lines"]  # a set without a card notes no commit
     assert read(None, tmp_path, *again) == {source: found[source] for source in again}
     assert read(hub, tmp_path, "hub:kor/chat")["hub:kor/chat"][1] == ["neu"]
+
+
+def test_a_subset_and_a_split_of_one_name_are_kept_apart(hub: FakeHub, tmp_path: Path) -> None:
+    """Whichever is read first."""
+    tables = {"easy.csv": b"Q,A\nq,easy\n", "hard.csv": b"Q,A\nq,hard\n"}
+    hub.add("kor/named", {"README.md": NAMED_AS_A_SPLIT, **tables})
+    found = read(hub, tmp_path, "hub:kor/named/test", "hub:kor/named:test")
+    assert [answers for _, answers in found.values()] == [["easy"], ["hard"]]
 
 
 def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> None:
