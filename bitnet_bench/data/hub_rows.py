@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.files import replace_file
+from bitnet_bench.files import explain_disk_errors, replace_file
 
 HUB_PREFIX = "hub:"
 FORM = "hub:ORG/NAME[@REVISION][/SUBSET][:SPLIT]"
@@ -71,7 +71,7 @@ def open_source(source: str | Path) -> Path:
     kept = find_cache_folder() / "hub" / commit / f"{stem}.parquet"
     if not kept.is_file():
         dataset = _load_split(rows, commit)
-        with replace_file(kept) as stream:
+        with explain_disk_errors(kept), replace_file(kept) as stream:
             dataset.to_parquet(stream.buffer)
     return kept
 

@@ -130,6 +130,14 @@ def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> N
     assert problem.startswith(f"hub:kor/chat@{old} cannot be fetched from the hub: ")
 
 
+def test_a_cache_that_cannot_be_written_is_a_sentence(hub: FakeHub, tmp_path: Path) -> None:
+    """As of any file."""
+    (tmp_path / "datasets" / "bitnet_bench").mkdir(parents=True)
+    (tmp_path / "datasets" / "bitnet_bench" / "hub").write_text("no folder", encoding="utf-8")
+    ((problem, _),) = read(hub, tmp_path, "hub:kor/chat").values()
+    assert problem.startswith(f"Cannot write {tmp_path / 'datasets' / 'bitnet_bench' / 'hub'}")
+
+
 def test_the_hub_is_fine_tuned_on_from_the_command_line(hub: FakeHub, tmp_path: Path) -> None:
     """The record has the commit, so that the run can be done again."""
     rows = make_files()["parquet_sharegpt"].data
