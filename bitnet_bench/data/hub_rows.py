@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.files import replace_file
+from bitnet_bench.files import explain_disk_errors, replace_file
 
 HUB_PREFIX = "hub:"
 FORM = "hub:ORG/NAME[@REVISION][/SUBSET][:SPLIT]"
@@ -17,7 +17,6 @@ _PARTS = re.compile(
     r"hub:(?P<repo>[^/@:\s]+/[^/@:\s]+)(@(?P<revision>[^/:\s]+))?(/(?P<subset>[^:\s]+))?(:(?P<split>\S+))?"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_UNFIT_FOR_A_NAME = re.compile(r"[^\w.+@-]")
 
 
 class HubRows(NamedTuple):
@@ -68,12 +67,11 @@ def open_source(source: str | Path) -> Path:
 
     rows = parse_hub_rows(name)
     commit = _find_commit(rows)
-    parts = [rows.repo.replace("/", "--"), *(part for part in (rows.subset, rows.split) if part)]
-    stem = _UNFIT_FOR_A_NAME.sub("_", "--".join(parts))
+    stem = quote(str(rows._replace(revision=None)).removeprefix(HUB_PREFIX), safe="").replace("%2F", "--")
     kept = find_cache_folder() / "hub" / commit / f"{stem}.parquet"
     if not kept.is_file():
         dataset = _load_split(rows, commit)
-        with replace_file(kept) as stream:
+        with explain_disk_errors(kept), replace_file(kept) as stream:
             dataset.to_parquet(stream.buffer)
     return kept
 

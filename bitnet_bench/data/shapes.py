@@ -265,11 +265,11 @@ def _turn(fields: Fields, key: str, turn: Any) -> list[Turn]:
     if speaker_key is None:
         raise BadRowError("has a turn that is neither a string nor an object with role and content")
     speaker = inner.take(speaker_key)
-    called = _turn_with_tool(inner, speaker)
+    content = _find_content(inner)
+    called = _turn_with_tool(inner, speaker, content)
     if called is not None:
         return [called]
     role = role_of(speaker)
-    content = _find_content(inner)
     if role == "system" and inner.values.get(content) == "":
         return []  # a dialogue without an instruction, as exporters write it
     if role != "model" and (role, key) != ("system", "turns"):  # where "system" may be the side that answers
@@ -284,10 +284,9 @@ def _find_content(fields: Fields) -> str:
     return there or next((name for name in CONTENTS if name in fields.values), CONTENTS[0])
 
 
-def _turn_with_tool(fields: Fields, speaker: Any) -> Turn | None:
-    """Return a turn that calls tools, or gives the result of a call; None for any other."""
+def _turn_with_tool(fields: Fields, speaker: Any, content: str) -> Turn | None:
+    """Return a turn that calls tools, or gives the result of a call, with the text in *content*; None for any other."""
     name = speaker.strip().lower() if isinstance(speaker, str) else ""
-    content = _find_content(fields)
     if name in TOOL_NAMES:
         for about in ("tool_call_id", "name"):
             fields.take(about)

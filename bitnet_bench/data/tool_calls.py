@@ -39,8 +39,11 @@ For each function call, return a json object with function name and arguments wi
 
 def write_tools(tools: Any) -> str:
     """Return the text of a system turn that describes *tools*, a list of objects or its JSON; "" if there are none."""
-    tools = _parse(tools, "tools") if isinstance(tools, str) and tools.strip() else tools
-    if not tools:
+    if isinstance(tools, str):
+        tools = _parse(tools, "tools") if tools.strip() else None
+    elif not tools:
+        tools = None
+    if tools is None or tools == []:
         return ""
     if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
         raise BadRowError('has "tools" that are no list of objects')

@@ -269,7 +269,11 @@ def _check_metrics(config: Mapping[str, Any], suite: Suite, task: Task) -> None:
 
 
 def list_needed_fields(suite: Suite, task: Task) -> list[str]:
-    """Return the fields that a task reads of every row, as far as its YAML says them, without any rows."""
+    """Return the fields that a task reads of every row, as far as its YAML says them, without any rows.
+
+    BenchError if the suite brings code that is not trusted.
+    """
+    require_trust(suite)
     return find_needed_fields(_read_task_config(suite, task, DEFAULT_PROMPTS))
 
 

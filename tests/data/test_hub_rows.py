@@ -22,6 +22,14 @@ CARD = b"---\nlicense: mit\n---\n# Chat\n"
 SUBSETS = (
     b"---\nconfigs:\n- config_name: easy\n  data_files: easy.csv\n- config_name: hard\n  data_files: hard.csv\n---\n"
 )
+NAMED_AS_A_SPLIT = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: easy.csv}, {split: test, path: hard.csv}]
+- config_name: test
+  data_files: easy.csv
+---
+"""
 READ = """
 import json, sys
 from bitnet_bench.data.hub_rows import open_source, pin_source
@@ -98,6 +106,14 @@ def test_a_split_is_that_of_a_commit_with_and_without_a_network(hub: FakeHub, tm
     assert read(hub, tmp_path, "hub:kor/chat")["hub:kor/chat"][1] == ["neu"]
 
 
+def test_a_subset_and_a_split_of_one_name_are_kept_apart(hub: FakeHub, tmp_path: Path) -> None:
+    """Whichever is read first."""
+    tables = {"easy.csv": b"Q,A\nq,easy\n", "hard.csv": b"Q,A\nq,hard\n"}
+    hub.add("kor/named", {"README.md": NAMED_AS_A_SPLIT, **tables})
+    found = read(hub, tmp_path, "hub:kor/named/test", "hub:kor/named:test")
+    assert [answers for _, answers in found.values()] == [["easy"], ["hard"]]
+
+
 def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> None:
     """A name, a revision, a split and a subset; and a commit that was never fetched, where no hub answers."""
     missing = ["hub:kor/nothing", "hub:kor/chat@v9", "hub:kor/chat:dev", "hub:kor/subsets"]
@@ -112,6 +128,14 @@ def test_what_is_not_on_the_hub_is_a_sentence(hub: FakeHub, tmp_path: Path) -> N
     (old, _) = hub.commits["kor/chat"]
     ((problem, _),) = read(None, tmp_path, f"hub:kor/chat@{old}").values()
     assert problem.startswith(f"hub:kor/chat@{old} cannot be fetched from the hub: ")
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(hub: FakeHub, tmp_path: Path) -> None:
+    """As of any file."""
+    (tmp_path / "datasets" / "bitnet_bench").mkdir(parents=True)
+    (tmp_path / "datasets" / "bitnet_bench" / "hub").write_text("no folder", encoding="utf-8")
+    ((problem, _),) = read(hub, tmp_path, "hub:kor/chat").values()
+    assert problem.startswith(f"Cannot write {tmp_path / 'datasets' / 'bitnet_bench' / 'hub'}")
 
 
 def test_the_hub_is_fine_tuned_on_from_the_command_line(hub: FakeHub, tmp_path: Path) -> None:

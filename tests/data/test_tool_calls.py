@@ -60,6 +60,12 @@ def test_tools_are_described_in_the_system_text(tools: Any, system: list[dict[st
     assert f"<tools>\n{json.dumps(WEATHER)}\n</tools>" in text
 
 
+@pytest.mark.parametrize("tools", [None, [], {}, False, "", " ", "[]", "null"])
+def test_no_tools_are_not_described(tools: Any) -> None:
+    """As exporters write it."""
+    assert [role for role, _ in turns({"messages": [ASKED, ENDING], "tools": tools})] == ["user", "model"]
+
+
 def test_sharegpt_with_tools_is_the_same_dialogue() -> None:
     """The names that LLaMA-Factory gives the sides, and its list of tools as a text."""
     openai = {"messages": [ASKED, answer(None, CALL), result("맑음"), ENDING], "tools": [WEATHER]}
@@ -99,6 +105,7 @@ def test_a_call_with_the_weight_0_is_not_learned() -> None:
         ({"messages": [ASKED, answer(None, {"function": {"arguments": "{}"}})]}, 'a call of a tool without a "name"'),
         ({"messages": [ASKED, answer(None, {"function": {"name": "f", "arguments": "{"}})]}, "arguments of f that are"),
         ({"messages": [ASKED, ENDING], "tools": "weather"}, "has tools that are no JSON"),
+        ({"messages": [ASKED, ENDING], "tools": "0"}, '"tools" that are no list of objects'),
         ({"messages": [ASKED, ENDING], "tools": ["weather"]}, '"tools" that are no list of objects'),
     ],
 )  # fmt: skip

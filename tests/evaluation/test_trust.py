@@ -304,6 +304,16 @@ def test_evaluate_asks_for_trust_once(bench: Bench, folder: Path, mark: Path) ->
     assert bench(*words, folder.parent / "b").returncode == 0
 
 
+def test_what_shows_a_task_asks_for_trust_as_what_scores_it_does(bench: Bench, folder: Path, mark: Path) -> None:
+    """Its fields are what its functions read; the refusal names the code, and not one function."""
+    add_code(folder, mark, "function")
+    shown, scored = bench("suites", "show", folder), bench("evaluate", "--suite", folder, "--out", folder.parent / "a")
+    assert (shown.returncode, scored.returncode) == (1, 1)
+    assert shown.stderr.splitlines()[0] in scored.stderr.splitlines()
+    assert "evil.py" in shown.stderr
+    assert not mark.exists()
+
+
 def test_a_terminal_is_asked(folder: Path, mark: Path, own_state: Path) -> None:
     """A person at a terminal answers y."""
     add_code(folder, mark, "module")
