@@ -244,8 +244,7 @@ def search(work: Path, tokens: int, side_by_side: int) -> None:
         commands = [_pretrain_command(work, tokens, *one) for one in tried[start : start + side_by_side]]
         for running in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]:
             running.wait()
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("try-*.json")]
-    found.sort(key=lambda one: float(one["loss"]))
+    found = sorted(read_tries(work), key=lambda one: float(one["loss"]))
     for one in found:
         print("{precision} rate {learning_rate:g} batch {batch_size}: {loss:.4f} ({seconds:.0f} s)".format(**one))
     best = {precision: next(one for one in found if one["precision"] == precision) for precision in PAIR}
@@ -256,6 +255,11 @@ def _pretrain_command(work: Path, tokens: int, rate: float, batch: int, precisio
     name = f"try-{precision}-{rate:g}-{batch}"
     command = [sys.executable, __file__, "pretrain", "--work", str(work), "--precision", precision, "--name", name]
     return [*command, "--tokens", str(tokens), "--lr", str(rate), "--batch-size", str(batch)]
+
+
+def read_tries(work: Path) -> list[dict[str, Any]]:
+    """Return what the finished runs of the search in *work* wrote."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("try-*.json")]
 
 
 def best_choice(work: Path, precision: str) -> dict[str, Any]:
@@ -368,7 +372,7 @@ def write_card(work: Path, out: Path, losses: Mapping[TrainingPrecision, dict[st
 
 def describe_search(work: Path) -> dict[str, Any]:
     """Return what the card says of the search: runs that were started and finished, and each one's loss."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in work.glob("try-*.json")]
+    found = read_tries(work)
     found.sort(key=lambda one: (PAIR.index(one["precision"]), one["learning_rate"], one["batch_size"]))
     line = "| {precision} | {learning_rate:g} | {batch_size} | {loss:.3f} |"
     note = (work / SEARCH_NOTE).read_text(encoding="utf-8").strip() if (work / SEARCH_NOTE).exists() else ""

@@ -88,6 +88,11 @@ def draw_facts(grammar: Grammar, rng: random.Random) -> tuple[Fact, Fact]:
     return facts[0], facts[1]
 
 
+def mistake_fact(fact: Fact, other: Fact, asked: str, rng: random.Random) -> dict[str, str]:
+    """Return the slots of *fact* with *asked* wrong: a word of the other fact, or a thing that was not told."""
+    return fact.slots | {asked: rng.choice(fact.others) if asked == "thing" else other.slots[asked]}
+
+
 def tell_facts(facts: Sequence[Fact], frames: Sequence[str], rng: random.Random) -> str:
     """Return a paragraph that tells *facts* in any order."""
     return " ".join(fill(rng.choice(frames), **fact.slots) for fact in rng.sample(facts, len(facts)))
@@ -97,9 +102,8 @@ def make_boolq(grammar: Grammar, rng: random.Random, number: int) -> Row:
     """Ask whether something was so; a wrong question has one word of another fact, or a thing that was not told."""
     fact, other = draw_facts(grammar, rng)
     asked, frame = rng.choice(grammar.list_frames("boolq"))
-    slots, label = dict(fact.slots), number % 2
-    if not label:
-        slots[asked] = rng.choice(fact.others) if asked == "thing" else other.slots[asked]
+    label = number % 2
+    slots = fact.slots if label else mistake_fact(fact, other, asked, rng)
     paragraph = tell_facts((fact, other), grammar.list_frames("facts"), rng)
     return {"paragraph": paragraph, "question": fill(frame, **slots), "label": label}
 
@@ -205,8 +209,13 @@ def make_translation(grammar: Grammar, rng: random.Random, number: int) -> Row:
     frames = grammar.list_frames("translation")
     english, korean = frames[number % len(frames)]
     slots = translation_slots(grammar, rng)
-    text = fill(english, **slots)
-    return {"english": text[0].upper() + text[1:], "korean": fill(korean, **slots)}
+    return {"english": fill_english(english, slots), "korean": fill(korean, **slots)}
+
+
+def fill_english(frame: str, slots: dict[str, str]) -> str:
+    """Put *slots* into an English *frame*, with a capital at its beginning."""
+    text = fill(frame, **slots)
+    return text[0].upper() + text[1:]
 
 
 def translation_slots(grammar: Grammar, rng: random.Random) -> dict[str, str]:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from sample_language import event_slots, fill, make_infinitive, read_frames, read_lexicon
-from sample_rows import SEED, Grammar, draw_facts, review_slots, summary_slots, translation_slots
+from sample_rows import (
+    SEED,
+    Grammar,
+    draw_facts,
+    fill_english,
+    mistake_fact,
+    review_slots,
+    summary_slots,
+    translation_slots,
+)
 
 YES, NO = ("그렇다.", "맞다."), ("아니다.", "그렇지 않다.")
 PRAISE, COMPLAINT = ("좋은 평이다.", "칭찬이다."), ("나쁜 평이다.", "불평이다.")
@@ -37,9 +46,8 @@ def tell_day(grammar: Grammar, rng: random.Random) -> str:
             told.append(f"{fill(frame, **fact.slots)} {fill('{x}(이)다.', x=fact.slots[asked])}")
             continue
         asked, frame = rng.choice(list_frames(grammar, "boolq"))
-        is_so, slots = rng.random() < 0.5, dict(fact.slots)
-        if not is_so:
-            slots[asked] = rng.choice(fact.others) if asked == "thing" else other.slots[asked]
+        is_so = rng.random() < 0.5
+        slots = fact.slots if is_so else mistake_fact(fact, other, asked, rng)
         told.append(f"{fill(frame, **slots)} {rng.choice(YES if is_so else NO)}")
     return " ".join(told)
 
@@ -101,8 +109,7 @@ def tell_in_both(grammar: Grammar, rng: random.Random) -> str:
     """Say one thing in English and in Korean, in either order."""
     english, korean = rng.choice(list_frames(grammar, "translation"))
     slots = translation_slots(grammar, rng)
-    said = fill(english, **slots)
-    pair = [said[0].upper() + said[1:], fill(korean, **slots)]
+    pair = [fill_english(english, slots), fill(korean, **slots)]
     return "\n".join(pair if rng.random() < 0.7 else reversed(pair))
 
 

@@ -76,11 +76,6 @@ def format_points(value: float) -> str:
     return format_number_text(value)
 
 
-def format_span(low: str, high: str) -> Text:
-    """Return two limits as a range."""
-    return Text(f"{low}~{high}", f"{low} to {high}")
-
-
 def format_factor(ratio: float) -> Text:
     """Return a ratio with two significant digits, or three if it is close to one."""
     shown = f"{ratio:.2f}" if ratio < 1.1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"

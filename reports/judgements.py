@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bitnet_bench.reports.figures import format_points, format_span, make_missing_cell
+from bitnet_bench.reports.figures import format_points, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.wording import Count, get_text, plain_text
+from bitnet_bench.wording.estimates import format_limits, format_number_text
 from bitnet_bench.wording.sentences import translate_sentence
 
 
@@ -61,12 +62,12 @@ def _make_scale_rows(said: HumanJudgement) -> Iterator[Row]:
 
 
 def _number(number: Estimated, digits: int) -> Cell:
-    value, *limits = (f"{one:.{digits}f}".replace("-", "−") for one in (number.value, *(number.interval or ())))
-    return Cell(plain_text(value), (format_span(*limits),) if limits else (), "strong")
+    small = (format_limits(number.interval, digits),) if number.interval else ()
+    return Cell(plain_text(format_number_text(number.value, digits)), small, "strong")
 
 
 def _alpha(said: HumanJudgement, what: str) -> Cell:
     alpha = said.alpha[what]
     if isinstance(alpha, Unavailable):
         return make_missing_cell(translate_sentence(alpha.reason))
-    return Cell(plain_text(f"{alpha.value:.2f}".replace("-", "−")))
+    return Cell(plain_text(format_number_text(alpha.value, 2)))

@@ -11,7 +11,6 @@ from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.scores import PrimaryMean, compute_primary_mean
 from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch
 from bitnet_bench.runs.records import Cost, Measured, Measurement, Modelled
-from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.wording import Text, get_text
 
 PARETO_AXES = (("peak_bytes", 2**20, "axis.memory"), ("decode_s", 1e-3, "axis.latency"), ("energy_j", 1, "axis.energy"))
@@ -43,13 +42,12 @@ def _make_points(candidates: Iterable[Candidate], name: str, unit: float) -> Ite
     for run, mean, cost in candidates:
         limits = _find_limits(cost.metrics.get(name))
         if limits is not None:
-            half = None if mean.stderr is None else NORMAL_95 * mean.stderr
             yield QualityPoint(
                 run,
                 name_cost(cost),
                 cost=(limits[0] / unit, limits[1] / unit, limits[2] / unit),
                 score=mean.value,
-                interval=None if half is None else (max(0.0, mean.value - half), min(100.0, mean.value + half)),
+                interval=mean.interval,
                 is_modelled=isinstance(cost.metrics[name], Modelled),
                 is_scored=cost.precision == run.record.precision,
             )

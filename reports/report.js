@@ -257,22 +257,23 @@
     box.append(make("h4", "", name), text);
     return box;
   };
-  // The probability of each choice, in both runs that are compared.
+  // The probability of each choice, in the runs that are compared, or in the one that there is.
   const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
   const choiceTable = (row, a, b) => {
-    const runs = [...new Set([a, b])].filter((run) => samples.shares[row][run].length);
-    if (!runs.length) return null;
+    const runs = [...new Set([a, b])];
+    const shares = samples.shares[row];
+    if (!runs.some((run) => shares[run].length)) return null;
     const box = make("div", "choices");
-    box.append(make("span", "head", words("choices")));
-    for (const run of [a, b]) box.append(make("span", "head", runs.includes(run) && (run !== b || a !== b) ? samples.runs[run].key : ""));
+    box.append(make("span", "choice head", words("choices")));
+    for (const run of runs) box.append(make("span", "head", shares[run].length ? samples.runs[run].key : ""));
     samples.choices[row].forEach((choice, i) => {
-      const name = make("span", i === samples.gold[row] ? "gold" : "");
+      const name = make("span", i === samples.gold[row] ? "choice gold" : "choice");
       name.append(bdi(choice));
       box.append(name);
-      for (const run of [a, b]) {
+      for (const run of runs) {
         const cell = make("span", "share");
-        const share = samples.shares[row][run][i];
-        if (share !== undefined && (run !== b || a !== b)) {
+        const share = shares[run][i];
+        if (share !== undefined) {
           const bar = make("meter");
           bar.max = 1;
           bar.value = share;

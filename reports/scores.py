@@ -10,7 +10,7 @@ from bitnet_bench.reports.figures import DASH, format_number, format_points, mak
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
-from bitnet_bench.statistics import ALIKE_STDERR
+from bitnet_bench.statistics import ALIKE_STDERR, interval
 from bitnet_bench.statistics.several import combine_stderrs
 from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
 from bitnet_bench.wording.estimates import format_estimate, format_limits
@@ -24,6 +24,11 @@ class PrimaryMean:
     value: float
     stderr: float | None
     tasks: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval, clipped to 0..100; None without a standard error."""
+        return interval(self.value, self.stderr)
 
 
 def compute_primary_mean(run: NamedRun) -> PrimaryMean | None:

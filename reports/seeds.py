@@ -6,10 +6,11 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 
-from bitnet_bench.reports.figures import format_points, format_span
+from bitnet_bench.reports.figures import format_points
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.wording import get_text, plain_text
+from bitnet_bench.wording.estimates import format_limits
 from bitnet_bench.wording.names import format_metric, format_task_name
 
 IGNORED_SETTINGS = {"seed", "out", "save_every", "track", "model"}
@@ -60,6 +61,6 @@ def _rows(group: Sequence[NamedRun]) -> Iterable[Row]:
                 Cell(plain_text(len(values))),
                 Cell(plain_text(format_points(statistics.mean(values))), (), "strong"),
                 Cell(plain_text(format_points(statistics.stdev(values)))),
-                Cell(format_span(format_points(min(values)), format_points(max(values)))),
+                Cell(format_limits((min(values), max(values)))),
             )
         )

@@ -19,7 +19,6 @@ from bitnet_bench.reports.figures import (
     format_bytes,
     format_factor,
     format_points,
-    format_span,
     make_figure_cell,
     make_missing_cell,
 )
@@ -30,7 +29,6 @@ from bitnet_bench.reports.scores import compute_primary_mean
 from bitnet_bench.reports.sections import NOTHING, Cell, Row, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
 from bitnet_bench.runs.records import Cost, Measured
-from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.planning import count_examples_to_decide
 from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
 from bitnet_bench.wording.estimates import format_estimate, format_limits
@@ -67,14 +65,15 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
         notes = tuple(_list_chance_notes(runs))
         return Summary(_describe_alone(runs[0]), get_text("summary.alone"), NOTHING, notes, table)
     pair, comparison = shown
+    missing = _count_missing_examples(comparison)
+    kept = _describe_kept(pair, comparison, missing)
     notes = (
         get_text("summary.verdicts", counts=format_verdict_counts(comparison)),
         *_list_cost_notes(pair),
         *_list_chance_notes(runs),
-        *([get_text("kept.decide.how")] if _count_missing_examples(comparison) else []),
+        *([get_text("kept.decide.how")] if kept and missing else []),
         *([get_text("summary.one-of", count=pairs)] if pairs > 1 else []),
     )
-    kept = _describe_kept(pair, comparison)
     verdict = format_headline(comparison)
     guesses = kept and _is_guessing(pair[1])
     warning = get_text("kept.chance", b=pair[1].name) if guesses else NOTHING
@@ -87,8 +86,8 @@ def _is_guessing(run: NamedRun) -> bool:
     return above is not None and above[0] == 0
 
 
-def _describe_kept(pair: Pair, comparison: Comparison) -> Text | None:
-    """Return the share of quality that is kept, with memory and speed; None if it cannot be told."""
+def _describe_kept(pair: Pair, comparison: Comparison, missing: Count | None) -> Text | None:
+    """Return the share of quality that is kept, with costs and *missing* examples; None if it cannot be told."""
     kept = compute_kept_quality(*pair, comparison)
     if kept is None:
         return None
@@ -98,7 +97,6 @@ def _describe_kept(pair: Pair, comparison: Comparison) -> Text | None:
         return get_text("kept.sentence.no-interval", **said)
     limits = (100 * kept.interval[0], 100 * kept.interval[1])
     sentence = get_text("kept.sentence", **said, interval=format_limits(limits) + plain_text("%"))
-    missing = _count_missing_examples(comparison)
     return sentence + plain_text(" ") + get_text("kept.decide", n=missing) if missing else sentence
 
 
@@ -167,11 +165,9 @@ def _describe_alone(run: NamedRun) -> Text:
     if mean is None:
         return get_text("headline.none", run=run.name)
     about = {"run": run.name, "tasks": get_text("tasks", count=Count(mean.tasks)), "mean": format_points(mean.value)}
-    if mean.stderr is None:
+    if mean.interval is None:
         return get_text("headline.alone.no-error", **about)
-    half = NORMAL_95 * mean.stderr
-    limits = format_span(format_points(max(0.0, mean.value - half)), format_points(min(100.0, mean.value + half)))
-    return get_text("headline.alone", **about, interval=limits)
+    return get_text("headline.alone", **about, interval=format_limits(mean.interval))
 
 
 def _describe_savings(pair: Pair) -> Text:

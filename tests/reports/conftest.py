@@ -1,8 +1,9 @@
-"""What the tests of reports share: costs, and one run beside its twin."""
+"""What the tests of reports share: costs, one run beside its twin, and a browser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,16 @@ import pytest
 from bitnet_bench.runs.records import Cost, Measured, Measurement, Unavailable
 
 NO_COUNTER = "this machine shows no energy counter"
+BROWSER_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +72,23 @@ def twins(make_results: Any, make_cost: Any) -> Any:
         make_results("삼진", {"s:t": bad, "s:u": good}, costs=(make_cost(),)),
         make_results("쌍둥이", {"s:t": good, "s:u": good}, precision="fp16", costs=(make_cost("fp16", 50.0),)),
     )
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Give a Chromium with a profile of its own, whose logs can be read."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no chromium and chromedriver: `make browser`")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = chromium
+    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,6 @@ from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import plain_text
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: `make browser`")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WIDE, NARROW = 1440, 390
 # what a model, a prompt or a name may hold: markup, handlers, addresses, directions, controls, huge and broken text
 NASTY = (
@@ -45,23 +31,6 @@ NASTY = (
     "unbroken" * 400,
     "\n" * 300 + "after many lines",
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give a Chromium with a profile of its own."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 def show(browser: Any, text: str, folder: Path, width: int = WIDE, anchor: str = "") -> None:
@@ -266,3 +235,14 @@ def test_the_policy_forbids_what_would_slip_through(browser: Any, twins: Any, tm
     assert browser.title == "bitnet-bench report"
     assert requests(browser) == []
     assert any("Content Security Policy" in message for message in complaints(browser))
+
+
+def test_a_run_alone_shows_the_probabilities_of_its_choices(browser: Any, make_results: Any, tmp_path: Path) -> None:
+    """One run is both of those that are compared, and each choice has one probability, on a line of its own."""
+    show(browser, HTMLReport().render([make_results("a", {"s:t": [1.0]})], ReportOptions()), tmp_path)
+    draw_all(browser)
+    click(browser, "#rows .toggle")
+    shares = browser.execute_script("return [...document.querySelectorAll('.choices meter')].map((bar) => bar.value)")
+    assert sorted(shares) == pytest.approx([0.2689, 0.7311])
+    tops = "[...document.querySelectorAll('.choices .choice')].map((name) => name.getBoundingClientRect().top)"
+    assert len(set(browser.execute_script(f"return {tops}"))) == 3

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -21,8 +20,6 @@ import pytest
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.wording.sentences import SENTENCE_PATTERN
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-in_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: `make browser`")
 RUNS = ("ternary-before", "fp16-before", "ternary-after", "fp16-after")
 MAX_PHONE_PIXELS, MAX_PAGES = 9000, 12
 A4_INCHES = {"paperWidth": 8.27, "paperHeight": 11.69}
@@ -142,23 +139,6 @@ def test_the_compared_pair_comes_first(page: Path) -> None:
     assert order[:4] == ["A · ternary-after", "B · fp16-after", "C · ternary-before", "D · fp16-before"]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Give a Chromium with a profile of its own."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    flags = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
-    for flag in (*flags, "--disable-background-networking", f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
-
-
 def show(browser: Any, page: Path, width: int, language: str) -> None:
     """Open the page in a window of this width, in this language, with every chart and the samples drawn."""
     from selenium.webdriver.support.ui import WebDriverWait
@@ -174,7 +154,6 @@ def show(browser: Any, page: Path, width: int, language: str) -> None:
     WebDriverWait(browser, 60, poll_frequency=0.1).until(lambda b: b.execute_script(f"return !{undrawn}.length"))
 
 
-@in_browser
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_a_phone_shows_it_within_nine_thousand_pixels(language: str, browser: Any, page: Path) -> None:
     """At 390 pixels the page, with everything drawn, is at most 9,000 high, and does not scroll sideways."""
@@ -186,7 +165,6 @@ def test_a_phone_shows_it_within_nine_thousand_pixels(language: str, browser: An
     assert browser.execute_script("return document.querySelectorAll('#rows tbody tr').length") == 8
 
 
-@in_browser
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_it_prints_on_twelve_pages(language: str, browser: Any, page: Path) -> None:
     """On A4 the report takes at most 12 pages, and it has the samples."""
@@ -197,7 +175,6 @@ def test_it_prints_on_twelve_pages(language: str, browser: Any, page: Path) -> N
     assert 3 <= len(pages) <= MAX_PAGES
 
 
-@in_browser
 def test_the_contents_stay_and_mark_the_part_that_is_read(browser: Any, page: Path) -> None:
     """Scrolled to the costs, the bar is still at the top, and "costs" is marked in it; at the end it is the samples."""
     show(browser, page, 1440, "ko")
@@ -211,7 +188,6 @@ def test_the_contents_stay_and_mark_the_part_that_is_read(browser: Any, page: Pa
         assert found == [0, [f"#{anchor}"]]
 
 
-@in_browser
 def test_a_switch_shows_quality_against_another_cost(browser: Any, page: Path) -> None:
     """Latency instead of memory: its chart is drawn, with a point for each backend and precision, the other hidden."""
     show(browser, page, 1440, "ko")
@@ -227,7 +203,6 @@ def test_a_switch_shows_quality_against_another_cost(browser: Any, page: Path) -
     assert browser.execute_script("return document.querySelector('.switch [data-panel=\"0\"]').hidden")
 
 
-@in_browser
 def test_samples_begin_with_changed_results_and_have_probabilities(browser: Any, page: Path) -> None:
     """The first row is right in one run only; opened, it has a score for each run and a probability for each choice."""
     show(browser, page, 1440, "ko")
@@ -243,7 +218,6 @@ def test_samples_begin_with_changed_results_and_have_probabilities(browser: Any,
     assert shares[0] + shares[2] == pytest.approx(1.0, abs=0.001)
 
 
-@in_browser
 def test_a_card_shows_its_main_columns_until_it_is_opened(browser: Any, page: Path) -> None:
     """On a phone a row of scores has A and B; a tap on it shows the metric and the other runs."""
     show(browser, page, 390, "ko")
