@@ -39,15 +39,12 @@ For each function call, return a json object with function name and arguments wi
 
 def write_tools(tools: Any) -> str:
     """Return the text of a system turn that describes *tools*, a list of objects or its JSON; "" if there are none."""
-    if isinstance(tools, str):
-        tools = _parse(tools, "tools") if tools.strip() else None
-    elif not tools:
-        tools = None
-    if tools is None or tools == []:
+    given = _parse(tools, "tools") if isinstance(tools, str) and tools else tools or None
+    if given is None or given == []:
         return ""
-    if not isinstance(tools, list) or not all(isinstance(one, dict) for one in tools):
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise BadRowError('has "tools" that are no list of objects')
-    wrapped = [one if "function" in one else {"type": "function", "function": one} for one in tools]
+    wrapped = [one if "function" in one else {"type": "function", "function": one} for one in given]
     return _DESCRIPTION.format(tools="\n".join(json.dumps(one, ensure_ascii=False) for one in wrapped))
 
 

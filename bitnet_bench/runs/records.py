@@ -143,7 +143,7 @@ class FinetuneRecord(GrownValue):
     """sha256 of what was read, by name: base weights, tokenizer, chat template, configuration, data rows, validation
     rows, teacher weights. {} in records of older versions."""
     conversion: Conversion | None = None
-    """None if the base was ternary already, or the result is not."""
+    """None if the base was ternary already, or the result is not, and for DPO, whose losses are of pairs."""
 
 
 class Trial(GrownValue):

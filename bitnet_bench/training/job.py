@@ -60,7 +60,7 @@ def run_finetune_job(
     items, validation = (make_items(job, model, one, collator) for one in (encoded, held_out))
     plan = TrainingPlan(items, validation, collator)
     becomes_ternary = job.precision == "ternary" and not given.base.is_ternary
-    is_new = becomes_ternary and resumed is None and not job.shard
+    is_new = becomes_ternary and resumed is None and not job.shard and job.method != "dpo"
     conversion = measure_conversion(job, given.base, model, plan) if is_new else {}
     resumes = resumed is not None
     start = TrainerSetup(

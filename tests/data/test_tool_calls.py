@@ -60,7 +60,7 @@ def test_tools_are_described_in_the_system_text(tools: Any, system: list[dict[st
     assert f"<tools>\n{json.dumps(WEATHER)}\n</tools>" in text
 
 
-@pytest.mark.parametrize("tools", [None, [], {}, False, "", " ", "[]", "null"])
+@pytest.mark.parametrize("tools", [None, [], {}, False, "", "[]", "null"])
 def test_no_tools_are_not_described(tools: Any) -> None:
     """As exporters write it."""
     assert [role for role, _ in turns({"messages": [ASKED, ENDING], "tools": tools})] == ["user", "model"]
@@ -105,6 +105,7 @@ def test_a_call_with_the_weight_0_is_not_learned() -> None:
         ({"messages": [ASKED, answer(None, {"function": {"arguments": "{}"}})]}, 'a call of a tool without a "name"'),
         ({"messages": [ASKED, answer(None, {"function": {"name": "f", "arguments": "{"}})]}, "arguments of f that are"),
         ({"messages": [ASKED, ENDING], "tools": "weather"}, "has tools that are no JSON"),
+        ({"messages": [ASKED, ENDING], "tools": " "}, "has tools that are no JSON"),
         ({"messages": [ASKED, ENDING], "tools": "0"}, '"tools" that are no list of objects'),
         ({"messages": [ASKED, ENDING], "tools": ["weather"]}, '"tools" that are no list of objects'),
     ],

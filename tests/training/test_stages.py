@@ -87,6 +87,13 @@ def test_a_ternary_base_has_lost_nothing(tmp_path: Path) -> None:
     assert finetune(make_job(tmp_path, "demo", max_steps=1)).conversion is None
 
 
+def test_preferences_have_no_loss_of_tokens_to_compare(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """The loss of DPO is of pairs, and would stand beside one of tokens."""
+    job = make_job(tmp_path, str(tiny_model("llama")), method="dpo", max_steps=1)
+    Path(job.data[0]).write_text('{"prompt": "가", "chosen": "네", "rejected": "아니요"}\n' * 4, encoding="utf-8")
+    assert finetune(job).conversion is None
+
+
 def test_without_text_the_second_stage_is_left_out(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
     stages = plan_stages(make_job(tmp_path, str(tiny_model("qwen3"))), Arms(preset="bitdistill"))
     assert [stage.name for stage in stages] == ["fp16", "ternary"]
