@@ -186,6 +186,7 @@ def _new_record(
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
+    settings |= job.generation_settings()
     precision = job.precision or default_precision(checkpoint, job.backend)
     runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
