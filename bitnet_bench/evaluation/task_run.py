@@ -218,8 +218,7 @@ def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: s
     primary = load_metric(built.task.metrics[0])
     examples = [_score_answers(primary, example) for example in examples]
     constant = _answer_with_majority(built, examples)
-    several = len(examples[0].answers)
-    added = list_several_answer_metrics(several) if several and primary.is_right_or_wrong else ()
+    added = list_several_answer_metrics(built.task.metrics, len(examples[0].answers))
     keys = dict.fromkeys((*built.task.metrics, *added))
     scores = tuple(_make_score(built, key, examples, constant) for key in keys)
     return TaskResult(built.name, scores, tuple(examples), rows_sha256)

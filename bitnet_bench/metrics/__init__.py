@@ -50,8 +50,9 @@ _METRICS = {
 def load_metric(key: str, answers: int = 1) -> Metric:
     """Return the metric *key*, in the form `name` or `name:argument`; BenchError lists the known metrics.
 
-    The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, the k of `pass_at`, or
-    `corrected` for `klue_exact_match` and `klue_rouge_w`. With several *answers* to each row it is the metric over all.
+    The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, `corrected` for
+    `klue_exact_match` and `klue_rouge_w`, the metric that says what is right for `majority_vote`, and K, or K and such
+    a metric, for `pass_at` (`pass_at:4:exact_match`). With several *answers* to each row it is the metric over all.
     """
     name, _, argument = key.partition(":")
     if name not in _METRICS:

@@ -259,8 +259,7 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
         directory, rows, job.prompts, job.shots, job.seed, job.chat_template, without_code=WITHOUT_CODE
     )
     return [
-        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job)
-        for suite, task in step.tasks
+        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job) for suite, task in step.tasks
     ]
 
 

@@ -22,6 +22,7 @@ from bitnet_bench.evaluation.lm import SessionLM, check_chat_settings
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import check_repeats, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
+from bitnet_bench.metrics import load_metric
 from bitnet_bench.protocols import ALL_REQUESTS, Completion, Sampling, Share, Thoughts
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
@@ -31,10 +32,12 @@ from tests.evaluation.test_requests_by_hand import Letters, Recorder, Shelf, tex
 
 THINK = Thoughts()
 OPENED = Thoughts(opened=True)
+ADDED = ["pass_at:2:exact_match", "pass_at:4:exact_match", "majority_vote:exact_match"]
 QWEN = (
-    "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n"
-    "{%- if enable_thinking is defined and not enable_thinking -%}<think>\n\n</think>\n\n{%- endif -%}{%- endif -%}"
+    "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{{ '\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking -%}"
+    "<think>\n\n</think>{{ '\n\n' }}{%- endif -%}{%- endif -%}"
 )
 
 
@@ -276,7 +279,7 @@ def test_prompts_are_rendered_with_the_switch(tmp_path: Path) -> None:
     for thinking in ("auto", "on", "off"):
         lm = SessionLM(session, job=EvaluateJob(chat_template=True, thinking=thinking))
         found[thinking] = lm.apply_chat_template([{"role": "user", "content": "가"}])
-    asked = "<|im_start|>user\n가<|im_end|>\n<|im_start|>assistant\n"
+    asked = "<|im_start|>user\n가<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
     assert found == {"auto": asked, "on": asked, "off": f"{asked}<think>\n\n</think>\n\n"}
 
 
@@ -313,7 +316,7 @@ def test_a_score_over_several_answers_has_the_error_of_rows_and_samples(qa: Buil
     lm = Sampled([right[0], right[0], "틀림", "틀림"], ["x", right[1], "y", "z"], ["가", "가", "나", right[2]])
     result = evaluate_task(lm, qa, 3, repeats=4)
     scores = {score.metric: score for score in result.scores}
-    assert next(iter(scores)) == "exact_match"
+    assert list(scores) == ["char_f1", "exact_match", *ADDED]
     means = [0.5, 0.25, 0.25]
     mean = sum(means) / 3
     assert scores["exact_match"].value == pytest.approx(100 * mean)
@@ -322,13 +325,16 @@ def test_a_score_over_several_answers_has_the_error_of_rows_and_samples(qa: Buil
     assert scores["exact_match"].n == 3
     assert scores["exact_match"].signature.endswith("|answers:4")
     pass_at_2 = [1 - math.comb(2, 2) / 6, 1 - math.comb(3, 2) / 6, 1 - math.comb(3, 2) / 6]
-    assert scores["pass_at:2"].value == pytest.approx(100 * sum(pass_at_2) / 3)
-    assert scores["pass_at:4"].value == 100.0
-    assert scores["majority_vote"].value == pytest.approx(100 / 3), "of two equals the first; then none; then 가"
+    assert scores["pass_at:2:exact_match"].value == pytest.approx(100 * sum(pass_at_2) / 3)
+    assert scores["pass_at:4:exact_match"].value == 100.0
+    assert scores["majority_vote:exact_match"].value == pytest.approx(100 / 3), (
+        "of two equals the first; then none; then 가"
+    )
     first = result.examples[0]
     assert [answer.output for answer in first.answers] == [right[0], right[0], "틀림", "틀림"]
     assert [answer.correct for answer in first.answers] == [1.0, 1.0, 0.0, 0.0]
     assert (first.output, first.correct) == (right[0], 0.5)
+    assert {type(load_metric(key)).__name__ for key in ADDED} == {"PassAt", "MajorityVote"}
 
 
 def test_one_answer_to_a_row_is_written_as_before(qa: BuiltTask) -> None:
@@ -350,7 +356,7 @@ def test_an_unfinished_thought_is_wrong_even_where_an_empty_answer_is_right(qa: 
 
     answered = task_run._answer_by_text(qa, question, {}, "", lost)
     assert answered.output == task_run.NO_ANSWER
-    assert task_run.load_metric("exact_match").score_example(answered) == 0.0
+    assert load_metric("exact_match").score_example(answered) == 0.0
 
 
 def test_lm_evals_own_scores_take_one_answer(qa: BuiltTask) -> None:
