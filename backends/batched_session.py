@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, groupby, islice, pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.token_choice import NO_TOKEN, Sampler, choose_greedy
 from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.data.templates import find_special_ids
+from bitnet_bench.data.thoughts import find_answer_start
 from bitnet_bench.errors import BenchError, GpuLostError, NotFiniteError
 from bitnet_bench.machine.gpu import first_error_line, is_gpu_failure, is_out_of_memory
-from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
+from bitnet_bench.protocols import ALL_REQUESTS, GREEDY, Completion, Sampling, Session, Share, Thoughts
 from bitnet_bench.runs.choices import Precision
 
 Ids = tuple[int, ...]
@@ -43,7 +44,33 @@ class Tree:
         return sum(self.shape)
 
 
-Row = TypeVar("Row", Ids, Tree)
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to continue: at most *limit* tokens follow; *draw* numbers the answers to equal prompts."""
+
+    ids: Ids
+    limit: int
+    draw: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def room(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return len(self.ids) + self.limit
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How prompts are continued: how tokens are chosen, and where a text ends."""
+
+    stop: Sequence[str] = ()
+    sampling: Sampling = GREEDY
+    thoughts: Thoughts | None = None
+
+
+Row = TypeVar("Row", Prompt, Tree)
 Item = TypeVar("Item")
 Work = TypeVar("Work")
 Answer = tuple[float, bool]
@@ -55,16 +82,10 @@ SHORTEST_PREFIX = 16
 TOKENS_PER_BATCH = 512
 """Tokens of a batch: on two cores, products reach their full rate at 100 (kernel) to 256 tokens, and more tokens only
 cost attention and memory."""
+ROOM_PER_BATCH = 2**16
+"""Most tokens that prompts of a batch and their longest answers have together: their keys and values are held."""
 LOGITS_AT_ONCE = 2**24
 """Most logits held at a time: 64 MB in float32."""
-NO_TOKEN = -1
-"""Stands for a token that cannot be chosen, because a logit is NaN or the largest is infinite."""
-
-
-def choose_greedy(logits: Tensor) -> Tensor:
-    """Return the most likely token [N] of each row of *logits* [N, V], or `NO_TOKEN`."""
-    top = logits.max(-1)
-    return top.indices.masked_fill(~(top.values.abs() < math.inf), NO_TOKEN)
 
 
 def split_by_padded_budget(items: Sequence[Item], cost: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
@@ -117,6 +138,10 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     """True if `hidden` takes trees with several branches; if not, every branch comes with its own context."""
     budget: int
     """Tokens of a batch; reduced whenever a batch does not fit into memory."""
+    _sampler: Sampler | None = None
+    """Draws the tokens of the batch that is being continued; None if they are greedy."""
+    _shown: frozenset[int] = frozenset()
+    """Special tokens that stay in the texts of that batch."""
     ends: frozenset[int] = frozenset()
     """Ids that end an answer in addition to the tokenizer's EOS; set when a checkpoint is opened."""
 
@@ -353,72 +378,125 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
         return collect
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
-    ) -> Iterator[list[tuple[int, str]]]:
-        """Yield, batch by batch, (index, greedy continuation) up to EOS or another end, a stop string, or the limit."""
-        by_input: dict[Ids, list[int]] = defaultdict(list)
-        for i, prompt in enumerate(prompts):
-            by_input[tuple(prompt)].append(i)
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        part: Share = ALL_REQUESTS,
+        sampling: Sampling = GREEDY,
+        draws: Sequence[int] = (),
+        thoughts: Thoughts | None = None,
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        """Yield, batch by batch, (index, continuation) up to EOS or another end, a stop string, or the limit.
 
-        def unknown(row: Ids) -> Ids | None:
+        Equal prompts are continued once, or once for each number of a draw if tokens are drawn.
+        """
+        by_input: dict[Prompt, list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            limit = max(1, min(max_new_tokens, self.max_length - len(prompt)))
+            draw = draws[i] if draws and not sampling.is_greedy else 0
+            by_input[Prompt(tuple(prompt), limit, draw)].append(i)
+        writing = Writing(stop, sampling, thoughts)
+
+        def unknown(row: Prompt) -> Prompt | None:
             return None if part.known.issuperset(by_input[row]) else row
 
-        def texts(batch: list[Ids]) -> list[tuple[int, str]]:
+        def texts(batch: list[Prompt]) -> list[tuple[int, Completion]]:
             try:
-                written = self._continue(batch, max_new_tokens, stop)
+                written = self._continue(batch, writing)
             except NotFiniteError as error:
                 error.request = by_input[batch[error.request]][0]
                 raise
             return [(i, text) for row, text in zip(batch, written, strict=True) for i in by_input[row]]
 
+        whole = self.batches(list(by_input), 0)
+        batches = (some for batch in whole for some in split_by_budget(batch, lambda row: row.room, ROOM_PER_BATCH))
         with explain_gpu_failures():
-            for batch in self._skip_known(self.batches(list(by_input), 0), unknown, part):
+            for batch in self._skip_known(batches, unknown, part):
                 yield from self._run_in_memory(batch, texts, self.release)
 
-    def _continue(self, batch: list[Ids], limit: int, stop: Sequence[str]) -> list[str]:
-        state = self.prefill(batch)
+    def _continue(self, batch: Sequence[Prompt], writing: Writing) -> list[Completion]:
+        """Return the continuation of each prompt."""
+        self._sampler = None
+        if not writing.sampling.is_greedy:
+            self._sampler = Sampler(writing.sampling, [row.ids for row in batch], [row.draw for row in batch])
+        self._shown = self._find_special_marks(writing.thoughts)
+        try:
+            return self._write_texts(batch, writing)
+        finally:
+            self._sampler, self._shown = None, frozenset()
+
+    def _write_texts(self, batch: Sequence[Prompt], writing: Writing) -> list[Completion]:
+        longest = max(row.limit for row in batch)
+        state = self.prefill([row.ids for row in batch])
         written: list[list[int]] = [[] for _ in batch]
-        texts: list[str | None] = [None] * len(batch)
-        for step in range(limit):
+        texts: list[Completion | None] = [None] * len(batch)
+        for step in range(longest):
             arriving = PendingTensors([state.tokens])
-            queued = self.queue(state) if step < limit - 1 else None  # it computes while the texts are decoded
+            queued = self.queue(state) if step < longest - 1 else None  # it computes while the texts are decoded
             (tokens,) = arriving.wait()
-            for b, token in enumerate(tokens.tolist()):
+            for b, (row, token) in enumerate(zip(batch, tokens.tolist(), strict=True)):
                 if texts[b] is None:
                     if token == NO_TOKEN:
                         raise NotFiniteError(b, self.precision)
                     written[b].append(token)
-                    texts[b] = self._find_finished_text(written[b], stop)
-            if all(text is not None for text in texts) or step == limit - 1:
+                    texts[b] = self._find_finished_text(written[b], writing)
+                    if texts[b] is None and step == row.limit - 1:
+                        texts[b] = Completion(self._decode_text(written[b]), cut=True)
+            if all(text is not None for text in texts):
                 break
             state = self.decode(state, 1) if queued is None else queued
-        return [self._decode_text(ids) if text is None else text for ids, text in zip(written, texts, strict=True)]
+        return [text for text in texts if text is not None]
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """Return the next token [N] of each row of *logits* [N, V]: drawn while `generate` draws, else greedy."""
+        return choose_greedy(logits) if self._sampler is None else self._sampler.choose(logits)
+
+    def _find_special_marks(self, thoughts: Thoughts | None) -> frozenset[int]:
+        """Return the marks of *thoughts* that are special tokens, which decoding would leave out."""
+        if thoughts is None:
+            return frozenset()
+        marks = [self.tokenizer.convert_tokens_to_ids(mark) for mark in (thoughts.begin, thoughts.end)]
+        return self._special & frozenset(marks)
 
     @cached_property
     def _special(self) -> frozenset[int]:
         return find_special_ids(self.tokenizer)
 
-    def _find_finished_text(self, ids: list[int], stop: Sequence[str]) -> str | None:
-        """Return the text if the last of *ids* ends it, else None."""
+    def _find_finished_text(self, ids: list[int], writing: Writing) -> Completion | None:
+        """Return the text if the last of *ids* ends it, else None; a stop string inside a thought does not."""
         if ids[-1] == self.tokenizer.eos_token_id or ids[-1] in self.ends:
-            return self._decode_text(ids[:-1])
+            return Completion(self._decode_text(ids[:-1]))
+        marks = [mark for mark in writing.stop if mark]
+        if not marks:
+            return None
         text = self._decode_text(ids)
-        cuts = [text.index(mark) for mark in stop if mark and mark in text]
+        start = find_answer_start(text, writing.thoughts)
+        if start is None:
+            return None
+        cuts = [text.index(mark, start) for mark in marks if mark in text[start:]]
         if cuts:
-            return text[: min(cuts)]
-        return None if self._special.isdisjoint(ids) else self._cut_at_special(ids, stop)
+            return Completion(text[: min(cuts)])
+        return None if self._special.isdisjoint(ids) else self._cut_at_special(ids, marks, writing.thoughts)
 
-    def _cut_at_special(self, ids: list[int], stop: Sequence[str]) -> str | None:
+    def _cut_at_special(self, ids: list[int], marks: Sequence[str], thoughts: Thoughts | None) -> Completion | None:
         """Return the text before the first stop string that contains special tokens, or None if there is none."""
         whole: str = self.tokenizer.decode(ids)
-        cuts = [whole.index(mark) for mark in stop if mark and mark in whole]
+        start = find_answer_start(whole, thoughts)
+        if start is None:
+            return None
+        cuts = [whole.index(mark, start) for mark in marks if mark in whole[start:]]
         if not cuts:
             return None
         before = len(ids)
         while len(left := self.tokenizer.decode(ids[:before])) > min(cuts):
             before -= 1
-        return self._decode_text(ids[:before]) + whole[len(left) : min(cuts)]
+        return Completion(self._decode_text(ids[:before]) + whole[len(left) : min(cuts)])
 
     def _decode_text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        """Return *ids* as text without special tokens, except the marks of thoughts."""
+        if self._shown.isdisjoint(ids):
+            text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+            return text
+        runs = groupby(ids, self._shown.__contains__)
+        return "".join(self.tokenizer.decode(list(some), skip_special_tokens=not shown) for shown, some in runs)

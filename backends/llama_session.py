@@ -18,10 +18,11 @@ from torch import Tensor
 from bitnet_bench.backends.batched_session import (
     BatchedSession,
     Ids,
+    Prompt,
     Row,
     Tree,
     TreePosition,
-    choose_greedy,
+    Writing,
     split_by_budget,
 )
 from bitnet_bench.backends.libllama.token_batch import TOKENS_AT_ONCE, Logits, TokenBatch
@@ -30,6 +31,7 @@ from bitnet_bench.checkpoints.gguf.gguf_file import GgufFile
 from bitnet_bench.checkpoints.gguf.types import TERNARY_TENSOR_TYPES
 from bitnet_bench.checkpoints.loading import find_end_ids, load_tokenizer
 from bitnet_bench.errors import BenchError
+from bitnet_bench.protocols import Completion
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
@@ -119,7 +121,7 @@ def compare_with_checkpoint(
 
 @dataclass
 class DecodingState:
-    """State of decoding: the lengths of rows in the cache, and the last greedy token of each [B]."""
+    """State of decoding: the lengths of rows in the cache, and the last token of each [B]."""
 
     lengths: list[int]
     tokens: Tensor
@@ -138,6 +140,8 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
         self._room = (0, 0)
+        self._to_write = 0
+        """Most tokens that are written after the prompts that are read next."""
         super().__init__(tokenizer, precision, library.trained_context, library.vocabulary)
 
     def close(self) -> None:
@@ -180,11 +184,19 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
                 found.append(self.library.logits(count).copy())
         return torch.from_numpy(np.concatenate(found)[np.cumsum(wanted)[at] - 1])
 
+    def _write_texts(self, batch: Sequence[Prompt], writing: Writing) -> list[Completion]:
+        """Continue *batch* in a context with room for all answers."""
+        self._to_write = sum(row.limit for row in batch)
+        try:
+            return super()._write_texts(batch, writing)
+        finally:
+            self._to_write = 0
+
     def prefill(self, batch: Sequence[Sequence[int]]) -> DecodingState:
         """Read prompts and choose the first new token of each."""
         lengths = [len(prompt) for prompt in batch]
         logits = self.logits(batch, [(r, length - 1) for r, length in enumerate(lengths)])
-        return DecodingState(lengths, choose_greedy(logits))
+        return DecodingState(lengths, self._choose(logits))
 
     def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -196,7 +208,7 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         for _ in range(steps):
             read = ids.clamp(min=0).numpy().astype(np.int32)
             self.library.read(TokenBatch(read, positions, sequences, wanted))
-            ids = choose_greedy(torch.from_numpy(np.asarray(self.library.logits(rows))))
+            ids = self._choose(torch.from_numpy(np.asarray(self.library.logits(rows))))
             positions += 1
         lengths = positions.tolist()
         self._check_lengths(lengths)
@@ -227,9 +239,10 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         return found
 
     def _begin(self, tokens: int, sequences: int) -> None:
-        """Make room for *tokens* in *sequences*, and as many again for decoding; forget what was read."""
-        if tokens > self._room[0] // 2 or sequences > self._room[1]:
-            self._room = (2 * max(tokens, self.budget), max(sequences, self._room[1]))
+        """Make room for *tokens* in *sequences*, and at least as many again for decoding; forget what was read."""
+        needed = tokens + max(tokens, self._to_write)
+        if needed > self._room[0] or sequences > self._room[1]:
+            self._room = (max(needed, 2 * self.budget), max(sequences, self._room[1]))
             self.library.make_room(*self._room)
         self.library.forget()
 

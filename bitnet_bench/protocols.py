@@ -89,6 +89,52 @@ ALL_REQUESTS = Share()
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: the most likely one at temperature 0, else drawn at random.
+
+    As in transformers, logits are divided by the temperature, then all but the *top_k* largest are left out, then all
+    but the most likely ones that reach *top_p* of the probability together. A token is drawn with a random number that
+    depends on nothing but the seed, the ids of the prompt, the number of the draw, and the place of the token, so that
+    neither other requests nor their order change a text.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    """None for all tokens."""
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Return whether nothing is random."""
+        return self.temperature == 0.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """The marks around a thought before an answer; a stop string inside a thought does not end the text."""
+
+    begin: str = "<think>"
+    end: str = "</think>"
+    opened: bool = False
+    """True if the prompts end inside a thought."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Text that continues a prompt."""
+
+    text: str
+    cut: bool = False
+    """True if the limit of new tokens or the end of the context ended it, not the model or a stop string."""
+    thought: str = ""
+    """Thought that a runtime returns apart from the text; a session whose text holds the thought leaves it there."""
+
+
 def sort_answers(answers: Iterable[Sequence[tuple[int, Answer]]]) -> list[Answer]:
     """Return every answer of a session's call in the order of its requests."""
     return [answer for _, answer in sorted((pair for some in answers for pair in some), key=lambda pair: pair[0])]
@@ -121,9 +167,20 @@ class Session(Contract, ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
-    ) -> Iterator[Sequence[tuple[int, str]]]:
-        """Yield (index, greedy continuation) of prompts, up to EOS, a stop string (left out) or the limit."""
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        part: Share = ALL_REQUESTS,
+        sampling: Sampling = GREEDY,
+        draws: Sequence[int] = (),
+        thoughts: Thoughts | None = None,
+    ) -> Iterator[Sequence[tuple[int, Completion]]]:
+        """Yield (index, continuation) of prompts, up to EOS, a stop string (left out), the limit or `max_length`.
+
+        *draws* numbers the answers to equal prompts, 0 for all if it is empty; prompts with equal ids and numbers are
+        answered alike. The last three are given only where they differ from their defaults.
+        """
 
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:

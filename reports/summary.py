@@ -34,6 +34,7 @@ from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
 from bitnet_bench.wording.estimates import format_estimate, format_limits
 from bitnet_bench.wording.names import format_checkpoint_format, format_precision
 
+GENERATION_COUNTS = ("cut", "unfinished", "shortened")
 SPEED_METRICS = ("prefill_tokens_per_s", "decode_tokens_per_s")
 
 
@@ -62,7 +63,7 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
     """Return the first screen, on the pair *shown* out of *pairs* pairs, or on a run alone."""
     table = Table(_headings(), tuple(_row(run, runs) for run in runs), keys=(1, 5))
     if shown is None:
-        notes = tuple(_list_chance_notes(runs))
+        notes = (*_list_chance_notes(runs), *_list_generation_notes(runs))
         return Summary(_describe_alone(runs[0]), get_text("summary.alone"), NOTHING, notes, table)
     pair, comparison = shown
     missing = _count_missing_examples(comparison)
@@ -71,6 +72,7 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
         get_text("summary.verdicts", counts=format_verdict_counts(comparison)),
         *_list_cost_notes(pair),
         *_list_chance_notes(runs),
+        *_list_generation_notes(runs),
         *([get_text("kept.decide.how")] if kept and missing else []),
         *([get_text("summary.one-of", count=pairs)] if pairs > 1 else []),
     )
@@ -292,6 +294,15 @@ def _list_chance_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
     counts = [(run.key, counted) for run in runs if (counted := _count_above_chance(run))]
     if counts:
         yield get_text("note.chance", counts=", ".join(f"{key} {above}/{all_}" for key, (above, all_) in counts))
+
+
+def _list_generation_notes(runs: Sequence[NamedRun]) -> Iterable[Text]:
+    """Return how many generated answers of each run did not come to their end."""
+    for run in runs:
+        counts = [(name, run.record.counts.get(name)) for name in GENERATION_COUNTS]
+        named = [get_text(f"count.{name}") + plain_text(f" {count:,}") for name, count in counts if count]
+        if named:
+            yield get_text("note.generation", run=run.key, counts=join_texts(named))
 
 
 def _count_above_chance(run: NamedRun) -> tuple[int, int] | None:

@@ -24,11 +24,10 @@ from bitnet_bench.backends.batched_session import (
     Row,
     Tree,
     TreePosition,
-    choose_greedy,
     explain_gpu_failures,
     split_by_budget,
 )
-from bitnet_bench.backends.hf.slots import LENGTH_STEP, DecodingState, Slots
+from bitnet_bench.backends.hf.slots import LENGTH_STEP, DecodingState, Draw, Slots
 from bitnet_bench.backends.hf.tree_rows import SharedPrefix, TreeRows
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.loading import find_end_ids, load_model, load_tokenizer
@@ -232,26 +231,30 @@ class HFSession(BatchedSession):
         """Read prompts, of one length unless there are slots, and choose the first new token of each."""
         if not self.uses_slots:
             output = self._model(torch.tensor(batch, device=self._model.device), use_cache=True, logits_to_keep=1)
-            return self._finish(DecodingState(output.past_key_values, choose_greedy(output.logits[:, -1])))
+            return self._finish(DecodingState(output.past_key_values, self._choose(output.logits[:, -1])))
         lengths = [len(prompt) for prompt in batch]
         output = self._model.base_model(self._tensor(batch), use_cache=True)
         rows = torch.arange(len(batch))
         last = send(torch.stack([rows, torch.tensor(lengths) - 1]), self._model.device)
-        tokens = choose_greedy(self.head(output.last_hidden_state[last[0], last[1]]))
+        tokens = self._choose(self.head(output.last_hidden_state[last[0], last[1]]))
         return self._finish(DecodingState(output.past_key_values, tokens, lengths))
 
     def decode(self, state: DecodingState, steps: int) -> DecodingState:
         """Choose *steps* more tokens for every row, one after the other."""
         if self.uses_slots:
-            return self._finish(self.slots.decode(state, steps))
+            return self._finish(self.slots.decode(state, steps, self._draw()))
         for _ in range(steps):
             output = self._model(state.tokens[:, None].clamp(min=0), past_key_values=state.cache, use_cache=True)
-            state = DecodingState(output.past_key_values, choose_greedy(output.logits[:, -1]))
+            state = DecodingState(output.past_key_values, self._choose(output.logits[:, -1]))
         return self._finish(state)
 
     def queue(self, state: DecodingState) -> DecodingState | None:
         """Start to choose one more token for every row in slots; return None without slots."""
-        return self.slots.decode(state, 1) if self.uses_slots else None
+        return self.slots.decode(state, 1, self._draw()) if self.uses_slots else None
+
+    def _draw(self) -> Draw | None:
+        """Return the function that draws tokens from logits; None if they are greedy."""
+        return None if self._sampler is None else self._sampler.choose
 
     def _finish(self, state: DecodingState) -> DecodingState:
         self.wait()

@@ -1,4 +1,4 @@
-"""Decode greedily with keys and values of a fixed size, so that each step runs the same kernels and can be a graph."""
+"""Decode with keys and values of a fixed size, so that each step runs the same kernels and can be a graph."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from bitnet_bench.backends.batched_session import choose_greedy
 from bitnet_bench.backends.graphs import Work, capture
+from bitnet_bench.backends.token_choice import choose_greedy
 from bitnet_bench.backends.transfers import send
 
 LENGTH_STEP = 256
@@ -20,11 +20,13 @@ LENGTH_STEP = 256
 ROWS_STEP = 8
 """Step between numbers of rows of slots, from this number on."""
 MOST_SLOTS = 4
+Draw = Callable[[Tensor], Tensor]
+"""Function that returns a token [N] for each row of logits [N, V]."""
 
 
 @dataclass
 class DecodingState:
-    """State of a batch in decoding: *tokens* [B] is the last greedy token of each row."""
+    """State of a batch in decoding: *tokens* [B] is the last token of each row."""
 
     cache: Any
     tokens: Tensor
@@ -100,8 +102,16 @@ class Slot:
             past_key_values=_SlotCache(self),
             use_cache=True,
         )
-        self.tokens.copy_(choose_greedy(self._head(output.last_hidden_state[:, -1])))
+        self._last = output.last_hidden_state[:, -1]  # a graph writes it anew in the same memory
+        self.tokens.copy_(choose_greedy(self._head(self._last)))
         self._positions += 1
+
+    def redraw(self, draw: Draw, rows: int) -> None:
+        """Replace the tokens that the last step chose for the first *rows* rows with drawn ones.
+
+        A graph cannot hold the random numbers, so the head is applied again after it.
+        """
+        self.tokens[:rows].copy_(draw(self._head(self._last[:rows])))
 
     def load(self, state: DecodingState) -> None:
         """Copy the rows of *state* from its cache or its slot; further rows are ignored."""
@@ -122,8 +132,11 @@ class Slots:
         self.graphs = True
         """True if steps are captured; False once a capture has failed."""
 
-    def decode(self, state: DecodingState, steps: int) -> DecodingState:
-        """Queue *steps* more tokens for every row of *state*, which must not be used again; do not wait for them."""
+    def decode(self, state: DecodingState, steps: int, draw: Draw | None = None) -> DecodingState:
+        """Queue *steps* more tokens for every row of *state*, which must not be used again; do not wait for them.
+
+        They are greedy, or drawn by *draw*.
+        """
         longest = max(state.lengths) + steps
         slot = state.slot
         if slot is None or slot.length < longest:
@@ -131,6 +144,8 @@ class Slots:
             slot.load(state)
         for _ in range(steps):
             slot.advance()
+            if draw is not None:
+                slot.redraw(draw, len(state.lengths))
         found = DecodingState(
             None, slot.tokens[: len(state.lengths)].clone(), [length + steps for length in state.lengths], slot
         )

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitnet_bench.backends.batched_session import choose_greedy
 from bitnet_bench.backends.graphs import record_graph
 from bitnet_bench.backends.ternary.base_engine import POSITIONS_AT_ONCE, BaseEngine, Layer
 from bitnet_bench.backends.ternary.engine import HEAD_ROWS_AT_ONCE, Batch
+from bitnet_bench.backends.token_choice import choose_greedy
 from bitnet_bench.backends.transfers import send
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary.gpu import calls
@@ -177,7 +177,7 @@ class GpuEngine(BaseEngine[GpuJoinedLayers]):
 
 
 class SlotGraphs:
-    """Prefill and greedy decoding of all slots of a cache as CUDA graphs, so that no Python runs between layers."""
+    """Prefill and decoding of all slots of a cache as CUDA graphs, so that no Python runs between layers."""
 
     def __init__(self, engine: GpuEngine, slots: int, capacity: int) -> None:
         """Capture a decoding step of *slots* slots with *capacity* positions; on the CPU nothing is captured."""
@@ -186,6 +186,8 @@ class SlotGraphs:
         self.tokens = torch.zeros(slots, dtype=torch.int64, device=engine.device)
         """Last chosen token of every slot."""
         self.positions = torch.zeros(slots, dtype=torch.int32, device=engine.device)
+        self._last = torch.zeros(slots, engine.config.hidden_size, device=engine.device)
+        """Last hidden state of every slot, before the final norm."""
         order = torch.arange(slots, dtype=torch.int32, device=engine.device)
         self._places = TokenPlacement(order, self.positions, torch.stack([order, torch.ones_like(order)], 1), 1)
         self._splits = engine.splits(slots)
@@ -216,8 +218,8 @@ class SlotGraphs:
         last = ends.to(self._engine.device)
 
         def read(cache: Cache) -> None:
-            hidden = self._engine.run(ids, places, cache)
-            self.tokens.copy_(choose_greedy(self._engine.logits(hidden[last])))
+            self._last.copy_(self._engine.run(ids, places, cache)[last])
+            self.tokens.copy_(choose_greedy(self._engine.logits(self._last)))
 
         return self._capture(read) if captured else lambda: read(self.cache)
 
@@ -241,13 +243,20 @@ class SlotGraphs:
         self._step()
         self.lengths = [length + 1 for length in self.lengths]
 
+    def redraw(self, draw: Callable[[Tensor], Tensor]) -> None:
+        """Replace the tokens that the last prompt or step chose with those that *draw* returns for their logits.
+
+        A graph cannot hold the random numbers, so the head is applied again after it.
+        """
+        self.tokens.copy_(draw(self._engine.logits(self._last)))
+
     def _set_positions(self, lengths: Sequence[int]) -> None:
         self.lengths = list(lengths)
         self.positions.copy_(send(torch.tensor(lengths, dtype=torch.int32), self._engine.device))
 
     def _decode(self, cache: Cache) -> None:
-        hidden = self._engine.run(self.tokens.clamp(min=0), self._places, cache, self._splits)
-        self.tokens.copy_(choose_greedy(self._engine.logits(hidden)))
+        self._last.copy_(self._engine.run(self.tokens.clamp(min=0), self._places, cache, self._splits))
+        self.tokens.copy_(choose_greedy(self._engine.logits(self._last)))
         self.positions.add_(1)
 
     def _capture(self, work: Callable[[Cache], None]) -> Callable[[], None]:

@@ -20,7 +20,7 @@ COPIED_BUDGETS = 2
 
 
 class SlotState:
-    """State of decoding: the slots and lengths of rows, and the last greedy token of each [B]."""
+    """State of decoding: the slots and lengths of rows, and the last token of each [B]."""
 
     def __init__(self, slots: SlotGraphs, lengths: list[int]) -> None:
         self.slots, self.lengths, self.tokens = slots, lengths, slots.tokens.clone()
@@ -64,6 +64,7 @@ class GpuTernarySession(TernarySession):
         lengths = [len(prompt) for prompt in batch]
         slots = self._find_slots(len(batch), max(lengths) + 1)
         slots.prefill(batch)
+        self._redraw(slots)
         return self._finish(SlotState(slots, lengths))
 
     def decode(self, state: SlotState, steps: int) -> SlotState:
@@ -83,7 +84,12 @@ class GpuTernarySession(TernarySession):
             slots.set_lengths(state.lengths, state.tokens)
         for _ in range(steps):
             slots.step()
+            self._redraw(slots)
         return SlotState(slots, lengths)
+
+    def _redraw(self, slots: SlotGraphs) -> None:
+        if self._sampler is not None:
+            slots.redraw(self._sampler.choose)
 
     def release(self) -> None:
         """Free the slots that are not in use."""

@@ -21,7 +21,6 @@ from bitnet_bench.backends.batched_session import (
     Row,
     Tree,
     TreePosition,
-    choose_greedy,
     explain_gpu_failures,
     split_by_budget,
     split_by_padded_budget,
@@ -199,7 +198,7 @@ def _load_modules(checkpoint: Checkpoint, weights: Weights, gpu: Gpu | None, dty
 
 @dataclass
 class DecodingState:
-    """State of decoding: the cache, the lengths of rows in it, and the last greedy token of each [B]."""
+    """State of decoding: the cache, the lengths of rows in it, and the last token of each [B]."""
 
     cache: Any
     lengths: list[int]
@@ -294,7 +293,7 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         cache = self._engine.cache(len(batch), max(lengths))
         hidden = self._engine.hidden(Batch.from_sequences(batch), cache)
         last = _find_starts(batch) + torch.tensor(lengths) - 1
-        return DecodingState(cache, lengths, choose_greedy(self._engine.logits(hidden[last])))
+        return DecodingState(cache, lengths, self._choose(self._engine.logits(hidden[last])))
 
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -303,7 +302,7 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         positions = torch.tensor(lengths, dtype=torch.int32)
         for _ in range(steps):
             hidden = self._engine.hidden(Batch(tokens.clamp(min=0), slots, positions), state.cache)
-            tokens = choose_greedy(self._engine.logits(hidden))
+            tokens = self._choose(self._engine.logits(hidden))
             positions += 1
         return DecodingState(state.cache, [length + steps for length in lengths], tokens)
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 OPTIONAL_COSTS = ("of floor", "p95 / p99 a token", "KV", "batch", "energy", "first token", "weights")
 """Columns of the table of costs that a narrow terminal can do without, the first named first."""
+COUNT_NOTES = {
+    "malformed": "{name}: malformed outputs, scored as wrong: {n}.",
+    "unfinished": "{name}: thoughts without an end, scored as wrong: {n}.",
+    "cut": "{name}: answers that the limit of new tokens cut: {n}.",
+    "shortened": "{name}: answers that had less room than the limit, because prompts fill the context: {n}.",
+    "truncated": "{name}: prompts that lost their beginning, because they exceed the context: {n}.",
+}
+"""Notes on what went wrong in asking and answering, by the name in `RunRecord.counts`."""
 
 
 def show_runs(records: list[Any]) -> None:
@@ -144,6 +152,8 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
     for run in runs:
+        counts = [(note, run.counts.get(name)) for name, note in COUNT_NOTES.items()]
+        found += [note.format(name=run.name, n=f"{count:,}") for note, count in counts if count]
         found += [
             f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
         ]

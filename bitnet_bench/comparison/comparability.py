@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bitnet_bench.runs.jobs import GENERATION_FIELDS, EvaluateJob
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Count, Text, get_text
 
-PROMPT_SETTINGS = ("prompts", "shots", "chat_template", "seed")
+PROMPT_SETTINGS = ("prompts", "shots", "chat_template", *GENERATION_FIELDS, "seed")
+MAX_SETTING_CHARS = 60
 SHOWN_DIGEST_CHARS = 8
 
 
@@ -18,11 +20,21 @@ def find_run_mismatches(a: RunRecord, b: RunRecord) -> list[Text]:
 
 
 def _compare_settings(a: RunRecord, b: RunRecord) -> Iterable[Text]:
-    few_shot = a.settings.get("shots") or b.settings.get("shots")
+    random = any(run.settings.get(name) for run in (a, b) for name in ("shots", "temperature"))
     for name in PROMPT_SETTINGS:
-        ours, theirs = a.settings.get(name), b.settings.get(name)
-        if ours != theirs and (name != "seed" or few_shot):
-            yield get_text("differs.setting", name=name, a=ours, b=theirs)
+        ours, theirs = (run.settings.get(name, _get_default(name)) for run in (a, b))
+        if ours != theirs and (name != "seed" or random):
+            yield get_text("differs.setting", name=name, a=_show_setting(ours), b=_show_setting(theirs))
+
+
+def _get_default(name: str) -> object:
+    """Return what a record without a setting was made with, for the settings that records leave out by default."""
+    return EvaluateJob.default(name) if name in GENERATION_FIELDS else None
+
+
+def _show_setting(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SETTING_CHARS else f"{text[:MAX_SETTING_CHARS]}…"
 
 
 def _compare_versions(a: RunRecord, b: RunRecord) -> Iterable[Text]:

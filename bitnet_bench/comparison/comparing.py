@@ -98,7 +98,7 @@ def _compare_examples(
 
 def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Example]) -> PairedTest:
     """Return the paired test for *score*'s metric, or for the examples' own figures if it is not of this package."""
-    known = _find_own_metric(score)
+    known = _find_own_metric(score, len(ours[0].answers) if ours else 0)
     if known is None:
         right, beside = (np.array([e.correct for e in rows], dtype=float) for rows in (ours, theirs))
         return make_pairs(right, beside)
@@ -109,10 +109,10 @@ def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Examp
     return make_bootstrap_pairs((a, b), (known.score_resamples, known.score_resamples), largest=largest)
 
 
-def _find_own_metric(score: Score) -> Metric | None:
-    """Return the metric of *score* if this package has it with the same signature."""
+def _find_own_metric(score: Score, answers: int) -> Metric | None:
+    """Return the metric of *score*, over *answers* answers to each row, if this package has it so signed."""
     try:
-        found = load_metric(score.metric)
+        found = load_metric(score.metric, answers)
     except BenchError:
         return None
     return found if found.signature() == score.signature else None

@@ -77,12 +77,13 @@ class RunWriter:
             check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
-    def check_tokenizer(self, session: Session, chat_template: bool) -> None:
+    def check_tokenizer(self, session: Session, job: EvaluateJob) -> None:
         """Refuse an unusable tokenizer or chat template before the first request."""
-        from bitnet_bench.evaluation.lm import SessionLM
+        from bitnet_bench.evaluation.lm import SessionLM, check_chat_settings
 
         lm = SessionLM(session)
-        used = hashlib.sha256(lm.template.encode()).hexdigest() if chat_template else None
+        used = hashlib.sha256(lm.template.encode()).hexdigest() if job.chat_template else None
+        check_chat_settings(session.tokenizer, job)
         self.record = self.record.model_copy(update={"chat_template_sha256": used})
 
     def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
@@ -91,7 +92,7 @@ class RunWriter:
         if self._writes:
             saved = save_samples(self.out, result.name, result.examples)
             record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
-        happened = {**counts, "malformed": sum(example.malformed for example in result.examples)}
+        happened = {**counts, "malformed": sum(one.malformed for e in result.examples for one in e.each_answer())}
         self.record = record.model_copy(
             update={
                 "scores": (*record.scores, *result.scores),
@@ -131,7 +132,7 @@ def score_checkpoints(
 
     Missing and malformed rows are found before a model is loaded.
     """
-    from bitnet_bench.evaluation.task_run import check_rows
+    from bitnet_bench.evaluation.task_run import check_repeats, check_rows
     from bitnet_bench.evaluation.tasks import TaskSettings
 
     names = [f"{suite.name}:{task.name}" for suite, task in tasks]
@@ -147,6 +148,7 @@ def score_checkpoints(
             built = _build_tasks(runs, tasks, setting, job.limit)
             for one in built:
                 check_rows(one, job.limit)
+                check_repeats(one, job.repeats)
         # free memory changes all the time, and all workers must take the same turns
         all_at_once = len(left) > 1 and workers.broadcast(_can_open_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
@@ -186,6 +188,7 @@ def _new_record(
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
+    settings |= job.generation_settings()
     precision = job.precision or default_precision(checkpoint, job.backend)
     runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
@@ -270,7 +273,7 @@ def _score_in_turn(
             opened.append((run, session, stack.enter_context(store)))
         for run, session, _ in opened:
             run.record_runtime(session)
-            run.check_tokenizer(session, job.chat_template)
+            run.check_tokenizer(session, job)
         for number, one in enumerate(built, 1):
             for run, session, answers in opened:
                 if not run.has_scored(one.name):
@@ -304,8 +307,8 @@ def _score_task(
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
-            lm = SessionLM(session, progress, answers, workers)
-            result = evaluate_task(lm, one, job.limit, job.chat_template)
+            lm = SessionLM(session, progress, answers, workers, job)
+            result = evaluate_task(lm, one, job.limit, job.chat_template, job.repeats, job.system)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.count > 1 and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come; the launcher ends them

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import struct
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.data.templates import ANSWER, apply_chat_template
+from bitnet_bench.data.thoughts import THINKING_SWITCHES, find_thought_marks, opens_thought
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, NotFiniteError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
+from bitnet_bench.evaluation.generation import (
+    GenerationRequest,
+    asks_to_sample,
+    divide_completion,
+    fit_into_context,
+    pack_completion,
+    read_request,
+    unpack_completion,
+)
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Progress, Session, Share, no_progress
+from bitnet_bench.protocols import Completion, Progress, Session, Share, Thoughts, no_progress
+from bitnet_bench.runs.jobs import EvaluateJob
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
+_log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 SPACE = "\u2581"
 """Character that SentencePiece writes for a space, and that some of its tokenizers put before every text."""
+SYSTEM_HINT = "Leave `system` out, or use a checkpoint whose chat template takes one."
 LIKELIHOOD_STRUCT = struct.Struct("<d?")
 """Layout of a stored (log-probability, greedy)."""
 
@@ -37,7 +50,9 @@ class SessionLM(TemplateLM):
 
     A request longer than the session's context loses tokens on the left, as in lm-eval's `hf` model. `counts` has the
     number of requests that were cut, of answers from *answers* if they are stored, and, if there are any, of choices
-    that were scored by their own tokens (`merged`). *workers* share the batches. *progress* counts documents.
+    that were scored by their own tokens (`merged`), of generated answers that their limit ended (`cut`), that had less
+    room than they were allowed (`shortened`), and whose thought has no end (`unfinished`). *workers* share the batches.
+    *progress* counts documents. *job* says how answers are generated; without one, the requests do.
     """
 
     asks_choices = False
@@ -49,8 +64,10 @@ class SessionLM(TemplateLM):
         progress: Progress = no_progress,
         answers: AnswerStore | None = None,
         workers: Workers | None = None,
+        job: EvaluateJob | None = None,
     ) -> None:
         super().__init__()
+        self._job = job
         check_tokenizer(session.tokenizer)
         self._session, self._progress = session, progress
         self._kept, self._workers = answers or NullStore(), workers or Workers()
@@ -88,15 +105,18 @@ class SessionLM(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the conversation as the checkpoint's template writes it, up to where the answer begins."""
+        thinking = make_thinking_options(self._job.thinking if self._job else "auto")
         if self.asks_choices and add_generation_prompt and self.template:
             with suppress(BenchError):  # a template that refuses an answer is used up to its generation prompt
                 answered = [*chat_history, {"role": "assistant", "content": ANSWER}]
-                opened, mark, _ = apply_chat_template(self.tokenizer, answered).partition(ANSWER)
+                opened, mark, _ = apply_chat_template(self.tokenizer, answered, None, **thinking).partition(ANSWER)
                 if mark:
                     return opened
         return apply_chat_template(
             self.tokenizer,
             chat_history,
+            None,
+            **thinking,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
@@ -219,41 +239,88 @@ class SessionLM(TemplateLM):
         return [sum(next(scored)[0] for _ in pairs) for pairs in texts]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return greedy continuations; requests with the same stops and limit share one call.
+        """Return the generated answers, each a `GeneratedText` without the thought before it.
 
-        A prompt keeps at least half of the session's context, whatever length the task allows for the answer.
+        Requests that are the same object are draws of one answer. Those with the same stops, limit and settings share
+        one call. Where prompt and answer exceed the context together, see `fit_into_context`.
         """
-        outputs = [""] * len(requests)
+        outputs: list[str] = [""] * len(requests)
         documents = _list_document_ids(requests)
         told = _DocumentProgress(documents, self._progress, self._workers.count)
-        groups: dict[tuple[tuple[str, ...], int], list[int]] = {}
+        prompts = self._encode_prompts([request.args[0] for request in requests])
+        draws = _number_draws(requests)
+        marks = self._find_thought_marks()
+        groups: dict[GenerationRequest, list[int]] = {}
         for i, request in enumerate(requests):
-            options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=256)
-            stops = handle_stop_sequences(options["until"], eos=None)
-            limit = min(int(options["max_gen_toks"]), self._session.max_length // 2)
-            groups.setdefault((tuple(stops), limit), []).append(i)
-        for (stops, limit), members in groups.items():
-            prompts = self._encode_prompts([requests[i].args[0] for i in members], self._session.max_length - limit)
-            texts = self._answer_requests(
-                keys=[_make_request_key("generate", prompt, [limit], json.dumps(stops)) for prompt in prompts],
-                documents=[documents[i] for i in members],
-                told=told,
-                ask=partial(self._session.generate, prompts, limit, stops),
-                pack=str.encode,
-                unpack=bytes.decode,
+            text, options = request.args
+            thoughts = marks and replace(marks, opened=opens_thought(text, marks))
+            groups.setdefault(read_request(options, self._job, thoughts), []).append(i)
+        for asked, members in groups.items():
+            completions = self._complete(
+                asked, [prompts[i] for i in members], [draws[i] for i in members], [documents[i] for i in members], told
             )
-            for i, text in zip(members, texts, strict=True):
-                outputs[i] = text
+            for i, completion in zip(members, completions, strict=True):
+                answer = divide_completion(completion, asked.thoughts)
+                self._count("cut", answer.cut)
+                self._count("unfinished", answer.unfinished)
+                outputs[i] = answer
+        if self._job and not self._job.temperature and any(asks_to_sample(request.args[1]) for request in requests):
+            _log.warning("The task asks for random answers, and is answered greedily: `temperature` is 0.")
         return outputs
 
-    def _encode_prompts(self, texts: Iterable[str], room: int) -> list[list[int]]:
-        """Return the ids of *texts*, cut on the left to *room* tokens."""
-        texts = list(texts)
+    def _complete(
+        self,
+        asked: GenerationRequest,
+        prompts: Sequence[list[int]],
+        draws: Sequence[int],
+        documents: Sequence[int],
+        told: _DocumentProgress,
+    ) -> list[Completion]:
+        """Return the completion of each prompt, which loses tokens on the left if it does not fit."""
+        context = self._session.max_length
+        fitted = [fit_into_context(len(ids), asked.limit, context) for ids in prompts]
+        kept = [ids[len(ids) - room :] for ids, (room, _) in zip(prompts, fitted, strict=True)]
+        limits = [limit for _, limit in fitted]
+        self.counts["truncated"] += sum(len(ids) > room for ids, (room, _) in zip(prompts, fitted, strict=True))
+        shortened = sum(limit < asked.limit for limit in limits)
+        self._count("shortened", shortened)
+        if shortened:
+            _log.warning(
+                "%s of %s answers may have fewer than %s tokens: prompt and answer share a context of %s.",
+                *(f"{number:,}" for number in (shortened, len(prompts), asked.limit, context)),
+            )
+        options: dict[str, Any] = {} if asked.sampling.is_greedy else {"sampling": asked.sampling, "draws": draws}
+        options |= {"thoughts": asked.thoughts} if asked.thoughts else {}
+        return self._answer_requests(
+            keys=[
+                _make_request_key("generate", ids, [limit], *asked.describe(draw))
+                for ids, limit, draw in zip(kept, limits, draws, strict=True)
+            ],
+            documents=documents,
+            told=told,
+            ask=partial(self._session.generate, kept, max(limits), asked.stops, **options),
+            pack=pack_completion,
+            unpack=unpack_completion,
+        )
+
+    def _find_thought_marks(self) -> Thoughts | None:
+        """Return the marks of thoughts that the model may write; None where it is not asked through a template."""
+        if self._job is None or not self._job.chat_template:
+            return None
+        found = find_thought_marks(self.tokenizer)
+        return Thoughts() if found is None and self._job.thinking == "on" else found
+
+    def _count(self, name: str, more: int) -> None:
+        """Add to a count that is left out while it is 0."""
+        if more:
+            self.counts[name] = self.counts.get(name, 0) + more
+
+    def _encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of *texts*, at least one each."""
         self._encode_batch(texts)
         prompts = [self.tok_encode(text) or [self.prefix_token_id] for text in texts]
         self._encoded = {}
-        self.counts["truncated"] += sum(len(ids) > room for ids in prompts)
-        return [ids[max(0, len(ids) - room) :] for ids in prompts]
+        return prompts
 
     def _answer_requests(
         self,
@@ -313,6 +380,33 @@ class _DocumentProgress:
         self._progress(min(done, self._total - bool(self._left)), self._total)
 
 
+def check_chat_settings(tokenizer: Any, job: EvaluateJob) -> None:
+    """Refuse a system text that the chat template does not take; log a switch for thinking that it does not have."""
+    if not job.chat_template:
+        return
+    question = {"role": "user", "content": ANSWER}
+    if job.system is not None:
+        try:
+            text = apply_chat_template(tokenizer, [{"role": "system", "content": job.system}, question])
+        except BenchError as error:
+            raise BenchError(f"The system text cannot be given. {error.problem}", SYSTEM_HINT) from error
+        if job.system.strip() not in text:
+            raise BenchError("The chat template of the checkpoint leaves the system text out.", SYSTEM_HINT)
+    if job.thinking != "auto":
+        on, off = (
+            apply_chat_template(
+                tokenizer, [question], None, add_generation_prompt=True, **make_thinking_options(thinking)
+            )
+            for thinking in ("on", "off")
+        )
+        if on == off:
+            _log.warning(
+                "The chat template of %s has no switch for thinking: `thinking=%s` changes no prompt.",
+                tokenizer.name_or_path,
+                job.thinking,
+            )
+
+
 def check_tokenizer(tokenizer: Any) -> None:
     """Refuse a tokenizer that adds BOS twice or EOS to an unfinished text: every score would be of another text."""
     ids = tokenizer.encode("가")
@@ -330,11 +424,26 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 def _is_finite(answer: Any) -> bool:
     """Return whether an answer is a text, or has a log-probability that is a number."""
-    return isinstance(answer, str) or math.isfinite(answer[0])
+    return isinstance(answer, Completion) or math.isfinite(answer[0])
 
 
 def _list_document_ids(requests: Sequence[Instance]) -> list[int]:
     return [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
+
+
+def _number_draws(requests: Sequence[Instance]) -> list[int]:
+    """Return for each request how many before it are the same object, as lm-eval repeats a request."""
+    seen: Counter[int] = Counter()
+    numbers = []
+    for request in requests:
+        numbers.append(seen[id(request)])
+        seen[id(request)] += 1
+    return numbers
+
+
+def make_thinking_options(thinking: str) -> dict[str, bool]:
+    """Return what a chat template is told about *thinking*, auto, on or off."""
+    return {} if thinking == "auto" else dict.fromkeys(THINKING_SWITCHES, thinking == "on")
 
 
 def _make_request_key(kind: str, *ids_and_text: Sequence[int] | str) -> bytes:

@@ -6,21 +6,27 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from bitnet_bench.data.characters import is_blank
-from bitnet_bench.errors import BenchError, RowError
+from bitnet_bench.errors import BenchError, RowError, UsageError
+from bitnet_bench.evaluation.generation import GeneratedText
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.row_fields import find_null, find_unfit_text
 from bitnet_bench.evaluation.tasks import BuiltTask
-from bitnet_bench.metrics import load_metric
-from bitnet_bench.runs.records import Example, Score
+from bitnet_bench.metrics import Metric, load_metric
+from bitnet_bench.metrics.several_answers import list_several_answer_metrics
+from bitnet_bench.runs.records import Answer, Example, Score
 from bitnet_bench.statistics import RESAMPLES
 
 _log = logging.getLogger(__name__)
+EACH_FILTERED = "each_filtered"
+"""Key of the filtered answers of a sample that has several."""
+NO_ANSWER = "(no answer)"
+"""Output of a row without an answer where an empty one would be right."""
 IMPOSSIBLE_LOGLIKELIHOOD = -1e4
 """Log-probability (nats) that stands for an answer that is never given."""
 
@@ -149,11 +155,33 @@ def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow
     return dict(doc), AskedRow(f"{task.config.description}{prompt}", choices, delimiter, gold.target, references)
 
 
-def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
-    """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
+def check_repeats(built: BuiltTask, repeats: int) -> None:
+    """Refuse several answers to each row of a task that lm-eval scores itself: it takes one."""
+    if repeats > 1 and HARNESS_METRIC in built.task.metrics and built.lm_task.OUTPUT_TYPE == "generate_until":
+        raise UsageError(
+            f"lm-eval scores {built.name} itself, by one answer to each row.",
+            "Leave `repeats` out, or choose a suite of this project.",
+        )
+
+
+def evaluate_task(
+    lm: Any,
+    built: BuiltTask,
+    limit: int | None = None,
+    chat_template: bool = False,
+    repeats: int = 1,
+    system: str | None = None,
+) -> TaskResult:
+    """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all.
+
+    Each row whose answer is generated is answered *repeats* times, after the *system* turn of the chat template.
+    """
     from lm_eval import evaluator
 
-    lm.asks_choices = built.lm_task.OUTPUT_TYPE != "generate_until"
+    generates = built.lm_task.OUTPUT_TYPE == "generate_until"
+    lm.asks_choices = not generates
+    if generates and HARNESS_METRIC not in built.task.metrics:
+        built.lm_task.set_config("repeats", repeats)
     try:
         results = evaluator.evaluate(
             lm,
@@ -165,6 +193,7 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
             log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
+            system_instruction=system,
         )
     except RowError as error:
         if error.row is None:
@@ -172,6 +201,8 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
         raise BenchError(f"{built.describe_row(error.row)} {error.what}.", error.hint) from error
     task_name = built.lm_task.task_name
     samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
+    if generates and repeats > 1:
+        _filter_each_answer(built.lm_task, samples)
     examples = [_make_example(built, sample) for sample in samples]
     digest = compute_rows_digest(sample["doc"] for sample in samples)
     if HARNESS_METRIC not in built.task.metrics:
@@ -185,14 +216,24 @@ def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_temp
 def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:
     """Return every metric of the task over *examples*, with chance and majority."""
     primary = load_metric(built.task.metrics[0])
-    examples = [e.model_copy(update={"correct": primary.score_example(e)}) for e in examples]
+    examples = [_score_answers(primary, example) for example in examples]
     constant = _answer_with_majority(built, examples)
-    scores = tuple(_make_score(built, key, examples, constant) for key in built.task.metrics)
+    added = list_several_answer_metrics(built.task.metrics, len(examples[0].answers))
+    keys = dict.fromkeys((*built.task.metrics, *added))
+    scores = tuple(_make_score(built, key, examples, constant) for key in keys)
     return TaskResult(built.name, scores, tuple(examples), rows_sha256)
 
 
+def _score_answers(primary: Metric, example: Example) -> Example:
+    """Return *example* with the score of each answer, and their mean as its own."""
+    scores = [primary.score_example(one) for one in example.each_answer()]
+    answers = zip(example.answers, scores if example.answers else (), strict=True)
+    marked = tuple(answer.model_copy(update={"correct": score}) for answer, score in answers)
+    return example.model_copy(update={"correct": sum(scores) / len(scores), "answers": marked})
+
+
 def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
-    found = load_metric(key)
+    found = load_metric(key, len(examples[0].answers))
     primary = key == built.task.metrics[0]
     return Score(
         task=built.name,
@@ -309,7 +350,30 @@ def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
         return _answer_by_choice(
             built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses]
         )
-    return _answer_by_text(built, asked, doc, str(responses[0]).strip())
+    texts = sample["resps"][0] if "resps" in sample else responses  # a row is tried without a model
+    outputs = sample.get(EACH_FILTERED, responses[:1])
+    answered = [_answer_by_text(built, asked, doc, *pair) for pair in zip(outputs, texts[: len(outputs)], strict=True)]
+    if len(answered) == 1:
+        return answered[0]
+    return answered[0].model_copy(update={"answers": tuple(map(_pick_answer, answered))})
+
+
+def _pick_answer(example: Example) -> Answer:
+    """Return the answer of an example that has one."""
+    return Answer(**{name: getattr(example, name) for name in Answer.model_fields})
+
+
+def _filter_each_answer(task: Any, samples: Sequence[dict[str, Any]]) -> None:
+    """Add to each sample what the task's filters make of each of its answers alone: together they keep the first."""
+    found: dict[int, list[str]] = {int(sample["doc_id"]): [] for sample in samples}
+    for draw in range(len(samples[0]["resps"][0])):
+        alone = [replace(one, resps=[one.resps[draw]], filtered_resps={}) for one in task.instances]
+        for one in task._filters:
+            one.apply(alone)
+        for instance in alone:
+            found[instance.doc_id].append(instance.filtered_resps[samples[0]["filter"]])
+    for sample in samples:
+        sample[EACH_FILTERED] = found[int(sample["doc_id"])]
 
 
 def _answer_by_choice(built: BuiltTask, asked: Example, loglikelihoods: Sequence[float]) -> Example:
@@ -333,13 +397,20 @@ def _expected_value(loglikelihoods: Sequence[float], values: Sequence[float]) ->
     return math.fsum(w * v for w, v in zip(weights, values, strict=True)) / math.fsum(weights)
 
 
-def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> Example:
-    """Return an example of a task that generates; an output outside the task's grammar matches no gold label."""
+def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, filtered: Any, text: str) -> Example:
+    """Return an example of a task that generates; an output outside the task's grammar matches no gold label.
+
+    Scored is the *filtered* text. Without an answer after a thought, the output matches no gold text either.
+    """
     hooks = built.hooks
-    output = hooks.read(output)
+    output = hooks.read(str(filtered).strip())
+    if isinstance(text, GeneratedText):
+        asked = asked.model_copy(update={"cut": text.cut, "thought": text.thought, "unfinished": text.unfinished})
+    if asked.unfinished:
+        output = NO_ANSWER if any(is_blank(reference) for reference in asked.references) else ""
     if hooks.parse is None:
-        return asked.model_copy(update={"output": output})
-    labels = hooks.parse(output, doc)
+        return asked.model_copy(update={"output": output, "malformed": asked.unfinished})
+    labels = None if asked.unfinished else hooks.parse(output, doc)
     malformed = labels is None
     if labels is None:
         labels = ("",) * max(1, len(asked.target_labels))

@@ -42,14 +42,17 @@ _METRICS = {
     "meteor": "meteor:Meteor",
     "bits_per_byte": "perplexity:BitsPerByte",
     "byte_perplexity": "perplexity:BytePerplexity",
+    "pass_at": "several_answers:PassAt",
+    "majority_vote": "several_answers:MajorityVote",
 }
 
 
-def load_metric(key: str) -> Metric:
+def load_metric(key: str, answers: int = 1) -> Metric:
     """Return the metric *key*, in the form `name` or `name:argument`; BenchError lists the known metrics.
 
-    The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, or `corrected` for
-    `klue_exact_match` and `klue_rouge_w`.
+    The argument is the tokenizer of `rouge_*`, `bleu` and `meteor`, the positive class of `f1`, `corrected` for
+    `klue_exact_match` and `klue_rouge_w`, the metric that says what is right for `majority_vote`, and K, or K and such
+    a metric, for `pass_at` (`pass_at:4:exact_match`). With several *answers* to each row it is the metric over all.
     """
     name, _, argument = key.partition(":")
     if name not in _METRICS:
@@ -59,4 +62,8 @@ def load_metric(key: str) -> Metric:
     if argument and kind.__init__ is object.__init__:
         raise BenchError(f"The metric {name!r} takes no argument, and {key!r} gives it one.", f"Write {name!r}.")
     found: Metric = kind(argument) if argument else kind()
-    return found
+    if answers <= 1 or found.reads_all_answers:
+        return found
+    from bitnet_bench.metrics.repeated import repeat_metric
+
+    return repeat_metric(found, answers)

@@ -9,6 +9,8 @@ from bitnet_bench.runs.records import Example
 class Accuracy(MeanMetric):
     """Share of examples whose most likely choice is the target; of equally likely choices, the first counts."""
 
+    is_right_or_wrong = True
+
     def score_example(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""
         return float(example.output_choice == example.target_choice)

@@ -18,6 +18,10 @@ class Metric(Contract, ABC):
     """Name of the metric in its signature."""
     limits: tuple[float, float | None] = (0.0, 100.0)
     lower_is_better: bool = False
+    is_right_or_wrong: bool = False
+    """True if the score of an example is 1 or 0: several answers to a row then also get pass@k and a vote."""
+    reads_all_answers: bool = False
+    """True if the score of an example is that of all answers to it together."""
 
     @abstractmethod
     def score_example(self, example: Example) -> float:

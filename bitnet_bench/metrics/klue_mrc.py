@@ -25,6 +25,7 @@ class ExactMatch(MeanMetric, adds=("normalise", "score_pair")):
     """Match of the normalised output with one of the references; for a question without an answer both are empty."""
 
     name = "klue_exact_match"
+    is_right_or_wrong = True
 
     def __init__(self, variant: str = "official") -> None:
         if variant not in ("official", "corrected"):
@@ -54,6 +55,7 @@ class RougeW(ExactMatch):
     """F1 of the longest common substring, in characters; for an empty reference, 1 if the output is empty too."""
 
     name = "klue_rouge_w"
+    is_right_or_wrong = False
 
     def score_pair(self, output: str, reference: str) -> float:
         """Return the F1 of one pair, 0..1."""

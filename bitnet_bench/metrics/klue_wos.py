@@ -9,6 +9,8 @@ from bitnet_bench.runs.records import Example
 class JointGoalAccuracy(MeanMetric):
     """Share of turns whose state is correct in every slot."""
 
+    is_right_or_wrong = True
+
     def score_example(self, example: Example) -> float:
         """Return 1.0 if both states are the same set."""
         return float(set(example.output_labels) == set(example.target_labels))

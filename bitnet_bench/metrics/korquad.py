@@ -23,6 +23,8 @@ def normalise(text: str) -> str:
 class ExactMatch(MeanMetric):
     """Match of the normalised output with one of the references."""
 
+    is_right_or_wrong = True
+
     def score_example(self, example: Example) -> float:
         """Return 1.0 on a match with any reference."""
         return float(any(normalise(example.output) == normalise(reference) for reference in example.references))
@@ -38,6 +40,8 @@ class CharacterF1(ExactMatch):
     For a question without an answer, whose reference is "", it is 1 if the output is empty too, as in SQuAD 2.0;
     KorQuAD 1.0 has no such questions.
     """
+
+    is_right_or_wrong = False
 
     def score_example(self, example: Example) -> float:
         """Return the best F1 over the references."""

@@ -26,7 +26,7 @@ from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
 from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
-from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
@@ -259,14 +259,13 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
         directory, rows, job.prompts, job.shots, job.seed, job.chat_template, without_code=WITHOUT_CODE
     )
     return [
-        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job.limit)
-        for suite, task in step.tasks
+        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job) for suite, task in step.tasks
     ]
 
 
-def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tuple[int, float, float]:
+def _count_document_tokens(task: Any, tokenizer: Any, job: EvaluateJob) -> tuple[int, float, float]:
     """Return (documents, tokens to read, tokens to write) of a task, from a sample of its documents."""
-    documents = list(task.test_docs())[:limit]
+    documents = list(task.test_docs())[: job.limit]
     some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
     texts = [str(task.doc_to_text(doc)) for doc in some]
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -275,8 +274,10 @@ def _count_document_tokens(task: Any, tokenizer: Any, limit: int | None) -> tupl
         texts += [str(task.doc_to_target(doc)) for doc in some]
     share = len(documents) / max(1, len(some))
     read = share * sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
-    longest = task.config.generation_kwargs.get("max_gen_toks", 0) if task.OUTPUT_TYPE == "generate_until" else 0
-    return len(documents), read, float(longest * len(documents))
+    if task.OUTPUT_TYPE != "generate_until":
+        return len(documents), read, 0.0
+    longest = job.max_new_tokens or task.config.generation_kwargs.get("max_gen_toks", 0)
+    return len(documents), job.repeats * read, float(job.repeats * longest * len(documents))
 
 
 def _list_candidates(step: MeasureStep, start: str, out: str) -> list[tuple[str, Precision]]:

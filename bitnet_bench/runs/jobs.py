@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
@@ -26,6 +26,10 @@ MAX_BATCH = 2**20
 MAX_EPOCHS = 10**6
 MAX_SEEDS = 1000
 """Largest number of runs with a seed each: each has a folder, and is planned before the first begins."""
+MAX_TEMPERATURE = 100.0
+MAX_REPEATS = 10**4
+GENERATION_FIELDS = ("temperature", "top_p", "top_k", "max_new_tokens", "repeats", "system", "thinking")
+"""Fields of `EvaluateJob` that say how answers are generated."""
 MAX_SEED = 2**32 - 1
 """Largest seed that every random generator takes."""
 BatchSize = Annotated[int, Field(gt=0, le=MAX_BATCH)]
@@ -40,6 +44,7 @@ TERNARY = Option("Ternary")
 DISTILLATION = Option("Distillation")
 STAGES = Option("Stages")
 OUTPUT = Option("Output")
+GENERATION = Option("Generation")
 
 
 def rename_former_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -373,7 +378,7 @@ class EvaluateJob(Settings):
     shots: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_COUNT)
     """Training examples before every question."""
     seed: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_SEED)
-    """Chooses the training examples of `shots`."""
+    """Chooses the training examples of `shots`, and the random numbers of a `temperature`."""
     chat_template: Annotated[bool, Option()] = False
     """Ask through the checkpoint's chat template."""
     limit: Annotated[int | None, Option()] = Field(default=None, gt=0, le=MAX_COUNT)
@@ -401,6 +406,41 @@ class EvaluateJob(Settings):
     """Your build of microsoft/BitNet; else $BITNETCPP_DIR."""
     allow_mismatch: Annotated[bool, Option(name="allow-mismatch")] = False
     """Run a runtime that computes another model, and mark what it gives."""
+
+    temperature: Annotated[float, GENERATION] = Field(default=0.0, ge=0, le=MAX_TEMPERATURE)
+    """0: the most likely token is taken at every step. Above 0: tokens are drawn, with random numbers from `seed`."""
+    top_p: Annotated[float, GENERATION] = Field(default=1.0, gt=0, le=1)
+    """Draw only from the most likely tokens that have this share of the probability together."""
+    top_k: Annotated[int | None, GENERATION] = Field(default=None, gt=0, le=MAX_COUNT)
+    """Draw only from the N most likely tokens [default: all]."""
+    max_new_tokens: Annotated[int | None, GENERATION] = Field(default=None, gt=0, le=MAX_COUNT)
+    """Most tokens of an answer, a thought included [default: as the task says, else 256]."""
+    repeats: Annotated[int, GENERATION] = Field(default=1, gt=0, le=MAX_REPEATS)
+    """Answers to each row whose answer is generated; needs a `temperature`."""
+    system: Annotated[str | None, GENERATION] = Field(default=None, min_length=1)
+    """Text of the system turn; needs `chat_template`."""
+    thinking: Annotated[Literal["auto", "on", "off"], GENERATION] = "auto"
+    """Tell the chat template to let the model think first, or not to; auto: as the template does by itself.
+
+    What follows a thought is scored.
+    """
+
+    @model_validator(mode="after")
+    def _check_generation(self) -> Self:
+        if self.temperature == 0 and self.repeats > 1:
+            raise ValueError("`repeats` needs a `temperature` above 0: without one, all answers to a row are the same")
+        for name in ("top_p", "top_k"):
+            if self.temperature == 0 and getattr(self, name) != self.default(name):
+                raise ValueError(f"`{name}` needs a `temperature` above 0: without one, no token is drawn")
+        if not self.chat_template and self.system is not None:
+            raise ValueError("`system` needs `chat_template`: only a chat template has a place for it")
+        if not self.chat_template and self.thinking != "auto":
+            raise ValueError("`thinking` needs `chat_template`: it is the template that lets a model think or not")
+        return self
+
+    def generation_settings(self) -> dict[str, Any]:
+        """Return the settings of how answers are generated that are not the default."""
+        return {name: value for name in GENERATION_FIELDS if (value := getattr(self, name)) != self.default(name)}
 
     @field_validator("rows", mode="before")
     @classmethod

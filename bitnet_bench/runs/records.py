@@ -245,8 +245,29 @@ class Score(Value):
         return max(self.value - self.interval[0], self.interval[1] - self.value) / NORMAL_95
 
 
-class Example(Value):
-    """One evaluated row, with enough to score it again and to compare two runs pairwise."""
+class Answer(GrownValue):
+    """One of several answers to a row."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("output_labels", "output_choice", "malformed", "cut", "thought", "unfinished")
+
+    output: str
+    output_labels: tuple[str, ...] = ()
+    output_choice: int | None = None
+    malformed: bool = False
+    cut: bool = False
+    thought: str = ""
+    unfinished: bool = False
+    correct: float
+    """Primary metric on this answer alone, in 0..1."""
+
+
+class Example(GrownValue):
+    """One evaluated row, with enough to score it again and to compare two runs pairwise.
+
+    With `repeats`, the output and what is said of it are the first answer's; `answers` has all of them.
+    """
+
+    ADDED: ClassVar[tuple[str, ...]] = ("cut", "thought", "unfinished", "answers")
 
     task: str
     doc_id: int
@@ -270,8 +291,23 @@ class Example(Value):
     """Number that the model gave: the mean of the choices' values under their probabilities."""
     malformed: bool = False
     """True if the output did not follow the task's grammar: it is scored as wrong, and counted."""
+    cut: bool = False
+    """True if the limit of new tokens ended the output."""
+    thought: str = ""
+    """What the model wrote before its answer, if it thought."""
+    unfinished: bool = False
+    """True if the thought did not end, so that there is no answer: it is scored as wrong, and counted."""
+    answers: tuple[Answer, ...] = ()
+    """All answers to the row if it was asked several times, in the order of their draws; else ()."""
     correct: float
-    """Primary metric on this row alone, in 0..1."""
+    """Primary metric on this row alone, in 0..1; with several answers their mean."""
+
+    def each_answer(self) -> tuple[Example, ...]:
+        """Return an example for each answer, as if it were the only one."""
+        if not self.answers:
+            return (self,)
+        own = self.model_copy(update={"answers": ()})
+        return tuple(own.model_copy(update=dict(answer)) for answer in self.answers)
 
 
 class Measured(Value):

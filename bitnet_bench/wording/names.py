@@ -20,6 +20,12 @@ def format_task_name(task: str) -> Text:
 
 def format_metric(metric: str) -> Text:
     """Return the name of a score's metric; one that is not in `names.yaml` keeps its own."""
+    kind, _, argument = metric.partition(":")
+    number, _, base = argument.partition(":")
+    if kind == "pass_at" and base:
+        return plain_text(f"pass@{number}: ") + format_metric(base)
+    if kind == "majority_vote" and argument:
+        return _lookup("metrics", kind) + plain_text(": ") + format_metric(argument)
     return _lookup("metrics", metric)
 
 

@@ -116,7 +116,7 @@ def test_scores_are_the_checkpoints_own(llama: Checkpoint) -> None:
         alone = [sort_answers(session.loglikelihood([request]))[0] for request in requests]
         state = session.prefill([row[:6] for row in ids])
         after = session.decode(state, 2)
-        text = sort_answers(session.generate([ids[0]], 4, [PARITY_PROMPTS[0]]))[0]
+        text = sort_answers(session.generate([ids[0]], 4, [PARITY_PROMPTS[0]]))[0].text
     for (logprob, _), (single, _), row in zip(together, alone, ids, strict=True):
         ours = source_logits(llama, [torch.tensor(row[:8])]).log_softmax(-1)
         exact = sum(float(ours[i + 4, row[i + 5]]) for i in range(4))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from bitnet_bench.backends.batched_session import Prompt, Writing
 from bitnet_bench.backends.hf import HFBackend
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.checkpoints.inspect import inspect_folder
@@ -72,8 +73,8 @@ def test_an_opened_checkpoint_stops_where_transformers_stops(checkpoint: Path) -
     cut = theirs()
     assert len(cut) < len(free)
     with HFBackend().open(inspect_folder(checkpoint), "fp32") as session:
-        (text,) = sort_answers(session.generate([prompt], 12, []))
-        assert text == session.tokenizer.decode(cut[:-1], skip_special_tokens=True)
+        (found,) = sort_answers(session.generate([prompt], 12, []))
+        assert found.text == session.tokenizer.decode(cut[:-1], skip_special_tokens=True)
 
 
 class Scripted(HFSession):
@@ -128,5 +129,5 @@ def test_a_stop_string_that_is_a_special_token_ends_an_answer(
 ) -> None:
     """Stops are looked for with special tokens kept, and the answer has none of them."""
     ids = chat_words.encode(written, add_special_tokens=False)
-    (text,) = Scripted(chat_words, ids)._continue([(0,)], len(ids), [stop])
-    assert text == answer
+    (found,) = Scripted(chat_words, ids)._continue([Prompt((0,), len(ids))], Writing([stop]))
+    assert found.text == answer

@@ -13,9 +13,10 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.backends.batched_session import NO_TOKEN, BatchedSession, choose_greedy
+from bitnet_bench.backends.batched_session import BatchedSession
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.backends.ternary.inference import open_session
+from bitnet_bench.backends.token_choice import NO_TOKEN, choose_greedy
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.comparison.comparing import compare

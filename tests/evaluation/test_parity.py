@@ -17,7 +17,7 @@ from bitnet_bench.evaluation.lm import SessionLM
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.task_run import evaluate_task
 from bitnet_bench.evaluation.tasks import TaskSettings, build_task
-from bitnet_bench.protocols import sort_answers
+from bitnet_bench.protocols import Completion, sort_answers
 from bitnet_bench.runs.jobs import EvaluateJob
 
 # both sides on the CPU: a GPU differs by the order of float sums, which tests of its own bound
@@ -159,11 +159,11 @@ class Small:
     def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Any) -> Any:
         """Answer each prompt with nothing."""
         self.asked.append(([list(p) for p in prompts], max_new_tokens))
-        yield [(i, "") for i in range(len(prompts))]
+        yield [(i, Completion("")) for i in range(len(prompts))]
 
 
 def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
-    """A task that allows 512 new tokens can be asked of a model of 8: the prompt keeps 4, the last ones."""
+    """A task that allows 512 new tokens can be asked of a model of 8: the prompt keeps the last 4. Both are counted."""
     from lm_eval.api.instance import Instance
 
     small = Small(load_tokenizer(open_checkpoint("demo")))
@@ -173,4 +173,4 @@ def test_a_long_answer_leaves_half_the_context_to_the_prompt() -> None:
     lm.generate_until([Instance("generate_until", {}, (text, options), 0)])
     ((prompts, new),) = small.asked
     assert (prompts, new) == ([lm.tok_encode(text)[-4:]], 4)
-    assert lm.counts == {"requests": 1, "truncated": 1, "cached": 0}
+    assert lm.counts == {"requests": 1, "truncated": 1, "cached": 0, "shortened": 1}

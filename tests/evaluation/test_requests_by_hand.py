@@ -10,11 +10,12 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from bitnet_bench.backends.batched_session import Prompt, Writing
 from bitnet_bench.backends.hf.inference import HFSession
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore
 from bitnet_bench.evaluation.lm import SessionLM
-from bitnet_bench.protocols import ALL_REQUESTS, Session, Share
+from bitnet_bench.protocols import ALL_REQUESTS, Completion, Session, Share
 
 BOS, EOS = "^", "$"
 
@@ -57,13 +58,18 @@ class Recorder(Session, adds=("asked",)):
                 yield [(i, (-float(len(continuation)), False))]
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str], part: Share = ALL_REQUESTS
-    ) -> Iterator[Sequence[tuple[int, str]]]:
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: Sequence[str],
+        part: Share = ALL_REQUESTS,
+        **_: Any,
+    ) -> Iterator[Sequence[tuple[int, Completion]]]:
         """Keep what is not known already."""
         for i, prompt in enumerate(prompts):
             if i not in part.known:
                 self.asked.append((self.tokenizer.decode(prompt), f"{max_new_tokens} {list(stop)}"))
-                yield [(i, "")]
+                yield [(i, Completion(""))]
 
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Do nothing."""
@@ -140,7 +146,7 @@ def test_each_choice_of_a_question_is_cut_for_its_own_length() -> None:
         (10, 3, "^abcdef", 3, 0),  # exactly ten
         (9, 3, "abcdef", 3, 1),
         (8, 3, "bcdef", 3, 1),
-        (8, 7, "cdef", 4, 1),  # a prompt keeps half of the room, whatever the task allows
+        (8, 7, "cdef", 4, 1),  # a prompt keeps half of a small room, whatever the task allows
         (7, 100, "cdef", 3, 1),
     ],
 )
@@ -152,7 +158,8 @@ def test_a_prompt_leaves_room_for_the_answer_to_the_exact_token(
     lm = SessionLM(session)
     lm.generate_until([text("abcdef", limit=limit)])
     assert session.asked == [(read, f"{writes} ['\\n']")]
-    assert lm.counts == {"requests": 1, "truncated": truncated, "cached": 0}
+    counted = {"requests": 1, "truncated": truncated, "cached": 0}
+    assert lm.counts == (counted | {"shortened": 1} if writes < limit else counted)
 
 
 @pytest.mark.parametrize(
@@ -212,8 +219,8 @@ class Written:
 
 def write(ids: Sequence[int], stops: Sequence[str], limit: int | None = None) -> str:
     """Return the answer that is made of *ids*."""
-    (answer,) = Writer(ids)._continue([(0,)], limit or len(ids), list(stops))
-    return answer
+    (answer,) = Writer(ids)._continue([Prompt((0,), limit or len(ids))], Writing(stops))
+    return answer.text
 
 
 @pytest.mark.parametrize("stops", permutations((".", "\n", "질문:")))
@@ -310,14 +317,14 @@ def test_what_the_answer_store_gives_is_what_the_model_gave() -> None:
 
         def generate(self, prompts: Any, max_new_tokens: int, stop: Any, part: Share = ALL_REQUESTS) -> Iterator[Any]:
             """Return odd characters."""
-            yield [(i, "한글\u2028\x00😀") for i in range(len(prompts)) if i not in part.known]
+            yield [(i, Completion("한글\u2028\x00😀", cut=True)) for i in range(len(prompts)) if i not in part.known]
 
     shelf = Shelf()
     for _ in range(2):
         lm = SessionLM(Odd(), answers=shelf)
         assert lm.loglikelihood([SCORED]) == [(-0.1 - 0.2, True)]
         assert lm.generate_until([GENERATED]) == ["한글\u2028\x00😀"]
-    assert lm.counts["cached"] == 2
+    assert (lm.counts["cached"], lm.counts["cut"]) == (2, 1)
 
 
 def frame(part: bytes) -> bytes:
@@ -363,7 +370,7 @@ def test_answers_come_back_in_the_order_of_their_requests() -> None:
             """Return prompt and limit, one by one."""
             for i, prompt in enumerate(prompts):
                 if i not in part.known:
-                    yield [(i, f"{self.tokenizer.decode(prompt)}{max_new_tokens}")]
+                    yield [(i, Completion(f"{self.tokenizer.decode(prompt)}{max_new_tokens}"))]
 
     told: list[tuple[int, int]] = []
     requests = [text("a", limit=4), text("b", limit=5), text("c", limit=4), text("d", limit=5), text("e", limit=4)]

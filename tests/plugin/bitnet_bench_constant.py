@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from bitnet_bench.protocols import InferenceBackend, Session
+from bitnet_bench.protocols import Completion, InferenceBackend, Session
 
 
 class ConstantBackend(InferenceBackend):
@@ -37,10 +37,10 @@ class ConstantSession(Session):
         yield [(i, (-len(continuation) * bits, False)) for i, (_, continuation) in enumerate(requests)]
 
     def generate(
-        self, prompts: Sequence[Any], max_new_tokens: int, stop: Sequence[str], part: Any = None
-    ) -> Iterator[list[tuple[int, str]]]:
+        self, prompts: Sequence[Any], max_new_tokens: int, stop: Sequence[str], part: Any = None, **_: Any
+    ) -> Iterator[list[tuple[int, Completion]]]:
         """Answer every prompt with nothing."""
-        yield [(i, "") for i in range(len(prompts))]
+        yield [(i, Completion("")) for i in range(len(prompts))]
 
     def prefill(self, batch: Any) -> None:
         """Do nothing."""
