@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,11 +73,11 @@ def load_model(
     _check_layers_fit(model, weights)
     if precision == "ternary" and purpose == "run" and checkpoint.quantizes_activations:
         _install_codes(model, weights)
-        state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
-        state |= {f"{name}.weight": scale_groups(*weights.codes(name)) for name in checkpoint.ternary_tables}
+        tables = ((f"{name}.weight", scale_groups(*weights.codes(name))) for name in checkpoint.ternary_tables)
+        state: Iterator[tuple[str, Tensor]] = chain(((name, weights.tensor(name)) for name in weights.floats), tables)
     else:
-        state = _make_plain_state(weights, dtype, as_masters=precision == "ternary" and purpose == "train")
-    _load_floats(model, {name: _cast_checked(name, tensor, dtype) for name, tensor in state.items()}, checkpoint)
+        state = _iterate_plain_state(weights, as_masters=precision == "ternary" and purpose == "train")
+    _load_floats(model, state, checkpoint)
     if precision == "ternary" and purpose == "train":
         kept = list_float_patterns(weights.config)
         if checkpoint.group_size:
@@ -250,30 +252,29 @@ def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precisi
         )
 
 
-def _make_plain_state(weights: Weights, dtype: torch.dtype, *, as_masters: bool) -> dict[str, Tensor]:
-    """Return all tensors by name, codes as masters, each cast to *dtype* at once to save memory.
+def _iterate_plain_state(weights: Weights, *, as_masters: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors by name, codes as masters; one is read when it is asked for, since a decoded one is large.
 
     Codes with a scale per group are masters only to be trained as ternary (*as_masters*), and else the weights t * s.
     """
     from bitnet_bench.ternary.groups import masters_from_groups, scale_groups
     from bitnet_bench.ternary.quantizer import masters_from_codes
 
-    # a tensor that is decoded is cast at once: float32 of all of them would be several times the file
-    state = {name: _cast_checked(name, weights.tensor(name), dtype) for name in weights.floats}
+    for name in weights.floats:
+        yield name, weights.tensor(name)
     for module in weights.ternary:
         rebuilt = weights.checkpoint.has_codes_only or weights.checkpoint.format == "baked"
         name = f"{module}.weight"
         if weights.group_size and not (as_masters and weights.checkpoint.format == "masters"):
             rebuild = masters_from_groups if as_masters else scale_groups
-            state[name] = _cast_checked(name, rebuild(*weights.codes(module)), dtype)
+            yield name, rebuild(*weights.codes(module))
         elif rebuilt:
-            state[name] = _cast_checked(name, masters_from_codes(*weights.codes(module)), dtype)
+            yield name, masters_from_codes(*weights.codes(module))
         elif weights.has_tensor(name):
-            state[name] = weights.tensor(name)
+            yield name, weights.tensor(name)
         bias = weights.bias(module)
         if bias is not None:
-            state[f"{module}.bias"] = bias
-    return state
+            yield f"{module}.bias", bias
 
 
 def _install_codes(model: PreTrainedModel, weights: Weights) -> None:
@@ -348,17 +349,18 @@ def _check_layer_shape(checkpoint: Checkpoint, module: str, stored: tuple[int, .
     raise _misfit_error(checkpoint, f"{module} is {stored} and must be {expected}")
 
 
-def _cast_checked(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return *tensor* in *dtype*; BenchError if a value is out of its range."""
+def _check_range(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise BenchError if a value of *tensor* is out of the range of *dtype*."""
     import torch
 
-    narrow = tensor.to(dtype)
-    if tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and narrow.isinf().any():
+    if not (tensor.is_floating_point() and torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and tensor.numel()):
+        return
+    ends = torch.stack(torch.aminmax(tensor))  # rounding keeps the order, so the extremes decide
+    if ends.to(dtype).isinf().any():
         raise BenchError(
-            f"{name} holds values that {dtype} cannot: up to {float(tensor.abs().max()):.3g}.",
+            f"{name} holds values that {dtype} cannot: up to {float(ends.abs().max()):.3g}.",
             "Run it with `precision=bf16` or `precision=fp32`.",
         )
-    return narrow
 
 
 def _misfit_error(checkpoint: Checkpoint, what: str) -> BenchError:
@@ -368,14 +370,27 @@ def _misfit_error(checkpoint: Checkpoint, what: str) -> BenchError:
     )
 
 
-def _load_floats(model: PreTrainedModel, state: dict[str, Tensor], checkpoint: Checkpoint) -> None:
-    try:
-        outcome = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise _misfit_error(checkpoint, str(error).splitlines()[-1].strip().rstrip(".")) from error
-    tied = list_tied_tensors(model)
-    missing = [name for name in outcome.missing_keys if name not in tied]
-    if missing or outcome.unexpected_keys:
-        name, what = (missing[0], "missing") if missing else (outcome.unexpected_keys[0], "not part of the model")
+def _load_floats(model: PreTrainedModel, state: Iterable[tuple[str, Tensor]], checkpoint: Checkpoint) -> None:
+    """Copy the tensors of *state* into *model*, one at a time; BenchError if names, shapes or values do not fit."""
+    import torch
+
+    places: dict[str, Tensor] = model.state_dict()
+    missing = places.keys() - list_tied_tensors(model)
+    unexpected = ""
+    with torch.no_grad():
+        for name, tensor in state:
+            place = places.get(name)
+            if place is None:
+                unexpected = unexpected or name
+                continue
+            if place.shape != tensor.shape:
+                what = f"{name} is {tuple(tensor.shape)} and must be {tuple(place.shape)}"
+                raise _misfit_error(checkpoint, what)
+            _check_range(name, tensor, place.dtype)
+            place.copy_(tensor)
+            missing.discard(name)
+    if missing or unexpected:
+        first = next((name for name in places if name in missing), "")
+        name, what = (first, "missing") if missing else (unexpected, "not part of the model")
         raise _misfit_error(checkpoint, f"{name} is {what}")
     model.tie_weights()

@@ -79,6 +79,8 @@ GROUP_TYPES = (Q2_0, Q2_0_G128, PQ2_0, Q1_0)
 FOREIGN_TYPES = (Q2_0_G128, PQ2_0)
 """Types that llama.cpp itself does not read: PrismML's fork does."""
 FLOAT_TYPES = (F32, F16, BF16)
+DECODED_AT_ONCE = 2**20
+"""Values of a type in blocks that are decoded at a time: 4 MiB of float32."""
 BLOCK_TYPES = (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 """Types of rounded floats, which are decoded to float32."""
 TENSOR_TYPES = {
@@ -141,8 +143,11 @@ def unpack_tensor(data: Array, kind: TensorType, shape: tuple[int, ...], order: 
     from gguf import GGMLQuantizationType, quants
 
     rows = data.reshape(-1, kind.bytes(shape[-1]))
-    values: Array = quants.dequantize(rows, GGMLQuantizationType(kind.number)).reshape(shape)
-    return values
+    values = np.empty((len(rows), shape[-1]), dtype=np.float32)
+    step = max(1, DECODED_AT_ONCE // shape[-1])
+    for start in range(0, len(rows), step):  # gguf's temporaries are several times as large as what it decodes
+        values[start : start + step] = quants.dequantize(rows[start : start + step], GGMLQuantizationType(kind.number))
+    return values.reshape(shape)
 
 
 def unpack_codes(data: Array, kind: TensorType, shape: tuple[int, ...], order: I2sOrder = "x86") -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from fuzz.running import _forget_peak, _read_memory
+from gguf import GGMLQuantizationType, quants
 
-from bitnet_bench.checkpoints.gguf.types import I2_S, pack_tensor, unpack_codes
+from bitnet_bench.checkpoints.gguf.types import I2_S, Q4_K, Q8_0, TensorType, pack_tensor, unpack_codes, unpack_tensor
 from bitnet_bench.ternary.panels import from_panels, to_panels
 
 ROWS, COLUMNS = 6912, 4096
@@ -45,6 +47,24 @@ def test_codes_are_unpacked_a_quarter_at_once(codes: Any) -> None:
 def test_panels_are_made_a_few_at_once(codes: Any) -> None:
     """The panels, which take a quarter of the codes, and a few MiB."""
     given = torch.from_numpy(codes)
+    to_panels(given[:512])  # pages of torch's code count as memory when they are first used
     found, peak_bytes = measure_peak(lambda: to_panels(given))
     assert torch.equal(from_panels(found, ROWS, COLUMNS), given)
     assert peak_bytes < 0.25 * CODES_BYTES + (16 << 20)  # 4 at once
+
+
+@pytest.mark.parametrize("kind", [Q4_K, Q8_0], ids=lambda kind: kind.name)
+def test_floats_are_decoded_a_few_rows_at_once(kind: TensorType) -> None:
+    """The values, and the temporaries of a few rows; each value is the one that the library gives for the whole."""
+    rng = np.random.default_rng(1)
+    blocks = rng.integers(0, 256, (ROWS * COLUMNS // kind.block, kind.block_bytes), dtype=np.uint8)
+    for place in kind.scales:
+        blocks[:, place : place + 2] = np.array([0.01], dtype=np.float16).view(np.uint8)
+    data = blocks.reshape(-1)
+    tracemalloc.start()
+    found = unpack_tensor(data, kind, (ROWS, COLUMNS))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1.2 * 4 * ROWS * COLUMNS  # 2.0 at once
+    whole = quants.dequantize(data.reshape(ROWS, -1), GGMLQuantizationType(kind.number))
+    assert np.array_equal(found, whole)
