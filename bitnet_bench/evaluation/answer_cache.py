@@ -54,7 +54,10 @@ _log = logging.getLogger(__name__)
 
 
 def cache_file() -> Path:
-    """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder."""
+    """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder.
+
+    A folder is a store with a file for each writer (`bitnet_bench.evaluation.answer_log`).
+    """
     if os.environ.get(CACHE_FILE_VARIABLE):
         return Path(os.environ[CACHE_FILE_VARIABLE])
     return find_user_cache() / "answers.sqlite3"
