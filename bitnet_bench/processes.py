@@ -21,6 +21,8 @@ from bitnet_bench.errors import BenchError
 PR_SET_PDEATHSIG = 1
 Value = TypeVar("Value")
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LONE_TOKENS = 4096
+"""Most tokens of a batch where workers cannot agree on a number: any GPU that a model fits has the memory for them."""
 WORKER_TIMEOUT = datetime.timedelta(days=7)
 """Time that a worker waits for the others; a worker that dies ends them all through the launcher."""
 
@@ -48,6 +50,11 @@ class Workers:
     def is_first(self) -> bool:
         """True for the worker that writes files and messages."""
         return self.worker == 0
+
+    @property
+    def are_joined(self) -> bool:
+        """True if workers wait for one another, and so all get all answers."""
+        return self.count > 1
 
     def broadcast(self, value: Value) -> Value:
         """Return the first worker's *value* on all workers."""
@@ -82,6 +89,34 @@ class Workers:
             if said is not None:
                 raise BenchError(*said)
         return {i: answer for part, _ in reversed(everyone) for i, answer in part.items()}
+
+
+class LoneWorker(Workers):
+    """One of several workers that know nothing of one another: it gets no answers but its own."""
+
+    @property
+    def is_first(self) -> bool:
+        """True: each writes files of its own."""
+        return True
+
+    @property
+    def are_joined(self) -> bool:
+        """False: none waits for another."""
+        return False
+
+    def broadcast(self, value: Value) -> Value:
+        """Return *value*."""
+        return value
+
+    def reduce_min(self, value: int) -> int:
+        """Return *value* up to a bound that does not depend on the machine, so that all cut the same batches."""
+        return min(value, LONE_TOKENS)
+
+    def gather(self, found: dict[int, Any], error: BenchError | None) -> dict[int, Any]:
+        """Return what this worker has *found*; raise its *error*."""
+        if error is not None:
+            raise error
+        return found
 
 
 def is_first_process() -> bool:

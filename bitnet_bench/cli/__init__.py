@@ -14,7 +14,7 @@ import typer
 from bitnet_bench import __version__
 from bitnet_bench.cli import cache, data, rating
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
-from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites_app
+from bitnet_bench.cli.evaluating import evaluate, lm_eval, merge, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
@@ -41,6 +41,7 @@ COMMANDS = (
     run,
     finetune,
     evaluate,
+    merge,
     measure,
     plan,
     inspect,

@@ -27,7 +27,7 @@ app = typer.Typer(
 @app.command("ls", cls=PanelCommand)
 def cache_list(as_json: Json = False) -> None:
     """List the models whose answers are kept."""
-    from bitnet_bench.evaluation.answer_cache import list_stored_answers
+    from bitnet_bench.evaluation.answer_log import list_stored_answers
 
     file, models = list_stored_answers()
     if as_json:
@@ -44,7 +44,7 @@ def cache_prune(
     as_json: Json = False,
 ) -> None:
     """Forget answers of models that were not used lately."""
-    from bitnet_bench.evaluation.answer_cache import prune_answers
+    from bitnet_bench.evaluation.answer_log import prune_answers
 
     forgotten, freed = prune_answers(0.0 if everything else days)
     if as_json:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bitnet_bench.evaluation.showing import ShownTask
+    from bitnet_bench.evaluation.suites import Suite, Task
+    from bitnet_bench.runs.jobs import EvaluateJob
     from bitnet_bench.runs.records import RunRecord
 
 
@@ -54,6 +56,13 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Answer part I of N only, such as 3/16, in a job of its own; `bitnet-bench merge OUT` scores all N.",
+        ),
+    ] = None,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
     as_json: Json = False,
@@ -62,22 +71,61 @@ def evaluate(
 
     Writes OUT/record.json and every example in OUT/samples/. Stopped at any moment, the same command goes on from the
     last batch. A task that cannot be scored does not lose the others; the exit status is 1 then. Several models take
-    turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work.
+    turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work; jobs that know nothing
+    of one another do with --shard.
     """
     from bitnet_bench.evaluation.evaluate import evaluate_several
     from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
-    from bitnet_bench.runs.jobs import EvaluateJob
+    from bitnet_bench.runs import jobs
 
     suites_named = [name for value in suite for name in value.split(",")]
     folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
-    wanted = EvaluateJob(**job)
+    wanted = jobs.EvaluateJob(**job)
     data_dir = Path(wanted.data_dir) if wanted.data_dir else None
     if trust["trust_suite"]:
         trust_suite_names(suites_named)
     chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
     load_libraries(TO_SCORE)
+    if shard is not None:
+        _evaluate_shard(shard, list(zip(model, folders, strict=True)), chosen, wanted, as_json)
+        return
     records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
     _show_records(records, folders, as_json)
+
+
+def _evaluate_shard(
+    text: str, models: Sequence[tuple[str, Path]], chosen: Sequence[tuple[Suite, Task]], job: EvaluateJob, as_json: bool
+) -> None:
+    """Answer the share *text* of each model's requests; raise an exit with status 1 if a task failed."""
+    from bitnet_bench.evaluation.shards import SHARDS_FOLDER, Shard, evaluate_shard
+
+    shard = Shard.parse(text)
+    records = [evaluate_shard(model, chosen, out, shard, job, progress_bar) for model, out in models]
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+    for record, (_, out) in zip(records, models, strict=True):
+        if not as_json:
+            done = f"{len(record.data)} of {len(chosen)} tasks are answered in {out / SHARDS_FOLDER / shard.folder}."
+            print_text(f"Shard {shard}: {done} When all {shard.count} are: bitnet-bench merge {out}")
+        for name, said in record.errors.items():
+            print_error(f"Shard {shard} did not answer {name}. {name_options(said)}")
+    if any(record.errors for record in records):
+        raise typer.Exit(1)
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The run folder that all shards were given as --out.")],
+    as_json: Json = False,
+) -> None:
+    """Score what `evaluate --shard 1/N`, ..., `N/N` answered.
+
+    OUT/record.json and OUT/samples/ are those of one process. The weights are not loaded: it runs on any machine that
+    sees the checkpoint and the rows. A shard that has not finished is named, and the same command goes on with it.
+    """
+    from bitnet_bench.evaluation.shards import merge_shards
+
+    load_libraries(TO_SCORE)
+    _show_records([merge_shards(out, progress_bar)], [out], as_json)
 
 
 def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bool) -> None:

@@ -54,7 +54,10 @@ _log = logging.getLogger(__name__)
 
 
 def cache_file() -> Path:
-    """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder."""
+    """Return the path of the answer store: $BITNET_BENCH_CACHE, else a file in the user's cache folder.
+
+    A folder is a store with a file for each writer (`bitnet_bench.evaluation.answer_log`).
+    """
     if os.environ.get(CACHE_FILE_VARIABLE):
         return Path(os.environ[CACHE_FILE_VARIABLE])
     return find_user_cache() / "answers.sqlite3"
@@ -87,6 +90,9 @@ def compute_digest(*parts: str | bytes) -> bytes:
 
 class AnswerStore(ABC):
     """Base class of answer stores, which keep answers for the next evaluation."""
+
+    is_cache = True
+    """True if what is looked up counts as an answer that another evaluation gave."""
 
     @abstractmethod
     def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
@@ -298,15 +304,3 @@ def _compute_seal(key: bytes, answer: bytes) -> bytes:
 def _make_timestamp(days_ago: float = 0.0) -> str:
     moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days_ago)
     return moment.isoformat(timespec="microseconds")
-
-
-def list_stored_answers() -> tuple[Path, list[StoredModel]]:
-    """Return the path of the answer store and the models in it."""
-
-    return cache_file(), list_stored_models(cache_file())
-
-
-def prune_answers(unused_days: float) -> tuple[list[StoredModel], int]:
-    """Delete the answers of models that were not used for *unused_days*; return those models and the bytes freed."""
-
-    return prune(cache_file(), unused_days)

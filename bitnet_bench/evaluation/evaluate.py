@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError, UsageError
-from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
+from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, compute_digest
+from bitnet_bench.evaluation.answer_log import open_store
 from bitnet_bench.evaluation.finished import (
     check_same_inputs,
     check_same_machine,
@@ -51,6 +52,8 @@ ANSWER_CODE_PACKAGES = ("backends", "checkpoints", "ternary")
 class RunWriter:
     """Writes a run folder: every finished task is saved at once, by the first worker."""
 
+    keeps_samples = True
+
     def __init__(self, out: Path, record: RunRecord, writes: bool, blank: RunRecord) -> None:
         self.out, self.record, self._writes = out, record, writes
         self._blank = blank
@@ -73,7 +76,7 @@ class RunWriter:
     def record_runtime(self, session: Session) -> None:
         """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
-        if self._writes and self.record.scores:
+        if self._writes and (self.record.scores or self.record.data):
             check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
@@ -89,7 +92,7 @@ class RunWriter:
     def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
         """Record the scores and the samples of a task."""
         record = self.record
-        if self._writes:
+        if self._writes and self.keeps_samples:
             saved = save_samples(self.out, result.name, result.examples)
             record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
         happened = {**counts, "malformed": sum(one.malformed for e in result.examples for one in e.each_answer())}
@@ -120,6 +123,35 @@ class RunWriter:
             save_record(self.out, self.record)
 
 
+class Scoring:
+    """How `score_checkpoints` opens models and answers, and what it makes of them: here, scores."""
+
+    writer = RunWriter
+    """What writes a run's folder."""
+
+    def mark_record(self, record: RunRecord) -> RunRecord:
+        """Return the *record* of a run that begins."""
+        return record
+
+    def open_session(self, run: RunWriter, job: EvaluateJob) -> AbstractContextManager[Session]:
+        """Return the model of a run."""
+        return _open_session(run.record, job)
+
+    def open_answers(self, run: RunWriter, job: EvaluateJob, session: Session) -> AbstractContextManager[AnswerStore]:
+        """Return where the answers of a run are kept."""
+        return _open_answer_store(run.record, job, _describe_arithmetic(session))
+
+    def identify(self, run: RunWriter, session: Session) -> bytes:
+        """Return a digest of everything that decides an answer but the request."""
+        return _identify_answers(run.record, _describe_arithmetic(session))[0]
+
+    def ask(self, lm: Any, one: BuiltTask, job: EvaluateJob) -> TaskResult:
+        """Ask the model *lm* every row of a task, and return the scores."""
+        from bitnet_bench.evaluation.task_run import evaluate_task
+
+        return evaluate_task(lm, one, job.limit, job.chat_template, job.repeats, job.system)
+
+
 def score_checkpoints(
     models: Sequence[tuple[Checkpoint, Path]],
     tasks: Sequence[tuple[Suite, Task]],
@@ -127,11 +159,13 @@ def score_checkpoints(
     data_dir: Path | None,
     workers: Workers,
     steps: ProgressDisplay,
+    way: Scoring | None = None,
 ) -> list[RunRecord]:
     """Score every checkpoint on *tasks* into its folder, and return the records; tasks scored earlier are skipped.
 
     Missing and malformed rows are found before a model is loaded.
     """
+    way = way or Scoring()
     from bitnet_bench.evaluation.task_run import check_repeats, check_rows
     from bitnet_bench.evaluation.tasks import TaskSettings
 
@@ -140,7 +174,7 @@ def score_checkpoints(
     setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
     with ExitStack() as stack:
         runs = [
-            stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers))
+            stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers, way))
             for checkpoint, out in models
         ]
         left = [run for run in runs if not all(map(run.has_scored, names))]
@@ -152,7 +186,7 @@ def score_checkpoints(
         # free memory changes all the time, and all workers must take the same turns
         all_at_once = len(left) > 1 and workers.broadcast(_can_open_together(left))
         for together in [left] if all_at_once else [[run] for run in left]:
-            _score_in_turn(together, built, job, workers, steps)
+            _score_in_turn(together, built, job, workers, steps, way)
     return [run.record for run in runs]
 
 
@@ -211,11 +245,12 @@ def _new_record(
 
 
 @contextmanager
-def _open_run(out: Path, record: RunRecord, workers: Workers) -> Iterator[RunWriter]:
+def _open_run(out: Path, record: RunRecord, workers: Workers, way: Scoring) -> Iterator[RunWriter]:
     """Lock the run folder *out* and yield a writer of the run in it, or of *record* if there is none."""
+    record = way.mark_record(record)
     with lock_folder(out) if workers.is_first else nullcontext():
         there = workers.broadcast(_resume_record(out, record) if workers.is_first else record)
-        yield RunWriter(out, there, workers.is_first, record)
+        yield way.writer(out, there, workers.is_first, record)
 
 
 def _resume_record(out: Path, record: RunRecord) -> RunRecord:
@@ -229,7 +264,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     differing += changed
     if there.checkpoint.weights_id != record.checkpoint.weights_id:
         differing.insert(0, "checkpoint")
-    if differing and (there.scores or differing[0] == "checkpoint"):
+    if differing and (there.scores or there.data or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
         named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
         named = [f"`{name}`" if name in changed else words for name, words in zip(differing, named, strict=True)]
@@ -241,7 +276,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
         )
     if differing:  # other settings, but no scores: the run was measured before it was scored
         return record.model_copy(update={"costs": there.costs, "once_unsealed": there.once_unsealed})
-    return there if there.scores else there.model_copy(update={"inputs": record.inputs})
+    return there if there.scores or there.data else there.model_copy(update={"inputs": record.inputs})
 
 
 def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:
@@ -262,14 +297,15 @@ def _score_in_turn(
     job: EvaluateJob,
     workers: Workers,
     steps: ProgressDisplay,
+    way: Scoring,
 ) -> None:
     """Score task after task, each with every one of *runs*, so that a busy machine slows all of them equally."""
     with ExitStack() as stack:
         opened = []
         for run in runs:
             with show_phase(steps, f"load {run.record.checkpoint.source} into {run.record.backend}"):
-                session = stack.enter_context(_open_session(run.record, job))
-            store = _open_answer_store(run.record, job, _describe_arithmetic(session))
+                session = stack.enter_context(way.open_session(run, job))
+            store = way.open_answers(run, job, session)
             opened.append((run, session, stack.enter_context(store)))
         for run, session, _ in opened:
             run.record_runtime(session)
@@ -278,7 +314,7 @@ def _score_in_turn(
             for run, session, answers in opened:
                 if not run.has_scored(one.name):
                     title = f"{run.record.name} {one.name} ({number}/{len(built)}), documents"
-                    _score_task(run, one, job, session, answers, workers, title, steps)
+                    _score_task(run, one, job, session, answers, workers, title, steps, way)
 
 
 def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
@@ -298,9 +334,9 @@ def _score_task(
     workers: Workers,
     title: str,
     steps: ProgressDisplay,
+    way: Scoring,
 ) -> None:
     from bitnet_bench.evaluation.lm import SessionLM
-    from bitnet_bench.evaluation.task_run import evaluate_task
 
     started = time.monotonic()
     if session.budget is not None:  # tokens per batch from the free memory: all workers must cut the same batches
@@ -308,12 +344,12 @@ def _score_task(
     try:
         with steps(title) as progress:
             lm = SessionLM(session, progress, answers, workers, job)
-            result = evaluate_task(lm, one, job.limit, job.chat_template, job.repeats, job.system)
+            result = way.ask(lm, one, job)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
-        if workers.count > 1 and not isinstance(error, BenchError):
+        if workers.are_joined and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come; the launcher ends them
         run.record_failure(one.name, error)
-        if isinstance(error, GpuLostError) and workers.count == 1:
+        if isinstance(error, GpuLostError) and not workers.are_joined:
             raise  # every other task would fail as well
         return
     run.record_result(one, result, lm.counts, time.monotonic() - started)
@@ -325,9 +361,14 @@ def _describe_arithmetic(session: Session) -> str:
 
 
 def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> AbstractContextManager[AnswerStore]:
-    """Return the answer store of this model; everything that decides an answer is in its identity."""
+    """Return the answer store of this model."""
     if not job.cache:
         return nullcontext(NullStore())
+    return closing(open_store(*_identify_answers(record, arithmetic)))
+
+
+def _identify_answers(record: RunRecord, arithmetic: str) -> tuple[bytes, dict[str, str]]:
+    """Return a digest of everything that decides an answer but the request, and what people call it."""
     software = {name: record.environment.packages.get(name, "") for name in ("bitnet-bench", "torch", "transformers")}
     backend = plugins.list_plugins("backends")[record.backend]
     if backend.dist:
@@ -345,7 +386,7 @@ def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> 
         *map(_digest_sources, ANSWER_CODE_PACKAGES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
-    return closing(SqliteStore(cache_file(), identity, about))
+    return identity, about
 
 
 def _digest_sources(package: str) -> bytes:

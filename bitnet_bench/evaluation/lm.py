@@ -218,6 +218,7 @@ class SessionLM(TemplateLM):
             ask=partial(self._session.loglikelihood, pairs),
             pack=lambda answer: LIKELIHOOD_STRUCT.pack(*answer),
             unpack=LIKELIHOOD_STRUCT.unpack,
+            blank=(0.0, False),
         )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -301,6 +302,7 @@ class SessionLM(TemplateLM):
             ask=partial(self._session.generate, kept, max(limits), asked.stops, **options),
             pack=pack_completion,
             unpack=unpack_completion,
+            blank=Completion(""),
         )
 
     def _find_thought_marks(self) -> Thoughts | None:
@@ -330,12 +332,16 @@ class SessionLM(TemplateLM):
         ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
         pack: Callable[[Answer], bytes],
         unpack: Callable[[bytes], Any],
+        blank: Answer,
     ) -> list[Answer]:
-        """Return the answer to each of *keys*: stored ones, and the others from the session, stored batch by batch."""
+        """Return the answer to each of *keys*: stored ones, and the others from the session, stored batch by batch.
+
+        A lone worker returns *blank* for what others answer.
+        """
         stored = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
         found: dict[int, Answer] = {i: answer for i, answer in stored.items() if _is_finite(answer)}
         self.counts["requests"] += len(keys)
-        self.counts["cached"] += len(found)
+        self.counts["cached"] += len(found) if self._kept.is_cache else 0
         told.mark_answered(documents[i] for i in found)
         failed: BenchError | None = None
         try:
@@ -354,6 +360,8 @@ class SessionLM(TemplateLM):
         everything = self._workers.gather(found, failed)
         if len(everything) > len(found):
             told.mark_answered(documents[i] for i in everything if i not in found)
+        if self._workers.count > 1 and not self._workers.are_joined:
+            return [everything.get(i, blank) for i in range(len(keys))]
         return [everything[i] for i in range(len(keys))]
 
     def _check_finite(self, answers: Iterable[tuple[int, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -176,6 +176,37 @@ def evaluate_task(
 
     Each row whose answer is generated is answered *repeats* times, after the *system* turn of the chat template.
     """
+    # metrics of this project compute their own standard errors
+    resamples = RESAMPLES if HARNESS_METRIC in built.task.metrics else 0
+    results = ask_task(lm, built, limit, chat_template, repeats, system, resamples)
+    samples = list_samples(built, results)
+    if built.lm_task.OUTPUT_TYPE == "generate_until" and repeats > 1:
+        _filter_each_answer(built.lm_task, samples)
+    examples = [_make_example(built, sample) for sample in samples]
+    digest = compute_rows_digest(sample["doc"] for sample in samples)
+    if HARNESS_METRIC not in built.task.metrics:
+        return score_examples(built, examples, digest)
+    scores = convert_harness_scores(built.name, results["results"][built.lm_task.task_name], len(examples))
+    right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
+    own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
+    return TaskResult(built.name, scores, own, digest)
+
+
+def list_samples(built: BuiltTask, results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the samples that lm-eval logged, in the order of the rows."""
+    return sorted(results["samples"][built.lm_task.task_name], key=lambda sample: int(sample["doc_id"]))
+
+
+def ask_task(
+    lm: Any,
+    built: BuiltTask,
+    limit: int | None,
+    chat_template: bool,
+    repeats: int = 1,
+    system: str | None = None,
+    resamples: int = 0,
+) -> Mapping[str, Any]:
+    """Ask *lm* what `evaluate_task` scores, and return lm-eval's results; *resamples*: of its own standard errors."""
     from lm_eval import evaluator
 
     generates = built.lm_task.OUTPUT_TYPE == "generate_until"
@@ -187,9 +218,7 @@ def evaluate_task(
             lm,
             {"tasks": {built.lm_task.task_name: built.lm_task}, "groups": {}, "group_map": {}},
             limit=limit,
-            bootstrap_iters=RESAMPLES
-            if HARNESS_METRIC in built.task.metrics
-            else 0,  # metrics of this project compute their own standard errors
+            bootstrap_iters=resamples,
             log_samples=True,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=chat_template,
@@ -199,18 +228,8 @@ def evaluate_task(
         if error.row is None:
             raise
         raise BenchError(f"{built.describe_row(error.row)} {error.what}.", error.hint) from error
-    task_name = built.lm_task.task_name
-    samples = sorted(results["samples"][task_name], key=lambda sample: int(sample["doc_id"]))
-    if generates and repeats > 1:
-        _filter_each_answer(built.lm_task, samples)
-    examples = [_make_example(built, sample) for sample in samples]
-    digest = compute_rows_digest(sample["doc"] for sample in samples)
-    if HARNESS_METRIC not in built.task.metrics:
-        return score_examples(built, examples, digest)
-    scores = convert_harness_scores(built.name, results["results"][task_name], len(examples))
-    right = [sample.get(scores[0].metric, 0.0) if scores else 0.0 for sample in samples]
-    own = tuple(e.model_copy(update={"correct": float(r)}) for e, r in zip(examples, right, strict=True))
-    return TaskResult(built.name, scores, own, digest)
+    answered: Mapping[str, Any] = results
+    return answered
 
 
 def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: str) -> TaskResult:

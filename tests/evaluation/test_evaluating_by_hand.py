@@ -14,8 +14,8 @@ import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, GpuLostError
+from bitnet_bench.evaluation import answer_log, task_run, tasks
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation import task_run, tasks
 from bitnet_bench.evaluation.answer_cache import NullStore, cache_file, compute_digest
 from bitnet_bench.evaluation.evaluate import RunWriter, evaluate, evaluate_several, score_checkpoints
 from bitnet_bench.evaluation.finished import digest_definition, digest_task
@@ -291,7 +291,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             """Keep that it was closed."""
             found.append("closed")
 
-    monkeypatch.setattr(evaluating, "SqliteStore", Store)
+    monkeypatch.setattr(answer_log, "SqliteStore", Store)
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation import answer_log
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.evaluate import RunWriter
 from bitnet_bench.evaluation.finished import check_same_machine, digest_task
@@ -63,7 +64,7 @@ def identify(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., byte
         def close(self) -> None:
             """Do nothing."""
 
-    monkeypatch.setattr(evaluating, "SqliteStore", Store)
+    monkeypatch.setattr(answer_log, "SqliteStore", Store)
     monkeypatch.setattr(evaluating, "_digest_sources", lambda package: package.encode())
     monkeypatch.setattr(
         evaluating.plugins, "list_plugins", lambda kind: dict.fromkeys(("hf", "ternary"), SimpleNamespace(dist=None))

@@ -21,12 +21,11 @@ from bitnet_bench.evaluation.answer_cache import (
     compute_digest,
     connect,
     frame_parts,
-    list_stored_answers,
     list_stored_models,
     prune,
-    prune_answers,
     set_aside,
 )
+from bitnet_bench.evaluation.answer_log import list_stored_answers, prune_answers
 from bitnet_bench.evaluation.harness_tasks import convert_harness_scores
 from bitnet_bench.evaluation.lm import _DocumentProgress, _make_request_key
 from bitnet_bench.evaluation.local_rows import compute_rows_digest, count_rows, read_rows_file
