@@ -8,7 +8,7 @@ from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Count, Text, get_text
 
-PROMPT_SETTINGS = ("prompts", "shots", "chat_template", "seed")
+PROMPT_SETTINGS = ("prompts", "answer", "shots", "chat_template", "seed")
 SHOWN_DIGEST_CHARS = 8
 
 

@@ -52,14 +52,15 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
     for suite in load_suites().values():
         for task in suite.tasks:
             file = suite.find_rows_file(task, "test", directory)
-            local = file is not None and is_file(file)
+            files = task.list_files(file).values() if file else ()
+            local = bool(files) and all(map(is_file, files))
             below = f"{task.local}/{task.files.get('test')}"
             listed.append(
                 {
                     "suite": suite.name,
                     "version": suite.version,
                     "task": task.name,
-                    "rows": count_rows(file) if local and file else None,
+                    "rows": sum(map(count_rows, files)) if local else None,
                     "from": "embedded" if suite.embedded else below if local else _describe_origin(suite, task),
                     "metrics": list(task.metrics),
                     "primary_metric": task.metrics[0],

@@ -12,8 +12,10 @@ from typing import Any
 
 from bitnet_bench.data.characters import is_blank
 from bitnet_bench.errors import BenchError, RowError
+from bitnet_bench.evaluation.extraction import find_choice
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
+from bitnet_bench.evaluation.number_extraction import find_number
 from bitnet_bench.evaluation.row_fields import find_null, find_unfit_text
 from bitnet_bench.evaluation.tasks import BuiltTask
 from bitnet_bench.metrics import load_metric
@@ -97,7 +99,7 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
     if built.has_own_rows:
         _check_own_texts(built, doc, doc_id, gold)
     answers: list[Any] = [gold.target]
-    if choices:
+    if choices and task.OUTPUT_TYPE == "multiple_choice":
         answers = [(-1.0, False)] * len(choices)
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":
         answers = [-1.0]
@@ -194,6 +196,7 @@ def score_examples(built: BuiltTask, examples: Sequence[Example], rows_sha256: s
 def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
     found = load_metric(key)
     primary = key == built.task.metrics[0]
+    groups = group_examples(examples)
     return Score(
         task=built.name,
         metric=key,
@@ -202,12 +205,30 @@ def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constan
         n=len(examples),
         signature=found.signature(),
         primary=primary,
-        chance=built.task.chance if primary else None,
+        chance=_compute_chance(built, examples) if primary else None,
         majority=found.value(constant) if constant else None,
         limits=found.limits,
         lower_is_better=found.lower_is_better,
-        parts=found.parts(examples),
+        parts=found.parts(examples) | {name: found.value(rows) for name, rows in groups.items()},
+        part_counts={name: len(rows) for name, rows in groups.items()},
+        part_errors={name: error for name, rows in groups.items() if (error := found.stderr(rows)) is not None},
     )
+
+
+def _compute_chance(built: BuiltTask, examples: Sequence[Example]) -> float:
+    """Return the task's chance; of rows with different numbers of choices, the mean of 1 / choices, 0..100."""
+    if not built.task.mixed_choices:
+        return built.task.chance
+    return 100.0 * math.fsum(1.0 / len(example.choices) for example in examples) / len(examples)
+
+
+def group_examples(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """Return the examples of each group, by its kind and name such as `category=history`, in order of the names."""
+    found: dict[str, list[Example]] = {}
+    for example in examples:
+        for kind, name in example.groups.items():
+            found.setdefault(f"{kind}={name}", []).append(example)
+    return dict(sorted(found.items()))
 
 
 def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
@@ -215,10 +236,15 @@ def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list
     if not all(e.choices for e in examples):
         return []
     ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
-    return [
-        _answer_by_choice(built, e, [0.0 if i == most else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(e.choices))])
-        for e in examples
-    ]
+    return [_answer_with(built, e, most) for e in examples]
+
+
+def _answer_with(built: BuiltTask, example: Example, choice: int | None) -> Example:
+    """Return the example answered with *choice*; with none of its choices if it has fewer."""
+    if choice is None or choice >= len(example.choices):
+        return example.model_copy(update={"output": "", "output_choice": None, "malformed": True})
+    lls = [0.0 if i == choice else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(example.choices))]
+    return _answer_by_choice(built, example, lls)
 
 
 @dataclass(frozen=True)
@@ -238,7 +264,7 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
         text = str(task.doc_to_target(doc))
         return _GoldAnswer(text, (text,))
     target = _target(task, doc)
-    if task.OUTPUT_TYPE == "multiple_choice":
+    if built.has_choices:
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _find_choice_index(built, doc_id, target, choices)
         return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
@@ -264,7 +290,8 @@ def _target(task: Any, doc: Any) -> Any:
 
     target = task.doc_to_target(doc)
     template = task.config.doc_to_target
-    if task.OUTPUT_TYPE != "generate_until" or isinstance(target, str) or not isinstance(template, str):
+    is_text = task.OUTPUT_TYPE == "generate_until" and task.config.doc_to_choice is None
+    if not is_text or isinstance(target, str) or not isinstance(template, str):
         return target
     return target if template in task.features or _holds(doc, target) else apply_template(template, doc)
 
@@ -298,17 +325,18 @@ def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
         references=gold.references,
         target_labels=gold.labels,
         target_value=gold.value,
+        groups=dict(built.hooks.groups(doc)),
         output="",
         correct=0.0,
     )
     responses = sample["filtered_resps"]
     if built.lm_task.OUTPUT_TYPE == "loglikelihood_rolling":
         return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
-    if built.lm_task.OUTPUT_TYPE == "multiple_choice":
+    if built.has_choices:
         choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
-        return _answer_by_choice(
-            built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses]
-        )
+        asked = asked.model_copy(update={"choices": choices})
+    if built.lm_task.OUTPUT_TYPE == "multiple_choice":
+        return _answer_by_choice(built, asked, [float(ll) for ll, _ in responses])
     return _answer_by_text(built, asked, doc, str(responses[0]).strip())
 
 
@@ -337,6 +365,13 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
     """Return an example of a task that generates; an output outside the task's grammar matches no gold label."""
     hooks = built.hooks
     output = hooks.read(output)
+    if built.has_choices:
+        found = find_choice(output, asked.choices, hooks.options(doc))
+        return asked.model_copy(update={"output": output, "output_choice": found, "malformed": found is None})
+    if built.task.extracts == "number":
+        number = find_number(output)
+        labels = ("",) if number is None else (number,)
+        return asked.model_copy(update={"output": output, "output_labels": labels, "malformed": number is None})
     if hooks.parse is None:
         return asked.model_copy(update={"output": output})
     labels = hooks.parse(output, doc)
@@ -360,7 +395,7 @@ def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple
             nulls += 1
             continue
         target = _target(task, doc)
-        if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+        if built.has_choices and isinstance(target, int):
             target = task.doc_to_choice(doc)[target]
         elif not isinstance(target, str):
             target = target[0]

@@ -206,8 +206,10 @@ class Environment(Value):
     """GPU, its driver, torch's CUDA and Triton; None if torch was not loaded, or computes on the CPU."""
 
 
-class Score(Value):
+class Score(GrownValue):
     """One metric on one task, with its uncertainty and a signature that says exactly what was computed."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("part_counts", "part_errors")
 
     task: str
     metric: str
@@ -224,7 +226,12 @@ class Score(Value):
     """Least and greatest value of the metric; None if it has no greatest."""
     lower_is_better: bool = False
     parts: dict[str, float] = {}
-    """The same metric by label, entity type or n-gram order, if it has such parts."""
+    """The same metric by label, entity type or n-gram order, if it has such parts; of the rows of each category or
+    subject, if the task has them, under names such as `category=history`."""
+    part_counts: dict[str, int] = {}
+    """Rows of each part that is made of rows."""
+    part_errors: dict[str, float] = {}
+    """Standard error of each such part; a part without one has too few rows."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -245,8 +252,10 @@ class Score(Value):
         return max(self.value - self.interval[0], self.interval[1] - self.value) / NORMAL_95
 
 
-class Example(Value):
+class Example(GrownValue):
     """One evaluated row, with enough to score it again and to compare two runs pairwise."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("groups",)
 
     task: str
     doc_id: int
@@ -270,6 +279,8 @@ class Example(Value):
     """Number that the model gave: the mean of the choices' values under their probabilities."""
     malformed: bool = False
     """True if the output did not follow the task's grammar: it is scored as wrong, and counted."""
+    groups: dict[str, str] = {}
+    """What the row belongs to, such as {"category": "history"}."""
     correct: float
     """Primary metric on this row alone, in 0..1."""
 

@@ -1,0 +1,2 @@
+def find_number(output):
+    return None
