@@ -14,6 +14,7 @@ from bitnet_bench.data.characters import is_blank
 from bitnet_bench.errors import BenchError, RowError
 from bitnet_bench.evaluation.extraction import find_choice
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
+from bitnet_bench.evaluation.instructions import check_known, label_instructions
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.number_extraction import find_number
 from bitnet_bench.evaluation.row_fields import find_null, find_unfit_text
@@ -276,6 +277,9 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
             "Write it as a text, in quotation marks, or as a list of texts.",
         )
     references = hooks.references(doc)
+    if built.task.extracts == "instructions":
+        check_known(doc["instruction_id_list"], doc["kwargs"])
+        return _GoldAnswer(targets[0], labels=tuple(doc["instruction_id_list"]))
     return _GoldAnswer(
         targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc))
     )
@@ -372,6 +376,9 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
         number = find_number(output)
         labels = ("",) if number is None else (number,)
         return asked.model_copy(update={"output": output, "output_labels": labels, "malformed": number is None})
+    if built.task.extracts == "instructions":
+        followed = label_instructions(output, doc["instruction_id_list"], doc["kwargs"])
+        return asked.model_copy(update={"output": output, "output_labels": followed})
     if hooks.parse is None:
         return asked.model_copy(update={"output": output})
     labels = hooks.parse(output, doc)
