@@ -129,7 +129,7 @@ def has_sentences(text: str, num_sentences: int, relation: str = "at least") -> 
 
 def count_sentences(text: str) -> int:
     """Return the number of sentences; what stands behind the last mark counts if it has a letter or a digit."""
-    plain = _INITIAL.sub("x", _LIST_NUMBER.sub("\n", text))
+    plain = _LIST_NUMBER.sub("\n", _INITIAL.sub("x ", text))
     return sum(any(map(str.isalnum, part)) for part in _SENTENCE.split(plain))
 
 
