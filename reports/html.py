@@ -25,6 +25,7 @@ from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_se
 from bitnet_bench.reports.pareto_section import pareto_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
+from bitnet_bench.reports.part_scores import part_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
@@ -102,7 +103,7 @@ def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage
         pair_section(compared),
         pareto_section(runs),
         cost_section(runs),
-        *filter(None, (training, seed_section(runs), judgement_section(runs))),
+        *filter(None, (part_section(runs), training, seed_section(runs), judgement_section(runs))),
         *options.sections,
         environment_section(runs),
     )

@@ -369,23 +369,25 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
     """Return an example of a task that generates; an output outside the task's grammar matches no gold label."""
     hooks = built.hooks
     output = hooks.read(output)
+    found: dict[str, Any] = {"output": output}
+    if built.has_choices or built.task.extracts:
+        found |= _extract(built, asked, doc, output)
+    elif hooks.parse is not None:
+        labels = hooks.parse(output, doc)
+        found["malformed"] = labels is None
+        found["output_labels"] = ("",) * max(1, len(asked.target_labels)) if labels is None else tuple(labels)
+    return asked.model_copy(update=found)
+
+
+def _extract(built: BuiltTask, asked: Example, doc: Any, output: str) -> dict[str, Any]:
+    """Return what is read out of a text: a choice, a number, or which instructions it follows."""
     if built.has_choices:
-        found = find_choice(output, asked.choices, hooks.options(doc))
-        return asked.model_copy(update={"output": output, "output_choice": found, "malformed": found is None})
+        choice = find_choice(output, asked.choices, built.hooks.options(doc))
+        return {"output_choice": choice, "malformed": choice is None}
     if built.task.extracts == "number":
         number = find_number(output)
-        labels = ("",) if number is None else (number,)
-        return asked.model_copy(update={"output": output, "output_labels": labels, "malformed": number is None})
-    if built.task.extracts == "instructions":
-        followed = label_instructions(output, doc["instruction_id_list"], doc["kwargs"])
-        return asked.model_copy(update={"output": output, "output_labels": followed})
-    if hooks.parse is None:
-        return asked.model_copy(update={"output": output})
-    labels = hooks.parse(output, doc)
-    malformed = labels is None
-    if labels is None:
-        labels = ("",) * max(1, len(asked.target_labels))
-    return asked.model_copy(update={"output": output, "output_labels": tuple(labels), "malformed": malformed})
+        return {"output_labels": (number or "",), "malformed": number is None}
+    return {"output_labels": label_instructions(output, doc["instruction_id_list"], doc["kwargs"])}
 
 
 def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
