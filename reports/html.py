@@ -23,9 +23,9 @@ from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.pareto_section import pareto_section
+from bitnet_bench.reports.part_scores import part_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
-from bitnet_bench.reports.part_scores import part_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary

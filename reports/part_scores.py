@@ -9,7 +9,7 @@ from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import interval
-from bitnet_bench.wording import Count, get_text, plain_text
+from bitnet_bench.wording import get_text, plain_text
 from bitnet_bench.wording.estimates import format_estimate, format_limits
 from bitnet_bench.wording.names import format_group_kind, format_task_name
 

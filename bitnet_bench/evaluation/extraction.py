@@ -33,7 +33,11 @@ MIN_RESTATED_CHARS = 2
 _CIRCLED = {ord("①") + i: f"{i + 1}번" for i in range(20)}
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\b\s*|\\[()\[\]]|[*`$_]")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_PARTICLE = r"(?:입니다|이다|임|이며|이고|이라|이에|예요|인\b|번|를|을|이\b|가\b|은\b|는\b|로|으로|라|와|과|도\b|만\b|의\b|처럼|일 |때문|에|쪽|뿐|였|밖)"
+_PARTICLE = (
+    r"(?:입니다|이다|임|이며|이고|이라|이에|예요|인\b|번|를|을|이\b|가\b|은\b|는\b|로|으로|라|와|과|도\b|만\b|의\b"
+    r"|처럼|일 |때문|에|쪽"
+    r"|뿐|였|밖)"
+)
 _LETTER = re.compile(rf"(?<![A-Za-z0-9'’+.-])([A-Z])(?![A-Za-z0-9'’+])(?! [a-z])(?=[^가-힣]|$|{_PARTICLE})")
 _NUMBERED = re.compile(r"(?<![\d.,])(\d{1,2})\s*번(?!째|[이가]?\s*반복|\s*(?:이상|이하|정도|만에))")
 _ORDINAL = re.compile(rf"(?:({'|'.join(ORDINALS)})|제?\s*(\d{{1,2}}))\s*번째|({'|'.join(SHORT_ORDINALS)})")
@@ -188,9 +192,9 @@ def _read_declared(text: str, question: _Question) -> set[int] | None:
     """Return the choice that the last sentence that calls one right names."""
     for sentence in reversed(_SENTENCE_END.split(text)):
         claim = _NEGATED.sub("", sentence)
-        if _RIGHT.search(claim) and not _WRONG.search(claim):
-            if found := _list_named(claim, question, count_outside=False):
-                return found
+        is_right = _RIGHT.search(claim) and not _WRONG.search(claim)
+        if is_right and (found := _list_named(claim, question, count_outside=False)):
+            return found
     return None
 
 

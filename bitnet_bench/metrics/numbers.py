@@ -24,22 +24,26 @@ _DEGREES = re.compile(r"\^\{?\\circ\}?|°|\\degree")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 _UNIT = re.compile(r"(?<=[\d)}])(?:\s*(?:[가-힣㎝㎞㎏㎡㎥%℃]|[a-zA-Z]|\\%)+[²³]?(?:\^\{?[23]\}?)?)+$")
 _MIXED = re.compile(r"(?<![\d.])(-?)(\d+)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-_KOREAN = re.compile(r"(?:\d+(?:\.\d+)?|[영공일이삼사오육륙칠팔구십백천])+(?:[만억조천백십](?:\d|[일이삼사오육륙칠팔구십백천만억])*)*")
+_KOREAN = re.compile(
+    r"(?:\d+(?:\.\d+)?|[영공일이삼사오육륙칠팔구십백천])+(?:[만억조천백십](?:\d|[일이삼사오육륙칠팔구십백천만억])*)*"
+)
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 
 
 def parse_number(text: str) -> Number | None:
     """Return the number that *text* is, exact where it is rational; None if it is none, or more than one.
 
-    Read are integers, decimals, commas of thousands, percentages (50 % is 50), fractions (`1/2`, `\\frac{1}{2}`, `1\\frac12`),
-    roots, powers, products and π, what stands behind the last `=` or `≈`, numbers with a unit (`3개`, `5 cm`, `90^\\circ`)
-    and Korean ones (`3만 5천`, `백이십`).
+    Read are integers, decimals, commas of thousands, percentages (50 % is 50), fractions (`1/2`, `\\frac{1}{2}`,
+    `1\\frac12`), roots, powers, products and π, what stands behind the last `=` or `≈`, numbers with a unit (`3개`,
+    `5 cm`, `90^\\circ`) and Korean ones (`3만 5천`, `백이십`).
     """
     if len(text) > MAX_LENGTH:
         return None
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text)).replace("−", "-").replace("–", "-")
     plain = re.split(r"=|≈|\\approx|\\simeq|≒", plain)[-1]
-    plain = _DROPPED.sub("", _THOUSANDS.sub("", _DEGREES.sub("", _TEXT.sub(r"\1", plain)))).rstrip(".,;: ").lstrip(",;: ")
+    plain = (
+        _DROPPED.sub("", _THOUSANDS.sub("", _DEGREES.sub("", _TEXT.sub(r"\1", plain)))).rstrip(".,;: ").lstrip(",;: ")
+    )
     korean = _read_korean(plain)
     if korean is not None:
         return korean
@@ -58,13 +62,13 @@ def is_same_number(answer: Number, gold: Number, gold_text: str = "") -> bool:
     Irrational ones may differ in the last bits; of a gold number with at least four decimal places, the answer may be
     a more precise form: it has to be the same after rounding.
     """
-    if isinstance(answer, Fraction) and isinstance(gold, Fraction) and answer == gold:
-        return True
-    if not (isinstance(answer, Fraction) and isinstance(gold, Fraction)):
-        if math.isclose(answer, gold, rel_tol=FLOAT_TOLERANCE, abs_tol=FLOAT_TOLERANCE):
+    if isinstance(answer, Fraction) and isinstance(gold, Fraction):
+        if answer == gold:
             return True
+    elif math.isclose(answer, gold, rel_tol=FLOAT_TOLERANCE, abs_tol=FLOAT_TOLERANCE):
+        return True
     places = len(gold_text.partition(".")[2].strip()) if re.fullmatch(r"-?\d*\.\d+", gold_text.strip()) else 0
-    return places >= MIN_ROUNDED_PLACES and abs(answer - gold) * 2 * 10**places <= 1
+    return places >= MIN_ROUNDED_PLACES and abs(float(answer) - float(gold)) * 2 * 10**places <= 1 + FLOAT_TOLERANCE
 
 
 def format_number(number: Number) -> str:
@@ -75,7 +79,7 @@ def format_number(number: Number) -> str:
 
 
 def _read_korean(text: str) -> Fraction | None:
-    """Return a number with 만, 천, 백 and so on, such as 3만5천 or 백이십, with a unit or without; None if it is none."""
+    """Return a number with 만, 천, 백 and so on, such as 3만5천 or 백이십 or 천원; None if it is none."""
     found = re.match(r"(-?)([\d.영공일이삼사오육륙칠팔구십백천만억조]+)", text)
     if found is None or not re.search("[십백천만억조]", found[2]):
         return None
@@ -154,10 +158,11 @@ class _Expression:
         if not self._take("^"):
             return base
         exponent = self._group() if self._text.startswith("{", self._at) else self._signed()
-        if abs(exponent) > MAX_EXPONENT or (isinstance(base, Fraction) and abs(base.numerator) > 10**18):
+        if abs(float(exponent)) > MAX_EXPONENT or (isinstance(base, Fraction) and abs(base.numerator) > 10**18):
             raise ValueError("the power is too large")
         if isinstance(exponent, Fraction) and exponent.denominator == 1:
-            return base ** int(exponent)
+            power: Number = base ** int(exponent)
+            return power
         return _root(base, exponent)
 
     def _group(self) -> Number:
@@ -201,7 +206,7 @@ def _root(base: Number, exponent: Number) -> Number:
     """Return base ** exponent of a positive base, exact where it is a rational number."""
     if base < 0:
         raise ValueError("the root of a negative number")
-    power = float(base) ** float(exponent)
+    power: float = float(base) ** float(exponent)
     if isinstance(base, Fraction) and isinstance(exponent, Fraction) and abs(power) < 10**12:
         near = Fraction(power).limit_denominator(10**6)
         if near > 0 and near**exponent.denominator == base**exponent.numerator:

@@ -62,7 +62,8 @@ def groups(doc: dict[str, Any]) -> dict[str, str]:
 
 def _ask(doc: dict[str, Any], shown: list[str]) -> str:
     letters = LETTERS[: len(shown)]
-    named = ", ".join(f"{letter}:{' ' if i else ''}{text}" for i, (letter, text) in enumerate(zip(letters, shown)))
+    first, *others = (f"{letter}: {text}" for letter, text in zip(letters, shown, strict=True))
+    named = ", ".join([first.replace(": ", ":", 1), *others])
     listed = ", ".join(letters)
     end = f"질문: {doc['question']}\n보기:\n{named}\n정답:"
     if doc["paragraph"]:

@@ -15,14 +15,14 @@ _NUMBER = re.compile(r"\s*([1-5])\)\s*")
 
 def prompt(doc: dict[str, Any]) -> str:
     """Return the question and its choices in the form of KMMLU."""
-    named = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options(doc)))
+    named = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, options(doc), strict=False))
     return f"{doc['question'].strip()}\n{named}\n정답："
 
 
 def prompt_to_think(doc: dict[str, Any]) -> str:
     """Return the question and its choices below the published instruction to think before answering."""
     letters = "".join(choices(doc))
-    named = "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options(doc)))
+    named = "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, options(doc), strict=False))
     return (
         f'다음 문제에 대해 정답을 고르세요. 당신의 최종 정답은 {letters} 중 하나이고, "정답:" 뒤에 와야 합니다. '
         f"정답을 고르기 전에 차근차근 생각하고 추론하세요.\n\n{doc['question'].strip()}\n\n{named}"

@@ -1,4 +1,4 @@
-"""KMMLU: questions of Korean exams on 45 subjects, with four choices; each subject is a configuration of the data set."""
+"""KMMLU: questions of Korean exams with four choices, on 45 subjects, each a configuration of the data set."""
 
 from typing import Any
 

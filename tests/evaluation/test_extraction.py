@@ -41,7 +41,9 @@ def test_any_text_gives_a_choice_of_the_question_or_none(text: str, count: int, 
     assert found is None or 0 <= found < count
 
 
-@given(st.sampled_from("ABCDE"), st.sampled_from(["정답: {}", "정답은 ({})입니다.", "\\boxed{{{}}}", "{}", "Answer: {}"]))
+@given(
+    st.sampled_from("ABCDE"), st.sampled_from(["정답: {}", "정답은 ({})입니다.", "\\boxed{{{}}}", "{}", "Answer: {}"])
+)
 def test_a_published_form_is_read_for_every_letter(letter: str, form: str) -> None:
     """The forms that the published prompts ask for."""
     assert find_choice(form.format(letter), list("ABCDE")) == "ABCDE".index(letter)

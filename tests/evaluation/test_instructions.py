@@ -57,7 +57,8 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("combination:repeat_prompt", {"prompt_to_repeat": "시를 써라."}, "시를 써라.\n봄이다.", "네. 시를 써라."),
     ("startend:end_checker", {"end_phrase": "이상입니다."}, '끝. 이상입니다."', "이상입니다. 끝."),
     ("startend:quotation", {}, '"봄이다"', '"봄이다'),
-    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "NLP와 LLM-QA", "NLP"),
+    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"},
+     "NLP와 LLM-QA", "NLP"),
     ("change_case:english_capital", {}, "THIS IS THE END OF IT.", "THIS is THE END OF IT."),
     ("change_case:english_lowercase", {}, "this is the end of it.", "This is the end of it."),
     ("punctuation:no_comma", {}, "하나 둘", "하나, 둘"),
@@ -103,7 +104,7 @@ def test_an_unknown_instruction_is_refused(ids: list[str], arguments: list[dict[
         ("맑다. 덥다! 춥다?", 3),
         ("기온은 3.5도이다.", 1),
         ("1. 물을 끓인다.\n2. 면을 넣는다.", 2),
-        ("그는 \"가자.\" 하고 말했다.", 2),
+        ('그는 "가자." 하고 말했다.', 2),
         ("제목\n\n본문이다.", 2),
         ("J. K. 롤링은 작가다.", 1),
         ("정말...? 그래!!", 2),
@@ -149,7 +150,16 @@ def test_the_language_of_a_text(text: str, code: str | None) -> None:
 
 def test_the_loose_variants_are_the_eight_of_the_paper() -> None:
     """Without first line, last line and both, each with and without asterisks."""
-    assert list_loose_variants("*가*\n나\n다") == ["*가*\n나\n다", "나\n다", "*가*\n나", "나", "가\n나\n다", "나\n다", "가\n나", "나"]
+    assert list_loose_variants("*가*\n나\n다") == [
+        "*가*\n나\n다",
+        "나\n다",
+        "*가*\n나",
+        "나",
+        "가\n나\n다",
+        "나\n다",
+        "가\n나",
+        "나",
+    ]
 
 
 def test_labels_say_how_an_instruction_was_followed() -> None:
@@ -201,8 +211,30 @@ def load_oracle() -> Any:
         return instructions_registry.INSTRUCTION_DICT
 
 
-PIECES = ["word", "Word", " ", " ", "\n", "\n\n", "*", "**", "***", "******", "[x]", "<<t>>", "<<", ">>", "- ", "* ", "P.S.",
-          "p. p. s", "Section 1", "SECTION 2", '"', ",", ".", "{", "}", '{"a": 1}', "```", "first", "The end.", "My answer is no."]  # fmt: skip
+PIECES = (
+    *(
+        "word",
+        "Word",
+        " ",
+        " ",
+        "\n",
+        "\n\n",
+        "*",
+        "**",
+        "***",
+        "******",
+        "[x]",
+        "<<t>>",
+        "<<",
+        ">>",
+        "- ",
+        "* ",
+        "P.S.",
+    ),
+    *("p. p. s", "Section 1", "SECTION 2", '"', ",", ".", "{", "}", '{"a": 1}', "```", "first", "The end."),
+    "My answer is no.",
+)
+"""What random texts are made of."""
 INDEPENDENT: list[tuple[str, dict[str, Any]]] = [
     ("keywords:frequency", {"keyword": "word", "frequency": 2, "relation": "at least"}),
     ("keywords:frequency", {"keyword": "word", "frequency": 2, "relation": "less than"}),

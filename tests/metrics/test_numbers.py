@@ -35,7 +35,8 @@ def test_a_fraction_survives_its_text(number: Fraction) -> None:
 def test_an_irrational_number_survives_its_text(number: float) -> None:
     """The text of a float has no exponent, which would be read as a unit."""
     again = parse_number(format_number(number))
-    assert again is not None and is_same_number(again, number)
+    assert again is not None
+    assert is_same_number(again, number)
 
 
 @given(st.text(max_size=60))
@@ -64,7 +65,8 @@ def test_no_text_stops_an_evaluation(text: str) -> None:
 def test_numbers_are_compared_as_numbers(answer: str, gold: str, same: bool) -> None:
     """Integers are exact; only a gold number of four decimal places is compared after rounding."""
     a, b = parse_number(answer), parse_number(gold)
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     assert is_same_number(a, b, gold) == same
 
 
