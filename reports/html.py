@@ -23,7 +23,6 @@ from bitnet_bench.reports.judgements import judgement_section
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.pareto_section import pareto_section
-from bitnet_bench.reports.part_scores import part_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
 from bitnet_bench.reports.sections import Chart, ReportOptions, Section
@@ -103,7 +102,7 @@ def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage
         pair_section(compared),
         pareto_section(runs),
         cost_section(runs),
-        *filter(None, (part_section(runs), training, seed_section(runs), judgement_section(runs))),
+        *filter(None, (training, seed_section(runs), judgement_section(runs))),
         *options.sections,
         environment_section(runs),
     )

@@ -6,33 +6,24 @@ from collections.abc import Iterator, Sequence
 
 from bitnet_bench.reports.figures import make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
-from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
+from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Table
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import interval
 from bitnet_bench.wording import get_text, plain_text
 from bitnet_bench.wording.estimates import format_estimate, format_limits
 from bitnet_bench.wording.names import format_group_kind, format_task_name
 
-MAX_OPEN_ROWS = 12
-"""Rows up to which a table is shown at once; a longer one is opened by the reader."""
 
-
-def part_section(runs: Sequence[NamedRun]) -> Section | None:
-    """Return the primary scores by category and subject, or None if no task has such parts."""
+def part_blocks(runs: Sequence[NamedRun]) -> tuple[Block, ...]:
+    """Return a table of the primary scores for each kind of part of each task, such as its categories; () without."""
     tasks = dict.fromkeys(task for run in runs for task, score in run.primary.items() if score.part_counts)
-    if not tasks:
-        return None
-    blocks: list[Block] = [Paragraph(get_text("parts.hint"), "hint")]
+    blocks: list[Block] = []
     for task in tasks:
         scores = [run.primary.get(task) for run in runs]
         for kind, names in _list_kinds(scores).items():
             title = format_task_name(task) + plain_text(" · ") + format_group_kind(kind)
-            table = _make_table(kind, names, runs, scores)
-            if len(names) <= MAX_OPEN_ROWS:
-                blocks += [Paragraph(title), table]
-            else:
-                blocks.append(Group(title + plain_text(f" ({len(names)})"), (table,)))
-    return Section("parts", get_text("parts.title"), tuple(blocks))
+            blocks += [Paragraph(title), _make_table(kind, names, runs, scores)]
+    return (Paragraph(get_text("parts.hint"), "hint"), *blocks) if blocks else ()
 
 
 def _list_kinds(scores: Sequence[Score | None]) -> dict[str, list[str]]:

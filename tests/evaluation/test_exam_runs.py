@@ -17,12 +17,13 @@ from bitnet_bench.evaluation.select import load_suites, select_tasks
 from bitnet_bench.evaluation.task_run import check_rows, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 from bitnet_bench.reports.named_runs import name_runs
-from bitnet_bench.reports.part_scores import part_section
-from bitnet_bench.reports.sections import Table
+from bitnet_bench.reports.scores import score_section
+from bitnet_bench.reports.sections import Group, Table
 from bitnet_bench.runs.choices import Answer
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.records import RunRecord
+from bitnet_bench.wording import get_text
 
 ROWS = Path(__file__).parent / "rows"
 SUITES = ("knowledge", "math", "instructions")
@@ -203,9 +204,10 @@ def test_the_report_shows_categories(runs: dict[str, RunRecord], tmp_path: Path)
     from bitnet_bench.runs.folder import save_record
 
     save_record(tmp_path / "one", runs["default"])
-    section = part_section(name_runs([read_run(tmp_path / "one")]))
-    assert section is not None
-    tables = [block for block in section.blocks if isinstance(block, Table)]
+    section = score_section(name_runs([read_run(tmp_path / "one")]))
+    groups = [block for block in section.blocks if isinstance(block, Group)]
+    (parts,) = [group.blocks for group in groups if str(group.title) == str(get_text("parts.title"))]
+    tables = [block for block in parts if isinstance(block, Table)]
     cells = [str(row.cells[0].text) for table in tables for row in table.rows]
     assert any("geography" in cell for cell in cells)
     assert any("Agreement" in cell for cell in cells)
