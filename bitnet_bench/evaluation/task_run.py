@@ -265,7 +265,7 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
         text = str(task.doc_to_target(doc))
         return _GoldAnswer(text, (text,))
     target = _target(task, doc)
-    if built.has_choices:
+    if has_choices(built.lm_task):
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _find_choice_index(built, doc_id, target, choices)
         return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
@@ -285,6 +285,13 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
     )
 
 
+def has_choices(task: Any) -> bool:
+    """Return whether the rows of lm-eval's *task* have choices: to be compared, or to be read out of a text."""
+    if task.OUTPUT_TYPE == "generate_until":
+        return task.config.doc_to_choice is not None
+    return bool(task.OUTPUT_TYPE == "multiple_choice")
+
+
 def _target(task: Any, doc: Any) -> Any:
     """Return lm-eval's target of a row; a text such as "[1, 2]" stays a text, which lm-eval would parse as a list.
 
@@ -294,8 +301,12 @@ def _target(task: Any, doc: Any) -> Any:
 
     target = task.doc_to_target(doc)
     template = task.config.doc_to_target
-    is_text = task.OUTPUT_TYPE == "generate_until" and task.config.doc_to_choice is None
-    if not is_text or isinstance(target, str) or not isinstance(template, str):
+    if (
+        task.OUTPUT_TYPE != "generate_until"
+        or has_choices(task)
+        or isinstance(target, str)
+        or not isinstance(template, str)
+    ):
         return target
     return target if template in task.features or _holds(doc, target) else apply_template(template, doc)
 
@@ -336,7 +347,7 @@ def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
     responses = sample["filtered_resps"]
     if built.lm_task.OUTPUT_TYPE == "loglikelihood_rolling":
         return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
-    if built.has_choices:
+    if has_choices(built.lm_task):
         choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
         asked = asked.model_copy(update={"choices": choices})
     if built.lm_task.OUTPUT_TYPE == "multiple_choice":
@@ -370,7 +381,7 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
     hooks = built.hooks
     output = hooks.read(output)
     found: dict[str, Any] = {"output": output}
-    if built.has_choices or built.task.extracts:
+    if has_choices(built.lm_task) or built.task.extracts:
         found |= _extract(built, asked, doc, output)
     elif hooks.parse is not None:
         labels = hooks.parse(output, doc)
@@ -381,7 +392,7 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, output: str) -> 
 
 def _extract(built: BuiltTask, asked: Example, doc: Any, output: str) -> dict[str, Any]:
     """Return what is read out of a text: a choice, a number, or which instructions it follows."""
-    if built.has_choices:
+    if has_choices(built.lm_task):
         choice = find_choice(output, asked.choices, built.hooks.options(doc))
         return {"output_choice": choice, "malformed": choice is None}
     if built.task.extracts == "number":
@@ -404,7 +415,7 @@ def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple
             nulls += 1
             continue
         target = _target(task, doc)
-        if built.has_choices and isinstance(target, int):
+        if has_choices(built.lm_task) and isinstance(target, int):
             target = task.doc_to_choice(doc)[target]
         elif not isinstance(target, str):
             target = target[0]

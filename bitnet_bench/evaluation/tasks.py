@@ -83,13 +83,6 @@ class BuiltTask:
         """The hooks in that file, with defaults; BenchError if one seems to be misspelt."""
         return find_hooks(self.module)
 
-    @property
-    def has_choices(self) -> bool:
-        """Whether a row has choices: to be compared, or to be read out of a text."""
-        if self.lm_task.OUTPUT_TYPE == "generate_until":
-            return self.lm_task.config.doc_to_choice is not None
-        return bool(self.lm_task.OUTPUT_TYPE == "multiple_choice")
-
     def describe_row(self, doc_id: int) -> str:
         """Return the location of a row, for messages."""
         if self.lines is None:
