@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bitnet_bench.reports.charts import score_chart
 from bitnet_bench.reports.figures import DASH, format_number, format_points, make_missing_cell
 from bitnet_bench.reports.named_runs import NamedRun
+from bitnet_bench.reports.part_scores import part_blocks
 from bitnet_bench.reports.sections import Block, Cell, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Score
 from bitnet_bench.statistics import ALIKE_STDERR, interval
@@ -52,6 +53,8 @@ def score_section(runs: Sequence[NamedRun]) -> Section:
     blocks += [Paragraph(conflict, "warning") for conflict in _find_conflicts(keys, runs)]
     if others:
         blocks.append(Group(get_text("scores.others", count=Count(len(others))), (_table(others, runs),)))
+    if parts := part_blocks(runs):
+        blocks.append(Group(get_text("parts.title"), parts))
     blocks.append(Group(get_text("how-to-read"), (Paragraph(get_text("scores.hint"), "hint"),)))
     signatures = tuple(_signature_rows(keys, runs))
     headings = tuple(get_text(f"column.{key}") for key in ("task", "metric", "signature", "runs"))

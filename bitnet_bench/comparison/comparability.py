@@ -9,7 +9,7 @@ from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Count, Text, get_text
 
-PROMPT_SETTINGS = ("prompts", "shots", "chat_template", *GENERATION_FIELDS, "seed")
+PROMPT_SETTINGS = ("prompts", "answer", "shots", "chat_template", *GENERATION_FIELDS, "seed")
 MAX_SETTING_CHARS = 60
 SHOWN_DIGEST_CHARS = 8
 

@@ -171,7 +171,7 @@ def score_checkpoints(
 
     names = [f"{suite.name}:{task.name}" for suite, task in tasks]
     rows = pin_own_rows(job.rows, names)
-    setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template)
+    setting = TaskSettings(data_dir, rows, job.prompts, job.shots, job.seed, job.chat_template, job.answer)
     with ExitStack() as stack:
         runs = [
             stack.enter_context(_open_run(out, _new_record(out, checkpoint, tasks, job, data_dir), workers, way))
@@ -221,6 +221,7 @@ def _new_record(
 ) -> RunRecord:
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
+    settings |= {"answer": job.answer} if job.answer else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
     settings |= job.generation_settings()
     precision = job.precision or default_precision(checkpoint, job.backend)

@@ -48,11 +48,14 @@ def digest_definition(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
     """
     from bitnet_bench.evaluation.tasks import find_definition
 
+    task = task.answered_by(setting.answer)
     definition = examine_definition(find_definition(suite, task, setting.prompts))
     modules = definition.list_modules()
     if task.module:
         modules.add(suite.folder / task.module)
     entry = task.model_dump(mode="json", include={"metrics", "chance", "module"})
+    added = task.model_dump(mode="json", include={"answer", "extracts", "mixed_choices"}, exclude_defaults=True)
+    entry |= added  # a task without them has the digest that it had before there were any
     text = json.dumps([entry, list(definition.parts.values())], sort_keys=True, ensure_ascii=False, default=str)
     found = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
     for module in sorted(modules):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,32 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.row_fields import check_types
 from bitnet_bench.files import is_file
 
+CONFIG_FIELD = "config"
+"""Field with the configuration of a row, where a task has several."""
 SAMPLED_BYTES = 4096
 """Bytes at the beginning of a file that show whether it is a list."""
 LINE_SUFFIXES = (".jsonl", ".ndjson", ".txt", "")
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d{0,17}")
+
+
+def read_rows_files(files: Mapping[str, Path], missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return (rows, line of each) of the only file, or (rows of all files with their configuration, [])."""
+    if len(files) == 1 and "" in files:
+        return read_rows_file(files[""], missing_hint)
+    missing = [file for file in files.values() if not is_file(file)]
+    if missing:
+        more = f" and {len(missing) - 1} more of {len(files)} files" if len(missing) > 1 else ""
+        raise BenchError(f"There is no {missing[0]}{more}.", missing_hint)
+    found: list[dict[str, Any]] = []
+    for config, file in files.items():
+        rows, lines = _read_json_lines(file)
+        check_types(rows, lines, file)
+        found += [{**row, CONFIG_FIELD: config} for row in rows]
+    if not found:
+        raise BenchError(f"{next(iter(files.values()))} has no rows.", "Get the data again.")
+    if all(file.suffix.lower() in DELIMITERS for file in files.values()):
+        _read_numbers(found)
+    return found, []
 
 
 def read_rows_file(file: Path, missing_hint: str) -> tuple[list[dict[str, Any]], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
 
 DATA_DIR_VARIABLE = "BITNET_BENCH_DATA"
+_log = logging.getLogger(__name__)
 
 
 def find_data_directory(given: Path | None) -> Path | None:
@@ -52,14 +54,15 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
     for suite in load_suites().values():
         for task in suite.tasks:
             file = suite.find_rows_file(task, "test", directory)
-            local = file is not None and is_file(file)
+            files = task.list_files(file).values() if file else ()
+            local = bool(files) and all(map(is_file, files))
             below = f"{task.local}/{task.files.get('test')}"
             listed.append(
                 {
                     "suite": suite.name,
                     "version": suite.version,
                     "task": task.name,
-                    "rows": count_rows(file) if local and file else None,
+                    "rows": sum(map(count_rows, files)) if local else None,
                     "from": "embedded" if suite.embedded else below if local else _describe_origin(suite, task),
                     "metrics": list(task.metrics),
                     "primary_metric": task.metrics[0],
@@ -101,7 +104,7 @@ def select_tasks(
         return [
             (s, task)
             for s in chosen
-            for task in (s.tasks if s.name == HARNESS_PREFIX else s.list_runnable_tasks(data_dir))
+            for task in (s.tasks if s.name == HARNESS_PREFIX else _list_tasks_with_rows(s, data_dir))
         ]
     selected = []
     for name in tasks:
@@ -111,6 +114,23 @@ def select_tasks(
             raise UsageError(f"No task {name!r} in {', '.join(names)}.", suggest_name(name, there))
         selected += [(suite, suite.task(name)) for suite in owners]
     return selected
+
+
+def _list_tasks_with_rows(suite: Suite, data_dir: Path | None) -> tuple[Task, ...]:
+    """Return the tasks that a run of the whole suite includes; of a suite of several data sets, those that are here."""
+    tasks = suite.list_runnable_tasks(data_dir)
+    if suite.hub or suite.embedded or data_dir is None:
+        return tasks
+    files = [suite.find_rows_file(task, "test", data_dir) for task in tasks]
+    found = [
+        file is not None and all(map(is_file, task.list_files(file).values()))
+        for task, file in zip(tasks, files, strict=True)
+    ]
+    here = tuple(task for task, is_here in zip(tasks, found, strict=True) if is_here)
+    missing = [task.name for task, is_here in zip(tasks, found, strict=True) if not is_here]
+    if here and missing:
+        _log.warning("%s: there are no rows of %s below %s.", suite.name, ", ".join(missing), data_dir)
+    return here or tasks
 
 
 def trust_suite_names(names: Sequence[str]) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean, explain_fault
 from bitnet_bench.files import is_file
+from bitnet_bench.runs.choices import Answer
 from bitnet_bench.runs.value import Value
 from bitnet_bench.yaml_files import read_yaml
 
 SUITE_FILE = "suite.yaml"
 FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\\\x00-\x1f]+$")]
 """A name that can be part of a file's."""
+CONFIG = "{config}"
+"""Part of a file's name that stands for each of a task's configurations."""
 
 
 class Task(Value):
@@ -24,11 +27,22 @@ class Task(Value):
     name: FileName
     metrics: tuple[str, ...] = Field(min_length=1)
     chance: float
-    """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
+    """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates freely."""
+    mixed_choices: bool = False
+    """True if rows have different numbers of choices: the chance of a run is then computed from its rows."""
+    answer: Answer | None = None
+    """How the set is asked unless the user says otherwise; None if there is one way, which its YAML says."""
+    otherwise: tuple[str, ...] = ()
+    """Metrics of the other way to answer, of a task that says its `answer`."""
+    extracts: Literal["number", "instructions"] | None = None
+    """What is read out of a generated text: a number, or which instructions it follows. A choice needs no mention: it
+    is read out where a task that generates has choices."""
     local: str | None = None
     """Folder of the rows below the data directory; None if they can only come from the hub or from the user."""
     files: Mapping[str, str] = Field(default_factory=dict)
-    """Local file of `test`, and of `train` if there is one."""
+    """Local file of `test`, and of `train` if there is one; with {config} in it, one file for each configuration."""
+    configs: tuple[str, ...] = ()
+    """Configurations of the hub data set that make up the rows; a row says its own in the field `config`."""
     own_rows: bool = False
     """True if the only rows of the task are those that the user names."""
     module: str | None = None
@@ -37,6 +51,26 @@ class Task(Value):
     """Hub data set, if it is not the suite's."""
     licence: str | None = None
     citation: str | None = None
+
+    @property
+    def definitions(self) -> dict[Answer | None, str]:
+        """Names of the YAML files of the task by the way to answer, its own way first."""
+        if self.answer is None:
+            return {None: f"{self.name}.yaml"}
+        ways: tuple[Answer, ...] = ("likelihood", "generate")
+        return {way: f"{self.name}_{way}.yaml" for way in sorted(ways, key=lambda way: way != self.answer)}
+
+    def answered_by(self, way: Answer | None) -> Task:
+        """Return the task as it is answered by *way*; itself for None, and if it has only one way."""
+        if way in (None, self.answer) or self.answer is None:
+            return self
+        return self.model_copy(update={"answer": way, "metrics": self.otherwise, "otherwise": self.metrics})
+
+    def list_files(self, file: Path) -> dict[str, Path]:
+        """Return what *file* of a split stands for, by configuration: files of that name, or itself under ""."""
+        if not self.configs or CONFIG not in str(file):
+            return {"": file}
+        return {config: Path(str(file).replace(CONFIG, config)) for config in self.configs}
 
 
 class Suite(Value):

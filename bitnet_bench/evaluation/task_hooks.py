@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,7 @@ from bitnet_bench.errors import BenchError, did_you_mean
 
 MIN_SIMILARITY = 0.75
 """Similarity from which a function counts as a misspelt hook; below it, it is a function of the file's own."""
-HOOKS = ("labels", "parse", "read", "references", "value", "VALUES")
+HOOKS = ("groups", "labels", "options", "parse", "read", "references", "value", "VALUES")
 Row = Any
 """Row of the task's data set, a dict."""
 
@@ -30,6 +30,10 @@ class TaskHooks:
     """Function that returns an output in the form that is scored."""
     parse: Callable[[str, Row], Sequence[str] | None] | None = None
     """Function that returns the labels in an output, None if it is malformed; without it the task has no grammar."""
+    groups: Callable[[Row], Mapping[str, str]] = lambda _row: {}
+    """Function that returns what a row belongs to, such as its category: parts of a score are of these."""
+    options: Callable[[Row], Sequence[str]] = lambda _row: ()
+    """Function that returns the text of each choice, where the choices are letters: a text may repeat it."""
     values: tuple[float, ...] = ()
     """Number that each choice stands for."""
 

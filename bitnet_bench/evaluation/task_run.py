@@ -12,9 +12,12 @@ from typing import Any
 
 from bitnet_bench.data.characters import is_blank
 from bitnet_bench.errors import BenchError, RowError, UsageError
+from bitnet_bench.evaluation.extraction import find_choice
 from bitnet_bench.evaluation.generation import GeneratedText
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, convert_harness_scores
+from bitnet_bench.evaluation.instructions import check_known, label_instructions
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
+from bitnet_bench.evaluation.number_extraction import find_number
 from bitnet_bench.evaluation.row_fields import find_null, find_unfit_text
 from bitnet_bench.evaluation.tasks import BuiltTask
 from bitnet_bench.metrics import Metric, load_metric
@@ -103,7 +106,7 @@ def _try_row(built: BuiltTask, doc: Any, doc_id: int) -> None:
     if built.has_own_rows:
         _check_own_texts(built, doc, doc_id, gold)
     answers: list[Any] = [gold.target]
-    if choices:
+    if choices and task.OUTPUT_TYPE == "multiple_choice":
         answers = [(-1.0, False)] * len(choices)
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":
         answers = [-1.0]
@@ -254,6 +257,7 @@ def _score_answers(primary: Metric, example: Example) -> Example:
 def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constant: Sequence[Example]) -> Score:
     found = load_metric(key, len(examples[0].answers))
     primary = key == built.task.metrics[0]
+    groups = group_examples(examples)
     return Score(
         task=built.name,
         metric=key,
@@ -262,12 +266,30 @@ def _make_score(built: BuiltTask, key: str, examples: Sequence[Example], constan
         n=len(examples),
         signature=found.signature(),
         primary=primary,
-        chance=built.task.chance if primary else None,
+        chance=_compute_chance(built, examples) if primary else None,
         majority=found.value(constant) if constant else None,
         limits=found.limits,
         lower_is_better=found.lower_is_better,
-        parts=found.parts(examples),
+        parts=found.parts(examples) | {name: found.value(rows) for name, rows in groups.items()},
+        part_counts={name: len(rows) for name, rows in groups.items()},
+        part_errors={name: error for name, rows in groups.items() if (error := found.stderr(rows)) is not None},
     )
+
+
+def _compute_chance(built: BuiltTask, examples: Sequence[Example]) -> float:
+    """Return the task's chance; of rows with different numbers of choices, the mean of 1 / choices, 0..100."""
+    if not built.task.mixed_choices:
+        return built.task.chance
+    return 100.0 * math.fsum(1.0 / len(example.choices) for example in examples) / len(examples)
+
+
+def group_examples(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """Return the examples of each group, by its kind and name such as `category=history`, in order of the names."""
+    found: dict[str, list[Example]] = {}
+    for example in examples:
+        for kind, name in example.groups.items():
+            found.setdefault(f"{kind}={name}", []).append(example)
+    return dict(sorted(found.items()))
 
 
 def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list[Example]:
@@ -275,10 +297,15 @@ def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list
     if not all(e.choices for e in examples):
         return []
     ((most, _count),) = Counter(e.target_choice for e in examples).most_common(1)
-    return [
-        _answer_by_choice(built, e, [0.0 if i == most else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(e.choices))])
-        for e in examples
-    ]
+    return [_answer_with(built, e, most) for e in examples]
+
+
+def _answer_with(built: BuiltTask, example: Example, choice: int | None) -> Example:
+    """Return the example answered with *choice*; with none of its choices if it has fewer."""
+    if choice is None or choice >= len(example.choices):
+        return example.model_copy(update={"output": "", "output_choice": None, "malformed": True})
+    lls = [0.0 if i == choice else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(example.choices))]
+    return _answer_by_choice(built, example, lls)
 
 
 @dataclass(frozen=True)
@@ -298,7 +325,7 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
         text = str(task.doc_to_target(doc))
         return _GoldAnswer(text, (text,))
     target = _target(task, doc)
-    if task.OUTPUT_TYPE == "multiple_choice":
+    if has_choices(built.lm_task):
         choices = [str(choice) for choice in task.doc_to_choice(doc)]
         choice = _find_choice_index(built, doc_id, target, choices)
         return _GoldAnswer(choices[choice], choice=choice, value=hooks.value(doc))
@@ -310,9 +337,19 @@ def _read_gold_answer(built: BuiltTask, doc: Any, doc_id: int) -> _GoldAnswer:
             "Write it as a text, in quotation marks, or as a list of texts.",
         )
     references = hooks.references(doc)
+    if built.task.extracts == "instructions":
+        check_known(doc["instruction_id_list"], doc["kwargs"])
+        return _GoldAnswer(targets[0], labels=tuple(doc["instruction_id_list"]))
     return _GoldAnswer(
         targets[0], tuple(targets if references is None else references), labels=tuple(hooks.labels(doc))
     )
+
+
+def has_choices(task: Any) -> bool:
+    """Return whether the rows of lm-eval's *task* have choices: to be compared, or to be read out of a text."""
+    if task.OUTPUT_TYPE == "generate_until":
+        return task.config.doc_to_choice is not None
+    return bool(task.OUTPUT_TYPE == "multiple_choice")
 
 
 def _target(task: Any, doc: Any) -> Any:
@@ -324,7 +361,12 @@ def _target(task: Any, doc: Any) -> Any:
 
     target = task.doc_to_target(doc)
     template = task.config.doc_to_target
-    if task.OUTPUT_TYPE != "generate_until" or isinstance(target, str) or not isinstance(template, str):
+    if (
+        task.OUTPUT_TYPE != "generate_until"
+        or has_choices(task)
+        or isinstance(target, str)
+        or not isinstance(template, str)
+    ):
         return target
     return target if template in task.features or _holds(doc, target) else apply_template(template, doc)
 
@@ -358,17 +400,18 @@ def _make_example(built: BuiltTask, sample: dict[str, Any]) -> Example:
         references=gold.references,
         target_labels=gold.labels,
         target_value=gold.value,
+        groups=dict(built.hooks.groups(doc)),
         output="",
         correct=0.0,
     )
     responses = sample["filtered_resps"]
     if built.lm_task.OUTPUT_TYPE == "loglikelihood_rolling":
         return asked.model_copy(update={"loglikelihoods": (float(responses[0]),)})
-    if built.lm_task.OUTPUT_TYPE == "multiple_choice":
+    if has_choices(built.lm_task):
         choices = tuple(str(choice) for choice in built.lm_task.doc_to_choice(doc))
-        return _answer_by_choice(
-            built, asked.model_copy(update={"choices": choices}), [float(ll) for ll, _ in responses]
-        )
+        asked = asked.model_copy(update={"choices": choices})
+    if built.lm_task.OUTPUT_TYPE == "multiple_choice":
+        return _answer_by_choice(built, asked, [float(ll) for ll, _ in responses])
     texts = sample["resps"][0] if "resps" in sample else responses  # a row is tried without a model
     outputs = sample.get(EACH_FILTERED, responses[:1])
     answered = [_answer_by_text(built, asked, doc, *pair) for pair in zip(outputs, texts[: len(outputs)], strict=True)]
@@ -427,13 +470,25 @@ def _answer_by_text(built: BuiltTask, asked: Example, doc: Any, filtered: Any, t
         asked = asked.model_copy(update={"cut": text.cut, "thought": text.thought, "unfinished": text.unfinished})
     if asked.unfinished:
         output = NO_ANSWER if any(is_blank(reference) for reference in asked.references) else ""
-    if hooks.parse is None:
-        return asked.model_copy(update={"output": output, "malformed": asked.unfinished})
-    labels = None if asked.unfinished else hooks.parse(output, doc)
-    malformed = labels is None
-    if labels is None:
-        labels = ("",) * max(1, len(asked.target_labels))
-    return asked.model_copy(update={"output": output, "output_labels": tuple(labels), "malformed": malformed})
+    found: dict[str, Any] = {"output": output, "malformed": asked.unfinished}
+    if has_choices(built.lm_task) or built.task.extracts:
+        found |= _extract(built, asked, doc, "" if asked.unfinished else output)
+    elif hooks.parse is not None:
+        labels = None if asked.unfinished else hooks.parse(output, doc)
+        found["malformed"] = labels is None
+        found["output_labels"] = ("",) * max(1, len(asked.target_labels)) if labels is None else tuple(labels)
+    return asked.model_copy(update=found)
+
+
+def _extract(built: BuiltTask, asked: Example, doc: Any, output: str) -> dict[str, Any]:
+    """Return what is read out of a text: a choice, a number, or which instructions it follows."""
+    if has_choices(built.lm_task):
+        choice = find_choice(output, asked.choices, built.hooks.options(doc))
+        return {"output_choice": choice, "malformed": choice is None}
+    if built.task.extracts == "number":
+        number = find_number(output)
+        return {"output_labels": (number or "",), "malformed": number is None}
+    return {"output_labels": label_instructions(output, doc["instruction_id_list"], doc["kwargs"])}
 
 
 def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple[str, str]], int]:
@@ -450,7 +505,7 @@ def list_training_pairs(built: BuiltTask, limit: int | None) -> tuple[list[tuple
             nulls += 1
             continue
         target = _target(task, doc)
-        if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+        if has_choices(built.lm_task) and isinstance(target, int):
             target = task.doc_to_choice(doc)[target]
         elif not isinstance(target, str):
             target = target[0]

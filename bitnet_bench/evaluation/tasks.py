@@ -8,7 +8,7 @@ import random
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from bitnet_bench.errors import BenchError, UsageError, did_you_mean
 from bitnet_bench.evaluation.definitions import CORRECT_HINT, read_definition
 from bitnet_bench.evaluation.function_guard import guard_functions
 from bitnet_bench.evaluation.harness_tasks import HARNESS_METRIC, find_harness_yaml
-from bitnet_bench.evaluation.local_rows import read_rows_file
+from bitnet_bench.evaluation.local_rows import CONFIG_FIELD, read_rows_files
 from bitnet_bench.evaluation.needed_fields import find_needed_fields
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.task_hooks import TaskHooks, find_hooks
 from bitnet_bench.evaluation.trust import leave_no_bytecode, refuse_code, require_trust
 from bitnet_bench.files import is_file
-from bitnet_bench.runs.choices import DEFAULT_PROMPTS
+from bitnet_bench.runs.choices import DEFAULT_PROMPTS, Answer
 from bitnet_bench.runs.jobs import EvaluateJob
 
 TEST_SPLIT, TRAIN_SPLIT = "test_split", "training_split"
@@ -46,6 +46,8 @@ class TaskSettings:
     seed: int = EvaluateJob.default("seed")
     """Seed of the few-shot examples, which are the same for every document."""
     chat_template: bool = False
+    answer: Answer | None = None
+    """How questions with choices are answered; None for the way of each set."""
     without_code: str = ""
     """What builds the tasks only to look at them, such as "a dry run": the code of a suite in a folder is not run then,
     trusted or not."""
@@ -116,8 +118,10 @@ def load_module(file: Path) -> Any:
 def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     """Return the task with its rows: the user's own, else the suite's, else the data directory's, else the hub's.
 
+    It is asked as `setting.answer` says.
     BenchError if the suite brings code that is not trusted (`bitnet_bench.evaluation.trust`).
     """
+    task = task.answered_by(setting.answer)
     read_definition(find_definition(suite, task, setting.prompts))  # the line of a fault; lm-eval has a traceback
     if setting.without_code:
         refuse_code(suite, setting.without_code)
@@ -128,15 +132,16 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     _sandbox_prompts()
     config = _read_task_config(suite, task, setting.prompts, not setting.without_code)
+    check_answer(suite, task, str(config.get("output_type")), setting.answer)
     files = _find_local_files(suite, task, setting)
     lines, has_own_rows = None, f"{suite.name}:{task.name}" in setting.rows
     if files:
         hint = "Correct the path in `rows`." if has_own_rows else _hint_missing_rows(suite, task)
-        splits = {name: read_rows_file(file, hint) for name, file in files.items()}
+        splits = {name: read_rows_files(task.list_files(file), hint) for name, file in files.items()}
         source = setting.rows[f"{suite.name}:{task.name}"].as_posix() if has_own_rows else str(files[TEST_SPLIT])
         if has_own_rows:
             _check_fields(suite, task, config, splits[TEST_SPLIT][0], source)
-        lines = None if "process_docs" in config else splits[TEST_SPLIT][1]
+        lines = None if "process_docs" in config else splits[TEST_SPLIT][1] or None
         try:
             _use_local_rows(config, {name: rows for name, (rows, _lines) in splits.items()})
         except (ArithmeticError, TypeError, ValueError) as error:  # pyarrow's errors are of these kinds
@@ -214,12 +219,22 @@ def _name_fault(error: Exception) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
+def check_answer(suite: Suite, task: Task, output_type: str, way: Answer | None) -> None:
+    """Raise UsageError if a task cannot be answered by *way*."""
+    only: Answer = "generate" if output_type == "generate_until" else "likelihood"
+    if way not in (None, only):
+        raise UsageError(
+            f"{suite.name}:{task.name} is only answered by {only}, and `answer` is {way}.",
+            "Leave `answer` out, or leave the task out with `task`.",
+        )
+
+
 def find_definition(suite: Suite, task: Task, prompts: str) -> Path:
     """Return the YAML that defines a task: the suite's own, or lm-eval's for a task or prompts of lm-eval."""
     if HARNESS_METRIC in task.metrics:
         return find_harness_yaml(task.name)
     if prompts == DEFAULT_PROMPTS:
-        return suite.folder / f"{task.name}.yaml"
+        return suite.folder / task.definitions[task.answer]
     if prompts not in suite.prompts:
         there = [DEFAULT_PROMPTS, *suite.prompts]
         raise UsageError(
@@ -280,7 +295,7 @@ def list_needed_fields(suite: Suite, task: Task) -> list[str]:
 def has_local_rows(suite: Suite, task: Task, setting: TaskSettings) -> bool:
     """Return whether the test rows of a task are in a local file that exists."""
     file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
-    return file is not None and is_file(file)
+    return file is not None and all(map(is_file, task.list_files(file).values()))
 
 
 def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[str, Path]:
@@ -290,7 +305,8 @@ def _find_local_files(suite: Suite, task: Task, setting: TaskSettings) -> dict[s
     train = suite.find_rows_file(task, "train", setting.data_dir)
     if test is None:
         return {}
-    return {TEST_SPLIT: test} | ({TRAIN_SPLIT: train} if train is not None and is_file(train) else {})
+    has_train = train is not None and all(map(is_file, task.list_files(train).values()))
+    return {TEST_SPLIT: test} | ({TRAIN_SPLIT: train} if train is not None and has_train else {})
 
 
 def _use_local_rows(config: dict[str, Any], splits: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -314,7 +330,24 @@ def _use_hub_rows(suite: Suite, task: Task, config: dict[str, Any]) -> str:
     if "revision" not in arguments:
         arguments["revision"] = _find_newest_revision(hub)
     config["dataset_kwargs"] = {name: value for name, value in arguments.items() if value is not None}
+    if task.configs:
+        splits = [config[name] for name in (TEST_SPLIT, TRAIN_SPLIT) if name in config]
+        config["custom_dataset"] = partial(_load_hub_configs, hub, task.configs, splits, config["dataset_kwargs"])
     return f"{hub}@{arguments['revision'] or 'unknown'}"
+
+
+def _load_hub_configs(
+    hub: str, configs: Sequence[str], splits: Sequence[str], arguments: Mapping[str, Any], **_: Any
+) -> Any:
+    """Return the rows of several configurations of a data set as one, each with its own in the field `config`."""
+    from datasets import DatasetDict, concatenate_datasets, load_dataset
+
+    found: dict[str, list[Any]] = {split: [] for split in splits}
+    for config in configs:
+        for split in splits:
+            rows = load_dataset(hub, config, split=split, **arguments)
+            found[split].append(rows.add_column(CONFIG_FIELD, [config] * len(rows)))
+    return DatasetDict({split: concatenate_datasets(parts) for split, parts in found.items()})
 
 
 def _find_newest_revision(hub: str) -> str | None:

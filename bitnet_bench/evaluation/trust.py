@@ -206,8 +206,7 @@ def _examine_definitions(suite: Suite) -> tuple[list[Definition], list[Path]]:
     definitions: list[Definition] = []
     unreadable: list[Path] = []
     sizes: dict[Path, int] = {}
-    for task in suite.tasks:
-        file = suite.folder.resolve() / f"{task.name}.yaml"
+    for file in (suite.folder.resolve() / name for task in suite.tasks for name in task.definitions.values()):
         if not exists(file):
             continue
         try:

@@ -31,3 +31,11 @@ class LengthNormalisedAccuracy(Accuracy):
     def signature(self) -> str:
         """Return the signature."""
         return "accuracy_norm|choice:argmax-loglikelihood-per-character|stderr:mean|v1"
+
+
+class ExtractedAccuracy(Accuracy):
+    """Share of examples whose generated text names the target; a text that names no single choice is wrong."""
+
+    def signature(self) -> str:
+        """Return the signature; its rules are those of `bitnet_bench.evaluation.extraction`."""
+        return "extracted_accuracy|choice:extracted-rules1|malformed:wrong|stderr:mean|v1"

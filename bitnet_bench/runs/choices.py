@@ -14,6 +14,8 @@ DEFAULT_PROMPTS = "default"
 """Prompts of a suite that are used unless others are named."""
 MARGIN = 1.0
 """Default difference in points of a score that is too small to matter: about what another batch size changes."""
+Answer = Literal["likelihood", "generate"]
+"""How a question with choices is answered: by the most likely choice, or by a text that a choice is read out of."""
 Precision = Literal[
     "ternary", "fp32", "bf16", "fp16", "q8_0", "q4_0", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2",
     "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",

@@ -13,6 +13,7 @@ from bitnet_bench.runs.choices import (
     DEFAULT_PROMPTS,
     TRAINING_BACKEND,
     Activations,
+    Answer,
     Precision,
     ReadAs,
     TrainingPrecision,
@@ -375,6 +376,10 @@ class EvaluateJob(Settings):
     """
     prompts: Annotated[str, Option()] = DEFAULT_PROMPTS
     """The suite's prompts: `default`, or `lm-eval` for kobest."""
+    answer: Annotated[Answer | None, Option()] = None
+    """Answer questions with choices by the likelihood of each, or by a text that one is read out of
+    [default: as the authors of each set report].
+    """
     shots: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_COUNT)
     """Training examples before every question."""
     seed: Annotated[int, Option()] = Field(default=0, ge=0, le=MAX_SEED)

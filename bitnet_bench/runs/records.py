@@ -206,8 +206,10 @@ class Environment(Value):
     """GPU, its driver, torch's CUDA and Triton; None if torch was not loaded, or computes on the CPU."""
 
 
-class Score(Value):
+class Score(GrownValue):
     """One metric on one task, with its uncertainty and a signature that says exactly what was computed."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("part_counts", "part_errors")
 
     task: str
     metric: str
@@ -224,7 +226,12 @@ class Score(Value):
     """Least and greatest value of the metric; None if it has no greatest."""
     lower_is_better: bool = False
     parts: dict[str, float] = {}
-    """The same metric by label, entity type or n-gram order, if it has such parts."""
+    """The same metric by label, entity type or n-gram order, if it has such parts; of the rows of each category or
+    subject, if the task has them, under names such as `category=history`."""
+    part_counts: dict[str, int] = {}
+    """Rows of each part that is made of rows."""
+    part_errors: dict[str, float] = {}
+    """Standard error of each such part; a part without one has too few rows."""
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -267,7 +274,7 @@ class Example(GrownValue):
     With `repeats`, the output and what is said of it are the first answer's; `answers` has all of them.
     """
 
-    ADDED: ClassVar[tuple[str, ...]] = ("cut", "thought", "unfinished", "answers")
+    ADDED: ClassVar[tuple[str, ...]] = ("cut", "thought", "unfinished", "answers", "groups")
 
     task: str
     doc_id: int
@@ -299,6 +306,8 @@ class Example(GrownValue):
     """True if the thought did not end, so that there is no answer: it is scored as wrong, and counted."""
     answers: tuple[Answer, ...] = ()
     """All answers to the row if it was asked several times, in the order of their draws; else ()."""
+    groups: dict[str, str] = {}
+    """What the row belongs to, such as {"category": "history"}."""
     correct: float
     """Primary metric on this row alone, in 0..1; with several answers their mean."""
 

@@ -29,6 +29,11 @@ def format_metric(metric: str) -> Text:
     return _lookup("metrics", metric)
 
 
+def format_group_kind(kind: str) -> Text:
+    """Return what the rows of a task belong to, such as a category; one that is not in `names.yaml` keeps its key."""
+    return _lookup("groups", kind)
+
+
 def format_precision(precision: str) -> Text:
     """Return the name of a precision."""
     return _load_names("precisions").get(precision, plain_text(precision.upper()))

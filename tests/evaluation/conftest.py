@@ -56,6 +56,8 @@ def gold_lm(built: BuiltTask) -> AnswerLM:
 
     def write(doc: dict[str, Any]) -> str:
         target = task.doc_to_target(doc)
+        if isinstance(target, int):
+            return f" {task.doc_to_choice(doc)[target]}"
         return " " + (target if isinstance(target, str) else target[0])
 
     return _with_choices(AnswerLM(choose, write), task)
@@ -80,7 +82,7 @@ def noise_lm(built: BuiltTask, seed: int = 0) -> AnswerLM:
 
     def write(doc: dict[str, Any]) -> str:
         text = list(right._write(doc))
-        for _ in range(rng.randrange(4)):
+        for _ in range(rng.randrange(4) if text else 0):
             text[rng.randrange(len(text))] = rng.choice("가나다 :;-3")
         return "".join(text)
 

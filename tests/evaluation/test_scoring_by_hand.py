@@ -29,13 +29,13 @@ def make_built(kind: str = CHOICES, metrics: tuple[str, ...] = ("accuracy", "mac
         "doc_to_target": lambda doc: doc["a"],
         "doc_to_choice": lambda doc: doc["c"],
         "features": [],
-        "config": SimpleNamespace(doc_to_target="{{a}}", target_delimiter="_"),
+        "config": SimpleNamespace(doc_to_target="{{a}}", doc_to_choice=None, target_delimiter="_"),
         "test_docs": list,
     }
     return SimpleNamespace(
         name="own:one",
         lm_task=SimpleNamespace(**{**given, **of_task}),
-        task=SimpleNamespace(metrics=metrics, chance=25.0),
+        task=SimpleNamespace(metrics=metrics, chance=25.0, mixed_choices=False, extracts=None),
         hooks=TaskHooks(),
         describe_row=lambda doc_id: f"Line {doc_id + 1} of rows",
         has_own_rows=False,
@@ -157,7 +157,7 @@ def test_an_example_of_running_text() -> None:
 )
 def test_a_target_that_looks_like_a_list_is_a_text(template: Any, doc: Any, made: Any, target: Any) -> None:
     """Unless the row holds a list."""
-    config = SimpleNamespace(doc_to_target=template)
+    config = SimpleNamespace(doc_to_target=template, doc_to_choice=None)
     task = make_built(TEXT, doc_to_target=lambda doc: made, config=config, features=["a"]).lm_task
     assert task_run._target(task, doc) == target
     task.OUTPUT_TYPE = CHOICES
