@@ -21,6 +21,8 @@ from bitnet_bench.cli.tables import DASH, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
 
+OPEN = "by people or a judge"
+"""Stands where an open task has no metric."""
 EVALUATE_OPTIONS = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}
 
 if TYPE_CHECKING:
@@ -140,7 +142,7 @@ def suites_table(found: Sequence[Mapping[str, Any]]) -> Table:
             t["suite"],
             t["task"],
             t["rows"] or "-",
-            t["metrics"][0],
+            t["primary_metric"] or OPEN,
             f"{t['chance']:.1f}",
             t["licence"],
             name_options(t["from"], EVALUATE_OPTIONS),
@@ -173,13 +175,13 @@ def suites_show(
 def describe_task(shown: ShownTask) -> str:
     """Return a task as text: what is known of it, a row, and how that row is asked."""
     counts = [f"{count:,} {what}" for count, what in ((shown.rows, "test"), (shown.training_rows, "training")) if count]
-    first, *others = shown.metrics
+    first, *others = shown.metrics or (OPEN,)
     fields = [f"{name} ({shown.fields[name] or 'not seen'})" for name in shown.needed]
     unread = [name for name in shown.fields if name not in shown.needed]
     chance = f"; chance {shown.chance:.1f}" if shown.chance else ""
     about = {
         "suite": f"{shown.title}, version {shown.version}",
-        "metrics": f"{', '.join([f'{first} (primary)', *others])}{chance}",
+        "metrics": f"{', '.join([f'{first} (primary)', *others])}{chance}" if shown.metrics else OPEN,
         "licence": shown.licence,
         "citation": shown.citation,
         "source": shown.source,

@@ -59,8 +59,8 @@ class RunWriter:
         """Digests of rows and definition of each task, as they are now."""
 
     def has_scored(self, task: str) -> bool:
-        """Return whether *task* (SUITE:TASK) is scored."""
-        return any(score.task == task for score in self.record.scores)
+        """Return whether *task* (SUITE:TASK) is scored, or answered if it is an open task."""
+        return task in self.record.finished_tasks
 
     def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
         """Refuse to continue scores that were computed from other inputs than now; *tasks*: the current digests."""
@@ -73,7 +73,7 @@ class RunWriter:
     def record_runtime(self, session: Session) -> None:
         """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
-        if self._writes and self.record.scores:
+        if self._writes and self.record.finished_tasks:
             check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
@@ -95,6 +95,7 @@ class RunWriter:
         self.record = record.model_copy(
             update={
                 "scores": (*record.scores, *result.scores),
+                "answered": record.answered | ({result.name: len(result.examples)} if one.task.kind == "open" else {}),
                 "data": record.data | {result.name: result.rows_sha256},
                 "sources": record.sources | {result.name: one.source},
                 "inputs": {**record.inputs, **self._tasks.get(result.name, {})},
@@ -226,7 +227,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     differing += changed
     if there.checkpoint.weights_id != record.checkpoint.weights_id:
         differing.insert(0, "checkpoint")
-    if differing and (there.scores or differing[0] == "checkpoint"):
+    if differing and (there.finished_tasks or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
         named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
         named = [f"`{name}`" if name in changed else words for name, words in zip(differing, named, strict=True)]
@@ -238,7 +239,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
         )
     if differing:  # other settings, but no scores: the run was measured before it was scored
         return record.model_copy(update={"costs": there.costs, "once_unsealed": there.once_unsealed})
-    return there if there.scores else there.model_copy(update={"inputs": record.inputs})
+    return there if there.finished_tasks else there.model_copy(update={"inputs": record.inputs})
 
 
 def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:

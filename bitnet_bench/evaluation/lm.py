@@ -61,6 +61,16 @@ class SessionLM(TemplateLM):
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
 
     @property
+    def progress(self) -> Progress:
+        """Return what the documents that are answered are reported to."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        """Report the documents of the next requests to *progress*."""
+        self._progress = progress
+
+    @property
     def eot_token_id(self) -> int:
         """Return the id that ends a text."""
         return int(self.tokenizer.eos_token_id)

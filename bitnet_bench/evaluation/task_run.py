@@ -41,6 +41,8 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
     Prompts are built, and the metrics are computed for one answer to each row with choices, and to the first row whose
     answer is generated.
     """
+    if built.task.kind == "open":  # its rows were checked when they were read
+        return
     for doc_id, doc in enumerate(islice(built.lm_task.test_docs(), limit)):
         try:
             _try_row(built, doc, doc_id)
@@ -140,6 +142,11 @@ class AskedRow:
 def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow]:
     """Return a test row and how it is asked; BenchError if it does not fit its task."""
     task = built.lm_task
+    if built.task.kind == "open":
+        question = task.questions[doc_id]
+        return task.rows[doc_id], AskedRow(
+            question.prompt, (), "\n", question.reference, tuple(one or "" for one in question.references)
+        )
     doc = next(islice(task.test_docs() if task.has_test_docs() else task.validation_docs(), doc_id, None))
     gold = _read_gold_answer(built, doc, doc_id)
     choices = tuple(str(choice) for choice in task.doc_to_choice(doc)) if gold.choice is not None else ()
@@ -151,6 +158,10 @@ def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow
 
 def evaluate_task(lm: Any, built: BuiltTask, limit: int | None = None, chat_template: bool = False) -> TaskResult:
     """Score *lm* (`lm_eval.api.model.LM`) on the first *limit* rows of a task, or on all."""
+    if built.task.kind == "open":
+        from bitnet_bench.evaluation.open_run import answer_open_task
+
+        return TaskResult(built.name, (), *answer_open_task(lm, built, limit))
     from lm_eval import evaluator
 
     lm.asks_choices = built.lm_task.OUTPUT_TYPE != "generate_until"
