@@ -97,7 +97,9 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
                 print_error(f"{record.name} was not scored on {name}. {name_options(said)}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
-    if is_first_process() and not as_json:
+    if is_first_process() and not as_json and any(record.answered for record in records):
+        print_next("judge", *folders[:2], "--model", "JUDGE")
+    elif is_first_process() and not as_json:
         print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
 
 

@@ -24,10 +24,12 @@ OPTIONAL_COSTS = ("of floor", "p95 / p99 a token", "KV", "batch", "energy", "fir
 
 
 def show_runs(records: list[Any]) -> None:
-    """Print the scores and costs of runs, and notes about them."""
+    """Print the scores and costs of runs, what judges said, and notes about them."""
+    from bitnet_bench.cli.judging import show_judged
 
     if any(record.scores for record in records):
         show(scores_table(records))
+    show_judged(records)
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         show(costs_table(records))
     for note in list_notes(records):
@@ -144,6 +146,12 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
     found = [f"{DASH} {reason}" for reason in sorted(reasons)]
     for run in runs:
+        found += [
+            f"{run.name} {task}: {count} questions are answered, and no metric scores them. "
+            "Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
+            for task, count in run.answered.items()
+            if task not in {score.task for score in run.judged}
+        ]
         found += [
             f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
         ]

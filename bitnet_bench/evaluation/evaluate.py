@@ -39,6 +39,7 @@ from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
+    from bitnet_bench.evaluation.lm import SessionLM
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
     from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
@@ -285,6 +286,22 @@ def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager
     )
     backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
+
+
+def describe_model(model: str, job: EvaluateJob) -> RunRecord:
+    """Return the record of a run of *model* in which nothing is asked: what it is, and what runs it."""
+    return _new_record(Path(model), open_checkpoint(model, job.tokenizer, job.read_as), (), job, None)
+
+
+@contextmanager
+def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[SessionLM]:
+    """Load the model of *record* (`describe_model`), with its kept answers, for questions that are not a task's."""
+    from bitnet_bench.evaluation.lm import SessionLM
+
+    with ExitStack() as stack:
+        session = stack.enter_context(_open_session(record, job))
+        store = _open_answer_store(record, job, _describe_arithmetic(session))
+        yield SessionLM(session, answers=stack.enter_context(store))
 
 
 def _score_task(

@@ -61,6 +61,11 @@ class SessionLM(TemplateLM):
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
 
     @property
+    def has_chat_template(self) -> bool:
+        """Return whether conversations can be asked in a form of the model's own."""
+        return bool(self.tokenizer.chat_template)
+
+    @property
     def progress(self) -> Progress:
         """Return what the documents that are answered are reported to."""
         return self._progress

@@ -7,24 +7,23 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.evaluation.conversations import Conversation, answer_conversations
+from bitnet_bench.evaluation.conversations import ChatLM, Conversation, answer_conversations
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.open_tasks import OpenQuestion, OpenRows, join_turns
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import AnsweredTurn, Example
 
 if TYPE_CHECKING:
-    from bitnet_bench.evaluation.lm import SessionLM
     from bitnet_bench.evaluation.tasks import BuiltTask
 
 _log = logging.getLogger(__name__)
 
 
-def answer_open_task(lm: SessionLM, built: BuiltTask, limit: int | None) -> tuple[tuple[Example, ...], str]:
+def answer_open_task(lm: ChatLM, built: BuiltTask, limit: int | None) -> tuple[tuple[Example, ...], str]:
     """Ask the first *limit* questions, or all; return them with their answers, and the digest of their rows."""
     rows: OpenRows = built.lm_task
     questions = list(islice(rows.questions, limit))
-    if not lm.tokenizer.chat_template:
+    if not lm.has_chat_template:
         _log.warning(
             "%s: the checkpoint has no chat template; its questions are asked in the form 사용자: ... 모델: ...",
             built.name,
@@ -37,7 +36,7 @@ def answer_open_task(lm: SessionLM, built: BuiltTask, limit: int | None) -> tupl
     return tuple(examples), compute_rows_digest(islice(rows.eval_docs, limit))
 
 
-def _ask_in_turns(lm: SessionLM, questions: Sequence[OpenQuestion], max_new_tokens: int) -> list[list[str]]:
+def _ask_in_turns(lm: ChatLM, questions: Sequence[OpenQuestion], max_new_tokens: int) -> list[list[str]]:
     """Return the answers to all turns of each question; questions with fewer turns are left out of later ones."""
     answers: list[list[str]] = [[] for _ in questions]
     most = max((len(question.turns) for question in questions), default=0)
@@ -83,6 +82,6 @@ def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Seque
         target=question.reference,
         output=join_turns(answers),
         correct=0.0,
-        category=question.category,
+        groups={"category": question.category} if question.category else {},
         turns=tuple(turns),
     )

@@ -256,7 +256,7 @@ class AnsweredTurn(Value):
 class Example(GrownValue):
     """One evaluated row, with enough to score it again and to compare two runs pairwise."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("category", "turns")
+    ADDED: ClassVar[tuple[str, ...]] = ("groups", "turns")
 
     task: str
     doc_id: int
@@ -282,8 +282,8 @@ class Example(GrownValue):
     """True if the output did not follow the task's grammar: it is scored as wrong, and counted."""
     correct: float
     """Primary metric on this row alone, in 0..1; 0 for an open task, which has no metric."""
-    category: str = ""
-    """Category of the row within its task, if the task has categories."""
+    groups: dict[str, str] = {}
+    """What the row belongs to, such as {"category": "history"}."""
     turns: tuple[AnsweredTurn, ...] = ()
     """Questions and answers of an open task, in order; () for any other task."""
 
@@ -490,6 +490,15 @@ class JudgeAgreement(Value):
     """Krippendorff's alpha (nominal) of the preference; Spearman's rank correlation for points."""
 
 
+class JudgedPart(Value):
+    """A judge's scores of the questions of one category."""
+
+    score: PossibleEstimate
+    turns: tuple[PossibleEstimate, ...]
+    questions: int
+    complete: int
+
+
 class JudgedScore(Value):
     """What a judge, which is a model, said of the answers to one task. It is never mixed with measured metrics."""
 
@@ -500,6 +509,9 @@ class JudgedScore(Value):
     """Name of the judge as the user gave it."""
     signature: str
     """Everything that decides a verdict: the judge's model, weights, runtime and precision, the prompt and settings."""
+    prompt: str
+    """Name and version of the judge's prompt."""
+    prompt_sha256: str
     opponent: str = ""
     """Name of the other run, for pairwise."""
     opponent_sha256: str = ""
@@ -509,19 +521,21 @@ class JudgedScore(Value):
     score: PossibleEstimate
     """Mean over questions of the mean over turns; for pairwise the win rate, where a tie is half a win."""
     turns: tuple[PossibleEstimate, ...]
-    """The same for each turn."""
-    categories: dict[str, PossibleEstimate]
-    """The same for each category."""
+    """The same for each turn, over the questions with a usable verdict for it."""
     questions: int
     """Questions that were judged."""
     complete: int
-    """Questions with a usable verdict for all turns (and orders): those that `score` and `categories` are about."""
+    """Questions with a usable verdict for all turns (and orders): those that `score` is about."""
+    categories: dict[str, JudgedPart]
+    """The same for each category; {} if the task has none."""
     verdicts: int
     """Verdicts that were asked for."""
     unparsable: int
     """Verdicts from which no score could be read. They are in no mean."""
     reasons: dict[str, int] = {}
     """Why verdicts could not be read, with counts."""
+    cut: int = 0
+    """Prompts that lost their beginning, because the judge's context is too short for them."""
     wins: int = 0
     """Pairs in which both orders prefer this run; losses and ties likewise, and a tie is also a pair that flips."""
     ties: int = 0
