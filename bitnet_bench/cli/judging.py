@@ -61,7 +61,7 @@ def judge(
     load_libraries(TO_SCORE)
     records = judge_runs(runs, model, JudgeJob(**job), EvaluateJob(**runtime), progress_bar)
     if as_json:
-        print_json({str(run): [one.model_dump(mode="json") for one in r.judged] for run, r in zip(runs, records, strict=True)})
+        print_json([{"run": record.name, "judged": record.model_dump(mode="json")["judged"]} for record in records])
         return
     show_judged(records, with_categories=True)
     print_next("report", *runs)
@@ -78,11 +78,41 @@ def show_judged(records: Sequence[RunRecord], with_categories: bool = False) -> 
         print_text(note)
 
 
+def select_pairwise(a: RunRecord, b: RunRecord) -> list[RunRecord]:
+    """Return both records with only what judges said of the two against each other."""
+    return [
+        one.model_copy(
+            update={
+                "judged": tuple(
+                    score
+                    for score in one.judged
+                    if (score.opponent, score.opponent_sha256) == (other.name, other.checkpoint.sha256)
+                )
+            }
+        )
+        for one, other in ((a, b), (b, a))
+    ]
+
+
 def judged_table(records: Sequence[RunRecord]) -> Table:
     """Return a row for each run, task and judge; scores of a judge are never in the table of measured metrics."""
     columns = ["run", "task", "judge", "what", "score", "turn 1", "turn 2", "questions", "unparsable"]
-    rows = [_judged_row(record.name, score) for record in records for score in record.judged]
-    return make_table("Scores by a judge (a model), 95 % interval over questions", columns, rows, numbers_from=4, keys=2)
+    rows = [_judged_row(name, score) for name, score in _list_shown(records)]
+    title = "Scores by a judge (a model), 95 % interval over questions"
+    return make_table(title, columns, rows, numbers_from=4, keys=2, optional=("turn 1", "turn 2", "questions"))
+
+
+def _list_shown(records: Sequence[RunRecord]) -> list[tuple[str, JudgedScore]]:
+    """Return each score with the name of its run; a comparison of two of *records* once."""
+    seen, shown = set(), []
+    for record in records:
+        for score in record.judged:
+            key = (score.task, score.mode, score.verdicts_sha256, score.signature)
+            if score.mode == "pairwise" and key in seen:
+                continue
+            seen.add(key)
+            shown.append((record.name, score))
+    return shown
 
 
 def _judged_row(name: str, score: JudgedScore) -> list[str]:
@@ -109,7 +139,7 @@ def describe_scale(score: JudgedScore) -> str:
 
 def category_table(records: Sequence[RunRecord]) -> Table:
     """Return the judged score of every category, one column for each run, task and judge."""
-    judged = [(record.name, score) for record in records for score in record.judged if score.categories]
+    judged = [(name, score) for name, score in _list_shown(records) if score.categories]
     names = dict.fromkeys(name for _, score in judged for name in score.categories)
     columns = ["category", *(f"{name} {score.task} ({score.mode})" for name, score in judged)]
     rows = [
@@ -131,12 +161,12 @@ def format_possible(number: PossibleEstimate, digits: int = 2) -> str:
 
 
 def list_judge_notes(records: Sequence[RunRecord]) -> list[str]:
-    """Return what a reader of judged scores must know: unread and cut verdicts, position bias, agreement with people."""
-    return [note for record in records for score in record.judged for note in _list_notes(record, score)]
+    """Return what a reader of judged scores must know: unread and cut verdicts, position bias, agreement."""
+    return [note for name, score in _list_shown(records) for note in _list_notes(name, score)]
 
 
-def _list_notes(record: RunRecord, score: JudgedScore) -> list[str]:
-    about = f"{record.name} {score.task} by {score.judge}"
+def _list_notes(name: str, score: JudgedScore) -> list[str]:
+    about = f"{name} {score.task} by {score.judge}"
     notes = []
     if score.unparsable:
         why = ", ".join(f"{reason} {count}" for reason, count in score.reasons.items())
@@ -145,7 +175,7 @@ def _list_notes(record: RunRecord, score: JudgedScore) -> list[str]:
         notes.append(f"{about}: {score.cut} of {score.verdicts} prompts exceed the judge's context and were cut.")
     if score.is_own:
         notes.append(f"{about}: the judge is a model that it judges, and models prefer their own answers.")
-    if score.position is not None:
+    if score.position is not None and score.position.pairs:
         first = format_possible(score.position.first, 1)
         notes.append(
             f"{about}: {score.position.flips} of {score.position.pairs} pairs flip with the order; "
@@ -158,5 +188,6 @@ def _describe_agreement(one: JudgeAgreement) -> str:
     if one.kind == "points":
         said = f"Spearman's correlation with the points of people {format_possible(one.alpha)}"
     else:
-        said = f"same preference as people in {format_possible(one.share, 1)} %, Krippendorff's alpha {format_possible(one.alpha)}"
+        alpha = format_possible(one.alpha)
+        said = f"same preference as people in {format_possible(one.share, 1)} %, Krippendorff's alpha {alpha}"
     return f"{said} ({one.questions} questions, {one.raters} raters)."

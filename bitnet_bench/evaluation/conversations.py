@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-from lm_eval.api.instance import Instance
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bitnet_bench.data.rows import Row
 from bitnet_bench.data.templates import ANSWER, render_row
 from bitnet_bench.data.turns import Role, Turn
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import Progress
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 Message = dict[str, str]
 """A turn in the form of chat templates: role (system, user or assistant) and content."""
@@ -49,6 +50,8 @@ def answer_conversations(
     lm: ChatLM, conversations: Sequence[Conversation], max_new_tokens: int, documents: Sequence[int]
 ) -> list[str]:
     """Return what the model answers to each conversation, greedily; *documents* are the numbers of their rows."""
+    from lm_eval.api.instance import Instance
+
     if not lm.has_chat_template:
         lm.counts["without_chat_template"] = lm.counts.get("without_chat_template", 0) + len(conversations)
     stops = [] if lm.has_chat_template else FALLBACK_STOPS

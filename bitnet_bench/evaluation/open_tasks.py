@@ -36,7 +36,7 @@ class OpenDefinition(Value):
     """Field that lists a good answer to each turn, or null."""
     max_gen_toks: int = Field(default=1024, gt=0)
     """Number of tokens of an answer; fewer if the model's context has no room for them."""
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("turns", "category", "references", mode="before")
     @classmethod
@@ -145,7 +145,9 @@ def read_open_definition(suite: Suite, task: Task, prompts: str = DEFAULT_PROMPT
     try:
         return OpenDefinition.model_validate(fields)
     except ValidationError as error:
-        raise BenchError(f"{file} does not define an open task: {explain_fault(error.errors()[0])}.", CORRECT_HINT) from error
+        raise BenchError(
+            f"{file} does not define an open task: {explain_fault(error.errors()[0])}.", CORRECT_HINT
+        ) from error
 
 
 def read_question(definition: OpenDefinition, row: Mapping[str, Any]) -> OpenQuestion:

@@ -63,9 +63,7 @@ def _describe_preferences(said: HumanJudgement, pairs: Sequence[tuple[int, int]]
     )
 
 
-def compare_points(
-    task: str, record: RunRecord, questions: Sequence[JudgedQuestion]
-) -> tuple[JudgeAgreement, ...]:
+def compare_points(task: str, record: RunRecord, questions: Sequence[JudgedQuestion]) -> tuple[JudgeAgreement, ...]:
     """Return the rank correlation of the judge's scores with the points that people gave this run's answers."""
     found = []
     for said in record.judgements:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -97,7 +97,7 @@ def list_pair_requests(
 
 def make_verdict(request: JudgeRequest, prompt: JudgePrompt, reply: str, is_cut: bool = False) -> Verdict:
     """Return what *reply* says about *request*."""
-    known = {
+    known: dict[str, Any] = {
         "doc_id": request.doc_id,
         "turn": request.turn,
         "order": request.order,

@@ -86,7 +86,9 @@ def judge_runs(
         raise UsageError("A pairwise judgement needs two runs.", "Name both, or give `mode=single`.")
     outs = [Path(job.out) / folder.resolve().name if job.out else folder.resolve() for folder in folders]
     if len(set(outs)) < len(outs):
-        raise UsageError(f"{folders[0]} and {folders[1]} are one folder, or would share one.", "Name two other folders.")
+        raise UsageError(
+            f"{folders[0]} and {folders[1]} are one folder, or would share one.", "Name two other folders."
+        )
     prompt = read_prompt(mode, Path(job.prompt) if job.prompt else None)
     judge = describe_model(model, runtime)
     signature = sign_judge(judge, prompt, job)
@@ -188,9 +190,7 @@ def _check_same_questions(
         )
 
 
-def _name_verdict_file(
-    run: JudgedRun, other: JudgedRun | None, task: str, prompt: JudgePrompt, signature: str
-) -> Path:
+def _name_verdict_file(run: JudgedRun, other: JudgedRun | None, task: str, prompt: JudgePrompt, signature: str) -> Path:
     """Return the file of the verdicts of one judge about one task: another judge, prompt or opponent has another."""
     decides = [signature, run.record.name, *([other.record.name, other.record.checkpoint.sha256] if other else [])]
     digest = hashlib.sha256("\n".join(decides).encode()).hexdigest()

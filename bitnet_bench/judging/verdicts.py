@@ -1,8 +1,8 @@
 """Read the verdict out of a judge's text; what cannot be decided is unparsable, with the reason, and never guessed.
 
 The form that the prompt asks for counts first, `[[7]]` or `[[A]]`. Then come JSON, then a labelled value such as
-"점수: 7", then a fraction such as "7/10". The first of these forms that occurs decides: with two different values in it,
-or one outside the scale, the verdict is unparsable.
+"점수: 7", then a fraction such as "7/10". The first of these forms that occurs decides: with two different values in
+it, or one outside the scale, the verdict is unparsable.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def _read_bracketed_scores(text: str, greatest: float) -> Iterator[float]:
 
 def _read_json_scores(text: str) -> Iterator[float]:
     for value in _read_json_values(text, _SCORE_KEYS):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield float(value)
-        elif isinstance(value, str) and re.fullmatch(_NUMBER, value.strip()):
+        if not isinstance(value, bool) and re.fullmatch(_NUMBER, str(value).strip()):
             yield float(value)
 
 

@@ -116,8 +116,7 @@ def summarize_ratings(key: SheetKey, ratings: Sequence[Rating]) -> HumanJudgemen
                 [[list(PREFERENCE_WEIGHTS).index(whose) for whose in row] for row in preferred], "nominal"
             ),
             **{
-                scale: compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal")
-                for scale, both in points.items()
+                scale: compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()
             },
         },
         rated=_list_rated_items(key, preferred, points),
