@@ -34,6 +34,8 @@ class OpenDefinition(Value):
     category: tuple[str, ...] = ("category",)
     references: tuple[str, ...] = ("references",)
     """Field that lists a good answer to each turn, or null."""
+    asked_turns: int = Field(default=MAX_TURNS, gt=0, le=MAX_TURNS)
+    """Number of turns that are asked of a row with more."""
     max_gen_toks: int = Field(default=1024, gt=0)
     """Number of tokens of an answer; fewer if the model's context has no room for them."""
     metadata: dict[str, Any] = Field(default_factory=dict)
@@ -165,7 +167,9 @@ def read_question(definition: OpenDefinition, row: Mapping[str, Any]) -> OpenQue
     category = _find_field(row, definition.category)
     if not isinstance(category, str | None):
         raise ValueError(f"has a category that is no text: {category!r}")
-    return OpenQuestion(tuple(turns), _read_references(definition, row, len(turns)), category or "")
+    references = _read_references(definition, row, len(turns))
+    asked = definition.asked_turns
+    return OpenQuestion(tuple(turns[:asked]), references[:asked], category or "")
 
 
 def _read_references(definition: OpenDefinition, row: Mapping[str, Any], turns: int) -> tuple[str | None, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ from bitnet_bench.runs.folder import (
 from bitnet_bench.runs.jobs import EvaluateJob, JudgeJob
 from bitnet_bench.runs.records import AnsweredTurn, Example, JudgedScore, RunRecord
 
+OpenJudge = Callable[[RunRecord, EvaluateJob], AbstractContextManager[ChatLM]]
+"""Function that loads the judge of a record (`describe_model`), as the job says."""
 JUDGED_FOLDER = "judged"
 """Folder of the verdicts in a run folder."""
 
@@ -74,7 +76,12 @@ class _Sitting:
 
 
 def judge_runs(
-    folders: Sequence[Path], model: str, job: JudgeJob, runtime: EvaluateJob, steps: ProgressDisplay = no_display
+    folders: Sequence[Path],
+    model: str,
+    job: JudgeJob,
+    runtime: EvaluateJob,
+    steps: ProgressDisplay = no_display,
+    open_judge: OpenJudge = open_language_model,
 ) -> list[RunRecord]:
     """Let *model* judge the open answers of the runs in *folders*, and return their records with its scores.
 
@@ -100,7 +107,7 @@ def judge_runs(
             for run, other in pairs
             for task in _choose_tasks(run, other, job.tasks)
         ]
-        _ask_what_is_missing(sittings, prompt, judge, job, runtime, steps)
+        _ask_what_is_missing(sittings, prompt, judge, job, steps, lambda: open_judge(judge, runtime))
         scores = [score for sitting in sittings for score in _score(sitting, prompt, judge, signature)]
         return [_keep_scores(run, [score for owner, score in scores if owner is run]) for run in runs]
 
@@ -203,8 +210,8 @@ def _ask_what_is_missing(
     prompt: JudgePrompt,
     judge: RunRecord,
     job: JudgeJob,
-    runtime: EvaluateJob,
     steps: ProgressDisplay,
+    open_judge: Callable[[], AbstractContextManager[ChatLM]],
 ) -> None:
     """Open the judge if a verdict is missing, and ask for it."""
     left = [sitting for sitting in sittings if sitting.kept.groups_left]
@@ -212,7 +219,7 @@ def _ask_what_is_missing(
         return
     with ExitStack() as stack:
         with show_phase(steps, f"load {judge.checkpoint.source} into {judge.backend}"):
-            lm: ChatLM = stack.enter_context(open_language_model(judge, runtime))
+            lm = stack.enter_context(open_judge())
         for sitting in left:
             names = " - ".join(run.record.name for run in (sitting.run, sitting.other) if run)
             with steps(f"judge {names} {sitting.task}, verdicts") as progress:

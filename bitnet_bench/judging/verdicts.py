@@ -24,9 +24,13 @@ _ALONE = rf"(?<![\d.,])({_NUMBER})(?![\d,]|\.\d)"
 """A number that is not a part of a longer one, such as of 8,5 or of 1.2.3."""
 _SCORE_LABEL = r"(?:점수|평점|총점|score|rating)"
 _WINNER_LABEL = r"(?:판정|승자|결과|결론|verdict|winner|preference|better)"
+_MARKS = r"[\s*_\"']{0,6}"
+"""Spaces and Markdown between a label and its value; bounded, so that no text takes long."""
 _BRACKETS = re.compile(r"\[\[\s*([^\[\]]{1,20}?)\s*\]\]")
 _JSON_OBJECT = re.compile(r"\{[^{}]*\}")
-_LABELLED_SCORE = re.compile(rf"{_SCORE_LABEL}\s*(?:\([^)]*\))?\s*(?:[:=]|은|는)?[\s*_\"'\[]*{_ALONE}", re.IGNORECASE)
+_LABELLED_SCORE = re.compile(
+    rf"{_SCORE_LABEL}{_MARKS}(?:\([^)]{{0,20}}\))?{_MARKS}(?:[:=]|은|는)?[\[]{{0,2}}{_MARKS}{_ALONE}", re.IGNORECASE
+)
 _FRACTION = re.compile(rf"{_ALONE}\s*점?\s*/\s*(\d+)(?![\d.])")
 _OUT_OF = re.compile(rf"(\d+)\s*점\s*만점\s*(?:에|에서|중)?\s*{_ALONE}\s*점")
 _SCORE_KEYS = ("score", "점수", "rating", "평점", "총점")
@@ -44,7 +48,8 @@ _PREFERENCES: dict[str, Preference] = {
 }
 _CHOICES = "|".join(sorted(_PREFERENCES, key=len, reverse=True))
 _LABELLED_CHOICE = re.compile(
-    rf"{_WINNER_LABEL}\s*(?:[:=]|은|는)?[\s*_\"'\[(]*(?:답변|assistant|모델)?\s*({_CHOICES})(?![a-z0-9])", re.IGNORECASE
+    rf"{_WINNER_LABEL}{_MARKS}(?:[:=]|은|는)?[\[(]{{0,2}}{_MARKS}(?:답변|assistant|모델)?{_MARKS}({_CHOICES})(?![a-z0-9])",
+    re.IGNORECASE,
 )
 _PLAIN_TIE = re.compile(r"무승부")
 _THOUGHT = re.compile(r"<think>.*?</think>|^.*?</think>", re.DOTALL)
