@@ -18,7 +18,9 @@ from bitnet_bench.runs.records import AnsweredTurn, Example, RunRecord
 
 TASK = "open:sample"
 ANSWER_SHOWN = re.compile(r"\[채점할 답변의 시작\]\n(.*?)\n\[채점할 답변의 끝\]", re.DOTALL)
-PAIR_SHOWN = re.compile(r"\[A의 답변 시작\]\n(.*?)\n\[A의 답변 끝\].*\[B의 답변 시작\]\n(.*?)\n\[B의 답변 끝\]", re.DOTALL)
+PAIR_SHOWN = re.compile(
+    r"\[A의 답변 시작\]\n(.*?)\n\[A의 답변 끝\].*\[B의 답변 시작\]\n(.*?)\n\[B의 답변 끝\]", re.DOTALL
+)
 
 
 class FakeLM:

@@ -134,7 +134,9 @@ def test_any_text_is_a_value_in_the_scale_or_a_reason(text: str) -> None:
     assert (preference.value is None) == bool(preference.reason)
 
 
-@pytest.mark.parametrize("text", ["점수" + " " * 50_000, "점수(" * 20_000, "[[" * 50_000, "{" * 50_000, "판정 *" * 20_000])
+@pytest.mark.parametrize(
+    "text", ["점수" + " " * 50_000, "점수(" * 20_000, "[[" * 50_000, "{" * 50_000, "판정 *" * 20_000]
+)
 def test_a_long_text_is_read_at_once(text: str) -> None:
     """A judge that repeats itself to its limit has no verdict, and costs no time."""
     assert parse_score(text, SCALE).reason == NONE_FOUND
