@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bitnet_bench.cli import _build_command
+from bitnet_bench.cli import app
 from bitnet_bench.runs.folder import load_record
 
 
 def run_command(*arguments: str | Path) -> str:
     """Return what a command prints on standard output; its exit status must be 0."""
-    result = CliRunner().invoke(_build_command(), [str(word) for word in arguments])
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of two runs of our own questions, and of what the demo said of them."""
     base = tmp_path_factory.mktemp("open")
     for model in ("demo", "demo-fp16"):
-        arguments = ["--suite", "open", "--task", "sample", "--limit", "2", "--no-cache", "--out", base / model]
+        arguments = ["--suite", "open", "--task", "sample", "--limit", "1", "--no-cache", "--out", base / model]
         said = run_command("evaluate", "--model", model, *arguments)
         assert "no metric scores them" in said
         assert "bitnet-bench judge" in said
@@ -36,11 +36,11 @@ def test_the_whole_flow_says_what_the_judge_could_not(folder: Path) -> None:
     runs = [folder / "demo", folder / "demo-fp16"]
     common = ["--model", "demo", "--max-new-tokens", "16", "--no-cache"]
     text = run_command("judge", *runs, "--mode", "single", *common)
-    assert "4 of 4 verdicts are unparsable and in no mean" in text
+    assert "2 of 2 verdicts are unparsable and in no mean" in text
     assert "models prefer their own answers" in text
     (given, _) = json.loads(run_command("judge", *runs, "--json", *common))
     assert given["judged"][-1]["mode"] == "pairwise"
-    assert given["judged"][-1]["unparsable"] == given["judged"][-1]["verdicts"] == 8
+    assert given["judged"][-1]["unparsable"] == given["judged"][-1]["verdicts"] == 4
     assert [score.score.kind for score in load_record(runs[0]).judged] == ["unavailable", "unavailable"]
     page = folder / "report.html"
     run_command("report", *runs, "--out", page)
@@ -62,5 +62,5 @@ def test_a_run_that_nobody_judged_says_so_in_its_report(folder: Path, tmp_path: 
 
 
 def test_too_many_runs_are_a_usage_error(folder: Path) -> None:
-    result = CliRunner().invoke(_build_command(), ["judge", *[str(folder / "demo")] * 3, "--model", "demo"])
+    result = CliRunner().invoke(app, ["judge", *[str(folder / "demo")] * 3, "--model", "demo"])
     assert type(result.exception).__name__ == "UsageError"

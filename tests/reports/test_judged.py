@@ -38,7 +38,8 @@ def make_points(value: float, **fields: Any) -> JudgedScore:
 def make_pair(opponent: RunRecord, value: float, wins: int, losses: int, **fields: Any) -> JudgedScore:
     """Return a comparison by a judge."""
     people = JudgeAgreement(
-        sheet="5" * 64, raters=3, questions=12, kind="preference", share=Estimated(value=75.0), alpha=Estimated(value=0.4)
+        sheet="5" * 64, raters=3, questions=12, kind="preference", share=Estimated(value=75.0),
+        alpha=Estimated(value=0.4),
     )  # fmt: skip
     position = PositionBias(pairs=28, flips=7, first=Estimated(value=62.5, interval=(50.0, 74.0)))
     mean = Estimated(value=value, interval=(40.0, 70.0))
