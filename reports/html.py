@@ -19,8 +19,7 @@ from bitnet_bench.reports.assets import (
 from bitnet_bench.reports.cost_section import cost_section
 from bitnet_bench.reports.environment_section import environment_section
 from bitnet_bench.reports.html_page import make_csp_source, make_environment
-from bitnet_bench.reports.judged import judged_section
-from bitnet_bench.reports.judgements import judgement_section
+from bitnet_bench.reports.judgements import list_judgement_sections
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.pareto_section import pareto_section
@@ -103,7 +102,8 @@ def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage
         pair_section(compared),
         pareto_section(runs),
         cost_section(runs),
-        *filter(None, (training, seed_section(runs), judged_section(runs), judgement_section(runs))),
+        *filter(None, (training, seed_section(runs))),
+        *list_judgement_sections(runs),
         *options.sections,
         environment_section(runs),
     )

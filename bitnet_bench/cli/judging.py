@@ -78,7 +78,14 @@ def show_judged(records: Sequence[RunRecord], with_categories: bool = False) -> 
         print_text(note)
 
 
-def select_pairwise(a: RunRecord, b: RunRecord) -> list[RunRecord]:
+def show_pairwise(a: Path, b: Path) -> None:
+    """Print what judges said of the runs in two folders against each other; nothing if they said nothing."""
+    from bitnet_bench.runs.folder import load_record
+
+    show_judged(_select_pairwise(load_record(a), load_record(b)))
+
+
+def _select_pairwise(a: RunRecord, b: RunRecord) -> list[RunRecord]:
     """Return both records with only what judges said of the two against each other."""
     return [
         one.model_copy(

@@ -25,8 +25,9 @@ class Task(Value):
     kind: Literal["scored", "open"] = "scored"
     """scored: lm-eval asks, and metrics score. open: written answers to one or more turns, which people or a judge
     score."""
-    metrics: tuple[str, ...] = ()
-    chance: float = 0.0
+    metrics: tuple[str, ...]
+    """[] for an open task."""
+    chance: float
     """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates."""
     local: str | None = None
     """Folder of the rows below the data directory; None if they can only come from the hub or from the user."""

@@ -18,7 +18,7 @@ from bitnet_bench.evaluation.showing import list_shown_tasks
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.jobs import EvaluateJob
-from tests.judging.conftest import FakeLM
+from tests.judging.made_up import FakeLM
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("BITNET_BENCH_DATA", ROOT.parent / "shared" / "data"))

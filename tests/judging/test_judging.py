@@ -13,7 +13,7 @@ from bitnet_bench.judging.prompts import read_prompt
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.jobs import EvaluateJob, JudgeJob
 from bitnet_bench.runs.records import Estimated, HumanJudgement, JudgedScore, RatedItem, RunRecord, Unavailable
-from tests.judging.conftest import TASK, FakeLM, give_points, open_fake, prefer_longer, write_open_run
+from tests.judging.made_up import TASK, FakeLM, give_points, open_fake, prefer_longer, write_open_run
 
 JUDGE = "demo"
 RUNTIME = EvaluateJob(backend="ternary")

@@ -15,7 +15,7 @@ from bitnet_bench.rating.ratings import SheetKey
 from bitnet_bench.rating.sheet import make_sheet
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import HumanJudgement
-from tests.judging.conftest import TASK, write_open_run
+from tests.judging.made_up import TASK, write_open_run
 
 POINTS = {"fluency": 4, "accuracy": 4, "relevance": 4}
 
