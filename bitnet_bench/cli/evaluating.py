@@ -197,7 +197,8 @@ def describe_task(shown: ShownTask) -> str:
     if shown.choices:
         lines.append(f"Choices: {', '.join(repr(shown.delimiter + choice) for choice in shown.choices)}")
     answers = [shown.answer or "", *(one for one in shown.references if one != shown.answer)]
-    lines.append(f"Answer: {' or '.join(repr(shown.delimiter + one) for one in answers)}")
+    if shown.metrics or shown.answer:
+        lines.append(f"Answer: {' or '.join(repr(shown.delimiter + one) for one in answers)}")
     suite, _, name = shown.task.partition(":")
     asked = f"--suite {shown.task}" if suite == "lm-eval" else f"--suite {suite} --task {name}"
     return "\n".join([*lines, "", f"Your own rows: bitnet-bench evaluate {asked} --rows {shown.task}=FILE"])

@@ -144,9 +144,7 @@ def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow
     task = built.lm_task
     if built.task.kind == "open":
         question = task.questions[doc_id]
-        return task.rows[doc_id], AskedRow(
-            question.prompt, (), "\n", question.reference, tuple(one or "" for one in question.references)
-        )
+        return task.rows[doc_id], AskedRow(question.prompt, (), "", question.reference, ())
     doc = next(islice(task.test_docs() if task.has_test_docs() else task.validation_docs(), doc_id, None))
     gold = _read_gold_answer(built, doc, doc_id)
     choices = tuple(str(choice) for choice in task.doc_to_choice(doc)) if gold.choice is not None else ()
