@@ -25,11 +25,11 @@ __version__ = "0.1.0"
 __path__ = [*__path__, str(Path(__file__).parent / "moved")]
 
 if TYPE_CHECKING:
-    from bitnet_bench.api import compare, evaluate, finetune, load_run, measure, report, trust_suite, twin_of
+    from bitnet_bench.api import compare, evaluate, finetune, judge, load_run, measure, report, trust_suite, twin_of
     from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.errors import BenchError
     from bitnet_bench.measurement.scenario import Scenario
-    from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+    from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob, JudgeJob
 
 _LAZY = {
     "open": ("bitnet_bench.api", "open_checkpoint"),
@@ -37,9 +37,20 @@ _LAZY = {
     "Scenario": ("bitnet_bench.measurement.scenario", "Scenario"),
     "EvaluateJob": ("bitnet_bench.runs.jobs", "EvaluateJob"),
     "FinetuneJob": ("bitnet_bench.runs.jobs", "FinetuneJob"),
+    "JudgeJob": ("bitnet_bench.runs.jobs", "JudgeJob"),
     **{
         name: ("bitnet_bench.api", name)
-        for name in ("compare", "evaluate", "finetune", "load_run", "measure", "report", "trust_suite", "twin_of")
+        for name in (
+            "compare",
+            "evaluate",
+            "finetune",
+            "judge",
+            "load_run",
+            "measure",
+            "report",
+            "trust_suite",
+            "twin_of",
+        )
     },
 }
 
@@ -47,10 +58,12 @@ __all__ = [
     "BenchError",
     "EvaluateJob",
     "FinetuneJob",
+    "JudgeJob",
     "Scenario",
     "compare",
     "evaluate",
     "finetune",
+    "judge",
     "load_run",
     "measure",
     "open",

@@ -1,4 +1,4 @@
-"""The functions of `import bitnet_bench as bb`: open, fine-tune, evaluate, measure, compare and report."""
+"""The functions of `import bitnet_bench as bb`: open, fine-tune, evaluate, judge, measure, compare, report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
+from bitnet_bench.judging.judge import judge_runs
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
@@ -17,7 +18,7 @@ from bitnet_bench.reports import write
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob, JudgeJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
 from bitnet_bench.training.finetune import make_twin_job as run_twin_of
@@ -77,6 +78,26 @@ def evaluate(
     named = [suites] if isinstance(suites, str) else list(suites)
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
     return run_evaluate(str(model), select_tasks(named, tasks, directory), Path(out), job)
+
+
+def judge(
+    runs: Location | Sequence[Location],
+    model: Location,
+    job: JudgeJob | None = None,
+    runtime: EvaluateJob | None = None,
+) -> list[RunRecord]:
+    """Let *model* judge the open answers of a run, or compare those of two, and return their records.
+
+    *runtime* says how the judge is run: backend, precision and the like. What it said is in each record's `judged`, a
+    type of its own beside `scores`; the verdicts with their reasons are in the folder `judged` of the run. After a kill
+    only what is missing is asked.
+
+    Examples:
+        >>> (run,) = bb.judge("runs/scored/mine", "runs/judge", bb.JudgeJob(limit=10))
+        >>> [(score.task, score.score, score.unparsable) for score in run.judged]
+    """
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    return judge_runs([Path(folder) for folder in folders], str(model), job or JudgeJob(), runtime or EvaluateJob())
 
 
 def trust_suite(folder: Location) -> None:

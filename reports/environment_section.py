@@ -13,7 +13,16 @@ from bitnet_bench.wording import Count, Text, get_text, join_texts, plain_text
 from bitnet_bench.wording.names import format_checkpoint_format, format_precision
 from bitnet_bench.wording.sentences import translate_sentence
 
-KNOWN_COUNTS = ("requests", "cached", "truncated", "shortened", "cut", "unfinished", "malformed")
+KNOWN_COUNTS = (
+    "requests",
+    "cached",
+    "truncated",
+    "shortened",
+    "cut",
+    "unfinished",
+    "malformed",
+    "without_chat_template",
+)
 Fact = tuple[Text, Cell]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, compare_task, list_scored_tasks
+from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, compare_task
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.reports.assets import (
     ASSETS_DIR,
@@ -19,7 +19,7 @@ from bitnet_bench.reports.assets import (
 from bitnet_bench.reports.cost_section import cost_section
 from bitnet_bench.reports.environment_section import environment_section
 from bitnet_bench.reports.html_page import make_csp_source, make_environment
-from bitnet_bench.reports.judgements import judgement_section
+from bitnet_bench.reports.judgements import list_judgement_sections
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.pareto_section import pareto_section
@@ -102,7 +102,8 @@ def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage
         pair_section(compared),
         pareto_section(runs),
         cost_section(runs),
-        *filter(None, (training, seed_section(runs), judgement_section(runs))),
+        *filter(None, (training, seed_section(runs))),
+        *list_judgement_sections(runs),
         *options.sections,
         environment_section(runs),
     )
@@ -118,7 +119,7 @@ def _compare_and_collect(
     runs: Sequence[NamedRun], pairs: Sequence[Pair], options: ReportOptions
 ) -> tuple[list[tuple[Pair, Comparison]], Samples]:
     """Compare all pairs and collect samples, with the examples of one task at a time in memory."""
-    tasks = list(dict.fromkeys(task for run in runs for task in list_scored_tasks(run.results, run.results)))
+    tasks = list(dict.fromkeys(task for run in runs for task in run.record.finished_tasks))
     samples = Samples(runs, options.samples)
     found: list[dict[str, TaskComparison | list[Text]]] = [{} for _ in pairs]
     for task in tasks:

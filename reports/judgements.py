@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bitnet_bench.reports.figures import format_points, make_missing_cell
+from bitnet_bench.reports.judged import judged_section
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Paragraph, Row, Section, Table
 from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
 from bitnet_bench.wording import Count, get_text, plain_text
 from bitnet_bench.wording.estimates import format_limits, format_number_text
 from bitnet_bench.wording.sentences import translate_sentence
+
+
+def list_judgement_sections(runs: Sequence[NamedRun]) -> list[Section]:
+    """Return what judges that are models said of the runs, and what people said, if they said anything."""
+    return [section for section in (judged_section(runs), judgement_section(runs)) if section is not None]
 
 
 def judgement_section(runs: Sequence[NamedRun]) -> Section | None:

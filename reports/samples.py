@@ -93,7 +93,8 @@ def _row(task: int, answers: RowAnswers) -> dict[str, Any]:
         "prompt": clip_text(first.prompt),
         "target": clip_text(first.target),
         "outputs": [clip_text(answer.output) if answer else None for answer in answers],
-        "got": [round(answer.correct, 4) if answer else None for answer in answers],
+        # an answer to an open task has no metric
+        "got": [round(answer.correct, 4) if answer and not answer.turns else None for answer in answers],
         "malformed": [int(answer.malformed) if answer else 0 for answer in answers],
         "choices": [clip_text(choice, MAX_CHOICE_CHARS) for choice in choices],
         "shares": [compute_choice_shares(answer, choices) if answer else [] for answer in answers],

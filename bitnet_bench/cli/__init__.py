@@ -42,6 +42,7 @@ COMMANDS = (
     finetune,
     evaluate,
     merge,
+    rating.judge,
     measure,
     plan,
     inspect,
@@ -55,7 +56,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, measure, report, compare, push, run)
+FROM_MODELS = (finetune, evaluate, rating.judge, measure, report, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)

@@ -21,6 +21,8 @@ from bitnet_bench.cli.tables import DASH, make_table, progress_bar, show
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL
 
+OPEN = "by people or a judge"
+"""Stands where an open task has no metric."""
 EVALUATE_OPTIONS = {"rows": OptionName("--rows"), "data_dir": OptionName("--data-dir")}
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def _evaluate_shard(
         print_json([record.model_dump(mode="json") for record in records])
     for record, (_, out) in zip(records, models, strict=True):
         if not as_json:
-            done = f"{len(record.data)} of {len(chosen)} tasks are answered in {out / SHARDS_FOLDER / shard.folder}."
+            done = f"{len(record.finished_tasks)} of {len(chosen)} tasks are answered in {out / SHARDS_FOLDER / shard.folder}."
             print_text(f"Shard {shard}: {done} When all {shard.count} are: bitnet-bench merge {out}")
         for name, said in record.errors.items():
             print_error(f"Shard {shard} did not answer {name}. {name_options(said)}")
@@ -143,7 +145,9 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
                 print_error(f"{record.name} was not scored on {name}. {name_options(said)}")
     if any(record.errors for record in records):
         raise typer.Exit(1)
-    if is_first_process() and not as_json:
+    if is_first_process() and not as_json and any(record.answered for record in records):
+        print_next("judge", *folders[:2], "--model", "JUDGE")
+    elif is_first_process() and not as_json:
         print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
 
 
@@ -188,7 +192,7 @@ def suites_table(found: Sequence[Mapping[str, Any]]) -> Table:
             t["suite"],
             t["task"],
             t["rows"] or "-",
-            t["metrics"][0],
+            t["primary_metric"] or OPEN,
             f"{t['chance']:.1f}",
             t["licence"],
             name_options(t["from"], EVALUATE_OPTIONS),
@@ -221,13 +225,13 @@ def suites_show(
 def describe_task(shown: ShownTask) -> str:
     """Return a task as text: what is known of it, a row, and how that row is asked."""
     counts = [f"{count:,} {what}" for count, what in ((shown.rows, "test"), (shown.training_rows, "training")) if count]
-    first, *others = shown.metrics
+    first, *others = shown.metrics or (OPEN,)
     fields = [f"{name} ({shown.fields[name] or 'not seen'})" for name in shown.needed]
     unread = [name for name in shown.fields if name not in shown.needed]
     chance = f"; chance {shown.chance:.1f}" if shown.chance else ""
     about = {
         "suite": f"{shown.title}, version {shown.version}",
-        "metrics": f"{', '.join([f'{first} (primary)', *others])}{chance}",
+        "metrics": f"{', '.join([f'{first} (primary)', *others])}{chance}" if shown.metrics else OPEN,
         "licence": shown.licence,
         "citation": shown.citation,
         "source": shown.source,
@@ -241,7 +245,8 @@ def describe_task(shown: ShownTask) -> str:
     if shown.choices:
         lines.append(f"Choices: {', '.join(repr(shown.delimiter + choice) for choice in shown.choices)}")
     answers = [shown.answer or "", *(one for one in shown.references if one != shown.answer)]
-    lines.append(f"Answer: {' or '.join(repr(shown.delimiter + one) for one in answers)}")
+    if shown.metrics or shown.answer:
+        lines.append(f"Answer: {' or '.join(repr(shown.delimiter + one) for one in answers)}")
     suite, _, name = shown.task.partition(":")
     asked = f"--suite {shown.task}" if suite == "lm-eval" else f"--suite {suite} --task {name}"
     return "\n".join([*lines, "", f"Your own rows: bitnet-bench evaluate {asked} --rows {shown.task}=FILE"])

@@ -32,10 +32,12 @@ COUNT_NOTES = {
 
 
 def show_runs(records: list[Any]) -> None:
-    """Print the scores and costs of runs, and notes about them."""
+    """Print the scores and costs of runs, what judges said, and notes about them."""
+    from bitnet_bench.cli.judging import show_judged
 
     if any(record.scores for record in records):
         show(scores_table(records))
+    show_judged(records)
     if any(record.costs or record.cost_errors or record.cost_left_out for record in records):
         show(costs_table(records))
     for note in list_notes(records):
@@ -154,6 +156,12 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         counts = [(note, run.counts.get(name)) for name, note in COUNT_NOTES.items()]
         found += [note.format(name=run.name, n=f"{count:,}") for note, count in counts if count]
+        found += [
+            f"{run.name} {task}: {count} questions are answered, and no metric scores them. "
+            "Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
+            for task, count in run.answered.items()
+            if task not in {score.task for score in run.judged}
+        ]
         found += [
             f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bitnet_bench.cli.job_options import Fields, with_fields
+from bitnet_bench.cli.judging import show_pairwise
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_document, print_json, print_json_text, show_runs
@@ -148,6 +149,7 @@ def compare(
         _print_notice(notice)
     if form == "table":
         show_comparison(found.comparison)
+        show_pairwise(a, b)
     else:
         shared = found.comparison if sharing["keep_paths"] else share_model(found.comparison)
         text = FORMATS[form](shared).rstrip("\n")

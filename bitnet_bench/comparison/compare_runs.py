@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bitnet_bench.comparison.conditions import ConditionResult
     from bitnet_bench.runs.run import Notice
 
+NO_SCORE_HINT = "Neither has a measured score. `bitnet-bench report` shows what people or a judge said of open answers."
+
 
 @dataclass(frozen=True)
 class ComparisonResult:
@@ -41,7 +43,7 @@ def compare_runs(a: Path, b: Path, margin: float = MARGIN, conditions: Sequence[
     found = compare(ours, theirs, margin)
     if not found.differences:
         differing = dict.fromkeys(f"{words.en}." for refused in found.refused for words in refused.differs)
-        raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or "Neither has a score.")
+        raise BenchError(f"{a} and {b} cannot be compared.", "\n  ".join(differing) or NO_SCORE_HINT)
     notices = tuple(dict.fromkeys((*training_notices(ours, theirs), *ours.notices, *theirs.notices)))
     if conditions:
         _refuse_edited(notices)

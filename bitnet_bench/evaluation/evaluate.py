@@ -40,6 +40,7 @@ from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
+    from bitnet_bench.evaluation.lm import SessionLM
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
     from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
@@ -62,8 +63,8 @@ class RunWriter:
         """Digests of rows and definition of each task, as they are now."""
 
     def has_scored(self, task: str) -> bool:
-        """Return whether *task* (SUITE:TASK) is scored."""
-        return any(score.task == task for score in self.record.scores)
+        """Return whether *task* (SUITE:TASK) is scored, or answered if it is an open task."""
+        return task in self.record.finished_tasks
 
     def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
         """Refuse to continue scores that were computed from other inputs than now; *tasks*: the current digests."""
@@ -76,7 +77,7 @@ class RunWriter:
     def record_runtime(self, session: Session) -> None:
         """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
-        if self._writes and (self.record.scores or self.record.data):
+        if self._writes and self.record.finished_tasks:
             check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
@@ -99,6 +100,7 @@ class RunWriter:
         self.record = record.model_copy(
             update={
                 "scores": (*record.scores, *result.scores),
+                "answered": record.answered | ({result.name: len(result.examples)} if self._has_no_scores(one) else {}),
                 "data": record.data | {result.name: result.rows_sha256},
                 "sources": record.sources | {result.name: one.source},
                 "inputs": {**record.inputs, **self._tasks.get(result.name, {})},
@@ -109,6 +111,10 @@ class RunWriter:
         )
         if self._writes:
             save_record(self.out, self.record)  # saved now, whatever happens next
+
+    def _has_no_scores(self, one: BuiltTask) -> bool:
+        """Return whether a task that was asked to the end has answers only."""
+        return one.task.kind == "open" or not self.keeps_samples
 
     def record_failure(self, task: str, error: Exception) -> None:
         """Record why *task* could not be scored; an unexpected error also leaves its traceback in OUT/errors."""
@@ -265,7 +271,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
     differing += changed
     if there.checkpoint.weights_id != record.checkpoint.weights_id:
         differing.insert(0, "checkpoint")
-    if differing and (there.scores or there.data or differing[0] == "checkpoint"):
+    if differing and (there.finished_tasks or differing[0] == "checkpoint"):
         values = {"backend": (there.backend, record.backend), "precision": (there.precision, record.precision)}
         named = [f"{name} ({values[name][0]}, not {values[name][1]})" if name in values else name for name in differing]
         named = [f"`{name}`" if name in changed else words for name, words in zip(differing, named, strict=True)]
@@ -277,7 +283,7 @@ def _resume_record(out: Path, record: RunRecord) -> RunRecord:
         )
     if differing:  # other settings, but no scores: the run was measured before it was scored
         return record.model_copy(update={"costs": there.costs, "once_unsealed": there.once_unsealed})
-    return there if there.scores or there.data else there.model_copy(update={"inputs": record.inputs})
+    return there if there.finished_tasks else there.model_copy(update={"inputs": record.inputs})
 
 
 def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:
@@ -324,6 +330,22 @@ def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager
     )
     backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
     return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
+
+
+def describe_model(model: str, job: EvaluateJob) -> RunRecord:
+    """Return the record of a run of *model* in which nothing is asked: what it is, and what runs it."""
+    return _new_record(Path(model), open_checkpoint(model, job.tokenizer, job.read_as), (), job, None)
+
+
+@contextmanager
+def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[SessionLM]:
+    """Load the model of *record* (`describe_model`), with its kept answers, for questions that are not a task's."""
+    from bitnet_bench.evaluation.lm import SessionLM
+
+    with ExitStack() as stack:
+        session = stack.enter_context(_open_session(record, job))
+        store = _open_answer_store(record, job, _describe_arithmetic(session))
+        yield SessionLM(session, answers=stack.enter_context(store), job=job)
 
 
 def _score_task(

@@ -55,6 +55,8 @@ class SessionLM(TemplateLM):
     *progress* counts documents. *job* says how answers are generated; without one, the requests do.
     """
 
+    asks_conversations = False
+    """True if prompts are conversations through the chat template, whatever the job says of it."""
     asks_choices = False
     """True if prompts through a chat template continue up to where its answers begin, e.g. after an empty thought."""
 
@@ -76,6 +78,21 @@ class SessionLM(TemplateLM):
         self._encoded: dict[str, list[int]] = {}
         """Ids of texts that were encoded together, while they are needed."""
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Return whether conversations can be asked in a form of the model's own."""
+        return bool(self.tokenizer.chat_template)
+
+    @property
+    def progress(self) -> Progress:
+        """Return what the documents that are answered are reported to."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        """Report the documents of the next requests to *progress*."""
+        self._progress = progress
 
     @property
     def eot_token_id(self) -> int:
@@ -307,10 +324,10 @@ class SessionLM(TemplateLM):
 
     def _find_thought_marks(self) -> Thoughts | None:
         """Return the marks of thoughts that the model may write; None where it is not asked through a template."""
-        if self._job is None or not self._job.chat_template:
+        if not self.asks_conversations and not (self._job and self._job.chat_template):
             return None
         found = find_thought_marks(self.tokenizer)
-        return Thoughts() if found is None and self._job.thinking == "on" else found
+        return Thoughts() if found is None and self._job and self._job.thinking == "on" else found
 
     def _count(self, name: str, more: int) -> None:
         """Add to a count that is left out while it is 0."""

@@ -63,9 +63,13 @@ def list_tasks(data_dir: Path | None = None) -> list[dict[str, Any]]:
                     "version": suite.version,
                     "task": task.name,
                     "rows": sum(map(count_rows, files)) if local else None,
-                    "from": "embedded" if suite.embedded else below if local else _describe_origin(suite, task),
+                    "from": "embedded"
+                    if suite.embedded or task.embedded
+                    else below
+                    if local
+                    else _describe_origin(suite, task),
                     "metrics": list(task.metrics),
-                    "primary_metric": task.metrics[0],
+                    "primary_metric": task.metrics[0] if task.metrics else None,
                     "chance": task.chance,
                     "prompts": ["default", *suite.prompts],
                     "licence": suite.find_licence(task),

@@ -76,10 +76,6 @@ class _ShardWriter(RunWriter):
 
     keeps_samples = False
 
-    def has_scored(self, task: str) -> bool:
-        """Return whether this shard's requests of *task* are answered."""
-        return task in self.record.data
-
 
 class _AnsweringOnly(Scoring):
     """Answers what belongs to a shard into its file."""
@@ -122,6 +118,10 @@ def evaluate_shard(
     """
     if not tasks:
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
+    open_tasks = [f"{suite.name}:{task.name}" for suite, task in tasks if task.kind == "open"]
+    if open_tasks:
+        hint = "Its second turn needs the answer to the first: evaluate it in one process, or name other tasks."
+        raise UsageError(f"{open_tasks[0]} cannot be divided into shards.", hint)
     if count_processes() > 1:
         raise UsageError("`shard` divides the work already.", "Start each shard by itself, without torchrun.")
     job = (job or EvaluateJob()).model_copy(update={"cache": False})
@@ -327,7 +327,7 @@ def _read_shard(folder: Path) -> tuple[RunRecord | None, dict[str, Any] | None]:
 
 def _has_finished(record: RunRecord) -> bool:
     """Return whether every task of a shard is answered, or could not be."""
-    return all(task in record.data or task in record.errors for task in record.settings.get("tasks", ()))
+    return all(task in record.finished_tasks or task in record.errors for task in record.settings.get("tasks", ()))
 
 
 def _check_alike(out: Path, one: _FinishedShard, other: _FinishedShard) -> None:
@@ -344,7 +344,7 @@ def _check_alike(out: Path, one: _FinishedShard, other: _FinishedShard) -> None:
             f"The shards {one.shard} and {other.shard} in {out} have another {', '.join(differing)}.",
             f"Delete {other.folder} or {one.folder}, and run it again as the others were.",
         )
-    check_same_inputs(other.folder, other.record, one.record.inputs, other.record.data)
+    check_same_inputs(other.folder, other.record, one.record.inputs, other.record.finished_tasks)
     check_same_machine(other.folder, other.record, one.record.runtime, one.record.environment)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean, explain_fault
 from bitnet_bench.files import is_file
@@ -25,7 +25,11 @@ class Task(Value):
     """One task of a suite: its metrics, the first of which is primary, and the source of its rows."""
 
     name: FileName
-    metrics: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["scored", "open"] = "scored"
+    """scored: lm-eval asks, and metrics score. open: written answers to one or more turns, which people or a judge
+    score."""
+    metrics: tuple[str, ...]
+    """[] for an open task."""
     chance: float
     """Primary metric of a uniformly random answer, 0..100; 0 for a task that generates freely."""
     mixed_choices: bool = False
@@ -47,10 +51,20 @@ class Task(Value):
     """True if the only rows of the task are those that the user names."""
     module: str | None = None
     """Python file next to the task's YAML that defines gold answers and reads outputs (docs/suites/README.md)."""
+    embedded: str | None = None
+    """Folder of the rows inside the suite, if this task brings its own and the others do not."""
     hub: str | None = None
     """Hub data set, if it is not the suite's."""
     licence: str | None = None
     citation: str | None = None
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind == "open" and self.metrics:
+            raise ValueError("an open task has no `metrics`: people or a judge score its answers")
+        if self.kind == "scored" and not self.metrics:
+            raise ValueError("`metrics` needs one metric at least")
+        return self
 
     @property
     def definitions(self) -> dict[Answer | None, str]:
@@ -106,7 +120,8 @@ class Suite(Value):
 
     def find_rows_file(self, task: Task, split: str, data_dir: Path | None) -> Path | None:
         """Return the file of a split; None if rows can only come from the hub, or if there is no such split."""
-        base = self.folder / self.embedded if self.embedded else data_dir
+        embedded = task.embedded or self.embedded
+        base = self.folder / embedded if embedded else data_dir
         if base is None or task.local is None or split not in task.files:
             return None
         return base / task.local / task.files[split]
@@ -117,7 +132,9 @@ class Suite(Value):
         With a data directory these are all tasks with local rows; without one, all tasks with rows on the hub.
         """
         local = self.embedded is not None or data_dir is not None
-        return tuple(t for t in self.tasks if not t.own_rows and (t.local if local else self.find_hub_id(t)))
+        return tuple(
+            t for t in self.tasks if not t.own_rows and (t.local if local or t.embedded else self.find_hub_id(t))
+        )
 
 
 def find_suites(folders: list[Path]) -> dict[str, Suite]:

@@ -50,6 +50,8 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
     Prompts are built, and the metrics are computed for one answer to each row with choices, and to the first row whose
     answer is generated.
     """
+    if built.task.kind == "open":  # its rows were checked when they were read
+        return
     for doc_id, doc in enumerate(islice(built.lm_task.test_docs(), limit)):
         try:
             _try_row(built, doc, doc_id)
@@ -149,6 +151,9 @@ class AskedRow:
 def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow]:
     """Return a test row and how it is asked; BenchError if it does not fit its task."""
     task = built.lm_task
+    if built.task.kind == "open":
+        question = task.questions[doc_id]
+        return task.rows[doc_id], AskedRow(question.prompt, (), "", question.reference, ())
     doc = next(islice(task.test_docs() if task.has_test_docs() else task.validation_docs(), doc_id, None))
     gold = _read_gold_answer(built, doc, doc_id)
     choices = tuple(str(choice) for choice in task.doc_to_choice(doc)) if gold.choice is not None else ()
@@ -159,7 +164,9 @@ def ask_row(built: BuiltTask, doc_id: int = 0) -> tuple[dict[str, Any], AskedRow
 
 
 def check_repeats(built: BuiltTask, repeats: int) -> None:
-    """Refuse several answers to each row of a task that lm-eval scores itself: it takes one."""
+    """Refuse several answers to each row of a task that lm-eval scores itself, or of an open one: both take one."""
+    if repeats > 1 and built.task.kind == "open":
+        raise UsageError(f"{built.name} is answered once, turn after turn.", "Leave `repeats` out, or this task.")
     if repeats > 1 and HARNESS_METRIC in built.task.metrics and built.lm_task.OUTPUT_TYPE == "generate_until":
         raise UsageError(
             f"lm-eval scores {built.name} itself, by one answer to each row.",
@@ -179,6 +186,10 @@ def evaluate_task(
 
     Each row whose answer is generated is answered *repeats* times, after the *system* turn of the chat template.
     """
+    if built.task.kind == "open":
+        from bitnet_bench.evaluation.open_run import answer_open_task
+
+        return TaskResult(built.name, (), *answer_open_task(lm, built, limit, system))
     # metrics of this project compute their own standard errors
     resamples = RESAMPLES if HARNESS_METRIC in built.task.metrics else 0
     results = ask_task(lm, built, limit, chat_template, repeats, system, resamples)

@@ -127,6 +127,8 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
         refuse_code(suite, setting.without_code)
     else:
         require_trust(suite)
+    if task.kind == "open":
+        return _build_open_task(suite, task, setting)
     from lm_eval.api.task import ConfigurableTask
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -164,6 +166,14 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     if setting.shots:
         _add_shots(built, setting)
     return built
+
+
+def _build_open_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
+    """Return a task that lm-eval does not ask, and so does not build."""
+    from bitnet_bench.evaluation.open_tasks import build_open_task
+
+    file = _find_local_files(suite, task, setting).get(TEST_SPLIT)
+    return build_open_task(suite, task, setting, file, _hint_missing_rows(suite, task))
 
 
 def _check_fields(
@@ -289,6 +299,10 @@ def list_needed_fields(suite: Suite, task: Task) -> list[str]:
     BenchError if the suite brings code that is not trusted.
     """
     require_trust(suite)
+    if task.kind == "open":
+        from bitnet_bench.evaluation.open_tasks import read_open_definition
+
+        return read_open_definition(suite, task).list_fields()
     return find_needed_fields(_read_task_config(suite, task, DEFAULT_PROMPTS))
 
 

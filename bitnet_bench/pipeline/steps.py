@@ -55,7 +55,7 @@ class EvaluateStep:
         """True if every task has a score; `run` then only raises BenchError if they are of other rows or prompts."""
         if not is_file(self.out / RECORD_FILE):
             return False
-        scored = {score.task for score in load_record(self.out).scores}
+        scored = set(load_record(self.out).finished_tasks)
         return all(f"{suite.name}:{task.name}" in scored for suite, task in self.tasks)
 
     def run(self, steps: ProgressDisplay) -> None:

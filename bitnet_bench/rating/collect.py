@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from bitnet_bench.rating.ratings import (
     SheetKey,
 )
 from bitnet_bench.runs.folder import RECORD_FILE, load_record_to_extend, lock_folder, save_record
-from bitnet_bench.runs.records import Estimated, HumanJudgement, Unavailable
+from bitnet_bench.runs.records import Estimated, HumanJudgement, RatedItem, Unavailable
 from bitnet_bench.statistics import interval, mean_stderr, wilson
 
 SAVED_AGAIN_HINT = "Ask for the file as the page saved it."
@@ -112,14 +112,36 @@ def summarize_ratings(key: SheetKey, ratings: Sequence[Rating]) -> HumanJudgemen
         win_rate=Estimated(value=100 * float(worth.mean()), interval=(100 * low, 100 * high)),
         scales={scale: _estimate_means(*both) for scale, both in points.items()},
         alpha={
-            PREFERENCE_SCALE: _compute_alpha(
+            PREFERENCE_SCALE: compute_alpha(
                 [[list(PREFERENCE_WEIGHTS).index(whose) for whose in row] for row in preferred], "nominal"
             ),
             **{
-                scale: _compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal")
-                for scale, both in points.items()
+                scale: compute_alpha(np.concatenate(both, axis=1).tolist(), "ordinal") for scale, both in points.items()
             },
         },
+        rated=_list_rated_items(key, preferred, points),
+    )
+
+
+def _list_rated_items(
+    key: SheetKey, preferred: Sequence[Sequence[str]], points: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> tuple[RatedItem, ...]:
+    """Return what all raters said about each question; () for a key of an older version, which names none."""
+    a, b = (np.mean([both[side] for both in points.values()], axis=(0, 1)) for side in (0, 1))
+    votes = list(zip(*preferred, strict=True))
+    if len(key.items) != len(votes):
+        return ()
+    return tuple(
+        RatedItem(
+            task=item.task,
+            doc_id=item.doc_id,
+            wins_a=votes[at].count("a"),
+            ties=votes[at].count("tie"),
+            wins_b=votes[at].count("b"),
+            points_a=float(a[at]),
+            points_b=float(b[at]),
+        )
+        for at, item in enumerate(key.items)
     )
 
 
@@ -156,7 +178,7 @@ def _estimate_mean(values: np.ndarray, least: float, greatest: float) -> Estimat
     return Estimated(value=mean, interval=interval(mean, mean_stderr(items), least, greatest))
 
 
-def _compute_alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
+def compute_alpha(rows: list[list[Any]], level: str) -> Estimated | Unavailable:
     """Return Krippendorff's alpha of raters x units, or why it is undefined."""
     if len(rows) < 2:
         return Unavailable(reason="agreement needs two raters or more")

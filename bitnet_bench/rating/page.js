@@ -15,7 +15,7 @@
       relevance: "적절성", relevance_is: "묻는 것에 답하는가. 빠뜨리거나 군더더기가 없는가.",
       key_points: "강조된 항목의 점수", key_prefer: "나은 답, 비슷하면 T", key_move: "항목 옮기기", key_item: "문항 옮기기",
       prompt: "질문", reference: "참고 답 보기", answer_a: "답 A", answer_b: "답 B", prefer: "어느 답이 더 낫습니까?",
-      left: "A가 낫다", tie: "비슷하다", right: "B가 낫다", previous: "← 이전", next: "다음 →",
+      question: (n) => `질문 ${n}`, left: "A가 낫다", tie: "비슷하다", right: "B가 낫다", previous: "← 이전", next: "다음 →",
       finish: "마치기", rater: "평가자 이름 또는 별명", save: "결과 저장 (JSON)",
       kept: "진행 상황은 이 브라우저에만 남습니다. 아무 데도 보내지 않으며, 저장한 파일을 평가를 부탁한 사람에게 건네주세요.",
       not_kept: "이 브라우저는 진행 상황을 남기지 못합니다. 창을 닫기 전에 끝내고 저장하세요.",
@@ -32,7 +32,7 @@
       relevance: "Relevance", relevance_is: "Does it answer what is asked, with nothing missing and nothing idle?",
       key_points: "points for the marked row", key_prefer: "the better answer, T for a tie", key_move: "move between rows", key_item: "move between items",
       prompt: "Question", reference: "Show the reference answer", answer_a: "Answer A", answer_b: "Answer B", prefer: "Which answer is better?",
-      left: "A is better", tie: "About the same", right: "B is better", previous: "← Back", next: "Next →",
+      question: (n) => `Question ${n}`, left: "A is better", tie: "About the same", right: "B is better", previous: "← Back", next: "Next →",
       finish: "Finish", rater: "Your name or a nickname", save: "Save the result (JSON)",
       kept: "Your progress is kept in this browser only. Nothing is sent anywhere; hand the saved file to whoever asked you.",
       not_kept: "This browser cannot keep your progress. Finish and save before you close the window.",
@@ -126,16 +126,34 @@
     if ("\n\t\u200c\u200d".includes(c)) return c;
     return /[\p{Cc}\p{Cs}]/u.test(c) ? "\ufffd" : `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
   });
-  const write = (id, text) => {
-    at(id).textContent = text.trim() === "" ? words().empty : visible(text);
-    at(id).classList.toggle("empty", text.trim() === "");
+  const fill = (place, text) => {
+    place.textContent = text.trim() === "" ? words().empty : visible(text);
+    place.classList.toggle("empty", text.trim() === "");
+    return place;
+  };
+  const write = (id, text) => fill(at(id), text);
+  const box = (text) => make("div", { className: "text" }, fill(make("bdi"), text));
+  /* A question of several turns: each question with both answers below it, in the order of the conversation. */
+  const showTurns = (turns) => {
+    at("conversation").replaceChildren(...turns.map((turn, i) => {
+      const answers = sides.map((side) => make(
+        "article", {}, make("h3", { textContent: words()[side === "left" ? "answer_a" : "answer_b"] }), box(turn[side]),
+      ));
+      const reference = make("details", {}, make("summary", { textContent: words().reference }), box(turn.reference));
+      return make(
+        "div", { className: "turn" }, make("h2", { textContent: words().question(i + 1) }), box(turn.question),
+        ...(turn.reference ? [reference] : []), make("div", { className: "answers" }, ...answers),
+      );
+    }));
+    document.querySelectorAll(".single").forEach((place) => { place.hidden = turns.length > 0; });
   };
   const showItem = () => {
     const item = items[kept.current];
+    showTurns(item.turns);
     at("title").textContent = words().item(kept.current + 1, items.length);
     write("prompt", item.prompt);
     write("target", item.target);
-    at("reference").hidden = item.target === "";
+    at("reference").hidden = item.target === "" || item.turns.length > 0;
     sides.forEach((side) => write(side, item[side]));
     fieldsets.forEach((set, i) => {
       const row = rows[i];

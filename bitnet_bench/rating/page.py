@@ -30,7 +30,7 @@ def render_sheet(sheet: str, items: Iterable[SheetItem]) -> str:
         "sheet": sheet,
         "scales": RATING_SCALES,
         "points": list(range(MIN_POINT, MAX_POINT + 1)),
-        "items": [item._asdict() for item in items],
+        "items": [{**item._asdict(), "turns": [turn._asdict() for turn in item.turns]} for item in items],
     }
     page: str = (
         make_environment(PAGE_DIR)

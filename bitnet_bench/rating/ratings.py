@@ -24,6 +24,13 @@ class RatedRun(Value):
     checkpoint_sha256: str
 
 
+class RatedQuestion(Value):
+    """The question of an item: its task, and its number in it."""
+
+    task: str
+    doc_id: int
+
+
 class SheetKey(Value):
     """The key that tells which answer of a sheet is from which run; a rater must not see it."""
 
@@ -37,6 +44,8 @@ class SheetKey(Value):
     tasks: tuple[str, ...]
     left_is_a: tuple[bool, ...]
     """For each item, true if the left answer is run A's."""
+    items: tuple[RatedQuestion, ...] = ()
+    """The question of each item; () in keys of older versions."""
 
 
 class Points(Value):

@@ -12,19 +12,29 @@ from typing import NamedTuple
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
 from bitnet_bench.rating.page import render_sheet
-from bitnet_bench.rating.ratings import RatedRun, SheetKey
+from bitnet_bench.rating.ratings import RatedQuestion, RatedRun, SheetKey
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.records import Example, RunRecord
 
 
+class SheetTurn(NamedTuple):
+    """One turn of an open question and both answers to it."""
+
+    question: str
+    reference: str
+    left: str
+    right: str
+
+
 class SheetItem(NamedTuple):
-    """One prompt and both answers, as the page shows them."""
+    """One prompt and both answers, as the page shows them; with *turns* the page shows these instead."""
 
     task: str
     prompt: str
     target: str
     left: str
     right: str
+    turns: tuple[SheetTurn, ...] = ()
 
 
 def make_sheet(
@@ -58,6 +68,7 @@ def make_sheet(
         seed=seed,
         tasks=tuple(dict.fromkeys(item.task for item in items)),
         left_is_a=tuple(left_is_a),
+        items=tuple(RatedQuestion(task=a.task, doc_id=a.doc_id) for a, _ in drawn),
     )
     beside = out.with_suffix(".key.json")
     write_whole(beside, key.model_dump_json(indent=1))
@@ -113,4 +124,8 @@ def _draw_pairs(
 
 def _make_item(a: Example, b: Example, left_is_a: bool) -> SheetItem:
     left, right = (a, b) if left_is_a else (b, a)
-    return SheetItem(a.task, a.prompt, a.target, left.output, right.output)
+    turns = (
+        SheetTurn(one.question, one.reference or "", one.answer, other.answer)
+        for one, other in zip(left.turns, right.turns, strict=True)
+    )
+    return SheetItem(a.task, a.prompt, a.target, left.output, right.output, tuple(turns))

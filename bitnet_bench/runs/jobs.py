@@ -467,6 +467,26 @@ class EvaluateJob(Settings):
         return rename_former_fields(settings) if isinstance(settings, Mapping) else settings
 
 
+class JudgeJob(Settings):
+    """How a model judges the answers of runs; `EvaluateJob` says how it is run."""
+
+    mode: Annotated[Literal["single", "pairwise"] | None, Option()] = None
+    """single: points for each answer. pairwise: one run's answer against the other's, in both orders.
+
+    [default: single for one run, pairwise for two]
+    """
+    tasks: Annotated[tuple[str, ...], Option(name="task", metavar="SUITE:TASK")] = ()
+    """Only answers to this task [default: all open ones]. Repeatable."""
+    prompt: Annotated[str | None, Option(is_path=True)] = None
+    """A judge's prompt of your own, in YAML (docs/judging.md) [default: ours, in Korean]."""
+    limit: Annotated[int | None, Option()] = Field(default=None, gt=0, le=MAX_COUNT)
+    """Only the first N questions of each task."""
+    max_new_tokens: Annotated[int, Option()] = Field(default=1024, gt=0, le=MAX_COUNT)
+    """Longest verdict in tokens."""
+    out: Annotated[str | None, Option(is_path=True)] = None
+    """Folder for the verdicts and a copy of each record; the runs stay as they are [default: the run folders]."""
+
+
 class SuiteTrust(Settings):
     """Whether the code of suites in folders may run. It is no setting of a recipe: a recipe cannot vouch for itself."""
 

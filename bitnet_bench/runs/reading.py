@@ -23,7 +23,7 @@ from bitnet_bench.runs.folder import (
     find_samples,
     load_record_fields,
 )
-from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, RunRecord, Score
+from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, JudgedScore, RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Count, get_text
 from bitnet_bench.wording.sentences import translate_sentence
@@ -37,7 +37,7 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
 
     def __init__(self, folder: Path, record: RunRecord, notices: list[Notice]) -> None:
         self._folder, self._record, self._notices = folder, record, notices
-        self._tasks = {score.task: score.n for score in record.scores}
+        self._tasks = record.answered | {score.task: score.n for score in record.scores}
         self.not_finite: set[str] = set()
         """Tasks in which log-likelihoods were not finite, as far as they were read."""
 
@@ -125,6 +125,7 @@ def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
         **fields,
         "scores": _keep_valid(Score, fields.get("scores", []), file, notices),
         "costs": _keep_valid(Cost, fields.get("costs", []), file, notices),
+        "judged": _keep_valid(JudgedScore, fields.get("judged", []), file, notices),
     }
     try:
         record = RunRecord.model_validate(kept)
@@ -173,7 +174,7 @@ def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Not
 
 def _find_gaps(folder: Path, record: RunRecord) -> Iterable[Notice]:
     """Return notices of results that the run should have and lacks."""
-    scored = {score.task for score in record.scores}
+    scored = set(record.finished_tasks)
     asked = record.settings.get("tasks")
     for task in filter(lambda one: isinstance(one, str), asked if isinstance(asked, list) else []):
         if task in record.errors:

@@ -268,13 +268,21 @@ class Answer(GrownValue):
     """Primary metric on this answer alone, in 0..1."""
 
 
+class AnsweredTurn(Value):
+    """One turn of an open task: what was asked, what the model answered, and a good answer where the row has one."""
+
+    question: str
+    answer: str
+    reference: str | None = None
+
+
 class Example(GrownValue):
     """One evaluated row, with enough to score it again and to compare two runs pairwise.
 
     With `repeats`, the output and what is said of it are the first answer's; `answers` has all of them.
     """
 
-    ADDED: ClassVar[tuple[str, ...]] = ("cut", "thought", "unfinished", "answers", "groups")
+    ADDED: ClassVar[tuple[str, ...]] = ("cut", "thought", "unfinished", "answers", "groups", "turns")
 
     task: str
     doc_id: int
@@ -309,7 +317,9 @@ class Example(GrownValue):
     groups: dict[str, str] = {}
     """What the row belongs to, such as {"category": "history"}."""
     correct: float
-    """Primary metric on this row alone, in 0..1; with several answers their mean."""
+    """Primary metric on this row alone, in 0..1; with several answers their mean; 0 for an open task."""
+    turns: tuple[AnsweredTurn, ...] = ()
+    """Questions and answers of an open task, in order; () for any other task."""
 
     def each_answer(self) -> tuple[Example, ...]:
         """Return an example for each answer, as if it were the only one."""
@@ -446,8 +456,23 @@ class Estimated(Value):
     """The interval; None if none is defined or the sample is too small."""
 
 
-class HumanJudgement(Value):
+class RatedItem(Value):
+    """What all raters together said about one question of a sheet."""
+
+    task: str
+    doc_id: int
+    wins_a: int
+    ties: int
+    wins_b: int
+    points_a: float
+    """Mean of run A's points over raters and scales, 1..5."""
+    points_b: float
+
+
+class HumanJudgement(GrownValue):
     """Blind judgement by people of the answers of two runs (`bitnet_bench.rating`)."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("rated",)
 
     sheet: str
     """Digest of what they were shown."""
@@ -468,12 +493,109 @@ class HumanJudgement(Value):
     """fluency, accuracy and relevance, 1..5: means over items of each item's mean over raters."""
     alpha: dict[str, Annotated[Estimated | Unavailable, Field(discriminator="kind")]]
     """Krippendorff's alpha of the preference (nominal) and of each scale (ordinal)."""
+    rated: tuple[RatedItem, ...] = ()
+    """The same by question; () in records of older versions, and for sheets that they wrote."""
+
+
+PossibleEstimate = Annotated[Estimated | Unavailable, Field(discriminator="kind")]
+
+
+class PositionBias(Value):
+    """How far the verdicts of a judge of pairs depend on which answer is shown first."""
+
+    pairs: int
+    """Pairs of answers with a usable verdict in both orders."""
+    flips: int
+    """Pairs in which the judge preferred one run in one order and the other run in the other order."""
+    first: PossibleEstimate
+    """Share of the verdicts with a preference that prefer the answer shown first, in per cent: 50 without bias."""
+
+    @property
+    def flip_share(self) -> float | None:
+        """Return the share of pairs that flip, in per cent; None without pairs."""
+        return 100 * self.flips / self.pairs if self.pairs else None
+
+
+class JudgeAgreement(Value):
+    """How far a judge agrees with people on the same questions."""
+
+    sheet: str
+    """Digest of what people were shown (`HumanJudgement.sheet`)."""
+    raters: int
+    questions: int
+    kind: Literal["preference", "points"]
+    """preference: A, tie or B. points: the judge's score of this run's answer beside people's points."""
+    share: PossibleEstimate
+    """Questions with the same preference, in per cent."""
+    alpha: PossibleEstimate
+    """Krippendorff's alpha (nominal) of the preference; Spearman's rank correlation for points."""
+
+
+class JudgedPart(Value):
+    """A judge's scores of the questions of one category."""
+
+    score: PossibleEstimate
+    turns: tuple[PossibleEstimate, ...]
+    questions: int
+    complete: int
+
+
+class JudgedScore(Value):
+    """What a judge, which is a model, said of the answers to one task. It is never mixed with measured metrics."""
+
+    task: str
+    mode: Literal["single", "pairwise"]
+    """single: points for each answer. pairwise: this run's answer against another run's, in both orders."""
+    judge: str
+    """Name of the judge as the user gave it."""
+    signature: str
+    """Everything that decides a verdict: the judge's model, weights, runtime and precision, the prompt and settings."""
+    prompt: str
+    """Name and version of the judge's prompt."""
+    prompt_sha256: str
+    opponent: str = ""
+    """Name of the other run, for pairwise."""
+    opponent_sha256: str = ""
+    """Digest of the other run's weights."""
+    scale: tuple[float, float]
+    """Least and greatest score: of the prompt, or 0..100 for a win rate."""
+    score: PossibleEstimate
+    """Mean over questions of the mean over turns; for pairwise the win rate, where a tie is half a win."""
+    turns: tuple[PossibleEstimate, ...]
+    """The same for each turn, over the questions with a usable verdict for it."""
+    questions: int
+    """Questions that were judged."""
+    complete: int
+    """Questions with a usable verdict for all turns (and orders): those that `score` is about."""
+    categories: dict[str, JudgedPart]
+    """The same for each category; {} if the task has none."""
+    verdicts: int
+    """Verdicts that were asked for."""
+    unparsable: int
+    """Verdicts from which no score could be read. They are in no mean."""
+    reasons: dict[str, int] = {}
+    """Why verdicts could not be read, with counts."""
+    cut: int = 0
+    """Prompts that lost their beginning, because the judge's context is too short for them."""
+    wins: int = 0
+    """Pairs in which both orders prefer this run; losses and ties likewise, and a tie is also a pair that flips."""
+    ties: int = 0
+    losses: int = 0
+    position: PositionBias | None = None
+    """None for single scores."""
+    people: tuple[JudgeAgreement, ...] = ()
+    """Agreement with people, if they rated the same questions."""
+    is_own: bool = False
+    """True if the judge is the model that it judges, or that of the other run."""
+    verdicts_file: str = ""
+    """File of the verdicts, relative to the run folder, and in `verdicts_sha256` its digest."""
+    verdicts_sha256: str = ""
 
 
 class RunRecord(GrownValue):
     """The results of one checkpoint in one run folder (`record.json`)."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed")
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed", "answered", "judged")
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -502,9 +624,14 @@ class RunRecord(GrownValue):
     errors: dict[str, str] = {}
     """Task -> why it could not be scored; the same command tries it again."""
     scores: tuple[Score, ...] = ()
+    answered: dict[str, int] = {}
+    """Open task -> the questions that are answered. It has no metric: people (`judgements`) or a judge (`judged`) score
+    it."""
     costs: tuple[Cost, ...] = ()
     judgements: tuple[HumanJudgement, ...] = ()
     """Judgements by people of this run against another one."""
+    judged: tuple[JudgedScore, ...] = ()
+    """Scores by judges, which are models: a type of its own, in no mean with `scores`."""
     cost_errors: dict[str, str] = {}
     """Backend and precision -> why it could not be measured."""
     cost_left_out: dict[str, str] = {}
@@ -517,6 +644,11 @@ class RunRecord(GrownValue):
     definition and few-shot examples of each scored task. {} in records of older versions."""
     once_unsealed: bool = False
     """True if the run was read from, or extends, a record without a checksum, so that changes cannot be detected."""
+
+    @property
+    def finished_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that were asked to the end: those with a score, and open ones, which have answers only."""
+        return tuple(dict.fromkeys((*(score.task for score in self.scores), *self.answered)))
 
 
 FinetuneRecord.model_rebuild()

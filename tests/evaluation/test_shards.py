@@ -100,7 +100,7 @@ def test_a_shard_that_was_killed_goes_on(finished: Path, cut: Path, monkeypatch:
 def test_a_finished_shard_loads_nothing(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command again: the tasks are answered."""
     monkeypatch.setattr(evaluating, "_open_session", lambda *given: pytest.fail("the model was loaded"))
-    assert set(shard(cut, 1).data) == {"sample:copa", "sample:qa"}
+    assert set(shard(cut, 1).finished_tasks) == {"sample:copa", "sample:qa"}
 
 
 def test_answers_that_are_in_no_shard_are_computed(finished: Path, cut: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -152,11 +152,17 @@ def test_a_task_that_a_shard_could_not_answer_is_not_scored(cut: Path) -> None:
     """The others are; the record says why, and which shard to run again."""
     folder = cut / "shards" / f"2-of-{COUNT}"
     record = load_record(folder)
-    data = {task: rows for task, rows in record.data.items() if task != "sample:qa"}
-    save_record(folder, record.model_copy(update={"data": data, "errors": {"sample:qa": "It was too long."}}))
+    answered = {task: count for task, count in record.answered.items() if task != "sample:qa"}
+    save_record(folder, record.model_copy(update={"answered": answered, "errors": {"sample:qa": "It was too long."}}))
     merged = merge_shards(cut)
     assert [score.task for score in merged.scores if score.primary] == ["sample:copa"]
     assert "It was too long. Run the shard 2/3 again" in " ".join(merged.errors["sample:qa"].split())
+
+
+def test_an_open_task_is_not_divided(tmp_path: Path) -> None:
+    """A second turn follows the answer to the first, which another shard may have."""
+    with pytest.raises(UsageError, match="open:sample cannot be divided"):
+        evaluate_shard("demo-fp16", select_tasks(["open"], ["sample"]), tmp_path, Shard(1, 2), JOB)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "1/100001", "１/３", "-1/3", "1/3/5", ""])

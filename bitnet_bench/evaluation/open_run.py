@@ -1,0 +1,94 @@
+"""Ask the questions of an open task turn after turn: the answer to a turn stands in the conversation of the next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from bitnet_bench.evaluation.conversations import ChatLM, Conversation, answer_conversations
+from bitnet_bench.evaluation.local_rows import compute_rows_digest
+from bitnet_bench.evaluation.open_tasks import OpenQuestion, OpenRows, join_turns
+from bitnet_bench.protocols import Progress
+from bitnet_bench.runs.records import AnsweredTurn, Example
+
+if TYPE_CHECKING:
+    from bitnet_bench.evaluation.tasks import BuiltTask
+
+_log = logging.getLogger(__name__)
+
+
+def answer_open_task(
+    lm: ChatLM, built: BuiltTask, limit: int | None, system: str | None = None
+) -> tuple[tuple[Example, ...], str]:
+    """Ask the first *limit* questions, or all; return them with their answers, and the digest of their rows.
+
+    Every conversation begins with the *system* turn, if there is one.
+    """
+    rows: OpenRows = built.lm_task
+    questions = list(islice(rows.questions, limit))
+    if not lm.has_chat_template:
+        _log.warning(
+            "%s: the checkpoint has no chat template; its questions are asked in the form 사용자: ... 모델: ...",
+            built.name,
+        )
+    answers = _ask_in_turns(lm, questions, rows.definition.max_gen_toks, system)
+    examples = (
+        _make_example(built.name, doc_id, question, answered)
+        for doc_id, (question, answered) in enumerate(zip(questions, answers, strict=True))
+    )
+    return tuple(examples), compute_rows_digest(islice(rows.eval_docs, limit))
+
+
+def _ask_in_turns(
+    lm: ChatLM, questions: Sequence[OpenQuestion], max_new_tokens: int, system: str | None
+) -> list[list[str]]:
+    """Return the answers to all turns of each question; questions with fewer turns are left out of later ones."""
+    answers: list[list[str]] = [[] for _ in questions]
+    most = max((len(question.turns) for question in questions), default=0)
+    progress = lm.progress
+    for turn in range(most):
+        asked = [at for at, question in enumerate(questions) if turn < len(question.turns)]
+        conversations = [_continue_conversation(questions[at], answers[at], system) for at in asked]
+        lm.progress = _shift_progress(progress, turn, most)
+        for at, answer in zip(asked, answer_conversations(lm, conversations, max_new_tokens, asked), strict=True):
+            answers[at].append(answer)
+    lm.progress = progress
+    return answers
+
+
+def _continue_conversation(question: OpenQuestion, answers: Sequence[str], system: str | None) -> Conversation:
+    """Return the conversation up to the question that follows *answers*."""
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    for turn, text in enumerate(question.turns[: len(answers) + 1]):
+        messages.append({"role": "user", "content": text})
+        if turn < len(answers):
+            messages.append({"role": "assistant", "content": answers[turn]})
+    return messages
+
+
+def _shift_progress(progress: Progress, turn: int, turns: int) -> Callable[..., None]:
+    """Return a progress that counts the documents of one of several *turns* as a part of all."""
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        progress(turn * total + done, turns * total, note)
+
+    return tell
+
+
+def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Sequence[str]) -> Example:
+    turns: list[Any] = [
+        AnsweredTurn(question=text, answer=answer, reference=reference)
+        for text, answer, reference in zip(question.turns, answers, question.references, strict=True)
+    ]
+    return Example(
+        task=task,
+        doc_id=doc_id,
+        prompt=question.prompt,
+        target=question.reference,
+        output=join_turns(answers),
+        correct=0.0,
+        groups={"category": question.category} if question.category else {},
+        turns=tuple(turns),
+    )
