@@ -42,6 +42,10 @@ class GpuLostError(BenchError):
     """The GPU failed and this process cannot use it any more: everything that follows would fail as well."""
 
 
+class EndpointLostError(BenchError):
+    """A server does not answer, or refuses every request: everything that follows would fail as well."""
+
+
 class RowError(BenchError):
     """A row cannot be scored; *what* is the end of a sentence that begins with the row's location."""
 
