@@ -8,12 +8,10 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
-from bitnet_bench.checkpoints.identity import digest_files
-from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.errors import BenchError, GpuLostError, UsageError
+from bitnet_bench.errors import BenchError, EndpointLostError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, SqliteStore, cache_file, compute_digest
 from bitnet_bench.evaluation.finished import (
     check_same_inputs,
@@ -22,11 +20,12 @@ from bitnet_bench.evaluation.finished import (
     digest_task,
 )
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
+from bitnet_bench.evaluation.serving import connect, digest_inputs, open_model, summarize_answers
 from bitnet_bench.files import is_file, write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
-from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, ProgressDisplay, RuntimeOptions, Session, no_display, show_phase
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.protocols import ProgressDisplay, RemoteSession, Session, no_display, show_phase
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
     TRAINING_FILE,
@@ -36,7 +35,7 @@ from bitnet_bench.runs.folder import (
     save_samples,
 )
 from bitnet_bench.runs.jobs import EvaluateJob
-from bitnet_bench.runs.records import Checkpoint, RunRecord
+from bitnet_bench.runs.records import Checkpoint, RunRecord, ServedTask
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.suites import Suite, Task
@@ -70,24 +69,30 @@ class RunWriter:
             now = {name: found for task in scored for name, found in tasks[task].items()}
             check_same_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
 
-    def record_runtime(self, session: Session) -> None:
+    def record_runtime(self, session: Session | RemoteSession) -> None:
         """Record the session's runtime; scores that exist already must come from the same one."""
         runtime = session.describe_runtime()
         if self._writes and self.record.scores:
             check_same_machine(self.out, self.record, runtime, self._blank.environment)
         self.record = self.record.model_copy(update={"runtime": runtime})
 
-    def check_tokenizer(self, session: Session, chat_template: bool) -> None:
-        """Refuse an unusable tokenizer or chat template before the first request."""
+    def check_tokenizer(self, session: Session | RemoteSession, chat_template: bool) -> None:
+        """Refuse an unusable tokenizer or chat template before the first request; a server has its own."""
         from bitnet_bench.evaluation.lm import SessionLM
 
+        if isinstance(session, RemoteSession):
+            return
         lm = SessionLM(session)
         used = hashlib.sha256(lm.template.encode()).hexdigest() if chat_template else None
         self.record = self.record.model_copy(update={"chat_template_sha256": used})
 
-    def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
-        """Record the scores and the samples of a task."""
+    def record_result(
+        self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float, served: ServedTask | None
+    ) -> None:
+        """Record the scores and the samples of a task, and what a server said of its answers."""
         record = self.record
+        if served is not None:
+            record = record.model_copy(update={"serving": record.serving | {result.name: served}})
         if self._writes:
             saved = save_samples(self.out, result.name, result.examples)
             record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
@@ -186,8 +191,11 @@ def _new_record(
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
-    precision = job.precision or default_precision(checkpoint, job.backend)
-    runtime = choose_backend(job.backend, checkpoint, precision)
+    if checkpoint.is_served:
+        precision, runtime = "served", RuntimeChoice(job.backend)
+    else:
+        precision = job.precision or default_precision(checkpoint, job.backend)
+        runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,
@@ -203,7 +211,7 @@ def _new_record(
             **({"stage": job.stage} if job.stage else {}),
         },
         environment=read_environment(),
-        inputs=digest_files(Path(checkpoint.path)),
+        inputs=digest_inputs(checkpoint),
     )
 
 
@@ -249,7 +257,7 @@ def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:
 
 def _can_open_together(runs: Sequence[RunWriter]) -> bool:
     """Return whether the checkpoints of *runs* fit into memory together, all of them in float32."""
-    needed = sum(4 * run.record.checkpoint.parameters for run in runs)
+    needed = sum(4 * run.record.checkpoint.parameters for run in runs if not run.record.checkpoint.is_served)
     return needed < WEIGHTS_SHARE * find_free_bytes()
 
 
@@ -265,7 +273,7 @@ def _score_in_turn(
         opened = []
         for run in runs:
             with show_phase(steps, f"load {run.record.checkpoint.source} into {run.record.backend}"):
-                session = stack.enter_context(_open_session(run.record, job))
+                session = stack.enter_context(connect(run.record, job))
             store = _open_answer_store(run.record, job, _describe_arithmetic(session))
             opened.append((run, session, stack.enter_context(store)))
         for run, session, _ in opened:
@@ -278,25 +286,18 @@ def _score_in_turn(
                     _score_task(run, one, job, session, answers, workers, title, steps)
 
 
-def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
-    options = RuntimeOptions(
-        job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations
-    )
-    backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
-    return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
-
-
 def _score_task(
     run: RunWriter,
     one: BuiltTask,
     job: EvaluateJob,
-    session: Session,
+    session: Session | RemoteSession,
     answers: AnswerStore,
     workers: Workers,
     title: str,
     steps: ProgressDisplay,
 ) -> None:
     from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.remote_lm import RemoteLM
     from bitnet_bench.evaluation.task_run import evaluate_task
 
     started = time.monotonic()
@@ -304,20 +305,24 @@ def _score_task(
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
-            lm = SessionLM(session, progress, answers, workers)
+            is_remote = isinstance(session, RemoteSession)
+            lm: Any = (RemoteLM if is_remote else SessionLM)(session, progress, answers, workers)
             result = evaluate_task(lm, one, job.limit, job.chat_template)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.count > 1 and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come; the launcher ends them
         run.record_failure(one.name, error)
-        if isinstance(error, GpuLostError) and workers.count == 1:
+        if isinstance(error, GpuLostError | EndpointLostError) and workers.count == 1:
             raise  # every other task would fail as well
         return
-    run.record_result(one, result, lm.counts, time.monotonic() - started)
+    served = summarize_answers(lm.served) if is_remote else None
+    run.record_result(one, result, lm.counts, time.monotonic() - started, served)
 
 
-def _describe_arithmetic(session: Session) -> str:
+def _describe_arithmetic(session: Session | RemoteSession) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype if that can be chosen."""
+    if isinstance(session, RemoteSession):
+        return session.describe_runtime()
     return session.arithmetic or session.device
 
 
@@ -338,11 +343,16 @@ def _open_answer_store(record: RunRecord, job: EvaluateJob, arithmetic: str) -> 
     }
     identity = compute_digest(
         record.checkpoint.weights_id,
-        _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
+        *([] if record.checkpoint.is_served else [_digest_settings(record.checkpoint)]),
         *map(_digest_sources, ANSWER_CODE_PACKAGES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
     return closing(SqliteStore(cache_file(), identity, about))
+
+
+def _digest_settings(checkpoint: Checkpoint) -> bytes:
+    """Return the digest of the configuration, the tokenizer and the template of *checkpoint*."""
+    return _files_digest(Path(checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja"))
 
 
 def _digest_sources(package: str) -> bytes:
@@ -389,6 +399,6 @@ def evaluate_several(
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    opened = [(open_checkpoint(model, job.tokenizer, job.read_as), out) for model, out in models]
+    opened = [(open_model(model, job), out) for model, out in models]
     with join_workers() as crew:
         return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.is_first else no_display)

@@ -40,6 +40,8 @@ TERNARY = Option("Ternary")
 DISTILLATION = Option("Distillation")
 STAGES = Option("Stages")
 OUTPUT = Option("Output")
+SERVING = Option("A model on a server")
+MAX_CONCURRENCY = 1024
 
 
 def rename_former_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,7 +349,27 @@ class Arms(Settings):
         return bool(self.prune) or self.find_learning_rate
 
 
-class EvaluateJob(Settings):
+class ServingJob(Settings):
+    """How a model on a server is reached."""
+
+    base_url: Annotated[str | None, SERVING] = None
+    """The server whose model is asked, such as http://localhost:8000/v1; then `backend=openai`, and `model` is the
+    model's name there."""
+    api_key_variable: Annotated[str | None, SERVING] = None
+    """Environment variable that holds the server's key [default: OPENAI_API_KEY, if it is set].
+
+    The key itself is written nowhere.
+    """
+    concurrency: Annotated[int, SERVING] = Field(default=8, gt=0, le=MAX_CONCURRENCY)
+    """Requests that a server is sent at a time.
+
+    With 1 a server that computes the same for the same requests gives the same answers to the bit.
+    """
+    request_timeout: Annotated[float, SERVING] = Field(default=300.0, gt=0, le=MAX_COUNT)
+    """Seconds without a byte from a server after which a request is sent again."""
+
+
+class EvaluateJob(ServingJob):
     """How checkpoints are scored."""
 
     backend: Annotated[str, Option()] = AUTO
