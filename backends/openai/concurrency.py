@@ -40,7 +40,8 @@ def run_concurrently(
             ended.put(None)  # this thread is done
 
     # daemons: a thread that waits for a server does not keep the program from ending
-    crew = [threading.Thread(target=run, daemon=True) for _ in range(min(threads, len(items)))]
+    count = min(threads, len(items))
+    crew = [threading.Thread(target=run, name=f"asks a server {i}", daemon=True) for i in range(count)]
     failure: Exception | None = None
     is_whole = False
     try:

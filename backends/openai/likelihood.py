@@ -108,7 +108,9 @@ class LlamaServerScorer(Scorer):
         for continuation in continuations:
             ids = self._encode(context + continuation)
             if not before or len(ids) <= len(before):
-                raise RequestRefusedError(f"A row {MISSING_TOKENS}.", "Run the checkpoint here, or leave this task out.")
+                raise RequestRefusedError(
+                    f"A row {MISSING_TOKENS}.", "Run the checkpoint here, or leave this task out."
+                )
             steps = []
             for end in range(len(before), len(ids)):
                 # what other requests left in the server's cache would change the last bits

@@ -260,9 +260,7 @@ class _Answer:
 
 def _count_held(text: str, stop: Sequence[str]) -> int:
     """Return how many characters at the end of *text* may begin a stop string, or be half of a character."""
-    held = [
-        size for mark in stop for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])
-    ]
+    held = [size for mark in stop for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])]
     if text and "\ud800" <= text[-1] <= "\udbff":
         held.append(1)
     return max(held, default=0)

@@ -85,12 +85,13 @@ class Transport:
         self._local = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
+        self._is_closed = False
 
     def close(self) -> None:
         """Close every connection; requests of other threads that wait for an answer fail at once."""
         with self._lock:
             connections = list(self._open)
-            self._open.clear()
+            self._is_closed = True
         for connection in connections:
             if connection.sock is not None:
                 with suppress(OSError):  # it may be closed by the server already
@@ -237,6 +238,9 @@ class Transport:
         self._local.connection = connection
         with self._lock:
             self._open.add(connection)
+            is_closed = self._is_closed
+        if is_closed:
+            raise TransientError("is not asked any more")
         return connection
 
     def _find_proxy(self, host: str) -> SplitResult | None:
@@ -302,7 +306,9 @@ class Transport:
                 f"{self.host} has no {target} (HTTP {status}){said}",
                 "Check `base_url`, which ends in /v1 on most servers; one that has chat only needs `chat_template`.",
             )
-        raise RequestRefusedError(f"{self.host} refuses a request (HTTP {status}){said}", "Correct what it names.", message)
+        raise RequestRefusedError(
+            f"{self.host} refuses a request (HTTP {status}){said}", "Correct what it names.", message
+        )
 
     def _find_message(self, document: Any) -> str:
         """Return what the server says of an error, in one line, without the key."""
