@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from bitnet_bench.backends.openai.retrying import Retrier
-from bitnet_bench.backends.openai.transport import Transport
 from bitnet_bench.errors import BenchError, RequestRefusedError
 
 Answer = tuple[float, bool]
@@ -23,11 +21,18 @@ FIRST_PROBABILITIES, ALL_PROBABILITIES = 512, 1 << 20
 MISSING_TOKENS = "has a choice that is no token of its own after the question"
 
 
+class Post(Protocol):
+    """Function that sends a request until it is answered."""
+
+    def __call__(self, path: str, body: dict[str, Any], at_root: bool = False) -> Any:
+        """Return the JSON document with which *path* answers *body*."""
+
+
 class Scorer(ABC):
     """A way in which servers return log-probabilities of a given text."""
 
-    def __init__(self, transport: Transport, retrier: Retrier, model: str) -> None:
-        self._transport, self._retrier, self._model = transport, retrier, model
+    def __init__(self, post: Post, model: str) -> None:
+        self._post, self._model = post, model
 
     @abstractmethod
     def score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
@@ -44,9 +49,6 @@ class Scorer(ABC):
             raise ValueError("a likely and an absurd text are equally probable")
         if abs(likely[0] - again[0]) > 0.1:
             raise ValueError("the same text is not equally probable twice")
-
-    def _post(self, path: str, body: dict[str, Any], at_root: bool = False) -> Any:
-        return self._retrier.run(lambda: self._transport.post(path, body, at_root))
 
 
 class EchoScorer(Scorer):
@@ -95,8 +97,8 @@ class LlamaServerScorer(Scorer):
     One request per token; the context is read once.
     """
 
-    def __init__(self, transport: Transport, retrier: Retrier, model: str) -> None:
-        super().__init__(transport, retrier, model)
+    def __init__(self, post: Post, model: str) -> None:
+        super().__init__(post, model)
         self._fragments: set[int] = set()
         """Tokens that are parts of characters."""
 
@@ -176,11 +178,10 @@ class LlamaServerScorer(Scorer):
         return float(value)
 
 
-def find_scorer(make: Sequence[Callable[[], Scorer]], host: str) -> Scorer:
+def find_scorer(scorers: Sequence[Scorer], host: str) -> Scorer:
     """Return the first of the scorers that gives log-probabilities of a known text; BenchError if none does."""
     reasons = []
-    for one in make:
-        scorer = one()
+    for scorer in scorers:
         try:
             scorer.check()
             return scorer

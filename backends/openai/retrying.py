@@ -41,10 +41,14 @@ class Retrier:
     ) -> None:
         self._host, self._clock, self._draw = host, clock, draw
         self._stop = threading.Event()
-        self._wait = wait or self._stop.wait
+        self._given_wait, self._wait = wait, wait or self._stop.wait
         self._not_before = 0.0
         self._lock = threading.Lock()
         self._has_warned = False
+
+    def renew(self) -> Retrier:
+        """Return one like this that is not stopped."""
+        return Retrier(self._host, self._clock, self._given_wait, self._draw)
 
     def stop(self) -> None:
         """End all waiting with a StoppedError."""

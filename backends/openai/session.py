@@ -13,7 +13,7 @@ from typing import Any
 from bitnet_bench.backends.openai.concurrency import run_concurrently
 from bitnet_bench.backends.openai.likelihood import EchoScorer, LlamaServerScorer, Scorer, find_scorer
 from bitnet_bench.backends.openai.retrying import Retrier
-from bitnet_bench.backends.openai.transport import NoConnectionError, Transport, TransientError, parse_base_url
+from bitnet_bench.backends.openai.transport import NoConnectionError, TransientError, Transport, parse_base_url
 from bitnet_bench.errors import BenchError, EndpointLostError, RequestRefusedError, UsageError, did_you_mean
 from bitnet_bench.protocols import ALL_REQUESTS, Endpoint, RemoteSession, ServedAnswer, ServedRequest, Share
 
@@ -94,7 +94,7 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
         """Yield the answers of all requests with the same context together."""
         scorer = self._find_scorer()
         groups: dict[str, list[int]] = defaultdict(list)
-        for i, (context, continuation) in enumerate(requests):
+        for i, (context, _) in enumerate(requests):
             spaces = len(context) - len(context.rstrip())  # as lm-eval does: they begin the continuation
             groups[context[: len(context) - spaces]].append(i)
 
@@ -115,16 +115,17 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
 
     def _find_scorer(self) -> Scorer:
         if self._scorer is None:
-            given = (self._transport, self._retrier, self._endpoint.model)
+            known = (EchoScorer(self._post, self._endpoint.model), LlamaServerScorer(self._post, self._endpoint.model))
             try:
-                self._scorer = find_scorer(
-                    [lambda: EchoScorer(*given), lambda: LlamaServerScorer(*given)], self._transport.host
-                )
+                self._scorer = find_scorer(known, self._transport.host)
             except BenchError as error:
                 self._scorer = error
         if isinstance(self._scorer, BenchError):
             raise self._scorer
         return self._scorer
+
+    def _post(self, path: str, body: dict[str, Any], at_root: bool = False) -> Any:
+        return self._retrier.run(lambda: self._transport.post(path, body, at_root))
 
     def generate(
         self, requests: Sequence[ServedRequest], part: Share = ALL_REQUESTS
@@ -142,8 +143,15 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
         yield from self._run([i for i in own if i not in part.known], answer)
 
     def _run(self, items: Sequence[Any], work: Callable[[Any], Any]) -> Iterator[Any]:
-        with closing(run_concurrently(items, work, self._endpoint.concurrency, self.close)) as results:
+        with closing(run_concurrently(items, work, self._endpoint.concurrency, self._renew)) as results:
             yield from results
+
+    def _renew(self) -> None:
+        """End all requests that are under way; the session can be asked again."""
+        retrier, transport = self._retrier, self._transport
+        self._retrier, self._transport = retrier.renew(), transport.renew()
+        retrier.stop()
+        transport.close()
 
     def stream(self, request: ServedRequest) -> Generator[str, None, ServedAnswer]:
         """Yield the pieces of one answer and return the whole; TransientError if it has to be asked again."""

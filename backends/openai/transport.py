@@ -74,7 +74,7 @@ def is_loopback(base_url: str) -> bool:
 
 
 class Transport:
-    """Connections to one server, one per thread. Redirects are not followed, and certificates are always checked."""
+    """Connections to one server, for several threads; redirects are not followed, certificates are checked."""
 
     def __init__(
         self, base_url: str, api_key: str | None, timeout_s: float, clock: Callable[[], float] = time.monotonic
@@ -82,17 +82,24 @@ class Transport:
         self.url: SplitResult = urlsplit(base_url)
         self.host = self.url.netloc
         self._key, self._timeout_s, self._clock = api_key, timeout_s, clock
-        self._local = threading.local()
-        self._open: set[http.client.HTTPConnection] = set()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._in_use: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._is_closed = False
+
+    def renew(self) -> Transport:
+        """Return one like this without connections."""
+        return Transport(self.url.geturl(), self._key, self._timeout_s, self._clock)
 
     def close(self) -> None:
         """Close every connection; requests of other threads that wait for an answer fail at once."""
         with self._lock:
-            connections = list(self._open)
             self._is_closed = True
-        for connection in connections:
+            idle, self._idle = self._idle, []
+            in_use = list(self._in_use)
+        for connection in idle:
+            connection.close()
+        for connection in in_use:  # whoever uses it closes it
             if connection.sock is not None:
                 with suppress(OSError):  # it may be closed by the server already
                     connection.sock.shutdown(socket.SHUT_RDWR)
@@ -173,42 +180,57 @@ class Transport:
         headers |= {} if data is None else {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
         target = f"{'' if at_root else self.url.path}/{path}"
+        connection = None
         try:
-            response = self._exchange(method, target, data, headers)
+            connection, response = self._exchange(method, target, data, headers)
             if response.status != 200:
                 self._raise_for_status(response, target)
             yield response
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self._forget()
             raise self._explain(error) from None
-        except BaseException:
-            self._forget()
-            raise
-        if not response.isclosed():
-            self._forget()
+        finally:
+            # no error, and read to its end: it can be used again
+            self._give_back(connection, is_usable=connection is not None and response.isclosed())
 
     def _exchange(
         self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
-    ) -> http.client.HTTPResponse:
-        """Send a request; once more on a new connection if the server has closed the one that was kept."""
-        was_kept = getattr(self._local, "connection", None) is not None
-        connection = self._connect()
-        try:
-            connection.request(method, target, data, dict(headers))
-            return connection.getresponse()
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-            if not was_kept:
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        """Send a request; on a new connection if the server has closed the one that was kept."""
+        with self._lock:
+            kept = self._idle.pop() if self._idle else None
+        for connection in (kept, None) if kept is not None else (None,):
+            connection = connection or self._connect()
+            with self._lock:
+                self._in_use.add(connection)
+                is_closed = self._is_closed
+            try:
+                if is_closed:
+                    raise TransientError("is not asked any more")
+                connection.request(method, target, data, dict(headers))
+                return connection, connection.getresponse()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self._give_back(connection, is_usable=False)
+                if connection is not kept:
+                    raise
+            except BaseException:
+                self._give_back(connection, is_usable=False)
                 raise
-            self._forget()
-        connection = self._connect()
-        connection.request(method, target, data, dict(headers))
-        return connection.getresponse()
+        raise AssertionError("a new connection answers or raises")
+
+    def _give_back(self, connection: http.client.HTTPConnection | None, is_usable: bool) -> None:
+        """Keep *connection* for the next request, or close it."""
+        if connection is None:
+            return
+        with self._lock:
+            self._in_use.discard(connection)
+            is_kept = is_usable and connection.sock is not None and not self._is_closed
+            if is_kept:
+                self._idle.append(connection)
+        if not is_kept:
+            connection.close()
 
     def _connect(self) -> http.client.HTTPConnection:
-        """Return this thread's connection, after opening it."""
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept is not None:
-            return kept
+        """Return a new connection; NoConnectionError if there is no server."""
         host, port = self.url.hostname or "", self.url.port
         connection: http.client.HTTPConnection
         if self.url.scheme == "https":
@@ -223,39 +245,17 @@ class Transport:
             connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
         try:
             connection.connect()
-        except socket.gaierror as error:
-            raise NoConnectionError(f"is not known by that name ({error.strerror})") from None
-        except TimeoutError:
-            raise NoConnectionError(f"takes no connection in {CONNECT_TIMEOUT_S:g} s") from None
-        except ConnectionRefusedError:
-            raise NoConnectionError("refuses the connection") from None
-        except ssl.SSLError:
-            raise
         except OSError as error:
-            raise NoConnectionError(f"cannot be reached ({error.strerror or error})") from None
+            connection.close()
+            raise _explain_connecting(error) from None
         connection.sock.settimeout(self._timeout_s)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._local.connection = connection
-        with self._lock:
-            self._open.add(connection)
-            is_closed = self._is_closed
-        if is_closed:
-            raise TransientError("is not asked any more")
         return connection
 
     def _find_proxy(self, host: str) -> SplitResult | None:
         """Return the proxy that HTTPS_PROXY names for *host*; None if there is none."""
         found = getproxies().get("https")
         return urlsplit(found) if found and host not in LOOPBACK and not proxy_bypass(host) else None
-
-    def _forget(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            self._local.connection = None
-            with self._lock:
-                self._open.discard(connection)
-            connection.close()
 
     def _explain(self, error: Exception) -> Exception:
         """Return the error of a connection as a sentence."""
@@ -322,6 +322,19 @@ class Transport:
     def _clean(self, text: str) -> str:
         text = text.replace(self._key, "[key]") if self._key else text
         return shorten_text(" ".join(text.split()), MAX_MESSAGE_CHARACTERS)
+
+
+def _explain_connecting(error: OSError) -> Exception:
+    """Return why there is no connection."""
+    if isinstance(error, ssl.SSLError):
+        return error
+    if isinstance(error, socket.gaierror):
+        return NoConnectionError(f"is not known by that name ({error.strerror})")
+    if isinstance(error, TimeoutError):
+        return NoConnectionError(f"takes no connection in {CONNECT_TIMEOUT_S:g} s")
+    if isinstance(error, ConnectionRefusedError):
+        return NoConnectionError("refuses the connection")
+    return NoConnectionError(f"cannot be reached ({error.strerror or error})")
 
 
 def parse_retry_after(text: str | None, now: Callable[[], float] = time.time) -> float | None:

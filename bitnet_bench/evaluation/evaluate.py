@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bitnet_bench import plugins
 from bitnet_bench.errors import BenchError, EndpointLostError, GpuLostError, UsageError
@@ -305,8 +305,11 @@ def _score_task(
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
-            is_remote = isinstance(session, RemoteSession)
-            lm: Any = (RemoteLM if is_remote else SessionLM)(session, progress, answers, workers)
+            lm: SessionLM | RemoteLM
+            if isinstance(session, RemoteSession):
+                lm = RemoteLM(session, progress, answers, workers, job)
+            else:
+                lm = SessionLM(session, progress, answers, workers)
             result = evaluate_task(lm, one, job.limit, job.chat_template)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.count > 1 and not isinstance(error, BenchError):
@@ -315,7 +318,7 @@ def _score_task(
         if isinstance(error, GpuLostError | EndpointLostError) and workers.count == 1:
             raise  # every other task would fail as well
         return
-    served = summarize_answers(lm.served) if is_remote else None
+    served = summarize_answers(lm.served) if isinstance(lm, RemoteLM) else None
     run.record_result(one, result, lm.counts, time.monotonic() - started, served)
 
 

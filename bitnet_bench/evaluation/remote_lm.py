@@ -17,6 +17,7 @@ from bitnet_bench.errors import BenchError, RequestRefusedError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
 from bitnet_bench.processes import Workers
 from bitnet_bench.protocols import Progress, RemoteSession, ServedAnswer, ServedRequest, Share, no_progress
+from bitnet_bench.runs.jobs import EvaluateJob
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -41,13 +42,12 @@ class RemoteLM(LM):
         progress: Progress = no_progress,
         answers: AnswerStore | None = None,
         workers: Workers | None = None,
-        settings: Mapping[str, Any] | None = None,
+        job: EvaluateJob | None = None,
     ) -> None:
         super().__init__()
         self._session, self._progress = session, progress
         self._kept, self._workers = answers or NullStore(), workers or Workers()
-        self._settings = settings or {}
-        """Further fields of every request that generates, such as `temperature`."""
+        self._job = job
         self._chats: dict[str, tuple[Mapping[str, str], ...]] = {}
         """Conversation of each text that `apply_chat_template` has returned."""
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
@@ -97,7 +97,7 @@ class RemoteLM(LM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the server's answers."""
-        asked = [self._make_request(request) for request in requests]
+        asked = [self._make_request(one, draw) for one, draw in zip(requests, number_draws(requests), strict=True)]
         answers = self._answer_requests(
             requests,
             [_make_key(one) for one in asked],
@@ -108,13 +108,13 @@ class RemoteLM(LM):
         self.served += answers
         return [answer.text for answer in answers]
 
-    def _make_request(self, request: Instance) -> ServedRequest:
+    def _make_request(self, request: Instance, draw: int) -> ServedRequest:
         options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=DEFAULT_NEW_TOKENS)
-        stops = handle_stop_sequences(options["until"], eos=None)
+        stops = tuple(handle_stop_sequences(options["until"], eos=None))
         text = str(request.args[0])
-        return ServedRequest(
-            self._chats.get(text, text), int(options["max_gen_toks"]), tuple(stops), dict(self._settings)
-        )
+        prompt = self._chats.get(text, text)
+        limit = getattr(self._job, "max_new_tokens", None) or int(options["max_gen_toks"])
+        return ServedRequest(prompt, limit, stops, make_settings(self._job, draw, is_chat=prompt is not text))
 
     def _answer_requests(
         self,
@@ -147,6 +147,32 @@ class RemoteLM(LM):
             failed = error
         everything = self._workers.gather(found, failed)
         return [everything[i] for i in range(len(keys))]
+
+
+def make_settings(job: EvaluateJob | None, draw: int, is_chat: bool) -> dict[str, Any]:
+    """Return the fields of a request that say how tokens are chosen; {} for the most likely ones.
+
+    *draw* numbers the answers to one request, which differ in their seed. Whether the model thinks is told to the
+    server's chat template, as vLLM, SGLang and llama-server take it.
+    """
+    found: dict[str, Any] = {}
+    if temperature := getattr(job, "temperature", 0.0):
+        found |= {"temperature": temperature, "seed": getattr(job, "seed", 0) + draw}
+        found |= {"top_p": top_p} if (top_p := getattr(job, "top_p", 1.0)) < 1 else {}
+        found |= {"top_k": top_k} if (top_k := getattr(job, "top_k", None)) is not None else {}
+    if is_chat and (thinking := getattr(job, "thinking", "auto")) != "auto":
+        found["chat_template_kwargs"] = {"enable_thinking": thinking == "on"}
+    return found
+
+
+def number_draws(requests: Sequence[Instance]) -> list[int]:
+    """Return for each request how many before it are the same object, as lm-eval repeats a request."""
+    seen: Counter[int] = Counter()
+    numbers = []
+    for request in requests:
+        numbers.append(seen[id(request)])
+        seen[id(request)] += 1
+    return numbers
 
 
 class _Documents:

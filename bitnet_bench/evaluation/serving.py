@@ -76,7 +76,7 @@ def find_key(base_url: str, variable: str | None) -> str | None:
     parts = urlsplit(base_url)
     if key is not None and variable is None and parts.scheme == "http" and parts.hostname not in LOOPBACK:
         _log.warning(
-            "The key in %s is not sent to %s, whose URL has no TLS; name a variable with `api_key_variable` to send it.",
+            "The key in %s is not sent to %s, whose URL has no TLS: name the variable with `api_key_variable`.",
             DEFAULT_KEY_VARIABLE,
             parts.hostname,
         )

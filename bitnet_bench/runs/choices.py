@@ -31,7 +31,8 @@ TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "bake
 Format = Literal["float", "served", TernaryFormat]
 """How the weights of a checkpoint are stored.
 
-served: a server holds them, and they cannot be seen. float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
+served: a server holds them, and they cannot be seen.
+float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
 codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
 baked: float weights that hold -s, 0 and +s only. grouped: float weights that hold -s, 0 and +s only in every group of
 64 or 128 inputs of a row, with a scale s of its own. packed: 2-bit codes as the CPU kernel reads them, with one scale
