@@ -138,6 +138,8 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
         self._room = (0, 0)
+        self._to_write = 0
+        """Most tokens that are written after the prompts that are read next."""
         super().__init__(tokenizer, precision, library.trained_context, library.vocabulary)
 
     def close(self) -> None:
@@ -227,9 +229,10 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
         return found
 
     def _begin(self, tokens: int, sequences: int) -> None:
-        """Make room for *tokens* in *sequences*, and as many again for decoding; forget what was read."""
-        if tokens > self._room[0] // 2 or sequences > self._room[1]:
-            self._room = (2 * max(tokens, self.budget), max(sequences, self._room[1]))
+        """Make room for *tokens* in *sequences*, and at least as many again for decoding; forget what was read."""
+        needed = tokens + max(tokens, self._to_write)
+        if needed > self._room[0] or sequences > self._room[1]:
+            self._room = (max(needed, 2 * self.budget), max(sequences, self._room[1]))
             self.library.make_room(*self._room)
         self.library.forget()
 

@@ -125,6 +125,19 @@ class Session(Contract, ABC):
     ) -> Iterator[Sequence[tuple[int, str]]]:
         """Yield (index, greedy continuation) of prompts, up to EOS, a stop string (left out) or the limit."""
 
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, stop: Sequence[str] = (), **options: Any
+    ) -> Generator[str, None, tuple[int, bool] | None]:
+        """Yield the continuation of one prompt piece by piece; by default all at once.
+
+        Return (number of new tokens, whether the limit ended it), or None if that is not known. *options* are those
+        of `generate`.
+        """
+        for some in self.generate([prompt], max_new_tokens, stop, **options):
+            for _, answer in some:
+                yield str(getattr(answer, "text", answer))
+        return None
+
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of one length and return an opaque state for `decode`, after all queued work is finished."""

@@ -134,7 +134,7 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
 
         def answer(i: int) -> list[tuple[int, ServedAnswer]]:
             try:
-                return [(i, self._retrier.run(lambda: _exhaust(self.stream(requests[i]))))]
+                return [(i, self._retrier.run(lambda: _exhaust(self._stream(requests[i]))))]
             except RequestRefusedError as error:
                 error.request = i
                 raise
@@ -154,6 +154,29 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
         transport.close()
 
     def stream(self, request: ServedRequest) -> Generator[str, None, ServedAnswer]:
+        """Yield the pieces of one answer and return the whole; it is asked for again until the first piece comes."""
+
+        def begin() -> tuple[Generator[str, None, ServedAnswer], str] | ServedAnswer:
+            pieces = self._stream(request)
+            try:
+                return pieces, next(pieces)
+            except StopIteration as ended:
+                whole: ServedAnswer = ended.value
+                return whole
+
+        begun = self._retrier.run(begin)
+        if isinstance(begun, ServedAnswer):
+            return begun
+        pieces, first = begun
+        try:
+            yield first
+            return (yield from pieces)
+        except TransientError as error:
+            raise RequestRefusedError(f"{self._transport.host} {error.why}.", "Ask again.") from None
+        finally:
+            pieces.close()
+
+    def _stream(self, request: ServedRequest) -> Generator[str, None, ServedAnswer]:
         """Yield the pieces of one answer and return the whole; TransientError if it has to be asked again."""
         while True:
             try:

@@ -96,7 +96,9 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
     if any(record.errors for record in records):
         raise typer.Exit(1)
     if is_first_process() and not as_json:
-        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
+        has_served = any(record.checkpoint.is_served for record in records)
+        alone = "report" if has_served else "measure"
+        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else alone, *folders)
 
 
 def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:

@@ -273,7 +273,9 @@ def _score_in_turn(
         opened = []
         for run in runs:
             with show_phase(steps, f"load {run.record.checkpoint.source} into {run.record.backend}"):
-                session = stack.enter_context(connect(run.record, job))
+                session = stack.enter_context(
+                    connect(run.record.checkpoint, run.record.backend, run.record.precision, job)
+                )
             store = _open_answer_store(run.record, job, _describe_arithmetic(session))
             opened.append((run, session, stack.enter_context(store)))
         for run, session, _ in opened:

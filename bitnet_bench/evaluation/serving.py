@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from bitnet_bench import plugins
@@ -18,9 +18,9 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.answer_cache import compute_digest
 from bitnet_bench.protocols import Endpoint, InferenceBackend, RemoteBackend, RemoteSession, RuntimeOptions, Session
-from bitnet_bench.runs.choices import AUTO, Precision
+from bitnet_bench.runs.choices import AUTO, RecordedPrecision
 from bitnet_bench.runs.jobs import EvaluateJob, ServingJob
-from bitnet_bench.runs.records import Checkpoint, RunRecord, ServedTask
+from bitnet_bench.runs.records import Checkpoint, ServedTask
 
 if TYPE_CHECKING:
     from bitnet_bench.protocols import ServedAnswer
@@ -43,6 +43,12 @@ def open_model(model: str, job: EvaluateJob) -> Checkpoint:
 def is_remote(backend: str, base_url: str | None) -> bool:
     """Return whether *backend* reaches models on a server; UsageError if the base URL does not fit that."""
     remote = backend != AUTO and plugins.load_plugin("backends", backend).is_remote
+    check_base_url(backend, remote, base_url)
+    return bool(remote)
+
+
+def check_base_url(backend: str, remote: bool, base_url: str | None) -> None:
+    """Raise UsageError unless there is a base URL if, and only if, *backend* is *remote*."""
     if remote and base_url is None:
         raise UsageError(
             f"The backend {backend!r} asks a server, and there is no `base_url`.",
@@ -50,14 +56,14 @@ def is_remote(backend: str, base_url: str | None) -> bool:
         )
     if base_url is not None and not remote:
         raise UsageError("`base_url` names a server, which only `backend=openai` asks.", "Give both, or neither.")
-    return bool(remote)
 
 
 def make_endpoint(model: str, job: ServingJob) -> Endpoint:
     """Return the endpoint of *model*, with its key from the environment."""
     assert job.base_url is not None
     key = find_key(job.base_url, job.api_key_variable)
-    return Endpoint(job.base_url, model, key, job.concurrency, job.request_timeout)
+    concurrency = job.concurrency if isinstance(job, EvaluateJob) else 1
+    return Endpoint(job.base_url, model, key, concurrency, job.request_timeout)
 
 
 def find_key(base_url: str, variable: str | None) -> str | None:
@@ -110,16 +116,18 @@ def digest_inputs(checkpoint: Checkpoint) -> dict[str, str]:
     return {} if checkpoint.is_served else digest_files(Path(checkpoint.path))
 
 
-def connect(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session | RemoteSession]:
-    """Open the model of *record* in its backend."""
-    backend: InferenceBackend | RemoteBackend = plugins.load_plugin("backends", record.backend)
-    if isinstance(backend, RemoteBackend):
-        return backend.connect(make_endpoint(record.checkpoint.source, job))
+def connect(
+    checkpoint: Checkpoint, backend: str, precision: RecordedPrecision, job: EvaluateJob
+) -> AbstractContextManager[Session | RemoteSession]:
+    """Open *checkpoint*, or a model on a server, in *backend*."""
+    opener: InferenceBackend | RemoteBackend = plugins.load_plugin("backends", backend)
+    if isinstance(opener, RemoteBackend):
+        return opener.connect(make_endpoint(checkpoint.source, job))
     options = RuntimeOptions(
         job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations
     )
-    precision = cast("Precision", record.precision)  # only a served model has none
-    return plugins.open_session(backend.configured(options), record.checkpoint, precision)
+    assert precision != "served", "only a server's model has that precision"
+    return plugins.open_session(opener.configured(options), checkpoint, precision)
 
 
 def summarize_answers(answers: Iterable[ServedAnswer]) -> ServedTask | None:
