@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from bitnet_bench.backends.streaming import count_unsure, draw_tokens, find_end
 from bitnet_bench.backends.token_choice import NO_TOKEN, Sampler, choose_greedy
 from bitnet_bench.backends.transfers import PendingTensors, send
 from bitnet_bench.data.templates import find_special_ids
@@ -458,6 +459,34 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
             return frozenset()
         marks = [self.tokenizer.convert_tokens_to_ids(mark) for mark in (thoughts.begin, thoughts.end)]
         return self._special & frozenset(marks)
+
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, stop: Sequence[str] = (), **options: Any
+    ) -> Generator[str, None, tuple[int, bool]]:
+        """Yield the continuation of one prompt as its tokens come, and return (new tokens, whether the limit ended it).
+
+        Bytes of a character whose others are not there yet, and what may become a stop string, are held back.
+        """
+        marks = [mark for mark in stop if mark]
+        with explain_gpu_failures(), draw_tokens(self, prompt, max_new_tokens, **options):
+            state = self.prefill([tuple(prompt)])
+            written: list[int] = []
+            shown = ""
+            while True:
+                token = int(state.tokens[0])
+                if token == NO_TOKEN:
+                    raise NotFiniteError(0, self.precision)
+                written.append(token)
+                ended = find_end(self, written, marks)
+                is_cut = ended is None and len(written) >= max_new_tokens
+                text = self._decode_text(written) if ended is None else ended
+                sure = text if ended is not None or is_cut else text[: len(text) - count_unsure(text, marks)]
+                if len(sure) > len(shown):
+                    yield sure[len(shown) :]
+                    shown = sure
+                if ended is not None or is_cut:
+                    return len(written), is_cut
+                state = self.decode(state, 1)
 
     @cached_property
     def _special(self) -> frozenset[int]:

@@ -42,6 +42,22 @@ class GpuLostError(BenchError):
     """The GPU failed and this process cannot use it any more: everything that follows would fail as well."""
 
 
+class EndpointLostError(BenchError):
+    """A server does not answer, or refuses every request: everything that follows would fail as well."""
+
+
+class RequestRefusedError(BenchError):
+    """A server refuses a request however often it is sent; others may be answered.
+
+    *message* is what the server says, and *request* the index of the request among those of the call, if it is known.
+    """
+
+    def __init__(self, problem: str, hint: str = "", message: str = "") -> None:
+        super().__init__(problem, hint)
+        self.message = message
+        self.request: int | None = None
+
+
 class RowError(BenchError):
     """A row cannot be scored; *what* is the end of a sentence that begins with the row's location."""
 

@@ -21,6 +21,7 @@ from bitnet_bench.protocols import (
     EnergySource,
     InferenceBackend,
     Meter,
+    RemoteBackend,
     Session,
     TrainingBackend,
 )
@@ -142,7 +143,7 @@ def _describe_backend(name: str) -> dict[str, str | bool]:
     try:
         backend = load_plugin("backends", name)
         about |= {
-            "runs": isinstance(backend, InferenceBackend),
+            "runs": isinstance(backend, InferenceBackend | RemoteBackend),
             "trains": isinstance(backend, TrainingBackend),
             "summary": str(backend.summary),
         }

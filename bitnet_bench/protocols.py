@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import get_annotations
 from typing import Any, Protocol, Self, TypeVar
@@ -182,6 +182,19 @@ class Session(Contract, ABC):
         answered alike. The last three are given only where they differ from their defaults.
         """
 
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, stop: Sequence[str] = (), **options: Any
+    ) -> Generator[str, None, tuple[int, bool] | None]:
+        """Yield the continuation of one prompt piece by piece; by default all at once.
+
+        Return (number of new tokens, whether the limit ended it), or None if that is not known. *options* are those
+        of `generate`.
+        """
+        for some in self.generate([prompt], max_new_tokens, stop, **options):
+            for _, answer in some:
+                yield str(getattr(answer, "text", answer))
+        return None
+
     @abstractmethod
     def prefill(self, batch: Sequence[Sequence[int]]) -> Any:
         """Read prompts of one length and return an opaque state for `decode`, after all queued work is finished."""
@@ -232,6 +245,9 @@ class Backend(Contract):
     runs_gguf: bool = False
     """True if a GGUF file is run as it is, at the precision that its layers are stored in."""
 
+    is_remote: bool = False
+    """True if models are reached on a server (`RemoteBackend`)."""
+
     def configured(self, options: RuntimeOptions) -> Self:
         """Return this backend with the user's *options* for a runtime; by default they are ignored."""
         return self
@@ -261,6 +277,88 @@ class CheckedBackend(InferenceBackend):
 
         BenchError if the runtime is missing or its file holds another model.
         """
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model on a server that speaks OpenAI's protocol. The key is shown nowhere, and sent to this server alone."""
+
+    base_url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 8
+    """Number of requests that are open at a time."""
+    timeout_s: float = 300.0
+    """Seconds without a byte after which a request is given up and sent again."""
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """A text to continue, or a conversation whose next turn is asked for."""
+
+    prompt: str | tuple[Mapping[str, str], ...]
+    """A text for `completions`; messages with `role` and `content` for `chat/completions`."""
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the request's body, such as `temperature`."""
+
+
+@dataclass(frozen=True)
+class ServedAnswer:
+    """A generated text, with what the server counted; None where it says nothing."""
+
+    text: str
+    is_cut: bool = False
+    """True if it ended at the limit of new tokens."""
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    first_token_s: float | None = None
+    seconds: float | None = None
+    thought: str = ""
+    """What a server with a parser of thoughts keeps apart from the answer."""
+
+
+class RemoteSession(Contract, ABC):
+    """A connection to a model on a server: text in, text and numbers out."""
+
+    about: Mapping[str, Any]
+    """What the server says of the model; the same for the same model, however often the server is started."""
+    budget: int | None = None
+    """As in `Session`: batches do not depend on memory here."""
+
+    @abstractmethod
+    def loglikelihood(
+        self, requests: Sequence[tuple[str, str]], part: Share = ALL_REQUESTS
+    ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
+        """Score pairs (context, continuation) of text as `Session.loglikelihood` does.
+
+        BenchError if the server returns no log-probabilities of a prompt, or numbers that are none.
+        """
+
+    @abstractmethod
+    def generate(
+        self, requests: Sequence[ServedRequest], part: Share = ALL_REQUESTS
+    ) -> Iterator[Sequence[tuple[int, ServedAnswer]]]:
+        """Yield (index, answer) as the answers come."""
+
+    @abstractmethod
+    def stream(self, request: ServedRequest) -> Generator[str, None, ServedAnswer]:
+        """Yield the answer piece by piece as it comes, and return the whole."""
+
+    @abstractmethod
+    def describe_runtime(self) -> str:
+        """Return what computes, as far as the server says it, for the record."""
+
+
+class RemoteBackend(Backend, ABC):
+    """Reaches models on servers, whose weights are not here."""
+
+    is_remote = True
+
+    @abstractmethod
+    def connect(self, endpoint: Endpoint) -> AbstractContextManager[RemoteSession]:
+        """Ask the server for the model; BenchError if it does not answer, refuses the key, or lacks the model."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import typer
 
 from bitnet_bench import __version__
 from bitnet_bench.cli import cache, data, rating
+from bitnet_bench.cli.chatting import chat
 from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
 from bitnet_bench.cli.evaluating import evaluate, lm_eval, merge, suites_app
 from bitnet_bench.cli.finetuning import finetune
@@ -23,10 +24,9 @@ from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
 from bitnet_bench.cli.reporting import compare, quickstart, report
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
-from bitnet_bench.cli.terminal import pause_progress, protect_streams
+from bitnet_bench.cli.terminal import allow_questions, protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.machine.threads import OPENMP_ENVIRONMENT
-from bitnet_bench.questions import ASK
 from bitnet_bench.wording.translation import use_language
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ COMMANDS = (
     evaluate,
     merge,
     rating.judge,
+    chat,
     measure,
     plan,
     inspect,
@@ -56,7 +57,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, rating.judge, measure, report, compare, push, run)
+FROM_MODELS = (finetune, evaluate, chat, rating.judge, measure, report, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
@@ -88,13 +89,8 @@ def main() -> None:
         os.environ.setdefault(name, value)
     with protect_streams():
         if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-            ASK.set(_ask)
+            allow_questions()
         _run_app()
-
-
-def _ask(question: str) -> bool:
-    with pause_progress():
-        return typer.confirm(question, err=True)
 
 
 def _run_app() -> None:

@@ -107,7 +107,8 @@ def _evaluate_shard(
         print_json([record.model_dump(mode="json") for record in records])
     for record, (_, out) in zip(records, models, strict=True):
         if not as_json:
-            done = f"{len(record.finished_tasks)} of {len(chosen)} tasks are answered in {out / SHARDS_FOLDER / shard.folder}."
+            folder = out / SHARDS_FOLDER / shard.folder
+            done = f"{len(record.finished_tasks)} of {len(chosen)} tasks are answered in {folder}."
             print_text(f"Shard {shard}: {done} When all {shard.count} are: bitnet-bench merge {out}")
         for name, said in record.errors.items():
             print_error(f"Shard {shard} did not answer {name}. {name_options(said)}")
@@ -148,7 +149,8 @@ def _show_records(records: list[RunRecord], folders: Sequence[Path], as_json: bo
     if is_first_process() and not as_json and any(record.answered for record in records):
         print_next("judge", *folders[:2], "--model", "JUDGE")
     elif is_first_process() and not as_json:
-        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else "measure", *folders)
+        alone = "report" if any(record.checkpoint.is_served for record in records) else "measure"
+        print_next("compare" if len(folders) == 2 else "report" if folders[1:] else alone, *folders)
 
 
 def _run_folders(models: list[str], out: Path | None, suites_named: str) -> list[Path]:

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
+import typer
+
+from bitnet_bench.questions import ASK
 from bitnet_bench.wording.translation import translate_lines
 
 CONTROLS = re.compile(
@@ -145,6 +148,16 @@ def protect_streams() -> Iterator[None]:
     finally:
         if (sys.stdout, sys.stderr) == safe:
             sys.stdout, sys.stderr = before
+
+
+def allow_questions() -> None:
+    """Let packages below ask whoever sits at the terminal."""
+    ASK.set(_ask)
+
+
+def _ask(question: str) -> bool:
+    with pause_progress():
+        return typer.confirm(question, err=True)
 
 
 @contextmanager

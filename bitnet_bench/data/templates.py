@@ -243,6 +243,11 @@ def find_chat_template(template: str, rows: Iterable[Row], tokenizer: Any) -> st
     return _write_jinja(_TEMPLATE_MARKS[name]) if name in _TEMPLATE_MARKS else _read_template(name)
 
 
+def make_named_template(name: str) -> str:
+    """Return the Jinja chat template that writes the text of the template *name*, such as `dialogue`."""
+    return _write_jinja(_TEMPLATE_MARKS[name])
+
+
 def apply_chat_template(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], file: str | None = None, **options: bool
 ) -> str:

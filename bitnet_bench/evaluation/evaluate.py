@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
-from bitnet_bench.checkpoints.identity import digest_files
-from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.errors import BenchError, GpuLostError, UsageError
+from bitnet_bench.errors import BenchError, EndpointLostError, GpuLostError, UsageError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, compute_digest
 from bitnet_bench.evaluation.answer_log import open_store
-from bitnet_bench.evaluation.finished import (
-    check_same_inputs,
-    check_same_machine,
-    digest_definition,
-    digest_task,
-)
+from bitnet_bench.evaluation.finished import digest_definition, digest_task
+from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
-from bitnet_bench.files import is_file, write_whole
+from bitnet_bench.evaluation.serving import connect, digest_inputs, open_model, summarize_answers
+from bitnet_bench.files import is_file
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
-from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
-from bitnet_bench.protocols import InferenceBackend, ProgressDisplay, RuntimeOptions, Session, no_display, show_phase
-from bitnet_bench.runs.folder import (
-    RECORD_FILE,
-    TRAINING_FILE,
-    load_record_to_extend,
-    lock_folder,
-    save_record,
-    save_samples,
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
+from bitnet_bench.protocols import (
+    Progress,
+    ProgressDisplay,
+    RemoteSession,
+    Session,
+    no_display,
+    no_progress,
+    show_phase,
 )
+from bitnet_bench.runs.choices import RecordedPrecision
+from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record_to_extend, lock_folder
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.remote_lm import RemoteLM
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
     from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
@@ -48,85 +44,6 @@ if TYPE_CHECKING:
 
 ANSWER_CODE_PACKAGES = ("backends", "checkpoints", "ternary")
 """Packages whose code decides the bits of an answer."""
-
-
-class RunWriter:
-    """Writes a run folder: every finished task is saved at once, by the first worker."""
-
-    keeps_samples = True
-
-    def __init__(self, out: Path, record: RunRecord, writes: bool, blank: RunRecord) -> None:
-        self.out, self.record, self._writes = out, record, writes
-        self._blank = blank
-        """The record of a run that begins now."""
-        self._tasks: dict[str, Mapping[str, str]] = {}
-        """Digests of rows and definition of each task, as they are now."""
-
-    def has_scored(self, task: str) -> bool:
-        """Return whether *task* (SUITE:TASK) is scored, or answered if it is an open task."""
-        return task in self.record.finished_tasks
-
-    def stands_on(self, tasks: dict[str, Mapping[str, str]]) -> None:
-        """Refuse to continue scores that were computed from other inputs than now; *tasks*: the current digests."""
-        self._tasks = tasks
-        scored = [task for task in tasks if self.has_scored(task)]
-        if scored:
-            now = {name: found for task in scored for name, found in tasks[task].items()}
-            check_same_inputs(self.out, self.record, {**self._blank.inputs, **now}, scored)
-
-    def record_runtime(self, session: Session) -> None:
-        """Record the session's runtime; scores that exist already must come from the same one."""
-        runtime = session.describe_runtime()
-        if self._writes and self.record.finished_tasks:
-            check_same_machine(self.out, self.record, runtime, self._blank.environment)
-        self.record = self.record.model_copy(update={"runtime": runtime})
-
-    def check_tokenizer(self, session: Session, job: EvaluateJob) -> None:
-        """Refuse an unusable tokenizer or chat template before the first request."""
-        from bitnet_bench.evaluation.lm import SessionLM, check_chat_settings
-
-        lm = SessionLM(session)
-        used = hashlib.sha256(lm.template.encode()).hexdigest() if job.chat_template else None
-        check_chat_settings(session.tokenizer, job)
-        self.record = self.record.model_copy(update={"chat_template_sha256": used})
-
-    def record_result(self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float) -> None:
-        """Record the scores and the samples of a task."""
-        record = self.record
-        if self._writes and self.keeps_samples:
-            saved = save_samples(self.out, result.name, result.examples)
-            record = record.model_copy(update={"samples": record.samples | {result.name: saved}})
-        happened = {**counts, "malformed": sum(one.malformed for e in result.examples for one in e.each_answer())}
-        self.record = record.model_copy(
-            update={
-                "scores": (*record.scores, *result.scores),
-                "answered": record.answered | ({result.name: len(result.examples)} if self._has_no_scores(one) else {}),
-                "data": record.data | {result.name: result.rows_sha256},
-                "sources": record.sources | {result.name: one.source},
-                "inputs": {**record.inputs, **self._tasks.get(result.name, {})},
-                "counts": {name: record.counts.get(name, 0) + count for name, count in happened.items()},
-                "errors": {task: said for task, said in record.errors.items() if task != result.name},
-                "seconds": record.seconds + seconds,
-            }
-        )
-        if self._writes:
-            save_record(self.out, self.record)  # saved now, whatever happens next
-
-    def _has_no_scores(self, one: BuiltTask) -> bool:
-        """Return whether a task that was asked to the end has answers only."""
-        return one.task.kind == "open" or not self.keeps_samples
-
-    def record_failure(self, task: str, error: Exception) -> None:
-        """Record why *task* could not be scored; an unexpected error also leaves its traceback in OUT/errors."""
-        said = str(error)
-        if not isinstance(error, BenchError):
-            file = self.out / "errors" / f"{task.replace(':', '-')}.txt"
-            said = f"{type(error).__name__}: {error}\n  The traceback is in {file}."
-            if self._writes:
-                write_whole(file, "".join(traceback.format_exception(error)))
-        self.record = self.record.model_copy(update={"errors": self.record.errors | {task: said}})
-        if self._writes:
-            save_record(self.out, self.record)
 
 
 class Scoring:
@@ -139,15 +56,17 @@ class Scoring:
         """Return the *record* of a run that begins."""
         return record
 
-    def open_session(self, run: RunWriter, job: EvaluateJob) -> AbstractContextManager[Session]:
+    def open_session(self, run: RunWriter, job: EvaluateJob) -> AbstractContextManager[Session | RemoteSession]:
         """Return the model of a run."""
         return _open_session(run.record, job)
 
-    def open_answers(self, run: RunWriter, job: EvaluateJob, session: Session) -> AbstractContextManager[AnswerStore]:
+    def open_answers(
+        self, run: RunWriter, job: EvaluateJob, session: Session | RemoteSession
+    ) -> AbstractContextManager[AnswerStore]:
         """Return where the answers of a run are kept."""
         return _open_answer_store(run.record, job, _describe_arithmetic(session))
 
-    def identify(self, run: RunWriter, session: Session) -> bytes:
+    def identify(self, run: RunWriter, session: Session | RemoteSession) -> bytes:
         """Return a digest of everything that decides an answer but the request."""
         return _identify_answers(run.record, _describe_arithmetic(session))[0]
 
@@ -230,8 +149,11 @@ def _new_record(
     settings |= {"answer": job.answer} if job.answer else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
     settings |= job.generation_settings()
-    precision = job.precision or default_precision(checkpoint, job.backend)
-    runtime = choose_backend(job.backend, checkpoint, precision)
+    precision: RecordedPrecision = "served"
+    runtime = RuntimeChoice(job.backend)
+    if not checkpoint.is_served:
+        precision = job.precision or default_precision(checkpoint, job.backend)
+        runtime = choose_backend(job.backend, checkpoint, precision)
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,
@@ -247,7 +169,7 @@ def _new_record(
             **({"stage": job.stage} if job.stage else {}),
         },
         environment=read_environment(),
-        inputs=digest_files(Path(checkpoint.path)),
+        inputs=digest_inputs(checkpoint),
     )
 
 
@@ -294,7 +216,7 @@ def _changed_settings(there: RunRecord, record: RunRecord) -> list[str]:
 
 def _can_open_together(runs: Sequence[RunWriter]) -> bool:
     """Return whether the checkpoints of *runs* fit into memory together, all of them in float32."""
-    needed = sum(4 * run.record.checkpoint.parameters for run in runs)
+    needed = sum(4 * run.record.checkpoint.parameters for run in runs if not run.record.checkpoint.is_served)
     return needed < WEIGHTS_SHARE * find_free_bytes()
 
 
@@ -324,62 +246,71 @@ def _score_in_turn(
                     _score_task(run, one, job, session, answers, workers, title, steps, way)
 
 
-def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session]:
-    options = RuntimeOptions(
-        job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations
-    )
-    backend: InferenceBackend = plugins.load_plugin("backends", record.backend)
-    return plugins.open_session(backend.configured(options), record.checkpoint, record.precision)
+def _open_session(record: RunRecord, job: EvaluateJob) -> AbstractContextManager[Session | RemoteSession]:
+    return connect(record.checkpoint, record.backend, record.precision, job)
 
 
 def describe_model(model: str, job: EvaluateJob) -> RunRecord:
     """Return the record of a run of *model* in which nothing is asked: what it is, and what runs it."""
-    return _new_record(Path(model), open_checkpoint(model, job.tokenizer, job.read_as), (), job, None)
+    return _new_record(Path(model), open_model(model, job), (), job, None)
 
 
 @contextmanager
-def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[SessionLM]:
+def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[SessionLM | RemoteLM]:
     """Load the model of *record* (`describe_model`), with its kept answers, for questions that are not a task's."""
-    from bitnet_bench.evaluation.lm import SessionLM
-
     with ExitStack() as stack:
         session = stack.enter_context(_open_session(record, job))
         store = _open_answer_store(record, job, _describe_arithmetic(session))
-        yield SessionLM(session, answers=stack.enter_context(store), job=job)
+        yield _make_lm(session, stack.enter_context(store), job)
+
+
+def _make_lm(
+    session: Session | RemoteSession,
+    answers: AnswerStore,
+    job: EvaluateJob,
+    progress: Progress = no_progress,
+    workers: Workers | None = None,
+) -> SessionLM | RemoteLM:
+    """Return the language model of lm-eval for *session*."""
+    from bitnet_bench.evaluation.lm import SessionLM
+    from bitnet_bench.evaluation.remote_lm import RemoteLM
+
+    kind = RemoteLM if isinstance(session, RemoteSession) else SessionLM
+    return kind(session, progress, answers, workers, job)  # type: ignore[arg-type]
 
 
 def _score_task(
     run: RunWriter,
     one: BuiltTask,
     job: EvaluateJob,
-    session: Session,
+    session: Session | RemoteSession,
     answers: AnswerStore,
     workers: Workers,
     title: str,
     steps: ProgressDisplay,
     way: Scoring,
 ) -> None:
-    from bitnet_bench.evaluation.lm import SessionLM
-
     started = time.monotonic()
     if session.budget is not None:  # tokens per batch from the free memory: all workers must cut the same batches
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
-            lm = SessionLM(session, progress, answers, workers, job)
+            lm = _make_lm(session, answers, job, progress, workers)
             result = way.ask(lm, one, job)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.are_joined and not isinstance(error, BenchError):
             raise  # the other workers wait for answers that will not come; the launcher ends them
         run.record_failure(one.name, error)
-        if isinstance(error, GpuLostError) and not workers.are_joined:
+        if isinstance(error, GpuLostError | EndpointLostError) and not workers.are_joined:
             raise  # every other task would fail as well
         return
-    run.record_result(one, result, lm.counts, time.monotonic() - started)
+    run.record_result(one, result, lm.counts, time.monotonic() - started, summarize_answers(lm.served))
 
 
-def _describe_arithmetic(session: Session) -> str:
+def _describe_arithmetic(session: Session | RemoteSession) -> str:
     """Return what decides the last bits of a session's answers: its device, and its dtype if that can be chosen."""
+    if isinstance(session, RemoteSession):
+        return session.describe_runtime()
     return session.arithmetic or session.device
 
 
@@ -405,11 +336,16 @@ def _identify_answers(record: RunRecord, arithmetic: str) -> tuple[bytes, dict[s
     }
     identity = compute_digest(
         record.checkpoint.weights_id,
-        _files_digest(Path(record.checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja")),
+        *([] if record.checkpoint.is_served else [_digest_settings(record.checkpoint)]),
         *map(_digest_sources, ANSWER_CODE_PACKAGES),
         *(about[name] for name in ("precision", "backend", "device", "software")),
     )
     return identity, about
+
+
+def _digest_settings(checkpoint: Checkpoint) -> bytes:
+    """Return the digest of the configuration, the tokenizer and the template of *checkpoint*."""
+    return _files_digest(Path(checkpoint.path), ("*.json", "*.model", "*.txt", "*.jinja"))
 
 
 def _digest_sources(package: str) -> bytes:
@@ -456,6 +392,6 @@ def evaluate_several(
         raise UsageError("None of the tasks has rows here.", "Give `data_dir`, or name a `task`.")
     job = job or EvaluateJob()
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    opened = [(open_checkpoint(model, job.tokenizer, job.read_as), out) for model, out in models]
+    opened = [(open_model(model, job), out) for model, out in models]
     with join_workers() as crew:
         return score_checkpoints(opened, tasks, job, directory, crew, steps if crew.is_first else no_display)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,3 +108,13 @@ def pack_completion(completion: Completion) -> bytes:
 def unpack_completion(packed: bytes) -> Completion:
     """Return the completion that `pack_completion` packed."""
     return Completion(*json.loads(packed.decode("utf-8", "surrogatepass")))
+
+
+def number_draws(requests: Sequence[Any]) -> list[int]:
+    """Return for each request how many before it are the same object, as lm-eval repeats a request."""
+    seen: Counter[int] = Counter()
+    numbers = []
+    for request in requests:
+        numbers.append(seen[id(request)])
+        seen[id(request)] += 1
+    return numbers

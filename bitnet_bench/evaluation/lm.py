@@ -25,12 +25,13 @@ from bitnet_bench.evaluation.generation import (
     asks_to_sample,
     divide_completion,
     fit_into_context,
+    number_draws,
     pack_completion,
     read_request,
     unpack_completion,
 )
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Completion, Progress, Session, Share, Thoughts, no_progress
+from bitnet_bench.protocols import Completion, Progress, ServedAnswer, Session, Share, Thoughts, no_progress
 from bitnet_bench.runs.jobs import EvaluateJob
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class SessionLM(TemplateLM):
         self._encoded: dict[str, list[int]] = {}
         """Ids of texts that were encoded together, while they are needed."""
         self.counts = {"requests": 0, "truncated": 0, "cached": 0}
+        self.served: tuple[ServedAnswer, ...] = ()
+        """Nothing: no server answers."""
 
     @property
     def has_chat_template(self) -> bool:
@@ -266,7 +269,7 @@ class SessionLM(TemplateLM):
         documents = _list_document_ids(requests)
         told = _DocumentProgress(documents, self._progress, self._workers.count)
         prompts = self._encode_prompts([request.args[0] for request in requests])
-        draws = _number_draws(requests)
+        draws = number_draws(requests)
         marks = self._find_thought_marks()
         groups: dict[GenerationRequest, list[int]] = {}
         for i, request in enumerate(requests):
@@ -454,16 +457,6 @@ def _is_finite(answer: Any) -> bool:
 
 def _list_document_ids(requests: Sequence[Instance]) -> list[int]:
     return [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
-
-
-def _number_draws(requests: Sequence[Instance]) -> list[int]:
-    """Return for each request how many before it are the same object, as lm-eval repeats a request."""
-    seen: Counter[int] = Counter()
-    numbers = []
-    for request in requests:
-        numbers.append(seen[id(request)])
-        seen[id(request)] += 1
-    return numbers
 
 
 def make_thinking_options(thinking: str) -> dict[str, bool]:

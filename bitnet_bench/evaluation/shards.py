@@ -20,11 +20,12 @@ from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.answer_log import AnswerLog, KnownAnswers, read_answers
-from bitnet_bench.evaluation.evaluate import RunWriter, Scoring, score_checkpoints
+from bitnet_bench.evaluation.evaluate import Scoring, score_checkpoints
 from bitnet_bench.evaluation.finished import check_same_inputs, check_same_machine
+from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
 from bitnet_bench.processes import LoneWorker, Workers, count_processes
-from bitnet_bench.protocols import ALL_REQUESTS, Completion, ProgressDisplay, Session, Share, no_display
+from bitnet_bench.protocols import ALL_REQUESTS, Completion, ProgressDisplay, RemoteSession, Session, Share, no_display
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
@@ -89,8 +90,11 @@ class _AnsweringOnly(Scoring):
         """Return *record* with the shard among its settings."""
         return record.model_copy(update={"settings": record.settings | {"shard": str(self._shard)}})
 
-    def open_answers(self, run: RunWriter, job: EvaluateJob, session: Session) -> AbstractContextManager[AnswerStore]:
+    def open_answers(
+        self, run: RunWriter, job: EvaluateJob, session: Session | RemoteSession
+    ) -> AbstractContextManager[AnswerStore]:
         """Return the file of this shard's answers, which says how to open the model without its weights."""
+        assert isinstance(session, Session), "a served model is not divided"
         about = {**self._asked, "max_length": session.max_length, "device": session.device}
         return AnswerLog(run.out / ANSWERS_FILE, self.identify(run, session), about)
 
@@ -122,6 +126,8 @@ def evaluate_shard(
     if open_tasks:
         hint = "Its second turn needs the answer to the first: evaluate it in one process, or name other tasks."
         raise UsageError(f"{open_tasks[0]} cannot be divided into shards.", hint)
+    if job is not None and job.base_url is not None:
+        raise UsageError("A model on a server is not asked in shards.", "`concurrency` sends more requests at a time.")
     if count_processes() > 1:
         raise UsageError("`shard` divides the work already.", "Start each shard by itself, without torchrun.")
     job = (job or EvaluateJob()).model_copy(update={"cache": False})
@@ -183,7 +189,9 @@ class _Merging(Scoring):
         """Return a session that loads the model only for answers that are in no file."""
         return _open_unloaded(run.record, self._shards[0], partial(super().open_session, run, job))
 
-    def open_answers(self, run: RunWriter, job: EvaluateJob, session: Session) -> AbstractContextManager[AnswerStore]:
+    def open_answers(
+        self, run: RunWriter, job: EvaluateJob, session: Session | RemoteSession
+    ) -> AbstractContextManager[AnswerStore]:
         """Return the answers of all shards."""
         return nullcontext(KnownAnswers([one.folder / ANSWERS_FILE for one in self._shards]))
 
@@ -203,6 +211,7 @@ class _UnloadedSession(Session):
         self.tokenizer = load_tokenizer(checkpoint)
         self.max_length = int(shard.about["max_length"])
         self.device = str(shard.about["device"])
+        assert shard.record.precision != "served", "a served model is not divided"
         self.precision = shard.record.precision
         self._runtime, self._load = shard.record.runtime, load
 

@@ -22,15 +22,18 @@ Precision = Literal[
 ]  # fmt: skip
 """How weights are run. From q8_0 on these are the tensor types of llama.cpp and of bitnet.cpp (i2_s, tl1, tl2); those
 after tl2 are not written here: a GGUF file that is a model itself has them in most of its layers."""
+RecordedPrecision = Literal[Precision, "served"]
+"""Precision of a run. served: that of a server, which does not say it."""
 TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "q2_0", "i2_s", "tl1", "tl2")
 """Precisions that hold only ternary codes in the layers."""
 Activations = Literal["checkpoint", "int8"]
 """What ternary layers multiply: what the checkpoint was made for, or int8 in any case."""
 TrainingPrecision = Literal["ternary", "fp16"]
 TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama", "grouped"]
-Format = Literal["float", TernaryFormat]
+Format = Literal["float", "served", TernaryFormat]
 """How the weights of a checkpoint are stored.
 
+served: a server holds them, and they cannot be seen.
 float: plain weights. masters: float weights that a quantizer makes ternary on the fly. bitlinear, autobitlinear: 2-bit
 codes in the two layouts of transformers. tinyllama: masters of a Llama that normalizes inside its linear layers.
 baked: float weights that hold -s, 0 and +s only. grouped: float weights that hold -s, 0 and +s only in every group of

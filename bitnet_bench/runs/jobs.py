@@ -46,6 +46,8 @@ DISTILLATION = Option("Distillation")
 STAGES = Option("Stages")
 OUTPUT = Option("Output")
 GENERATION = Option("Generation")
+SERVING = Option("A model on a server")
+MAX_CONCURRENCY = 1024
 
 
 def rename_former_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,8 +355,29 @@ class Arms(Settings):
         return bool(self.prune) or self.find_learning_rate
 
 
-class EvaluateJob(Settings):
+class ServingJob(Settings):
+    """How a model on a server is reached."""
+
+    base_url: Annotated[str | None, SERVING] = None
+    """The server whose model is asked, such as http://localhost:8000/v1; then `backend=openai`, and `model` is the
+    model's name there."""
+    api_key_variable: Annotated[str | None, SERVING] = None
+    """Environment variable that holds the server's key [default: OPENAI_API_KEY, if it is set].
+
+    The key itself is written nowhere.
+    """
+    request_timeout: Annotated[float, SERVING] = Field(default=300.0, gt=0, le=MAX_COUNT)
+    """Seconds without a byte from a server after which a request is sent again."""
+
+
+class EvaluateJob(ServingJob):
     """How checkpoints are scored."""
+
+    concurrency: Annotated[int, SERVING] = Field(default=8, gt=0, le=MAX_CONCURRENCY)
+    """Requests that a server is sent at a time.
+
+    With 1 a server that computes the same for the same requests gives the same answers to the bit.
+    """
 
     backend: Annotated[str, Option()] = AUTO
     """The runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf.
@@ -522,3 +545,43 @@ class MeasureJob(Settings):
     """auto, rapl, nvml, zeus, codecarbon (a model), trace or none."""
     model_energy: Annotated[bool, Option(name="model-energy")] = False
     """Without a counter, work joules out of operations (modelled)."""
+
+
+class ChatJob(ServingJob):
+    """How models are talked to."""
+
+    backends: Annotated[tuple[str, ...], Option(name="backend")] = (AUTO,)
+    """A runtime (`bitnet-bench backends`); auto: ternary where its engine fits, else hf. One for all models, or one for
+    each, in their order."""
+    precision: Annotated[Precision | None, Option()] = None
+    """[default: ternary for ternary checkpoints, that of a GGUF file in llamacpp, else the fastest float dtype here]"""
+    tokenizer: Annotated[str | None, Option()] = None
+    """A folder or a hub id whose tokenizer a GGUF file is read with, where its own is missing or of an unknown kind."""
+    read_as: Annotated[ReadAs | None, Option(name="as")] = None
+    """Read plain float weights as the masters of a ternary model, where nothing in their files says that they are."""
+    libllama: Annotated[str | None, Option(is_path=True)] = None
+    """A libllama of your own (a build with CUDA, bitnet.cpp, ik_llama.cpp): its folder or file.
+
+    Else $BITNET_BENCH_LIBLLAMA, else the wheel of the extra `llamacpp`.
+    """
+    gpu_layers: Annotated[int, Option()] = Field(default=0, ge=0)
+    """Layers that llamacpp or bitnetcpp keeps on the GPU; a build for the CPU has none."""
+    system: Annotated[str | None, GENERATION] = Field(default=None, min_length=1)
+    """Text of the system turn."""
+    temperature: Annotated[float, GENERATION] = Field(default=0.0, ge=0, le=100)
+    """0: the most likely token is taken at every step. Above 0: tokens are drawn, with random numbers from `seed`."""
+    top_p: Annotated[float, GENERATION] = Field(default=1.0, gt=0, le=1)
+    """Draw only from the most likely tokens that have this share of the probability together."""
+    top_k: Annotated[int | None, GENERATION] = Field(default=None, gt=0, le=MAX_COUNT)
+    """Draw only from the N most likely tokens [default: all]."""
+    seed: Annotated[int, GENERATION] = Field(default=0, ge=0, le=MAX_SEED)
+    """Seed of everything random."""
+    max_new_tokens: Annotated[int, GENERATION] = Field(default=512, gt=0, le=MAX_COUNT)
+    """Most tokens of an answer."""
+
+    @model_validator(mode="after")
+    def _check_drawing(self) -> ChatJob:
+        for name in ("top_p", "top_k"):
+            if self.temperature == 0 and getattr(self, name) != self.default(name):
+                raise ValueError(f"`{name}` needs a `temperature` above 0: without one, no token is drawn")
+        return self

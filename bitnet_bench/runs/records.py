@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from bitnet_bench.runs.choices import Format, Precision, ReadAs
+from bitnet_bench.runs.choices import Format, Precision, ReadAs, RecordedPrecision
 from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
 from bitnet_bench.runs.value import GrownValue, Value
 
@@ -27,12 +27,16 @@ class Checkpoint(GrownValue):
         "quantizes_activations",
         "gguf_types",
         "read_as",
+        "endpoint",
+        "served_as",
     )
 
     source: str
-    """Name that the user gave: a folder, a GGUF file, a hub id, or an embedded checkpoint such as `demo`."""
+    """Name that the user gave: a folder, a GGUF file, a hub id, an embedded checkpoint such as `demo`, or the name of a
+    model on a server."""
     path: str
-    """Folder with its config.json and tokenizer; of a GGUF file, one in the cache that is made from its metadata."""
+    """Folder with its config.json and tokenizer; of a GGUF file, one in the cache that is made from its metadata; empty
+    for a served model."""
     revision: str | None = None
     architecture: str
     format: Format
@@ -45,7 +49,8 @@ class Checkpoint(GrownValue):
     dtype: str
     """Dtype of the weights that are not ternary; of a GGUF file, a type of ggml, such as Q4_K."""
     sha256: str
-    """Digest of the weight files, in name order."""
+    """Digest of the weight files, in name order; of a served model, whose weights cannot be seen, of its endpoint, its
+    name, and what the server says of it."""
     weight_bytes: dict[str, int]
     """Bytes on disk by kind: ternary, linear, embedding, head, norm. A tied head adds nothing."""
     parameters: int
@@ -63,11 +68,20 @@ class Checkpoint(GrownValue):
 
     read_as: ReadAs | None = None
     """What the user said that the float weights are, where nothing in the files says it; None if nothing was said."""
+    endpoint: str | None = None
+    """Base URL of the server that holds the model; None if its files are here."""
+    served_as: dict[str, Any] = {}
+    """What the server says of the model; {} if its files are here."""
 
     @property
     def weights_id(self) -> str:
         """Return the digest of the weight files and, if the user said it, what they are read as."""
         return f"{self.sha256}-{self.read_as}" if self.read_as else self.sha256
+
+    @property
+    def is_served(self) -> bool:
+        """Return whether a server holds the model, so that its weights can be neither read nor digested."""
+        return self.endpoint is not None
 
     @property
     def is_gguf(self) -> bool:
@@ -82,7 +96,7 @@ class Checkpoint(GrownValue):
     @property
     def is_ternary(self) -> bool:
         """Return whether the checkpoint is meant to be run with ternary weights."""
-        return self.format != "float"
+        return self.format not in ("float", "served")
 
     @property
     def has_codes_only(self) -> bool:
@@ -592,10 +606,25 @@ class JudgedScore(Value):
     verdicts_sha256: str = ""
 
 
+class ServedTask(Value):
+    """What a server counted, and how long it took, for the generated answers of a task."""
+
+    answers: int
+    prompt_tokens: int | None = None
+    """Tokens of the prompts as the server counts them; None if it does not say."""
+    new_tokens: int | None = None
+    cut: int = 0
+    """Number of answers that ended at the limit of new tokens."""
+    first_token_s: tuple[float, float] | None = None
+    """Median and 95th percentile of the time to the first token, waiting and network included."""
+    answer_s: tuple[float, float] | None = None
+    """Median and 95th percentile of the time of a whole answer."""
+
+
 class RunRecord(GrownValue):
     """The results of one checkpoint in one run folder (`record.json`)."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed", "answered", "judged")
+    ADDED: ClassVar[tuple[str, ...]] = ("inputs", "once_unsealed", "answered", "judged", "serving")
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -604,7 +633,7 @@ class RunRecord(GrownValue):
     """Backend that ran; never `auto`."""
     backend_reason: str | None = None
     """Reason why `auto` chose the backend; None if the user named it."""
-    precision: Precision
+    precision: RecordedPrecision
     runtime: str | None = None
     """The backend's description of what computed: the device, the kernels, the dtypes; None if it gives none."""
     suites: dict[str, str] = {}
@@ -636,6 +665,8 @@ class RunRecord(GrownValue):
     """Backend and precision -> why it could not be measured."""
     cost_left_out: dict[str, str] = {}
     """Backend and precision -> why the budget left it out, which is not a failure."""
+    serving: dict[str, ServedTask] = {}
+    """Task -> what a server said and took to answer it; {} if the model was run here."""
     seconds: float = 0.0
     """Seconds spent on scoring; an answer from the cache takes none."""
     environment: Environment

@@ -1,0 +1,236 @@
+"""Implement lm-eval's LM on a model on a server: text in, text and numbers out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lm_eval.api.model import LM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+from bitnet_bench.errors import BenchError, RequestRefusedError, RowError
+from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
+from bitnet_bench.evaluation.generation import DEFAULT_NEW_TOKENS, GeneratedText, divide_completion, number_draws
+from bitnet_bench.processes import Workers
+from bitnet_bench.protocols import (
+    Completion,
+    Progress,
+    RemoteSession,
+    ServedAnswer,
+    ServedRequest,
+    Share,
+    Thoughts,
+    no_progress,
+)
+from bitnet_bench.runs.jobs import EvaluateJob
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+Answer = TypeVar("Answer")
+
+
+class RemoteLM(LM):
+    """Scores lm-eval requests with a server. Prompts are text, or messages where a chat template is asked for.
+
+    Nothing is cut here: a prompt that the server's context does not hold is an error that names its row. `counts` has
+    the number of requests and of answers from *answers*; `served` has what the server said of each generated answer.
+    """
+
+    asks_choices = False
+    """True if a task compares the likelihoods of choices."""
+    asks_conversations = False
+    has_chat_template = True
+    """True: the server has one, or says that it has none."""
+    tokenizer = None
+    """None: the server has it."""
+
+    def __init__(
+        self,
+        session: RemoteSession,
+        progress: Progress = no_progress,
+        answers: AnswerStore | None = None,
+        workers: Workers | None = None,
+        job: EvaluateJob | None = None,
+    ) -> None:
+        super().__init__()
+        self._session, self._progress = session, progress
+        self._kept, self._workers = answers or NullStore(), workers or Workers()
+        self._job = job
+        self._chats: dict[str, tuple[Mapping[str, str], ...]] = {}
+        """Conversation of each text that `apply_chat_template` has returned."""
+        self.counts = {"requests": 0, "truncated": 0, "cached": 0}
+        self.served: list[ServedAnswer] = []
+
+    @property
+    def progress(self) -> Progress:
+        """Return what the documents that are answered are reported to."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        """Report the documents of the next requests to *progress*."""
+        self._progress = progress
+
+    def tok_encode(self, string: str) -> list[int]:
+        """Raise BenchError: the server has the tokenizer. No prompt is cut here, so that none needs to be counted."""
+        raise BenchError("A server's tokenizer cannot be asked.", "Run the checkpoint here.")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return a name for lm-eval; the server has the tokenizer."""
+        return "served"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the conversation as JSON; the server applies its template, and answers as the assistant."""
+        if self.asks_choices:
+            raise BenchError(
+                "A chat endpoint returns no log-probabilities of an answer that is given to it.",
+                "Leave `chat_template` out for this task, or choose tasks whose answers are generated.",
+            )
+        messages = tuple({"role": one["role"], "content": one["content"]} for one in chat_history)
+        text = json.dumps(messages, ensure_ascii=False)
+        self._chats[text] = messages
+        return text
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return (log-probability in nats, greedy) of each request's continuation."""
+        pairs = [(str(request.args[0]), str(request.args[1])) for request in requests]
+        for request, (context, _) in zip(requests, pairs, strict=True):
+            if not context.strip():
+                raise RowError(
+                    request.doc_id,
+                    "has no text before its choices, and a server scores only what follows a text",
+                    "Leave this task out with `task`, or run the checkpoint here.",
+                )
+        return self._answer_requests(
+            requests,
+            [frame_parts("loglikelihood", *pair) for pair in pairs],
+            partial(self._session.loglikelihood, pairs),
+            pack=lambda answer: json.dumps(answer).encode(),
+            unpack=lambda data: (float(json.loads(data)[0]), bool(json.loads(data)[1])),
+        )
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Raise BenchError: the windows of a long text are cut between tokens, which only the server has."""
+        raise BenchError(
+            "A served model is not scored on running text, whose windows are cut between its tokens.",
+            "Leave this task out with `task`, or run the checkpoint here.",
+        )
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return the server's answers."""
+        asked = [self._make_request(one, draw) for one, draw in zip(requests, number_draws(requests), strict=True)]
+        answers = self._answer_requests(
+            requests,
+            [_make_key(one) for one in asked],
+            partial(self._session.generate, asked),
+            pack=lambda answer: json.dumps(asdict(answer), ensure_ascii=False).encode(),
+            unpack=lambda data: ServedAnswer(**json.loads(data)),
+        )
+        self.served += answers
+        return [self._divide(one, answer) for one, answer in zip(asked, answers, strict=True)]
+
+    def _divide(self, request: ServedRequest, answer: ServedAnswer) -> GeneratedText:
+        """Return the part of an answer that is scored; a server may keep the thought apart, or leave it in the text."""
+        marks = None if isinstance(request.prompt, str) else Thoughts()
+        found = divide_completion(Completion(answer.text, answer.is_cut, answer.thought), marks)
+        for name, happened in (("cut", found.cut), ("unfinished", found.unfinished)):
+            if happened:
+                self.counts[name] = self.counts.get(name, 0) + 1
+        return found
+
+    def _make_request(self, request: Instance, draw: int) -> ServedRequest:
+        options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=DEFAULT_NEW_TOKENS)
+        stops = tuple(handle_stop_sequences(options["until"], eos=None))
+        text = str(request.args[0])
+        prompt = self._chats.get(text, text)
+        limit = (self._job and self._job.max_new_tokens) or int(options["max_gen_toks"])
+        return ServedRequest(prompt, limit, stops, make_settings(self._job, draw, is_chat=prompt is not text))
+
+    def _answer_requests(
+        self,
+        requests: Sequence[Instance],
+        keys: Sequence[bytes],
+        ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
+        pack: Callable[[Answer], bytes],
+        unpack: Callable[[bytes], Answer],
+    ) -> list[Answer]:
+        """Return the answer to each of *keys*: stored ones, and the others from the server, stored as they come."""
+        found = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
+        self.counts["requests"] += len(keys)
+        self.counts["cached"] += len(found)
+        documents = [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
+        told = _Documents(documents, self._progress, self._workers.count)
+        told.mark(found)
+        failed: BenchError | None = None
+        try:
+            for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
+                new = [(i, answer) for i, answer in some if i not in found]  # stored answers are not replaced
+                _check_finite(new, documents)
+                self._kept.save([(keys[i], pack(answer)) for i, answer in new])
+                found.update(new)
+                told.mark(i for i, _ in new)
+        except RequestRefusedError as error:
+            row = None if error.request is None else documents[error.request]
+            what = f"is not answered: {error.problem.rstrip('.')}"
+            failed = RowError(row, what, error.hint) if row is not None and row >= 0 else error
+        except BenchError as error:
+            failed = error
+        everything = self._workers.gather(found, failed)
+        return [everything[i] for i in range(len(keys))]
+
+
+def make_settings(job: EvaluateJob | None, draw: int, is_chat: bool) -> dict[str, Any]:
+    """Return the fields of a request that say how tokens are chosen; {} for the most likely ones.
+
+    *draw* numbers the answers to one request, which differ in their seed. Whether the model thinks is told to the
+    server's chat template, as vLLM, SGLang and llama-server take it.
+    """
+    found: dict[str, Any] = {}
+    if job is None:
+        return found
+    if job.temperature:
+        found |= {"temperature": job.temperature, "seed": job.seed + draw}
+        found |= {"top_p": job.top_p} if job.top_p < 1 else {}
+        found |= {"top_k": job.top_k} if job.top_k is not None else {}
+    if is_chat and job.thinking != "auto":
+        found["chat_template_kwargs"] = {"enable_thinking": job.thinking == "on"}
+    return found
+
+
+class _Documents:
+    """Reports how many documents have all their answers; other workers are assumed to be equally far."""
+
+    def __init__(self, documents: Sequence[int], progress: Progress, workers: int) -> None:
+        self._documents, self._left = documents, Counter(documents)
+        self._total = len(self._left)
+        self._progress, self._workers = progress, workers
+
+    def mark(self, requests: Iterable[int]) -> None:
+        """Count one more answered request for the document of each of *requests*."""
+        for i in requests:
+            document = self._documents[i]
+            self._left[document] -= 1
+            if not self._left[document]:
+                del self._left[document]
+        done = (self._total - len(self._left)) * self._workers
+        self._progress(min(done, self._total - bool(self._left)), self._total)
+
+
+def _make_key(request: ServedRequest) -> bytes:
+    prompt = request.prompt if isinstance(request.prompt, str) else json.dumps(request.prompt, ensure_ascii=False)
+    kind = "completion" if isinstance(request.prompt, str) else "chat"
+    settings = json.dumps([request.max_new_tokens, request.stop, dict(request.settings)], sort_keys=True)
+    return frame_parts(kind, prompt, settings)
+
+
+def _check_finite(answers: Iterable[tuple[int, Any]], documents: Sequence[int]) -> None:
+    for i, answer in answers:
+        if isinstance(answer, tuple) and not math.isfinite(answer[0]):
+            raise RowError(documents[i], "has no finite log-probability on the server", "Look at the server's log.")
