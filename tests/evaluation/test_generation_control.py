@@ -271,7 +271,7 @@ def test_a_template_without_a_switch_for_thinking_is_logged(caplog: pytest.LogCa
     assert "has no switch for thinking: `thinking=off` changes no prompt" in caplog.text
 
 
-def test_prompts_are_rendered_with_the_switch(tmp_path: Path) -> None:
+def test_prompts_are_rendered_with_the_switch() -> None:
     """On and off give the template's two prompts, auto its own choice, and choices follow the same."""
     session = Recorder()
     session.tokenizer = with_template(QWEN)
@@ -279,7 +279,7 @@ def test_prompts_are_rendered_with_the_switch(tmp_path: Path) -> None:
     for thinking in ("auto", "on", "off"):
         lm = SessionLM(session, job=EvaluateJob(chat_template=True, thinking=thinking))
         found[thinking] = lm.apply_chat_template([{"role": "user", "content": "가"}])
-    asked = "<|im_start|>user\n가<|im_end|>\n<|im_start|>assistant{{ '\n' }}"
+    asked = "<|im_start|>user\n가<|im_end|>\n<|im_start|>assistant\n"
     assert found == {"auto": asked, "on": asked, "off": f"{asked}<think>\n\n</think>\n\n"}
 
 
