@@ -26,6 +26,7 @@ from bitnet_bench.cli import (
     data,
     evaluating,
     finetuning,
+    judging,
     machine,
     measuring,
     rating,
@@ -51,7 +52,11 @@ from bitnet_bench.runs.records import (
     Estimated,
     FinetuneRecord,
     HumanJudgement,
+    JudgeAgreement,
+    JudgedPart,
+    JudgedScore,
     Measured,
+    PositionBias,
     SearchRecord,
     Trial,
     Unavailable,
@@ -119,6 +124,7 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "finetune --search": lambda: show(search_tables.search_table(SEARCH)),
         "evaluate": lambda: evaluating._show_records(records, [here / "ternary", here / "fp16"], False),
         "evaluate of six models": lambda: show_runs(many),
+        "judge": lambda: judging.show_judged(add_judged(records), with_categories=True),
         "measure": lambda: measuring._show_records(records, ["demo"], False),
         "plan": lambda: run("plan", "--preset", "bitnet-2b-4t", "--device", "l4"),
         "inspect": lambda: print_inspection(checkpoint),
@@ -145,6 +151,7 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 NAMES = (
     *("quickstart", "run", "run --dry-run", "finetune", "finetune --search", "evaluate", "evaluate of six models"),
     *(
+        "judge",
         "measure",
         "plan",
         "inspect",
@@ -237,6 +244,34 @@ def make_runs(make_results: Any) -> list[Any]:
         tasks = {"kobest:boolq": scores, "sample:summarization": right}
         made.append(make_results(name, tasks, precision=precision, costs=(cost,)))
     return made
+
+
+def add_judged(records: list[Any]) -> list[Any]:
+    """Return two records with what a judge said of each, and of both against each other."""
+    none = Unavailable(reason="no verdict could be read")
+    judged = []
+    for record, value in zip(records, (7.25, 8.5), strict=True):
+        mean = Estimated(value=value, interval=(value - 0.75, value + 0.75))
+        part = JudgedPart(score=mean, turns=(mean, none), questions=4, complete=4)
+        fields: dict[str, Any] = {
+            "task": "open:komt_bench", "judge": "judge-8b", "signature": "judge:judge-8b", "prompt_sha256": "0" * 64,
+            "prompt": "single-ko 1", "turns": (mean, none), "questions": 80, "verdicts": 160,
+        }  # fmt: skip
+        points = JudgedScore(
+            **fields, mode="single", scale=(1.0, 10.0), score=mean, complete=77, unparsable=3, cut=2, is_own=True,
+            reasons={"no verdict": 2, "different verdicts": 1}, categories={"writing": part, "math": part},
+        )  # fmt: skip
+        judged.append(record.model_copy(update={"judged": (points,)}))
+    people = JudgeAgreement(
+        sheet="0" * 64, raters=3, questions=50, kind="preference", share=Estimated(value=72.0, interval=(58.3, 82.5)),
+        alpha=Estimated(value=0.55),
+    )  # fmt: skip
+    pair = JudgedScore(
+        **fields, mode="pairwise", scale=(0.0, 100.0), score=Estimated(value=41.5, interval=(33.0, 50.0)), complete=80,
+        unparsable=0, categories={}, opponent="fp16", wins=40, ties=53, losses=67, people=(people,),
+        position=PositionBias(pairs=160, flips=31, first=Estimated(value=57.5, interval=(51.0, 64.0))),
+    )  # fmt: skip
+    return [judged[0].model_copy(update={"judged": (*judged[0].judged, pair)}), judged[1]]
 
 
 def measured(unit: str, *readings: float) -> Measured:

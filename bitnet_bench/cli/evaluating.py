@@ -194,7 +194,7 @@ def suites_table(found: Sequence[Mapping[str, Any]]) -> Table:
             t["suite"],
             t["task"],
             t["rows"] or "-",
-            t["primary_metric"] or OPEN,
+            t["metrics"][0] if t["metrics"] else OPEN,
             f"{t['chance']:.1f}",
             t["licence"],
             name_options(t["from"], EVALUATE_OPTIONS),
