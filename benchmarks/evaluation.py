@@ -1,11 +1,13 @@
 """CPU seconds of scoring KoBEST rows through lm-eval's own `hf` model and through ours, alternating.
 
     python benchmarks/evaluation.py float --vocabulary 32000 --data-dir DATA
+    python benchmarks/evaluation.py model GEMMA --data-dir DATA --shots 5 --limit 10
+    python benchmarks/evaluation.py families --data-dir DATA --limit 4
     python benchmarks/evaluation.py ternary --data-dir DATA
     bitnet-bench init --preset bitnet-2b-4t --format masters MASTERS && bitnet-bench convert --to packed MASTERS PACKED
     python benchmarks/evaluation.py checkpoints MASTERS PACKED --data-dir DATA
 
-Both score the very same requests of a random model of 125M's shape; log-probabilities are compared to 1e-4 (float) and
+Both score the very same requests; random models have 125M's shape, or 8 layers of 512 (`families`). Log-probabilities are compared to 1e-4 (float) and
 predictions are counted where they differ. lm-eval's batch size is the fastest of those given.
 """
 
@@ -150,6 +152,88 @@ def plain(
     with torch.inference_mode():
         runs["bitnet-bench hf"] = ours(HFSession(model, tokenizer, "fp32"), asked)
         compare(asked, runs, rounds, 1e-4 if dtype == "float32" else None)
+
+
+@app.command()
+def model(
+    folder: Annotated[Path, typer.Argument(help="A float checkpoint of any family.")],
+    data_dir: DataDir,
+    shots: int = 0,
+    limit: int = 10,
+    dtype: str = "bfloat16",
+    rounds: int = 2,
+    threads: int = 1,
+    batch: Batches = [1, 4, 16],  # noqa: B006
+) -> None:
+    """A real checkpoint, the same weights on both sides."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    opened = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    tokenizer = load_tokenizer(inspect_folder(folder))
+    asked = requests(data_dir, shots, limit)
+    runs = {f"lm-eval hf, batch {size}": theirs(opened, tokenizer, asked, size) for size in batch}
+    with torch.inference_mode():
+        session = HFSession(opened, tokenizer, "fp32")
+        runs["bitnet-bench hf"] = ours(session, asked)
+        compare(asked, runs, rounds, 1e-3 if dtype == "float32" else None)
+    print(f"read as: {session.reader.way}")
+
+
+WIDE: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 2048,
+}
+WINDOW: dict[str, Any] = {"sliding_window": 128}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 512, "n_layer": 8, "n_head": 8, "n_positions": 2048},
+    "gpt_neox": WIDE,
+    "llama": WIDE,
+    "mistral": WIDE | WINDOW,
+    "qwen2": WIDE,
+    "qwen3": WIDE,
+    "gemma2": WIDE | WINDOW | {"head_dim": 64, "num_key_value_heads": 2},
+    "gemma3_text": WIDE | WINDOW | {"head_dim": 64, "num_key_value_heads": 2},
+    "gpt_oss": WIDE | WINDOW | {"head_dim": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "phi": WIDE,
+    "bloom": {"hidden_size": 512, "n_layer": 8, "n_head": 8},
+    "mamba": {"hidden_size": 512, "num_hidden_layers": 8, "state_size": 16},
+}
+"""Settings of random models of each family."""
+
+
+@app.command()
+def families(
+    data_dir: DataDir,
+    vocabulary: int = 32000,
+    shots: int = 0,
+    limit: int = 4,
+    rounds: int = 2,
+    threads: int = 1,
+    batch: Batches = [4, 16],  # noqa: B006
+    family: Annotated[list[str], typer.Option(help="Families to measure.")] = [*FAMILIES],  # noqa: B006
+) -> None:
+    """A random float32 model of every family."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    tokenizer = load_tokenizer(open_checkpoint("demo"))
+    asked = requests(data_dir, shots, limit)
+    for name in family:
+        torch.manual_seed(0)
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        config = AutoConfig.for_model(name, vocab_size=vocabulary, **ends, **FAMILIES[name])
+        opened = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        runs = {f"lm-eval hf, batch {size}": theirs(opened, tokenizer, asked, size) for size in batch}
+        with torch.inference_mode():
+            session = HFSession(opened, tokenizer, "fp32")
+            runs["bitnet-bench hf"] = ours(session, asked)
+            print(name)
+            compare(asked, runs, rounds, 1e-3)
+        print(f"read as: {session.reader.way}", flush=True)
 
 
 @app.command()

@@ -24,10 +24,14 @@ from bitnet_bench.backends.batched_session import Ids, Tree, TreePosition, split
 from bitnet_bench.backends.hf.tree_mask import SharedPrefix, TreeMask, give_mask, takes_trees
 from bitnet_bench.backends.hf.tree_rows import TreeRows
 from bitnet_bench.backends.transfers import send
+from bitnet_bench.machine.gpu import is_gpu_failure, is_out_of_memory
 
 Way = Literal["forest", "branches", "whole"]
-TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest distance between hidden states of two ways, as a share of their length, by dtype."""
+TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest mean distance between hidden states of two ways, as a share of their length, by dtype.
+
+Noise was 0.016 at most in bfloat16 (Gemma 3 270M, SmolLM2 135M); with positions that were not obeyed, 0.02 to 0.14.
+"""
 LONGER = 1.5
 """A way is compared again when a sequence is longer than the longest compared by this factor."""
 COPIED_POSITIONS = 2048
@@ -60,7 +64,7 @@ def head_is_linear(model: Any) -> bool:
             made = model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state)
     except (AttributeError, TypeError, RuntimeError):
         return False
-    return bool(made.shape == logits.shape and torch.equal(made, logits))
+    return bool(made.shape == logits.shape and torch.equal(made.to(logits.dtype), logits))
 
 
 def _masked_attention(device: torch.device) -> AbstractContextManager[None]:
@@ -94,8 +98,8 @@ class TreeReader:
         self._model, self._linear_head = model, linear_head
         self._ways: list[Way] = choose_ways(model) if shares else ["whole"]
         self._keeps_some = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._compared = {False: 0, True: 0}
-        """Length of the longest sequence on which the way was compared, without a prefix and with one."""
+        self._compared: dict[tuple[bool, bool], int] = {}
+        """Length of the longest sequence on which the way was compared, by whether it had a prefix and branches."""
         self.in_rows = model.device.type == "cuda"
         """True if rows are padded to one length: on a GPU, few batches and attention within rows are faster."""
         self.start(())
@@ -118,8 +122,10 @@ class TreeReader:
         while self.way != "whole":
             try:
                 found = self._read_forest(batch, places) if self.way == "forest" else self._read_branches(batch, places)
-            except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
-                self._give_up(f"it cannot: {error}")
+            except Exception as error:
+                if self._compared or is_out_of_memory(error) or is_gpu_failure(error):
+                    raise
+                self._give_up(f"it cannot ({type(error).__name__}: {error})")
                 continue
             if self._agrees(batch, places, found, budget):
                 return found
@@ -128,29 +134,30 @@ class TreeReader:
     def _agrees(self, batch: Sequence[Tree], places: Sequence[TreePosition], found: Tensor, budget: int) -> bool:
         """Return whether the states *found* are those of a whole read, as far as that is still to be compared.
 
-        The last branch of the last tree is compared: under a mask that is not obeyed it sees all others.
+        The last branch of the last tree that has one is compared: under a mask that is not obeyed it sees all others.
         """
-        tree = batch[-1]
+        number = max(range(len(batch)), key=lambda t: (any(batch[t].branches), t))
+        tree = batch[number]
         length = len(self._prefix) + max(len(one.context) + max(map(len, one.branches)) for one in batch)
-        shared = bool(self._prefix)
-        others = len(batch) > 1 or len(tree.branches) > 1
-        if not (shared or others) or length <= LONGER * self._compared[shared]:
+        kind = bool(self._prefix), any(tree.branches)
+        alone_anyway = not self._prefix and len(batch) == len(tree.branches) == 1
+        if alone_anyway or length <= LONGER * self._compared.get(kind, 0):
             return True
-        last = len(tree.branches) - 1
-        at = [i for i, (t, b, offset) in enumerate(places) if t == len(batch) - 1 and (b == last or offset < 0)]
-        alone = Tree(tree.context, tree.branches[-1:])
+        last = max(range(len(tree.branches)), key=lambda b: (len(tree.branches[b]) > 0, b))
+        at = [i for i, (t, b, offset) in enumerate(places) if t == number and (b == last or offset < 0)]
+        alone = Tree(tree.context, (tree.branches[last],))
         wanted = self._read_whole([alone], [(0, 0, places[i][2]) for i in at], budget).float()
-        distance = float(((found[at].float() - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
+        distance = float(((found[at].float() - wanted).norm(dim=-1) / wanted.norm(dim=-1)).mean())
         allowed = TOLERANCES.get(found.dtype, 1e-3)
         if distance > allowed:
             self._give_up(f"its hidden states are {distance:.2g} from those of a whole read ({allowed:g} is allowed)")
             return False
-        self._compared[shared] = length
+        self._compared[kind] = length
         return True
 
     def _give_up(self, reason: str) -> None:
         given_up = self._ways.pop(0)
-        self._compared = {False: 0, True: 0}
+        self._compared = {}
         name = self._model.config.model_type
         _log.warning(
             "%s reads each choice %s instead of %s: %s.", name, WORDS[self.way], WORDS[given_up], reason.rstrip(".")
