@@ -1,8 +1,8 @@
 """Score and generate with a transformers model.
 
 A document's context is read once for all its choices, unless the model is ternary or does not allow it (`reading`).
-Rows of a ternary batch are independent: ternary layers sum integers exactly, attention works on each row alone, and only
-the head's float sums may differ in the last bits with the size of a batch.
+Rows of a ternary batch are independent: ternary layers sum integers exactly, attention works on each row alone, and
+only the head's float sums may differ in the last bits with the size of a batch.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import accumulate, chain
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from itertools import chain
@@ -170,7 +170,7 @@ class TreeReader:
             return output.last_hidden_state.flatten(0, 1)[where], output
         rows, columns = where // ids.shape[1], where % ids.shape[1]
         if self._keeps_some:
-            kept, columns = columns.unique(return_inverse=True)
+            kept, columns = torch.unique(columns, return_inverse=True)
             options["logits_to_keep"] = kept
         output = self._model(ids, **options)
         return output.logits[rows, columns], output
@@ -219,7 +219,8 @@ class TreeReader:
         order: list[int] = []
         for length, trees in by_length.items():
             positions = len(self._prefix) + length
-            for some in split_by_budget(trees, lambda t, n=positions: n * len(batch[t].branches), COPIED_POSITIONS):
+            most = max(1, COPIED_POSITIONS // positions)
+            for some in split_by_budget(trees, lambda t: len(batch[t].branches), most):
                 for states, of in self._read_copies({t: batch[t] for t in some}, index):
                     parts.append(states)
                     order += of

@@ -1,8 +1,8 @@
 """Let any family that makes its masks through transformers read trees: a context once, with its branches after it.
 
-A family states what a token sees (all that is earlier, a window, a chunk) as a function of two indices. `TreeMask` calls
-that function with the positions of the tokens in their own sequences, and hides what belongs to another branch. So
-windows, alternating layers, attention sinks and capped scores need no code of their own.
+A family states what a token sees (all that is earlier, a window, a chunk) as a function of two indices. `TreeMask`
+calls that function with the positions of the tokens in their own sequences, and hides what belongs to another branch.
+So windows, alternating layers, attention sinks and capped scores need no code of their own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TreeMask:
 
 
 def takes_trees(model: Any) -> bool:
-    """Return whether *model* may read trees: positions can be given, any mask is added, and nothing else has a memory."""
+    """Return whether *model* may read trees: positions can be given, any mask is added, and it has no state."""
     config = model.config.get_text_config()
     return (
         not getattr(model, "_is_stateful", False)
