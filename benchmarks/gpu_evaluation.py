@@ -30,6 +30,7 @@ import torch
 import typer
 
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.backends.hf.tree_rows import TreeRows
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.evaluation.lm import SessionLM
@@ -176,7 +177,9 @@ def _kobest_parts(session: Any, asked: list[Any], device: str) -> Iterator[Row]:
     yield {"part": "kobest", "who": "ours, hidden states", "s": round(finish(device) - began, 3)}
     began = finish(device)
     for batch, places in batched:
-        session._lay_in_rows(batch, places)
+        layout = TreeRows.from_trees(batch, 0, session._model.config.hidden_size)
+        layout.find_indices(places)
+        layout.find_seen(session._model.device)
     yield {"part": "kobest", "who": "ours, rows and masks", "s": round(finish(device) - began, 3)}
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from bitnet_bench.backends.batched_session import Tree, TreePosition
 from bitnet_bench.backends.transfers import send
@@ -109,35 +107,16 @@ class TreeRows:
         ends = [(0, *_sums(shape)) for shape in self.shapes]
         return torch.tensor([self.starts[t] + ends[t][branch + 1] + offset for t, branch, offset in places])
 
-    def make_mask(self, prefix: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return an additive mask [rows, 1, tokens, prefix + tokens], made on *device*.
+    def find_seen(self, device: torch.device) -> Tensor:
+        """Return which tokens of its row each token may see [rows, tokens, tokens], found on *device*.
 
-        A token sees the prefix, the context of its tree, and the earlier tokens of its own branch.
+        They are the context of its tree and the earlier tokens of its own branch.
         """
         tree, part = send(self.tree, device), send(self.part, device)
-        rows, tokens = tree.shape
-        order = torch.arange(tokens, device=device)
+        order = torch.arange(tree.shape[1], device=device)
         seen = order[:, None] >= order
         seen = seen & (tree[:, :, None] == tree[:, None, :])
-        seen &= (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]
-        mask = torch.zeros(rows, 1, tokens, prefix + tokens, dtype=dtype, device=device)
-        mask[:, 0, :, prefix:].masked_fill_(~seen, float("-inf"))
-        return mask
-
-
-class SharedPrefix(DynamicCache):  # type: ignore[misc]
-    """Keys and values of a prefix that every row of a batch follows; those of the batch are not kept."""
-
-    def __init__(self, layers: Sequence[Any]) -> None:
-        super().__init__()
-        self._shared = [(layer.keys, layer.values) for layer in layers]
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Return the keys and the values of the prefix and of this batch, [rows, heads, prefix + tokens, width]."""
-        keys, values = (shared.expand(len(key_states), -1, -1, -1) for shared in self._shared[layer_idx])
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+        return seen & ((part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :])
 
 
 def _sums(shape: Sequence[int]) -> list[int]:

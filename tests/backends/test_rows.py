@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bitnet_bench.backends.batch_size import LEAST_TOKENS, MOST_TOKENS, activation_bytes, choose_logits, choose_tokens
 from bitnet_bench.backends.batched_session import Tree
 from bitnet_bench.backends.hf.inference import HFSession
+from bitnet_bench.backends.hf.tree_mask import TreeMask
 from bitnet_bench.backends.hf.tree_rows import ALIGNMENT, TreeRows, choose_rows, pack
 from bitnet_bench.protocols import sort_answers
 from tests.backends.test_branches import random_model, requests
@@ -25,7 +26,7 @@ def test_rows_give_the_answers_of_one_row(model_type: str, shared: int, budget: 
     with torch.inference_mode():
         session = HFSession(random_model(model_type), None, "fp32")
         wanted = sort_answers(session.loglikelihood(asked))
-        session.in_rows, session.in_flight, session.budget = True, 1, budget
+        session.reader.in_rows, session.in_flight, session.budget = True, 1, budget
         found = sort_answers(session.loglikelihood(asked))
         again = sort_answers(session.loglikelihood(asked))
     assert again == found, "a batch leaves nothing behind in the keys of the prefix"
@@ -57,12 +58,13 @@ def test_rows_of_a_korean_task_hold_little_padding() -> None:
 
 def test_no_token_is_without_anything_to_attend_to() -> None:
     layout = TreeRows.from_trees([Tree((1, 2, 3), ((4,), (5, 6))), Tree((7,), ((),))], 2, 64)
-    mask = layout.make_mask(2, torch.device("cpu"), torch.float32)
+    seen = layout.find_seen(torch.device("cpu"))
+    mask = TreeMask(2, layout.positions, seen)(len(seen), layout.ids.shape[1], layout.ids.shape[1] + 2)
     assert mask.shape[2:] == (layout.ids.shape[1], layout.ids.shape[1] + 2)
     assert bool((mask == 0).any(-1).all()), "a row of -inf is NaN, and NaN spreads"
-    seen = (mask[0, 0] == 0).int().tolist()
-    assert seen[3][:8] == [1, 1, 1, 1, 1, 1, 0, 0], "the first branch sees prefix, context and itself"
-    assert seen[5][:8] == [1, 1, 1, 1, 1, 0, 1, 1], "the second does not see the first"
+    visible = (mask[0, 0] == 0).int().tolist()
+    assert visible[3][:8] == [1, 1, 1, 1, 1, 1, 0, 0], "the first branch sees prefix, context and itself"
+    assert visible[5][:8] == [1, 1, 1, 1, 1, 0, 1, 1], "the second does not see the first"
 
 
 class TwoB:

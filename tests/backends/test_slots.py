@@ -51,7 +51,7 @@ def sessions(model_type: str, graphs: FakeGraphs) -> tuple[HFSession, HFSession]
     """Return the same model decoding plainly and in slots."""
     model = random_model(model_type)
     plain, slotted = (HFSession(model, Words(), "fp32") for _ in range(2))
-    slotted.uses_slots, slotted.in_rows, slotted.slots = True, True, Slots(model, graphs)
+    slotted.uses_slots, slotted.reader.in_rows, slotted.slots = True, True, Slots(model, graphs)
     return plain, slotted
 
 
@@ -127,17 +127,3 @@ def test_slots_of_many_shapes_do_not_pile_up() -> None:
         for rows in range(1, MOST_SLOTS + 4):
             slotted.decode(slotted.prefill(prompts([5] * rows)), 1)
     assert len(slotted.slots._slots) <= MOST_SLOTS
-
-
-def test_rows_of_a_model_that_does_not_branch_are_padded_and_score_the_same() -> None:
-    from tests.backends.test_branches import requests
-
-    asked = requests()
-    with torch.inference_mode():
-        session = HFSession(random_model("mistral"), None, "fp32")
-        wanted = sort_answers(session.loglikelihood(asked))
-        session.in_rows, session.budget = True, 400
-        found = sort_answers(session.loglikelihood(asked))
-    for (ours, greedy), (theirs, same) in zip(found, wanted, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-        assert greedy == same
