@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
@@ -32,6 +32,28 @@ def find_twin(folder: Path) -> Path | None:
         if other and other.checkpoint.is_ternary != own.checkpoint.is_ternary:
             return candidate
     return None
+
+
+def list_twins_among(runs: Mapping[Path, RunRecord]) -> dict[Path, list[Path]]:
+    """Return for each ternary run of *runs* the float runs that may be its twin, those named as such first.
+
+    The rules are those of `find_twin`, but no file is read: the twin of a run need not be next to it if their
+    checkpoints have the names of twins.
+    """
+    by_place = {folder.resolve(): folder for folder in runs}
+    by_source: dict[str, list[Path]] = {}
+    for folder, record in runs.items():
+        if not record.checkpoint.is_ternary:
+            by_source.setdefault(record.checkpoint.source, []).append(folder)
+    found = {}
+    for folder, record in runs.items():
+        if record.checkpoint.is_ternary:
+            named = [by_place.get(place.resolve()) for place in _list_named_twins(folder)]
+            floats = [one for one in named if one and not runs[one].checkpoint.is_ternary]
+            source = record.checkpoint.source
+            others = (source + TWIN_SUFFIX, source.removesuffix(TWIN_SUFFIX))
+            found[folder] = list(dict.fromkeys((*floats, *(one for name in others for one in by_source.get(name, ())))))
+    return found
 
 
 def _list_named_twins(folder: Path) -> Iterator[Path]:
