@@ -65,6 +65,8 @@ class Table:
     """Small print below each heading; () if there is none."""
     sortable: bool = False
     """Whether a reader can sort the rows by a column (`board.js`), the first of which then stays in sight."""
+    rising: tuple[int, ...] = ()
+    """Columns of a sortable table whose least value is the best."""
 
     @property
     def card_labels(self) -> tuple[Text, ...]:
