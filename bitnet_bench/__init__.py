@@ -25,7 +25,17 @@ __version__ = "0.1.0"
 __path__ = [*__path__, str(Path(__file__).parent / "moved")]
 
 if TYPE_CHECKING:
-    from bitnet_bench.api import compare, evaluate, finetune, load_run, measure, report, trust_suite, twin_of
+    from bitnet_bench.api import (
+        compare,
+        evaluate,
+        finetune,
+        leaderboard,
+        load_run,
+        measure,
+        report,
+        trust_suite,
+        twin_of,
+    )
     from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.errors import BenchError
     from bitnet_bench.measurement.scenario import Scenario
@@ -39,7 +49,10 @@ _LAZY = {
     "FinetuneJob": ("bitnet_bench.runs.jobs", "FinetuneJob"),
     **{
         name: ("bitnet_bench.api", name)
-        for name in ("compare", "evaluate", "finetune", "load_run", "measure", "report", "trust_suite", "twin_of")
+        for name in (
+            *("compare", "evaluate", "finetune", "leaderboard", "load_run", "measure", "report", "trust_suite"),
+            "twin_of",
+        )
     },
 }
 
@@ -51,6 +64,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "leaderboard",
     "load_run",
     "measure",
     "open",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitnet_bench.comparison.board_values import BoardMean, BoardScore
-from bitnet_bench.reports.board_view import BoardView, name_mean
+from bitnet_bench.reports.board_view import BoardView, name_mean, shorten_machine
 from bitnet_bench.reports.charts import make_chart, pareto_front
 from bitnet_bench.reports.cost_section import CostScenario, find_main_cost, format_scenario, get_machine, get_scenario
 from bitnet_bench.reports.figures import format_number
@@ -23,10 +23,13 @@ MAX_PLACES = 3
 """Number of combinations of machine and scenario that are drawn."""
 MAX_NAMED_POINTS = 14
 """Number of points up to which each has its name beside it, and not its letter alone."""
+NAMES_WIDTH = 500
+"""Width of a picture in pixels below which points have their letters alone."""
 MAX_NAME_CHARS = 24
 LOG_AXIS_RATIO = 20.0
 Place = tuple[tuple[str, str], CostScenario]
 """What two costs must share to stand in one picture: machine and scenario."""
+PlacedCosts = tuple[Place, dict[str, Cost]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,9 @@ def board_cost_section(view: BoardView) -> Section | None:
         return None
     scores = {score.run: score for score in mean.scores if not score.differs}
     places = _group_costs(view, scores)
-    charts = [chart for place, costs in places[:MAX_PLACES] for chart in _draw(view, mean, scores, place, costs, places)]
+    charts = [
+        chart for place, costs in places[:MAX_PLACES] for chart in _draw(view, mean, scores, place, costs, places)
+    ]
     if not charts:
         return None
     shown = name_mean(mean)
@@ -60,8 +65,8 @@ def board_cost_section(view: BoardView) -> Section | None:
     return Section("cost", get_text("board.picture.title"), tuple(blocks))
 
 
-def _group_costs(view: BoardView, scores: Mapping[str, BoardScore]) -> list[tuple[Place, dict[str, Cost]]]:
-    """Return the main cost of each run by machine and scenario, where at least two runs are; the largest group first."""
+def _group_costs(view: BoardView, scores: Mapping[str, BoardScore]) -> list[PlacedCosts]:
+    """Return the main cost of each run by machine and scenario, where two runs are or more; the largest group first."""
     found: dict[Place, dict[str, Cost]] = {}
     for key in scores:
         run = view.runs[key]
@@ -79,16 +84,24 @@ def _draw(
     scores: Mapping[str, BoardScore],
     place: Place,
     costs: Mapping[str, Cost],
-    places: Sequence[tuple[Place, dict[str, Cost]]],
+    places: Sequence[PlacedCosts],
 ) -> Iterable[tuple[Text, Chart]]:
     for metric, unit, axis, more in AXES:
         points = list(_make_points(view, scores, costs, metric, unit))
         if len(points) < 2:
             continue
         name = get_text(f"pareto.{metric}")
-        if len(places) > 1:
-            name += plain_text(f" · {_shorten(place[0][0].strip())}, ") + format_scenario(costs[points[0].key])
-        yield name, _make_chart(name, axis, points, view, mean, more)
+        yield name + _name_place(view, place, costs, places), _make_chart(name, axis, points, view, mean, more)
+
+
+def _name_place(view: BoardView, place: Place, costs: Mapping[str, Cost], places: Sequence[PlacedCosts]) -> Text:
+    """Return what tells a picture from those of other places: the machine, or the scenario, or both."""
+    told = []
+    if len({machine for (machine, _), _ in places}) > 1:
+        told.append(plain_text(shorten_machine(view.runs[next(iter(costs))])))
+    if len({scenario for (_, scenario), _ in places}) > 1:
+        told.append(plain_text("{}+{}×{} ({})".format(*place[1])))
+    return join_texts([plain_text(""), *told], " · ")
 
 
 def _make_points(
@@ -138,9 +151,9 @@ def _make_layers(
 ) -> Iterable[Spec]:
     costs = [value["cost"] for value in values]
     is_wide = min(costs) > 0 and max(costs) / min(costs) > LOG_AXIS_RATIO
-    scale = {"zero": False, "padding": 36, **({"type": "log"} if is_wide else {})}
+    scale = {"padding": 36, "nice": False, **({"type": "log"} if is_wide else {"zero": False})}
     x = {"field": "cost", "type": "quantitative", "title": words(axis), "scale": scale}
-    x["axis"] = {"format": ",.4~g", "tickCount": 4}
+    x["axis"] = {"format": ",.3~r", "tickCount": 4}
     name = name_mean(mean).ko if words("language") == "ko" else name_mean(mean).en
     y = {"field": "score", "type": "quantitative", "title": f"{words('column.mean')}: {name}", "scale": {"zero": False}}
     kinds = [words("board.kind.ternary"), words("board.kind.float")]
@@ -165,7 +178,7 @@ def _make_layers(
         for field, title, form in (
             ("name", "column.run", None),
             ("kind", "column.kind", None),
-            ("cost", axis, ",.4~g"),
+            ("cost", axis, ",.3~r"),
             ("score", "column.mean", ".1f"),
             ("low", "column.low", ".1f"),
             ("high", "column.high", ".1f"),
@@ -174,12 +187,14 @@ def _make_layers(
     mark = {"type": "point", "filled": True, "size": 95, "opacity": 1}
     yield {"mark": mark, "encoding": {"x": x, "y": y, "color": colour, "shape": shape, "tooltip": tooltip}}
     text = {"type": "text", "dx": 8, "dy": -8, "align": "left", "fontSize": 11}
-    yield {"mark": text, "encoding": {"x": x, "y": y, "text": {"field": "label"}}}
+    room = {"calculate": f"width < {NAMES_WIDTH} ? datum.key : datum.label", "as": "shown"}
+    yield {"transform": [room], "mark": text, "encoding": {"x": x, "y": y, "text": {"field": "shown"}}}
 
 
 def _point_value(point: BoardPoint, words: Callable[[str], str], points: int) -> dict[str, Any]:
     value, low, high = point.score.value, point.score.low, point.score.high
     return {
+        "key": point.key,
         "name": _shorten(f"{point.key} · {point.name}"),
         "label": _shorten(f"{point.key} {point.name}") if points <= MAX_NAMED_POINTS else point.key,
         "kind": words("board.kind.ternary" if point.is_ternary else "board.kind.float"),

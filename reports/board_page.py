@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from bitnet_bench.reports.html_page import (
     prepare_environment,
 )
 from bitnet_bench.reports.pairs import pair_section
-from bitnet_bench.reports.sections import Block, Group, Paragraph, Section, Table
+from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch, Table
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.shared_paths import share
 from bitnet_bench.wording import LANGUAGES, Count, Language, Text, get_text, join_texts, load_catalogue, plain_text
@@ -51,7 +52,8 @@ def render_board(view: BoardView, language: Language = "ko", keep_paths: bool = 
     """Return the text of the file; paths of this machine are shortened unless *keep_paths*."""
     page = _make_page(view, language)
     charts = ChartRegistry()
-    scripts = [read_chart_library(), _read_asset("board.js"), read_page_script()]
+    drawn = [read_chart_library()] if any(has_chart(section.blocks) for section in page.sections) else []
+    scripts = [*drawn, _read_asset("board.js"), read_page_script()]
     looks = read_stylesheet() + _read_asset("board.css")
     policy = (
         f"default-src 'none'; style-src {make_csp_source(looks)}; "
@@ -73,6 +75,13 @@ def render_board(view: BoardView, language: Language = "ko", keep_paths: bool = 
         )
     )
     return text
+
+
+def has_chart(blocks: Iterable[Block]) -> bool:
+    """Return whether there is a chart among *blocks*, for which the page needs a library."""
+    return any(
+        isinstance(block, Chart | Switch) or (isinstance(block, Group) and has_chart(block.blocks)) for block in blocks
+    )
 
 
 def _make_page(view: BoardView, language: Language) -> BoardPage:

@@ -15,6 +15,7 @@ from bitnet_bench.reports.board_view import (
     format_score,
     name_column,
     name_mean,
+    shorten_machine,
     text_of,
 )
 from bitnet_bench.reports.cost_section import find_main_cost
@@ -30,7 +31,7 @@ Differs = Mapping[str, Sequence[Sentence]]
 
 def ranking_table(view: BoardView) -> Table:
     """Return a row for each run: its rank and mean, the means of suites, and what it costs."""
-    means = list(view.board.means)
+    means = [mean for mean in view.board.means if mean.scores]
     main = view.main_mean
     if main in means:
         means.remove(main)
@@ -92,16 +93,14 @@ def suite_table(view: BoardView, suite: str) -> Table:
         notes[1:1] = [NOTHING, _note_mean(mean)]
     rows = []
     for key in order_rows(view, mean if has_mean else None, columns):
-        cells = [
-            _score_cell(found.get(key), column) for found, column in zip(by_run, columns, strict=True)
-        ]
+        cells = [_score_cell(found.get(key), column) for found, column in zip(by_run, columns, strict=True)]
         means = [_rank_cell(mean, key), _mean_cell(mean, key)] if has_mean else []
         reasons = _collect_reasons(key, by_run, columns)
         rows.append(Row((_run_cell(view, key, reasons), *means, *cells)))
     return Table(
         tuple(headings),
         tuple(rows),
-        caption=format_suite(suite),
+        caption=get_text("board.table.categories" if view.board.categories else "board.table"),
         keys=(1, 2) if has_mean else tuple(range(1, min(3, len(headings)))),
         notes=tuple(notes),
         sortable=len(rows) > 1,
@@ -162,6 +161,8 @@ def _find_score(mean: BoardMean | None, key: str) -> BoardScore | None:
 
 def _rank_cell(mean: BoardMean | None, key: str) -> Cell:
     score = _find_score(mean, key)
+    if score and score.differs:
+        return Cell(get_text("board.rank.none"), (), "quiet")
     if score is None or score.rank is None:
         return Cell(plain_text(DASH), (), "missing")
     return Cell(plain_text(format_rank(score.rank)), (), "strong", sort=make_rank_order(score.rank))
@@ -180,7 +181,7 @@ def _mean_cell(mean: BoardMean | None, key: str, with_rank: bool = False) -> Cel
         lacking = next((one.lacks for one in mean.missing if one.run == key), mean.tasks)
         there = len(mean.tasks) - len(lacking)
         return make_missing_cell(get_text("board.some-tasks", n=there, total=Count(len(mean.tasks))))
-    small = _small_rank(score) if with_rank else _small_interval(score)
+    small = _small_rank(score) if with_rank else ()
     return Cell(format_score(score), small, "quiet" if score.differs else "strong", sort=score.value)
 
 
@@ -190,10 +191,6 @@ def _small_rank(score: BoardScore) -> tuple[Text, ...]:
     if score.rank is None:
         return (get_text("scores.no-error"),) if score.stderr is None and score.n is not None else ()
     return (get_text("board.rank-is", rank=format_rank(score.rank)),)
-
-
-def _small_interval(score: BoardScore) -> tuple[Text, ...]:
-    return (get_text("board.not-ranked"),) if score.differs else ()
 
 
 def _score_cell(score: BoardScore | None, column: BoardColumn) -> Cell:
@@ -212,10 +209,12 @@ def _cost_cells(view: BoardView, key: str) -> list[Cell]:
     if cost is None:
         return [Cell(plain_text(DASH), (), "missing") for _ in COSTS]
     cells = []
+    where = (plain_text(shorten_machine(run)),) if view.has_several_machines else ()
     for name in COSTS:
         found = cost.metrics.get(name)
         cell = make_figure_cell(found)
-        cells.append(Cell(cell.text, cell.small if cell.kind != "measured" else (), cell.kind, sort=find_value(found)))
+        small = where if cell.kind == "measured" else cell.small
+        cells.append(Cell(cell.text, small, cell.kind, sort=find_value(found)))
     return cells
 
 

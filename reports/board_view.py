@@ -9,6 +9,7 @@ from functools import cached_property
 from bitnet_bench.comparison.board_values import Board, BoardColumn, BoardMean, BoardRun, BoardScore, BoardTwins
 from bitnet_bench.comparison.results import Sentence
 from bitnet_bench.comparison.score_conditions import format_settings
+from bitnet_bench.reports.cost_section import get_machine
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import Text, get_text, join_texts, plain_text
@@ -16,6 +17,7 @@ from bitnet_bench.wording.estimates import format_estimate
 from bitnet_bench.wording.names import format_precision, format_suite, format_task_name
 
 SEPARATOR = " · "
+MAX_MACHINE_CHARS = 28
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,14 @@ class BoardView:
 
     @cached_property
     def main_mean(self) -> BoardMean | None:
-        """Return the mean that most runs have, that over all tasks first; None if no run has one."""
-        found = max(self.board.means, key=lambda mean: len(mean.scores), default=None)
-        return found if found and found.scores else None
+        """Return the mean over all tasks, or that of a suite if more than twice as many runs have it; None if none."""
+        most = max((len(mean.scores) for mean in self.board.means), default=0)
+        return next((mean for mean in self.board.means if mean.scores and 2 * len(mean.scores) >= most), None)
+
+    @cached_property
+    def has_several_machines(self) -> bool:
+        """Return whether costs were measured on different machines, so that they have to be told apart."""
+        return len({get_machine(run) for run in self.runs.values() if run.record.costs}) > 1
 
     @property
     def suites(self) -> list[str]:
@@ -71,6 +78,13 @@ class BoardView:
             kind.append(get_text("board.twin-of", runs=", ".join(self.partners[key])))
         settings = format_settings(run.settings)
         return tuple(join_texts(parts, SEPARATOR) for parts in (kind, settings) if parts)
+
+
+def shorten_machine(run: NamedRun) -> str:
+    """Return the machine of a run in a few words: its GPU, else its processor without its instruction sets."""
+    here = run.record.environment
+    name = (here.gpu or here.cpu).partition(" (")[0].partition(",")[0].strip()
+    return name if len(name) <= MAX_MACHINE_CHARS else f"{name[: MAX_MACHINE_CHARS - 1]}…"
 
 
 def format_rank(rank: tuple[int, int] | None) -> str:

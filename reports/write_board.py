@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.comparison.board import BoardOptions, make_board, select_scores
+from bitnet_bench.comparison.board import BoardOptions, is_selected, make_board, select_scores
 from bitnet_bench.comparison.board_twins import compare_twins, join_twins
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.protocols import Progress, no_progress
 from bitnet_bench.reports.board_view import BoardView
-from bitnet_bench.reports.named_runs import NamedRun, name_runs
+from bitnet_bench.reports.named_runs import NamedRun, make_letter, name_runs
 from bitnet_bench.runs.gathering import gather_runs
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.run import LoadedRun, Notice
@@ -44,7 +45,7 @@ def make_leaderboard(
     notices += unread
     if not found:
         raise _explain_nothing(notices)
-    runs = {run.key: run for run in name_runs([run for _, run in found])}
+    runs = {run.key: run for run in _name_runs([run for _, run in found], options)}
     places = {key: next(folder for folder, loaded in found if loaded is run.results) for key, run in runs.items()}
     if not any(run.record.scores for run in runs.values()):
         raise BenchError(f"{_name_first(places.values())} no score.", "Score them: `bitnet-bench evaluate --out DIR`.")
@@ -56,8 +57,25 @@ def make_leaderboard(
     twins = compare_twins(loaded, joined, options.margin, paired=paired, progress=progress)
     board = make_board(records, {key: str(places[key]) for key in shown}, twins, options)
     notices += [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in shown]
-    notices += [notice for run in shown.values() for notice in run.results.notices]
+    for key, run in shown.items():
+        notices += _gather_notices(places[key], run.results.notices)
     return BoardView(board, shown, summarize_notices(notices))
+
+
+def _name_runs(runs: Sequence[LoadedRun], options: BoardOptions) -> list[NamedRun]:
+    """Return the runs with distinct names, and with letters in the order of their mean scores."""
+
+    def order(run: NamedRun) -> float:
+        scores = [s.value for s in run.record.scores if s.limits[1] == 100.0 and is_selected(s, options)]
+        return -sum(scores) / len(scores) if scores else 1.0
+
+    return [replace(run, key=make_letter(i)) for i, run in enumerate(sorted(name_runs(runs), key=order))]
+
+
+def _gather_notices(folder: Path, notices: Iterable[Notice]) -> list[Notice]:
+    """Return the notices on a run; one that several of its tasks have is about its folder."""
+    counted = Counter(notice.what for notice in notices)
+    return [Notice(str(folder), notice.what) if counted[notice.what] > 1 else notice for notice in notices]
 
 
 def _read_runs(folders: Iterable[Path]) -> tuple[list[tuple[Path, LoadedRun]], list[Notice]]:

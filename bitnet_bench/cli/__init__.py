@@ -18,6 +18,7 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
+from bitnet_bench.cli.leaderboard import leaderboard
 from bitnet_bench.cli.machine import backends, doctor
 from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
@@ -49,12 +50,13 @@ COMMANDS = (
     push,
     pull,
     report,
+    leaderboard,
     compare,
     backends,
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, measure, report, compare, push, run)
+FROM_MODELS = (finetune, evaluate, measure, report, leaderboard, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)

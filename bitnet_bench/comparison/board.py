@@ -94,7 +94,7 @@ def select_scores(records: Records, options: BoardOptions) -> dict[str, RunRecor
     _check_names("category", options.categories, (p for r in records.values() for s in r.scores for p in s.parts))
     found = {}
     for key, record in records.items():
-        scores = tuple(score for score in record.scores if _is_selected(score, options))
+        scores = tuple(score for score in record.scores if is_selected(score, options))
         if scores:
             found[key] = record.model_copy(update={"scores": scores})
     if not found:
@@ -114,7 +114,8 @@ def _check_names(kind: str, given: Iterable[str], there: Iterable[str]) -> None:
             raise UsageError(f"No run has the {kind} {name!r}.", hint.strip())
 
 
-def _is_selected(score: Score, options: BoardOptions) -> bool:
+def is_selected(score: Score, options: BoardOptions) -> bool:
+    """Return whether the leaderboard shows *score*: a primary one of the chosen suites, tasks and categories."""
     suite, _, name = score.task.partition(":")
     return (
         score.primary

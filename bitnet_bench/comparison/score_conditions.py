@@ -120,9 +120,9 @@ def _explain_rows(
     limits = (record.settings.get("limit"), other.settings.get("limit"))
     if limits[0] != limits[1]:
         yield _explain_setting("limit", *limits)
-    if mine.n != theirs.n:
+    elif mine.n != theirs.n:
         yield get_text("board.differs.n", a=f"{mine.n:,}", b=f"{theirs.n:,}")
-    if limits[0] == limits[1]:
+    else:
         yield get_text("board.differs.data", a=a[:SHOWN_DIGEST_CHARS], b=b[:SHOWN_DIGEST_CHARS])
 
 
