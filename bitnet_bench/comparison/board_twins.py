@@ -114,6 +114,6 @@ def _explain(a: RunRecord, b: RunRecord) -> tuple[Sentence, ...]:
         Sentence(ko=one.ko, en=one.en)
         for score in a.scores
         if score.primary and score.task in others
-        for one in explain_difference((a, score), (b, others[score.task]))
+        for one in explain_difference((a, score), (b, others[score.task]), "twin")
     ]
     return tuple(dict.fromkeys(said))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import RunRecord, Score
@@ -21,6 +21,8 @@ NEVER_SHOWN = frozenset(
 )
 SHOWN_DIGEST_CHARS = 8
 MAX_VALUE_CHARS = 60
+Unequal = tuple[Text, Text, Text]
+"""What differs, and both values."""
 
 
 @dataclass(frozen=True)
@@ -70,60 +72,54 @@ def find_default(name: str) -> Any:
     return default if isinstance(default, bool | int | float | str | None) else None
 
 
-def explain_difference(ours: tuple[RunRecord, Score], ranked: tuple[RunRecord, Score]) -> tuple[Text, ...]:
-    """Return what differs between a score and those that are ranked; () if nothing does."""
-    (record, score), (other, reference) = ours, ranked
-    mine, theirs = read_conditions(record, score), read_conditions(other, reference)
+def explain_difference(
+    ours: tuple[RunRecord, Score], theirs: tuple[RunRecord, Score], against: Literal["ranked", "twin"] = "ranked"
+) -> tuple[Text, ...]:
+    """Return what differs between a score and one that is ranked, or that of its twin; () if nothing does."""
+    (record, score), (other, reference) = ours, theirs
+    a, b = read_conditions(record, score), read_conditions(other, reference)
     found = [
-        *_explain_settings(record.settings, other.settings),
-        *_explain_versions(mine, theirs, score.task),
-        *_explain_rows(mine, theirs, record, other),
+        *_compare_settings(record.settings, other.settings),
+        *_compare_versions(a, b, score.task),
+        *_compare_rows((a, record.settings.get("limit")), (b, other.settings.get("limit"))),
     ]
-    if mine.metric != theirs.metric:
-        found.append(get_text("board.differs.metric", a=mine.metric, b=theirs.metric))
-    elif mine.signature != theirs.signature:
-        found.append(get_text("board.differs.signature", a=mine.signature, b=theirs.signature))
-    return tuple(found)
+    if a.metric != b.metric:
+        found.append((get_text("board.metric"), plain_text(a.metric), plain_text(b.metric)))
+    elif a.signature != b.signature:
+        found.append((get_text("board.signature"), plain_text(a.signature), plain_text(b.signature)))
+    who = get_text(f"board.against.{against}")
+    said = tuple(get_text("board.differs", name=name, a=x, b=y, against=who) for name, x, y in found)
+    return said if a.is_known and b.is_known else (*said, get_text("board.no-digest"))
 
 
-def _explain_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[Text]:
+def _compare_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterable[Unequal]:
     mine, others = list_conditions(ours), list_conditions(theirs)
     for name in dict.fromkeys((*mine, *others)):
         a, b = (one.get(name, find_default(name)) for one in (mine, others))
         if a != b:
-            yield _explain_setting(name, a, b)
+            yield name_setting(name), format_value(a), format_value(b)
 
 
-def _explain_setting(name: str, a: Any, b: Any) -> Text:
-    return get_text("board.differs.setting", name=name_setting(name), a=format_value(a), b=format_value(b))
+def _compare_versions(a: ScoreConditions, b: ScoreConditions, task: str) -> Iterable[Unequal]:
+    if a.suite_version != b.suite_version:
+        name = get_text("board.suite-version", suite=task.partition(":")[0])
+        yield name, format_value(a.suite_version), format_value(b.suite_version)
+    if a.version != b.version:
+        yield plain_text("bitnet-bench"), format_value(a.version), format_value(b.version)
 
 
-def _explain_versions(mine: ScoreConditions, theirs: ScoreConditions, task: str) -> Iterable[Text]:
-    if mine.suite_version != theirs.suite_version:
-        suite = task.partition(":")[0]
-        yield get_text(
-            "board.differs.suite", suite=suite, a=format_value(mine.suite_version), b=format_value(theirs.suite_version)
-        )
-    if mine.version != theirs.version:
-        yield get_text("board.differs.version", a=format_value(mine.version), b=format_value(theirs.version))
-
-
-def _explain_rows(
-    mine: ScoreConditions, theirs: ScoreConditions, record: RunRecord, other: RunRecord
-) -> Iterable[Text]:
-    a, b = mine.data, theirs.data
-    if not a or not b:
-        yield get_text("board.differs.no-digest")
+def _compare_rows(ours: tuple[ScoreConditions, Any], theirs: tuple[ScoreConditions, Any]) -> Iterable[Unequal]:
+    """Yield how the rows differ: by their limit, else by their number, else by their digest."""
+    (a, limit), (b, other_limit) = ours, theirs
+    if not a.data or not b.data or (a.data == b.data and a.n == b.n):
         return
-    if a == b and mine.n == theirs.n:
-        return
-    limits = (record.settings.get("limit"), other.settings.get("limit"))
-    if limits[0] != limits[1]:
-        yield _explain_setting("limit", *limits)
-    elif mine.n != theirs.n:
-        yield get_text("board.differs.n", a=f"{mine.n:,}", b=f"{theirs.n:,}")
+    if limit != other_limit:
+        yield name_setting("limit"), format_value(limit), format_value(other_limit)
+    elif a.n != b.n:
+        yield get_text("board.n"), plain_text(f"{a.n:,}"), plain_text(f"{b.n:,}")
     else:
-        yield get_text("board.differs.data", a=a[:SHOWN_DIGEST_CHARS], b=b[:SHOWN_DIGEST_CHARS])
+        mine, others = (plain_text(f"sha256 {one[:SHOWN_DIGEST_CHARS]}…") for one in (a.data, b.data))
+        yield get_text("board.rows"), mine, others
 
 
 def format_settings(settings: Mapping[str, Any]) -> list[Text]:
