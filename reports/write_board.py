@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.comparison.board import BoardOptions, is_selected, make_board, select_scores
+from bitnet_bench.comparison.board import BoardOptions, make_board, select_scores
 from bitnet_bench.comparison.board_twins import compare_twins, join_twins
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.protocols import Progress, no_progress
+from bitnet_bench.reports.board_tables import order_rows
 from bitnet_bench.reports.board_view import BoardView
 from bitnet_bench.reports.named_runs import NamedRun, make_letter, name_runs
 from bitnet_bench.runs.gathering import gather_runs
@@ -45,31 +46,31 @@ def make_leaderboard(
     notices += unread
     if not found:
         raise _explain_nothing(notices)
-    runs = {run.key: run for run in _name_runs([run for _, run in found], options)}
+    runs = {run.key: run for run in name_runs([run for _, run in found])}
     places = {key: next(folder for folder, loaded in found if loaded is run.results) for key, run in runs.items()}
     if not any(run.record.scores for run in runs.values()):
         raise BenchError(f"{_name_first(places.values())} no score.", "Score them: `bitnet-bench evaluate --out DIR`.")
     chosen = select_scores({key: run.record for key, run in runs.items()}, options)
-    shown = {key: _choose_scores(run, chosen) for key, run in runs.items() if key in chosen}
+    notices += [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in chosen]
+    given = {key: _choose_scores(run, chosen) for key, run in runs.items() if key in chosen}
+    letters = _choose_letters(given, options)
+    shown = {letters[key]: replace(given[key], key=letters[key]) for key in letters}
+    folders_of = {letters[key]: places[key] for key in letters}
     records = {key: run.record for key, run in shown.items()}
-    joined = {} if options.categories else join_twins({key: places[key] for key in shown}, records)
+    joined = {} if options.categories else join_twins(folders_of, records)
     loaded = {key: replace(run.results, record=_rename(run)) for key, run in shown.items()}
     twins = compare_twins(loaded, joined, options.margin, paired=paired, progress=progress)
-    board = make_board(records, {key: str(places[key]) for key in shown}, twins, options)
-    notices += [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in shown]
+    board = make_board(records, {key: str(folder) for key, folder in folders_of.items()}, twins, options)
     for key, run in shown.items():
-        notices += _gather_notices(places[key], run.results.notices)
+        notices += _gather_notices(folders_of[key], run.results.notices)
     return BoardView(board, shown, summarize_notices(notices))
 
 
-def _name_runs(runs: Sequence[LoadedRun], options: BoardOptions) -> list[NamedRun]:
-    """Return the runs with distinct names, and with letters in the order of their mean scores."""
-
-    def order(run: NamedRun) -> float:
-        scores = [s.value for s in run.record.scores if s.limits[1] == 100.0 and is_selected(s, options)]
-        return -sum(scores) / len(scores) if scores else 1.0
-
-    return [replace(run, key=make_letter(i)) for i, run in enumerate(sorted(name_runs(runs), key=order))]
+def _choose_letters(runs: Mapping[str, NamedRun], options: BoardOptions) -> dict[str, str]:
+    """Return a new letter for each run, in the order in which the ranking lists them."""
+    board = make_board({key: run.record for key, run in runs.items()}, dict.fromkeys(runs, ""), [], options)
+    view = BoardView(board, runs)
+    return {key: make_letter(i) for i, key in enumerate(order_rows(view, view.main_mean, board.columns))}
 
 
 def _gather_notices(folder: Path, notices: Iterable[Notice]) -> list[Notice]:

@@ -11,14 +11,13 @@ from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.wording import Text, get_text, load_catalogue, plain_text
 
-NO_CONDITIONS = frozenset(
-    ("tasks", "data_dir", "rows", "limit", "seed", "stage", "cache", "base_url", "concurrency", "timeout", "retries")
-)
-"""Settings in which comparable runs may differ: what they read is told by the digest of the rows."""
-SHOWN_FIRST = ("answer", "shots", "prompts", "chat_template", "limit")
 NEVER_SHOWN = frozenset(
     ("tasks", "data_dir", "rows", "stage", "cache", "base_url", "concurrency", "timeout", "retries")
 )
+"""Settings that say where rows or answers came from; what was read is told by the digest of the rows."""
+NO_CONDITIONS = NEVER_SHOWN | {"limit", "seed", "activations", "allow_mismatch"}
+"""Settings in which comparable runs may differ: of rows their digest tells, and others are how a model ran."""
+SHOWN_FIRST = ("answer", "shots", "prompts", "chat_template", "limit")
 SHOWN_DIGEST_CHARS = 8
 MAX_VALUE_CHARS = 60
 Unequal = tuple[Text, Text, Text]
@@ -124,8 +123,13 @@ def _compare_rows(ours: tuple[ScoreConditions, Any], theirs: tuple[ScoreConditio
 
 def format_settings(settings: Mapping[str, Any]) -> list[Text]:
     """Return the settings of a run that a reader needs: the usual ones always, others where they are not default."""
+    hidden = NEVER_SHOWN if settings.get("shots") else NEVER_SHOWN | {"seed"}
     usual = [name for name in SHOWN_FIRST if name in settings]
-    others = [name for name in list_conditions(settings) if name not in usual and name not in NEVER_SHOWN]
+    others = [
+        name
+        for name in sorted(settings)
+        if name not in usual and name not in hidden and settings[name] not in (None, find_default(name))
+    ]
     return [
         name_setting(name) + plain_text(" ") + format_value(settings[name])
         for name in (*usual, *others)
