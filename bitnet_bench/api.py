@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bitnet_bench.checkpoints import locate
-from bitnet_bench.comparison.board import BoardOptions
 from bitnet_bench.comparison.board_values import Board
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
@@ -19,7 +18,7 @@ from bitnet_bench.reports import write, write_board
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.jobs import BoardOptions, EvaluateJob, FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
 from bitnet_bench.training.finetune import make_twin_job as run_twin_of
@@ -170,8 +169,10 @@ def leaderboard(
         >>> board = bb.leaderboard(["runs/scored"], "board.html", suites=["kobest"])
         >>> [(score.run, score.value, score.rank) for score in board.means[0].scores]
     """
-    options = BoardOptions(tuple(suites), tuple(tasks), tuple(categories), margin)
-    view = write_board.make_leaderboard([str(run) for run in runs], options, paired=paired)
+    options = BoardOptions(
+        suites=tuple(suites), tasks=tuple(tasks), categories=tuple(categories), margin=margin, paired=paired
+    )
+    view = write_board.make_leaderboard([str(run) for run in runs], options)
     if out is not None:
         write_board.write_leaderboard(view, Path(out), language, keep_paths)
     return view.board

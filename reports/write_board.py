@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.comparison.board import BoardOptions, make_board, select_scores
+from bitnet_bench.comparison.board import make_board, select_scores
 from bitnet_bench.comparison.board_twins import compare_twins, join_twins
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
@@ -17,6 +17,7 @@ from bitnet_bench.reports.board_tables import order_rows
 from bitnet_bench.reports.board_view import BoardView
 from bitnet_bench.reports.named_runs import NamedRun, make_letter, name_runs
 from bitnet_bench.runs.gathering import gather_runs
+from bitnet_bench.runs.jobs import BoardOptions
 from bitnet_bench.runs.reading import read_run
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.shared_paths import share
@@ -32,7 +33,6 @@ def make_leaderboard(
     named: Sequence[str | Path],
     options: BoardOptions | None = None,
     *,
-    paired: bool = True,
     progress: Progress = no_progress,
 ) -> BoardView:
     """Return the leaderboard of the runs that *named* stands for (`runs.gathering.gather_runs`).
@@ -46,12 +46,21 @@ def make_leaderboard(
     notices += unread
     if not found:
         raise _explain_nothing(notices)
+    return make_view(found, options, notices, progress)
+
+
+def make_view(
+    found: Sequence[tuple[Path, LoadedRun]],
+    options: BoardOptions,
+    notices: Sequence[Notice] = (),
+    progress: Progress = no_progress,
+) -> BoardView:
+    """Return the leaderboard of runs that were read, each with its folder; *notices* are on others."""
     runs = {run.key: run for run in name_runs([run for _, run in found])}
     places = {key: next(folder for folder, loaded in found if loaded is run.results) for key, run in runs.items()}
     if not any(run.record.scores for run in runs.values()):
         raise BenchError(f"{_name_first(places.values())} no score.", "Score them: `bitnet-bench evaluate --out DIR`.")
     chosen = select_scores({key: run.record for key, run in runs.items()}, options)
-    notices += [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in chosen]
     given = {key: _choose_scores(run, chosen) for key, run in runs.items() if key in chosen}
     letters = _choose_letters(given, options)
     shown = {letters[key]: replace(given[key], key=letters[key]) for key in letters}
@@ -59,11 +68,11 @@ def make_leaderboard(
     records = {key: run.record for key, run in shown.items()}
     joined = {} if options.categories else join_twins(folders_of, records)
     loaded = {key: replace(run.results, record=_rename(run)) for key, run in shown.items()}
-    twins = compare_twins(loaded, joined, options.margin, paired=paired, progress=progress)
+    twins = compare_twins(loaded, joined, options.margin, paired=options.paired, progress=progress)
     board = make_board(records, {key: str(folder) for key, folder in folders_of.items()}, twins, options)
-    for key, run in shown.items():
-        notices += _gather_notices(folders_of[key], run.results.notices)
-    return BoardView(board, shown, summarize_notices(notices))
+    lacking = [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in chosen]
+    own = [notice for key, run in shown.items() for notice in _gather_notices(folders_of[key], run.results.notices)]
+    return BoardView(board, shown, summarize_notices([*notices, *lacking, *own]))
 
 
 def _choose_letters(runs: Mapping[str, NamedRun], options: BoardOptions) -> dict[str, str]:

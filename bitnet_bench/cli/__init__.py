@@ -18,11 +18,10 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
-from bitnet_bench.cli.leaderboard import leaderboard
 from bitnet_bench.cli.machine import backends, doctor
 from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
-from bitnet_bench.cli.reporting import compare, quickstart, report
+from bitnet_bench.cli.reporting import compare, leaderboard, quickstart, report
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
 from bitnet_bench.cli.terminal import pause_progress, protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from bitnet_bench.comparison.board_values import (
     SHOWN_DIGEST_CHARS,
@@ -17,7 +16,7 @@ from bitnet_bench.comparison.board_values import (
     BoardTwins,
     MissingMean,
 )
-from bitnet_bench.comparison.results import MARGIN, Sentence
+from bitnet_bench.comparison.results import Sentence
 from bitnet_bench.comparison.score_conditions import (
     ScoreConditions,
     explain_difference,
@@ -25,6 +24,7 @@ from bitnet_bench.comparison.score_conditions import (
     read_conditions,
 )
 from bitnet_bench.errors import BenchError, UsageError, did_you_mean
+from bitnet_bench.runs.jobs import BoardOptions
 from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.statistics import interval
 from bitnet_bench.statistics.ranks import rank_intervals
@@ -32,18 +32,6 @@ from bitnet_bench.statistics.several import combine_stderrs
 
 Records = Mapping[str, RunRecord]
 """Records by the key of their run."""
-
-
-@dataclass(frozen=True)
-class BoardOptions:
-    """What a leaderboard shows; () is everything."""
-
-    suites: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    """Tasks as SUITE:TASK, or as TASK of any suite."""
-    categories: tuple[str, ...] = ()
-    margin: float = MARGIN
-    """Difference in points between twins that is too small to matter."""
 
 
 def make_board(

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bitnet_bench.comparison.board import BoardOptions, make_board, select_scores
+from bitnet_bench.comparison.board import make_board, select_scores
 from bitnet_bench.comparison.board_twins import compare_twins, join_twins
 from bitnet_bench.comparison.board_values import Board, BoardColumn
 from bitnet_bench.comparison.comparing import compare
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.jobs import BoardOptions
 from bitnet_bench.runs.records import Environment, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import load_catalogue

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import bitnet_bench as bb
-from bitnet_bench.comparison.board import BoardOptions
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.reports.board_chart import board_cost_section
 from bitnet_bench.reports.board_markdown import format_board
@@ -20,6 +19,7 @@ from bitnet_bench.reports.board_view import BoardView
 from bitnet_bench.reports.sections import Switch
 from bitnet_bench.reports.write_board import dump_board, make_leaderboard, write_leaderboard
 from bitnet_bench.runs.folder import compute_seal, save_record, save_samples
+from bitnet_bench.runs.jobs import BoardOptions
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import LANGUAGES, load_catalogue
 
@@ -235,7 +235,7 @@ def test_examples_are_read_for_twins_alone(place: Path) -> None:
     assert make_leaderboard([place]).board.twins[0].test == "paired"
     for file in place.glob("*/samples/*"):
         file.write_bytes(b"\xff")
-    view = make_leaderboard([place], paired=False)
+    view = make_leaderboard([place], BoardOptions(paired=False))
     assert view.board.twins[0].test == "unpaired"
     assert not [notice for notice in view.notices if "samples" in notice.where]
 

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.completion import complete_suites, complete_tasks
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.options import Json, Margin
 from bitnet_bench.cli.output import print_json
-from bitnet_bench.cli.reporting import Language
 from bitnet_bench.cli.sentences import print_open, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show
 from bitnet_bench.runs.choices import MARGIN
+from bitnet_bench.wording import Language
 from bitnet_bench.wording.translation import LANGUAGE
 
 if TYPE_CHECKING:
     from bitnet_bench.reports.board_view import BoardView
 
-MAX_ROWS_SHOWN = 20
-"""Number of runs that the terminal shows; the page has all."""
+MAX_RANKS_SHOWN = 20
+"""Number of runs whose ranks the terminal shows; the page has all."""
 
 
 @with_fields
@@ -35,25 +34,11 @@ def leaderboard(
             show_default=False,
         ),
     ] = None,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this suite. Repeatable.", autocompletion=complete_suites, show_default=False),
-    ] = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this task. Repeatable.", autocompletion=complete_tasks, show_default=False),
-    ] = None,
-    category: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this category or label, as records have them in `parts`. Repeatable."),
-    ] = None,
     lang: Annotated[Language, typer.Option(help="Language of Markdown, and the page's first; a page switches.")] = "ko",
     margin: Margin = MARGIN,
-    paired: Annotated[
-        bool, typer.Option(help="Compare twins row by row, which reads their examples; else by standard errors.")
-    ] = True,
     as_json: Json = False,
     *,
+    options: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:BoardOptions")],
     sharing: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Sharing")],
 ) -> None:
     """Rank any number of runs, with the ranks that are certain.
@@ -62,15 +47,14 @@ def leaderboard(
     quality against memory and speed. docs/reports.md explains the ranks. Runs that cannot be read are named and left
     out.
     """
-    from bitnet_bench.comparison.board import BoardOptions
     from bitnet_bench.reports.write_board import dump_board, find_renderer, make_leaderboard, write_leaderboard
+    from bitnet_bench.runs.jobs import BoardOptions
 
     files = out or ([] if as_json else [Path("board.html")])
     for file in files:
         find_renderer(file)
-    options = BoardOptions(tuple(suite or ()), tuple(task or ()), tuple(category or ()), margin)
     with progress_bar("compare twins") as progress:
-        view = make_leaderboard(runs, options, paired=paired, progress=progress)
+        view = make_leaderboard(runs, BoardOptions(**options, margin=margin), progress=progress)
     for notice in view.notices:
         print_text(f"{notice.where}: {notice.what.in_language(LANGUAGE.get())}", sys.stderr)
     for file in files:
@@ -86,15 +70,15 @@ def leaderboard(
 
 
 def show_ranking(view: BoardView) -> None:
-    """Print the ranks and means of the first runs."""
+    """Print who is first, and the ranks and means of the first runs."""
     from bitnet_bench.reports.board_page import make_headline
     from bitnet_bench.reports.board_tables import ranking_table
 
     language = LANGUAGE.get()
     print_text(make_headline(view).in_language(language))
     table = ranking_table(view)
-    rows = [[cell.text.in_language(language) for cell in row.cells] for row in table.rows[:MAX_ROWS_SHOWN]]
+    rows = [[cell.text.in_language(language) for cell in row.cells] for row in table.rows[:MAX_RANKS_SHOWN]]
     columns = [heading.in_language(language) for heading in table.headings]
-    show(make_table("Ranking", columns, rows, optional=columns[:2:-1], elsewhere="--out"))
-    if len(table.rows) > MAX_ROWS_SHOWN:
-        print_text(f"Runs that are in the file alone: {len(table.rows) - MAX_ROWS_SHOWN}.")
+    show(make_table("Ranking", columns, rows, optional=columns[:2:-1]))
+    if len(table.rows) > MAX_RANKS_SHOWN:
+        print_text(f"Runs that are in the file alone: {len(table.rows) - MAX_RANKS_SHOWN}.")
