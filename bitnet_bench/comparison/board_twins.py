@@ -23,18 +23,18 @@ ScorePair = tuple[Score, Score]
 def join_twins(folders: Mapping[str, Path], records: Mapping[str, RunRecord]) -> dict[str, str]:
     """Return the key of the float twin of each ternary run that has one.
 
-    Of several, it is the one with the most tasks that were scored under the same conditions.
+    Of several, it is the one with the most tasks that were scored under the same conditions; with none of these, it is
+    a twin by the name of its folder only.
     """
     keys = {folder: key for key, folder in folders.items()}
-    candidates = list_twins_among({folder: records[key] for folder, key in keys.items()})
-    return {
-        keys[folder]: max(
-            (keys[one] for one in twins),
-            key=lambda key, own=keys[folder]: len(list(_pair_scores(records[own], records[key]))),  # type: ignore[misc]
-        )
-        for folder, twins in candidates.items()
-        if twins
-    }
+    joined = {}
+    for folder, (named, others) in list_twins_among({folder: records[key] for folder, key in keys.items()}).items():
+        own = records[keys[folder]]
+        shared = {one: sum(1 for _ in _pair_scores(own, records[keys[one]])) for one in (*named, *others)}
+        candidates = [one for one in shared if shared[one] or one in named]
+        if candidates:
+            joined[keys[folder]] = keys[max(candidates, key=shared.__getitem__)]
+    return joined
 
 
 def _pair_scores(a: RunRecord, b: RunRecord) -> Iterator[ScorePair]:

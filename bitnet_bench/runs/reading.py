@@ -166,12 +166,18 @@ def _drop_unknown_fields(fields: dict[str, Any], file: Path, notices: list[Notic
         return {name: one for name, one in value.items() if name in kind.model_fields}
 
     found: dict[str, Any] = keep_known(RunRecord, fields, "")
-    for name, kind in (("checkpoint", Checkpoint), ("environment", Environment)):
-        if name in found:
-            found[name] = keep_known(kind, found[name], f"{name}.")
-    for name, kind in (("scores", Score), ("costs", Cost)):
-        if isinstance(found.get(name), list):
-            found[name] = [keep_known(kind, one, f"{name}.") for one in found[name]]
+    inner: dict[str, type[BaseModel]] = {
+        "checkpoint": Checkpoint,
+        "environment": Environment,
+        "scores": Score,
+        "costs": Cost,
+    }
+    for name, kind in inner.items():
+        value = found.get(name)
+        if isinstance(value, list):
+            found[name] = [keep_known(kind, one, f"{name}.") for one in value]
+        elif value is not None:
+            found[name] = keep_known(kind, value, f"{name}.")
     if unknown:
         notices.append(Notice(str(file), get_text("notice.unknown", names=", ".join(dict.fromkeys(unknown)))))
     return found

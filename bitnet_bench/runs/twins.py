@@ -34,11 +34,10 @@ def find_twin(folder: Path) -> Path | None:
     return None
 
 
-def list_twins_among(runs: Mapping[Path, RunRecord]) -> dict[Path, list[Path]]:
-    """Return for each ternary run of *runs* the float runs that may be its twin, those named as such first.
+def list_twins_among(runs: Mapping[Path, RunRecord]) -> dict[Path, tuple[list[Path], list[Path]]]:
+    """Return for each ternary run of *runs* the float runs that may be its twin: by folder, and by checkpoint alone.
 
-    The rules are those of `find_twin`, but no file is read: the twin of a run need not be next to it if their
-    checkpoints have the names of twins.
+    The names are those of `find_twin`, but no file is read, and a checkpoint's twin may be in any folder.
     """
     by_place = {folder.resolve(): folder for folder in runs}
     by_source: dict[str, list[Path]] = {}
@@ -48,11 +47,11 @@ def list_twins_among(runs: Mapping[Path, RunRecord]) -> dict[Path, list[Path]]:
     found = {}
     for folder, record in runs.items():
         if record.checkpoint.is_ternary:
-            named = [by_place.get(place.resolve()) for place in _list_named_twins(folder)]
-            floats = [one for one in named if one and not runs[one].checkpoint.is_ternary]
+            places = [by_place.get(place.resolve()) for place in _list_named_twins(folder)]
+            named = [one for one in places if one and not runs[one].checkpoint.is_ternary]
             source = record.checkpoint.source
-            others = (source + TWIN_SUFFIX, source.removesuffix(TWIN_SUFFIX))
-            found[folder] = list(dict.fromkeys((*floats, *(one for name in others for one in by_source.get(name, ())))))
+            sources = (source + TWIN_SUFFIX, source.removesuffix(TWIN_SUFFIX))
+            found[folder] = (named, [one for name in sources for one in by_source.get(name, ()) if one not in named])
     return found
 
 

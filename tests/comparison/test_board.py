@@ -269,7 +269,12 @@ def test_twins_are_joined_by_their_names(make_results: Any) -> None:
     folders = {"A": Path("r/x"), "B": Path("r/x-fp16"), "C": Path("s/five"), "D": Path("t/five-too"), "E": Path("r/e")}
     records = {key: run.record for key, run in runs.items()}
     assert join_twins(folders, records) == {"A": "B", "C": "D"}
-    del folders["B"], folders["D"], records["B"], records["D"]
+    del folders["D"], records["D"]
+    assert join_twins(folders, records) == {"A": "B"}  # B was scored otherwise than C
+    del folders["A"], records["A"]
+    folders["C"] = Path("r/x")
+    assert join_twins(folders, records) == {"C": "B"}  # but it is beside C, and named so
+    del folders["B"], records["B"]
     assert join_twins(folders, records) == {}
 
 
