@@ -95,9 +95,10 @@ def format_rank(rank: tuple[int, int] | None) -> str:
 
 
 def format_score(score: BoardScore, digits: int = 1) -> Text:
-    """Return a score with its 95 % interval, as other tables have it."""
+    """Return a score with its 95 % interval, as other tables have it: as limits if it lies at one of them."""
     limits = None if score.low is None or score.high is None else (score.low, score.high)
-    return format_estimate(score.value, score.stderr, limits, digits)
+    is_at_limit = limits is not None and score.value in limits
+    return format_estimate(score.value, 0.0 if is_at_limit else score.stderr, limits, digits)
 
 
 def name_column(column: BoardColumn) -> Text:

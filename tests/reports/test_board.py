@@ -74,6 +74,12 @@ def test_a_cell_has_score_interval_and_rank(page: str) -> None:
     assert "shots 0 · prompts default · chat template off" in text
 
 
+def test_a_score_at_its_limit_has_the_limits_beside_it(make_results: Any, tmp_path: Path) -> None:
+    """All of 100 right are not "100.0 ±3.7", which would go beyond."""
+    save(make_results("a", {"s:t": [1.0] * 100}), tmp_path / "a")
+    assert "100.0 (96.3 to 100.0)" in format_board(make_leaderboard([tmp_path]), "en")
+
+
 def test_a_run_that_is_not_comparable_is_shown_with_the_reason(page: str) -> None:
     """Below those that are ranked, and without a rank."""
     text = read_text(page)
