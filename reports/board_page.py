@@ -131,9 +131,8 @@ def make_lead(view: BoardView) -> tuple[Text, ...]:
 
 def make_caveats(view: BoardView) -> tuple[Text, ...]:
     """Return the rules of the ranking: comparability, ties, means."""
-    keys = ["board.rule.comparable"]
-    keys += ["board.rule.categories"] if view.board.categories else ["board.rule.ranks", "board.rule.means"]
-    said = [get_text(key) for key in keys]
+    last = "categories" if view.board.categories else "means"
+    said = [get_text(f"board.rule.{name}") for name in ("comparable", "ranks", last)]
     excluded = list_excluded_tasks(view.board.means)
     if excluded:
         said.append(get_text("board.rule.excluded", tasks=join_texts(excluded)))

@@ -238,6 +238,7 @@ def _twin_row(view: BoardView, pair: BoardTwins) -> Row:
         dashes[4] = Cell(get_text("verdict.refused"), (join_texts(why, "; "),), "warning")
         return Row((label, *dashes))
     mean = pair.mean
+    is_open = mean.verdict == "undecided"
     ours, theirs = _find_pair_means(view, pair)
     return Row(
         (
@@ -246,15 +247,11 @@ def _twin_row(view: BoardView, pair: BoardTwins) -> Row:
             Cell(plain_text(theirs)),
             Cell(plain_text(format_difference(mean)), (), "strong", sort=mean.difference),
             Cell(format_interval(mean)),
-            Cell(format_verdict(mean.verdict, view.board.margin), (), _verdict_kind(mean.verdict)),
+            Cell(format_verdict(mean.verdict, view.board.margin), (), "quiet" if is_open else "strong"),
             Cell(plain_text(format_p(mean.p)), (describe_test(pair),), sort=mean.p),
             Cell(get_text("tasks", count=Count(mean.tasks)), _count_refused(pair)),
         )
     )
-
-
-def _verdict_kind(verdict: str) -> str:
-    return "quiet" if verdict == "undecided" else "strong"
 
 
 def _count_refused(pair: BoardTwins) -> tuple[Text, ...]:
@@ -305,7 +302,14 @@ def provenance_table(view: BoardView) -> Table:
     names = ("run", "folder", "model", "weights", "version", "time", "machine")
     rows = []
     for run in view.board.runs:
-        cells = (run.folder, run.model, run.weights, run.version or DASH, run.time[:16].replace("T", " "), run.machine)
+        cells = (
+            run.folder,
+            run.model,
+            run.weights or DASH,
+            run.version or DASH,
+            run.time[:16].replace("T", " "),
+            run.machine,
+        )
         kinds = ("code", "code", "code", "plain", "plain", "quiet")
         cells_of = (Cell(plain_text(text), (), kind) for text, kind in zip(cells, kinds, strict=True))  # type: ignore[arg-type]
         rows.append(Row((Cell(view.label(run.key), (), "strong"), *cells_of)))

@@ -71,7 +71,6 @@ COMPLETERS: Mapping[str, Any] = {
     "backends": complete_backends,
     "baselines": complete_backends,
     "suites": complete_suites,
-    "tasks": complete_tasks,
     "meter": complete_meters,
 }
 """What completes an option that is made from a field of a job, by the field's name."""

@@ -54,12 +54,13 @@ def make_board(
 def _describe_run(key: str, record: RunRecord, folder: str) -> BoardRun:
     checkpoint, here = record.checkpoint, record.environment
     read_as = f" ({checkpoint.read_as})" if checkpoint.read_as else ""
+    is_served = bool(getattr(checkpoint, "endpoint", None))
     return BoardRun(
         key=key,
         name=record.name,
         folder=folder,
         model=checkpoint.source,
-        weights=checkpoint.sha256[:SHOWN_DIGEST_CHARS] + read_as,
+        weights=None if is_served else checkpoint.sha256[:SHOWN_DIGEST_CHARS] + read_as,
         parameters=checkpoint.parameters,
         ternary=checkpoint.is_ternary,
         precision=record.precision,
@@ -79,7 +80,8 @@ def select_scores(records: Records, options: BoardOptions) -> dict[str, RunRecor
     _check_names("suite", options.suites, (s.task.partition(":")[0] for r in records.values() for s in r.scores))
     tasks = {score.task for record in records.values() for score in record.scores}
     _check_names("task", options.tasks, tasks | {task.partition(":")[2] for task in tasks})
-    _check_names("category", options.categories, (p for r in records.values() for s in r.scores for p in s.parts))
+    parts = {part for record in records.values() for score in record.scores if score.primary for part in score.parts}
+    _check_names("category", options.categories, parts | {part.partition("=")[2] for part in parts})
     found = {}
     for key, record in records.items():
         scores = tuple(score for score in record.scores if is_selected(score, options))
@@ -109,8 +111,13 @@ def is_selected(score: Score, options: BoardOptions) -> bool:
         score.primary
         and (not options.suites or suite in options.suites)
         and (not options.tasks or score.task in options.tasks or name in options.tasks)
-        and (not options.categories or bool(score.parts.keys() & set(options.categories)))
+        and (not options.categories or any(find_part(score, name) for name in options.categories))
     )
+
+
+def find_part(score: Score, category: str) -> str | None:
+    """Return the part of *score* that is called *category*, or KIND=*category* such as `subject=law`."""
+    return next((part for part in score.parts if category in (part, part.partition("=")[2])), None)
 
 
 def make_columns(records: Records, options: BoardOptions) -> tuple[BoardColumn, ...]:
@@ -121,7 +128,7 @@ def make_columns(records: Records, options: BoardOptions) -> tuple[BoardColumn, 
     for task in sorted(tasks, key=lambda task: suites.index(task.partition(":")[0])):
         scores = {key: score for key, record in records.items() for score in record.scores if score.task == task}
         for category in options.categories or (None,):
-            shown = {key: score for key, score in scores.items() if category is None or category in score.parts}
+            shown = {key: score for key, score in scores.items() if category is None or find_part(score, category)}
             if shown:
                 columns.append(_make_column(records, shown, category))
     return tuple(columns)
@@ -150,7 +157,7 @@ def _make_column(records: Records, scores: Mapping[str, Score], category: str | 
         lower_is_better=lower,
         in_points=reference.limits[1] == 100.0 and not lower,
         chance=reference.chance if category is None else None,
-        n=reference.n if category is None else None,
+        n=_choose_part(reference, category).n or None,
         data=chosen.data,
         signature=reference.signature,
         settings=list_conditions(records[first].settings),
@@ -172,10 +179,20 @@ def _explain(ours: tuple[RunRecord, Score], ranked: tuple[RunRecord, Score]) -> 
 
 
 def _make_score(key: str, score: Score, category: str | None) -> BoardScore:
-    if category is not None:
-        return BoardScore(run=key, value=score.parts[category], stderr=None, low=None, high=None, n=None)
-    low, high = score.interval or (None, None)
-    return BoardScore(run=key, value=score.value, stderr=score.stderr_for_means, low=low, high=high, n=score.n)
+    shown = _choose_part(score, category)
+    if not shown.n:
+        return BoardScore(run=key, value=shown.value, stderr=None, low=None, high=None, n=None)
+    low, high = shown.interval or (None, None)
+    return BoardScore(run=key, value=shown.value, stderr=shown.stderr_for_means, low=low, high=high, n=shown.n)
+
+
+def _choose_part(score: Score, category: str | None) -> Score:
+    """Return *score*, or what it is on *category*, with 0 rows and no error if their number is not recorded."""
+    part = None if category is None else find_part(score, category)
+    if part is None:
+        return score
+    counts, errors = (getattr(score, name, {}) for name in ("part_counts", "part_errors"))
+    return score.model_copy(update={"value": score.parts[part], "stderr": errors.get(part), "n": counts.get(part, 0)})
 
 
 def _rank(scores: Sequence[BoardScore], lower: bool) -> list[BoardScore]:

@@ -17,8 +17,9 @@ class BoardRun(Value):
     name: str
     folder: str
     model: str
-    weights: str
-    """First characters of the sha256 of the weights, and what they were read as if the user said it."""
+    weights: str | None
+    """First characters of the sha256 of the weights, and what they were read as if the user said it; None if a server
+    holds them."""
     parameters: int
     ternary: bool
     precision: str

@@ -12,7 +12,10 @@ from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.wording import Text, get_text, load_catalogue, plain_text
 
 NEVER_SHOWN = frozenset(
-    ("tasks", "data_dir", "rows", "stage", "cache", "base_url", "concurrency", "timeout", "retries")
+    (
+        *("tasks", "data_dir", "rows", "stage", "cache"),
+        *("base_url", "api_key_variable", "request_timeout", "concurrency"),  # how a server is reached
+    )
 )
 """Settings that say where rows or answers came from; what was read is told by the digest of the rows."""
 NO_CONDITIONS = NEVER_SHOWN | {"limit", "seed", "activations", "allow_mismatch"}
@@ -123,7 +126,8 @@ def _compare_rows(ours: tuple[ScoreConditions, Any], theirs: tuple[ScoreConditio
 
 def format_settings(settings: Mapping[str, Any]) -> list[Text]:
     """Return the settings of a run that a reader needs: the usual ones always, others where they are not default."""
-    hidden = NEVER_SHOWN if settings.get("shots") else NEVER_SHOWN | {"seed"}
+    draws = settings.get("shots") or settings.get("temperature")
+    hidden = NEVER_SHOWN if draws else NEVER_SHOWN | {"seed"}
     usual = [name for name in SHOWN_FIRST if name in settings]
     others = [
         name

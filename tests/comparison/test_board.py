@@ -257,6 +257,29 @@ def test_categories_are_columns_of_their_own(make_results: Any) -> None:
     assert board.means == ()
 
 
+def test_a_category_is_found_by_its_name_alone(make_results: Any) -> None:
+    """Records call it by its kind, too."""
+    run = make_results("a", {"s:t": GOOD})
+    parts = {"category=history": 50.0, "subject=law": 60.0}
+    scores = tuple(s.model_copy(update={"parts": parts}) for s in run.record.scores)
+    board = board_of(LoadedRun(run.record.model_copy(update={"scores": scores})), categories=("law",))
+    assert [(column.category, column.scores[0].value) for column in board.columns] == [("law", 60.0)]
+
+
+def test_a_category_with_rows_and_error_is_ranked(make_results: Any) -> None:
+    """As records have them that count the rows of a part."""
+
+    def with_counts(name: str, value: float) -> LoadedRun:
+        run = make_results(name, {"s:t": GOOD})
+        fields = {"parts": {"law": value}, "part_counts": {"law": 40}, "part_errors": {"law": 5.0}}
+        scores = tuple(s.model_copy(update=fields) for s in run.record.scores)
+        return LoadedRun(run.record.model_copy(update={"scores": scores}))
+
+    column = board_of(with_counts("a", 90.0), with_counts("b", 50.0), categories=("law",)).columns[0]
+    assert ranks(column) == {"a": (1, 1), "b": (2, 2)}
+    assert (column.n, column.scores[1].low) == (40, pytest.approx(50 - 1.96 * 5, abs=0.01))
+
+
 def test_twins_are_joined_by_their_names(make_results: Any) -> None:
     """By folders of one place, or by checkpoints of any; of several the one under the same conditions."""
     runs = {
