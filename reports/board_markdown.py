@@ -26,7 +26,7 @@ def format_board(view: BoardView, language: Language = "ko", keep_paths: bool = 
     for suite in view.suites:
         lines += [f"## {writer.line(format_suite(suite))}", "", *writer.table(suite_table(view, suite)), ""]
     tables = [("board.conditions.title", condition_table(view)), ("board.runs.title", provenance_table(view))]
-    if view.board.twins:
+    if view.board.twins and not view.board.categories:
         tables.insert(0, ("board.twins.title", twin_table(view, view.board.twins)))
     for title, table in tables:
         lines += [f"## {writer.line(get_text(title))}", "", *writer.table(table), ""]

@@ -140,9 +140,9 @@ def make_caveats(view: BoardView) -> tuple[Text, ...]:
 
 
 def twin_section(view: BoardView) -> Section | None:
-    """Return ternary runs beside their float twins; None if there are no twins."""
+    """Return ternary runs beside their float twins; None if there are none, or if they are not compared."""
     pairs = view.board.twins
-    if not pairs:
+    if not pairs or view.board.categories:
         return None
     blocks: list[Block] = [twin_table(view, pairs), Paragraph(get_text("board.twins.hint"), "hint")]
     for pair in pairs:

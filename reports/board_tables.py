@@ -26,48 +26,49 @@ from bitnet_bench.wording.names import format_metric, format_suite, format_task_
 
 COSTS = ("peak_bytes", "decode_tokens_per_s")
 SHOWN_DATA_CHARS = 12
-Differs = Mapping[str, Sequence[Sentence]]
+MAX_RANKED_COLUMNS = 6
+"""Number of columns that the ranking has where there is no mean."""
 
 
 def ranking_table(view: BoardView) -> Table:
-    """Return a row for each run: its rank and mean, the means of suites, and what it costs."""
-    means = [mean for mean in view.board.means if mean.scores]
+    """Return a row for each run: its rank and means, or the first columns if there is no mean, and what it costs."""
     main = view.main_mean
-    if main in means:
-        means.remove(main)
-    order = order_rows(view, main, view.board.columns)
+    shown = [] if main is None else [main, *(mean for mean in view.board.means if mean.scores and mean is not main)]
+    columns = view.board.columns[:MAX_RANKED_COLUMNS] if main is None else ()
     headings = [
         get_text("column.run"),
-        get_text("board.rank"),
-        get_text("column.mean") if main is None else get_text("board.mean-of", what=name_mean(main)),
-        *(name_mean(mean) for mean in means),
+        *([get_text("board.rank"), get_text("board.mean-of", what=name_mean(main))] if main else []),
+        *map(name_mean, shown[1:]),
+        *map(name_column, columns),
         *(get_text(f"metric.{name}") for name in COSTS),
     ]
-    notes = [NOTHING, NOTHING, *(_note_mean(mean) for mean in ([main] if main else [None])), *map(_note_mean, means)]
+    notes = [NOTHING, *([NOTHING] if main else []), *map(_note_mean, shown), *map(_note_column, columns)]
+    by_run = [{score.run: score for score in column.scores} for column in columns]
     rows = tuple(
         Row(
             (
                 _run_cell(view, key, _find_reasons(main, key)),
-                _rank_cell(main, key),
-                _mean_cell(main, key),
-                *(_mean_cell(mean, key, with_rank=True) for mean in means),
+                *([_rank_cell(main, key), _mean_cell(main, key)] if main else []),
+                *(_mean_cell(mean, key, with_rank=True) for mean in shown[1:]),
+                *(_score_cell(found.get(key), column) for found, column in zip(by_run, columns, strict=True)),
                 *_cost_cells(view, key),
             )
         )
-        for key in order
+        for key in order_rows(view, main, view.board.columns)
     )
+    memory = len(headings) - len(COSTS)
     return Table(
         tuple(headings),
         rows,
         keys=(1, 2),
         notes=(*notes, *[NOTHING] * len(COSTS)),
         sortable=len(rows) > 1,
-        rising=(1, len(headings) - len(COSTS)),
+        rising=(1, memory) if main else (*_list_rising(columns, 1), memory),
     )
 
 
-def _note_mean(mean: BoardMean | None) -> Text:
-    return NOTHING if mean is None else get_text("tasks", count=Count(len(mean.tasks)))
+def _note_mean(mean: BoardMean) -> Text:
+    return get_text("tasks", count=Count(len(mean.tasks)))
 
 
 def order_rows(view: BoardView, mean: BoardMean | None, columns: Sequence[BoardColumn]) -> list[str]:
@@ -88,7 +89,7 @@ def suite_table(view: BoardView, suite: str) -> Table:
     by_run: list[dict[str, BoardScore]] = [{score.run: score for score in column.scores} for column in columns]
     headings = [get_text("column.run"), *map(name_task_in_suite, columns)]
     notes = [NOTHING, *map(_note_column, columns)]
-    if has_mean:
+    if mean is not None and has_mean:
         headings[1:1] = [get_text("board.rank"), get_text("column.mean")]
         notes[1:1] = [NOTHING, _note_mean(mean)]
     rows = []
@@ -115,8 +116,10 @@ def _list_rising(columns: Sequence[BoardColumn], offset: int) -> list[int]:
 
 def name_task_in_suite(column: BoardColumn) -> Text:
     """Return the name of a column without the suite's, which stands above it."""
-    whole, suite = name_column(column), format_suite(column.task.partition(":")[0])
-    return Text(whole.ko.removeprefix(f"{suite.ko} "), whole.en.removeprefix(f"{suite.en} "))
+    key = column.task.partition(":")[0]
+    whole, suite = name_column(column), format_suite(key)
+    names = (whole.ko.removeprefix(f"{suite.ko} "), whole.en.removeprefix(f"{suite.en} "))
+    return Text(*(name.removeprefix(f"{key}:") for name in names))
 
 
 def _note_column(column: BoardColumn) -> Text:

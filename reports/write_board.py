@@ -10,6 +10,7 @@ from typing import Any
 
 from bitnet_bench.comparison.board import make_board, select_scores
 from bitnet_bench.comparison.board_twins import compare_twins, join_twins
+from bitnet_bench.comparison.board_values import BoardTwins
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import write_whole
 from bitnet_bench.protocols import Progress, no_progress
@@ -66,9 +67,12 @@ def make_view(
     shown = {letters[key]: replace(given[key], key=letters[key]) for key in letters}
     folders_of = {letters[key]: places[key] for key in letters}
     records = {key: run.record for key, run in shown.items()}
-    joined = {} if options.categories else join_twins(folders_of, records)
+    joined = join_twins(folders_of, records)
     loaded = {key: replace(run.results, record=_rename(run)) for key, run in shown.items()}
-    twins = compare_twins(loaded, joined, options.margin, paired=options.paired, progress=progress)
+    if options.categories:  # examples do not say in all records which category they belong to
+        twins = [BoardTwins(ternary=ternary, twin=twin, test="none") for ternary, twin in joined.items()]
+    else:
+        twins = compare_twins(loaded, joined, options.margin, paired=options.paired, progress=progress)
     board = make_board(records, {key: str(folder) for key, folder in folders_of.items()}, twins, options)
     lacking = [Notice(str(places[key]), get_text("board.no-score")) for key in runs if key not in chosen]
     own = [notice for key, run in shown.items() for notice in _gather_notices(folders_of[key], run.results.notices)]

@@ -60,7 +60,8 @@ def compare_twins(
     for done, (ternary, twin) in enumerate(twins.items()):
         progress(done, len(twins), runs[ternary].record.name)
         found.append(_compare_pair(ternary, twin, runs, margin, paired))
-    progress(len(twins), len(twins))
+    if twins:
+        progress(len(twins), len(twins))
     return found
 
 

@@ -301,6 +301,20 @@ def test_the_public_function_writes_and_returns_the_board(place: Path, tmp_path:
     assert sorted(file.name for file in tmp_path.glob("b.*")) == ["b.html"]
 
 
+def test_a_board_of_categories_has_its_scores_first(place: Path) -> None:
+    """There is no mean that could stand there; twins are named and not compared."""
+    for file in place.glob("*/record.json"):
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        del fields["sha256"]
+        for score in fields["scores"]:
+            score["parts"] = {"역사": 50.0}
+        file.write_text(json.dumps({**fields, "sha256": compute_seal(fields)}), encoding="utf-8")
+    text = format_board(make_leaderboard([place], BoardOptions(categories=("역사",))), "en")
+    assert "| Run | KoBEST BoolQ · 역사<br>accuracy | KoBEST WiC · 역사<br>accuracy |" in text
+    assert "twin B" in text
+    assert "## Twins" not in text
+
+
 def test_a_hundred_runs_are_read_without_their_examples(
     make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
