@@ -25,7 +25,18 @@ __version__ = "0.1.0"
 __path__ = [*__path__, str(Path(__file__).parent / "moved")]
 
 if TYPE_CHECKING:
-    from bitnet_bench.api import compare, evaluate, finetune, judge, load_run, measure, report, trust_suite, twin_of
+    from bitnet_bench.api import (
+        compare,
+        evaluate,
+        finetune,
+        judge,
+        leaderboard,
+        load_run,
+        measure,
+        report,
+        trust_suite,
+        twin_of,
+    )
     from bitnet_bench.api import open_checkpoint as open  # noqa: A004 - bb.open, as in PIL and wave
     from bitnet_bench.errors import BenchError
     from bitnet_bench.measurement.scenario import Scenario
@@ -41,14 +52,17 @@ _LAZY = {
     **{
         name: ("bitnet_bench.api", name)
         for name in (
-            "compare",
-            "evaluate",
-            "finetune",
-            "judge",
-            "load_run",
-            "measure",
-            "report",
-            "trust_suite",
+            *(
+                "compare",
+                "evaluate",
+                "finetune",
+                "judge",
+                "leaderboard",
+                "load_run",
+                "measure",
+                "report",
+                "trust_suite",
+            ),
             "twin_of",
         )
     },
@@ -64,6 +78,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "judge",
+    "leaderboard",
     "load_run",
     "measure",
     "open",

@@ -1,4 +1,4 @@
-"""The functions of `import bitnet_bench as bb`: open, fine-tune, evaluate, judge, measure, compare, report."""
+"""The functions of `import bitnet_bench as bb`: open, fine-tune, evaluate, judge, measure, compare, report and rank."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bitnet_bench.checkpoints import locate
+from bitnet_bench.comparison.board_values import Board
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.comparison.results import MARGIN, Comparison
 from bitnet_bench.evaluation.evaluate import evaluate as run_evaluate
@@ -14,14 +15,15 @@ from bitnet_bench.judging.judge import judge_runs
 from bitnet_bench.measurement import candidates
 from bitnet_bench.measurement.measure import measure as run_measure
 from bitnet_bench.measurement.scenario import Scenario
-from bitnet_bench.reports import write
+from bitnet_bench.reports import write, write_board
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.runs.choices import AUTO, TRAINING_BACKEND, Precision, ReadAs
 from bitnet_bench.runs.folder import load_record
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob, JudgeJob
+from bitnet_bench.runs.jobs import BoardOptions, EvaluateJob, FinetuneJob, JudgeJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, RunRecord
 from bitnet_bench.training.finetune import finetune as run_finetune
 from bitnet_bench.training.finetune import make_twin_job as run_twin_of
+from bitnet_bench.wording import Language
 
 Location = str | Path
 
@@ -164,6 +166,37 @@ def report(runs: Sequence[Location], out: Location = "report.html", *, keep_path
     options = ReportOptions(keep_paths=keep_paths)
     path, _notices = write.write_report([Path(run) for run in runs], Path(out), options=options)
     return path
+
+
+def leaderboard(
+    runs: Sequence[Location],
+    out: Location | None = "board.html",
+    *,
+    suites: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    language: Language = "ko",
+    margin: float = MARGIN,
+    paired: bool = True,
+    keep_paths: bool = False,
+) -> Board:
+    """Rank any number of runs, write the leaderboard to *out* (.html or .md; None for no file), and return it.
+
+    *runs* are run folders, folders that hold some, or patterns such as `runs/*`. Runs that cannot be read are left out.
+    Scores that were not made under the same conditions are not ranked with each other, and say why. Ternary runs are
+    compared with their float twins row by row, or by standard errors without *paired*, which reads no examples.
+
+    Examples:
+        >>> board = bb.leaderboard(["runs/scored"], "board.html", suites=["kobest"])
+        >>> [(score.run, score.value, score.rank) for score in board.means[0].scores]
+    """
+    options = BoardOptions(
+        suites=tuple(suites), tasks=tuple(tasks), categories=tuple(categories), margin=margin, paired=paired
+    )
+    view = write_board.make_leaderboard([str(run) for run in runs], options)
+    if out is not None:
+        write_board.write_leaderboard(view, Path(out), language, keep_paths)
+    return view.board
 
 
 def twin_of(job: FinetuneJob) -> FinetuneJob:

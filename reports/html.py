@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +17,25 @@ from bitnet_bench.reports.assets import (
 )
 from bitnet_bench.reports.cost_section import cost_section
 from bitnet_bench.reports.environment_section import environment_section
-from bitnet_bench.reports.html_page import make_csp_source, make_environment
+from bitnet_bench.reports.html_page import (
+    ChartRegistry,
+    format_script_json,
+    make_csp_source,
+    mark_safe,
+    prepare_environment,
+)
 from bitnet_bench.reports.judgements import list_judgement_sections
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
 from bitnet_bench.reports.pareto_section import pareto_section
 from bitnet_bench.reports.samples import Samples
 from bitnet_bench.reports.scores import score_section
-from bitnet_bench.reports.sections import Chart, ReportOptions, Section
+from bitnet_bench.reports.sections import ReportOptions, Section
 from bitnet_bench.reports.seeds import seed_section
 from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
 from bitnet_bench.reports.training_section import training_section
-from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.runs.run import LoadedRun, Notice
-from bitnet_bench.shared_paths import share, shorten_paths
+from bitnet_bench.shared_paths import share
 from bitnet_bench.wording import LANGUAGES, Count, Text, get_text, load_catalogue
 
 
@@ -64,33 +68,22 @@ class HTMLReport:
         )
         charts = ChartRegistry()
         text: str = (
-            _prepare_environment(options.keep_paths)
+            prepare_environment(ASSETS_DIR, options.keep_paths)
             .get_template("report.html.j2")
             .render(
                 page=page,
                 policy=policy,
-                style=_mark_safe(looks),
-                scripts=[_mark_safe(script) for script in scripts],
+                style=mark_safe(looks),
+                scripts=[mark_safe(script) for script in scripts],
+                title="page.title",
                 say=get_text,
                 count=Count,
                 place=charts.register_chart,
                 # called when the template has placed all charts
-                data=lambda: _mark_safe(_format_json(_make_script_data(page, charts, options.keep_paths))),
+                data=lambda: mark_safe(format_script_json(_make_script_data(page, charts, options.keep_paths))),
             )
         )
         return text
-
-
-class ChartRegistry:
-    """Numbers the charts in the order in which the template shows them."""
-
-    def __init__(self) -> None:
-        self.specs: list[dict[str, Any]] = []
-
-    def register_chart(self, chart: Chart) -> int:
-        """Return the number by which the script finds *chart*."""
-        self.specs.append(dict(chart.specs))
-        return len(self.specs) - 1
 
 
 def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage:
@@ -150,32 +143,3 @@ def _make_script_data(page: ReportPage, charts: ChartRegistry, keep_paths: bool)
         "samples": page.samples if keep_paths else {**page.samples, "runs": share(page.samples["runs"])},
         "words": {lang: {key: said.in_language(lang) for key, said in words.items()} for lang in LANGUAGES},
     }
-
-
-def _format_json(value: Any) -> str:
-    """Return JSON that cannot end its script element; a lone surrogate becomes a question mark."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
-
-
-def _prepare_environment(keep_paths: bool) -> Any:
-    made = make_environment(ASSETS_DIR, _make_strings_visible if keep_paths else _make_strings_shareable)
-    made.tests["a"] = lambda block, kind: type(block).__name__ == kind
-    return made
-
-
-def _make_strings_visible(value: Any) -> Any:
-    """Make text from records visible before it is escaped; markup (`_mark_safe`) and escaped text pass unchanged."""
-    return make_visible(value) if type(value) is str else value
-
-
-def _make_strings_shareable(value: Any) -> Any:
-    """Shorten paths in text from records as well."""
-    return make_visible(shorten_paths(value)) if type(value) is str else value
-
-
-def _mark_safe(text: str) -> Any:
-    """Mark text of this package as markup that is not escaped."""
-    from markupsafe import Markup
-
-    return Markup(text)

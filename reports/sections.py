@@ -38,6 +38,8 @@ class Cell:
     text: Text
     small: tuple[Text, ...] = ()
     kind: Literal["plain", "measured", "modelled", "missing", "strong", "quiet", "warning", "code"] = "plain"
+    sort: float | str | None = None
+    """What a sortable table sorts the cell by; None sorts it last."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ class Table:
     """Columns that a closed card shows, beside the first; () if all cards are open."""
     labels: tuple[Text, ...] = ()
     """Shorter headings for cards; () for the headings themselves."""
+    notes: tuple[Text, ...] = ()
+    """Small print below each heading; () if there is none."""
+    sortable: bool = False
+    """Whether a reader can sort the rows by a column (`board.js`), the first of which then stays in sight."""
+    rising: tuple[int, ...] = ()
+    """Columns of a sortable table whose least value is the best."""
 
     @property
     def card_labels(self) -> tuple[Text, ...]:

@@ -29,6 +29,7 @@ from bitnet_bench.cli import (
     judging,
     machine,
     measuring,
+    ranking,
     rating,
     recipes,
     reporting,
@@ -46,7 +47,8 @@ from bitnet_bench.data.checking import Finding as RowFinding
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.answer_cache import StoredModel
 from bitnet_bench.pipeline.estimates import Estimate
-from bitnet_bench.runs.jobs import FinetuneJob
+from bitnet_bench.reports.write_board import make_view
+from bitnet_bench.runs.jobs import BoardOptions, FinetuneJob
 from bitnet_bench.runs.records import (
     Cost,
     Estimated,
@@ -134,6 +136,9 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "push": lambda: checkpoints.show_pushed(here / "mine", "org/mine", False, ["optimizer.pt", "notes.txt"]),
         "pull": lambda: checkpoints.show_checkpoint(here / "pulled", checkpoint),
         "report": lambda: reporting.show_report(here / "report.html"),
+        "leaderboard": lambda: ranking.show_ranking(
+            make_view([(here / run.record.name, run) for run in runs], BoardOptions())
+        ),
         "compare": lambda: print_comparison(runs),
         "suites": lambda: show(evaluating.suites_table(TASKS)),
         "backends": lambda: machine.show_backends(BACKENDS),
@@ -161,6 +166,7 @@ NAMES = (
         "push",
         "pull",
         "report",
+        "leaderboard",
         "compare",
         "suites",
     ),

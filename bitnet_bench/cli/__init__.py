@@ -22,7 +22,7 @@ from bitnet_bench.cli.job_options import JobCommand
 from bitnet_bench.cli.machine import backends, doctor
 from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.recipes import run
-from bitnet_bench.cli.reporting import compare, quickstart, report
+from bitnet_bench.cli.reporting import compare, leaderboard, quickstart, report
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
 from bitnet_bench.cli.terminal import allow_questions, protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
@@ -52,12 +52,13 @@ COMMANDS = (
     push,
     pull,
     report,
+    leaderboard,
     compare,
     backends,
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, chat, rating.judge, measure, report, compare, push, run)
+FROM_MODELS = (finetune, evaluate, chat, rating.judge, measure, report, leaderboard, compare, push, run)
 """Commands whose options are the fields of job models."""
 for command in COMMANDS:
     app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)

@@ -70,6 +70,7 @@ COMPLETERS: Mapping[str, Any] = {
     "backend": complete_backends,
     "backends": complete_backends,
     "baselines": complete_backends,
+    "suites": complete_suites,
     "meter": complete_meters,
 }
 """What completes an option that is made from a field of a job, by the field's name."""

@@ -11,6 +11,7 @@ from bitnet_bench.runs.choices import (
     AUTO,
     DEFAULT_MODEL,
     DEFAULT_PROMPTS,
+    MARGIN,
     TRAINING_BACKEND,
     Activations,
     Answer,
@@ -522,6 +523,27 @@ class Sharing(Settings):
 
     keep_paths: Annotated[bool, Option(name="keep-paths")] = False
     """Keep whole paths; else they are shortened, because they name users and projects."""
+
+
+class BoardOptions(Settings):
+    """What a leaderboard shows; () is everything."""
+
+    suites: Annotated[tuple[str, ...], Option(name="suite")] = ()
+    """Only this suite. Repeatable."""
+    tasks: Annotated[tuple[str, ...], Option(name="task")] = ()
+    """Only this task, as SUITE:TASK or as TASK of any suite. Repeatable."""
+    categories: Annotated[tuple[str, ...], Option(name="category")] = ()
+    """Only this category or label, as records have them in their `parts`. Repeatable."""
+    paired: Annotated[bool, Option()] = True
+    """Compare twins row by row, which reads their examples; else by standard errors."""
+    margin: float = Field(default=MARGIN, ge=0)
+    """Difference in points between twins that is too small to matter."""
+
+    @field_validator("suites", mode="after")
+    @classmethod
+    def _split_commas(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        """Take several suites with commas as well, as an evaluation does."""
+        return tuple(name for given in suites for name in given.split(","))
 
 
 class MeasureJob(Settings):

@@ -23,7 +23,16 @@ from bitnet_bench.runs.folder import (
     find_samples,
     load_record_fields,
 )
-from bitnet_bench.runs.records import Cost, Example, FinetuneRecord, JudgedScore, RunRecord, Score
+from bitnet_bench.runs.records import (
+    Checkpoint,
+    Cost,
+    Environment,
+    Example,
+    FinetuneRecord,
+    JudgedScore,
+    RunRecord,
+    Score,
+)
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.wording import Count, get_text
 from bitnet_bench.wording.sentences import translate_sentence
@@ -107,11 +116,12 @@ def _is_not_finite(error: ValidationError) -> bool:
     return all(fault["loc"][:1] == ("loglikelihoods",) and fault["input"] is None for fault in error.errors())
 
 
-def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
+def read_run(folder: Path, training: Path | None = None, *, lenient: bool = False) -> LoadedRun:
     """Return the run in *folder*; BenchError if it is not a run of this schema.
 
-    A score, a cost or a line of examples that is not a valid record (a NaN, say) is left out, and a notice says so.
-    *training* is the folder of a `finetune.json`, by default that of the checkpoint.
+    A score, a cost or a line of examples that is not a valid record (a NaN, say) is left out, and a notice says so;
+    *lenient* leaves out fields as well that this version does not know. *training* is the folder of a `finetune.json`,
+    by default that of the checkpoint.
     """
     notices: list[Notice] = []
     fields = load_record_fields(folder)
@@ -121,6 +131,8 @@ def read_run(folder: Path, training: Path | None = None) -> LoadedRun:
         notices.append(Notice(str(file), get_text("notice.unsealed")))
     elif written != compute_seal(fields):
         notices.append(Notice(str(file), get_text("notice.edited")))
+    if lenient:
+        fields = _drop_unknown_fields(fields, file, notices)
     kept = {
         **fields,
         "scores": _keep_valid(Score, fields.get("scores", []), file, notices),
@@ -151,6 +163,34 @@ def read_runs(folders: Sequence[Path], training: Mapping[Path, Path]) -> tuple[l
     if not found and refused:
         raise refused
     return found, unread
+
+
+def _drop_unknown_fields(fields: dict[str, Any], file: Path, notices: list[Notice]) -> dict[str, Any]:
+    """Return a record without the fields that a newer version added, in itself, its scores and its costs."""
+    unknown: list[str] = []
+
+    def keep_known(kind: type[BaseModel], value: Any, place: str) -> Any:
+        if not isinstance(value, dict):
+            return value
+        unknown.extend(place + name for name in value if name not in kind.model_fields)
+        return {name: one for name, one in value.items() if name in kind.model_fields}
+
+    found: dict[str, Any] = keep_known(RunRecord, fields, "")
+    inner: dict[str, type[BaseModel]] = {
+        "checkpoint": Checkpoint,
+        "environment": Environment,
+        "scores": Score,
+        "costs": Cost,
+    }
+    for name, kind in inner.items():
+        value = found.get(name)
+        if isinstance(value, list):
+            found[name] = [keep_known(kind, one, f"{name}.") for one in value]
+        elif value is not None:
+            found[name] = keep_known(kind, value, f"{name}.")
+    if unknown:
+        notices.append(Notice(str(file), get_text("notice.unknown", names=", ".join(dict.fromkeys(unknown)))))
+    return found
 
 
 def _keep_valid(kind: type[BaseModel], items: Any, file: Path, notices: list[Notice]) -> list[Any]:

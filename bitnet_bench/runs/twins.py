@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
@@ -32,6 +32,27 @@ def find_twin(folder: Path) -> Path | None:
         if other and other.checkpoint.is_ternary != own.checkpoint.is_ternary:
             return candidate
     return None
+
+
+def list_twins_among(runs: Mapping[Path, RunRecord]) -> dict[Path, tuple[list[Path], list[Path]]]:
+    """Return for each ternary run of *runs* the float runs that may be its twin: by folder, and by checkpoint alone.
+
+    The names are those of `find_twin`, but no file is read, and a checkpoint's twin may be in any folder.
+    """
+    by_place = {folder.resolve(): folder for folder in runs}
+    by_source: dict[str, list[Path]] = {}
+    for folder, record in runs.items():
+        if not record.checkpoint.is_ternary:
+            by_source.setdefault(record.checkpoint.source, []).append(folder)
+    found = {}
+    for folder, record in runs.items():
+        if record.checkpoint.is_ternary:
+            places = [by_place.get(place.resolve()) for place in _list_named_twins(folder)]
+            named = [one for one in places if one and not runs[one].checkpoint.is_ternary]
+            source = record.checkpoint.source
+            sources = (source + TWIN_SUFFIX, source.removesuffix(TWIN_SUFFIX))
+            found[folder] = (named, [one for name in sources for one in by_source.get(name, ()) if one not in named])
+    return found
 
 
 def _list_named_twins(folder: Path) -> Iterator[Path]:

@@ -18,6 +18,11 @@ def format_task_name(task: str) -> Text:
     return _load_names("suites")[suite] + plain_text(" ") + named[name]
 
 
+def format_suite(suite: str) -> Text:
+    """Return the name of a suite; one that is not in `names.yaml` keeps its own."""
+    return _lookup("suites", suite)
+
+
 def format_metric(metric: str) -> Text:
     """Return the name of a score's metric; one that is not in `names.yaml` keeps its own."""
     kind, _, argument = metric.partition(":")
