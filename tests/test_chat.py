@@ -186,7 +186,7 @@ def test_the_streamed_text_is_what_is_generated_at_once(demo: LocalSpeaker) -> N
     assert text == "사용자: 오늘 날씨 어때요?\n모델:"
     assert "dialogue" in demo.template
     ids = session.tokenizer.encode(text)
-    ((found,),) = [some for some in session.generate([ids], 12, ["\n사용자:"])]
+    ((found,),) = list(session.generate([ids], 12, ["\n사용자:"]))
     whole = str(getattr(found[1], "text", found[1])).strip()
     pieces, reply = say(demo, "오늘 날씨 어때요?")
     assert "".join(pieces).strip() == reply.text == whole
@@ -208,7 +208,7 @@ def test_a_stop_string_is_never_shown_in_part(demo: LocalSpeaker, size: int) -> 
 
 def test_what_the_context_does_not_hold_is_left_out_from_the_beginning(demo: LocalSpeaker) -> None:
     """The system turn and the last question stay; a question that does not fit alone is an error."""
-    long = "오늘 날씨가 아주 좋아요. " * (demo._session.max_length // 20)
+    long = "오늘 날씨가 아주 좋아요. " * (demo._session.max_length // 8)
     _, reply = say(demo, long, "네", long, "네", "어때요?", system="짧게")
     assert reply.dropped > 0
     assert reply.prompt_tokens is not None

@@ -20,11 +20,10 @@ from bitnet_bench.evaluation.finished import (
     digest_task,
 )
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
-from bitnet_bench.evaluation.serving import connect, digest_inputs, open_model, summarize_answers
+from bitnet_bench.evaluation.serving import choose_how_to_run, connect, digest_inputs, open_model, summarize_answers
 from bitnet_bench.files import is_file, write_whole
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
-from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.protocols import ProgressDisplay, RemoteSession, Session, no_display, show_phase
 from bitnet_bench.runs.folder import (
     RECORD_FILE,
@@ -191,11 +190,7 @@ def _new_record(
     settings = job.model_dump(mode="json", include={"limit", "prompts", "shots", "seed", "chat_template"})
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
-    if checkpoint.is_served:
-        precision, runtime = "served", RuntimeChoice(job.backend)
-    else:
-        precision = job.precision or default_precision(checkpoint, job.backend)
-        runtime = choose_backend(job.backend, checkpoint, precision)
+    precision, runtime = choose_how_to_run(checkpoint, job)
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,

@@ -17,6 +17,7 @@ from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.answer_cache import compute_digest
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.protocols import Endpoint, InferenceBackend, RemoteBackend, RemoteSession, RuntimeOptions, Session
 from bitnet_bench.runs.choices import AUTO, RecordedPrecision
 from bitnet_bench.runs.jobs import EvaluateJob, ServingJob
@@ -109,6 +110,14 @@ def describe_served(endpoint: Endpoint, about: Any) -> Checkpoint:
         endpoint=url,
         served_as=dict(about),
     )
+
+
+def choose_how_to_run(checkpoint: Checkpoint, job: EvaluateJob) -> tuple[RecordedPrecision, RuntimeChoice]:
+    """Return the precision and the backend of *checkpoint*: what the job says, else the defaults of this machine."""
+    if checkpoint.is_served:
+        return "served", RuntimeChoice(job.backend)
+    precision = job.precision or default_precision(checkpoint, job.backend)
+    return precision, choose_backend(job.backend, checkpoint, precision)
 
 
 def digest_inputs(checkpoint: Checkpoint) -> dict[str, str]:

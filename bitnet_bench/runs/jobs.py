@@ -354,8 +354,7 @@ class ServingJob(Settings):
     """How a model on a server is reached."""
 
     base_url: Annotated[str | None, SERVING] = None
-    """The server whose model is asked, such as http://localhost:8000/v1; then `backend=openai`, and `model` is the
-    model's name there."""
+    """The server of a model, such as http://localhost:8000/v1, for the backend openai; `model` is its name there."""
     api_key_variable: Annotated[str | None, SERVING] = None
     """Environment variable that holds the server's key [default: OPENAI_API_KEY, if it is set].
 
@@ -505,11 +504,11 @@ class ChatJob(ServingJob):
     system: Annotated[str | None, ANSWERS] = Field(default=None, min_length=1)
     """Text of the system turn."""
     temperature: Annotated[float, ANSWERS] = Field(default=0.0, ge=0, le=100)
-    """0: the most likely token is taken at every step. Above 0: tokens are drawn, with random numbers from `seed`."""
+    """0 takes the most likely token at every step; above 0, tokens are drawn, with random numbers from `seed`."""
     top_p: Annotated[float, ANSWERS] = Field(default=1.0, gt=0, le=1)
-    """Draw only from the most likely tokens that have this share of the probability together."""
+    """Tokens are drawn from the most likely ones that have this share of the probability together."""
     top_k: Annotated[int | None, ANSWERS] = Field(default=None, gt=0, le=MAX_COUNT)
-    """Draw only from the N most likely tokens [default: all]."""
+    """Tokens are drawn from the N most likely ones [default: all]."""
     seed: Annotated[int, ANSWERS] = Field(default=0, ge=0, le=MAX_SEED)
     """Seed of everything random."""
     max_new_tokens: Annotated[int, ANSWERS] = Field(default=512, gt=0, le=MAX_COUNT)
