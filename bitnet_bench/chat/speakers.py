@@ -77,11 +77,7 @@ def open_speaker(model: str, backend: str, job: ChatJob) -> Iterator[Speaker]:
     check_base_url(backend, remote, job.base_url if remote else None)
     scored = EvaluateJob(
         backend=backend,
-        precision=None if remote else job.precision,
-        tokenizer=job.tokenizer,
-        read_as=job.read_as,
-        libllama=job.libllama,
-        gpu_layers=job.gpu_layers,
+        **({} if remote else job.model_dump(include={"precision", "tokenizer", "read_as", "libllama", "gpu_layers"})),
         base_url=job.base_url if remote else None,
         api_key_variable=job.api_key_variable,
         request_timeout=job.request_timeout,

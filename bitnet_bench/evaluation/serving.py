@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from bitnet_bench.protocols import ServedAnswer
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+LOCAL_SETTINGS = (
+    "precision",
+    "tokenizer",
+    "read_as",
+    "activations",
+    "gguf",
+    "libllama",
+    "gpu_layers",
+    "bitnetcpp_dir",
+    "allow_mismatch",
+)
+"""Fields of a job that say how a checkpoint is run here."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _log = logging.getLogger(__name__)
 
@@ -35,6 +47,12 @@ def open_model(model: str, job: EvaluateJob) -> Checkpoint:
     """Return the checkpoint *model*, or the model of that name on the server of the job."""
     if not is_remote(job.backend, job.base_url):
         return open_checkpoint(model, job.tokenizer, job.read_as)
+    given = [name for name in LOCAL_SETTINGS if getattr(job, name) != EvaluateJob.default(name)]
+    if given:
+        raise UsageError(
+            f"{', '.join(f'`{name}`' for name in given)} is about a checkpoint here, and the model is on a server.",
+            "Leave it out.",
+        )
     backend: RemoteBackend = plugins.load_plugin("backends", job.backend)
     endpoint = make_endpoint(model, job)
     with backend.connect(endpoint) as session:

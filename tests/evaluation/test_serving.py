@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli.output import list_notes, scores_table
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.errors import BenchError, EndpointLostError, UsageError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.machine.runtime_choice import choose_backend
+from bitnet_bench.measurement.candidates import make_candidates
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs.folder import load_record
@@ -139,6 +142,17 @@ def test_likelihoods_without_log_probabilities_are_no_scores(server: Any, tmp_pa
     assert "chat_template" in record.errors["sample:copa"]
     assert server.seen[-1][0] == "/v1/chat/completions"
     assert [one["role"] for one in server.bodies[-1]["messages"]] == ["user"]
+
+
+def test_what_is_about_a_checkpoint_here_is_refused(server: Any, tmp_path: Path) -> None:
+    """A precision of a served model is not ours to choose, and its costs are not measured from here."""
+    with pytest.raises(UsageError, match="`precision`"):
+        run(server, tmp_path / "run", "qa", precision="fp32")
+    run(server, tmp_path / "run", "qa")
+    with pytest.raises(BenchError, match="on a server"):
+        make_candidates([str(tmp_path / "run")], (), None)
+    with pytest.raises(UsageError, match="opens no checkpoint"):
+        choose_backend("openai", open_checkpoint("demo"), "ternary")
 
 
 def test_a_base_url_and_its_backend_come_together(server: Any, tmp_path: Path) -> None:
