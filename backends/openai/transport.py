@@ -320,6 +320,7 @@ class Transport:
         return self._clean(found if isinstance(found, str) else "")
 
     def _clean(self, text: str) -> str:
+        text = text.encode("utf-8", "replace").decode()  # half characters, which no file holds
         text = text.replace(self._key, "[key]") if self._key else text
         return shorten_text(" ".join(text.split()), MAX_MESSAGE_CHARACTERS)
 

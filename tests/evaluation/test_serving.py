@@ -7,16 +7,18 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from lm_eval.api.instance import Instance
 
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli.output import list_notes, scores_table
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.errors import BenchError, EndpointLostError, UsageError
 from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.remote_lm import make_settings, number_draws
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.measurement.candidates import make_candidates
@@ -126,7 +128,7 @@ def test_a_request_that_is_refused_fails_its_task_and_names_its_row(server: Any,
     record = run(server, tmp_path / "run", "qa", "translation", concurrency=1)
     assert list(record.errors) == ["sample:qa"]
     assert "too long" in record.errors["sample:qa"]
-    assert "Row 2" in record.errors["sample:qa"] or "line 2" in record.errors["sample:qa"]
+    assert record.errors["sample:qa"].startswith("Line 2 of ")
     assert {score.task for score in record.scores} == {"sample:translation"}
 
 
@@ -180,3 +182,20 @@ def test_served_runs_are_compared_and_reported(server: Any, tmp_path: Path) -> N
     assert fake.MODEL in html
     assert KEY not in html
     assert json.dumps(name)[1:-1] in html or "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_how_tokens_are_drawn_is_said_to_the_server() -> None:
+    """Nothing for the most likely ones; else temperature, its limits, and a seed of its own for each answer to a row."""
+    greedy = SimpleNamespace(temperature=0.0, seed=5, top_p=0.5, thinking="auto")
+    assert make_settings(greedy, 3, is_chat=True) == {}
+    assert make_settings(None, 0, is_chat=True) == {}
+    drawn = SimpleNamespace(temperature=0.7, seed=5, top_p=0.9, top_k=40, thinking="off")
+    wanted = {"temperature": 0.7, "seed": 8, "top_p": 0.9, "top_k": 40}
+    assert make_settings(drawn, 3, is_chat=False) == wanted
+    assert make_settings(drawn, 3, is_chat=True) == wanted | {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+def test_answers_to_one_row_are_numbered() -> None:
+    """As lm-eval repeats a request: the same object."""
+    one, two = (Instance("generate_until", {}, ("가", {}), 0) for _ in range(2))
+    assert number_draws([one, two, one, one]) == [0, 0, 1, 2]
