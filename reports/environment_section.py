@@ -77,7 +77,20 @@ def _format_counts(record: RunRecord) -> Text:
     return join_texts(named) if named else plain_text(DASH)
 
 
+def _list_served_facts(checkpoint: Checkpoint) -> list[Fact]:
+    """Return what is known of a model whose weights a server holds."""
+    digest = get_text("fact.weights.served", digest=checkpoint.sha256)
+    return [
+        _fact("checkpoint", checkpoint.source, code=True),
+        _fact("endpoint", checkpoint.endpoint or DASH, code=True),
+        _fact("served_as", json.dumps(checkpoint.served_as, ensure_ascii=False, sort_keys=True), code=True),
+        (get_text("fact.weights"), Cell(digest)),
+    ]
+
+
 def _list_checkpoint_facts(checkpoint: Checkpoint) -> list[Fact]:
+    if checkpoint.is_served:
+        return _list_served_facts(checkpoint)
     density = checkpoint.zero_density
     counts = {"all": f"{checkpoint.parameters:,}", "some": f"{checkpoint.ternary_parameters:,}"}
     zeros = get_text("fact.zeros.none") if density is None else plain_text(f"{density:.1%}")

@@ -208,7 +208,7 @@ def test_a_stop_string_is_never_shown_in_part(demo: LocalSpeaker, size: int) -> 
 
 def test_what_the_context_does_not_hold_is_left_out_from_the_beginning(demo: LocalSpeaker) -> None:
     """The system turn and the last question stay; a question that does not fit alone is an error."""
-    long = "오늘 날씨가 아주 좋아요. " * (demo._session.max_length // 20)
+    long = "오늘 날씨가 아주 좋아요. " * (demo._session.max_length // 8)
     _, reply = say(demo, long, "네", long, "네", "어때요?", system="짧게")
     assert reply.dropped > 0
     assert reply.prompt_tokens is not None

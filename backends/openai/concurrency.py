@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from bitnet_bench.backends.openai.retrying import StoppedError
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 def run_concurrently(
     items: Sequence[Item], work: Callable[[Item], Result], threads: int, stop: Callable[[], None]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield *work* of each of *items*, in the order in which they end.
 
     After an error no further item is begun, and what others have begun is still given before it is raised. *stop* is

@@ -92,11 +92,12 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
         self, requests: Sequence[tuple[str, str]], part: Share = ALL_REQUESTS
     ) -> Iterator[Sequence[tuple[int, tuple[float, bool]]]]:
         """Yield the answers of all requests with the same context together."""
-        scorer = self._find_scorer()
         groups: dict[str, list[int]] = defaultdict(list)
         for i, (context, _) in enumerate(requests):
             spaces = len(context) - len(context.rstrip())  # as lm-eval does: they begin the continuation
             groups[context[: len(context) - spaces]].append(i)
+
+        scorer: Scorer
 
         def score(context: str) -> list[tuple[int, tuple[float, bool]]]:
             members = groups[context]
@@ -111,7 +112,9 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
 
         own = islice(groups, part.worker, None, part.workers)
         left = [context for context in own if not part.known.issuperset(groups[context])]
-        yield from self._run(left, score)
+        if left:
+            scorer = self._find_scorer()
+            yield from self._run(left, score)
 
     def _find_scorer(self) -> Scorer:
         if self._scorer is None:
@@ -325,4 +328,9 @@ def _list_aliases(model: Mapping[str, Any]) -> list[Any]:
 def _describe(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a server says of a model that stays the same, if it is short enough for a record."""
     found = {name: model[name] for name in DESCRIPTION_FIELDS if model.get(name) is not None}
-    return found if len(json.dumps(found)) <= MAX_DESCRIPTION_CHARACTERS else {"owned_by": str(model.get("owned_by"))}
+    try:
+        text = _join_halves(json.dumps(found, ensure_ascii=False, allow_nan=False))
+    except ValueError:  # NaN, which no record holds
+        return {}
+    described: dict[str, Any] = json.loads(text) if len(text) <= MAX_DESCRIPTION_CHARACTERS else {}
+    return described

@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -114,7 +114,7 @@ class Transport:
         with self._send("POST", path, body, at_root) as response:
             return self._parse(self._read(response, MAX_RESPONSE_BYTES))
 
-    def post_stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def post_stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yield the events with which *path* answers *body*, up to the end that the protocol marks.
 
         TransientError if the stream ends before it.
@@ -320,6 +320,7 @@ class Transport:
         return self._clean(found if isinstance(found, str) else "")
 
     def _clean(self, text: str) -> str:
+        text = text.encode("utf-8", "replace").decode()  # half characters, which no file holds
         text = text.replace(self._key, "[key]") if self._key else text
         return shorten_text(" ".join(text.split()), MAX_MESSAGE_CHARACTERS)
 

@@ -15,10 +15,9 @@ from bitnet_bench.chat.held_text import HeldText
 from bitnet_bench.data.templates import apply_chat_template, make_named_template
 from bitnet_bench.data.text_encoding import begins_with_bos
 from bitnet_bench.errors import BenchError, RequestRefusedError
-from bitnet_bench.evaluation.serving import check_base_url, connect, open_model
-from bitnet_bench.machine.runtime_choice import choose_backend, default_precision
+from bitnet_bench.evaluation.serving import check_base_url, choose_how_to_run, connect, open_model
 from bitnet_bench.protocols import RemoteSession, Sampling, ServedAnswer, ServedRequest, Session
-from bitnet_bench.runs.choices import AUTO, RecordedPrecision
+from bitnet_bench.runs.choices import AUTO
 from bitnet_bench.runs.jobs import ChatJob, EvaluateJob
 
 FALLBACK_TEMPLATE = "dialogue"
@@ -78,20 +77,14 @@ def open_speaker(model: str, backend: str, job: ChatJob) -> Iterator[Speaker]:
     check_base_url(backend, remote, job.base_url if remote else None)
     scored = EvaluateJob(
         backend=backend,
-        precision=None if remote else job.precision,
-        tokenizer=job.tokenizer,
-        read_as=job.read_as,
-        libllama=job.libllama,
-        gpu_layers=job.gpu_layers,
+        **({} if remote else job.model_dump(include={"precision", "tokenizer", "read_as", "libllama", "gpu_layers"})),
         base_url=job.base_url if remote else None,
         api_key_variable=job.api_key_variable,
         request_timeout=job.request_timeout,
     )
     checkpoint = open_model(model, scored)
-    precision: RecordedPrecision = "served"
-    if not remote:
-        precision = scored.precision or default_precision(checkpoint, backend)
-        backend = choose_backend(backend, checkpoint, precision).backend
+    precision, runtime = choose_how_to_run(checkpoint, scored)
+    backend = runtime.backend
     with connect(checkpoint, backend, precision, scored) as session:
         if isinstance(session, RemoteSession):
             yield RemoteSpeaker(model, backend, session, job)

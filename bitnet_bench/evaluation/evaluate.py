@@ -15,11 +15,10 @@ from bitnet_bench.evaluation.answer_log import open_store
 from bitnet_bench.evaluation.finished import digest_definition, digest_task
 from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
-from bitnet_bench.evaluation.serving import connect, digest_inputs, open_model, summarize_answers
+from bitnet_bench.evaluation.serving import choose_how_to_run, connect, digest_inputs, open_model, summarize_answers
 from bitnet_bench.files import is_file
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
-from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.protocols import (
     Progress,
     ProgressDisplay,
@@ -29,7 +28,6 @@ from bitnet_bench.protocols import (
     no_progress,
     show_phase,
 )
-from bitnet_bench.runs.choices import RecordedPrecision
 from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record_to_extend, lock_folder
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
@@ -149,11 +147,7 @@ def _new_record(
     settings |= {"answer": job.answer} if job.answer else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
     settings |= job.generation_settings()
-    precision: RecordedPrecision = "served"
-    runtime = RuntimeChoice(job.backend)
-    if not checkpoint.is_served:
-        precision = job.precision or default_precision(checkpoint, job.backend)
-        runtime = choose_backend(job.backend, checkpoint, precision)
+    precision, runtime = choose_how_to_run(checkpoint, job)
     return RunRecord(
         name=out.name,
         checkpoint=checkpoint,

@@ -186,7 +186,7 @@ class RemoteLM(LM):
         return [everything[i] for i in range(len(keys))]
 
 
-def make_settings(job: EvaluateJob | None, draw: int, is_chat: bool) -> dict[str, Any]:
+def make_settings(job: Any, draw: int, is_chat: bool) -> dict[str, Any]:
     """Return the fields of a request that say how tokens are chosen; {} for the most likely ones.
 
     *draw* numbers the answers to one request, which differ in their seed. Whether the model thinks is told to the

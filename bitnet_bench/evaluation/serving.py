@@ -17,6 +17,7 @@ from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import UsageError
 from bitnet_bench.evaluation.answer_cache import compute_digest
+from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.protocols import Endpoint, InferenceBackend, RemoteBackend, RemoteSession, RuntimeOptions, Session
 from bitnet_bench.runs.choices import AUTO, RecordedPrecision
 from bitnet_bench.runs.jobs import EvaluateJob, ServingJob
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from bitnet_bench.protocols import ServedAnswer
 
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
+LOCAL_SETTINGS = (
+    "precision",
+    "tokenizer",
+    "read_as",
+    "activations",
+    "gguf",
+    "libllama",
+    "gpu_layers",
+    "bitnetcpp_dir",
+    "allow_mismatch",
+)
+"""Fields of a job that say how a checkpoint is run here."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _log = logging.getLogger(__name__)
 
@@ -34,6 +47,12 @@ def open_model(model: str, job: EvaluateJob) -> Checkpoint:
     """Return the checkpoint *model*, or the model of that name on the server of the job."""
     if not is_remote(job.backend, job.base_url):
         return open_checkpoint(model, job.tokenizer, job.read_as)
+    given = [name for name in LOCAL_SETTINGS if getattr(job, name) != EvaluateJob.default(name)]
+    if given:
+        raise UsageError(
+            f"{', '.join(f'`{name}`' for name in given)} is about a checkpoint here, and the model is on a server.",
+            "Leave it out.",
+        )
     backend: RemoteBackend = plugins.load_plugin("backends", job.backend)
     endpoint = make_endpoint(model, job)
     with backend.connect(endpoint) as session:
@@ -109,6 +128,14 @@ def describe_served(endpoint: Endpoint, about: Any) -> Checkpoint:
         endpoint=url,
         served_as=dict(about),
     )
+
+
+def choose_how_to_run(checkpoint: Checkpoint, job: EvaluateJob) -> tuple[RecordedPrecision, RuntimeChoice]:
+    """Return the precision and the backend of *checkpoint*: what the job says, else the defaults of this machine."""
+    if checkpoint.is_served:
+        return "served", RuntimeChoice(job.backend)
+    precision = job.precision or default_precision(checkpoint, job.backend)
+    return precision, choose_backend(job.backend, checkpoint, precision)
 
 
 def digest_inputs(checkpoint: Checkpoint) -> dict[str, str]:

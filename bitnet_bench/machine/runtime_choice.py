@@ -6,6 +6,7 @@ import logging
 from typing import NamedTuple, cast, get_args
 
 from bitnet_bench import plugins
+from bitnet_bench.errors import UsageError
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.runs.choices import AUTO as AUTO
 from bitnet_bench.runs.choices import Precision
@@ -70,7 +71,12 @@ def choose_backend(backend: str, checkpoint: Checkpoint, precision: Precision) -
     others run on `hf`. If ternary weights do not run on the engine, the reason is logged once.
     """
     if backend != AUTO:
-        plugins.load_plugin("backends", backend)  # raises for an unknown name before anything is read
+        # raises for an unknown name before anything is read
+        if plugins.load_plugin("backends", backend).is_remote:
+            raise UsageError(
+                f"The backend {backend!r} asks a model on a server, and opens no checkpoint.",
+                "Score or ask it with `base_url` in `evaluate` or `chat`; what a server costs is not measured.",
+            )
         return RuntimeChoice(backend)
     if precision != "ternary":
         return RuntimeChoice(FALLBACK_BACKEND, f"{precision} weights run on transformers")

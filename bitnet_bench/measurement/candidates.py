@@ -54,6 +54,11 @@ def find_cost_target(name: str) -> CostTarget:
     if not is_run(name):
         return CostTarget(name, None)
     checkpoint = load_record(Path(name)).checkpoint
+    if checkpoint.is_served:
+        raise BenchError(
+            f"The model of the run {name} is on a server, whose costs are not measured here.",
+            "The run's `serving` has its times; measure the checkpoint itself where it is.",
+        )
     if checkpoint.is_gguf:  # its folder in the cache may be there without the file
         return CostTarget(checkpoint.source, Path(name), checkpoint.read_as)
     here = checkpoint.source not in EMBEDDED_CHECKPOINTS and exists(Path(checkpoint.path))

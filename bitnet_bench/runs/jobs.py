@@ -360,8 +360,7 @@ class ServingJob(Settings):
     """How a model on a server is reached."""
 
     base_url: Annotated[str | None, SERVING] = None
-    """The server whose model is asked, such as http://localhost:8000/v1; then `backend=openai`, and `model` is the
-    model's name there."""
+    """The server of a model, such as http://localhost:8000/v1, for the backend openai; `model` is its name there."""
     api_key_variable: Annotated[str | None, SERVING] = None
     """Environment variable that holds the server's key [default: OPENAI_API_KEY, if it is set].
 

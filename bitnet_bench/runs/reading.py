@@ -146,7 +146,9 @@ def read_run(folder: Path, training: Path | None = None, *, lenient: bool = Fals
     if record.once_unsealed and written is not None:
         notices.append(Notice(str(file), get_text("notice.once-unsealed")))
     notices += _find_gaps(folder, record)
-    learned = _read_training(training or Path(record.checkpoint.path), notices)
+    beside = None if record.checkpoint.is_served else Path(record.checkpoint.path)  # a server has no folder here
+    made_by = training or beside
+    learned = _read_training(made_by, notices) if made_by is not None else None
     examples = StoredExamples(folder, record, notices)
     return LoadedRun(record, examples, notices, learned, not_finite=examples.not_finite)
 

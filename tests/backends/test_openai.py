@@ -286,6 +286,25 @@ def test_a_server_that_still_loads_is_waited_for_and_one_that_is_not_there_is_no
     assert len(clock.waits) == 2
 
 
+@pytest.mark.parametrize(
+    ("described", "about"),
+    [
+        ({"owned_by": "\ud83d", "created": 1}, {"owned_by": "\ufffd"}),
+        ({"owned_by": "x" * 5000}, {}),
+        ({"meta": {"size": float("nan")}}, {}),
+        ({"meta": {"n_ctx": 8}, "permission": []}, {"meta": {"n_ctx": 8}}),
+    ],
+    ids=["half a character", "long", "NaN", "fields"],
+)
+def test_what_a_server_says_of_its_model_fits_a_record(server: Any, clock: Clock, described: Any, about: Any) -> None:
+    """Without what changes when it is started again, and what no file holds."""
+    document = json.dumps({"data": [{"id": fake.MODEL, **described}]}).encode()
+    server.faults_of_models.append(lambda handler: handler.reply(200, document))
+    session = make_session(server, clock)
+    session.check_model()
+    assert session.about == about
+
+
 def test_a_server_without_a_list_of_models_is_asked_all_the_same(server: Any, clock: Clock) -> None:
     """Some gateways have only the endpoint that answers."""
     server.faults_of_models.append(fake.status(404))

@@ -126,7 +126,7 @@ def results(out: Path) -> tuple[Any, list[bytes]]:
 
 @pytest.mark.parametrize(
     ("tasks", "limit", "kills"),
-    [(["copa", "qa"], 4, 2), pytest.param([], None, 6, marks=pytest.mark.slow)],
+    [(["copa", "qa"], 4, 2), pytest.param([], None, 3, marks=pytest.mark.slow)],
     ids=["two tasks", "the whole suite"],
 )
 def test_kills_change_no_byte(
