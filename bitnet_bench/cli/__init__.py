@@ -12,17 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bitnet_bench import __version__
-from bitnet_bench.cli import cache, data, rating
-from bitnet_bench.cli.chatting import chat
-from bitnet_bench.cli.checkpoints import convert, init, inspect, pull, push
-from bitnet_bench.cli.evaluating import evaluate, lm_eval, merge, suites_app
-from bitnet_bench.cli.finetuning import finetune
-from bitnet_bench.cli.help_panels import PanelCommand
-from bitnet_bench.cli.job_options import JobCommand
-from bitnet_bench.cli.machine import backends, doctor
-from bitnet_bench.cli.measuring import measure, plan
-from bitnet_bench.cli.recipes import run
-from bitnet_bench.cli.reporting import compare, leaderboard, quickstart, report
+from bitnet_bench.cli.commands import add_commands
 from bitnet_bench.cli.sentences import WarningHandler, print_error, print_text
 from bitnet_bench.cli.terminal import allow_questions, protect_streams
 from bitnet_bench.errors import BenchError, UsageError, explain_system_error
@@ -36,39 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune, evaluate, measure and compare Korean BitNet b1.58 models. Start with `bitnet-bench quickstart`.",
 )
-COMMANDS = (
-    quickstart,
-    run,
-    finetune,
-    evaluate,
-    merge,
-    rating.judge,
-    chat,
-    measure,
-    plan,
-    inspect,
-    convert,
-    init,
-    push,
-    pull,
-    report,
-    leaderboard,
-    compare,
-    backends,
-    doctor,
-)
-"""Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, chat, rating.judge, measure, report, leaderboard, compare, push, run)
-"""Commands whose options are the fields of job models."""
-for command in COMMANDS:
-    app.command(cls=JobCommand if command in FROM_MODELS else PanelCommand)(command)
-app.command(
-    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
-)(lm_eval)
-app.add_typer(cache.app, name="cache")
-app.add_typer(data.app, name="data")
-app.add_typer(rating.app, name="rate")
-app.add_typer(suites_app, name="suites")
+add_commands(app)
 
 DEBUG_VARIABLE = "BITNET_BENCH_DEBUG"
 """Environment variable with which an error of the system shows its traceback."""

@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     from bitnet_bench.runs.records import RunRecord
 
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Answer part I of N only, such as 3/16, in a job of its own; `bitnet-bench merge OUT` scores all N.",
+    ),
+]
+
+
 @with_fields
 def evaluate(
     *,
@@ -58,13 +67,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Answer part I of N only, such as 3/16, in a job of its own; `bitnet-bench merge OUT` scores all N.",
-        ),
-    ] = None,
+    shard: ShardOption = None,
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
     as_json: Json = False,
@@ -76,23 +79,31 @@ def evaluate(
     turns, task by task. Processes that `torchrun` or `accelerate launch` started share the work; jobs that know nothing
     of one another do with --shard.
     """
-    from bitnet_bench.evaluation.evaluate import evaluate_several
-    from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
     from bitnet_bench.runs import jobs
 
-    suites_named = [name for value in suite for name in value.split(",")]
-    folders = _run_folders(model, out, "-".join(Path(name).name for name in suites_named))
+    named = [name for value in suite for name in value.split(",")]
+    folders = _run_folders(model, out, "-".join(Path(name).name for name in named))
+    models = list(zip(model, folders, strict=True))
     wanted = jobs.EvaluateJob(**job)
-    data_dir = Path(wanted.data_dir) if wanted.data_dir else None
-    if trust["trust_suite"]:
-        trust_suite_names(suites_named)
-    chosen = select_tasks(suites_named, task or [], find_data_directory(data_dir))
+    chosen = _choose_tasks(named, task or [], wanted, trust["trust_suite"])
     load_libraries(TO_SCORE)
+    from bitnet_bench.evaluation.evaluate import evaluate_several
+
     if shard is not None:
-        _evaluate_shard(shard, list(zip(model, folders, strict=True)), chosen, wanted, as_json)
+        _evaluate_shard(shard, models, chosen, wanted, as_json)
         return
-    records = evaluate_several(list(zip(model, folders, strict=True)), chosen, wanted, progress_bar)
-    _show_records(records, folders, as_json)
+    _show_records(evaluate_several(models, chosen, wanted, progress_bar), folders, as_json)
+
+
+def _choose_tasks(
+    suites: Sequence[str], tasks: Sequence[str], job: EvaluateJob, trusts: bool
+) -> list[tuple[Suite, Task]]:
+    """Return the tasks of the suites that have rows here, or those named; *trusts*: their code may run from now on."""
+    from bitnet_bench.evaluation.select import find_data_directory, select_tasks, trust_suite_names
+
+    if trusts:
+        trust_suite_names(suites)
+    return select_tasks(suites, tasks, find_data_directory(Path(job.data_dir) if job.data_dir else None))
 
 
 def _evaluate_shard(

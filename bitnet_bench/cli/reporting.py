@@ -13,7 +13,6 @@ from bitnet_bench.cli.judging import show_pairwise
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import Json, Margin, Seed
 from bitnet_bench.cli.output import print_document, print_json, print_json_text, show_runs
-from bitnet_bench.cli.ranking import leaderboard as leaderboard  # of the same family
 from bitnet_bench.cli.sentences import print_next, print_open, print_outcome, print_text
 from bitnet_bench.cli.tables import make_table, progress_bar, show, show_phase
 from bitnet_bench.errors import UsageError

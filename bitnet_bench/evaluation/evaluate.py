@@ -13,6 +13,7 @@ from bitnet_bench.errors import BenchError, EndpointLostError, GpuLostError, Usa
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, compute_digest
 from bitnet_bench.evaluation.answer_log import open_store
 from bitnet_bench.evaluation.finished import digest_definition, digest_task
+from bitnet_bench.evaluation.language_model import LanguageModel, make_language_model
 from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.select import find_data_directory, pin_own_rows
 from bitnet_bench.evaluation.serving import choose_how_to_run, connect, digest_inputs, open_model, summarize_answers
@@ -20,12 +21,10 @@ from bitnet_bench.files import is_file
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.memory import WEIGHTS_SHARE, find_free_bytes
 from bitnet_bench.protocols import (
-    Progress,
     ProgressDisplay,
     RemoteSession,
     Session,
     no_display,
-    no_progress,
     show_phase,
 )
 from bitnet_bench.runs.folder import RECORD_FILE, TRAINING_FILE, load_record_to_extend, lock_folder
@@ -33,8 +32,6 @@ from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
 if TYPE_CHECKING:
-    from bitnet_bench.evaluation.lm import SessionLM
-    from bitnet_bench.evaluation.remote_lm import RemoteLM
     from bitnet_bench.evaluation.suites import Suite, Task
     from bitnet_bench.evaluation.task_run import TaskResult
     from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings
@@ -250,27 +247,12 @@ def describe_model(model: str, job: EvaluateJob) -> RunRecord:
 
 
 @contextmanager
-def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[SessionLM | RemoteLM]:
+def open_language_model(record: RunRecord, job: EvaluateJob) -> Iterator[LanguageModel]:
     """Load the model of *record* (`describe_model`), with its kept answers, for questions that are not a task's."""
     with ExitStack() as stack:
         session = stack.enter_context(_open_session(record, job))
         store = _open_answer_store(record, job, _describe_arithmetic(session))
-        yield _make_lm(session, stack.enter_context(store), job)
-
-
-def _make_lm(
-    session: Session | RemoteSession,
-    answers: AnswerStore,
-    job: EvaluateJob,
-    progress: Progress = no_progress,
-    workers: Workers | None = None,
-) -> SessionLM | RemoteLM:
-    """Return the language model of lm-eval for *session*."""
-    from bitnet_bench.evaluation.lm import SessionLM
-    from bitnet_bench.evaluation.remote_lm import RemoteLM
-
-    kind = RemoteLM if isinstance(session, RemoteSession) else SessionLM
-    return kind(session, progress, answers, workers, job)  # type: ignore[arg-type]
+        yield make_language_model(session, stack.enter_context(store), job)
 
 
 def _score_task(
@@ -289,7 +271,7 @@ def _score_task(
         session.budget = workers.reduce_min(session.budget)
     try:
         with steps(title) as progress:
-            lm = _make_lm(session, answers, job, progress, workers)
+            lm = make_language_model(session, answers, job, progress, workers)
             result = way.ask(lm, one, job)
     except Exception as error:  # whatever a task's rows or its module raise, the others are scored
         if workers.are_joined and not isinstance(error, BenchError):

@@ -151,8 +151,16 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
     else:
         source = _use_hub_rows(suite, task, config)
     task_class = _make_tolerant_class(ConfigurableTask) if has_own_rows else ConfigurableTask
+    built = BuiltTask(suite, task, _construct(task_class, config, suite, task, source), source, lines, has_own_rows)
+    if setting.shots:
+        _add_shots(built, setting)
+    return built
+
+
+def _construct(task_class: Any, config: Mapping[str, Any], suite: Suite, task: Task, source: str) -> Any:
+    """Return lm-eval's task of *config*; BenchError if its rows cannot be had or do not fit it."""
     try:
-        built = BuiltTask(suite, task, task_class(config=config), source, lines, has_own_rows)
+        return task_class(config=config)
     except (OSError, RuntimeError) as error:
         raise BenchError(
             f"{suite.name}:{task.name} has no local rows, and {source} cannot be had from the hub.",
@@ -163,9 +171,6 @@ def build_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
             f"The first row of {suite.name}:{task.name} ({source}) does not fit the task: {_name_fault(error)}.",
             "Its label must be one of the choices, and it needs every field that the prompt uses.",
         ) from error
-    if setting.shots:
-        _add_shots(built, setting)
-    return built
 
 
 def _build_open_task(suite: Suite, task: Task, setting: TaskSettings) -> BuiltTask:
