@@ -24,8 +24,10 @@ def list_several_answer_metrics(metrics: Iterable[str], answers: int) -> tuple[s
     """
     from bitnet_bench.metrics import load_metric
 
+    if answers < 2:
+        return ()
     base = next((key for key in metrics if load_metric(key).is_right_or_wrong), None)
-    if base is None or answers < 2:
+    if base is None:
         return ()
     numbers = [2**power for power in range(1, answers.bit_length()) if 2**power < answers]
     return (*(f"pass_at:{k}:{base}" for k in (*numbers, answers)), f"majority_vote:{base}")

@@ -173,9 +173,9 @@ def test_models_take_turns_at_every_task(monkeypatch: pytest.MonkeyPatch) -> Non
             """Keep it."""
             done.append(("runtime", self.record.name, session.name))
 
-        def check_tokenizer(self, session: Any, chat_template: bool) -> None:
+        def check_tokenizer(self, session: Any, job: EvaluateJob) -> None:
             """Keep it."""
-            done.append(("tokenizer", self.record.name, session.name, chat_template))
+            done.append(("tokenizer", self.record.name, session.name, job.chat_template))
 
     def open_session(record: Any, job: Any) -> Any:
         session = SimpleNamespace(name=f"session {record.name}", arithmetic="", device="cpu")
@@ -249,14 +249,14 @@ def test_a_task_is_recorded_with_its_counts_and_time(score_one: Any) -> None:
     """What asks it has the session, the progress, the answers and the limit."""
     asked: list[Any] = []
 
-    def ask(lm: Any, one: Any, limit: int, chat_template: bool) -> Any:
-        asked.append((lm._session, lm._progress, lm._kept, lm._workers.count, one.name, limit, chat_template))
+    def ask(lm: Any, one: Any, *settings: Any) -> Any:
+        asked.append((lm._session, lm._progress, lm._kept, lm._workers.count, one.name, *settings))
         lm.counts["requests"] = 6
         example = Example(task="own:a", doc_id=0, prompt="", target="", output="", correct=1.0)
         return task_run.TaskResult("own:a", (make_score("own:a"),), (example,), "digest")
 
     writer = score_one(ask)
-    assert asked == [(score_one.session, ("title", "progress"), "store", 1, "own:a", 3, True)]
+    assert asked == [(score_one.session, ("title", "progress"), "store", 1, "own:a", 3, True, 1, None)]
     assert writer.record.counts == {"requests": 6, "truncated": 0, "cached": 0, "malformed": 0}
     assert (writer.record.seconds, writer.record.sources) == (7.0, {"own:a": "rows.jsonl"})
     assert score_one.session.budget is None

@@ -369,7 +369,7 @@ def test_the_template_that_was_used_is_recorded(chat: bool) -> None:
 
     writer = RunWriter(OUT, record(), True, record())
     session: Any = SimpleNamespace(tokenizer=Tokenizer(), max_length=9)
-    writer.check_tokenizer(session, chat)
+    writer.check_tokenizer(session, EvaluateJob(chat_template=chat))
     assert writer.record.chat_template_sha256 == (hashlib.sha256(b"template").hexdigest() if chat else None)
 
 

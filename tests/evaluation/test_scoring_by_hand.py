@@ -31,6 +31,7 @@ def make_built(kind: str = CHOICES, metrics: tuple[str, ...] = ("accuracy", "mac
         "features": [],
         "config": SimpleNamespace(doc_to_target="{{a}}", doc_to_choice=None, target_delimiter="_"),
         "test_docs": list,
+        "set_config": lambda name, value: None,
     }
     return SimpleNamespace(
         name="own:one",
@@ -247,7 +248,7 @@ class Metric:
 
     limits, lower_is_better = (1.0, 9.0), True
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, answers: int = 0) -> None:
         self._key = key
 
     def score_example(self, example: Example) -> float:
@@ -353,6 +354,7 @@ def test_lm_eval_is_asked_for_one_task(chat: bool, asked: list[Any]) -> None:
                 "log_samples": True,
                 "apply_chat_template": chat,
                 "fewshot_as_multiturn": chat,
+                "system_instruction": None,
             },
         )
     ]
