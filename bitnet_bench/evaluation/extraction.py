@@ -172,7 +172,7 @@ def _list_named(text: str, question: _Question, count_outside: bool = True) -> s
 
 
 def _list_labels(text: str, question: _Question) -> set[int]:
-    """Return the choices that a text names as `(가)`, unless the choices themselves speak of such labels."""
+    """Return the choices that a text names as `(가)`."""
     return {question.find_number(LABELS.index(a or b) + 1) for a, b in _LABEL.findall(text)}
 
 
