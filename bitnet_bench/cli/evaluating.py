@@ -251,6 +251,8 @@ def describe_task(shown: ShownTask) -> str:
         "rows": ", ".join(counts) or DASH,
         "fields": "; ".join([", ".join(fields) or DASH, *([f"not read: {', '.join(unread)}"] if unread else [])]),
     }
+    if shown.answers:
+        about["answers"] = f"{shown.answers[0]}; --answer {shown.answers[1]}"
     lines = [shown.task, *(f"  {name:<9} {value}" for name, value in about.items())]
     if shown.example is None or shown.prompt is None:
         return "\n".join([*lines, "", name_options(f"No row to show: {shown.unavailable}", EVALUATE_OPTIONS)])

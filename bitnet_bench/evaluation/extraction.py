@@ -38,7 +38,9 @@ _PARTICLE = (
     r"|처럼|일 |때문|에|쪽"
     r"|뿐|였|밖)"
 )
-_LETTER = re.compile(rf"(?<![A-Za-z0-9'’+.-])([A-Z])(?![A-Za-z0-9'’+])(?! [a-z])(?=[^가-힣]|$|{_PARTICLE})")
+_NO_ARTICLE = r"(?! (?!(?:because|since|as|is|or|and|but)\b)[a-z])"
+"""Tells the letter in `B because` from the words in `A mountain` and `I think`."""
+_LETTER = re.compile(rf"(?<![A-Za-z0-9'’+.-])([A-Z])(?![A-Za-z0-9'’+]){_NO_ARTICLE}(?=[^가-힣]|$|{_PARTICLE})")
 _NUMBERED = re.compile(r"(?<![\d.,])(\d{1,2})\s*번(?!째|[이가]?\s*반복|\s*(?:이상|이하|정도|만에))")
 _ORDINAL = re.compile(rf"(?:({'|'.join(ORDINALS)})|제?\s*(\d{{1,2}}))\s*번째|({'|'.join(SHORT_ORDINALS)})")
 _LABEL = re.compile(rf"\(([{LABELS}])\)|^([{LABELS}])[.)]?$")
@@ -49,6 +51,7 @@ _CUE = re.compile(
     r"(?:\s*\([A-Za-z ]+\))?\s*(?:번호)?\s*"
     r"(?:(?:은|는|이|가|으로|로|(?i:is\b)|:|=|-|–|→|⇒)[\s:]*|(?=[(\[]?(?:[A-Z](?![A-Za-z])|\d{1,2}\s*번)))"
 )
+_REASON = re.compile(r"\b(?:because|since)\b|왜냐하면|이유는")
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|\n")
 _COPULA = re.compile(r"\s*(?:입니다|이다|이에요|예요|임|이라고.*|라고.*|로 (?:보|판단|생각).*|인 것.*)?[\s.!?\"'”’]*$")
 _NEGATED = re.compile(r"\S+\s*(?:아니라|아니고|아닌|말고|아닙니다|아니다|아니므로|아니며)")
@@ -138,7 +141,7 @@ def _read_cued(text: str, question: _Question) -> set[int] | None:
 
 def _read_claim(claim: str, question: _Question) -> set[int] | None:
     """Return the choices that a short text names, by the most explicit of the ways; None if it names none."""
-    claim = _NEGATED.sub("", claim).strip(" \t\"'“”‘’「」『』<>:")
+    claim = _NEGATED.sub("", _REASON.split(claim, maxsplit=1)[0]).strip(" \t\"'“”‘’「」『』<>:")
     bare = _COPULA.sub("", claim)
     if not bare:
         return None
@@ -172,7 +175,7 @@ def _list_named(text: str, question: _Question, count_outside: bool = True) -> s
 
 
 def _list_labels(text: str, question: _Question) -> set[int]:
-    """Return the choices that a text names as `(가)`, unless the choices themselves speak of such labels."""
+    """Return the choices that a text names as `(가)`."""
     return {question.find_number(LABELS.index(a or b) + 1) for a, b in _LABEL.findall(text)}
 
 

@@ -24,6 +24,8 @@ class ShownTask(Value):
     metrics: tuple[str, ...]
     """The first is primary."""
     chance: float
+    answers: tuple[str, ...] = ()
+    """Ways to answer its questions, the default first; () if there is one."""
     licence: str
     citation: str
     source: str
@@ -73,6 +75,7 @@ def _show_task(suite: Suite, task: Task, data_dir: Path | None) -> ShownTask:
         "version": suite.version,
         "metrics": task.metrics,
         "chance": task.chance,
+        "answers": tuple(way for way in task.definitions if way),
         "licence": suite.find_licence(task),
         "citation": task.citation or suite.citation,
         "needed": tuple(list_needed_fields(suite, task)),

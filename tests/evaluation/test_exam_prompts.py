@@ -212,3 +212,15 @@ def test_local_files_of_a_set_are_complete_or_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BenchError, match=r"There is no .*kormedmcqa/dentist/test.jsonl"):
         build_ours("knowledge:kormedmcqa", data=tmp_path)
+
+
+def test_a_task_shows_its_ways_to_answer() -> None:
+    """The default first, and the option for the other."""
+    from bitnet_bench.cli.evaluating import describe_task
+    from bitnet_bench.evaluation.showing import list_shown_tasks
+
+    (shown,) = list_shown_tasks("knowledge:kobalt", ROWS)
+    assert shown.answers == ("generate", "likelihood")
+    assert "answers   generate; --answer likelihood" in describe_task(shown)
+    (other,) = list_shown_tasks("math:gsm8k", ROWS)
+    assert other.answers == ()
