@@ -95,3 +95,12 @@ def render_conversation(lm: ChatLM, conversation: Conversation) -> str:
 def _merge_system(conversation: Conversation) -> list[Message]:
     system, first, *rest = conversation
     return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def count_from(progress: Progress, before: int, whole: int) -> Progress:
+    """Return a progress for a part of the work: *before* units of the *whole* are done when it begins."""
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        progress(min(before + done, whole), whole, note)
+
+    return tell

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bitnet_bench.evaluation.conversations import ChatLM, Conversation, answer_conversations
+from bitnet_bench.evaluation.conversations import ChatLM, Conversation, answer_conversations, count_from
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.open_tasks import OpenQuestion, OpenRows, join_turns
-from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.records import AnsweredTurn, Example
 
 if TYPE_CHECKING:
@@ -47,13 +46,14 @@ def _ask_in_turns(
     """Return the answers to all turns of each question; questions with fewer turns are left out of later ones."""
     answers: list[list[str]] = [[] for _ in questions]
     most = max((len(question.turns) for question in questions), default=0)
-    progress = lm.progress
+    progress, before, total = lm.progress, 0, sum(len(question.turns) for question in questions)
     for turn in range(most):
         asked = [at for at, question in enumerate(questions) if turn < len(question.turns)]
         conversations = [_continue_conversation(questions[at], answers[at], system) for at in asked]
-        lm.progress = _shift_progress(progress, turn, most)
+        lm.progress = count_from(progress, before, total)
         for at, answer in zip(asked, answer_conversations(lm, conversations, max_new_tokens, asked), strict=True):
             answers[at].append(answer)
+        before += len(asked)
     lm.progress = progress
     return answers
 
@@ -66,15 +66,6 @@ def _continue_conversation(question: OpenQuestion, answers: Sequence[str], syste
         if turn < len(answers):
             messages.append({"role": "assistant", "content": answers[turn]})
     return messages
-
-
-def _shift_progress(progress: Progress, turn: int, turns: int) -> Callable[..., None]:
-    """Return a progress that counts the documents of one of several *turns* as a part of all."""
-
-    def tell(done: int, total: int, note: str = "") -> None:
-        progress(turn * total + done, turns * total, note)
-
-    return tell
 
 
 def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Sequence[str]) -> Example:

@@ -17,7 +17,13 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.conversations import ChatLM, Message, answer_conversations, render_conversation
+from bitnet_bench.evaluation.conversations import (
+    ChatLM,
+    Message,
+    answer_conversations,
+    count_from,
+    render_conversation,
+)
 from bitnet_bench.files import explain_disk_errors, is_file, write_whole
 from bitnet_bench.judging.prompts import JudgePrompt
 from bitnet_bench.judging.verdicts import Preference, parse_preference, parse_score
@@ -176,7 +182,7 @@ def ask_judge(
     left = kept.groups_left
     total, done = sum(map(len, left)), 0
     for group in left:
-        lm.progress = _count_from(progress, done, total)
+        lm.progress = count_from(progress, done, total)
         replies, is_cut = _ask_group(lm, group, max_new_tokens)
         kept.add([make_verdict(r, prompt, text, cut) for r, text, cut in zip(group, replies, is_cut, strict=True)])
         done += len(group)
@@ -196,13 +202,6 @@ def _ask_group(lm: ChatLM, group: Sequence[JudgeRequest], max_new_tokens: int) -
     lengths = [len(lm.tok_encode(render_conversation(lm, one))) for one in conversations]
     longest = sorted(range(len(group)), key=lambda at: -lengths[at])[:cut]
     return replies, [at in longest for at in range(len(group))]
-
-
-def _count_from(progress: Progress, start: int, whole: int) -> Progress:
-    def tell(done: int, total: int, note: str = "") -> None:
-        progress(min(start + done, whole), whole, note)
-
-    return tell
 
 
 def group_by_question(verdicts: Sequence[Verdict]) -> Mapping[int, dict[tuple[int, Order], Verdict]]:

@@ -82,8 +82,8 @@ def test_progress_counts_the_questions_of_all_turns(tmp_path: Path) -> None:
         return original(requests)
 
     lm.generate_until = generate_until  # type: ignore[method-assign]
-    answer_open_task(lm, build(ROWS[:1] * 4, tmp_path), None)
-    assert told == [(4, 8), (8, 8)]
+    answer_open_task(lm, build(ROWS, tmp_path), None)
+    assert told == [(3, 6), (5, 6), (6, 6)]
     assert lm.progress is before
 
 
