@@ -185,7 +185,7 @@ def test_served_runs_are_compared_and_reported(server: Any, tmp_path: Path) -> N
 
 
 def test_how_tokens_are_drawn_is_said_to_the_server() -> None:
-    """Nothing for the most likely ones; else temperature, its limits, and a seed of its own for each answer to a row."""
+    """Nothing for the most likely ones; else temperature, its limits, and a seed for each answer to a row."""
     greedy = SimpleNamespace(temperature=0.0, seed=5, top_p=0.5, thinking="auto")
     assert make_settings(greedy, 3, is_chat=True) == {}
     assert make_settings(None, 0, is_chat=True) == {}
