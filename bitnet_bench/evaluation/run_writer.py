@@ -64,7 +64,12 @@ class RunWriter:
         self.record = self.record.model_copy(update={"chat_template_sha256": used})
 
     def record_result(
-        self, one: BuiltTask, result: TaskResult, counts: Mapping[str, int], seconds: float, served: ServedTask | None
+        self,
+        one: BuiltTask,
+        result: TaskResult,
+        counts: Mapping[str, int],
+        seconds: float,
+        served: ServedTask | None = None,
     ) -> None:
         """Record the scores and the samples of a task, and what a server said of its answers."""
         record = self.record

@@ -17,8 +17,9 @@ from bitnet_bench.errors import BenchError, GpuLostError
 from bitnet_bench.evaluation import answer_log, task_run, tasks
 from bitnet_bench.evaluation import evaluate as evaluating
 from bitnet_bench.evaluation.answer_cache import NullStore, cache_file, compute_digest
-from bitnet_bench.evaluation.evaluate import RunWriter, evaluate, evaluate_several, score_checkpoints
+from bitnet_bench.evaluation.evaluate import Scoring, evaluate, evaluate_several, score_checkpoints
 from bitnet_bench.evaluation.finished import digest_definition, digest_task
+from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.evaluation.tasks import TaskSettings
 from bitnet_bench.machine.environment import read_environment
@@ -128,7 +129,7 @@ def test_what_was_asked_for_reaches_tasks_rows_and_runs(monkeypatch: pytest.Monk
         done.append(("build", [run.record.name for run in runs], given, setting, limit))
         return ["built a", "built b"]
 
-    def open_run(out: Path, record: Any, workers: Any) -> Any:
+    def open_run(out: Path, record: Any, workers: Any, way: Any) -> Any:
         whole = tuple(make_score(f"own:{name}") for name in "ab") if out.name == "whole" else (make_score("own:a"),)
         return open_with(RunWriter(out, record.model_copy(update={"scores": whole}), False, record))
 
@@ -136,7 +137,9 @@ def test_what_was_asked_for_reaches_tasks_rows_and_runs(monkeypatch: pytest.Monk
     monkeypatch.setattr(evaluating, "_build_tasks", build)
     monkeypatch.setattr(task_run, "check_rows", lambda one, limit: done.append(("check", one, limit)))
     monkeypatch.setattr(
-        evaluating, "_score_in_turn", lambda runs, *given: done.append(("score", [r.record.name for r in runs], *given))
+        evaluating,
+        "_score_in_turn",
+        lambda runs, *given: done.append(("score", [r.record.name for r in runs], *given[:-1])),
     )
     job = EvaluateJob(limit=4, shots=2, seed=5, prompts="theirs", chat_template=True, rows={"own:a": "f"}, backend="hf")
     workers = Workers()
@@ -188,11 +191,11 @@ def test_models_take_turns_at_every_task(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         evaluating,
         "_score_task",
-        lambda run, one, job, session, *more: done.append((run.record.name, one.name, job, session.name, *more)),
+        lambda run, one, job, session, *more: done.append((run.record.name, one.name, job, session.name, *more[:-1])),
     )
     job, workers = EvaluateJob(chat_template=True), Workers()
     built: Any = [SimpleNamespace(name="own:a"), SimpleNamespace(name="own:b")]
-    evaluating._score_in_turn([Turn("x"), Turn("y", "own:a")], built, job, workers, no_display)  # type: ignore[list-item]
+    evaluating._score_in_turn([Turn("x"), Turn("y", "own:a")], built, job, workers, no_display, Scoring())  # type: ignore[list-item]
     assert done == [
         ("runtime", "x", "session x"),
         ("tokenizer", "x", "session x", True),
@@ -233,13 +236,13 @@ def score_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         monkeypatch.setattr(evaluating, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         tokenizer = SimpleNamespace(encode=lambda text: [5], bos_token_id=1, eos_token_id=2)
         session: Any = SimpleNamespace(tokenizer=tokenizer, max_length=9, budget=budget)
-        workers: Any = SimpleNamespace(count=count, worker=0, reduce_min=lambda given: given - 1)
+        workers: Any = SimpleNamespace(count=count, are_joined=count > 1, worker=0, reduce_min=lambda given: given - 1)
         writer = RunWriter(tmp_path / "run", make_record(), True, make_record())
         score.writer, score.session = writer, session  # type: ignore[attr-defined]
-        one: Any = SimpleNamespace(name="own:a", source="rows.jsonl")
+        one: Any = SimpleNamespace(name="own:a", source="rows.jsonl", task=SimpleNamespace(kind="scored"))
         job = EvaluateJob(limit=3, chat_template=True)
         steps: Any = lambda title: open_with((title, "progress"))  # noqa: E731
-        evaluating._score_task(writer, one, job, session, "store", workers, "title", steps)  # type: ignore[arg-type]
+        evaluating._score_task(writer, one, job, session, "store", workers, "title", steps, Scoring())  # type: ignore[arg-type]
         return writer
 
     return score
@@ -353,9 +356,7 @@ def test_several_models_are_opened_by_name(is_first: bool, tmp_path: Path, monke
     given: list[Any] = []
     crew = SimpleNamespace(is_first=is_first)
     monkeypatch.setattr("bitnet_bench.processes.join_workers", lambda: open_with(crew))
-    monkeypatch.setattr(
-        evaluating, "open_checkpoint", lambda model, *how: f"opened {model}" + "".join(f", {one}" for one in how if one)
-    )
+    monkeypatch.setattr(evaluating, "open_model", lambda model, asked: f"opened {model}")
     monkeypatch.setattr(evaluating, "score_checkpoints", lambda *words: given.append(words) or ["first", "second"])
     monkeypatch.setenv("BITNET_BENCH_DATA", "")
     asked: Any = [("suite", "task")]
@@ -379,7 +380,7 @@ def test_only_the_first_worker_reads_and_locks_a_run(
     monkeypatch.setattr(evaluating, "_resume_record", lambda out, record: make_record(name="resumed"))
     blank = make_record(name="blank", inputs={"x": "1"})
     workers: Any = SimpleNamespace(is_first=is_first, broadcast=lambda value: value)
-    with evaluating._open_run(tmp_path, blank, workers) as run:
+    with evaluating._open_run(tmp_path, blank, workers, Scoring()) as run:
         assert (run.out, run._writes, run._blank) == (tmp_path, is_first, blank)
         assert run.record.name == ("resumed" if is_first else "blank")
     assert locked == ([tmp_path] if is_first else [])

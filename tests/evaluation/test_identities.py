@@ -14,8 +14,8 @@ from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation import answer_log
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation.evaluate import RunWriter
 from bitnet_bench.evaluation.finished import check_same_machine, digest_task
+from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.task_run import TaskResult
 from bitnet_bench.evaluation.tasks import TaskSettings, build_task
 from bitnet_bench.machine.environment import read_environment
@@ -296,7 +296,9 @@ def test_malformed_answers_are_counted_over_all_tasks(tmp_path: Path) -> None:
         score = Score(task=name, metric="m", value=1.0, stderr=None, n=len(examples), signature="m|v1", primary=True)
         result = TaskResult(name, (score,), examples, "c" * 64)
         counts = {"requests": len(examples), "truncated": 1, "cached": 0}
-        run.record_result(SimpleNamespace(source="rows.jsonl"), result, counts, 2.5)  # type: ignore[arg-type]
+        run.record_result(
+            SimpleNamespace(source="rows.jsonl", task=SimpleNamespace(kind="scored")), result, counts, 2.5
+        )  # type: ignore[arg-type]
     assert run.record.counts == {"requests": 5, "truncated": 2, "cached": 0, "malformed": 3}
     assert run.record.seconds == 5.0
     assert [score.task for score in run.record.scores] == ["klue:ner", "klue:dp"]

@@ -12,9 +12,10 @@ import pytest
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation.evaluate import RunWriter, evaluate_several, score_checkpoints
+from bitnet_bench.evaluation.evaluate import Scoring, evaluate_several, score_checkpoints
 from bitnet_bench.evaluation.finished import check_same_inputs, check_same_machine
 from bitnet_bench.evaluation.lm import SessionLM, check_tokenizer
+from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.task_run import TaskResult, _expected_value
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.processes import Workers
@@ -112,7 +113,7 @@ def test_a_result_is_added_to_what_was_there(writes: bool, tmp_path: Path) -> No
     )  # fmt: skip
     writer = RunWriter(tmp_path / "run", begun, writes, begun)
     writer.stands_on({"s:a": {"rows of s:a": "2"}})
-    built: Any = SimpleNamespace(source="rows.jsonl")
+    built: Any = SimpleNamespace(source="rows.jsonl", task=SimpleNamespace(kind="scored"))
     writer.record_result(built, result(malformed=2), {"requests": 4, "cached": 1}, 3.5)
     found = writer.record
     assert [one.task for one in found.scores] == ["s:0", "s:a"]
@@ -392,13 +393,15 @@ def test_a_broken_task_leaves_the_others(
 
     monkeypatch.setattr("bitnet_bench.evaluation.task_run.evaluate_task", fail)
     least: list[int] = []
-    workers: Any = SimpleNamespace(count=count, worker=0, reduce_min=lambda budget: least.append(budget) or 3)
+    workers: Any = SimpleNamespace(
+        count=count, are_joined=count > 1, worker=0, reduce_min=lambda budget: least.append(budget) or 3
+    )
     session: Any = SimpleNamespace(tokenizer=Tokenizer(), max_length=9, budget=8)
     writer = RunWriter(tmp_path / "run", record(), True, record())
     one: Any = SimpleNamespace(name="s:a")
 
     def act() -> None:
-        evaluating._score_task(writer, one, EvaluateJob(), session, None, workers, "title", no_steps)  # type: ignore[arg-type]
+        evaluating._score_task(writer, one, EvaluateJob(), session, None, workers, "title", no_steps, Scoring())  # type: ignore[arg-type]
 
     if raised:
         with pytest.raises(KeyError):

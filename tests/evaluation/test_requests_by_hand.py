@@ -527,7 +527,7 @@ def test_several_running_texts_are_scored_each_by_itself() -> None:
 class Colleague:
     """One of two workers, whose other has answered all that this one has not."""
 
-    worker, count = 1, 2
+    worker, count, are_joined = 1, 2, True
 
     def __init__(self, total: int) -> None:
         self._total = total
