@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bitnet_bench.data.rows import Row
@@ -22,6 +23,18 @@ FALLBACK_TEMPLATE = "dialogue"
 FALLBACK_STOPS = ["\n사용자:"]
 """Beginning of the user's next turn in that form: such a checkpoint may have learned no other end."""
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "model"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, without the thought before it where the language model tells the two apart."""
+
+    text: str
+    thought: str = ""
+    cut: bool = False
+    """True if the limit of new tokens ended it."""
+    unfinished: bool = False
+    """True if a thought has no end, so that there is no answer."""
 
 
 class ChatLM(Protocol):
@@ -50,8 +63,8 @@ class ChatLM(Protocol):
 
 def answer_conversations(
     lm: ChatLM, conversations: Sequence[Conversation], max_new_tokens: int, documents: Sequence[int]
-) -> list[str]:
-    """Return what the model answers to each conversation, greedily; *documents* are the numbers of their rows."""
+) -> list[Reply]:
+    """Return what the model answers to each conversation; *documents* are the numbers of their rows."""
     from lm_eval.api.instance import Instance
 
     lm.asks_conversations = lm.has_chat_template
@@ -71,7 +84,13 @@ def answer_conversations(
         )
         for conversation, document in zip(conversations, documents, strict=True)
     ]
-    return [text.strip() for text in lm.generate_until(requests)]
+    return [_make_reply(text) for text in lm.generate_until(requests)]
+
+
+def _make_reply(text: str) -> Reply:
+    """Return an answer with what the language model says of it besides its text, if it says anything."""
+    known = {name: getattr(text, name) for name in ("thought", "cut", "unfinished") if hasattr(text, name)}
+    return Reply(str(text).strip(), **known)
 
 
 def render_conversation(lm: ChatLM, conversation: Conversation) -> str:

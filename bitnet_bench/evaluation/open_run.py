@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bitnet_bench.evaluation.conversations import ChatLM, Conversation, answer_conversations, count_from
+from bitnet_bench.evaluation.conversations import ChatLM, Message, Reply, answer_conversations, count_from
 from bitnet_bench.evaluation.local_rows import compute_rows_digest
 from bitnet_bench.evaluation.open_tasks import OpenQuestion, OpenRows, join_turns
 from bitnet_bench.runs.records import AnsweredTurn, Example
@@ -23,7 +23,7 @@ def answer_open_task(
 ) -> tuple[tuple[Example, ...], str]:
     """Ask the first *limit* questions, or all; return them with their answers, and the digest of their rows.
 
-    Every conversation begins with the *system* turn, if there is one.
+    Every conversation begins with the text *system*, if there is one.
     """
     rows: OpenRows = built.lm_task
     questions = list(islice(rows.questions, limit))
@@ -42,14 +42,15 @@ def answer_open_task(
 
 def _ask_in_turns(
     lm: ChatLM, questions: Sequence[OpenQuestion], max_new_tokens: int, system: str | None
-) -> list[list[str]]:
+) -> list[list[Reply]]:
     """Return the answers to all turns of each question; questions with fewer turns are left out of later ones."""
-    answers: list[list[str]] = [[] for _ in questions]
+    answers: list[list[Reply]] = [[] for _ in questions]
+    opening: list[Message] = [{"role": "system", "content": system}] if system else []
     most = max((len(question.turns) for question in questions), default=0)
     progress, before, total = lm.progress, 0, sum(len(question.turns) for question in questions)
     for turn in range(most):
         asked = [at for at, question in enumerate(questions) if turn < len(question.turns)]
-        conversations = [_continue_conversation(questions[at], answers[at], system) for at in asked]
+        conversations = [[*opening, *_continue_conversation(questions[at], answers[at])] for at in asked]
         lm.progress = count_from(progress, before, total)
         for at, answer in zip(asked, answer_conversations(lm, conversations, max_new_tokens, asked), strict=True):
             answers[at].append(answer)
@@ -58,19 +59,26 @@ def _ask_in_turns(
     return answers
 
 
-def _continue_conversation(question: OpenQuestion, answers: Sequence[str], system: str | None) -> Conversation:
-    """Return the conversation up to the question that follows *answers*."""
-    messages = [{"role": "system", "content": system}] if system is not None else []
+def _continue_conversation(question: OpenQuestion, answers: Sequence[Reply]) -> list[Message]:
+    """Return the conversation up to the question that follows *answers*, without the thoughts before these."""
+    messages: list[Message] = []
     for turn, text in enumerate(question.turns[: len(answers) + 1]):
         messages.append({"role": "user", "content": text})
         if turn < len(answers):
-            messages.append({"role": "assistant", "content": answers[turn]})
+            messages.append({"role": "assistant", "content": answers[turn].text})
     return messages
 
 
-def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Sequence[str]) -> Example:
-    turns: list[Any] = [
-        AnsweredTurn(question=text, answer=answer, reference=reference)
+def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Sequence[Reply]) -> Example:
+    turns = [
+        AnsweredTurn(
+            question=text,
+            answer=answer.text,
+            reference=reference,
+            thought=answer.thought,
+            cut=answer.cut,
+            unfinished=answer.unfinished,
+        )
         for text, answer, reference in zip(question.turns, answers, question.references, strict=True)
     ]
     return Example(
@@ -78,7 +86,7 @@ def _make_example(task: str, doc_id: int, question: OpenQuestion, answers: Seque
         doc_id=doc_id,
         prompt=question.prompt,
         target=question.reference,
-        output=join_turns(answers),
+        output=join_turns([answer.text for answer in answers]),
         correct=0.0,
         groups={"category": question.category} if question.category else {},
         turns=tuple(turns),

@@ -195,13 +195,13 @@ def _ask_group(lm: ChatLM, group: Sequence[JudgeRequest], max_new_tokens: int) -
     """
     before = lm.counts.get("truncated", 0)
     conversations = [request.messages for request in group]
-    replies = answer_conversations(lm, conversations, max_new_tokens, range(len(group)))
+    texts = [one.text for one in answer_conversations(lm, conversations, max_new_tokens, range(len(group)))]
     cut = lm.counts.get("truncated", 0) - before
     if not cut:
-        return replies, [False] * len(group)
+        return texts, [False] * len(group)
     lengths = [len(lm.tok_encode(render_conversation(lm, one))) for one in conversations]
     longest = sorted(range(len(group)), key=lambda at: -lengths[at])[:cut]
-    return replies, [at in longest for at in range(len(group))]
+    return texts, [at in longest for at in range(len(group))]
 
 
 def group_by_question(verdicts: Sequence[Verdict]) -> Mapping[int, dict[tuple[int, Order], Verdict]]:

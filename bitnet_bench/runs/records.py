@@ -282,12 +282,20 @@ class Answer(GrownValue):
     """Primary metric on this answer alone, in 0..1."""
 
 
-class AnsweredTurn(Value):
+class AnsweredTurn(GrownValue):
     """One turn of an open task: what was asked, what the model answered, and a good answer where the row has one."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("thought", "cut", "unfinished")
 
     question: str
     answer: str
     reference: str | None = None
+    thought: str = ""
+    """What the model wrote before its answer, if it thought."""
+    cut: bool = False
+    """True if the limit of new tokens ended the answer."""
+    unfinished: bool = False
+    """True if the thought did not end, so that there is no answer."""
 
 
 class Example(GrownValue):

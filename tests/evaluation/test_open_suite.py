@@ -55,6 +55,20 @@ def test_the_answer_to_a_turn_stands_in_the_conversation_of_the_next(tmp_path: P
     assert len(lm.asked) == 6
 
 
+def test_a_thought_is_kept_beside_its_answer_and_out_of_the_conversation(tmp_path: Path) -> None:
+    """A language model that tells thoughts from answers says so on the text; the next turn shows the answer alone."""
+
+    class Thoughtful(str):
+        thought, cut, unfinished = "음", True, False
+
+    lm = FakeLM(lambda prompt: Thoughtful("답"))
+    (example, *_), _ = answer_open_task(lm, build(ROWS[:1], tmp_path), None, system="짧게 답하라.")
+    assert [(turn.answer, turn.thought, turn.cut, turn.unfinished) for turn in example.turns] == [
+        ("답", "음", True, False)
+    ] * 2
+    assert lm.asked[1] == "<system>짧게 답하라.\n<user>1 더하기 1은?\n<assistant>답\n<user>거기에 1을 더하면?"
+
+
 def test_a_sample_has_questions_answers_category_and_references(tmp_path: Path) -> None:
     examples, _ = answer_open_task(FakeLM(number_messages), build(ROWS, tmp_path), None)
     first, second, third = examples
