@@ -80,7 +80,7 @@ class OpenAISession(RemoteSession, adds=("check_model", "close")):
             return self._transport.get(path)
         except NoConnectionError as error:
             raise EndpointLostError(
-                f"{self._transport.host} {error.why}.", "Start the server, or correct `base_url`."
+                f"{self._transport.host} {error.why}.", "Start the server, or correct `base_url` (http or https?)."
             ) from None
 
     def describe_runtime(self) -> str:

@@ -44,7 +44,7 @@ class TransientError(Exception):
 
 
 class NoConnectionError(TransientError):
-    """There is no server to connect to."""
+    """There is no server to connect to, or it hangs up without a word."""
 
 
 def parse_base_url(text: str) -> str:
@@ -273,7 +273,7 @@ class Transport:
         if isinstance(error, http.client.IncompleteRead):
             return TransientError("cut the answer short")
         if isinstance(error, http.client.RemoteDisconnected | ConnectionError):
-            return TransientError("closed the connection")
+            return NoConnectionError("closed the connection")
         return TransientError(f"cannot be talked to ({type(error).__name__})")
 
     def _raise_for_status(self, response: http.client.HTTPResponse, target: str) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import shutil
+import ssl
+import subprocess
 import sys
 import threading
 import traceback
@@ -354,6 +357,31 @@ def test_a_url_with_a_secret_or_without_a_host_is_refused(url: str) -> None:
         parse_base_url(url)
     assert "pass" not in str(caught.value) or "password" in str(caught.value)
     assert "key=1" not in str(caught.value)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate is made with openssl")
+def test_a_certificate_is_checked_and_an_authority_of_ones_own_is_named(
+    server: Any, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A self-signed server is refused in a sentence, until SSL_CERT_FILE names it; http to it is said at once, too."""
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    files = ("-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"))
+    made = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *names)
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_port}/v1"
+    with pytest.raises(EndpointLostError, match="certificate of localhost"):
+        make_session(server, clock, base_url=url).check_model()
+    with pytest.raises(EndpointLostError, match="closed the connection"):
+        make_session(server, clock, base_url=url.replace("https", "http")).check_model()
+    assert server.seen == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    trusting = make_session(server, clock, base_url=url)
+    trusting.check_model()
+    assert trusting.about == {"owned_by": "fake"}
+    trusting.close()
 
 
 def test_a_url_has_one_spelling() -> None:
