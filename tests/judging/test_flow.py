@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -9,7 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from bitnet_bench.cli import app
+from bitnet_bench.cli.judging import show_pairwise
+from bitnet_bench.comparison.compare_runs import compare_runs
+from bitnet_bench.errors import BenchError
+from bitnet_bench.judging.judge import judge_runs
 from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.jobs import EvaluateJob, JudgeJob
+from tests.judging.made_up import FakeLM, open_fake, prefer_longer, write_open_run
 
 
 def run_command(*arguments: str | Path) -> str:
@@ -64,3 +72,18 @@ def test_a_run_that_nobody_judged_says_so_in_its_report(folder: Path, tmp_path: 
 def test_too_many_runs_are_a_usage_error(folder: Path) -> None:
     result = CliRunner().invoke(app, ["judge", *[str(folder / "demo")] * 3, "--model", "demo"])
     assert type(result.exception).__name__ == "UsageError"
+
+
+def test_compare_shows_what_a_judge_said_of_both(tmp_path: Path) -> None:
+    """A comparison of measured scores is followed by a table of its own for the judge's."""
+    runs = [
+        write_open_run(tmp_path / name, [[name, name]], model)
+        for name, model in (("가", "demo"), ("나나", "demo-fp16"))
+    ]
+    judge_runs(runs, "demo", JudgeJob(), EvaluateJob(), open_judge=open_fake(FakeLM(prefer_longer)))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        show_pairwise(*runs)
+    assert "win rate against 나나, %" in printed.getvalue()
+    with pytest.raises(BenchError, match="cannot be compared") as caught:
+        compare_runs(*runs)
+    assert "bitnet-bench report" in caught.value.hint
