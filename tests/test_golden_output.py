@@ -126,6 +126,8 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "finetune --search": lambda: show(search_tables.search_table(SEARCH)),
         "evaluate": lambda: evaluating._show_records(records, [here / "ternary", here / "fp16"], False),
         "evaluate of six models": lambda: show_runs(many),
+        "merge": lambda: run("merge", here / "nothing"),
+        "chat": lambda: run("chat", "--backend", "openai", "--model", "x", "--prompt", "안녕하세요"),
         "judge": lambda: judging.show_judged(add_judged(records), with_categories=True),
         "measure": lambda: measuring._show_records(records, ["demo"], False),
         "plan": lambda: run("plan", "--preset", "bitnet-2b-4t", "--device", "l4"),
@@ -156,6 +158,8 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 NAMES = (
     *("quickstart", "run", "run --dry-run", "finetune", "finetune --search", "evaluate", "evaluate of six models"),
     *(
+        "merge",
+        "chat",
         "judge",
         "measure",
         "plan",

@@ -31,6 +31,10 @@ RUNTIME_FIELDS = (
     "gpu_layers",
     "bitnetcpp_dir",
     "allow_mismatch",
+    "base_url",
+    "api_key_variable",
+    "request_timeout",
+    "concurrency",
 )
 """Fields of `EvaluateJob` that say how the judge is run."""
 ALL = "all"
