@@ -27,7 +27,7 @@ from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
-from bitnet_bench.protocols import sort_answers
+from bitnet_bench.protocols import Sampling, sort_answers
 from bitnet_bench.runs.records import Checkpoint, RuntimeParity
 
 Forward = Callable[[list[int]], Tensor]
@@ -307,3 +307,21 @@ def test_answers_of_another_build_or_another_file_are_kept_apart(
     assert arithmetic("llama.cpp 2") != before
     os.utime(file.path, ns=(1, 1))
     assert arithmetic("llama.cpp 1") != before
+
+
+def test_a_batch_of_long_answers_has_room_for_all_of_them(demo: Checkpoint, file: GgufFile) -> None:
+    """More than twice what the prompts take, which is what is reserved at first; drawn tokens need the same."""
+
+    def forward(row: list[int]) -> torch.Tensor:
+        logits = torch.zeros(len(row), 5000)
+        logits[:, 50] = 9.0
+        return logits
+
+    library = FakeLibrary(demo, forward)
+    session = LlamaSession(library, file, load_tokenizer(demo), "tq2_0")
+    prompts = [[7, 8, number] for number in range(9, 39)]
+    for settings in ({}, {"sampling": Sampling(temperature=0.1)}):
+        answers = sort_answers(session.generate(prompts, 40, [], **settings))
+        assert {answer.cut for answer in answers} == {True}
+        assert len({answer.text for answer in answers}) == 1
+    assert library.rooms == [(30 * (3 + 40), 30)], "made once"

@@ -6,12 +6,14 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
 
 from bitnet_bench.backends.batched_session import Prompt, Writing
+from bitnet_bench.cli.output import list_notes
 from bitnet_bench.comparison.comparability import find_run_mismatches
 from bitnet_bench.comparison.comparing import compare
 from bitnet_bench.data.thoughts import find_answer_start, find_thought_marks, split_thought
@@ -24,6 +26,7 @@ from bitnet_bench.evaluation.task_run import check_repeats, evaluate_task
 from bitnet_bench.evaluation.tasks import BuiltTask, TaskSettings, build_task
 from bitnet_bench.metrics import load_metric
 from bitnet_bench.protocols import ALL_REQUESTS, Completion, Sampling, Share, Thoughts
+from bitnet_bench.reports.summary import _list_generation_notes
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.reading import read_run
 from tests.evaluation.conftest import AnswerLM
@@ -418,3 +421,28 @@ def test_a_finished_run_is_refused_with_other_settings(runs: dict[str, Path]) ->
             runs["one"],
             EvaluateJob(temperature=1.0, repeats=2, limit=4),
         )
+
+
+def test_what_happened_to_answers_is_said_below_the_scores(runs: dict[str, Path]) -> None:
+    """A line for each kind that there is; one that did not happen has none."""
+    record = read_run(runs["greedy"]).record
+    counts = {"requests": 9, "truncated": 0, "cut": 1200, "unfinished": 2, "shortened": 0, "malformed": 3}
+    assert list_notes([record.model_copy(update={"counts": counts})]) == [
+        "greedy: malformed outputs, scored as wrong: 3.",
+        "greedy: thoughts without an end, scored as wrong: 2.",
+        "greedy: answers that the limit of new tokens cut: 1,200.",
+    ]
+    assert list_notes([record.model_copy(update={"counts": {"requests": 9, "malformed": 0}})]) == []
+
+
+def test_a_report_says_how_many_answers_did_not_end(runs: dict[str, Path]) -> None:
+    """Of each run that has some, in both languages."""
+    record = read_run(runs["greedy"]).record
+    counted = [{"cut": 1200, "unfinished": 2, "requests": 9}, {"requests": 9, "cut": 0}]
+    named: Any = [
+        SimpleNamespace(key=key, record=record.model_copy(update={"counts": counts}))
+        for key, counts in zip("AB", counted, strict=True)
+    ]
+    (note,) = _list_generation_notes(named)
+    assert note.en == "Generated answers of run A: answers cut by the limit 1,200, unfinished thoughts 2."
+    assert note.ko == "실행 A의 생성 결과: 길이 한도에서 끊긴 답 1,200, 끝나지 않은 사고 과정 2."
