@@ -77,6 +77,8 @@ def pair_section(compared: Sequence[tuple[Pair, Comparison]]) -> Section:
 
 def _pair_blocks(pair: Pair, comparison: Comparison) -> list[Block]:
     a, b = pair
+    if not comparison.has_tasks:
+        return [Paragraph(format_headline(comparison))]
     title = plain_text(f"{a.key} − {b.key}")
     blocks: list[Block] = [
         Paragraph(format_headline(comparison)),

@@ -69,7 +69,7 @@ def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: in
     missing = _count_missing_examples(comparison)
     kept = _describe_kept(pair, comparison, missing)
     notes = (
-        get_text("summary.verdicts", counts=format_verdict_counts(comparison)),
+        *([get_text("summary.verdicts", counts=format_verdict_counts(comparison))] if comparison.has_tasks else []),
         *_list_cost_notes(pair),
         *_list_chance_notes(runs),
         *_list_generation_notes(runs),

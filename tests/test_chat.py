@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from bitnet_bench.chat.conversation import Conversation
 from bitnet_bench.chat.held_text import HeldText
 from bitnet_bench.chat.speakers import LocalSpeaker, RemoteSpeaker, Reply, Speaker, open_speaker
-from bitnet_bench.cli.chatting import HELP, Talk, _match_backends
+from bitnet_bench.cli.chatting import HELP, Talk, _match_backends, _read_questions
 from bitnet_bench.errors import BenchError, RequestRefusedError, UsageError
 from bitnet_bench.protocols import RemoteSession, ServedAnswer, ServedRequest
 from bitnet_bench.runs.jobs import ChatJob
@@ -113,6 +114,22 @@ def test_two_interrupts_in_a_row_end_the_talk(lines: list[Any], asked: int) -> N
     parrot = Parrot("네")
     talk(lines, parrot)
     assert len(parrot.asked) == asked
+
+
+def test_what_is_typed_in_another_encoding_is_not_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python gives half characters or an error, by the locale; the talk goes on."""
+    parrot = Parrot("네")
+    talk(["\udcff", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "가"], parrot)
+    assert [one[-1] for one in parrot.asked] == [("user", "가")]
+    assert capsys.readouterr().err.count("not UTF-8") == 2
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_text_in_another_encoding_is_refused(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in CP949 on standard input is wrong use, whatever the locale makes of it."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("안녕".encode("cp949")), "utf-8", errors))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        _read_questions(None, as_json=False)
 
 
 def test_an_error_is_said_and_the_talk_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,6 +295,7 @@ def test_the_command_answers_prompts_as_json(run_command: Callable[..., Any]) ->
         (("--backend", "hf", "--backend", "hf", "--prompt", "x"), "2 backends"),
         (("--backend", "openai", "--prompt", "x"), "--base-url"),
         (("--top-k", "3", "--prompt", "x"), "--temperature"),
+        (("--base-url", "http://localhost:1/v1", "--prompt", "x"), "--backend openai"),
         (("--backend", "openai", "--base-url", "http://u:secret@h/v1", "--prompt", "x"), "password"),
     ],
 )

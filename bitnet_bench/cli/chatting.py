@@ -17,7 +17,7 @@ from bitnet_bench.cli.output import print_document, print_json
 from bitnet_bench.cli.sentences import find_width, print_error, print_text
 from bitnet_bench.cli.tables import show_phase
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.runs.choices import DEFAULT_MODEL
+from bitnet_bench.runs.choices import AUTO, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from bitnet_bench.chat.conversation import Conversation
@@ -64,6 +64,7 @@ def chat(
 
     wanted = ChatJob(**job)
     backends = _match_backends(wanted.backends, model)
+    _check_server(backends, wanted.base_url)
     questions = _read_questions(prompt, as_json)
     load_libraries(TO_RUN)
     with ExitStack() as stack:
@@ -89,6 +90,15 @@ def _match_backends(backends: Sequence[str], models: Sequence[str]) -> Sequence[
     return list(backends) * len(models) if len(backends) == 1 else backends
 
 
+def _check_server(backends: Sequence[str], base_url: str | None) -> None:
+    """Raise UsageError if there is a server, and no backend that asks one."""
+    from bitnet_bench import plugins
+
+    asking = [one for one in backends if one != AUTO and plugins.load_plugin("backends", one).is_remote]
+    if base_url is not None and not asking:
+        raise UsageError("`base_url` names a server, which only `backends=openai` asks.", "Give both, or neither.")
+
+
 def _read_questions(prompts: Sequence[str] | None, as_json: bool) -> list[str] | None:
     """Return what is asked without a talk: the prompts, or the text on standard input; None for a talk."""
     if prompts:
@@ -100,12 +110,22 @@ def _read_questions(prompts: Sequence[str] | None, as_json: bool) -> list[str] |
             raise UsageError("A talk is not printed as JSON.", "Give a `prompt`, or text on standard input.")
         return None
     else:
-        found = [sys.stdin.read(MAX_INPUT_CHARACTERS + 1)]
+        found = [_read_text()]
         if len(found[0]) > MAX_INPUT_CHARACTERS:
             raise UsageError(f"The text has more than {MAX_INPUT_CHARACTERS:,} characters.", "Give a shorter one.")
     if not all(one.strip() for one in found):
         raise UsageError("There is nothing to ask: the text is empty.", "Give a `prompt`, or text on standard input.")
     return found
+
+
+def _read_text() -> str:
+    """Return the text on standard input, or a little more than is allowed of it; UsageError if it is not UTF-8."""
+    try:
+        text = sys.stdin.read(MAX_INPUT_CHARACTERS + 1)
+        text.encode()  # in some locales Python reads a wrong byte as half a character
+    except UnicodeError as error:
+        raise UsageError("The text on standard input is not UTF-8.", "Convert it, for example with `iconv`.") from error
+    return text
 
 
 class Talk:
@@ -140,6 +160,10 @@ class Talk:
         while True:
             try:
                 line = self._read("> ")
+                line.encode()  # in some locales Python reads a wrong byte as half a character
+            except UnicodeError:
+                print_error("What was typed is not UTF-8.")
+                continue
             except EOFError:
                 print()
                 return

@@ -67,7 +67,7 @@ def judge(
     if as_json:
         print_json([{"run": record.name, "judged": record.model_dump(mode="json")["judged"]} for record in records])
         return
-    show_judged(records, with_categories=True)
+    show_judged([_select_newest(record) for record in records], with_categories=True)
     print_next("report", *runs)
 
 
@@ -80,6 +80,17 @@ def show_judged(records: Sequence[RunRecord], with_categories: bool = False) -> 
         show(category_table(records))
     for note in list_judge_notes(records):
         print_text(note)
+
+
+def _select_newest(record: RunRecord) -> RunRecord:
+    """Return *record* with only what its last judgement says; the newest scores are the last ones."""
+
+    def name_judgement(score: JudgedScore) -> tuple[str, ...]:
+        return score.signature, score.opponent, score.opponent_sha256
+
+    newest = name_judgement(record.judged[-1])
+    judged = tuple(score for score in record.judged if name_judgement(score) == newest)
+    return record.model_copy(update={"judged": judged})
 
 
 def show_pairwise(a: Path, b: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from bitnet_bench.runs.jobs import GENERATION_FIELDS, EvaluateJob
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
-from bitnet_bench.wording import Count, Text, get_text
+from bitnet_bench.wording import Count, Text, get_text, plain_text
 
 PROMPT_SETTINGS = ("prompts", "answer", "shots", "chat_template", *GENERATION_FIELDS, "seed")
 MAX_SETTING_CHARS = 60
@@ -32,9 +32,11 @@ def _get_default(name: str) -> object:
     return EvaluateJob.default(name) if name in GENERATION_FIELDS else None
 
 
-def _show_setting(value: object) -> str:
+def _show_setting(value: object) -> Text:
+    if value is None:
+        return get_text("setting.unset")
     text = str(value)
-    return text if len(text) <= MAX_SETTING_CHARS else f"{text[:MAX_SETTING_CHARS]}…"
+    return plain_text(text if len(text) <= MAX_SETTING_CHARS else f"{text[:MAX_SETTING_CHARS]}…")
 
 
 def _compare_versions(a: RunRecord, b: RunRecord) -> Iterable[Text]:

@@ -93,3 +93,8 @@ class Comparison(Value):
     refused: tuple[RefusedTask, ...]
     mean: MeanDifference | None
     """Mean over tasks; None if there is no task whose points can be averaged."""
+
+    @property
+    def has_tasks(self) -> bool:
+        """Return whether the runs share a task that has a score, comparable or not."""
+        return bool(self.differences or self.refused)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bitnet_bench.cli import app
-from bitnet_bench.cli.judging import show_pairwise
+from bitnet_bench.cli.judging import _select_newest, show_pairwise
 from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.errors import BenchError
 from bitnet_bench.judging.judge import judge_runs
@@ -72,6 +72,19 @@ def test_a_run_that_nobody_judged_says_so_in_its_report(folder: Path, tmp_path: 
 def test_too_many_runs_are_a_usage_error(folder: Path) -> None:
     result = CliRunner().invoke(app, ["judge", *[str(folder / "demo")] * 3, "--model", "demo"])
     assert type(result.exception).__name__ == "UsageError"
+
+
+def test_the_command_shows_what_this_judge_said(tmp_path: Path) -> None:
+    """Earlier judgements stay in the record and the report, and are not repeated."""
+    run = write_open_run(tmp_path / "가", [["가", "나"]])
+    opened = open_fake(FakeLM(lambda _: "[[7]]"))
+    records = [
+        judge_runs([run], "demo", JudgeJob(max_new_tokens=limit), EvaluateJob(), open_judge=opened)[0]
+        for limit in (8, 16, 8)
+    ]
+    assert len(records[-1].judged) == 2
+    (shown,) = _select_newest(records[-1]).judged
+    assert "max_new_tokens:8" in shown.signature
 
 
 def test_compare_shows_what_a_judge_said_of_both(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_votes_are_by_labels_or_choices_where_there_are_any(generated: Callable[
     assert load_metric("majority_vote").score_example(row) == 1.0
 
 
+def test_votes_for_a_number_are_votes_for_its_value() -> None:
+    """As the extraction writes it: two of three answers are 8, in two texts."""
+    numbers = ("5", "8", "8")
+    answers = tuple(Answer(output=f"답: {one}개", output_labels=(one,), correct=0.0) for one in numbers)
+    row = Example(task="t", doc_id=0, prompt="", target="8", output="", correct=0.0, answers=answers)
+    assert load_metric("majority_vote:number_match").score_example(row) == 1.0
+    assert load_metric("pass_at:2:number_match").score_example(row) == 1.0
+
+
 def test_which_metrics_are_added_depends_on_the_task_and_the_number() -> None:
     """Powers of two and the number itself, by the first metric that is right or wrong."""
     assert list_several_answer_metrics(["char_f1", "exact_match"], 1) == ()
@@ -103,6 +112,7 @@ def test_which_metrics_are_added_depends_on_the_task_and_the_number() -> None:
         "majority_vote:exact_match",
     )
     assert list_several_answer_metrics(["klue_exact_match", "exact_match"], 2)[0] == "pass_at:2:klue_exact_match"
+    assert list_several_answer_metrics(["number_match"], 2) == ("pass_at:2:number_match", "majority_vote:number_match")
 
 
 def test_a_mean_over_several_answers_has_the_error_of_row_means(answered: Callable[..., Example]) -> None:

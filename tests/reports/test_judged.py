@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitnet_bench.comparison.comparing import compare
 from bitnet_bench.reports.judged import judged_section
 from bitnet_bench.reports.named_runs import name_runs
+from bitnet_bench.reports.pairs import pair_section
 from bitnet_bench.reports.sections import Paragraph, Section, Table
 from bitnet_bench.reports.summary import make_summary
 from bitnet_bench.runs.records import (
@@ -118,3 +120,11 @@ def test_a_judged_score_is_in_no_mean_of_measured_ones(make_results: Any) -> Non
     plain = make_summary(name_runs([run]), None)
     judged = make_summary(name_runs([with_judged(run, make_points(9.0))]), None)
     assert (judged.headline, judged.table) == (plain.headline, plain.table)
+
+
+def test_runs_without_a_measured_score_get_no_empty_table(make_results: Any) -> None:
+    """Open answers alone cannot be compared: that is said once, without a table of nothing."""
+    a, b = name_runs([with_judged(make_results(name, {})) for name in ("a", "b")])
+    compared = ((a, b), compare(a.results, b.results))
+    assert not [block for block in pair_section([compared]).blocks if isinstance(block, Table)]
+    assert not [note.en for note in make_summary([a, b], compared).notes if "Verdicts by task" in note.en]
