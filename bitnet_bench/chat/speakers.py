@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,13 @@ from bitnet_bench.data.templates import apply_chat_template, make_named_template
 from bitnet_bench.data.text_encoding import begins_with_bos
 from bitnet_bench.errors import BenchError, RequestRefusedError
 from bitnet_bench.evaluation.conversations import FALLBACK_STOPS, FALLBACK_TEMPLATE
-from bitnet_bench.evaluation.serving import check_base_url, choose_how_to_run, connect, make_sampling_settings, open_model
+from bitnet_bench.evaluation.serving import (
+    check_base_url,
+    choose_how_to_run,
+    connect,
+    make_sampling_settings,
+    open_model,
+)
 from bitnet_bench.protocols import RemoteSession, Sampling, ServedAnswer, ServedRequest, Session
 from bitnet_bench.runs.choices import AUTO
 from bitnet_bench.runs.jobs import ChatJob, EvaluateJob
@@ -167,9 +173,7 @@ class RemoteSpeaker(Speaker):
         dropped = 0
         while True:
             settings = make_sampling_settings(self._job)
-            request = ServedRequest(
-                tuple(conversation.list_messages(dropped)), self._job.max_new_tokens, (), settings
-            )
+            request = ServedRequest(tuple(conversation.list_messages(dropped)), self._job.max_new_tokens, (), settings)
             try:
                 held = HeldText()
                 answer = yield from _hold(self._session.stream(request), held)

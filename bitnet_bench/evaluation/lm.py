@@ -6,7 +6,6 @@ import logging
 import math
 import struct
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace

@@ -19,8 +19,8 @@ from bitnet_bench.comparison.compare_runs import compare_runs
 from bitnet_bench.errors import BenchError, EndpointLostError, UsageError
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.generation import number_draws
-from bitnet_bench.evaluation.serving import make_settings
 from bitnet_bench.evaluation.select import select_tasks
+from bitnet_bench.evaluation.serving import make_settings
 from bitnet_bench.machine.runtime_choice import choose_backend
 from bitnet_bench.measurement.candidates import make_candidates
 from bitnet_bench.reports.sections import ReportOptions

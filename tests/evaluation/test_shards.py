@@ -126,7 +126,7 @@ def test_shards_of_other_code_are_refused(cut: Path) -> None:
     file = cut / "shards" / f"2-of-{COUNT}" / "answers"
     identity = read_answers(file)[0]["identity"].encode()
     file.write_bytes(file.read_bytes().replace(identity, b"0" * len(identity), 1))
-    with pytest.raises(BenchError, match="1/3 and 2/3 .* were answered by other code"):
+    with pytest.raises(BenchError, match=r"1/3 and 2/3 .* were answered by other code"):
         merge_shards(cut)
     assert not (cut / "record.json").exists()
 

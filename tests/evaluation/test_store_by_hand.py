@@ -26,8 +26,8 @@ from bitnet_bench.evaluation.answer_cache import (
     set_aside,
 )
 from bitnet_bench.evaluation.answer_log import list_stored_answers, prune_answers
-from bitnet_bench.evaluation.harness_tasks import convert_harness_scores
 from bitnet_bench.evaluation.document_progress import DocumentProgress
+from bitnet_bench.evaluation.harness_tasks import convert_harness_scores
 from bitnet_bench.evaluation.lm import _make_request_key
 from bitnet_bench.evaluation.local_rows import compute_rows_digest, count_rows, read_rows_file
 from bitnet_bench.evaluation.row_fields import LARGEST, check_types, find_null
