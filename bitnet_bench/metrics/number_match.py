@@ -10,6 +10,8 @@ from bitnet_bench.runs.records import Example
 class NumberMatch(MeanMetric):
     """Share of examples whose extracted number equals the gold one; a text without a number is wrong."""
 
+    is_right_or_wrong = True
+
     def score_example(self, example: Example) -> float:
         """Return 1.0 if the first output label is the number of the target."""
         label = example.output_labels[0] if example.output_labels else ""

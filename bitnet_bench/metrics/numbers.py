@@ -30,8 +30,8 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textrm|rm|bf|operatorname)\s
 _DEGREES = re.compile(r"\^\{?\\circ\}?|°|\\degree")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 _UNIT = re.compile(r"(?<=[\d)}])(?:[가-힣a-zA-Z%]|\\%|(?<=[가-힣a-zA-Z])\^\{?[23]\}?|(?<=m)[23])+$")
-"""Units at the end, where spaces are gone and NFKC has made `cm2` of `㎠`. Each character can be read in one way only, so
-that a text that does not end in a unit is given up at once."""
+"""Units at the end, where spaces are gone and NFKC has made `cm2` of `㎠`. Each character can be read in one way only,
+so that a text that does not end in a unit is given up at once."""
 _MIXED = re.compile(r"(?<![\d.])(-?)(\d+)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 
