@@ -141,6 +141,8 @@ class BatchedSession(Session, adds=("queue", "release", "wait")):
     """Tokens of a batch; reduced whenever a batch does not fit into memory."""
     _sampler: Sampler | None = None
     """Draws the tokens of the batch that is being continued; None if they are greedy."""
+    _to_write: int = 0
+    """Most tokens that are written after the prompts that are read next, where that is known."""
     _shown: frozenset[int] = frozenset()
     """Special tokens that stay in the texts of that batch."""
     ends: frozenset[int] = frozenset()

@@ -140,8 +140,6 @@ class LlamaSession(BatchedSession, adds=("close", "logits")):
     def __init__(self, library: Library, file: GgufFile, tokenizer: Any, precision: Precision) -> None:
         self.library, self._file = library, file
         self._room = (0, 0)
-        self._to_write = 0
-        """Most tokens that are written after the prompts that are read next."""
         super().__init__(tokenizer, precision, library.trained_context, library.vocabulary)
 
     def close(self) -> None:

@@ -15,15 +15,13 @@ def draw_tokens(session: Any, prompt: Sequence[int], limit: int, sampling: Sampl
     """Let *session* draw the tokens after *prompt* as *sampling* says, and make room for *limit* of them."""
     if sampling is not None:
         session._sampler = Sampler(sampling, [prompt], [0])
-    if hasattr(session, "_to_write"):
-        session._to_write = limit
+    session._to_write = limit
     try:
         yield
     finally:
         if sampling is not None:
             session._sampler = None
-        if hasattr(session, "_to_write"):
-            session._to_write = 0
+        session._to_write = 0
 
 
 def find_end(session: Any, ids: list[int], stop: Sequence[str]) -> str | None:

@@ -52,17 +52,15 @@ _LAZY = {
     **{
         name: ("bitnet_bench.api", name)
         for name in (
-            *(
-                "compare",
-                "evaluate",
-                "finetune",
-                "judge",
-                "leaderboard",
-                "load_run",
-                "measure",
-                "report",
-                "trust_suite",
-            ),
+            "compare",
+            "evaluate",
+            "finetune",
+            "judge",
+            "leaderboard",
+            "load_run",
+            "measure",
+            "report",
+            "trust_suite",
             "twin_of",
         )
     },

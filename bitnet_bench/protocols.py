@@ -192,7 +192,7 @@ class Session(Contract, ABC):
         """
         for some in self.generate([prompt], max_new_tokens, stop, **options):
             for _, answer in some:
-                yield str(getattr(answer, "text", answer))
+                yield answer.text
         return None
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from bitnet_bench.comparison.board_twins import pair_scores, select_points
 from bitnet_bench.comparison.board_values import BoardColumn, BoardMean, BoardScore, BoardTwins
 from bitnet_bench.comparison.results import Sentence
 from bitnet_bench.comparison.score_conditions import format_settings
@@ -268,9 +269,8 @@ def _find_pair_means(view: BoardView, pair: BoardTwins) -> tuple[str, str]:
         chosen = [d for d in pair.comparison.differences if d.equivalence_p is not None]
         means = [sum(values) / len(chosen) for values in ([d.a for d in chosen], [d.b for d in chosen])]
     else:
-        ours, theirs = (view.runs[key].primary for key in (pair.ternary, pair.twin))
-        tasks = [task for task, s in ours.items() if task in theirs and s.limits[1] == 100.0 and not s.lower_is_better]
-        means = [sum(scores[task].value for task in tasks) / len(tasks) for scores in (ours, theirs)]
+        shared = select_points(pair_scores(view.runs[pair.ternary].record, view.runs[pair.twin].record))
+        means = [sum(scores[side].value for scores in shared) / len(shared) for side in (0, 1)]
     return f"{means[0]:.1f}", f"{means[1]:.1f}"
 
 

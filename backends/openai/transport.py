@@ -68,11 +68,6 @@ def parse_base_url(text: str) -> str:
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/') or '/v1'}"
 
 
-def is_loopback(base_url: str) -> bool:
-    """Return whether the server is on this machine."""
-    return urlsplit(base_url).hostname in LOOPBACK
-
-
 class Transport:
     """Connections to one server, for several threads; redirects are not followed, certificates are checked."""
 

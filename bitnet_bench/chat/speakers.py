@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,18 @@ from bitnet_bench.chat.held_text import HeldText
 from bitnet_bench.data.templates import apply_chat_template, make_named_template
 from bitnet_bench.data.text_encoding import begins_with_bos
 from bitnet_bench.errors import BenchError, RequestRefusedError
-from bitnet_bench.evaluation.serving import check_base_url, choose_how_to_run, connect, open_model
+from bitnet_bench.evaluation.conversations import FALLBACK_STOPS, FALLBACK_TEMPLATE
+from bitnet_bench.evaluation.serving import (
+    check_base_url,
+    choose_how_to_run,
+    connect,
+    make_sampling_settings,
+    open_model,
+)
 from bitnet_bench.protocols import RemoteSession, Sampling, ServedAnswer, ServedRequest, Session
 from bitnet_bench.runs.choices import AUTO
 from bitnet_bench.runs.jobs import ChatJob, EvaluateJob
 
-FALLBACK_TEMPLATE = "dialogue"
-"""Template of a checkpoint that has none."""
-FALLBACK_STOPS = ("\n사용자:",)
-"""Where a model without a chat template begins to write the user's turns as well."""
 CONTEXT_WORDS = ("context", "too long", "max_model_len", "maximum length", "exceed")
 """Words with which servers say that a conversation is longer than their context."""
 
@@ -169,9 +172,8 @@ class RemoteSpeaker(Speaker):
         """Yield the pieces of the answer; exchanges are left out while the server says that there are too many."""
         dropped = 0
         while True:
-            request = ServedRequest(
-                tuple(conversation.list_messages(dropped)), self._job.max_new_tokens, (), _list_settings(self._job)
-            )
+            settings = make_sampling_settings(self._job)
+            request = ServedRequest(tuple(conversation.list_messages(dropped)), self._job.max_new_tokens, (), settings)
             try:
                 held = HeldText()
                 answer = yield from _hold(self._session.stream(request), held)
@@ -202,15 +204,6 @@ def _hold(pieces: Generator[str, None, ServedAnswer], held: HeldText) -> Generat
             answer: ServedAnswer = ended.value
             return answer
         yield from held.add(piece)
-
-
-def _list_settings(job: ChatJob) -> Mapping[str, Any]:
-    """Return the fields of a request that say how tokens are chosen."""
-    if not job.temperature:
-        return {}
-    found: dict[str, Any] = {"temperature": job.temperature, "seed": job.seed}
-    found |= {"top_p": job.top_p} if job.top_p < 1 else {}
-    return found | ({"top_k": job.top_k} if job.top_k is not None else {})
 
 
 def make_sampling_option(job: ChatJob) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from bitnet_bench.cli.evaluating import evaluate, lm_eval, merge, suites_app
 from bitnet_bench.cli.finetuning import finetune
 from bitnet_bench.cli.help_panels import PanelCommand
 from bitnet_bench.cli.job_options import JobCommand
+from bitnet_bench.cli.judging import judge
 from bitnet_bench.cli.machine import backends, doctor
 from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.ranking import leaderboard
@@ -23,7 +24,7 @@ COMMANDS = (
     finetune,
     evaluate,
     merge,
-    rating.judge,
+    judge,
     chat,
     measure,
     plan,
@@ -39,7 +40,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, chat, rating.judge, measure, report, leaderboard, compare, push, run)
+FROM_MODELS = (finetune, evaluate, chat, judge, measure, report, leaderboard, compare, push, run)
 """Commands whose options are the fields of job models."""
 
 

@@ -45,7 +45,9 @@ ALL = "all"
 def judge(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN2]", help="A run folder with open answers, or two.")],
     *,
-    model: Annotated[str, typer.Option(help="The judge: a checkpoint folder, a GGUF file, or a hub id.")],
+    model: Annotated[
+        str, typer.Option(help="The judge: a checkpoint folder, a GGUF file, a hub id, or a model on a server.")
+    ],
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:JudgeJob")],
     runtime: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:EvaluateJob", RUNTIME_FIELDS)],
     as_json: Json = False,

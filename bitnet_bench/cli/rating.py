@@ -1,4 +1,4 @@
-"""The commands that let people judge two runs; the one that lets a model do so is beside them."""
+"""The commands that let people judge two runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet_bench.cli.help_panels import PanelCommand
-from bitnet_bench.cli.judging import judge as judge
 from bitnet_bench.cli.options import Json
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import print_next, print_text

@@ -54,13 +54,12 @@ def make_board(
 def _describe_run(key: str, record: RunRecord, folder: str) -> BoardRun:
     checkpoint, here = record.checkpoint, record.environment
     read_as = f" ({checkpoint.read_as})" if checkpoint.read_as else ""
-    is_served = bool(getattr(checkpoint, "endpoint", None))
     return BoardRun(
         key=key,
         name=record.name,
         folder=folder,
         model=checkpoint.source,
-        weights=None if is_served else checkpoint.sha256[:SHOWN_DIGEST_CHARS] + read_as,
+        weights=None if checkpoint.is_served else checkpoint.sha256[:SHOWN_DIGEST_CHARS] + read_as,
         parameters=checkpoint.parameters,
         ternary=checkpoint.is_ternary,
         precision=record.precision,
@@ -191,8 +190,8 @@ def _choose_part(score: Score, category: str | None) -> Score:
     part = None if category is None else find_part(score, category)
     if part is None:
         return score
-    counts, errors = (getattr(score, name, {}) for name in ("part_counts", "part_errors"))
-    return score.model_copy(update={"value": score.parts[part], "stderr": errors.get(part), "n": counts.get(part, 0)})
+    error, count = score.part_errors.get(part), score.part_counts.get(part, 0)
+    return score.model_copy(update={"value": score.parts[part], "stderr": error, "n": count})
 
 
 def _rank(scores: Sequence[BoardScore], lower: bool) -> list[BoardScore]:

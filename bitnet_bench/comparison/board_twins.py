@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bitnet_bench.comparison.board_values import BoardTwins
@@ -30,14 +30,14 @@ def join_twins(folders: Mapping[str, Path], records: Mapping[str, RunRecord]) ->
     joined = {}
     for folder, (named, others) in list_twins_among({folder: records[key] for folder, key in keys.items()}).items():
         own = records[keys[folder]]
-        shared = {one: sum(1 for _ in _pair_scores(own, records[keys[one]])) for one in (*named, *others)}
+        shared = {one: sum(1 for _ in pair_scores(own, records[keys[one]])) for one in (*named, *others)}
         candidates = [one for one in shared if shared[one] or one in named]
         if candidates:
             joined[keys[folder]] = keys[max(candidates, key=shared.__getitem__)]
     return joined
 
 
-def _pair_scores(a: RunRecord, b: RunRecord) -> Iterator[ScorePair]:
+def pair_scores(a: RunRecord, b: RunRecord) -> Iterator[ScorePair]:
     """Yield the primary scores of tasks that both runs scored under the same conditions."""
     others = {score.task: score for score in b.scores if score.primary}
     for score in a.scores:
@@ -70,11 +70,16 @@ def _compare_pair(ternary: str, twin: str, runs: Mapping[str, LoadedRun], margin
     comparison = compare(a, b, margin) if paired else None
     if comparison and comparison.differences:
         return BoardTwins(ternary=ternary, twin=twin, test="paired", mean=comparison.mean, comparison=comparison)
-    pairs = list(_pair_scores(a.record, b.record))
+    pairs = list(pair_scores(a.record, b.record))
     mean = compute_unpaired_mean(pairs, margin)
     if pairs:
         return BoardTwins(ternary=ternary, twin=twin, test="unpaired", mean=mean)
     return BoardTwins(ternary=ternary, twin=twin, test="none", differs=_explain(a.record, b.record))
+
+
+def select_points(pairs: Iterable[ScorePair]) -> list[ScorePair]:
+    """Return the pairs of scores in points, of which there can be a mean."""
+    return [(a, b) for a, b in pairs if a.limits[1] == 100.0 and not a.lower_is_better]
 
 
 def compute_unpaired_mean(pairs: list[ScorePair], margin: float) -> MeanDifference | None:
@@ -82,7 +87,7 @@ def compute_unpaired_mean(pairs: list[ScorePair], margin: float) -> MeanDifferen
 
     None if there are none, or if one has no standard error. The rows are the same, so the interval is too wide.
     """
-    chosen = [(a, b) for a, b in pairs if a.limits[1] == 100.0 and not a.lower_is_better]
+    chosen = select_points(pairs)
     errors = [
         None
         if a.stderr_for_means is None or b.stderr_for_means is None

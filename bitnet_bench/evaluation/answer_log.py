@@ -85,7 +85,19 @@ def _compute_seal(key: bytes, answer: bytes) -> bytes:
     return hashlib.blake2b(key + answer, digest_size=8).digest()
 
 
-class AnswerLog(AnswerStore):
+class _ReadStore(AnswerStore):
+    """Base class of stores whose answers are in memory, by the digest of their request."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bytes] = {}
+
+    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return the stored answers by the index of their request."""
+        keys = [compute_digest(request) for request in requests]
+        return {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
+
+
+class AnswerLog(_ReadStore):
     """Answers of one model and one writer in a file of their own; a context manager.
 
     A file of another *identity* (of the model, its software and its files), or a damaged one, is renamed, which is
@@ -93,9 +105,9 @@ class AnswerLog(AnswerStore):
     """
 
     def __init__(self, file: Path, identity: bytes, about: Mapping[str, Any], is_cache: bool = False) -> None:
+        super().__init__()
         self.is_cache = is_cache
         self._file, self._header = file, {"identity": identity.hex(), "about": dict(about)}
-        self._known: dict[bytes, bytes] = {}
         with explain_disk_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         end = self._read_former() if file.exists() else 0
@@ -133,11 +145,6 @@ class AnswerLog(AnswerStore):
         self._known = known
         return end
 
-    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the stored answers by the index of their request."""
-        keys = [compute_digest(request) for request in requests]
-        return {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
-
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Append (request, answer) pairs, and wait until the disk has them."""
         parts = []
@@ -154,38 +161,33 @@ class AnswerLog(AnswerStore):
         os.fsync(self._stream.fileno())
 
 
-class KnownAnswers(AnswerStore):
+class KnownAnswers(_ReadStore):
     """Answers of several files, which are read only; what is computed beside them is kept in memory."""
 
     is_cache = False
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._known: dict[bytes, bytes] = {}
+        super().__init__()
         for file in files:
             self._known.update(read_answers(file)[1])
-
-    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the answers by the index of their request."""
-        keys = [compute_digest(request) for request in requests]
-        return {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
 
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Remember *pairs* of a request and its answer."""
         self._known.update((compute_digest(request), answer) for request, answer in pairs)
 
 
-class FolderStore(AnswerStore):
+class FolderStore(_ReadStore):
     """The answers of one model in a folder that many processes share, each of which writes a file of its own.
 
-    It reads what the others had written when it was opened. Without a writable folder, evaluation continues and stores
-    nothing, which is logged, as are files that are damaged.
+    It reads what the others had written when it was opened, and what it has written itself. Without a writable folder,
+    evaluation continues and stores nothing, which is logged, as are files that are damaged.
     """
 
     def __init__(self, folder: Path, identity: bytes, about: Mapping[str, str]) -> None:
+        super().__init__()
         self._folder, self._identity, self._about = folder / identity.hex()[:32], identity, about
         self._log: AnswerLog | None = None
         self._writes = True
-        self._known: dict[bytes, bytes] = {}
         for file in sorted(self._folder.glob(LOG_PATTERN)):
             try:
                 header, answers, _ = read_answers(file)
@@ -199,11 +201,6 @@ class FolderStore(AnswerStore):
         if self._log is not None:
             self._log.close()
 
-    def lookup(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the stored answers by the index of their request."""
-        keys = [compute_digest(request) for request in requests]
-        return {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
-
     def save(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
         """Append (request, answer) pairs to this process's file, which the first of them makes."""
         if not pairs or not self._writes:
@@ -213,6 +210,7 @@ class FolderStore(AnswerStore):
                 name = f"{platform.node()[:60] or 'host'}-{os.getpid()}-{uuid.uuid4().hex[:8]}.answers"
                 self._log = AnswerLog(self._folder / name, self._identity, self._about)
             self._log.save(pairs)
+            self._known.update((compute_digest(request), answer) for request, answer in pairs)
         except BenchError as error:
             _log.warning("Answers are not kept: %s", error.problem)
             self._writes = False

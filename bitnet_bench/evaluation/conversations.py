@@ -10,6 +10,7 @@ from bitnet_bench.data.rows import Row
 from bitnet_bench.data.templates import ANSWER, render_row
 from bitnet_bench.data.turns import Role, Turn
 from bitnet_bench.errors import BenchError
+from bitnet_bench.evaluation.generation import GeneratedText
 from bitnet_bench.protocols import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Message = dict[str, str]
 Conversation = Sequence[Message]
 FALLBACK_TEMPLATE = "dialogue"
 """Form of a conversation for a checkpoint without a chat template, as fine-tuning writes it for the same checkpoint."""
-FALLBACK_STOPS = ["\n사용자:"]
+FALLBACK_STOPS = ("\n사용자:",)
 """Beginning of the user's next turn in that form: such a checkpoint may have learned no other end."""
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "model"}
 
@@ -70,7 +71,7 @@ def answer_conversations(
     lm.asks_conversations = lm.has_chat_template
     if not lm.has_chat_template:
         lm.counts["without_chat_template"] = lm.counts.get("without_chat_template", 0) + len(conversations)
-    stops = [] if lm.has_chat_template else FALLBACK_STOPS
+    stops = [] if lm.has_chat_template else list(FALLBACK_STOPS)
     requests = [
         Instance(
             request_type="generate_until",
@@ -89,8 +90,8 @@ def answer_conversations(
 
 def _make_reply(text: str) -> Reply:
     """Return an answer with what the language model says of it besides its text, if it says anything."""
-    known = {name: getattr(text, name) for name in ("thought", "cut", "unfinished") if hasattr(text, name)}
-    return Reply(str(text).strip(), **known)
+    answer = str(text).strip()
+    return Reply(answer, text.thought, text.cut, text.unfinished) if isinstance(text, GeneratedText) else Reply(answer)
 
 
 def render_conversation(lm: ChatLM, conversation: Conversation) -> str:

@@ -22,6 +22,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bitnet_bench.evaluation.number_extraction import find_last_box
+
 OUTSIDE = -1
 """Stands for a choice that is named and that the question does not have."""
 LABELS = "가나다라마바사아자차"
@@ -32,7 +34,6 @@ MIN_RESTATED_CHARS = 2
 """Length from which a choice's text counts where it stands inside another text."""
 _CIRCLED = {ord("①") + i: f"{i + 1}번" for i in range(20)}
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm|bf)\b\s*|\\[()\[\]]|[*`$_]")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _PARTICLE = (
     r"(?:입니다|이다|임|이며|이고|이라|이에|예요|인\b|번|를|을|이\b|가\b|은\b|는\b|로|으로|라|와|과|도\b|만\b|의\b"
     r"|처럼|일 |때문|에|쪽"
@@ -54,13 +55,15 @@ _CUE = re.compile(
 _REASON = re.compile(r"\b(?:because|since)\b|왜냐하면|이유는")
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])[.!?](?=\s|$)|\n")
 _COPULA = re.compile(r"\s*(?:입니다|이다|이에요|예요|임|이라고.*|라고.*|로 (?:보|판단|생각).*|인 것.*)?[\s.!?\"'”’]*$")
-_NEGATED = re.compile(r"\S+\s*(?:아니라|아니고|아닌|말고|아닙니다|아니다|아니므로|아니며)")
+_NEGATED = re.compile(r"(?<!\S)\S+\s*(?:아니라|아니고|아닌|말고|아닙니다|아니다|아니므로|아니며)")
 _RIGHT = re.compile(r"정답|맞(?:다|습|음|는)|옳(?:다|습|음|은)|적절|적합|선택|고르|고릅|골라|답입|답이다")
 _WRONG = re.compile(r"아니|아닙|않|못|틀|오답|부적절|중에|중 하나")
 _DENIED = re.compile(r"아니(?!면)|아닙|오답|틀[리렸린]|(?:옳|맞|적절하)지\s*않")
 _LIST_LINE = re.compile(r"^\s*\(?([A-Z])\)?\s*[.:)]", re.MULTILINE)
 _LEADING = re.compile(r"^[(\[]?([A-Za-z])[)\]]?(?:\s*[.:)\],]\s*|\s+(?![a-z])|$)(.*)$")
 _NOTHING = re.compile(r"[\W_]+")
+_GAP = re.compile(r"\s{3,}")
+"""Blank space that says no more than less of it, and that other expressions would try to divide in every way."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def find_choice(output: str, choices: Sequence[str], options: Sequence[str] = ()
 def _clean(text: str) -> str:
     """Return *text* with ASCII letters and digits, `2번` for `②`, and without markup."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text).translate(_CIRCLED))
-    return _MARKUP.sub("", plain.replace("번번", "번")).strip()
+    text = _MARKUP.sub("", plain.replace("번번", "번")).strip()
+    return _GAP.sub(lambda gap: "\n\n" if "\n" in gap[0] else " ", text)
 
 
 def _squash(text: str) -> str:
@@ -117,14 +121,10 @@ def _squash(text: str) -> str:
 
 def _read_box(text: str, question: _Question) -> set[int] | None:
     """Return what the last box holds; OUTSIDE if it holds no choice."""
-    start = next((match.end() for match in reversed(list(_BOX.finditer(text)))), None)
-    if start is None:
+    box = find_last_box(text)
+    if box is None:
         return None
-    depth, end = 1, start
-    while end < len(text) and depth:
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        end += 1
-    held = text[start : end - (not depth)].strip("{} \n")
+    held = box.strip("{} \n")
     cues = list(_CUE.finditer(held))
     return _read_claim(held[cues[-1].end() :] if cues else held, question) or {OUTSIDE}
 

@@ -6,7 +6,6 @@ import logging
 import math
 import struct
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from bitnet_bench.data.thoughts import THINKING_SWITCHES, find_thought_marks, op
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, NotFiniteError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
+from bitnet_bench.evaluation.document_progress import DocumentProgress, list_document_ids
 from bitnet_bench.evaluation.generation import (
     GenerationRequest,
     asks_to_sample,
@@ -172,7 +172,7 @@ class SessionLM(TemplateLM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return (log-probability in nats, greedy) of each request's continuation."""
-        self._documents = _list_document_ids(requests)
+        self._documents = list_document_ids(requests)
         # the texts that lm-eval encodes: each context without trailing spaces, and the whole
         pairs = [request.args for request in requests if request.args[0]]
         self._encode_batch(text for context, choice in pairs for text in (context.rstrip(), context + choice))
@@ -234,7 +234,7 @@ class SessionLM(TemplateLM):
         return self._answer_requests(
             keys=[_make_request_key("loglikelihood", context, continuation) for context, continuation in pairs],
             documents=self._documents,
-            told=_DocumentProgress(self._documents, self._progress, self._workers.count),
+            told=DocumentProgress(self._documents, self._progress, self._workers.count),
             ask=partial(self._session.loglikelihood, pairs),
             pack=lambda answer: LIKELIHOOD_STRUCT.pack(*answer),
             unpack=LIKELIHOOD_STRUCT.unpack,
@@ -247,7 +247,7 @@ class SessionLM(TemplateLM):
 
         texts = []
         self._documents = []
-        for document, request in zip(_list_document_ids(requests), requests, strict=True):
+        for document, request in zip(list_document_ids(requests), requests, strict=True):
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
                 prefix_token=self.prefix_token_id,
@@ -266,8 +266,8 @@ class SessionLM(TemplateLM):
         one call. Where prompt and answer exceed the context together, see `fit_into_context`.
         """
         outputs: list[str] = [""] * len(requests)
-        documents = _list_document_ids(requests)
-        told = _DocumentProgress(documents, self._progress, self._workers.count)
+        documents = list_document_ids(requests)
+        told = DocumentProgress(documents, self._progress, self._workers.count)
         prompts = self._encode_prompts([request.args[0] for request in requests])
         draws = number_draws(requests)
         marks = self._find_thought_marks()
@@ -295,7 +295,7 @@ class SessionLM(TemplateLM):
         prompts: Sequence[list[int]],
         draws: Sequence[int],
         documents: Sequence[int],
-        told: _DocumentProgress,
+        told: DocumentProgress,
     ) -> list[Completion]:
         """Return the completion of each prompt, which loses tokens on the left if it does not fit."""
         context = self._session.max_length
@@ -348,7 +348,7 @@ class SessionLM(TemplateLM):
         self,
         keys: Sequence[bytes],
         documents: Sequence[int],
-        told: _DocumentProgress,
+        told: DocumentProgress,
         ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
         pack: Callable[[Answer], bytes],
         unpack: Callable[[bytes], Any],
@@ -388,24 +388,6 @@ class SessionLM(TemplateLM):
         bad = next((i for i, answer in answers if not _is_finite(answer)), None)
         if bad is not None:
             raise NotFiniteError(bad, self._session.precision)
-
-
-class _DocumentProgress:
-    """Reports how many documents have all their answers; other workers are assumed to be equally far."""
-
-    def __init__(self, documents: Iterable[int], progress: Progress, workers: int) -> None:
-        self._left = Counter(documents)
-        self._total = len(self._left)
-        self._progress, self._workers = progress, workers
-
-    def mark_answered(self, documents: Iterable[int]) -> None:
-        """Count one more answered request for each of *documents*."""
-        for document in documents:
-            self._left[document] -= 1
-            if not self._left[document]:
-                del self._left[document]
-        done = (self._total - len(self._left)) * self._workers
-        self._progress(min(done, self._total - bool(self._left)), self._total)
 
 
 def check_chat_settings(tokenizer: Any, job: EvaluateJob) -> None:
@@ -453,10 +435,6 @@ def check_tokenizer(tokenizer: Any) -> None:
 def _is_finite(answer: Any) -> bool:
     """Return whether an answer is a text, or has a log-probability that is a number."""
     return isinstance(answer, Completion) or math.isfinite(answer[0])
-
-
-def _list_document_ids(requests: Sequence[Instance]) -> list[int]:
-    return [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
 
 
 def make_thinking_options(thinking: str) -> dict[str, bool]:

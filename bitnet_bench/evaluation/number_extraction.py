@@ -13,9 +13,8 @@ A text without a number, a box that holds none, or several, gives None.
 from __future__ import annotations
 
 import re
-import unicodedata
 
-from bitnet_bench.metrics.numbers import format_number, parse_number
+from bitnet_bench.metrics.numbers import fold_characters, format_number, parse_number
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _HASHES = re.compile(r"####\s*([^\n]+)")
@@ -31,7 +30,7 @@ _MARKUP = re.compile(r"[*`]")
 
 def find_number(output: str) -> str | None:
     """Return the number that *output* answers with, as `format_number` writes it; None if that cannot be decided."""
-    text = _MARKUP.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFC", output)).replace("−", "-"))
+    text = _MARKUP.sub("", fold_characters(output))
     box = find_last_box(text)
     if box is not None:
         return _format(box)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lm_eval.api.model import LM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 from bitnet_bench.errors import BenchError, RequestRefusedError, RowError
 from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
-from bitnet_bench.evaluation.generation import DEFAULT_NEW_TOKENS, GeneratedText, divide_completion, number_draws
+from bitnet_bench.evaluation.document_progress import DocumentProgress, list_document_ids
+from bitnet_bench.evaluation.generation import GeneratedText, divide_completion, number_draws, read_request
+from bitnet_bench.evaluation.serving import make_settings
 from bitnet_bench.processes import Workers
 from bitnet_bench.protocols import (
     Completion,
@@ -146,12 +146,11 @@ class RemoteLM(LM):
         return found
 
     def _make_request(self, request: Instance, draw: int) -> ServedRequest:
-        options = normalize_gen_kwargs(dict(request.args[1]), default_max_gen_toks=DEFAULT_NEW_TOKENS)
-        stops = tuple(handle_stop_sequences(options["until"], eos=None))
+        asked = read_request(request.args[1], self._job, None)
         text = str(request.args[0])
         prompt = self._chats.get(text, text)
-        limit = (self._job and self._job.max_new_tokens) or int(options["max_gen_toks"])
-        return ServedRequest(prompt, limit, stops, make_settings(self._job, draw, is_chat=prompt is not text))
+        settings = make_settings(self._job, draw, is_chat=prompt is not text)
+        return ServedRequest(prompt, asked.limit, asked.stops, settings)
 
     def _answer_requests(
         self,
@@ -165,9 +164,9 @@ class RemoteLM(LM):
         found = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
         self.counts["requests"] += len(keys)
         self.counts["cached"] += len(found)
-        documents = [-1 - i if request.doc_id is None else request.doc_id for i, request in enumerate(requests)]
-        told = _Documents(documents, self._progress, self._workers.count)
-        told.mark(found)
+        documents = list_document_ids(requests)
+        told = DocumentProgress(documents, self._progress, self._workers.count)
+        told.mark_answered(documents[i] for i in found)
         failed: BenchError | None = None
         try:
             for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
@@ -175,7 +174,7 @@ class RemoteLM(LM):
                 _check_finite(new, documents)
                 self._kept.save([(keys[i], pack(answer)) for i, answer in new])
                 found.update(new)
-                told.mark(i for i, _ in new)
+                told.mark_answered(documents[i] for i, _ in new)
         except RequestRefusedError as error:
             row = None if error.request is None else documents[error.request]
             what = f"is not answered: {error.problem.rstrip('.')}"
@@ -184,43 +183,6 @@ class RemoteLM(LM):
             failed = error
         everything = self._workers.gather(found, failed)
         return [everything[i] for i in range(len(keys))]
-
-
-def make_settings(job: Any, draw: int, is_chat: bool) -> dict[str, Any]:
-    """Return the fields of a request that say how tokens are chosen; {} for the most likely ones.
-
-    *draw* numbers the answers to one request, which differ in their seed. Whether the model thinks is told to the
-    server's chat template, as vLLM, SGLang and llama-server take it.
-    """
-    found: dict[str, Any] = {}
-    if job is None:
-        return found
-    if job.temperature:
-        found |= {"temperature": job.temperature, "seed": job.seed + draw}
-        found |= {"top_p": job.top_p} if job.top_p < 1 else {}
-        found |= {"top_k": job.top_k} if job.top_k is not None else {}
-    if is_chat and job.thinking != "auto":
-        found["chat_template_kwargs"] = {"enable_thinking": job.thinking == "on"}
-    return found
-
-
-class _Documents:
-    """Reports how many documents have all their answers; other workers are assumed to be equally far."""
-
-    def __init__(self, documents: Sequence[int], progress: Progress, workers: int) -> None:
-        self._documents, self._left = documents, Counter(documents)
-        self._total = len(self._left)
-        self._progress, self._workers = progress, workers
-
-    def mark(self, requests: Iterable[int]) -> None:
-        """Count one more answered request for the document of each of *requests*."""
-        for i in requests:
-            document = self._documents[i]
-            self._left[document] -= 1
-            if not self._left[document]:
-                del self._left[document]
-        done = (self._total - len(self._left)) * self._workers
-        self._progress(min(done, self._total - bool(self._left)), self._total)
 
 
 def _make_key(request: ServedRequest) -> bytes:

@@ -20,7 +20,7 @@ from bitnet_bench.evaluation.answer_cache import compute_digest
 from bitnet_bench.machine.runtime_choice import RuntimeChoice, choose_backend, default_precision
 from bitnet_bench.protocols import Endpoint, InferenceBackend, RemoteBackend, RemoteSession, RuntimeOptions, Session
 from bitnet_bench.runs.choices import AUTO, RecordedPrecision
-from bitnet_bench.runs.jobs import EvaluateJob, ServingJob
+from bitnet_bench.runs.jobs import ChatJob, EvaluateJob, ServingJob
 from bitnet_bench.runs.records import Checkpoint, ServedTask
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ LOCAL_SETTINGS = (
     "allow_mismatch",
 )
 """Fields of a job that say how a checkpoint is run here."""
+DRAW_STEP = 1_000_003
+"""Distance between the seeds of two answers to one request."""
+SERVED_SEEDS = 2**32 - 1
+"""Number of seeds that every server takes: the next one asks llama-server for a random one."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _log = logging.getLogger(__name__)
 
@@ -182,3 +186,28 @@ def _spread(seconds: list[float | None]) -> tuple[float, float] | None:
     """Return the median and the 95th percentile of the *seconds* that are known; None if none are."""
     known = sorted(value for value in seconds if value is not None)
     return (median(known), known[min(len(known) - 1, int(0.95 * len(known)))]) if known else None
+
+
+def make_sampling_settings(job: EvaluateJob | ChatJob, draw: int = 0) -> dict[str, Any]:
+    """Return the fields of a request that say how tokens are drawn; {} for the most likely ones.
+
+    *draw* numbers the answers to one request, each of which has a seed of its own: no small seed of another run is it.
+    """
+    if not job.temperature:
+        return {}
+    found: dict[str, Any] = {"temperature": job.temperature, "seed": (job.seed + draw * DRAW_STEP) % SERVED_SEEDS}
+    found |= {"top_p": job.top_p} if job.top_p < 1 else {}
+    return found | ({"top_k": job.top_k} if job.top_k is not None else {})
+
+
+def make_settings(job: EvaluateJob | None, draw: int, is_chat: bool) -> dict[str, Any]:
+    """Return the fields of a request that say how tokens are chosen; {} for the most likely ones.
+
+    Whether the model thinks is told to the server's chat template, as vLLM, SGLang and llama-server take it.
+    """
+    if job is None:
+        return {}
+    found = make_sampling_settings(job, draw)
+    if is_chat and job.thinking != "auto":
+        found["chat_template_kwargs"] = {"enable_thinking": job.thinking == "on"}
+    return found

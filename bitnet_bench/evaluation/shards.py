@@ -26,7 +26,7 @@ from bitnet_bench.evaluation.run_writer import RunWriter
 from bitnet_bench.evaluation.select import find_data_directory, select_tasks
 from bitnet_bench.processes import LoneWorker, Workers, count_processes
 from bitnet_bench.protocols import ALL_REQUESTS, Completion, ProgressDisplay, RemoteSession, Session, Share, no_display
-from bitnet_bench.runs.folder import load_record
+from bitnet_bench.runs.folder import RECORD_FILE, load_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
 
@@ -164,6 +164,8 @@ class _FinishedShard:
     record: RunRecord
     about: Mapping[str, Any]
     """How the model was asked, from the file of answers."""
+    identity: str
+    """Digest of everything that decides an answer but the request, from the same file."""
 
 
 class _Merging(Scoring):
@@ -311,11 +313,11 @@ def _list_shards(out: Path) -> list[_FinishedShard]:
     missing = [Shard(number, counts[0]) for number in range(1, counts[0] + 1) if Shard(number, counts[0]) not in names]
     found = []
     for shard, folder in sorted(names.items(), key=lambda pair: pair[0].number):
-        record, about = _read_shard(folder)
-        if record is None or about is None or not _has_finished(record):
+        finished = _read_shard(shard, folder)
+        if finished is None:
             missing.append(shard)
         else:
-            found.append(_FinishedShard(shard, folder, record, about))
+            found.append(finished)
     if missing:
         named = sorted(missing, key=lambda shard: shard.number)
         more = f" and {len(named) - NAMED:,} more" if len(named) > NAMED else ""
@@ -326,12 +328,15 @@ def _list_shards(out: Path) -> list[_FinishedShard]:
     return found
 
 
-def _read_shard(folder: Path) -> tuple[RunRecord | None, dict[str, Any] | None]:
-    """Return the record of a shard and how its model was asked; None for what is not there yet."""
-    if not (folder / "record.json").is_file() or not (folder / ANSWERS_FILE).is_file():
-        return None, None
-    about = read_answers(folder / ANSWERS_FILE)[0].get("about")
-    return load_record(folder), about if isinstance(about, dict) else None
+def _read_shard(shard: Shard, folder: Path) -> _FinishedShard | None:
+    """Return a shard; None if it has not finished."""
+    if not (folder / RECORD_FILE).is_file() or not (folder / ANSWERS_FILE).is_file():
+        return None
+    header, record = read_answers(folder / ANSWERS_FILE)[0], load_record(folder)
+    about = header.get("about")
+    if not isinstance(about, dict) or not _has_finished(record):
+        return None
+    return _FinishedShard(shard, folder, record, about, str(header.get("identity")))
 
 
 def _has_finished(record: RunRecord) -> bool:
@@ -340,7 +345,8 @@ def _has_finished(record: RunRecord) -> bool:
 
 
 def _check_alike(out: Path, one: _FinishedShard, other: _FinishedShard) -> None:
-    """Raise BenchError if two shards are not parts of one run: another model, other settings, rows or machine."""
+    """Raise BenchError if two shards are not parts of one run: another model, settings, rows, machine or code."""
+    hint = f"Delete {other.folder} or {one.folder}, and run it again as the others were."
     differing = [name for name in ("precision", "backend", "suites") if _differs(name, one.record, other.record)]
     if one.record.checkpoint.weights_id != other.record.checkpoint.weights_id:
         differing.insert(0, "checkpoint")
@@ -351,10 +357,12 @@ def _check_alike(out: Path, one: _FinishedShard, other: _FinishedShard) -> None:
     if differing:
         raise BenchError(
             f"The shards {one.shard} and {other.shard} in {out} have another {', '.join(differing)}.",
-            f"Delete {other.folder} or {one.folder}, and run it again as the others were.",
+            hint,
         )
     check_same_inputs(other.folder, other.record, one.record.inputs, other.record.finished_tasks)
     check_same_machine(other.folder, other.record, one.record.runtime, one.record.environment)
+    if one.identity != other.identity:  # the code of a version that was changed, or a file that no record names
+        raise BenchError(f"The shards {one.shard} and {other.shard} in {out} were answered by other code.", hint)
 
 
 def _differs(name: str, one: RunRecord, other: RunRecord) -> bool:

@@ -312,11 +312,13 @@ def _answer_with_majority(built: BuiltTask, examples: Sequence[Example]) -> list
 
 
 def _answer_with(built: BuiltTask, example: Example, choice: int | None) -> Example:
-    """Return the example answered with *choice*; with none of its choices if it has fewer."""
+    """Return the example answered with *choice*, each time; with none of its choices if it has fewer."""
     if choice is None or choice >= len(example.choices):
-        return example.model_copy(update={"output": "", "output_choice": None, "malformed": True})
-    lls = [0.0 if i == choice else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(example.choices))]
-    return _answer_by_choice(built, example, lls)
+        answered = example.model_copy(update={"output": "", "output_choice": None, "malformed": True})
+    else:
+        lls = [0.0 if i == choice else IMPOSSIBLE_LOGLIKELIHOOD for i in range(len(example.choices))]
+        answered = _answer_by_choice(built, example, lls)
+    return answered.model_copy(update={"answers": (_pick_answer(answered),) * len(example.answers)})
 
 
 @dataclass(frozen=True)

@@ -119,12 +119,14 @@ def make_verdict(request: JudgeRequest, prompt: JudgePrompt, reply: str, is_cut:
 
 
 class VerdictFile:
-    """The verdicts about the answers to one task, kept as they come."""
+    """The verdicts about the answers to one task, kept as they come.
+
+    Verdicts that are in the file and not asked for now stay there: a smaller `limit` loses none.
+    """
 
     def __init__(self, file: Path, prompt: JudgePrompt, requests: Sequence[JudgeRequest]) -> None:
         self.file, self._prompt, self._requests = file, prompt, requests
-        wanted = {request.digest for request in requests}
-        self._kept = {v.request: v for v in _read_verdicts(file) if v.request in wanted}
+        self._kept = {verdict.request: verdict for verdict in _read_verdicts(file)}
 
     @property
     def groups_left(self) -> list[Sequence[JudgeRequest]]:
@@ -144,12 +146,17 @@ class VerdictFile:
                 os.fsync(stream.fileno())
 
     def finish(self) -> tuple[list[Verdict], str]:
-        """Return the verdicts in the order of the requests, read again, and the sha256 of their file."""
+        """Return the verdicts in the order of the requests, read again, and the sha256 of their file.
+
+        In the file, verdicts that are not asked for now come last.
+        """
         verdicts = []
         for request in self._requests:
             kept = self._kept[request.digest]
             verdicts.append(make_verdict(request, self._prompt, kept.reply, kept.is_cut))
-        text = "".join(f"{verdict.model_dump_json()}\n" for verdict in verdicts)
+        wanted = {request.digest for request in self._requests}
+        others = (verdict for digest, verdict in self._kept.items() if digest not in wanted)
+        text = "".join(f"{verdict.model_dump_json()}\n" for verdict in (*verdicts, *others))
         write_whole(self.file, text)
         return verdicts, hashlib.sha256(text.encode()).hexdigest()
 

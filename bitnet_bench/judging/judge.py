@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -113,12 +114,16 @@ def judge_runs(
 
 
 def sign_judge(judge: RunRecord, prompt: JudgePrompt, job: JudgeJob) -> str:
-    """Return everything that decides a verdict, as one line; the weights and the prompt by their digests."""
+    """Return everything that decides a verdict, as one line; the weights, their files and the prompt by digests."""
+    files = hashlib.sha256(json.dumps(judge.inputs, sort_keys=True).encode()).hexdigest()
+    activations = judge.settings.get("activations")
     parts = {
         "judge": judge.checkpoint.source,
         "weights": judge.checkpoint.weights_id[:16],
+        **({"files": files[:16]} if judge.inputs else {}),
         "backend": judge.backend,
         "precision": judge.precision,
+        **({"activations": activations} if activations else {}),
         "prompt": f"{prompt.name}@{prompt.version}",
         "prompt_sha256": prompt.sha256[:16],
         "mode": prompt.mode,

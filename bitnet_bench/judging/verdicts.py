@@ -119,7 +119,7 @@ def _read_bracketed_scores(text: str, greatest: float) -> Iterator[float]:
 def _read_json_scores(text: str) -> Iterator[float]:
     for value in _read_json_values(text, _SCORE_KEYS):
         if not isinstance(value, bool) and re.fullmatch(_NUMBER, str(value).strip()):
-            yield float(value)
+            yield float(str(value))  # a whole number of a thousand digits is infinite then, and outside the scale
 
 
 def _read_labelled_scores(text: str, greatest: float) -> Iterator[float]:
@@ -165,6 +165,6 @@ def _read_json_values(text: str, keys: tuple[str, ...]) -> Iterator[Any]:
     for candidate in _JSON_OBJECT.findall(text):
         try:
             fields = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):  # a list can be nested as deeply as a reply is long
             continue
         yield from (value for key, value in fields.items() if key.lower() in keys)

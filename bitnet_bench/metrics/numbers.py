@@ -12,21 +12,27 @@ FLOAT_TOLERANCE = 1e-9
 MIN_ROUNDED_PLACES = 4
 """Decimal places from which a right answer may be rounded: 1/3 is then 0.3333."""
 MAX_EXPONENT = 256
+MAX_BASE = 10**18
+"""Largest numerator and denominator of what is raised to a power."""
+MAX_DEGREE = 12
+"""Largest degree of a root that is looked for among the rational numbers: a number is then raised to it."""
+MAX_BITS = 1000
+"""Bits of a numerator or a denominator up to which a number is read: any such number is a float as well."""
 MAX_LENGTH = 200
 """Characters up to which a text is read as a number."""
 MYRIADS = {"만": 10**4, "억": 10**8, "조": 10**12}
 TENS = {"십": 10, "백": 100, "천": 1000}
 DIGITS = {digit: value for value, digit in enumerate("영일이삼사오육칠팔구")} | {"공": 0, "륙": 6}
+RAISED = {ord("²"): "^2", ord("³"): "^3"}
 Number = Fraction | float
 _DROPPED = re.compile(r"\\(?:left|right|displaystyle|,|;|:|!|\s|quad)|[$\s~]|\\[()\[\]]")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textrm|rm|bf|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\{?\\circ\}?|°|\\degree")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
-_UNIT = re.compile(r"(?<=[\d)}])(?:\s*(?:[가-힣㎝㎞㎏㎡㎥%℃]|[a-zA-Z]|\\%)+[²³]?(?:\^\{?[23]\}?)?)+$")
+_UNIT = re.compile(r"(?<=[\d)}])(?:[가-힣a-zA-Z%]|\\%|(?<=[가-힣a-zA-Z])\^\{?[23]\}?|(?<=m)[23])+$")
+"""Units at the end, where spaces are gone and NFKC has made `cm2` of `㎠`. Each character can be read in one way only,
+so that a text that does not end in a unit is given up at once."""
 _MIXED = re.compile(r"(?<![\d.])(-?)(\d+)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
-_KOREAN = re.compile(
-    r"(?:\d+(?:\.\d+)?|[영공일이삼사오육륙칠팔구십백천])+(?:[만억조천백십](?:\d|[일이삼사오육륙칠팔구십백천만억])*)*"
-)
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 
 
@@ -39,7 +45,7 @@ def parse_number(text: str) -> Number | None:
     """
     if len(text) > MAX_LENGTH:
         return None
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFC", text)).replace("−", "-").replace("–", "-")
+    plain = fold_characters(text).replace("–", "-")
     plain = re.split(r"=|≈|\\approx|\\simeq|≒", plain)[-1]
     plain = (
         _DROPPED.sub("", _THOUSANDS.sub("", _DEGREES.sub("", _TEXT.sub(r"\1", plain)))).rstrip(".,;: ").lstrip(",;: ")
@@ -53,7 +59,15 @@ def parse_number(text: str) -> Number | None:
         value = _Expression(plain).read()
     except (ValueError, ZeroDivisionError, OverflowError, IndexError, RecursionError):
         return None
-    return value if isinstance(value, Fraction) or math.isfinite(value) else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS else None
+
+
+def fold_characters(text: str) -> str:
+    """Return *text* with ASCII digits, letters and signs; a raised 2 or 3 stays a power."""
+    raised = unicodedata.normalize("NFC", text).translate(RAISED)
+    return unicodedata.normalize("NFKC", raised).replace("−", "-")
 
 
 def is_same_number(answer: Number, gold: Number, gold_text: str = "") -> bool:
@@ -158,7 +172,8 @@ class _Expression:
         if not self._take("^"):
             return base
         exponent = self._group() if self._text.startswith("{", self._at) else self._signed()
-        if abs(float(exponent)) > MAX_EXPONENT or (isinstance(base, Fraction) and abs(base.numerator) > 10**18):
+        is_large = isinstance(base, Fraction) and max(abs(base.numerator), base.denominator) > MAX_BASE
+        if abs(float(exponent)) > MAX_EXPONENT or is_large:
             raise ValueError("the power is too large")
         if isinstance(exponent, Fraction) and exponent.denominator == 1:
             power: Number = base ** int(exponent)
@@ -207,7 +222,8 @@ def _root(base: Number, exponent: Number) -> Number:
     if base < 0:
         raise ValueError("the root of a negative number")
     power: float = float(base) ** float(exponent)
-    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and abs(power) < 10**12:
+    is_simple = isinstance(exponent, Fraction) and exponent.denominator <= MAX_DEGREE
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and is_simple and abs(power) < 10**12:
         near = Fraction(power).limit_denominator(10**6)
         if near > 0 and near**exponent.denominator == base**exponent.numerator:
             return near

@@ -40,6 +40,7 @@ def load_fake() -> ModuleType:
 
 
 fake = load_fake()
+HANG = fake.hang(3.0)
 KEY = "sk-very-secret-key"
 TEXT = ServedRequest("가나다", 8)
 CHAT = ServedRequest(({"role": "user", "content": "라"},), 8)
@@ -82,7 +83,7 @@ def session(server: Any, clock: Clock) -> Iterator[OpenAISession]:
 
 
 def make_session(server: Any, clock: Clock, **more: Any) -> OpenAISession:
-    endpoint = replace(Endpoint(server.url, fake.MODEL, KEY, concurrency=1, timeout_s=0.5), **more)
+    endpoint = replace(Endpoint(server.url, fake.MODEL, KEY, concurrency=1, timeout_s=60.0), **more)
     return OpenAISession(endpoint, Retrier("host", lambda: clock.now, clock.wait, lambda: 0.0))
 
 
@@ -106,7 +107,7 @@ def test_texts_and_conversations_are_answered_with_what_the_server_counts(server
         fake.status(429, Retry_After="7"),
         fake.status(500),
         fake.status(503),
-        fake.hang(1.0),
+        HANG,
         fake.cut_stream,
         fake.cut_body,
         fake.wrong_json,
@@ -120,6 +121,8 @@ def test_a_fault_is_asked_again_and_then_answered(
     server: Any, session: OpenAISession, clock: Clock, fault: Any
 ) -> None:
     """Twice a fault and then an answer is that answer, without a half of an earlier one."""
+    if fault is HANG:
+        session = make_session(server, clock, timeout_s=2.0)
     server.faults.extend([fault, fault])
     assert ask(session, TEXT) == ["다다다"]
     assert len(server.bodies) == 3
@@ -191,7 +194,7 @@ def test_what_was_answered_before_a_failure_is_kept(server: Any, session: OpenAI
 def test_several_requests_are_open_at_a_time(server: Any, clock: Clock) -> None:
     """As many as `concurrency` says, and no more."""
     open_now, most = 0, 0
-    lock, everyone = threading.Lock(), threading.Barrier(3, timeout=10)
+    lock, everyone = threading.Lock(), threading.Barrier(3, timeout=60)
 
     def answer(handler: Any) -> None:
         nonlocal open_now, most
@@ -204,7 +207,7 @@ def test_several_requests_are_open_at_a_time(server: Any, clock: Clock) -> None:
         fake.write_answer(handler)
 
     server.answer = answer
-    session = make_session(server, clock, concurrency=3, timeout_s=20.0)
+    session = make_session(server, clock, concurrency=3)
     assert len(ask(session, *[TEXT] * 9)) == 9
     assert most == 3
     session.close()
@@ -220,7 +223,7 @@ def test_a_share_is_answered_without_what_is_known(server: Any, session: OpenAIS
 def test_an_answer_that_nobody_waits_for_ends(server: Any, clock: Clock) -> None:
     """Leaving the answers ends the threads that wait for the server, whatever the timeout."""
     release = threading.Event()
-    server.answer = lambda handler: (release.wait(30), fake.write_answer(handler))
+    server.answer = lambda handler: (release.wait(120), fake.write_answer(handler))
     session = make_session(server, clock, concurrency=4, timeout_s=600.0)
     server.faults.append(fake.write_answer)
     answers = session.generate([TEXT] * 8)
@@ -229,7 +232,7 @@ def test_an_answer_that_nobody_waits_for_ends(server: Any, clock: Clock) -> None
     assert len(workers) == 4
     answers.close()  # type: ignore[attr-defined]
     for thread in workers:
-        thread.join(20)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in workers)
     release.set()
     assert ask(session, TEXT) == ["다다다"]  # the session itself can still be asked

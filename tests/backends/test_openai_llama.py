@@ -89,7 +89,7 @@ def test_texts_and_conversations_are_those_of_the_library(url: str, gguf: Path) 
     checkpoint = open_checkpoint(str(gguf))
     with LlamaCppBackend().open(checkpoint, "fp16") as session:
         ids = [session.tokenizer.encode(text) for text in prompts]
-        wanted = [getattr(one, "text", one) for one in sort_answers(session.generate(ids, 12, ["\n"]))]
+        wanted = [one.text for one in sort_answers(session.generate(ids, 12, ["\n"]))]
     chat = ServedRequest(({"role": "user", "content": "안녕하세요?"},), 12, ("\n",))
     with OpenAIBackend().connect(Endpoint(url, "tiny", concurrency=1)) as served:
         found = sort_answers(served.generate([*(ServedRequest(text, 12, ("\n",)) for text in prompts), chat]))

@@ -78,6 +78,16 @@ def test_chance_is_that_of_the_rows(task: str, chance: float, answer: Answer, go
     assert 0.0 < primary.majority <= 100.0
 
 
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_the_majority_is_the_same_however_often_a_row_is_answered(repeats: int, gold: Maker) -> None:
+    """Always the most frequent target: one of the two rows of KoBALT is right, whatever the model answers."""
+    built = build("knowledge:kobalt", "generate")
+    scores = evaluate_task(gold(built), built, repeats=repeats).scores
+    assert {score.value for score in scores} == {100.0}
+    assert {score.majority for score in scores} == {50.0}
+    assert len(scores) == (1 if repeats == 1 else 3)
+
+
 @pytest.mark.parametrize("answer", ["likelihood", "generate"])
 def test_parts_are_the_scores_of_their_rows(answer: Answer, gold: Maker, noise: Maker) -> None:
     """Every part is the metric over the rows of one group, counted by hand from the samples."""

@@ -47,3 +47,15 @@ def test_any_text_gives_a_choice_of_the_question_or_none(text: str, count: int, 
 def test_a_published_form_is_read_for_every_letter(letter: str, form: str) -> None:
     """The forms that the published prompts ask for."""
     assert find_choice(form.format(letter), list("ABCDE")) == "ABCDE".index(letter)
+
+
+@pytest.mark.parametrize("text", ["정답" + "\n" * 20_000 + "?", "ㅋ" * 40_000, "정답:" + " " * 20_000 + "?"])
+def test_a_text_that_repeats_itself_is_read_at_once(text: str) -> None:
+    """A small model may write the same character up to its limit; each is looked at a few times, and not each pair."""
+    assert find_choice(text, list("ABCD")) is None
+
+
+def test_a_choice_behind_a_wide_gap_is_found() -> None:
+    """Blank lines are collapsed, and still end the first line."""
+    assert find_choice("정답:\n\n\n\n\nB", list("ABCD")) == 1
+    assert find_choice("C\n\n\n\n설명: A는 틀렸습니다.", list("ABCD")) == 2

@@ -12,6 +12,7 @@ import pytest
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.conversations import render_conversation
 from bitnet_bench.evaluation.evaluate import evaluate
+from bitnet_bench.evaluation.generation import GeneratedText
 from bitnet_bench.evaluation.open_run import answer_open_task
 from bitnet_bench.evaluation.select import list_tasks, select_tasks
 from bitnet_bench.evaluation.showing import list_shown_tasks
@@ -57,11 +58,7 @@ def test_the_answer_to_a_turn_stands_in_the_conversation_of_the_next(tmp_path: P
 
 def test_a_thought_is_kept_beside_its_answer_and_out_of_the_conversation(tmp_path: Path) -> None:
     """A language model that tells thoughts from answers says so on the text; the next turn shows the answer alone."""
-
-    class Thoughtful(str):
-        thought, cut, unfinished = "음", True, False
-
-    lm = FakeLM(lambda prompt: Thoughtful("답"))
+    lm = FakeLM(lambda prompt: GeneratedText("답", cut=True, thought="음"))
     (example, *_), _ = answer_open_task(lm, build(ROWS[:1], tmp_path), None, system="짧게 답하라.")
     assert [(turn.answer, turn.thought, turn.cut, turn.unfinished) for turn in example.turns] == [
         ("답", "음", True, False)

@@ -121,6 +121,16 @@ def test_shards_of_other_settings_are_refused(cut: Path) -> None:
     assert not (cut / "record.json").exists()
 
 
+def test_shards_of_other_code_are_refused(cut: Path) -> None:
+    """The file of answers knows the code that answered, where two versions have one number."""
+    file = cut / "shards" / f"2-of-{COUNT}" / "answers"
+    identity = read_answers(file)[0]["identity"].encode()
+    file.write_bytes(file.read_bytes().replace(identity, b"0" * len(identity), 1))
+    with pytest.raises(BenchError, match=r"1/3 and 2/3 .* were answered by other code"):
+        merge_shards(cut)
+    assert not (cut / "record.json").exists()
+
+
 def test_a_shard_is_not_continued_with_other_settings(cut: Path) -> None:
     """As a run is not."""
     with pytest.raises(BenchError, match="holds a run with another `limit`"):

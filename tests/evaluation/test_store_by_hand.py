@@ -26,8 +26,9 @@ from bitnet_bench.evaluation.answer_cache import (
     set_aside,
 )
 from bitnet_bench.evaluation.answer_log import list_stored_answers, prune_answers
+from bitnet_bench.evaluation.document_progress import DocumentProgress
 from bitnet_bench.evaluation.harness_tasks import convert_harness_scores
-from bitnet_bench.evaluation.lm import _DocumentProgress, _make_request_key
+from bitnet_bench.evaluation.lm import _make_request_key
 from bitnet_bench.evaluation.local_rows import compute_rows_digest, count_rows, read_rows_file
 from bitnet_bench.evaluation.row_fields import LARGEST, check_types, find_null
 from bitnet_bench.evaluation.suites import Suite, Task, choose_suite, find_suites, read_suite
@@ -573,12 +574,12 @@ def test_scores_of_lm_eval_are_per_cent() -> None:
 def test_progress_counts_documents_that_have_all_their_answers() -> None:
     """Two documents of two requests; of two workers each is as far, and the end is told only at the end."""
     told: list[tuple[int, int]] = []
-    one = _DocumentProgress([7, 7, 8, 8], lambda done, total, note="": told.append((done, total)), 1)
+    one = DocumentProgress([7, 7, 8, 8], lambda done, total, note="": told.append((done, total)), 1)
     for documents in ([7], [7, 8], [8]):
         one.mark_answered(documents)
     assert told == [(0, 2), (1, 2), (2, 2)]
     told.clear()
-    two = _DocumentProgress([1, 2, 3, 4], lambda done, total, note="": told.append((done, total)), 2)
+    two = DocumentProgress([1, 2, 3, 4], lambda done, total, note="": told.append((done, total)), 2)
     for document in ([1], [2], [3, 4]):
         two.mark_answered(document)
     assert told == [(2, 4), (3, 4), (4, 4)]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bitnet_bench.errors import BenchError, UsageError
-from bitnet_bench.judging.judge import judge_runs
+from bitnet_bench.evaluation.evaluate import describe_model
+from bitnet_bench.judging.judge import judge_runs, sign_judge
 from bitnet_bench.judging.prompts import read_prompt
 from bitnet_bench.runs.folder import load_record, load_samples
 from bitnet_bench.runs.jobs import EvaluateJob, JudgeJob
@@ -121,6 +122,25 @@ def test_a_half_written_line_is_asked_again(run: Path) -> None:
     (score,) = judge([run], lm)
     assert len(lm.asked) == 8
     assert value(score.score) == 5.5
+
+
+def test_a_smaller_limit_loses_no_verdicts(run: Path) -> None:
+    """What was judged beyond it stays in the file, and is not asked for again."""
+    (whole,) = judge([run], FakeLM(give_points))
+    (few,) = judge([run], FakeLM(give_points), JudgeJob(limit=3))
+    assert (few.verdicts, len((run / few.verdicts_file).read_text().splitlines())) == (6, 40)
+    again = FakeLM(give_points)
+    assert judge([run], again) == [whole]
+    assert again.asked == []
+
+
+def test_the_files_and_the_arithmetic_of_a_judge_are_in_its_signature(tmp_path: Path) -> None:
+    """Another chat template, or other activations, make other verdicts of the same weights."""
+    prompt = read_prompt("single")
+    plain = describe_model(JUDGE, RUNTIME)
+    edited = plain.model_copy(update={"inputs": plain.inputs | {"chat template": "0" * 64}})
+    rounded = describe_model(JUDGE, EvaluateJob(backend="ternary", activations="int8"))
+    assert len({sign_judge(one, prompt, JudgeJob()) for one in (plain, edited, rounded)}) == 3
 
 
 def test_finished_verdicts_need_no_judge(run: Path) -> None:

@@ -141,3 +141,9 @@ def test_a_long_text_is_read_at_once(text: str) -> None:
     """A judge that repeats itself to its limit has no verdict, and costs no time."""
     assert parse_score(text, SCALE).reason == NONE_FOUND
     assert parse_preference(text).reason == NONE_FOUND
+
+
+@pytest.mark.parametrize("inside", ["[" * 3000 + "]" * 3000, "1" + "0" * 400])
+def test_json_that_cannot_be_held_is_unparsable(inside: str) -> None:
+    """A reply nests lists and writes digits as it likes; neither ends the judging."""
+    assert parse_score(f'{{"score": {inside}}}', (1.0, 10.0)).value is None

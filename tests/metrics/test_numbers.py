@@ -76,6 +76,35 @@ def test_what_is_no_number_that_can_be_computed_is_none(text: str) -> None:
     assert parse_number(text) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 apples remaining in total and more (approximately)",
+        "12 kilometers per hour squared, give or take a few!",
+        "(((1/9)^{256})^{256})^{256}",
+        "999999999999999999^{256}",
+        "10^{250}\\cdot 10^{250}",
+    ],
+)
+def test_a_text_that_could_be_read_in_endless_ways_is_given_up(text: str) -> None:
+    """Units are tried in one way only, and no number grows beyond what can be printed and made a float."""
+    assert parse_number(text) is None
+    assert find_number(f"\\boxed{{{text}}}") is None
+
+
+def test_a_power_with_many_decimal_places_is_a_float() -> None:
+    """The root is not looked for among the rational numbers, each of which would be raised to a billion."""
+    number = parse_number("2^{0.123456789}")
+    assert isinstance(number, float)
+    assert number == pytest.approx(2**0.123456789)
+
+
+@pytest.mark.parametrize(("text", "number"), [("25 cm²", 25), ("3 ㎥", 3), ("12m^2", 12), ("5²", 25), ("7 km/h", None)])
+def test_raised_digits_are_powers_or_parts_of_a_unit(text: str, number: int | None) -> None:
+    """NFKC alone would make 52 of 5², and no number of 25 cm²."""
+    assert parse_number(text) == number
+
+
 @pytest.mark.parametrize(("label", "target", "score"), [("3", "3.0", 1.0), ("4", "3.0", 0.0), ("", "3", 0.0)])
 def test_the_metric_scores_the_extracted_number(label: str, target: str, score: float) -> None:
     """A text without a number, whose label is empty, is wrong."""

@@ -115,6 +115,16 @@ def test_which_metrics_are_added_depends_on_the_task_and_the_number() -> None:
     assert list_several_answer_metrics(["number_match"], 2) == ("pass_at:2:number_match", "majority_vote:number_match")
 
 
+def test_answers_that_are_numbers_get_pass_at_k_and_a_vote(generated: Callable[..., Example]) -> None:
+    """Numbers are right or wrong, and equal ones have one vote however they were written."""
+    assert list_several_answer_metrics(["number_match"], 2) == ("pass_at:2:number_match", "majority_vote:number_match")
+    given = [("2", ("1/2",)), ("x", ("3",)), ("0.5", ("1/2",))]
+    answers = tuple(Answer(output=text, output_labels=labels, correct=0.0) for text, labels in given)
+    row = generated("2", "0.5").model_copy(update={"answers": answers})
+    assert load_metric("majority_vote:number_match", 3).score_example(row) == 1.0
+    assert load_metric("pass_at:2:number_match", 3).score_example(row) == 1.0
+
+
 def test_a_mean_over_several_answers_has_the_error_of_row_means(answered: Callable[..., Example]) -> None:
     """With one answer everywhere the same it is that of single answers; answers to a row are not rows."""
     rows = [answered("a", "a", "a", "a"), answered("a", "b", "b", "b"), answered("a", "a", "b", "b")]

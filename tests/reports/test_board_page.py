@@ -15,6 +15,7 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.reports.board_chart import board_cost_section
 from bitnet_bench.reports.board_markdown import format_board
 from bitnet_bench.reports.board_page import render_board
+from bitnet_bench.reports.board_tables import twin_table
 from bitnet_bench.reports.board_view import BoardView
 from bitnet_bench.reports.sections import Switch
 from bitnet_bench.reports.write_board import dump_board, make_leaderboard, write_leaderboard
@@ -244,6 +245,17 @@ def test_examples_are_read_for_twins_alone(place: Path) -> None:
     view = make_leaderboard([place], BoardOptions(paired=False))
     assert view.board.twins[0].test == "unpaired"
     assert not [notice for notice in view.notices if "samples" in notice.where]
+
+
+def test_unpaired_twins_are_shown_with_the_tasks_of_their_difference(make_results: Any, tmp_path: Path) -> None:
+    """A task of which the twin has other rows is in neither mean."""
+    ours, theirs = {"kobest:boolq": FAIR, "kobest:wic": BAD}, {"kobest:boolq": GOOD, "kobest:wic": GOOD}
+    twin = make_results("mine-fp16", theirs, precision="fp16")
+    twin.record.data["kobest:wic"] = "0" * 64
+    folders = [save(run, tmp_path / run.record.name, samples=False) for run in (make_results("mine", ours), twin)]
+    view = make_leaderboard(folders)
+    (row,) = twin_table(view, view.board.twins).rows
+    assert [cell.text.en for cell in row.cells[1:4]] == ["86.0", "90.0", "−4.0"]
 
 
 def test_a_notice_of_many_places_is_one(make_results: Any, tmp_path: Path) -> None:
