@@ -157,8 +157,8 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
         counts = [(note, run.counts.get(name)) for name, note in COUNT_NOTES.items()]
         found += [note.format(name=run.name, n=f"{count:,}") for note, count in counts if count]
         found += [
-            f"{run.name} {task}: {count} questions are answered, and no metric scores them. "
-            "Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
+            f"{run.name} {task}: {count} {'question is' if count == 1 else 'questions are'} answered, and no metric "
+            f"scores {'it' if count == 1 else 'them'}. Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
             for task, count in run.answered.items()
             if task not in {score.task for score in run.judged}
         ]
