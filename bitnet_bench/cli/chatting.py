@@ -85,7 +85,8 @@ def _match_backends(backends: Sequence[str], models: Sequence[str]) -> Sequence[
         raise UsageError(f"{len(models)} models do not fit beside each other.", f"Give at most {MAX_MODELS} models.")
     if len(backends) not in (1, len(models)):
         raise UsageError(
-            f"{len(backends)} backends are given for {len(models)} models.", "Give one for all, or one for each."
+            f"{len(backends)} backends are given, and the number of models is {len(models)}.",
+            "Give one for all, or one for each.",
         )
     return list(backends) * len(models) if len(backends) == 1 else backends
 

@@ -149,6 +149,16 @@ def _format_median(measurement: Measurement | None, form: Any) -> str:
     return f"{form(measurement.value)} (modelled)" if measurement.kind == "modelled" else DASH
 
 
+def _say_answered(count: int) -> str:
+    """Return that *count* questions of an open task are answered, and who judges the answers."""
+    said = (
+        "1 question is answered, and no metric scores it."
+        if count == 1
+        else (f"{count} questions are answered, and no metric scores them.")
+    )
+    return f"{said} Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
+
+
 def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     """Return notes on missing numbers, disturbed ones, and those that are not the checkpoint's."""
     reasons = {m.reason for run in runs for cost in run.costs for m in cost.metrics.values() if m.kind == "unavailable"}
@@ -156,12 +166,10 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs:
         counts = [(note, run.counts.get(name)) for name, note in COUNT_NOTES.items()]
         found += [note.format(name=run.name, n=f"{count:,}") for note, count in counts if count]
-        found += [
-            f"{run.name} {task}: {count} questions are answered, and no metric scores them. "
-            "Let a model judge the answers (`bitnet-bench judge`), or people (`bitnet-bench rate sheet`)."
-            for task, count in run.answered.items()
-            if task not in {score.task for score in run.judged}
-        ]
+        open_tasks = {
+            task: count for task, count in run.answered.items() if task not in {one.task for one in run.judged}
+        }
+        found += [f"{run.name} {task}: {_say_answered(count)}" for task, count in open_tasks.items()]
         found += [
             f"{run.name} {who} was not measured. {' '.join(said.split())}" for who, said in run.cost_errors.items()
         ]

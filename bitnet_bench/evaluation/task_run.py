@@ -59,9 +59,16 @@ def check_rows(built: BuiltTask, limit: int | None) -> None:
             raise
         except Exception as error:  # a task's module may raise anything for a malformed row
             raise BenchError(
-                f"{built.describe_row(doc_id)} does not fit {built.name}: {error!r}.", "Correct or remove the row."
+                f"{built.describe_row(doc_id)} does not fit {built.name}: {_name_fault(error)}.",
+                "Correct or remove the row.",
             ) from error
     _warn_of_equal_choices(built, limit)
+
+
+def _name_fault(error: Exception) -> str:
+    """Return what a row's exception says: the sentence of a ValueError, else its type as well."""
+    said = str(error).strip().rstrip(".")
+    return said if said and isinstance(error, ValueError) else repr(error)
 
 
 def _warn_of_equal_choices(built: BuiltTask, limit: int | None) -> None:

@@ -169,7 +169,9 @@ def _prepare(
     """Return what is asked about a task; BenchError if there is nothing to judge, or two runs are not comparable."""
     examples = run.load_answers(task, job.limit)
     if not examples or any(example.target_choice is not None for example in examples):
-        raise BenchError(f"{run.folder} has no written answers to {task}.", "Name a task whose answers are generated.")
+        raise BenchError(
+            f"{run.folder} has no written answers to {task}.", "Name a task whose answers are texts, not choices."
+        )
     if other is None:
         requests = list_single_requests(prompt, examples)
     else:

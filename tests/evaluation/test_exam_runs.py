@@ -196,7 +196,9 @@ def test_an_instruction_that_is_unknown_is_found_before_a_model_is_loaded(tmp_pa
     )
     ((suite, task),) = select_tasks(["instructions"], ["ifeval_ko"])
     built = build_task(suite, task, TaskSettings(None, {"instructions:ifeval_ko": file}))
-    with pytest.raises(BenchError, match=r"Line 1 of .*mine\.jsonl does not fit .* no instruction 'length:none'"):
+    with pytest.raises(
+        BenchError, match=r"Line 1 of .*mine\.jsonl does not fit [a-z_:]+: there is no instruction 'length:none'\."
+    ):
         check_rows(built, None)
 
 
