@@ -70,7 +70,7 @@ def test_runs_that_cannot_be_told_apart_share_ranks(make_results: Any) -> None:
         ({"shots": 5}, "shots 5 (ranked: 0)"),
         ({"prompts": "lm-eval"}, "prompts lm-eval (ranked: default)"),
         ({"chat_template": True}, "chat template on (ranked: off)"),
-        ({"temperature": 0.7}, "temperature 0.7 (ranked: none)"),
+        ({"temperature": 0.7}, "temperature 0.7 (ranked: 0.0)"),
         ({"answer": "generate"}, "answer generate (ranked: none)"),
     ],
 )
