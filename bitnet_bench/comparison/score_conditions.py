@@ -62,7 +62,7 @@ def read_conditions(record: RunRecord, score: Score) -> ScoreConditions:
 def list_conditions(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide a score, by name; one that a record lacks has its default."""
     found = {name: value for name, value in settings.items() if name not in NO_CONDITIONS}
-    if settings.get("shots"):
+    if settings.get("shots") or settings.get("temperature"):
         found["seed"] = settings.get("seed")
     return {name: found[name] for name in sorted(found) if found[name] != find_default(name)}
 

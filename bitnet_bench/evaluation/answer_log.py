@@ -17,6 +17,7 @@ import platform
 import struct
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -112,7 +113,7 @@ class AnswerLog(_ReadStore):
             file.parent.mkdir(parents=True, exist_ok=True)
         end = self._read_former() if file.exists() else 0
         with explain_disk_errors(file):
-            self._stream = file.open("r+b" if end else "wb")
+            self._stream = file.open("r+b" if end else "wb", buffering=0)
             self._stream.truncate(end)
             self._stream.seek(end)
             if not end:
@@ -156,9 +157,18 @@ class AnswerLog(_ReadStore):
             self._write(parts)
 
     def _write(self, parts: Sequence[bytes]) -> None:
-        self._stream.write(b"".join(parts))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        """Append *parts*; on a full disk none of them stays, so that what is written later can be read."""
+        end = self._stream.tell()
+        try:
+            left = memoryview(b"".join(parts))
+            while left:
+                left = left[self._stream.write(left) :]
+            os.fsync(self._stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                self._stream.truncate(end)
+                self._stream.seek(end)
+            raise
 
 
 class KnownAnswers(_ReadStore):

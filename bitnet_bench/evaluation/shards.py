@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import ValidationError
+
 from bitnet_bench.checkpoints.loading import load_tokenizer
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
@@ -29,6 +31,7 @@ from bitnet_bench.protocols import ALL_REQUESTS, Completion, ProgressDisplay, Re
 from bitnet_bench.runs.folder import RECORD_FILE, load_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Checkpoint, RunRecord
+from bitnet_bench.runs.value import Value
 
 if TYPE_CHECKING:
     from bitnet_bench.evaluation.answer_cache import AnswerStore
@@ -155,6 +158,17 @@ def _name_suite(suite: Suite, task: Task) -> str:
     return suite.name if known and known.folder == suite.folder else str(suite.folder)
 
 
+class _Asked(Value):
+    """How the model of a shard was asked, as the header of its answers says it."""
+
+    model: str
+    tasks: tuple[tuple[str, str], ...]
+    """A suite, as `select_tasks` takes it, and a task of it."""
+    job: EvaluateJob
+    max_length: int
+    device: str
+
+
 @dataclass(frozen=True)
 class _FinishedShard:
     """A shard as it is on disk."""
@@ -162,8 +176,7 @@ class _FinishedShard:
     shard: Shard
     folder: Path
     record: RunRecord
-    about: Mapping[str, Any]
-    """How the model was asked, from the file of answers."""
+    about: _Asked
     identity: str
     """Digest of everything that decides an answer but the request, from the same file."""
 
@@ -211,8 +224,8 @@ class _UnloadedSession(Session):
 
     def __init__(self, checkpoint: Checkpoint, shard: _FinishedShard, load: Any) -> None:
         self.tokenizer = load_tokenizer(checkpoint)
-        self.max_length = int(shard.about["max_length"])
-        self.device = str(shard.about["device"])
+        self.max_length = shard.about.max_length
+        self.device = shard.about.device
         assert shard.record.precision != "served", "a served model is not divided"
         self.precision = shard.record.precision
         self._runtime, self._load = shard.record.runtime, load
@@ -282,10 +295,10 @@ def merge_shards(out: Path, steps: ProgressDisplay = no_display) -> RunRecord:
     first = shards[0]
     for other in shards[1:]:
         _check_alike(out, first, other)
-    job = EvaluateJob(**first.about["job"])
+    job = first.about.job
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    chosen = [pair for suite, task in first.about["tasks"] for pair in select_tasks([suite], [task], directory)]
-    checkpoint = open_checkpoint(str(first.about["model"]), job.tokenizer, job.read_as)
+    chosen = [pair for suite, task in first.about.tasks for pair in select_tasks([suite], [task], directory)]
+    checkpoint = open_checkpoint(first.about.model, job.tokenizer, job.read_as)
     if checkpoint.weights_id != first.record.checkpoint.weights_id:
         raise BenchError(
             f"{checkpoint.source} has other weights than the shards in {out} were computed with.",
@@ -333,9 +346,15 @@ def _read_shard(shard: Shard, folder: Path) -> _FinishedShard | None:
     if not (folder / RECORD_FILE).is_file() or not (folder / ANSWERS_FILE).is_file():
         return None
     header, record = read_answers(folder / ANSWERS_FILE)[0], load_record(folder)
-    about = header.get("about")
-    if not isinstance(about, dict) or not _has_finished(record):
+    if not _has_finished(record):
         return None
+    try:
+        about = _Asked.model_validate(header.get("about"))
+    except ValidationError as error:
+        raise BenchError(
+            f"{folder / ANSWERS_FILE} does not say how the model was asked.",
+            f"Delete {folder}, and run the shard {shard} again.",
+        ) from error
     return _FinishedShard(shard, folder, record, about, str(header.get("identity")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def test_a_torn_entry_is_replaced(tmp_path: Path) -> None:
     assert lookup(file) == {0: b"1", 1: b""}
     write(file, PAIRS[2:])
     assert lookup(file) == {0: b"1", 1: b"", 2: PAIRS[2][1]}
+
+
+def test_a_full_disk_leaves_no_part_of_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not get to the disk is not in the file, and what is saved afterwards can be read."""
+    file = tmp_path / "answers"
+    real = os.fsync
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with AnswerLog(file, b"model", {}) as log:
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(BenchError):
+            log.save(PAIRS[:1])
+        monkeypatch.setattr(os, "fsync", real)
+        log.save(PAIRS[1:])
+    assert lookup(file) == {1: b"", 2: PAIRS[2][1]}
 
 
 def test_answers_of_other_software_are_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import pytest
 from bitnet_bench.backends import batched_session
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation.answer_log import read_answers
+from bitnet_bench.evaluation.answer_log import AnswerLog, read_answers
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.shards import Shard, evaluate_shard, merge_shards
@@ -142,6 +142,15 @@ def test_missing_shards_are_named(cut: Path) -> None:
     shutil.rmtree(cut / "shards" / f"1-of-{COUNT}")
     shutil.rmtree(cut / "shards" / f"3-of-{COUNT}")
     with pytest.raises(BenchError, match=r"Of 3 shards .*, 1/3, 3/3 have not finished\.\n?.*--shard 1/3"):
+        merge_shards(cut)
+
+
+def test_a_file_of_answers_that_says_nothing_of_its_model_is_refused(cut: Path) -> None:
+    """By its name, with what to do."""
+    folder = cut / "shards" / f"2-of-{COUNT}"
+    (folder / "answers").unlink()
+    AnswerLog(folder / "answers", b"model", {"model": "demo"}).close()
+    with pytest.raises(BenchError, match=r"answers does not say how(.|\n)*run the shard 2/3 again"):
         merge_shards(cut)
 
 
