@@ -36,7 +36,7 @@ def make_built(kind: str = CHOICES, metrics: tuple[str, ...] = ("accuracy", "mac
     return SimpleNamespace(
         name="own:one",
         lm_task=SimpleNamespace(**{**given, **of_task}),
-        task=SimpleNamespace(metrics=metrics, chance=25.0, mixed_choices=False, extracts=None),
+        task=SimpleNamespace(kind="scored", metrics=metrics, chance=25.0, mixed_choices=False, extracts=None),
         hooks=TaskHooks(),
         describe_row=lambda doc_id: f"Line {doc_id + 1} of rows",
         has_own_rows=False,

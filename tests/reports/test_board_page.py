@@ -231,7 +231,8 @@ def test_fields_of_a_newer_version_are_left_out_with_a_notice(place: Path) -> No
     view = make_leaderboard([place])
     assert "mine" in {run.name for run in view.board.runs}
     said = [notice.what.en for notice in view.notices if "mine" in notice.where]
-    assert said == ["fields that this version does not know are left out: opinions, checkpoint.served_by, scores.repeats"]
+    unknown = "opinions, checkpoint.served_by, scores.repeats"
+    assert said == [f"fields that this version does not know are left out: {unknown}"]
 
 
 def test_examples_are_read_for_twins_alone(place: Path) -> None:
