@@ -256,7 +256,7 @@ def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, fl
     rows = {name: Path(file) for name, file in job.rows.items()}
     directory = Path(job.data_dir) if job.data_dir else None
     setting = TaskSettings(
-        directory, rows, job.prompts, job.shots, job.seed, job.chat_template, without_code=WITHOUT_CODE
+        directory, rows, job.prompts, job.shots, job.seed, job.chat_template, job.answer, without_code=WITHOUT_CODE
     )
     return [
         _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job) for suite, task in step.tasks

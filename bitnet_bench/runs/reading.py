@@ -183,6 +183,7 @@ def _drop_unknown_fields(fields: dict[str, Any], file: Path, notices: list[Notic
         "environment": Environment,
         "scores": Score,
         "costs": Cost,
+        "judged": JudgedScore,
     }
     for name, kind in inner.items():
         value = found.get(name)

@@ -225,14 +225,15 @@ def test_fields_of_a_newer_version_are_left_out_with_a_notice(place: Path) -> No
     file = place / "mine" / "record.json"
     fields = json.loads(file.read_text(encoding="utf-8"))
     del fields["sha256"]
-    fields["judged"] = {"score": 7}
+    fields["opinions"] = {"score": 7}
     fields["scores"][0]["repeats"] = 4
     fields["checkpoint"]["served_by"] = "vllm"
     file.write_text(json.dumps({**fields, "sha256": compute_seal(fields)}), encoding="utf-8")
     view = make_leaderboard([place])
     assert "mine" in {run.name for run in view.board.runs}
     said = [notice.what.en for notice in view.notices if "mine" in notice.where]
-    assert said == ["fields that this version does not know are left out: judged, checkpoint.served_by, scores.repeats"]
+    unknown = "opinions, checkpoint.served_by, scores.repeats"
+    assert said == [f"fields that this version does not know are left out: {unknown}"]
 
 
 def test_examples_are_read_for_twins_alone(place: Path) -> None:
