@@ -111,7 +111,7 @@ def test_where_the_kernel_sends_nothing_the_pipe_ends_a_worker(tmp_path: Path) -
     """As on macOS: what the worker has started ends too."""
     also = CHILD_OF_WORKER.format(pids=str(tmp_path)).strip()
     worker = (
-        "import bitnet_bench.measurement.lifeline\nbitnet_bench.measurement.lifeline.ctypes = None\n"
+        "import bitnet_bench.processes\nbitnet_bench.processes.ctypes = None\n"  # what asks the kernel
         + WORKER.format(pids=str(tmp_path), also=also)
     )
     with subprocess.Popen([sys.executable, "-c", PARENT, worker], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
