@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bitnet_bench.runs.choices import Answer
 from bitnet_bench.runs.jobs import GENERATION_FIELDS, EvaluateJob
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Count, Text, get_text, plain_text
 
-PROMPT_SETTINGS = ("prompts", "answer", "shots", "chat_template", *GENERATION_FIELDS, "seed")
+PROMPT_SETTINGS = ("prompts", "shots", "chat_template", *GENERATION_FIELDS, "seed")
+"""Settings of a run that change how every task is asked; how choices are answered is told by each task's examples."""
 MAX_SETTING_CHARS = 60
 SHOWN_DIGEST_CHARS = 8
 
@@ -89,6 +91,10 @@ def _compare_signatures(a: RunRecord, b: RunRecord, task: str, metric: str) -> I
 
 
 def _compare_documents(ours: Sequence[Example], theirs: Sequence[Example]) -> Iterable[Text]:
+    ways = [_find_way(rows) for rows in (ours, theirs)]
+    if ways[0] != ways[1]:
+        yield get_text("differs.setting", name="answer", a=plain_text(ways[0]), b=plain_text(ways[1]))
+        return
     mine, others = ({e.doc_id: e for e in rows} for rows in (ours, theirs))
     if len(mine) < len(ours) or len(others) < len(theirs):
         yield get_text("differs.twice")
@@ -100,6 +106,11 @@ def _compare_documents(ours: Sequence[Example], theirs: Sequence[Example]) -> It
             if other is not None:
                 yield get_text(key, doc=other)
                 return
+
+
+def _find_way(examples: Sequence[Example]) -> Answer:
+    """Return how the rows of a task were answered."""
+    return "likelihood" if any(example.loglikelihoods for example in examples) else "generate"
 
 
 def _get_prompt(example: Example) -> str:

@@ -137,6 +137,16 @@ def test_scores_of_another_signature_are_refused(field: str, make_results: Any) 
     assert signed[field] in found.refused[0].differs[0].en
 
 
+def test_choices_that_are_read_out_of_texts_are_not_likelihoods(make_results: Any) -> None:
+    """By what the examples hold, whatever `answer` says of the run: its default differs from task to task."""
+    a = make_results("a", {"s:t": GOOD})
+    texts = [example.model_copy(update={"loglikelihoods": ()}) for example in a.examples["s:t"]]
+    settings = a.record.settings | {"answer": "generate"}
+    found = compare(a, make_results("b", {"s:t": texts}, settings=settings))
+    assert found.refused[0].differs[0].en == "the prompts differ: answer is likelihood and generate"
+    assert not compare(a, make_results("b", {"s:t": GOOD}, settings=settings)).refused
+
+
 def test_another_prompt_is_refused_at_its_row(make_results: Any) -> None:
     """A prompt that was changed is found by its text, whatever the settings say."""
     a = make_results("a", {"s:t": GOOD})

@@ -159,13 +159,10 @@ def test_all_three_suites_run_offline(runs: dict[str, RunRecord]) -> None:
 
 
 def test_the_way_to_answer_is_a_setting_of_the_run(runs: dict[str, RunRecord]) -> None:
-    """It is in the record, so that a run is not continued in another way, nor compared with one."""
+    """It is in the record, so that a run is not continued in another way."""
     record = runs["likelihood"]
     assert record.settings["answer"] == "likelihood"
     assert {score.metric for score in record.scores if score.primary} == {"accuracy"}
-    from bitnet_bench.comparison.comparability import find_run_mismatches
-
-    assert any("answer" in str(found) for found in find_run_mismatches(record, runs["default"]))
 
 
 def test_a_run_is_not_continued_in_another_way(tmp_path: Path) -> None:
