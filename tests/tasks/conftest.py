@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lm_eval.api.model import LM
 
@@ -49,13 +52,31 @@ read_suites = cache(load_suites)
 """The suites that the package ships, read once: eight YAML files take a second on a busy machine."""
 
 
+def has_output_type(definition: Path, output_type: str) -> bool:
+    """Return whether a task's YAML says *output_type*."""
+    return f"output_type: {output_type}" in definition.read_text(encoding="utf-8")
+
+
+def write_rows(file: Path, content: Any) -> None:
+    """Write the rows of a file as its name says: a table, Parquet, one JSON value, or JSON Lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(content), file)
+        return
+    if file.suffix == ".csv":
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            table = csv.DictWriter(stream, list(content[0]) if content else ["question"])
+            table.writeheader()
+            table.writerows(content)
+        return
+    lines = [content] if file.suffix == ".json" else content
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
 def build(folder: Path, name: str, files: dict[str, Any], **settings: Any) -> BuiltTask:
     """Write *files* (by their paths in a data directory) and return the task *name* on them, with *settings*."""
     for place, content in files.items():
-        file = folder / place
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [content] if file.suffix == ".json" else content
-        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        write_rows(folder / place, content)
     suite, _, task = name.partition(":")
     found = read_suites()[suite]
     (one,) = (other for other in found.tasks if other.name == task)
@@ -64,11 +85,11 @@ def build(folder: Path, name: str, files: dict[str, Any], **settings: Any) -> Bu
 
 
 @pytest.fixture
-def answer_rows(tmp_path: Path) -> Callable[[str, dict[str, Any], Sequence[Any]], TaskResult]:
+def answer_rows(tmp_path: Path) -> Callable[..., TaskResult]:
     """Give what asks the rows of a task, by their file in the data directory, and scores *answers*."""
 
-    def answer(name: str, files: dict[str, Any], answers: Sequence[Any]) -> TaskResult:
-        built = build(tmp_path, name, files)
+    def answer(name: str, files: dict[str, Any], answers: Sequence[Any], **settings: Any) -> TaskResult:
+        built = build(tmp_path, name, files, **settings)
         check_rows(built, None)
         return evaluate_task(ScriptedLM(answers), built)
 

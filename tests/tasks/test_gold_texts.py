@@ -16,6 +16,8 @@ import pytest
 from bitnet_bench.evaluation.select import load_suites
 from bitnet_bench.evaluation.task_run import TaskResult
 from bitnet_bench.evaluation.tasks import BuiltTask
+from tests.tasks import test_gold_exams
+from tests.tasks.conftest import has_output_type
 
 Answer = Callable[[str, dict[str, Any], Sequence[Any]], TaskResult]
 Build = Callable[[str, dict[str, Any]], BuiltTask]
@@ -659,13 +661,13 @@ def test_an_answer_ends_with_its_line_or_at_its_limit(name: str, build_rows: Bui
     assert kwargs == {"until": [stop], "do_sample": False, "max_gen_toks": LIMITS[name]}
 
 
-def test_every_task_that_writes_is_worked_out_by_hand_here() -> None:
-    """A task that is added needs rows in this file, or in the one of choices."""
+def test_every_task_that_writes_is_worked_out_by_hand_here_or_among_the_exams() -> None:
+    """A task that is added needs rows in this file, in the one of exams, or in the one of choices."""
     asked = {
         f"{suite.name}:{task.name}"
         for suite in load_suites().values()
         for task in suite.tasks
         if task.kind == "scored"
-        and "output_type: multiple_choice" not in (suite.folder / f"{task.name}.yaml").read_text(encoding="utf-8")
+        and not any(has_output_type(suite.folder / file, "multiple_choice") for file in task.definitions.values())
     }
-    assert asked == {*GOLD, "language_modeling:kaist_treebank", "language_modeling:own"}
+    assert asked == {*GOLD, *test_gold_exams.WRITTEN, "language_modeling:kaist_treebank", "language_modeling:own"}
