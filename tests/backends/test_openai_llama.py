@@ -35,6 +35,7 @@ settings = xllamacpp.CommonParams()
 settings.model.path, settings.model_alias = sys.argv[1], ["tiny"]
 settings.n_ctx, settings.n_parallel, settings.port = 1024, 1, 0
 settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+settings.cache_prompt, settings.cache_ram_mib = False, 0  # what it has read before would change last bits
 settings.verbosity = 0
 settings.use_jinja, settings.chat_template = True, sys.argv[2]
 server = xllamacpp.Server(settings)
