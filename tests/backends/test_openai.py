@@ -63,9 +63,12 @@ class Clock:
 
 @pytest.fixture
 def server() -> Iterator[Any]:
-    """Give a fake server."""
+    """Give a fake server; sessions of `make_session` are closed with it."""
     with fake.serve() as found:
+        found.sessions = []
         yield found
+        for opened in found.sessions:
+            opened.close()
 
 
 @pytest.fixture
@@ -84,7 +87,9 @@ def session(server: Any, clock: Clock) -> Iterator[OpenAISession]:
 
 def make_session(server: Any, clock: Clock, **more: Any) -> OpenAISession:
     endpoint = replace(Endpoint(server.url, fake.MODEL, KEY, concurrency=1, timeout_s=60.0), **more)
-    return OpenAISession(endpoint, Retrier("host", lambda: clock.now, clock.wait, lambda: 0.0))
+    session = OpenAISession(endpoint, Retrier("host", lambda: clock.now, clock.wait, lambda: 0.0))
+    server.sessions.append(session)
+    return session
 
 
 def ask(session: OpenAISession, *requests: ServedRequest) -> list[str]:
