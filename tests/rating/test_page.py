@@ -67,8 +67,9 @@ def test_a_rater_finishes_with_the_keyboard_and_the_file_is_collected(browser: A
     assert not browser.find_element("id", "save").is_enabled()
     press(browser, "543211a")
     press(browser, Keys.ARROW_RIGHT + "555555b")
+    wait_for_progress(browser, "3개 중 2개")
     browser.refresh()
-    assert "3개 중 2개" in text(browser, "#progress")
+    wait_for_progress(browser, "3개 중 2개")
     press(browser, Keys.ARROW_RIGHT + "111112t")
     browser.find_element("id", "rater").send_keys("김 가")
     browser.find_element("id", "save").click()
@@ -83,6 +84,13 @@ def test_a_rater_finishes_with_the_keyboard_and_the_file_is_collected(browser: A
     assert [one["preferred"] for one in said["judgements"]] == ["left", "right", "tie"]
     _key, judgement = collect_ratings([sheet.with_suffix(".key.json"), saved])
     assert (judgement.items, judgement.raters, judgement.ties) == (3, ("김 가",), 1)
+
+
+def wait_for_progress(browser: Any, said: str) -> None:
+    """Wait until the page says how far the rater is: a busy browser handles keys, and reads its store, later."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda _: said in text(browser, "#progress"), said)
 
 
 def _downloaded(folder: Path) -> Path:
