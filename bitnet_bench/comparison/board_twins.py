@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bitnet_bench.comparison.board_values import BoardTwins
-from bitnet_bench.comparison.comparing import compare, decide_verdict
+from bitnet_bench.comparison.comparing import compare, judge_mean
 from bitnet_bench.comparison.results import MeanDifference, Sentence
 from bitnet_bench.comparison.score_conditions import explain_difference, read_conditions
 from bitnet_bench.protocols import Progress, no_progress
 from bitnet_bench.runs.records import RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.runs.twins import list_twins_among
-from bitnet_bench.statistics import NORMAL_95
 from bitnet_bench.statistics.several import combine_stderrs
 
 ScorePair = tuple[Score, Score]
@@ -98,19 +97,7 @@ def compute_unpaired_mean(pairs: list[ScorePair], margin: float) -> MeanDifferen
     if not error:
         return None
     value = math.fsum(a.value - b.value for a, b in chosen) / len(chosen)
-    p = math.erfc(abs(value) / error / math.sqrt(2))
-    equivalence_p = 0.5 * math.erfc((margin - abs(value)) / error / math.sqrt(2))
-    return MeanDifference(
-        tasks=len(chosen),
-        n=sum(a.n for a, _ in chosen),
-        difference=value,
-        stderr=error,
-        low=value - NORMAL_95 * error,
-        high=value + NORMAL_95 * error,
-        p=p,
-        equivalence_p=equivalence_p,
-        verdict=decide_verdict(value, p, equivalence_p),
-    )
+    return judge_mean(value, error, tasks=len(chosen), n=sum(a.n for a, _ in chosen), margin=margin)
 
 
 def _explain(a: RunRecord, b: RunRecord) -> tuple[Sentence, ...]:

@@ -183,11 +183,16 @@ def make_mean_difference(differences: Iterable[Difference], margin: float) -> Me
     if error is None:
         return None
     value = math.fsum(d.difference for d in found) / len(found)
+    return judge_mean(value, error, tasks=len(found), n=sum(d.n for d in found), margin=margin)
+
+
+def judge_mean(value: float, error: float, *, tasks: int, n: int, margin: float) -> MeanDifference:
+    """Return the mean difference *value* with its interval and verdict, by its standard *error* (above 0)."""
     p = math.erfc(abs(value) / error / math.sqrt(2))
     equivalence_p = 0.5 * math.erfc((margin - abs(value)) / error / math.sqrt(2))
     return MeanDifference(
-        tasks=len(found),
-        n=sum(d.n for d in found),
+        tasks=tasks,
+        n=n,
         difference=value,
         stderr=error,
         low=value - NORMAL_95 * error,
