@@ -17,13 +17,7 @@ from bitnet_bench.reports.board_tables import (
     twin_table,
 )
 from bitnet_bench.reports.board_view import BoardView, format_score, name_mean
-from bitnet_bench.reports.html_page import (
-    ChartRegistry,
-    format_script_json,
-    make_csp_source,
-    mark_safe,
-    prepare_environment,
-)
+from bitnet_bench.reports.html_page import ChartRegistry, render_page
 from bitnet_bench.reports.pairs import pair_section
 from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch, Table
 from bitnet_bench.runs.run import Notice
@@ -51,30 +45,17 @@ class BoardPage:
 def render_board(view: BoardView, language: Language = "ko", keep_paths: bool = False) -> str:
     """Return the text of the file; paths of this machine are shortened unless *keep_paths*."""
     page = _make_page(view, language)
-    charts = ChartRegistry()
     drawn = [read_chart_library()] if any(has_chart(section.blocks) for section in page.sections) else []
     scripts = [*drawn, _read_asset("board.js"), read_page_script()]
-    looks = read_stylesheet() + _read_asset("board.css")
-    policy = (
-        f"default-src 'none'; style-src {make_csp_source(looks)}; "
-        f"script-src {' '.join(map(make_csp_source, scripts))}; base-uri 'none'; form-action 'none'"
+    return render_page(
+        "board.html.j2",
+        page,
+        "board.title",
+        style=read_stylesheet() + _read_asset("board.css"),
+        scripts=scripts,
+        keep_paths=keep_paths,
+        make_data=lambda charts: _make_script_data(charts, keep_paths),
     )
-    text: str = (
-        prepare_environment(ASSETS_DIR, keep_paths)
-        .get_template("board.html.j2")
-        .render(
-            page=page,
-            policy=policy,
-            style=mark_safe(looks),
-            scripts=[mark_safe(script) for script in scripts],
-            title="board.title",
-            say=get_text,
-            count=Count,
-            place=charts.register_chart,
-            data=lambda: mark_safe(format_script_json(_make_script_data(charts, keep_paths))),
-        )
-    )
-    return text
 
 
 def has_chart(blocks: Iterable[Block]) -> bool:

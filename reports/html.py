@@ -9,7 +9,6 @@ from typing import Any
 from bitnet_bench.comparison.comparing import TaskComparison, assemble_comparison, compare_task
 from bitnet_bench.comparison.results import Comparison
 from bitnet_bench.reports.assets import (
-    ASSETS_DIR,
     read_chart_library,
     read_page_script,
     read_stylesheet,
@@ -17,13 +16,7 @@ from bitnet_bench.reports.assets import (
 )
 from bitnet_bench.reports.cost_section import cost_section
 from bitnet_bench.reports.environment_section import environment_section
-from bitnet_bench.reports.html_page import (
-    ChartRegistry,
-    format_script_json,
-    make_csp_source,
-    mark_safe,
-    prepare_environment,
-)
+from bitnet_bench.reports.html_page import ChartRegistry, render_page
 from bitnet_bench.reports.judgements import list_judgement_sections
 from bitnet_bench.reports.named_runs import NamedRun, name_runs
 from bitnet_bench.reports.pairs import Pair, choose_pairs, pair_notices, pair_section
@@ -36,7 +29,7 @@ from bitnet_bench.reports.summary import Summary, choose_main_pair, make_summary
 from bitnet_bench.reports.training_section import training_section
 from bitnet_bench.runs.run import LoadedRun, Notice
 from bitnet_bench.shared_paths import share
-from bitnet_bench.wording import LANGUAGES, Count, Text, get_text, load_catalogue
+from bitnet_bench.wording import LANGUAGES, Text, load_catalogue
 
 
 @dataclass(frozen=True)
@@ -60,30 +53,15 @@ class HTMLReport:
         options = options or ReportOptions()
         page = _make_page(name_runs(runs), options)
         scripts = [read_chart_library(), *([read_table_library()] if page.samples["doc"] else []), read_page_script()]
-        looks = read_stylesheet()
-        policy = (
-            f"default-src 'none'; style-src {make_csp_source(looks)}; "
-            f"script-src {' '.join(map(make_csp_source, scripts))}; "
-            "base-uri 'none'; form-action 'none'"
+        return render_page(
+            "report.html.j2",
+            page,
+            "page.title",
+            style=read_stylesheet(),
+            scripts=scripts,
+            keep_paths=options.keep_paths,
+            make_data=lambda charts: _make_script_data(page, charts, options.keep_paths),
         )
-        charts = ChartRegistry()
-        text: str = (
-            prepare_environment(ASSETS_DIR, options.keep_paths)
-            .get_template("report.html.j2")
-            .render(
-                page=page,
-                policy=policy,
-                style=mark_safe(looks),
-                scripts=[mark_safe(script) for script in scripts],
-                title="page.title",
-                say=get_text,
-                count=Count,
-                place=charts.register_chart,
-                # called when the template has placed all charts
-                data=lambda: mark_safe(format_script_json(_make_script_data(page, charts, options.keep_paths))),
-            )
-        )
-        return text
 
 
 def _make_page(runs: tuple[NamedRun, ...], options: ReportOptions) -> ReportPage:

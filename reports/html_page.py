@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitnet_bench.reports.assets import ASSETS_DIR
 from bitnet_bench.reports.sections import Chart
 from bitnet_bench.reports.visible import make_visible
 from bitnet_bench.shared_paths import shorten_paths
+from bitnet_bench.wording import Count, get_text
 
 
 class ChartRegistry:
@@ -45,13 +47,13 @@ def make_csp_source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def format_script_json(value: Any) -> str:
+def _format_script_json(value: Any) -> str:
     """Return JSON that cannot end its script element; a lone surrogate becomes a question mark."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").encode("utf-8", "replace").decode()
 
 
-def prepare_environment(folder: Path, keep_paths: bool) -> Any:
+def _prepare_environment(folder: Path, keep_paths: bool) -> Any:
     """Return a jinja environment for pages of sections, in which text from records is visible and paths are short."""
     made = make_environment(folder, _make_strings_visible if keep_paths else _make_strings_shareable)
     made.tests["a"] = lambda block, kind: type(block).__name__ == kind
@@ -59,7 +61,7 @@ def prepare_environment(folder: Path, keep_paths: bool) -> Any:
 
 
 def _make_strings_visible(value: Any) -> Any:
-    """Make text from records visible before it is escaped; markup (`mark_safe`) and escaped text pass unchanged."""
+    """Make text from records visible before it is escaped; markup (`_mark_safe`) and escaped text pass unchanged."""
     return make_visible(value) if type(value) is str else value
 
 
@@ -68,8 +70,46 @@ def _make_strings_shareable(value: Any) -> Any:
     return make_visible(shorten_paths(value)) if type(value) is str else value
 
 
-def mark_safe(text: str) -> Any:
+def _mark_safe(text: str) -> Any:
     """Mark text of this package as markup that is not escaped."""
     from markupsafe import Markup
 
     return Markup(text)
+
+
+def render_page(
+    template: str,
+    page: Any,
+    title: str,
+    *,
+    style: str,
+    scripts: Sequence[str],
+    keep_paths: bool,
+    make_data: Callable[[ChartRegistry], Any],
+) -> str:
+    """Return a page of sections that needs nothing else, and whose policy lets its own scripts run alone.
+
+    *title* is a key of the catalogue. *make_data* gives what the scripts read; it is called when the template has
+    placed all charts.
+    """
+    policy = (
+        f"default-src 'none'; style-src {make_csp_source(style)}; "
+        f"script-src {' '.join(map(make_csp_source, scripts))}; base-uri 'none'; form-action 'none'"
+    )
+    charts = ChartRegistry()
+    text: str = (
+        _prepare_environment(ASSETS_DIR, keep_paths)
+        .get_template(template)
+        .render(
+            page=page,
+            policy=policy,
+            style=_mark_safe(style),
+            scripts=[_mark_safe(script) for script in scripts],
+            title=title,
+            say=get_text,
+            count=Count,
+            place=charts.register_chart,
+            data=lambda: _mark_safe(_format_script_json(make_data(charts))),
+        )
+    )
+    return text
