@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,8 @@ from bitnet_bench.data.templates import ANSWER, apply_chat_template
 from bitnet_bench.data.thoughts import THINKING_SWITCHES, find_thought_marks, opens_thought
 from bitnet_bench.data.tokenizing import begins_with_bos
 from bitnet_bench.errors import BenchError, NotFiniteError, RowError
-from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
+from bitnet_bench.evaluation.answer_cache import AnswerStore, frame_parts
+from bitnet_bench.evaluation.answering import AnsweringLM, is_finite
 from bitnet_bench.evaluation.document_progress import DocumentProgress, list_document_ids
 from bitnet_bench.evaluation.generation import (
     GenerationRequest,
@@ -31,7 +31,7 @@ from bitnet_bench.evaluation.generation import (
     unpack_completion,
 )
 from bitnet_bench.processes import Workers
-from bitnet_bench.protocols import Completion, Progress, ServedAnswer, Session, Share, Thoughts, no_progress
+from bitnet_bench.protocols import Completion, Progress, Session, Thoughts, no_progress
 from bitnet_bench.runs.jobs import EvaluateJob
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ LIKELIHOOD_STRUCT = struct.Struct("<d?")
 """Layout of a stored (log-probability, greedy)."""
 
 
-class SessionLM(TemplateLM):
+class SessionLM(AnsweringLM, TemplateLM):
     """Scores lm-eval requests with a session. lm-eval's own code splits text into context and continuation.
 
     A request longer than the session's context loses tokens on the left, as in lm-eval's `hf` model. `counts` has the
@@ -56,8 +56,6 @@ class SessionLM(TemplateLM):
     *progress* counts documents. *job* says how answers are generated; without one, the requests do.
     """
 
-    asks_conversations = False
-    """True if prompts are conversations through the chat template, whatever the job says of it."""
     asks_choices = False
     """True if prompts through a chat template continue up to where its answers begin, e.g. after an empty thought."""
 
@@ -69,33 +67,18 @@ class SessionLM(TemplateLM):
         workers: Workers | None = None,
         job: EvaluateJob | None = None,
     ) -> None:
-        super().__init__()
-        self._job = job
+        super().__init__(progress, answers, workers, job)
         check_tokenizer(session.tokenizer)
-        self._session, self._progress = session, progress
-        self._kept, self._workers = answers or NullStore(), workers or Workers()
+        self._session = session
         self._documents: list[int] = []
         self.tokenizer = session.tokenizer
         self._encoded: dict[str, list[int]] = {}
         """Ids of texts that were encoded together, while they are needed."""
-        self.counts = {"requests": 0, "truncated": 0, "cached": 0}
-        self.served: tuple[ServedAnswer, ...] = ()
-        """Nothing: no server answers."""
 
     @property
     def has_chat_template(self) -> bool:
         """Return whether conversations can be asked in a form of the model's own."""
         return bool(self.tokenizer.chat_template)
-
-    @property
-    def progress(self) -> Progress:
-        """Return what the documents that are answered are reported to."""
-        return self._progress
-
-    @progress.setter
-    def progress(self, progress: Progress) -> None:
-        """Report the documents of the next requests to *progress*."""
-        self._progress = progress
 
     @property
     def eot_token_id(self) -> int:
@@ -282,8 +265,7 @@ class SessionLM(TemplateLM):
             )
             for i, completion in zip(members, completions, strict=True):
                 answer = divide_completion(completion, asked.thoughts)
-                self._count("cut", answer.cut)
-                self._count("unfinished", answer.unfinished)
+                self._count_answer(answer)
                 outputs[i] = answer
         if self._job and not self._job.temperature and any(asks_to_sample(request.args[1]) for request in requests):
             _log.warning("The task asks for random answers, and is answered greedily: `temperature` is 0.")
@@ -332,11 +314,6 @@ class SessionLM(TemplateLM):
         found = find_thought_marks(self.tokenizer)
         return Thoughts() if found is None and self._job and self._job.thinking == "on" else found
 
-    def _count(self, name: str, more: int) -> None:
-        """Add to a count that is left out while it is 0."""
-        if more:
-            self.counts[name] = self.counts.get(name, 0) + more
-
     def _encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of *texts*, at least one each."""
         self._encode_batch(texts)
@@ -344,50 +321,17 @@ class SessionLM(TemplateLM):
         self._encoded = {}
         return prompts
 
-    def _answer_requests(
-        self,
-        keys: Sequence[bytes],
-        documents: Sequence[int],
-        told: DocumentProgress,
-        ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
-        pack: Callable[[Answer], bytes],
-        unpack: Callable[[bytes], Any],
-        blank: Answer,
-    ) -> list[Answer]:
-        """Return the answer to each of *keys*: stored ones, and the others from the session, stored batch by batch.
-
-        A lone worker returns *blank* for what others answer.
-        """
-        stored = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
-        found: dict[int, Answer] = {i: answer for i, answer in stored.items() if _is_finite(answer)}
-        self.counts["requests"] += len(keys)
-        self.counts["cached"] += len(found) if self._kept.is_cache else 0
-        told.mark_answered(documents[i] for i in found)
-        failed: BenchError | None = None
-        try:
-            for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
-                some = [(i, answer) for i, answer in some if i not in found]  # stored answers are not replaced
-                self._check_finite(some)
-                self._kept.save([(keys[i], pack(answer)) for i, answer in some])
-                found.update(some)
-                told.mark_answered(documents[i] for i, _ in some)
-        except NotFiniteError as error:
-            row = documents[error.request]
-            what = f"makes the model compute NaN or infinity in {error.precision}"
-            failed = RowError(row if row >= 0 else None, what, error.hint)
-        except BenchError as error:
-            failed = error
-        everything = self._workers.gather(found, failed)
-        if len(everything) > len(found):
-            told.mark_answered(documents[i] for i in everything if i not in found)
-        if self._workers.count > 1 and not self._workers.are_joined:
-            return [everything.get(i, blank) for i in range(len(keys))]
-        return [everything[i] for i in range(len(keys))]
-
-    def _check_finite(self, answers: Iterable[tuple[int, Any]]) -> None:
-        bad = next((i for i, answer in answers if not _is_finite(answer)), None)
+    def _check_finite(self, answers: Iterable[tuple[int, Any]], documents: Sequence[int]) -> None:
+        bad = next((i for i, answer in answers if not is_finite(answer)), None)
         if bad is not None:
             raise NotFiniteError(bad, self._session.precision)
+
+    def _locate(self, error: BenchError, documents: Sequence[int]) -> BenchError:
+        if not isinstance(error, NotFiniteError):
+            return error
+        row = documents[error.request]
+        what = f"makes the model compute NaN or infinity in {error.precision}"
+        return RowError(row if row >= 0 else None, what, error.hint)
 
 
 def check_chat_settings(tokenizer: Any, job: EvaluateJob) -> None:
@@ -430,11 +374,6 @@ def check_tokenizer(tokenizer: Any) -> None:
             f"The tokenizer of {tokenizer.name_or_path} ends every text with {tokenizer.eos_token}.",
             "A choice would follow the end of its question. Set add_eos_token to false in tokenizer_config.json.",
         )
-
-
-def _is_finite(answer: Any) -> bool:
-    """Return whether an answer is a text, or has a log-probability that is a number."""
-    return isinstance(answer, Completion) or math.isfinite(answer[0])
 
 
 def make_thinking_options(thinking: str) -> dict[str, bool]:

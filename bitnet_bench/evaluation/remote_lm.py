@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lm_eval.api.model import LM
 
 from bitnet_bench.errors import BenchError, RequestRefusedError, RowError
-from bitnet_bench.evaluation.answer_cache import AnswerStore, NullStore, frame_parts
+from bitnet_bench.evaluation.answer_cache import AnswerStore, frame_parts
+from bitnet_bench.evaluation.answering import AnsweringLM, is_finite
 from bitnet_bench.evaluation.document_progress import DocumentProgress, list_document_ids
 from bitnet_bench.evaluation.generation import GeneratedText, divide_completion, number_draws, read_request
 from bitnet_bench.evaluation.serving import make_settings
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 
-class RemoteLM(LM):
+class RemoteLM(AnsweringLM, LM):
     """Scores lm-eval requests with a server. Prompts are text, or messages where a chat template is asked for.
 
     Nothing is cut here: a prompt that the server's context does not hold is an error that names its row. `counts` has
@@ -44,7 +44,6 @@ class RemoteLM(LM):
 
     asks_choices = False
     """True if a task compares the likelihoods of choices."""
-    asks_conversations = False
     has_chat_template = True
     """True: the server has one, or says that it has none."""
     tokenizer = None
@@ -58,24 +57,10 @@ class RemoteLM(LM):
         workers: Workers | None = None,
         job: EvaluateJob | None = None,
     ) -> None:
-        super().__init__()
-        self._session, self._progress = session, progress
-        self._kept, self._workers = answers or NullStore(), workers or Workers()
-        self._job = job
+        super().__init__(progress, answers, workers, job)
+        self._session = session
         self._chats: dict[str, tuple[Mapping[str, str], ...]] = {}
         """Conversation of each text that `apply_chat_template` has returned."""
-        self.counts = {"requests": 0, "truncated": 0, "cached": 0}
-        self.served: list[ServedAnswer] = []
-
-    @property
-    def progress(self) -> Progress:
-        """Return what the documents that are answered are reported to."""
-        return self._progress
-
-    @progress.setter
-    def progress(self, progress: Progress) -> None:
-        """Report the documents of the next requests to *progress*."""
-        self._progress = progress
 
     def tok_encode(self, string: str) -> list[int]:
         """Raise BenchError: the server has the tokenizer. No prompt is cut here, so that none needs to be counted."""
@@ -108,12 +93,13 @@ class RemoteLM(LM):
                     "has no text before its choices, and a server scores only what follows a text",
                     "Leave this task out with `task`, or run the checkpoint here.",
                 )
-        return self._answer_requests(
+        return self._ask(
             requests,
             [frame_parts("loglikelihood", *pair) for pair in pairs],
             partial(self._session.loglikelihood, pairs),
             pack=lambda answer: json.dumps(answer).encode(),
             unpack=lambda data: (float(json.loads(data)[0]), bool(json.loads(data)[1])),
+            blank=(0.0, False),
         )
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -126,12 +112,13 @@ class RemoteLM(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the server's answers."""
         asked = [self._make_request(one, draw) for one, draw in zip(requests, number_draws(requests), strict=True)]
-        answers = self._answer_requests(
+        answers = self._ask(
             requests,
             [_make_key(one) for one in asked],
             partial(self._session.generate, asked),
             pack=lambda answer: json.dumps(asdict(answer), ensure_ascii=False).encode(),
             unpack=lambda data: ServedAnswer(**json.loads(data)),
+            blank=ServedAnswer(""),
         )
         self.served += answers
         return [self._divide(one, answer) for one, answer in zip(asked, answers, strict=True)]
@@ -140,9 +127,7 @@ class RemoteLM(LM):
         """Return the part of an answer that is scored; a server may keep the thought apart, or leave it in the text."""
         marks = None if isinstance(request.prompt, str) else Thoughts()
         found = divide_completion(Completion(answer.text, answer.is_cut, answer.thought), marks)
-        for name, happened in (("cut", found.cut), ("unfinished", found.unfinished)):
-            if happened:
-                self.counts[name] = self.counts.get(name, 0) + 1
+        self._count_answer(found)
         return found
 
     def _make_request(self, request: Instance, draw: int) -> ServedRequest:
@@ -152,37 +137,30 @@ class RemoteLM(LM):
         settings = make_settings(self._job, draw, is_chat=prompt is not text)
         return ServedRequest(prompt, asked.limit, asked.stops, settings)
 
-    def _answer_requests(
+    def _ask(
         self,
         requests: Sequence[Instance],
         keys: Sequence[bytes],
         ask: Callable[[Share], Iterator[Sequence[tuple[int, Answer]]]],
         pack: Callable[[Answer], bytes],
         unpack: Callable[[bytes], Answer],
+        blank: Answer,
     ) -> list[Answer]:
-        """Return the answer to each of *keys*: stored ones, and the others from the server, stored as they come."""
-        found = {i: unpack(kept) for i, kept in self._kept.lookup(keys).items()}
-        self.counts["requests"] += len(keys)
-        self.counts["cached"] += len(found)
+        """Return the answer to each of *keys*, which stand for *requests*; progress counts their documents."""
         documents = list_document_ids(requests)
         told = DocumentProgress(documents, self._progress, self._workers.count)
-        told.mark_answered(documents[i] for i in found)
-        failed: BenchError | None = None
-        try:
-            for some in ask(Share(frozenset(found), self._workers.worker, self._workers.count)):
-                new = [(i, answer) for i, answer in some if i not in found]  # stored answers are not replaced
-                _check_finite(new, documents)
-                self._kept.save([(keys[i], pack(answer)) for i, answer in new])
-                found.update(new)
-                told.mark_answered(documents[i] for i, _ in new)
-        except RequestRefusedError as error:
-            row = None if error.request is None else documents[error.request]
-            what = f"is not answered: {error.problem.rstrip('.')}"
-            failed = RowError(row, what, error.hint) if row is not None and row >= 0 else error
-        except BenchError as error:
-            failed = error
-        everything = self._workers.gather(found, failed)
-        return [everything[i] for i in range(len(keys))]
+        return self._answer_requests(keys, documents, told, ask, pack, unpack, blank)
+
+    def _check_finite(self, answers: Iterable[tuple[int, Any]], documents: Sequence[int]) -> None:
+        bad = next((i for i, answer in answers if not is_finite(answer)), None)
+        if bad is not None:
+            what = "has no finite log-probability on the server"
+            raise RowError(documents[bad], what, "Look at the server's log.")
+
+    def _locate(self, error: BenchError, documents: Sequence[int]) -> BenchError:
+        if not isinstance(error, RequestRefusedError) or error.request is None or documents[error.request] < 0:
+            return error
+        return RowError(documents[error.request], f"is not answered: {error.problem.rstrip('.')}", error.hint)
 
 
 def _make_key(request: ServedRequest) -> bytes:
@@ -190,9 +168,3 @@ def _make_key(request: ServedRequest) -> bytes:
     kind = "completion" if isinstance(request.prompt, str) else "chat"
     settings = json.dumps([request.max_new_tokens, request.stop, dict(request.settings)], sort_keys=True)
     return frame_parts(kind, prompt, settings)
-
-
-def _check_finite(answers: Iterable[tuple[int, Any]], documents: Sequence[int]) -> None:
-    for i, answer in answers:
-        if isinstance(answer, tuple) and not math.isfinite(answer[0]):
-            raise RowError(documents[i], "has no finite log-probability on the server", "Look at the server's log.")
