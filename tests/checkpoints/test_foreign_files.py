@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,28 @@ def test_time_alone_can_be_bounded() -> None:
 
     with pytest.raises(TimeoutError):
         loop()
+
+
+def test_a_time_that_ends_in_the_garbage_collector_is_over_after_it() -> None:
+    """Python drops what is raised in a callback of the collector, and pytest makes a failure of it."""
+
+    def wait(phase: str, info: dict[str, int]) -> None:
+        started = time.process_time()
+        while phase == "start" and time.process_time() - started < 0.2:
+            pass
+
+    def collect() -> None:
+        with bounded(0.05):
+            gc.collect()
+            while True:
+                pass
+
+    gc.callbacks.append(wait)
+    try:
+        with pytest.raises(TimeoutError):
+            collect()
+    finally:
+        gc.callbacks.remove(wait)
 
 
 def test_a_model_larger_than_its_files_is_refused_before_it_takes_memory(change: Callable[..., Path]) -> None:
