@@ -45,7 +45,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=["bitnet", pytest.param("qwen3", marks=pytest.mark.slow)])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A ternary random checkpoint of each architecture; norms and biases are random too."""
     torch.manual_seed(0)

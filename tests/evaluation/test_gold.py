@@ -36,13 +36,14 @@ def test_every_suite_has_local_rows() -> None:
     assert {suite for suite, _ in PAIRS} | WITHOUT_ROWS == set(load_suites())
 
 
+@pytest.mark.parametrize("limit", [300, pytest.param(None, marks=pytest.mark.slow, id="all")])
 @pytest.mark.parametrize(("suite_name", "task_name"), PAIRS)
-def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, gold: Maker) -> None:
+def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, limit: int | None, gold: Maker) -> None:
     """On every row, the gold answer passes through prompt, stops and parser, and scores 100."""
     ((suite, task),) = select_tasks([suite_name], [task_name])
     built = build_task(suite, task, TaskSettings(LOCAL))
     check_rows(built, None)
-    result = evaluate_task(gold(built), built)
+    result = evaluate_task(gold(built), built, limit=limit)
     assert not any(example.malformed for example in result.examples)
     for score in result.scores:
         best = 0.0 if score.metric == "bits_per_byte" else 1.0 if score.metric == "byte_perplexity" else 100.0

@@ -248,6 +248,7 @@ joules: Measured = TokenWork(1, 1).joules(1)
 """
 
 
+@pytest.mark.slow  # mypy reads the project anew: a minute of computing
 def test_a_model_in_the_place_of_a_meter_does_not_type_check(tmp_path: Path) -> None:
     """mypy refuses a modelled number as a measured one, and a model as a meter, and nothing else of the file."""
     file = tmp_path / "mutation.py"

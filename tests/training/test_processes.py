@@ -92,7 +92,7 @@ FP16 = ("--model", "demo-fp16", "--precision", "fp16", "--compute", "fp32")
     ("rows", "more"),
     [
         (ROWS, (*FP16, "--batch-size", "4", "--gradient-accumulation", "2")),
-        (ROWS, (*FP16, "--batch-size", "4", "--loss", "sum")),
+        pytest.param(ROWS, (*FP16, "--batch-size", "4", "--loss", "sum"), marks=pytest.mark.slow),
         (PAIRS, (*FP16, "--batch-size", "4", "--method", "dpo", "--lr", "1e-3")),
     ],
     ids=["accumulated", "summed", "dpo"],
@@ -142,7 +142,11 @@ def test_two_processes_that_torchrun_starts_end_exactly_ternary(
 @pytest.mark.parametrize(
     ("more", "rel"),
     [
-        ((*FP16, "--batch-size", "4", "--gradient-accumulation", "2", "--gradient-checkpointing"), 1e-4),
+        pytest.param(
+            (*FP16, "--batch-size", "4", "--gradient-accumulation", "2", "--gradient-checkpointing"),
+            1e-4,
+            marks=pytest.mark.slow,
+        ),
         (("--compute", "fp32", "--batch-size", "4"), 2e-2),
     ],
     ids=["fp16", "ternary"],

@@ -436,6 +436,7 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_one_that_was_not(
     assert len(list((tmp_path / "whole").rglob("*.safetensors"))) == 2  # of both arms, and of no short run
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_after_a_sigkill(
     tiny_arms: dict[str, FinetuneJob],
     tmp_path: Path,
