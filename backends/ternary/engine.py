@@ -242,10 +242,17 @@ class Engine(BaseEngine[JoinedLayers]):
         return self.head.choose(self._norm(hidden))
 
     @property
+    def bounds_head(self) -> bool:
+        """Return whether greedy tokens are chosen by a copy of the head."""
+        return isinstance(self.head, Head) and self.head.greedy is not None and self.head.greedy.pays
+
+    @property
     def weights_by_kind(self) -> dict[str, int]:
         """Bytes of the weights by kind and dtype, with those of the copy by which greedy tokens are chosen."""
-        copied = self.head.greedy.copied_bytes if isinstance(self.head, Head) and self.head.greedy else 0
-        return super().weights_by_kind | ({GREEDY_KIND: copied} if copied else {})
+        found = super().weights_by_kind
+        if isinstance(self.head, Head) and self.head.greedy is not None and self.head.greedy.pays:
+            found[GREEDY_KIND] = self.head.greedy.copied_bytes
+        return found
 
     def _heads_per_tile(self, tokens: int) -> int:
         """Return how many heads that read the same keys share a tile of 8 queries, without leaving threads idle."""

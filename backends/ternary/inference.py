@@ -316,6 +316,8 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
     def describe_runtime(self) -> str:
         """Return the runtime's description: the engine and the instruction set of its kernel."""
         where = f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
+        if self._engine.bounds_head:
+            where += ", greedy tokens by a bounded int8 copy of the head"
         if not self._engine.group_size:
             return where
         if self.rounded_prompts:
