@@ -1,12 +1,13 @@
 """Time decoding with the stored head, with its bounded copy and with an int8 head, in turns within one process.
 
     python benchmarks/head.py decode CHECKPOINT
-    python benchmarks/head.py rows MODEL --device cpu
+    python benchmarks/head.py rows MODEL
 
-`decode` reads a prompt once, and then each token three times from the same cache, once with each head, in changing order.
-The tokens of the stored head and of its copy must be equal, or it stops. `--cpu-time` counts the seconds that the thread
-ran, with one thread, on a machine that others use too. `rows` counts how many rows of a real model's head are left by the
-bounds, on hidden states of texts that the model itself writes, and compares each token with the stored head's.
+`decode` reads a prompt once, and then each token three times from the same cache, once with each head, in changing
+order. The tokens of the stored head and of its copy must be equal, or it stops. `--cpu-time` counts the seconds that the
+thread ran, with one thread, on a machine that others use too. `rows` counts how many rows of a real model's head are
+left by the bounds, on hidden states of texts that the model itself writes, and compares each token with the stored
+head's.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Heads:
 
     def __init__(self, engine: Engine) -> None:
         table = engine.head_table
-        self.stored, self.bounded, self.int8 = (Head(table, int8=kind == "int8") for kind in ("stored", "bounded", "int8"))
+        self.stored, self.bounded, self.int8 = (
+            Head(table, int8=kind == "int8") for kind in ("stored", "bounded", "int8")
+        )
         self.stored.greedy, self.bounded.greedy = None, GreedyHead(table, least_weights=0)
         self.contestants = {"stored": self.stored, "bounded": self.bounded, "int8": self.int8}
 
@@ -126,7 +129,10 @@ def rows(model: Path, new_tokens: int = 64, prompt: list[str] = list(PROMPTS)) -
             equal += int((found.ids == expected).sum())
             int8 += int((choose_greedy(approximate(one.contiguous())) == expected).sum())
     ordered = sorted(counts)
-    print(f"{model.name}: head {tuple(table.shape)}, {len(counts)} tokens, {equal} equal to the stored head's ({int8} int8)")
+    print(
+        f"{model.name}: head {tuple(table.shape)}, {len(counts)} tokens, "
+        f"{equal} equal to the stored head's ({int8} int8)"
+    )
     print(
         f"rows left: median {statistics.median(counts):.0f}, mean {statistics.mean(counts):.1f}, "
         f"99 % {ordered[len(ordered) * 99 // 100]}, most {ordered[-1]} ({ordered[-1] / len(table):.3%}); "

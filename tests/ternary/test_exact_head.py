@@ -1,4 +1,4 @@
-"""The token chosen by the int8 copy of a head is the one with the largest logit of the stored head, whatever the rows."""
+"""The int8 copy of a head chooses the token with the largest logit of the stored head, whatever the rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_values(kind: str, columns: int, dtype: torch.dtype, random: torch.Gener
 
 
 def make_table(rows: list[tuple[str, int]], columns: int, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a table of the kinds of *rows*: equal, nearly equal and opposite to the one before, along x, or by itself."""
+    """Return a table of the kinds of *rows*: like an earlier row, along x, or by itself."""
     random = torch.Generator().manual_seed(len(rows))
     made: list[Tensor] = []
     for kind, place in rows:
@@ -251,5 +251,5 @@ def test_the_stored_head_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_what_does_not_fit_is_refused(table: Any, x: Any) -> None:
     """Tables and hidden states of another shape or dtype never reach the library."""
-    with pytest.raises(ValueError, match="head|table"):
+    with pytest.raises(ValueError, match=r"head|table"):
         kernel.choose_rows(table, kernel.copy_head(table), x)

@@ -37,9 +37,9 @@ class GreedyChoice:
     """The rows of a head with the largest logits of some tokens, all [tokens].
 
     ids: the first of the largest logits, each summed up alone, or -1 if the whole head must be computed. counts: rows
-    that were computed as they are stored. leads: how far the largest logit is before every other, less margins: the most
-    by which another order of sums in float32 changes the difference of two logits. found [tokens, rows]: logits where
-    they were computed, upper bounds of them elsewhere.
+    that were computed as they are stored. leads: how far the largest logit is before every other, less margins: the
+    most by which another order of sums in float32 changes the difference of two logits. found [tokens, rows]: logits
+    where they were computed, upper bounds of them elsewhere.
     """
 
     ids: Tensor
