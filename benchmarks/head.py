@@ -3,8 +3,8 @@
     python benchmarks/head.py decode CHECKPOINT
     python benchmarks/head.py rows MODEL
 
-`decode` reads a prompt once, and then each token three times from the same cache, once with each head, in changing
-order. The tokens of the stored head and of its copy must be equal, or it stops. `--cpu-time` counts the seconds that the
+`decode` reads a prompt once, and then each token three times from the same cache, once with each head, in turn.
+The tokens of the stored head and of its copy must be equal, or it stops. `--cpu-time` counts the seconds that the
 thread ran, with one thread, on a machine that others use too. `rows` counts how many rows of a real model's head are
 left by the bounds, on hidden states of texts that the model itself writes, and compares each token with the stored
 head's.
