@@ -378,8 +378,8 @@ class Head:
 
     def _choose_among(self, x: Tensor, found: kernel.GreedyChoice) -> Tensor:
         """Return the tokens [R] by the products that the head makes of many rows, where their order of sums decides."""
-        starts = (find_close_rows(found) // HEAD_ROWS_AT_ONCE).unique() * HEAD_ROWS_AT_ONCE
-        blocks = [(start, self._multiply_block(x, start)) for start in starts.tolist()]
+        starts = sorted({row // HEAD_ROWS_AT_ONCE * HEAD_ROWS_AT_ONCE for row in find_close_rows(found).tolist()})
+        blocks = [(start, self._multiply_block(x, start)) for start in starts]
         ids = torch.cat([torch.arange(start, start + block.shape[1]) for start, block in blocks])
         chosen = ids[torch.cat([block for _, block in blocks], dim=1).argmax(1)]
         return torch.where(found.leads > 0, found.ids, chosen)
