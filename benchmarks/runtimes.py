@@ -32,7 +32,7 @@ Contestants = Annotated[
 ]
 INSIDE = {
     "LlamaSession": ("library", ("read", "logits")),
-    "TernarySession": ("_engine", ("hidden", "logits")),
+    "TernarySession": ("_engine", ("hidden", "logits", "choose")),
     "HFSession": ("_model", ("forward",)),
 }
 """What of a session is the runtime itself, and not the harness."""

@@ -24,6 +24,8 @@ from bitnet_bench.backends.ternary.base_engine import (
     list_attention,
     list_ropes,
 )
+from bitnet_bench.backends.ternary.greedy_head import GreedyHead, find_close_rows, is_wanted
+from bitnet_bench.backends.token_choice import choose_greedy
 from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
@@ -39,6 +41,8 @@ ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
 """Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
+GREEDY_KIND = "greedy head uint8"
+"""Kind of weight of the copy by which greedy tokens are chosen."""
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
@@ -224,9 +228,31 @@ class Engine(BaseEngine[JoinedLayers]):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
+        return self.head(self._norm(hidden))
+
+    def _norm(self, hidden: Tensor) -> Tensor:
         normed = torch.empty_like(hidden)
         kernel.quantize_rows(hidden, len(hidden), None, norm=self.final_norm, y=normed)
-        return self.head(normed)
+        return normed
+
+    def choose(self, hidden: Tensor) -> Tensor:
+        """Return the tokens [R] with the largest logits of hidden states [R, hidden], or `NO_TOKEN`."""
+        if not isinstance(self.head, Head):
+            return choose_greedy(self.logits(hidden))
+        return self.head.choose(self._norm(hidden))
+
+    @property
+    def bounds_head(self) -> bool:
+        """Return whether greedy tokens are chosen by a copy of the head."""
+        return isinstance(self.head, Head) and self.head.greedy is not None and self.head.greedy.pays
+
+    @property
+    def weights_by_kind(self) -> dict[str, int]:
+        """Bytes of the weights by kind and dtype, with those of the copy by which greedy tokens are chosen."""
+        found = super().weights_by_kind
+        if isinstance(self.head, Head) and self.head.greedy is not None and self.head.greedy.pays:
+            found[GREEDY_KIND] = self.head.greedy.copied_bytes
+        return found
 
     def _heads_per_tile(self, tokens: int) -> int:
         """Return how many heads that read the same keys share a tile of 8 queries, without leaving threads idle."""
@@ -321,9 +347,11 @@ class Head:
         self.rows, self.columns = table.shape
         self.parts: JoinedLayers | None = None
         self.table = table.contiguous()
+        self.greedy = None if int8 or not is_wanted() else GreedyHead(self.table)
         if int8:
-            self.codes, scales = _int8_panels(table)
-            self.parts = JoinedLayers([(self.codes, scales, self.rows, None)], self.columns)
+            copy = kernel.copy_head(self.table, is_bounded=False)
+            self.codes = copy.codes
+            self.parts = JoinedLayers([(copy.codes, copy.scales, self.rows, None)], self.columns)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of normed hidden states [R, hidden]."""
@@ -336,24 +364,28 @@ class Head:
             kernel.multiply_head(self.table, x, y)
         else:
             for i in range(0, self.rows, HEAD_ROWS_AT_ONCE):
-                y[:, i : i + HEAD_ROWS_AT_ONCE] = x @ self.table[i : i + HEAD_ROWS_AT_ONCE].float().t()
+                y[:, i : i + HEAD_ROWS_AT_ONCE] = self._multiply_block(x, i)
         return y
 
+    def choose(self, x: Tensor) -> Tensor:
+        """Return the token [R] with the largest logit of each of normed hidden states [R, hidden], or `NO_TOKEN`."""
+        found = self.greedy.choose(x) if self.greedy is not None else None
+        if found is None:
+            return choose_greedy(self(x))
+        if len(x) <= MAX_ROWS_ONE_BY_ONE or bool((found.leads > 0).all()):
+            return found.ids
+        return self._choose_among(x, found)
 
-def _int8_panels(table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bytes [panels, K / 4, 64] of value + 128 and float32 scales [rows], 4096 rows of *table* at a time."""
-    rows, columns = table.shape
-    filled = -(-columns // 16) * 16
-    codes, scales = torch.empty(-(-rows // 16), filled // 4, 64, dtype=torch.uint8), torch.empty(rows)
-    for i in range(0, rows, HEAD_ROWS_AT_ONCE):
-        part = table[i : i + HEAD_ROWS_AT_ONCE].float()
-        largest = part.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
-        scales[i : i + len(part)] = largest[:, 0] / 127
-        values = (part * (127 / largest)).round().to(torch.int16) + 128
-        panels = -(-len(part) // 16)
-        values = F.pad(values, (0, filled - columns, 0, panels * 16 - len(part)), value=128).to(torch.uint8)
-        codes[i // 16 : i // 16 + panels] = values.view(panels, 16, -1, 4).permute(0, 2, 1, 3).reshape(panels, -1, 64)
-    return codes, scales
+    def _choose_among(self, x: Tensor, found: kernel.GreedyChoice) -> Tensor:
+        """Return the tokens [R] by the products that the head makes of many rows, where their order of sums decides."""
+        starts = sorted({row // HEAD_ROWS_AT_ONCE * HEAD_ROWS_AT_ONCE for row in find_close_rows(found).tolist()})
+        blocks = [(start, self._multiply_block(x, start)) for start in starts]
+        ids = torch.cat([torch.arange(start, start + block.shape[1]) for start, block in blocks])
+        chosen = ids[torch.cat([block for _, block in blocks], dim=1).argmax(1)]
+        return torch.where(found.leads > 0, found.ids, chosen)
+
+    def _multiply_block(self, x: Tensor, start: int) -> Tensor:
+        return x @ self.table[start : start + HEAD_ROWS_AT_ONCE].float().t()
 
 
 def _make_tiles(slots: Tensor, heads: int) -> Tensor:

@@ -293,7 +293,7 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         cache = self._engine.cache(len(batch), max(lengths))
         hidden = self._engine.hidden(Batch.from_sequences(batch), cache)
         last = _find_starts(batch) + torch.tensor(lengths) - 1
-        return DecodingState(cache, lengths, self._choose(self._engine.logits(hidden[last])))
+        return DecodingState(cache, lengths, self._choose_next(hidden[last]))
 
     def decode(self, state: Any, steps: int) -> Any:
         """Choose *steps* more tokens for every row, one after the other."""
@@ -302,13 +302,22 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         positions = torch.tensor(lengths, dtype=torch.int32)
         for _ in range(steps):
             hidden = self._engine.hidden(Batch(tokens.clamp(min=0), slots, positions), state.cache)
-            tokens = self._choose(self._engine.logits(hidden))
+            tokens = self._choose_next(hidden)
             positions += 1
         return DecodingState(state.cache, [length + steps for length in lengths], tokens)
+
+    def _choose_next(self, hidden: Tensor) -> Tensor:
+        """Return the next token of each hidden state; a greedy one without all logits where the head allows it."""
+        if self._sampler is not None:
+            return self._choose(self._engine.logits(hidden))
+        tokens: Tensor = self._engine.choose(hidden)
+        return tokens
 
     def describe_runtime(self) -> str:
         """Return the runtime's description: the engine and the instruction set of its kernel."""
         where = f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
+        if self._engine.bounds_head:
+            where += ", greedy tokens by a bounded int8 copy of the head"
         if not self._engine.group_size:
             return where
         if self.rounded_prompts:

@@ -194,11 +194,24 @@ def _make_work(cost: Cost, checkpoint: Checkpoint) -> _CostWork | None:
     peak = cost.metrics["peak_bytes"]
     if isinstance(found, Unavailable) or (isinstance(peak, Measured) and peak.method == GPU_PEAK_METHOD):
         return None
-    beside = sum(size for kind, size in cost.resident_by_kind.items() if kind.startswith("embedding"))
-    weights = cost.resident_weight_bytes - (beside if found.embedding_weights else 0)
+    weights = cost.resident_weight_bytes - _count_unread(cost.resident_by_kind, found)
     positions = cost.prompt_tokens + cost.new_tokens / 2
     kv = cost.kv_bytes * positions / (cost.prompt_tokens + cost.new_tokens - 1)
     return _CostWork(cost, found, weights + kv)
+
+
+def _count_unread(by_kind: Mapping[str, int], shape: ModelShape) -> int:
+    """Return the bytes of weights that a decoded token does not read as a whole.
+
+    These are an embedding that is not the head, and the stored head where tokens are chosen by a copy of it.
+    """
+
+    def count(name: str) -> int:
+        return sum(size for kind, size in by_kind.items() if kind.startswith(f"{name} "))
+
+    if count("greedy head"):
+        return count("embedding") + count("head")
+    return count("embedding") if shape.embedding_weights else 0
 
 
 def _with_floors(work: _CostWork, device: Device) -> Cost:

@@ -147,6 +147,16 @@ def test_an_embedding_is_read_only_where_it_is_the_head(tied: bool, read: int, t
     assert floors(found)[1] == pytest.approx(read / 1e3)
 
 
+@pytest.mark.parametrize(("kinds", "read"), [(["embedding"], 600), (["embedding", "head"], 600)])
+def test_a_head_whose_tokens_are_chosen_by_a_copy_is_not_read(kinds: list[str], read: int) -> None:
+    """Of 5,000 bytes of a tied or an untied table a token reads some rows, and the 600 bytes of its copy as a whole."""
+    fast = Device(name="a", read_bytes_per_s=1e3, int8_ops_per_s=1e15, float_ops_per_s=1e15, source="s")
+    stored = {f"{kind} bfloat16": 5000 // len(kinds) for kind in kinds}
+    held = cost(resident_by_kind=stored | {"greedy head uint8": 600}, resident_weight_bytes=5600, kv_bytes=0)
+    (found,) = add_floors([(held, FLOAT)], lambda size, threads: fast)
+    assert floors(found)[1] == pytest.approx(read / 1e3)
+
+
 def test_a_gpu_and_an_unknown_shape_have_no_floors(tmp_path: Path) -> None:
     """A GPU's ceilings are not measured; a shape is not guessed. The others keep theirs."""
     fast = Device(name="a", read_bytes_per_s=1e3, int8_ops_per_s=1e15, float_ops_per_s=1e15, source="s")

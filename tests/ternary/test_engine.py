@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bitnet_bench.backends.ternary.engine import Batch, Engine, why_unsupported, why_unsupported_on_gpu
+from bitnet_bench.backends.ternary.engine import Batch, Engine, Head, why_unsupported, why_unsupported_on_gpu
+from bitnet_bench.backends.ternary.greedy_head import GreedyHead
 from bitnet_bench.checkpoints.inspect import inspect_folder, read_as_masters
 from bitnet_bench.checkpoints.loading import load_model
 from bitnet_bench.checkpoints.saving import save_checkpoint
@@ -197,6 +198,22 @@ def test_the_int8_head_is_near_and_counted(checkpoint: Path) -> None:
     expected, found = forward(stored, batch)[0], forward(int8, batch)[0]
     assert 0 < (found - expected).abs().mean() < 0.05 * expected.std()
     assert int8.weight_bytes > stored.weight_bytes
+
+
+@torch.inference_mode()
+def test_a_copy_of_the_head_chooses_the_stored_heads_tokens_and_is_counted(checkpoint: Path) -> None:
+    """Hidden states, one or many, get the token of the largest logit; the copy's bytes are a kind of weight."""
+    engine = engine_of(checkpoint)
+    held = engine.weight_bytes
+    assert isinstance(engine.head, Head)
+    engine.head.greedy = GreedyHead(engine.head.table, least_weights=0)
+    assert engine.bounds_head
+    assert engine.weights_by_kind["greedy head uint8"] == engine.weight_bytes - held > engine.head.table.numel()
+    batch = sequences(20)
+    hidden = engine.hidden(Batch.from_sequences(batch), engine.cache(len(batch), max(map(len, batch)))).clone()
+    for some in (hidden[:1], hidden[:4], hidden):
+        assert engine.choose(some).tolist() == engine.logits(some).argmax(-1).tolist()
+    assert engine.head.greedy.share > 0
 
 
 def test_what_the_lean_pass_does_not_know_is_named(checkpoint: Path) -> None:

@@ -25,6 +25,7 @@ from bitnet_bench.ternary.kernel.calls import (
     scale_sums,
     ternarize,
 )
+from bitnet_bench.ternary.kernel.greedy import MOST_COLUMNS, BoundedCopy, GreedyChoice, choose_rows, copy_head
 from bitnet_bench.ternary.kernel.loader import (
     KERNEL_VARIABLE,
     VECTOR_WIDTHS,
@@ -40,13 +41,18 @@ __all__ = [
     "ACTIVATIONS",
     "CACHE_LINE",
     "KERNEL_VARIABLE",
+    "MOST_COLUMNS",
     "TABLES",
     "VECTOR_WIDTHS",
+    "BoundedCopy",
     "Call",
+    "GreedyChoice",
     "JoinedLayers",
     "Norm",
     "QuantizedRows",
     "attention_call",
+    "choose_rows",
+    "copy_head",
     "count_filled_columns",
     "get_instruction_set",
     "is_threaded",

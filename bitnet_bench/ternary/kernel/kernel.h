@@ -66,6 +66,21 @@ extern const path_t neon_path;
 
 const path_t *current_path(void);
 
+enum table { BFLOAT16 = 1, FLOAT16, FLOAT32 }; /* how the table of a head is stored */
+
+/* Logits of some tokens, products and sums in float32. */
+typedef struct {
+    const void *table; /* [rows][columns] */
+    const float *x;    /* [tokens][columns] */
+    float *y;          /* [tokens][rows] */
+    int64_t rows, columns, tokens, next;
+    int32_t dtype;
+} head_job_t;
+
+/* Rows [from, to) of the head: the bits of a row depend on neither these nor the number of tokens. */
+typedef void (*head_fn)(const head_job_t *job, int64_t from, int64_t to);
+head_fn find_head(int32_t dtype);
+
 /* Run work(argument) on so many threads of the pool that was given by bb_set_pool, or here. */
 void in_parallel(void (*work)(void *), void *argument, int threads);
 void *scratch(size_t bytes); /* this thread's own buffer, 64-byte aligned, good until the next call */

@@ -13,7 +13,18 @@ from typing import Any
 import torch
 
 from bitnet_bench.errors import BenchError
-from bitnet_bench.ternary.kernel.structs import Attention, Head, Lookup, Matrix, Part, RowsJob, RowsPointers
+from bitnet_bench.ternary.kernel.structs import (
+    Attention,
+    Greedy,
+    GreedyToken,
+    Head,
+    HeadCopy,
+    Lookup,
+    Matrix,
+    Part,
+    RowsJob,
+    RowsPointers,
+)
 
 KERNEL_VARIABLE = "BITNET_BENCH_KERNEL"
 STRUCTS = {
@@ -22,6 +33,9 @@ STRUCTS = {
     "bb_rows_size": RowsJob,
     "bb_attention_size": Attention,
     "bb_head_size": Head,
+    "bb_copy_head_size": HeadCopy,
+    "bb_greedy_size": Greedy,
+    "bb_greedy_token_size": GreedyToken,
     "bb_lookup_size": Lookup,
     "bb_matrix_size": Matrix,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import Structure, c_double, c_float, c_int32, c_int64, c_void_p
 
 
 class Part(Structure):
@@ -99,6 +99,49 @@ class Head(Structure):
         ("tokens", c_int64),
         ("next", c_int64),
         ("dtype", c_int32),
+    )
+
+
+class HeadCopy(Structure):
+    """A pass that makes an int8 copy of a head, with bounds of its errors."""
+
+    _fields_ = (
+        ("table", c_void_p),
+        ("bytes", c_void_p),
+        ("scales", c_void_p),
+        ("errors", c_void_p),
+        ("norms", c_void_p),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("next", c_int64),
+        ("dtype", c_int32),
+    )
+
+
+class GreedyToken(Structure):
+    """What the kernel knows of a token whose largest logit it looks for."""
+
+    _fields_ = (
+        *((name, c_double) for name in ("unit", "size", "rest", "of_error", "of_norm", "slack", "lower")),
+        ("row", c_int64),
+        ("high_sum", c_int32),
+        ("low_sum", c_int32),
+    )
+
+
+class Greedy(Structure):
+    """A choice of the largest logit by an int8 copy of the head."""
+
+    _fields_ = (
+        ("head", Head),
+        *((name, c_void_p) for name in ("bytes", "scales", "errors", "norms", "digits", "candidates")),
+        *((name, c_void_p) for name in ("ids", "counts", "margins", "leads")),
+        ("largest_norm", c_double),
+        ("stride", c_int64),
+        ("known", c_void_p),
+        ("count", c_int64),
+        ("token", c_int64),
+        ("locked", c_int32),
     )
 
 
