@@ -65,12 +65,18 @@ static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel
                       float *y) {
     const path_t *path = current_path();
     const dots_fn *dots = part->kind ? path->bytes : path->dots;
+    const wide_fn wide = part->kind ? path->wide_bytes : path->wide;
     const int most = part->kind ? path->most_rows_bytes : path->most_rows, count = at_most(part->rows - first, PANEL);
     const rows_t *x = job->x;
-    int32_t sums[MOST_ROWS * PANEL];
+    const int64_t steps = (x->columns + STEP - 1) / STEP;
+    int32_t sums[MOST_WIDE_ROWS * PANEL];
     while (t < end) {
-        const int m = at_most(end - t, most);
-        dots[m - 1](panel, (x->columns + STEP - 1) / STEP, x->q + t * x->stride, x->stride, sums);
+        const int is_wide = path->most_wide && end - t > most, m = at_most(end - t, is_wide ? path->most_wide : most);
+        const int8_t *q = x->q + t * x->stride;
+        if (is_wide)
+            wide(panel, steps, q, x->stride, m, sums);
+        else
+            dots[m - 1](panel, steps, q, x->stride, sums);
         for (int i = 0; i < m; i++, t++)
             finish(part, x, t, first, count, sums + i * PANEL, y + t * job->y_stride, job->add);
     }
@@ -103,8 +109,8 @@ static void one_group_panel(const job_t *job, const part_t *part, const uint8_t 
 static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
     const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->kind == 1 ? 4 : 1);
     const int64_t width = job->x->stride * job->x->digits;
-    const int64_t fitting = BLOCK_BYTES / width / MOST_ROWS * MOST_ROWS;
-    const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
+    const int64_t unit = current_path()->most_wide ? current_path()->most_wide : MOST_ROWS;
+    const int64_t fitting = BLOCK_BYTES / width / unit * unit, block = fitting > unit ? fitting : unit;
     for (int64_t t = 0; t < job->x->tokens; t += block)
         for (int64_t p = panel; p < end; p++) {
             const int64_t until = t + block < job->x->tokens ? t + block : job->x->tokens;
