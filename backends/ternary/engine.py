@@ -39,6 +39,9 @@ ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
 """Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
+FEW_QUERIES, MANY_QUERIES = 8, 24
+"""Queries of a tile of attention, at most: the kernel has loops for both, which give the same bits."""
+TILES_PER_THREAD = 4
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
@@ -202,7 +205,7 @@ class Engine(BaseEngine[JoinedLayers]):
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
+        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)), self._count_queries(len(batch.ids)))
         key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self.cosines), torch.get_num_threads())
         if self._plan is None or self._plan[0] != key:
             self._plan = key, ForwardPlan(self, cache, len(batch.ids), len(tiles))
@@ -233,6 +236,12 @@ class Engine(BaseEngine[JoinedLayers]):
         group: int = self.heads // self.kv_heads
         most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
+
+
+    def _count_queries(self, tokens: int) -> int:
+        """Return how many queries a tile has at most: many, unless that leaves threads idle."""
+        tiles = tokens * self.heads // MANY_QUERIES
+        return MANY_QUERIES if tiles >= TILES_PER_THREAD * torch.get_num_threads() else FEW_QUERIES
 
 
 class ForwardPlan:
@@ -356,9 +365,9 @@ def _int8_panels(table: Tensor) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-def _make_tiles(slots: Tensor, heads: int) -> Tensor:
+def _make_tiles(slots: Tensor, heads: int, queries: int) -> Tensor:
     """Return int32 [tiles, 2]: the first token and the number of tokens, of one slot each, that attend together."""
-    most = max(1, 8 // heads)
+    most = max(1, queries // heads)
     tiles = []
     start = 0
     for count in torch.unique_consecutive(slots, return_counts=True)[1].tolist():

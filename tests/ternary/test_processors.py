@@ -44,6 +44,6 @@ SAPPHIRE_RAPIDS = ZEN_5 | {"leaf7_edx": TILE_BITS, "xcr0": YMM | ZMM | TILES, "t
     ],
 )
 def test_features_need_the_processor_and_its_system(processor: dict[str, int], features: int) -> None:
-    """An instruction counts only if the operating system keeps its registers, and tiles only if it was asked for them."""
+    """Instructions count only if the system keeps their registers, and tiles only if it was asked for them."""
     library: Any = kernel.load_library()
     assert library.bb_features_of(byref(Processor(**processor))) == features

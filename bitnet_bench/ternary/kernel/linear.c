@@ -57,6 +57,22 @@ CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, in
     store(part, first, count, product, y, add);
 }
 
+/* The same for a whole panel of `rows` tokens: its bounds are constants, and its floats stay in registers. */
+CLONES static void finish_whole(const part_t *part, const rows_t *x, int64_t token, int rows, int64_t first,
+                                const int32_t *sums, float *y, int64_t y_stride, int add) {
+    const int32_t times = part->kind ? 128 : 1;
+    const float *scales = part->scales ? (const float *)part->scales + first : NULL;
+    const float *bias = part->bias ? part->bias + first : NULL;
+    for (int m = 0; m < rows; m++, sums += PANEL, y += y_stride) {
+        const int32_t excess = times * x->sums[token + m];
+        const float step = x->steps[token + m], unit = step * part->scale;
+        float product[PANEL];
+        for (int n = 0; n < PANEL; n++) product[n] = (float)(sums[n] - excess) * (scales ? step * scales[n] : unit);
+        for (int n = 0; bias && n < PANEL; n++) product[n] += bias[n];
+        for (int n = 0; n < PANEL; n++) y[n] = add ? y[n] + product[n] : product[n];
+    }
+}
+
 static int at_most(int64_t value, int limit) { return value < limit ? (int)value : limit; }
 
 /* One panel of a part for tokens [t, end). Few tokens or many, the codes are unpacked in registers: 12 rows of
@@ -77,8 +93,12 @@ static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel
             wide(panel, steps, q, x->stride, m, sums);
         else
             dots[m - 1](panel, steps, q, x->stride, sums);
-        for (int i = 0; i < m; i++, t++)
-            finish(part, x, t, first, count, sums + i * PANEL, y + t * job->y_stride, job->add);
+        if (count == PANEL)
+            finish_whole(part, x, t, m, first, sums, y + t * job->y_stride, job->y_stride, job->add);
+        else
+            for (int i = 0; i < m; i++)
+                finish(part, x, t + i, first, count, sums + i * PANEL, y + (t + i) * job->y_stride, job->add);
+        t += m;
     }
 }
 
