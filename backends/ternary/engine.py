@@ -39,6 +39,8 @@ ROPE_TYPES = {"default", "linear", "llama3"}
 MAX_ROWS_ONE_BY_ONE = 4
 """Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
 HEAD_ROWS_AT_ONCE = 4096
+MLP_TOKENS_AT_ONCE = 128
+"""Tokens that go through an MLP together: its outputs, the widest of a layer, stay in the third-level cache."""
 FEW_QUERIES, MANY_QUERIES = 8, 24
 """Queries of a tile of attention, at most: the kernel has loops for both, which give the same bits."""
 TILES_PER_THREAD = 4
@@ -237,7 +239,6 @@ class Engine(BaseEngine[JoinedLayers]):
         most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
 
-
     def _count_queries(self, tokens: int) -> int:
         """Return how many queries a tile has at most: many, unless that leaves threads idle."""
         tiles = tokens * self.heads // MANY_QUERIES
@@ -255,9 +256,10 @@ class ForwardPlan:
         self.tiles = torch.empty(tiles, 2, dtype=torch.int32)
         qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
         attended = torch.empty(tokens, heads)
-        gate_up = torch.empty(tokens, 2 * config.intermediate_size)
+        most = min(tokens, MLP_TOKENS_AT_ONCE)
+        gate_up = torch.empty(most, 2 * config.intermediate_size)
         wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
-        gated = engine.make_rows(tokens, config.intermediate_size)
+        gated = engine.make_rows(most, config.intermediate_size)
         between = torch.empty_like(self.hidden)
         angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
@@ -281,11 +283,31 @@ class ForwardPlan:
                 attention,
                 kernel.rows_call(attended, headed, norm=layer.attention_norm),
                 *_prepare_addition(layer.out, headed, layer.attention_out_norm, between, self.hidden),
-                *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
-                layer.gate_up.call(wide, gate_up),
-                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
-                *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, self.hidden),
             ]
+            for start in range(0, tokens, most):
+                part = slice(start, min(start + most, tokens))
+                self.calls += _prepare_mlp(
+                    engine, layer, self.hidden[part], between[part], wide.first(part.stop - start), gate_up, gated
+                )
+
+
+def _prepare_mlp(
+    engine: Engine,
+    layer: Any,
+    hidden: Tensor,
+    between: Tensor,
+    wide: QuantizedRows,
+    gate_up: Tensor,
+    gated: QuantizedRows,
+) -> list[Call]:
+    """Return the calls of a block's MLP for the tokens *hidden*; the other buffers are those of any tokens."""
+    gate_up, gated = gate_up[: len(hidden)], gated.first(len(hidden))
+    return [
+        *_prepare_norm_calls(layer.mlp_norm, engine._inner, hidden, between, wide),
+        layer.gate_up.call(wide, gate_up),
+        kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
+        *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, hidden),
+    ]
 
 
 def _prepare_addition(
