@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test fuzz install browser check check-install test-pythons test-bounds test-slow mutants notebooks notebook-outputs docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser emulators check check-install test-pythons test-bounds test-slow mutants notebooks notebook-outputs docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -52,6 +52,14 @@ browser:
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver fonts-noto-cjk; \
 		else echo "no chromium and chromedriver here: the tests that need them are skipped"; fi
+
+# a cross compiler and an emulator for ARM; without them the tests of ARM's instructions are skipped
+emulators:
+	@command -v aarch64-linux-gnu-gcc >/dev/null && { command -v qemu-aarch64 || command -v qemu-aarch64-static; } >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+				gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user; \
+		else echo "no aarch64-linux-gnu-gcc and qemu-aarch64 here: the tests that need them are skipped"; fi
 
 check: install
 	$(BIN)/ruff format --check

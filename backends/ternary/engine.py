@@ -43,6 +43,11 @@ MAX_ROWS_ONE_BY_ONE = 4
 HEAD_ROWS_AT_ONCE = 4096
 GREEDY_KIND = "greedy head uint8"
 """Kind of weight of the copy by which greedy tokens are chosen."""
+MLP_TOKENS_AT_ONCE = 128
+"""Tokens that go through an MLP together: its outputs, the widest of a layer, stay in the third-level cache."""
+FEW_QUERIES, MANY_QUERIES = 8, 24
+"""Queries of a tile of attention, at most: the kernel has loops for both, which give the same bits."""
+TILES_PER_THREAD = 4
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
 
@@ -206,7 +211,7 @@ class Engine(BaseEngine[JoinedLayers]):
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)))
+        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)), self._count_queries(len(batch.ids)))
         key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self.cosines), torch.get_num_threads())
         if self._plan is None or self._plan[0] != key:
             self._plan = key, ForwardPlan(self, cache, len(batch.ids), len(tiles))
@@ -260,6 +265,11 @@ class Engine(BaseEngine[JoinedLayers]):
         most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
         return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
 
+    def _count_queries(self, tokens: int) -> int:
+        """Return how many queries a tile has at most: many, unless that leaves threads idle."""
+        tiles = tokens * self.heads // MANY_QUERIES
+        return MANY_QUERIES if tiles >= TILES_PER_THREAD * torch.get_num_threads() else FEW_QUERIES
+
 
 class ForwardPlan:
     """The calls of one forward pass over *tokens* tokens, with their buffers."""
@@ -272,9 +282,10 @@ class ForwardPlan:
         self.tiles = torch.empty(tiles, 2, dtype=torch.int32)
         qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
         attended = torch.empty(tokens, heads)
-        gate_up = torch.empty(tokens, 2 * config.intermediate_size)
+        most = min(tokens, MLP_TOKENS_AT_ONCE)
+        gate_up = torch.empty(most, 2 * config.intermediate_size)
         wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
-        gated = engine.make_rows(tokens, config.intermediate_size)
+        gated = engine.make_rows(most, config.intermediate_size)
         between = torch.empty_like(self.hidden)
         angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
         self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
@@ -298,11 +309,31 @@ class ForwardPlan:
                 attention,
                 kernel.rows_call(attended, headed, norm=layer.attention_norm),
                 *_prepare_addition(layer.out, headed, layer.attention_out_norm, between, self.hidden),
-                *_prepare_norm_calls(layer.mlp_norm, engine._inner, self.hidden, between, wide),
-                layer.gate_up.call(wide, gate_up),
-                kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
-                *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, self.hidden),
             ]
+            for start in range(0, tokens, most):
+                part = slice(start, min(start + most, tokens))
+                self.calls += _prepare_mlp(
+                    engine, layer, self.hidden[part], between[part], wide.first(part.stop - start), gate_up, gated
+                )
+
+
+def _prepare_mlp(
+    engine: Engine,
+    layer: Any,
+    hidden: Tensor,
+    between: Tensor,
+    wide: QuantizedRows,
+    gate_up: Tensor,
+    gated: QuantizedRows,
+) -> list[Call]:
+    """Return the calls of a block's MLP for the tokens *hidden*; the other buffers are those of any tokens."""
+    gate_up, gated = gate_up[: len(hidden)], gated.first(len(hidden))
+    return [
+        *_prepare_norm_calls(layer.mlp_norm, engine._inner, hidden, between, wide),
+        layer.gate_up.call(wide, gate_up),
+        kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
+        *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, hidden),
+    ]
 
 
 def _prepare_addition(
@@ -388,9 +419,9 @@ class Head:
         return x @ self.table[start : start + HEAD_ROWS_AT_ONCE].float().t()
 
 
-def _make_tiles(slots: Tensor, heads: int) -> Tensor:
+def _make_tiles(slots: Tensor, heads: int, queries: int) -> Tensor:
     """Return int32 [tiles, 2]: the first token and the number of tokens, of one slot each, that attend together."""
-    most = max(1, 8 // heads)
+    most = max(1, queries // heads)
     tiles = []
     start = 0
     for count in torch.unique_consecutive(slots, return_counts=True)[1].tolist():

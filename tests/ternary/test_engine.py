@@ -171,6 +171,16 @@ def test_a_sequence_does_not_see_its_neighbours(checkpoint: Path, width: int) ->
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("checkpoint", ["bitnet", "gemma3"], indirect=True)
+def test_tokens_go_through_an_mlp_in_pieces(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pieces that do not divide the tokens, to the same bits."""
+    engine, batch = engine_of(checkpoint), sequences(20, 11)
+    whole = engine.hidden(Batch.from_sequences(batch), engine.cache(2, 20)).clone()
+    monkeypatch.setattr("bitnet_bench.backends.ternary.engine.MLP_TOKENS_AT_ONCE", 7)
+    assert torch.equal(engine.hidden(Batch.from_sequences(batch), engine.cache(2, 20)), whole)
+
+
+@torch.inference_mode()
 def test_decoding_goes_on_where_reading_stopped(checkpoint: Path) -> None:
     """Rows of different lengths, decoded token by token past the first capacity of the cache, as if read at once."""
     engine = engine_of(checkpoint)

@@ -109,4 +109,5 @@ static const attend_fn V(attend_all)[] = {EACH8(F)};
 #undef F
 #undef ATTEND
 #undef PARTS
+#include "attend_many.h"
 #undef VECTOR

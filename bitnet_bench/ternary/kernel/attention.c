@@ -1,14 +1,15 @@
 /* Rotary positions, the key-value cache, and causal attention over it, in float32.
  *
  * Keys are stored in blocks of 16 positions, [position / 16][dimension][16], so that the scores of 16 positions are one
- * vector; values are stored by position, so that a row of the output is a few vectors. One tile takes up to 8 queries
- * that read the same keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops. */
+ * vector; values are stored by position, so that a row of the output is a few vectors. One tile takes up to 24
+ * queries that read the same keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops for 8
+ * queries at most, attend_many.h those for more. */
 #pragma GCC optimize("fp-contract=fast")
 #include "kernel.h"
 #include <math.h>
 #include <string.h>
 
-enum { MOST_DIMENSIONS = 512 }; /* of a head */
+enum { MOST_DIMENSIONS = 512 /* of a head */, FEW_QUERIES = 8, MOST_QUERIES = 24 /* of a tile */ };
 
 typedef struct {
     float *qkv;              /* [tokens][stride]: query heads, key heads, value heads side by side */
@@ -71,9 +72,9 @@ typedef void (*attend_fn)(const attention_t *, const float *const *, const int32
 static void attend_tile(const attention_t *job, const int32_t *tile, int head, float *scores) {
     const int d = job->dimension, group = job->heads / job->kv_heads;
     const int64_t base = ((int64_t)job->slots[tile[0]] * job->kv_heads + head / group) * job->capacity * d;
-    const float *queries[8];
-    float *outs[8];
-    int32_t starts[8], limits[8], begin = INT32_MAX;
+    const float *queries[MOST_QUERIES];
+    float *outs[MOST_QUERIES];
+    int32_t starts[MOST_QUERIES], limits[MOST_QUERIES], begin = INT32_MAX;
     int rows = 0;
     for (int t = tile[0]; t < tile[0] + tile[1]; t++)
         for (int h = head; h < head + job->heads_per_tile; h++, rows++) {
@@ -86,19 +87,22 @@ static void attend_tile(const attention_t *job, const int32_t *tile, int head, f
     begin -= begin % 16; /* keys are in blocks of 16 positions: what lies before the tile's first block is not read */
     for (int r = 0; r < rows; r++) starts[r] -= begin, limits[r] -= begin;
     const float *keys = job->keys + base + (int64_t)begin * d, *values = job->values + base + (int64_t)begin * d;
-    OF_WIDTH(attend_all)[rows - 1](job, queries, starts, limits, keys, values, outs, scores);
+    if (rows > FEW_QUERIES)
+        OF_WIDTH(attend_many)(job, rows, queries, starts, limits, keys, values, outs, scores);
+    else
+        OF_WIDTH(attend_all)[rows - 1](job, queries, starts, limits, keys, values, outs, scores);
 }
 
 static void attend_work(void *argument) {
     attention_t *job = argument;
     const int64_t units = job->heads / job->heads_per_tile;
-    float *scores = scratch(16 * (size_t)(job->capacity + 16) * sizeof(float));
+    float *scores = scratch(MOST_QUERIES * (size_t)(job->capacity + 32 + 2 * (job->dimension + 16)) * sizeof(float));
     for (int64_t u; (u = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->tile_count * units;)
         attend_tile(job, job->tiles + 2 * (u % job->tile_count), (int)(u / job->tile_count) * job->heads_per_tile, scores);
 }
 
 /* Rotate queries and keys, append keys and values to the cache, attend: `out` is ready for the output projection.
- * heads_per_tile divides the group; heads_per_tile x the tokens of a tile are at most 8. */
+ * heads_per_tile divides the group; heads_per_tile x the tokens of a tile are at most MOST_QUERIES. */
 API void bb_attention(attention_t *job, int threads) {
     job->next = 0;
     in_parallel(rotate_work, job, job->tokens > 4 ? threads : 1);

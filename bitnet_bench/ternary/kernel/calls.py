@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import byref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ class QuantizedRows:
             group,
             digits,
         )
+
+    def first(self, tokens: int) -> QuantizedRows:
+        """Return the buffers of the first *tokens* tokens."""
+        rows = tokens * self.digits
+        return replace(self, q=self.q[:rows], steps=self.steps[:rows], sums=self.sums[:rows])
 
     def pointers(self, tokens: int | None) -> RowsPointers:
         """Return what the kernel reads of the first *tokens* rows."""

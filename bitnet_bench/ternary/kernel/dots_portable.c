@@ -34,7 +34,7 @@ CLONES static void groups1(const uint8_t *codes, int64_t steps, int64_t groups, 
     memcpy(out, y, sizeof y);
 }
 
-static const dots_fn portable_dots[] = {dots1};
+const dots_fn portable_dots[] = {dots1};
 const dots_fn portable_bytes[] = {bytes1};
-static const group_dots_fn portable_groups[] = {groups1};
-const path_t portable_path = {"portable", 1, portable_dots, 1, portable_bytes, portable_groups};
+const group_dots_fn portable_groups[] = {groups1};
+const path_t portable_path = {"portable", 0, 1, portable_dots, 1, portable_bytes, portable_groups, 0, NULL, NULL};

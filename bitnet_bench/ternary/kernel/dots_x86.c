@@ -1,6 +1,7 @@
 /* The dot products on x86: AVX512-VNNI, 256-bit VNNI in both encodings, AVX2. */
 #if defined(__x86_64__)
 #include "kernel.h"
+#include "processor.h"
 #include "dots.h"
 #include <immintrin.h>
 
@@ -127,15 +128,16 @@ EACH12(F)
 #undef F
 
 #define F(M) avx512_groups##M,
-static const group_dots_fn avx512_groups_all[] = {EACH12(F)};
+const group_dots_fn avx512_groups_all[] = {EACH12(F)};
 #undef F
 #define F(M) avx512_dots##M,
-static const dots_fn avx512_dots_all[] = {EACH12(F)};
+const dots_fn avx512_dots_all[] = {EACH12(F)};
 #undef F
 #define F(M) avx512_bytes##M,
-static const dots_fn avx512_bytes_all[] = {EACH12(F)};
+const dots_fn avx512_bytes_all[] = {EACH12(F)};
 #undef F
-const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes_all, avx512_groups_all};
+const path_t avx512_path = {"avx512-vnni",    AVX512_VNNI,       12, avx512_dots_all, 12,
+                            avx512_bytes_all, avx512_groups_all, 0,  NULL,            NULL};
 
 /* ---- 256-bit VNNI: the same loop in the AVX512VL and in the AVX-VNNI encoding ---- */
 
@@ -162,8 +164,26 @@ const path_t avx512_path = {"avx512-vnni", 12, avx512_dots_all, 12, avx512_bytes
         for (int m = 0; m < rows; m++)                                                                              \
             for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(out + m * PANEL + 8 * h), sums[m][h]);      \
     }
-DOTS_256(vnni256_dots, TARGET_AVX512, _mm256_dpbusd_epi32)
-DOTS_256(avxvnni_dots, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
+
+/* From bytes as they are. */
+#define BYTES_256(NAME, TARGET, DPBUSD)                                                                             \
+    TARGET INLINE void NAME(const uint8_t *bytes, int64_t steps, const int8_t *q, int64_t stride, int32_t *out,     \
+                            const int rows) {                                                                       \
+        __m256i sums[4][2];                                                                                         \
+        for (int m = 0; m < rows; m++) sums[m][0] = sums[m][1] = _mm256_setzero_si256();                            \
+        for (int64_t k = 0; k < 4 * steps; k++, bytes += STEP_BYTES) {                                              \
+            _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);                                                 \
+            const __m256i a = _mm256_loadu_si256((const __m256i *)bytes);                                           \
+            const __m256i b = _mm256_loadu_si256((const __m256i *)(bytes + 32));                                    \
+            _Pragma("GCC unroll 4") for (int m = 0; m < rows; m++) {                                                \
+                const __m256i x = _mm256_set1_epi32(four(q + m * stride + 4 * k));                                  \
+                sums[m][0] = DPBUSD(sums[m][0], a, x);                                                              \
+                sums[m][1] = DPBUSD(sums[m][1], b, x);                                                              \
+            }                                                                                                       \
+        }                                                                                                           \
+        for (int m = 0; m < rows; m++)                                                                              \
+            for (int h = 0; h < 2; h++) _mm256_storeu_si256((__m256i *)(out + m * PANEL + 8 * h), sums[m][h]);      \
+    }
 
 #define FLOATS_256(SUMS, SCALES, STEP_SIZE) \
     _mm256_mul_ps(_mm256_cvtepi32_ps(SUMS), _mm256_mul_ps(_mm256_loadu_ps(SCALES), _mm256_set1_ps(STEP_SIZE)))
@@ -200,8 +220,6 @@ DOTS_256(avxvnni_dots, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
         for (int m = 0; m < rows; m++)                                                                                \
             for (int h = 0; h < 2; h++) _mm256_storeu_ps(out + m * PANEL + 8 * h, y[m][h]);                           \
     }
-GROUPS_256(vnni256_groups, TARGET_AVX512, _mm256_dpbusd_epi32)
-GROUPS_256(avxvnni_groups, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
 
 /* ---- AVX2: products of bytes are summed in 16 bits (|pair| <= 2 * 2 * 128), 32 of them before they could wrap ---- */
 
@@ -282,20 +300,42 @@ TARGET_AVX2 INLINE void avx2_groups(const uint8_t *codes, int64_t steps, int64_t
     TARGET static void NAME##M(const uint8_t *c, int64_t s, const int8_t *q, int64_t d, int32_t *o) { \
         NAME(c, s, q, d, o, M);                                                                       \
     }
-#define F(M) ONE_256(vnni256_dots, TARGET_AVX512, M) ONE_256(avxvnni_dots, TARGET_AVXVNNI, M) ONE_256(avx2_dots, TARGET_AVX2, M)
+#define TABLES_256(NAME)                                                                               \
+    static const dots_fn NAME##_dots_all[] = {NAME##_dots1, NAME##_dots2, NAME##_dots3, NAME##_dots4}; \
+    static const group_dots_fn NAME##_groups_all[] = {NAME##_groups1, NAME##_groups2, NAME##_groups3, NAME##_groups4};
+
+#define F(M) ONE_256(avx2_dots, TARGET_AVX2, M) GROUPS(avx2_groups, TARGET_AVX2, M)
 EACH4(F)
 #undef F
-#define F(M)                                \
-    GROUPS(vnni256_groups, TARGET_AVX512, M) \
-    GROUPS(avxvnni_groups, TARGET_AVXVNNI, M) \
-    GROUPS(avx2_groups, TARGET_AVX2, M)
+TABLES_256(avx2)
+const path_t avx2_path = {"avx2", AVX2, 4, avx2_dots_all, 1, portable_bytes, avx2_groups_all, 0, NULL, NULL};
+
+#define VNNI_256(NAME, TARGET, DPBUSD)            \
+    DOTS_256(NAME##_dots, TARGET, DPBUSD)         \
+    BYTES_256(NAME##_bytes, TARGET, DPBUSD)       \
+    GROUPS_256(NAME##_groups, TARGET, DPBUSD)
+#define PATH_256(VARIABLE, NAME, NEEDS, OF)                                                                \
+    TABLES_256(OF)                                                                                         \
+    static const dots_fn OF##_bytes_all[] = {OF##_bytes1, OF##_bytes2, OF##_bytes3, OF##_bytes4};          \
+    const path_t VARIABLE = {NAME, NEEDS, 4, OF##_dots_all, 4, OF##_bytes_all, OF##_groups_all, 0, NULL, NULL};
+
+VNNI_256(vnni256, TARGET_AVX512, _mm256_dpbusd_epi32)
+#define F(M)                                 \
+    ONE_256(vnni256_dots, TARGET_AVX512, M)  \
+    ONE_256(vnni256_bytes, TARGET_AVX512, M) \
+    GROUPS(vnni256_groups, TARGET_AVX512, M)
 EACH4(F)
 #undef F
-#define PATH_256(VARIABLE, NAME, DOTS, GROUPS)                                                           \
-    static const dots_fn DOTS##_all[] = {DOTS##1, DOTS##2, DOTS##3, DOTS##4};                        \
-    static const group_dots_fn GROUPS##_all[] = {GROUPS##1, GROUPS##2, GROUPS##3, GROUPS##4};        \
-    const path_t VARIABLE = {NAME, 4, DOTS##_all, 1, portable_bytes, GROUPS##_all};
-PATH_256(vnni256_path, "avx512-vnni-256", vnni256_dots, vnni256_groups)
-PATH_256(avxvnni_path, "avx-vnni", avxvnni_dots, avxvnni_groups)
-PATH_256(avx2_path, "avx2", avx2_dots, avx2_groups)
+PATH_256(vnni256_path, "avx512-vnni-256", AVX512_VNNI, vnni256)
+
+#if defined(HAS_AVXVNNI)
+VNNI_256(avxvnni, TARGET_AVXVNNI, _mm256_dpbusd_avx_epi32)
+#define F(M)                                  \
+    ONE_256(avxvnni_dots, TARGET_AVXVNNI, M)  \
+    ONE_256(avxvnni_bytes, TARGET_AVXVNNI, M) \
+    GROUPS(avxvnni_groups, TARGET_AVXVNNI, M)
+EACH4(F)
+#undef F
+PATH_256(avxvnni_path, "avx-vnni", AVX_VNNI, avxvnni)
+#endif
 #endif

@@ -40,18 +40,26 @@ typedef struct {
 typedef void (*group_dots_fn)(const uint8_t *codes, int64_t steps, int64_t groups, const group_rows_t *x,
                               const float *scales, float *out);
 
+/* The same as dots for `rows` rows, of codes or of bytes; q is read up to a whole 64 columns. */
+typedef void (*wide_fn)(const uint8_t *codes, int64_t steps, const int8_t *q, int64_t stride, int rows, int32_t *out);
+
 typedef struct {
     const char *name;
+    uint32_t needs; /* features of processor.h */
     int most_rows; /* rows of activations that one call takes at most */
     const dots_fn *dots; /* dots[m - 1] takes m rows */
     int most_rows_bytes; /* the same for an int8 layer, stored as bytes of value + 128, four columns a step */
     const dots_fn *bytes;
     const group_dots_fn *group_dots; /* of as many rows as dots */
+    int most_wide; /* rows of a call of these, which serve whatever is more than most_rows; 0: there are none */
+    wide_fn wide, wide_bytes;
 } path_t;
 #define MOST_ROWS 12
+#define MOST_WIDE_ROWS 64
 
-/* The int8 layer in plain C, for paths that have no instruction for it. */
-extern const dots_fn portable_bytes[];
+/* In plain C, for paths that have no instruction for it. */
+extern const dots_fn portable_dots[], portable_bytes[];
+extern const group_dots_fn portable_groups[];
 
 /* Scales of a group are float16 or float32, in panels: [panels][groups][16]. */
 enum scale_dtype { SCALES_FLOAT16 = 2, SCALES_FLOAT32 };
@@ -59,9 +67,22 @@ const float *expand_scales(const void *scales, int32_t dtype, int64_t panel, int
 
 extern const path_t portable_path;
 #if defined(__x86_64__)
+/* A path that the compiler does not know is left out, and the others are built. */
+#if __GNUC__ >= 11 || __clang_major__ >= 12
+#define HAS_AVXVNNI
+#define HAS_AMX
+#endif
 extern const path_t avx2_path, vnni256_path, avxvnni_path, avx512_path;
+extern const dots_fn avx512_dots_all[], avx512_bytes_all[];
+extern const group_dots_fn avx512_groups_all[];
 #elif defined(__aarch64__)
-extern const path_t neon_path;
+#if __GNUC__ >= 10 || __clang_major__ >= 11
+#define HAS_I8MM
+#endif
+extern const path_t neon_path, i8mm_path;
+#endif
+#if defined(HAS_AMX) || defined(TILES_IN_C)
+extern const path_t amx_path;
 #endif
 
 const path_t *current_path(void);

@@ -57,6 +57,22 @@ CLONES static void finish(const part_t *part, const rows_t *x, int64_t token, in
     store(part, first, count, product, y, add);
 }
 
+/* The same for a whole panel of `rows` tokens: its bounds are constants, and its floats stay in registers. */
+CLONES static void finish_whole(const part_t *part, const rows_t *x, int64_t token, int rows, int64_t first,
+                                const int32_t *sums, float *y, int64_t y_stride, int add) {
+    const int32_t times = part->kind ? 128 : 1;
+    const float *scales = part->scales ? (const float *)part->scales + first : NULL;
+    const float *bias = part->bias ? part->bias + first : NULL;
+    for (int m = 0; m < rows; m++, sums += PANEL, y += y_stride) {
+        const int32_t excess = times * x->sums[token + m];
+        const float step = x->steps[token + m], unit = step * part->scale;
+        float product[PANEL];
+        for (int n = 0; n < PANEL; n++) product[n] = (float)(sums[n] - excess) * (scales ? step * scales[n] : unit);
+        for (int n = 0; bias && n < PANEL; n++) product[n] += bias[n];
+        for (int n = 0; n < PANEL; n++) y[n] = add ? y[n] + product[n] : product[n];
+    }
+}
+
 static int at_most(int64_t value, int limit) { return value < limit ? (int)value : limit; }
 
 /* One panel of a part for tokens [t, end). Few tokens or many, the codes are unpacked in registers: 12 rows of
@@ -65,14 +81,24 @@ static void one_panel(const job_t *job, const part_t *part, const uint8_t *panel
                       float *y) {
     const path_t *path = current_path();
     const dots_fn *dots = part->kind ? path->bytes : path->dots;
+    const wide_fn wide = part->kind ? path->wide_bytes : path->wide;
     const int most = part->kind ? path->most_rows_bytes : path->most_rows, count = at_most(part->rows - first, PANEL);
     const rows_t *x = job->x;
-    int32_t sums[MOST_ROWS * PANEL];
+    const int64_t steps = (x->columns + STEP - 1) / STEP;
+    int32_t sums[MOST_WIDE_ROWS * PANEL];
     while (t < end) {
-        const int m = at_most(end - t, most);
-        dots[m - 1](panel, (x->columns + STEP - 1) / STEP, x->q + t * x->stride, x->stride, sums);
-        for (int i = 0; i < m; i++, t++)
-            finish(part, x, t, first, count, sums + i * PANEL, y + t * job->y_stride, job->add);
+        const int is_wide = path->most_wide && end - t > most, m = at_most(end - t, is_wide ? path->most_wide : most);
+        const int8_t *q = x->q + t * x->stride;
+        if (is_wide)
+            wide(panel, steps, q, x->stride, m, sums);
+        else
+            dots[m - 1](panel, steps, q, x->stride, sums);
+        if (count == PANEL)
+            finish_whole(part, x, t, m, first, sums, y + t * job->y_stride, job->y_stride, job->add);
+        else
+            for (int i = 0; i < m; i++)
+                finish(part, x, t + i, first, count, sums + i * PANEL, y + (t + i) * job->y_stride, job->add);
+        t += m;
     }
 }
 
@@ -103,8 +129,8 @@ static void one_group_panel(const job_t *job, const part_t *part, const uint8_t 
 static void panels(const job_t *job, const part_t *part, int64_t panel, int64_t end, int64_t column) {
     const int64_t steps = (job->x->columns + STEP - 1) / STEP, size = steps * STEP_BYTES * (part->kind == 1 ? 4 : 1);
     const int64_t width = job->x->stride * job->x->digits;
-    const int64_t fitting = BLOCK_BYTES / width / MOST_ROWS * MOST_ROWS;
-    const int64_t block = fitting > MOST_ROWS ? fitting : MOST_ROWS;
+    const int64_t unit = current_path()->most_wide ? current_path()->most_wide : MOST_ROWS;
+    const int64_t fitting = BLOCK_BYTES / width / unit * unit, block = fitting > unit ? fitting : unit;
     for (int64_t t = 0; t < job->x->tokens; t += block)
         for (int64_t p = panel; p < end; p++) {
             const int64_t until = t + block < job->x->tokens ? t + block : job->x->tokens;

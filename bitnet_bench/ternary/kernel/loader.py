@@ -22,6 +22,7 @@ from bitnet_bench.ternary.kernel.structs import (
     Lookup,
     Matrix,
     Part,
+    Processor,
     RowsJob,
     RowsPointers,
 )
@@ -38,6 +39,7 @@ STRUCTS = {
     "bb_greedy_token_size": GreedyToken,
     "bb_lookup_size": Lookup,
     "bb_matrix_size": Matrix,
+    "bb_processor_size": Processor,
 }
 """Structs of the library that Python mirrors, by the function that returns their size."""
 VECTOR_WIDTHS = (16, 8, 4)
@@ -53,12 +55,13 @@ def load_library() -> ctypes.CDLL | None:
         return None
     loaded = ctypes.CDLL(spec.origin)
     check_structs(loaded)
-    loaded.bb_path.restype = loaded.bb_current.restype = c_char_p
+    for function in (loaded.bb_path, loaded.bb_current, loaded.bb_why_not):
+        function.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(Part), c_int, POINTER(RowsPointers), c_void_p, c_int64, c_int, c_int)
     loaded.bb_set_pool(_find_thread_pool())
     if wanted and not loaded.bb_use_path(wanted.encode()):
         raise BenchError(
-            f"{KERNEL_VARIABLE} is {wanted!r}, which this processor or this build does not have.",
+            f"{KERNEL_VARIABLE} is {wanted!r}, which {loaded.bb_why_not(wanted.encode()).decode()}.",
             f"It has {', '.join(_read_instruction_sets(loaded))}; or set it to `off`.",
         )
     return loaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import Structure, c_double, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
 
 class Part(Structure):
@@ -172,4 +172,20 @@ class Matrix(Structure):
         ("rows", c_int64),
         ("columns", c_int64),
         ("next", c_int64),
+    )
+
+
+class Processor(Structure):
+    """What a processor says of itself."""
+
+    _fields_ = (
+        ("leaf1_ecx", c_uint32),
+        ("leaf7_ebx", c_uint32),
+        ("leaf7_ecx", c_uint32),
+        ("leaf7_edx", c_uint32),
+        ("leaf7_1_eax", c_uint32),
+        ("tiles_permitted", c_uint32),
+        ("xcr0", c_uint64),
+        ("hwcap", c_uint64),
+        ("hwcap2", c_uint64),
     )
