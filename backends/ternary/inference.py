@@ -97,15 +97,19 @@ def open_session(
             session = HFSession(_load_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
             session.arithmetic = f"{session.device} {str(dtype).removeprefix('torch.')}" if gpu else "cpu"
         elif gpu is not None and dtype is not None:
-            from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
-            from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
-
-            engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
-            session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
+            session = _open_on_gpu(weights, config, gpu, dtype, tokenizer)
         else:
             session = _open_on_kernel(weights, config, head, activations, kv_cache, tokenizer)
         session.ends = find_end_ids(checkpoint, tokenizer)
         yield session
+
+
+def _open_on_gpu(weights: Weights, config: Any, gpu: Gpu, dtype: torch.dtype, tokenizer: Any) -> TernarySession:
+    from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
+    from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
+
+    engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
+    return GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
 
 
 def _open_on_kernel(
