@@ -11,7 +11,7 @@ from inspect import get_annotations
 from typing import Any, Protocol, Self, TypeVar
 
 from bitnet_bench.errors import BenchError, did_you_mean
-from bitnet_bench.runs.choices import Activations, Precision
+from bitnet_bench.runs.choices import Activations, KvCache, Precision
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint, FinetuneRecord, Measured, Modelled, RuntimeParity, Unavailable
 
@@ -232,6 +232,8 @@ class RuntimeOptions:
     """Number of layers that a libllama keeps on the GPU."""
     activations: Activations = "checkpoint"
     """int8 to round the activations of a model that takes floats; what that changes is measured and recorded."""
+    kv_cache: KvCache = "exact"
+    """bf16 to keep keys and values in bfloat16; what that changes is measured and recorded."""
 
 
 NO_OPTIONS = RuntimeOptions()
@@ -249,7 +251,16 @@ class Backend(Contract):
     """True if models are reached on a server (`RemoteBackend`)."""
 
     def configured(self, options: RuntimeOptions) -> Self:
-        """Return this backend with the user's *options* for a runtime; by default they are ignored."""
+        """Return this backend with the user's *options* for a runtime.
+
+        By default they are ignored; BenchError for keys and values in bfloat16, which would be an answer to another
+        question.
+        """
+        if options.kv_cache != "exact":
+            raise BenchError(
+                f"{type(self).__name__} keeps keys and values in the dtype of the model.",
+                "Leave out `kv_cache`; it is for `backend=ternary`.",
+            )
         return self
 
     def find_runtime(self) -> str:

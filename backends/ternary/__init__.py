@@ -29,7 +29,7 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
         self._options = options
 
     def configured(self, options: RuntimeOptions) -> Self:
-        """Return this backend with the user's *options* for activations."""
+        """Return this backend with the user's *options* for activations and for keys and values."""
         return type(self)(options)
 
     def find_runtime(self) -> str:
@@ -52,7 +52,7 @@ class TernaryBackend(InferenceBackend, adds=("find_obstacle",)):
         """Open *checkpoint* on the ternary engine, or as transformers modules if its architecture needs them."""
         from bitnet_bench.backends.ternary.inference import open_session
 
-        return open_session(checkpoint, precision, self.head, self._options.activations)
+        return open_session(checkpoint, precision, self.head, self._options.activations, self._options.kv_cache)
 
     def find_obstacle(self, checkpoint: Checkpoint) -> str | None:
         """Return why another backend should run *checkpoint* on this machine, or None if this one is the best."""

@@ -89,12 +89,15 @@ def why_unsupported_on_gpu(config: Any) -> str | None:
 
 
 class Cache:
-    """Keys and values of *slots* sequences, float32, in the kernel's layout; grows with the positions."""
+    """Keys and values of *slots* sequences in the kernel's layout, float32 or bfloat16; grows with the positions."""
 
-    def __init__(self, layers: int, slots: int, kv_heads: int, dimension: int, positions: int) -> None:
+    def __init__(
+        self, layers: int, slots: int, kv_heads: int, dimension: int, positions: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         capacity = -(-positions // 16) * 16
-        self.keys = [torch.zeros(slots, kv_heads, capacity * dimension) for _ in range(layers)]
-        self.values = [torch.zeros(slots, kv_heads, capacity * dimension) for _ in range(layers)]
+        shape = slots, kv_heads, capacity * dimension
+        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
         self.capacity, self._dimension = capacity, dimension
 
     def reserve(self, positions: int) -> None:
@@ -156,15 +159,24 @@ class TernaryTable:
 class Engine(BaseEngine[JoinedLayers]):
     """A ternary model on the CPU kernel."""
 
-    def __init__(self, weights: Weights, config: Any, head: str = "stored", *, rounds_groups: bool = False) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        config: Any,
+        head: str = "stored",
+        *,
+        rounds_groups: bool = False,
+        cache_dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Load *weights*; *head* is `stored` (the checkpoint's dtype) or `int8`.
 
         *rounds_groups* rounds activations to int8 by group where the model has scales of groups and takes floats.
+        *cache_dtype*, float32 or bfloat16, is that of keys and values; all computing is in float32.
         """
         self.activation = find_activation(config.to_dict())
         self.group_size = weights.group_size or 0
         self.rounds_activations = weights.quantizes_activations or rounds_groups
-        super().__init__(weights, config, torch.device("cpu"), torch.float32)
+        super().__init__(weights, config, torch.device("cpu"), cache_dtype)
         self.head = (
             TernaryHead(self.head_table)
             if isinstance(self.head_table, TernaryTable)
@@ -204,7 +216,7 @@ class Engine(BaseEngine[JoinedLayers]):
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
-        return Cache(layers or len(self.layers), slots, self.kv_heads, self.dimension, positions)
+        return Cache(layers or len(self.layers), slots, self.kv_heads, self.dimension, positions, self.dtype)
 
     def hidden(self, batch: Batch, cache: Cache) -> Tensor:
         """Return the last hidden states [T, hidden] of *batch*, before the final norm; add its tokens to *cache*."""
@@ -268,7 +280,8 @@ class Engine(BaseEngine[JoinedLayers]):
     def _count_queries(self, tokens: int) -> int:
         """Return how many queries a tile has at most: many, unless that leaves threads idle."""
         tiles = tokens * self.heads // MANY_QUERIES
-        return MANY_QUERIES if tiles >= TILES_PER_THREAD * torch.get_num_threads() else FEW_QUERIES
+        many = self.dtype == torch.float32 and tiles >= TILES_PER_THREAD * torch.get_num_threads()
+        return MANY_QUERIES if many else FEW_QUERIES
 
 
 class ForwardPlan:

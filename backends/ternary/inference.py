@@ -34,7 +34,7 @@ from bitnet_bench.checkpoints.parity import encode_prompts
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.errors import BenchError
 from bitnet_bench.machine.gpu import Gpu, choose_gpu, find_gpu, why_no_kernels
-from bitnet_bench.runs.choices import Activations, Precision
+from bitnet_bench.runs.choices import Activations, KvCache, Precision
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.linear import replace_layer
@@ -53,7 +53,11 @@ COPIED_POSITIONS = 2048
 
 @contextmanager
 def open_session(
-    checkpoint: Checkpoint, precision: Precision, head: str, activations: Activations = "checkpoint"
+    checkpoint: Checkpoint,
+    precision: Precision,
+    head: str,
+    activations: Activations = "checkpoint",
+    kv_cache: KvCache = "exact",
 ) -> Iterator[BatchedSession]:
     """Yield a session on *checkpoint*, on a capable GPU if there is one; *head* is `stored`, or `int8` on the CPU.
 
@@ -72,6 +76,7 @@ def open_session(
     gpu_reason = reason or why_unsupported_on_gpu(config)
     gpu = _choose_gpu(weights, as_modules=gpu_reason is not None) if dtype is not None and head == "stored" else None
     reason = gpu_reason if gpu else reason
+    _check_cache(checkpoint, kv_cache, "runs on a GPU" if gpu else reason and f"has {reason}")
     if gpu is None and kernel.load_library() is None:
         raise BenchError(
             "The CPU kernel is not built or turned off, and the backend `ternary` needs it.",
@@ -92,27 +97,44 @@ def open_session(
             session = HFSession(_load_modules(checkpoint, weights, gpu, dtype), tokenizer, precision)
             session.arithmetic = f"{session.device} {str(dtype).removeprefix('torch.')}" if gpu else "cpu"
         elif gpu is not None and dtype is not None:
-            from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
-            from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
-
-            engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
-            session = GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
+            session = _open_on_gpu(weights, config, gpu, dtype, tokenizer)
         else:
-            session = _open_on_kernel(weights, config, head, activations, tokenizer)
+            session = _open_on_kernel(weights, config, head, activations, kv_cache, tokenizer)
         session.ends = find_end_ids(checkpoint, tokenizer)
         yield session
 
 
+def _open_on_gpu(weights: Weights, config: Any, gpu: Gpu, dtype: torch.dtype, tokenizer: Any) -> TernarySession:
+    from bitnet_bench.backends.ternary.gpu_engine import GpuEngine
+    from bitnet_bench.backends.ternary.gpu_inference import GpuTernarySession
+
+    engine = GpuEngine(weights, config, torch.device("cuda", gpu.index), dtype)
+    return GpuTernarySession(engine, tokenizer, find_gpu() or gpu)  # find_gpu: the memory that is free now
+
+
 def _open_on_kernel(
-    weights: Weights, config: Any, head: str, activations: Activations, tokenizer: Any
+    weights: Weights, config: Any, head: str, activations: Activations, kv_cache: KvCache, tokenizer: Any
 ) -> TernarySession:
     """Return a session on the CPU engine, with the prompts on which a rounding that was asked for is measured."""
     rounds = activations == "int8" and not weights.quantizes_activations
-    session = TernarySession(Engine(weights, config, head, rounds_groups=rounds), tokenizer)
+    dtype = torch.bfloat16 if kv_cache == "bf16" else torch.float32
+    session = TernarySession(Engine(weights, config, head, rounds_groups=rounds, cache_dtype=dtype), tokenizer)
     if rounds:
         session.arithmetic = "int8 activations by group"
         session.rounded_prompts = tuple(encode_prompts(weights.checkpoint))
+    if kv_cache == "bf16":
+        session.arithmetic = f"{session.arithmetic}, keys and values in bfloat16"
+        session.narrow_prompts = tuple(encode_prompts(weights.checkpoint))
     return session
+
+
+def _check_cache(checkpoint: Checkpoint, kv_cache: KvCache, obstacle: str | None) -> None:
+    """Raise BenchError if keys and values in bfloat16 are asked for where *obstacle* keeps the CPU engine away."""
+    if kv_cache != "exact" and obstacle:
+        raise BenchError(
+            f"{checkpoint.source} {obstacle}, where keys and values have the dtype of the model.",
+            f"Leave out `kv_cache`; it is for the CPU engine ({GPU_VARIABLE}=off keeps a model off the GPU).",
+        )
 
 
 def _check_groups(checkpoint: Checkpoint, head: str, activations: Activations, reason: str | None) -> None:
@@ -205,7 +227,7 @@ class DecodingState:
     tokens: Tensor
 
 
-class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")):
+class TernarySession(BatchedSession, adds=("cache_difference", "copied_positions", "rounding_error")):
     """A session on the ternary engine; see `bitnet_bench.protocols.Session`."""
 
     def __init__(self, engine: Engine | GpuEngine, tokenizer: Any) -> None:
@@ -216,6 +238,8 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         self._prefix_cache: Any = None
         self.rounded_prompts: tuple[Tensor, ...] = ()
         """Prompts on which the rounding of activations is measured, where the user asked for it; () if it is not."""
+        self.narrow_prompts: tuple[Tensor, ...] = ()
+        """Prompts on which bfloat16 keys and values are measured, where the user asked for them; () if they are not."""
 
     @property
     def copied_positions(self) -> int:
@@ -318,6 +342,8 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         where = f"ternary engine on the CPU, kernel {kernel.get_instruction_set()}"
         if self._engine.bounds_head:
             where += ", greedy tokens by a bounded int8 copy of the head"
+        if self.narrow_prompts:
+            where = f"{where}, keys and values in bfloat16: {self.cache_difference}"
         if not self._engine.group_size:
             return where
         if self.rounded_prompts:
@@ -330,6 +356,23 @@ class TernarySession(BatchedSession, adds=("copied_positions", "rounding_error")
         """Mean |difference| of log-probabilities in nats that rounding activations makes on `rounded_prompts`."""
         ours, theirs = (self._prompt_logits(rounds).log_softmax(-1) for rounds in (False, True))
         return float((ours - theirs).abs().mean())
+
+    @cached_property
+    def cache_difference(self) -> str:
+        """What keeping keys and values in bfloat16 changes on `narrow_prompts`, in words."""
+        ours, theirs = (self._logits_with_cache(dtype) for dtype in (torch.bfloat16, torch.float32))
+        nats = float((ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().mean())
+        changed = int((ours.argmax(-1) != theirs.argmax(-1)).sum())
+        return (
+            f"log-probabilities are off by {nats:.2g} nats in the mean from those with float32, and {changed} of "
+            f"{len(ours)} most likely next tokens are others, on Korean prompts"
+        )
+
+    def _logits_with_cache(self, dtype: torch.dtype) -> Tensor:
+        before, self._engine.dtype = self._engine.dtype, dtype
+        logits: Tensor = self._engine.score([ids.tolist() for ids in self.narrow_prompts])
+        self._engine.dtype = before
+        return logits
 
     def _describe_rounding(self) -> str:
         tokens = sum(map(len, self.rounded_prompts))

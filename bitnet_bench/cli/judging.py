@@ -26,6 +26,7 @@ RUNTIME_FIELDS = (
     "read_as",
     "cache",
     "activations",
+    "kv_cache",
     "gguf",
     "libllama",
     "gpu_layers",

@@ -19,7 +19,16 @@ from bitnet_bench.cli.tables import format_mebibytes, format_milliseconds, make_
 from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.choices import DEFAULT_MODEL, ScenarioName
 
-RUNTIME_FIELDS = ("activations", "gguf", "libllama", "gpu_layers", "bitnetcpp_dir", "allow_mismatch", "data_dir")
+RUNTIME_FIELDS = (
+    "activations",
+    "kv_cache",
+    "gguf",
+    "libllama",
+    "gpu_layers",
+    "bitnetcpp_dir",
+    "allow_mismatch",
+    "data_dir",
+)
 """Fields of `EvaluateJob` that `measure` has as well."""
 OPTIONAL_FLOORS = ("head, embedding", "prefill", "KV", "layers")
 """Columns of a plan that a narrow terminal can do without, the first named first."""
@@ -151,6 +160,7 @@ def _build_runtime_options(runtime: Mapping[str, Any]) -> RuntimeOptions:
         library=runtime["libllama"],
         gpu_layers=runtime["gpu_layers"],
         activations=runtime["activations"],
+        kv_cache=runtime["kv_cache"],
     )
 
 

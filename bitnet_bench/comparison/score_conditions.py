@@ -18,7 +18,7 @@ NEVER_SHOWN = frozenset(
     )
 )
 """Settings that say where rows or answers came from; what was read is told by the digest of the rows."""
-NO_CONDITIONS = NEVER_SHOWN | {"limit", "seed", "activations", "allow_mismatch"}
+NO_CONDITIONS = NEVER_SHOWN | {"limit", "seed", "activations", "kv_cache", "allow_mismatch"}
 """Settings in which comparable runs may differ: of rows their digest tells, and others are how a model ran."""
 SHOWN_FIRST = ("answer", "shots", "prompts", "chat_template", "limit")
 SHOWN_DIGEST_CHARS = 8

@@ -143,6 +143,7 @@ def _new_record(
     settings |= {"allow_mismatch": True} if job.allow_mismatch else {}
     settings |= {"answer": job.answer} if job.answer else {}
     settings |= {"activations": job.activations} if job.activations != "checkpoint" else {}
+    settings |= {"kv_cache": job.kv_cache} if job.kv_cache != "exact" else {}
     settings |= job.generation_settings()
     precision, runtime = choose_how_to_run(checkpoint, job)
     return RunRecord(

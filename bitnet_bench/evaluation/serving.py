@@ -32,6 +32,7 @@ LOCAL_SETTINGS = (
     "tokenizer",
     "read_as",
     "activations",
+    "kv_cache",
     "gguf",
     "libllama",
     "gpu_layers",
@@ -155,7 +156,7 @@ def connect(
     if isinstance(opener, RemoteBackend):
         return opener.connect(make_endpoint(checkpoint.source, job))
     options = RuntimeOptions(
-        job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations
+        job.gguf, job.bitnetcpp_dir, job.allow_mismatch, job.libllama, job.gpu_layers, job.activations, job.kv_cache
     )
     assert precision != "served", "only a server's model has that precision"
     return plugins.open_session(opener.configured(options), checkpoint, precision)

@@ -124,6 +124,7 @@ def sign_judge(judge: RunRecord, prompt: JudgePrompt, job: JudgeJob) -> str:
         "backend": judge.backend,
         "precision": judge.precision,
         **({"activations": activations} if activations else {}),
+        **({"kv_cache": judge.settings["kv_cache"]} if "kv_cache" in judge.settings else {}),
         "prompt": f"{prompt.name}@{prompt.version}",
         "prompt_sha256": prompt.sha256[:16],
         "mode": prompt.mode,

@@ -28,6 +28,8 @@ TERNARY_PRECISIONS: tuple[Precision, ...] = ("ternary", "tq1_0", "tq2_0", "q2_0"
 """Precisions that hold only ternary codes in the layers."""
 Activations = Literal["checkpoint", "int8"]
 """What ternary layers multiply: what the checkpoint was made for, or int8 in any case."""
+KvCache = Literal["exact", "bf16"]
+"""How keys and values are kept: as they were computed, or rounded to bfloat16."""
 TrainingPrecision = Literal["ternary", "fp16"]
 TernaryFormat = Literal["packed", "autobitlinear", "bitlinear", "masters", "baked", "tinyllama", "grouped"]
 Format = Literal["float", "served", TernaryFormat]

@@ -15,6 +15,7 @@ from bitnet_bench.runs.choices import (
     TRAINING_BACKEND,
     Activations,
     Answer,
+    KvCache,
     Precision,
     ReadAs,
     TrainingPrecision,
@@ -420,6 +421,11 @@ class EvaluateJob(ServingJob):
     approximation: the record says by how much.
 
     For the backend `ternary`.
+    """
+    kv_cache: Annotated[KvCache, Option()] = "exact"
+    """bf16: keep keys and values in bfloat16. Half of the memory, and an approximation: the record says by how much.
+
+    For the backend `ternary` on the CPU.
     """
     gguf: Annotated[str | None, Option(is_path=True)] = None
     """A GGUF file of your own to run in llamacpp or bitnetcpp; its weights must be the model's."""

@@ -29,7 +29,7 @@ INLINE void V(add_products)(V(vec) sums[BLOCK][2], const float *a, int64_t a_row
 }
 
 typedef struct {
-    const attention_t *job;
+    const tile_t *tile;
     const float *queries, *keys, *values;
     float *shares, *outs; /* [rows][share_row] scores, then their exponentials; [rows][out_row] */
     int64_t query_row, share_row, out_row, positions;
@@ -37,7 +37,7 @@ typedef struct {
 
 /* Scores of `rows` queries from `row` on against two vectors of positions from p on. */
 INLINE void V(block_scores)(const V(block_t) *t, int row, int64_t p, const int rows) {
-    const int d = t->job->dimension;
+    const int d = t->tile->dimension;
     V(vec) sums[BLOCK][2];
     for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = V(all)(0.0f);
     const int64_t next = VECTOR == 16 ? (p + 16 < t->positions ? 16 * d : 0) : VECTOR; /* the last block twice */
@@ -45,12 +45,12 @@ INLINE void V(block_scores)(const V(block_t) *t, int row, int64_t p, const int r
                     rows);
     for (int r = 0; r < rows; r++)
         for (int u = 0; u < 2; u++)
-            V(store)(t->shares + (row + r) * t->share_row + p + u * VECTOR, sums[r][u] * t->job->scale);
+            V(store)(t->shares + (row + r) * t->share_row + p + u * VECTOR, sums[r][u] * t->tile->scale);
 }
 
 /* Adds values of positions [p, end) to two vectors of the outputs from dimension i on. */
 INLINE void V(block_values)(const V(block_t) *t, int row, int i, int64_t p, int64_t end, const int rows) {
-    const int d = t->job->dimension;
+    const int d = t->tile->dimension;
     V(vec) sums[BLOCK][2];
     for (int r = 0; r < rows; r++)
         for (int u = 0; u < 2; u++)
@@ -60,29 +60,6 @@ INLINE void V(block_values)(const V(block_t) *t, int row, int i, int64_t p, int6
                     rows);
     for (int r = 0; r < rows; r++)
         for (int u = 0; u < 2; u++) V(store)(t->outs + (row + r) * t->out_row + i + u * VECTOR, sums[r][u]);
-}
-
-/* In place: scores of a query -> their exponentials, not yet divided by their sum, which is returned. */
-INLINE float V(soften_row)(float *row, int64_t width, int32_t start, int32_t limit) {
-    V(vec) most, total[16 / VECTOR];
-    for (int64_t p = 0; p < start; p++) row[p] = -INFINITY;
-    for (int64_t p = limit; p < width; p++) row[p] = -INFINITY;
-    most = V(load)(row);
-    for (int64_t p = VECTOR; p < width; p += VECTOR) {
-        const V(vec) other = V(load)(row + p);
-        const V(ints) larger = other > most;
-        most = (V(vec))(((V(ints))other & larger) | ((V(ints))most & ~larger));
-    }
-    float largest = most[0];
-    for (int i = 1; i < VECTOR; i++) largest = most[i] > largest ? most[i] : largest;
-    for (int k = 0; k < 16 / VECTOR; k++) total[k] = V(all)(0.0f);
-    for (int64_t p = 0; p < width; p += 16)
-        for (int k = 0; k < 16 / VECTOR; k++) {
-            const V(vec) e = V(exp)(V(load)(row + p + k * VECTOR) - largest);
-            total[k] += e;
-            V(store)(row + p + k * VECTOR, e);
-        }
-    return V(total)(total);
 }
 
 /* The work of `call` for blocks of queries: as many whole ones as there are, then one of a third or two. */
@@ -104,35 +81,31 @@ INLINE float V(soften_row)(float *row, int64_t width, int32_t start, int32_t lim
         }                                                           \
     }
 
-static void V(attend_many)(const attention_t *job, int count, const float *const *heads, const int32_t *starts,
-                           const int32_t *limits, const float *keys, const float *values, float *const *outs,
-                           float *buffer) {
+/* For a cache of float32. */
+static void V(attend_many)(tile_t *tile) {
     enum { POSITIONS = 128, GAP = 16 }; /* values of a block are read for all queries; rows lie in different cache sets */
-    const int d = job->dimension, filled = (count + BLOCK - 1) / BLOCK * BLOCK;
-    int32_t longest = 0;
-    float totals[MOST_QUERIES];
-    for (int r = 0; r < count; r++) longest = limits[r] > longest ? limits[r] : longest;
-    const int64_t width = (longest + 15) / 16 * 16;
-    V(block_t) t = {.job = job, .keys = keys, .values = values, .positions = width};
+    const int d = tile->dimension, count = tile->rows, filled = (count + BLOCK - 1) / BLOCK * BLOCK;
+    const int64_t width = tile->width, longest = tile->longest;
+    V(block_t) t = {.tile = tile, .keys = tile->keys, .values = tile->values, .positions = width};
     t.query_row = t.out_row = d + GAP;
     t.share_row = width + 2 * GAP;
-    float *queries = buffer;
+    float *queries = tile->scores;
     t.queries = queries, t.outs = queries + filled * t.query_row, t.shares = t.outs + filled * t.out_row;
-    for (int r = 0; r < count; r++) memcpy(queries + r * t.query_row, heads[r], (size_t)d * sizeof *queries);
+    for (int r = 0; r < count; r++) memcpy(queries + r * t.query_row, tile->queries[r], (size_t)d * sizeof *queries);
     for (int r = count; r < filled; r++) {
         memset(queries + r * t.query_row, 0, (size_t)d * sizeof *queries);
         memset(t.shares + r * t.share_row, 0, (size_t)width * sizeof *t.shares);
     }
     for (int64_t p = 0; p < width; p += 2 * VECTOR) FOR_BLOCKS(count, V(block_scores)(&t, row, p, ROWS))
     for (int r = 0; r < count; r++)
-        totals[r] = V(soften_row)(t.shares + r * t.share_row, width, starts[r], limits[r]);
+        tile->totals[r] = V(soften)(t.shares + r * t.share_row, width, tile->starts[r], tile->limits[r]);
     for (int64_t p = 0; p < longest; p += POSITIONS) {
         const int64_t end = p + POSITIONS < longest ? p + POSITIONS : longest;
         FOR_BLOCKS(count, for (int i = 0; i < d; i += 2 * VECTOR) V(block_values)(&t, row, i, p, end, ROWS))
     }
     for (int r = 0; r < count; r++)
         for (int i = 0; i < d; i += VECTOR)
-            V(store)(outs[r] + i, V(load)(t.outs + r * t.out_row + i) / totals[r]);
+            V(store)(tile->outs[r] + i, V(load)(t.outs + r * t.out_row + i) / tile->totals[r]);
 }
 #undef FOR_BLOCKS
 #undef STAY

@@ -1,22 +1,31 @@
-/* Rotary positions, the key-value cache, and causal attention over it, in float32.
+/* Rotary positions, the key-value cache, and causal attention over it, computed in float32.
  *
  * Keys are stored in blocks of 16 positions, [position / 16][dimension][16], so that the scores of 16 positions are one
- * vector; values are stored by position, so that a row of the output is a few vectors. One tile takes up to 24
- * queries that read the same keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops for 8
- * queries at most, attend_many.h those for more. */
+ * vector; values are stored by position, so that a row of the output is a few vectors. Both are float32, or bfloat16,
+ * rounded half to even when they are appended. One tile takes up to 24 queries (8 of a bfloat16 cache) that read the same
+ * keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops for 8 queries at most, attend_many.h
+ * those for more. */
 #pragma GCC optimize("fp-contract=fast")
 #include "kernel.h"
 #include <math.h>
 #include <string.h>
 
-enum { MOST_DIMENSIONS = 512 /* of a head */, FEW_QUERIES = 8, MOST_QUERIES = 24 /* of a tile */ };
+enum {
+    FEW_QUERIES = 8,       /* of a tile that attend.h serves */
+    MOST_QUERIES = 24,     /* of a tile that attend_many.h serves */
+    MOST_DIMENSIONS = 512, /* of a head */
+    TILES_PER_THREAD = 4,  /* with fewer, a tile is shared by threads */
+    LONG = 256,            /* positions from which that is worth the meetings of the threads */
+    POSITIONS_PER_PART = 256,
+    DIMENSIONS_PER_PART = 64,
+};
 
 typedef struct {
     float *qkv;              /* [tokens][stride]: query heads, key heads, value heads side by side */
     int64_t stride, tokens;
     const int32_t *slots;    /* [tokens] which sequence of the cache */
     const int32_t *positions; /* [tokens] position within it; a slot's tokens are neighbours, in order */
-    float *keys, *values;    /* the cache of this layer: [slots][kv heads][capacity][dimension], capacity % 16 == 0 */
+    void *keys, *values;     /* the cache of this layer: [slots][kv heads][capacity][dimension], capacity % 16 == 0 */
     int64_t capacity;
     int32_t heads, kv_heads, dimension;
     const float *cosines, *sines; /* [positions][dimension / 2] */
@@ -28,7 +37,23 @@ typedef struct {
     int32_t window; /* positions that a query reads at most, its own included; 0: all */
     const int32_t *tiles;    /* [count][2] first token, how many */
     int64_t tile_count;
+    int32_t narrow; /* 1: the cache holds bfloat16, 0: float32 */
 } attention_t;
+
+/* Queries of a tile, and what they read; positions count from the first block of 16 that any of them reads. */
+typedef struct {
+    const float *queries[MOST_QUERIES];
+    float *outs[MOST_QUERIES];
+    int32_t starts[MOST_QUERIES], limits[MOST_QUERIES]; /* positions that each query reads */
+    int64_t longest, width;       /* the largest limit, and that rounded up to 16 */
+    const void *keys, *values;
+    float *scores; /* [rows][width] */
+    float totals[MOST_QUERIES];
+    float scale;
+    int32_t dimension, rows, narrow;
+} tile_t;
+
+enum phase { ALL, SCORES, SOFTMAX, OUTPUTS };
 
 static void rotate(float *head, const attention_t *job, const float *norm, int32_t position) {
     const int half = job->dimension / 2;
@@ -46,6 +71,27 @@ static void rotate(float *head, const attention_t *job, const float *norm, int32
     }
 }
 
+static uint16_t to_bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return 0x7fc0;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Append the key and the value of one head. */
+static void append(const attention_t *job, int64_t base, int32_t position, const float *key, const float *value) {
+    const int d = job->dimension;
+    const int64_t block = base + (int64_t)(position / 16) * 16 * d + position % 16, row = base + (int64_t)position * d;
+    if (job->narrow) {
+        uint16_t *keys = (uint16_t *)job->keys + block, *values = (uint16_t *)job->values + row;
+        for (int i = 0; i < d; i++) keys[16 * i] = to_bfloat16(key[i]), values[i] = to_bfloat16(value[i]);
+        return;
+    }
+    float *keys = (float *)job->keys + block;
+    for (int i = 0; i < d; i++) keys[16 * i] = key[i];
+    memcpy((float *)job->values + row, value, (size_t)d * sizeof(float));
+}
+
 static void rotate_work(void *argument) {
     attention_t *job = argument;
     const int d = job->dimension;
@@ -54,51 +100,112 @@ static void rotate_work(void *argument) {
         const int32_t position = job->positions[t];
         for (int h = 0; h < job->heads; h++) rotate(row + h * d, job, job->query_norm, position);
         for (int h = 0; h < job->kv_heads; h++) {
-            const int64_t base = ((int64_t)job->slots[t] * job->kv_heads + h) * job->capacity * d;
-            float *block = job->keys + base + (int64_t)(position / 16) * 16 * d + position % 16;
             rotate(keys + h * d, job, job->key_norm, position);
-            for (int i = 0; i < d; i++) block[16 * i] = keys[h * d + i];
-            memcpy(job->values + base + (int64_t)position * d, keys + (job->kv_heads + h) * d, (size_t)d * sizeof(float));
+            append(job, ((int64_t)job->slots[t] * job->kv_heads + h) * job->capacity * d, position, keys + h * d,
+                   keys + (job->kv_heads + h) * d);
         }
     }
 }
 
-typedef void (*attend_fn)(const attention_t *, const float *const *, const int32_t *, const int32_t *, const float *,
-                          const float *, float *const *, float *);
+typedef void (*attend_fn)(tile_t *tile, enum phase phase, int64_t from, int64_t to);
 
 #define TEMPLATE "attend.h"
 #include "widths.h"
 
-static void attend_tile(const attention_t *job, const int32_t *tile, int head, float *scores) {
+static tile_t make_tile(const attention_t *job, const int32_t *tokens, int head) {
     const int d = job->dimension, group = job->heads / job->kv_heads;
-    const int64_t base = ((int64_t)job->slots[tile[0]] * job->kv_heads + head / group) * job->capacity * d;
-    const float *queries[MOST_QUERIES];
-    float *outs[MOST_QUERIES];
-    int32_t starts[MOST_QUERIES], limits[MOST_QUERIES], begin = INT32_MAX;
+    tile_t tile = {.scale = job->scale, .dimension = d, .narrow = job->narrow};
+    int32_t begin = INT32_MAX, longest = 0;
     int rows = 0;
-    for (int t = tile[0]; t < tile[0] + tile[1]; t++)
+    for (int t = tokens[0]; t < tokens[0] + tokens[1]; t++)
         for (int h = head; h < head + job->heads_per_tile; h++, rows++) {
-            queries[rows] = job->qkv + t * job->stride + h * d;
-            outs[rows] = job->out + ((int64_t)t * job->heads + h) * d;
-            limits[rows] = job->positions[t] + 1;
-            starts[rows] = job->window && limits[rows] > job->window ? limits[rows] - job->window : 0;
-            begin = starts[rows] < begin ? starts[rows] : begin;
+            tile.queries[rows] = job->qkv + t * job->stride + h * d;
+            tile.outs[rows] = job->out + ((int64_t)t * job->heads + h) * d;
+            const int32_t limit = job->positions[t] + 1;
+            tile.limits[rows] = limit;
+            tile.starts[rows] = job->window && limit > job->window ? limit - job->window : 0;
+            begin = tile.starts[rows] < begin ? tile.starts[rows] : begin;
+            longest = limit > longest ? limit : longest;
         }
     begin -= begin % 16; /* keys are in blocks of 16 positions: what lies before the tile's first block is not read */
-    for (int r = 0; r < rows; r++) starts[r] -= begin, limits[r] -= begin;
-    const float *keys = job->keys + base + (int64_t)begin * d, *values = job->values + base + (int64_t)begin * d;
-    if (rows > FEW_QUERIES)
-        OF_WIDTH(attend_many)(job, rows, queries, starts, limits, keys, values, outs, scores);
-    else
-        OF_WIDTH(attend_all)[rows - 1](job, queries, starts, limits, keys, values, outs, scores);
+    for (int r = 0; r < rows; r++) tile.starts[r] -= begin, tile.limits[r] -= begin;
+    tile.rows = rows;
+    tile.longest = longest - begin;
+    tile.width = (tile.longest + 15) / 16 * 16;
+    const int64_t base = ((int64_t)job->slots[tokens[0]] * job->kv_heads + head / group) * job->capacity * d;
+    const int64_t bytes = (base + (int64_t)begin * d) * (job->narrow ? 2 : 4);
+    tile.keys = (const char *)job->keys + bytes;
+    tile.values = (const char *)job->values + bytes;
+    return tile;
+}
+
+static tile_t unit_tile(const attention_t *job, int64_t unit) {
+    const int head = (int)(unit / job->tile_count) * job->heads_per_tile;
+    return make_tile(job, job->tiles + 2 * (unit % job->tile_count), head);
 }
 
 static void attend_work(void *argument) {
     attention_t *job = argument;
-    const int64_t units = job->heads / job->heads_per_tile;
+    const int64_t units = job->heads / job->heads_per_tile * job->tile_count;
     float *scores = scratch(MOST_QUERIES * (size_t)(job->capacity + 32 + 2 * (job->dimension + 16)) * sizeof(float));
-    for (int64_t u; (u = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->tile_count * units;)
-        attend_tile(job, job->tiles + 2 * (u % job->tile_count), (int)(u / job->tile_count) * job->heads_per_tile, scores);
+    for (int64_t u; (u = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < units;) {
+        tile_t tile = unit_tile(job, u);
+        tile.scores = scores;
+        if (tile.rows > FEW_QUERIES)
+            OF_WIDTH(attend_many)(&tile);
+        else
+            OF_WIDTH(attend_all)[tile.rows - 1](&tile, ALL, 0, 0);
+    }
+}
+
+/* A few tiles with many positions, of which each is shared by all threads, phase by phase. */
+typedef struct {
+    tile_t *tiles;
+    int64_t units, parts, part; /* parts of each tile, and what a part is wide */
+    enum phase phase;
+    int64_t next;
+} shared_t;
+
+static void shared_work(void *argument) {
+    shared_t *job = argument;
+    for (int64_t n; (n = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->units * job->parts;) {
+        tile_t *tile = job->tiles + n / job->parts;
+        const int64_t size = job->phase == SCORES ? tile->width : job->phase == SOFTMAX ? tile->rows : tile->dimension;
+        const int64_t from = n % job->parts * job->part, to = from + job->part < size ? from + job->part : size;
+        if (from < to) OF_WIDTH(attend_all)[tile->rows - 1](tile, job->phase, from, to);
+    }
+}
+
+static void run_phase(shared_t *job, enum phase phase, int64_t size, int64_t part, int threads) {
+    job->phase = phase;
+    job->part = part;
+    job->parts = (size + part - 1) / part;
+    job->next = 0;
+    in_parallel(shared_work, job, threads);
+}
+
+/* Return 0 if there are tiles enough for all threads, or if they are short: attend_work is for them. */
+static int attend_together(const attention_t *job, int threads) {
+    enum { MOST_UNITS = 64 };
+    const int64_t units = job->heads / job->heads_per_tile * job->tile_count;
+    if (threads == 1 || units >= (int64_t)TILES_PER_THREAD * threads || units > MOST_UNITS) return 0;
+    tile_t tiles[MOST_UNITS];
+    int64_t widest = 0, rows = 0, floats = 0;
+    for (int64_t u = 0; u < units; u++) {
+        tiles[u] = unit_tile(job, u);
+        widest = tiles[u].width > widest ? tiles[u].width : widest;
+        rows = tiles[u].rows > rows ? tiles[u].rows : rows;
+        if (rows > FEW_QUERIES) return 0;
+        floats += tiles[u].rows * tiles[u].width;
+    }
+    if (widest < LONG) return 0;
+    float *scores = scratch((size_t)floats * sizeof(float));
+    for (int64_t u = 0; u < units; scores += tiles[u].rows * tiles[u].width, u++) tiles[u].scores = scores;
+    shared_t shared = {.tiles = tiles, .units = units};
+    run_phase(&shared, SCORES, widest, POSITIONS_PER_PART, threads);
+    run_phase(&shared, SOFTMAX, rows, 1, threads);
+    run_phase(&shared, OUTPUTS, job->dimension, DIMENSIONS_PER_PART, threads);
+    return 1;
 }
 
 /* Rotate queries and keys, append keys and values to the cache, attend: `out` is ready for the output projection.
@@ -106,6 +213,7 @@ static void attend_work(void *argument) {
 API void bb_attention(attention_t *job, int threads) {
     job->next = 0;
     in_parallel(rotate_work, job, job->tokens > 4 ? threads : 1);
+    if (attend_together(job, threads)) return;
     job->next = 0;
     in_parallel(attend_work, job, threads);
 }

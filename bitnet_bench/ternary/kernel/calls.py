@@ -216,10 +216,10 @@ def attention_call(
 ) -> Call:
     """Return the call for rotation, cache and attention: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
 
-    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys, values, and their
-    capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key norms of single heads,
-    or None, and their epsilon. *heads*: query heads, key-value heads, d. *scale* multiplies scores, by default
-    1 / sqrt(d). With a *window* a token reads so many positions at most, its own included.
+    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys and values in float32 or
+    bfloat16, and their capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key
+    norms of single heads, or None, and their epsilon. *heads*: query heads, key-value heads, d. *scale* multiplies
+    scores, by default 1 / sqrt(d). With a *window* a token reads so many positions at most, its own included.
     """
     slots, positions, tiles = where
     job = Attention(
@@ -245,6 +245,7 @@ def attention_call(
         window=window or 0,
         tiles=tiles.data_ptr(),
         tile_count=len(tiles),
+        narrow=cache[0].dtype == torch.bfloat16,
     )
     return require_library().bb_attention, (byref(job), torch.get_num_threads())
 

@@ -102,6 +102,6 @@ typedef struct {
 typedef void (*head_fn)(const head_job_t *job, int64_t from, int64_t to);
 head_fn find_head(int32_t dtype);
 
-/* Run work(argument) on so many threads of the pool that was given by bb_set_pool, or here. */
+/* Run work(argument) here and on up to threads - 1 helpers: every thread takes chunks until there are none (pool.c). */
 void in_parallel(void (*work)(void *), void *argument, int threads);
 void *scratch(size_t bytes); /* this thread's own buffer, 64-byte aligned, good until the next call */

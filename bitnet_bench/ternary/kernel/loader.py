@@ -7,10 +7,7 @@ import os
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.kernel.structs import (
@@ -58,7 +55,6 @@ def load_library() -> ctypes.CDLL | None:
     for function in (loaded.bb_path, loaded.bb_current, loaded.bb_why_not):
         function.restype = c_char_p
     loaded.bb_linear.argtypes = (POINTER(Part), c_int, POINTER(RowsPointers), c_void_p, c_int64, c_int, c_int)
-    loaded.bb_set_pool(_find_thread_pool())
     if wanted and not loaded.bb_use_path(wanted.encode()):
         raise BenchError(
             f"{KERNEL_VARIABLE} is {wanted!r}, which {loaded.bb_why_not(wanted.encode()).decode()}.",
@@ -117,19 +113,3 @@ def use_width(floats: int) -> bool:
     """Switch to another of `VECTOR_WIDTHS`, for tests; return False if this processor does not have it."""
     loaded = load_library()
     return loaded is not None and bool(loaded.bb_use_width(floats))
-
-
-def _find_thread_pool() -> c_void_p | None:
-    """Return GOMP_parallel of the OpenMP library that torch has loaded; without one (None) there is only one thread."""
-    here = Path(torch.__file__).parent / "lib"
-    for file in (*here.glob("libgomp*"), *here.glob("libomp*")):
-        try:
-            return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, c_void_p)
-        except (OSError, AttributeError):
-            continue
-    return None
-
-
-def is_threaded() -> bool:
-    """Return whether the kernel can use more than one thread here."""
-    return _find_thread_pool() is not None

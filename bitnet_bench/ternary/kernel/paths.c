@@ -1,4 +1,4 @@
-/* Which instruction set the kernels use, and on whose threads. */
+/* Which instruction set the kernels use. */
 #include "kernel.h"
 #include "processor.h"
 #include <stdlib.h>
@@ -118,18 +118,6 @@ API int bb_use_width(int floats) {
 int vector_width(void) {
     if (!width) width = widest();
     return width;
-}
-
-/* torch's own OpenMP pool: a second pool beside it would fight with its spinning threads. */
-static void (*pool)(void (*)(void *), void *, unsigned, unsigned);
-
-API void bb_set_pool(void *gomp_parallel) { *(void **)&pool = gomp_parallel; }
-
-void in_parallel(void (*work)(void *), void *argument, int threads) {
-    if (threads > 1 && pool)
-        pool(work, argument, (unsigned)threads, 0);
-    else
-        work(argument);
 }
 
 void *scratch(size_t bytes) {

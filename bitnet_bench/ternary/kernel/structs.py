@@ -84,6 +84,7 @@ class Attention(Structure):
         ("window", c_int32),
         ("tiles", c_void_p),
         ("tile_count", c_int64),
+        ("narrow", c_int32),
     )
 
 
