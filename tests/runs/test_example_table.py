@@ -17,7 +17,7 @@ from bitnet_bench.metrics import load_metric
 from bitnet_bench.reports.sections import ReportOptions
 from bitnet_bench.reports.write import write_report
 from bitnet_bench.runs import reading
-from bitnet_bench.runs.example_parsing import parse_examples
+from bitnet_bench.runs.example_parsing import GROUPS, SCHEMA, parse_examples
 from bitnet_bench.runs.example_table import ExampleTable, find_longest, list_values, sort_by_document
 from bitnet_bench.runs.folder import save_record, save_samples
 from bitnet_bench.runs.reading import read_run
@@ -152,6 +152,11 @@ def test_a_line_that_no_reading_foresaw_is_an_error_with_its_place() -> None:
     table = parse_examples((LINE[:-1] + ',"cut":null}\n').encode(), "samples.jsonl")
     with pytest.raises(BenchError, match=r"Line 1 of samples\.jsonl cannot be read"):
         table is None or table[0]
+
+
+def test_every_field_of_an_example_is_known_to_the_columns() -> None:
+    """A new one would send all files back to the lines; several answers and turns are left to them on purpose."""
+    assert {*SCHEMA.names, GROUPS, "answers", "turns"} == set(Example.model_fields)
 
 
 CHOSEN, OTHER = ([float(i % n > 0) for i in range(40)] for n in (3, 4))
