@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.visible import make_visible
+from bitnet_bench.runs.example_table import have_equal_fields, list_values
 from bitnet_bench.runs.records import Example
 from bitnet_bench.wording import LANGUAGES
 from bitnet_bench.wording.names import format_task_name
@@ -20,6 +21,11 @@ MAX_CHOICE_CHARS = 200
 MAX_CHOICES = 40
 """Number of choices of an example above which their probabilities are left out."""
 RowAnswers = list[Example | None]
+KEY_FIELDS = ("doc_id", "prompt", "target")
+RowKey = tuple[int, str, str]
+"""The values of KEY_FIELDS of a row."""
+RowPlaces = list[int | None]
+"""Where each run has its answer to a row."""
 
 
 @dataclass
@@ -38,15 +44,20 @@ class Samples:
 
     def add(self, task: str, examples: Mapping[str, Sequence[Example]], share: int) -> None:
         """Add at most *share* rows of *task*, whose examples are given by the runs' letters."""
-        rows = _group_answers([examples[run.key] for run in self.runs])
+        of_runs = [examples[run.key] for run in self.runs]
+        rows = _group_answers(of_runs)
         self.total += len(rows)
         if not rows or not share:
             return
         number = len(self.tasks)
         self.tasks.append(task)
+        shown = sorted(rows, key=_get_doc_id)
         if len(rows) > share:
-            rows = sorted(rows, key=_rank_answers)[:share]
-        self.rows += [_row(number, answers) for answers in sorted(rows, key=_find_doc_id)]
+            rank = _make_ranking(of_runs, rows)
+            shown = sorted(sorted(rows, key=rank)[:share], key=_get_doc_id)
+        for places in (rows[key] for key in shown):
+            answers = [None if at is None else some[at] for at, some in zip(places, of_runs, strict=True)]
+            self.rows.append(_row(number, answers))
 
     def data(self, pair: tuple[NamedRun, NamedRun] | None) -> dict[str, Any]:
         """Return the data for the page's script, a list for each column; *pair* is shown first."""
@@ -65,23 +76,35 @@ class Samples:
         }
 
 
-def _group_answers(examples: Sequence[Sequence[Example]]) -> list[RowAnswers]:
+def _group_answers(examples: Sequence[Sequence[Example]]) -> dict[RowKey, RowPlaces]:
     """Group by number, prompt and target: rows of different data sets may share a number."""
-    rows: dict[tuple[int, str, str], RowAnswers] = {}
-    for place, given in enumerate(examples):
-        for example in given:
-            key = (example.doc_id, example.prompt, example.target)
-            rows.setdefault(key, [None] * len(examples))[place] = example
-    return list(rows.values())
+    rows: dict[RowKey, RowPlaces] = {}
+    for run, given in enumerate(examples):
+        same = next((other for other in range(run) if have_equal_fields(examples[other], given, KEY_FIELDS)), None)
+        if same is not None:
+            for places in rows.values():
+                places[run] = places[same]
+            continue
+        for at, key in enumerate(zip(*(list_values(given, name) for name in KEY_FIELDS), strict=True)):
+            rows.setdefault(key, [None] * len(examples))[run] = at
+    return rows
 
 
-def _rank_answers(answers: RowAnswers) -> tuple[int, int]:
-    right = {answer.correct >= 1.0 for answer in answers if answer}
-    return (0 if len(right) > 1 else 1 if False in right else 2, _find_doc_id(answers))
+def _get_doc_id(key: RowKey) -> int:
+    return key[0]
 
 
-def _find_doc_id(answers: RowAnswers) -> int:
-    return next(answer.doc_id for answer in answers if answer)
+def _make_ranking(
+    examples: Sequence[Sequence[Example]], rows: Mapping[RowKey, RowPlaces]
+) -> Callable[[RowKey], tuple[int, int]]:
+    """Return the rank of a row: runs that differ in right and wrong first, then rows that none has right."""
+    are_right = [[value >= 1.0 for value in list_values(given, "correct")] for given in examples]
+
+    def rank(key: RowKey) -> tuple[int, int]:
+        right = {of_run[at] for of_run, at in zip(are_right, rows[key], strict=True) if at is not None}
+        return (0 if len(right) > 1 else 1 if False in right else 2, _get_doc_id(key))
+
+    return rank
 
 
 def _row(task: int, answers: RowAnswers) -> dict[str, Any]:

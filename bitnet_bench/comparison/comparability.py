@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bitnet_bench.runs.choices import Answer
+from bitnet_bench.runs.example_table import find_longest, have_equal_fields, list_values
 from bitnet_bench.runs.jobs import GENERATION_FIELDS, EvaluateJob
 from bitnet_bench.runs.records import Example, RunRecord
 from bitnet_bench.runs.run import LoadedRun
@@ -14,6 +15,8 @@ PROMPT_SETTINGS = ("prompts", "shots", "chat_template", *GENERATION_FIELDS, "see
 """Settings of a run that change how every task is asked; how choices are answered is told by each task's examples."""
 MAX_SETTING_CHARS = 60
 SHOWN_DIGEST_CHARS = 8
+RIGHT_ANSWER = ("target", "target_choice", "target_labels", "target_value", "references", "choices")
+"""Fields of an example against which an answer is scored."""
 
 
 def find_run_mismatches(a: RunRecord, b: RunRecord) -> list[Text]:
@@ -95,14 +98,17 @@ def _compare_documents(ours: Sequence[Example], theirs: Sequence[Example]) -> It
     if ways[0] != ways[1]:
         yield get_text("differs.setting", name="answer", a=plain_text(ways[0]), b=plain_text(ways[1]))
         return
-    mine, others = ({e.doc_id: e for e in rows} for rows in (ours, theirs))
+    mine, others = ({doc: at for at, doc in enumerate(list_values(rows, "doc_id"))} for rows in (ours, theirs))
     if len(mine) < len(ours) or len(others) < len(theirs):
         yield get_text("differs.twice")
     elif mine.keys() != others.keys():
         yield get_text("differs.documents", a=f"{len(mine):,}", b=f"{len(others):,}")
     else:
-        for key, read in (("differs.prompt", _get_prompt), ("differs.answer", _get_right_answer)):
-            other = next((doc for doc, e in mine.items() if read(e) != read(others[doc])), None)
+        for key, names in (("differs.prompt", ("prompt",)), ("differs.answer", RIGHT_ANSWER)):
+            if have_equal_fields(ours, theirs, ("doc_id", *names)):
+                continue
+            own, beside = (list(zip(*(list_values(e, name) for name in names), strict=True)) for e in (ours, theirs))
+            other = next((doc for doc, at in mine.items() if own[at] != beside[others[doc]]), None)
             if other is not None:
                 yield get_text(key, doc=other)
                 return
@@ -110,14 +116,4 @@ def _compare_documents(ours: Sequence[Example], theirs: Sequence[Example]) -> It
 
 def _find_way(examples: Sequence[Example]) -> Answer:
     """Return how the rows of a task were answered."""
-    return "likelihood" if any(example.loglikelihoods for example in examples) else "generate"
-
-
-def _get_prompt(example: Example) -> str:
-    return example.prompt
-
-
-def _get_right_answer(example: Example) -> tuple[object, ...]:
-    """Return everything that an answer is scored against."""
-    answer = (example.target, example.target_choice, example.target_labels, example.target_value)
-    return (*answer, example.references, example.choices)
+    return "likelihood" if find_longest(examples, "loglikelihoods") else "generate"

@@ -21,6 +21,7 @@ from bitnet_bench.comparison.results import (
 )
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics import Metric, load_metric
+from bitnet_bench.runs.example_table import list_values, sort_by_document
 from bitnet_bench.runs.records import Example, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.statistics import NORMAL_95
@@ -80,11 +81,10 @@ def _find_primary_metric(a: LoadedRun, b: LoadedRun, task: str) -> str:
 def _compare_examples(
     a: LoadedRun, b: LoadedRun, task: str, name: str, rows: tuple[Sequence[Example], Sequence[Example]], margin: float
 ) -> TaskComparison:
-    ours = sorted(rows[0], key=lambda e: e.doc_id)
-    theirs = sorted(rows[1], key=lambda e: e.doc_id)
+    ours, theirs = map(sort_by_document, rows)
     score, other = (next(s for s in r.record.scores if (s.task, s.metric) == (task, name)) for r in (a, b))
     paired = _pair_examples(score, ours, theirs)
-    right, beside = (np.array([e.correct for e in examples]) for examples in (ours, theirs))
+    right, beside = (np.array(list_values(examples, "correct")) for examples in (ours, theirs))
     return TaskComparison(
         score,
         other,
@@ -100,7 +100,7 @@ def _pair_examples(score: Score, ours: Sequence[Example], theirs: Sequence[Examp
     """Return the paired test for *score*'s metric, or for the examples' own figures if it is not of this package."""
     known = _find_own_metric(score, len(ours[0].answers) if ours else 0)
     if known is None:
-        right, beside = (np.array([e.correct for e in rows], dtype=float) for rows in (ours, theirs))
+        right, beside = (np.array(list_values(rows, "correct"), dtype=float) for rows in (ours, theirs))
         return make_pairs(right, beside)
     a, b = known.example_statistics(ours), known.example_statistics(theirs)
     if _is_mean(known):

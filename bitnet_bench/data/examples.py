@@ -77,27 +77,12 @@ def tokenize_sequences(
 
 
 def _mask_prompts(rendered: Sequence[RenderedRow], encoder: TextEncoder) -> Iterator[LearnedSequence]:
-    """Yield ids of each row, and where its responses are.
+    """Return ids of each row, and where its responses are.
 
     The boundaries of a response are found as lm-eval finds them, by tokenizing the text before it: tokens that are not
     part of that are learned, including one that holds the end of a prompt and the start of a response.
     """
-    texts: list[str] = []
-    begins: list[bool] = []
-    for r in rendered:
-        parts = [r.text, *(r.text[:cut] for span in r.responses for cut in span if cut < len(r.text))]
-        texts += parts
-        begins += [begins_with_bos(r.text, encoder.tokenizer)] * len(parts)
-    encoded = iter(encoder.encode(texts, begins))
-    for r in rendered:
-        ids = next(encoded)
-        # a cut at the end of the text has all of its tokens before it
-        cuts = (cut for span in r.responses for cut in span)
-        yield LearnedSequence(ids, [_count_shared(next(encoded), ids) if c < len(r.text) else len(ids) for c in cuts])
-
-
-def _count_shared(prefix: np.ndarray, ids: np.ndarray) -> int:
-    """Return how many leading tokens two sequences have in common."""
-    length = min(len(prefix), len(ids))
-    differing = np.flatnonzero(prefix[:length] != ids[:length])
-    return int(differing[0]) if len(differing) else length
+    texts = [one.text for one in rendered]
+    begins = [begins_with_bos(text, encoder.tokenizer) for text in texts]
+    cuts = [[cut for span in one.responses for cut in span] for one in rendered]
+    return (LearnedSequence(*encoded) for encoded in encoder.encode_with_cuts(texts, begins, cuts))

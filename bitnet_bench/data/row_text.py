@@ -14,11 +14,13 @@ TEXT_ONLY, UNLEARNED, REJECTED, VERBATIM, STARTS_AS_TEXT, HAS_TEXT = (1 << bit f
 """Kind of a row, as bits: all turns are text; an answer is not learned; it is a pair; it is verbatim; its first turn is
 text; any turn is text."""
 
+_encode_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def encode_row(row: Row) -> str:
     """Return *row* as JSON."""
     turns = [(turn.role, turn.text, turn.learned) for turn in row.turns]
-    return json.dumps((turns, row.verbatim, row.rejected), ensure_ascii=False)
+    return _encode_json((turns, row.verbatim, row.rejected))
 
 
 def decode_row(text: str) -> Row:

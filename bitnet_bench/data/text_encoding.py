@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 MAX_WORDS = 1 << 17
-"""Words whose ids are remembered; their number bounds memory."""
+"""Words that a memory of ids holds; when it is full, it becomes the older one of two, and the oldest is forgotten."""
 MAX_WORD_LENGTH = 64
 """Characters of a word that is remembered."""
 IDS = np.int32
+ID_BYTES = 4
 _DISPUTED = re.compile("[\x1c-\x1f\x85\u180e\u200b\ufeff]")
 """Characters that only one of Python and the tokenizers library, in any of its versions, counts as white space."""
 _WORDS_AND_LINES = re.compile(r"(?:^\s\s+| ?)\S+(?:\s\s+\S+)*|\s+")
@@ -42,6 +45,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self._cut = _find_cut(tokenizer)
         self._known: dict[str, bytes] = {}
+        self._older: dict[str, bytes] = {}
         self._around: tuple[np.ndarray, np.ndarray] | None = None
 
     def encode(self, texts: Sequence[str], begins: Sequence[bool]) -> list[np.ndarray]:
@@ -61,6 +65,66 @@ class TextEncoder:
             ids if present else np.concatenate((before, ids, after))
             for ids, present in zip(encoded, begins, strict=True)
         ]
+
+    def encode_with_cuts(
+        self, texts: Sequence[str], begins: Sequence[bool], cuts: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """Yield the ids of each text, and how many of them lie before each of its *cuts*, which are places in the text.
+
+        These are the leading ids that the text before the cut, encoded alone, shares with the whole text.
+        """
+        before, after = self._find_added() if texts else (None, None)
+        if before is None or len(after):
+            yield from self._encode_cuts_apart(texts, begins, cuts)
+            return
+        words = [self._cut_words(text) for text in texts]
+        tails = [list(self._cut_tails(*one)) for one in zip(texts, words, cuts, strict=True)]
+        found = self._look_up([*words, *(tail for of_text in tails for _, tail in of_text if tail)])
+        of_tails = iter(found[len(words) :])
+        for of_words, of_text, has_own in zip(found[: len(words)], tails, begins, strict=True):
+            ids = _join_ids(of_words)
+            added = 0 if has_own else len(before)
+            shared = []
+            for kept, tail in of_text:
+                start = sum(map(len, of_words[:kept])) // ID_BYTES
+                more = _count_shared(_join_ids(next(of_tails)), ids[start:]) if tail else 0
+                shared.append(added + start + more)
+            yield np.concatenate((before, ids)) if added else ids, shared
+
+    def _cut_tails(self, text: str, words: Sequence[str], cuts: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
+        """Yield for each cut of *text* how many of its *words* the text before the cut begins with, and its other words.
+
+        What a word is depends on what follows it up to the next visible character alone: those before the word with the
+        last visible character before the cut are the same.
+        """
+        assert self._cut is not None
+        ends = list(accumulate(map(len, words)))
+        for cut in cuts:
+            if cut >= len(text):
+                yield len(words), []
+                continue
+            last = len(text[:cut].rstrip()) - 1
+            if len(words) == 1 or last < 0:
+                yield 0, self._cut_words(text[:cut])
+                continue
+            kept = bisect_right(ends, last)
+            tail = self._cut.findall(text, ends[kept - 1] if kept else 0, cut)
+            if tail == words[kept : kept + len(tail)]:
+                kept, tail = kept + len(tail), []
+            yield kept, tail
+
+    def _encode_cuts_apart(
+        self, texts: Sequence[str], begins: Sequence[bool], cuts: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """Yield what `encode_with_cuts` does, with each text before a cut encoded on its own."""
+        parts = [
+            (text, *(text[:cut] for cut in some if cut < len(text))) for text, some in zip(texts, cuts, strict=True)
+        ]
+        have_own = [has_own for has_own, some in zip(begins, parts, strict=True) for _ in some]
+        encoded = iter(self.encode([part for some in parts for part in some], have_own))
+        for text, some in zip(texts, cuts, strict=True):
+            ids = next(encoded)
+            yield ids, [_count_shared(next(encoded), ids) if cut < len(text) else len(ids) for cut in some]
 
     def _encode_adding(self, texts: Sequence[str], begins: Sequence[bool]) -> list[np.ndarray]:
         """Return what `encode` does, by the tokenizer alone."""
@@ -93,22 +157,38 @@ class TextEncoder:
         return self._around
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
-        words = [self._cut_words(text) for text in texts]
-        found: list[list[bytes | None]] = [list(map(self._known.get, some)) for some in words]
+        return list(map(_join_ids, self._look_up([self._cut_words(text) for text in texts])))
+
+    def _look_up(self, words: Sequence[list[str]]) -> list[list[bytes]]:
+        """Return the ids of lists of words."""
+        found: list[list[Any]] = [list(map(self._known.get, some)) for some in words]
         lacking = [i for i, ids in enumerate(found) if None in ids]
-        missing = list({word for i in lacking for word, ids in zip(words[i], found[i], strict=True) if ids is None})
-        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(missing, add_special_tokens=False)
-        new = {word: np.asarray(one.ids, IDS).tobytes() for word, one in zip(missing, encoded, strict=True)}
+        missing = {word for i in lacking for word, ids in zip(words[i], found[i], strict=True) if ids is None}
+        new = {word: ids for word in missing if (ids := self._older.get(word)) is not None}
+        unknown = [word for word in missing if word not in new]
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(unknown, add_special_tokens=False)
+        new |= {word: np.asarray(one.ids, IDS).tobytes() for word, one in zip(unknown, encoded, strict=True)}
         for i in lacking:
             found[i] = [new[word] if ids is None else ids for word, ids in zip(words[i], found[i], strict=True)]
         if len(self._known) + len(new) > MAX_WORDS:
-            self._known.clear()
+            self._older, self._known = self._known, {}
         self._known |= {word: ids for word, ids in new.items() if len(word) <= MAX_WORD_LENGTH}
-        return [np.frombuffer(b"".join(ids), IDS) for ids in found]  # type: ignore[arg-type]
+        return found
 
     def _cut_words(self, text: str) -> list[str]:
         assert self._cut is not None
         return [text] if _DISPUTED.search(text) else self._cut.findall(text)
+
+
+def _join_ids(words: Sequence[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(words), IDS)
+
+
+def _count_shared(prefix: np.ndarray, ids: np.ndarray) -> int:
+    """Return how many leading tokens two sequences have in common."""
+    length = min(len(prefix), len(ids))
+    differing = np.flatnonzero(prefix[:length] != ids[:length])
+    return int(differing[0]) if len(differing) else length
 
 
 def _find_cut(tokenizer: Any) -> re.Pattern[str] | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from bitnet_bench.metrics.mean import MeanMetric
+from bitnet_bench.runs.example_table import list_values
 from bitnet_bench.runs.records import Example
 
 
@@ -14,6 +19,13 @@ class Accuracy(MeanMetric):
     def score_example(self, example: Example) -> float:
         """Return 1.0 if the most likely choice is the target."""
         return float(example.output_choice == example.target_choice)
+
+    def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return [n], the score of each example."""
+        if type(self).score_example is not Accuracy.score_example:
+            return super().example_statistics(examples)
+        chosen = zip(list_values(examples, "output_choice"), list_values(examples, "target_choice"), strict=True)
+        return np.array([output == target for output, target in chosen], dtype=float)
 
     def signature(self) -> str:
         """Return the signature."""

@@ -13,6 +13,7 @@ import numpy as np
 from bitnet_bench.errors import BenchError
 from bitnet_bench.metrics.base import Metric
 from bitnet_bench.metrics.sums import BOOTSTRAP_SIGNATURE, f1_from_counts, mean_over_occurring
+from bitnet_bench.runs.example_table import find_longest, list_values
 from bitnet_bench.runs.records import Example
 from bitnet_bench.statistics import confusion_bootstrap_stderr
 
@@ -46,7 +47,7 @@ class ConfusionMetric(Metric, adds=("target_and_output", "count_labels")):
 
     def count_labels(self, examples: Sequence[Example]) -> int:
         """Return how many labels there are."""
-        return max(len(example.choices) for example in examples)
+        return find_longest(examples, "choices")
 
     def score_example(self, example: Example) -> float:
         """Return 1.0 if the output is the target, because these metrics have no meaning for one example."""
@@ -65,6 +66,10 @@ class ConfusionMetric(Metric, adds=("target_and_output", "count_labels")):
     def example_statistics(self, examples: Sequence[Example]) -> np.ndarray:
         """Return [n, 3]: target, output, and number of labels."""
         labels = self.count_labels(examples)
+        if type(self).target_and_output is ConfusionMetric.target_and_output:
+            chosen = [list_values(examples, name) for name in ("target_choice", "output_choice")]
+            if None not in chosen[0] and None not in chosen[1]:
+                return np.column_stack([*(np.array(one, np.int64) for one in chosen), np.full(len(examples), labels)])
         return np.array([(*self.target_and_output(example), labels) for example in examples], dtype=np.int64)
 
     def score_resamples(self, numbers: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -39,10 +39,15 @@ from bitnet_bench.wording.sentences import translate_sentence
 
 MAX_LINES_NAMED = 3
 """Number of unreadable lines of a file that are named; the others are counted."""
+MIN_COLUMN_BYTES = 1 << 21
+"""Size of a file of examples from which columns are faster, the import of their library included."""
 
 
 class StoredExamples(Mapping[str, Sequence[Example]]):
-    """The examples of a run folder by task, read on access and not cached; problems are added to *notices*."""
+    """The examples of a run folder by task, read on access and not cached; problems are added to *notices*.
+
+    Those of a large file that was not edited are an `ExampleTable`, any others a list.
+    """
 
     def __init__(self, folder: Path, record: RunRecord, notices: list[Notice]) -> None:
         self._folder, self._record, self._notices = folder, record, notices
@@ -56,10 +61,13 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
             raise KeyError(task)
         content = file.read_bytes()
         written = self._record.samples.get(task)
-        if written and hashlib.sha256(content).hexdigest() != written:
+        is_as_written = bool(written) and hashlib.sha256(content).hexdigest() == written
+        if written and not is_as_written:
             self._add_notice(file, get_text("notice.edited"))
-        with _pause_gc():
-            examples = list(self._parse_examples(task, file, content))
+        examples = _parse_columns(file, content) if is_as_written else None
+        if examples is None:
+            with _pause_gc():
+                examples = list(self._parse_examples(task, file, content))
         if len(examples) != self._tasks[task]:
             self._add_notice(
                 file, get_text("notice.some-samples", n=f"{len(examples):,}", total=Count(self._tasks[task]))
@@ -97,6 +105,15 @@ class StoredExamples(Mapping[str, Sequence[Example]]):
         notice = Notice(str(file), what)
         if notice not in self._notices:
             self._notices.append(notice)
+
+
+def _parse_columns(file: Path, content: bytes) -> Sequence[Example] | None:
+    """Return the examples of a large file by column; None if it is small, or has to be read line by line."""
+    if len(content) < MIN_COLUMN_BYTES:
+        return None
+    from bitnet_bench.runs.example_parsing import parse_examples
+
+    return parse_examples(content, str(file))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
@@ -96,6 +96,25 @@ def test_words_give_the_ids_of_the_whole_text(name: str, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("name", [*CUT, *WHOLE])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_tokens_before_a_cut_are_those_that_the_text_before_it_shares(name: str, data: st.DataObject) -> None:
+    """As lm-eval finds them, by encoding that text on its own; cuts are in words, in white space, or at an end."""
+    tokenizer = {**CUT, **WHOLE}[name]
+    texts = data.draw(st.lists(st.lists(st.sampled_from(PIECES), max_size=20).map("".join), min_size=1, max_size=3))
+    begins = [data.draw(st.booleans()) for _ in texts]
+    cuts = [sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4))) for text in texts]
+    found = list(TextEncoder(tokenizer).encode_with_cuts(texts, begins, cuts))
+    expected = encode_plainly(texts, begins, tokenizer)
+    assert [ids.tolist() for ids, _ in found] == expected
+    for text, has_own, places, ids, (_, counts) in zip(texts, begins, cuts, expected, found, strict=True):
+        for cut, count in zip(places, counts, strict=True):
+            (before,) = encode_plainly([text[:cut]], [has_own], tokenizer) if cut < len(text) else (ids,)
+            assert before[:count] == ids[:count]
+            assert count == min(len(before), len(ids)) or before[count] != ids[count]
+
+
+@pytest.mark.parametrize("name", [*CUT, *WHOLE])
 def test_words_are_remembered_only_where_the_tokenizer_is_known_to_cut(name: str) -> None:
     """Others encode whole texts."""
     encoder = TextEncoder({**CUT, **WHOLE}[name])
@@ -117,9 +136,30 @@ def test_a_special_token_that_looks_beside_itself_keeps_texts_whole(token: dict[
 
 
 def test_memory_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long words are not remembered, and a full memory begins anew."""
+    """Long words are not remembered; a full memory becomes the older of two, from which words in use come back."""
     monkeypatch.setattr(text_encoding, "MAX_WORDS", 3)
     encoder = TextEncoder(CUT["gpt2"])
-    for texts in (["가 나 " + "다" * 99], ["라 마 가"], ["가 나 다 라 마 바"]):
+    for texts in (["가 나 " + "다" * 99], ["라 마"], ["가 라"], ["바 사 아"]):
         assert [ids.tolist() for ids in encoder.encode(texts, [True])] == encode_plainly(texts, [True], CUT["gpt2"])
-    assert len(encoder._known) == 5
+    assert set(encoder._known) == {"바", " 사", " 아"}
+    assert set(encoder._older) == {"가", " 라"}
+
+
+def test_a_word_in_use_is_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though others have filled the memory since."""
+    monkeypatch.setattr(text_encoding, "MAX_WORDS", 2)
+    encoder = TextEncoder(CUT["gpt2"])
+    expected = [ids.tolist() for ids in encoder.encode(["서울"], [True])]
+    encoder.encode(["가 나"], [True])
+    assert set(encoder._older) == {"서울"}
+    asked: list[str] = []
+    backend = encoder.tokenizer.backend_tokenizer
+
+    class Counting:
+        def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+            asked.extend(texts)
+            return backend.encode_batch_fast(texts, **options)
+
+    encoder.tokenizer = type("Tokenizer", (), {"backend_tokenizer": Counting()})()
+    assert [ids.tolist() for ids in encoder._encode_by_words(["서울"])] == expected
+    assert asked == []
