@@ -23,16 +23,15 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
+from bitnet_bench.pipeline.step_estimate import PROCESS_BYTES, Estimate
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, SearchStep, Step
+from bitnet_bench.pipeline.token_counts import WITHOUT_CODE, count_sequences, count_task_tokens
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
-SAMPLED_ROWS = 200
-WITHOUT_CODE = "an estimate"
-"""What runs no code of a suite."""
 CALIBRATION_S = 0.3
 CALIBRATION_TOKENS = 512
 """Tokens of the matrix product whose speed is measured."""
@@ -40,8 +39,7 @@ TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
 """Shares of that speed that training, reading a prompt and generating a token reach."""
 OPENING_S = 4.0
 """Seconds for importing, opening a checkpoint and building tasks."""
-PROCESS_BYTES = 600 * 10**6
-"""Bytes of a process that has imported torch and transformers."""
+
 STATE_BYTES = 12
 """Bytes of a parameter in a saved state: master and moments. A new state is written before the old one is deleted."""
 SCORED_TOKENS = 1024
@@ -55,21 +53,6 @@ PREFILL_SHARES: Mapping[Precision, float] = {"ternary": 0.8, "bf16": 1.3, "fp16"
 (fp16)."""
 ENGINE_SHARE = 1.5
 """Speed of the ternary engine over that of `hf` when reading a prompt."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Estimated time, memory and disk of one step."""
-
-    title: str
-    done: bool
-    seconds: float | None
-    memory_bytes: int | None
-    disk_bytes: int | None
-    note: str
-    """Basis of the estimate, or why there is none."""
-    speed: str = ""
-    """Source of the speed on which the estimate is based."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +82,19 @@ def measure_speed(shape: ModelShape) -> Speed:
     return Speed(flops, f"{flops / 1e9:,.0f} GFLOP/s measured here on {device}, {torch.get_num_threads()} threads")
 
 
-def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
+def estimate_steps(
+    steps: Sequence[Step], speed: Speed | None, progress: Progress, done: Sequence[bool] = ()
+) -> list[Estimate]:
     """Return an estimate for each step; *speed* is measured for each model if it is not given.
 
-    Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded.
+    Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded. *done*
+    says of each step whether it is known to be done: it is looked at no further.
     """
     planner = _StepEstimator(_find_starts([step.job for step in steps if isinstance(step, FinetuneStep)]), speed)
     found = []
     for number, step in enumerate(steps, 1):
-        found.append(planner.estimate_step(step))
+        is_done = bool(done) and done[number - 1]
+        found.append(Estimate(step.title, True, 0.0, 0, 0, "") if is_done else planner.estimate_step(step))
         progress(number, len(steps), step.title)
     return found
 
@@ -140,6 +127,10 @@ class _StepEstimator:
         except BenchError as error:
             return Estimate(step.title, step.is_done, None, None, None, error.problem)
 
+    def _find_shape(self, model: str) -> ModelShape:
+        shape: ModelShape = self._compute_once(lambda: find_shape(model), "shape", model)
+        return shape
+
     def _compute_once(self, count: Callable[[], Any], *about: Any) -> Any:
         key = repr(about)
         if key not in self._counted:
@@ -150,10 +141,10 @@ class _StepEstimator:
         from bitnet_bench.training.order import count_steps
 
         job, start = step.job, self._starts.get(step.job.model, step.job.model)
-        shape = find_shape(start)
+        shape = self._find_shape(start)
         (tokenizer, whose), rows = self._load_tokenizer(start, job.tokenizer), self._read_rows(job)
         sequences, tokens_a_row = self._compute_once(
-            lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
+            lambda: count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
         job = fit_batch(job, shape, job.max_length if job.packing else round(tokens_a_row), find_free_bytes(1))
         batch = job.sequences * (2 if job.method == "dpo" else 1)
@@ -186,16 +177,20 @@ class _StepEstimator:
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
         here = is_here(model)
-        loaded = load_tokenizer(open_checkpoint(model, tokenizer) if here else open_checkpoint("demo"))
+        loaded = self._compute_once(
+            lambda: load_tokenizer(open_checkpoint(model, tokenizer) if here else open_checkpoint("demo")),
+            *("tokenizer", model if here else None, tokenizer),
+        )
         return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
 
     def _estimate_evaluation(self, step: EvaluateStep) -> Estimate:
         start = self._starts.get(step.model, step.model)
-        shape, (tokenizer, whose) = find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
-        names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
-        asked = step.job.model_dump(exclude={"stage", "cache"})
-        sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), "tasks", names, asked, whose)
+        shape, (tokenizer, whose) = self._find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
+        asked = step.job.model_dump(exclude={"stage", "cache", "seed", "shots", "backend", "precision"})
+        about = ("tasks", step.task_names, asked, whose, start if is_here(start) else None)
+        sizes = self._compute_once(lambda: count_task_tokens(step, tokenizer), *about)
         documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
+        read *= 1 + step.job.shots  # an example is about as long as a question
         speed = self._speed or measure_speed(shape)
         flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
         memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
@@ -208,7 +203,7 @@ class _StepEstimator:
         scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
         for model in step.models:
             start = self._starts.get(model, model)
-            shape = find_shape(start)
+            shape = self._find_shape(start)
             speed = self._speed or measure_speed(shape)
             sources.append(speed.source)
             for run in _list_candidates(step, start, model):
@@ -231,53 +226,6 @@ def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
     result = shape.matrices / 4 + 2 * shape.embeddings if ternary else 2 * shape.parameters
     masters = 4 * shape.parameters if ternary and job.keep_masters else 0
     return int(result + masters + 2 * STATE_BYTES * shape.parameters)
-
-
-def _count_sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
-    """Return how many sequences a job trains on and their mean length in tokens, from a sample of its rows."""
-    from bitnet_bench.data.tokenizing import tokenize_pairs, tokenize_rows
-
-    some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
-    if job.method == "dpo":
-        examples = tokenize_pairs(some, tokenizer, job.template, job.max_length).examples
-    else:
-        examples = tokenize_rows(
-            some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain"
-        ).examples
-    tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
-    return len(rows) if job.method == "dpo" else round(len(rows) * len(examples) / len(some)), tokens
-
-
-def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, float, float]]:
-    """Return (documents, tokens to read, tokens to write) of every task."""
-    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
-
-    job = step.job
-    rows = {name: Path(file) for name, file in job.rows.items()}
-    directory = Path(job.data_dir) if job.data_dir else None
-    setting = TaskSettings(
-        directory, rows, job.prompts, job.shots, job.seed, job.chat_template, job.answer, without_code=WITHOUT_CODE
-    )
-    return [
-        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job) for suite, task in step.tasks
-    ]
-
-
-def _count_document_tokens(task: Any, tokenizer: Any, job: EvaluateJob) -> tuple[int, float, float]:
-    """Return (documents, tokens to read, tokens to write) of a task, from a sample of its documents."""
-    documents = list(task.test_docs())[: job.limit]
-    some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
-    texts = [str(task.doc_to_text(doc)) for doc in some]
-    if task.OUTPUT_TYPE == "multiple_choice":
-        texts += [str(choice) for doc in some for choice in task.doc_to_choice(doc)]
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        texts += [str(task.doc_to_target(doc)) for doc in some]
-    share = len(documents) / max(1, len(some))
-    read = share * sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
-    if task.OUTPUT_TYPE != "generate_until":
-        return len(documents), read, 0.0
-    longest = job.max_new_tokens or task.config.generation_kwargs.get("max_gen_toks", 0)
-    return len(documents), job.repeats * read, float(job.repeats * longest * len(documents))
 
 
 def _list_candidates(step: MeasureStep, start: str, out: str) -> list[tuple[str, Precision]]:
@@ -314,5 +262,5 @@ def _estimate_read_bytes(shape: ModelShape, run: tuple[str, Precision]) -> float
     return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
 
 
-def _estimate_report(step: ReportStep) -> Estimate:
+def _estimate_report(step: Step) -> Estimate:
     return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")
