@@ -16,6 +16,8 @@ from bitnet_bench.sweeps.graph import GRAPH_FILE, Graph, Step, StepOutcome
 
 EXECUTORS: dict[str, str] = {
     "local": "bitnet_bench.sweeps.local:open_executor",
+    "ray": "bitnet_bench.sweeps.ray_executor:open_executor",
+    "slurm": "bitnet_bench.sweeps.slurm_executor:open_executor",
 }
 """Function that opens each executor, as MODULE:FUNCTION; it is imported when the executor is used."""
 
