@@ -28,19 +28,26 @@ class Attempt:
         self._claim = Claim(Path(shared), call.step.id) if shared else None
         self._process: StepProcess | None = None
 
-    def run(self, is_done: Callable[[], StepOutcome | None] = lambda: None) -> StepOutcome:
-        """Run the step to its end and return how it ended; an earlier attempt's outcome, if it has one already."""
+    def run(
+        self,
+        find_outcome: Callable[[], StepOutcome | None] = lambda: None,
+        start: Callable[[StepCall], StepProcess] = StepProcess,
+    ) -> StepOutcome:
+        """Run the step to its end and return how it ended; an earlier attempt's outcome, if there is one already.
+
+        *find_outcome* looks for one elsewhere, and *start* starts the process.
+        """
         if self._claim is not None:
             self._claim.take()
         try:
-            former = (load_outcome(self._file) if self._file else None) or is_done()
-            return former or self._run_process()
+            former = (load_outcome(self._file) if self._file else None) or find_outcome()
+            return former or self._run_process(start)
         finally:
             if self._claim is not None:
                 self._claim.release()
 
-    def _run_process(self) -> StepOutcome:
-        self._process = StepProcess(self._call)
+    def _run_process(self, start: Callable[[StepCall], StepProcess]) -> StepOutcome:
+        self._process = start(self._call)
         try:
             while not self._process.wait(POLL_S):
                 if self._claim is not None and not self._claim.keep():

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.answer_cache import CACHE_FILE_VARIABLE
 from bitnet_bench.files import is_file, read_text, write_whole
+from bitnet_bench.processes import count_cores
 from bitnet_bench.runs.value import Value
 from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
@@ -72,9 +73,11 @@ class SlurmExecutor:
         run_step: RunStep,
         settings: SlurmSettings,
         queue: Queue,
+        jobs: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._graph, self._settings, self._queue, self._clock = graph, settings, queue, clock
+        self._jobs = jobs
         self._function = name_function(run_step)
         self._folder = Path(graph.folder).absolute() / FOLDER
         self._is_local = settings.cluster == "local"
@@ -98,8 +101,9 @@ class SlurmExecutor:
                 )
 
     def choose(self, ready: Sequence[Step]) -> Sequence[Step]:
-        """Return all of *ready*: they wait in the queue."""
-        return ready
+        """Return all of *ready*: they wait in the queue. Without one, return as many as this machine has cores."""
+        most = (self._jobs or count_cores()) - len(self._watched) if self._is_local else len(ready)
+        return ready[: max(0, most)]
 
     def submit(self, steps: Sequence[Step]) -> None:
         """Queue those of *steps* that are not in the queue since an earlier call."""
@@ -302,4 +306,4 @@ def open_queue(graph: Graph, settings: SlurmSettings, most: int | None) -> Queue
 def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> Iterator[SlurmExecutor]:
     """Yield an executor on SLURM; what is in the queue stays there when this process ends."""
     settings = read_settings(options.settings)
-    yield SlurmExecutor(graph, run_step, settings, open_queue(graph, settings, options.jobs))
+    yield SlurmExecutor(graph, run_step, settings, open_queue(graph, settings, options.jobs), options.jobs)

@@ -122,6 +122,7 @@ class StepProcess:
         self._is_stopping = True
         self._signal(signal.SIGKILL)
         self._process.wait()
+        self._files.cleanup()
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether the process ends within *timeout_s*."""
