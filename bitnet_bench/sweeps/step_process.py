@@ -30,7 +30,7 @@ from bitnet_bench.protocols import Progress
 from bitnet_bench.sweeps.executors import RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Step, StepOutcome
 
-MODULE = __name__
+MODULE = "bitnet_bench.sweeps.step_process"
 POLL_S = 0.1
 PROGRESS_S = 1.0
 """Time between two reports of a step's progress."""
