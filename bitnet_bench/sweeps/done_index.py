@@ -38,7 +38,7 @@ DAMAGED_HINT = "Delete the file: every step then compares its inputs itself once
 
 @dataclass(frozen=True)
 class _Sight:
-    """What was seen of some paths: a digest, the newest of their times, and whether all of them were there."""
+    """What was seen of some paths: a digest, when one of them last changed, and whether all of them were there."""
 
     digest: str
     newest_ns: int
@@ -142,7 +142,7 @@ class FileIndex:
     def _look(self, paths: Sequence[str]) -> _Sight:
         seen = [file for path in paths for file in self._look_at(path)]
         digest = hashlib.sha256(json.dumps(seen).encode("utf-8", "surrogatepass")).hexdigest()
-        newest = max((max(one[2], one[3]) for one in seen if one[1] is not None), default=0)
+        newest = max((one[3] for one in seen), default=0)
         return _Sight(digest, newest, all(one[1] is not None for one in seen))
 
     def _look_at(self, path: str) -> list[Any]:
@@ -155,7 +155,7 @@ class FileIndex:
         coarse = sight.newest_ns % 1_000_000_000 == 0
         age = self._clock_ns() - sight.newest_ns
         tick = COARSE_TICK_NS if coarse else TICK_NS
-        return tick - age if 0 <= age < tick else 0
+        return tick - age if -tick < age < tick else 0  # a clock that is wrong by more is not waited for
 
 
 def _list_files(path: str) -> Iterator[tuple[str, int | None, int, int, int]]:
