@@ -92,12 +92,24 @@ def open_executor(
 
 def find_executor(name: str) -> OpenExecutor:
     """Return the function that opens the executor called *name*."""
-    if name not in EXECUTORS:
-        hint = f"{did_you_mean(name, sorted(EXECUTORS))} There are: {', '.join(sorted(EXECUTORS))}."
-        raise UsageError(f"There is no executor {name!r}.", hint.strip())
+    check_name(name)
     module, _, function = EXECUTORS[name].partition(":")
     found: OpenExecutor = getattr(importlib.import_module(module), function)
     return found
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError with the nearest name if there is no executor called *name*."""
+    if name not in EXECUTORS:
+        hint = f"{did_you_mean(name, sorted(EXECUTORS))} There are: {', '.join(sorted(EXECUTORS))}."
+        raise UsageError(f"There is no executor {name!r}.", hint.strip())
+
+
+def count_gpus(name: str, options: ExecutorOptions) -> int:
+    """Return how many GPUs a step may have by default where the executor called *name* runs it."""
+    check_name(name)
+    module = importlib.import_module(EXECUTORS[name].partition(":")[0])
+    return int(module.count_gpus(options.settings))
 
 
 def make_command(graph: Graph, step: Step) -> list[str]:

@@ -22,40 +22,17 @@ from typing import Any
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.answer_cache import CACHE_FILE_VARIABLE
 from bitnet_bench.sweeps.artefacts import ArtefactStore, describe_fault
+from bitnet_bench.sweeps.cluster_settings import RaySettings
 from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
 from bitnet_bench.sweeps.ray_tasks import INSTALL_HINT, TaskOrder, find_place, import_ray, list_missing, run_order
 from bitnet_bench.sweeps.step_process import RANK_VARIABLE, StepCall, load_progress, name_function
 
 RUNS_FOLDER, ANSWERS_FOLDER = "ray", "answers"
-RETRIES = 3
-"""Times that a step is started again because its node or its worker was lost."""
 STOP_S = 10.0
 """Time that tasks have to end their steps, before their workers are killed."""
 PROBE_S = 120.0
 """Time that a node has to say what it has: a worker must start, and import this package."""
-
-
-@dataclass(frozen=True)
-class RaySettings:
-    """Where steps run on Ray."""
-
-    address: str = "auto"
-    """Address of the cluster: HOST:PORT, ray://HOST:PORT, `auto` for the one of this machine, `local` for a new one."""
-    artefacts: str = ""
-    """fsspec URL for what steps read and write; "" if all nodes see the folders of the sweep."""
-    node_folder: str = ""
-    """Folder on each node for its copies, if there is a URL; "" is one in the cache of the user."""
-    retries: int = RETRIES
-
-
-def read_settings(given: Mapping[str, Any]) -> RaySettings:
-    """Return the settings of Ray; UsageError for one that there is not."""
-    known = RaySettings.__dataclass_fields__.keys()
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        raise UsageError(f"There is no setting {unknown[0]!r} of Ray.", f"There are: {', '.join(known)}.")
-    return RaySettings(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass
@@ -195,8 +172,8 @@ class RayExecutor:
             version=__version__,
             outcome="" if self._store or rank != "0" else str(self._run / f"{step.id}.json"),
             shared="" if self._store or rank != "0" else str(Path(self._graph.folder).absolute()),
-            artefacts=self._settings.artefacts,
-            root=self._settings.node_folder,
+            artefacts=self._settings.artefacts or "",
+            root=self._settings.node_folder or "",
             graph=self._graph.model_dump_json(exclude_defaults=True) if self._store else "",
         )
         return json.dumps(asdict(told))
@@ -318,14 +295,22 @@ def _check_room(step: Step, nodes: Sequence[Mapping[str, Any]], settings: RaySet
     )
 
 
+def count_gpus(settings: Mapping[str, Any]) -> int:
+    """Return how many GPUs the best node of the cluster has, which stays connected."""
+    ray = import_ray()
+    if not ray.is_initialized():
+        _connect(ray, settings.get("address") or "auto")
+    return max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+
+
 @contextmanager
 def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> Iterator[RayExecutor]:
     """Yield an executor on a Ray cluster: the one that the settings name, else one of this machine alone."""
-    settings = read_settings(options.settings)
+    settings = RaySettings(**options.settings)
     ray = import_ray()
     was_connected = ray.is_initialized()
     if not was_connected:
-        _connect(ray, settings.address)
+        _connect(ray, settings.address or "auto")
     executor = RayExecutor(graph, run_step, settings, ray)
     try:
         yield executor

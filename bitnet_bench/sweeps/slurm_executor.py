@@ -20,10 +20,11 @@ from bitnet_bench.evaluation.answer_cache import CACHE_FILE_VARIABLE
 from bitnet_bench.files import is_file, read_text, write_whole
 from bitnet_bench.processes import count_cores
 from bitnet_bench.runs.value import Value
+from bitnet_bench.sweeps.cluster_settings import SlurmSettings
 from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
 from bitnet_bench.sweeps.slurm_jobs import JobOrder, StepJob
-from bitnet_bench.sweeps.slurm_queue import LocalQueue, Queue, SlurmQueue, SlurmSettings, read_settings
+from bitnet_bench.sweeps.slurm_queue import LocalQueue, Queue, SlurmQueue
 from bitnet_bench.sweeps.step_process import StepCall, load_outcome, load_progress, name_function
 
 FOLDER, LEDGER_FILE, JOBS_FOLDER, OUTCOMES_FOLDER = "slurm", "jobs.json", "jobs", "outcomes"
@@ -302,8 +303,13 @@ def open_queue(graph: Graph, settings: SlurmSettings, most: int | None) -> Queue
     return LocalQueue(folder, settings) if settings.cluster == "local" else SlurmQueue(folder, settings, most)
 
 
+def count_gpus(settings: Mapping[str, object]) -> int:
+    """Return how many GPUs a step may have by default: one if the jobs are to get any."""
+    return 1 if settings.get("gres") else 0
+
+
 @contextmanager
 def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> Iterator[SlurmExecutor]:
     """Yield an executor on SLURM; what is in the queue stays there when this process ends."""
-    settings = read_settings(options.settings)
+    settings = SlurmSettings(**options.settings)
     yield SlurmExecutor(graph, run_step, settings, open_queue(graph, settings, options.jobs), options.jobs)

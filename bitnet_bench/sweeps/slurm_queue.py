@@ -12,81 +12,17 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.sweeps.cluster_settings import DEFAULT_TIME, SlurmSettings
 from bitnet_bench.sweeps.graph import Needs
 from bitnet_bench.sweeps.slurm_jobs import StepJob, import_submitit
 
-SIGNAL_S = 120
-"""Seconds before the time limit at which a job is asked to save."""
-DEFAULT_TIME = "4:00:00"
-REQUEUES = 100
-"""Times that a job is queued again because its time was up."""
 ASK_S = 60.0
 """Time that SLURM has to answer a question."""
-TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SlurmSettings:
-    """What is asked of SLURM, as the options of `sbatch` say it."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str = DEFAULT_TIME
-    """Limit of a job, which is queued again when it is up: minutes, HH:MM:SS, D-HH or D-HH:MM:SS."""
-    gres: str | None = None
-    """Kind of GPU, such as gpu:a100; the number that a step needs is added."""
-    constraint: str | None = None
-    signal_s: int = SIGNAL_S
-    """Seconds before the limit at which a step is asked to save."""
-    requeues: int = REQUEUES
-    setup: tuple[str, ...] = ()
-    """Lines of shell before each job, such as `module load cuda`."""
-    cluster: str = "slurm"
-    """`slurm`; `local` starts the jobs as processes of this machine, to try a sweep out."""
-
-
-def read_settings(given: Mapping[str, Any]) -> SlurmSettings:
-    """Return the settings of SLURM; UsageError for one that there is not, or that says nothing."""
-    known = SlurmSettings.__dataclass_fields__.keys()
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        raise UsageError(f"There is no setting {unknown[0]!r} of SLURM.", f"There are: {', '.join(known)}.")
-    values = {name: value for name, value in given.items() if value is not None}
-    if "setup" in values:
-        values["setup"] = (values["setup"],) if isinstance(values["setup"], str) else tuple(values["setup"])
-    if "time" in values:
-        values["time"] = str(values["time"])
-    settings = SlurmSettings(**values)
-    limit_s = 60 * parse_minutes(settings.time)
-    if settings.signal_s >= limit_s:
-        raise UsageError(
-            f"A job of {settings.time} would be asked to save {settings.signal_s:,} seconds before its end.",
-            "Give it more `time`, or a shorter `signal_s`.",
-        )
-    if settings.cluster not in ("slurm", "local"):
-        raise UsageError(f"There is no cluster {settings.cluster!r} of submitit here.", "There are: slurm, local.")
-    return settings
-
-
-def parse_minutes(text: str) -> int:
-    """Return the minutes that a time limit of SLURM says, rounded up."""
-    found = TIME.fullmatch(text)
-    if found is None:
-        raise UsageError(f"{text!r} is no time limit of SLURM.", "Give minutes, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.")
-    parts = [int(part) for part in found["clock"].split(":")]
-    if found["days"] is not None:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-        return 1440 * int(found["days"]) + 60 * hours + minutes + math.ceil(seconds / 60)
-    if len(parts) == 3:
-        return 60 * parts[0] + parts[1] + math.ceil(parts[2] / 60)
-    return parts[0] + (1 if len(parts) == 2 and parts[1] else 0)
 
 
 class Queue(Protocol):
@@ -140,7 +76,7 @@ class SlurmQueue:
         chosen = make_parameters(self._settings, needs)
         chosen.pop("time")
         return [
-            f"--time={self._settings.time}",
+            f"--time={self._settings.time or DEFAULT_TIME}",
             *(
                 f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
                 for name, value in chosen.items()
@@ -217,7 +153,7 @@ def make_parameters(settings: SlurmSettings, needs: Needs) -> dict[str, Any]:
         "account": settings.account,
         "qos": settings.qos,
         "constraint": settings.constraint,
-        "time": parse_minutes(settings.time),
+        "time": settings.minutes,
         "nodes": 1,
         "ntasks_per_node": 1,
         "cpus_per_task": needs.cpus,
@@ -262,7 +198,7 @@ class LocalQueue:
         if after:
             raise UsageError("submitit's local executor starts no job after another.", "Leave `--detach` out.")
         self._executor.update_parameters(
-            timeout_min=parse_minutes(self._settings.time),
+            timeout_min=self._settings.minutes,
             signal_delay_s=self._settings.signal_s,
             gpus_per_node=needs.gpus,
             stderr_to_stdout=True,
