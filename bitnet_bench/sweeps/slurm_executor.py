@@ -312,4 +312,8 @@ def count_gpus(settings: Mapping[str, object]) -> int:
 def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> Iterator[SlurmExecutor]:
     """Yield an executor on SLURM; what is in the queue stays there when this process ends."""
     settings = SlurmSettings(**options.settings)
-    yield SlurmExecutor(graph, run_step, settings, open_queue(graph, settings, options.jobs), options.jobs)
+    queue = open_queue(graph, settings, options.jobs)
+    try:
+        yield SlurmExecutor(graph, run_step, settings, queue, options.jobs)
+    finally:
+        queue.close()

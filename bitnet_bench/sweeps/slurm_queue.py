@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from bitnet_bench.sweeps.slurm_jobs import StepJob, import_submitit
 
 ASK_S = 60.0
 """Time that SLURM has to answer a question."""
+END_S = 10.0
+"""Time that a process of submitit's local executor has to end after its step."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +53,9 @@ class Queue(Protocol):
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """End *jobs*."""
+
+    def close(self) -> None:
+        """Let go of the jobs, which go on."""
 
 
 class SlurmQueue:
@@ -140,6 +146,9 @@ class SlurmQueue:
         if jobs:
             _ask(["scancel", *jobs])
 
+    def close(self) -> None:
+        """Do nothing: the jobs are SLURM's."""
+
 
 def make_parameters(settings: SlurmSettings, needs: Needs) -> dict[str, Any]:
     """Return what a job of these needs asks for, by the names of submitit, which are those of sbatch."""
@@ -227,6 +236,13 @@ class LocalQueue:
             else:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(int(job), signal.SIGINT)
+
+    def close(self) -> None:
+        """Wait for processes that have done their work and are about to end."""
+        deadline = time.monotonic() + END_S
+        for job in self._jobs.values():
+            while not job.done() and time.monotonic() < deadline:
+                time.sleep(0.02)
 
 
 class _LiveProcesses(Mapping[str, str]):
