@@ -118,14 +118,22 @@ class SlurmExecutor:
         entry = self._entries.get(step.id)
         if entry is None or entry.key != step.key:
             return False
-        if not entry.job:
-            found = self._queue.find(entry.name)
-            job = next((one for one in found if one.partition("_")[2] in ("", str(entry.index))), "")
-            if not job:
-                return self._read_outcome(entry) is not None
-            self._entries[step.id] = entry.model_copy(update={"job": job})
-            self._save()
+        if entry.job:
+            return self._is_under_way(entry)
+        found = self._queue.find(entry.name)
+        job = next((one for one in found if one.partition("_")[2] in ("", str(entry.index))), "")
+        if not job:
+            return self._read_outcome(entry) is not None
+        self._entries[step.id] = entry.model_copy(update={"job": job})
+        self._save()
         return True
+
+    def _is_under_way(self, entry: _Entry) -> bool:
+        """Return whether a job waits or runs, has left an outcome, or may have left one that is not seen yet."""
+        if self._read_outcome(entry) is not None:
+            return True
+        states = self._queue.list_states()
+        return states is None or states.get(entry.job) is not None or self._queue.explain(entry.job) == "COMPLETED"
 
     def _queue_steps(
         self, steps: Sequence[Step], after: Sequence[str] = (), retries: int = 0, *, whatever: bool = False

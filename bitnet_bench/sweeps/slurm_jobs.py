@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bitnet_bench.errors import UsageError
-from bitnet_bench.sweeps.attempts import Attempt
+from bitnet_bench.sweeps.attempts import TAKEN_OVER, Attempt
 from bitnet_bench.sweeps.graph import Step
 from bitnet_bench.sweeps.step_process import StepCall
 
 INSTALL_HINT = "pip install 'bitnet-bench[slurm]', in the environment that the jobs use too."
+LINGER_S = 900.0
+"""Time that a job waits for its end whose step was told to end."""
 STOP_SHARE = 0.8
 """Share of the time between the signal and the limit that a step has to save."""
 
@@ -55,6 +58,8 @@ class StepJob:
         call = StepCall(**{**order.call, "step": Step.model_validate(order.call["step"])})
         self._attempt = Attempt(call, order.outcome, order.shared)
         outcome = self._attempt.run()
+        if outcome.is_lost and outcome.problem != TAKEN_OVER:
+            time.sleep(LINGER_S)  # SLURM ends a job that it preempts or cancels, and only then knows it as such
         if not outcome.is_done:
             raise StepFailedError(outcome.problem)  # so that the job fails, and those that wait for it do not start
         return outcome.model_dump_json()

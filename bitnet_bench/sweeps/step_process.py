@@ -31,6 +31,8 @@ from bitnet_bench.sweeps.executors import RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Step, StepOutcome
 
 MODULE = "bitnet_bench.sweeps.step_process"
+STOPPED_FILE = "stopped"
+"""File that a process leaves that was asked to end: what starts several of them does not pass their statuses on."""
 POLL_S = 0.1
 PROGRESS_S = 1.0
 """Time between two reports of a step's progress."""
@@ -135,13 +137,13 @@ class StepProcess:
         status = self._process.wait()
         self._signal(signal.SIGKILL)  # what it left behind
         outcome = load_outcome(self._outcome)
+        stopped = self._is_stopping or status == STOPPED_STATUS or self._outcome.with_name(STOPPED_FILE).exists()
         self._files.cleanup()
         seconds = time.monotonic() - self._began_s
         if outcome is not None:
             return outcome.model_copy(update={"seconds": seconds, "host": platform.node() or None})
         if status == 0 and call_rank(self._call) > 0:  # the first process says how all ended
             return StepOutcome(id=self._call.step.id, is_done=True, seconds=seconds)
-        stopped = self._is_stopping or status == STOPPED_STATUS
         problem = (
             "It was stopped, and goes on when it is run again." if stopped else _explain_end(status, self._call.log)
         )
@@ -227,7 +229,8 @@ def main(arguments: list[str]) -> None:
     step = Step.model_validate_json((folder / "step.json").read_text(encoding="utf-8"))
     if step.needs.processes > 1 and RANK_VARIABLE not in os.environ:
         _become_torchrun(step.needs.processes, arguments)
-    signal.signal(SAVE_SIGNAL, lambda number, frame: _stop(step))
+    for number in (SAVE_SIGNAL, signal.SIGTERM):  # a queue that preempts a job sends the second one
+        signal.signal(number, lambda number, frame: _stop(step, folder))
     outcome = _run(step, import_function(function), progress if read_rank() == 0 else "")
     if read_rank() == 0:
         write_whole(folder / "outcome.json", outcome.model_dump_json())
@@ -242,7 +245,8 @@ def _become_torchrun(processes: int, arguments: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, *launch, *arguments])
 
 
-def _stop(step: Step) -> None:
+def _stop(step: Step, folder: Path) -> None:
+    (folder / STOPPED_FILE).touch()
     if step.kind in SAVING_KINDS:
         request_stop()
     else:

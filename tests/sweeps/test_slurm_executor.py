@@ -150,6 +150,15 @@ def test_a_call_that_was_killed_while_it_queued_finds_its_jobs_by_their_name(tmp
     assert [outcome.id for outcome in again.wait(0)] == ["b"]
 
 
+def test_a_job_that_was_cancelled_meanwhile_is_queued_again_by_the_next_call(tmp_path: Path) -> None:
+    graph, queue = counted_steps.make_counted_graph(tmp_path, "ab"), FakeQueue()
+    open_fake(graph, queue).submit(graph.steps)
+    queue.explanations["1_1"] = "CANCELLED"
+    queue.cancel(["1_1"])
+    open_fake(graph, queue).submit(graph.steps)
+    assert [[told["call"]["step"]["id"] for told in array[1]] for array in queue.arrays] == [["a", "b"], ["b"]]
+
+
 def test_an_outcome_is_read_once(tmp_path: Path) -> None:
     graph, queue = counted_steps.make_counted_graph(tmp_path, "a"), FakeQueue()
     executor = open_fake(graph, queue)
