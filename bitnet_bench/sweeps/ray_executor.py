@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ from bitnet_bench.sweeps.cluster_settings import RaySettings
 from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
 from bitnet_bench.sweeps.ray_tasks import INSTALL_HINT, TaskOrder, find_place, import_ray, list_missing, run_order
-from bitnet_bench.sweeps.step_process import RANK_VARIABLE, StepCall, load_progress, name_function
+from bitnet_bench.sweeps.step_process import RANK_VARIABLE, StepCall, load_progress, name_function, share_threads
 
 RUNS_FOLDER, ANSWERS_FOLDER = "ray", "answers"
 STOP_S = 10.0
@@ -164,7 +165,8 @@ class RayExecutor:
             str(log.with_suffix(f".rank{rank}.log") if rank != "0" else log),
             "" if self._store else str(self._find_progress(step)),
             "" if self._store else os.getcwd(),
-            self._choose_environment(environment or {}),
+            share_threads(step.needs) | self._choose_environment(environment or {}),
+            tuple(sys.argv),
         )
         fields = {name: getattr(call, name) for name in StepCall.__dataclass_fields__}
         told = TaskOrder(

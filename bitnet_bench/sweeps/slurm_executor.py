@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
 from bitnet_bench.sweeps.slurm_jobs import JobOrder, StepJob
 from bitnet_bench.sweeps.slurm_queue import LocalQueue, Queue, SlurmQueue
-from bitnet_bench.sweeps.step_process import StepCall, load_outcome, load_progress, name_function
+from bitnet_bench.sweeps.step_process import StepCall, load_outcome, load_progress, name_function, share_threads
 
 FOLDER, LEDGER_FILE, JOBS_FOLDER, OUTCOMES_FOLDER = "slurm", "jobs.json", "jobs", "outcomes"
 ANSWERS_FOLDER = "answers"
@@ -164,9 +165,9 @@ class SlurmExecutor:
             folder.mkdir(parents=True, exist_ok=True)
             answers = str(folder)
         log = self._graph.find_log(step).absolute()
-        call = StepCall(
-            step, self._function, str(log), str(self._find_progress(step)), os.getcwd(), {CACHE_FILE_VARIABLE: answers}
-        )
+        environment = share_threads(step.needs) | {CACHE_FILE_VARIABLE: answers}
+        progress = str(self._find_progress(step))
+        call = StepCall(step, self._function, str(log), progress, os.getcwd(), environment, tuple(sys.argv))
         fields = {name: getattr(call, name) for name in StepCall.__dataclass_fields__}
         return JobOrder(
             call=fields | {"step": step.model_dump(mode="json")},

@@ -7,6 +7,7 @@ processes is started by torchrun.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import signal
@@ -28,7 +29,7 @@ from bitnet_bench.files import write_whole
 from bitnet_bench.processes import STOPPED_STATUS, ask_to_end_with_parent, read_rank, request_stop
 from bitnet_bench.protocols import Progress
 from bitnet_bench.sweeps.executors import RunStep, StepProgress
-from bitnet_bench.sweeps.graph import Step, StepOutcome
+from bitnet_bench.sweeps.graph import Needs, Step, StepOutcome
 
 MODULE = "bitnet_bench.sweeps.step_process"
 STOPPED_FILE = "stopped"
@@ -58,11 +59,21 @@ class StepCall:
     folder: str = ""
     """Folder in which it runs; "" is the current one."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    """Command line that started the sweep, which the step's record names as its own."""
 
 
 def call_rank(call: StepCall) -> int:
     """Return the number of the process that *call* starts, among those of a step that run on several nodes."""
     return int(call.environment.get("RANK", "0"))
+
+
+def share_threads(needs: Needs) -> dict[str, str]:
+    """Return the variables that give each process of a step its share of the cores; none if it has a whole machine.
+
+    Sums in another number of threads may differ in their last bits, so that it is not left to the machine.
+    """
+    return {} if needs.exclusive else {"OMP_NUM_THREADS": str(max(1, needs.cpus // needs.processes))}
 
 
 def name_function(function: RunStep) -> str:
@@ -94,6 +105,7 @@ class StepProcess:
         call = self._call
         folder = Path(self._files.name)
         (folder / "step.json").write_text(call.step.model_dump_json(), encoding="utf-8")
+        (folder / "command.json").write_text(json.dumps(list(call.command)), encoding="utf-8")
         log = Path(call.log).absolute()
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", MODULE, call.function, str(folder), call.progress]
@@ -185,8 +197,6 @@ def load_outcome(file: Path) -> StepOutcome | None:
 
 def load_progress(file: Path) -> StepProgress | None:
     """Return how far a step said that it is in *file*; None if it has said nothing."""
-    import json
-
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         return StepProgress(str(said["title"]), int(said["done"]), int(said["total"]), str(said["note"]))
@@ -215,8 +225,6 @@ class _WritingDisplay:
         yield progress
 
     def _write(self, said: Mapping[str, Any]) -> None:
-        import json
-
         with suppress(OSError, BenchError):  # a step does not fail for its display
             write_whole(Path(self._file), json.dumps(said))
 
@@ -231,6 +239,7 @@ def main(arguments: list[str]) -> None:
         _become_torchrun(step.needs.processes, arguments)
     for number in (SAVE_SIGNAL, signal.SIGTERM):  # a queue that preempts a job sends the second one
         signal.signal(number, lambda number, frame: _stop(step, folder))
+    sys.argv = json.loads((folder / "command.json").read_text(encoding="utf-8")) or sys.argv
     outcome = _run(step, import_function(function), progress if read_rank() == 0 else "")
     if read_rank() == 0:
         write_whole(folder / "outcome.json", outcome.model_dump_json())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,7 @@ from bitnet_bench.sweeps.executors import ExecutorOptions, open_executor
 from bitnet_bench.sweeps.graph import Graph, Needs, make_graph
 from bitnet_bench.sweeps.scheduler import SweepState, run_graph
 
+ROOT = Path(__file__).parents[2]
 TESTS = str(Path(counted_steps.__file__).parent)
 STORE_BYTES = 80 * 2**20
 """Least memory that Ray takes for its objects; steps hand one another files."""
@@ -271,3 +273,102 @@ def test_a_whole_sweep_can_be_left_to_slurm(tmp_path: Path, on_slurm: dict[str, 
     state = run_on_slurm(graph, partition="low")
     assert {step.id for step in state.list_in("done")} == {"a", "b", "report"}
     assert state.outcomes["broken"].problem == "It broke."
+
+
+TIMES_AND_HOSTS = {"seconds", "sha256", "environment", "counts"}
+"""Fields of a record that say when, where and from which cache; the number of threads must be the same."""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recipe of three models, three suites and two seeds, on the embedded models and rows."""
+    folder = tmp_path_factory.mktemp("recipe")
+    sample = ROOT / "tasks" / "sample"
+    described = (sample / "suite.yaml").read_text(encoding="utf-8").splitlines()
+    for suite, task in (("one", "copa"), ("two", "boolq"), ("three", "wic")):
+        shutil.copytree(sample / "data" / task, folder / suite / "data" / task)
+        shutil.copy(sample / f"{task}.yaml", folder / suite)
+        kept = [line for line in described if not line.startswith("  - ") or f"name: {task}," in line]
+        text = "\n".join(kept).replace("name: sample", f"name: {suite}", 1)
+        (folder / suite / "suite.yaml").write_text(text, encoding="utf-8")
+    shutil.copytree(ROOT / "bitnet_bench" / "demo" / "fp16", folder / "third")
+    (folder / "sweep.yaml").write_text(
+        textwrap.dedent("""
+            evaluate: {limit: 6}
+            matrix:
+              checkpoints: {ternary: demo, float: demo-fp16, third: third}
+              suites: [one, two, three]
+              seeds: [0, 1]
+            slurm: {partition: low, time: 20}
+        """),
+        encoding="utf-8",
+    )
+    return folder / "sweep.yaml"
+
+
+def start_sweep(recipe: Path, out: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Start `bitnet-bench sweep` with answers of its own."""
+    command = [sys.executable, "-m", "bitnet_bench", "sweep", str(recipe), "--out", str(out), "--json", *options]
+    variables = {"BITNET_BENCH_CACHE": str(out.with_suffix(".answers")), "OMP_NUM_THREADS": "1", **environment}
+    out.with_suffix(".answers").mkdir()
+    return subprocess.Popen(
+        command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def read_records(out: Path) -> dict[str, Any]:
+    """Return the records and samples of all runs in *out*, times and hosts apart."""
+    found: dict[str, Any] = {}
+    for file in sorted(out.glob("*/record.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in record.items() if name not in TIMES_AND_HOSTS}
+        found[file.parent.name] = kept | {"threads": record["environment"]["threads"]}
+    for file in sorted(out.glob("*/samples/*.jsonl")):
+        found[str(file.relative_to(out))] = file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def local_records(recipe: Path) -> dict[str, Any]:
+    """Run the sweep in processes of this machine."""
+    process = start_sweep(recipe, recipe.parent / "local")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    records = read_records(recipe.parent / "local")
+    assert sum(isinstance(value, dict) for value in records.values()) == 18
+    return records
+
+
+@needs_ray
+def test_two_ray_nodes_of_which_one_is_killed_leave_the_records_of_one_machine(
+    recipe: Path, local_records: dict[str, Any]
+) -> None:
+    out = recipe.parent / "ray"
+    with start_ray() as cluster:
+        process = start_sweep(recipe, out, "--on", "ray", "--ray-address", cluster.address)
+        while len(list(out.glob("*/record.json"))) < 4 and process.poll() is None:
+            time.sleep(0.2)
+        cluster.remove_node(cluster.workers[1], allow_graceful=False)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert read_records(out) == local_records
+
+
+@needs_slurm
+def test_jobs_of_slurm_leave_the_records_of_one_machine(
+    recipe: Path, local_records: dict[str, Any], on_slurm: dict[str, str]
+) -> None:
+    process = start_sweep(recipe, recipe.parent / "slurm", "--on", "slurm")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert read_records(recipe.parent / "slurm") == local_records
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
+def test_jobs_of_submitit_alone_leave_the_records_of_one_machine(recipe: Path, local_records: dict[str, Any]) -> None:
+    changed = recipe.with_name("submitit.yaml")
+    changed.write_text(recipe.read_text(encoding="utf-8").replace("{partition: low,", "{cluster: local,"), "utf-8")
+    process = start_sweep(changed, recipe.parent / "submitit", "--on", "slurm")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert read_records(recipe.parent / "submitit") == local_records
