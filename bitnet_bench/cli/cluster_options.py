@@ -1,10 +1,13 @@
-"""Join what a recipe and the command line say of the cluster that runs a sweep."""
+"""Join what a recipe and the command line say of the cluster that runs a sweep, and show the jobs of one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitnet_bench.cli.output import print_json
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +35,20 @@ def choose_options(
         if name == on:
             settings = choose_settings(kind, said, given).model_dump(exclude_unset=True)
             continue
-        foreign = next((kind.option_names()[option] for option, value in given.items() if value is not None), None)
+        foreign = next(
+            (kind.option_names()[option] for option, value in given.items() if value not in (None, False)), None
+        )
         if foreign:
             others = ", ".join(sorted(EXECUTORS.keys() - {name}))
             raise UsageError(f"`--{foreign}` says nothing to {others}.", f"Give `--on {name}` with it.")
     return ExecutorOptions(jobs, settings)
+
+
+def show_jobs(jobs: Mapping[str, str], folder: Path, as_json: bool) -> None:
+    """Print the jobs that were queued for the steps of a sweep that is left to itself."""
+    if as_json:
+        print_json({"jobs": dict(jobs)})
+        return
+    for step, job in jobs.items():
+        print_text(f"{step}: job {job}")
+    print_text(f"Runs: {folder}")

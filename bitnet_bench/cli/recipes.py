@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.cluster_options import choose_options
+from bitnet_bench.cli.cluster_options import choose_options, show_jobs
 from bitnet_bench.cli.completion import complete_executors, complete_recipes
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
@@ -135,10 +135,13 @@ def _run_sweep(
 ) -> None:
     from bitnet_bench.cli.sweep_screen import show_sweep
     from bitnet_bench.pipeline.planning import plan_sweep
-    from bitnet_bench.pipeline.running import run_sweep
+    from bitnet_bench.pipeline.running import queue_sweep, run_sweep
     from bitnet_bench.sweeps.executors import count_gpus
 
     plan = plan_sweep(wanted, folder, data_dir, count_gpus(on, options))
+    if options.settings.get("detach"):
+        show_jobs(queue_sweep(wanted, plan, folder, on, options), folder, as_json)
+        return
     with show_sweep(plan.graph) as show:
         state = run_sweep(wanted, plan, folder, on, options, show)
     _show_results(wanted, plan, state, folder, as_json)

@@ -44,6 +44,9 @@ class SlurmSettings(Settings):
     hours]."""
     gres: Annotated[str | None, Option("SLURM", name="slurm-gres")] = None
     """Kind of GPU, such as gpu:a100; steps that run a model then get one, and their number is added."""
+    detach: Annotated[bool, Option("SLURM", name="detach")] = False
+    """Queue all steps at once, each to start after those that it waits for, and end; the same command without it shows
+    what has become of them."""
     constraint: str | None = None
     """Features that the nodes must have."""
     signal_s: int = Field(default=120, ge=1)
@@ -96,4 +99,4 @@ def parse_minutes(text: str) -> int:
 def choose_settings(kind: type[AnySettings], said: Settings | None, given: Mapping[str, Any]) -> AnySettings:
     """Return the settings of a recipe, *said*, with those that the command line has *given* in their place."""
     values = said.model_dump(exclude_unset=True) if said is not None else {}
-    return kind(**(values | {name: value for name, value in given.items() if value is not None}))
+    return kind(**(values | {name: value for name, value in given.items() if value not in (None, False)}))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bitnet_bench.errors import UsageError, did_you_mean
 from bitnet_bench.protocols import ProgressDisplay
@@ -76,6 +76,14 @@ class Executor(Protocol):
 
     def cancel(self) -> None:
         """End all steps that run or wait, and return when none runs any more; what they finished is kept."""
+
+
+@runtime_checkable
+class QueuingExecutor(Protocol):
+    """An executor whose queue starts steps after others without anybody who waits."""
+
+    def queue_all(self, done: Iterable[str] = ()) -> Mapping[str, str]:
+        """Queue every step that is not *done*, each to start after those that it waits for; return their jobs."""
 
 
 OpenExecutor = Callable[[Graph, RunStep, ExecutorOptions], AbstractContextManager[Executor]]

@@ -275,11 +275,13 @@ class SlurmExecutor:
         for step in self._graph.steps:
             if step.id in finished:
                 continue
-            if not self._is_queued(step):
+            outcome = self._read_outcome(self._entries[step.id]) if self._is_queued(step) else None
+            if outcome is not None and outcome.is_done:
+                continue  # SLURM may not know its job any more
+            if outcome is not None or not self._is_queued(step):
                 after = [jobs[name] for name in step.after if name in jobs]
                 self._queue_steps([step], after, whatever=step.tolerates_failures)
-            if job := self._entries[step.id].job:
-                jobs[step.id] = job
+            jobs[step.id] = self._entries[step.id].job
         return jobs
 
     def _save(self) -> None:

@@ -264,6 +264,10 @@ def test_a_step_can_be_queued_to_start_after_those_before_it(tmp_path: Path) -> 
     assert [array[3] for array in queue.arrays] == [[], ["1"], ["1", "2"]]
     assert open_fake(graph, queue).queue_all(done=["a"]) == {"b": "2", "c": "3"}
     assert len(queue.arrays) == 3
+    queue.end("1", StepOutcome(id="a", is_done=True))
+    queue.end("2", StepOutcome(id="b", is_done=False, problem="It broke."))
+    assert open_fake(graph, queue).queue_all() == {"b": "4", "c": "3"}
+    assert queue.arrays[3][3] == [], "the job of what is done may be forgotten"
 
 
 @pytest.mark.parametrize(
