@@ -26,7 +26,15 @@ from bitnet_bench.sweeps.artefacts import ArtefactStore, describe_fault
 from bitnet_bench.sweeps.cluster_settings import RaySettings
 from bitnet_bench.sweeps.executors import ExecutorOptions, RunStep, StepProgress
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, StepOutcome
-from bitnet_bench.sweeps.ray_tasks import INSTALL_HINT, TaskOrder, find_place, import_ray, list_missing, run_order
+from bitnet_bench.sweeps.ray_tasks import (
+    INSTALL_HINT,
+    TaskOrder,
+    find_place,
+    import_ray,
+    list_missing,
+    read_version,
+    run_order,
+)
 from bitnet_bench.sweeps.step_process import RANK_VARIABLE, StepCall, load_progress, name_function, share_threads
 
 RUNS_FOLDER, ANSWERS_FOLDER = "ray", "answers"
@@ -155,8 +163,6 @@ class RayExecutor:
 
     def _order(self, step: Step, environment: Mapping[str, str] | None = None) -> str:
         """Return what the task of *step* is told."""
-        from bitnet_bench import __version__
-
         rank = (environment or {}).get("RANK", "0")
         log = self._graph.find_log(step)
         call = StepCall(
@@ -171,7 +177,7 @@ class RayExecutor:
         fields = {name: getattr(call, name) for name in StepCall.__dataclass_fields__}
         told = TaskOrder(
             call=fields | {"step": step.model_dump(mode="json")},
-            version=__version__,
+            version=read_version(),
             outcome="" if self._store or rank != "0" else str(self._run / f"{step.id}.json"),
             shared="" if self._store or rank != "0" else str(Path(self._graph.folder).absolute()),
             artefacts=self._settings.artefacts or "",

@@ -9,6 +9,7 @@ import platform
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,20 @@ class TaskOrder:
     """The graph as JSON, if there is a URL: its steps say where files come from."""
 
 
+def read_version() -> str:
+    """Return the version of this package here; "" if it is not installed, but found by a path."""
+    try:
+        return metadata.version("bitnet-bench")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def run_order(order: str) -> str:
     """Run one attempt at a step on the node of this Ray task; return its outcome as JSON."""
-    from bitnet_bench import __version__
-
     told = TaskOrder(**json.loads(order))
     call = StepCall(**{**told.call, "step": Step.model_validate(told.call["step"])})
-    if told.version != __version__:
-        problem = f"Its node has bitnet-bench {__version__}, and the sweep was started with {told.version}."
+    if told.version != read_version():
+        problem = f"Its node has bitnet-bench {read_version()}, and the sweep was started with {told.version}."
         failed = StepOutcome(id=call.step.id, is_done=False, problem=problem)
         return failed.model_dump_json()
     if not told.artefacts:
