@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError, UsageError
@@ -29,7 +30,7 @@ from bitnet_bench.sweeps.slurm_queue import LocalQueue, Queue, SlurmQueue
 from bitnet_bench.sweeps.step_process import StepCall, load_outcome, load_progress, name_function, share_threads
 
 FOLDER, LEDGER_FILE, JOBS_FOLDER, OUTCOMES_FOLDER = "slurm", "jobs.json", "jobs", "outcomes"
-ANSWERS_FOLDER = "answers"
+ANSWERS_FOLDER, LOCK_FILE = "answers", ".lock"
 LOOK_S, LOCAL_LOOK_S = 5.0, 0.2
 """Time between two looks at the queue; every user of a cluster asks the same process."""
 SIGHT_S, LOCAL_SIGHT_S = 40.0, 1.0
@@ -324,7 +325,27 @@ def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> 
     """Yield an executor on SLURM; what is in the queue stays there when this process ends."""
     settings = SlurmSettings(**options.settings)
     queue = open_queue(graph, settings, options.jobs)
+    with _lock_ledger(Path(graph.folder).absolute() / FOLDER):
+        try:
+            yield SlurmExecutor(graph, run_step, settings, queue, options.jobs)
+        finally:
+            queue.close()
+
+
+@contextmanager
+def _lock_ledger(folder: Path) -> Iterator[None]:
+    """Keep a second command on this machine away from the ledger; nothing is kept where locks do not work."""
+    lock = FileLock(folder / LOCK_FILE)
     try:
-        yield SlurmExecutor(graph, run_step, settings, queue, options.jobs)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BenchError(
+            f"Another command runs the sweep in {folder.parent}.", "Wait until it has ended, or end it: its jobs go on."
+        ) from error
+    except (OSError, NotImplementedError):  # the folder is shared by something without locks
+        yield
+        return
+    try:
+        yield
     finally:
-        queue.close()
+        lock.release()

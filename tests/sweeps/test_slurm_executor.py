@@ -313,6 +313,15 @@ def test_without_submitit_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 @needs_submitit
+def test_two_commands_do_not_queue_the_same_sweep(tmp_path: Path) -> None:
+    graph = counted_steps.make_counted_graph(tmp_path, "a")
+    options = ExecutorOptions(settings={"cluster": "local"})
+    first, second = (open_executor("slurm", graph, counted_steps.run_counted, options) for _ in range(2))
+    with first, pytest.raises(BenchError, match="Another command runs the sweep"), second:
+        pass
+
+
+@needs_submitit
 def test_steps_run_through_submitit_and_save_at_the_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job of submitit's local executor gets SIGUSR1, saves, is started again, and goes on from what it had."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH", "")))))
