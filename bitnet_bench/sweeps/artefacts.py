@@ -73,21 +73,16 @@ class ArtefactStore:
                 continue  # the step itself says what is missing
             self._write(_name_given(path), Manifest(files=self._send((path,))).model_dump_json().encode())
 
-    def fetch_inputs(self, graph: Graph, step: Step) -> str:
-        """Fetch what *step* reads and this machine does not have; return the digest of all that it reads."""
-        wanted = self._list_inputs(graph, step)
-        for path, kept in wanted.items():
+    def fetch_inputs(self, graph: Graph, step: Step) -> None:
+        """Fetch what *step* reads and this machine does not have."""
+        for path, kept in self._list_inputs(graph, step).items():
             self._fetch(path, kept)
-        return self.digest(wanted)
-
-    def digest(self, files: Mapping[str, KeptFile]) -> str:
-        """Return the digest of a set of files, by their names and contents."""
-        said = "".join(f"{path}\0{files[path].sha256}\0" for path in sorted(files))
-        return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
     def digest_inputs(self, graph: Graph, step: Step) -> str:
-        """Return the digest of all that *step* reads, without fetching it."""
-        return self.digest(self._list_inputs(graph, step))
+        """Return the digest of all that *step* reads, by names and contents, without fetching it."""
+        files = self._list_inputs(graph, step)
+        said = "".join(f"{path}\0{files[path].sha256}\0" for path in sorted(files))
+        return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _list_inputs(self, graph: Graph, step: Step) -> dict[str, KeptFile]:
         """Return the files that *step* reads: given ones, and what the steps before it wrote last."""
@@ -111,7 +106,10 @@ class ArtefactStore:
         return manifest.outcome
 
     def send_outputs(self, step: Step, inputs: str, outcome: StepOutcome) -> None:
-        """Send what *step* wrote; it counts as done when all of it is there."""
+        """Send what *step* wrote; it counts as done when all of it is there. BenchError if an output is missing."""
+        missing = next((path for path in step.outputs if not (self._root / path).exists()), None)
+        if missing is not None:
+            raise BenchError(f"{step.id} ended without {missing}.", "The end of its log may say more.")
         manifest = Manifest(files=self._send(step.outputs), key=step.key, inputs=inputs, outcome=outcome)
         self._write(_name_step(step), manifest.model_dump_json().encode())
 

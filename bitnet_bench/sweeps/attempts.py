@@ -28,19 +28,15 @@ class Attempt:
         self._claim = Claim(Path(shared), call.step.id) if shared else None
         self._process: StepProcess | None = None
 
-    def run(
-        self,
-        find_outcome: Callable[[], StepOutcome | None] = lambda: None,
-        start: Callable[[StepCall], StepProcess] = StepProcess,
-    ) -> StepOutcome:
+    def run(self, start: Callable[[StepCall], StepProcess] = StepProcess) -> StepOutcome:
         """Run the step to its end and return how it ended; an earlier attempt's outcome, if there is one already.
 
-        *find_outcome* looks for one elsewhere, and *start* starts the process.
+        *start* starts the process.
         """
         if self._claim is not None:
             self._claim.take()
         try:
-            former = (load_outcome(self._file) if self._file else None) or find_outcome()
+            former = load_outcome(self._file) if self._file else None
             return former or self._run_process(start)
         finally:
             if self._claim is not None:

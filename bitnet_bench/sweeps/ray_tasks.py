@@ -74,9 +74,13 @@ def _run_with_copies(told: TaskOrder, call: StepCall) -> StepOutcome:
     try:
         root.mkdir(parents=True, exist_ok=True)
         store = ArtefactStore(told.artefacts, root)
-        inputs = store.fetch_inputs(graph, call.step)
+        inputs = store.digest_inputs(graph, call.step)
+        former = store.find_outcome(call.step, inputs)
+        if former is not None:
+            return former
+        store.fetch_inputs(graph, call.step)
         here = replace(call, folder=str(root), log=str(root / call.log))
-        outcome = Attempt(here).run(lambda: store.find_outcome(call.step, inputs))
+        outcome = Attempt(here).run()
         if outcome.is_done:
             store.send_outputs(call.step, inputs, outcome)
     except Exception as error:

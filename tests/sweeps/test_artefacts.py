@@ -33,9 +33,10 @@ def run_on(url: str, root: Path, graph: Graph, step: Step, monkeypatch: pytest.M
     root.mkdir(exist_ok=True)
     monkeypatch.chdir(root)
     store = ArtefactStore(url, root)
-    inputs = store.fetch_inputs(graph, step)
+    inputs = store.digest_inputs(graph, step)
     if store.find_outcome(step, inputs):
         return None
+    store.fetch_inputs(graph, step)
     outcome = counted_steps.run_counted(step, no_display)
     store.send_outputs(step, inputs, outcome)
     return Path(step.outputs[0]).read_text(encoding="utf-8")
@@ -106,6 +107,13 @@ def test_a_manifest_cannot_write_outside_the_outputs(
     file.write_text(honest.replace("out/third/result.json", "elsewhere"), encoding="utf-8")
     ArtefactStore(url, tmp_path / "two").fetch_outputs(step)
     assert not (tmp_path / "two").exists()
+
+
+def test_a_step_without_its_outputs_is_not_done(tmp_path: Path, graph: Graph) -> None:
+    store, step = ArtefactStore(f"file://{tmp_path / 'store'}", tmp_path), graph.by_id["third"]
+    with pytest.raises(BenchError, match=r"ended without out/third/result.json"):
+        store.send_outputs(step, "", StepOutcome(id=step.id, is_done=True))
+    assert store.find_outcome(step, "") is None
 
 
 def test_the_same_contents_are_sent_once(tmp_path: Path) -> None:
