@@ -11,7 +11,7 @@ PARALLEL ?= -n auto --dist worksteal
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
 
-.PHONY: quickstart test fuzz install browser emulators check check-install test-pythons test-bounds test-slow mutants notebooks notebook-outputs docs test-wheel demo-checkpoints results benchmark clean
+.PHONY: quickstart test fuzz install browser emulators check check-install test-pythons test-bounds test-clusters test-slow mutants notebooks notebook-outputs docs test-wheel demo-checkpoints results benchmark clean
 
 quickstart: install
 	$(BIN)/bitnet-bench quickstart --out $(QUICKSTART_OUT)
@@ -66,6 +66,11 @@ check: install
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# sweeps on clusters of this machine: two nodes of Ray, and two of SLURM if slurm-wlm and munge are installed and this is
+# root: apt-get install slurm-wlm munge
+test-clusters: install
+	$(BIN)/python -m pytest tests/sweeps -m '' -n 0
 
 test-slow: install
 	$(BIN)/python -m pytest $(PARALLEL) -m ''

@@ -11,6 +11,7 @@ import datetime
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,21 @@ def ask_to_end_with_parent() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+STOPPED_STATUS = 75
+"""Exit status of a process that has saved its state and ended because it was asked to (EX_TEMPFAIL)."""
+_stop = threading.Event()
+
+
+def request_stop() -> None:
+    """Ask this process to save at the next chance and to end, as before a time limit; for a handler of a signal."""
+    _stop.set()
+
+
+def is_stop_requested() -> bool:
+    """Return whether this process was asked to save and to end."""
+    return _stop.is_set()
 
 
 @dataclass(frozen=True)

@@ -280,8 +280,7 @@ class Engine(BaseEngine[JoinedLayers]):
     def _count_queries(self, tokens: int) -> int:
         """Return how many queries a tile has at most: many, unless that leaves threads idle."""
         tiles = tokens * self.heads // MANY_QUERIES
-        many = self.dtype == torch.float32 and tiles >= TILES_PER_THREAD * torch.get_num_threads()
-        return MANY_QUERIES if many else FEW_QUERIES
+        return MANY_QUERIES if tiles >= TILES_PER_THREAD * torch.get_num_threads() else FEW_QUERIES
 
 
 class ForwardPlan:

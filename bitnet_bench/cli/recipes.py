@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.cluster_options import choose_options, show_jobs
 from bitnet_bench.cli.completion import complete_executors, complete_recipes
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
@@ -19,6 +20,7 @@ from bitnet_bench.cli.tables import progress_bar
 if TYPE_CHECKING:
     from bitnet_bench.pipeline.recipe import Sweep
     from bitnet_bench.runs.records import RunRecord
+    from bitnet_bench.sweeps.executors import ExecutorOptions
 
 RecipeFile = Annotated[
     Path,
@@ -74,7 +76,7 @@ def sweep(
     on: Annotated[
         str,
         typer.Option(
-            help="Where steps run: local, in processes of this machine, or an executor that is installed.",
+            help="Where steps run: local, in processes of this machine; ray, on a Ray cluster; slurm, as its jobs.",
             autocompletion=complete_executors,
         ),
     ] = "local",
@@ -96,6 +98,8 @@ def sweep(
     ] = None,
     as_json: Json = False,
     *,
+    ray: Annotated[dict[str, Any], Fields("bitnet_bench.sweeps.cluster_settings:RaySettings")],
+    slurm: Annotated[dict[str, Any], Fields("bitnet_bench.sweeps.cluster_settings:SlurmSettings")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
 ) -> None:
     """Run every combination of a recipe's matrix, each step once.
@@ -110,7 +114,7 @@ def sweep(
     if dry_run:
         show_cost(wanted, folder, data_dir, tflops, as_json)
         return
-    _run_sweep(wanted, folder, data_dir, on, jobs, as_json)
+    _run_sweep(wanted, folder, data_dir, on, choose_options(on, jobs, wanted, ray, slurm), as_json)
 
 
 def _read_sweep(recipe: Path, trusts: bool) -> Sweep:
@@ -125,17 +129,20 @@ def _read_sweep(recipe: Path, trusts: bool) -> Sweep:
     return wanted
 
 
-def _run_sweep(wanted: Sweep, folder: Path, data_dir: Path | None, on: str, jobs: int | None, as_json: bool) -> None:
+def _run_sweep(
+    wanted: Sweep, folder: Path, data_dir: Path | None, on: str, options: ExecutorOptions, as_json: bool
+) -> None:
     from bitnet_bench.cli.sweep_screen import show_sweep
     from bitnet_bench.pipeline.planning import plan_sweep
-    from bitnet_bench.pipeline.running import run_sweep
-    from bitnet_bench.sweeps.executors import ExecutorOptions, find_executor
-    from bitnet_bench.sweeps.local import look_at_machine
+    from bitnet_bench.pipeline.running import queue_sweep, run_sweep
+    from bitnet_bench.sweeps.executors import count_gpus
 
-    find_executor(on)
-    plan = plan_sweep(wanted, folder, data_dir, len(look_at_machine().gpus))
+    plan = plan_sweep(wanted, folder, data_dir, count_gpus(on, options))
+    if options.settings.get("detach"):
+        show_jobs(queue_sweep(wanted, plan, folder, on, options), folder, as_json)
+        return
     with show_sweep(plan.graph) as show:
-        state = run_sweep(wanted, plan, folder, on, ExecutorOptions(jobs), show)
+        state = run_sweep(wanted, plan, folder, on, options, show)
     show_outcome(wanted, plan, state, folder, as_json)
     if state.list_in("failed", "blocked"):
         raise typer.Exit(1)

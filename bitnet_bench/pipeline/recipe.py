@@ -21,6 +21,7 @@ from bitnet_bench.pipeline.matrix import MATRIX, SECTIONS, Cell, Place, expand_m
 from bitnet_bench.runs.choices import AUTO, Precision, ReadAs
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
+from bitnet_bench.sweeps.cluster_settings import RaySettings, SlurmSettings
 from bitnet_bench.yaml_files import KeyPath, format_key_path, read_yaml
 
 RECIPE_COPY_FILE = "recipe.yaml"
@@ -128,6 +129,8 @@ class Recipe(Value):
     measure: MeasureSettings | None = None
     report: bool = True
     needs: SweepNeeds = SweepNeeds()
+    ray: RaySettings | None = None
+    slurm: SlurmSettings | None = None
 
     @model_validator(mode="after")
     def _check_models(self) -> Recipe:
@@ -327,8 +330,8 @@ def _check_owner(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None
 
 
 def _dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return what decides the results of *recipe*: all but what its steps occupy."""
-    return recipe.model_dump(mode="json", exclude={"needs"})
+    """Return what decides the results of *recipe*: all but where its steps run and what they occupy."""
+    return recipe.model_dump(mode="json", exclude={"needs", "ray", "slurm"})
 
 
 def _dump_base(sweep: Sweep) -> dict[str, Any]:

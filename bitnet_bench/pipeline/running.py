@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bitnet_bench.errors import BenchError, explain_system_error
+from bitnet_bench.errors import BenchError, UsageError, explain_system_error
 from bitnet_bench.evaluation.select import choose_suites
 from bitnet_bench.evaluation.trust import require_trust
 from bitnet_bench.pipeline.jobs import load_step
@@ -20,7 +20,7 @@ from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.folder import load_record
 from bitnet_bench.runs.records import RunRecord
 from bitnet_bench.sweeps.done_index import FileIndex
-from bitnet_bench.sweeps.executors import ExecutorOptions, open_executor
+from bitnet_bench.sweeps.executors import ExecutorOptions, QueuingExecutor, open_executor
 from bitnet_bench.sweeps.graph import Step, StepOutcome
 from bitnet_bench.sweeps.inline import InlineExecutor
 from bitnet_bench.sweeps.scheduler import SweepState, run_graph
@@ -86,6 +86,26 @@ def run_sweep(
             if folder.is_dir():
                 claim_recipe_folder(sweep.cells[0].recipe, folder)
     return state
+
+
+def queue_sweep(
+    sweep: Sweep, plan: SweepPlan, out: Path, on: str, options: ExecutorOptions | None = None
+) -> Mapping[str, str]:
+    """Queue every step of *sweep* that is not finished in *out*, and return their jobs; nobody waits for them.
+
+    UsageError for an executor without a queue that starts steps after others by itself.
+    """
+    index = FileIndex(plan.graph)
+    with open_executor(on, plan.graph, run_step, options) as executor:
+        executor.check(plan.graph)
+        if not isinstance(executor, QueuingExecutor):
+            raise UsageError(f"The executor {on} does not run anything by itself.", "Leave `--detach` out.")
+        prepare_sweep(sweep, plan, out)
+        done: set[str] = set()
+        for step in plan.graph.steps:
+            if done.issuperset(step.after) and index.is_current(step):
+                done.add(step.id)
+        return executor.queue_all(done)
 
 
 def run_inline(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from bitnet_bench.errors import UsageError, did_you_mean
 from bitnet_bench.protocols import ProgressDisplay
@@ -16,6 +16,8 @@ from bitnet_bench.sweeps.graph import GRAPH_FILE, Graph, Step, StepOutcome
 
 EXECUTORS: dict[str, str] = {
     "local": "bitnet_bench.sweeps.local:open_executor",
+    "ray": "bitnet_bench.sweeps.ray_executor:open_executor",
+    "slurm": "bitnet_bench.sweeps.slurm_executor:open_executor",
 }
 """Function that opens each executor, as MODULE:FUNCTION; it is imported when the executor is used."""
 
@@ -76,6 +78,14 @@ class Executor(Protocol):
         """End all steps that run or wait, and return when none runs any more; what they finished is kept."""
 
 
+@runtime_checkable
+class QueuingExecutor(Protocol):
+    """An executor whose queue starts steps after others without anybody who waits."""
+
+    def queue_all(self, done: Iterable[str] = ()) -> Mapping[str, str]:
+        """Queue every step that is not *done*, each to start after those that it waits for; return their jobs."""
+
+
 OpenExecutor = Callable[[Graph, RunStep, ExecutorOptions], AbstractContextManager[Executor]]
 """Function that opens an executor for a graph. The function that runs a step is picklable by its name."""
 
@@ -90,12 +100,24 @@ def open_executor(
 
 def find_executor(name: str) -> OpenExecutor:
     """Return the function that opens the executor called *name*."""
-    if name not in EXECUTORS:
-        hint = f"{did_you_mean(name, sorted(EXECUTORS))} There are: {', '.join(sorted(EXECUTORS))}."
-        raise UsageError(f"There is no executor {name!r}.", hint.strip())
+    check_name(name)
     module, _, function = EXECUTORS[name].partition(":")
     found: OpenExecutor = getattr(importlib.import_module(module), function)
     return found
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError with the nearest name if there is no executor called *name*."""
+    if name not in EXECUTORS:
+        hint = f"{did_you_mean(name, sorted(EXECUTORS))} There are: {', '.join(sorted(EXECUTORS))}."
+        raise UsageError(f"There is no executor {name!r}.", hint.strip())
+
+
+def count_gpus(name: str, options: ExecutorOptions) -> int:
+    """Return how many GPUs a step may have by default where the executor called *name* runs it."""
+    check_name(name)
+    module = importlib.import_module(EXECUTORS[name].partition(":")[0])
+    return int(module.count_gpus(options.settings))
 
 
 def make_command(graph: Graph, step: Step) -> list[str]:

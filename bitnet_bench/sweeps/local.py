@@ -51,6 +51,11 @@ def look_at_machine() -> Machine:
     return Machine(count_cores(), _list_gpus(), int(psutil.virtual_memory().total))
 
 
+def count_gpus(settings: Mapping[str, Any]) -> int:
+    """Return how many GPUs this machine has."""
+    return len(_list_gpus())
+
+
 def _list_gpus() -> tuple[str, ...]:
     given = os.environ.get(VISIBLE_DEVICES_VARIABLE)
     if given is not None:

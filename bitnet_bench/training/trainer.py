@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from bitnet_bench.data.collating import BatchItem, Collator
 from bitnet_bench.data.row_packing import check_packing_support, pack_examples
 from bitnet_bench.errors import BenchError, DivergedError
-from bitnet_bench.processes import count_processes
+from bitnet_bench.processes import STOPPED_STATUS, count_processes, is_stop_requested
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import RowPacking
@@ -381,6 +381,8 @@ class _StepCallback(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        if is_stop_requested() and state.global_step < state.max_steps:
+            raise SystemExit(STOPPED_STATUS)
 
 
 TrainerFactory = Callable[[TrainerSetup, Mapping[str, Any], Sequence[int]], BenchTrainer]

@@ -28,7 +28,17 @@ from bitnet_bench.ternary.quantizer import quantize_activations
 
 pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
 HERE, KERNEL = Path(__file__).parent / "paths", Path(kernel.__file__).parent
-FILES = ["paths.c", "processor.c", "linear.c", "groups.c", "dots_portable.c", "dots_x86.c", "dots_amx.c", "dots_arm.c"]
+FILES = [
+    "paths.c",
+    "pool.c",
+    "processor.c",
+    "linear.c",
+    "groups.c",
+    "dots_portable.c",
+    "dots_x86.c",
+    "dots_amx.c",
+    "dots_arm.c",
+]
 FLAGS = ["-O1", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"]
 AVX_VNNI, AMX_INT8 = 2, 8
 """Features of processor.h."""

@@ -30,11 +30,12 @@ class Attention:
         self.before = torch.randn(2, kv_heads, past, dimension, generator=random)
         self.slots, self.positions = torch.zeros(tokens, dtype=torch.int32), torch.arange(past, past + tokens).int()
 
-    def run(self, queries: int) -> Tensor:
+    def run(self, queries: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the kernel's outputs [T, heads d] with tiles of so many queries, without rotation."""
         heads, kv_heads, d = self.heads
         positions = self.past + len(self.qkv)
-        cache, qkv, out = Cache(1, 1, kv_heads, d, positions), self.qkv.clone(), torch.empty(len(self.qkv), heads * d)
+        cache, qkv = Cache(1, 1, kv_heads, d, positions, dtype), self.qkv.clone()
+        out = torch.empty(len(self.qkv), heads * d)
         blocks = torch.zeros(kv_heads, cache.capacity, d)
         blocks[:, : self.past] = self.before[0]
         cache.keys[0][0] = blocks.view(kv_heads, -1, 16, d).transpose(2, 3).reshape(kv_heads, -1)
@@ -66,11 +67,12 @@ class Attention:
         return (scores.softmax(-1) @ values).transpose(0, 1).flatten(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_many_queries_of_a_tile_get_the_bits_of_few(width: int, shape: tuple[int, ...]) -> None:
-    """At every width of vectors, and with tiles that are not full."""
+def test_many_queries_of_a_tile_get_the_bits_of_few(width: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """At every width of vectors, of both kinds of caches, and with tiles that are not full."""
     attention = Attention(*shape)
-    assert torch.equal(attention.run(MANY_QUERIES), attention.run(FEW_QUERIES))
+    assert torch.equal(attention.run(MANY_QUERIES, dtype), attention.run(FEW_QUERIES, dtype))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -2,18 +2,17 @@
  *
  * Keys are stored in blocks of 16 positions, [position / 16][dimension][16], so that the scores of 16 positions are one
  * vector; values are stored by position, so that a row of the output is a few vectors. Both are float32, or bfloat16,
- * rounded half to even when they are appended. One tile takes up to 24 queries (8 of a bfloat16 cache) that read the same
- * keys: heads of one group (GQA), then neighbouring tokens. attend.h has the loops for 8 queries at most, attend_many.h
- * those for more. */
+ * rounded half to even when they are appended. One tile takes up to 24 queries that read the same keys: heads of one group
+ * (GQA), then neighbouring tokens. attend.h has the loops for 8 queries at most, attend_many.h those for more. */
 #pragma GCC optimize("fp-contract=fast")
 #include "kernel.h"
 #include <math.h>
 #include <string.h>
 
 enum {
-    FEW_QUERIES = 8,       /* of a tile that attend.h serves */
-    MOST_QUERIES = 24,     /* of a tile that attend_many.h serves */
     MOST_DIMENSIONS = 512, /* of a head */
+    FEW_QUERIES = 8,       /* of a tile that attend.h takes */
+    MOST_QUERIES = 24,     /* of a tile */
     TILES_PER_THREAD = 4,  /* with fewer, a tile is shared by threads */
     LONG = 256,            /* positions from which that is worth the meetings of the threads */
     POSITIONS_PER_PART = 256,
@@ -195,10 +194,9 @@ static int attend_together(const attention_t *job, int threads) {
         tiles[u] = unit_tile(job, u);
         widest = tiles[u].width > widest ? tiles[u].width : widest;
         rows = tiles[u].rows > rows ? tiles[u].rows : rows;
-        if (rows > FEW_QUERIES) return 0;
         floats += tiles[u].rows * tiles[u].width;
     }
-    if (widest < LONG) return 0;
+    if (widest < LONG || rows > FEW_QUERIES) return 0;
     float *scores = scratch((size_t)floats * sizeof(float));
     for (int64_t u = 0; u < units; scores += tiles[u].rows * tiles[u].width, u++) tiles[u].scores = scores;
     shared_t shared = {.tiles = tiles, .units = units};
