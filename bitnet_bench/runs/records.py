@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from bitnet_bench.runs.choices import Format, Precision, ReadAs, RecordedPrecision
 from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
+from bitnet_bench.runs.machines import Machine, Neighbours, make_machine
 from bitnet_bench.runs.value import GrownValue, Value
 
 SCHEMA_VERSION = 1
@@ -219,6 +220,12 @@ class Environment(Value):
     gpu: str | None = None
     """GPU, its driver, torch's CUDA and Triton; None if torch was not loaded, or computes on the CPU."""
 
+    @property
+    def machine(self) -> Machine:
+        """Return the machine as far as it is recorded here: that of a cost which does not say where it was measured."""
+        gpus = (self.gpu.partition(" (")[0],) if self.gpu else ()
+        return make_machine(self.cpu, self.cores, self.memory_bytes, gpus)
+
 
 class Score(GrownValue):
     """One metric on one task, with its uncertainty and a signature that says exactly what was computed."""
@@ -422,8 +429,10 @@ class DroppedRound(Value):
     """Seconds per token."""
 
 
-class Cost(Value):
+class Cost(GrownValue):
     """The cost of running one checkpoint at one precision in its own process."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("machine", "neighbours")
 
     backend: str
     backend_reason: str | None = None
@@ -462,6 +471,10 @@ class Cost(Value):
     parity: RuntimeParity | None = None
     """Comparison of the runtime with the checkpoint, if it is another project's; one with a fault was measured because
     the user allowed it."""
+    machine: Machine | None = None
+    """Machine that it was measured on, which need not be the one that scored; None in records of older versions."""
+    neighbours: Neighbours | None = None
+    """What else worked on that machine; None in records of older versions."""
 
     @property
     def is_disturbed(self) -> bool:
