@@ -524,7 +524,14 @@ class Sharing(Settings):
     """Keep whole paths; else they are shortened, because they name users and projects."""
 
 
-class BoardOptions(Settings):
+class CostComparison(Settings):
+    """Which costs a report or a leaderboard compares."""
+
+    across_machines: Annotated[bool, Option(name="across-machines")] = False
+    """Compare costs of different machines in one table, too, and say so; else each machine has its own."""
+
+
+class BoardOptions(CostComparison):
     """What a leaderboard shows; () is everything."""
 
     suites: Annotated[tuple[str, ...], Option(name="suite")] = ()
