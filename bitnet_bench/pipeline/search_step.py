@@ -10,6 +10,7 @@ from pathlib import Path
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
+from bitnet_bench.training.study import require_optuna
 from bitnet_bench.training.search import (
     apply_point,
     count_search_runs,
@@ -64,4 +65,5 @@ class SearchStep:
 def make_search_step(arms: Mapping[str, FinetuneJob], wanted: Arms, out: Path) -> SearchStep:
     """Return the step that searches *arms* in a folder in *out*; UsageError for settings that cannot be searched."""
     parse_grid(wanted.search)
+    require_optuna()  # before hours of other steps
     return SearchStep(arms, wanted, out / SEARCH_FOLDER)

@@ -332,7 +332,12 @@ class Arms(Settings):
     For both arms alike, each around its own; by successive halving, as `prune=halving` does it.
     """
     search: Annotated[tuple[str, ...], Option("Method", metavar="NAME=VALUE,...")] = ()
-    """Try these values and choose on validation rows, for both arms alike. Repeatable."""
+    """Try these values, or some of a range (lr=1e-5..1e-3), and choose on validation rows, for both arms alike.
+
+    Repeatable.
+    """
+    trials: Annotated[int | None, METHOD] = Field(default=None, gt=1, le=1000)
+    """Settings that a `search` draws where it has a range [default: 8]; of lists it tries every combination."""
     prune: Annotated[Literal["halving"] | None, METHOD] = None
     """halving: all settings of a `search` in short runs, the better half in runs of twice the length, and so on."""
 
@@ -343,6 +348,8 @@ class Arms(Settings):
         searched = {option.partition("=")[0] for option in self.search}
         if self.find_learning_rate and searched & {"lr", "learning_rate"}:
             raise ValueError("`find_learning_rate` and `search=lr=...` both say which learning rates are tried")
+        if self.trials and not any(".." in option for option in self.search):
+            raise ValueError("`trials` draws settings from a range, such as `search=lr=1e-5..1e-3`, and there is none")
         return self
 
     @property

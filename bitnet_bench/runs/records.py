@@ -182,10 +182,22 @@ class Trial(GrownValue):
 class SearchRecord(GrownValue):
     """The settings that a search tried, and the choice made on validation rows: written to `search.json`."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("ladders", "prune", "choice", "reasons", "warnings")
+    ADDED: ClassVar[tuple[str, ...]] = (
+        "ladders",
+        "prune",
+        "choice",
+        "reasons",
+        "warnings",
+        "studies",
+        "sampler",
+        "sampler_seed",
+        "pruned",
+        "steps",
+    )
 
     schema_version: int = SCHEMA_VERSION
     grid: dict[str, tuple[str, ...]]
+    """Field -> the values that were tried, or the range such as `1e-5..1e-3` that they were drawn from."""
     ladders: dict[str, tuple[str, ...]] = {}
     """Arm -> the learning rates that it tried beside the grid, around its own default."""
     prune: Literal["halving"] | None = None
@@ -199,6 +211,15 @@ class SearchRecord(GrownValue):
     chosen: dict[str, tuple[str, ...]] = {}
     """Arm -> the folders of its best settings, one per seed."""
     warnings: tuple[str, ...] = ()
+    studies: dict[str, str] = {}
+    """Arm -> the name of its Optuna study in `search.journal`; {} in records of older versions, like the next fields."""
+    sampler: str | None = None
+    """What chose the settings: every combination, or a sampler of Optuna with its version."""
+    sampler_seed: int | None = None
+    pruned: dict[str, tuple[dict[str, str], ...]] = {}
+    """Arm -> the settings that were given up before their whole length was run, those that diverged apart."""
+    steps: dict[str, int] = {}
+    """Arm -> the optimizer steps of all its trials."""
 
     def count_steps(self, arm: str) -> int:
         """Return the optimizer steps that *arm* took in all its trials."""
