@@ -111,6 +111,13 @@ def is_here(model: str) -> bool:
     return model in EMBEDDED_CHECKPOINTS or _exists(model)
 
 
+def find_local_folder(model: str) -> Path | None:
+    """Return the folder of the checkpoint *model* if it is one, or embedded; None for a file or a name of the hub."""
+    if model in EMBEDDED_CHECKPOINTS:
+        return _find_embedded(model)
+    return Path(model) if _exists(model) and Path(model).is_dir() else None
+
+
 def _find_embedded(model: str) -> Path:
     return Path(__file__).parents[1] / "demo" / EMBEDDED_CHECKPOINTS[model]
 

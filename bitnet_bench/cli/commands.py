@@ -15,12 +15,13 @@ from bitnet_bench.cli.judging import judge
 from bitnet_bench.cli.machine import backends, doctor
 from bitnet_bench.cli.measuring import measure, plan
 from bitnet_bench.cli.ranking import leaderboard
-from bitnet_bench.cli.recipes import run
+from bitnet_bench.cli.recipes import run, sweep
 from bitnet_bench.cli.reporting import compare, quickstart, report
 
 COMMANDS = (
     quickstart,
     run,
+    sweep,
     finetune,
     evaluate,
     merge,
@@ -40,7 +41,7 @@ COMMANDS = (
     doctor,
 )
 """Commands in the order in which --help lists them."""
-FROM_MODELS = (finetune, evaluate, chat, judge, measure, report, leaderboard, compare, push, run)
+FROM_MODELS = (finetune, evaluate, chat, judge, measure, report, leaderboard, compare, push, run, sweep)
 """Commands whose options are the fields of job models."""
 
 

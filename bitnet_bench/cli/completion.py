@@ -59,6 +59,13 @@ def complete_recipes(incomplete: str) -> list[str]:
     return _starting([*_list_stems("bitnet_bench.recipes", "", ".yaml"), *files], incomplete)
 
 
+def complete_executors(incomplete: str) -> list[str]:
+    """Return what can run the steps of a sweep."""
+    from bitnet_bench.sweeps.executors import EXECUTORS
+
+    return _starting(EXECUTORS, incomplete)
+
+
 def complete_devices(incomplete: str) -> list[str]:
     """Return the devices that `plan` knows."""
     from bitnet_bench.measurement.devices import DEVICES

@@ -1,53 +1,54 @@
-"""The command that runs a whole recipe."""
+"""The commands that run whole recipes: one, or every combination of a matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.completion import complete_recipes
+from bitnet_bench.cli.completion import complete_executors, complete_recipes
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_SCORE, load_libraries
 from bitnet_bench.cli.options import DataDir, Json
 from bitnet_bench.cli.output import print_json, show_runs
 from bitnet_bench.cli.sentences import print_error, print_open, print_text
-from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, progress_bar, show
+from bitnet_bench.cli.tables import progress_bar
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from bitnet_bench.pipeline.estimates import Estimate
-    from bitnet_bench.pipeline.steps import Step
+    from bitnet_bench.pipeline.planning import SweepPlan
+    from bitnet_bench.pipeline.recipe import Sweep
     from bitnet_bench.runs.records import RunRecord
+    from bitnet_bench.sweeps.scheduler import SweepState
+
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(
+        help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...",
+        autocompletion=complete_recipes,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder for everything it writes [default: runs/RECIPE].", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps, and estimates of time, memory and disk.")]
+Tflops = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="With --dry-run: plan for a machine of so many TFLOP/s instead of this one.",
+        show_default=False,
+    ),
+]
 
 
 @with_fields
 def run(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="A YAML file, or the name of a shipped recipe: understanding, sentiment, ...",
-            autocompletion=complete_recipes,
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for everything it writes [default: runs/RECIPE].", show_default=False)
-    ] = None,
+    recipe: RecipeFile,
+    out: Out = None,
     data_dir: DataDir = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps, and estimates of time, memory and disk.")
-    ] = False,
-    tflops: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            help="With --dry-run: plan for a machine of so many TFLOP/s instead of this one.",
-            show_default=False,
-        ),
-    ] = None,
+    dry_run: DryRun = False,
+    tflops: Tflops = None,
     as_json: Json = False,
     *,
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
@@ -57,18 +58,128 @@ def run(
     A step that is finished is not done again: killed at any moment, the same command goes on. The folder keeps
     recipe.yaml, and is refused to another recipe.
     """
-    from bitnet_bench.evaluation.select import trust_suite_names
-    from bitnet_bench.pipeline import steps
-    from bitnet_bench.pipeline.recipe import read_recipe
-
-    wanted, folder = read_recipe(recipe), out or Path("runs") / recipe.stem
+    wanted, folder = _read_sweep(recipe, trust["trust_suite"]), out or Path("runs") / recipe.stem
     if dry_run:
-        _show_plan(steps.plan_steps(wanted, folder, data_dir), tflops, as_json)
+        _show_plan(wanted, folder, data_dir, tflops, as_json)
         return
-    if trust["trust_suite"]:
-        trust_suite_names(steps.list_suites(wanted))
     load_libraries(TO_SCORE)
-    _show_records(steps.run_recipe(wanted, folder, data_dir, progress_bar), wanted.report, folder, as_json)
+    from bitnet_bench.pipeline.running import run_inline
+
+    has_report = wanted.cells[0].recipe.report
+    _show_records(run_inline(wanted, folder, data_dir, progress_bar), has_report, folder, as_json)
+
+
+@with_fields
+def sweep(
+    recipe: RecipeFile,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="Where steps run: local, in processes of this machine, or an executor that is installed.",
+            autocompletion=complete_executors,
+        ),
+    ] = "local",
+    out: Out = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most steps at a time, if their needs leave room [default: 1, or the number of GPUs].",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    tflops: Tflops = None,
+    step: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Run this step alone, of the graph in the file RECIPE (OUT/sweep.json)."),
+    ] = None,
+    as_json: Json = False,
+    *,
+    trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust", ("trust_suite",))],
+) -> None:
+    """Run every combination of a recipe's matrix, each step once.
+
+    A step that fails leaves the others, those that wait for it are named, and the exit status is 1. The same command
+    resumes: a step that is finished is not done again. The result is one table and one page over all runs.
+    """
+    if step is not None:
+        _run_one_step(recipe, step)
+        return
+    wanted, folder = _read_sweep(recipe, trust["trust_suite"]), out or Path("runs") / recipe.stem
+    if dry_run:
+        _show_plan(wanted, folder, data_dir, tflops, as_json)
+        return
+    _run_sweep(wanted, folder, data_dir, on, jobs, as_json)
+
+
+def _read_sweep(recipe: Path, trusts: bool) -> Sweep:
+    """Return the recipes in a file; *trusts*: the code of their suites may run from now on."""
+    from bitnet_bench.evaluation.select import trust_suite_names
+    from bitnet_bench.pipeline.recipe import read_sweep
+    from bitnet_bench.pipeline.steps import list_suites
+
+    wanted = read_sweep(recipe)
+    if trusts:
+        trust_suite_names(list(dict.fromkeys(name for one in wanted.cells for name in list_suites(one.recipe))))
+    return wanted
+
+
+def _run_sweep(wanted: Sweep, folder: Path, data_dir: Path | None, on: str, jobs: int | None, as_json: bool) -> None:
+    from bitnet_bench.cli.sweep_screen import show_sweep
+    from bitnet_bench.pipeline.planning import plan_sweep
+    from bitnet_bench.pipeline.running import run_sweep
+    from bitnet_bench.sweeps.executors import ExecutorOptions, find_executor
+    from bitnet_bench.sweeps.local import look_at_machine
+
+    find_executor(on)
+    plan = plan_sweep(wanted, folder, data_dir, len(look_at_machine().gpus))
+    with show_sweep(plan.graph) as show:
+        state = run_sweep(wanted, plan, folder, on, ExecutorOptions(jobs), show)
+    _show_results(wanted, plan, state, folder, as_json)
+    if state.list_in("failed", "blocked"):
+        raise typer.Exit(1)
+
+
+def _show_results(wanted: Sweep, plan: SweepPlan, state: SweepState, folder: Path, as_json: bool) -> None:
+    """Print the table of all runs, and what failed."""
+    from bitnet_bench.cli.sweep_tables import describe_state, list_failures, show_results
+    from bitnet_bench.pipeline.board_step import RESULTS_FILE, read_results
+    from bitnet_bench.runs.folder import load_record
+    from bitnet_bench.runs.twins import is_run
+
+    if as_json:
+        print_json(describe_state(state))
+    elif not wanted.has_matrix:
+        show_runs([load_record(run) for run in plan.run_folders if is_run(run)])
+    elif (folder / RESULTS_FILE).is_file():
+        show_results(read_results(folder / RESULTS_FILE))
+    for said in list_failures(state):
+        print_error(said)
+    if as_json:
+        return
+    print_text(f"Runs: {folder}")
+    pages = [Path(path) for step in state.list_in("done") for path in step.outputs if path.endswith(".html")]
+    for page in pages:
+        print_text(f"Page: {page}")
+        print_open(page)
+
+
+def _run_one_step(file: Path, name: str) -> None:
+    """Run one step of a graph in this process, and leave its outcome where the scheduler looks for it."""
+    from bitnet_bench.files import write_whole
+    from bitnet_bench.pipeline.running import run_step
+    from bitnet_bench.processes import is_first_process
+    from bitnet_bench.sweeps.graph import find_step, load_graph
+
+    graph = load_graph(file)
+    outcome = run_step(find_step(graph, name), progress_bar)
+    if is_first_process():
+        write_whole(graph.find_outcome(name), outcome.model_dump_json() + "\n")
+    if not outcome.is_done:
+        print_error(outcome.problem)
+        raise typer.Exit(1)
 
 
 def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_json: bool) -> None:
@@ -91,55 +202,18 @@ def _show_records(records: list[RunRecord], has_report: bool, folder: Path, as_j
         print_open(folder / REPORT_FILE)
 
 
-def _show_plan(steps: list[Step], tflops: float | None, as_json: bool) -> None:
-    from bitnet_bench.pipeline.estimates import Speed, estimate_steps
+def _show_plan(wanted: Sweep, folder: Path, data_dir: Path | None, tflops: float | None, as_json: bool) -> None:
+    """Print the graph of a sweep, what it takes by estimate, and what is done."""
+    from bitnet_bench.cli.sweep_tables import describe_plan, show_plan
+    from bitnet_bench.pipeline.planned_cost import estimate_plan
+    from bitnet_bench.pipeline.planning import plan_sweep
+    from bitnet_bench.sweeps.local import look_at_machine
 
-    speed = Speed(tflops * 1e12, f"{tflops:g} TFLOP/s as given") if tflops else None
+    plan = plan_sweep(wanted, folder, data_dir, len(look_at_machine().gpus))
     with progress_bar("plan") as progress:
-        found = estimate_steps(steps, speed, progress)
+        cost = estimate_plan(plan, tflops, progress)
     if as_json:
-        print_json([vars(one) for one in found])
+        print_json(describe_plan(plan, cost))
         return
-    show(steps_table(found))
+    show_plan(plan, cost)
     print_text("Estimates, good to a factor of three: docs/recipes.md says how they are made. Nothing was run.")
-
-
-def steps_table(steps: Sequence[Estimate]) -> Table:
-    """Return the steps of a recipe, one per row, with the sum of the unfinished ones."""
-    rows = [
-        [
-            step.title,
-            "done" if step.done else "to do",
-            DASH if step.seconds is None else f"~{format_duration(step.seconds)}",
-            DASH if step.memory_bytes is None else f"~{format_gigabytes(step.memory_bytes)}",
-            DASH if step.disk_bytes is None else f"~{format_gigabytes(step.disk_bytes)}",
-            step.note,
-        ]
-        for step in steps
-    ]
-    left = [step for step in steps if not step.done]
-    known = [step for step in left if step.seconds is not None]
-    total = f"~{format_duration(sum(step.seconds or 0.0 for step in known))}"
-    disk = f"~{format_gigabytes(sum(step.disk_bytes or 0 for step in known))}"
-    memory = f"~{format_gigabytes(max((step.memory_bytes or 0 for step in known), default=0))}"
-    unknown = len(left) - len(known)
-    rows.append(
-        [
-            "what is left",
-            "",
-            total,
-            memory,
-            disk,
-            f"without {unknown} unknown step{'s' * (unknown > 1)}" if unknown else "",
-        ]
-    )
-    made = make_table(
-        "Plan (estimates)",
-        ["step", "", "time", "memory at most", "disk", "from"],
-        rows,
-        numbers_from=99,
-        unbroken=("", "time"),
-        optional=("disk", "memory at most"),
-    )
-    made.caption = "; ".join(dict.fromkeys(step.speed for step in steps if step.speed))
-    return made

@@ -23,7 +23,10 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
+from bitnet_bench.pipeline.jobs import AnyStep
+from bitnet_bench.pipeline.needs import PROCESS_BYTES
+from bitnet_bench.pipeline.step_estimate import Estimate as Estimate
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, SearchStep
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
 from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
@@ -40,8 +43,7 @@ TRAINING_SHARE, SCORING_SHARE, DECODING_SHARE = 0.5, 0.5, 0.05
 """Shares of that speed that training, reading a prompt and generating a token reach."""
 OPENING_S = 4.0
 """Seconds for importing, opening a checkpoint and building tasks."""
-PROCESS_BYTES = 600 * 10**6
-"""Bytes of a process that has imported torch and transformers."""
+
 STATE_BYTES = 12
 """Bytes of a parameter in a saved state: master and moments. A new state is written before the old one is deleted."""
 SCORED_TOKENS = 1024
@@ -55,21 +57,6 @@ PREFILL_SHARES: Mapping[Precision, float] = {"ternary": 0.8, "bf16": 1.3, "fp16"
 (fp16)."""
 ENGINE_SHARE = 1.5
 """Speed of the ternary engine over that of `hf` when reading a prompt."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Estimated time, memory and disk of one step."""
-
-    title: str
-    done: bool
-    seconds: float | None
-    memory_bytes: int | None
-    disk_bytes: int | None
-    note: str
-    """Basis of the estimate, or why there is none."""
-    speed: str = ""
-    """Source of the speed on which the estimate is based."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +86,19 @@ def measure_speed(shape: ModelShape) -> Speed:
     return Speed(flops, f"{flops / 1e9:,.0f} GFLOP/s measured here on {device}, {torch.get_num_threads()} threads")
 
 
-def estimate_steps(steps: Sequence[Step], speed: Speed | None, progress: Progress) -> list[Estimate]:
+def estimate_steps(
+    steps: Sequence[AnyStep], speed: Speed | None, progress: Progress, done: Sequence[bool] = ()
+) -> list[Estimate]:
     """Return an estimate for each step; *speed* is measured for each model if it is not given.
 
-    Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded.
+    Files are read and tasks built, so a missing file is found now; nothing is trained, scored or downloaded. *done*
+    says of each step whether it is known to be done: it is looked at no further.
     """
     planner = _StepEstimator(_find_starts([step.job for step in steps if isinstance(step, FinetuneStep)]), speed)
     found = []
     for number, step in enumerate(steps, 1):
-        found.append(planner.estimate_step(step))
+        is_done = bool(done) and done[number - 1]
+        found.append(Estimate(step.title, True, 0.0, 0, 0, "") if is_done else planner.estimate_step(step))
         progress(number, len(steps), step.title)
     return found
 
@@ -127,7 +118,7 @@ class _StepEstimator:
         self._starts, self._speed = starts, speed
         self._counted: dict[str, Any] = {}
 
-    def estimate_step(self, step: Step) -> Estimate:
+    def estimate_step(self, step: AnyStep) -> Estimate:
         """Return the estimate of *step*, or an empty one with the reason."""
         try:
             if isinstance(step, FinetuneStep):
@@ -140,6 +131,10 @@ class _StepEstimator:
         except BenchError as error:
             return Estimate(step.title, step.is_done, None, None, None, error.problem)
 
+    def _find_shape(self, model: str) -> ModelShape:
+        shape: ModelShape = self._compute_once(lambda: find_shape(model), "shape", model)
+        return shape
+
     def _compute_once(self, count: Callable[[], Any], *about: Any) -> Any:
         key = repr(about)
         if key not in self._counted:
@@ -150,7 +145,7 @@ class _StepEstimator:
         from bitnet_bench.training.order import count_steps
 
         job, start = step.job, self._starts.get(step.job.model, step.job.model)
-        shape = find_shape(start)
+        shape = self._find_shape(start)
         (tokenizer, whose), rows = self._load_tokenizer(start, job.tokenizer), self._read_rows(job)
         sequences, tokens_a_row = self._compute_once(
             lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
@@ -186,16 +181,20 @@ class _StepEstimator:
         from bitnet_bench.checkpoints.loading import load_tokenizer
 
         here = is_here(model)
-        loaded = load_tokenizer(open_checkpoint(model, tokenizer) if here else open_checkpoint("demo"))
+        loaded = self._compute_once(
+            lambda: load_tokenizer(open_checkpoint(model, tokenizer) if here else open_checkpoint("demo")),
+            *("tokenizer", model if here else None, tokenizer),
+        )
         return loaded, "its own tokenizer" if here else "the embedded tokenizer, its own not being here"
 
     def _estimate_evaluation(self, step: EvaluateStep) -> Estimate:
         start = self._starts.get(step.model, step.model)
-        shape, (tokenizer, whose) = find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
-        names = [f"{suite.name}:{task.name}" for suite, task in step.tasks]
-        asked = step.job.model_dump(exclude={"stage", "cache"})
-        sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), "tasks", names, asked, whose)
+        shape, (tokenizer, whose) = self._find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
+        asked = step.job.model_dump(exclude={"stage", "cache", "seed", "shots", "backend", "precision"})
+        about = ("tasks", step.task_names, asked, whose, start if is_here(start) else None)
+        sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), *about)
         documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
+        read *= 1 + step.job.shots  # an example is about as long as a question
         speed = self._speed or measure_speed(shape)
         flops = 2 * shape.multiplied * (read / SCORING_SHARE + written / DECODING_SHARE)
         memory = PROCESS_BYTES + 4 * shape.parameters + 2 * 4 * SCORED_TOKENS * shape.vocabulary
@@ -208,7 +207,7 @@ class _StepEstimator:
         scenario, seconds, memory, contestants, sources = step.scenario, IDLE_S, 0.0, 0, list[str]()
         for model in step.models:
             start = self._starts.get(model, model)
-            shape = find_shape(start)
+            shape = self._find_shape(start)
             speed = self._speed or measure_speed(shape)
             sources.append(speed.source)
             for run in _list_candidates(step, start, model):
@@ -314,5 +313,5 @@ def _estimate_read_bytes(shape: ModelShape, run: tuple[str, Precision]) -> float
     return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
 
 
-def _estimate_report(step: ReportStep) -> Estimate:
+def _estimate_report(step: AnyStep) -> Estimate:
     return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")

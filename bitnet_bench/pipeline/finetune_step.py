@@ -13,7 +13,6 @@ from bitnet_bench.pipeline.search_step import SearchStep, make_search_step
 from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
-from bitnet_bench.training.ending import warn_failed_run
 from bitnet_bench.training.finetune import finetune, make_twin_job
 from bitnet_bench.training.stages import plan_stages
 
@@ -28,6 +27,7 @@ class FinetuneStep:
     job: FinetuneJob
     backend: str
     name: str
+    """Name of the model's folder, and, without a stage, of its run's."""
     search: SearchStep | None = None
     """Step that chooses settings of the job before it is run."""
     is_between: bool = False
@@ -45,38 +45,44 @@ class FinetuneStep:
 
     def run(self, steps: ProgressDisplay) -> None:
         """Train or resume; log a warning if the model did not learn anything."""
+        from bitnet_bench.training.ending import warn_failed_run  # imports torch
+
         job = self.search.apply_choice(self.job) if self.search else self.job
         for warning in warn_failed_run(finetune(job, self.backend, steps)):
             _log.warning("%s: %s", self.title, warning)
 
 
-def make_finetune_steps(training: FinetuneSettings, out: Path, data_dir: Path | None) -> list[FinetuneStep]:
-    """Return a step for every arm and seed; a name contains the seed only if there are several."""
+def make_finetune_steps(
+    training: FinetuneSettings, out: Path, data_dir: Path | None, label: str = ""
+) -> list[FinetuneStep]:
+    """Return a step for every arm and seed; a name ends with *label*, and has the seed only if there are several."""
     named: dict[str, FinetuneJob] = {}
     steps: list[FinetuneStep] = []
     for seed in range(training.seed, training.seed + training.seeds):
-        suffix = f"-seed{seed}" if training.seeds > 1 else ""
+        suffix = label + (f"-seed{seed}" if training.seeds > 1 else "")
         job = training.make_job(out / MODELS_FOLDER / f"{training.precision}{suffix}", data_dir, seed)
         if training.preset:
-            steps += _make_stage_steps(training, job, out, suffix)
+            steps += _make_stage_steps(training, job, out, suffix, label)
             continue
         named[f"{training.precision}{suffix}"] = job
         if training.twin:
             twin = make_twin_job(job, training.twin_model)
             named[f"fp16{suffix}"] = twin.model_copy(update={"out": str(out / MODELS_FOLDER / f"fp16{suffix}")})
     arms: dict[str, FinetuneJob] = {job.precision: job for job in named.values() if job.seed == training.seed}
-    search = make_search_step(arms, training, out) if training.searches else None
+    search = make_search_step(arms, training, out, label) if training.searches else None
     return steps + [FinetuneStep(job, training.backend, name, search) for name, job in named.items()]
 
 
-def _make_stage_steps(training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str) -> list[FinetuneStep]:
+def _make_stage_steps(
+    training: FinetuneSettings, job: FinetuneJob, out: Path, suffix: str, label: str
+) -> list[FinetuneStep]:
     """Return the stages of a preset in the order of training; all seeds share the stage on running text."""
     steps = []
     moved: dict[str | None, str] = {}  # results of earlier stages, from where they were planned to where they are
     for stage in plan_stages(job, training):
         is_text = stage.name == "text"
-        name = stage.name if is_text else f"{stage.name}{suffix}"
-        place = str(out / MODELS_FOLDER / (f"{training.precision}-text" if is_text else name))
+        name = f"{stage.name}{label}" if is_text else f"{stage.name}{suffix}"
+        place = str(out / MODELS_FOLDER / (f"{training.precision}-text{label}" if is_text else name))
         start, teacher = (moved.get(path, path) for path in (stage.job.model, stage.job.teacher))
         made = stage.job.model_copy(update={"out": place, "model": start, "teacher": teacher})
         moved |= {stage.job.out: made.out, stage.job.masters: made.masters}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitnet_bench.pipeline.recipe import read_recipe
-from bitnet_bench.pipeline.steps import REPORT_FILE, run_recipe
+from bitnet_bench.pipeline.running import run_recipe
+from bitnet_bench.pipeline.steps import REPORT_FILE
 from bitnet_bench.protocols import ProgressDisplay, no_display
 from bitnet_bench.runs.records import RunRecord
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +12,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bitnet_bench.checkpoints.locate import EMBEDDED_CHECKPOINTS
-from bitnet_bench.errors import BenchError, did_you_mean, explain_fault
+from bitnet_bench.errors import BenchError, UsageError, did_you_mean, explain_fault
 from bitnet_bench.evaluation.suites import SUITE_FILE, suggest_name
 from bitnet_bench.files import exists, is_file, write_whole
 from bitnet_bench.measurement.budget import DEFAULT_BUDGET, parse_budget
 from bitnet_bench.measurement.scenario import Scenario, Workload, read_budget
+from bitnet_bench.pipeline.matrix import MATRIX, SECTIONS, Cell, Place, expand_matrix
 from bitnet_bench.runs.choices import AUTO, Precision, ReadAs
 from bitnet_bench.runs.jobs import Arms, EvaluateJob, FinetuneJob, MeasureJob
 from bitnet_bench.runs.value import Value
@@ -87,6 +90,34 @@ class MeasureSettings(Workload):
         return Scenario(**settings, budget_s=parse_budget(self.budget))
 
 
+class StepNeeds(Value):
+    """What a step occupies on the machine that runs it; what is not said is chosen for the machine."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    gpus: int | None = Field(default=None, ge=0)
+    memory: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?\s*([KMGT]B|[KMGT]iB)$")
+    """Main memory, such as 16GB."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes of the step, which torchrun starts; its GPUs are divided among them."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory in bytes."""
+        if self.memory is None:
+            return None
+        number, unit = re.fullmatch(r"([\d.]+)\s*(\w+)", self.memory).groups()  # type: ignore[union-attr]
+        base = 1024 if "i" in unit else 1000
+        return int(float(number) * base ** ("KMGT".index(unit[0]) + 1))
+
+
+class SweepNeeds(Value):
+    """What steps need, by their kind."""
+
+    finetune: StepNeeds = StepNeeds()
+    evaluate: StepNeeds = StepNeeds()
+    measure: StepNeeds = StepNeeds()
+
+
 class Recipe(Value):
     """Steps of `bitnet-bench run`, in this order; a step that is not named is not run."""
 
@@ -96,6 +127,7 @@ class Recipe(Value):
     evaluate: EvaluateSettings
     measure: MeasureSettings | None = None
     report: bool = True
+    needs: SweepNeeds = SweepNeeds()
 
     @model_validator(mode="after")
     def _check_models(self) -> Recipe:
@@ -109,21 +141,78 @@ class Recipe(Value):
         return self
 
 
-def read_recipe(file: Path) -> Recipe:
-    """Return the recipe in *file*; raise BenchError with the line of an error and a suggestion for a wrong key.
+@dataclass(frozen=True)
+class SweepCell:
+    """One recipe of a sweep, and the values of the matrix that made it."""
+
+    recipe: Recipe
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The recipes that a file stands for: one without a matrix, else one for each combination."""
+
+    cells: tuple[SweepCell, ...]
+    place: Place
+    has_matrix: bool
+    matrix: Mapping[str, Any]
+    """The matrix as it is written, with the paths of files that exist beside it."""
+
+
+def read_sweep(file: Path) -> Sweep:
+    """Return the recipes of *file*; raise BenchError with the line of an error and a suggestion for a wrong key.
 
     A bare name such as `understanding` is a recipe that the package ships. Names of files and folders are relative to
     the recipe's folder if they exist there.
     """
     file = find_recipe(file)
     found = read_yaml(file)
-    fields, lines = found.value, found.lines
+    fields, place = found.value, Place(file, found.lines)
     if not isinstance(fields, dict):
         raise BenchError(f"{file} is not a recipe: it holds no keys.", f"There are: {', '.join(Recipe.model_fields)}.")
+    cells = tuple(SweepCell(_make_recipe(cell, place), cell) for cell in expand_matrix(fields, place))
+    return Sweep(cells, place, MATRIX in fields, _resolve_matrix(fields.get(MATRIX, {}), file.parent))
+
+
+def read_recipe(file: Path) -> Recipe:
+    """Return the only recipe in *file*, as `read_sweep` reads it; UsageError for a file with a matrix."""
+    sweep = read_sweep(file)
+    if sweep.has_matrix:
+        where = sweep.place.locate((MATRIX,))
+        raise UsageError(f"{where}: a matrix stands for several recipes.", "Run it with `bitnet-bench sweep`.")
+    return sweep.cells[0].recipe
+
+
+def _make_recipe(cell: Cell, place: Place) -> Recipe:
     try:
-        return _resolve_paths(Recipe.model_validate(fields), file.parent)
+        return _resolve_paths(Recipe.model_validate(cell.fields), place.file.parent)
     except ValidationError as error:
-        raise _explain_error(error, file, lines) from error
+        raise _explain_error(error, cell, place) from error
+
+
+def _resolve_matrix(matrix: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return *matrix* with the absolute paths of checkpoints and suites that exist in *folder*."""
+
+    def resolve(value: Any, inside: str = "") -> Any:
+        if isinstance(value, list):
+            return [resolve(one, inside) for one in value]
+        return _resolve_beside(value, folder, inside) if isinstance(value, str) else value
+
+    resolved = dict(matrix)
+    given = matrix.get("checkpoints")
+    if isinstance(given, dict):
+        resolved["checkpoints"] = {name: resolve(value) for name, value in given.items()}
+    elif given is not None:
+        resolved["checkpoints"] = resolve(given)
+    if "suites" in matrix:
+        resolved["suites"] = resolve(matrix["suites"], SUITE_FILE)
+    return resolved
+
+
+def _resolve_beside(name: str, folder: Path, inside: str = "") -> str:
+    there = folder / name / inside
+    return str((folder / name).resolve()) if name not in EMBEDDED_CHECKPOINTS and exists(there) else name
 
 
 def find_recipe(file: Path) -> Path:
@@ -143,14 +232,16 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
 
 
-def _explain_error(error: ValidationError, file: Path, lines: dict[KeyPath, int]) -> BenchError:
-    """Return the first error of a recipe as a sentence with its line."""
+def _explain_error(error: ValidationError, cell: Cell, file: Place) -> BenchError:
+    """Return the first error of a recipe as a sentence with its line, which may be that of a value of the matrix."""
     # a misspelt section is also a missing one: report the spelling
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     place: KeyPath = tuple(first["loc"])
-    known = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in lines)
-    where, name = f"Line {lines[known]} of {file}", format_key_path(place)
+    value = cell.find_axis(place)
+    where, name = file.locate(value.path if value else place), format_key_path(place)
     if first["type"] == "extra_forbidden":
+        if len(place) > 1 and place[0] not in SECTIONS and place[0] != "measure":
+            return BenchError(f"{where}: there is no key {name}.", "docs/recipes.md lists every key.")
         return BenchError(f"{where}: there is no key {name}.", suggest_name(str(place[-1]), _list_keys(place[:-1])))
     if first["type"] == "missing":
         return BenchError(f"{where}: {name} is missing.", "docs/recipes.md lists every key.")
@@ -168,15 +259,15 @@ def _list_keys(place: KeyPath) -> list[str]:
         "measure": MeasureSettings,
     }
     fields = sections[str(place[0])].model_fields if place else Recipe.model_fields
-    return [name for name, field in fields.items() if field.annotation not in (type(None), Literal[""])]
+    names = [name for name, field in fields.items() if field.annotation not in (type(None), Literal[""])]
+    return names if place else [*names, MATRIX]
 
 
 def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Return *recipe* with the names of files and folders that exist in *folder* as absolute paths."""
 
     def beside(name: str, inside: str = "") -> str:
-        there = folder / name / inside
-        return str((folder / name).resolve()) if name not in EMBEDDED_CHECKPOINTS and exists(there) else name
+        return _resolve_beside(name, folder, inside)
 
     training, scoring = recipe.finetune, recipe.evaluate
     if training:
@@ -205,17 +296,56 @@ def claim_recipe_folder(recipe: Recipe, folder: Path) -> None:
     """Write *recipe* to *folder* as recipe.yaml; raise BenchError if the folder belongs to another recipe."""
     kept = folder / RECIPE_COPY_FILE
     if kept.is_file():
-        differing = list(
-            _list_differing_keys(read_recipe(kept).model_dump(mode="json"), recipe.model_dump(mode="json"))
-        )
-        if differing:
-            raise BenchError(
-                f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",
-                "Give another `out`, or delete the folder.",
-            )
+        _check_owner(folder, _dump_recipe(read_recipe(kept)), _dump_recipe(recipe))
         return
-    text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), allow_unicode=True, sort_keys=False)
-    write_whole(kept, f"# `bitnet-bench run {RECIPE_COPY_FILE}` does this again\n{text}")
+    _write_copy(kept, recipe.model_dump(mode="json", exclude_defaults=True), "run")
+
+
+def claim_sweep_folder(sweep: Sweep, folder: Path) -> None:
+    """Write the recipe of *sweep* to *folder*; raise BenchError if the folder belongs to another one.
+
+    A matrix may grow and shrink: it decides which runs there are, and not what each of them is.
+    """
+    if not sweep.has_matrix:
+        claim_recipe_folder(sweep.cells[0].recipe, folder)
+        return
+    kept = folder / RECIPE_COPY_FILE
+    if kept.is_file():
+        there = read_sweep(kept)
+        _check_owner(folder, _dump_base(there), _dump_base(sweep))
+    fields = sweep.cells[0].recipe.model_dump(mode="json", exclude_defaults=True)
+    _write_copy(kept, {**fields, MATRIX: dict(sweep.matrix)}, "sweep")
+
+
+def _check_owner(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = list(_list_differing_keys(old, new))
+    if differing:
+        raise BenchError(
+            f"{folder} is the folder of another recipe: {', '.join(differing)} differ.",
+            "Give another `out`, or delete the folder.",
+        )
+
+
+def _dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return what decides the results of *recipe*: all but what its steps occupy."""
+    return recipe.model_dump(mode="json", exclude={"needs"})
+
+
+def _dump_base(sweep: Sweep) -> dict[str, Any]:
+    """Return what all recipes of *sweep* have in common: the fields that no axis sets, and the names of the axes."""
+    first = sweep.cells[0]
+    fields = {**_dump_recipe(first.recipe), MATRIX: {axis.name: None for axis in first.cell.axes}}
+    for section, *keys in (axis.target for axis in first.cell.axes):
+        if keys:
+            fields[str(section)].pop(str(keys[0]), None)
+        else:
+            fields.pop(str(section), None)
+    return fields
+
+
+def _write_copy(file: Path, fields: Mapping[str, Any], command: str) -> None:
+    text = yaml.safe_dump(dict(fields), allow_unicode=True, sort_keys=False)
+    write_whole(file, f"# `bitnet-bench {command} {RECIPE_COPY_FILE}` does this again\n{text}")
 
 
 def _list_differing_keys(old: dict[str, Any], new: dict[str, Any], place: KeyPath = ()) -> Iterator[str]:

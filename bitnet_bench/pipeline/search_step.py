@@ -62,8 +62,8 @@ class SearchStep:
         return apply_point(job, found.choice[job.precision])
 
 
-def make_search_step(arms: Mapping[str, FinetuneJob], wanted: Arms, out: Path) -> SearchStep:
+def make_search_step(arms: Mapping[str, FinetuneJob], wanted: Arms, out: Path, label: str = "") -> SearchStep:
     """Return the step that searches *arms* in a folder in *out*; UsageError for settings that cannot be searched."""
     parse_grid(wanted.search)
     require_optuna()  # before hours of other steps
-    return SearchStep(arms, wanted, out / SEARCH_FOLDER)
+    return SearchStep(arms, wanted, out / f"{SEARCH_FOLDER}{label}")

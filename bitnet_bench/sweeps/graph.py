@@ -19,7 +19,7 @@ LOGS_FOLDER = "logs"
 OUTCOMES_FOLDER = "outcomes"
 SHOWN_CYCLE = 8
 """Number of steps of a cycle that an error names."""
-StepKind = Literal["search", "finetune", "evaluate", "measure", "report"]
+StepKind = Literal["search", "finetune", "evaluate", "measure", "report", "board"]
 
 
 class Needs(Value):
@@ -39,7 +39,7 @@ class Needs(Value):
 class Step(Value):
     """One step: the same as a plain command, of which another process or machine needs nothing but this value."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$")
+    id: str = Field(pattern=r"^\w[\w.+=@-]*$", max_length=240)
     """Name in the graph, which is also a file name; the same in every plan of the same sweep."""
     kind: StepKind
     title: str

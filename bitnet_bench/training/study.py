@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -57,9 +57,15 @@ def find_range(field: str, values: Sequence[str]) -> ValueRange | None:
         low, high = float(found["low"]), float(found["high"])
     except ValueError:
         return None
-    annotation = FinetuneJob.model_fields[field].annotation
-    kinds = {annotation, *get_args(annotation)}
+    kinds = list(_list_kinds(FinetuneJob.model_fields[field].annotation))
     return ValueRange(low, high, int in kinds and float not in kinds)
+
+
+def _list_kinds(annotation: Any) -> Iterator[Any]:
+    """Yield the types of which a field takes one, whatever bounds they stand with."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _list_kinds(part)
 
 
 def has_ranges(space: Space) -> bool:

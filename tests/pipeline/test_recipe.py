@@ -20,7 +20,8 @@ from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate_steps
 from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.pipeline.quickstart import RECIPE
 from bitnet_bench.pipeline.recipe import RECIPES_FOLDER, find_recipe, read_recipe
-from bitnet_bench.pipeline.steps import EvaluateStep, MeasureStep, plan_steps, run_recipe
+from bitnet_bench.pipeline.running import run_recipe
+from bitnet_bench.pipeline.steps import EvaluateStep, MeasureStep, plan_steps
 
 RECIPES = sorted(RECIPES_FOLDER.glob("*.yaml"))
 SMALL = """\

@@ -53,7 +53,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[FinetuneJob]:
 
     monkeypatch.setattr("bitnet_bench.training.search.finetune", train)
     monkeypatch.setattr("bitnet_bench.pipeline.finetune_step.finetune", train)
-    monkeypatch.setattr("bitnet_bench.pipeline.finetune_step.warn_failed_run", lambda record: ())
+    monkeypatch.setattr("bitnet_bench.training.ending.warn_failed_run", lambda record: ())
     return seen
 
 
