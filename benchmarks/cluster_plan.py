@@ -1,10 +1,10 @@
 """Plan checkpoints x suites on a cluster by simulation: hours, GPU hours and money, before a GPU is rented.
 
-    bitnet-bench evaluate --suite SUITE --model ONE --out pilot/SUITE ...     # for each suite, on one GPU of the cluster
+    bitnet-bench evaluate --suite SUITE --model ONE --out pilot/SUITE ...   # each suite, on one GPU of the cluster
     python benchmarks/cluster_plan.py pilot/* --checkpoints 100 --nodes 8 --gpus 8 --price 2.5
 
-A pilot of one checkpoint gives the seconds of each suite: what its record says, and `--opening-s` for starting and loading.
-The graph of all checkpoints is then run by the scheduler of `bitnet-bench sweep` on imagined nodes
+A pilot of one checkpoint gives the seconds of each suite: what its record says, and `--opening-s` for starting and
+loading. The graph of all checkpoints is then run by the scheduler of `bitnet-bench sweep` on imagined nodes
 (`bitnet_bench.sweeps.simulated`). `--lost` loses the node of every Nth step half way.
 """
 

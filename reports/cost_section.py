@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bitnet_bench.reports.charts import bar_chart, weight_chart
-from bitnet_bench.reports.figures import DASH, find_value, format_bytes, format_quantity, make_figure_cell, make_missing_cell
+from bitnet_bench.reports.figures import (
+    DASH,
+    find_value,
+    format_bytes,
+    format_quantity,
+    make_figure_cell,
+    make_missing_cell,
+)
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
@@ -56,7 +63,9 @@ def format_machine(machine: Machine) -> str:
 
 def find_main_machine(runs: Iterable[NamedRun]) -> str | None:
     """Return the id of the machine that most of *runs* were measured on; None if it does not count, or for no costs."""
-    counted = Counter(machine for run in runs for machine in dict.fromkeys(c.machine.id for c in run.costs if c.machine))
+    counted = Counter(
+        machine for run in runs for machine in dict.fromkeys(c.machine.id for c in run.costs if c.machine)
+    )
     return max(counted, key=lambda machine: counted[machine], default=None)
 
 
@@ -126,7 +135,7 @@ def cost_section(runs: Sequence[NamedRun]) -> Section:
 
 
 def make_machine_warning(runs: Iterable[NamedRun]) -> Paragraph:
-    """Return what costs of different machines mean: that they are kept apart, or that the reader wanted them together."""
+    """Return what became of costs of different machines: kept apart, or compared because the reader asked for it."""
     told = any(run.across_machines for run in runs)
     return Paragraph(get_text("costs.machines" if told else "costs.machines.apart"), "warning")
 

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitnet_bench.cli.completion import complete_executors
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import print_evaluation, print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
+from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.runs.records import FinetuneRecord
+    from bitnet_bench.training.search import RunAhead
 
 OPTIONAL = ("of guessing", "weights on disk", "rate", "rows", "validation loss", "time", "steps")
 """Columns of the table of trainings that a narrow terminal can do without, the first named first."""
@@ -31,6 +34,25 @@ def finetune(
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel="Method",
+            help="Run the trials of a search side by side: local, in processes of this machine, or another executor.",
+            autocompletion=complete_executors,
+            show_default=False,
+        ),
+    ] = None,
+    trial_jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            rich_help_panel="Method",
+            help="Most trials of a search at a time [default with --on: 1, or the number of GPUs].",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", rich_help_panel="Output", help="Print JSON on standard output instead of tables."),
@@ -49,6 +71,8 @@ def finetune(
     from bitnet_bench.training.stages import plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    if (on or trial_jobs) and not wanted.searches:
+        raise UsageError("--on and --jobs are for the trials of a search.", "Add --search or --find-lr.")
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
     load_libraries(TO_RUN)
@@ -58,7 +82,8 @@ def finetune(
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if wanted.searches:
-        _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json)
+        ahead = _make_trial_runner(on, trial_jobs, wanted, Path(first.out))
+        _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json, ahead)
         return
     _show_records([run_finetune(one, wanted.backend, progress_bar) for one in jobs], as_json)
 
@@ -80,14 +105,37 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print_evaluation(record.job.out for record in records)
 
 
-def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool) -> None:
+def _make_trial_runner(on: str | None, jobs: int | None, arms: Arms, out: Path) -> RunAhead | None:
+    """Return what runs the trials of a search side by side; None if they run one after the other."""
+    if on is None and (jobs or 1) == 1:
+        return None
+    from bitnet_bench.cli.sweep_screen import show_sweep
+    from bitnet_bench.pipeline.parallel_trials import make_trial_runner
+    from bitnet_bench.processes import count_processes
+    from bitnet_bench.sweeps.executors import ExecutorOptions
+    from bitnet_bench.sweeps.local import look_at_machine
+
+    if count_processes() > 1:
+        raise UsageError(
+            "Trials run side by side in one process each, and this run has several.",
+            "Leave --on and --jobs out, or start it without torchrun.",
+        )
+    gpus = min(1, len(look_at_machine().gpus))
+    return make_trial_runner(out, arms.backend, on or "local", ExecutorOptions(jobs), gpus, show_sweep)
+
+
+def _search_and_print(
+    jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool, run_ahead: RunAhead | None
+) -> None:
     from bitnet_bench.cli.search_tables import show_search
     from bitnet_bench.processes import is_first_process
     from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid, search_rates
     from bitnet_bench.training.search import run_search as run
 
     grid = parse_grid(arms.search)
-    found = run(jobs, grid, arms.seeds, out, arms.backend, progress_bar, **search_rates(jobs, arms))
+    found = run(
+        jobs, grid, arms.seeds, out, arms.backend, progress_bar, run_ahead=run_ahead, **search_rates(jobs, arms)
+    )
     if not is_first_process():
         return
     if as_json:

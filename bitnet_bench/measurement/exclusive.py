@@ -19,7 +19,7 @@ from bitnet_bench.errors import BenchError
 
 LOCK_FOLDER_VARIABLE = "BITNET_BENCH_MACHINE_LOCKS"
 """Variable that names another folder, for containers of one machine that share no other."""
-LOCK_FOLDERS = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))  # noqa: S108 - opened without following links
+LOCK_FOLDERS = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
 LOCK_FILE = "bitnet-bench-measure.lock"
 POLL_S = 0.5
 MAX_HOLDER_BYTES = 200

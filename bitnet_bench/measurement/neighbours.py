@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bitnet_bench.machine.gpu_processes import read_gpu_processes
-from bitnet_bench.measurement.rounds import RoundRunner
 from bitnet_bench.measurement.readings import Round
+from bitnet_bench.measurement.rounds import RoundRunner
 from bitnet_bench.runs.machines import Neighbour, Neighbours
 
 MIN_BUSY_CORES = 0.05
@@ -89,7 +89,8 @@ class NeighbourWatch:
     def summarize(self, waited_s: float = 0.0) -> Neighbours:
         """Return what was seen between the first look and the last."""
         first, last = self._first, self._last
-        assert first is not None and last is not None, "nothing was looked at"
+        assert first is not None, "nothing was looked at"
+        assert last is not None
         lasted_s = max(last.time_s - first.time_s, 1e-9)
         cores = {key: used / lasted_s for key, (_, used) in self._used.items()}
         by_pid = {pid: share for (pid, _), share in cores.items()}

@@ -10,7 +10,6 @@ from pathlib import Path
 from bitnet_bench.errors import BenchError
 from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
-from bitnet_bench.training.study import require_optuna
 from bitnet_bench.training.search import (
     apply_point,
     count_search_runs,
@@ -20,6 +19,7 @@ from bitnet_bench.training.search import (
     run_search,
     search_rates,
 )
+from bitnet_bench.training.study import require_optuna
 
 SEARCH_FOLDER = "search"
 _log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ class Machine(Value):
     gpus: tuple[str, ...] = ()
     """Models of its GPUs, each once."""
     node: str | None = None
-    """Digest of the identity that the operating system gave this one machine; None if it gave none, or in costs of older
-    versions. It tells two machines of one kind apart."""
+    """Digest of the identity that the operating system gave this one machine, which tells two of one kind apart; None
+    if it gave none."""
 
 
 class Neighbour(Value):
@@ -52,9 +52,7 @@ class Neighbours(Value):
     """Seconds that the measurement waited until others on this machine had ended."""
 
 
-def make_machine(
-    cpu: str, cores: int, memory_bytes: int, gpus: Iterable[str] = (), node: str | None = None
-) -> Machine:
+def make_machine(cpu: str, cores: int, memory_bytes: int, gpus: Iterable[str] = (), node: str | None = None) -> Machine:
     """Return a machine with its id.
 
     Memory counts in whole GiB, because kernels reserve different parts of it; how many GPUs there are does not, because

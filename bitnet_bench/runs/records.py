@@ -212,7 +212,7 @@ class SearchRecord(GrownValue):
     """Arm -> the folders of its best settings, one per seed."""
     warnings: tuple[str, ...] = ()
     studies: dict[str, str] = {}
-    """Arm -> the name of its Optuna study in `search.journal`; {} in records of older versions, like the next fields."""
+    """Arm -> the name of its Optuna study in `search.journal`; {} in older records, like the fields below."""
     sampler: str | None = None
     """What chose the settings: every combination, or a sampler of Optuna with its version."""
     sampler_seed: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -67,6 +67,10 @@ FIXED_FIELDS = {
 Prune = Literal["halving"]
 
 
+RunAhead = Callable[[Sequence[FinetuneJob]], None]
+"""Function that runs jobs which do not depend on each other; a job that fails is left unfinished."""
+
+
 class Candidate(NamedTuple):
     """Settings, and the whole job with them."""
 
@@ -91,7 +95,9 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
         grid[field] = values.split(",")
         span = find_range(field, grid[field])
         if span and not span.low < span.high:
-            raise UsageError(f"The range of `search={option}` is empty.", "Give LOW..HIGH, such as `search=lr=1e-5..1e-3`.")
+            raise UsageError(
+                f"The range of `search={option}` is empty.", "Give LOW..HIGH, such as `search=lr=1e-5..1e-3`."
+            )
     return grid
 
 
@@ -107,6 +113,7 @@ def run_search(
     ladders: Mapping[str, Sequence[str]] | None = None,
     drawn: int = DRAWN_SETTINGS,
     only_chooses: bool = False,
+    run_ahead: RunAhead | None = None,
 ) -> SearchRecord:
     """Try every point of *grid*, for each arm crossed with its rates in *ladders*, and choose the best of each arm.
 
@@ -119,6 +126,9 @@ def run_search(
     learning rates are searched, the best is compared in a whole run with the next lower rate, because short runs favour
     high ones.
 
+    *run_ahead* is given the runs of a rung, which do not depend on each other, before they are looked at: it may run
+    them side by side, wherever. Those that it leaves unfinished are run here, one after the other.
+
     Unless it *only_chooses*, the chosen settings of each arm are then run with *seeds* seeds in full; if they diverge
     in the whole length, the next best are taken.
 
@@ -127,7 +137,8 @@ def run_search(
     `out/search.journal` is the study of each arm, for Optuna's tools.
     """
     require_optuna()
-    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune))
+    record = SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune)
+    search = _Search(out, backend, steps, record, run_ahead)
     ranked = search.rank_settings(arms, ladders or {}, drawn)
     if not only_chooses:
         for arm, candidates in ranked.items():
@@ -187,8 +198,11 @@ def apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
 class _Search:
     """A search at work: runs trials, and writes the record after each."""
 
-    def __init__(self, out: Path, backend: str, steps: ProgressDisplay, record: SearchRecord) -> None:
+    def __init__(
+        self, out: Path, backend: str, steps: ProgressDisplay, record: SearchRecord, run_ahead: RunAhead | None
+    ) -> None:
         self._out, self._backend, self._steps, self.record = out, backend, steps, record
+        self._run_ahead = run_ahead
         self._studies: dict[str, ArmStudy] = {}
 
     def rank_settings(
@@ -214,7 +228,7 @@ class _Search:
         return {arm: self._rank(arm, self._plan(arm, job, spaces[arm], drawn)) for arm, job in arms.items()}
 
     def _plan(self, arm: str, job: FinetuneJob, space: Space, drawn: int) -> list[Candidate]:
-        """Return all settings that are tried; without pruning, drawn ones are run meanwhile: the next learn from them."""
+        """Return all settings that are tried; without pruning, drawn ones are run meanwhile, so that the next learn."""
         if not has_ranges(space):
             points = [self._studies[arm].propose(number, point) for number, point in enumerate(_list_points(space))]
             return [Candidate(point, apply_point(job, point), number) for number, point in enumerate(points)]
@@ -237,9 +251,10 @@ class _Search:
         if candidate is not ranked[0]:
             self._choose(arm, candidate.point, FALLBACK)
         chosen = [trial.out]
-        for seed in range(candidate.job.seed + 1, candidate.job.seed + self.record.seeds):
-            other = candidate._replace(job=candidate.job.model_copy(update={"seed": seed}))
-            chosen.append(self._run_trial(arm, other, 1.0).out)
+        seeds = range(candidate.job.seed + 1, candidate.job.seed + self.record.seeds)
+        others = [candidate._replace(job=candidate.job.model_copy(update={"seed": seed})) for seed in seeds]
+        self._run_side_by_side([self._make_job(arm, other, 1.0) for other in others])
+        chosen += [self._run_trial(arm, other, 1.0).out for other in others]
         self._note(chosen={**self.record.chosen, arm: tuple(chosen)})
 
     def finish(self) -> SearchRecord:
@@ -290,6 +305,7 @@ class _Search:
 
         Those that diverged are left out.
         """
+        self._run_side_by_side([self._make_job(arm, one, share) for one in some])
         tried = [(self._run_trial(arm, one, share), one) for one in some]
         finite = [pair for pair in tried if pair[0].validation_loss is not None]
         finite.sort(key=lambda pair: _read_trial_loss(pair[0]))
@@ -304,17 +320,16 @@ class _Search:
     def _run_trial(self, arm: str, candidate: Candidate, share: float) -> Trial:
         """Run *candidate* for *share* of its length and record it; one that is recorded already is returned."""
         point, seed = candidate.point, candidate.job.seed
-        name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
-        folder = self._out / arm / name / ("" if share == 1 else name_share(share).replace("/", "of")) / f"seed{seed}"
+        job = self._make_job(arm, candidate, share)
+        folder = Path(job.out)
         known = next((trial for trial in self.record.trials if trial.out == str(folder)), None)
         if known:
             self._report(candidate, known)
             return known
-        job = shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
         was_finished = (folder / TRAINING_FILE).is_file()
         common: dict[str, Any] = {"arm": arm, "settings": point, "seed": seed, "out": str(folder), "share": share}
         try:
-            found = finetune(job, self._backend, self._name_runs(name, share))
+            found = finetune(job, self._backend, self._name_runs(_name_point(point), share))
         except DivergedError as error:
             trial = Trial(**common, validation_loss=None, error=error.problem, steps=error.step)
         else:
@@ -326,6 +341,18 @@ class _Search:
         if not was_finished:  # a search that only finds what it has keeps its record until the end
             self._write()
         return trial
+
+    def _make_job(self, arm: str, candidate: Candidate, share: float) -> FinetuneJob:
+        """Return the job of *candidate* for *share* of its length, with its folder."""
+        length = "" if share == 1 else name_share(share).replace("/", "of")
+        folder = self._out / arm / _name_point(candidate.point) / length / f"seed{candidate.job.seed}"
+        return shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
+
+    def _run_side_by_side(self, jobs: Sequence[FinetuneJob]) -> None:
+        known = {trial.out for trial in self.record.trials}
+        waiting = [job for job in jobs if job.out not in known and not (Path(job.out) / TRAINING_FILE).is_file()]
+        if self._run_ahead is not None and len(waiting) > 1:
+            self._run_ahead(waiting)
 
     def _report(self, candidate: Candidate, trial: Trial) -> None:
         """Tell the study the loss of a run of the first seed; what is drawn without pruning learns from it."""
@@ -352,6 +379,11 @@ class _Search:
 def name_share(share: float) -> str:
     """Return a length for people: 1/8, or 1 for the whole."""
     return str(Fraction(share))
+
+
+def _name_point(point: Mapping[str, str]) -> str:
+    """Return the name of the folder of settings."""
+    return ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
 
 
 def _as_tuples(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

@@ -78,7 +78,9 @@ def require_optuna() -> None:
     try:
         import optuna
     except ImportError as error:
-        raise BenchError("A search needs Optuna, which is not installed.", "pip install 'bitnet-bench[search]'") from error
+        raise BenchError(
+            "A search needs Optuna, which is not installed.", "pip install 'bitnet-bench[search]'"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -96,7 +96,7 @@ def test_the_folder_of_locks_is_the_first_that_all_users_can_write_to(
         find_lock_folder((closed,))
 
 
-def see(time_s: float, load: float, gpu: Mapping[int, int | None] = {}, **cpu_s: tuple[int, float, float]) -> Sight:  # noqa: B006 - never changed
+def see(time_s: float, load: float, gpu: Mapping[int, int | None] = {}, **cpu_s: tuple[int, float, float]) -> Sight:
     """Return a sight of processes, given as name=(id, start, CPU seconds)."""
     found = {pid: ProcessTime(name, started, used) for name, (pid, started, used) in cpu_s.items()}
     return Sight(time_s, load, found, gpu)

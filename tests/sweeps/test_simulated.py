@@ -133,5 +133,10 @@ def test_a_step_that_fits_on_no_node_is_named_before_anything_runs(wanted: Needs
 
 
 def test_the_critical_path_is_the_longest_chain() -> None:
-    steps = [make_step("a", seconds=5), make_step("b", ("a",), 7), make_step("c", ("a",), 1), make_step("d", ("b", "c"), 2)]
+    steps = [
+        make_step("a", seconds=5),
+        make_step("b", ("a",), 7),
+        make_step("c", ("a",), 1),
+        make_step("d", ("b", "c"), 2),
+    ]
     assert find_critical_path_s(make_graph(Path("out"), steps), get_seconds) == 14

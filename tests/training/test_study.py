@@ -82,7 +82,9 @@ def test_a_pruned_search_says_what_became_of_every_trial(
     train(diverges_above=1e-2)
     rates = ["1e-5", "1e-4", "1e-3", "1e-1"]
     found = search(arms, tmp_path, {"learning_rate": rates}, prune="halving")
-    states = {params["learning_rate"]: (state, losses) for _, state, _, losses, params in read_study(tmp_path, found, "fp16")}
+    states = {
+        params["learning_rate"]: (state, losses) for _, state, _, losses, params in read_study(tmp_path, found, "fp16")
+    }
     assert states["1e-1"] == ("FAIL", {})
     assert states["1e-5"] == ("PRUNED", {40: pytest.approx(2.0)})
     assert states["1e-3"][0] == states["1e-4"][0] == "COMPLETE"
