@@ -108,11 +108,11 @@ def time_plan(folder: Path) -> dict[str, object]:
     }
 
 
-def time_overhead(folder: Path, limit: int) -> dict[str, object]:
+def time_overhead(folder: Path, limit: int, rounds: int) -> dict[str, object]:
     """Return CPU and clock seconds of six evaluations as plain commands, and as one sweep, in turns."""
     (folder / "small.yaml").write_text(SMALL.format(limit=limit), encoding="utf-8")
     plain, sweeps = [], []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         cells = [(model, seed) for model in ("demo", "demo-fp16") for seed in range(3)]
         times = [
             run(
@@ -132,10 +132,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("plan", "overhead"))
     parser.add_argument("--limit", type=int, default=LIMIT)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = time_plan(folder) if given.what == "plan" else time_overhead(folder, given.limit)
+        found = time_plan(folder) if given.what == "plan" else time_overhead(folder, given.limit, given.rounds)
     print(json.dumps(found, indent=1))
 
 

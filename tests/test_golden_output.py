@@ -35,9 +35,11 @@ from bitnet_bench.cli import (
     reporting,
     search_tables,
     sentences,
+    sweep_tables,
 )
 from bitnet_bench.cli.doctor import Finding
 from bitnet_bench.cli.output import show_runs
+from bitnet_bench.cli.sweep_screen import SweepLines
 from bitnet_bench.cli.tables import show
 from bitnet_bench.cli.terminal import protect_streams
 from bitnet_bench.comparison.comparing import compare
@@ -46,7 +48,7 @@ from bitnet_bench.data.checking import FileFindings
 from bitnet_bench.data.checking import Finding as RowFinding
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.answer_cache import StoredModel
-from bitnet_bench.pipeline.estimates import Estimate
+from bitnet_bench.pipeline.step_estimate import Estimate
 from bitnet_bench.reports.write_board import make_view
 from bitnet_bench.runs.jobs import BoardOptions, FinetuneJob
 from bitnet_bench.runs.records import (
@@ -63,6 +65,8 @@ from bitnet_bench.runs.records import (
     Trial,
     Unavailable,
 )
+from bitnet_bench.sweeps.graph import Needs, Step, StepOutcome, make_graph
+from bitnet_bench.sweeps.scheduler import SweepState
 
 GOLDEN = Path(__file__).parent / "golden"
 REWRITE = "BITNET_BENCH_REWRITE_GOLDEN"
@@ -121,7 +125,8 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return {
         "quickstart": lambda: (show_runs(records), reporting.show_report(here / "quickstart/report.html")),
         "run": lambda: recipes._show_records(records, True, here / "understanding", False),
-        "run --dry-run": lambda: show(recipes.steps_table(STEPS)),
+        "run --dry-run": lambda: show(sweep_tables.steps_table(PLANNED, STEPS)),
+        "sweep": lambda: print_sweep(here / "many"),
         "finetune": lambda: finetuning._show_records(trainings, False),
         "finetune --search": lambda: show(search_tables.search_table(SEARCH)),
         "evaluate": lambda: evaluating._show_records(records, [here / "ternary", here / "fp16"], False),
@@ -156,8 +161,9 @@ def cases(make_results: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 NAMES = (
-    *("quickstart", "run", "run --dry-run", "finetune", "finetune --search", "evaluate", "evaluate of six models"),
+    *("quickstart", "run", "run --dry-run", "sweep", "finetune", "finetune --search", "evaluate"),
     *(
+        "evaluate of six models",
         "merge",
         "chat",
         "judge",
@@ -355,13 +361,54 @@ def print_errors() -> None:
     sentences.print_warning("runs/mine: The run made the model worse. Lower `learning_rate`, or train for more steps.")
 
 
+def print_sweep(folder: Path) -> None:
+    """Print the end of a sweep in which a step failed."""
+    state = SweepState(make_graph(folder, PLANNED), {"fine-tune-ternary-seed0": "failed"})
+    state.states |= {"evaluate-fp16-seed0": "blocked", "measure": "blocked"}
+    state.blocked_by |= dict.fromkeys(("evaluate-fp16-seed0", "measure"), "fine-tune-ternary-seed0")
+    said = "There is not enough memory for this.\n  Use a smaller model, batch or length."
+    state.outcomes["fine-tune-ternary-seed0"] = StepOutcome(id="fine-tune-ternary-seed0", is_done=False, problem=said)
+    SweepLines()(state)
+    score = {"metric": "accuracy", "stderr": 1.5, "n": 400, "lower_is_better": False}
+    tasks = ("kobest:boolq", "kobest:copa", "kobest:hellaswag", "klue:ynat")
+    names = ("demo-kobest+klue-0shot-seed0", "EXAONE-4.0-1.2B-kobest+klue-5shot-seed1")
+    rows = [
+        {
+            "run": name,
+            "scores": [{**score, "task": task, "value": 50.0 + place} for place, task in enumerate(tasks)],
+            "costs": [{"decode_tokens_per_s": 123.4}][: len(name) < 30],
+        }
+        for name in names
+    ]
+    sweep_tables.show_results(rows)
+    for text in sweep_tables.list_failures(state):
+        sentences.print_error(text)
+
+
 MANY = (*("ternary-before", "ternary-after", "fp16-before"), *("fp16-after", "bitnet-b1.58-2B-4T", "EXAONE-4.0-1.2B"))
-STEPS = [
-    Estimate("fine-tune ternary-seed0", True, None, None, None, "done"),
-    Estimate("evaluate fp16-seed0", False, 125.0, 3_500_000_000, 1_000_000, "1,234 requests of the rows", "23 GFLOP/s"),
-    Estimate(
-        "measure", False, None, None, None, "classification:nsmc has no local rows, and the hub cannot be reached."
-    ),
+STEPS = {
+    one.title.replace(" ", "-"): one
+    for one in (
+        Estimate("fine-tune ternary-seed0", True, None, None, None, "done"),
+        Estimate(
+            "evaluate fp16-seed0", False, 125.0, 3_500_000_000, 1_000_000, "1,234 requests of the rows", "23 GFLOP/s"
+        ),
+        Estimate(
+            "measure", False, None, None, None, "classification:nsmc has no local rows, and the hub cannot be reached."
+        ),
+    )
+}
+PLANNED = [
+    Step(
+        id=name,
+        kind="measure" if name == "measure" else "evaluate",
+        title=one.title,
+        job={},
+        key=name,
+        after=tuple(STEPS)[:number],
+        needs=Needs(cpus=2, gpus=number, exclusive=name == "measure"),
+    )
+    for number, (name, one) in enumerate(STEPS.items())
 ]
 SEARCH = SearchRecord(
     grid={"learning_rate": ("1e-3", "1e-4")},

@@ -103,7 +103,7 @@ class SweepScreen:
 
         table = Table(title=escape_cell(state.graph.title), title_justify="left")
         table.add_column("steps")
-        counted = Counter((step.kind, state.states[step.id]) for step in state.graph.steps)
+        counted: Counter[tuple[str, str]] = Counter((step.kind, state.states[step.id]) for step in state.graph.steps)
         shown = [name for name in STATES if any(one == name for _, one in counted) or name in STATES[:3]]
         for name in shown:
             table.add_column(name, justify="right")

@@ -71,9 +71,10 @@ def read_results(file: Path) -> list[dict[str, Any]]:
 
 def _describe_run(run: BoardRun) -> dict[str, Any]:
     about = {"run": run.folder.name, "folder": str(run.folder), "values": run.values}
-    if not is_file(run.folder / RECORD_FILE):
-        return {**about, "model": None, "scores": [], "costs": [], "errors": {}}
-    record = load_record(run.folder)
+    try:
+        record = load_record(run.folder)
+    except BenchError as error:  # its step failed, and says so too
+        return {**about, "model": None, "scores": [], "costs": [], "errors": {"": error.problem}}
     return {
         **about,
         "model": record.checkpoint.source,

@@ -44,7 +44,7 @@ def dump_step(step: AnyStep) -> dict[str, Any]:
             "tasks": list(step.task_names),
             "job": step.job.model_dump(mode="json"),
         }
-    dumped: dict[str, Any] = _adapt(type(step)).dump_python(step, mode="json")
+    dumped: dict[str, Any] = _adapt(find_kind(step)).dump_python(step, mode="json")
     return dumped
 
 
@@ -54,7 +54,7 @@ def load_step(kind: StepKind, fields: Mapping[str, Any]) -> AnyStep:
         tasks = find_tasks(fields["suites"], fields["tasks"])
         job = EvaluateJob.model_validate(fields["job"])
         return EvaluateStep(fields["model"], Path(fields["out"]), tuple(fields["suites"]), tasks, job)
-    step: AnyStep = _adapt(CLASSES[kind]).validate_python(fields)
+    step: AnyStep = _adapt(kind).validate_python(fields)
     return step
 
 
@@ -65,8 +65,8 @@ def find_tasks(suites: list[str], names: list[str]) -> list[tuple[Suite, Task]]:
 
 
 @cache
-def _adapt(kind: type[AnyStep]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapt(kind: StepKind) -> TypeAdapter[Any]:
+    return TypeAdapter(CLASSES[kind])
 
 
 def compute_key(step: AnyStep) -> str:

@@ -176,7 +176,10 @@ class _Planner:
         finder = FileFinder(self._known, made.__contains__)
         builder = _GraphBuilder(self._sweep.place, finder, gpus)
         for one in self._planned.values():
-            with self._locate_errors(one.cell, *_list_paths(one.step)):
+            if isinstance(one.step, EvaluateStep):
+                with self._locate_errors(one.cell, ("evaluate", "suites")):
+                    finder.find_task_files(one.step.tasks, one.step.job)
+            with self._locate_errors(one.cell, *_list_paths(one)):
                 builder.add(one)
         graph = make_graph(self._out, builder.connect(), self._sweep.place.file.name)
         by_id = builder.originals
@@ -200,7 +203,7 @@ class _GraphBuilder:
         step = planned.step
         kind, name = find_kind(step), _name_step(step)
         reads = self._find_inputs(step)
-        paths = _list_paths(step)
+        paths = _list_paths(planned)
         self._steps.append(
             Step(
                 id=name,
@@ -283,15 +286,15 @@ def _find_path(cell: SweepCell, paths: Sequence[KeyPath]) -> KeyPath:
     return (*found, *paths, ())[0]
 
 
-def _list_paths(step: AnyStep) -> list[KeyPath]:
+def _list_paths(planned: PlannedStep) -> list[KeyPath]:
     """Return the keys of the recipe that a step comes from, the one that tells most first."""
+    step, recipe = planned.step, planned.cell.recipe
     if isinstance(step, EvaluateStep):
-        return [("models",), ("evaluate", "suites"), ("evaluate",)]
+        named: list[KeyPath] = [("models", name) for name, model in recipe.models.items() if model == step.model]
+        return named[:1] or [("finetune", "model"), ("evaluate",)]
     if isinstance(step, MeasureStep):
         return [("measure",)]
-    if isinstance(step, FinetuneStep | SearchStep):
-        return [("finetune", "model"), ("finetune",)]
-    return []
+    return [("finetune", "model"), ("finetune",)] if isinstance(step, FinetuneStep | SearchStep) else []
 
 
 def _name_step(step: AnyStep) -> str:

@@ -49,7 +49,7 @@ class FileFinder:
         tokenizer = self.find_model(job.tokenizer) if job.tokenizer else StepFiles(())
         runtime = tuple(path for path in (job.gguf, job.libllama, job.bitnetcpp_dir) if path)
         unseen_prompts = job.prompts != DEFAULT_PROMPTS
-        tasks = self._find_task_files(step.tasks, job)
+        tasks = self.find_task_files(step.tasks, job)
         return _join([model, tokenizer, StepFiles(runtime, unseen_prompts), tasks])
 
     def find_training_files(self, job: FinetuneJob) -> StepFiles:
@@ -96,7 +96,8 @@ class FileFinder:
             )
         return StepFiles((), has_unseen=len(place.revision or "") != COMMIT_DIGITS)
 
-    def _find_task_files(self, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob) -> StepFiles:
+    def find_task_files(self, tasks: Sequence[tuple[Suite, Task]], job: EvaluateJob) -> StepFiles:
+        """Return the definitions and the rows of *tasks*; BenchError if there are no rows."""
         asked = (*(f"{suite.folder}:{task.name}" for suite, task in tasks), "rows", *map(str, job.rows.items()))
         if asked not in self._tasks:
             self._tasks[asked] = _join(

@@ -172,16 +172,14 @@ def check_folders(steps: Iterable[Step]) -> None:
     owners: dict[Path, Step] = {}
     ids: dict[str, Step] = {}
     for step in steps:
-        if (twice := ids.setdefault(step.id, step)) is not step:
-            raise UsageError(f"{_locate(step, twice)}two steps are called {step.id}.", "Give one another name.")
-        if step.folder is None:
-            continue
-        place = Path(step.folder).absolute()
-        if (other := owners.setdefault(place, step)) is not step:
+        place = Path(step.folder).absolute() if step.folder else None
+        if place and (other := owners.setdefault(place, step)) is not step:
             raise UsageError(
                 f"{_locate(step, other)}{other.id} and {step.id} would both write {step.folder}.",
                 "Give one of them another name or another folder.",
             )
+        if (twice := ids.setdefault(step.id, step)) is not step:
+            raise UsageError(f"{_locate(step, twice)}two steps are called {step.id}.", "Give one another name.")
     for place, step in owners.items():
         around = next((owners[above] for above in place.parents if above in owners), None)
         if around:

@@ -138,5 +138,5 @@ def test_a_line_that_a_kill_cut_short_is_ignored_and_another_is_an_error(graph: 
     file.write_text(whole + whole[:20], encoding="utf-8")
     assert is_current(graph)
     file.write_text(whole[:20] + "\n" + whole, encoding="utf-8")
-    with pytest.raises(BenchError, match="Line 1 of .*cannot be read"):
+    with pytest.raises(BenchError, match=r"Line 1 of .*cannot be read"):
         FileIndex(graph)
