@@ -116,8 +116,10 @@ def time_overhead(folder: Path, limit: int, rounds: int) -> dict[str, object]:
         cells = [(model, seed) for model in ("demo", "demo-fp16") for seed in range(3)]
         times = [
             run(
-                ["evaluate", "--suite", "sample", "--model", model, "--seed", str(seed), "--limit", str(limit)]
-                + ["--no-cache", "--out", f"plain{number}/{model}-{seed}"],
+                [
+                    *("evaluate", "--suite", "sample", "--model", model, "--seed", str(seed), "--no-cache"),
+                    *("--limit", str(limit), "--out", f"plain{number}/{model}-{seed}"),
+                ],
                 folder,
             )
             for model, seed in cells

@@ -123,9 +123,9 @@ def _say_needs(step: Step) -> str:
     return " + ".join([*said, *(["alone"] if needs.exclusive else [])])
 
 
-def describe_plan(plan: SweepPlan, cost: PlannedCost) -> dict[str, Any]:
-    """Return a plan as JSON takes it."""
-    steps = [
+def describe_plan(plan: SweepPlan, cost: PlannedCost) -> list[dict[str, Any]]:
+    """Return the steps of a plan as JSON takes them."""
+    return [
         {
             "id": step.id,
             "kind": step.kind,
@@ -139,8 +139,6 @@ def describe_plan(plan: SweepPlan, cost: PlannedCost) -> dict[str, Any]:
         }
         for step in plan.graph.steps
     ]
-    left = [one for name, one in cost.estimates.items() if cost.states[name] != "done"]
-    return {"steps": steps, "seconds_left": sum(one.seconds or 0.0 for one in left)}
 
 
 def describe_state(state: SweepState) -> dict[str, Any]:

@@ -23,19 +23,15 @@ from bitnet_bench.measurement.budget import format_duration
 from bitnet_bench.measurement.candidates import FLOAT_PRECISIONS, TERNARY_BACKENDS
 from bitnet_bench.measurement.scenario import Scenario
 from bitnet_bench.measurement.worker import SHORTEST_ROUND_S
-from bitnet_bench.pipeline.jobs import AnyStep
-from bitnet_bench.pipeline.needs import PROCESS_BYTES
-from bitnet_bench.pipeline.step_estimate import Estimate as Estimate
-from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, SearchStep
+from bitnet_bench.pipeline.step_estimate import PROCESS_BYTES, Estimate
+from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, SearchStep, Step
+from bitnet_bench.pipeline.token_counts import WITHOUT_CODE, count_sequences, count_task_tokens
 from bitnet_bench.protocols import Progress
 from bitnet_bench.runs.choices import AUTO, Precision
-from bitnet_bench.runs.jobs import EvaluateJob, FinetuneJob
+from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.inputs import read_training_rows, split_validation_rows
 from bitnet_bench.training.memory import fit_batch, training_bytes
 
-SAMPLED_ROWS = 200
-WITHOUT_CODE = "an estimate"
-"""What runs no code of a suite."""
 CALIBRATION_S = 0.3
 CALIBRATION_TOKENS = 512
 """Tokens of the matrix product whose speed is measured."""
@@ -87,7 +83,7 @@ def measure_speed(shape: ModelShape) -> Speed:
 
 
 def estimate_steps(
-    steps: Sequence[AnyStep], speed: Speed | None, progress: Progress, done: Sequence[bool] = ()
+    steps: Sequence[Step], speed: Speed | None, progress: Progress, done: Sequence[bool] = ()
 ) -> list[Estimate]:
     """Return an estimate for each step; *speed* is measured for each model if it is not given.
 
@@ -118,7 +114,7 @@ class _StepEstimator:
         self._starts, self._speed = starts, speed
         self._counted: dict[str, Any] = {}
 
-    def estimate_step(self, step: AnyStep) -> Estimate:
+    def estimate_step(self, step: Step) -> Estimate:
         """Return the estimate of *step*, or an empty one with the reason."""
         try:
             if isinstance(step, FinetuneStep):
@@ -148,7 +144,7 @@ class _StepEstimator:
         shape = self._find_shape(start)
         (tokenizer, whose), rows = self._load_tokenizer(start, job.tokenizer), self._read_rows(job)
         sequences, tokens_a_row = self._compute_once(
-            lambda: _count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
+            lambda: count_sequences(job, rows, tokenizer), "sequences", job.data, job.method, job.max_length, whose
         )
         job = fit_batch(job, shape, job.max_length if job.packing else round(tokens_a_row), find_free_bytes(1))
         batch = job.sequences * (2 if job.method == "dpo" else 1)
@@ -192,7 +188,7 @@ class _StepEstimator:
         shape, (tokenizer, whose) = self._find_shape(start), self._load_tokenizer(start, step.job.tokenizer)
         asked = step.job.model_dump(exclude={"stage", "cache", "seed", "shots", "backend", "precision"})
         about = ("tasks", step.task_names, asked, whose, start if is_here(start) else None)
-        sizes = self._compute_once(lambda: _count_task_tokens(step, tokenizer), *about)
+        sizes = self._compute_once(lambda: count_task_tokens(step, tokenizer), *about)
         documents, read, written = (sum(size[i] for size in sizes) for i in range(3))
         read *= 1 + step.job.shots  # an example is about as long as a question
         speed = self._speed or measure_speed(shape)
@@ -232,53 +228,6 @@ def _estimate_disk_bytes(job: FinetuneJob, shape: ModelShape) -> int:
     return int(result + masters + 2 * STATE_BYTES * shape.parameters)
 
 
-def _count_sequences(job: FinetuneJob, rows: Sequence[Any], tokenizer: Any) -> tuple[int, float]:
-    """Return how many sequences a job trains on and their mean length in tokens, from a sample of its rows."""
-    from bitnet_bench.data.tokenizing import tokenize_pairs, tokenize_rows
-
-    some = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
-    if job.method == "dpo":
-        examples = tokenize_pairs(some, tokenizer, job.template, job.max_length).examples
-    else:
-        examples = tokenize_rows(
-            some, tokenizer, job.template, job.max_length, pretrain=job.method == "pretrain"
-        ).examples
-    tokens = sum(len(example.input_ids) for example in examples) / max(1, len(examples))
-    return len(rows) if job.method == "dpo" else round(len(rows) * len(examples) / len(some)), tokens
-
-
-def _count_task_tokens(step: EvaluateStep, tokenizer: Any) -> list[tuple[int, float, float]]:
-    """Return (documents, tokens to read, tokens to write) of every task."""
-    from bitnet_bench.evaluation.tasks import TaskSettings, build_task
-
-    job = step.job
-    rows = {name: Path(file) for name, file in job.rows.items()}
-    directory = Path(job.data_dir) if job.data_dir else None
-    setting = TaskSettings(
-        directory, rows, job.prompts, job.shots, job.seed, job.chat_template, job.answer, without_code=WITHOUT_CODE
-    )
-    return [
-        _count_document_tokens(build_task(suite, task, setting).lm_task, tokenizer, job) for suite, task in step.tasks
-    ]
-
-
-def _count_document_tokens(task: Any, tokenizer: Any, job: EvaluateJob) -> tuple[int, float, float]:
-    """Return (documents, tokens to read, tokens to write) of a task, from a sample of its documents."""
-    documents = list(task.test_docs())[: job.limit]
-    some = documents[:: max(1, len(documents) // SAMPLED_ROWS)]
-    texts = [str(task.doc_to_text(doc)) for doc in some]
-    if task.OUTPUT_TYPE == "multiple_choice":
-        texts += [str(choice) for doc in some for choice in task.doc_to_choice(doc)]
-    if task.OUTPUT_TYPE == "loglikelihood_rolling":
-        texts += [str(task.doc_to_target(doc)) for doc in some]
-    share = len(documents) / max(1, len(some))
-    read = share * sum(len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"])
-    if task.OUTPUT_TYPE != "generate_until":
-        return len(documents), read, 0.0
-    longest = job.max_new_tokens or task.config.generation_kwargs.get("max_gen_toks", 0)
-    return len(documents), job.repeats * read, float(job.repeats * longest * len(documents))
-
-
 def _list_candidates(step: MeasureStep, start: str, out: str) -> list[tuple[str, Precision]]:
     """Return the backend and the precision of every candidate that a checkpoint becomes."""
     precisions = step.precisions or (("ternary",) if _is_ternary(start, out) else FLOAT_PRECISIONS)
@@ -313,5 +262,5 @@ def _estimate_read_bytes(shape: ModelShape, run: tuple[str, Precision]) -> float
     return layers * shape.matrices + beside * shape.hidden * shape.vocabulary
 
 
-def _estimate_report(step: AnyStep) -> Estimate:
+def _estimate_report(step: Step) -> Estimate:
     return Estimate(step.title, step.is_done, OPENING_S, None, 3 * 10**6, "fixed")

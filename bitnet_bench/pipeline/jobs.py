@@ -18,8 +18,7 @@ from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep,
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.sweeps.graph import StepKind
 
-AnyStep = Step | BoardStep
-CLASSES: Mapping[StepKind, type[AnyStep]] = {
+CLASSES: Mapping[StepKind, type[Step]] = {
     "search": SearchStep,
     "finetune": FinetuneStep,
     "evaluate": EvaluateStep,
@@ -29,12 +28,12 @@ CLASSES: Mapping[StepKind, type[AnyStep]] = {
 }
 
 
-def find_kind(step: AnyStep) -> StepKind:
+def find_kind(step: Step) -> StepKind:
     """Return the kind of *step* in a graph."""
     return next(kind for kind, one in CLASSES.items() if isinstance(step, one))
 
 
-def dump_step(step: AnyStep) -> dict[str, Any]:
+def dump_step(step: Step) -> dict[str, Any]:
     """Return *step* as JSON; `load_step` is the inverse."""
     if isinstance(step, EvaluateStep):
         return {
@@ -48,13 +47,13 @@ def dump_step(step: AnyStep) -> dict[str, Any]:
     return dumped
 
 
-def load_step(kind: StepKind, fields: Mapping[str, Any]) -> AnyStep:
+def load_step(kind: StepKind, fields: Mapping[str, Any]) -> Step:
     """Return the step that *fields* describe."""
     if kind == "evaluate":
         tasks = find_tasks(fields["suites"], fields["tasks"])
         job = EvaluateJob.model_validate(fields["job"])
         return EvaluateStep(fields["model"], Path(fields["out"]), tuple(fields["suites"]), tasks, job)
-    step: AnyStep = _adapt(kind).validate_python(fields)
+    step: Step = _adapt(kind).validate_python(fields)
     return step
 
 
@@ -69,7 +68,7 @@ def _adapt(kind: StepKind) -> TypeAdapter[Any]:
     return TypeAdapter(CLASSES[kind])
 
 
-def compute_key(step: AnyStep) -> str:
+def compute_key(step: Step) -> str:
     """Return the digest of everything in *step* that decides its result: not where it is written, or how it is named.
 
     Measurements and reports are about folders, and so these decide.

@@ -7,10 +7,9 @@ from bitnet_bench.checkpoints.locate import find_local_folder
 from bitnet_bench.checkpoints.shape import compute_shape
 from bitnet_bench.errors import BenchError
 from bitnet_bench.pipeline.recipe import StepNeeds
+from bitnet_bench.pipeline.step_estimate import PROCESS_BYTES
 from bitnet_bench.sweeps.graph import Needs, StepKind
 
-PROCESS_BYTES = 600 * 10**6
-"""Bytes of a process that has imported torch and transformers."""
 PARAMETER_BYTES = {"finetune": 16, "search": 16, "evaluate": 4, "measure": 4}
 """Bytes of a parameter: float32 weights, and in training a gradient and two moments as well."""
 

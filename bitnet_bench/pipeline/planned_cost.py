@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from bitnet_bench.pipeline.planning import SweepPlan
+from bitnet_bench.pipeline.step_estimate import Estimate
 from bitnet_bench.protocols import Progress
 from bitnet_bench.sweeps.done_index import FileIndex
-
-if TYPE_CHECKING:
-    from bitnet_bench.pipeline.estimates import Estimate
 
 PlannedState = Literal["done", "to check", "to do"]
 """to check: its results are there, and it compares its inputs with theirs when the sweep is run."""
@@ -38,8 +36,6 @@ def estimate_plan(plan: SweepPlan, tflops: float | None, progress: Progress) -> 
     """Return what each step takes; *tflops* is the speed of the machine, None measures this one's."""
     done = list_done(plan)
     if len(done) == len(plan.steps):
-        from bitnet_bench.pipeline.step_estimate import Estimate
-
         return PlannedCost(
             {name: Estimate(step.title, True, 0.0, 0, 0, "") for name, step in plan.steps.items()},
             dict.fromkeys(plan.steps, "done"),

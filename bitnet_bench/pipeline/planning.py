@@ -12,7 +12,7 @@ from typing import TypeVar
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import find_data_directory
 from bitnet_bench.pipeline.board_step import BOARD_FILE, RESULTS_FILE, BoardRun, BoardStep
-from bitnet_bench.pipeline.jobs import AnyStep, compute_key, dump_step, find_kind
+from bitnet_bench.pipeline.jobs import compute_key, dump_step, find_kind
 from bitnet_bench.pipeline.known import Known
 from bitnet_bench.pipeline.matrix import NOT_IN_NAMES, Place
 from bitnet_bench.pipeline.needs import choose_needs, count_parameters
@@ -27,6 +27,7 @@ from bitnet_bench.pipeline.steps import (
     SearchStep,
     plan_steps,
 )
+from bitnet_bench.pipeline.steps import Step as AnyStep
 from bitnet_bench.runs.choices import AUTO
 from bitnet_bench.runs.folder import RECORD_FILE
 from bitnet_bench.sweeps.graph import Graph, Needs, Step, make_graph

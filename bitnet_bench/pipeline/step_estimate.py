@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PROCESS_BYTES = 600 * 10**6
+"""Bytes of a process that has imported torch and transformers."""
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -10,6 +10,7 @@ from bitnet_bench.evaluation.select import find_data_directory
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.files import is_file
 from bitnet_bench.measurement.scenario import Scenario
+from bitnet_bench.pipeline.board_step import BoardStep
 from bitnet_bench.pipeline.finetune_step import FinetuneStep as FinetuneStep
 from bitnet_bench.pipeline.finetune_step import begins_between, make_finetune_steps
 from bitnet_bench.pipeline.known import Known
@@ -130,7 +131,7 @@ class ReportStep:
         write_report(self.folders, self.out)
 
 
-Step = SearchStep | FinetuneStep | EvaluateStep | MeasureStep | ReportStep
+Step = SearchStep | FinetuneStep | EvaluateStep | MeasureStep | ReportStep | BoardStep
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.machine.fast_dtype import fastest_dtype
-from bitnet_bench.pipeline.estimates import Estimate, Speed, estimate_steps
+from bitnet_bench.pipeline.estimates import Speed, estimate_steps
 from bitnet_bench.pipeline.finetune_step import FinetuneStep
 from bitnet_bench.pipeline.quickstart import RECIPE
 from bitnet_bench.pipeline.recipe import RECIPES_FOLDER, find_recipe, read_recipe
 from bitnet_bench.pipeline.running import run_recipe
+from bitnet_bench.pipeline.step_estimate import Estimate
 from bitnet_bench.pipeline.steps import EvaluateStep, MeasureStep, plan_steps
 
 RECIPES = sorted(RECIPES_FOLDER.glob("*.yaml"))

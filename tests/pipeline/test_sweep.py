@@ -174,7 +174,7 @@ def test_a_plan_says_what_is_done_and_what_must_be_compared(sweep: Path, tmp_pat
     assert set(cost.states.values()) == {"to check"}
     run_here(sweep, out)
     shown = CliRunner().invoke(app, ["sweep", str(sweep), "--out", str(out), "--dry-run", "--json"])
-    steps = json.loads(shown.stdout)["steps"]
+    steps = json.loads(shown.stdout)
     assert [(step["state"], step["seconds"]) for step in steps] == [("done", 0.0)] * 3
     assert steps[-1]["after"] == [step["id"] for step in steps[:-1]]
 
