@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet_bench.cli.completion import complete_executors
 from bitnet_bench.cli.job_options import Fields, with_fields
 from bitnet_bench.cli.loading import TO_RUN, load_libraries
 from bitnet_bench.cli.output import print_json
 from bitnet_bench.cli.sentences import print_evaluation, print_text, print_warning
 from bitnet_bench.cli.tables import DASH, escape_cell, format_mebibytes, format_or_dash, make_table, progress_bar, show
-from bitnet_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,25 +32,7 @@ def finetune(
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
-    on: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel="Method",
-            help="Run the trials of a search side by side: local, in processes of this machine, or another executor.",
-            autocompletion=complete_executors,
-            show_default=False,
-        ),
-    ] = None,
-    trial_jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            rich_help_panel="Method",
-            help="Most trials of a search at a time [default with --on: 1, or the number of GPUs].",
-            show_default=False,
-        ),
-    ] = None,
+    placement: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:TrialPlacement")],
     as_json: Annotated[
         bool,
         typer.Option("--json", rich_help_panel="Output", help="Print JSON on standard output instead of tables."),
@@ -64,15 +44,15 @@ def finetune(
     moment, the same command resumes from the last saved step.
     """
     from bitnet_bench.evaluation.select import trust_suite_names
-    from bitnet_bench.runs.jobs import Arms, FinetuneJob
+    from bitnet_bench.cli.trial_placement import make_trial_runner
+    from bitnet_bench.runs.jobs import Arms, FinetuneJob, TrialPlacement
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
     from bitnet_bench.training.stages import plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
-    if (on or trial_jobs) and not wanted.searches:
-        raise UsageError("--on and --jobs are for the trials of a search.", "Add --search or --find-lr.")
+    ahead = make_trial_runner(TrialPlacement(**placement), wanted, Path(first.out))
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
     load_libraries(TO_RUN)
@@ -82,7 +62,6 @@ def finetune(
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if wanted.searches:
-        ahead = _make_trial_runner(on, trial_jobs, wanted, Path(first.out))
         _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json, ahead)
         return
     _show_records([run_finetune(one, wanted.backend, progress_bar) for one in jobs], as_json)
@@ -103,25 +82,6 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print_warning(line)
     if not as_json and not any(map(warn_failed_run, records)):
         print_evaluation(record.job.out for record in records)
-
-
-def _make_trial_runner(on: str | None, jobs: int | None, arms: Arms, out: Path) -> RunAhead | None:
-    """Return what runs the trials of a search side by side; None if they run one after the other."""
-    if on is None and (jobs or 1) == 1:
-        return None
-    from bitnet_bench.cli.sweep_screen import show_sweep
-    from bitnet_bench.pipeline.parallel_trials import make_trial_runner
-    from bitnet_bench.processes import count_processes
-    from bitnet_bench.sweeps.executors import ExecutorOptions
-    from bitnet_bench.sweeps.local import look_at_machine
-
-    if count_processes() > 1:
-        raise UsageError(
-            "Trials run side by side in one process each, and this run has several.",
-            "Leave --on and --jobs out, or start it without torchrun.",
-        )
-    gpus = min(1, len(look_at_machine().gpus))
-    return make_trial_runner(out, arms.backend, on or "local", ExecutorOptions(jobs), gpus, show_sweep)
 
 
 def _search_and_print(

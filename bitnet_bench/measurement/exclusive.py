@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bitnet_bench.errors import BenchError
+from bitnet_bench.measurement.lifeline import end_orderly_on_sigterm
 
 LOCK_FOLDER_VARIABLE = "BITNET_BENCH_MACHINE_LOCKS"
 """Variable that names another folder, for containers of one machine that share no other."""
@@ -24,6 +25,13 @@ LOCK_FILE = "bitnet-bench-measure.lock"
 POLL_S = 0.5
 MAX_HOLDER_BYTES = 200
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def own_machine() -> Iterator[float]:
+    """Measure alone during the block, which SIGTERM ends in order; yield the seconds that it waited for others."""
+    with end_orderly_on_sigterm(), hold_machine() as waited_s:
+        yield waited_s
 
 
 @contextmanager

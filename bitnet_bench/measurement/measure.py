@@ -14,11 +14,9 @@ from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import is_file
 from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
-from bitnet_bench.machine.identity import read_machine
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Candidate, CostTarget
-from bitnet_bench.measurement.exclusive import hold_machine
-from bitnet_bench.measurement.lifeline import end_orderly_on_sigterm
+from bitnet_bench.measurement.exclusive import own_machine
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, ProgressDisplay, RuntimeOptions, no_display
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD_FILE, load_record, load_record_to_extend, lock_folder, save_record
@@ -65,7 +63,7 @@ def measure(
     ready = [_prepare_candidate(opened[one.model], one, backend, options) for one in entered]
     _check_context_length(ready, scenario)
     folders = {one.out for one in entered if one.out is not None}
-    with end_orderly_on_sigterm(), hold_machine() as waited_s, _held(folders):
+    with own_machine() as waited_s, _held(folders):
         records = _prepare_records(entered, ready)
         with steps("measure (s)") as progress:
             countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s + waited_s), progress)
@@ -73,8 +71,7 @@ def measure(
             watch.look()
             outcomes = run_rounds(ready, scenario, meters[meter].value, countdown, watch)
             watch.look()
-            where = {"machine": read_machine(), "neighbours": watch.summarize(waited_s)}
-            found = _record_outcomes(records, entered, ready, outcomes, model_energy, where)
+            found = _record_outcomes(records, entered, ready, outcomes, model_energy, watch.describe_place(waited_s))
             countdown.finish()
     return found
 

@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bitnet_bench.machine.gpu_processes import read_gpu_processes
+from bitnet_bench.machine.identity import read_machine
 from bitnet_bench.measurement.readings import Round
 from bitnet_bench.measurement.rounds import RoundRunner
 from bitnet_bench.runs.machines import Neighbour, Neighbours
@@ -85,6 +86,10 @@ class NeighbourWatch:
         """Look if the last look was some seconds ago."""
         if self._last is None or time.time() - self._last.time_s >= LOOK_EVERY_S:
             self.look()
+
+    def describe_place(self, waited_s: float) -> dict[str, Any]:
+        """Return the fields of a cost that say on which machine it was measured, and beside what."""
+        return {"machine": read_machine(), "neighbours": self.summarize(waited_s)}
 
     def summarize(self, waited_s: float = 0.0) -> Neighbours:
         """Return what was seen between the first look and the last."""

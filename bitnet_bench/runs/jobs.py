@@ -363,6 +363,15 @@ class Arms(Settings):
         return bool(self.prune) or self.find_learning_rate
 
 
+class TrialPlacement(Settings):
+    """Where the trials of a search run; one after the other in this process if nothing is said."""
+
+    on: Annotated[str | None, METHOD] = None
+    """Run the trials of a search side by side: local, in processes of this machine, or another executor."""
+    jobs: Annotated[int | None, METHOD] = Field(default=None, ge=1)
+    """Most trials of a search at a time [default with `on`: 1, or the number of GPUs]."""
+
+
 class ServingJob(Settings):
     """How a model on a server is reached."""
 
