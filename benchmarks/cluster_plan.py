@@ -83,9 +83,11 @@ def main() -> None:
     parser.add_argument("--opening-s", type=float, default=20.0)
     parser.add_argument("--measure-s", type=float, default=200.0, help="a measurement with its budget; 0 for none")
     parser.add_argument("--lost", type=int, default=0, metavar="N", help="lose the node of every Nth step once")
+    parser.add_argument("--assume", nargs="*", default=[], metavar="SUITE=S", help="seconds of suites without a pilot")
     parser.add_argument("--price", type=float, default=1.0, help="of a GPU hour")
     given = parser.parse_args()
     seconds = {folder.name: given.opening_s + given.scale * load_record(folder).seconds for folder in given.pilot}
+    seconds |= {name: given.opening_s + float(taken) for name, _, taken in (one.partition("=") for one in given.assume)}
     print(f"One checkpoint, {len(seconds)} suites: {sum(seconds.values()):,.0f} s")
     print("  " + ", ".join(f"{suite} {taken:.0f}" for suite, taken in seconds.items()))
     cores = CPUS_PER_GPU * given.gpus

@@ -43,8 +43,8 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
-    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.cli.trial_placement import make_trial_runner
+    from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import Arms, FinetuneJob, TrialPlacement
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
