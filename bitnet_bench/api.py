@@ -155,15 +155,22 @@ def compare(a: Location, b: Location, margin: float = MARGIN) -> Comparison:
     return compare_runs(Path(a), Path(b), margin).comparison
 
 
-def report(runs: Sequence[Location], out: Location = "report.html", *, keep_paths: bool = False) -> Path:
+def report(
+    runs: Sequence[Location],
+    out: Location = "report.html",
+    *,
+    keep_paths: bool = False,
+    across_machines: bool = False,
+) -> Path:
     """Write one self-contained HTML file about run folders, in the order of its columns, and return its path.
 
-    Paths of this machine are shortened in it, unless *keep_paths*.
+    Paths of this machine are shortened in it, unless *keep_paths*. Costs of different machines are not compared, unless
+    *across_machines*, which the report says.
 
     Examples:
         >>> bb.report(["runs/scored/mine", "runs/scored/mine-fp16"], "report.html")
     """
-    options = ReportOptions(keep_paths=keep_paths)
+    options = ReportOptions(keep_paths=keep_paths, across_machines=across_machines)
     path, _notices = write.write_report([Path(run) for run in runs], Path(out), options=options)
     return path
 
@@ -179,19 +186,26 @@ def leaderboard(
     margin: float = MARGIN,
     paired: bool = True,
     keep_paths: bool = False,
+    across_machines: bool = False,
 ) -> Board:
     """Rank any number of runs, write the leaderboard to *out* (.html or .md; None for no file), and return it.
 
     *runs* are run folders, folders that hold some, or patterns such as `runs/*`. Runs that cannot be read are left out.
     Scores that were not made under the same conditions are not ranked with each other, and say why. Ternary runs are
-    compared with their float twins row by row, or by standard errors without *paired*, which reads no examples.
+    compared with their float twins row by row, or by standard errors without *paired*, which reads no examples. Costs
+    of different machines are not compared, unless *across_machines*.
 
     Examples:
         >>> board = bb.leaderboard(["runs/scored"], "board.html", suites=["kobest"])
         >>> [(score.run, score.value, score.rank) for score in board.means[0].scores]
     """
     options = BoardOptions(
-        suites=tuple(suites), tasks=tuple(tasks), categories=tuple(categories), margin=margin, paired=paired
+        suites=tuple(suites),
+        tasks=tuple(tasks),
+        categories=tuple(categories),
+        margin=margin,
+        paired=paired,
+        across_machines=across_machines,
     )
     view = write_board.make_leaderboard([str(run) for run in runs], options)
     if out is not None:

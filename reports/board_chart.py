@@ -9,7 +9,13 @@ from typing import Any
 from bitnet_bench.comparison.board_values import BoardMean, BoardScore
 from bitnet_bench.reports.board_view import BoardView, name_mean, shorten_machine
 from bitnet_bench.reports.charts import make_chart, pareto_front
-from bitnet_bench.reports.cost_section import CostScenario, find_main_cost, format_scenario, get_machine, get_scenario
+from bitnet_bench.reports.cost_section import (
+    CostScenario,
+    find_main_cost,
+    format_scenario,
+    get_scenario,
+    make_machine_warning,
+)
 from bitnet_bench.reports.figures import format_number
 from bitnet_bench.reports.named_runs import COLOURS
 from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Spec, Switch
@@ -27,9 +33,8 @@ NAMES_WIDTH = 500
 """Width of a picture in pixels below which points have their letters alone."""
 MAX_NAME_CHARS = 24
 LOG_AXIS_RATIO = 20.0
-Place = tuple[tuple[str, str], CostScenario]
-"""What two costs must share to stand in one picture: machine and scenario."""
-PlacedCosts = tuple[Place, dict[str, Cost]]
+PlacedCosts = tuple[CostScenario, dict[str, Cost]]
+"""Costs that stand in one picture, by run, with the machine and the scenario that they share."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,21 @@ def board_cost_section(view: BoardView) -> Section | None:
     blocks += [Paragraph(format_scenario(next(iter(places[0][1].values()))), "hint")]
     if len(places) > 1:
         blocks.append(Paragraph(get_text("board.machines"), "warning"))
+    elif view.has_several_machines:
+        blocks.append(make_machine_warning(view.runs.values()))
     blocks.append(Group(get_text("how-to-read"), (Paragraph(get_text("board.picture", what=shown), "hint"),)))
     return Section("cost", get_text("board.picture.title"), tuple(blocks))
 
 
 def _group_costs(view: BoardView, scores: Mapping[str, BoardScore]) -> list[PlacedCosts]:
     """Return the main cost of each run by machine and scenario, where two runs are or more; the largest group first."""
-    found: dict[Place, dict[str, Cost]] = {}
+    found: dict[CostScenario, dict[str, Cost]] = {}
     for key in scores:
         run = view.runs[key]
-        for scenario in dict.fromkeys(map(get_scenario, run.record.costs)):
+        for scenario in dict.fromkeys(map(get_scenario, run.costs)):
             cost = find_main_cost(run, scenario)
             if cost is not None:
-                found.setdefault((get_machine(run), scenario), {})[key] = cost
+                found.setdefault(scenario, {})[key] = cost
     several = [(place, costs) for place, costs in found.items() if len(costs) > 1]
     return sorted(several, key=lambda one: -len(one[1]))
 
@@ -82,7 +89,7 @@ def _draw(
     view: BoardView,
     mean: BoardMean,
     scores: Mapping[str, BoardScore],
-    place: Place,
+    place: CostScenario,
     costs: Mapping[str, Cost],
     places: Sequence[PlacedCosts],
 ) -> Iterable[tuple[Text, Chart]]:
@@ -94,13 +101,13 @@ def _draw(
         yield name + _name_place(view, place, costs, places), _make_chart(name, axis, points, view, mean, more)
 
 
-def _name_place(view: BoardView, place: Place, costs: Mapping[str, Cost], places: Sequence[PlacedCosts]) -> Text:
+def _name_place(view: BoardView, place: CostScenario, costs: Mapping[str, Cost], places: Sequence[PlacedCosts]) -> Text:
     """Return what tells a picture from those of other places: the machine, or the scenario, or both."""
     told = []
-    if len({machine for (machine, _), _ in places}) > 1:
+    if len({other.machine for other, _ in places}) > 1:
         told.append(plain_text(shorten_machine(view.runs[next(iter(costs))])))
-    if len({scenario for (_, scenario), _ in places}) > 1:
-        told.append(plain_text("{}+{}×{} ({})".format(*place[1])))
+    if len({other[:4] for other, _ in places}) > 1:
+        told.append(plain_text("{}+{}×{} ({})".format(*place[:4])))
     return join_texts([plain_text(""), *told], " · ")
 
 

@@ -17,6 +17,7 @@ from bitnet_bench.reports.board_tables import (
     twin_table,
 )
 from bitnet_bench.reports.board_view import BoardView, format_score, name_mean
+from bitnet_bench.reports.cost_section import make_machine_warning
 from bitnet_bench.reports.html_page import ChartRegistry, render_page
 from bitnet_bench.reports.pairs import pair_section
 from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch, Table
@@ -117,6 +118,8 @@ def make_caveats(view: BoardView) -> tuple[Text, ...]:
     excluded = list_excluded_tasks(view.board.means)
     if excluded:
         said.append(get_text("board.rule.excluded", tasks=join_texts(excluded)))
+    if view.has_several_machines:
+        said.append(make_machine_warning(view.runs.values()).text)
     return tuple(said)
 
 

@@ -209,9 +209,10 @@ def _score_cell(score: BoardScore | None, column: BoardColumn) -> Cell:
 
 def _cost_cells(view: BoardView, key: str) -> list[Cell]:
     run = view.runs[key]
-    cost = find_main_cost(run)
+    cost = find_main_cost(run, machine=view.main_machine)
     if cost is None:
-        return [Cell(plain_text(DASH), (), "missing") for _ in COSTS]
+        why = (get_text("costs.other-machine"),) if run.costs else ()
+        return [Cell(plain_text(DASH), why, "missing") for _ in COSTS]
     cells = []
     where = (plain_text(shorten_machine(run)),) if view.has_several_machines else ()
     for name in COSTS:

@@ -9,7 +9,7 @@ from functools import cached_property
 from bitnet_bench.comparison.board_values import Board, BoardColumn, BoardMean, BoardRun, BoardScore, BoardTwins
 from bitnet_bench.comparison.results import Sentence
 from bitnet_bench.comparison.score_conditions import format_settings
-from bitnet_bench.reports.cost_section import get_machine
+from bitnet_bench.reports.cost_section import find_main_machine, has_several_machines
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.runs.run import Notice
 from bitnet_bench.wording import Text, get_text, join_texts, plain_text
@@ -51,7 +51,12 @@ class BoardView:
     @cached_property
     def has_several_machines(self) -> bool:
         """Return whether costs were measured on different machines, so that they have to be told apart."""
-        return len({get_machine(run) for run in self.runs.values() if run.record.costs}) > 1
+        return has_several_machines(self.runs.values())
+
+    @cached_property
+    def main_machine(self) -> str | None:
+        """Return the machine whose costs stand in one table; None for all machines."""
+        return find_main_machine(self.runs.values())
 
     @property
     def suites(self) -> list[str]:
@@ -81,9 +86,9 @@ class BoardView:
 
 
 def shorten_machine(run: NamedRun) -> str:
-    """Return the machine of a run in a few words: its GPU, else its processor without its instruction sets."""
-    here = run.record.environment
-    name = (here.gpu or here.cpu).partition(" (")[0].partition(",")[0].strip()
+    """Return the first machine of a run in a few words: its GPU, else its processor without its instruction sets."""
+    here = next(iter(run.machines.values()), run.record.environment.machine)
+    name = (here.gpus[0] if here.gpus else here.cpu).partition(" (")[0].partition(",")[0].strip()
     return name if len(name) <= MAX_MACHINE_CHARS else f"{name[: MAX_MACHINE_CHARS - 1]}…"
 
 

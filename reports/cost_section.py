@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from bitnet_bench.reports.charts import bar_chart, weight_chart
-from bitnet_bench.reports.figures import find_value, format_bytes, format_quantity, make_figure_cell, make_missing_cell
+from bitnet_bench.reports.figures import (
+    DASH,
+    find_value,
+    format_bytes,
+    format_quantity,
+    make_figure_cell,
+    make_missing_cell,
+)
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.sections import Block, Cell, Facts, Group, Paragraph, Row, Section, Table
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
+from bitnet_bench.runs.machines import Machine, Neighbour
 from bitnet_bench.runs.records import Cost, Measured, Modelled
 from bitnet_bench.wording import Count, Text, get_text, join_texts, load_catalogue, plain_text
 from bitnet_bench.wording.names import format_precision
@@ -18,36 +28,62 @@ MAIN_METRICS = ("peak_bytes", "prefill_tokens_per_s", "decode_tokens_per_s", "en
 DETAIL_METRICS = ("load_s", "prefill_s", "decode_s")
 WEIGHT_KINDS = ("ternary", "embedding", "head", "linear", "norm")
 CHARTED_METRICS = ("decode_tokens_per_s", "peak_bytes", "energy_j")
-CostScenario = tuple[int, int, int, int]
 Column = tuple[NamedRun, Cost]
 
 
+class CostScenario(NamedTuple):
+    """What two costs must share to be compared."""
+
+    prompt_tokens: int
+    new_tokens: int
+    batch: int
+    threads: int
+    machine: str | None
+    """Id of the machine; None if costs of different machines are to be compared."""
+
+
 def get_scenario(cost: Cost) -> CostScenario:
-    """Return what two costs must share to be compared."""
-    return cost.prompt_tokens, cost.new_tokens, cost.batch, cost.threads
+    """Return what two of `NamedRun.costs` must share to be compared."""
+    machine = cost.machine.id if cost.machine else None
+    return CostScenario(cost.prompt_tokens, cost.new_tokens, cost.batch, cost.threads, machine)
 
 
 def format_scenario(cost: Cost) -> Text:
     """Return what was timed as words."""
-    prompt, new, batch, threads = get_scenario(cost)
+    prompt, new, batch, threads, _ = get_scenario(cost)
     counts = {"prompt": Count(prompt), "new": Count(new), "batch": Count(batch), "threads": Count(threads)}
     return get_text("costs.scenario", **counts)
 
 
-def get_machine(run: NamedRun) -> tuple[str, str]:
-    """Return what two runs must share for their timings to be compared."""
-    here = run.record.environment
-    return f"{here.cpu} {here.gpu or ''}", here.platform
+def format_machine(machine: Machine) -> str:
+    """Return what a machine is, without the instructions of its processor if it has a GPU."""
+    processor = machine.cpu.partition(" (")[0] if machine.gpus else machine.cpu
+    return ", ".join((*machine.gpus, f"{processor} × {machine.cores}", format_bytes(machine.memory_bytes)))
 
 
-def find_main_cost(run: NamedRun, wanted: CostScenario | None = None) -> Cost | None:
-    """Return the cost that represents *run*, in the *wanted* scenario or else in its first one.
+def find_main_machine(runs: Iterable[NamedRun]) -> str | None:
+    """Return the id of the machine that most of *runs* were measured on; None if it does not count, or for no costs."""
+    counted = Counter(
+        machine for run in runs for machine in dict.fromkeys(c.machine.id for c in run.costs if c.machine)
+    )
+    return max(counted, key=lambda machine: counted[machine], default=None)
+
+
+def has_several_machines(runs: Iterable[NamedRun]) -> bool:
+    """Return whether *runs* were measured on machines of different kinds."""
+    return len({machine for run in runs for machine in run.machines}) > 1
+
+
+def find_main_cost(run: NamedRun, wanted: CostScenario | None = None, machine: str | None = None) -> Cost | None:
+    """Return the cost that represents *run*, in the *wanted* scenario or else in its first one on *machine*.
 
     It is the cost at the precision of its scores. A float run that was not measured at that precision is represented by
     its fastest float cost: ternary has to beat that one, not the slowest.
     """
     ternary = run.record.precision in TERNARY_PRECISIONS
-    costs = [cost for cost in run.record.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
+    costs = [cost for cost in run.costs if (cost.precision in TERNARY_PRECISIONS) == ternary]
+    if machine is not None:
+        costs = [cost for cost in costs if cost.machine and cost.machine.id == machine]
     if wanted is None and costs:
         wanted = get_scenario(costs[0])
     costs = [cost for cost in costs if get_scenario(cost) == wanted]
@@ -79,14 +115,17 @@ def cost_section(runs: Sequence[NamedRun]) -> Section:
     """Return the section of costs: charts, then a table for each scenario in order of appearance."""
     columns: dict[CostScenario, list[Column]] = {}
     for run in runs:
-        for cost in run.record.costs:
+        for cost in run.costs:
             columns.setdefault(get_scenario(cost), []).append((run, cost))
     stored = [(run, run.record.checkpoint.weight_bytes) for run in runs if run.record.checkpoint.weight_bytes]
     blocks: list[Block] = [weight_chart(get_text("costs.weights"), stored)] if stored else []
     if not columns:
         blocks.append(Paragraph(get_text("costs.none")))
+    several = has_several_machines(runs)
+    if several:
+        blocks.append(make_machine_warning(runs))
     for group in columns.values():
-        blocks += _make_scenario_blocks(group)
+        blocks += _make_scenario_blocks(group, several)
     blocks += [
         Paragraph(get_text("costs.left-out", run=run.key, who=who, why=translate_sentence(why)), "hint")
         for run in runs
@@ -95,10 +134,20 @@ def cost_section(runs: Sequence[NamedRun]) -> Section:
     return Section("costs", get_text("costs.title"), tuple(blocks))
 
 
-def _make_scenario_blocks(columns: Sequence[Column]) -> Iterable[Block]:
+def make_machine_warning(runs: Iterable[NamedRun]) -> Paragraph:
+    """Return what became of costs of different machines: kept apart, or compared because the reader asked for it."""
+    told = any(run.across_machines for run in runs)
+    return Paragraph(get_text("costs.machines" if told else "costs.machines.apart"), "warning")
+
+
+def _make_scenario_blocks(columns: Sequence[Column], names_machine: bool) -> Iterable[Block]:
     yield Paragraph(format_scenario(columns[0][1]))
-    if len({get_machine(run) for run, _ in columns}) > 1:
-        yield Paragraph(get_text("costs.machines"), "warning")
+    machine = columns[0][1].machine
+    if machine and names_machine:
+        yield Paragraph(get_text("costs.machine", machine=format_machine(machine)))
+    nodes = {cost.machine.node for _, cost in columns if cost.machine and cost.machine.node}
+    if len(nodes) > 1:
+        yield Paragraph(get_text("costs.nodes", count=len(nodes)), "hint")
     named = [_name_column(column) for column in columns if column[1].is_disturbed]
     if named:
         yield Paragraph(get_text("costs.disturbed", runs=join_texts(named)), "warning")
@@ -108,7 +157,8 @@ def _make_scenario_blocks(columns: Sequence[Column]) -> Iterable[Block]:
     yield from _draw_charts(columns)
     costs = [cost for _, cost in columns]
     yield _make_table(columns, _list_main_rows(costs))
-    details: list[Block] = [_make_table(columns, _list_detail_rows(costs)), Facts(tuple(_list_methods(costs)))]
+    facts = (*_list_methods(costs), *_list_neighbours(columns))
+    details: list[Block] = [_make_table(columns, _list_detail_rows(costs)), Facts(facts)]
     yield Group(get_text("costs.details"), tuple(details))
 
 
@@ -199,3 +249,27 @@ def _list_methods(costs: Sequence[Cost]) -> Iterable[tuple[Text, Cell]]:
     )
     for name, method in found:
         yield format_metric_name(name), Cell(translate_sentence(method))
+
+
+def _list_neighbours(columns: Sequence[Column]) -> Iterable[tuple[Text, Cell]]:
+    """Return what else computed on the machine of each cost, where that is recorded; the same is said once."""
+    found: dict[str, list[Text]] = {}
+    for column in columns:
+        if said := _describe_neighbours(column[1]):
+            found.setdefault(said, []).append(_name_column(column))
+    for said, names in found.items():
+        yield get_text("costs.neighbours"), Cell(plain_text(said), (join_texts(names),), "code")
+
+
+def _describe_neighbours(cost: Cost) -> str:
+    around = cost.neighbours
+    if around is None:
+        return ""
+    loads = [DASH if load is None else f"{load:.2f}" for load in (around.load_before, around.load_after)]
+    named = [*map(_name_neighbour, around.busy), *(f"GPU: {_name_neighbour(one)}" for one in around.on_gpu)]
+    return ", ".join((f"load {loads[0]} → {loads[1]}", *named))
+
+
+def _name_neighbour(one: Neighbour) -> str:
+    held = f", {format_bytes(one.gpu_bytes)}" if one.gpu_bytes else ""
+    return f"{one.name} ({one.pid}) {one.cores:.2f} cores{held}"

@@ -51,7 +51,7 @@ class HTMLReport:
     def render(self, runs: Sequence[LoadedRun], options: ReportOptions | None = None) -> str:
         """Return the file's text; BenchError if there is no run."""
         options = options or ReportOptions()
-        page = _make_page(name_runs(runs), options)
+        page = _make_page(name_runs(runs, options.across_machines), options)
         scripts = [read_chart_library(), *([read_table_library()] if page.samples["doc"] else []), read_page_script()]
         return render_page(
             "report.html.j2",

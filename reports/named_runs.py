@@ -8,7 +8,8 @@ from functools import cached_property
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.choices import TERNARY_PRECISIONS
-from bitnet_bench.runs.records import RunRecord, Score
+from bitnet_bench.runs.machines import Machine
+from bitnet_bench.runs.records import Cost, RunRecord, Score
 from bitnet_bench.runs.run import LoadedRun
 from bitnet_bench.wording import Text, get_text, plain_text
 
@@ -24,11 +25,28 @@ class NamedRun:
     name: str
     colour: int
     results: LoadedRun
+    across_machines: bool = False
+    """True if its costs are compared with those of other machines as well, because the reader asked for it."""
 
     @property
     def record(self) -> RunRecord:
         """Return the run's record."""
         return self.results.record
+
+    @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """Return the costs, each with its machine; without any if costs of different machines are to be compared."""
+        here = self.record.environment.machine
+        return tuple(
+            cost.model_copy(update={"machine": None if self.across_machines else cost.machine or here})
+            for cost in self.record.costs
+        )
+
+    @cached_property
+    def machines(self) -> dict[str, Machine]:
+        """Return the machines that it was measured on, by id."""
+        here = self.record.environment.machine
+        return {machine.id: machine for machine in (cost.machine or here for cost in self.record.costs)}
 
     @cached_property
     def scores(self) -> dict[tuple[str, str], Score]:
@@ -64,15 +82,18 @@ class NamedRun:
         return self.results.training.job.seed if self.results.training else None
 
 
-def name_runs(runs: Sequence[LoadedRun]) -> tuple[NamedRun, ...]:
-    """Return the runs with distinct names; BenchError if there are none."""
+def name_runs(runs: Sequence[LoadedRun], across_machines: bool = False) -> tuple[NamedRun, ...]:
+    """Return the runs with distinct names; BenchError if there are none.
+
+    Costs of different machines are kept apart, unless *across_machines*.
+    """
     if not runs:
         raise BenchError("There is no run to report.", "Name at least one run folder.")
     names: list[str] = []
     result = []
     for index, results in enumerate(order_runs(runs)):
         names.append(_make_unique_name(results.record.name, names))
-        result.append(NamedRun(make_letter(index), names[-1], index % len(COLOURS), results))
+        result.append(NamedRun(make_letter(index), names[-1], index % len(COLOURS), results, across_machines))
     return tuple(result)
 
 

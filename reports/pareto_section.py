@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from bitnet_bench.reports.charts import QualityPoint, pareto_chart
-from bitnet_bench.reports.cost_section import format_metric_name, format_scenario, get_machine, get_scenario, name_cost
+from bitnet_bench.reports.cost_section import (
+    format_metric_name,
+    format_scenario,
+    get_scenario,
+    has_several_machines,
+    make_machine_warning,
+    name_cost,
+)
 from bitnet_bench.reports.named_runs import NamedRun
 from bitnet_bench.reports.scores import PrimaryMean, compute_primary_mean
 from bitnet_bench.reports.sections import Block, Chart, Group, Paragraph, Section, Switch
@@ -20,7 +27,7 @@ Candidate = tuple[NamedRun, PrimaryMean, Cost]
 
 def pareto_section(runs: Sequence[NamedRun]) -> Section:
     """Return quality against memory, latency and energy, with the reason for each that fewer than two points have."""
-    candidates = [(run, mean, cost) for run in runs if (mean := compute_primary_mean(run)) for cost in run.record.costs]
+    candidates = [(run, mean, cost) for run in runs if (mean := compute_primary_mean(run)) for cost in run.costs]
     counted = Counter(get_scenario(cost) for _, _, cost in candidates)
     drawn = [one for one in candidates if get_scenario(one[2]) == counted.most_common(1)[0][0]]
     charts: list[tuple[Text, Chart]] = []
@@ -31,7 +38,7 @@ def pareto_section(runs: Sequence[NamedRun]) -> Section:
             charts.append((get_text(f"pareto.{name}"), pareto_chart(get_text(f"pareto.{name}"), axis, points)))
         else:
             lacking.append(format_metric_name(name))
-    blocks: list[Block] = [Switch(get_text("pareto.switch"), tuple(charts)), *_explain(drawn)] if charts else []
+    blocks: list[Block] = [Switch(get_text("pareto.switch"), tuple(charts)), *_explain(drawn, runs)] if charts else []
     if len(counted) > 1 and charts:
         blocks.append(Paragraph(get_text("pareto.scenario", scenario=format_scenario(drawn[0][2])), "hint"))
     blocks += [Paragraph(get_text("pareto.lacking", metric=name), "hint") for name in lacking]
@@ -60,10 +67,10 @@ def _find_limits(found: Measurement | None) -> tuple[float, float, float] | None
     return (found.value,) * 3 if isinstance(found, Modelled) else None
 
 
-def _explain(drawn: Sequence[Candidate]) -> Iterable[Block]:
+def _explain(drawn: Sequence[Candidate], runs: Sequence[NamedRun]) -> Iterable[Block]:
     hints = ["pareto.hint"]
     if any(cost.precision != run.record.precision for run, _, cost in drawn):
         hints.append("pareto.other-precision")
     yield Group(get_text("how-to-read"), tuple(Paragraph(get_text(key), "hint") for key in hints))
-    if len({get_machine(run) for run, _, _ in drawn}) > 1:
-        yield Paragraph(get_text("costs.machines"), "warning")
+    if has_several_machines(runs):
+        yield make_machine_warning(runs)

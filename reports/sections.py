@@ -135,6 +135,8 @@ class ReportOptions:
     """Sections that callers add."""
     keep_paths: bool = False
     """Whether paths are shown whole; else `bitnet_bench.shared_paths` shortens them, because a report is shared."""
+    across_machines: bool = False
+    """Whether costs of different machines are compared."""
 
 
 class Report(Protocol):

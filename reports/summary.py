@@ -10,9 +10,11 @@ from bitnet_bench.comparison.words import format_headline, format_verdict_counts
 from bitnet_bench.reports.cost_section import (
     CostScenario,
     find_main_cost,
+    find_main_machine,
     format_scenario,
-    get_machine,
     get_scenario,
+    has_several_machines,
+    make_machine_warning,
     make_precision_note,
 )
 from bitnet_bench.reports.figures import (
@@ -61,7 +63,8 @@ def choose_main_pair(compared: Sequence[ComparedPair]) -> ComparedPair | None:
 
 def make_summary(runs: Sequence[NamedRun], shown: ComparedPair | None, pairs: int = 1) -> Summary:
     """Return the first screen, on the pair *shown* out of *pairs* pairs, or on a run alone."""
-    table = Table(_headings(), tuple(_row(run, runs) for run in runs), keys=(1, 5))
+    machine = find_main_machine(shown[0] if shown and _find_shared_costs(*shown[0])[0] else runs)
+    table = Table(_headings(), tuple(_row(run, runs, machine) for run in runs), keys=(1, 5))
     if shown is None:
         notes = (*_list_chance_notes(runs), *_list_generation_notes(runs))
         return Summary(_describe_alone(runs[0]), get_text("summary.alone"), NOTHING, notes, table)
@@ -121,10 +124,8 @@ def _list_main_savings(pair: Pair) -> list[Text]:
     if peak[0] and peak[1]:
         change = _format_size_change(int(peak[0].median), int(peak[1].median))
         found.append(get_text("cheaper.peak_bytes", change=change))
-    if get_machine(pair[0]) == get_machine(pair[1]):
-        change = _format_speed_change(ours, theirs, "decode_tokens_per_s")
-        found.append(get_text("cheaper.decode_tokens_per_s", change=change))
-    return found
+    change = _format_speed_change(ours, theirs, "decode_tokens_per_s")
+    return [*found, get_text("cheaper.decode_tokens_per_s", change=change)]
 
 
 def _headings() -> tuple[Text, ...]:
@@ -132,8 +133,10 @@ def _headings() -> tuple[Text, ...]:
     return tuple(get_text(f"column.{key}") for key in keys)
 
 
-def _row(run: NamedRun, runs: Sequence[NamedRun]) -> Row:
-    record, cost = run.record, find_main_cost(run)
+def _row(run: NamedRun, runs: Sequence[NamedRun], machine: str | None) -> Row:
+    """Return the row of *run*, with its costs on *machine*: those of another one would not compare."""
+    record, cost = run.record, find_main_cost(run, machine=machine)
+    missing = "costs.other-machine" if run.costs and not cost else "costs.not-measured"
     stored = sum(record.checkpoint.weight_bytes.values())
     about = join_texts([format_precision(record.precision), format_checkpoint_format(record.checkpoint.format)])
     return Row(
@@ -141,13 +144,13 @@ def _row(run: NamedRun, runs: Sequence[NamedRun]) -> Row:
             Cell(run.label, (*run.stage_words, about), "strong"),
             _mean(run, runs),
             Cell(plain_text(format_bytes(stored))) if stored else make_missing_cell(get_text("figure.not-recorded")),
-            *(_metric(cost, name) for name in ("peak_bytes", *SPEED_METRICS, "energy_j")),
+            *(_metric(cost, name, missing) for name in ("peak_bytes", *SPEED_METRICS, "energy_j")),
         )
     )
 
 
-def _metric(cost: Cost | None, name: str) -> Cell:
-    return make_figure_cell(cost.metrics.get(name)) if cost else make_missing_cell(get_text("costs.not-measured"))
+def _metric(cost: Cost | None, name: str, missing: str) -> Cell:
+    return make_figure_cell(cost.metrics.get(name)) if cost else make_missing_cell(get_text(missing))
 
 
 def _mean(run: NamedRun, runs: Sequence[NamedRun]) -> Cell:
@@ -187,10 +190,7 @@ def _describe_savings(pair: Pair) -> Text:
         parts.append(
             get_text("cheaper.peak_bytes", change=_format_size_change(int(peak[0].median), int(peak[1].median)))
         )
-    if get_machine(a) == get_machine(b):
-        parts += [
-            get_text(f"cheaper.{name}", change=_format_speed_change(ours, theirs, name)) for name in SPEED_METRICS
-        ]
+    parts += [get_text(f"cheaper.{name}", change=_format_speed_change(ours, theirs, name)) for name in SPEED_METRICS]
     parts.append(get_text("cheaper.energy", change=_format_energy_change(ours, theirs)))
     return get_text("cheaper", a=_name_with_backend(a, ours), b=_name_with_backend(b, theirs), parts=join_texts(parts))
 
@@ -253,7 +253,7 @@ def _find_shared_costs(a: NamedRun, b: NamedRun) -> tuple[list[Cost], list[Cost]
     A ternary run has one cost; a float run has those of every float precision, and the best of them counts: against
     FP16 alone, ternary would look better than it is if a processor is faster in BF16.
     """
-    for wanted in dict.fromkeys(map(get_scenario, a.record.costs)):
+    for wanted in dict.fromkeys(map(get_scenario, a.costs)):
         ours, theirs = _list_costs(a, wanted), _list_costs(b, wanted)
         if ours and theirs:
             return ours, theirs
@@ -264,7 +264,7 @@ def _list_costs(run: NamedRun, wanted: CostScenario) -> list[Cost]:
     main = find_main_cost(run, wanted)
     if main is None or main.precision in TERNARY_PRECISIONS:
         return [main] if main else []
-    return [c for c in run.record.costs if get_scenario(c) == wanted and c.precision not in TERNARY_PRECISIONS]
+    return [c for c in run.costs if get_scenario(c) == wanted and c.precision not in TERNARY_PRECISIONS]
 
 
 def _list_cost_notes(pair: Pair) -> Iterable[Text]:
@@ -276,12 +276,12 @@ def _list_cost_notes(pair: Pair) -> Iterable[Text]:
         if "32" in checkpoint.dtype and run.record.precision != "fp32":
             yield get_text("note.wide", run=run.key, dtype=checkpoint.dtype)
     ours, theirs = _find_shared_costs(a, b)
+    if has_several_machines(pair):
+        yield make_machine_warning(pair).text
     if not ours:
         yield get_text("note.no-shared-cost")
         return
     yield format_scenario(ours[0])
-    if get_machine(a) != get_machine(b):
-        yield get_text("costs.machines")
     for run, costs in ((a, ours), (b, theirs)):
         if len(costs) == 1 and (note := make_precision_note(run, costs[0])):
             yield note

@@ -57,7 +57,7 @@ def make_view(
     progress: Progress = no_progress,
 ) -> BoardView:
     """Return the leaderboard of runs that were read, each with its folder; *notices* are on others."""
-    runs = {run.key: run for run in name_runs([run for _, run in found])}
+    runs = {run.key: run for run in name_runs([run for _, run in found], options.across_machines)}
     places = {key: next(folder for folder, loaded in found if loaded is run.results) for key, run in runs.items()}
     if not any(run.record.scores for run in runs.values()):
         raise BenchError(f"{_name_first(places.values())} no score.", "Score them: `bitnet-bench evaluate --out DIR`.")

@@ -59,6 +59,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Keep the suites that a test trusts to itself, and out of the state folder of whoever runs the tests."""
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("BITNET_BENCH_STATE", str(folder))
+    monkeypatch.setenv("BITNET_BENCH_MACHINE_LOCKS", str(folder))  # tests that measure do not wait for one another
     return folder
 
 

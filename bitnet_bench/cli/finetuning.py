@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bitnet_bench.runs.jobs import Arms, FinetuneJob
     from bitnet_bench.runs.records import FinetuneRecord
+    from bitnet_bench.training.search import RunAhead
 
 OPTIONAL = ("of guessing", "weights on disk", "rate", "rows", "validation loss", "time", "steps")
 """Columns of the table of trainings that a narrow terminal can do without, the first named first."""
@@ -31,6 +32,7 @@ def finetune(
     job: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:FinetuneJob")],
     arms: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Arms")],
     trust: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:SuiteTrust")],
+    placement: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:TrialPlacement")],
     as_json: Annotated[
         bool,
         typer.Option("--json", rich_help_panel="Output", help="Print JSON on standard output instead of tables."),
@@ -41,14 +43,16 @@ def finetune(
     The result is a checkpoint folder (packed 2-bit codes for ternary) that transformers opens as well. Killed at any
     moment, the same command resumes from the last saved step.
     """
+    from bitnet_bench.cli.trial_placement import make_trial_runner
     from bitnet_bench.evaluation.select import trust_suite_names
-    from bitnet_bench.runs.jobs import Arms, FinetuneJob
+    from bitnet_bench.runs.jobs import Arms, FinetuneJob, TrialPlacement
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
     from bitnet_bench.training.stages import plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    ahead = make_trial_runner(TrialPlacement(**placement), wanted, Path(first.out))
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
     load_libraries(TO_RUN)
@@ -58,7 +62,7 @@ def finetune(
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if wanted.searches:
-        _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json)
+        _search_and_print({one.precision: one for one in jobs}, wanted, Path(first.out), as_json, ahead)
         return
     _show_records([run_finetune(one, wanted.backend, progress_bar) for one in jobs], as_json)
 
@@ -80,14 +84,18 @@ def _show_records(records: Sequence[FinetuneRecord], as_json: bool) -> None:
         print_evaluation(record.job.out for record in records)
 
 
-def _search_and_print(jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool) -> None:
+def _search_and_print(
+    jobs: Mapping[str, FinetuneJob], arms: Arms, out: Path, as_json: bool, run_ahead: RunAhead | None
+) -> None:
     from bitnet_bench.cli.search_tables import show_search
     from bitnet_bench.processes import is_first_process
     from bitnet_bench.training.search import SEARCH_RECORD_FILE, parse_grid, search_rates
     from bitnet_bench.training.search import run_search as run
 
     grid = parse_grid(arms.search)
-    found = run(jobs, grid, arms.seeds, out, arms.backend, progress_bar, **search_rates(jobs, arms))
+    found = run(
+        jobs, grid, arms.seeds, out, arms.backend, progress_bar, run_ahead=run_ahead, **search_rates(jobs, arms)
+    )
     if not is_first_process():
         return
     if as_json:

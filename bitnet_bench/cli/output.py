@@ -191,4 +191,19 @@ def list_notes(runs: Sequence[RunRecord]) -> list[str]:
             found.append(f"{name} {cost.backend} {cost.precision}, disturbed: {'; '.join(cost.disturbances)}.")
         elif cost.is_disturbed:
             found.append(f"Other processes used {cost.foreign_load:.0%} of this machine beside {name} {cost.backend}.")
-    return found
+    return [*found, *_list_neighbours(runs)]
+
+
+def _list_neighbours(runs: Sequence[RunRecord]) -> list[str]:
+    """Return which processes of others computed beside a measurement that they disturbed, and which were on a GPU."""
+    costs = [cost for run in runs for cost in run.costs if cost.neighbours]
+    busy = [one for cost in costs if cost.is_disturbed and cost.neighbours for one in cost.neighbours.busy]
+    on_gpu = [
+        one for cost in costs if "card_bytes" in cost.conditions and cost.neighbours for one in cost.neighbours.on_gpu
+    ]
+    named = dict.fromkeys(f"{one.name} ({one.pid}, {one.cores:.2f} cores)" for one in busy)
+    cards = dict.fromkeys(f"{one.name} ({one.pid})" for one in on_gpu)
+    return [
+        *([f"Beside a disturbed measurement ran: {', '.join(named)}."] if named else []),
+        *([f"Other processes had work on a GPU meanwhile: {', '.join(cards)}."] if cards else []),
+    ]

@@ -78,6 +78,7 @@ def report(
         ),
     ] = None,
     *,
+    costs: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:CostComparison")],
     sharing: Annotated[dict[str, Any], Fields("bitnet_bench.runs.jobs:Sharing")],
 ) -> None:
     """Write one HTML file that compares runs.
@@ -88,7 +89,7 @@ def report(
     from bitnet_bench.reports import write
     from bitnet_bench.reports.sections import ReportOptions
 
-    options = ReportOptions(lang, margin, samples, **sharing)
+    options = ReportOptions(lang, margin, samples, **costs, **sharing)
     with show_phase("compare the runs and write the report"):
         path, notices = write.write_report(runs, out, options=options, training=_parse_training_folders(training or []))
     for notice in notices:

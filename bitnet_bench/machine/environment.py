@@ -52,7 +52,7 @@ def read_environment() -> Environment:
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         platform=platform.platform(),
         python=platform.python_version(),
-        cpu=_describe_cpu(),
+        cpu=describe_processor(),
         cores=count_cores(),
         threads=torch.get_num_threads() if torch else 1,
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -89,7 +89,8 @@ def parse_processor(cpuinfo: str) -> str | None:
     return name and (f"{name} ({' '.join(has)})" if has else name)
 
 
-def _describe_cpu() -> str:
+def describe_processor() -> str:
+    """Return the name of the processor, with the vector instructions that it has."""
     try:
         found = parse_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:

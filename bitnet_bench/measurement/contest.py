@@ -19,7 +19,8 @@ from bitnet_bench.measurement.costs import CandidateInfo, make_costs
 from bitnet_bench.measurement.forecast import forecast_run
 from bitnet_bench.measurement.machine_state import count_cores
 from bitnet_bench.measurement.messages import MeasuringTask, ParityTask
-from bitnet_bench.measurement.rounds import RoundResults, alternate_rounds
+from bitnet_bench.measurement.neighbours import NeighbourWatch, WatchedRunner
+from bitnet_bench.measurement.rounds import RoundResults, RoundRunner, alternate_rounds
 from bitnet_bench.measurement.scenario import Scenario as Scenario
 from bitnet_bench.protocols import NO_OPTIONS, EnergySource, RuntimeOptions
 from bitnet_bench.runs.choices import Precision
@@ -60,9 +61,16 @@ class CandidateOutcome:
 
 
 def measure_in_rounds(
-    contestants: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Countdown
+    contestants: Sequence[PreparedCandidate],
+    scenario: Scenario,
+    meter: str,
+    countdown: Countdown,
+    watch: NeighbourWatch | None = None,
 ) -> list[CandidateOutcome]:
-    """Return the outcome of each candidate, in order. *meter* is a `module:Class` (see `protocols.Meter`)."""
+    """Return the outcome of each candidate, in order. *meter* is a `module:Class` (see `protocols.Meter`).
+
+    *watch* looks at the machine when all candidates are loaded, and between rounds.
+    """
     threads = scenario.threads or count_cores()
     countdown.show_progress("idle power")
     idle = measure_idle_power(plugins.create_meter(meter))
@@ -77,7 +85,11 @@ def measure_in_rounds(
             stack.callback(one.child.close)
         admitted = load_candidates([one.make_queued(scenario, threads) for one in measured], countdown)
         running = [i for i, admission in enumerate(admitted) if admission.is_running]
-        alternated = alternate_rounds([measured[i].child for i in running], scenario, countdown)
+        runners: list[RoundRunner] = [measured[i].child for i in running]
+        if watch is not None:
+            watch.look()
+            runners = [WatchedRunner(runner, watch) for runner in runners]
+        alternated = alternate_rounds(runners, scenario, countdown)
     turns = dict(zip(running, alternated, strict=True))
     return [
         _make_outcome(one, admission, turns.get(i), idle, threads)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bitnet_bench import plugins
 from bitnet_bench.checkpoints.locate import open_checkpoint
@@ -16,7 +16,7 @@ from bitnet_bench.machine.environment import read_environment
 from bitnet_bench.machine.gpu import find_gpu
 from bitnet_bench.machine.runtime_choice import AUTO, choose_backend
 from bitnet_bench.measurement.candidates import Candidate, CostTarget
-from bitnet_bench.measurement.lifeline import end_orderly_on_sigterm
+from bitnet_bench.measurement.exclusive import own_machine
 from bitnet_bench.protocols import NO_OPTIONS, CheckedBackend, ProgressDisplay, RuntimeOptions, no_display
 from bitnet_bench.runs.choices import Precision
 from bitnet_bench.runs.folder import RECORD_FILE, load_record, load_record_to_extend, lock_folder, save_record
@@ -45,10 +45,11 @@ def measure(
     `cost_errors`, and one that the budget has no time for in `cost_left_out`. With *model_energy*, joules are computed
     from the operations where no counter exists, and marked as modelled. If a run folder is given, its record gains the
     costs; it must be of the same checkpoint. The budget counts from *began_s* on the monotonic clock, else from this
-    call.
+    call. While another process measures on this machine, this one waits, which is not counted.
     """
     from bitnet_bench.measurement.budget import Budget, Countdown
     from bitnet_bench.measurement.contest import measure_in_rounds as run_rounds
+    from bitnet_bench.measurement.neighbours import NeighbourWatch
 
     began_s = time.monotonic() if began_s is None else began_s
 
@@ -61,12 +62,16 @@ def measure(
     opened |= {one.model: open_checkpoint(one.model) for one in entered if one.model not in opened}
     ready = [_prepare_candidate(opened[one.model], one, backend, options) for one in entered]
     _check_context_length(ready, scenario)
-    with end_orderly_on_sigterm(), _held({one.out for one in entered if one.out is not None}):
+    folders = {one.out for one in entered if one.out is not None}
+    with own_machine() as waited_s, _held(folders):
         records = _prepare_records(entered, ready)
         with steps("measure (s)") as progress:
-            countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s), progress)
-            outcomes = run_rounds(ready, scenario, meters[meter].value, countdown)
-            found = _record_outcomes(records, entered, ready, outcomes, model_energy)
+            countdown = Countdown(Budget(scenario.budget_s, time.monotonic, began_s + waited_s), progress)
+            watch = NeighbourWatch()
+            watch.look()
+            outcomes = run_rounds(ready, scenario, meters[meter].value, countdown, watch)
+            watch.look()
+            found = _record_outcomes(records, entered, ready, outcomes, model_energy, watch.describe_place(waited_s))
             countdown.finish()
     return found
 
@@ -112,16 +117,20 @@ def _record_outcomes(
     ready: Sequence[PreparedCandidate],
     outcomes: Sequence[CandidateOutcome],
     model_energy: bool,
+    where: Mapping[str, Any],
 ) -> list[RunRecord]:
-    """Return *records* with costs, failures and what was left out; save those that have a run folder."""
+    """Return *records* with costs, failures and what was left out; save those that have a run folder.
+
+    *where* are the fields of a cost that say on which machine it was measured, beside what.
+    """
     from bitnet_bench.measurement.floors import add_floors, with_modelled_energy
 
     measured = [(cost, c.checkpoint) for c, outcome in zip(ready, outcomes, strict=True) for cost in outcome.costs]
     floored = iter(add_floors(measured))
     for one, contestant, outcome in zip(entered, ready, outcomes, strict=True):
         record, who = records[one.cost_target], f"{contestant.backend} {contestant.precision}"
-        reason = {"backend_reason": contestant.backend_reason}
-        costs = [next(floored).model_copy(update=reason) for _ in outcome.costs]
+        common = {"backend_reason": contestant.backend_reason, **where}
+        costs = [next(floored).model_copy(update=common) for _ in outcome.costs]
         if model_energy:
             costs = [with_modelled_energy(cost, contestant.checkpoint) for cost in costs]
         failed = {who: str(outcome.error)} if outcome.error else {}

@@ -19,6 +19,7 @@ from bitnet_bench.training.search import (
     run_search,
     search_rates,
 )
+from bitnet_bench.training.study import require_optuna
 
 SEARCH_FOLDER = "search"
 _log = logging.getLogger(__name__)
@@ -64,4 +65,5 @@ class SearchStep:
 def make_search_step(arms: Mapping[str, FinetuneJob], wanted: Arms, out: Path, label: str = "") -> SearchStep:
     """Return the step that searches *arms* in a folder in *out*; UsageError for settings that cannot be searched."""
     parse_grid(wanted.search)
+    require_optuna()  # before hours of other steps
     return SearchStep(arms, wanted, out / f"{SEARCH_FOLDER}{label}")

@@ -333,7 +333,12 @@ class Arms(Settings):
     For both arms alike, each around its own; by successive halving, as `prune=halving` does it.
     """
     search: Annotated[tuple[str, ...], Option("Method", metavar="NAME=VALUE,...")] = ()
-    """Try these values and choose on validation rows, for both arms alike. Repeatable."""
+    """Try these values, or some of a range (lr=1e-5..1e-3), and choose on validation rows, for both arms alike.
+
+    Repeatable.
+    """
+    trials: Annotated[int | None, METHOD] = Field(default=None, gt=1, le=1000)
+    """Settings that a `search` draws where it has a range [default: 8]; of lists it tries every combination."""
     prune: Annotated[Literal["halving"] | None, METHOD] = None
     """halving: all settings of a `search` in short runs, the better half in runs of twice the length, and so on."""
 
@@ -344,6 +349,8 @@ class Arms(Settings):
         searched = {option.partition("=")[0] for option in self.search}
         if self.find_learning_rate and searched & {"lr", "learning_rate"}:
             raise ValueError("`find_learning_rate` and `search=lr=...` both say which learning rates are tried")
+        if self.trials and not any(".." in option for option in self.search):
+            raise ValueError("`trials` draws settings from a range, such as `search=lr=1e-5..1e-3`, and there is none")
         return self
 
     @property
@@ -355,6 +362,15 @@ class Arms(Settings):
     def prunes(self) -> bool:
         """Return whether a search gives settings up before their whole length is run."""
         return bool(self.prune) or self.find_learning_rate
+
+
+class TrialPlacement(Settings):
+    """Where the trials of a search run; one after the other in this process if nothing is said."""
+
+    on: Annotated[str | None, METHOD] = None
+    """Run the trials of a search side by side: local, in processes of this machine, or another executor."""
+    jobs: Annotated[int | None, METHOD] = Field(default=None, ge=1)
+    """Most trials of a search at a time [default with `on`: 1, or the number of GPUs]."""
 
 
 class ServingJob(Settings):
@@ -530,7 +546,14 @@ class Sharing(Settings):
     """Keep whole paths; else they are shortened, because they name users and projects."""
 
 
-class BoardOptions(Settings):
+class CostComparison(Settings):
+    """Which costs a report or a leaderboard compares."""
+
+    across_machines: Annotated[bool, Option(name="across-machines")] = False
+    """Compare costs of different machines in one table, too, and say so; else each machine has its own."""
+
+
+class BoardOptions(CostComparison):
     """What a leaderboard shows; () is everything."""
 
     suites: Annotated[tuple[str, ...], Option(name="suite")] = ()

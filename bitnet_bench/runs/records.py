@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from bitnet_bench.runs.choices import Format, Precision, ReadAs, RecordedPrecision
 from bitnet_bench.runs.jobs import FinetuneJob, rename_former_fields
+from bitnet_bench.runs.machines import Machine, Neighbours, make_machine
 from bitnet_bench.runs.value import GrownValue, Value
 
 SCHEMA_VERSION = 1
@@ -181,10 +182,22 @@ class Trial(GrownValue):
 class SearchRecord(GrownValue):
     """The settings that a search tried, and the choice made on validation rows: written to `search.json`."""
 
-    ADDED: ClassVar[tuple[str, ...]] = ("ladders", "prune", "choice", "reasons", "warnings")
+    ADDED: ClassVar[tuple[str, ...]] = (
+        "ladders",
+        "prune",
+        "choice",
+        "reasons",
+        "warnings",
+        "studies",
+        "sampler",
+        "sampler_seed",
+        "pruned",
+        "steps",
+    )
 
     schema_version: int = SCHEMA_VERSION
     grid: dict[str, tuple[str, ...]]
+    """Field -> the values that were tried, or the range such as `1e-5..1e-3` that they were drawn from."""
     ladders: dict[str, tuple[str, ...]] = {}
     """Arm -> the learning rates that it tried beside the grid, around its own default."""
     prune: Literal["halving"] | None = None
@@ -198,6 +211,15 @@ class SearchRecord(GrownValue):
     chosen: dict[str, tuple[str, ...]] = {}
     """Arm -> the folders of its best settings, one per seed."""
     warnings: tuple[str, ...] = ()
+    studies: dict[str, str] = {}
+    """Arm -> the name of its Optuna study in `search.journal`; {} in older records, like the fields below."""
+    sampler: str | None = None
+    """What chose the settings: every combination, or a sampler of Optuna with its version."""
+    sampler_seed: int | None = None
+    pruned: dict[str, tuple[dict[str, str], ...]] = {}
+    """Arm -> the settings that were given up before their whole length was run, those that diverged apart."""
+    steps: dict[str, int] = {}
+    """Arm -> the optimizer steps of all its trials."""
 
     def count_steps(self, arm: str) -> int:
         """Return the optimizer steps that *arm* took in all its trials."""
@@ -218,6 +240,12 @@ class Environment(Value):
     command: str
     gpu: str | None = None
     """GPU, its driver, torch's CUDA and Triton; None if torch was not loaded, or computes on the CPU."""
+
+    @property
+    def machine(self) -> Machine:
+        """Return the machine as far as it is recorded here: that of a cost which does not say where it was measured."""
+        gpus = (self.gpu.partition(" (")[0],) if self.gpu else ()
+        return make_machine(self.cpu, self.cores, self.memory_bytes, gpus)
 
 
 class Score(GrownValue):
@@ -422,8 +450,10 @@ class DroppedRound(Value):
     """Seconds per token."""
 
 
-class Cost(Value):
+class Cost(GrownValue):
     """The cost of running one checkpoint at one precision in its own process."""
+
+    ADDED: ClassVar[tuple[str, ...]] = ("machine", "neighbours")
 
     backend: str
     backend_reason: str | None = None
@@ -462,6 +492,10 @@ class Cost(Value):
     parity: RuntimeParity | None = None
     """Comparison of the runtime with the checkpoint, if it is another project's; one with a fault was measured because
     the user allowed it."""
+    machine: Machine | None = None
+    """Machine that it was measured on, which need not be the one that scored; None in records of older versions."""
+    neighbours: Neighbours | None = None
+    """What else worked on that machine; None in records of older versions."""
 
     @property
     def is_disturbed(self) -> bool:

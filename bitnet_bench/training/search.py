@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,8 +30,20 @@ from bitnet_bench.training.ladder import (
     warn_falling_rate,
 )
 from bitnet_bench.training.saved_steps import STATE_FOLDER
+from bitnet_bench.training.study import (
+    STUDY_FILE,
+    ArmStudy,
+    Point,
+    Space,
+    describe_sampler,
+    find_range,
+    has_ranges,
+    require_optuna,
+)
 
 SEARCH_RECORD_FILE = "search.json"
+DRAWN_SETTINGS = 8
+"""Number of settings that are drawn from ranges if the user does not say."""
 FEW_STEPS = 20
 """Steps of a short run below which its loss says little about a long one."""
 FALLBACK = "the best before of those that did not diverge at this length"
@@ -53,8 +65,10 @@ FIXED_FIELDS = {
 }
 """Fields that all trials have in common, so that their losses can be compared."""
 Prune = Literal["halving"]
-Point = dict[str, str]
-"""Settings of a trial: field -> value as it was given."""
+
+
+RunAhead = Callable[[Sequence[FinetuneJob]], None]
+"""Function that runs jobs which do not depend on each other; a job that fails is left unfinished."""
 
 
 class Candidate(NamedTuple):
@@ -62,10 +76,12 @@ class Candidate(NamedTuple):
 
     point: Point
     job: FinetuneJob
+    number: int
+    """Number of its trial in the study of the arm."""
 
 
 def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values to try for each field, from NAME=VALUE,VALUE; raise UsageError for anything else."""
+    """Return the values to try for each field, from NAME=VALUE,VALUE or NAME=LOW..HIGH; UsageError for others."""
     fields = {option: field for field, option in FinetuneJob.option_names().items()}
     grid: dict[str, list[str]] = {}
     for option in options:
@@ -74,9 +90,14 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
         if field not in FinetuneJob.model_fields or field in FIXED_FIELDS or not values:
             raise UsageError(
                 f"`search={option}` is not NAME=VALUE,VALUE with a setting of a job that can be searched.",
-                "Such as `search=lr=1e-4,3e-4,1e-3` and `search=epochs=2,4`.",
+                "Such as `search=lr=1e-4,3e-4,1e-3`, `search=epochs=2,4` and `search=weight_decay=0.01..0.1`.",
             )
         grid[field] = values.split(",")
+        span = find_range(field, grid[field])
+        if span and not span.low < span.high:
+            raise UsageError(
+                f"The range of `search={option}` is empty.", "Give LOW..HIGH, such as `search=lr=1e-5..1e-3`."
+            )
     return grid
 
 
@@ -90,9 +111,14 @@ def run_search(
     *,
     prune: Prune | None = None,
     ladders: Mapping[str, Sequence[str]] | None = None,
+    drawn: int = DRAWN_SETTINGS,
     only_chooses: bool = False,
+    run_ahead: RunAhead | None = None,
 ) -> SearchRecord:
     """Try every point of *grid*, for each arm crossed with its rates in *ladders*, and choose the best of each arm.
+
+    If *grid* has a range, *drawn* points are tried instead, which Optuna draws with the job's seed: with *prune* all of
+    them before the first is run, which gives both arms the same; else each with what was learned from those before.
 
     The best has the lowest validation loss, with the job's seed. All points are run in full, or, with *prune*, in rungs
     that `plan_rungs` plans: every arm has the same ones, so that no arm is searched with more steps than another. A
@@ -100,14 +126,20 @@ def run_search(
     learning rates are searched, the best is compared in a whole run with the next lower rate, because short runs favour
     high ones.
 
+    *run_ahead* is given the runs of a rung, which do not depend on each other, before they are looked at: it may run
+    them side by side, wherever. Those that it leaves unfinished are run here, one after the other.
+
     Unless it *only_chooses*, the chosen settings of each arm are then run with *seeds* seeds in full; if they diverge
     in the whole length, the next best are taken.
 
     Runs are in `out/ARM/POINT/seedN`, short ones in `out/ARM/POINT/1ofM/seedN` without their weights. Finished ones are
-    skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run.
+    skipped, and killed ones are resumed. `out/search.json` records what was tried, after every new run, and
+    `out/search.journal` is the study of each arm, for Optuna's tools.
     """
-    search = _Search(out, backend, steps, SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune))
-    ranked = search.rank_settings(arms, ladders or {})
+    require_optuna()
+    record = SearchRecord(grid=_as_tuples(grid), seeds=seeds, prune=prune)
+    search = _Search(out, backend, steps, record, run_ahead)
+    ranked = search.rank_settings(arms, ladders or {}, drawn)
     if not only_chooses:
         for arm, candidates in ranked.items():
             search.train_best(arm, candidates)
@@ -115,20 +147,25 @@ def run_search(
 
 
 def search_rates(arms: Mapping[str, FinetuneJob], wanted: Arms) -> dict[str, Any]:
-    """Return the arguments *prune* and *ladders* of a search; the checkpoints of *arms* are opened for a ladder."""
+    """Return the arguments of a search but its grid; the checkpoints of *arms* are opened for a ladder."""
     ladders = make_ladders(arms) if wanted.find_learning_rate else None
-    return {"prune": "halving" if wanted.prunes else None, "ladders": ladders}
+    return {"prune": "halving" if wanted.prunes else None, "ladders": ladders, "drawn": wanted.trials or DRAWN_SETTINGS}
 
 
 def count_settings(wanted: Arms) -> int:
     """Return how many settings a search tries for each arm."""
+    grid = parse_grid(wanted.search)
+    if has_ranges(grid):
+        return wanted.trials or DRAWN_SETTINGS
     ladder = LADDER_RATES if wanted.find_learning_rate else 1
-    return ladder * math.prod(len(values) for values in parse_grid(wanted.search).values())
+    return ladder * math.prod(len(values) for values in grid.values())
 
 
 def count_search_runs(wanted: Arms) -> float:
     """Return how long all runs that choose the settings of an arm are together, a whole run being 1."""
     rates = LADDER_RATES if wanted.find_learning_rate else len(parse_grid(wanted.search).get(RATE, ()))
+    if find_range(RATE, parse_grid(wanted.search).get(RATE, ("",))):
+        rates = count_settings(wanted)
     compared = 2 if wanted.prunes and rates > 1 else 0
     return count_whole_runs(count_settings(wanted), wanted.prunes) + compared
 
@@ -161,22 +198,47 @@ def apply_point(job: FinetuneJob, point: Mapping[str, str]) -> FinetuneJob:
 class _Search:
     """A search at work: runs trials, and writes the record after each."""
 
-    def __init__(self, out: Path, backend: str, steps: ProgressDisplay, record: SearchRecord) -> None:
+    def __init__(
+        self, out: Path, backend: str, steps: ProgressDisplay, record: SearchRecord, run_ahead: RunAhead | None
+    ) -> None:
         self._out, self._backend, self._steps, self.record = out, backend, steps, record
+        self._run_ahead = run_ahead
+        self._studies: dict[str, ArmStudy] = {}
 
     def rank_settings(
-        self, arms: Mapping[str, FinetuneJob], ladders: Mapping[str, Sequence[str]]
+        self, arms: Mapping[str, FinetuneJob], ladders: Mapping[str, Sequence[str]], drawn: int
     ) -> dict[str, list[Candidate]]:
         """Return the candidates of each arm that did not diverge, best first."""
         for job in arms.values():
             if not (job.validation or job.hold_out):
                 raise UsageError("A search chooses on validation rows.", "Give `hold_out=0.1`, or `validation=FILE`.")
-        self._note(ladders=_as_tuples(ladders))
-        plans = {
-            arm: [Candidate(point, apply_point(job, point)) for point in self._list_points(ladders.get(arm))]
-            for arm, job in arms.items()
-        }  # an invalid value fails before anything is run
-        return {arm: self._rank(arm, plan) for arm, plan in plans.items()}
+        spaces = {arm: self._make_space(ladders.get(arm)) for arm in arms}
+        for arm, job in arms.items():  # an invalid value fails before anything is run
+            for point in _list_corners(spaces[arm]):
+                apply_point(job, point)
+        for arm, job in arms.items():
+            file = self._out / STUDY_FILE if is_first_process() else None
+            self._studies[arm] = ArmStudy(file, arm, spaces[arm], job.seed)
+        self._note(
+            ladders=_as_tuples(ladders),
+            studies={arm: study.name for arm, study in self._studies.items()},
+            sampler=describe_sampler(next(iter(spaces.values()), {})),
+            sampler_seed=next(iter(arms.values())).seed if arms else None,
+        )
+        return {arm: self._rank(arm, self._plan(arm, job, spaces[arm], drawn)) for arm, job in arms.items()}
+
+    def _plan(self, arm: str, job: FinetuneJob, space: Space, drawn: int) -> list[Candidate]:
+        """Return all settings that are tried; without pruning, drawn ones are run meanwhile, so that the next learn."""
+        if not has_ranges(space):
+            points = [self._studies[arm].propose(number, point) for number, point in enumerate(_list_points(space))]
+            return [Candidate(point, apply_point(job, point), number) for number, point in enumerate(points)]
+        plan: list[Candidate] = []
+        for number in range(drawn):
+            point = self._studies[arm].propose(number)
+            plan.append(Candidate(point, apply_point(job, point), number))
+            if self.record.prune is None:
+                self._run_trial(arm, plan[-1], 1.0)
+        return plan
 
     def train_best(self, arm: str, ranked: Sequence[Candidate]) -> None:
         """Run the best candidate in full with every seed, or the next best if it diverges with the first seed."""
@@ -189,20 +251,21 @@ class _Search:
         if candidate is not ranked[0]:
             self._choose(arm, candidate.point, FALLBACK)
         chosen = [trial.out]
-        for seed in range(candidate.job.seed + 1, candidate.job.seed + self.record.seeds):
-            other = Candidate(candidate.point, candidate.job.model_copy(update={"seed": seed}))
-            chosen.append(self._run_trial(arm, other, 1.0).out)
+        seeds = range(candidate.job.seed + 1, candidate.job.seed + self.record.seeds)
+        others = [candidate._replace(job=candidate.job.model_copy(update={"seed": seed})) for seed in seeds]
+        self._run_side_by_side([self._make_job(arm, other, 1.0) for other in others])
+        chosen += [self._run_trial(arm, other, 1.0).out for other in others]
         self._note(chosen={**self.record.chosen, arm: tuple(chosen)})
 
     def finish(self) -> SearchRecord:
         """Return the record with its warnings, after writing it."""
-        self._note(warnings=_find_warnings(self.record))
+        steps = {arm: self.record.count_steps(arm) for arm in self.record.choice}
+        self._note(warnings=_find_warnings(self.record), steps=steps)
         self._write()
         return self.record
 
-    def _list_points(self, ladder: Sequence[str] | None) -> list[Point]:
-        values = {**self.record.grid, **({RATE: tuple(ladder)} if ladder else {})}
-        return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    def _make_space(self, ladder: Sequence[str] | None) -> Space:
+        return {**self.record.grid, **({RATE: tuple(ladder)} if ladder else {})}
 
     def _rank(self, arm: str, plan: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates of *plan* that did not diverge, best first: those that came furthest before others."""
@@ -216,7 +279,24 @@ class _Search:
             rivals = [ranked[0], *(one for one in plan if one.point == neighbour)]
             ranked, why = self._run_rung(arm, rivals, [one for one in ranked if one not in rivals], 1.0)
         self._choose(arm, ranked[0].point, why)
+        self._close_study(arm, plan)
         return ranked
+
+    def _close_study(self, arm: str, plan: Sequence[Candidate]) -> None:
+        """Note which settings were run in full, which diverged, and which were given up."""
+        study, given_up = self._studies[arm], []
+        for candidate in plan:
+            which = (arm, candidate.point, candidate.job.seed)
+            runs = [trial for trial in self.record.trials if (trial.arm, trial.settings, trial.seed) == which]
+            whole = next((t for t in runs if t.share == 1 and t.validation_loss is not None), None)
+            if whole and whole.validation_loss is not None:
+                study.complete(candidate.number, whole.validation_loss)
+            elif any(t.validation_loss is None for t in runs):
+                study.fail(candidate.number)
+            else:
+                study.prune(candidate.number)
+                given_up.append(candidate.point)
+        self._note(pruned={**self.record.pruned, arm: tuple(given_up)})
 
     def _run_rung(
         self, arm: str, some: Sequence[Candidate], others: Sequence[Candidate], share: float
@@ -225,6 +305,7 @@ class _Search:
 
         Those that diverged are left out.
         """
+        self._run_side_by_side([self._make_job(arm, one, share) for one in some])
         tried = [(self._run_trial(arm, one, share), one) for one in some]
         finite = [pair for pair in tried if pair[0].validation_loss is not None]
         finite.sort(key=lambda pair: _read_trial_loss(pair[0]))
@@ -239,16 +320,16 @@ class _Search:
     def _run_trial(self, arm: str, candidate: Candidate, share: float) -> Trial:
         """Run *candidate* for *share* of its length and record it; one that is recorded already is returned."""
         point, seed = candidate.point, candidate.job.seed
-        name = ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
-        folder = self._out / arm / name / ("" if share == 1 else name_share(share).replace("/", "of")) / f"seed{seed}"
+        job = self._make_job(arm, candidate, share)
+        folder = Path(job.out)
         known = next((trial for trial in self.record.trials if trial.out == str(folder)), None)
         if known:
+            self._report(candidate, known)
             return known
-        job = shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
         was_finished = (folder / TRAINING_FILE).is_file()
         common: dict[str, Any] = {"arm": arm, "settings": point, "seed": seed, "out": str(folder), "share": share}
         try:
-            found = finetune(job, self._backend, self._name_runs(name, share))
+            found = finetune(job, self._backend, self._name_runs(_name_point(point), share))
         except DivergedError as error:
             trial = Trial(**common, validation_loss=None, error=error.problem, steps=error.step)
         else:
@@ -256,9 +337,31 @@ class _Search:
         if share < 1 and is_first_process():
             _remove_weights(folder)
         self._note(trials=(*self.record.trials, trial))
+        self._report(candidate, trial)
         if not was_finished:  # a search that only finds what it has keeps its record until the end
             self._write()
         return trial
+
+    def _make_job(self, arm: str, candidate: Candidate, share: float) -> FinetuneJob:
+        """Return the job of *candidate* for *share* of its length, with its folder."""
+        length = "" if share == 1 else name_share(share).replace("/", "of")
+        folder = self._out / arm / _name_point(candidate.point) / length / f"seed{candidate.job.seed}"
+        return shorten_job(candidate.job, share).model_copy(update={"out": str(folder)})
+
+    def _run_side_by_side(self, jobs: Sequence[FinetuneJob]) -> None:
+        known = {trial.out for trial in self.record.trials}
+        waiting = [job for job in jobs if job.out not in known and not (Path(job.out) / TRAINING_FILE).is_file()]
+        if self._run_ahead is not None and len(waiting) > 1:
+            self._run_ahead(waiting)
+
+    def _report(self, candidate: Candidate, trial: Trial) -> None:
+        """Tell the study the loss of a run of the first seed; what is drawn without pruning learns from it."""
+        study = self._studies[trial.arm]
+        if trial.seed != self.record.sampler_seed or trial.validation_loss is None:
+            return
+        study.report(candidate.number, trial.steps or 0, trial.validation_loss)
+        if trial.share == 1 and self.record.prune is None:
+            study.complete(candidate.number, trial.validation_loss)
 
     def _name_runs(self, name: str, share: float) -> ProgressDisplay:
         """Return the display with the settings and the length of a run behind its title."""
@@ -278,8 +381,24 @@ def name_share(share: float) -> str:
     return str(Fraction(share))
 
 
+def _name_point(point: Mapping[str, str]) -> str:
+    """Return the name of the folder of settings."""
+    return ",".join(f"{field}={value}" for field, value in point.items()) or "as-given"
+
+
 def _as_tuples(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(some) for name, some in values.items()}
+
+
+def _list_points(space: Space) -> list[Point]:
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*space.values())]
+
+
+def _list_corners(space: Space) -> list[Point]:
+    """Return every combination of the values of *space*, of ranges their ends."""
+    spans = {field: find_range(field, values) for field, values in space.items()}
+    ends = {field: [f"{end:.12g}" for end in span[:2]] if span else list(space[field]) for field, span in spans.items()}
+    return _list_points(ends)
 
 
 def _all_diverged(arm: str) -> BenchError:

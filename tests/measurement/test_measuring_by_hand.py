@@ -136,7 +136,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Give a list: what it holds is the outcome of the next measurement; what is asked is added to it."""
     given: list[Any] = []
 
-    def run(ready: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Any) -> list[Any]:
+    def run(ready: Sequence[PreparedCandidate], scenario: Scenario, meter: str, countdown: Any, _: Any) -> list[Any]:
         found, given[:] = list(given), [(ready, scenario, meter, countdown)]
         return found
 
