@@ -74,7 +74,7 @@ class TextEncoder:
         These are the leading ids that the text before the cut, encoded alone, shares with the whole text.
         """
         before, after = self._find_added() if texts else (None, None)
-        if before is None or len(after):
+        if before is None or after is None or len(after):
             yield from self._encode_cuts_apart(texts, begins, cuts)
             return
         words = [self._cut_words(text) for text in texts]
