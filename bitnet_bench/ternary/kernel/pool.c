@@ -21,7 +21,7 @@ enum {
     CALLER_SPIN_NS = 50000,
     STALL_NS = 400000,       /* waiting so much longer than working: a helper has lost its core */
     LEAST_ALONE_NS = 4000000,
-    MOST_ALONE_NS = 128000000,
+    MOST_ALONE_NS = 1000000000, /* beside many processes a helper is away for tens of milliseconds */
 };
 
 static struct {
