@@ -21,10 +21,8 @@ import pyarrow as pa
 
 from bitnet_bench.files import replace_file
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows, which keeps files that are open from being removed by itself
-    fcntl = None  # type: ignore[assignment]
 
 ABANDONED_SECONDS = 60.0
 """Age of an unfinished file that may be removed if no process holds it."""
@@ -89,8 +87,12 @@ class TableWriter:
         folder = find_cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
-        self._lock, name = tempfile.mkstemp(".partial", "rows-", folder)
-        _is_free(self._lock)  # held until it is closed, by whatever end of this process
+        number, name = tempfile.mkstemp(".partial", "rows-", folder)
+        if sys.platform == "win32":  # where no open file can be renamed
+            os.close(number)
+        else:
+            self._lock = number
+            _is_free(number)  # held until it is closed, by whatever end of this process
         self._file = Path(name)
         self._writer = pa.ipc.new_file(name, self._schema)
         for held in self._held:
@@ -130,7 +132,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _is_free(number: int) -> bool:
     """Lock an open file, and return whether no other process has done so."""
-    if fcntl is None:
+    if sys.platform == "win32":  # which lets no open file be removed
         return True
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

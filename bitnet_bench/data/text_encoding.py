@@ -74,7 +74,7 @@ class TextEncoder:
         These are the leading ids that the text before the cut, encoded alone, shares with the whole text.
         """
         before, after = self._find_added() if texts else (None, None)
-        if before is None or len(after):
+        if before is None or after is None or len(after):
             yield from self._encode_cuts_apart(texts, begins, cuts)
             return
         words = [self._cut_words(text) for text in texts]
@@ -92,9 +92,9 @@ class TextEncoder:
             yield np.concatenate((before, ids)) if added else ids, shared
 
     def _cut_tails(self, text: str, words: Sequence[str], cuts: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
-        """Yield for each cut of *text* how many of its *words* the text before the cut begins with, and its other words.
+        """Yield for each cut of *text* how many of its *words* the text before it begins with, and the other words there.
 
-        What a word is depends on what follows it up to the next visible character alone: those before the word with the
+        A word depends on what follows it up to the next visible character alone: those before the word that holds the
         last visible character before the cut are the same.
         """
         assert self._cut is not None
