@@ -92,7 +92,7 @@ class TextEncoder:
             yield np.concatenate((before, ids)) if added else ids, shared
 
     def _cut_tails(self, text: str, words: Sequence[str], cuts: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
-        """Yield for each cut of *text* how many of its *words* the text before it begins with, and the other words there.
+        """Yield for each cut of *text* how many of its *words* the text before it has, and its other words.
 
         A word depends on what follows it up to the next visible character alone: those before the word that holds the
         last visible character before the cut are the same.
