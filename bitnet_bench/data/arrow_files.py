@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,6 +21,11 @@ import pyarrow as pa
 
 from bitnet_bench.files import replace_file
 
+if sys.platform != "win32":
+    import fcntl
+
+ABANDONED_SECONDS = 60.0
+"""Age of an unfinished file that may be removed if no process holds it."""
 MIN_CACHED_ROWS = 5_000
 """Minimum number of rows to keep in a file; fewer stay in memory, and are read again in about a second."""
 _log = logging.getLogger(__name__)
@@ -52,6 +58,7 @@ class TableWriter:
         self._held: list[pa.RecordBatch] = []
         self._file: Path | None = None
         self._writer: Any = None
+        self._lock: int | None = None
         self.rows = 0
 
     def __enter__(self) -> TableWriter:
@@ -63,6 +70,8 @@ class TableWriter:
         if self._file is not None:
             with suppress(OSError):  # Windows keeps a file that is mapped
                 self._file.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def add(self, batch: pa.RecordBatch, rows: int | None = None) -> None:
         """Add *batch*, which stands for *rows* rows, by default its own."""
@@ -77,8 +86,13 @@ class TableWriter:
     def _open(self) -> None:
         folder = find_cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
         number, name = tempfile.mkstemp(".partial", "rows-", folder)
-        os.close(number)
+        if sys.platform == "win32":  # where no open file can be renamed
+            os.close(number)
+        else:
+            self._lock = number
+            _is_free(number)  # held until it is closed, by whatever end of this process
         self._file = Path(name)
         self._writer = pa.ipc.new_file(name, self._schema)
         for held in self._held:
@@ -100,6 +114,31 @@ class TableWriter:
         self._file = None
         _write_notes(whole.with_suffix(".json"), notes)
         return _map_file(whole)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove unfinished files of processes that were killed: each may be as large as the data."""
+    for file in folder.glob("rows-*.partial"):
+        with suppress(OSError):  # another process may have removed it, or the file system has no locks
+            if time.time() - file.stat().st_mtime < ABANDONED_SECONDS:
+                continue
+            number = os.open(file, os.O_RDWR)
+            try:
+                if _is_free(number):
+                    file.unlink()
+            finally:
+                os.close(number)
+
+
+def _is_free(number: int) -> bool:
+    """Lock an open file, and return whether no other process has done so."""
+    if sys.platform == "win32":  # which lets no open file be removed
+        return True
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def open_table(name: str) -> tuple[pa.Table, dict[str, Any]] | None:

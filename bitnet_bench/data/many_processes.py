@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
@@ -26,7 +26,7 @@ _work: Callable[[Any], Any] | None = None
 
 def map_in_processes(
     function: Callable[[Task], Answer], tasks: Iterable[Task], processes: int | None = None
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Yield *function* of each of *tasks* in order, computed by forked processes; an exception is raised here.
 
     *function* may be a closure: processes inherit it, and only tasks and answers travel. A single task, a single core

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -22,6 +23,10 @@ from bitnet_bench.data.text_encoding import TextEncoder
 from bitnet_bench.data.token_table import TokenTable
 from bitnet_bench.protocols import Progress, no_progress
 
+ROWS_IN_PART = 1 << 17
+"""Rows whose tokens are kept in a file of their own, so that a run that was killed goes on behind the last of these."""
+Batch = tuple[int, int]
+"""First row of some that are tokenized at once, and the row after the last."""
 WIDEST_SHORT_ID = 0xFFFF
 """Largest id that is kept in two bytes."""
 
@@ -58,29 +63,44 @@ def tokenize_stored(rows: StoredRows, encoding: Encoding, progress: Progress = n
 
 def _tokenize_table(rows: RowTable, encoding: Encoding, progress: Progress) -> TokenTable:
     name = f"tokens-{compute_fingerprint(rows, encoding)}"
-    kept = open_table(name)
-    if kept is None:
-        write = partial(_write_tokens, rows, encoding, name, progress)
-        table: pa.Table = write_or_hold(write, f"Tokens of {len(rows)} rows")
-    else:
-        table, _ = kept
-    return TokenTable.of_arrow(table, len(rows))
+    parts = _cut_parts(rows.list_batches(), len(rows))
+    write = partial(_complete_parts, rows, encoding, parts, name, progress)
+    tables: list[pa.Table] = write_or_hold(write, f"Tokens of {len(rows)} rows")
+    return TokenTable.of_arrow(pa.concat_tables(tables), len(rows))
 
 
-def _write_tokens(rows: RowTable, encoding: Encoding, name: str, progress: Progress, keeps: bool) -> pa.Table:
+def _cut_parts(batches: Sequence[Batch], rows: int) -> list[list[Batch]]:
+    """Return *batches* in parts of about equal numbers of them, and of ROWS_IN_PART rows or more."""
+    count = min(max(1, rows // ROWS_IN_PART), max(1, len(batches)))
+    return [[batches[int(at)] for at in some] for some in np.array_split(np.arange(len(batches)), count)]
+
+
+def _complete_parts(
+    rows: RowTable, encoding: Encoding, parts: Sequence[Sequence[Batch]], name: str, progress: Progress, keeps: bool
+) -> list[pa.Table]:
+    """Return the tokens of each of *parts*, from its file where an earlier run has finished it, else tokenized now."""
+    names = [f"{name}-{part[0][0]}-{part[-1][1]}" if part else name for part in parts]
+    tables = [None if kept is None else kept[0] for kept in map(open_table, names)]
+    lacking = [at for at, table in enumerate(tables) if table is None]
+    if not lacking:
+        return tables
     schema = _find_schema(encoding.tokenizer)
     encoder = TextEncoder(encoding.tokenizer)
     report = report_rate(progress, "rows tokenized")
 
-    def tokenize_some(batch: tuple[int, int]) -> pa.RecordBatch:
+    def tokenize_some(batch: Batch) -> pa.RecordBatch:
         return _pack_sequences(batch[0], _tokenize_rows(rows.read_rows(*batch), encoder, encoding), schema)
 
-    with TableWriter(schema, keeps) as writer:
-        batches = rows.list_batches()
-        for (start, stop), tokens in zip(batches, map_in_processes(tokenize_some, batches), strict=True):
-            writer.add(tokens, stop - start)
-            report(stop, stop, len(rows))
-        return writer.finish(name, {})
+    tokenized, before = 0, len(rows) - sum(stop - start for at in lacking for start, stop in parts[at])
+    with closing(map_in_processes(tokenize_some, [batch for at in lacking for batch in parts[at]])) as batches:
+        for at in lacking:
+            with TableWriter(schema, keeps) as writer:
+                for start, stop in parts[at]:
+                    writer.add(next(batches), stop - start)
+                    tokenized += stop - start
+                    report(tokenized, before + tokenized, len(rows))
+                tables[at] = writer.finish(names[at], {})
+    return tables
 
 
 def _tokenize_rows(rows: Sequence[Row], encoder: TextEncoder, encoding: Encoding) -> list[list[LearnedSequence]]:

@@ -92,9 +92,9 @@ class TextEncoder:
             yield np.concatenate((before, ids)) if added else ids, shared
 
     def _cut_tails(self, text: str, words: Sequence[str], cuts: Sequence[int]) -> Iterator[tuple[int, list[str]]]:
-        """Yield for each cut of *text* how many of its *words* the text before the cut begins with, and its other words.
+        """Yield for each cut of *text* how many of its *words* the text before it has, and its other words.
 
-        What a word is depends on what follows it up to the next visible character alone: those before the word with the
+        A word depends on what follows it up to the next visible character alone: those before the word that holds the
         last visible character before the cut are the same.
         """
         assert self._cut is not None

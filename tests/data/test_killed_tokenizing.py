@@ -81,9 +81,7 @@ def test_a_whole_run_leaves_nothing_to_tokenize(tokenizer: Any, cache: Path) -> 
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: data[:40]])
-def test_a_damaged_part_is_tokenized_again_alone(
-    damage: Callable[[bytes], bytes], tokenizer: Any, cache: Path
-) -> None:
+def test_a_damaged_part_is_tokenized_again_alone(damage: Callable[[bytes], bytes], tokenizer: Any, cache: Path) -> None:
     """The others are read as they are."""
     expected = tokenize_all(tokenizer, lambda *_: None)
     middle = next(file for file in cache.rglob("tokens-*-14-28.arrow"))

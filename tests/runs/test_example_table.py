@@ -154,6 +154,14 @@ def test_a_line_that_no_reading_foresaw_is_an_error_with_its_place() -> None:
         table is None or table[0]
 
 
+def test_documents_whose_numbers_are_far_apart_are_in_order() -> None:
+    """Their difference is more than 64 bits hold."""
+    lines = [LINE.replace('"doc_id":7', f'"doc_id":{doc}') for doc in (856, -(2**63))]
+    table = parse_examples(("\n".join(lines) + "\n").encode(), "samples.jsonl")
+    assert table is not None
+    assert [one.doc_id for one in sort_by_document(table)] == [-(2**63), 856]
+
+
 def test_every_field_of_an_example_is_known_to_the_columns() -> None:
     """A new one would send all files back to the lines; several answers and turns are left to them on purpose."""
     assert {*SCHEMA.names, GROUPS, "answers", "turns"} == set(Example.model_fields)
