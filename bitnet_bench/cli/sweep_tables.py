@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bitnet_bench.cli.sentences import print_text
 from bitnet_bench.cli.tables import DASH, format_duration, format_gigabytes, make_table, show
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def show_plan(plan: SweepPlan, cost: PlannedCost) -> None:
         show(kinds_table(plan, cost))
     else:
         show(steps_table(plan.graph.steps, cost.estimates, cost.states))
+    unknown = [one for name, one in cost.estimates.items() if one.seconds is None and cost.states[name] != "done"]
+    for note, count in Counter(one.note for one in unknown if one.note).items():
+        print_text(f"{count:,} step{'s' * (count > 1)} without an estimate: {note}")
 
 
 def steps_table(

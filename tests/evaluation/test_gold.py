@@ -43,6 +43,8 @@ def test_gold_answers_get_the_maximum(suite_name: str, task_name: str, limit: in
     ((suite, task),) = select_tasks([suite_name], [task_name])
     built = build_task(suite, task, TaskSettings(LOCAL))
     check_rows(built, None)
+    if task_name == "re":  # its areas under curves are 100 only if every relation has a row
+        limit = None
     result = evaluate_task(gold(built), built, limit=limit)
     assert not any(example.malformed for example in result.examples)
     for score in result.scores:

@@ -20,7 +20,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.ternary.engine import _int8_panels
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import DIGITS, multiply_float, multiply_int8, quantize_activation_groups
 from bitnet_bench.ternary.panels import scales_to_panels, to_panels
@@ -81,11 +80,15 @@ def ternary_case(rows: int, columns: int, tokens: int, codes: Tensor | None = No
 def int8_case(rows: int, columns: int, tokens: int) -> Case:
     random = torch.Generator().manual_seed(rows + columns)
     table, x = torch.randn(rows, columns, generator=random), torch.randn(tokens, columns, generator=random)
-    panels, scales = _int8_panels(table)
-    q, step = quantize_activations(x)
     largest = table.abs().amax(dim=1, keepdim=True)
-    expected = (q.int() @ (table * (127 / largest)).round().int().t()).float() * (step * scales)
-    return Case(1, panels, scales, quantized(x), expected)
+    values, scales = (table * (127 / largest)).round().int(), largest[:, 0] / 127
+    panels, steps = -(-rows // 16), -(-columns // 16) * 4
+    padded = torch.zeros(panels * 16, steps * 4, dtype=torch.int32)
+    padded[:rows, :columns] = values
+    stored = (padded + 128).to(torch.uint8).view(panels, 16, steps, 4).permute(0, 2, 1, 3).reshape(panels, steps, 64)
+    q, step = quantize_activations(x)
+    expected = (q.int() @ values.t()).float() * (step * scales)
+    return Case(1, stored.contiguous(), scales, quantized(x), expected)
 
 
 def group_case(rows: int, columns: int, group: int, tokens: int, digits: int) -> Case:
