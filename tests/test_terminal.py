@@ -211,7 +211,9 @@ def test_help_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     assert all(b"Usage:" in output for _, output in done)
 
 
-@pytest.mark.parametrize("encoding", ["cp949", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ascii", "C"))])
+@pytest.mark.parametrize(
+    "encoding", ["cp949", pytest.param("ascii", marks=pytest.mark.slow), pytest.param("C", marks=pytest.mark.slow)]
+)
 def test_the_main_commands_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     """None dies on a sign that its tables and sentences have, least of all after its work."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "안녕?", "response": "네, 안녕하세요."}\n' * 4, encoding="utf-8")
