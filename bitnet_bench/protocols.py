@@ -258,7 +258,7 @@ class Backend(Contract):
         """
         if options.kv_cache != "exact":
             raise BenchError(
-                f"{type(self).__name__} keeps keys and values in the dtype of the model.",
+                "This backend keeps keys and values in the dtype of the model.",
                 "Leave out `kv_cache`; it is for `backend=ternary`.",
             )
         return self

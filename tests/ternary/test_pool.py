@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +79,36 @@ def test_the_child_of_a_fork_has_helpers_of_its_own(
         os._exit(0 if torch.equal(multiply(layers, x, 3, times=1), expected) else 3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert torch.equal(multiply(layers, x, 3), expected)
+
+
+def read_running_times(threads: set[str]) -> dict[str, int]:
+    """Return the nanoseconds that each of *threads* has run on a processor."""
+    return {i: int(Path(f"/proc/self/task/{i}/schedstat").read_text().split()[0]) for i in threads}
+
+
+def count_helpers_that_run(layers: kernel.JoinedLayers, x: torch.Tensor) -> int:
+    """Return how many helpers run while two threads multiply, after six did: the fewest in 40 rounds of products."""
+    before = set(os.listdir("/proc/self/task"))
+    multiply(layers, x, 6)
+    helpers = set(os.listdir("/proc/self/task")) - before
+    fewest = len(helpers)
+    for _ in range(40):
+        start = read_running_times(helpers)
+        multiply(layers, x, 2, times=500)
+        end = read_running_times(helpers)
+        fewest = min(fewest, sum(end[i] > start[i] for i in helpers))
+        if fewest <= 1:
+            break
+    return fewest
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not say how long threads ran")
+def test_helpers_that_no_job_takes_do_not_spin(
+    product: tuple[kernel.JoinedLayers, torch.Tensor, torch.Tensor],
+) -> None:
+    """After torch.set_num_threads with fewer threads; in a fork, whose helpers are all its own."""
+    layers, x, _ = product
+    child = os.fork()
+    if child == 0:
+        os._exit(count_helpers_that_run(layers, x))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) <= 1

@@ -1,7 +1,7 @@
 """The CPU kernel: products of 2-bit weights and int8 activations with exact integer sums, and the steps between them.
 
-The library is plain C, built with the package as an optional extension and called through ctypes. It uses the threads
-of torch's own OpenMP pool. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
+The library is plain C, built with the package as an optional extension and called through ctypes. It has helper threads
+of its own (pool.c), as many as torch is set to. `BITNET_BENCH_KERNEL` names the instruction set to use, or `off`.
 """
 
 from __future__ import annotations

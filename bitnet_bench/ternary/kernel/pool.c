@@ -29,14 +29,15 @@ static struct {
     uint64_t state;    /* the job's number, whether it is open, and how many helpers are inside */
     void (*work)(void *);
     void *argument;
-    int seats;         /* helpers that the job takes */
+    int seats;         /* helpers that the job takes: those of the lowest numbers, others sleep */
     int helpers;       /* threads that exist */
     int sleepers;
     int caller_sleeps;
     int64_t alone_until, alone_ns; /* of the clock; length of the last time alone */
     pthread_mutex_t lock;
-    pthread_cond_t job, done;
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .job = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+    pthread_cond_t job, done, more_seats;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .job = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER,
+          .more_seats = PTHREAD_COND_INITIALIZER};
 
 static int64_t nanoseconds(void) {
     struct timespec now;
@@ -79,11 +80,20 @@ static void sleep_until_next_job(uint64_t number) {
     pthread_mutex_unlock(&pool.lock);
 }
 
-static void *helper(void *unused) {
-    (void)unused;
+static int has_seat(int place) { return place < __atomic_load_n(&pool.seats, __ATOMIC_SEQ_CST); }
+
+static void sleep_until_seat(int place) {
+    pthread_mutex_lock(&pool.lock);
+    while (!has_seat(place)) pthread_cond_wait(&pool.more_seats, &pool.lock);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void *helper(void *argument) {
+    const int place = (int)(intptr_t)argument;
     uint64_t last = 0, seen = 0;
     int64_t since = nanoseconds();
     for (;;) {
+        if (!has_seat(place)) sleep_until_seat(place);
         const uint64_t before = last;
         last = help(last);
         const uint64_t now = load_state() >> NUMBER_SHIFT;
@@ -106,6 +116,7 @@ static void forget_helpers(void) { /* in the child of a fork, which has the call
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.job, NULL);
     pthread_cond_init(&pool.done, NULL);
+    pthread_cond_init(&pool.more_seats, NULL);
 }
 
 /* Start helpers until there are so many; with fewer, if the system gives no more, jobs are done all the same. */
@@ -117,7 +128,7 @@ static void start_helpers(int count) {
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the program */
     for (; pool.helpers < count; pool.helpers++) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, helper, NULL)) break;
+        if (pthread_create(&thread, NULL, helper, (void *)(intptr_t)pool.helpers)) break;
         pthread_detach(thread);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -127,7 +138,12 @@ static void open_job(void (*work)(void *), void *argument, int seats) {
     static uint64_t number;
     pool.work = work;
     pool.argument = argument;
-    __atomic_store_n(&pool.seats, seats, __ATOMIC_RELAXED);
+    if (seats != pool.seats) {
+        pthread_mutex_lock(&pool.lock);
+        __atomic_store_n(&pool.seats, seats, __ATOMIC_SEQ_CST);
+        pthread_cond_broadcast(&pool.more_seats);
+        pthread_mutex_unlock(&pool.lock);
+    }
     __atomic_store_n(&pool.state, ++number << NUMBER_SHIFT | OPEN, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST)) {
         pthread_mutex_lock(&pool.lock);
