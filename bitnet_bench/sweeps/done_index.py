@@ -61,6 +61,7 @@ class FileIndex:
         self._graph, self._clock_ns = graph, clock_ns
         self._file = Path(graph.folder) / INDEX_FILE
         self._entries = _read_entries(self._file)
+        self._begins_line = False
         self._begun: dict[str, _Sight] = {}
         self._extended: dict[str, list[str]] = {}
         self._young: list[tuple[Step, _Sight]] = []
@@ -130,14 +131,17 @@ class FileIndex:
         entry = _Entry(id=step.id, key=step.key, inputs=inputs, outputs=outputs)
         self._entries[step.id] = entry
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        if not self._begins_line:
+            self._drop_cut_line()
+            self._begins_line = True
         with open(self._file, "a", encoding="utf-8") as file:
             file.write(entry.model_dump_json() + "\n")
 
-    def compact(self) -> None:
-        """Write the index anew with one line for each step of the graph."""
-        kept = [entry for name, entry in self._entries.items() if name in self._graph.by_id]
-        if self._file.exists():
-            write_whole(self._file, "".join(entry.model_dump_json() + "\n" for entry in kept))
+    def _drop_cut_line(self) -> None:
+        """Write the index anew without a last line that a kill cut short: the next one would be appended to it."""
+        there = read_text(self._file, DAMAGED_HINT) if is_file(self._file) else ""
+        if there and not there.endswith("\n"):
+            write_whole(self._file, "".join(line + "\n" for line in there.split("\n")[:-1]))
 
     def _look(self, paths: Sequence[str]) -> _Sight:
         seen = [file for path in paths for file in self._look_at(path)]

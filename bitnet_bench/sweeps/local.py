@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -241,6 +242,7 @@ def run_in_worker(
     """Run *step* in this process, whose output goes to the file *log*, and send its outcome through *pipe*."""
     os.setpgrp()  # Ctrl-C reaches the scheduler alone, which passes it on once
     ask_to_end_with_parent()
+    _end_with_scheduler()
     _redirect_output(log)
     if gpus is not None:
         os.environ[VISIBLE_DEVICES_VARIABLE] = gpus
@@ -253,6 +255,22 @@ def run_in_worker(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _end_with_scheduler() -> None:
+    """Kill this process and what it has started when the scheduler is killed, so that the next call can resume.
+
+    The process that steps are forked from lives on while one of them does, and so its end tells nothing.
+    """
+    scheduler = multiprocessing.parent_process()
+    if scheduler is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(scheduler.sentinel,), daemon=True).start()
 
 
 def _redirect_output(log: str) -> None:

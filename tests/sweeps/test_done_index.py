@@ -131,6 +131,17 @@ def test_a_young_file_is_recorded_when_a_change_would_show(graph: Graph, tmp_pat
     assert is_current(graph)
 
 
+def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next_ones(graph: Graph, tmp_path: Path) -> None:
+    finish(graph)
+    file = tmp_path / INDEX_FILE
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole + whole[:20], encoding="utf-8")
+    for _ in range(2):
+        finish(graph)
+    assert is_current(graph)
+    assert len(file.read_text(encoding="utf-8").splitlines()) == len(whole.splitlines()) + 2
+
+
 def test_a_line_that_a_kill_cut_short_is_ignored_and_another_is_an_error(graph: Graph, tmp_path: Path) -> None:
     finish(graph)
     file = tmp_path / INDEX_FILE

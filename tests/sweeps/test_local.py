@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bitnet_bench.errors import UsageError
@@ -66,6 +68,36 @@ def test_each_step_has_a_process_whose_death_is_not_that_of_the_others(tmp_path:
     assert sweep.outcomes["two"].is_lost
     assert not sweep.outcomes["three"].is_lost
     assert (tmp_path / "logs/two.log").read_text(encoding="utf-8") == "two does die\n"
+
+
+def run_and_hang(folder: str) -> None:
+    """Run a sweep of one step that hangs: the scheduler that a test kills."""
+    graph = plan(Path(folder), one="hang")
+    with executor(graph) as opened:
+        run_graph(graph, opened)
+
+
+def test_a_scheduler_that_is_killed_takes_its_steps_with_it(tmp_path: Path) -> None:
+    scheduler = multiprocessing.get_context("spawn").Process(target=run_and_hang, args=(str(tmp_path),))
+    scheduler.start()
+    file = tmp_path / "one.pid"
+    assert wait_until(lambda: file.is_file() and file.read_text(encoding="utf-8"))
+    scheduler.kill()
+    scheduler.join()
+    pid = int(file.read_text(encoding="utf-8"))
+    try:
+        assert wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(holds: Callable[[], Any]) -> bool:
+    """Return whether *holds* becomes true before a hanging step would end by itself."""
+    deadline = time.monotonic() + LONG_S / 2
+    while not (found := holds()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(found)
 
 
 def test_an_interruption_ends_every_process(tmp_path: Path) -> None:
