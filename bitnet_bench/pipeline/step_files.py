@@ -89,7 +89,9 @@ class FileFinder:
         place = parse_hub_id(name)
         if name.startswith(HUB_PREFIX):
             return StepFiles((), has_unseen=True)
-        if place is None or Path(name).parent.is_dir():  # runs/mine is a folder that is not there, and no hub id
+        # runs/mine is a folder that is not there, and models/mine.gguf a file; neither is a hub id
+        is_file = name.endswith(".gguf") and name.count("/") < 2
+        if place is None or is_file or Path(name).parent.is_dir():
             raise UsageError(
                 f"There is no checkpoint {name}.",
                 "Give a folder, a GGUF file, a hub id such as ORG/NAME or ORG/NAME@REVISION, or `demo` / `demo-fp16`.",

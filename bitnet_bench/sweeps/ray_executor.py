@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ from bitnet_bench.sweeps.step_process import RANK_VARIABLE, StepCall, load_progr
 RUNS_FOLDER, ANSWERS_FOLDER = "ray", "answers"
 STOP_S = 10.0
 """Time that tasks have to end their steps, before their workers are killed."""
+CONNECT_S = 10.0
+"""Time that the head of a cluster has to take a connection."""
 PROBE_S = 120.0
 """Time that a node has to say what it has: a worker must start, and import this package."""
 
@@ -329,6 +332,13 @@ def open_executor(graph: Graph, run_step: RunStep, options: ExecutorOptions) -> 
             ray.shutdown()
 
 
+def _reach(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, for which Ray would wait without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+
+
 def _connect(ray: Any, address: str) -> None:
     """Connect to the cluster at *address*, without its dashboard and its statistics of use."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -337,8 +347,9 @@ def _connect(ray: Any, address: str) -> None:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
+            _reach(address)
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
         raise UsageError(
             f"There is no Ray cluster at {address}: {said}",

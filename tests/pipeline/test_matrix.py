@@ -107,6 +107,7 @@ def test_twins_have_names_that_a_report_knows(tmp_path: Path) -> None:
         ("    - sample", "    - sampel", ["Line 4", "no suite 'sampel'", "Did you mean sample?"]),
         ("tasks: [copa]", "tasks: [cops]", ["Line 4", "No task 'cops'", "Did you mean copa?"]),
         ("[demo, demo-fp16]", "[demo, ./nothing]", ["Line 2", "no checkpoint ./nothing"]),
+        ("[demo, demo-fp16]", "[demo, models/mine.gguf]", ["Line 2", "no checkpoint models/mine.gguf"]),
         ("  shots: [0, 2]", "  backends: [hf, terary]\n  shots: [2]", ["Line 5", "no backend 'terary'"]),
         ("  shots: [0, 2]", "  learning_rates: [0.1]", ["Line 5", "finetune.learning_rate", "no finetune"]),
         (

@@ -28,6 +28,16 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert "bitnet-bench[ray]" in caught.value.hint
 
 
+def test_an_address_where_nothing_listens_is_a_sentence(tmp_path: Path) -> None:
+    """Ray itself would wait for it without a word."""
+    pytest.importorskip("ray")
+    graph = counted_steps.make_counted_graph(tmp_path, "a")
+    options = ExecutorOptions(settings={"address": "127.0.0.1:1"})
+    opened = open_executor("ray", graph, counted_steps.run_counted, options)
+    with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:1"), opened:
+        pass
+
+
 def make_node(**resources: float) -> dict[str, Any]:
     return {"Alive": True, "Resources": resources}
 
