@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,13 +68,19 @@ def run_on_ray(cluster: Any, graph: Graph, **settings: Any) -> SweepState:
 @needs_ray
 def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     """Two nodes, one killed in the middle of a step: every unit of work of every step is done once."""
-    graph = counted_steps.make_counted_graph(tmp_path, "abcdef", job={"units": 4, "sleep_s": 0.5})
+    graph = counted_steps.make_counted_graph(tmp_path, "abcdef", job={"units": 6, "sleep_s": 0.5})
     with start_ray() as cluster:
 
+        def both_compute() -> bool:
+            """Whether each node is in the middle of a step, after others have ended."""
+            effects = counted_steps.read_effects(tmp_path)
+            ended = {name for name, what in effects if what == "end"}
+            units = Counter(name for name, what in effects if what.startswith("unit") and name not in ended)
+            return len(ended) >= 2 and len(units) == 2 and max(units.values()) < 5
+
         def kill() -> None:
-            while sum(what == "end" for _, what in counted_steps.read_effects(tmp_path)) < 2:
-                time.sleep(0.1)
-            time.sleep(1.2)
+            while not both_compute():
+                time.sleep(0.05)
             cluster.remove_node(cluster.workers[1], allow_graceful=False)
 
         killer = threading.Thread(target=kill)
@@ -84,7 +91,7 @@ def test_a_node_that_is_killed_loses_nothing_and_repeats_nothing(tmp_path: Path)
     effects = counted_steps.read_effects(tmp_path)
     assert sum(what == "begin" for _, what in effects) == 7, "no step was running on the node"
     done = [effect for effect in effects if effect[1] != "begin"]
-    whats = [*(f"unit-{number}" for number in range(4)), "end"]
+    whats = [*(f"unit-{number}" for number in range(6)), "end"]
     assert sorted(done) == sorted((name, what) for name in "abcdef" for what in whats)
     assert not list((tmp_path / "ray").iterdir())
 
