@@ -13,6 +13,7 @@ from bitnet_bench.evaluation.select import choose_suites
 from bitnet_bench.evaluation.trust import require_trust
 from bitnet_bench.pipeline.jobs import load_step
 from bitnet_bench.pipeline.matrix import Cell, Place
+from bitnet_bench.pipeline.planned_cost import list_done
 from bitnet_bench.pipeline.planning import SweepPlan, plan_sweep
 from bitnet_bench.pipeline.recipe import Recipe, Sweep, SweepCell, claim_recipe_folder, claim_sweep_folder
 from bitnet_bench.pipeline.steps import EvaluateStep, list_suites
@@ -95,17 +96,12 @@ def queue_sweep(
 
     UsageError for an executor without a queue that starts steps after others by itself.
     """
-    index = FileIndex(plan.graph)
     with open_executor(on, plan.graph, run_step, options) as executor:
         executor.check(plan.graph)
         if not isinstance(executor, QueuingExecutor):
             raise UsageError(f"The executor {on} does not run anything by itself.", "Leave `--detach` out.")
         prepare_sweep(sweep, plan, out)
-        done: set[str] = set()
-        for step in plan.graph.steps:
-            if done.issuperset(step.after) and index.is_current(step):
-                done.add(step.id)
-        return executor.queue_all(done)
+        return executor.queue_all(list_done(plan))
 
 
 def run_inline(

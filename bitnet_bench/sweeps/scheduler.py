@@ -45,11 +45,6 @@ class SweepState:
         """Return the steps in one of *states*, in the order of the graph."""
         return [step for step in self.graph.steps if self.states[step.id] in states]
 
-    @property
-    def has_failed(self) -> bool:
-        """True if a step failed."""
-        return "failed" in self.states.values()
-
 
 class _NoIndex:
     """Index of a sweep in which every step looks for itself what is done."""
@@ -69,13 +64,11 @@ def run_graph(
     executor: Executor,
     index: DoneIndex | None = None,
     display: Callable[[SweepState], None] = lambda sweep: None,
-    *,
-    stops_at_failure: bool = False,
 ) -> SweepState:
     """Run every step of *graph* that is not done, and return how each ended.
 
-    A failed step blocks those that wait for it and no others, unless *stops_at_failure*. An interruption ends the
-    running steps and is raised again: the same call resumes.
+    A failed step blocks those that wait for it and no others. An interruption ends the running steps and is raised
+    again: the same call resumes.
     """
     known = index or _NoIndex()
     sweep = SweepState(graph, dict.fromkeys(graph.by_id, "waiting"))
@@ -84,11 +77,8 @@ def run_graph(
     display(sweep)
     try:
         while sweep.list_in("waiting", "running"):
-            if not (stops_at_failure and sweep.has_failed):
-                _submit_ready(sweep, executor, known)
-                assert sweep.list_in("running"), "the executor has room for nothing, and nothing runs"
-            elif not sweep.list_in("running"):
-                break
+            _submit_ready(sweep, executor, known)
+            assert sweep.list_in("running"), "the executor has room for nothing, and nothing runs"
             _collect_outcomes(sweep, executor, known)
             display(sweep)
     except BaseException:
