@@ -141,7 +141,7 @@ class FinetuneJob(Settings):
     warmup_ratio: Annotated[float, OPTIMIZATION] = Field(default=0.05, ge=0, lt=1)
     """Share of the steps that warm up."""
     compute: Annotated[Literal["auto", "bf16", "fp32"], OPTIMIZATION] = "auto"
-    """Dtype of products; auto: bf16 where the processor has it. Masters are float32 always.
+    """Dtype of products; auto: the faster one here, by a short timing. Masters are float32 always.
 
     It is that of matrix products outside the ternary forward. auto is filled in when the job is run, and a run is
     continued only with the same.

@@ -38,12 +38,12 @@ def finetune(job: FinetuneJob, backend: str = TRAINING_BACKEND, steps: ProgressD
     run, or another process writes into it.
     """
     from bitnet_bench.data.templates import check_template, hash_template
-    from bitnet_bench.machine.fast_dtype import fastest_dtype
+    from bitnet_bench.machine.fast_dtype import fastest_training_dtype
     from bitnet_bench.training.resume import check_run_folder, recall_choices
 
     os.environ.setdefault(LARGE_PAGES_VARIABLE, "1")
     check_template(job.template)
-    compute = fastest_dtype() if job.compute == "auto" else job.compute
+    compute = fastest_training_dtype() if job.compute == "auto" else job.compute
     sources = {name: tuple(map(pin_source, getattr(job, name))) for name in ("data", "validation")}
     job = job.model_copy(update={**sources, "template_sha256": hash_template(job.template), "compute": compute})
     record = load_training_record(Path(job.out))
