@@ -26,9 +26,9 @@ def fastest_dtype() -> Literal["fp32", "bf16"]:
 def fastest_training_dtype() -> Literal["fp32", "bf16"]:
     """Return the dtype in which products of many rows are fastest, as training has them.
 
-    A processor may have bfloat16 instructions that read fewer bytes for one row and are slower for many: an Intel Emerald
-    Rapids (AVX512-BF16, no AMX) multiplies at 0.54 times float32's rate, an AMD Zen 4 at 2.3 times. So both are timed
-    on a CPU that has them, which takes some 70 ms (docs/performance.md).
+    A processor may have bfloat16 instructions that read fewer bytes for one row and are slower for many: an Intel
+    Emerald Rapids (AVX512-BF16, no AMX) multiplies at 0.54 times float32's rate, an AMD Zen 4 at 2.3 times. So both
+    are timed on a CPU that has them, which takes some 70 ms (docs/performance.md).
     """
     if fastest_dtype() == "fp32":
         return "fp32"
