@@ -313,7 +313,7 @@ def _list_shards(out: Path) -> list[_FinishedShard]:
     names = {}
     for folder in sorted((out / SHARDS_FOLDER).glob("*-of-*")):
         number, _, count = folder.name.partition("-of-")
-        if number.isdecimal() and count.isdecimal():
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MAX_SHARDS:
             names[Shard(int(number), int(count))] = folder
     if not names:
         raise BenchError(f"There are no shards in {out}.", f"Evaluate with {again} 1/16`, ..., 16/16.")

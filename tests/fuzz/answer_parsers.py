@@ -248,7 +248,9 @@ def _write_parquet(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({"prompt": ["한국의 수도는?", "안녕"] * 20, "response": ["서울이에요.", "네"] * 20, "n": [1, 2] * 20})
+    table = pa.table(
+        {"prompt": ["한국의 수도는?", "안녕"] * 20, "response": ["서울이에요.", "네"] * 20, "n": [1, 2] * 20}
+    )
     pq.write_table(table, folder / "rows.parquet")
 
 

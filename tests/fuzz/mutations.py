@@ -143,8 +143,8 @@ REPLY_PIECES = (
     "ㄱ. ",
     "0" * 400,
 )
-HTTP_STATUSES = (b"200 OK", b"204 No", b"206 x", b"301 Moved", b"400 Bad", b"401 No", b"404 No", b"413 Big", b"429 Slow",
-                 b"500 Oops", b"503 Busy", b"600 x", b"99 x", b"-1 x", b"", b"OK", b"200")  # fmt: skip
+HTTP_STATUSES = (b"200 OK", b"204 No", b"206 x", b"301 Moved", b"400 Bad", b"401 No", b"404 No", b"413 Big",
+                 b"429 Slow", b"500 Oops", b"503 Busy", b"600 x", b"99 x", b"-1 x", b"", b"OK", b"200")  # fmt: skip
 HTTP_LINES = (
     b"Retry-After: 7",
     b"Retry-After: 1e999",

@@ -1,4 +1,4 @@
-"""List the parsers of what a server of OpenAI's protocol answers, each from a server on loopback that says only that."""
+"""List the parsers of what a server of OpenAI's protocol answers; a server on loopback says what is damaged."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ def _check_sentence(error: Exception) -> None:
 _CHOICE = {"index": 0, "finish_reason": "stop"}
 _USAGE = {"prompt_tokens": 5, "completion_tokens": 2}
 WHOLE = {
-    "choices": [{**_CHOICE, "text": "답", "message": {"role": "assistant", "content": "답", "reasoning_content": "음"}}],
+    "choices": [
+        {**_CHOICE, "text": "답", "message": {"role": "assistant", "content": "답", "reasoning_content": "음"}}
+    ],
     "usage": _USAGE,
 }
 EVENTS = [
@@ -187,8 +189,10 @@ MODELS = {
 }
 
 PARSERS = (
-    Parser("served-models", "models.json", mutations.mutate_json, _write("models.json", MODELS), _read_models, 1, (HOST,)),
-    Parser("served-answer", "answer.json", mutations.mutate_json, _write("answer.json", WHOLE), _read_whole, 2, (HOST,)),
+    Parser("served-models", "models.json", mutations.mutate_json, _write("models.json", MODELS), _read_models, 1,
+           (HOST,)),
+    Parser("served-answer", "answer.json", mutations.mutate_json, _write("answer.json", WHOLE), _read_whole, 2,
+           (HOST,)),
     Parser("served-stream", "answer.events", mutations.mutate_events, _write("answer.events", STREAM), _read_stream, 2,
            (HOST,)),
     Parser("served-response", "response.http", mutations.mutate_response, _write("response.http", _wrap(

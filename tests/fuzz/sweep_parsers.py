@@ -1,4 +1,4 @@
-"""List the parsers of what stands in the folder of a sweep, or of a search: several processes and machines write there."""
+"""List the parsers of what stands in the folder of a sweep or of a search, where several processes write."""
 
 from __future__ import annotations
 
