@@ -29,6 +29,7 @@ from bitnet_bench.evaluation.answer_cache import (
     StoredModel,
     cache_file,
     compute_digest,
+    keep_texts,
     list_stored_models,
     prune,
     set_aside,
@@ -252,7 +253,7 @@ def _list_folder(place: Path) -> list[tuple[StoredModel, list[Path]]]:
                 header, known, _ = read_answers(file)
             except BenchError:
                 continue
-            about = header["about"]
+            about = keep_texts(header["about"])
             answers.update(known)
         if files:
             used = datetime.datetime.fromtimestamp(max(file.stat().st_mtime for file in files), datetime.UTC)

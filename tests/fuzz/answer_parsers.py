@@ -122,11 +122,10 @@ def write_board(folder: Path) -> None:
     from bitnet_bench.reports.write_board import dump_board, make_leaderboard, write_leaderboard
     from bitnet_bench.runs.jobs import BoardOptions
 
-    for options in (BoardOptions(), BoardOptions(paired=False)):
-        view = make_leaderboard([folder, RUN], options)
-        dump_board(view)
-        for name in ("board.html", "board.md"):
-            write_leaderboard(view, folder / name)
+    view = make_leaderboard([folder, RUN], BoardOptions())
+    dump_board(view)
+    for name in ("board.html", "board.md"):
+        write_leaderboard(view, folder / name)
 
 
 def _make_requests() -> tuple[Any, Any, Any]:
@@ -262,14 +261,14 @@ def read_parquet(folder: Path) -> None:
 
 
 PARSERS = (
-    Parser("shard", "run/shards/1-of-2/record.json", mutations.mutate_json, _copy_shards, merge, 1, ("shards",)),
-    Parser("shard-answers", "run/shards/1-of-2/answers", mutations.mutate_answers, _copy_shards, merge, 1, ("shards",)),
+    Parser("shard", "run/shards/1-of-2/record.json", mutations.mutate_json, _copy_shards, merge, 1, ("shards", "There is no")),
+    Parser("shard-answers", "run/shards/1-of-2/answers", mutations.mutate_answers, _copy_shards, merge, 1, ("shards", "There is no")),
     Parser("answer-file", f"cache/{(b'model' * 7).hex()[:32]}/one.answers", mutations.mutate_answers, _write_answers,
            read_answers, 2),
     Parser("answer-database", "cache.sqlite", mutations.mutate_binary, _write_database, read_answers, 2),
     Parser("columns", "sample-qa.jsonl", mutations.mutate_lines, _copy_samples, read_columns, 3),
     Parser("columns-choices", "sample-copa.jsonl", mutations.mutate_lines, _copy_samples, read_columns, 3),
-    Parser("board", "run/record.json", mutations.mutate_json, _copy_board, write_board, 2),
+    Parser("board", "run/record.json", mutations.mutate_json, _copy_board, write_board, 1),
     Parser("verdicts", "verdicts.jsonl", mutations.mutate_lines, _write_verdicts, read_verdicts, 2),
     Parser("judge-prompt", "judge.yaml", mutations.mutate_prompt, _copy_prompt, read_prompt, 2),
     Parser("reply", "reply.txt", mutations.mutate_reply, _write_reply, read_reply, 4),

@@ -298,7 +298,8 @@ def read_search(folder: Path) -> None:
 
 PARSERS = (
     Parser("matrix", "sweep.yaml", mutations.mutate_yaml, _write_sweep, read_matrix, 6),
-    Parser("graph", "sweep.json", mutations.mutate_json, _write_graph, read_graph, 3),
+    Parser("graph", "sweep.json", mutations.mutate_json, _write_graph, read_graph, 3,
+           ("A step", "There is no suite")),
     Parser("done-index", "done.jsonl", mutations.mutate_lines, _write_done, read_done, 2),
     Parser("attempt-claim", "claims/step.json", mutations.mutate_json, _write_claim, read_claim, 2),
     Parser("outcome", "outcome.json", mutations.mutate_json, _write_outcome, read_outcome, 1),
