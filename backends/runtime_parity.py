@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from bitnet_bench.backends.reference import (
@@ -201,8 +203,8 @@ def find_or_compare(
     The weights are compared with the checkpoint's first.
     """
     kept = find_cache_folder() / "parity" / f"{_key(checkpoint, file, runtime)}.json"
-    if kept.is_file():
-        return RuntimeParity.model_validate_json(kept.read_text(encoding="utf-8"))
+    with suppress(OSError, ValidationError):  # there is none, or it is damaged: it is found again
+        return RuntimeParity.model_validate_json(kept.read_bytes())
     if not is_itself(checkpoint, file):
         compare_weights(checkpoint, file)
     found = compare()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -127,7 +128,7 @@ def _prove(library: Path, layouts: Sequence[Layout]) -> _Proof:
     saved = [self_test.save_fields(layout) for layout in layouts]
     key = json.dumps([str(library.resolve()), state.st_size, state.st_mtime_ns, saved, _read_test()])
     kept = find_cache_folder() / "libllama" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    if kept.is_file():
+    with suppress(OSError, ValueError, LookupError, TypeError):  # there is none, or it is damaged: it is proved again
         said = json.loads(kept.read_text(encoding="utf-8"))
         return _Proof(layouts[said["layout"]], said["version"], said["gpu"])
     faults = []

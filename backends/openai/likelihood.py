@@ -34,9 +34,19 @@ class Scorer(ABC):
     def __init__(self, post: Post, model: str) -> None:
         self._post, self._model = post, model
 
-    @abstractmethod
     def score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
-        """Return (summed log-probability in nats, greedy) of each continuation of *context*."""
+        """Return (summed log-probability in nats, greedy) of each continuation of *context*.
+
+        ValueError, as the end of a sentence about the server, if it does not return them.
+        """
+        try:
+            return self._score(context, continuations)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # what it answers may be any JSON
+            raise ValueError("it answers with JSON of another form") from error
+
+    @abstractmethod
+    def _score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
+        """Return what `score` does."""
 
     def check(self) -> None:
         """Raise ValueError if the numbers of a known text are no log-probabilities of it."""
@@ -57,7 +67,7 @@ class EchoScorer(Scorer):
     As lm-eval does it, the continuation's tokens are those of the whole text after as many as the context alone has.
     """
 
-    def score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
+    def _score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
         """Return the sums over the tokens that follow those of *context*; one more request counts these."""
         start = len(self._read_prompt(context)[0])
         return [self._sum(start, *self._read_prompt(context + continuation)) for continuation in continuations]
@@ -102,7 +112,7 @@ class LlamaServerScorer(Scorer):
         self._fragments: set[int] = set()
         """Tokens that are parts of characters."""
 
-    def score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
+    def _score(self, context: str, continuations: Sequence[str]) -> list[Answer]:
         """Return the sums over the tokens that follow those of *context*."""
         before = self._encode(context)
         answers = []

@@ -19,6 +19,7 @@ from bitnet_bench.checkpoints.locate import DOWNLOAD_PATTERNS, HubId, parse_hub_
 from bitnet_bench.checkpoints.model_card import is_card_untouched, make_card, seal_card
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.files import explain_disk_errors, open_partial_folder, read_text, write_whole
+from bitnet_bench.json_files import read_json_object
 from bitnet_bench.runs.folder import TRAINING_FILE, load_record, load_training_record
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.shared_paths import share, shorten_path
@@ -154,10 +155,7 @@ def _stage_files(folder: Path, place: Path, keep_paths: bool, card: str) -> list
 def _read_shareable(file: Path) -> str:
     """Return the text of a JSON file with shortened paths, unchanged if it has none."""
     text = read_text(file, "Write it again.")
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise BenchError(f"{file} cannot be read: {str(error).splitlines()[0]}.", "Write it again.") from error
+    fields = read_json_object(file, "Write it again.")
     if file.name == TRAINING_FILE:
         shortened = share(fields)
         shortened["job"] |= {name: [Path(one).name for one in shortened["job"].get(name, [])] for name in DATA_SETTINGS}

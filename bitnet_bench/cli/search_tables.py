@@ -24,7 +24,8 @@ def show_search(search: SearchRecord) -> None:
     show(search_table(search))
     for arm, settings in search.choice.items():
         named = name_settings(settings) or "the settings as given"
-        print_text(f"Chosen for {arm}: {named}, {search.reasons[arm]}. Steps of this arm: {search.count_steps(arm):,}.")
+        why = f", {search.reasons[arm]}" if arm in search.reasons else ""
+        print_text(f"Chosen for {arm}: {named}{why}. Steps of this arm: {search.count_steps(arm):,}.")
         for out in search.chosen.get(arm, ()):
             print_text(f"Checkpoint: {out}")
     for trial in search.trials:

@@ -275,13 +275,13 @@ def _apply_chat_template(
                 raise MemoryError(f"it writes {len(text)} characters")
     except Exception as error:  # a template is a program
         raise BenchError(
-            f"The chat template {file or 'of the checkpoint'} does not take this row: {_explain(error)}.",
+            f"The chat template {file or 'of the checkpoint'} does not take this row: {explain_template_error(error)}.",
             "Correct it, or do without it.",
         ) from error
     return texts
 
 
-def _explain(error: Exception) -> str:
+def explain_template_error(error: Exception) -> str:
     """Return the first line of the message of a template's error."""
     said = str(error).strip().partition("\n")[0].rstrip(".")
     if isinstance(error, MemoryError):

@@ -41,7 +41,7 @@ ENVIRONMENT_ERROR_CODES = {
     sqlite3.SQLITE_CANTOPEN,
 }
 """Result codes that say nothing about the file's contents; any other code means that the file is broken or foreign."""
-DAMAGED_FILE_ERRORS = (sqlite3.Error, ValueError)
+DAMAGED_FILE_ERRORS = (sqlite3.Error, ValueError, TypeError)
 """Errors of reading a damaged file; ValueError if even its error message cannot be decoded."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (
@@ -75,6 +75,11 @@ class StoredModel:
     """Size of its keys and answers in bytes."""
     used: str
     """Time when it was last opened: ISO 8601, UTC."""
+
+
+def keep_texts(about: Any) -> dict[str, str]:
+    """Return what a file says of a model, as far as it is text: nothing vouches for it, and it is only shown."""
+    return {name: text for name, text in about.items() if isinstance(text, str)} if isinstance(about, dict) else {}
 
 
 def frame_parts(*parts: str | bytes) -> bytes:
@@ -245,8 +250,10 @@ def list_stored_models(file: Path) -> list[StoredModel]:
     try:
         with closing(connect(file)) as connection:
             rows = connection.execute(query).fetchall()
-            return [StoredModel(id_, json.loads(about), n, size, used) for id_, about, used, n, size in rows]
-    except (*DAMAGED_FILE_ERRORS, OSError, _ForeignError, TypeError) as error:
+            return [
+                StoredModel(id_, keep_texts(json.loads(about)), n, size, used) for id_, about, used, n, size in rows
+            ]
+    except (*DAMAGED_FILE_ERRORS, OSError, _ForeignError) as error:
         raise _make_unreadable_error(file, error) from error
 
 

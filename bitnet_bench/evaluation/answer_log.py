@@ -29,6 +29,7 @@ from bitnet_bench.evaluation.answer_cache import (
     StoredModel,
     cache_file,
     compute_digest,
+    keep_texts,
     list_stored_models,
     prune,
     set_aside,
@@ -75,9 +76,9 @@ def _read_header(file: Path, data: bytes) -> tuple[dict[str, Any], int]:
         raise problem
     try:
         header = json.loads(data[begin : begin + length])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise problem from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not isinstance(header.get("about"), dict):
         raise problem
     return header, begin + length
 
@@ -252,7 +253,7 @@ def _list_folder(place: Path) -> list[tuple[StoredModel, list[Path]]]:
                 header, known, _ = read_answers(file)
             except BenchError:
                 continue
-            about = header.get("about", {})
+            about = keep_texts(header["about"])
             answers.update(known)
         if files:
             used = datetime.datetime.fromtimestamp(max(file.stat().st_mtime for file in files), datetime.UTC)

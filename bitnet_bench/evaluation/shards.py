@@ -313,7 +313,7 @@ def _list_shards(out: Path) -> list[_FinishedShard]:
     names = {}
     for folder in sorted((out / SHARDS_FOLDER).glob("*-of-*")):
         number, _, count = folder.name.partition("-of-")
-        if number.isdecimal() and count.isdecimal():
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MAX_SHARDS:
             names[Shard(int(number), int(count))] = folder
     if not names:
         raise BenchError(f"There are no shards in {out}.", f"Evaluate with {again} 1/16`, ..., 16/16.")
@@ -360,7 +360,10 @@ def _read_shard(shard: Shard, folder: Path) -> _FinishedShard | None:
 
 def _has_finished(record: RunRecord) -> bool:
     """Return whether every task of a shard is answered, or could not be."""
-    return all(task in record.finished_tasks or task in record.errors for task in record.settings.get("tasks", ()))
+    asked = record.settings.get("tasks")
+    if not isinstance(asked, list) or not all(isinstance(task, str) for task in asked):
+        return False
+    return all(task in record.finished_tasks or task in record.errors for task in asked)
 
 
 def _check_alike(out: Path, one: _FinishedShard, other: _FinishedShard) -> None:

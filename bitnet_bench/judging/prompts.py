@@ -8,10 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from jinja2 import BaseLoader, StrictUndefined, TemplateError
+from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
+from bitnet_bench.data.bounds import bounded
+from bitnet_bench.data.templates import (
+    TEMPLATE_BYTES,
+    TEMPLATE_CHARACTERS,
+    TEMPLATE_GROWTH,
+    TEMPLATE_SECONDS,
+    explain_template_error,
+)
 from bitnet_bench.errors import BenchError, explain_fault
 from bitnet_bench.evaluation.conversations import Message
 from bitnet_bench.runs.records import AnsweredTurn
@@ -59,8 +67,22 @@ class JudgePrompt(Value):
 
     def _write(self, fields: Mapping[str, Any], history: list[dict[str, Any]], turn: int) -> list[Message]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        text = self._template.render(**fields, history=history, turn=turn + 1)
-        return [*system, {"role": "user", "content": text}]
+        return [*system, {"role": "user", "content": self._render({**fields, "history": history, "turn": turn + 1})}]
+
+    def _render(self, fields: Mapping[str, Any]) -> str:
+        """Return the text of the user's turn; BenchError if the template fails, or takes too much of anything."""
+        try:
+            with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
+                text: str = self._template.render(**fields)
+            if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * len(str(fields)):
+                raise MemoryError(f"it writes {len(text):,} characters")
+        except Exception as error:  # a template is a program
+            answers = "answer" if self.mode == "single" else "answer_a, answer_b"
+            raise BenchError(
+                f"The template `user` of the judge's prompt {self.name} fails: {explain_template_error(error)}.",
+                f"It may use question, {answers}, reference, turn, and history (a list of the same for earlier turns).",
+            ) from error
+        return text
 
     @cached_property
     def _template(self) -> Any:
@@ -95,9 +117,5 @@ def _try_prompt(prompt: JudgePrompt, file: Path) -> None:
                 prompt.write_single(turns, turn)
             else:
                 prompt.write_pair(turns, turns, turn)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:  # a template is a program
-        answers = "answer" if prompt.mode == "single" else "answer_a, answer_b"
-        raise BenchError(
-            f"The template `user` of {file} fails: {error}.",
-            f"It may use question, {answers}, reference, turn, and history (a list of the same for earlier turns).",
-        ) from error
+    except BenchError as error:
+        raise BenchError(f"{file} cannot be used. {error.problem}", error.hint) from error

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_bench.errors import BenchError
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
+from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.files import is_file, write_whole
 from bitnet_bench.json_files import read_json_object
 from bitnet_bench.protocols import ProgressDisplay
@@ -18,6 +20,35 @@ from bitnet_bench.runs.records import Cost, RunRecord
 BOARD_FILE = "board.html"
 RESULTS_FILE = "results.json"
 RESULTS_HINT = "Delete it, and run the sweep again: it is written anew."
+
+
+class _Score(BaseModel):
+    """What the table of a sweep shows of a score."""
+
+    task: str
+    value: FiniteFloat
+    stderr: FiniteFloat | None
+    lower_is_better: bool
+
+
+class _Cost(BaseModel):
+    """What the table shows of a measurement."""
+
+    decode_tokens_per_s: FiniteFloat | None
+
+
+class _Row(BaseModel):
+    """A run in the results of a sweep."""
+
+    run: str
+    scores: tuple[_Score, ...]
+    costs: tuple[_Cost, ...]
+
+
+class _Results(BaseModel):
+    """The results of a sweep, as far as they are read again."""
+
+    runs: tuple[_Row, ...]
 
 
 @dataclass(frozen=True)
@@ -63,9 +94,12 @@ class BoardStep:
 
 def read_results(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a sweep's results; BenchError if the file cannot be read."""
-    rows = read_json_object(file, RESULTS_HINT).get("runs")
-    if not isinstance(rows, list):
-        raise BenchError(f"{file} has no `runs`.", RESULTS_HINT)
+    fields = read_json_object(file, RESULTS_HINT)
+    try:
+        _Results.model_validate(fields)
+    except ValidationError as error:
+        raise BenchError(f"{file} cannot be read: {format_validation_error(error)}.", RESULTS_HINT) from error
+    rows: list[dict[str, Any]] = fields["runs"]
     return rows
 
 

@@ -9,13 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from bitnet_bench.errors import BenchError, format_validation_error
 from bitnet_bench.evaluation.select import choose_suites
 from bitnet_bench.evaluation.suites import Suite, Task
 from bitnet_bench.pipeline.board_step import BoardStep
 from bitnet_bench.pipeline.steps import EvaluateStep, FinetuneStep, MeasureStep, ReportStep, SearchStep, Step
 from bitnet_bench.runs.jobs import EvaluateJob
+from bitnet_bench.runs.value import Value
 from bitnet_bench.sweeps.graph import StepKind
 
 CLASSES: Mapping[StepKind, type[Step]] = {
@@ -26,6 +28,19 @@ CLASSES: Mapping[StepKind, type[Step]] = {
     "report": ReportStep,
     "board": BoardStep,
 }
+
+
+AGAIN_HINT = "Run `bitnet-bench sweep` again: it writes the steps anew."
+
+
+class _EvaluateFields(Value):
+    """What an evaluation of a graph says."""
+
+    model: str
+    out: str
+    suites: tuple[str, ...]
+    tasks: tuple[str, ...]
+    job: EvaluateJob
 
 
 def find_kind(step: Step) -> StepKind:
@@ -48,18 +63,26 @@ def dump_step(step: Step) -> dict[str, Any]:
 
 
 def load_step(kind: StepKind, fields: Mapping[str, Any]) -> Step:
-    """Return the step that *fields* describe."""
-    if kind == "evaluate":
-        tasks = find_tasks(fields["suites"], fields["tasks"])
-        job = EvaluateJob.model_validate(fields["job"])
-        return EvaluateStep(fields["model"], Path(fields["out"]), tuple(fields["suites"]), tasks, job)
-    step: Step = _adapt(kind).validate_python(fields)
+    """Return the step that *fields* describe; BenchError if they describe none."""
+    try:
+        if kind == "evaluate":
+            said = _EvaluateFields.model_validate(fields)
+            tasks = find_tasks(list(said.suites), list(said.tasks))
+            return EvaluateStep(said.model, Path(said.out), said.suites, tasks, said.job)
+        step: Step = _adapt(kind).validate_python(fields)
+    except ValidationError as error:
+        raise BenchError(
+            f"A step of the kind {kind} does not say what it runs: {format_validation_error(error)}.", AGAIN_HINT
+        ) from error
     return step
 
 
 def find_tasks(suites: list[str], names: list[str]) -> list[tuple[Suite, Task]]:
     """Return the tasks *names* (SUITE:TASK) of *suites* in that order."""
     there = {f"{suite.name}:{task.name}": (suite, task) for suite in choose_suites(suites) for task in suite.tasks}
+    missing = next((name for name in names if name not in there), None)
+    if missing is not None:
+        raise BenchError(f"A step scores {missing}, which is no task of its suites.", AGAIN_HINT)
     return [there[name] for name in names]
 
 

@@ -110,7 +110,7 @@ def _read_axes(matrix: Any, base: Mapping[str, Any], place: Place) -> tuple[Axis
     if not isinstance(matrix, dict) or not set(matrix) - {EXCLUDE}:
         raise UsageError(f"{place.locate((MATRIX,))}: {MATRIX} names no axis.", f"There are: {', '.join(AXES)}.")
     names = sorted(matrix, key=lambda name: AXES.index(name) if name in AXES else AXES.index("seeds") - 0.5)
-    axes = [_read_axis(name, matrix[name], base, place) for name in names if name != EXCLUDE]
+    axes = [_read_axis(str(name), matrix[name], base, place) for name in names if name != EXCLUDE]
     targets: dict[KeyPath, str] = {}
     for axis in axes:
         if axis.target in targets:
@@ -209,7 +209,10 @@ def _read_exclusions(given: Any, axes: Sequence[Axis], place: Place) -> Iterator
     for number, rule in enumerate(given):
         if not isinstance(rule, dict) or not rule:
             raise UsageError(f"{place.locate((*path, number))}: a combination names axes and values.", DOCS_HINT)
-        yield {name: _read_excluded(by_name, name, value, (*path, number, name), place) for name, value in rule.items()}
+        named = {str(name): value for name, value in rule.items()}  # YAML takes 1 and null for other things than texts
+        yield {
+            name: _read_excluded(by_name, name, value, (*path, number, name), place) for name, value in named.items()
+        }
 
 
 def _read_excluded(axes: Mapping[str, Axis], name: str, given: Any, path: KeyPath, place: Place) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +37,8 @@ NULLABLE = {
 }
 LEFT_OUT = {"cut": pa.bool_(), "thought": pa.string(), "unfinished": pa.bool_()}
 """Fields that a line lacks if they have their default."""
+_NULL_ROW = re.compile(rb"\}[ \t\r]*null")
+"""A null after an object; within a text it is none, and that file is then read line by line."""
 GROUPS = "groups"
 """Field whose names differ from task to task, so that its type is inferred."""
 SCHEMA = pa.schema({**WRITTEN, **NULLABLE, **LEFT_OUT})
@@ -56,7 +60,7 @@ def parse_examples(content: bytes, name: str) -> ExampleTable | None:
             pyarrow.json.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="infer"),
         )
         columns.validate(full=True)  # finds text that is not UTF-8
-    except pa.ArrowException:
+    except (pa.ArrowException, UnicodeDecodeError):  # the second for the name of a field
         return None
     if columns.num_rows != len(starts) - 1 or not (_has_known_fields(columns.schema) and _has_valid_values(columns)):
         return None
@@ -64,10 +68,14 @@ def parse_examples(content: bytes, name: str) -> ExampleTable | None:
 
 
 def _find_line_starts(content: bytes) -> np.ndarray | None:
-    """Return where each line starts, and the end of the last; None if a line is empty or has no end."""
-    starts = np.append(0, np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n")) + 1)
-    is_whole = len(starts) > 1 and starts[-1] == len(content) and int(np.diff(starts).min()) > 1
-    return starts if is_whole else None
+    """Return where each line starts, and the end of the last; None unless each line has an end and begins an object.
+
+    None too for what may be a null beside an object, which Arrow's reader dies of: no exception, a segmentation fault.
+    """
+    found = np.frombuffer(content, np.uint8)
+    starts = np.append(0, np.flatnonzero(found == ord("\n")) + 1)
+    is_whole = len(starts) > 1 and starts[-1] == len(content) and bool((found[starts[:-1]] == ord("{")).all())
+    return starts if is_whole and not _NULL_ROW.search(content) else None
 
 
 def _has_known_fields(schema: pa.Schema) -> bool:

@@ -496,7 +496,7 @@ class EvaluateJob(ServingJob):
     @classmethod
     def _files_by_task(cls, rows: Any) -> Any:
         """Take SUITE:TASK=FILE, which the command line gives, as well."""
-        if isinstance(rows, Mapping):
+        if not isinstance(rows, list | tuple):
             return rows
         found = {}
         for text in rows:

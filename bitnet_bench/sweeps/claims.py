@@ -7,7 +7,6 @@ begins when the former has noticed, or has long been silent.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import secrets
@@ -15,10 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from pydantic import Field, ValidationError
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
+from bitnet_bench.runs.value import Value
 
 CLAIMS_FOLDER = "claims"
 BEAT_S = 2.0
@@ -26,6 +27,17 @@ BEAT_S = 2.0
 SILENT_S = 20.0
 """Time after which an attempt that gives no sign is taken for dead: it has not reached the folder for ten beats."""
 POLL_S = 0.2
+
+
+class _Sign(Value):
+    """A sign of life of an attempt, as its file says it."""
+
+    token: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Name of the attempt, which is also a part of a file name."""
+    beats: int
+    host: str
+    boot: str
+    process: int = Field(gt=0, lt=2**31)
 
 
 class Claim:
@@ -48,15 +60,15 @@ class Claim:
         self._beat()
         if former is None or _has_died(former):
             return
-        ended = self._find_end(str(former.get("token")))
-        heard, beats = self._clock(), former.get("beats")
+        ended = self._find_end(former.token)
+        heard, beats = self._clock(), former.beats
         while not ended.exists() and self._clock() - heard < SILENT_S:
             self._sleep(POLL_S)
             self.keep()
             # a beat that was under way when this claim replaced it
             said = self._read()
-            if said is not None and said.get("token") == former.get("token") and said.get("beats") != beats:
-                heard, beats = self._clock(), said.get("beats")
+            if said is not None and said.token == former.token and said.beats != beats:
+                heard, beats = self._clock(), said.beats
                 self._beat()
         ended.unlink(missing_ok=True)
 
@@ -65,7 +77,7 @@ class Claim:
         if self._clock() - self._last_s < BEAT_S:
             return True
         said = self._read()
-        if said is not None and said.get("token") != self._token:
+        if said is not None and said.token != self._token:
             return False
         self._beat()
         return True
@@ -73,7 +85,7 @@ class Claim:
     def release(self) -> None:
         """Say that this attempt runs nothing any more."""
         said = self._read()
-        if said is not None and said.get("token") == self._token:
+        if said is not None and said.token == self._token:
             self._file.unlink(missing_ok=True)
         elif said is not None:
             with suppress(BenchError):
@@ -81,16 +93,16 @@ class Claim:
 
     def _beat(self) -> None:
         self._beats, self._last_s = self._beats + 1, self._clock()
-        said = {"token": self._token, "beats": self._beats, "host": platform.node(), "boot": _read_boot()}
+        said = _Sign(token=self._token, beats=self._beats, host=platform.node(), boot=_read_boot(), process=os.getpid())
         with suppress(BenchError):  # the folder may be away for a moment, and is missed later if it stays away
-            write_whole(self._file, json.dumps(said | {"process": os.getpid()}))
+            write_whole(self._file, said.model_dump_json())
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> _Sign | None:
+        """Return the last sign of life; None if there is none that can be read."""
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return _Sign.model_validate_json(self._file.read_bytes())
+        except (OSError, ValidationError):
             return None
-        return said if isinstance(said, dict) else None
 
     def _find_end(self, token: str) -> Path:
         return self._file.with_name(f"{self._file.stem}.{token}.ended")
@@ -103,14 +115,14 @@ def _read_boot() -> str:
     return ""
 
 
-def _has_died(said: dict[str, Any]) -> bool:
+def _has_died(said: _Sign) -> bool:
     """Return whether an attempt ran on this machine, and its process has ended."""
-    if not said.get("boot") or said.get("boot") != _read_boot() or said.get("host") != platform.node():
+    if not said.boot or said.boot != _read_boot() or said.host != platform.node():
         return False
     try:
-        os.kill(int(said.get("process", 0)), 0)
+        os.kill(said.process, 0)
     except ProcessLookupError:
         return True
-    except (OSError, ValueError, TypeError):
+    except OSError:
         return False
     return False

@@ -129,9 +129,13 @@ def load_graph(file: Path) -> Graph:
     place = file / GRAPH_FILE if file.is_dir() else file
     hint = "Run `bitnet-bench sweep` again: it writes the file anew."
     try:
-        return Graph.model_validate_json(read_text(place, hint))
-    except ValidationError as error:
-        raise BenchError(f"{place} cannot be read: {format_validation_error(error)}.", hint) from error
+        graph = Graph.model_validate_json(read_text(place, hint))
+        check_folders(graph.steps)
+        sort_steps(graph.steps)
+    except (ValidationError, UsageError) as error:
+        why = error.problem.rstrip(".") if isinstance(error, UsageError) else format_validation_error(error)
+        raise BenchError(f"{place} cannot be read: {why}.", hint) from error
+    return graph
 
 
 def find_step(graph: Graph, name: str) -> Step:
@@ -200,7 +204,7 @@ def sort_steps(steps: Iterable[Step]) -> list[Step]:
     """Return *steps* so that each stands after those that it waits for, otherwise in their order; refuse a cycle."""
     waiting = {step.id: step for step in steps}
     for step in waiting.values():
-        unknown = next((one for one in step.after if one not in waiting), None)
+        unknown = next((one for one in (*step.after, *step.extends) if one not in waiting), None)
         if unknown:
             hint = did_you_mean(unknown, sorted(waiting))
             raise UsageError(f"{_locate(step)}{step.id} waits for {unknown}, which is not a step.", hint)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import write_whole
@@ -42,6 +42,7 @@ END_S = 20.0
 SAVE_SIGNAL = signal.SIGUSR1
 """Signal that asks a step to save what it has, and to end."""
 RANK_VARIABLE = "BITNET_BENCH_STEP_RANK"
+_PROGRESS = TypeAdapter(StepProgress)
 SAVING_KINDS = ("finetune", "search")
 """Kinds of steps that save a state between two steps of training; others are on the disk all the time."""
 
@@ -190,7 +191,7 @@ def _explain_end(status: int, log: str) -> str:
 def load_outcome(file: Path) -> StepOutcome | None:
     """Return the outcome in *file*; None if there is none."""
     try:
-        return StepOutcome.model_validate_json(file.read_text(encoding="utf-8"))
+        return StepOutcome.model_validate_json(file.read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -198,9 +199,8 @@ def load_outcome(file: Path) -> StepOutcome | None:
 def load_progress(file: Path) -> StepProgress | None:
     """Return how far a step said that it is in *file*; None if it has said nothing."""
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        return StepProgress(str(said["title"]), int(said["done"]), int(said["total"]), str(said["note"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return _PROGRESS.validate_json(file.read_bytes())
+    except (OSError, ValidationError):
         return None
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -101,7 +102,7 @@ class ArmStudy:
     def __init__(self, file: Path | None, arm: str, space: Space, seed: int) -> None:
         import optuna
 
-        self._space, self._seed = space, seed
+        self._file, self._space, self._seed = file, space, seed
         self.name = f"{arm} {_digest_space(space, seed)}"
         self._study: Study = _open_study(file, self.name)
         self._state = optuna.trial.TrialState
@@ -111,6 +112,10 @@ class ArmStudy:
 
         What is drawn depends on the seed, on the number, and on the trials that have ended, and on nothing else.
         """
+        with _explain_journal(self._file):
+            return self._propose(number, point)
+
+    def _propose(self, number: int, point: Point | None) -> Point:
         from optuna.samplers import TPESampler
         from optuna.trial import Trial
 
@@ -132,21 +137,25 @@ class ArmStudy:
         """Record the validation loss of a run of *steps* with the settings of a trial."""
         from optuna.trial import Trial
 
-        known = self._study.get_trials(deepcopy=False)[number]
-        if not known.state.is_finished() and steps not in known.intermediate_values:
-            Trial(self._study, known._trial_id).report(loss, steps)
+        with _explain_journal(self._file):
+            known = self._study.get_trials(deepcopy=False)[number]
+            if not known.state.is_finished() and steps not in known.intermediate_values:
+                Trial(self._study, known._trial_id).report(loss, steps)
 
     def complete(self, number: int, loss: float) -> None:
         """Record that the settings were run in full."""
-        self._study.tell(number, loss, skip_if_finished=True)
+        with _explain_journal(self._file):
+            self._study.tell(number, loss, skip_if_finished=True)
 
     def prune(self, number: int) -> None:
         """Record that the settings were given up."""
-        self._study.tell(number, state=self._state.PRUNED, skip_if_finished=True)
+        with _explain_journal(self._file):
+            self._study.tell(number, state=self._state.PRUNED, skip_if_finished=True)
 
     def fail(self, number: int) -> None:
         """Record that a run with the settings diverged."""
-        self._study.tell(number, state=self._state.FAIL, skip_if_finished=True)
+        with _explain_journal(self._file):
+            self._study.tell(number, state=self._state.FAIL, skip_if_finished=True)
 
     def _suggest(self, trial: Trial, field: str) -> str:
         values = self._space[field]
@@ -174,12 +183,24 @@ def _open_study(file: Path | None, name: str) -> Study:
     place = file.absolute()  # a lock that a killed process left is found to be old only by an absolute path
     place.parent.mkdir(parents=True, exist_ok=True)
     _drop_unfinished_line(place)
-    try:
+    with _explain_journal(file):
         storage = JournalStorage(JournalFileBackend(str(place)))
         return optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
-    except (ValueError, KeyError, TypeError) as error:
+
+
+@contextmanager
+def _explain_journal(file: Path | None) -> Iterator[None]:
+    """Raise BenchError for what Optuna raises over *file*: a journal may hold any JSON, and is read at every call."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if file is None:
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
         raise BenchError(
-            f"{file} is not the journal of a search: {error}.",
+            f"{file} is not the journal of a search: {said}.",
             "Delete it and search again: runs that are finished are not repeated.",
         ) from error
 

@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.body = body
         if fault is not None:
             fault(self)
-        elif self.path in ("/v1/completions", "/v1/chat/completions"):
+        elif self.server.answers_anything or self.path in ("/v1/completions", "/v1/chat/completions"):
             self.server.answer(self)
         else:
             self.reply(404, {"error": {"message": "Not Found"}})
@@ -83,6 +83,8 @@ class Server(ThreadingHTTPServer):
         self.faults: deque[Fault] = deque()
         self.faults_of_models: deque[Fault] = deque()
         self.answer: Callable[[Handler], None] = write_answer
+        self.answers_anything = False
+        """True if `answer` answers at paths as well that OpenAI's protocol does not have."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print nothing: a client that goes away is what some tests are about."""

@@ -507,6 +507,39 @@ def test_a_server_that_ignores_echo_is_found_out(server: Any, session: OpenAISes
     assert len([body for body in server.bodies if body.get("echo")]) == 1  # it is not asked again
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"usage": [1]},
+        {"usage": {"prompt_tokens": 1e999}},
+        {"choices": [{"text": "x", "logprobs": {"tokens": ["x"], "token_logprobs": [10**400, 1], "top_logprobs": 3}}]},
+        {"choices": [["x"]]},
+        {"top_logprobs": [{"a": "b", "c": 1}]},
+        {"top_logprobs": [{"a": "b"}]},
+        {"tokens": [{"id": {}, "piece": [1]}]},
+        {"tokens": []},
+        {"completion_probabilities": [{"id": 7, "top_logprobs": [{"id": 7}]}]},
+        {"completion_probabilities": [{"id": 7, "top_logprobs": [{"id": 7}], "logprob": 10**400}]},
+    ],
+)
+def test_log_probabilities_of_another_form_are_none(server: Any, session: OpenAISession, change: Any) -> None:
+    """A server may answer with any JSON; it is said to have no log-probabilities, in a sentence."""
+
+    def answer(handler: Any) -> None:
+        text = handler.body.get("prompt", "")
+        text = text if isinstance(text, str) else ""
+        top = change.get("top_logprobs", [{}]) * (len(text) + 1)
+        logprobs = {"tokens": list(text), "token_logprobs": [None, *[-1.0] * len(text)], "top_logprobs": top}
+        llama = {"tokens": [{"id": 7, "piece": "x"}], "completion_probabilities": []}
+        served = {"choices": [{"text": text, "logprobs": logprobs}], "usage": {"prompt_tokens": len(text)}, **llama}
+        handler.reply(200, served | {name: value for name, value in change.items() if name != "top_logprobs"})
+
+    server.answer = answer
+    server.answers_anything = True
+    with pytest.raises(BenchError, match="returns no log-probabilities of a prompt"):
+        list(session.loglikelihood([("가", "나")]))
+
+
 def test_a_choice_without_a_token_of_its_own_is_an_error(server: Any, session: OpenAISession) -> None:
     """It would be certain, and always win."""
     server.answer = echo(by_character)

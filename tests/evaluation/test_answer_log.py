@@ -11,9 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bitnet_bench.cli.cache import answers_table
 from bitnet_bench.errors import BenchError
-from bitnet_bench.evaluation.answer_cache import compute_digest
+from bitnet_bench.evaluation.answer_cache import CACHE_FILE_VARIABLE, compute_digest
 from bitnet_bench.evaluation.answer_log import (
+    HEAD,
+    MAGIC,
     AnswerLog,
     FolderStore,
     KnownAnswers,
@@ -160,3 +163,19 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
     store.save(PAIRS)
     store.save(PAIRS)
     assert caplog.text.count("Answers are not kept") == 1
+
+
+@pytest.mark.parametrize(
+    "header", [b"[" * 60_000, b"{}", b'{"identity": "aa", "about": [1]}', b'{"about": null}', b"3"]
+)
+def test_a_header_that_says_nothing_is_no_file_of_answers(
+    tmp_path: Path, header: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left out where answers are listed, and named where they are read."""
+    file = tmp_path / "model" / "one.answers"
+    file.parent.mkdir()
+    file.write_bytes(MAGIC + HEAD.pack(len(header)) + header)
+    with pytest.raises(BenchError, match="is not a file of answers"):
+        read_answers(file)
+    monkeypatch.setenv(CACHE_FILE_VARIABLE, str(tmp_path))
+    answers_table(list_stored_answers()[1])

@@ -161,6 +161,13 @@ def test_two_counts_of_shards_are_refused(cut: Path) -> None:
         merge_shards(cut)
 
 
+@pytest.mark.parametrize("name", ["1-of-999999999999", "0-of-3", "4-of-3"])
+def test_a_folder_that_is_no_shard_is_passed_over(cut: Path, name: str) -> None:
+    """Its name is all that it has of one; a count of jobs that nobody has would be looked through."""
+    (cut / "shards" / name).mkdir()
+    assert merge_shards(cut).scores
+
+
 def test_a_folder_without_shards_says_what_makes_them(tmp_path: Path) -> None:
     """With the option."""
     with pytest.raises(BenchError, match=r"no shards in (.|\n)*--shard 1/16"):

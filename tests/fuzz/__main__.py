@@ -57,11 +57,15 @@ def _parse_options() -> argparse.Namespace:
 
 def _import_heavy() -> None:
     """Import before the first fork what every child would import."""
+    import fsspec.implementations.local  # noqa: F401
+    import optuna  # noqa: F401
+    import pyarrow.json
+    import pyarrow.parquet  # noqa: F401
     import torch
     import transformers
     from transformers.models.auto import modeling_auto  # noqa: F401
 
-    from fuzz import parsers
+    from fuzz import answer_parsers, parsers
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -69,6 +73,7 @@ def _import_heavy() -> None:
         parsers._checkpoint(kind)
     parsers._gguf()
     parsers._tokenizer()
+    answer_parsers._shards()
 
 
 if __name__ == "__main__":

@@ -95,6 +95,80 @@ TEMPLATE_PIECES = (
     "{{ messages | tojson * 999999 }}",
     "\ud83d",
 )
+REPLY_PIECES = (
+    " ",
+    "\n",
+    "(",
+    "[[",
+    "]]",
+    "{",
+    "정답은 ",
+    "정답: (",
+    "답",
+    "A ",
+    "(A)",
+    "B는 아니라 ",
+    "C) ",
+    "1번",
+    "두 번째 ",
+    "①",
+    "９",
+    "Ａ",
+    "1,",
+    "1",
+    "9.",
+    "/",
+    "-",
+    "\\boxed{",
+    "\\frac{1}{",
+    "\\sqrt{",
+    "#### ",
+    "억",
+    "<think>",
+    "</think>",
+    "점수: ",
+    '{"score": ',
+    "판정: A ",
+    "*",
+    "**",
+    "<<",
+    ">>",
+    "******",
+    "\u0301",
+    "\u200b",
+    "not ",
+    "because ",
+    "The answer is ",
+    "이유는 ",
+    "ㄱ. ",
+    "0" * 400,
+)
+HTTP_STATUSES = (b"200 OK", b"204 No", b"206 x", b"301 Moved", b"400 Bad", b"401 No", b"404 No", b"413 Big",
+                 b"429 Slow", b"500 Oops", b"503 Busy", b"600 x", b"99 x", b"-1 x", b"", b"OK", b"200")  # fmt: skip
+HTTP_LINES = (
+    b"Retry-After: 7",
+    b"Retry-After: 1e999",
+    b"Retry-After: -inf",
+    b"Retry-After: nan(1)",
+    b"Retry-After: infinity",
+    b"Retry-After: Fri, 31 Dec 0001 00:00:00 GMT",
+    b"Retry-After: Mon, 99 Foo 99999 99:99:99 +9999",
+    b"Location: http://[::1",
+    b"Location: https://user:secret@elsewhere/" + b"x" * 5000,
+    b"Content-Length: 999999999999",
+    b"Content-Length: -5",
+    b"Content-Length: x",
+    b"Content-Length: 3",
+    b"Transfer-Encoding: chunked",
+    b"Content-Encoding: gzip",
+    b"Content-Type: text/event-stream",
+    b"Content-Type: text/event-stream; charset=utf-16",
+    b"X: " + b"y" * 70_000,
+    b"no colon",
+    b" : ",
+    b"\xff\xfe: \x00",
+    b"X: 1\r\n" * 150,
+)
 
 
 def list_paths(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -289,3 +363,69 @@ def mutate_name(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(text) + 1)
     piece = rng.choice((*TEXTS, "/", "//", "@", ":", "..", "-", "--", "~", "%2f", "é", "x" * 300, "main"))
     return (text[:at] + piece + text[at + rng.randrange(3) :]).encode("utf-8", "surrogatepass")
+
+
+def mutate_answers(data: bytes, rng: random.Random) -> bytes:
+    """Return a file of answers with a changed header, or changed bytes."""
+    mark = data.index(b"\n") + 1
+    (length,) = struct.unpack_from("<I", data, mark)
+    begin = mark + 4
+    if rng.random() < 0.4:
+        return mutate_binary(data, rng)
+    header = mutate_json(data[begin : begin + length], rng)
+    return data[:mark] + struct.pack("<I", len(header)) + header + data[begin + length :]
+
+
+def mutate_prompt(data: bytes, rng: random.Random) -> bytes:
+    """Return a YAML file whose template loops, multiplies, fails or reaches out, or that is damaged as any YAML."""
+    if rng.random() < 0.5:
+        return mutate_yaml(data, rng)
+    fields = yaml.safe_load(data)
+    fields["user"] = mutate_template(fields["user"].encode(), rng).decode("utf-8", "replace")
+    return yaml.safe_dump(fields, allow_unicode=True).encode("utf-8", "surrogatepass")
+
+
+def mutate_reply(data: bytes, rng: random.Random) -> bytes:
+    """Return an answer with a piece of it, or of what answers are read by, once or thousands of times."""
+    if rng.random() < 0.3:
+        return mutate_bytes(data, rng)
+    text = data.decode()
+    at, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
+    piece = rng.choice((*REPLY_PIECES, text[at : min(end, at + 40)]))
+    some = "".join(rng.choice((piece, piece, rng.choice(REPLY_PIECES))) for _ in range(rng.choice((1, 3, 300, 9000))))
+    parts = (text[:at], some[:60_000], text[rng.choice((at, end)) :])
+    return rng.choice(("".join(parts), some[:60_000])).encode("utf-8", "surrogatepass")
+
+
+def mutate_events(data: bytes, rng: random.Random) -> bytes:
+    """Return a stream of events with one of them changed, doubled, removed or broken."""
+    if rng.random() < 0.2:
+        return mutate_bytes(data, rng)
+    events = data.split(b"\n\n")
+    at = rng.randrange(len(events))
+    if events[at].startswith(b"data: {") and rng.random() < 0.8:
+        events[at] = b"data: " + mutate_json(events[at].removeprefix(b"data: "), rng).replace(b"\n", b"")
+    else:
+        events[at : at + 1] = rng.choice(([], [events[at]] * 99, [b"data:", events[at]], [b"event: error"], [b"\r"]))
+    return rng.choice((b"\n\n", b"\n\n", b"\r\n\r\n", b"\n")).join(events)
+
+
+def mutate_response(data: bytes, rng: random.Random) -> bytes:
+    """Return a response of HTTP with another status, another header, or a body that its length does not fit."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    kind = rng.randrange(5)
+    if kind == 0:
+        return mutate_bytes(data, rng)
+    if kind == 1:
+        lines[0] = b"HTTP/1.1 %s" % rng.choice(HTTP_STATUSES)
+    elif kind == 2:
+        lines.insert(rng.randrange(1, len(lines) + 1), rng.choice(HTTP_LINES))
+    elif kind == 3:
+        lines = [line for line in lines if not line.startswith(b"Content-Length")]
+        lines += [rng.choice(HTTP_LINES)]
+    else:
+        lines[0] = b"HTTP/1.1 %s" % rng.choice(HTTP_STATUSES)
+        body = mutate_json(b'{"error": {"message": "max_tokens", "code": "x"}}', rng)
+        lines = [line for line in lines if not line.startswith(b"Content-Length")] + [rng.choice(HTTP_LINES)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -10,12 +10,12 @@ import os
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fuzz import mutations
+from fuzz import answer_parsers, mutations, served_parsers, sweep_parsers
+from fuzz.parser import Parser
 
 RUN = Path(__file__).parents[1] / "runs" / "old" / "run"
 TRAINED = RUN.parent / "checkpoint"
@@ -42,24 +42,6 @@ ROWS: tuple[Any, ...] = (
                    "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
                   {"role": "assistant", "content": "다"}]},
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Parser:
-    """A parser, and the file that is mutated for it."""
-
-    name: str
-    file: str
-    """The mutated file, below the folder."""
-    mutate: mutations.Mutate
-    prepare: Callable[[Path], None]
-    """Write valid files into a folder."""
-    read: Callable[[Path], Any]
-    """Read them: BenchError, or a value."""
-    share: int
-    """Its part of the cases: less for what builds models."""
-    says: tuple[str, ...] = field(default=())
-    """What else than the file's name may name the place in a message."""
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -511,6 +493,9 @@ PARSERS = (
     Parser("saved-step", "checkpoint-20/complete", mutations.mutate_json, _write_saved_step, read_saved_step, 1),
     Parser("claim", ".trainer/job.json", mutations.mutate_json, _write_saved_step, read_claim, 2),
     Parser("trace", "trace.jsonl", mutations.mutate_lines, _write_trace, read_trace, 1),
+    *sweep_parsers.PARSERS,
+    *answer_parsers.PARSERS,
+    *served_parsers.PARSERS,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation.evaluate import describe_model
@@ -345,3 +346,24 @@ def test_a_prompt_of_somebody_else_cannot_reach_the_machine(tmp_path: Path) -> N
     file.write_text('name: x\nversion: "1"\nmode: single\nuser: "{{ question.__class__.__mro__ }}"\n')
     with pytest.raises(BenchError, match="template `user`"):
         read_prompt("single", file)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ 9**9**9 }}", "takes more than 3 s"),
+        ("{{ 'x' * 10**10 }}", "too much memory"),
+        ("{{ 'x' * 10**8 }}", "characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{% for i in range(10**9) %}x{% endfor %}", "range"),
+        ("{{ gone }}", "gone"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+    ],
+)
+def test_a_prompt_without_end_is_refused_before_a_model_is_loaded(tmp_path: Path, template: str, why: str) -> None:
+    """A prompt that somebody shares is a program: its time, memory and length are those of a chat template."""
+    file = tmp_path / "judge.yaml"
+    file.write_text(yaml.safe_dump({"name": "n", "version": "1", "mode": "single", "user": template}))
+    with pytest.raises(BenchError, match=r"judge\.yaml cannot be used") as error:
+        read_prompt("single", file)
+    assert why in str(error.value)

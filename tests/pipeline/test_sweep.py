@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from bitnet_bench.cli import app
 from bitnet_bench.errors import BenchError
 from bitnet_bench.pipeline import running
+from bitnet_bench.pipeline.board_step import read_results
 from bitnet_bench.pipeline.planned_cost import estimate_plan, list_done
 from bitnet_bench.pipeline.planning import plan_sweep
 from bitnet_bench.pipeline.recipe import read_sweep
@@ -189,3 +190,40 @@ def test_three_models_on_three_suites_with_two_seeds_have_the_records_of_the_pla
     swept, plain = sweep_records.read_runs(tmp_path / "swept"), sweep_records.read_runs(tmp_path / "plain")
     assert len(plain) == 18
     assert swept == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"job": None}, "does not say what it runs: job"),
+        ({"suites": 3}, "does not say what it runs: suites"),
+        ({"tasks": ["sample:gone"]}, "scores sample:gone, which is no task of its suites"),
+    ],
+)
+def test_a_step_that_does_not_say_what_it_runs_is_a_sentence(
+    sweep: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    """A graph is a file, which somebody may have edited."""
+    step = plan_sweep(read_sweep(sweep), tmp_path / "out").graph.steps[0]
+    with pytest.raises(BenchError, match=words):
+        running.load_step(step.kind, {**step.job, **change})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        3,
+        [3],
+        [{}],
+        [{"run": "a", "scores": [{}], "costs": []}],
+        [{"run": "a", "scores": [], "costs": [{"decode_tokens_per_s": "fast"}]}],
+        [{"run": "a", "scores": [{"task": "t", "value": None, "stderr": 1, "lower_is_better": False}], "costs": []}],
+    ],
+)
+def test_damaged_results_are_a_sentence(tmp_path: Path, rows: Any) -> None:
+    """They are shown when a sweep that is done is run again."""
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"runs": rows}), encoding="utf-8")
+    with pytest.raises(BenchError, match=r"results\.json cannot be read: runs"):
+        read_results(file)

@@ -84,6 +84,9 @@ def test_what_was_written_is_read_by_column_as_it_is_read_by_line(examples: list
 
 
 FAULTS: dict[str, Callable[[str], str]] = {
+    "no example but a null": lambda line: "null",
+    "a null beside an example": lambda line: f"{line} null {line}",
+    "a mark of the byte order": lambda line: "\ufeff" + line,
     "a null": lambda line: line.replace('"prompt":"질문"', '"prompt":null'),
     "a null in a list": lambda line: line.replace("-1.5", "null"),
     "a null among choices": lambda line: line.replace('["예"', "[null"),
@@ -133,7 +136,9 @@ def test_a_file_with_a_fault_is_read_as_by_line_or_left_to_it(fault: str, place:
 
 def test_bytes_that_are_no_text_are_left_to_the_lines() -> None:
     """Arrow takes them as they come."""
-    assert parse_examples(LINE.encode().replace("질".encode(), b"\xff\xfe") + b"\n", "samples.jsonl") is None
+    for text in ("질", "prompt"):  # in a value, and in the name of a field
+        content = LINE.encode().replace(text.encode(), b"\xe9\xfe") + b"\n"
+        assert parse_examples(content, "samples.jsonl") is None
 
 
 def test_a_plain_file_is_read_by_column_however_long_its_lines_are() -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bitnet_bench.sweeps.claims import BEAT_S, CLAIMS_FOLDER, SILENT_S, Claim
 
 
@@ -99,10 +101,27 @@ def test_an_attempt_whose_process_has_died_here_is_not_waited_for(tmp_path: Path
     assert time.now_s == 0
 
 
-def test_a_damaged_claim_is_none(tmp_path: Path) -> None:
-    (tmp_path / CLAIMS_FOLDER).mkdir()
-    (tmp_path / CLAIMS_FOLDER / "step.json").write_text("{", encoding="utf-8")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"token": "../../x"},
+        {"token": "a" * 400},
+        {"token": "\ud83d"},
+        {"token": None},
+        {"process": 2**70},
+        {"process": 0},
+        {"beats": [1]},
+        {"boot": {}},
+        None,
+    ],
+)
+def test_a_damaged_claim_is_none(tmp_path: Path, change: dict[str, object] | None) -> None:
+    """Whatever it says: its token is a part of a file name, and its process is asked for."""
     time = FakeTime()
+    time.claim(tmp_path).take()
+    file = tmp_path / CLAIMS_FOLDER / "step.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text("[" * 9000 if change is None else json.dumps(said | change), encoding="utf-8")
     claim = time.claim(tmp_path)
     claim.take()
     assert claim.keep()

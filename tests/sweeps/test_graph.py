@@ -9,7 +9,7 @@ import pytest
 
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.sweeps.executors import find_executor, make_command
-from bitnet_bench.sweeps.graph import GRAPH_FILE, Needs, Step, find_step, load_graph, make_graph
+from bitnet_bench.sweeps.graph import GRAPH_FILE, Graph, Needs, Step, find_step, load_graph, make_graph
 
 
 def make_step(name: str, *after: str, **fields: Any) -> Step:
@@ -85,6 +85,21 @@ def test_a_graph_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_damaged_graph_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / GRAPH_FILE).write_text('{"steps": 3}', encoding="utf-8")
     with pytest.raises(BenchError, match=r"sweep\.json cannot be read"):
+        load_graph(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"after": ("gone",)}, "a waits for gone, which is not a step"),
+        ({"extends": ("gone",)}, "a waits for gone, which is not a step"),
+        ({"after": ("a",)}, "steps wait for one another: a -> a"),
+    ],
+)
+def test_a_graph_that_does_not_hang_together_is_a_sentence(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    """It may have been edited, and each machine reads it."""
+    Graph(steps=(make_step("a", **fields),), folder=str(tmp_path)).save()
+    with pytest.raises(BenchError, match=rf"sweep\.json cannot be read: {words}\."):
         load_graph(tmp_path)
 
 

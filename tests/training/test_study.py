@@ -127,6 +127,19 @@ def test_a_line_that_a_kill_cut_short_costs_that_line(
     assert len(read_study(tmp_path, found, "ternary")) == 4
 
 
+@pytest.mark.parametrize(
+    "line", ["[]", "3", "null", "{}", '{"op_code": 99}', '{"op_code": [], "worker_id": "x"}', "[" * 9000]
+)
+def test_a_line_that_is_no_operation_is_named(tmp_path: Path, line: str) -> None:
+    """Valid JSON, at which Optuna raises whatever comes."""
+    file = tmp_path / STUDY_FILE
+    ArmStudy(file, "ternary", RANGE, 0).propose(0)
+    with file.open("a", encoding="utf-8") as journal:
+        journal.write(line + "\n")
+    with pytest.raises(BenchError, match="is not the journal of a search"):
+        ArmStudy(file, "ternary", RANGE, 0)
+
+
 def test_a_file_that_is_no_journal_is_named(tmp_path: Path, arms: dict[str, FinetuneJob]) -> None:
     (tmp_path / STUDY_FILE).write_text("not a journal\n")
     with pytest.raises(BenchError, match="is not the journal of a search") as error:
