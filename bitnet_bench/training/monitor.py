@@ -81,9 +81,10 @@ def _count_codes(weight: Tensor, gamma: Tensor, codes: Tensor, last: Tensor) -> 
     Rows are counted a cache's worth at a time on a CPU, which then reads the masters from memory once.
     """
     rows = len(weight) if weight.is_cuda else max(1, CACHED_WEIGHTS // weight.shape[1])
-    scales = gamma.split(rows) if gamma.dim() else repeat(gamma)
+    scales = torch.split(gamma, rows) if gamma.dim() else repeat(gamma)
     counts = torch.zeros(3, dtype=torch.int64, device=weight.device)
-    for some, scale, new, old in zip(weight.split(rows), scales, codes.split(rows), last.split(rows), strict=False):
+    split = (torch.split(one, rows) for one in (weight, codes, last))
+    for some, new, old, scale in zip(*split, scales, strict=False):
         sizes = some.float().reshape(*scale.shape, -1).abs()  # one group, if there is one scale
         low, high = (scale.unsqueeze(-1) * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
         near = torch.count_nonzero(sizes < high) - torch.count_nonzero(sizes <= low)

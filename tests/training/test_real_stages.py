@@ -25,7 +25,7 @@ MODELS_VARIABLE, DATA_VARIABLE = "BITNET_BENCH_REAL_MODELS", "BITNET_BENCH_DATA"
 """Folders of the models, and of the rows of KLUE and the running text."""
 NAMES = ("smollm2-135m-instruct", "gemma-3-270m")
 STAGES = ("fp16", "ternary-text", "ternary")
-STEPS, KILLED_AFTER = 3, 1
+STEPS, KILLED_AFTER, TEXTS = 3, 1, 100
 LIMIT_S = 1200
 SCORED = {("boolq", "copa", "wic", "hellaswag", "sentineg"): 16, ("qa", "summarization", "translation"): 8}
 """Tasks of `sample` -> rows of each: choices, and texts that are generated."""
@@ -45,7 +45,9 @@ pytestmark = [
 def write_recipe(name: str, folder: Path) -> Path:
     """Write the shipped recipe with another model, 3,072 tokens of text, 40 rows, and a state after each step."""
     recipe = yaml.safe_load(find_recipe(Path("ternarize")).read_text(encoding="utf-8"))
-    text = Path(os.environ[DATA_VARIABLE]) / "raw_ko" / "kaist_treebank.jsonl"
+    whole = Path(os.environ[DATA_VARIABLE]) / "raw_ko" / "kaist_treebank.jsonl"
+    text = folder / "text.jsonl"  # a hundredth of which is validated on after every step
+    text.write_text("".join(whole.read_text(encoding="utf-8").splitlines(True)[:TEXTS]), encoding="utf-8")
     recipe["finetune"] |= {
         "model": str(Path(os.environ[MODELS_VARIABLE]) / name), "text": [str(text)], "text_length": 128,
         "text_tokens": 128 * 8 * STEPS, "limit": 40, "batch_size": 8, "epochs": 1, "max_steps": STEPS, "save_every": 1,
