@@ -37,6 +37,16 @@ class ModelShape:
     """True if the logits of a whole batch exist at once, because the family's head is more than one product."""
 
     @property
+    def kv_width(self) -> int:
+        """Columns of a layer's keys, and of its values."""
+        return self.kv_values // (2 * self.layers)
+
+    @property
+    def query_width(self) -> int:
+        """Columns of a layer's queries."""
+        return self.attention_operations // (4 * self.layers)
+
+    @property
     def embeddings(self) -> int:
         """Parameters of the head and the embedding."""
         return self.head_weights + self.embedding_weights

@@ -37,9 +37,9 @@ def add_subln(model: PreTrainedModel) -> PreTrainedModel:
     config: Any = model.config
     if config.model_type == "bitnet" or has_added_norms(model):
         raise BenchError("The model has the norms of SubLN already.", "Leave out `subln`.")
+    check_takes_sub_norms(config)
     if config.model_type in EXTENDED_FAMILIES:
         return attach_sub_norms(model)
-    _check_fits_bitnet(config)
     biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
     carried = {name: getattr(config, name) for name in CARRIED if hasattr(config, name)}
     made = BitNetForCausalLM._from_config(BitNetConfig(**carried, attention_bias=biased), dtype=model.dtype)
@@ -86,7 +86,10 @@ class NormalizedInput:
         return normalized
 
 
-def _check_fits_bitnet(config: Any) -> None:
+def check_takes_sub_norms(config: Any) -> None:
+    """Raise BenchError if a model with a transformers *config* has no place for the norms of SubLN."""
+    if config.model_type in EXTENDED_FAMILIES:
+        return
     if config.model_type not in ("llama", "mistral", "qwen2"):
         raise _make_error(config, "only Llama, Mistral, Qwen2, Qwen3, Gemma 3 and SmolLM3 are known to fit")
     if getattr(config, "mlp_bias", False):

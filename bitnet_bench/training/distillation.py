@@ -62,11 +62,24 @@ def _find_attention_layers(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def check_attention_layer(model: nn.Module, layer: int) -> None:
-    """Raise BenchError if *model* has no attention layer number *layer*."""
-    layers = len(_find_attention_layers(model))
+def check_attention_layer(name: str, layers: int, layer: int) -> None:
+    """Raise BenchError if *layer* is not one of the *layers* attention layers of the model in the field *name*."""
     if not -layers <= layer < layers:
-        raise BenchError(f"There is no layer {layer} of {layers}.", "`relation_layer` counts from 0, or back from -1.")
+        raise BenchError(
+            f"`relation_layer` is {layer}, and the `{name}` has {layers} layers.",
+            "It counts from 0, or back from -1.",
+        )
+
+
+def count_attention_layers(model: nn.Module) -> int:
+    """Return how many attention layers *model* has; BenchError if none has projections of its own."""
+    return len(_find_attention_layers(model))
+
+
+def check_relation_width(width: int, heads: int) -> None:
+    """Raise BenchError if projections of *width* columns cannot be split into *heads*."""
+    if width % heads:
+        raise BenchError(f"{width} columns cannot be split into {heads} heads.", "Choose another `relation_heads`.")
 
 
 def relation_divergence(
@@ -93,8 +106,7 @@ def relation_divergence(
 def _compute_relations(states: Tensor, heads: int, seen: Tensor) -> Tensor:
     """Return log-softmax relations [B, heads, T, T]."""
     batch, length, width = states.shape
-    if width % heads:
-        raise BenchError(f"{width} columns cannot be split into {heads} heads.", "Choose another `relation_heads`.")
+    check_relation_width(width, heads)
     x = states.float().view(batch, length, heads, width // heads).transpose(1, 2)
     with torch.autocast(x.device.type, enabled=False):
         scores = x @ x.transpose(2, 3) * (width // heads) ** -0.5

@@ -80,7 +80,8 @@ def warn_foreign_text(job: FinetuneJob, rows: Sequence[Row]) -> tuple[str, ...]:
     if not letters or share >= LEAST_KOREAN_SHARE:
         return ()
     warning = (
-        f"Only {100 * share:.0f} % of the letters in the first {len(looked)} texts of `data` are Korean. "
+        f"Only {100 * share:.0f} % of the letters in the first {len(looked)} texts of `data` (of a preset: `text`) are "
+        "Korean. "
         "If that is not meant, look at the file's language and encoding."
     )
     _log.warning(warning)

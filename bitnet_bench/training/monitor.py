@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,16 @@ BOUNDARY_DISTANCE = 0.05
 """Largest distance of |w| / gamma from 1/2 at which a master is near a rounding boundary."""
 MIN_POINTS_TO_WARN = 20
 """Least number of logged points that must agree before a warning."""
+CACHED_WEIGHTS = 1 << 16
+"""Masters that a processor's cache holds, with what is computed of them."""
 HIGH_RATE_SHARE = 0.5
 """Least share of the peak learning rate at which it is significant that no code flips."""
 HIGH_FLIP_SHARE = 0.1
 """Share of flipped codes that is too high: a code is then seldom the same for ten logged points."""
+
+
+Codes = Mapping[str, tuple[Tensor, Tensor]]
+"""Codes and scale of ternary layers, by name."""
 
 
 class TernaryMonitor:
@@ -25,6 +32,7 @@ class TernaryMonitor:
     def __init__(self, model: nn.Module) -> None:
         self._layers = find_bit_linears(model)
         self._last, self._first = self._codes()
+        self._fresh: Codes = {}
         scales = [float(scale.mean()) for scale in self._first.values()]
         self.mean_weight = sum(scales) / len(scales) if scales else 0.0
         """Mean over the layers of mean |W| at the beginning."""
@@ -45,20 +53,20 @@ class TernaryMonitor:
         now, scales = self._codes()
         total = sum(codes.numel() for codes in now.values())
         counts = [
-            torch.stack(
-                [
-                    torch.count_nonzero(codes != self._last[name]),
-                    torch.count_nonzero(codes == 0),
-                    _count_near_boundary(gather_weight(self._layers[name].weight), scales[name]),
-                ]
-            )
+            _count_codes(gather_weight(self._layers[name].weight), scales[name], codes, self._last[name])
             for name, codes in now.items()
         ]
         flips, zeros, near = torch.stack(counts).sum(0).tolist()  # one wait for a GPU, not several for each layer
+        self._fresh = {name: (codes, scales[name]) for name, codes in now.items()}
         ratios = torch.stack([scales[name].mean() / first.mean() for name, first in self._first.items()]).tolist()
         drift = sum(abs(ratio - 1) for ratio in ratios) / len(ratios)
         self._last = now
         return {"flips": flips / total, "zeros": zeros / total, "near_boundary": near / total, "scale_drift": drift}
+
+    def pop_codes(self) -> Codes:
+        """Return codes and scales of the last comparison by layer, once: the next step's, until it changes weights."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh
 
     @torch.no_grad()
     def _codes(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
@@ -67,11 +75,21 @@ class TernaryMonitor:
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
 
 
-def _count_near_boundary(weight: Tensor, gamma: Tensor) -> Tensor:
-    """Return how many |w| / gamma are within `BOUNDARY_DISTANCE` of 1/2, in few passes: each is one over the model."""
-    sizes = weight.float().view(*gamma.shape, -1).abs()  # one group, if there is one scale
-    low, high = (gamma.unsqueeze(-1) * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
-    return torch.count_nonzero(sizes < high) - torch.count_nonzero(sizes <= low)
+def _count_codes(weight: Tensor, gamma: Tensor, codes: Tensor, last: Tensor) -> Tensor:
+    """Return how many codes [N, K] differ from *last*, are 0, and are of masters near a rounding boundary.
+
+    Rows are counted a cache's worth at a time on a CPU, which then reads the masters from memory once.
+    """
+    rows = len(weight) if weight.is_cuda else max(1, CACHED_WEIGHTS // weight.shape[1])
+    scales = torch.split(gamma, rows) if gamma.dim() else repeat(gamma)
+    counts = torch.zeros(3, dtype=torch.int64, device=weight.device)
+    split = (torch.split(one, rows) for one in (weight, codes, last))
+    for some, new, old, scale in zip(*split, scales, strict=False):
+        sizes = some.float().reshape(*scale.shape, -1).abs()  # one group, if there is one scale
+        low, high = (scale.unsqueeze(-1) * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
+        near = torch.count_nonzero(sizes < high) - torch.count_nonzero(sizes <= low)
+        counts += torch.stack([torch.count_nonzero(new != old), torch.count_nonzero(new == 0), near])
+    return counts
 
 
 def warn_about_codes(points: Sequence[Mapping[str, float]], peak_rate: float, mean_weight: float) -> tuple[str, ...]:

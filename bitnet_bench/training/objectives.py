@@ -19,6 +19,7 @@ from bitnet_bench.errors import BenchError
 from bitnet_bench.training.distillation import (
     ProjectionRecorder,
     check_attention_layer,
+    count_attention_layers,
     relation_divergence,
     share_frozen_tables,
 )
@@ -97,8 +98,8 @@ class DistillationObjective:
         self._rounded_head = share_frozen_tables(student, teacher)
         self._relation_weight, self._heads = relation_weight, heads
         if relation_weight:
-            check_attention_layer(student, layer)
-            check_attention_layer(teacher, layer)
+            check_attention_layer("model", count_attention_layers(student), layer)
+            check_attention_layer("teacher", count_attention_layers(teacher), layer)
             self._student_states, self._teacher_states = (
                 ProjectionRecorder(student, layer),
                 ProjectionRecorder(teacher, layer),
@@ -137,8 +138,8 @@ def check_same_vocabulary(student: Any, teacher: Any) -> None:
     """Raise BenchError if two tokenizers differ: a teacher's probabilities are those of its own tokens."""
     if student.get_vocab() != teacher.get_vocab():
         raise BenchError(
-            "The teacher has another vocabulary than the model, so its probabilities are of other tokens.",
-            "Name a teacher with the same tokenizer.",
+            "The `teacher` has another vocabulary than the `model`, so its probabilities are of other tokens.",
+            "Name a `teacher` with the same tokenizer.",
         )
 
 

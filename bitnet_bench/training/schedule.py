@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitnet_bench.ternary.gpu.training_product import has_training_kernels
@@ -64,14 +64,22 @@ class StepCodes:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = list(find_bit_linears(model).values())
+        self._layers = find_bit_linears(model)
         self._writer: Any = None
 
-    def refresh(self) -> None:
-        """Forget the codes of the last step; on a GPU, compute those of this step."""
+    def refresh(self, known: Mapping[str, tuple[Tensor, Tensor]] | None = None) -> None:
+        """Forget the codes of the last step; on a GPU, compute those of this step.
+
+        *known*: codes and scales of the present weights, by layer, which are used where a forward pass would compute
+        them.
+        """
         self.forget()
-        plain = [layer for layer in self._layers if _is_plain(layer)]
+        plain = [layer for layer in self._layers.values() if _is_plain(layer)]
         if not plain or not has_training_kernels(plain[0].weight.device):
+            for name, codes in (known or {}).items():
+                if _is_plain(self._layers[name]):
+                    self._layers[name].keeps_codes = True
+                    self._layers[name].store_codes(*codes)
             return
         first = plain[0].weight
         together = [
@@ -88,7 +96,7 @@ class StepCodes:
 
     def forget(self) -> None:
         """Make layers ternarize their weights again at their next forward."""
-        for layer in self._layers:
+        for layer in self._layers.values():
             layer.forget_codes()
 
 

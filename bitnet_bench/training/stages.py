@@ -14,6 +14,7 @@ from bitnet_bench.errors import UsageError
 from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finetune import make_twin_job
+from bitnet_bench.training.stage_checks import check_stages
 
 TEXT_SUFFIX = "-text"
 """Suffix of the folder of the second stage."""
@@ -36,9 +37,10 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
 
     fp16: the FP16 twin, which teaches, unless *job* names a teacher. text: the float model with SubLN, made ternary and
     trained on running text; left out without `text`. ternary: *job* itself, distilled from there.
-    UsageError if *job* is no fine-tuning of a ternary model.
+    UsageError if *job* is no fine-tuning of a ternary model; BenchError for what a later stage could not use.
     """
     _check_job(job, arms)
+    check_stages(job, arms)
     teacher, stages = job.teacher, []
     if teacher is None:
         twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})

@@ -343,7 +343,7 @@ class _StepCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         job = self._trainer.job
         self._begin_step(state.global_step)
-        self._trainer.codes.refresh()
+        self._trainer.codes.refresh(self._trainer.monitor.pop_codes())
         if job.schedule == "two-stage" and is_second_stage(state.global_step, state.max_steps):
             for group in self._trainer.optimizer.param_groups:
                 group["weight_decay"] = 0.0

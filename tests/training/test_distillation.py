@@ -117,14 +117,14 @@ def test_an_fp16_student_of_itself_has_nothing_to_learn_from_its_teacher(rows: P
 def test_a_teacher_of_another_vocabulary_is_refused(
     rows: Path, tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(BenchError, match="another vocabulary"):
+    with pytest.raises(BenchError, match="`teacher` has another vocabulary than the `model`"):
         finetune(distill(rows, tmp_path / "out", teacher=str(tiny_model("llama"))))
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"relation_layer": 9}, "no layer 9 of 4"),
+        ({"relation_layer": 9}, "`relation_layer` is 9, and the `model` has 4 layers"),
         ({"relation_heads": 7}, "cannot be split into 7 heads"),
         ({"teacher": "demo", "compute": "bf16"}, "has no bf16 weights"),
     ],

@@ -10,6 +10,7 @@ from torch import nn
 
 from bitnet_bench.ternary.linear import make_trainable_ternary
 from bitnet_bench.training.monitor import MIN_POINTS_TO_WARN, TernaryMonitor, warn_about_codes
+from bitnet_bench.training.schedule import StepCodes
 
 
 def model_with(*rows: list[float]) -> Any:
@@ -79,6 +80,23 @@ def test_looking_changes_nothing() -> None:
     assert torch.equal(weight.detach(), before)
     assert weight.requires_grad
     assert weight.grad is None
+
+
+def test_codes_of_a_look_are_those_of_the_next_step_and_of_no_other() -> None:
+    """They are not computed twice: the next forward multiplies what the look found, and the one after it does not."""
+    model = model_with([2.0, 0.5, -1.0, 0.0])
+    monitor, codes, x = TernaryMonitor(model), StepCodes(model), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    expected = model(x)
+    monitor.compare_codes()
+    looked = monitor.pop_codes()
+    codes.refresh(looked)
+    assert model[0]._stored_codes[0] is looked["0"][0]
+    assert torch.equal(model(x), expected)
+    with torch.no_grad():
+        model[0].weight.data.neg_()  # as fused optimizers change weights: without a new version
+    codes.forget()
+    codes.refresh(monitor.pop_codes())
+    assert torch.equal(model(x), -expected)
 
 
 def test_drift_and_closeness_to_a_boundary_are_those_of_their_definitions() -> None:

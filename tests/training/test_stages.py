@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bitnet_bench.checkpoints.inspect import inspect_folder
-from bitnet_bench.checkpoints.loading import load_model
+from bitnet_bench.checkpoints.loading import load_model, load_tokenizer
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.protocols import no_display
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
@@ -130,6 +130,54 @@ def test_text_without_a_preset_and_tokens_without_text_are_refused() -> None:
         Arms(preset="bitdistill", search=("lr=1e-4,1e-3",))
 
 
+@pytest.mark.parametrize("place", ["missing", "encoding", "shape"])
+def test_a_text_that_cannot_be_read_is_refused_before_the_twin_is_trained(
+    place: str, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    text = tmp_path / "text.jsonl"
+    contents = {"encoding": '{"text": "한국어"}\n'.encode("cp949"), "shape": b'{"words": 3}\n'}
+    if place in contents:
+        text.write_bytes(contents[place])
+    said = {"missing": "There is no file", "encoding": "is not UTF-8", "shape": "no known shape"}[place]
+    with pytest.raises(BenchError, match=f"`text`: .*{said}"):
+        plan_stages(make_job(tmp_path, str(tiny_model("llama"))), Arms(preset="bitdistill", text=(str(text),)))
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        ("gpt2", {}, "`preset=bitdistill` cannot make this `model` ternary.*gpt2 model: only Llama"),
+        ("llama", {"method": "distill", "teacher": "demo-fp16"}, "`teacher` has another vocabulary than the `model`"),
+        ("llama", {"relation_layer": 7}, "`relation_layer` is 7, and the `model` has 2 layers"),
+        ("llama", {"relation_heads": 5}, "cannot be split into 5 heads"),
+    ],
+)
+def test_what_a_later_stage_could_not_use_is_refused_before_the_first(
+    family: str, settings: dict[str, Any], said: str, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """An hour of running text would be lost otherwise."""
+    with pytest.raises(BenchError, match=said):
+        plan_stages(make_job(tmp_path, str(tiny_model(family)), **settings), Arms(preset="bitdistill"))
+
+
+def test_a_teacher_of_fewer_layers_is_named(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """The layer of the relations is there in the student, and not in the teacher."""
+    teacher = tmp_path / "teacher"
+    model: Any = load_model(inspect_folder(tiny_model("llama")), "train", "fp16")
+    model.model.layers = model.model.layers[:1]
+    model.config.num_hidden_layers = 1
+    model.save_pretrained(teacher)
+    load_tokenizer(inspect_folder(tiny_model("llama"))).save_pretrained(teacher)
+    job = make_job(
+        tmp_path, str(tiny_model("llama")), method="distill", teacher=str(teacher), relation_layer=1, relation_heads=2
+    )
+    said = "`relation_layer` is 1, and the `teacher` has 1 layers"
+    with pytest.raises(BenchError, match=said):
+        plan_stages(job, Arms(preset="bitdistill"))
+    with pytest.raises(BenchError, match=said):
+        finetune(job)
+
+
 def test_a_float_model_that_becomes_ternary_is_told(
     tmp_path: Path, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,7 +193,7 @@ def test_text_of_another_language_is_told(
     Path(job.data[0]).write_text('{"text": "This is a text in English, and it is long enough."}\n' * 3)
     with caplog.at_level(logging.WARNING):
         record = finetune(job)
-    assert any("0 % of the letters" in warning and "`data`" in warning for warning in record.warnings)
+    assert any("0 % of the letters" in warning and "`text`" in warning for warning in record.warnings)
 
 
 def _mean_loss(model: Any, job: FinetuneJob) -> float:
@@ -155,7 +203,6 @@ def _mean_loss(model: Any, job: FinetuneJob) -> float:
 
 
 def _make_batch(job: FinetuneJob) -> dict[str, torch.Tensor]:
-    from bitnet_bench.checkpoints.loading import load_tokenizer
     from bitnet_bench.data.collating import Collator
     from bitnet_bench.data.tokenizing import tokenize_rows
     from bitnet_bench.training.inputs import read_training_rows
