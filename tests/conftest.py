@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes of two threads on two c
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
+import itertools
 import multiprocessing
 import runpy
 import subprocess
@@ -46,18 +47,34 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Give what makes an empty folder for one test.
+
+    `mktemp` looks for the next number among all folders that there are, and thousands of tests would make some each.
+    """
+    parent, numbers = tmp_path_factory.mktemp("own"), itertools.count()
+
+    def make() -> Path:
+        folder = parent / str(next(numbers))
+        folder.mkdir()
+        return folder
+
+    return make
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(make_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the answers of a test to itself: what one test computed must not answer another."""
-    file = tmp_path_factory.mktemp("cache") / "answers.sqlite3"
+    file = make_folder() / "answers.sqlite3"
     monkeypatch.setenv("BITNET_BENCH_CACHE", str(file))
     return file
 
 
 @pytest.fixture(autouse=True)
-def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_state(make_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the suites that a test trusts to itself, and out of the state folder of whoever runs the tests."""
-    folder = tmp_path_factory.mktemp("state")
+    folder = make_folder()
     monkeypatch.setenv("BITNET_BENCH_STATE", str(folder))
     monkeypatch.setenv("BITNET_BENCH_MACHINE_LOCKS", str(folder))  # tests that measure do not wait for one another
     return folder

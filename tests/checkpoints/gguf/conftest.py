@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(make_folder: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep exported files of a test to itself."""
-    folder = tmp_path_factory.mktemp("gguf")
+    folder = make_folder()
     monkeypatch.setenv("BITNET_BENCH_GGUF", str(folder))
     return folder
 
