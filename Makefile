@@ -7,6 +7,7 @@ TORCH_INDEX ?=
 QUICKSTART_OUT ?= runs/quickstart
 # a process a core, each with one thread (tests/conftest.py); the models are tiny, and threads gain nothing
 PARALLEL ?= -n auto --dist worksteal
+UV_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 # what `make test` runs, by default every test
 TESTS ?=
 DATA ?= $(or $(BITNET_BENCH_DATA),../shared/data)
@@ -25,8 +26,9 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternar
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	# torch alone first: with a pin pip takes a CPU build where one is offered
 	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	# seqeval's setup.py builds in an environment of its own only
-	$(BIN)/pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev]'
+	# uv downloads and builds side by side; pip where uv fails, as where only pip's configuration knows an index
+	$(BIN)/pip install --quiet uv && $(UV_INSTALL) --editable '.[dev]' || \
+		$(BIN)/pip install --quiet --use-pep517 --constraint constraints.txt --editable '.[dev]'
 	touch $@
 	@ls bitnet_bench/ternary/kernel/_library.*.so >/dev/null 2>&1 || printf '%s\n' \
 		'Installed without the ternary CPU kernel, because no C compiler worked: ternary models run on the slower' \
@@ -36,8 +38,8 @@ $(VENV)/installed: pyproject.toml constraints.txt $(wildcard bitnet_bench/ternar
 check-install: install
 	$(BIN)/python .ci/check_install.py
 
-# quickstart, and the tests of what a Python can change, with every supported Python of this machine, each in an environment
-# of its own; SKIP=3.11 leaves out one that was tested already
+# the tests of what a Python can change, with every supported Python of this machine, each in an environment of its own;
+# SKIP=3.11 leaves out one that was tested already
 test-pythons:
 	$(PYTHON) .ci/test_pythons.py $(SKIP)
 
@@ -100,8 +102,9 @@ docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@$(BIN)/python .ci/korean_pages.py
 
+# the extra alone: with the project the kernel would be compiled again
 .venv/docs: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(UV_INSTALL) --requirements pyproject.toml --extra docs
 	touch $@
 
 # docs/cli.md from the command line itself; a test compares the two
