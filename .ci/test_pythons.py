@@ -1,7 +1,8 @@
-"""Run `make quickstart test` with every supported Python that this machine has, each in an environment of its own.
+"""Run `make test` with every supported Python that this machine has, each in an environment of its own.
 
-The tests are those of what a Python can change. Formulas, products and whole trainings are computed by libraries that
-`constraints.txt` holds to one version: what one Python proved of them is not proved again.
+The tests are those of what a Python can change, among them a recipe on the embedded pair from training to report, as
+the quickstart is one. Formulas, products and whole trainings are computed by libraries that `constraints.txt` holds to
+one version: what one Python proved of them is not proved again.
 
 Arguments are versions to leave out, such as 3.11.
 """
@@ -22,7 +23,7 @@ TESTS = (
     "tests/machine",
     "tests/measurement",  # processes of other processes
     "tests/metrics",
-    "tests/pipeline",
+    "tests/pipeline",  # recipes on the embedded pair
     "tests/rating",
     "tests/reports",
     "tests/runs",  # pydantic reads the annotations of every record
@@ -46,11 +47,10 @@ def main() -> None:
             print(f"Python {version}: not tried, this machine has none", flush=True)
             continue
         print(f"Python {version}: {python}", flush=True)
-        environment, out = f"build/venvs/{version}", f"build/quickstart-{version}"
-        for folder in (environment, out):
-            shutil.rmtree(ROOT / folder, ignore_errors=True)
-        settings = (f"PYTHON={python}", f"VENV={environment}", f"QUICKSTART_OUT={out}", f"TESTS={' '.join(TESTS)}")
-        subprocess.run(["make", "quickstart", "test", *settings], cwd=ROOT, check=True)
+        environment = f"build/venvs/{version}"
+        shutil.rmtree(ROOT / environment, ignore_errors=True)
+        settings = (f"PYTHON={python}", f"VENV={environment}", f"TESTS={' '.join(TESTS)}")
+        subprocess.run(["make", "test", *settings], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
