@@ -332,4 +332,4 @@ class Head:
         found = self.greedy.choose(x) if self.greedy is not None else None
         if found is not None:
             return found.ids
-        return torch.cat([choose_greedy(self(some)) for some in x.split(MAX_ROWS_OF_HEAD)])
+        return torch.cat([choose_greedy(self(some)) for some in torch.split(x, MAX_ROWS_OF_HEAD)])

@@ -136,11 +136,11 @@ class MadeModel:
         block, tokens = self.blocks[number], len(hidden)
         qkv, attended = torch.empty(tokens, block.products[0].rows), torch.empty(tokens, HEADS * DIMENSION)
         block.products[0](self._quantize(hidden, HIDDEN, block.norms[0]), tokens, qkv)
-        layer = number % len(cache.keys)
+        layer, tiles = number % len(cache.keys), torch.empty(tokens, 2, dtype=torch.int32)
         function, arguments = kernel.attention_call(
             qkv,
             attended,
-            (*places, torch.empty(tokens, 2, dtype=torch.int32)),
+            (*places, tiles),
             (cache.keys[layer], cache.values[layer], cache.capacity),
             self.angles[block.angles],
             (*block.head_norms, self.shape.epsilon),
